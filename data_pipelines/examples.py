@@ -1,0 +1,50 @@
+"""`Example`: what every source yields and every task reads: a picture and its texts."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A question about a picture and its short answer; `kind` groups the scores (count, ...)."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """An instruction and the exact picture it leads to.
+
+    `kind` groups scores: recolour, remove, add, replace, move, ...
+    """
+
+    instruction: str
+    target: np.ndarray  # (H, W, 3) uint8
+    kind: str
+    caption: str = ""  # caption of the target
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One picture and its texts.
+
+    Attributes:
+      key: stable name of the record, for error messages.
+      image: (H, W, 3) uint8 sRGB.
+      captions: at least one; the first is the shortest.
+      questions: question-answer pairs, may be empty.
+      edits: instruction-target pairs, may be empty.
+      thought: a plan in words that precedes drawing the picture ("" when the source has none).
+    """
+
+    key: str
+    image: np.ndarray
+    captions: tuple[str, ...]
+    questions: tuple[Question, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    thought: str = ""

@@ -1,0 +1,212 @@
+"""The small layers everything is built of.
+
+Compute follows the dtype of the activations; norms run in fp32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
+from unicom_jax.core.module import ones as ones_init
+from unicom_jax.core.module import zeros as zeros_init
+
+gelu_tanh = partial(jax.nn.gelu, approximate=True)
+gelu_exact = partial(jax.nn.gelu, approximate=False)
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu_tanh": gelu_tanh,
+    "gelu": gelu_exact,
+    "silu": jax.nn.silu,
+}
+
+
+@jax.custom_vjp
+def _cpu_matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`x @ kernel` whose backward keeps XLA's CPU fusions out of the weight gradient.
+
+    XLA's CPU compiler fuses the code that computes the incoming gradient into the transposed copy
+    that feeds the weight-gradient product, and so computes it element by element. A barrier on the
+    gradient makes a train step 1.1 to 1.5 times as fast there (`make bench`); the values are the
+    same.
+    """
+    return x @ kernel
+
+
+def _cpu_matmul_forward(x, kernel):
+    return x @ kernel, (x, kernel)
+
+
+def _cpu_matmul_backward(residuals, gradient):
+    x, kernel = residuals
+    gradient = jax.lax.optimization_barrier(gradient)
+    rows = x.reshape(-1, x.shape[-1])
+    return gradient @ kernel.T, rows.T @ gradient.reshape(-1, gradient.shape[-1])
+
+
+_cpu_matmul.defvjp(_cpu_matmul_forward, _cpu_matmul_backward)
+
+
+def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x (..., in) times kernel (in, out), in the dtype of x."""
+    kernel = kernel.astype(x.dtype)
+    return jax.lax.platform_dependent(x, kernel, cpu=_cpu_matmul, default=jnp.matmul)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Module):
+    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,)."""
+
+    in_dim: int
+    out_dim: int
+    bias: bool = True
+    axes: tuple[str | None, str | None] = (None, None)
+    init_kernel: Initializer = dataclasses.field(default_factory=fan_in, repr=False)
+
+    def specs(self) -> Specs:
+        specs = {"kernel": ParamSpec((self.in_dim, self.out_dim), self.axes, self.init_kernel)}
+        if self.bias:
+            specs["bias"] = ParamSpec((self.out_dim,), (self.axes[1],), zeros_init)
+        return specs
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        y = matmul(x, params["kernel"])
+        return y + params["bias"].astype(x.dtype) if self.bias else y
+
+
+@dataclasses.dataclass(frozen=True)
+class RMSNorm(Module):
+    """x / rms(x) * scale over the last axis, computed in fp32."""
+
+    dim: int
+    eps: float = 1e-6
+
+    def specs(self) -> Specs:
+        return {"scale": ParamSpec((self.dim,), (None,), ones_init)}
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        return (y * params["scale"]).astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm(Module):
+    """(x - mean) / std * scale + bias over the last axis, in fp32; `affine=False`: no weights."""
+
+    dim: int
+    eps: float = 1e-6
+    affine: bool = True
+
+    def specs(self) -> Specs:
+        if not self.affine:
+            return {}
+        return {
+            "scale": ParamSpec((self.dim,), (None,), ones_init),
+            "bias": ParamSpec((self.dim,), (None,), zeros_init),
+        }
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        y = x.astype(jnp.float32)
+        y = y - jnp.mean(y, axis=-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
+        if self.affine:
+            y = y * params["scale"] + params["bias"]
+        return y.astype(x.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mlp(Module):
+    """Linear -> activation -> Linear."""
+
+    in_dim: int
+    hidden_dim: int
+    out_dim: int
+    activation: str = "gelu_tanh"
+
+    @property
+    def up(self) -> Linear:
+        return Linear(self.in_dim, self.hidden_dim, axes=("embed", "mlp"))
+
+    @property
+    def down(self) -> Linear:
+        return Linear(self.hidden_dim, self.out_dim, axes=("mlp", "embed"))
+
+    def specs(self) -> Specs:
+        return {"up": self.up.specs(), "down": self.down.specs()}
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        hidden = ACTIVATIONS[self.activation](self.up(params["up"], x))
+        return self.down(params["down"], hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class SwiGlu(Module):
+    """down(silu(gate(x)) * up(x)), no biases (Shazeer 2020, as in Qwen2)."""
+
+    dim: int
+    hidden_dim: int
+
+    @property
+    def wide(self) -> Linear:
+        return Linear(self.dim, self.hidden_dim, bias=False, axes=("embed", "mlp"))
+
+    @property
+    def down(self) -> Linear:
+        return Linear(self.hidden_dim, self.dim, bias=False, axes=("mlp", "embed"))
+
+    def specs(self) -> Specs:
+        return {"gate": self.wide.specs(), "up": self.wide.specs(), "down": self.down.specs()}
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        hidden = jax.nn.silu(self.wide(params["gate"], x)) * self.wide(params["up"], x)
+        return self.down(params["down"], hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedding(Module):
+    """A table of `count` vectors; `attend` scores hidden states against it (a tied head)."""
+
+    count: int
+    dim: int
+
+    def specs(self) -> Specs:
+        return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), normal(0.02))}
+
+    def __call__(self, params: Params, ids: jax.Array) -> jax.Array:
+        return jnp.take(params["table"], ids, axis=0)
+
+    def attend(self, params: Params, x: jax.Array) -> jax.Array:
+        return matmul(x, params["table"].T)
+
+
+def sinusoidal(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+    """[cos, sin] features of a time in [0, 1], times 1000 as in DiT. (...) -> (..., dim), fp32."""
+    frequencies = jnp.exp(
+        -math.log(max_period) * jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2)
+    )
+    angles = 1000.0 * time.astype(jnp.float32)[..., None] * frequencies
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class TimeEmbedding(Module):
+    """Flow time (...) -> (..., dim): 256 sinusoids, then a two-layer SiLU MLP, in fp32."""
+
+    dim: int
+    frequencies: int = 256
+
+    @property
+    def mlp(self) -> Mlp:
+        return Mlp(self.frequencies, self.dim, self.dim, activation="silu")
+
+    def specs(self) -> Specs:
+        return self.mlp.specs()
+
+    def __call__(self, params: Params, time: jax.Array) -> jax.Array:
+        return self.mlp(params, sinusoidal(time, self.frequencies))
