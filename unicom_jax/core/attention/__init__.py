@@ -1,0 +1,68 @@
+"""Attention under a two-interval mask.
+
+`attention` checks the shapes and hands over to a backend of the table below. A backend honours the
+mask exactly: a query row that sees nothing returns 0 and passes no gradient on.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+
+from unicom_jax.core.attention.dense import dense_attention
+from unicom_jax.core.attention.intervals import interval_mask, padding_mask
+from unicom_jax.core.batch import MaskIntervals
+
+__all__ = ["ATTENTION_BACKENDS", "attention", "interval_mask", "padding_mask"]
+
+ATTENTION_BACKENDS = ("dense",)
+
+
+def attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskIntervals | None = None,
+    *,
+    backend: str = "dense",
+    scale: float | None = None,
+) -> jax.Array:
+    """softmax(scale * q k^T, over the keys that `mask` shows) v.
+
+    Args:
+      q: (B, S, H, D) queries.
+      k: (B, T, K, D) keys; H is a multiple of K, each key head serves H / K query heads in a row.
+      v: (B, T, K, D) values.
+      mask: fields (B, S), intervals of key slots 0 ... T; None: every query sees every key.
+      backend: one of `ATTENTION_BACKENDS`.
+      scale: of the scores; None: D ** -0.5.
+
+    Returns:
+      (B, S, H, D) in the dtype of q. Scores and softmax are fp32.
+    """
+    if backend not in ATTENTION_BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}; use one of {ATTENTION_BACKENDS}")
+    _check_shapes(q, k, v, mask)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    return dense_attention(q, k, v, mask, scale)
+
+
+def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals | None) -> None:
+    shapes = f"q {q.shape}, k {k.shape}, v {v.shape}"
+    if q.ndim != 4 or k.ndim != 4 or k.shape != v.shape:
+        raise ValueError(
+            f"attention needs q (B, S, H, D) and equal k, v (B, T, K, D), got {shapes}"
+        )
+    if q.shape[0] != k.shape[0] or q.shape[3] != k.shape[3]:
+        raise ValueError(f"attention needs one batch size and one head_dim, got {shapes}")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(
+            f"{q.shape[2]} query heads do not divide among {k.shape[2]} key heads; "
+            "make heads a multiple of kv_heads"
+        )
+    if mask is not None and mask.context_start.shape != q.shape[:2]:
+        raise ValueError(
+            f"the mask speaks of {mask.context_start.shape} queries (batch, slots) but q has "
+            f"{q.shape[:2]}; give one pair of intervals per query"
+        )

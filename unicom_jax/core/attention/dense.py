@@ -1,0 +1,30 @@
+"""The plain backend: all S x T scores at once."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.attention.intervals import interval_mask, sees_something
+from unicom_jax.core.batch import MaskIntervals
+
+HIDDEN = -1e30  # a score that no softmax can see; finite, so that no NaN arises from inf - inf
+
+
+def dense_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals | None, scale: float
+) -> jax.Array:
+    """See `attention`; memory O(S * T)."""
+    batch, queries, heads, head_dim = q.shape
+    kv_heads = k.shape[2]
+    q = (q * scale).reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
+    scores = jnp.einsum("bskgd,btkd->bkgst", q, k, preferred_element_type=jnp.float32)
+    if mask is not None:
+        visible = interval_mask(mask, k.shape[1])
+        scores = jnp.where(visible[:, None, None], scores, HIDDEN)
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bkgst,btkd->bskgd", weights, v).reshape(batch, queries, heads, head_dim)
+    if mask is not None:
+        # The softmax of a row that sees nothing is uniform, not zero.
+        out = jnp.where(sees_something(mask, k.shape[1])[..., None, None], out, 0)
+    return out

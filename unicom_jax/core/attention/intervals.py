@@ -1,0 +1,34 @@
+"""The two-interval mask (`MaskIntervals`), drawn in full or made for padded rows."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.batch import MaskIntervals
+
+
+def interval_mask(mask: MaskIntervals, keys: int, first: int | jax.Array = 0) -> jax.Array:
+    """(B, S, keys) bool: which of the key slots `first` ... `first + keys - 1` each query sees."""
+    slots = first + jnp.arange(keys, dtype=jnp.int32)
+
+    def inside(start: jax.Array, stop: jax.Array) -> jax.Array:
+        return (start[..., None] <= slots) & (slots < stop[..., None])
+
+    return inside(mask.context_start, mask.context_stop) | inside(mask.span_start, mask.span_stop)
+
+
+def sees_something(mask: MaskIntervals, keys: int) -> jax.Array:
+    """(B, S) bool: whether a query sees any of the key slots 0 ... keys - 1."""
+
+    def meets(start: jax.Array, stop: jax.Array) -> jax.Array:
+        return jnp.maximum(start, 0) < jnp.minimum(stop, keys)
+
+    return meets(mask.context_start, mask.context_stop) | meets(mask.span_start, mask.span_stop)
+
+
+def padding_mask(lengths: jax.Array, slots: int) -> MaskIntervals:
+    """Rows of `slots` queries, all of which see [0, length of their row). lengths: (B,)."""
+    stop = jnp.broadcast_to(jnp.asarray(lengths, jnp.int32)[:, None], (len(lengths), slots))
+    nothing = jnp.zeros_like(stop)
+    return MaskIntervals(nothing, stop, nothing, nothing)

@@ -1,0 +1,54 @@
+"""Generalised two-dimensional rotary positions.
+
+Text at index p stands at (p, p); a token of an image stands at its own row and column, around the
+diagonal point that the image's middle token would have as text. Half of a head's frequencies turn
+with y and the other half with x, in turns, so on pure text the rotation is RoPE (Su et al.,
+arXiv:2104.09864) and weights trained with it keep their meaning.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def rope(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of the rotation angles.
+
+    Args:
+      positions: (B, S, 2) integers or floats, (y, x).
+      head_dim: even number of channels of a head.
+      theta: base; frequency i is theta ** (-2 i / head_dim).
+
+    Returns:
+      (cos, sin), each (B, S, head_dim / 2) fp32. Even frequencies turn with y, odd ones with x.
+    """
+    if head_dim % 2:
+        raise ValueError(f"rotary positions turn pairs of channels; head_dim {head_dim} is odd")
+    index = np.arange(head_dim // 2)
+    frequencies = (theta ** (-2.0 * index / head_dim)).astype(np.float32)
+    y, x = positions[..., :1].astype(jnp.float32), positions[..., 1:].astype(jnp.float32)
+    angles = jnp.where(index % 2 == 0, y, x) * frequencies
+    return jnp.cos(angles), jnp.sin(angles)
+
+
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turns channel pairs (i, i + D/2) of x (B, S, H, D) by angles (B, S, D/2), as Qwen does."""
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
+    return turned.astype(x.dtype)
+
+
+def image_positions(start: int, rows: int, cols: int) -> np.ndarray:
+    """(rows * cols, 2) int32 (y, x) of an image whose first token has text index `start`.
+
+    y = start + (n - rows) // 2 + row and x = start + (n - cols) // 2 + column, with n = rows * cols:
+    the image takes n indices, the text behind it goes on at start + n.
+    """
+    tokens = rows * cols
+    row, column = np.divmod(np.arange(tokens), cols)
+    y = start + (tokens - rows) // 2 + row
+    x = start + (tokens - cols) // 2 + column
+    return np.stack([y, x], axis=-1).astype(np.int32)
