@@ -1,0 +1,57 @@
+# Every target works on a fresh clone: it makes .venv and installs what it needs first.
+# PYTHON=... chooses the interpreter (3.11 or newer).
+
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= experiments/quickstart.py
+WORKDIR ?= runs/quickstart
+WORKERS ?= 2
+CODE := unicom_jax data_pipelines experiments tests setup.py
+NEWEST = for p in python3.11 python3.12 python3.13 python3 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
+PYTHON ?= $(shell $(NEWEST))
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test lint format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+quickstart: $(VENV)/.runtime ## train, evaluate and report a small model on the embedded data set
+	$(BIN)/unicom train --config=$(CONFIG) --workdir=$(WORKDIR)
+	$(BIN)/unicom evaluate --workdir=$(WORKDIR)
+	$(BIN)/unicom report --workdir=$(WORKDIR)
+
+test: lint ## check style and run the tests (about ten minutes on two cores)
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not tpu_aot" $(ARGS)
+
+lint: $(VENV)/.test ## check style only
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+
+format: $(VENV)/.test ## mend what the formatter and linter can mend
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(VENV)/.test ## time our train step beside its peers, in turns
+	$(BIN)/python -m experiments.benchmarks $(ARGS)
+
+clean: ## remove caches and the virtual environment; runs/ stays
+	rm -rf $(VENV) .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
+
+$(VENV)/.python:
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; run make PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.python setup.py pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+# torch first and alone: nothing that comes later can then ask for another build of it.
+$(VENV)/.test: $(VENV)/.runtime
+	$(PIP) torch==2.13.0
+	$(PIP) --editable '.[test]'
+	@touch $@

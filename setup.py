@@ -1,0 +1,63 @@
+"""Package metadata: what is installed, what it needs, and the `unicom` command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+RUNTIME = [
+    "absl-py>=2.1",
+    "array_record>=0.8; sys_platform != 'win32'",
+    "etils[epath]>=1.10",
+    "flax>=0.12",
+    "grain>=0.2.12",
+    "jax>=0.10,<0.13",
+    "jaxtyping>=0.3",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",
+    "ml_collections>=1.0",
+    "numpy>=2.0",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30",
+    "pillow>=11.0",
+    "resvg_py>=0.5",
+    "rich>=13.0",
+    "safetensors>=0.5",
+    "scipy>=1.14",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.9",
+    "tokenizers>=0.21",
+    "transformers>=5.0",
+]
+TORCH = ["diffusers>=0.42", "torch==2.13.0"]
+EXTRAS = {
+    "torch": TORCH,
+    "test": [
+        *TORCH,
+        "chex>=0.1.90",
+        "hypothesis>=6.100",
+        "pytest>=8.3",
+        "pytest-xdist>=3.6",
+        "ruff>=0.14",
+    ],
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
+    "cuda12": ["jax[cuda12]>=0.10,<0.13"],
+    "wandb": ["wandb>=0.19"],
+}
+
+setup(
+    name="unicom_jax",
+    version="0.1.0",
+    description="Unified multimodal models of the UniCom family in JAX",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["unicom_jax*", "data_pipelines*", "experiments*"]),
+    include_package_data=True,
+    install_requires=RUNTIME,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["unicom = unicom_jax.cli:main"]},
+)

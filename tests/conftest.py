@@ -1,0 +1,21 @@
+"""What every test process needs before JAX is imported."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[1] / ".jax_cache"
+
+# Tests speak of one CPU device; compiled programs are kept between runs, because compiling is most
+# of what the tests do. torch stays off the second core, which belongs to the other worker.
+for name, value in {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+    "OMP_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+}.items():
+    os.environ.setdefault(name, value)
