@@ -1,0 +1,172 @@
+"""The rectified flow against closed forms."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unicom_jax.core import flow
+
+MEAN, STD = 1.5, 0.4
+
+
+def gaussian_velocity(z, t):
+    """E[z_1 - ε | z_t] for scalar data N(MEAN, STD²): the closed form of linear regression."""
+    variance = (t * STD) ** 2 + (1 - t) ** 2
+    return MEAN + (t * STD**2 - (1 - t)) / variance * (z - t * MEAN)
+
+
+def gaussian_end(noise):
+    """The exact flow keeps quantiles, so an affine map carries N(0, 1) onto N(MEAN, STD²)."""
+    return MEAN + STD * noise
+
+
+def sampler_error(sampler, steps, shift=1.0):
+    noise = jnp.linspace(-2.0, 2.0, 9)
+    end = flow.integrate(gaussian_velocity, noise, steps, sampler, shift)
+    return float(jnp.abs(end - gaussian_end(noise)).max())
+
+
+def test_path_starts_at_noise_and_ends_at_data():
+    data, noise = jnp.full((2, 3, 4), 5.0), jnp.full((2, 3, 4), -1.0)
+    path = flow.interpolate(data, noise, jnp.array([0.0, 1.0]))
+    np.testing.assert_array_equal(path[0], noise[0])
+    np.testing.assert_array_equal(path[1], data[1])
+
+
+def test_velocity_is_the_time_derivative_of_the_path():
+    data, noise = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    _, derivative = jax.jvp(
+        lambda t: flow.interpolate(data, noise, t), (jnp.float32(0.3),), (jnp.float32(1),)
+    )
+    np.testing.assert_allclose(derivative, flow.velocity(data, noise), atol=1e-6)
+
+
+def test_data_and_velocity_convert_into_each_other():
+    data, noise = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+    time = jnp.array([0.0, 0.5, 0.9])
+    noisy = flow.interpolate(data, noise, time)
+    speed = flow.data_to_velocity(data, noisy, time, floor=0.05)
+    np.testing.assert_allclose(speed, flow.velocity(data, noise), atol=1e-5)
+    np.testing.assert_allclose(flow.velocity_to_data(speed, noisy, time), data, atol=1e-5)
+
+
+def test_floor_bounds_the_velocity_at_the_end_of_the_path():
+    speed = flow.data_to_velocity(jnp.ones(3), jnp.zeros(3), jnp.float32(1.0), floor=0.05)
+    np.testing.assert_allclose(speed, 20.0, rtol=1e-6)
+
+
+def test_uniform_time_has_the_moments_of_the_unit_interval():
+    time = flow.sample_time(jax.random.key(0), (20_000,))
+    assert float(time.min()) >= 0.0 and float(time.max()) < 1.0
+    assert float(time.mean()) == pytest.approx(1 / 2, abs=0.01)
+    assert float(time.var()) == pytest.approx(1 / 12, abs=0.005)
+
+
+def test_logits_of_logit_normal_time_are_normal():
+    time = flow.sample_time(jax.random.key(0), (20_000,), "logit_normal", mean=-0.8, std=0.5)
+    logits = jnp.log(time) - jnp.log1p(-time)
+    assert float(logits.mean()) == pytest.approx(-0.8, abs=0.02)
+    assert float(logits.std()) == pytest.approx(0.5, abs=0.02)
+
+
+def test_sampled_time_is_shifted():
+    plain = flow.sample_time(jax.random.key(0), (100,))
+    shifted = flow.sample_time(jax.random.key(0), (100,), shift=4.0)
+    np.testing.assert_allclose(shifted, flow.shift_time(plain, 4.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("shift", [0.5, 1.0, 4.0])
+def test_shift_is_monotone_and_keeps_the_ends(shift):
+    times = flow.shift_time(jnp.linspace(0.0, 1.0, 101), shift)
+    assert bool((jnp.diff(times) > 0).all())
+    assert (float(times[0]), float(times[-1])) == (0.0, 1.0)
+
+
+def test_shift_above_one_moves_times_towards_noise():
+    assert float(flow.shift_time(jnp.float32(0.5), 4.0)) == pytest.approx(0.2)
+
+
+def test_paper_latents_need_a_shift_of_four():
+    assert flow.latent_shift(1024, 64) == 4.0
+
+
+def test_loss_averages_channels_and_weighs_tokens():
+    target = jnp.zeros((2, 2))
+    prediction = jnp.array([[1.0, 3.0], [2.0, 2.0]])
+    total, count = flow.flow_loss(prediction, target, jnp.array([0.5, 2.0]))
+    assert (float(total), float(count)) == (0.5 * 5 + 2 * 4, 2.5)
+
+
+def test_token_of_weight_zero_leaves_loss_and_gradient_finite():
+    prediction = jnp.array([[1.0], [jnp.nan]])
+    grad = jax.grad(lambda p: flow.flow_loss(p, jnp.zeros((2, 1)), jnp.array([1.0, 0.0]))[0])(
+        prediction
+    )
+    np.testing.assert_array_equal(grad, [[2.0], [0.0]])
+
+
+@pytest.mark.parametrize(("sampler", "order"), [("euler", 1), ("heun", 2)])
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_sampler_converges_at_its_order(sampler, order, shift):
+    with jax.enable_x64(True):
+        errors = [sampler_error(sampler, steps, shift) for steps in (32, 64)]
+    assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.25)
+
+
+def test_heun_never_asks_for_the_velocity_at_the_end():
+    def undefined_at_one(z, t):
+        return jnp.where(t < 1.0, gaussian_velocity(z, t), jnp.nan)
+
+    assert bool(jnp.isfinite(flow.integrate(undefined_at_one, jnp.zeros(3), 4, "heun")).all())
+
+
+def test_velocity_is_traced_once_however_many_steps():
+    traces = []
+
+    def counting(z, t):
+        traces.append(1)
+        return gaussian_velocity(z, t)
+
+    for steps in (2, 50):
+        traces.clear()
+        jax.jit(lambda z: flow.integrate(counting, z, steps)).lower(jnp.zeros(3))  # noqa: B023
+        assert len(traces) == 1
+
+
+def test_guidance_of_scale_one_is_the_conditional_velocity():
+    cond, uncond = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
+    np.testing.assert_array_equal(flow.guide(cond, uncond, 1.0, jnp.float32(0.5)), cond)
+
+
+def test_guidance_of_scale_zero_is_the_unconditional_velocity():
+    cond, uncond = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
+    np.testing.assert_allclose(flow.guide(cond, uncond, 0.0, jnp.float32(0.5)), uncond, atol=1e-6)
+
+
+def test_guidance_applies_within_its_interval_only():
+    cond, uncond = jnp.full((3, 2), 2.0), jnp.full((3, 2), 1.0)
+    guided = flow.guide(cond, uncond, 3.0, jnp.array([0.1, 0.5, 0.9]), interval=(0.2, 0.8))
+    np.testing.assert_allclose(guided[:, 0], [2.0, 4.0, 2.0])
+
+
+def test_guidance_scale_can_differ_between_images():
+    cond, uncond = jnp.full((2, 2), 2.0), jnp.full((2, 2), 1.0)
+    guided = flow.guide(cond, uncond, jnp.array([1.0, 5.0]), jnp.float32(0.5))
+    np.testing.assert_allclose(guided[:, 0], [2.0, 6.0])
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: flow.sample_time(jax.random.key(0), (1,), "normal"), "logit_normal"),
+        (lambda: flow.sample_time(jax.random.key(0), (1,), mean=1.0), "logit_normal"),
+        (lambda: flow.integrate(gaussian_velocity, jnp.zeros(1), 4, "rk4"), "euler"),
+        (lambda: flow.time_grid(0), "at least 1"),
+    ],
+)
+def test_wrong_option_names_the_mend(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

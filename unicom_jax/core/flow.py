@@ -1,0 +1,176 @@
+"""Rectified flow: path, time, loss, integration and guidance. t = 0 is noise and t = 1 is data.
+
+The path is z_t = t z_1 + (1 - t) ε and its velocity dz/dt = z_1 - ε (Liu et al. 2022, Lipman et
+al. 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]  # (z, scalar time) -> dz/dt
+
+
+def align_time(time: jax.Array, like: jax.Array) -> jax.Array:
+    """Time (B,) or (B, N) with axes of 1 appended, to broadcast over the later axes of `like`."""
+    time = jnp.asarray(time)
+    return time.reshape(time.shape + (1,) * (like.ndim - time.ndim))
+
+
+def interpolate(data: jax.Array, noise: jax.Array, time: jax.Array) -> jax.Array:
+    """z_t = t z_1 + (1 - t) ε. `time` has leading axes of `data` (B, ...): (), (B,) or (B, N)."""
+    time = align_time(time, data).astype(data.dtype)
+    return time * data + (1.0 - time) * noise
+
+
+def velocity(data: jax.Array, noise: jax.Array) -> jax.Array:
+    """v = z_1 - ε, the same all along the path."""
+    return data - noise
+
+
+def data_to_velocity(data: jax.Array, noisy: jax.Array, time: jax.Array, floor: float) -> jax.Array:
+    """The velocity that leads from z_t to `data`: (z_1 - z_t) / max(1 - t, floor).
+
+    The floor bounds the weight that a data-predicting network gets near t = 1 ("JiT": Li & He
+    2025).
+    """
+    return (data - noisy) / jnp.maximum(1.0 - align_time(time, data), floor)
+
+
+def velocity_to_data(velocity: jax.Array, noisy: jax.Array, time: jax.Array) -> jax.Array:
+    """Where the straight line from z_t ends: z_1 = z_t + (1 - t) v."""
+    return noisy + (1.0 - align_time(time, noisy)) * velocity
+
+
+def shift_time(time: jax.Array, shift: float | jax.Array) -> jax.Array:
+    """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
+    return time / (time + shift * (1.0 - time))
+
+
+def latent_shift(tokens: int, dims: int) -> float:
+    """s = sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025)."""
+    return (tokens * dims / 4096) ** 0.5
+
+
+def sample_time(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    kind: str = "uniform",
+    shift: float | jax.Array = 1.0,
+    *,
+    mean: float = 0.0,
+    std: float = 1.0,
+) -> jax.Array:
+    """Training times of the given shape, fp32, shifted by `shift`.
+
+    "uniform" is U[0, 1); "logit_normal" is sigmoid(mean + std · N(0, 1)): a negative mean favours
+    noise. `mean` and `std` belong to "logit_normal".
+    """
+    if kind == "logit_normal":
+        time = jax.nn.sigmoid(mean + std * jax.random.normal(key, shape))
+    elif kind != "uniform":
+        raise ValueError(f'time distribution {kind!r}: choose "uniform" or "logit_normal"')
+    elif (mean, std) != (0.0, 1.0):
+        raise ValueError('mean and std mean nothing for uniform time; choose "logit_normal"')
+    else:
+        time = jax.random.uniform(key, shape)
+    return shift_time(time, shift)
+
+
+def flow_loss(
+    prediction: jax.Array, target: jax.Array, weights: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """Squared error (..., d), averaged over channels and summed over tokens with `weights` (...).
+
+    Returns (sum, count) in fp32; their quotient is the loss. Tokens of weight 0 cannot make it NaN.
+    """
+    error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    if weights is None:
+        weights = jnp.ones(error.shape[:-1])
+    weights = jnp.broadcast_to(weights.astype(jnp.float32), error.shape[:-1])
+    error = jnp.where(weights[..., None] > 0, error, 0.0)
+    return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1)), jnp.sum(weights)
+
+
+def time_grid(steps: int, shift: float | jax.Array = 1.0) -> jax.Array:
+    """The steps + 1 increasing times of an integration from 0 to 1, shifted by `shift`. fp32."""
+    if steps < 1:
+        raise ValueError(f"steps is {steps}; an integration needs at least 1")
+    return shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
+
+
+def _euler_step(
+    velocity_fn: VelocityFn, z: jax.Array, start: jax.Array, stop: jax.Array
+) -> jax.Array:
+    return z + (stop - start) * velocity_fn(z, start)
+
+
+def _heun_step(
+    velocity_fn: VelocityFn, z: jax.Array, start: jax.Array, stop: jax.Array
+) -> jax.Array:
+    """Trapezoidal corrector after an Euler predictor; the step that ends at t = 1 stays Euler.
+
+    A data-predicting network knows no velocity at t = 1 (0 / 0). One Euler step of local error
+    O(h²) leaves the method at second order (Karras et al. 2022, algorithm 1).
+    """
+    first = velocity_fn(z, start)
+    predicted = z + (stop - start) * first
+
+    def correct(_: None) -> jax.Array:
+        return z + 0.5 * (stop - start) * (first + velocity_fn(predicted, stop))
+
+    return jax.lax.cond(stop < 1.0, correct, lambda _: predicted, None)
+
+
+SAMPLERS = {"euler": _euler_step, "heun": _heun_step}
+
+
+def integrate(
+    velocity_fn: VelocityFn,
+    noise: jax.Array,
+    steps: int,
+    sampler: str = "euler",
+    shift: float | jax.Array = 1.0,
+) -> jax.Array:
+    """Carries `noise` from t = 0 to t = 1 along dz/dt = velocity_fn(z, t), in fp32 or better.
+
+    `velocity_fn` gets the state and a scalar time. One `scan` runs all steps, so the compiled code
+    holds it once (Heun: twice) whatever their number.
+    """
+    if sampler not in SAMPLERS:
+        raise ValueError(f"sampler {sampler!r} is unknown; choose one of {sorted(SAMPLERS)}")
+    step = SAMPLERS[sampler]
+
+    def field(z: jax.Array, time: jax.Array) -> jax.Array:
+        return velocity_fn(z, time).astype(z.dtype)
+
+    def body(z: jax.Array, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        return step(field, z, *interval), None
+
+    start = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
+    times = time_grid(steps, shift).astype(start.dtype)
+    final, _ = jax.lax.scan(body, start, (times[:-1], times[1:]))
+    return final
+
+
+def guide(
+    conditional: jax.Array,
+    unconditional: jax.Array,
+    scale: float | jax.Array,
+    time: jax.Array,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> jax.Array:
+    """Classifier-free guidance u + scale (c - u) (Ho & Salimans 2022) for times in `interval`.
+
+    Outside the closed interval the conditional velocity stands (Kynkäänniemi et al. 2024). `scale`
+    and `time` are scalars or have leading axes of `conditional` (B, ...).
+    """
+    low, high = interval
+    time = align_time(time, conditional)
+    scale = jnp.where((time >= low) & (time <= high), align_time(scale, conditional), 1.0)
+    # c + (scale - 1)(c - u) rather than u + scale (c - u): a scale of 1 gives c to the last bit.
+    scale = scale.astype(conditional.dtype)
+    return conditional + (scale - 1) * (conditional - unconditional)
