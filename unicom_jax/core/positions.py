@@ -44,7 +44,7 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 def image_positions(start: int, rows: int, cols: int) -> np.ndarray:
     """(rows * cols, 2) int32 (y, x) of an image whose first token has text index `start`.
 
-    y = start + (n - rows) // 2 + row and x = start + (n - cols) // 2 + column, with n = rows * cols:
+    y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column, with n = rows * cols:
     the image takes n indices, the text behind it goes on at start + n.
     """
     tokens = rows * cols

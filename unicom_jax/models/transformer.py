@@ -1,0 +1,306 @@
+"""The decoder of the Qwen2.5 / Qwen3 family, with 2-D rotary positions and the two-interval mask.
+
+    hidden ─┬─ RMSNorm ─ attention ─(+)─┬─ RMSNorm ─ SwiGLU ─(+)─ ...  × depth ─ RMSNorm
+            └───────────────────────────┘└───────────────────┘
+
+Image tokens and text tokens go through the same weights; what differs is in `positions` and `mask`.
+On pure text with a causal mask this is transformers' Qwen2ForCausalLM (`qkv_bias`) or
+Qwen3ForCausalLM (`qk_norm`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.attention import ATTENTION_BACKENDS, attention
+from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu
+from unicom_jax.core.module import Module, Params, Specs, stack_specs
+from unicom_jax.core.positions import apply_rope, rope
+
+# What a block keeps for the backward pass: all / products with weights / only its input.
+REMAT_POLICIES: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda block: block,
+    "dots": partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    ),
+    "full": partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable),
+}
+
+
+@flax.struct.dataclass
+class KVCache:
+    """Rotated keys and values of all layers, each (L, B, T, K, D); T slots a row."""
+
+    k: Any
+    v: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfAttention(Module):
+    """Grouped-query self-attention: H query heads share K key heads."""
+
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    qkv_bias: bool
+    qk_norm: bool
+    norm_eps: float
+    backend: str
+
+    @property
+    def query(self) -> Linear:
+        return Linear(self.width, self.heads * self.head_dim, self.qkv_bias, ("embed", "heads"))
+
+    @property
+    def key(self) -> Linear:
+        out_dim = self.kv_heads * self.head_dim
+        return Linear(self.width, out_dim, self.qkv_bias, ("embed", "kv_heads"))
+
+    value = key
+
+    @property
+    def out(self) -> Linear:
+        return Linear(self.heads * self.head_dim, self.width, False, ("heads", "embed"))
+
+    @property
+    def head_norm(self) -> RMSNorm:
+        return RMSNorm(self.head_dim, self.norm_eps)
+
+    def specs(self) -> Specs:
+        specs = {name: getattr(self, name).specs() for name in ("query", "key", "value", "out")}
+        if self.qk_norm:
+            specs |= {"query_norm": self.head_norm.specs(), "key_norm": self.head_norm.specs()}
+        return specs
+
+    def project(
+        self, params: Params, x: jax.Array, cos: jax.Array, sin: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """x (B, S, W) -> rotated q (B, S, H, D), rotated k and v (B, S, K, D)."""
+        q, k, v = (
+            layer(params[name], x).reshape(*x.shape[:2], heads, self.head_dim)
+            for name, layer, heads in (
+                ("query", self.query, self.heads),
+                ("key", self.key, self.kv_heads),
+                ("value", self.value, self.kv_heads),
+            )
+        )
+        if self.qk_norm:
+            q = self.head_norm(params["query_norm"], q)
+            k = self.head_norm(params["key_norm"], k)
+        return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
+
+    def attend(
+        self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
+    ) -> jax.Array:
+        y = attention(q, k, v, mask, backend=self.backend)
+        return self.out(params["out"], y.reshape(*y.shape[:2], -1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Transformer(Module):
+    """A stack of equal decoder blocks with token embedding and vocabulary head."""
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_dim: int
+    rope_theta: float = 1e6
+    qkv_bias: bool = True
+    qk_norm: bool = False
+    tied_head: bool = True
+    norm_eps: float = 1e-6
+    remat: str = "none"
+    attention_backend: str = "dense"
+
+    def __post_init__(self) -> None:
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; "
+                "every key head serves equally many query heads"
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
+        if self.attention_backend not in ATTENTION_BACKENDS:
+            raise ValueError(
+                f"unknown attention_backend {self.attention_backend!r}; "
+                f"use one of {tuple(ATTENTION_BACKENDS)}"
+            )
+
+    @property
+    def embedding(self) -> Embedding:
+        return Embedding(self.vocab_size, self.width)
+
+    @property
+    def self_attention(self) -> SelfAttention:
+        return SelfAttention(
+            self.width, self.heads, self.kv_heads, self.head_dim, self.qkv_bias, self.qk_norm,
+            self.norm_eps, self.attention_backend,
+        )  # fmt: skip
+
+    @property
+    def mlp(self) -> SwiGlu:
+        return SwiGlu(self.width, self.mlp_dim)
+
+    @property
+    def norm(self) -> RMSNorm:
+        return RMSNorm(self.width, self.norm_eps)
+
+    @property
+    def head(self) -> Linear:
+        return Linear(self.width, self.vocab_size, bias=False, axes=("embed", "vocab"))
+
+    def block_specs(self) -> Specs:
+        return {
+            "attention_norm": self.norm.specs(),
+            "attention": self.self_attention.specs(),
+            "mlp_norm": self.norm.specs(),
+            "mlp": self.mlp.specs(),
+        }
+
+    def specs(self) -> Specs:
+        specs = {
+            "embedding": self.embedding.specs(),
+            "blocks": stack_specs(self.block_specs(), self.depth),
+            "norm": self.norm.specs(),
+        }
+        if not self.tied_head:
+            specs["head"] = self.head.specs()
+        return specs
+
+    def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
+        """Token ids (B, S) -> (B, S, W), in the dtype of the table."""
+        return self.embedding(params["embedding"], tokens)
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Final hidden states (..., W) -> (..., vocab_size), fp32."""
+        if self.tied_head:
+            return self.embedding.attend(params["embedding"], hidden).astype(jnp.float32)
+        return self.head(params["head"], hidden).astype(jnp.float32)
+
+    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
+        shape = (self.depth, batch, slots, self.kv_heads, self.head_dim)
+        return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+
+    def __call__(
+        self,
+        params: Params,
+        hidden: jax.Array,
+        positions: jax.Array,
+        mask: MaskIntervals,
+        cache: KVCache | None = None,
+        start: int | jax.Array = 0,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Runs all blocks.
+
+        Args:
+          hidden: (B, S, W) embeddings; their dtype is the compute dtype.
+          positions: (B, S, 2) int32 (y, x).
+          mask: fields (B, S). Its intervals speak of the S slots, or of the T slots of the cache.
+          cache: None, or what earlier calls wrote. The new keys and values go to its slots
+            [start, start + S) before the queries look at it.
+          start: first slot to be written; may be traced, and then has to leave room for S slots.
+
+        Returns:
+          (B, S, W) hidden states after the final norm, and the updated cache (None without one).
+        """
+        angles = rope(positions, self.head_dim, self.rope_theta)
+        if cache is None:
+            hidden = self._run(params["blocks"], hidden, angles, mask)
+        else:
+            _check_room(cache, hidden, start)
+            hidden, cache = self._run_cached(params["blocks"], hidden, angles, mask, cache, start)
+        return self.norm(params["norm"], hidden), cache
+
+    def _run(self, blocks: Params, hidden: jax.Array, angles: tuple, mask: MaskIntervals):
+        def block(hidden, params):
+            q, k, v = self._project(params, hidden, angles)
+            return self._finish(params, hidden, q, k, v, mask), None
+
+        return jax.lax.scan(REMAT_POLICIES[self.remat](block), hidden, blocks)[0]
+
+    def _run_cached(self, blocks, hidden, angles, mask, cache, start):
+        def block(carry, layer_and_params):
+            hidden, keys, values = carry
+            layer, params = layer_and_params
+            q, k, v = self._project(params, hidden, angles)
+            keys = _write(keys, k, layer, start)
+            values = _write(values, v, layer, start)
+            k, v = (
+                jax.lax.dynamic_index_in_dim(x, layer, keepdims=False).astype(hidden.dtype)
+                for x in (keys, values)
+            )
+            return (self._finish(params, hidden, q, k, v, mask), keys, values), None
+
+        # The cache is carried, not scanned over, so that XLA updates it in place.
+        carry = (hidden, cache.k, cache.v)
+        (hidden, k, v), _ = jax.lax.scan(block, carry, (jnp.arange(self.depth), blocks))
+        return hidden, KVCache(k, v)
+
+    def _project(self, params: Params, hidden: jax.Array, angles: tuple):
+        normed = self.norm(params["attention_norm"], hidden)
+        return self.self_attention.project(params["attention"], normed, *angles)
+
+    def _finish(self, params: Params, hidden: jax.Array, q, k, v, mask: MaskIntervals) -> jax.Array:
+        hidden = hidden + self.self_attention.attend(params["attention"], q, k, v, mask)
+        return hidden + self.mlp(params["mlp"], self.norm(params["mlp_norm"], hidden))
+
+
+def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, start: int | jax.Array) -> jax.Array:
+    """Puts new (B, S, K, D) into slots [start, start + S) of one layer of cache (L, B, T, K, D)."""
+    return jax.lax.dynamic_update_slice(
+        cache, new[None].astype(cache.dtype), (layer, 0, start, 0, 0)
+    )
+
+
+def _check_room(cache: KVCache, hidden: jax.Array, start: int | jax.Array) -> None:
+    batch, slots = cache.k.shape[1:3]
+    if batch != hidden.shape[0]:
+        raise ValueError(f"the cache holds {batch} rows but hidden has {hidden.shape[0]}")
+    stop = hidden.shape[1] + (start if isinstance(start, int) else 0)
+    if stop > slots:
+        raise ValueError(
+            f"the cache has {slots} slots, too few to write up to {stop}; make it longer"
+        )
+
+
+_QWEN2_5 = partial(Transformer, vocab_size=151_936)
+_QWEN3 = partial(Transformer, vocab_size=151_936, head_dim=128, qkv_bias=False, qk_norm=True)
+
+# The published models' sizes, by name; call an entry, with overrides if wanted.
+TRANSFORMER_SIZES: dict[str, Callable[..., Transformer]] = {
+    "qwen2.5-0.5b": partial(
+        _QWEN2_5, width=896, depth=24, heads=14, kv_heads=2, head_dim=64, mlp_dim=4864
+    ),
+    "qwen2.5-1.5b": partial(
+        _QWEN2_5, width=1536, depth=28, heads=12, kv_heads=2, head_dim=128, mlp_dim=8960
+    ),
+    "qwen2.5-3b": partial(
+        _QWEN2_5, width=2048, depth=36, heads=16, kv_heads=2, head_dim=128, mlp_dim=11008
+    ),
+    "qwen2.5-7b": partial(
+        Transformer,
+        vocab_size=152_064,
+        width=3584,
+        depth=28,
+        heads=28,
+        kv_heads=4,
+        head_dim=128,
+        mlp_dim=18944,
+        tied_head=False,
+    ),  # fmt: skip
+    "qwen3-0.6b": partial(_QWEN3, width=1024, depth=28, heads=16, kv_heads=8, mlp_dim=3072),
+    "qwen3-1.7b": partial(_QWEN3, width=2048, depth=28, heads=16, kv_heads=8, mlp_dim=6144),
+    "qwen3-4b": partial(_QWEN3, width=2560, depth=36, heads=32, kv_heads=8, mlp_dim=9728),
+}
