@@ -1,0 +1,140 @@
+"""SigLIP (arXiv 2303.15343): image and text towers under a sigmoid loss over all pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.module import Module, Params, ParamSpec, Specs
+from unicom_jax.models.text_encoder import TextEncoder
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+
+def unit_norm(x: jax.Array) -> jax.Array:
+    """x / |x| over the last axis, in fp32; a zero vector stays zero, with a zero gradient."""
+    x = x.astype(jnp.float32)
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
+
+
+def pair_logits(
+    images: jax.Array, texts: jax.Array, scale: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """exp(scale) * images @ texts.T + bias, fp32: unit vectors (B,D), (T,D) -> (B,T)."""
+    similarity = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)
+    return jnp.exp(scale) * similarity + bias
+
+
+def sigmoid_loss(
+    images: jax.Array,
+    texts: jax.Array,
+    scale: jax.Array,
+    bias: jax.Array,
+    *,
+    chunk: int | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """-log sigmoid(±logit) summed over all pairs (i, j), with + where i == j.
+
+    Args:
+      images, texts: (B, D) fp32 of unit norm.
+      scale: () log of the temperature's inverse.
+      bias: ().
+      chunk: images taken at a time, a divisor of B; memory is then O(chunk * B) instead of
+        O(B * B), in the backward pass too. The values are the same.
+
+    Returns:
+      (sum, count): fp32 scalars; sum / count is the paper's loss, a mean over images of sums over
+      texts.
+
+    Raises:
+      ValueError: the numbers of images and texts differ, or `chunk` does not divide B.
+    """
+    batch = images.shape[0]
+    if texts.shape[0] != batch:
+        raise ValueError(
+            f"{batch} images but {texts.shape[0]} texts; the loss needs one text per image"
+        )
+    chunk = chunk or batch
+    if batch % chunk:
+        raise ValueError(f"chunk {chunk} does not divide the batch of {batch}; take a divisor")
+
+    @jax.checkpoint
+    def rows(total: jax.Array, block: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        index, some_images = block
+        sign = jnp.where(index[:, None] == jnp.arange(batch), 1.0, -1.0)
+        return total + jax.nn.softplus(
+            -sign * pair_logits(some_images, texts, scale, bias)
+        ).sum(), None
+
+    blocks = jnp.arange(batch).reshape(-1, chunk), images.reshape(-1, chunk, images.shape[-1])
+    total, _ = jax.lax.scan(rows, jnp.zeros((), jnp.float32), blocks)
+    return total, jnp.asarray(batch, jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Contrastive(Module):
+    """Both towers, a learned temperature and a learned bias.
+
+    `logit_scale` starts at log 10 and `logit_bias` at -10 (§3.2), since nearly all pairs are
+    negatives.
+    """
+
+    vision: VisionEncoder
+    text: TextEncoder
+
+    def __post_init__(self) -> None:
+        out_dim = self.text.out_dim or self.text.width
+        if out_dim != self.vision.width:
+            raise ValueError(
+                f"text embeddings of {out_dim} cannot meet image embeddings of "
+                f"{self.vision.width}; set the text tower's out_dim to {self.vision.width}"
+            )
+
+    def specs(self) -> Specs:
+        return {
+            "vision": self.vision.specs(),
+            "text": self.text.specs(),
+            "logit_scale": ParamSpec((), (), jax.nn.initializers.constant(math.log(10.0))),
+            "logit_bias": ParamSpec((), (), jax.nn.initializers.constant(-10.0)),
+        }
+
+    def embed_images(self, params: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, N, patch_dim), (B, 2) -> (B, D) fp32 of unit norm."""
+        features = self.vision(params["vision"], patches, grids)
+        return unit_norm(self.vision.pool(params["vision"], features, grids))
+
+    def embed_texts(
+        self, params: Params, tokens: jax.Array, lengths: jax.Array | None = None
+    ) -> jax.Array:
+        """(B, T) -> (B, D) fp32 of unit norm."""
+        return unit_norm(self.text(params["text"], tokens, lengths))
+
+    def __call__(
+        self,
+        params: Params,
+        patches: jax.Array,
+        grids: jax.Array,
+        tokens: jax.Array,
+        lengths: jax.Array | None = None,
+    ) -> jax.Array:
+        """Logits (B, T) fp32: every image against every text. Arguments as in the two towers."""
+        images = self.embed_images(params, patches, grids)
+        texts = self.embed_texts(params, tokens, lengths)
+        return pair_logits(images, texts, params["logit_scale"], params["logit_bias"])
+
+    def loss(
+        self,
+        params: Params,
+        patches: jax.Array,
+        grids: jax.Array,
+        tokens: jax.Array,
+        lengths: jax.Array | None = None,
+        *,
+        chunk: int | None = None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """(sum, count) of `sigmoid_loss` where text i belongs to image i."""
+        images = self.embed_images(params, patches, grids)
+        texts = self.embed_texts(params, tokens, lengths)
+        return sigmoid_loss(images, texts, params["logit_scale"], params["logit_bias"], chunk=chunk)

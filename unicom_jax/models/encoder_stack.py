@@ -1,0 +1,207 @@
+"""Bidirectional pre-LayerNorm blocks: the body that SigLIP's image and text towers share.
+
+Equal blocks are one tree of weights with a leading `layers` axis, run by `jax.lax.scan`, so that
+compile time does not grow with depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+
+from unicom_jax.core.attention import attention
+from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.layers import LayerNorm, Linear, Mlp
+from unicom_jax.core.module import Module, Params, Specs, stack_specs
+
+# What the backward pass may keep instead of computing again: everything, the outputs of matrix
+# products, nothing.
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderSize:
+    """What makes a tower: width, blocks, attention heads, hidden width of the MLP."""
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+
+
+# SigLIP 2 (arXiv 2502.14786) §2 with the shapes of big_vision's `vit.py`.
+ENCODER_SIZES = {
+    "base": EncoderSize(width=768, depth=12, heads=12, mlp_dim=3072),
+    "large": EncoderSize(width=1024, depth=24, heads=16, mlp_dim=4096),
+    "so400m": EncoderSize(width=1152, depth=27, heads=16, mlp_dim=4304),
+    "giant_opt": EncoderSize(width=1536, depth=40, heads=16, mlp_dim=6144),
+}
+
+
+def named_size(sizes: dict[str, EncoderSize], name: str) -> dict[str, int]:
+    """A preset's fields for a tower's constructor. Raises ValueError for an unknown name."""
+    if name not in sizes:
+        raise ValueError(f"encoder size {name!r} is unknown; take one of {', '.join(sizes)}")
+    return dataclasses.asdict(sizes[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderAttention(Module):
+    """Multi-head attention with four biases: queries (B,S,W), memory (B,T,W) -> (B,S,W)."""
+
+    width: int
+    heads: int
+    backend: str = "dense"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(
+                f"width {self.width} is not a multiple of heads {self.heads}; change one of them"
+            )
+
+    @property
+    def inward(self) -> Linear:
+        return Linear(self.width, self.width, axes=("embed", "heads"))
+
+    @property
+    def outward(self) -> Linear:
+        return Linear(self.width, self.width, axes=("heads", "embed"))
+
+    def specs(self) -> Specs:
+        inward = {name: self.inward.specs() for name in ("query", "key", "value")}
+        return {**inward, "out": self.outward.specs()}
+
+    def __call__(
+        self,
+        params: Params,
+        queries: jax.Array,
+        memory: jax.Array,
+        mask: MaskIntervals | None = None,
+    ) -> jax.Array:
+        def heads(name: str, x: jax.Array) -> jax.Array:
+            return self.inward(params[name], x).reshape(
+                *x.shape[:-1], self.heads, self.width // self.heads
+            )
+
+        seen = attention(
+            heads("query", queries),
+            heads("key", memory),
+            heads("value", memory),
+            mask,
+            backend=self.backend,
+        )
+        return self.outward(params["out"], seen.reshape(queries.shape))
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderBlock(Module):
+    """x += Attention(LN x); x += Mlp(LN x)."""
+
+    width: int
+    heads: int
+    mlp_dim: int
+    backend: str = "dense"
+    norm_eps: float = 1e-6
+
+    @property
+    def norm(self) -> LayerNorm:
+        return LayerNorm(self.width, self.norm_eps)
+
+    @property
+    def attention(self) -> EncoderAttention:
+        return EncoderAttention(self.width, self.heads, self.backend)
+
+    @property
+    def mlp(self) -> Mlp:
+        return Mlp(self.width, self.mlp_dim, self.width, activation="gelu_tanh")
+
+    def specs(self) -> Specs:
+        return {
+            "attention_norm": self.norm.specs(),
+            "attention": self.attention.specs(),
+            "mlp_norm": self.norm.specs(),
+            "mlp": self.mlp.specs(),
+        }
+
+    def __call__(
+        self, params: Params, x: jax.Array, mask: MaskIntervals | None = None
+    ) -> jax.Array:
+        y = self.norm(params["attention_norm"], x)
+        x = x + self.attention(params["attention"], y, y, mask)
+        return x + self.mlp(params["mlp"], self.norm(params["mlp_norm"], x))
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderStack(Module):
+    """`depth` equal blocks. x (B,S,W) -> (B,S,W), without a final norm.
+
+    `remat` is a key of `REMAT_POLICIES`; `backend` goes to `core.attention.attention`.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    remat: str = "none"
+    backend: str = "dense"
+    norm_eps: float = 1e-6
+
+    def __post_init__(self) -> None:
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(
+                f"remat={self.remat!r} is unknown; take one of {', '.join(REMAT_POLICIES)}"
+            )
+
+    @property
+    def block(self) -> EncoderBlock:
+        return EncoderBlock(self.width, self.heads, self.mlp_dim, self.backend, self.norm_eps)
+
+    def specs(self) -> Specs:
+        return stack_specs(self.block.specs(), self.depth)
+
+    def __call__(
+        self, params: Params, x: jax.Array, mask: MaskIntervals | None = None
+    ) -> jax.Array:
+        return self.run(params, x, mask, 0, self.depth)
+
+    def run(
+        self, params: Params, x: jax.Array, mask: MaskIntervals | None, start: int, stop: int
+    ) -> jax.Array:
+        """Blocks start, ..., stop - 1."""
+
+        def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+            return self.block(weights, x, mask), None
+
+        if self.remat != "none":
+            # Inside a scan XLA cannot merge the second computation with the first: no barrier.
+            step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        weights = (
+            jax.tree.map(lambda weight: weight[start:stop], params)
+            if (start, stop) != (0, self.depth)
+            else params
+        )
+        return jax.lax.scan(step, x, weights)[0]
+
+    def hidden_states(
+        self, params: Params, x: jax.Array, mask: MaskIntervals | None, layers: Sequence[int]
+    ) -> tuple[jax.Array, ...]:
+        """The residual stream after `k` blocks for every k in `layers` (0: the input).
+
+        Blocks deeper than the last one asked for do not run. Raises ValueError where a layer is
+        not in [0, depth].
+        """
+        if wrong := [layer for layer in layers if not 0 <= layer <= self.depth]:
+            raise ValueError(
+                f"layers {wrong} are outside [0, {self.depth}], the depth of this encoder"
+            )
+        states, done = {0: x}, 0
+        for layer in sorted(set(layers) - {0}):
+            states[layer] = self.run(params, states[done], mask, done, layer)
+            done = layer
+        return tuple(states[layer] for layer in layers)

@@ -1,0 +1,101 @@
+"""SigLIP's text tower: learned positions, bidirectional blocks, last slot's state, linear head."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.layers import Embedding, LayerNorm, Linear
+from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
+from unicom_jax.models.encoder_stack import ENCODER_SIZES, EncoderStack, named_size
+
+TEXT_SIZES = ENCODER_SIZES
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoder(Module):
+    """SigLIP 2's text tower. Compute runs in `dtype`.
+
+    Attributes:
+      vocab_size: size of the token table (256,000 in SigLIP 2).
+      max_length: number of learned positions (64 in SigLIP 2).
+      out_dim: width of the embedding, that of the image tower; None is `width`.
+      remat: "none", "dots" or "full", see `encoder_stack.REMAT_POLICIES`.
+      dtype: of the activations, since token ids have none to follow.
+    """
+
+    vocab_size: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    max_length: int = 64
+    out_dim: int | None = None
+    remat: str = "none"
+    attention_backend: str = "dense"
+    dtype: str = "float32"
+
+    @classmethod
+    def named(cls, name: str, *, vocab_size: int = 256_000, **fields) -> TextEncoder:
+        """The tower of `TEXT_SIZES[name]`. Raises ValueError for an unknown name."""
+        return cls(vocab_size=vocab_size, **named_size(TEXT_SIZES, name), **fields)
+
+    @property
+    def embedding(self) -> Embedding:
+        return Embedding(self.vocab_size, self.width)
+
+    @property
+    def stack(self) -> EncoderStack:
+        return EncoderStack(
+            self.width, self.depth, self.heads, self.mlp_dim, self.remat, self.attention_backend
+        )
+
+    @property
+    def norm(self) -> LayerNorm:
+        return LayerNorm(self.width)
+
+    @property
+    def head(self) -> Linear:
+        return Linear(self.width, self.out_dim or self.width, axes=("embed", None))
+
+    def specs(self) -> Specs:
+        return {
+            "embedding": self.embedding.specs(),
+            "positions": ParamSpec((self.max_length, self.width), (None, "embed"), normal(0.02)),
+            "blocks": self.stack.specs(),
+            "norm": self.norm.specs(),
+            "head": self.head.specs(),
+        }
+
+    def __call__(
+        self, params: Params, tokens: jax.Array, lengths: jax.Array | None = None
+    ) -> jax.Array:
+        """One vector per text.
+
+        SigLIP pads every text to one length, lets all slots see the padding, and reads the *last
+        slot*, padding or not: the same text must always be padded to the same T. `lengths` hides
+        the padding from attention, as `attention_mask` does in transformers; the last slot is read
+        all the same.
+
+        Args:
+          params: weights as declared by `specs`.
+          tokens: (B, T) int32, T <= max_length.
+          lengths: None, or (B,) int32 number of real tokens at the start of each row.
+
+        Returns:
+          (B, out_dim), not normalised.
+
+        Raises:
+          ValueError: T exceeds `max_length`.
+        """
+        slots = tokens.shape[1]
+        if slots > self.max_length:
+            raise ValueError(
+                f"texts of {slots} tokens exceed max_length {self.max_length}; truncate them"
+            )
+        x = self.embedding(params["embedding"], tokens) + params["positions"][:slots]
+        mask = None if lengths is None else padding_mask(lengths, slots)
+        x = self.stack(params["blocks"], x.astype(self.dtype), mask)
+        return self.head(params["head"], self.norm(params["norm"], x[:, -1]))
