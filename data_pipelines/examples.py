@@ -36,7 +36,7 @@ class Example:
     Attributes:
       key: stable name of the record, for error messages.
       image: (H, W, 3) uint8 sRGB.
-      captions: at least one; the first is the shortest.
+      captions: at least one; the first is the short one that names what matters.
       questions: question-answer pairs, may be empty.
       edits: instruction-target pairs, may be empty.
       thought: a plan in words that precedes drawing the picture ("" when the source has none).
