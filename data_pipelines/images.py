@@ -1,0 +1,214 @@
+"""Pixels to patches: reading, resizing under an image policy, and cutting into raster-ordered
+patches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import math
+import os
+
+import numpy as np
+from PIL import Image as PilImage
+
+POLICIES = ("fixed", "naflex", "bucket")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePolicy:
+    """How a picture of any size becomes one whose sides are multiples of the patch.
+
+    Attributes:
+      kind: "fixed": squash to `size` x `size`. "naflex": keep the aspect ratio, at most
+        `max_tokens` patches (SigLIP 2 NaFlex). "bucket": the nearest of a table of sizes of about
+        `size`**2 pixels, filled and cropped around the centre.
+      size: pixels; the side ("fixed") or the square root of the area ("bucket").
+      max_tokens: the largest number of patches ("naflex").
+      step: pixels between the long sides of neighbouring buckets; the paper has 64 around 1024.
+      max_ratio: the longest bucket is 1 : max_ratio.
+    """
+
+    kind: str = "fixed"
+    size: int = 64
+    max_tokens: int = 1024
+    step: int = 64
+    max_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in POLICIES:
+            raise ValueError(
+                f"image policy {self.kind!r} is unknown; choose one of {', '.join(POLICIES)}"
+            )
+
+    def target_size(self, height: int, width: int, unit: int) -> tuple[int, int]:
+        """(height, width) in pixels, multiples of `unit`, that a picture of the given size is
+        brought to.
+        """
+        if self.kind == "naflex":
+            return naflex_size(height, width, unit, self.max_tokens)
+        if self.kind == "bucket":
+            buckets = aspect_buckets(self.size, unit, self.step, self.max_ratio)
+            return nearest_bucket(height, width, buckets)
+        if self.size % unit:
+            raise ValueError(
+                f"image size {self.size} is not a multiple of {unit}; make it a multiple of the patch"
+            )
+        return self.size, self.size
+
+    def max_patches(self, patch: int, pool: int = 1) -> int:
+        """The most patches a picture can have under this policy: N of the batch."""
+        if self.kind == "naflex":
+            return self.max_tokens // pool**2 * pool**2
+        if self.kind == "bucket":
+            return (
+                max(
+                    h * w
+                    for h, w in aspect_buckets(self.size, patch * pool, self.step, self.max_ratio)
+                )
+                // patch**2
+            )
+        return (self.size // patch) ** 2
+
+
+def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:
+    """Brings a picture (H, W, 3) uint8 to the size its policy asks for.
+
+    `pool` > 1 asks for sides that are multiples of patch * pool, so that the patch grid can be
+    pooled; under "naflex" the limit still counts patches.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(
+            f"an image must be a non-empty (H, W, 3) uint8 array, not {image.shape} {image.dtype}"
+        )
+    if policy.kind == "naflex" and pool > 1:
+        policy = dataclasses.replace(policy, max_tokens=policy.max_tokens // pool**2)
+    height, width = policy.target_size(image.shape[0], image.shape[1], patch * pool)
+    if policy.kind == "bucket":
+        return resize_and_crop(image, height, width)
+    return resize(image, height, width)
+
+
+def naflex_size(height: int, width: int, patch: int, max_tokens: int) -> tuple[int, int]:
+    """The largest (height, width), multiples of `patch`, of about the same aspect ratio and <=
+    max_tokens patches.
+
+    Bisects the scale; each side is rounded up to the patch (SigLIP 2, arXiv 2502.14786, section
+    2.4). A side is
+    never shorter than one patch, so pictures longer than 1 : max_tokens are squashed.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
+
+    def side(length: int, scale: float) -> int:
+        return min(max(1, math.ceil(length * scale / patch)), max_tokens)
+
+    low, high = 0.0, max_tokens * patch / min(height, width)
+    for _ in range(40):
+        scale = (low + high) / 2
+        if side(height, scale) * side(width, scale) <= max_tokens:
+            low = scale
+        else:
+            high = scale
+    return side(height, low) * patch, side(width, low) * patch
+
+
+@functools.lru_cache(maxsize=64)
+def aspect_buckets(
+    size: int, unit: int, step: int, max_ratio: float = 4.0
+) -> tuple[tuple[int, int], ...]:
+    """Sizes (height, width) of about size**2 pixels and never more, from 1 : max_ratio to max_ratio
+    : 1.
+
+    Long sides grow from `size` in steps; the short side is the area over the long one, rounded down
+    to `unit`. size 1024, unit 16, step 64, ratio 4 give the paper's 33 buckets. Returned from the
+    tallest to the widest.
+    """
+    if size % unit or step % unit or step < unit:
+        raise ValueError(
+            f"bucket size {size} and step {step} must be multiples of {unit} pixels (patch x pool)"
+        )
+    longest = int(size * math.sqrt(max_ratio))
+    wide = [
+        (size * size // long // unit * unit, long) for long in range(size + step, longest + 1, step)
+    ]
+    wide = [(short, long) for short, long in wide if short >= unit]
+    return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
+
+
+def nearest_bucket(
+    height: int, width: int, buckets: tuple[tuple[int, int], ...]
+) -> tuple[int, int]:
+    """The bucket whose log aspect ratio is closest; the first of equals."""
+    ratio = math.log(height / width)
+    return min(buckets, key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) uint8 to (height, width, 3), bilinear, antialiased when it shrinks; the same array
+    if nothing changes.
+    """
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(
+        PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR)
+    )
+
+
+def resize_and_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scales the picture until it covers height x width, then cuts out the centre: no distortion,
+    edges are lost.
+    """
+    scale = max(height / image.shape[0], width / image.shape[1])
+    covered = resize(
+        image, max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
+    )
+    top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
+    return covered[top : top + height, left : left + width]
+
+
+def patchify(image: np.ndarray, patch: int) -> np.ndarray:
+    """(H, W, 3) to (rows * cols, patch * patch * 3), patches in raster order, each flattened (row,
+    column, channel).
+    """
+    height, width, channels = image.shape
+    if height % patch or width % patch:
+        raise ValueError(
+            f"image sides {height} x {width} are not multiples of the patch {patch}; resize it first"
+        )
+    rows, cols = height // patch, width // patch
+    grid = image.reshape(rows, patch, cols, patch, channels).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(grid).reshape(rows * cols, patch * patch * channels)
+
+
+def unpatchify(patches: np.ndarray, rows: int, cols: int, patch: int) -> np.ndarray:
+    """Inverse of `patchify`: (>= rows * cols, patch * patch * C) to (rows * patch, cols * patch,
+    C); padding is cut off.
+    """
+    channels = patches.shape[-1] // patch**2
+    grid = (
+        patches[: rows * cols].reshape(rows, cols, patch, patch, channels).transpose(0, 2, 1, 3, 4)
+    )
+    return np.ascontiguousarray(grid).reshape(rows * patch, cols * patch, channels)
+
+
+def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Reads a picture from a path or from encoded bytes as (H, W, 3) uint8 sRGB; transparency lies
+    on white.
+
+    Raises:
+      ValueError: one line that names the file, when it is missing, truncated or not a picture.
+    """
+    name = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
+    try:
+        with PilImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
+            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+                picture = picture.convert("RGBA")
+                paper = PilImage.new("RGBA", picture.size, "white")
+                return np.asarray(PilImage.alpha_composite(paper, picture).convert("RGB"))
+            return np.asarray(picture.convert("RGB"))
+    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
+        raise ValueError(
+            f"cannot read image {name}: {error}; give a whole PNG, JPEG or WebP file"
+        ) from error

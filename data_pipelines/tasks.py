@@ -1,0 +1,228 @@
+"""Tasks: from examples to what the model reads and what it must write, as a list of segments.
+
+A task is a pure function of its examples and a generator. Segments say nothing about tokens:
+prompts come first, the response follows, and a further prompt opens the next turn. `sequence` turns
+them into slots.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_pipelines.examples import Example, Question
+
+UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # what an image is in a document for
+
+BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts of image_to_text
+
+
+class BrokenExample(ValueError):
+    """An example that lacks what its task needs. The message names the example and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A stretch of text. Supervised text is response, the other is prompt."""
+
+    text: str
+    supervised: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """A picture (H, W, 3) uint8. `role`: "understood" and "source" (of an edit) belong to a prompt,
+    "drawn" to a response."""
+
+    pixels: np.ndarray
+    role: str = UNDERSTOOD
+
+    def __post_init__(self) -> None:
+        if self.role not in (UNDERSTOOD, SOURCE, DRAWN):
+            raise ValueError(
+                f"image role {self.role!r} is unknown; choose {UNDERSTOOD}, {SOURCE} or {DRAWN}"
+            )
+
+
+Segment = Text | Image
+TaskFunction = Callable[[Sequence[Example], np.random.Generator], list[Segment]]
+
+
+def is_response(segment: Segment) -> bool:
+    return segment.supervised if isinstance(segment, Text) else segment.role == DRAWN
+
+
+def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
+    """The same context without its words, for classifier-free guidance: what training sees after
+    dropout.
+
+    Prompt texts become empty (their turn markers stay), response texts such as a thought vanish,
+    images stay. So the unconditional form of a text-to-image prompt is an empty turn, and that of
+    an edit is a turn with the picture.
+    """
+    silent = [
+        Text("") if isinstance(segment, Text) and not segment.supervised else segment
+        for segment in segments
+    ]
+    return [segment for segment in silent if isinstance(segment, Image) or not segment.supervised]
+
+
+def drop_condition(
+    segments: Sequence[Segment], probability: float, rng: np.random.Generator
+) -> list[Segment]:
+    """With the given probability makes everything before the last drawn image unconditional. Others
+    pass unchanged.
+    """
+    drawn = [
+        index
+        for index, segment in enumerate(segments)
+        if isinstance(segment, Image) and segment.role == DRAWN
+    ]
+    if not drawn or rng.random() >= probability:
+        return list(segments)
+    return [*unconditional_segments(segments[: drawn[-1]]), *segments[drawn[-1] :]]
+
+
+def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """A document of words alone: a caption, at times followed by a question that it may answer."""
+    (example,) = examples
+    words = _caption(example, rng)
+    if example.questions and rng.random() < 0.5:
+        question = _question(example, rng)
+        words = f"{words} {question.question} {question.answer}"
+    return [Text(words, supervised=True)]
+
+
+def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    (example,) = examples
+    return [Text(_caption(example, rng)), Image(example.image, DRAWN)]
+
+
+def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """Captioning. The prompt tells the shortest caption from the others."""
+    (example,) = examples
+    _require(example, example.captions, "captions")
+    index = int(rng.integers(len(example.captions)))
+    prompt = BRIEFLY if index == 0 else IN_DETAIL
+    caption = _nonempty(example, example.captions[index], "caption")
+    return [Image(example.image), Text(prompt), Text(caption, supervised=True)]
+
+
+def visual_qa(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    (example,) = examples
+    question = _question(example, rng)
+    return [Image(example.image), Text(question.question), Text(question.answer, supervised=True)]
+
+
+def edit(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """Picture and instruction to picture."""
+    (example,) = examples
+    return [Image(example.image, SOURCE), *_edit_turn(example, rng)]
+
+
+def several_images(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """Two pictures and a question about one of them; a caption is asked for where it has no
+    questions.
+    """
+    index = int(rng.integers(len(examples)))
+    chosen = examples[index]
+    if chosen.questions:
+        question = _question(chosen, rng)
+        asked, answer = question.question, question.answer
+    else:
+        _require(chosen, chosen.captions, "captions or questions")
+        asked, answer = BRIEFLY, _nonempty(chosen, chosen.captions[0], "caption")
+    prompt = Text(f"Image {index + 1}: {asked}")
+    return [*[Image(example.image) for example in examples], prompt, Text(answer, supervised=True)]
+
+
+def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """A plan in words comes before the picture."""
+    (example,) = examples
+    thought = thinking(_nonempty(example, example.thought, "thought"))
+    return [
+        Text(_caption(example, rng)),
+        Text(thought, supervised=True),
+        Image(example.image, DRAWN),
+    ]
+
+
+def interleaved(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """Several turns: draw a picture, then answer a question about it, edit it, or both."""
+    (example,) = examples
+    _require(example, (*example.questions, *example.edits), "questions or edits")
+    both = bool(example.questions) and bool(example.edits)
+    choice = (
+        int(rng.integers(3)) if both else int(not example.questions)
+    )  # 0 ask, 1 edit, 2 ask and edit
+    segments = text_to_image(examples, rng)
+    if choice in (0, 2):
+        question = _question(example, rng)
+        segments += [Text(question.question), Text(question.answer, supervised=True)]
+    if choice in (1, 2):
+        segments += _edit_turn(example, rng)
+    return segments
+
+
+def thinking(thought: str) -> str:
+    """The form of a thought in a response."""
+    return f"<think>{thought}</think>"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A task and how many examples it takes at a time."""
+
+    function: TaskFunction
+    arity: int = 1
+
+
+TASKS: dict[str, Task] = {
+    "text": Task(text),
+    "text_to_image": Task(text_to_image),
+    "image_to_text": Task(image_to_text),
+    "visual_qa": Task(visual_qa),
+    "edit": Task(edit),
+    "several_images": Task(several_images, arity=2),
+    "think_then_draw": Task(think_then_draw),
+    "interleaved": Task(interleaved),
+}
+
+
+def _require(example: Example, values: Sequence[object], what: str) -> None:
+    if not values:
+        raise BrokenExample(
+            f"example {example.key!r} has no {what}; add some, or leave its task out of the mixture"
+        )
+
+
+def _nonempty(example: Example, words: str, what: str) -> str:
+    if not words.strip():
+        raise BrokenExample(
+            f"example {example.key!r} has an empty {what}; fill it in, or remove the example"
+        )
+    return words
+
+
+def _caption(example: Example, rng: np.random.Generator) -> str:
+    _require(example, example.captions, "captions")
+    return _nonempty(example, example.captions[int(rng.integers(len(example.captions)))], "caption")
+
+
+def _question(example: Example, rng: np.random.Generator) -> Question:
+    _require(example, example.questions, "questions")
+    question = example.questions[int(rng.integers(len(example.questions)))]
+    _nonempty(example, question.question, "question")
+    _nonempty(example, question.answer, "answer")
+    return question
+
+
+def _edit_turn(example: Example, rng: np.random.Generator) -> list[Segment]:
+    _require(example, example.edits, "edits")
+    chosen = example.edits[int(rng.integers(len(example.edits)))]
+    return [
+        Text(_nonempty(example, chosen.instruction, "instruction")),
+        Image(chosen.target, DRAWN),
+    ]
