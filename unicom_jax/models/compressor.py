@@ -1,0 +1,327 @@
+"""Compressor and decompressor: encoder features (B, N, D) to latents (B, n, d) and back, in fp32.
+
+Four kinds, all free of position embeddings:
+
+  attention  self-attention over the image, then a gated MLP (the paper's; UniTok: Ma et al. 2025)
+  mlp        a two-layer MLP per token (the paper's ablation)
+  pool       each window x window square of tokens becomes one latent: n = N / window²
+  identity   no compression
+
+Padding tokens never reach valid ones and come out as zeros. `grids` (B, 2) int32 are the rows and
+columns of the *features*, for the compressor and the decompressor alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unicom_jax.core.attention import attention, padding_mask
+from unicom_jax.core.grids import token_mask, token_places
+from unicom_jax.core.layers import LayerNorm, Linear, Mlp, gelu_tanh, matmul
+from unicom_jax.core.module import Module, Params, ParamSpec, Specs, zeros
+
+
+class _PerToken(Module):
+    """A projection that gives one latent a token. `PoolProjection` has a wider window."""
+
+    window = 1  # tokens along each side of the image that share a latent
+
+
+def _zero_padding(x: jax.Array, grids: jax.Array) -> jax.Array:
+    """fp32 (B, N, D) with 0 at padding; `where`, as a product would let NaN through."""
+    return jnp.where(token_mask(grids, x.shape[1])[..., None], x.astype(jnp.float32), 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfAttention(Module):
+    """Non-causal attention (B, N, in) -> (B, N, out) with query and value biases and no key bias.
+
+    Down (in > out): heads of width in / heads, averaged. Up: heads of width out / heads, joined.
+    """
+
+    in_dim: int
+    out_dim: int
+    heads: int
+
+    @property
+    def inner(self) -> int:
+        return max(self.in_dim, self.out_dim)
+
+    @property
+    def output(self) -> Linear:
+        joined = self.inner // self.heads if self.in_dim > self.out_dim else self.out_dim
+        return Linear(joined, self.out_dim)
+
+    def specs(self) -> Specs:
+        return {
+            "qkv": ParamSpec((self.in_dim, 3 * self.inner), (None, None)),
+            "q_bias": ParamSpec((self.inner,), (None,), zeros),
+            "v_bias": ParamSpec((self.inner,), (None,), zeros),
+            "output": self.output.specs(),
+        }
+
+    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+        batch, tokens, _ = x.shape
+        query, key, value = jnp.split(matmul(x, params["qkv"]), 3, axis=-1)
+        query, value = query + params["q_bias"], value + params["v_bias"]
+        query, key, value = (
+            part.reshape(batch, tokens, self.heads, -1) for part in (query, key, value)
+        )
+        mask = padding_mask(grids[:, 0] * grids[:, 1], tokens)
+        mixed = attention(query, key, value, mask)
+        if self.in_dim > self.out_dim:
+            mixed = mixed.mean(axis=2)
+        else:
+            mixed = mixed.reshape(batch, tokens, self.out_dim)
+        return self.output(params["output"], mixed)
+
+
+@dataclasses.dataclass(frozen=True)
+class GeGlu(Module):
+    """LayerNorm, then down(gelu(gate(x)) * up(x)), with biases."""
+
+    dim: int
+    hidden_dim: int
+
+    @property
+    def _parts(self) -> dict[str, Module]:
+        return {
+            "norm": LayerNorm(self.dim),
+            "gate": Linear(self.dim, self.hidden_dim),
+            "up": Linear(self.dim, self.hidden_dim),
+            "down": Linear(self.hidden_dim, self.dim),
+        }
+
+    def specs(self) -> Specs:
+        return {name: part.specs() for name, part in self._parts.items()}
+
+    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+        parts = self._parts
+        x = parts["norm"](params["norm"], x)
+        gated = gelu_tanh(parts["gate"](params["gate"], x)) * parts["up"](params["up"], x)
+        return parts["down"](params["down"], gated)
+
+
+@dataclasses.dataclass(frozen=True)
+class AttentionProjection(_PerToken):
+    """y = Linear(LN3 x) + Attn(LN1 x);  y += GeGLU(LN2 y).  Permutation-equivariant."""
+
+    in_dim: int
+    out_dim: int
+    heads: int
+
+    def __post_init__(self) -> None:
+        wide = max(self.in_dim, self.out_dim)
+        if wide % self.heads:
+            raise ValueError(
+                f"{self.heads} heads do not divide the width {wide} of the attention compressor; "
+                "choose heads that do"
+            )
+
+    @property
+    def _parts(self) -> dict[str, Module]:
+        return {
+            "norm1": LayerNorm(self.in_dim),
+            "attention": SelfAttention(self.in_dim, self.out_dim, self.heads),
+            "norm3": LayerNorm(self.in_dim),
+            "linear": Linear(self.in_dim, self.out_dim),
+            "norm2": LayerNorm(self.out_dim),
+            "mlp": GeGlu(self.out_dim, 2 * self.out_dim),
+        }
+
+    def specs(self) -> Specs:
+        return {name: part.specs() for name, part in self._parts.items()}
+
+    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, N, in_dim), grids (B, 2) -> (B, N, out_dim) fp32, 0 at padding."""
+        parts = self._parts
+        x = _zero_padding(x, grids)
+        straight = parts["linear"](params["linear"], parts["norm3"](params["norm3"], x))
+        normed = parts["norm1"](params["norm1"], x)
+        y = straight + parts["attention"](params["attention"], normed, grids)
+        y = y + parts["mlp"](params["mlp"], parts["norm2"](params["norm2"], y))
+        return _zero_padding(y, grids)
+
+
+@dataclasses.dataclass(frozen=True)
+class MlpProjection(_PerToken):
+    """Linear -> GELU -> Linear per token, as wide inside as the wider end."""
+
+    in_dim: int
+    out_dim: int
+
+    @property
+    def mlp(self) -> Mlp:
+        return Mlp(self.in_dim, max(self.in_dim, self.out_dim), self.out_dim)
+
+    def specs(self) -> Specs:
+        return {"mlp": self.mlp.specs()}
+
+    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, N, in_dim), grids (B, 2) -> (B, N, out_dim) fp32, 0 at padding."""
+        return _zero_padding(self.mlp(params["mlp"], _zero_padding(x, grids)), grids)
+
+
+def _check_windows(x: jax.Array, grids: jax.Array, window: int) -> jax.Array:
+    """Raises for sides that windows do not fill; under jit, values unknown, turns `x` to NaN."""
+    uneven = grids % window != 0
+    if not isinstance(uneven, jax.core.Tracer) and np.any(uneven):
+        bad = np.asarray(grids)[np.any(uneven, axis=1)][0]
+        raise ValueError(
+            f"a grid of {bad[0]} x {bad[1]} tokens does not fill windows of {window} x {window}; "
+            f"resize images so that both sides are multiples of {window} patches"
+        )
+    return jnp.where(jnp.any(uneven, axis=1)[:, None, None], jnp.nan, x)
+
+
+@dataclasses.dataclass(frozen=True)
+class PoolProjection(Module):
+    """Joins the tokens of each window in raster order and projects them to one latent."""
+
+    in_dim: int
+    out_dim: int
+    window: int
+
+    @property
+    def linear(self) -> Linear:
+        return Linear(self.window**2 * self.in_dim, self.out_dim)
+
+    def specs(self) -> Specs:
+        return {"linear": self.linear.specs()}
+
+    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, N, in_dim), grids (B, 2) of the features -> (B, N / window², out_dim) fp32."""
+        batch, tokens, _ = x.shape
+        side = self.window
+        if tokens % side**2:
+            raise ValueError(
+                f"{tokens} token slots do not make windows of {side} x {side}; "
+                f"pad images to a multiple of {side**2} tokens"
+            )
+        grids_out = grids // side
+        corner = side * token_places(grids_out, tokens // side**2)[..., None, None, :]
+        rows = corner[..., 0] + jnp.arange(side)[:, None]  # (B, n, window, window)
+        columns = corner[..., 1] + jnp.arange(side)
+        source = (rows * grids[:, 1, None, None, None] + columns).reshape(batch, -1, 1)
+        windows = jnp.take_along_axis(_zero_padding(x, grids), source, axis=1, mode="clip")
+        windows = windows.reshape(batch, tokens // side**2, self.linear.in_dim)
+        pooled = self.linear(params["linear"], _check_windows(windows, grids, side))
+        return _zero_padding(pooled, grids_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnpoolProjection(Module):
+    """Projects each latent to the tokens of its window: the inverse layout of `PoolProjection`."""
+
+    in_dim: int
+    out_dim: int
+    window: int
+
+    @property
+    def linear(self) -> Linear:
+        return Linear(self.in_dim, self.window**2 * self.out_dim)
+
+    def specs(self) -> Specs:
+        return {"linear": self.linear.specs()}
+
+    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, n, in_dim), grids (B, 2) of the features -> (B, n · window², out_dim) fp32."""
+        batch, latents, _ = x.shape
+        side = self.window
+        tokens = self.linear(params["linear"], _zero_padding(x, grids // side))
+        tokens = _check_windows(tokens, grids, side).reshape(batch, latents * side**2, self.out_dim)
+        row, column = jnp.moveaxis(token_places(grids, latents * side**2), -1, 0)
+        latent = (row // side) * (grids[:, 1, None] // side) + column // side
+        source = latent * side**2 + (row % side) * side + column % side
+        spread = jnp.take_along_axis(tokens, source[..., None], axis=1, mode="clip")
+        return _zero_padding(spread, grids)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity(_PerToken):
+    """Features are the latents."""
+
+    def specs(self) -> Specs:
+        return {}
+
+    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, N, D), grids (B, 2) -> the same in fp32, 0 at padding."""
+        del params
+        return _zero_padding(x, grids)
+
+
+KINDS = ("attention", "mlp", "pool", "identity")
+
+
+def _attention_heads(feature_dim: int, latent_dim: int, heads: int | None) -> int:
+    wide, narrow = max(feature_dim, latent_dim), min(feature_dim, latent_dim)
+    if heads is None and wide % narrow:
+        raise ValueError(
+            f"the attention compressor takes {wide} / {narrow} heads, which is no integer; "
+            "choose a latent_dim that divides feature_dim or give heads"
+        )
+    return heads or wide // narrow
+
+
+def _make(
+    kind: str, feature_dim: int, latent_dim: int, heads: int | None, window: int | None, down: bool
+) -> Module:
+    ends = (feature_dim, latent_dim) if down else (latent_dim, feature_dim)
+    if kind not in KINDS:
+        raise ValueError(f"compressor {kind!r} is unknown; choose one of {KINDS}")
+    if heads is not None and kind != "attention":
+        raise ValueError(
+            f'heads={heads} belongs to compressor "attention", not to {kind!r}; drop it'
+        )
+    if (window is None) == (kind == "pool"):
+        raise ValueError(
+            f'window={window} with compressor {kind!r}: only "pool" has one, and needs it'
+        )
+    if kind == "attention":
+        return AttentionProjection(*ends, _attention_heads(feature_dim, latent_dim, heads))
+    if kind == "mlp":
+        return MlpProjection(*ends)
+    if kind == "pool":
+        return PoolProjection(*ends, window) if down else UnpoolProjection(*ends, window)
+    if feature_dim != latent_dim:
+        raise ValueError(
+            f'compressor "identity" keeps the width: set latent_dim={feature_dim}, not {latent_dim}'
+        )
+    return Identity()
+
+
+def make_compressor(
+    kind: str,
+    feature_dim: int,
+    latent_dim: int,
+    *,
+    heads: int | None = None,
+    window: int | None = None,
+) -> Module:
+    """(params, features (B, N, feature_dim), grids (B, 2)) -> latents (B, n, latent_dim) fp32.
+
+    Args:
+      kind: "attention", "mlp", "pool" or "identity".
+      heads: of "attention"; feature_dim / latent_dim when None, as in the paper.
+      window: of "pool", whose n is N / window²; the others have n = N and `.window` 1.
+    """
+    return _make(kind, feature_dim, latent_dim, heads, window, down=True)
+
+
+def make_decompressor(
+    kind: str,
+    feature_dim: int,
+    latent_dim: int,
+    *,
+    heads: int | None = None,
+    window: int | None = None,
+) -> Module:
+    """(params, latents (B, n, latent_dim), grids (B, 2)) -> features (B, N, feature_dim) fp32.
+
+    Takes the arguments of `make_compressor` in the same order, and the same grids of the features.
+    """
+    return _make(kind, feature_dim, latent_dim, heads, window, down=False)
