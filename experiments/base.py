@@ -1,0 +1,160 @@
+"""Every configuration key with its default and meaning. Experiments start from here and override.
+
+    config = base.get_config()
+    config.unified.transformer.width = 512
+
+A key that is not listed here does not exist: setting it is an error.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+STAGES = ("encoder", "codec", "align", "pretrain", "continue", "sft")
+
+# papers/UniCom, table of sub-stages: text-only / text-to-image / image-to-text / image-text-image.
+NO_TASKS = {
+    "text": 0.0,
+    "text_to_image": 0.0,
+    "image_to_text": 0.0,
+    "visual_qa": 0.0,
+    "edit": 0.0,
+    "several_images": 0.0,
+    "think_then_draw": 0.0,
+    "interleaved": 0.0,
+}
+
+
+def training(**overrides) -> ConfigDict:
+    """Keys that every stage has: how long, how much at a time, with which optimiser."""
+    config = ConfigDict(
+        {
+            "steps": 1000,
+            "batch_size": 32,  # rows of packed sequences, or pictures (encoder, codec)
+            "accumulate": 1,  # parts a batch is split into; the gradient is the big batch's
+            "learning_rate": 1e-3,
+            "schedule": "constant",  # constant, cosine, linear; after the warm-up
+            "warmup_steps": 50,
+            "optimizer": "adamw",  # adamw, muon
+            "b1": 0.9,
+            "b2": 0.95,
+            "eps": 1e-6,
+            "weight_decay": 0.01,
+            "clip_norm": 1.0,
+            "ema_decay": 0.0,  # 0 = off; the averaged weights are the ones saved for use
+            "freeze": (),  # regular expressions over weight paths, e.g. ("transformer/.*",)
+            "log_every": 20,
+            "save_every": 1000,
+            "keep": 3,
+            "keep_every": 0,
+            "eval_every": 0,
+            "eval_batches": 4,
+            "max_skipped": 20,
+            "profile_start": 10,
+            "profile_steps": 0,
+        }
+    )
+    config.update(overrides)
+    return config
+
+
+def unified_stage(**overrides) -> ConfigDict:
+    """A sub-stage of the unified model: training keys, its mixture and its loss weights."""
+    config = training(b2=0.95)
+    config.update(
+        {
+            "sequence_length": 256,  # slots of a packed row
+            "images_per_row": 8,
+            "flow_weight": 5.0,  # λ_diff : λ_text = 5 : 1
+            "text_weight": 1.0,
+            "cfg_dropout": 0.1,  # share of drawing documents trained without their words
+            "mixture": dict(NO_TASKS),
+        }
+    )
+    config.update(overrides)
+    return config
+
+
+def get_config() -> ConfigDict:
+    config = ConfigDict()
+    config.seed = 0
+    config.stages = ("encoder", "codec", "pretrain")  # run in this order
+    config.mesh = "fsdp=-1"  # sizes of slice, data, fsdp, context, tensor; -1 = all that is left
+    config.compute_dtype = "float32"  # bfloat16 on TPU and GPU; norms, losses and codec stay fp32
+    config.wandb_project = ""
+
+    config.data = ConfigDict(
+        {
+            # kind: scenes, array_record, folder, tfds, openmoji; `path` where it has one.
+            "source": {"kind": "scenes", "path": "", "size": 20_000},
+            "scenes": {},  # SceneConfig fields; filled below
+            "patch": 16,
+            "policy": "fixed",  # fixed, naflex, bucket
+            "image_size": 64,
+            "max_tokens": 1024,  # naflex: most patches of a picture
+            "tokenizer": "",  # directory with tokenizer.json; "" trains one on the source
+            "vocab_size": 512,
+            "threads": 2,
+            "prefetch": 8,
+        }
+    )
+    config.encoder = training(batch_size=256)
+    config.encoder.update(
+        {
+            "naflex": False,
+            "vision": {"width": 128, "depth": 4, "heads": 4, "mlp_dim": 512},
+            "text": {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "max_length": 48},
+        }
+    )
+    config.codec = training(batch_size=64)
+    config.codec.update(
+        {
+            "compressor": "attention",  # attention, mlp, pool, identity
+            "latent_dim": 32,
+            "compressor_heads": 0,  # 0 = feature_dim / latent_dim
+            "pool": 1,  # kind "pool": each side of the token grid is divided by this
+            "decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},
+            "flow_weight": 1.0,
+            "perceptual_weight": 0.0,  # squared distance in the frozen encoder's middle layer
+            "feature_weight": 0.1,  # ‖Z − decompressor(z̃)‖²
+            "time": "uniform",  # uniform, logit_normal
+            "statistics_batches": 16,
+            "sample_steps": 8,
+        }
+    )
+    config.unified = ConfigDict(
+        {
+            "pathway": "transfusion",  # transfusion (I), query (II)
+            "understanding": "features",  # features, latents, channel_concat, sequence_concat
+            "edit_source": "latents",  # latents, features, both
+            "transformer": {
+                "width": 192,
+                "depth": 6,
+                "heads": 6,
+                "kv_heads": 2,
+                "head_dim": 32,
+                "mlp_dim": 512,
+                "rope_theta": 10_000.0,
+                "qkv_bias": True,
+                "qk_norm": False,
+                "tied_head": True,
+                "remat": "none",
+                "attention_backend": "dense",
+            },
+            "head": {"kind": "linear", "hidden_dim": 0, "depth": 3},
+            "connector": {"depth": 2},  # query pathway only
+            "flow_decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},  # query pathway
+            "time": "uniform",  # uniform, logit_normal
+            "time_shift": 1.0,  # 0 = sqrt(N·d/4096)
+            "text_chunk": 0,  # slots of a row whose logits exist at once; 0 = all
+        }
+    )
+    for name in STAGES[2:]:
+        config[name] = unified_stage()
+    config.sample = ConfigDict(
+        {"steps": 20, "guidance": 3.0, "sampler": "euler", "max_tokens": 64}
+    )
+    config.evaluation = ConfigDict(
+        {"prompts": 32, "pictures": 128, "questions": 64, "edits": 64, "batch_size": 64}
+    )
+    return config

@@ -1,0 +1,125 @@
+"""Checkpoints on disk, for training (which writes them) and inference (which only reads).
+
+    WORKDIR/
+      config.json            the whole configuration
+      tokenizer/             Hugging Face layout
+      STAGE/checkpoints/STEP/{params,train,position}
+
+`params` holds the weights for use (averaged ones where EMA is on); `train` what only training
+needs (optimizer state, raw weights); `position` where the data stream stands.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from unicom_jax.core.module import Params
+
+PARAMS, TRAIN, POSITION = "params", "train", "position"
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing or damaged. One line that names the path and the mend."""
+
+
+def open_manager(
+    directory: Path, *, keep: int = 3, keep_every: int = 0, read_only: bool = False
+) -> ocp.CheckpointManager:
+    """Orbax's manager over STAGE/checkpoints: atomic, asynchronous, keeps the last `keep`."""
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if read_only else keep,
+        keep_period=keep_every or None,
+        create=not read_only,
+        read_only=read_only,
+        enable_async_checkpointing=not read_only,
+    )
+    names = (PARAMS, TRAIN, POSITION)
+    return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
+
+
+def save(
+    manager: ocp.CheckpointManager, step: int, params: Params, train: Any, position: Mapping
+) -> None:
+    """Starts an asynchronous save; the manager's `wait_until_finished` ends it."""
+    items = {
+        PARAMS: ocp.args.StandardSave(params),
+        TRAIN: ocp.args.StandardSave(train),
+        POSITION: ocp.args.JsonSave(dict(position)),
+    }
+    manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+
+def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
+    """One item of one step, onto the shardings of `abstract`.
+
+    Raises:
+      CheckpointError: it is damaged, or its weights differ from what the config describes.
+    """
+    path = Path(manager.directory) / str(step) / item
+    argument = ocp.args.JsonRestore() if abstract is None else ocp.args.StandardRestore(abstract)
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
+    except Exception as error:  # orbax raises many types here, all of them mean the same to a user
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+        raise CheckpointError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete the "
+            f"folder {path.parent} to fall back to the step before, or restore it from a copy"
+        ) from error
+
+
+def stage_steps(workdir: Path, stage: str) -> list[int]:
+    """Finished checkpoints of a stage, oldest first."""
+    directory = workdir / stage / "checkpoints"
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def restore_params(workdir: Path, stage: str, abstract: Params) -> Params:
+    """The newest weights for use of a stage.
+
+    Raises:
+      CheckpointError: the stage has no checkpoint, or it is damaged.
+    """
+    steps = stage_steps(workdir, stage)
+    if not steps:
+        raise CheckpointError(
+            f"no checkpoint under {workdir / stage / 'checkpoints'}; run `unicom train` for stage "
+            f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
+        )
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+
+    def located(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        place = leaf.sharding if leaf.sharding is not None else device
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+
+    manager = open_manager(workdir / stage / "checkpoints", read_only=True)
+    try:
+        return restore(manager, steps[-1], PARAMS, jax.tree.map(located, abstract))
+    finally:
+        manager.close()
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint directory carries.
+
+    Raises:
+      CheckpointError: there is none, or it is not JSON.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing, so {workdir} is no checkpoint; "
+            "give the --workdir of a `unicom train` run"
+        )
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); restore it from a copy") from error

@@ -1,0 +1,111 @@
+"""Modules from a configuration: the one place where config keys meet constructor arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unicom_jax.core.flow import latent_shift
+from unicom_jax.core.module import Module
+from unicom_jax.models.codec import Codec
+from unicom_jax.models.compressor import make_compressor, make_decompressor
+from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.flow_head import make_flow_head
+from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.query import QueryPathway
+from unicom_jax.models.text_encoder import TextEncoder
+from unicom_jax.models.transformer import Transformer
+from unicom_jax.models.transfusion import TransfusionPathway
+from unicom_jax.models.unified import FlowTime, ImageEmbedding
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+Config = Mapping[str, Any]
+PATHWAYS = ("transfusion", "query")
+
+
+def grid_side(config: Config) -> int:
+    """Patches on a side of a picture of `data.image_size`."""
+    return config["data"]["image_size"] // config["data"]["patch"]
+
+
+def build_encoder(config: Config) -> Contrastive:
+    """The SigLIP pair of `config.encoder`; only its vision tower is used after its stage."""
+    encoder = config["encoder"]
+    side = 16 if encoder["naflex"] else grid_side(config)
+    vision = VisionEncoder(
+        patch_size=config["data"]["patch"],
+        position_rows=side,
+        position_cols=side,
+        naflex=encoder["naflex"],
+        **encoder["vision"],
+    )
+    text = TextEncoder(
+        vocab_size=config["data"]["vocab_size"], out_dim=vision.width, **encoder["text"]
+    )
+    return Contrastive(vision, text)
+
+
+def build_codec(config: Config) -> Codec:
+    """Compressor, decompressor and pixel decoder of `config.codec`, in pixel space."""
+    codec, feature_dim = config["codec"], config["encoder"]["vision"]["width"]
+    latent_dim = feature_dim if codec["compressor"] == "identity" else codec["latent_dim"]
+    options = {"heads": codec["compressor_heads"] or None, "window": codec["pool"]}
+    return Codec(
+        compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
+        decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
+        pixel_decoder=PixelDecoder(
+            channels=config["data"]["patch"] ** 2 * 3,
+            condition_dim=feature_dim,
+            **codec["decoder"],
+        ),
+        latent_dim=latent_dim,
+    )
+
+
+def build_unified(config: Config) -> Module:
+    """The pathway of `config.unified`."""
+    unified = config["unified"]
+    latent_dim = build_codec(config).latent_dim
+    sizes = {"vocab_size": config["data"]["vocab_size"], **unified["transformer"]}
+    transformer = Transformer(**sizes)
+    tokens = (grid_side(config) // config["codec"]["pool"]) ** 2
+    shift = unified["time_shift"] or latent_shift(tokens, latent_dim)
+    shared = {
+        "transformer": transformer,
+        "embedding": ImageEmbedding(
+            feature_dim=config["encoder"]["vision"]["width"],
+            latent_dim=latent_dim,
+            width=transformer.width,
+            understanding=unified["understanding"],
+        ),
+        "flow_time": FlowTime(unified["time"], shift),
+        "text_chunk": unified["text_chunk"],
+        "compute_dtype": config["compute_dtype"],
+    }
+    if unified["pathway"] == "transfusion":
+        head = unified["head"]
+        head = make_flow_head(
+            head["kind"],
+            transformer.width,
+            latent_dim,
+            hidden_dim=head["hidden_dim"] or None,
+            depth=head["depth"],
+        )
+        return TransfusionPathway(head=head, **shared)
+    if unified["pathway"] == "query":
+        decoder = PixelDecoder(
+            channels=latent_dim,
+            condition_dim=transformer.width,
+            prediction="velocity",
+            **unified["flow_decoder"],
+        )
+        return QueryPathway(
+            queries=tokens,
+            connector_depth=unified["connector"]["depth"],
+            flow_decoder=decoder,
+            pool=config["codec"]["pool"],
+            **shared,
+        )
+    raise ValueError(
+        f"unified.pathway={unified['pathway']!r} is not one of {', '.join(PATHWAYS)}"
+    )

@@ -1,0 +1,90 @@
+"""The codec: compressor, decompressor, pixel decoder and the statistics that normalise latents.
+
+    pixels -> (frozen encoder) -> features Z -> compressor -> raw latents -> normalise -> latents z̃
+    latents z̃ -> denormalise -> decompressor -> features Ẑ -> pixel decoder (flow) -> pixels
+
+The statistics are measured once after the codec is trained (`training/stages/codec.py`); until then
+they are mean 0 and deviation 1.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.flow import integrate
+from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
+from unicom_jax.models.pixel_decoder import PixelDecoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Codec(Module):
+    """Features (B, N, feature_dim) to latents (B, n, latent_dim) and back, and on to pixels."""
+
+    compressor: Module
+    decompressor: Module
+    pixel_decoder: PixelDecoder
+    latent_dim: int
+
+    def specs(self) -> Specs:
+        statistics = {
+            "mean": ParamSpec((self.latent_dim,), (None,), zeros),
+            "std": ParamSpec((self.latent_dim,), (None,), ones),
+        }
+        return {
+            "compressor": self.compressor.specs(),
+            "decompressor": self.decompressor.specs(),
+            "pixel_decoder": self.pixel_decoder.specs(),
+            "statistics": statistics,
+        }
+
+    def compress(self, params: Params, features: jax.Array, grids: jax.Array) -> jax.Array:
+        """Raw latents (B, n, latent_dim), not normalised, in fp32."""
+        features = features.astype(jnp.float32)
+        return self.compressor(params["compressor"], features, grids)
+
+    def decompress(self, params: Params, raw_latents: jax.Array, grids: jax.Array) -> jax.Array:
+        """Features Ẑ (B, N, feature_dim) of raw latents."""
+        return self.decompressor(params["decompressor"], raw_latents, grids)
+
+    def normalise(self, params: Params, raw_latents: jax.Array) -> jax.Array:
+        statistics = params["statistics"]
+        return (raw_latents - statistics["mean"]) / statistics["std"]
+
+    def denormalise(self, params: Params, latents: jax.Array) -> jax.Array:
+        statistics = params["statistics"]
+        return latents * statistics["std"] + statistics["mean"]
+
+    def encode(self, params: Params, features: jax.Array, grids: jax.Array) -> jax.Array:
+        """Normalised latents z̃ (B, n, latent_dim): what the unified model sees and draws."""
+        return self.normalise(params, self.compress(params, features, grids))
+
+    def decode(
+        self,
+        params: Params,
+        latents: jax.Array,
+        grids: jax.Array,
+        noise: jax.Array,
+        steps: int,
+        sampler: str = "euler",
+    ) -> jax.Array:
+        """Paints normalised latents.
+
+        Args:
+          latents: (B, n, latent_dim).
+          grids: (B, 2) patches per column and row of each picture.
+          noise: (B, N, channels) unit Gaussian; the same noise gives the same picture.
+          steps: flow steps.
+
+        Returns:
+          (B, N, channels) patches in [-1, 1] (not clipped).
+        """
+        condition = self.decompress(params, self.denormalise(params, latents), grids)
+
+        def velocity(z: jax.Array, time: jax.Array) -> jax.Array:
+            time = jnp.broadcast_to(time, z.shape[:1])
+            return self.pixel_decoder.velocity(params["pixel_decoder"], z, time, condition, grids)
+
+        return integrate(velocity, noise, steps, sampler=sampler)

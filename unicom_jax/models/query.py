@@ -1,0 +1,176 @@
+"""Pathway II (the paper's ablation): a frozen reader, learnable queries, a connector, a flow decoder.
+
+The slots where Pathway I puts noisy latents hold learnable queries instead, one a latent token.
+They read the frozen transformer's context; a small bidirectional connector turns their hidden
+states into conditions; a DiT draws the latents under these conditions. The transformer runs once an
+image, only the flow decoder at every step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
+from unicom_jax.core.flow import flow_loss, interpolate, velocity
+from unicom_jax.core.losses import LossTerms, text_terms
+from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
+from unicom_jax.models.encoder_stack import EncoderStack
+from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.transformer import KVCache, Transformer
+from unicom_jax.models.unified import (
+    FlowTime,
+    ImageEmbedding,
+    draw_noise,
+    embed_slots,
+    gather_slots,
+    scatter_images,
+)
+
+
+@flax.struct.dataclass
+class QueryContext:
+    """Conditions (B, N, W) of the images to be drawn, and their grids (B, 2)."""
+
+    condition: jax.Array
+    grids: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryPathway(Module):
+    """Frozen transformer + `queries` learnable vectors + connector + flow decoder.
+
+    `connector` blocks see no position: each query has its own vector to tell where it stands.
+    `pool`: patches on a side of a latent token's window, to turn patch grids into token grids.
+    """
+
+    transformer: Transformer
+    embedding: ImageEmbedding
+    queries: int
+    connector_depth: int
+    flow_decoder: PixelDecoder
+    pool: int = 1
+    flow_time: FlowTime = FlowTime()
+    text_chunk: int = 0
+    compute_dtype: str = "float32"
+
+    @property
+    def connector(self) -> EncoderStack:
+        width, heads = self.transformer.width, self.transformer.heads
+        return EncoderStack(width, self.connector_depth, heads, 4 * width)
+
+    def specs(self) -> Specs:
+        width = self.transformer.width
+        return {
+            "transformer": self.transformer.specs(),
+            "embedding": self.embedding.specs(),
+            "queries": ParamSpec((self.queries, width), (None, "embed"), normal(0.02)),
+            "connector": self.connector.specs(),
+            "flow_decoder": self.flow_decoder.specs(),
+        }
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The reader stays as the earlier stage left it."""
+        return ("transformer/.*", "embedding/.*")
+
+    def _embed(self, params: Params, batch: MixedBatch, features, latents) -> jax.Array:
+        """As Pathway I with all images clean, but queries at the NOISY slots."""
+        text = self.transformer.embed(params["transformer"], batch.tokens)
+        text = text.astype(self.compute_dtype)
+        time = jnp.ones(batch.tokens.shape, jnp.float32)
+        slots = embed_slots(
+            self.embedding, params["embedding"], text, batch, features, latents, time
+        )
+        queries = params["queries"].astype(text.dtype)[batch.image_token]
+        return jnp.where((batch.roles == Role.NOISY)[..., None], queries, slots)
+
+    def _connect(self, params: Params, hidden: jax.Array, grids: jax.Array) -> jax.Array:
+        """Hidden states of the queries (B, N, W) to conditions (B, N, W)."""
+        mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[1])
+        return self.connector(params["connector"], hidden, mask)
+
+    def loss_terms(
+        self,
+        params: Params,
+        batch: MixedBatch,
+        features: jax.Array,
+        latents: jax.Array,
+        row_keys: jax.Array,
+    ) -> LossTerms:
+        """As `TransfusionPathway.loss_terms`; `text` is only reported while the reader is frozen."""
+        rows, images, tokens, dim = latents.shape
+        hidden = self._embed(
+            params, batch, gather_slots(features, batch), gather_slots(latents, batch)
+        )
+        hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
+        logits = partial(self.transformer.logits, params["transformer"])
+        text = text_terms(logits, hidden, batch.targets, batch.target_weights, self.text_chunk)
+
+        def flat(x: jax.Array) -> jax.Array:
+            return x.reshape(rows * images, *x.shape[2:])
+
+        drawn = scatter_images(jnp.ones((*hidden.shape[:2], 1)), batch, (images, tokens))[..., 0]
+        grids = jnp.where(drawn.any(-1)[..., None], batch.grids // self.pool, 0)
+        condition = self._connect(
+            params, flat(scatter_images(hidden, batch, (images, tokens))), flat(grids)
+        )
+        time, noise = draw_noise(latents.shape[1:], row_keys, self.flow_time)
+        noisy = interpolate(latents, noise, time[..., None, None])
+        predicted = self.flow_decoder.velocity(
+            params["flow_decoder"], flat(noisy), flat(time), condition, flat(grids)
+        )
+        target = velocity(latents, noise)
+        return {"flow": flow_loss(predicted, flat(target), flat(drawn)), **text}
+
+    def prefill(
+        self,
+        params: Params,
+        batch: MixedBatch,
+        features: jax.Array,
+        latents: jax.Array,
+        cache: KVCache,
+        start: jax.Array | int = 0,
+    ) -> tuple[jax.Array, KVCache]:
+        """As `TransfusionPathway.prefill`."""
+        hidden = self._embed(
+            params, batch, gather_slots(features, batch), gather_slots(latents, batch)
+        )
+        return self.transformer(
+            params["transformer"], hidden, batch.positions, batch.mask, cache, start
+        )
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Next-token logits (..., V) in fp32."""
+        return self.transformer.logits(params["transformer"], hidden)
+
+    def begin_drawing(
+        self,
+        params: Params,
+        cache: KVCache,
+        positions: jax.Array,
+        mask: MaskIntervals,
+        grids: jax.Array,
+        start: jax.Array,
+    ) -> QueryContext:
+        """Runs the queries of one image a row once, after a cached prefix. `grids`: token grids."""
+        rows, tokens = positions.shape[:2]
+        queries = params["queries"][:tokens].astype(self.compute_dtype)
+        hidden = jnp.broadcast_to(queries, (rows, *queries.shape))
+        hidden, _ = self.transformer(
+            params["transformer"], hidden, positions, mask, cache, start
+        )
+        return QueryContext(self._connect(params, hidden, grids), grids)
+
+    def velocity(
+        self, params: Params, context: QueryContext, noisy: jax.Array, time: jax.Array
+    ) -> jax.Array:
+        """Velocity (B, N, d) at noisy latents (B, N, d) and time (B,)."""
+        return self.flow_decoder.velocity(
+            params["flow_decoder"], noisy, time, context.condition, context.grids
+        )

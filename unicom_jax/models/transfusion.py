@@ -1,0 +1,153 @@
+"""Pathway I (default): noisy latents sit in the sequence and one transformer reads and draws.
+
+Text is causal, the latents of one image see each other, and the velocity is read from the hidden
+states at the latents' own slots (papers: UniCom §3, Transfusion arXiv 2408.11039).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.flow import flow_loss
+from unicom_jax.core.losses import LossTerms, text_terms
+from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.models.transformer import KVCache, Transformer
+from unicom_jax.models.unified import (
+    FlowTime,
+    ImageEmbedding,
+    add_noise,
+    embed_slots,
+    gather_slots,
+)
+
+
+@flax.struct.dataclass
+class DrawingContext:
+    """All that a velocity needs besides the noisy latents; built once an image."""
+
+    cache: KVCache
+    positions: jax.Array  # (B, N, 2)
+    mask: MaskIntervals  # of the image's slots, in cache slots
+    start: jax.Array  # scalar, first cache slot of the image
+
+
+@dataclasses.dataclass(frozen=True)
+class TransfusionPathway(Module):
+    """One transformer over interleaved text and latents, and a velocity head."""
+
+    transformer: Transformer
+    embedding: ImageEmbedding
+    head: Module
+    flow_time: FlowTime = FlowTime()
+    text_chunk: int = 0
+    compute_dtype: str = "float32"
+
+    def specs(self) -> Specs:
+        return {
+            "transformer": self.transformer.specs(),
+            "embedding": self.embedding.specs(),
+            "head": self.head.specs(),
+        }
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Weights that this pathway never trains, as path prefixes."""
+        return ()
+
+    def _embed(self, params: Params, batch: MixedBatch, features, latents, time) -> jax.Array:
+        text = self.transformer.embed(params["transformer"], batch.tokens)
+        text = text.astype(self.compute_dtype)
+        return embed_slots(
+            self.embedding, params["embedding"], text, batch, features, latents, time
+        )
+
+    def loss_terms(
+        self,
+        params: Params,
+        batch: MixedBatch,
+        features: jax.Array,
+        latents: jax.Array,
+        row_keys: jax.Array,
+    ) -> LossTerms:
+        """Terms `text` (nats a token), `flow` (squared velocity error a channel), `text_accuracy`.
+
+        Args:
+          features: (B, M, N, feature_dim) encoder features of the batch's images.
+          latents: (B, M, N, latent_dim) normalised latents.
+          row_keys: (B,) random keys.
+        """
+        noisy = add_noise(batch, latents, row_keys, self.flow_time)
+        hidden = self._embed(
+            params, batch, gather_slots(features, batch), noisy.latents, noisy.time
+        )
+        hidden, _ = self.transformer(
+            params["transformer"], hidden, batch.positions, batch.mask
+        )
+        predicted = self.head(params["head"], hidden, noisy.time)
+        logits = partial(self.transformer.logits, params["transformer"])
+        return {
+            "flow": flow_loss(predicted, noisy.target, noisy.weights),
+            **text_terms(logits, hidden, batch.targets, batch.target_weights, self.text_chunk),
+        }
+
+    def prefill(
+        self,
+        params: Params,
+        batch: MixedBatch,
+        features: jax.Array,
+        latents: jax.Array,
+        cache: KVCache,
+        start: jax.Array | int = 0,
+    ) -> tuple[jax.Array, KVCache]:
+        """Reads clean slots into the cache at `start`; returns hidden states (B, S, W) and cache.
+
+        The mask of `batch` speaks of cache slots.
+        """
+        time = jnp.ones(batch.tokens.shape, jnp.float32)
+        hidden = self._embed(
+            params, batch, gather_slots(features, batch), gather_slots(latents, batch), time
+        )
+        return self.transformer(
+            params["transformer"], hidden, batch.positions, batch.mask, cache, start
+        )
+
+    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
+        """Next-token logits (..., V) in fp32."""
+        return self.transformer.logits(params["transformer"], hidden)
+
+    def begin_drawing(
+        self,
+        params: Params,
+        cache: KVCache,
+        positions: jax.Array,
+        mask: MaskIntervals,
+        grids: jax.Array,
+        start: jax.Array,
+    ) -> DrawingContext:
+        """Prepares for drawing one image a row after a cached prefix."""
+        del params, grids  # Pathway II needs them
+        return DrawingContext(cache, positions, mask, start)
+
+    def velocity(
+        self, params: Params, context: DrawingContext, noisy: jax.Array, time: jax.Array
+    ) -> jax.Array:
+        """Velocity (B, N, d) at noisy latents (B, N, d) and time (B,): only these slots are run."""
+        slot_time = jnp.broadcast_to(time[:, None], noisy.shape[:2])
+        embedded = self.embedding.latent(
+            params["embedding"], noisy.astype(self.compute_dtype), slot_time
+        )
+        hidden, _ = self.transformer(
+            params["transformer"],
+            embedded.astype(self.compute_dtype),
+            context.positions,
+            context.mask,
+            context.cache,
+            context.start,
+        )
+        return self.head(params["head"], hidden, slot_time)

@@ -1,0 +1,168 @@
+"""What both pathways share: images become sequence vectors, and a batch becomes loss terms."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.batch import MixedBatch, Role
+from unicom_jax.core.flow import interpolate, sample_time, velocity
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding
+from unicom_jax.core.module import Module, Params, Specs
+
+UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowTime:
+    """How training draws the flow time: `core.flow.sample_time`'s choices."""
+
+    kind: str = "uniform"
+    shift: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEmbedding(Module):
+    """Sequence vectors of image slots.
+
+    UNDERSTAND slots hold a two-layer projection of what `understanding` names: the encoder's
+    `features`, the codec's `latents`, both joined along channels (`channel_concat`), or both one
+    after the other (`sequence_concat`: the UNDERSTAND slots hold features and CLEAN slots follow).
+    CLEAN and NOISY slots hold a linear map of the latents plus an embedding of their flow time
+    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path.
+    """
+
+    feature_dim: int
+    latent_dim: int
+    width: int
+    understanding: str = "features"
+
+    def __post_init__(self) -> None:
+        if self.understanding not in UNDERSTANDING:
+            raise ValueError(
+                f"unified.understanding={self.understanding!r} is not one of {', '.join(UNDERSTANDING)}"
+            )
+
+    @property
+    def projector(self) -> Mlp:
+        in_dim = {
+            "latents": self.latent_dim,
+            "channel_concat": self.feature_dim + self.latent_dim,
+        }.get(self.understanding, self.feature_dim)
+        return Mlp(in_dim, self.width, self.width)
+
+    @property
+    def latent_in(self) -> Linear:
+        return Linear(self.latent_dim, self.width, axes=("latent", "embed"))
+
+    @property
+    def time(self) -> TimeEmbedding:
+        return TimeEmbedding(self.width)
+
+    def specs(self) -> Specs:
+        return {
+            "projector": self.projector.specs(),
+            "latent_in": self.latent_in.specs(),
+            "time": self.time.specs(),
+        }
+
+    def understood(self, params: Params, features: jax.Array, latents: jax.Array) -> jax.Array:
+        """Projects raw features and clean latents (..., D), (..., d) of a slot to (..., width)."""
+        inputs = {
+            "latents": lambda: latents,
+            "channel_concat": lambda: jnp.concatenate([features, latents], axis=-1),
+        }.get(self.understanding, lambda: features)()
+        return self.projector(params["projector"], inputs)
+
+    def latent(self, params: Params, latents: jax.Array, time: jax.Array) -> jax.Array:
+        """Embeds latents (..., d) at flow time (...)."""
+        return self.latent_in(params["latent_in"], latents) + self.time(params["time"], time)
+
+
+def gather_slots(images: jax.Array, batch: MixedBatch) -> jax.Array:
+    """Reads per-image arrays (B, M, N, C) at every sequence slot: (B, S, C)."""
+    rows = jnp.arange(images.shape[0])[:, None]
+    return images[rows, batch.image_index, batch.image_token]
+
+
+def scatter_images(slots: jax.Array, batch: MixedBatch, images: tuple[int, int]) -> jax.Array:
+    """Writes the NOISY slots of (B, S, C) back to per-image arrays (B, M, N, C); zero elsewhere."""
+    rows = jnp.arange(slots.shape[0])[:, None]
+    drawn = jnp.where((batch.roles == Role.NOISY)[..., None], slots, 0)
+    out = jnp.zeros((slots.shape[0], *images, slots.shape[-1]), slots.dtype)
+    return out.at[rows, batch.image_index, batch.image_token].add(drawn)
+
+
+def embed_slots(
+    embedding: ImageEmbedding,
+    params: Params,
+    text: jax.Array,
+    batch: MixedBatch,
+    features: jax.Array,
+    latents: jax.Array,
+    time: jax.Array,
+) -> jax.Array:
+    """The input vectors of all slots, (B, S, W).
+
+    Args:
+      text: (B, S, W) embedded tokens.
+      features: (B, S, feature_dim) raw features at each slot.
+      latents: (B, S, latent_dim) latents at each slot, noisy ones where the role is NOISY.
+      time: (B, S) flow time at each slot, 1 where the role is not NOISY.
+    """
+    roles = batch.roles[..., None]
+    understood = embedding.understood(params, features.astype(text.dtype), latents.astype(text.dtype))
+    painted = embedding.latent(params, latents.astype(text.dtype), time).astype(text.dtype)
+    hidden = jnp.where(roles == Role.UNDERSTAND, understood, text)
+    return jnp.where((roles == Role.CLEAN) | (roles == Role.NOISY), painted, hidden)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoisySlots:
+    """One draw of noise for a batch: latents on the path, their time and the velocity to learn."""
+
+    latents: jax.Array  # (B, S, d)
+    time: jax.Array  # (B, S)
+    target: jax.Array  # (B, S, d)
+    weights: jax.Array  # (B, S), 1 at NOISY slots
+
+
+def draw_noise(
+    shape: tuple[int, ...], row_keys: jax.Array, flow_time: FlowTime
+) -> tuple[jax.Array, jax.Array]:
+    """A time per image (B, M) and noise (B, M, N, d) for rows of latents of `shape` (M, N, d).
+
+    One key a row, so that the draw does not depend on how rows are spread over devices or
+    accumulation steps.
+    """
+
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        time_key, noise_key = jax.random.split(key)
+        time = sample_time(time_key, shape[:1], flow_time.kind, shift=flow_time.shift)
+        return time, jax.random.normal(noise_key, shape, jnp.float32)
+
+    return jax.vmap(draw)(row_keys)
+
+
+def add_noise(
+    batch: MixedBatch, latents: jax.Array, row_keys: jax.Array, flow_time: FlowTime
+) -> NoisySlots:
+    """Puts every drawn image of the batch at a time of its own.
+
+    Args:
+      latents: (B, M, N, d) clean normalised latents.
+      row_keys: (B,) random keys.
+    """
+    time, noise = draw_noise(latents.shape[1:], row_keys, flow_time)
+    clean, noise = gather_slots(latents, batch), gather_slots(noise, batch)
+    noisy_slot = batch.roles == Role.NOISY
+    time = jnp.take_along_axis(time, batch.image_index, axis=1)
+    time = jnp.where(noisy_slot, time, 1.0)
+    return NoisySlots(
+        latents=interpolate(clean, noise, time[..., None]),  # t = 1 leaves clean slots clean
+        time=time,
+        target=velocity(clean, noise),
+        weights=noisy_slot.astype(jnp.float32),
+    )

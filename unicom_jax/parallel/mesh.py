@@ -1,0 +1,48 @@
+"""Device meshes from one line of text: `fsdp=-1,tensor=4`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh
+
+AXES = ("slice", "data", "fsdp", "context", "tensor")
+
+
+def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
+    """Sizes of all `AXES` for a number of devices; -1 takes what is left.
+
+    Raises:
+      ValueError: an unknown axis, two -1, or sizes that do not multiply to `devices`.
+    """
+    sizes = dict.fromkeys(AXES, 1)
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, _, size = part.partition("=")
+        if name not in sizes:
+            raise ValueError(f"mesh={text!r}: unknown axis {name!r}; axes are {', '.join(AXES)}")
+        try:
+            sizes[name] = int(size)
+        except ValueError:
+            raise ValueError(f"mesh={text!r}: write {name}=N with an integer N or -1") from None
+    known = math.prod(size for size in sizes.values() if size != -1)
+    open_axes = [name for name, size in sizes.items() if size == -1]
+    if len(open_axes) > 1:
+        raise ValueError(f"mesh={text!r}: only one axis may be -1, here {', '.join(open_axes)}")
+    if open_axes:
+        sizes[open_axes[0]] = devices // known
+    if math.prod(sizes.values()) != devices:
+        raise ValueError(
+            f"mesh={text!r} asks for {math.prod(sizes.values())} devices but {devices} are here; "
+            "change a size or let one axis be -1"
+        )
+    return tuple(sizes.values())
+
+
+def make_mesh(text: str = "fsdp=-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh with all `AXES` (most of size 1) over `devices`, by default all of them."""
+    devices = jax.devices() if devices is None else devices
+    sizes = parse_mesh(text, len(devices))
+    types = (AxisType.Auto,) * len(AXES)
+    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)

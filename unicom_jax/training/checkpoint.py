@@ -1,0 +1,60 @@
+"""How a train state maps to the items of a checkpoint (`interop/checkpoint.py`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from unicom_jax.interop import checkpoint as files
+from unicom_jax.training.state import TrainState, merge, split
+from unicom_jax.training.step import Trainer
+
+
+def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
+    item = {"step": state.step, "opt_state": state.opt_state}
+    if trainer.ema_decay:  # `params` then holds the averaged weights, the raw ones go here
+        item["raw"] = split(state.params, trainer.stage.freeze)[0]
+    return item
+
+
+def save_state(
+    manager: ocp.CheckpointManager, trainer: Trainer, step: int, state: TrainState
+) -> None:
+    """Saves asynchronously. A batch is a function of (seed, step), so `step` is the data position."""
+    position = {"next_step": step, "seed": trainer.seed}
+    train = _train_item(trainer, state)
+    files.save(manager, step, trainer.weights_for_use(state), train, position)
+
+
+def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -> TrainState:
+    """The state saved at `step`, bit for bit, on the trainer's mesh.
+
+    Raises:
+      CheckpointError: it is damaged, or belongs to another config.
+    """
+    abstract = trainer.abstract_state()
+    params = files.restore(manager, step, files.PARAMS, abstract.params)
+    train = files.restore(manager, step, files.TRAIN, _train_item(trainer, abstract))
+    position = files.restore(manager, step, files.POSITION, None)
+    if position["seed"] != trainer.seed:
+        raise files.CheckpointError(
+            f"{manager.directory} was trained with seed {position['seed']}, not {trainer.seed}: its "
+            f"data would not continue; set --config.seed={position['seed']} or a new --workdir"
+        )
+    ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
+    raw = merge(params, train["raw"]) if trainer.ema_decay else params
+    return TrainState(train["step"], raw, train["opt_state"], ema)
+
+
+def restore_newest(manager: ocp.CheckpointManager, trainer: Trainer, warn) -> TrainState | None:
+    """The newest state that can be read; damaged newer ones are named through `warn` and skipped."""
+    for step in sorted(manager.all_steps(), reverse=True):
+        try:
+            return jax.block_until_ready(restore_state(manager, trainer, step))
+        except files.CheckpointError as error:
+            if "seed" in str(error) and "trained with seed" in str(error):
+                raise
+            warn(str(error))
+    return None

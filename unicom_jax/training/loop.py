@@ -1,0 +1,240 @@
+"""The training loop. One loop, one state, any stage. Read it top to bottom."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from unicom_jax.core.losses import mean
+from unicom_jax.core.module import Params
+from unicom_jax.interop import checkpoint as files
+from unicom_jax.parallel.sharding import place_batch
+from unicom_jax.training import checkpoint
+from unicom_jax.training.metrics import MetricWriter, format_note, make_progress, peak_flops
+from unicom_jax.training.state import TrainState
+from unicom_jax.training.step import Trainer
+
+Batches = Callable[[int], Iterator[Any]]  # first step -> batches from there on
+
+
+class TrainingError(Exception):
+    """Training cannot go on. One line that names the cause and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopConfig:
+    """How long and how often; all counts are steps, 0 = never.
+
+    Attributes:
+      steps: length of the stage.
+      log_every: metrics are fetched from the device this often.
+      save_every: checkpoints besides the last one; `keep` of them stay, and each `keep_every`th.
+      eval_every: loss on held-out batches, `eval_batches` of them.
+      max_skipped: non-finite steps in a row after which training stops.
+      profile_start, profile_steps: window of a `jax.profiler` trace.
+    """
+
+    steps: int
+    log_every: int = 20
+    save_every: int = 1000
+    keep: int = 3
+    keep_every: int = 0
+    eval_every: int = 0
+    eval_batches: int = 4
+    max_skipped: int = 20
+    profile_start: int = 0
+    profile_steps: int = 0
+    wandb_project: str = ""
+
+
+@dataclasses.dataclass
+class Window:
+    """Time and work since the last report."""
+
+    started: float
+    waited: float = 0.0
+    steps: int = 0
+
+    def rates(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
+        seconds = time.perf_counter() - self.started
+        rates = {
+            "steps_per_second": self.steps / seconds,
+            "tokens_per_second": self.steps * tokens / seconds,
+            "data_wait": self.waited / seconds,
+        }
+        if peak:
+            rates["mfu"] = self.steps * flops / seconds / (peak * jax.device_count())
+        return rates
+
+
+def train(
+    trainer: Trainer,
+    frozen: Params,
+    batches: Batches,
+    eval_batches: Batches,
+    config: LoopConfig,
+    directory: Path,
+    console: Console,
+    *,
+    init_params: Params | None = None,
+    tokens_per_step: int = 0,
+    flops_per_step: float = 0.0,
+) -> Params:
+    """Trains one stage, or goes on where its directory stands, and returns the weights for use.
+
+    Args:
+      frozen: weights of earlier stages; never donated, never changed.
+      batches: host batches from a given step on; must be a function of (seed, step) alone.
+      directory: STAGE directory; checkpoints, metrics and `stage.json` go there.
+      init_params: start from these instead of random ones (ignored on resume).
+      tokens_per_step, flops_per_step: for the reported rates.
+
+    Raises:
+      TrainingError: too many non-finite steps in a row.
+      CheckpointError: the checkpoints belong to another seed.
+    """
+    name = trainer.stage.name
+    manager = files.open_manager(
+        directory / "checkpoints", keep=config.keep, keep_every=config.keep_every
+    )
+
+    # ---- where we stand -------------------------------------------------------------------
+    state = checkpoint.restore_newest(manager, trainer, lambda text: console.print(f"! {text}"))
+    state = trainer.init_state(init_params) if state is None else state
+    start = int(state.step)
+    if start >= config.steps:
+        console.print(f"{name}: finished at step {start}, nothing to do")
+        manager.close()
+        return trainer.weights_for_use(state)
+    if start:
+        console.print(f"{name}: goes on from the checkpoint of step {start}")
+
+    # ---- compiled pieces ------------------------------------------------------------------
+    step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
+    peak = peak_flops(jax.devices()[0].device_kind)
+    stream, held_out = batches(start), None
+    began = time.perf_counter()
+    profiling = False
+    metrics: dict[str, Any] = {}
+
+    with MetricWriter(directory, start, config.wandb_project) as writer, make_progress(
+        console
+    ) as progress:
+        bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
+        window = Window(time.perf_counter())
+
+        for step in range(start, config.steps):
+            # ---- data, and the step itself ------------------------------------------------
+            asked = time.perf_counter()
+            batch = place_batch(next(stream), trainer.mesh)
+            window.waited += time.perf_counter() - asked
+            if config.profile_steps and step == config.profile_start:
+                jax.profiler.start_trace(str(directory / "profile"))
+                profiling = True
+            state, metrics = step_fn(state, frozen, batch)
+            window.steps += 1
+            done = step + 1
+            if profiling and done >= config.profile_start + config.profile_steps:
+                jax.block_until_ready(metrics)
+                jax.profiler.stop_trace()
+                profiling = False
+
+            # ---- reports ------------------------------------------------------------------
+            if done % config.log_every == 0 or done == config.steps or step == start:
+                values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+                _stop_if_diverged(name, done, values, config.max_skipped)
+                values |= window.rates(tokens_per_step, flops_per_step, peak)
+                values["time"] = time.perf_counter() - began
+                if step > start:  # the first step's rates are the compiler's
+                    writer.write(done, values)
+                window = Window(time.perf_counter())
+                progress.update(bar, completed=done, note=format_note(values))
+                if progress.disable and (done % (10 * config.log_every) == 0 or step == start):
+                    console.print(f"{name} {done}/{config.steps}  {format_note(values)}")
+            if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
+                held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
+                values = evaluate(trainer, eval_fn, state, frozen, held_out)
+                writer.write(done, values)
+                window = Window(time.perf_counter())
+            if config.save_every and done % config.save_every == 0 and done < config.steps:
+                checkpoint.save_state(manager, trainer, done, state)
+
+    # ---- the end --------------------------------------------------------------------------
+    seconds = time.perf_counter() - began
+    if trainer.stage.finish is not None:
+        finished = trainer.stage.finish(trainer.weights_for_use(state), frozen)
+        state = dataclasses.replace(state, params=finished, ema=_averaged(trainer, finished))
+    checkpoint.save_state(manager, trainer, config.steps, state)
+    manager.wait_until_finished()
+    manager.close()
+    _write_facts(directory, trainer, config, seconds, start, tokens_per_step, step_fn)
+    return trainer.weights_for_use(state)
+
+
+def evaluate(
+    trainer: Trainer, eval_fn: Callable, state: TrainState, frozen: Params, batches: list[Any]
+) -> dict[str, float]:
+    """Mean loss terms over held-out batches, as `eval/<term>`."""
+    params = trainer.weights_for_use(state)
+    totals: dict[str, Any] = {}
+    for batch in batches:
+        for term, pair in eval_fn(params, frozen, batch).items():
+            totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
+    return {f"eval/{term}": float(mean(pair)) for term, pair in totals.items()}
+
+
+def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
+    stream = batches(0)
+    return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
+
+
+def _averaged(trainer: Trainer, params: Params) -> Params | None:
+    return checkpoint.split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
+
+
+def _stop_if_diverged(name: str, step: int, values: Mapping[str, float], limit: int) -> None:
+    if values["skipped_in_a_row"] >= limit:
+        raise TrainingError(
+            f"{name}: {values['skipped_in_a_row']:.0f} steps in a row up to step {step} had "
+            f"non-finite gradients; lower --config.{name}.learning_rate and start again, the last "
+            "good checkpoint is kept"
+        )
+
+
+def _write_facts(
+    directory: Path,
+    trainer: Trainer,
+    config: LoopConfig,
+    seconds: float,
+    start: int,
+    tokens: int,
+    step_fn: Any,
+) -> None:
+    """`stage.json`: what the report says about this stage."""
+    module = trainer.stage.module
+    device = jax.devices()[0]
+    parts = {
+        part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+        for part, tree in module.abstract().items()
+    }
+    facts = {
+        "stage": trainer.stage.name,
+        "parameters": parts,
+        "freeze": list(trainer.stage.freeze),
+        "steps": config.steps,
+        "resumed_from": start,
+        "seconds": seconds,
+        "steps_per_second": (config.steps - start) / seconds,
+        "tokens_per_second": (config.steps - start) * tokens / seconds,
+        "compilations": step_fn._cache_size(),
+        "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+    }
+    (directory / "stage.json").write_text(json.dumps(facts, indent=2))

@@ -1,0 +1,133 @@
+"""Stage `codec`: compressor, decompressor and pixel decoder together, then the latent statistics.
+
+    L = flow + λ_perceptual · perceptual + λ_feature · ‖Z − decompressor(compressor(Z))‖²
+
+The perceptual term compares hidden states of the frozen encoder for the picture and for the clean
+picture that the pixel decoder predicts at the drawn time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from unicom_jax.core.flow import flow_loss, sample_time
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Module, Params
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.training.step import Stage
+
+STATISTICS = "statistics/.*"
+
+
+def codec_stage(
+    config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
+) -> Stage:
+    """The codec stage over the frozen encoder (`frozen["encoder"]`, a vision tower's weights).
+
+    Args:
+      statistics_batches: held-in picture batches on which latent statistics are measured.
+    """
+    settings = config["codec"]
+    vision, codec = build_encoder(config).vision, build_codec(config)
+    middle = vision.depth // 2
+
+    def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
+        pixels = to_unit(batch.patches)
+        features = jax.lax.stop_gradient(vision(frozen["encoder"], pixels, batch.grids))
+        raw = codec.compress(params, features, batch.grids)
+        restored = codec.decompress(params, raw, batch.grids)
+        real = _real_tokens(batch.grids, features.shape[1])
+
+        time, noise = _draw(row_keys, pixels.shape[1:], settings["time"])
+        flow, painted = codec.pixel_decoder.loss(
+            params["pixel_decoder"], pixels, noise, time, restored, batch.grids
+        )
+        terms = {"flow": flow, "feature": flow_loss(restored, features, real)}
+        if settings["perceptual_weight"]:
+
+            def look(patches: jax.Array) -> jax.Array:
+                return vision.hidden_states(frozen["encoder"], patches, batch.grids, (middle,))[0]
+
+            target = jax.lax.stop_gradient(look(pixels))
+            terms["perceptual"] = flow_loss(look(painted), target, real)
+        return terms
+
+    weights = {"flow": settings["flow_weight"], "feature": settings["feature_weight"]}
+    if settings["perceptual_weight"]:
+        weights["perceptual"] = settings["perceptual_weight"]
+    return Stage(
+        name="codec",
+        module=codec,
+        loss=loss,
+        weights=weights,
+        freeze=(STATISTICS, *settings["freeze"]),
+        finish=lambda params, frozen: measure_statistics(
+            codec, vision, params, frozen, statistics_batches()
+        ),
+    )
+
+
+def _real_tokens(grids: jax.Array, tokens: int) -> jax.Array:
+    """(B, N) fp32, 1 at tokens that are not padding."""
+    inside = jnp.arange(tokens)[None, :] < (grids[:, 0] * grids[:, 1])[:, None]
+    return inside.astype(jnp.float32)
+
+
+def _draw(row_keys: jax.Array, shape: tuple[int, ...], kind: str) -> tuple[jax.Array, jax.Array]:
+    """Flow time (B,) and noise (B, N, C), one key a row."""
+
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        time_key, noise_key = jax.random.split(key)
+        return sample_time(time_key, (), kind), jax.random.normal(noise_key, shape)
+
+    return jax.vmap(draw)(row_keys)
+
+
+def measure_statistics(
+    codec: Module, vision: Module, params: Params, frozen: Params, batches: Iterator[Any]
+) -> Params:
+    """Mean and deviation of every latent channel over the real tokens of `batches`.
+
+    Sums are kept in float64 on the host: a channel's mean may be large against its deviation.
+
+    Returns:
+      `params` with its `statistics` replaced.
+
+    Raises:
+      ValueError: a channel never varies, so nothing can be drawn in it.
+    """
+
+    @jax.jit
+    def latents_of(params: Params, frozen: Params, batch: Any) -> tuple[jax.Array, jax.Array]:
+        features = vision(frozen["encoder"], to_unit(batch.patches), batch.grids)
+        raw = codec.compress(params, features, batch.grids)
+        share = features.shape[1] // raw.shape[1]  # patches that one latent stands for
+        lengths = batch.grids[:, 0] * batch.grids[:, 1] // share
+        return raw, jnp.arange(raw.shape[1])[None, :] < lengths[:, None]
+
+    count, total, squares = 0.0, 0.0, 0.0
+    for batch in batches:
+        raw, real = jax.device_get(latents_of(params, frozen, batch))
+        values = raw[real].astype(np.float64)
+        count += len(values)
+        total = total + values.sum(0)
+        squares = squares + np.square(values).sum(0)
+    mean = total / count
+    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
+    if not np.all(std > 1e-6):
+        dead = np.flatnonzero(std <= 1e-6).tolist()
+        raise ValueError(
+            f"latent channels {dead} never vary; train the codec longer or lower codec.latent_dim"
+        )
+    old = params["statistics"]
+    new = {"mean": mean, "std": std}
+    placed = {
+        name: jax.device_put(new[name].astype(np.float32), old[name].sharding) for name in new
+    }
+    return {**params, "statistics": placed}

@@ -1,0 +1,51 @@
+"""Stages `align`, `pretrain`, `continue`, `sft`: one loss, different mixtures, rates and freezes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from unicom_jax.core.batch import MixedBatch
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Params
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.training.step import Stage
+
+NAMES = ("align", "pretrain", "continue", "sft")
+
+
+def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
+    """A sub-stage over the frozen encoder and codec (`frozen["encoder"]`, `frozen["codec"]`)."""
+    settings = config[name]
+    vision, codec = build_encoder(config).vision, build_codec(config)
+    model = build_unified(config)
+    dtype = config["compute_dtype"]
+
+    def look(frozen: Params, batch: MixedBatch) -> tuple[jax.Array, jax.Array]:
+        """Features (B, M, N, D) and latents (B, M, n, d) of a batch's images."""
+        rows, images = batch.grids.shape[:2]
+        grids = batch.grids.reshape(rows * images, 2)
+        if batch.features is None:
+            patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
+            features = vision(frozen["encoder"], to_unit(patches).astype(dtype), grids)
+        else:
+            features = batch.features.reshape(rows * images, *batch.features.shape[2:])
+        latents = codec.encode(frozen["codec"], features, grids)
+        shaped = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
+        return tuple(jax.lax.stop_gradient(x) for x in shaped)
+
+    def loss(params: Params, frozen: Params, batch: MixedBatch, row_keys: jax.Array) -> LossTerms:
+        features, latents = look(frozen, batch)
+        return model.loss_terms(params, batch, features, latents, row_keys)
+
+    weights = {"flow": settings["flow_weight"], "text": settings["text_weight"]}
+    return Stage(
+        name=name,
+        module=model,
+        loss=loss,
+        weights={term: weight for term, weight in weights.items() if weight},
+        freeze=(*model.frozen, *settings["freeze"]),
+    )

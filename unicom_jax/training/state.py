@@ -1,0 +1,60 @@
+"""The train state, and how weights split into trained and frozen ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+from flax import traverse_util
+
+from unicom_jax.core.module import Params
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything a step changes.
+
+    Attributes:
+      step: int32 scalar, steps taken, skipped ones included.
+      params: all weights of the stage's module, frozen ones included.
+      opt_state: of the trained weights only.
+      ema: running average of the trained weights, or None.
+    """
+
+    step: jax.Array
+    params: Params
+    opt_state: Any
+    ema: Any | None
+
+
+def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
+    """Splits a tree into (trained, frozen) by regular expressions over `a/b/c` paths.
+
+    An expression freezes a weight when it matches the beginning of its path.
+    """
+    patterns = [re.compile(pattern) for pattern in frozen]
+    trained, held = {}, {}
+    for path, leaf in traverse_util.flatten_dict(tree).items():
+        is_frozen = any(pattern.match("/".join(path)) for pattern in patterns)
+        (held if is_frozen else trained)[path] = leaf
+    return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(held)
+
+
+def merge(*trees: Params) -> Params:
+    """The inverse of `split`; later trees win."""
+    flat: dict = {}
+    for tree in trees:
+        flat |= traverse_util.flatten_dict(tree)
+    return traverse_util.unflatten_dict(flat)
+
+
+def check_freeze(tree: Params, frozen: Sequence[str]) -> None:
+    """Raises ValueError for an expression that matches nothing: it is a misspelt name."""
+    paths = ["/".join(path) for path in traverse_util.flatten_dict(tree)]
+    for pattern in frozen:
+        if not any(re.match(pattern, path) for path in paths):
+            tops = ", ".join(sorted({"/".join(path.split("/")[:2]) for path in paths})[:12])
+            raise ValueError(f"freeze={pattern!r} matches no weight; weights begin with {tops}")

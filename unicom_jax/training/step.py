@@ -1,0 +1,197 @@
+"""One optimisation step for any stage: gradients, accumulation, update, EMA."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from unicom_jax.core.losses import LossTerms, mean
+from unicom_jax.core.module import Module, Params
+from unicom_jax.parallel import sharding
+from unicom_jax.training.state import TrainState, check_freeze, merge, split
+
+LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What is trained, and on which loss.
+
+    Attributes:
+      name: directory and metric prefix.
+      module: owns the trained weights.
+      loss: (params, frozen parts, batch, row_keys (B,)) -> terms.
+      weights: factor of each term in the total loss; terms without one are only reported.
+      freeze: regular expressions over the module's weights that stay as they are.
+      rows_are_independent: False when rows see each other (a contrastive loss), so that a batch
+        cannot be split into accumulation steps.
+      finish: run once after the last step: (params, frozen) -> params; measures latent statistics.
+    """
+
+    name: str
+    module: Module
+    loss: LossFunction
+    weights: Mapping[str, float]
+    freeze: Sequence[str] = ()
+    rows_are_independent: bool = True
+    finish: Callable[[Params, Params], Params] | None = None
+
+
+def weighted_total(
+    terms: LossTerms, weights: Mapping[str, float], counts: Mapping[str, jax.Array]
+) -> jax.Array:
+    return sum(weights[k] * mean((terms[k][0], counts[k])) for k in weights)
+
+
+def _row_keys(key: jax.Array, rows: int) -> jax.Array:
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
+
+
+def make_gradients(stage: Stage, accumulate: int) -> Callable:
+    """(trained, held, frozen, batch, keys) -> (total loss, terms, gradients of `trained`).
+
+    With accumulation the counts of the whole batch are summed first (they do not depend on the
+    weights, so XLA drops the forward pass of that scan); each part then contributes exactly what
+    it would in one big batch.
+    """
+
+    def total(trained, held, frozen, batch, keys, counts):
+        terms = stage.loss(merge(trained, held), frozen, batch, keys)
+        counts = {k: c for k, (_, c) in terms.items()} if counts is None else counts
+        return weighted_total(terms, stage.weights, counts), terms
+
+    gradient = jax.value_and_grad(total, has_aux=True)
+
+    def whole(trained, held, frozen, batch, keys):
+        (loss, terms), grads = gradient(trained, held, frozen, batch, keys, None)
+        return loss, terms, grads
+
+    def accumulated(trained, held, frozen, batch, keys):
+        parts = jax.tree.map(
+            lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), (batch, keys)
+        )
+
+        def count(part):
+            terms = stage.loss(merge(trained, held), frozen, *part)
+            return {k: c for k, (_, c) in terms.items()}
+
+        counts = jax.tree.map(lambda c: c.sum(0), jax.lax.map(count, parts))
+
+        def add(carry, part):
+            (loss, terms), grads = gradient(trained, held, frozen, *part, counts)
+            return jax.tree.map(jnp.add, carry, (loss, terms, grads)), None
+
+        first = jax.tree.map(lambda x: x[0], parts)
+        (loss, terms), grads = jax.eval_shape(gradient, trained, held, frozen, *first, counts)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, terms, grads))
+        return jax.lax.scan(add, zeros, parts)[0]
+
+    return whole if accumulate == 1 else accumulated
+
+
+@dataclasses.dataclass(frozen=True)
+class Trainer:
+    """The compiled pieces of a stage's training on a mesh."""
+
+    stage: Stage
+    optimizer: optax.GradientTransformation
+    schedule: optax.Schedule
+    mesh: Mesh
+    seed: int
+    accumulate: int = 1
+    ema_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_freeze(self.stage.module.specs(), self.stage.freeze)
+        if self.accumulate > 1 and not self.stage.rows_are_independent:
+            raise ValueError(
+                f"stage {self.stage.name!r} compares all rows of a batch with each other; "
+                "set its accumulate=1 and use more devices or a smaller batch_size"
+            )
+
+    def init_state(self, params: Params | None = None) -> TrainState:
+        """A fresh state, already sharded; `params` replaces the random start."""
+
+        def fresh(key: jax.Array) -> TrainState:
+            return self._state_of(self.stage.module.init(key))
+
+        key = jax.random.key(self.seed)
+        if params is None:
+            return jax.jit(fresh, out_shardings=self.shardings())(key)
+        # The copy keeps the caller's arrays alive: the state is donated at every step.
+        copy = jax.tree.map(jnp.array, params)
+        return jax.jit(self._state_of, out_shardings=self.shardings())(copy)
+
+    def _state_of(self, params: Params) -> TrainState:
+        trained, _ = split(params, self.stage.freeze)
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=self.optimizer.init(trained),
+            ema=jax.tree.map(jnp.copy, trained) if self.ema_decay else None,
+        )
+
+    def abstract_state(self) -> TrainState:
+        """Shapes, dtypes and shardings of the state, for restoring without building one."""
+        shapes = jax.eval_shape(self._state_of, self.stage.module.abstract())
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings()
+        )
+
+    def shardings(self) -> TrainState:
+        params = sharding.param_shardings(self.stage.module.specs(), self.mesh)
+        trained, _ = split(params, self.stage.freeze)
+        shapes = jax.eval_shape(self._state_of, self.stage.module.abstract())
+        return TrainState(
+            step=sharding.replicated(self.mesh),
+            params=params,
+            opt_state=sharding.optimizer_shardings(
+                self.optimizer, shapes.opt_state, trained, self.mesh
+            ),
+            ema=trained if self.ema_decay else None,
+        )
+
+    def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
+        """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
+        gradients = make_gradients(self.stage, self.accumulate)
+
+        def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
+            rows = jax.tree.leaves(batch)[0].shape[0]
+            keys = _row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
+            trained, held = split(state.params, self.stage.freeze)
+            loss, terms, grads = gradients(trained, held, frozen, batch, keys)
+            updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+            trained = optax.apply_updates(trained, updates)
+            ema = state.ema
+            if self.ema_decay:
+                ema = optax.incremental_update(trained, ema, 1.0 - self.ema_decay)
+            metrics = {
+                "loss": loss,
+                **{f"loss/{name}": mean(term) for name, term in terms.items()},
+                "gradient_norm": optax.tree.norm(grads),
+                "learning_rate": self.schedule(state.step),
+                "skipped_steps": opt_state.total_notfinite,
+                "skipped_in_a_row": opt_state.notfinite_count,
+            }
+            return TrainState(state.step + 1, merge(trained, held), opt_state, ema), metrics
+
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), None))
+
+    def eval_step(self) -> Callable[[Params, Params, Any], LossTerms]:
+        """The jitted loss terms of a batch, with noise that does not depend on the step."""
+
+        def step(params: Params, frozen: Params, batch: Any) -> LossTerms:
+            rows = jax.tree.leaves(batch)[0].shape[0]
+            return self.stage.loss(params, frozen, batch, _row_keys(jax.random.key(0), rows))
+
+        return jax.jit(step)
+
+    def weights_for_use(self, state: TrainState) -> Params:
+        """The averaged weights where there are any, else the raw ones."""
+        return merge(state.params, state.ema) if self.ema_decay else state.params
