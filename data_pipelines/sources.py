@@ -1,0 +1,139 @@
+"""Sources by name, and what to do with their broken records.
+
+A source has `__len__` and `__getitem__(index) -> Example`, so `grain.MapDataset.source` takes it.
+It raises RecordError for a record that cannot be used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import logging
+import os
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from data_pipelines.examples import Example
+from data_pipelines.folder import FolderSource
+from data_pipelines.records import SUFFIX, ArrayRecordSource, RecordError, SourceError
+from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.scenes.source import ScenesSource
+from data_pipelines.tfds_captions import TfdsCaptionsSource
+
+LOG = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Random access to examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class SkipBroken:
+    """Puts the next good record in the place of each broken one, and counts the broken ones.
+
+    The replacement depends on the index alone (index + 1, + 2, ..., around the end), so a batch
+    stays a pure function of (seed, step) and no later stage meets a hole. Each broken record is
+    logged once a process; `broken` maps index to reason, as far as this process has met them.
+
+    Args:
+      source: the records.
+      limit: so many broken records in a row mean that the source itself is at fault.
+
+    Raises:
+      SourceError: on access, when `limit` records in a row are broken.
+    """
+
+    def __init__(self, source: Source, limit: int = 100) -> None:
+        self.source, self.limit = source, limit
+        self.broken: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        tries = min(self.limit, len(self))
+        for step in range(tries):
+            place = (index + step) % len(self)
+            if place in self.broken:
+                continue
+            try:
+                return self.source[place]
+            except RecordError as error:
+                LOG.warning("skipped a broken record: %s", error)
+                self.broken[place] = str(error)
+        last = self.broken[(index + tries - 1) % len(self)]
+        raise SourceError(f"{tries} records in a row are broken, mend the data; the last: {last}")
+
+    def __repr__(self) -> str:
+        return f"SkipBroken({self.source!r})"
+
+
+def open_source(config: Mapping[str, Any]) -> Source:
+    """Open the source that a config describes.
+
+    Args:
+      config: "kind" (a key of KINDS), the arguments of that kind, and optionally "skip_broken"
+        (default True: wrap in SkipBroken; False: the first broken record raises).
+
+    Raises:
+      SourceError: unknown kind or argument, missing argument, or nothing to open.
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in KINDS:
+        raise SourceError(f"data source kind {kind!r} is unknown: {_nearest(kind, KINDS)}")
+    skip = options.pop("skip_broken", True)
+    arguments = inspect.signature(KINDS[kind]).parameters
+    _check_keys(options, arguments, f"data source {kind!r}")
+    for name, argument in arguments.items():
+        if argument.default is argument.empty and name not in options:
+            raise SourceError(f"data source {kind!r} lacks {name!r}: give it in the config")
+    source = KINDS[kind](**options)
+    return SkipBroken(source) if skip else source
+
+
+def _open_scenes(
+    seed: int = 0,
+    size: int = 100_000,
+    with_edits: bool = False,
+    scene: Mapping[str, Any] | None = None,
+) -> ScenesSource:
+    """`scene` holds fields of SceneConfig; lists become tuples."""
+    fields = dict(scene or {})
+    _check_keys(fields, [f.name for f in dataclasses.fields(SceneConfig)], "data source 'scenes'")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return ScenesSource(SceneConfig(**fields), seed, size, with_edits)
+
+
+def _open_openmoji(path: str | os.PathLike, split: str = "train") -> ArrayRecordSource:
+    files = sorted(pathlib.Path(path).glob(f"{split}-*{SUFFIX}"))
+    if not files:
+        raise SourceError(
+            f"{path}: no OpenMoji split {split!r} there: run `unicom data prepare openmoji`"
+        )
+    return ArrayRecordSource(files)
+
+
+KINDS: dict[str, Callable[..., Source]] = {
+    "scenes": _open_scenes,
+    "array_record": ArrayRecordSource,
+    "folder": FolderSource,
+    "tfds": TfdsCaptionsSource,
+    "openmoji": _open_openmoji,
+}
+
+
+def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:
+    for key in given:
+        if key not in known:
+            raise SourceError(f"{owner} has no option {key!r}: {_nearest(key, known)}")
+
+
+def _nearest(name: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"
