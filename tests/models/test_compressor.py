@@ -148,7 +148,7 @@ def test_pool_of_an_odd_grid_is_nan_under_jit_and_leaves_the_others_alone():
         (("mlp", 12, 4), {"heads": 3}, "drop it"),
         (("pool", 12, 4), {}, "needs it"),
         (("mlp", 12, 4), {"window": 2}, "only"),
-        (("identity", 12, 4), {}, "set latent_dim to 12"),
+        (("identity", 12, 4), {}, "set latent_dim=12"),
         (("atention", 12, 4), {}, "attention"),
     ],
 )
