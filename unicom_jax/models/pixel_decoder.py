@@ -1,0 +1,237 @@
+"""Pixel decoder: a diffusion transformer that paints image patches from per-token features.
+
+Patch (row, column) is conditioned on the feature of the same place, so no cross-attention is
+needed. Time enters through AdaLN-zero (DiT: Peebles & Xie 2023), places through 2-D RoPE. It knows
+only `channels`: patches of pixels (patch² · 3) or packed latents of a KL autoencoder (4 · latent).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core import flow
+from unicom_jax.core.attention import attention, padding_mask
+from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.grids import token_mask, token_places
+from unicom_jax.core.layers import Linear, Mlp, RMSNorm, SwiGlu, TimeEmbedding
+from unicom_jax.core.modulation import Modulation, modulated_norm
+from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
+from unicom_jax.core.positions import apply_rope, rope
+
+PREDICTIONS = ("data", "velocity")
+Loss = tuple[jax.Array, jax.Array]  # (sum, count)
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderBlock(Module):
+    """Attention over the image and a SwiGLU MLP, each shifted, scaled and gated by time."""
+
+    width: int
+    heads: int
+    mlp_dim: int
+    attention_backend: str = "dense"
+
+    @property
+    def _parts(self) -> dict[str, Module]:
+        width, head_dim = self.width, self.width // self.heads
+        return {
+            "modulation": Modulation(width, width, 6),
+            "qkv": Linear(width, 3 * width, bias=False, axes=("embed", "heads")),
+            "query_norm": RMSNorm(head_dim),
+            "key_norm": RMSNorm(head_dim),
+            "output": Linear(width, width, axes=("heads", "embed")),
+            "mlp": SwiGlu(width, self.mlp_dim),
+        }
+
+    def specs(self) -> Specs:
+        return {name: part.specs() for name, part in self._parts.items()}
+
+    def _attend(
+        self,
+        params: Params,
+        x: jax.Array,
+        turns: tuple[jax.Array, jax.Array],
+        mask: MaskIntervals,
+    ) -> jax.Array:
+        parts = self._parts
+        # Heads come before (query, key, value), so a kernel sharded by heads stays so.
+        qkv = parts["qkv"](params["qkv"], x).reshape(*x.shape[:2], self.heads, -1)
+        query, key, value = jnp.split(qkv, 3, axis=-1)
+        query = apply_rope(parts["query_norm"](params["query_norm"], query), *turns)
+        key = apply_rope(parts["key_norm"](params["key_norm"], key), *turns)
+        mixed = attention(query, key, value, mask, backend=self.attention_backend)
+        return parts["output"](params["output"], mixed.reshape(x.shape))
+
+    def __call__(
+        self,
+        params: Params,
+        x: jax.Array,
+        time: jax.Array,
+        turns: tuple[jax.Array, jax.Array],
+        mask: MaskIntervals,
+    ) -> jax.Array:
+        """x (B, N, W), time embedding (B, 1, W), RoPE (cos, sin) and padding mask -> (B, N, W)."""
+        parts = self._parts
+        steering = parts["modulation"](params["modulation"], time)
+        scale1, shift1, gate1, scale2, shift2, gate2 = (part.astype(x.dtype) for part in steering)
+        x = x + gate1 * self._attend(params, modulated_norm(x, scale1, shift1), turns, mask)
+        return x + gate2 * parts["mlp"](params["mlp"], modulated_norm(x, scale2, shift2))
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelDecoder(Module):
+    """DiT over the patches of an image, conditioned token by token.
+
+    Attributes:
+      channels: numbers in a patch, C.
+      feature_dim: width of the condition.
+      width, depth, heads, mlp_dim: of the transformer; heads divide width into even head widths.
+      rope_theta: base of the rotary frequencies; 100 spreads them over grids of up to 64 places.
+      prediction: what the network gives. "data" (x̂, from which v = (x̂ - x_t) / (1 - t)) suits
+        pixel patches, which have more channels than they have degrees of freedom ("JiT": Li & He
+        2025); "velocity" suits autoencoder latents.
+      time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
+      attention_backend: as in `core.attention`.
+      remat: recompute each block in the backward pass instead of keeping its activations.
+
+    Compute follows the dtype of the condition; predictions, losses and samples are fp32.
+    """
+
+    channels: int
+    feature_dim: int
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    rope_theta: float = 100.0
+    prediction: str = "data"
+    time_floor: float = 0.05
+    attention_backend: str = "dense"
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction {self.prediction!r} is unknown; use one of {PREDICTIONS}")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"pixel decoder of width {self.width} and {self.heads} heads has no even head "
+                "width; make width a multiple of 2 * heads"
+            )
+
+    @property
+    def _ends(self) -> dict[str, Module]:
+        width = self.width
+        return {
+            "patch": Linear(self.channels, width, axes=(None, "embed")),
+            "condition": Mlp(self.feature_dim, width, width, activation="silu"),
+            "time": TimeEmbedding(width),
+            "modulation": Modulation(width, width, 2),
+            "output": Linear(width, self.channels, axes=("embed", None), init_kernel=zeros),
+        }
+
+    @property
+    def block(self) -> DecoderBlock:
+        return DecoderBlock(self.width, self.heads, self.mlp_dim, self.attention_backend)
+
+    def specs(self) -> Specs:
+        ends = {name: part.specs() for name, part in self._ends.items()}
+        return ends | {"blocks": stack_specs(self.block.specs(), self.depth)}
+
+    def __call__(
+        self,
+        params: Params,
+        noisy: jax.Array,
+        time: jax.Array,
+        condition: jax.Array,
+        grids: jax.Array,
+    ) -> jax.Array:
+        """The network's own prediction, clean patches or velocity; 0 at padding.
+
+        Args:
+          noisy: (B, N, C) patches at time t, raster order.
+          time: (B,) flow time; 1 is data.
+          condition: (B, N, feature_dim) features of the same places.
+          grids: (B, 2) int32 rows and columns.
+
+        Returns:
+          (B, N, C) fp32.
+        """
+        ends, tokens = self._ends, noisy.shape[1]
+        turns = rope(token_places(grids, tokens), self.width // self.heads, self.rope_theta)
+        mask = padding_mask(grids[:, 0] * grids[:, 1], tokens)
+        steering = ends["time"](params["time"], time[:, None])
+        x = ends["patch"](params["patch"], noisy.astype(condition.dtype))
+        x = x + ends["condition"](params["condition"], condition)
+
+        def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+            return self.block(weights, x, steering, turns, mask), None
+
+        x, _ = jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, params["blocks"])
+        scale, shift = ends["modulation"](params["modulation"], steering)
+        out = ends["output"](params["output"], modulated_norm(x.astype(jnp.float32), scale, shift))
+        return jnp.where(token_mask(grids, tokens)[..., None], out, 0.0)
+
+    def velocity(
+        self,
+        params: Params,
+        noisy: jax.Array,
+        time: jax.Array,
+        condition: jax.Array,
+        grids: jax.Array,
+    ) -> jax.Array:
+        """dx/dt (B, N, C) at t < 1, for the integrator; arguments as in `__call__`."""
+        prediction = self(params, noisy, time, condition, grids)
+        if self.prediction == "velocity":
+            return prediction
+        # No floor worth the name: a step to t = 1 then lands on x̂, with no noise left over.
+        return flow.data_to_velocity(prediction, noisy, time, floor=1e-6)
+
+    def loss(
+        self,
+        params: Params,
+        patches: jax.Array,
+        noise: jax.Array,
+        time: jax.Array,
+        condition: jax.Array,
+        grids: jax.Array,
+    ) -> tuple[Loss, jax.Array]:
+        """Flow loss of clean `patches` (B, N, C) in [-1, 1], noised by `noise` at `time` (B,).
+
+        Returns:
+          (sum, count) over valid tokens of the squared velocity error averaged over channels, and
+          the predicted clean patches (B, N, C), for perceptual terms.
+        """
+        noisy = flow.interpolate(patches, noise, time)
+        prediction = self(params, noisy, time, condition, grids)
+        if self.prediction == "velocity":
+            speed, target = prediction, flow.velocity(patches, noise)
+            clean = flow.velocity_to_data(prediction, noisy, time)
+        else:
+            clean = prediction
+            # The same floor for both, else the best x̂ near t = 1 would not be the data.
+            speed = flow.data_to_velocity(clean, noisy, time, self.time_floor)
+            target = flow.data_to_velocity(patches, noisy, time, self.time_floor)
+        valid = token_mask(grids, patches.shape[1])
+        return flow.flow_loss(speed, target, valid), jnp.where(valid[..., None], clean, 0.0)
+
+    def sample(
+        self,
+        params: Params,
+        noise: jax.Array,
+        condition: jax.Array,
+        grids: jax.Array,
+        steps: int = 25,
+        sampler: str = "euler",
+        shift: float = 1.0,
+    ) -> jax.Array:
+        """Paints (B, N, C) fp32 patches from Gaussian `noise` (B, N, C); 0 at padding."""
+
+        def field(x: jax.Array, time: jax.Array) -> jax.Array:
+            times = jnp.full(x.shape[:1], time)
+            return self.velocity(params, x, times, condition, grids)
+
+        painted = flow.integrate(field, noise, steps, sampler, shift)
+        return jnp.where(token_mask(grids, noise.shape[1])[..., None], painted, 0.0)
