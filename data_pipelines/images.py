@@ -53,7 +53,7 @@ class ImagePolicy:
             return nearest_bucket(height, width, buckets)
         if self.size % unit:
             raise ValueError(
-                f"image size {self.size} is not a multiple of {unit}; make it a multiple of the patch"
+                f"image size {self.size} is not a multiple of {unit}; make it one of the patch"
             )
         return self.size, self.size
 
@@ -175,7 +175,7 @@ def patchify(image: np.ndarray, patch: int) -> np.ndarray:
     height, width, channels = image.shape
     if height % patch or width % patch:
         raise ValueError(
-            f"image sides {height} x {width} are not multiples of the patch {patch}; resize it first"
+            f"image sides {height} x {width} are no multiples of the patch {patch}; resize first"
         )
     rows, cols = height // patch, width // patch
     grid = image.reshape(rows, patch, cols, patch, channels).transpose(0, 2, 1, 3, 4)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines import images
-from data_pipelines.tasks import DRAWN, SOURCE, Image, Segment, Text, is_response
+from data_pipelines.tasks import DRAWN, SOURCE, BrokenExample, Image, Segment, Text, is_response
 from data_pipelines.tokenizer import Tokenizer
 from unicom_jax.core.batch import MaskIntervals, Role
 from unicom_jax.core.positions import image_positions
@@ -82,6 +82,7 @@ class SequenceConfig:
             )
         if not 0.0 <= self.cfg_dropout <= 1.0:
             raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
+        self.images.target_size(1, 1, self.patch * self.pool)  # raises where the sizes do not agree
 
     @property
     def max_patches(self) -> int:
@@ -163,7 +164,8 @@ def build_document(
     """The training document of a list of segments. The loss is on what `tasks.is_response` says.
 
     Raises:
-      ValueError: no response, or a text that contains structural tokens; the message names `key`.
+      ValueError: no response.
+      BrokenExample: no picture, or a text that contains structural tokens; it names `key`.
     """
     if not segments or not is_response(segments[-1]):
         raise ValueError(
@@ -247,7 +249,7 @@ class _Writer:
     def text(self, segment: Text) -> None:
         ids = _encode(self.tokenizer, segment.text)
         if not _structure(self.tokenizer).isdisjoint(ids):
-            raise ValueError(
+            raise BrokenExample(
                 f"example {self.key!r}: the text {segment.text[:60]!r} contains tokens that mark "
                 "turns or images; remove their spellings from it"
             )
@@ -316,7 +318,7 @@ class _Writer:
         try:
             picture = images.prepare(pixels, config.images, config.patch, config.pool)
         except ValueError as error:
-            raise ValueError(f"example {self.key!r}: {error}") from error
+            raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, config.patch))
         self.grids.append((picture.shape[0] // config.patch, picture.shape[1] // config.patch))
         return len(self.grids) - 1

@@ -1,0 +1,46 @@
+"""An in-memory cache in front of a source whose examples are dear to make or to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from data_pipelines.examples import Example
+
+
+class CachedSource:
+    """Keeps the first examples that fit into `max_bytes`, and never evicts.
+
+    Epochs are shuffled, so every example is equally far from its next use: keeping the first ones
+    hits as often as the bound allows, while evicting the oldest would never hit on a source larger
+    than the cache. Safe to share between threads; each worker process fills its own.
+    """
+
+    def __init__(self, source: Sequence[Example], max_bytes: int) -> None:
+        self.source, self.max_bytes = source, max_bytes
+        self.bytes = 0
+        self._kept: dict[int, Example] = {}
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Example:
+        kept = self._kept.get(index)
+        if kept is not None:
+            return kept
+        example = self.source[index]
+        size = _size(example)
+        if self.bytes + size <= self.max_bytes:
+            self._kept[index] = example
+            self.bytes += size
+        return example
+
+
+def _size(example: Example) -> int:
+    """Bytes of the pictures and, roughly, of the words."""
+    words = [
+        *example.captions,
+        *(q.question + q.answer for q in example.questions),
+        example.thought,
+    ]
+    pictures = [example.image, *(edit.target for edit in example.edits)]
+    return sum(picture.nbytes for picture in pictures) + sum(map(len, words)) + 1000

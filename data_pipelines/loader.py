@@ -1,0 +1,180 @@
+"""Batches of packed rows, as a pure function of (seed, step), ahead of the training loop.
+
+Grain runs the pipeline: step -> windows of this host -> documents -> rows -> batch, in threads or
+in worker processes. The whole state is `next_index`, the next step. A global batch is `rows` rows
+in a fixed order; host h of H takes its h-th run of rows, so neither the number of hosts nor that of
+workers changes what is trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import grain
+from absl import flags
+
+from data_pipelines.mixture import DocumentStream
+from data_pipelines.packing import assign, documents_per_window, pack_row, stack_rows
+from unicom_jax.core.batch import MixedBatch
+
+Batch = TypeVar("Batch")
+STEPS = 2**62  # the stream has no end
+PROBES = 384  # documents looked at to choose how many a window gets
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderConfig:
+    """How batches are made and fetched.
+
+    Attributes:
+      rows: rows (or examples) of a global batch.
+      host, hosts: which share of each batch this process makes.
+      threads: threads that make batches, when `workers` is 0.
+      prefetch: batches made ahead.
+      workers: processes that make batches; 0 for threads. The source must be picklable then.
+    """
+
+    rows: int
+    host: int = 0
+    hosts: int = 1
+    threads: int = 2
+    prefetch: int = 4
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.host < self.hosts:
+            raise ValueError(f"host {self.host} is not one of {self.hosts}; count hosts from 0")
+        if self.rows < 1 or self.rows % self.hosts:
+            raise ValueError(
+                f"{self.rows} rows cannot be shared by {self.hosts} hosts; "
+                "set rows to a multiple of the hosts"
+            )
+
+    @property
+    def host_rows(self) -> int:
+        return self.rows // self.hosts
+
+
+class Loader(Generic[Batch]):
+    """An endless iterator over batches that can be stopped and continued anywhere.
+
+    Attributes:
+      next_index: the step of the next batch. It is the whole state.
+      counts: what happened to the documents of the batches handed out since the start or the last
+        `set_state`: documents, slots (used), left_over, broken, overlong.
+    """
+
+    def __init__(
+        self, make: Callable[[int], tuple[Batch, Counter]], config: LoaderConfig, start: int = 0
+    ) -> None:
+        self._make, self._config = make, config
+        self._iterator: grain.DatasetIterator | None = None
+        self.set_state({"next_index": start})
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        if self._iterator is None:
+            self._iterator = self._open()
+            # Also at exit: Grain's threads and shared memory must go before the interpreter does.
+            self._closing = weakref.finalize(self, self._iterator.close)
+        batch, counts = next(self._iterator)
+        self.counts.update(counts)
+        self.next_index += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self.next_index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continues with the batch of step `state["next_index"]`."""
+        self.close()
+        self.next_index = int(state["next_index"])
+        self.counts: Counter = Counter()
+
+    def close(self) -> None:
+        """Ends the threads or workers. A later `next` starts them anew where this one stopped."""
+        if self._iterator is not None:
+            self._closing()
+            self._iterator = None
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, made here and now."""
+        return self._make(step)[0]
+
+    def _open(self) -> grain.DatasetIterator:
+        config = self._config
+        steps = grain.MapDataset.range(self.next_index, STEPS).map(self._make)
+        if not config.workers:
+            options = grain.ReadOptions(config.threads, config.prefetch)
+            return iter(steps.to_iter_dataset(options))
+        if not flags.FLAGS.is_parsed():  # Grain's workers inherit absl flags
+            flags.FLAGS.mark_as_parsed()
+        each = max(1, config.prefetch // config.workers)
+        dataset = steps.to_iter_dataset(grain.ReadOptions(1, each))
+        return iter(dataset.mp_prefetch(grain.MultiprocessingOptions(config.workers, each)))
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatches:
+    """Step to this host's part of a global batch of packed rows."""
+
+    stream: DocumentStream
+    config: LoaderConfig
+    window_documents: int
+
+    def __call__(self, step: int) -> tuple[MixedBatch, Counter]:
+        rows, counts = [], Counter()
+        windows = self.config.host_rows // self.stream.packing.window_rows
+        first = (step * self.config.hosts + self.config.host) * windows
+        for window in range(first, first + windows):
+            rows += self._window(window, counts)
+        return stack_rows(rows), counts
+
+    def _window(self, window: int, counts: Counter) -> list[MixedBatch]:
+        documents = []
+        for index in range(self.window_documents):
+            document, skipped = self.stream.document(window * self.window_documents + index)
+            documents.append(document)
+            counts.update(skipped)
+        packing, sequence = self.stream.packing, self.stream.sequence
+        rows, left_over = assign([(len(d), len(d.grids)) for d in documents], packing)
+        packed = [documents[i] for row in rows for i in row]
+        counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
+        return [pack_row([documents[i] for i in row], packing, sequence) for row in rows]
+
+
+def make_loader(
+    stream: DocumentStream,
+    config: LoaderConfig,
+    *,
+    start: int = 0,
+    window_documents: int | None = None,
+) -> Loader[MixedBatch]:
+    """The training loader of the unified stage.
+
+    Args:
+      stream: the documents.
+      config: batch size, this host's share, and the workers.
+      start: the first step.
+      window_documents: documents a window; None chooses it from the first few hundred documents.
+
+    Raises:
+      ValueError: a host's rows are no whole number of windows.
+    """
+    window = stream.packing.window_rows
+    if config.host_rows % window:
+        raise ValueError(
+            f"a host makes {config.host_rows} rows a batch, no multiple of packing.window_rows "
+            f"{window}; set window_rows to a divisor"
+        )
+    if window_documents is None:
+        probes = [stream.document(index)[0] for index in range(PROBES)]
+        sizes = [(len(document), len(document.grids)) for document in probes]
+        window_documents = documents_per_window(sizes, stream.packing)
+    return Loader(PackedBatches(stream, config, window_documents), config, start)
