@@ -15,14 +15,7 @@ from unicom_jax.core.attention import attention
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
-
-# What the backward pass may keep instead of computing again: everything, the outputs of matrix
-# products, nothing.
-REMAT_POLICIES = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+from unicom_jax.core.remat import REMAT_POLICIES
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,15 +171,12 @@ class EncoderStack(Module):
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
             return self.block(weights, x, mask), None
 
-        if self.remat != "none":
-            # Inside a scan XLA cannot merge the second computation with the first: no barrier.
-            step = jax.checkpoint(step, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         weights = (
             jax.tree.map(lambda weight: weight[start:stop], params)
             if (start, stop) != (0, self.depth)
             else params
         )
-        return jax.lax.scan(step, x, weights)[0]
+        return jax.lax.scan(REMAT_POLICIES[self.remat](step), x, weights)[0]
 
     def hidden_states(
         self, params: Params, x: jax.Array, mask: MaskIntervals | None, layers: Sequence[int]

@@ -22,7 +22,7 @@ class TextEncoder(Module):
       vocab_size: size of the token table (256,000 in SigLIP 2).
       max_length: number of learned positions (64 in SigLIP 2).
       out_dim: width of the embedding, that of the image tower; None is `width`.
-      remat: "none", "dots" or "full", see `encoder_stack.REMAT_POLICIES`.
+      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
       dtype: of the activations, since token ids have none to follow.
     """
 

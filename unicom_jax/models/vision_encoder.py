@@ -117,7 +117,7 @@ class VisionEncoder(Module):
       patch_size: side of a patch in pixels.
       position_rows, position_cols: the learned position grid; every image's if not `naflex`.
       naflex: resize the position grid to each image's own (rows, columns).
-      remat: "none", "dots" or "full", see `encoder_stack.REMAT_POLICIES`.
+      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
       attention_backend: see `core.attention.attention`.
     """
 
