@@ -1,0 +1,133 @@
+"""Suite: edits by instruction. The target must be reached *and* everything else left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_pipelines.examples import Edit, Example
+from unicom_jax.evaluation.protocol import UnifiedModel
+from unicom_jax.evaluation.records import Editing
+from unicom_jax.evaluation.scores import Score, proportion
+from unicom_jax.evaluation.suite import (
+    EvaluationConfig,
+    Progress,
+    SuiteResult,
+    balanced,
+    by_kind,
+    in_batches,
+    silent,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class EditVerdict:
+    """Whether an edit was carried out, whether the rest was kept, and why not ("" when both hold)."""
+
+    reached: bool
+    unchanged: bool
+    reason: str = ""
+
+    @property
+    def success(self) -> bool:
+        return self.reached and self.unchanged
+
+
+# (example, edit with its target, picture before, picture after; all of one size) -> verdict
+EditJudge = Callable[[Example, Edit, np.ndarray, np.ndarray], EditVerdict]
+
+CHANGED = 16  # levels of 255 by which a pixel differs to count as changed by the true edit
+KEPT = 12.0  # mean absolute error in levels of 255 that the rest of the picture may have
+NEARER = 0.5  # share of the squared distance to the target that may be left where the edit happens
+
+
+def judge_pixels(
+    example: Example, edit: Edit, before: np.ndarray, after: np.ndarray
+) -> EditVerdict:
+    """Verdict from pixels alone, for data without a parser of pictures. All (H, W, 3) uint8.
+
+    Reached: where the true edit changes the picture, at most half of the squared distance to the target
+    is left. Unchanged: elsewhere the mean absolute error is at most 12 levels of 255.
+    """
+    del example
+    source, result, target = (np.asarray(x, np.float64) for x in (before, after, edit.target))
+    region = np.max(np.abs(target - source), axis=-1) >= CHANGED
+    if not region.any():
+        return EditVerdict(True, True)
+    left = float(np.mean(np.square(result - target)[region]))
+    whole = float(np.mean(np.square(source - target)[region]))
+    drift = float(np.mean(np.abs(result - source)[~region])) if not region.all() else 0.0
+    reached, unchanged = left <= NEARER * whole, drift <= KEPT
+    reasons = [] if reached else [f"{left / whole:.0%} of the change is still to be made"]
+    reasons += [] if unchanged else [f"the rest moved by {drift:.0f} of 255 levels"]
+    return EditVerdict(reached, unchanged, "; ".join(reasons))
+
+
+def evaluate_editing(
+    model: UnifiedModel,
+    examples: Sequence[Example],
+    config: EvaluationConfig,
+    *,
+    judge: EditJudge = judge_pixels,
+    progress: Progress = silent,
+) -> SuiteResult:
+    """Success, target reached and rest unchanged, overall and success by kind; kinds are sampled evenly.
+
+    Chance is an editor that hands the picture back as it was: all is unchanged, little is reached.
+    """
+    pairs = [(example, edit) for example in examples for edit in example.edits]
+    pairs = balanced(pairs, lambda pair: pair[1].kind, config.edits)
+    records: list[Editing] = []
+    idle: list[Editing] = []
+    for start, batch in in_batches(pairs, config.batch_size, progress):
+        edited = model.edit(
+            [example.image for example, _ in batch],
+            [edit.instruction for _, edit in batch],
+            steps=config.steps,
+            guidance=config.guidance,
+            sampler=config.sampler,
+            seed=config.seed + start,
+        )
+        for (example, edit), after in zip(batch, edited, strict=True):
+            before = model.prepared(example.image)
+            edit = dataclasses.replace(edit, target=model.prepared(edit.target))
+            records.append(_record(example, edit, before, after, judge))
+            idle.append(_record(example, edit, before, before, judge))
+    return SuiteResult(_scores(records, idle) if records else [], list(records))
+
+
+def _record(
+    example: Example, edit: Edit, before: np.ndarray, after: np.ndarray, judge: EditJudge
+) -> Editing:
+    if after.shape == edit.target.shape == before.shape:
+        verdict = judge(example, edit, before, after)
+    else:
+        sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (after, edit.target)]
+        verdict = EditVerdict(False, False, f"size {sizes[0]}, not {sizes[1]}")
+    return Editing(
+        kind=edit.kind,
+        instruction=edit.instruction,
+        before=before,
+        after=after,
+        target=edit.target,
+        success=verdict.success,
+        reached=verdict.reached,
+        unchanged=verdict.unchanged,
+        reason=verdict.reason,
+    )
+
+
+def _scores(records: Sequence[Editing], idle: Sequence[Editing]) -> list[Score]:
+    scores = []
+    for quantity in ("success", "reached", "unchanged"):
+        blind = [getattr(record, quantity) for record in idle]
+        outcomes = [getattr(record, quantity) for record in records]
+        scores.append(proportion(f"editing/{quantity}", outcomes, sum(blind) / len(blind)))
+    blind_kinds = by_kind(idle, lambda record: record.kind)
+    for kind, group in sorted(by_kind(records, lambda record: record.kind).items()):
+        blind = [record.success for record in blind_kinds[kind]]
+        outcomes = [record.success for record in group]
+        scores.append(proportion(f"editing/success/{kind}", outcomes, sum(blind) / len(blind)))
+    return scores

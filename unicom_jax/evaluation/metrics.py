@@ -1,0 +1,135 @@
+"""How near two pictures, two sets of features or two texts are. NumPy and SciPy only."""
+
+from __future__ import annotations
+
+import collections
+import re
+
+import numpy as np
+from scipy.ndimage import correlate1d
+
+# Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
+SSIM_WINDOW = 11
+SSIM_SIGMA = 1.5
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+PEAK = 255.0
+
+
+def psnr(first: np.ndarray, second: np.ndarray) -> float:
+    """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 pictures; infinite when equal.
+
+    Raises ValueError when the shapes differ.
+    """
+    first, second = _pair(first, second)
+    error = float(np.mean(np.square(first - second)))
+    return float("inf") if error == 0 else float(10.0 * np.log10(PEAK**2 / error))
+
+
+def ssim(first: np.ndarray, second: np.ndarray) -> float:
+    """Structural similarity in [-1, 1] of two (H, W, 3) uint8 pictures, mean over windows and channels.
+
+    Gaussian window of 11 taps with sigma 1.5, biased covariances, only windows that lie wholly inside the
+    picture: Wang et al. 2004, and `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
+    use_sample_covariance=False)`. Raises ValueError when the shapes differ or a side is shorter than 11.
+    """
+    first, second = _pair(first, second)
+    if min(first.shape[:2]) < SSIM_WINDOW:
+        raise ValueError(
+            f"SSIM needs sides of at least {SSIM_WINDOW} pixels, got {first.shape[0]}x{first.shape[1]}; "
+            "evaluate at a larger image size"
+        )
+    mean_1, mean_2 = _blur(first), _blur(second)
+    variance_1 = _blur(first * first) - mean_1 * mean_1
+    variance_2 = _blur(second * second) - mean_2 * mean_2
+    covariance = _blur(first * second) - mean_1 * mean_2
+    c1, c2 = (SSIM_K1 * PEAK) ** 2, (SSIM_K2 * PEAK) ** 2
+    numerator = (2 * mean_1 * mean_2 + c1) * (2 * covariance + c2)
+    denominator = (mean_1**2 + mean_2**2 + c1) * (variance_1 + variance_2 + c2)
+    return float(np.mean(numerator / denominator))
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """Squared Fréchet (2-Wasserstein) distance of the Gaussians fitted to two feature sets (n, D), (m, D).
+
+    |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Dowson & Landau 1982. The features are the encoder's
+    own, so the number speaks of distance *in the encoder's feature space*. It is not FID, which is
+    defined on Inception-v3 features, and compares only between runs that share the encoder.
+
+    tr (S1 S2)^(1/2) is taken as tr (A S2 A)^(1/2) with A = S1^(1/2): symmetric, so `eigh` is exact even
+    where fewer samples than dimensions leave the covariances singular.
+    """
+    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"feature sets must be (n, D) and (m, D), got {first.shape} and {second.shape}; "
+            "pool each picture to one vector of the same encoder"
+        )
+    if min(len(first), len(second)) < 2:
+        raise ValueError(
+            "a Fréchet distance needs at least 2 pictures a set; evaluate more samples"
+        )
+    mean_gap = float(np.sum(np.square(first.mean(axis=0) - second.mean(axis=0))))
+    covariance_1 = np.atleast_2d(np.cov(first, rowvar=False))
+    covariance_2 = np.atleast_2d(np.cov(second, rowvar=False))
+    root = _symmetric_sqrt(covariance_1)
+    middle = np.linalg.eigvalsh(root @ covariance_2 @ root)
+    cross = float(np.sum(np.sqrt(np.maximum(middle, 0.0))))
+    distance = mean_gap + float(np.trace(covariance_1) + np.trace(covariance_2)) - 2.0 * cross
+    return max(distance, 0.0)  # rounding can leave -1e-12 for equal sets
+
+
+def retrieval_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """For each query (n, D), how many other keys (n, D) are nearer by cosine than its own: (n,) int.
+
+    0 means that the pair was found; ties count against the pair, so collapsed features score nothing.
+    """
+    similarity = _unit(queries) @ _unit(keys).T
+    own = np.diagonal(similarity)[:, None]
+    return np.sum(similarity >= own - 1e-9, axis=1) - 1
+
+
+def normalise(text: str) -> str:
+    """Lower case, no punctuation, single spaces: how answers and captions are compared."""
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+def exact_match(prediction: str, references: tuple[str, ...]) -> bool:
+    """Whether a prediction equals one of the references after `normalise`."""
+    return normalise(prediction) in {normalise(reference) for reference in references}
+
+
+def token_f1(prediction: str, references: tuple[str, ...]) -> float:
+    """Best F1 of the words shared with one of the references (as in SQuAD), in [0, 1]."""
+    return max(_f1(normalise(prediction).split(), normalise(r).split()) for r in references)
+
+
+def _f1(prediction: list[str], reference: list[str]) -> float:
+    shared = sum((collections.Counter(prediction) & collections.Counter(reference)).values())
+    return 2.0 * shared / (len(prediction) + len(reference)) if shared else 0.0
+
+
+def _pair(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if first.shape != second.shape:
+        raise ValueError(
+            f"pictures differ in shape, {first.shape} and {second.shape}; resize one first"
+        )
+    return np.asarray(first, np.float64), np.asarray(second, np.float64)
+
+
+def _blur(image: np.ndarray) -> np.ndarray:
+    radius = SSIM_WINDOW // 2
+    taps = np.exp(-0.5 * np.square(np.arange(-radius, radius + 1) / SSIM_SIGMA))
+    taps /= taps.sum()
+    blurred = correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)
+    return blurred[radius:-radius, radius:-radius]
+
+
+def _symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(matrix)
+    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    features = np.asarray(features, np.float64)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, 1e-12)

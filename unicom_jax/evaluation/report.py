@@ -1,0 +1,283 @@
+"""`write_report(workdir)`: the whole run on one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import io
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from PIL import Image
+
+from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
+from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
+from unicom_jax.evaluation.scores import FACETS, score_names, standing, style_of
+from unicom_jax.evaluation.suite import by_kind
+
+REPORT_FILE = "report.html"
+MAX_SIDE = 384  # pixels; a larger picture is inlined smaller
+HEADLINES = {
+    "reconstruction/psnr": "reconstruction",
+    "generation/overall": "generation, overall",
+    "generation/retrieval": "generation, retrieved",
+    "understanding/qa": "questions answered",
+    "understanding/caption": "captions exact",
+    "editing/success": "edits done",
+}
+LABELS = {"psnr": "PSNR", "ssim": "SSIM", "frechet": "Fréchet distance", "qa": "QA"}
+LABELS |= {"caption_f1": "caption, F1 of words"}
+# Keys of metrics.jsonl that speak of speed, with their axis in words.
+SPEED = {
+    "steps_per_second": "steps per second",
+    "tokens_per_second": "tokens per second",
+    "images_per_second": "images per second",
+    "step_seconds": "seconds per step",
+    "data_wait": "share of time waiting for data",
+    "mfu": "model FLOPs utilisation",
+}
+CLOCK = ("step", "time")
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    title: str
+    latest: str
+    svg: Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoreRow:
+    """A score as text, with positions on its bar in percent of the axis."""
+
+    name: str
+    label: str
+    value: str
+    interval: str
+    untrained: str
+    chance: str
+    count: str
+    standing: str
+    unit: str
+    higher_is_better: bool
+    marks: Mapping[str, float]
+
+
+def write_report(workdir: str | os.PathLike[str]) -> Path:
+    """Writes `workdir/report.html` from what the run left there and returns its path.
+
+    A section whose input is missing says so in one line. Raises FileNotFoundError without the folder and
+    ValueError, naming the file, when an input is not readable.
+    """
+    run = read_run(workdir)
+    page = _environment().get_template("report.html.j2").render(**_view(run))
+    path = run.workdir / REPORT_FILE
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _environment() -> jinja2.Environment:
+    folder = Path(__file__).parent / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals["css"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
+    environment.filters |= {
+        "number": short_number,
+        "duration": duration,
+        "thousands": "{:,}".format,
+    }
+    return environment
+
+
+def _view(run: Run) -> dict[str, Any]:
+    records = run.records
+    rows = score_rows(run.scores)
+    parameters = _parameters(run.stages)
+    return {
+        "name": run.name,
+        "picture": functools.partial(picture_uri, run.workdir / "evaluation"),
+        "stages": run.stages,
+        "parameters": parameters,
+        "total_parameters": sum(parameters.values()),
+        "total_seconds": sum(_seconds(stage) for stage in run.stages),
+        "stage_seconds": {stage.name: _seconds(stage) for stage in run.stages},
+        "stage_parts": {stage.name: _parts(stage) for stage in run.stages},
+        "stage_steps": {stage.name: _steps(stage) for stage in run.stages},
+        "devices": list(
+            dict.fromkeys(s.facts["device"] for s in run.stages if s.facts.get("device"))
+        ),
+        "headlines": [(HEADLINES[row.name], row) for row in rows if row.name in HEADLINES],
+        "score_suites": by_kind(rows, lambda row: row.name.partition("/")[0]),
+        "curves": {stage.name: _curves(stage) for stage in run.stages},
+        "speed": {stage.name: charts for stage in run.stages if (charts := _speed(stage))},
+        "codec": _codec(run.stages),
+        "reconstructions": records.get("reconstructions", []),
+        "generations": by_kind(records.get("generations", []), lambda row: row["category"]),
+        "edits": by_kind(records.get("edits", []), lambda row: row["kind"]),
+        "answers": by_kind(records.get("answers", []), lambda row: row["kind"]),
+        "captions": records.get("captions", []),
+        "config": json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
+    }
+
+
+def score_rows(flat: Mapping[str, float | int | None]) -> list[ScoreRow]:
+    """The rows of the score table, in order."""
+    return [_score_row(flat, name) for name in score_names(flat)]
+
+
+def _score_row(flat: Mapping[str, float | int | None], name: str) -> ScoreRow:
+    style = style_of(name)
+    facets = {facet: flat.get(f"{name}.{facet}") for facet in FACETS}
+    shown = {"value": flat[name], **{f: facets[f] for f in ("low", "high", "untrained", "chance")}}
+    known = {key: value for key, value in shown.items() if value is not None}
+    best = style.best if style.best is not None else max([*known.values(), 1e-9]) * 1.05
+    span = best - style.worst
+    marks = {key: 100.0 * min(max((v - style.worst) / span, 0.0), 1.0) for key, v in known.items()}
+    return ScoreRow(
+        name=name,
+        label=" · ".join(LABELS.get(part, part) for part in name.split("/")[1:]),
+        value=style.show(flat[name]),
+        interval=f"{style.show(facets['low'])} – {style.show(facets['high'])}",
+        untrained=style.show(facets["untrained"]),
+        chance=style.show(facets["chance"]),
+        count=str(facets["n"]) if facets["n"] is not None else "–",
+        standing=standing(flat, name),
+        unit=style.unit if style.unit != "%" else "",
+        higher_is_better=style.higher_is_better,
+        marks=marks,
+    )
+
+
+def picture_uri(folder: Path, relative: str) -> Markup:
+    """A picture as a data URI, at most MAX_SIDE pixels a side.
+
+    Raises ValueError naming the file when it is missing or no picture.
+    """
+    path = folder / relative
+    try:
+        with Image.open(path) as image:
+            image = image.convert("RGB")
+    except OSError as error:
+        raise ValueError(
+            f"{path}: unreadable picture ({error}); run the evaluation again"
+        ) from None
+    if max(image.size) > MAX_SIDE:
+        image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", optimize=True)
+    return Markup("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words of two units at most: "2 h 05 min", "3 min 20 s", "8.2 s"."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _parameters(stages: Sequence[Stage]) -> dict[str, int]:
+    """Counts by part of the last stage that knows them: it holds the frozen parts of those before."""
+    return next((s.facts["parameters"] for s in reversed(stages) if s.facts.get("parameters")), {})
+
+
+def _parts(stage: Stage) -> str:
+    """ "compressor 4.1M, pixel decoder 2M; frozen: encoder 9M" for the table of stages."""
+    frozen = [pattern.split("/")[0] for pattern in stage.facts.get("freeze", [])]
+    counts = stage.facts.get("parameters", {})
+    texts = {part: f"{part.replace('_', ' ')} {short_number(n)}" for part, n in counts.items()}
+    trained = ", ".join(text for part, text in texts.items() if part not in frozen)
+    still = ", ".join(text for part, text in texts.items() if part in frozen)
+    return f"{trained}; frozen: {still}" if still else trained
+
+
+def _seconds(stage: Stage) -> float:
+    return float(stage.facts.get("seconds") or _latest(stage, "time") or 0.0)
+
+
+def _steps(stage: Stage) -> int:
+    return int(stage.facts.get("steps") or _latest(stage, "step") or 0)
+
+
+def _latest(stage: Stage, key: str) -> float | None:
+    return next((row[key] for row in reversed(stage.train) if key in row), None)
+
+
+def _curves(stage: Stage) -> list[Chart]:
+    """One chart a metric: total loss, its terms, other training metrics, then evaluations of their own.
+
+    "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps skipped) is
+    left out.
+    """
+    train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
+    train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
+    evals = _numeric_keys(stage.evals, skip=CLOCK)
+    twins = {
+        key: twin
+        for key in train
+        for twin in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
+        if twin in evals
+    }
+    charts = [_chart(stage, key, twins.get(key)) for key in train]
+    charts += [_chart(stage, None, key) for key in evals if key not in twins.values()]
+    return [chart for chart in charts if chart.svg]
+
+
+def _speed(stage: Stage) -> list[Chart]:
+    keys = _numeric_keys(stage.train, skip=())
+    charts = [_chart(stage, key, None, SPEED[key]) for key in SPEED if key in keys]
+    return [chart for chart in charts if chart.svg]
+
+
+def _chart(stage: Stage, train: str | None, evaluation: str | None, title: str = "") -> Chart:
+    series = []
+    for rows, key, role in ((stage.train, train, "train"), (stage.evals, evaluation, "eval")):
+        if key is not None:
+            points = [(row["step"], row[key]) for row in rows if _is_number(row.get(key))]
+            series.append(Series([x for x, _ in points], [y for _, y in points], role))
+    title = title or (train or evaluation or "").replace("_", " ")
+    finite = [y for curve in series for y in curve.ys if math.isfinite(y)]
+    latest = (
+        " · ".join(short_number(curve.ys[-1]) for curve in series if curve.ys) if finite else ""
+    )
+    return Chart(title, latest, Markup(line_chart(series, f"{stage.name}: {title}")))
+
+
+def _numeric_keys(rows: Sequence[Mapping[str, Any]], skip: Sequence[str]) -> list[str]:
+    """Keys that hold a number other than 0 somewhere, in order of appearance."""
+    items = (item for row in rows for item in row.items())
+    keys = dict.fromkeys(key for key, value in items if _is_number(value) and value != 0)
+    return [key for key in keys if key not in skip]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _codec(stages: Sequence[Stage]) -> dict[str, Any] | None:
+    """Bar plots of the latents' mean and deviation a channel, as measured when the codec was frozen."""
+    facts = next((s.facts for s in reversed(stages) if s.facts.get("latent_std")), None)
+    if facts is None:
+        return None
+    mean, deviation = facts.get("latent_mean") or [], facts["latent_std"]
+    return {
+        "channels": len(deviation),
+        "mean": Markup(bar_chart(mean, "mean of each latent channel", 0.0)),
+        "std": Markup(bar_chart(deviation, "standard deviation of each latent channel")),
+        "smallest": min(deviation),
+        "largest": max(deviation),
+    }

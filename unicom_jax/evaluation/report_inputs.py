@@ -1,0 +1,129 @@
+"""What a run leaves on disk, read back for the report. Every part may be missing; none may be broken."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.evaluation.records import RECORDS_FILE, read_records
+from unicom_jax.evaluation.scores import read_scores
+
+# Stages in the order of training; others follow by the time their metrics were begun.
+STAGE_ORDER = ("encoder", "codec", "unified", "align", "pretrain", "continue", "sft")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One training stage.
+
+    Attributes:
+      name: its folder, relative to the run.
+      train: lines of metrics.jsonl without evaluations, in order.
+      evals: lines with "eval/<name>" keys, in order.
+      facts: stage.json: "parameters" {part: count}, "steps", "seconds", "device", "tokens_per_second",
+        and for the codec "latent_mean", "latent_std" (one number a channel). All optional.
+    """
+
+    name: str
+    train: list[dict[str, Any]]
+    evals: list[dict[str, Any]]
+    facts: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """All that the report shows; an empty container stands for a missing file."""
+
+    workdir: Path
+    config: dict[str, Any]
+    stages: list[Stage]
+    scores: dict[str, float | int | None]
+    records: dict[str, list[dict[str, Any]]]
+
+    @property
+    def name(self) -> str:
+        return str(self.config.get("name") or self.workdir.resolve().name)
+
+
+def read_run(workdir: str | os.PathLike[str]) -> Run:
+    """Reads a run's folder.
+
+    Raises FileNotFoundError when there is no such folder, ValueError naming a file that is not readable.
+    """
+    workdir = Path(workdir)
+    if not workdir.is_dir():
+        raise FileNotFoundError(f"{workdir}: no such folder; give the folder of a run")
+    scores, folder = workdir / "scores.json", workdir / "evaluation"
+    return Run(
+        workdir=workdir,
+        config=_read_dict(workdir / "config.json"),
+        stages=[_read_stage(workdir, path.parent) for path in _stage_files(workdir)],
+        scores=read_scores(scores) if scores.exists() else {},
+        records=read_records(folder) if (folder / RECORDS_FILE).exists() else {},
+    )
+
+
+def _stage_files(workdir: Path) -> list[Path]:
+    """A `metrics.jsonl` or else `stage.json` per stage folder, one or two levels down."""
+    folders = {
+        path.parent
+        for name in ("metrics.jsonl", "stage.json")
+        for depth in ("*", "*/*")
+        for path in workdir.glob(f"{depth}/{name}")
+    }
+    files = [
+        next(p for p in (f / "metrics.jsonl", f / "stage.json") if p.exists()) for f in folders
+    ]
+
+    def order(path: Path) -> tuple[int, float, str]:
+        first, last = path.parent.relative_to(workdir).parts[0], path.parent.name
+        ranks = [STAGE_ORDER.index(part) for part in (first, last) if part in STAGE_ORDER]
+        rank = max(ranks) if ranks else len(STAGE_ORDER)
+        return rank, path.stat().st_mtime, str(path)
+
+    return sorted(files, key=order)
+
+
+def _read_stage(workdir: Path, folder: Path) -> Stage:
+    rows = _read_lines(folder / "metrics.jsonl")
+    evals = [row for row in rows if any(key.startswith("eval/") for key in row)]
+    train = [row for row in rows if not any(key.startswith("eval/") for key in row)]
+    name = folder.relative_to(workdir).as_posix()
+    return Stage(name, train, evals, _read_dict(folder / "stage.json"))
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """Lines of JSON. An unfinished last line, left by a run that was killed, is passed over."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise ValueError(
+                f"{path}:{number}: not valid JSON ({error}); remove the line"
+            ) from None
+        if not isinstance(row, Mapping) or "step" not in row:
+            raise ValueError(f'{path}:{number}: no "step" in this line; remove it')
+        rows.append(dict(row))
+    return rows
+
+
+def _read_dict(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); remove it or train again") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object; remove it or train again")
+    return content
