@@ -21,13 +21,13 @@ COLOURS = {
     "cyan": (40, 200, 220),
     "blue": (40, 82, 220),
     "purple": (136, 56, 186),
-    "pink": (250, 122, 186),
+    "pink": (252, 96, 176),
 }
 # Colours of the top and the bottom row. Little chroma, so that no ground is near an object's
 # colour.
 BACKGROUNDS = {
     "white": ((250, 250, 250), (250, 250, 250)),
-    "gray": ((176, 178, 182), (176, 178, 182)),
+    "gray": ((184, 186, 190), (184, 186, 190)),
     "black": ((20, 20, 22), (20, 20, 22)),
     "sky": ((196, 216, 242), (242, 247, 253)),
     "night": ((16, 17, 40), (62, 62, 88)),
