@@ -88,7 +88,7 @@ def drop_condition(
 def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """A document of words alone: a caption, at times followed by a question that it may answer."""
     (example,) = examples
-    words = _caption(example, rng)
+    words = draw_caption(example, rng)
     if example.questions and rng.random() < 0.5:
         question = _question(example, rng)
         words = f"{words} {question.question} {question.answer}"
@@ -97,7 +97,7 @@ def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]
 
 def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
-    return [Text(_caption(example, rng)), Image(example.image, DRAWN)]
+    return [Text(draw_caption(example, rng)), Image(example.image, DRAWN)]
 
 
 def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -143,7 +143,7 @@ def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> li
     (example,) = examples
     thought = thinking(_nonempty(example, example.thought, "thought"))
     return [
-        Text(_caption(example, rng)),
+        Text(draw_caption(example, rng)),
         Text(thought, supervised=True),
         Image(example.image, DRAWN),
     ]
@@ -169,6 +169,12 @@ def interleaved(examples: Sequence[Example], rng: np.random.Generator) -> list[S
 def thinking(thought: str) -> str:
     """The form of a thought in a response."""
     return f"<think>{thought}</think>"
+
+
+def draw_caption(example: Example, rng: np.random.Generator) -> str:
+    """One of the example's captions. Raises BrokenExample where it has none or it is empty."""
+    _require(example, example.captions, "captions")
+    return _nonempty(example, example.captions[int(rng.integers(len(example.captions)))], "caption")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,11 +210,6 @@ def _nonempty(example: Example, words: str, what: str) -> str:
             f"example {example.key!r} has an empty {what}; fill it in, or remove the example"
         )
     return words
-
-
-def _caption(example: Example, rng: np.random.Generator) -> str:
-    _require(example, example.captions, "captions")
-    return _nonempty(example, example.captions[int(rng.integers(len(example.captions)))], "caption")
 
 
 def _question(example: Example, rng: np.random.Generator) -> Question:
