@@ -24,15 +24,7 @@ from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import apply_rope, rope
-
-# What a block keeps for the backward pass: all / products with weights / only its input.
-REMAT_POLICIES: dict[str, Callable[[Callable], Callable]] = {
-    "none": lambda block: block,
-    "dots": partial(
-        jax.checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-    ),
-    "full": partial(jax.checkpoint, policy=jax.checkpoint_policies.nothing_saveable),
-}
+from unicom_jax.core.remat import REMAT_POLICIES
 
 
 @flax.struct.dataclass

@@ -10,13 +10,15 @@ import math
 
 import jax
 
+from unicom_jax.core.attention.chunked import chunked_attention
 from unicom_jax.core.attention.dense import dense_attention
 from unicom_jax.core.attention.intervals import interval_mask, padding_mask
 from unicom_jax.core.batch import MaskIntervals
 
 __all__ = ["ATTENTION_BACKENDS", "attention", "interval_mask", "padding_mask"]
 
-ATTENTION_BACKENDS = ("dense",)
+ATTENTION_BACKENDS = ("dense", "chunked")  # memory O(S * T) / O(S * block)
+CHUNK = 512  # keys a block of the chunked backend, unless told otherwise
 
 
 def attention(
@@ -27,6 +29,7 @@ def attention(
     *,
     backend: str = "dense",
     scale: float | None = None,
+    block: int | None = None,
 ) -> jax.Array:
     """softmax(scale * q k^T, over the keys that `mask` shows) v.
 
@@ -37,14 +40,21 @@ def attention(
       mask: fields (B, S), intervals of key slots 0 ... T; None: every query sees every key.
       backend: one of `ATTENTION_BACKENDS`.
       scale: of the scores; None: D ** -0.5.
+      block: keys that the chunked backend looks at together; None: `CHUNK`. Not for "dense".
 
     Returns:
       (B, S, H, D) in the dtype of q. Scores and softmax are fp32.
     """
     if backend not in ATTENTION_BACKENDS:
         raise ValueError(f"unknown attention backend {backend!r}; use one of {ATTENTION_BACKENDS}")
+    if block is not None and (backend != "chunked" or block < 1):
+        raise ValueError(
+            f"block={block} with backend={backend!r}: only 'chunked' takes a block >= 1"
+        )
     _check_shapes(q, k, v, mask)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    if backend == "chunked":
+        return chunked_attention(q, k, v, mask, scale, CHUNK if block is None else block)
     return dense_attention(q, k, v, mask, scale)
 
 
@@ -61,8 +71,8 @@ def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals 
             f"{q.shape[2]} query heads do not divide among {k.shape[2]} key heads; "
             "make heads a multiple of kv_heads"
         )
-    if mask is not None and mask.context_start.shape != q.shape[:2]:
+    if mask is not None and any(field.shape != q.shape[:2] for field in jax.tree.leaves(mask)):
         raise ValueError(
-            f"the mask speaks of {mask.context_start.shape} queries (batch, slots) but q has "
-            f"{q.shape[:2]}; give one pair of intervals per query"
+            f"mask fields of shapes {[x.shape for x in jax.tree.leaves(mask)]} do not fit "
+            f"queries {q.shape[:2]} (batch, slots); give one pair of intervals per query"
         )
