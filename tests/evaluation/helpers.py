@@ -93,9 +93,12 @@ class PerfectModel:
             edited.append(copy)
         return edited
 
-    def reconstruct(self, images, *, steps, seed):
+    def reconstruct(self, images, *, seed):
         self.calls.append(("reconstruct", len(images)))
         return [image.copy() for image in images]
+
+    def prepared(self, image):
+        return image
 
     def features(self, images):
         return np.stack([image.reshape(4, -1, 4, 3).mean(axis=(1, 2)).ravel() for image in images])
@@ -116,7 +119,7 @@ class BlindModel(PerfectModel):
     def edit(self, images, instructions, *, steps, guidance, sampler, seed):
         return [np.full_like(image, 128) for image in images]
 
-    def reconstruct(self, images, *, steps, seed):
+    def reconstruct(self, images, *, seed):
         return [np.full_like(image, 128) for image in images]
 
 

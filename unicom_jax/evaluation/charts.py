@@ -1,4 +1,4 @@
-"""Charts as inline SVG whose colours come from the page's style sheet, so they follow light and dark."""
+"""Charts as inline SVG. The page's style sheet colours them, so they follow light and dark."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def line_chart(series: Sequence[Series], label: str) -> str:
 
 
 def bar_chart(values: Sequence[float], label: str, reference: float | None = None) -> str:
-    """An SVG of one thin bar a value, from zero; `reference` is a dashed line (where values should lie)."""
+    """An SVG of one thin bar a value, from zero; `reference` is where a dashed line goes."""
     values = [value if math.isfinite(value) else 0.0 for value in values]
     if not values:
         return ""
@@ -115,7 +115,7 @@ class _Axis:
 
 
 def _tick_step(span: float, count: int) -> float:
-    """The round step (1, 2, 2.5 or 5 times a power of ten) that cuts a span into at most `count` parts."""
+    """The round step (1, 2, 2.5 or 5 times 10^k) that cuts a span into at most `count` parts."""
     rough = span / count
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
@@ -198,8 +198,5 @@ def _thin(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]
 
 
 def _svg(body: Sequence[str], label: str) -> str:
-    return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label)}">'
-        + "".join(body)
-        + "</svg>"
-    )
+    opening = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+    return f'{opening} aria-label="{html.escape(label)}">{"".join(body)}</svg>'

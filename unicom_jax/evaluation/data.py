@@ -19,7 +19,7 @@ class EvaluationData:
       examples: pictures with captions, and questions and edits where the data set has them.
       prompts: judged prompts. Without any, drawings are looked up by retrieval instead.
       judge_edit: says whether an edit succeeded; by default from the pixels of the true target.
-      judge_caption: says whether a caption in other words is true; None counts stored captions only.
+      judge_caption: says whether a caption in other words is true; None: only stored ones count.
     """
 
     examples: Sequence[Example]

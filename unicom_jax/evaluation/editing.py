@@ -24,7 +24,7 @@ from unicom_jax.evaluation.suite import (
 
 @dataclasses.dataclass(frozen=True)
 class EditVerdict:
-    """Whether an edit was carried out, whether the rest was kept, and why not ("" when both hold)."""
+    """Whether an edit was carried out, whether the rest was kept, and why not ("" if both)."""
 
     reached: bool
     unchanged: bool
@@ -48,8 +48,8 @@ def judge_pixels(
 ) -> EditVerdict:
     """Verdict from pixels alone, for data without a parser of pictures. All (H, W, 3) uint8.
 
-    Reached: where the true edit changes the picture, at most half of the squared distance to the target
-    is left. Unchanged: elsewhere the mean absolute error is at most 12 levels of 255.
+    Reached: where the true edit changes the picture, at most half of the squared distance to the
+    target is left. Unchanged: elsewhere the mean absolute error is at most 12 levels of 255.
     """
     del example
     source, result, target = (np.asarray(x, np.float64) for x in (before, after, edit.target))
@@ -73,7 +73,7 @@ def evaluate_editing(
     judge: EditJudge = judge_pixels,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Success, target reached and rest unchanged, overall and success by kind; kinds are sampled evenly.
+    """Success, target reached, rest unchanged, and success by kind; kinds are sampled evenly.
 
     Chance is an editor that hands the picture back as it was: all is unchanged, little is reached.
     """

@@ -1,4 +1,4 @@
-"""Suite: pictures drawn from prompts, judged by GenEval's categories or found again by the encoder."""
+"""Suite: pictures drawn from prompts, judged by category or found again by the encoder."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def evaluate_generation(
     *,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Share of pictures that their prompt's judge accepts, by category; `overall` is the categories' mean.
+    """Share of pictures that their prompt's judge accepts by category, and the categories' mean.
 
-    The categories are GenEval's (Ghosh et al. 2023). Chance is a painter who draws without fault but
-    never reads: each prompt judged on the right picture of the next prompt of its category.
+    The categories are GenEval's (Ghosh et al. 2023). Chance is a painter who draws without fault
+    but never reads: each prompt judged on the right picture of the next prompt of its category.
     """
     records: list[Generation] = []
     for start, batch in in_batches(prompts, config.batch_size, progress):
@@ -77,11 +77,12 @@ def evaluate_retrieval(
     encoder: UnifiedModel | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """For data without an exact judge: is a drawing nearest, of all pictures, to the one its caption is of?
+    """Without an exact judge: is a drawing nearest, of all pictures, to the one captioned so?
 
     Draws every example's first caption and looks the drawing up among the examples' own pictures by
-    cosine in the encoder's feature space. Chance is 1 / number of pictures. It rewards what the encoder sees,
-    no more: a drawing that is found is not thereby right. `encoder` as in `evaluate_reconstruction`.
+    cosine in the encoder's feature space. Chance is 1 / number of pictures. It rewards what the
+    encoder sees, no more: a drawing that is found is not thereby right. `encoder` as in
+    `evaluate_reconstruction`.
     """
     encoder = encoder or model
     chosen = list(examples[: config.pictures])

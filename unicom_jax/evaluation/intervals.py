@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
 
 def wilson(successes: int, count: int) -> Interval:
-    """A proportion and its Wilson score interval (Wilson 1927); stays inside [0, 1] and honest at 0 and 1.
+    """A proportion with its Wilson score interval (Wilson 1927): inside [0, 1], honest at its ends.
 
     Raises ValueError without samples or when successes are not in 0..count.
     """
@@ -54,8 +54,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
 def mean_of_proportions(parts: Sequence[Interval]) -> Interval:
     """The unweighted mean of independent proportions, as GenEval's overall score.
 
-    The interval is recovered from the parts' own (MOVER, Zou & Donner 2008): the distances from each
-    value to its bound add in quadrature. So it stays as careful near 0 and 1 as Wilson's is.
+    The interval is recovered from the parts' own (MOVER, Zou & Donner 2008): the distances from
+    each value to its bound add in quadrature. So it stays as careful near 0 and 1 as Wilson's is.
     """
     if not parts:
         raise ValueError("a mean of no scores; evaluate at least 1 category")
@@ -66,10 +66,10 @@ def mean_of_proportions(parts: Sequence[Interval]) -> Interval:
 
 
 def jackknife(statistic: Callable[[np.ndarray], float], count: int, groups: int = 20) -> Interval:
-    """Interval of a statistic of `count` samples that is no mean: delete-a-group jackknife (Kott 2001).
+    """Interval of a statistic that is no mean: delete-a-group jackknife (Kott 2001).
 
-    `statistic(indices)` computes it on the samples named by an int array. A bootstrap would repeat samples
-    and so inflate a Fréchet distance; leaving a few out does not. The low end is cut at 0.
+    `statistic(indices)` computes it on the samples named by an int array. A bootstrap would repeat
+    samples and so inflate a Fréchet distance; leaving a few out does not. The low end is cut at 0.
     """
     groups = min(groups, count)
     if groups < 3:

@@ -26,17 +26,18 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity in [-1, 1] of two (H, W, 3) uint8 pictures, mean over windows and channels.
+    """Structural similarity in [-1, 1] of two (H, W, 3) uint8 pictures.
 
-    Gaussian window of 11 taps with sigma 1.5, biased covariances, only windows that lie wholly inside the
-    picture: Wang et al. 2004, and `skimage.metrics.structural_similarity(gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False)`. Raises ValueError when the shapes differ or a side is shorter than 11.
+    Mean over windows and channels, after Wang et al. 2004: Gaussian window of 11 taps with sigma
+    1.5, biased covariances, only windows that lie wholly inside. As in scikit-image,
+    `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
+    Raises ValueError when the shapes differ or a side is shorter than 11.
     """
     first, second = _pair(first, second)
     if min(first.shape[:2]) < SSIM_WINDOW:
         raise ValueError(
-            f"SSIM needs sides of at least {SSIM_WINDOW} pixels, got {first.shape[0]}x{first.shape[1]}; "
-            "evaluate at a larger image size"
+            f"SSIM needs sides of at least {SSIM_WINDOW} pixels, got {first.shape[1]}x"
+            f"{first.shape[0]}; evaluate at a larger image size"
         )
     mean_1, mean_2 = _blur(first), _blur(second)
     variance_1 = _blur(first * first) - mean_1 * mean_1
@@ -49,14 +50,15 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Squared Fréchet (2-Wasserstein) distance of the Gaussians fitted to two feature sets (n, D), (m, D).
+    """Squared Fréchet distance of the Gaussians fitted to two feature sets, (n, D) and (m, D).
 
-    |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Dowson & Landau 1982. The features are the encoder's
-    own, so the number speaks of distance *in the encoder's feature space*. It is not FID, which is
-    defined on Inception-v3 features, and compares only between runs that share the encoder.
+    |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Dowson & Landau 1982. The features are the
+    encoder's own, so the number speaks of distance *in the encoder's feature space*. It is not FID,
+    which is defined on Inception-v3 features, and compares only between runs that share the
+    encoder.
 
-    tr (S1 S2)^(1/2) is taken as tr (A S2 A)^(1/2) with A = S1^(1/2): symmetric, so `eigh` is exact even
-    where fewer samples than dimensions leave the covariances singular.
+    tr (S1 S2)^(1/2) is taken as tr (A S2 A)^(1/2) with A = S1^(1/2): symmetric, so `eigh` is exact
+    even where fewer samples than dimensions leave the covariances singular.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
@@ -79,9 +81,9 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def retrieval_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """For each query (n, D), how many other keys (n, D) are nearer by cosine than its own: (n,) int.
+    """How many other keys (n, D) are nearer by cosine to each query (n, D) than its own: (n,) int.
 
-    0 means that the pair was found; ties count against the pair, so collapsed features score nothing.
+    0 means that the pair was found. Ties count against it, so collapsed features score nothing.
     """
     similarity = _unit(queries) @ _unit(keys).T
     own = np.diagonal(similarity)[:, None]

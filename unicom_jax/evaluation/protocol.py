@@ -1,4 +1,4 @@
-"""What a model must be able to do to be evaluated. `unicom_jax.inference.Generator` does all of it."""
+"""What a model must be able to do to be evaluated; `inference.generator.Generator` does it."""
 
 from __future__ import annotations
 

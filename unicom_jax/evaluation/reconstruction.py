@@ -32,9 +32,9 @@ def evaluate_reconstruction(
 ) -> SuiteResult:
     """PSNR, SSIM and Fréchet distance of reconstructions of `images`, each (H, W, 3) uint8.
 
-    A copy is compared with the picture as the encoder saw it, after resizing under the image policy.
-    `encoder` measures the Fréchet distance (default: the model itself). Give the trained model when an
-    untrained one is evaluated: distances compare only in one feature space.
+    A copy is compared with the picture as the encoder saw it, resized under the image policy.
+    `encoder` measures the Fréchet distance (default: the model itself). Give the trained model when
+    an untrained one is evaluated: distances compare only in one feature space.
     Chance is a codec that ignores its input: PSNR and SSIM of each picture against the next one.
     """
     encoder = encoder or model
@@ -71,7 +71,7 @@ def _psnr(first: np.ndarray, second: np.ndarray) -> float:
 def _of_others(
     images: Sequence[np.ndarray], measure: Callable[[np.ndarray, np.ndarray], float]
 ) -> float | None:
-    """Mean measure of each picture against the next one of the same size; None without such pairs."""
+    """Mean measure of each picture against the next one of its size; None without such pairs."""
     pairs = zip(images, [*images[1:], images[0]], strict=True)
-    values = [measure(a, b) for a, b in pairs if a is not b and a.shape == b.shape]
+    values = [measure(a, b) for a, b in pairs if a.shape == b.shape]
     return float(np.mean(values)) if values else None

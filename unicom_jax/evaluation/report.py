@@ -73,8 +73,8 @@ class ScoreRow:
 def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir/report.html` from what the run left there and returns its path.
 
-    A section whose input is missing says so in one line. Raises FileNotFoundError without the folder and
-    ValueError, naming the file, when an input is not readable.
+    A section whose input is missing says so in one line. Raises FileNotFoundError without the
+    folder and ValueError, naming the file, when an input is not readable.
     """
     run = read_run(workdir)
     page = _environment().get_template("report.html.j2").render(**_view(run))
@@ -191,7 +191,7 @@ def duration(seconds: float) -> str:
 
 
 def _parameters(stages: Sequence[Stage]) -> dict[str, int]:
-    """Counts by part of the last stage that knows them: it holds the frozen parts of those before."""
+    """Counts by part of the last stage that has them; it holds the frozen parts of the others."""
     return next((s.facts["parameters"] for s in reversed(stages) if s.facts.get("parameters")), {})
 
 
@@ -218,10 +218,10 @@ def _latest(stage: Stage, key: str) -> float | None:
 
 
 def _curves(stage: Stage) -> list[Chart]:
-    """One chart a metric: total loss, its terms, other training metrics, then evaluations of their own.
+    """One chart a metric: total loss, its terms, the other metrics, then what only evals have.
 
-    "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps skipped) is
-    left out.
+    "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps
+    skipped) is left out.
     """
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
@@ -269,7 +269,7 @@ def _is_number(value: object) -> bool:
 
 
 def _codec(stages: Sequence[Stage]) -> dict[str, Any] | None:
-    """Bar plots of the latents' mean and deviation a channel, as measured when the codec was frozen."""
+    """Bar plots of the latents' mean and deviation a channel, as measured after training."""
     facts = next((s.facts for s in reversed(stages) if s.facts.get("latent_std")), None)
     if facts is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, read back for the report. Every part may be missing; none may be broken."""
+"""What a run leaves on disk, read back for the report. A part may be missing, not broken."""
 
 from __future__ import annotations
 
@@ -24,8 +24,9 @@ class Stage:
       name: its folder, relative to the run.
       train: lines of metrics.jsonl without evaluations, in order.
       evals: lines with "eval/<name>" keys, in order.
-      facts: stage.json: "parameters" {part: count}, "steps", "seconds", "device", "tokens_per_second",
-        and for the codec "latent_mean", "latent_std" (one number a channel). All optional.
+      facts: stage.json: "parameters" {part: count}, "steps", "seconds", "device",
+        "tokens_per_second", and for the codec "latent_mean", "latent_std" (one number a channel).
+        All optional.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Run:
 def read_run(workdir: str | os.PathLike[str]) -> Run:
     """Reads a run's folder.
 
-    Raises FileNotFoundError when there is no such folder, ValueError naming a file that is not readable.
+    Raises FileNotFoundError without the folder, ValueError naming a file that is not readable.
     """
     workdir = Path(workdir)
     if not workdir.is_dir():

@@ -36,12 +36,12 @@ def evaluate(
     data: EvaluationData | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float | int | None]:
-    """Runs every suite, writes `workdir/scores.json` and `workdir/evaluation/`, returns the flat scores.
+    """Runs every suite, writes `scores.json` and `evaluation/`, and returns the flat scores.
 
     Args:
       generator: the trained model.
-      untrained_generator: the same model with fresh weights, scored in the same way; None leaves the
-        `.untrained` numbers null.
+      untrained_generator: the same model with fresh weights, scored in the same way; None leaves
+        the `.untrained` numbers null.
       config: how much is evaluated and how the model samples.
       workdir: the run's folder; made when missing.
       data: what to evaluate on; held-out Scenes of `config.image_size` by default.

@@ -1,4 +1,4 @@
-"""The Scenes data set as evaluation data: held-out pictures, GenEval's prompts and the exact judge."""
+"""Scenes as evaluation data: held-out pictures, GenEval's prompts and the exact judge."""
 
 from __future__ import annotations
 

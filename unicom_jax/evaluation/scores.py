@@ -26,8 +26,8 @@ class Score:
       name: "suite/quantity", for example "understanding/qa".
       interval: value and 95% interval.
       count: number of samples behind it.
-      chance: what somebody scores who never looks at the picture or the prompt; None where that has no
-        meaning. Each suite says how it is taken.
+      chance: what somebody scores who never looks at the picture or the prompt; None where that has
+        no meaning. Each suite says how it is taken.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How the scores of one unit are shown. `best` and `worst` end the axis of the report's bars."""
+    """How scores of one unit are shown; `worst` and `best` end the axis of the report's bars."""
 
     unit: str  # "%" is shown as 100 times the value
     higher_is_better: bool
@@ -96,7 +96,7 @@ def write_scores(path: str | os.PathLike[str], flat: Mapping[str, float | int | 
 
 
 def read_scores(path: str | os.PathLike[str]) -> dict[str, float | int | None]:
-    """Reads what `write_scores` wrote. Raises ValueError naming the file when it is not such JSON."""
+    """Reads what `write_scores` wrote. Raises ValueError naming the file if it is not that."""
     try:
         flat = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
@@ -132,7 +132,7 @@ COLOURS = {"above": "green", "level": "yellow", "below": "red", "": "default"}
 
 
 def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -> rich.table.Table:
-    """The scores beside the untrained model and chance; green where the whole interval is better."""
+    """The scores beside the untrained model and chance; green where the whole interval is up."""
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("score", no_wrap=True)
     for heading in ("value", "95% interval", "untrained", "chance", "n"):

@@ -20,8 +20,8 @@ class EvaluationConfig:
 
     Attributes:
       image_size: height and width in pixels of Scenes pictures and of what is drawn.
-      pictures: reconstructed pictures, also the size of both feature sets of the Fréchet distance, and
-        captioned pictures.
+      pictures: reconstructed pictures, also the size of both feature sets of the Fréchet distance,
+        and captioned pictures.
       prompts: drawn prompts a category.
       questions: questions a kind.
       edits: edits in all, spread evenly over their kinds.
@@ -55,12 +55,13 @@ class EvaluationConfig:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give at least {low}")
         if self.pictures in (1, 2):
             raise ValueError(
-                f"evaluation.pictures is {self.pictures}: too few for intervals; give 0 or at least 3"
+                f"evaluation.pictures is {self.pictures}: too few for intervals; "
+                "give 0 or at least 3"
             )
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> EvaluationConfig:
-        """From a run's whole configuration: its keys `evaluation`, `sample`, `data.image_size`, `seed`.
+        """From a run's configuration: `evaluation`, `sample`, `data.image_size` and `seed`.
 
         Raises ValueError for a key of `evaluation` or `sample` that has no meaning here.
         """

@@ -35,7 +35,7 @@ def evaluate_answers(
     """Exact match of greedy answers, overall and by kind of question.
 
     Case and punctuation do not count. Chance is somebody who sees the kind of question but not the
-    picture and always gives that kind's commonest answer in this very sample: no blind guesser does better.
+    picture and always gives that kind's commonest answer in this sample; no blind guess is better.
     """
     pairs = [(example.image, q) for example in examples for q in example.questions]
     pairs = first_of_each(pairs, lambda pair: pair[1].kind, config.questions)
@@ -78,8 +78,9 @@ def evaluate_captions(
 ) -> SuiteResult:
     """Exact match of greedy captions with any of the true ones, and the F1 of their words.
 
-    With a `judge`, a caption in other words that it finds true of the picture is correct as well; without
-    one, only the stored captions are. Chance is the commonest caption of the sample, said of every picture.
+    With a `judge`, a caption in other words that it finds true of the picture is correct as well;
+    without one, only the stored captions are. Chance is the commonest caption of the sample, said
+    of every picture.
     """
     chosen = list(examples[: config.pictures])
 

@@ -1,0 +1,121 @@
+"""PSNR, SSIM, Fréchet distance, retrieval and text matching against references."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.linalg import sqrtm
+
+from unicom_jax.evaluation.metrics import (
+    exact_match,
+    frechet_distance,
+    normalise,
+    psnr,
+    retrieval_ranks,
+    ssim,
+    token_f1,
+)
+
+# (height, width, noise, PSNR, SSIM): `peak_signal_noise_ratio` and `structural_similarity` of
+# scikit-image 0.26 with Gaussian weights, sigma 1.5 and biased covariances, on `noisy_pairs`.
+SCIKIT_IMAGE = [
+    (32, 48, 10, 28.345489592345206, 0.9906600481886495),
+    (40, 24, 60, 13.78215286690404, 0.7769660663134957),
+    (11, 11, 25, 20.753096222616367, 0.9570518085109065),
+]
+
+
+def noisy_pairs():
+    rng = np.random.default_rng(7)
+    for height, width, scale, *_ in SCIKIT_IMAGE:
+        clean = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
+        noise = rng.normal(0, scale, clean.shape)
+        yield clean, np.clip(clean + noise, 0, 255).astype(np.uint8)
+
+
+def test_psnr_and_ssim_equal_scikit_image():
+    for (first, second), (*_, expected_psnr, expected_ssim) in zip(
+        noisy_pairs(), SCIKIT_IMAGE, strict=True
+    ):
+        assert psnr(first, second) == pytest.approx(expected_psnr, rel=1e-12)
+        assert ssim(first, second) == pytest.approx(expected_ssim, rel=1e-12)
+
+
+def test_ssim_equals_a_window_by_window_computation():
+    first, second = (x[:16, :14, :1].astype(float) for x in next(noisy_pairs()))
+    offsets = np.arange(-5, 6)
+    weights = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
+    weights /= weights.sum()
+    values = []
+    for row in range(16 - 10):
+        for column in range(14 - 10):
+            a, b = (x[row : row + 11, column : column + 11, 0] for x in (first, second))
+            m1, m2 = (weights * a).sum(), (weights * b).sum()
+            v1, v2 = (weights * (a - m1) ** 2).sum(), (weights * (b - m2) ** 2).sum()
+            cov = (weights * (a - m1) * (b - m2)).sum()
+            top = (2 * m1 * m2 + 2.55**2) * (2 * cov + 7.65**2)
+            values.append(top / ((m1**2 + m2**2 + 2.55**2) * (v1 + v2 + 7.65**2)))
+    assert ssim(first, second) == pytest.approx(np.mean(values), rel=1e-9)
+
+
+def test_equal_pictures_have_infinite_psnr_and_ssim_one():
+    image = next(noisy_pairs())[0]
+    assert psnr(image, image) == np.inf
+    assert ssim(image, image) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("measure", [psnr, ssim])
+def test_pictures_of_two_sizes_are_refused(measure):
+    with pytest.raises(ValueError, match="differ in shape"):
+        measure(np.zeros((16, 16, 3)), np.zeros((16, 20, 3)))
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window():
+    with pytest.raises(ValueError, match="at least 11 pixels, got 16x8"):
+        ssim(np.zeros((8, 16, 3)), np.zeros((8, 16, 3)))
+
+
+def test_frechet_distance_equals_the_formula_with_a_matrix_square_root():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(60, 6)) @ rng.normal(size=(6, 6))
+    second = rng.normal(1.0, 2.0, size=(80, 6))
+    s1, s2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
+    gap = np.square(first.mean(0) - second.mean(0)).sum()
+    expected = gap + np.trace(s1 + s2 - 2 * sqrtm(s1 @ s2).real)
+    assert frechet_distance(first, second) == pytest.approx(expected, rel=1e-6)
+
+
+def test_frechet_distance_of_a_set_from_itself_is_zero_even_when_singular():
+    features = np.random.default_rng(0).normal(size=(5, 32))
+    assert frechet_distance(features, features) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_frechet_distance_of_a_shift_is_its_squared_length():
+    features = np.random.default_rng(0).normal(size=(20, 4))
+    assert frechet_distance(features, features + 3.0) == pytest.approx(36.0)
+
+
+def test_frechet_distance_refuses_sets_of_two_widths():
+    with pytest.raises(ValueError, match="same encoder"):
+        frechet_distance(np.zeros((4, 3)), np.zeros((4, 2)))
+
+
+def test_retrieval_ranks_count_the_nearer_keys():
+    keys = np.eye(3)
+    queries = np.array([[1.0, 0.1, 0.0], [1.0, 0.5, 0.0], [1.0, 0.9, 0.1]])
+    assert retrieval_ranks(queries, keys).tolist() == [0, 1, 2]
+
+
+def test_collapsed_features_retrieve_nothing():
+    assert (retrieval_ranks(np.ones((4, 3)), np.ones((4, 3))) == 3).all()
+
+
+def test_text_is_compared_without_case_and_punctuation():
+    assert normalise("  A red,  Circle. ") == "a red circle"
+    assert exact_match("Two!", ("one", "two"))
+    assert not exact_match("two circles", ("two",))
+
+
+def test_token_f1_takes_the_best_reference():
+    assert token_f1("a red square", ("a blue circle", "a red circle")) == pytest.approx(2 / 3)
+    assert token_f1("", ("a red circle",)) == 0.0

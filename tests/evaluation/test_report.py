@@ -1,0 +1,190 @@
+"""The report: one file, complete with everything, honest with nothing."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+
+import pytest
+
+from tests.evaluation.helpers import write_fake_run
+from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
+from unicom_jax.evaluation.report import duration, write_report
+from unicom_jax.evaluation.report_inputs import read_run
+
+SECTIONS = (
+    "trained",
+    "scores",
+    "curves",
+    "reconstructions",
+    "generations",
+    "edits",
+    "answers",
+    "codec",
+    "speed",
+)
+VOID = {"meta", "img", "br", "line", "circle", "path", "rect"}
+
+
+class Balance(html.parser.HTMLParser):
+    """Notes tags that are closed out of order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID and (not self.open or self.open.pop() != tag):
+            self.wrong.append(tag)
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    return write_fake_run(tmp_path_factory.mktemp("runs") / "quickstart")
+
+
+@pytest.fixture(scope="module")
+def page(workdir):
+    return write_report(workdir).read_text(encoding="utf-8")
+
+
+def test_the_report_is_one_file_that_asks_for_nothing_else(page):
+    sources = re.findall(r'(?:src|href)="([^"]{0,24})', page)
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert "url(" not in page
+    assert "<script" not in page
+
+
+def test_the_markup_is_well_formed(page):
+    balance = Balance()
+    balance.feed(page)
+    assert balance.wrong == balance.open == []
+
+
+def test_every_section_is_there_and_filled(page):
+    for section in SECTIONS:
+        assert f'<section id="{section}">' in page
+    assert 'class="missing"' not in page
+
+
+def test_parameters_steps_and_time_are_told(page):
+    for fact in ("8.79M", "4,870,144", "2 min 06 s", "1 x cpu (cpu)", "frozen: encoder 1.2M"):
+        assert fact in page
+
+
+def test_scores_show_interval_untrained_and_chance(page):
+    row = page[page.index("QA · count") :].split("</tr>")[0]
+    for text in ("69.8%", "54.9% – 81.4%", "42.0%", 'class="chance" style="left:42.00%"'):
+        assert text in row
+
+
+def test_prompts_and_answers_are_escaped(page):
+    assert "&lt;two&gt;" in page
+    assert "<two>" not in page
+
+
+def test_stages_stand_in_the_order_of_training(workdir):
+    assert [stage.name for stage in read_run(workdir).stages] == ["encoder", "codec", "unified"]
+
+
+def test_held_out_losses_share_the_chart_of_the_training_loss(page):
+    card = page[page.index("<figcaption>loss/text") :].split("</figure>")[0]
+    assert 'class="train"' in card
+    assert 'class="eval"' in card
+
+
+def test_an_empty_folder_gives_a_line_a_section(tmp_path):
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    for section in SECTIONS:
+        body = page.split(f'<section id="{section}">')[1].split("</section>")[0]
+        assert 'class="missing"' in body, section
+
+
+def test_only_metrics_give_curves_and_say_what_is_missing(tmp_path):
+    (tmp_path / "codec").mkdir()
+    rows = [{"step": s, "time": 0.5 * s, "loss": 1 / s} for s in (1, 2, 3)]
+    (tmp_path / "codec" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<h3>codec</h3>" in page
+    assert "No scores here yet" in page
+    assert "1.5 s" in page
+
+
+def test_an_unfinished_last_line_of_metrics_is_passed_over(tmp_path):
+    (tmp_path / "codec").mkdir()
+    (tmp_path / "codec" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
+    assert [row["step"] for row in read_run(tmp_path).stages[0].train] == [1]
+
+
+def test_a_broken_line_of_metrics_is_named(tmp_path):
+    (tmp_path / "codec").mkdir()
+    (tmp_path / "codec" / "metrics.jsonl").write_text('{"step": \n{"step": 2, "loss": 1.0}\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl:1: not valid JSON"):
+        write_report(tmp_path)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere: no such folder"):
+        write_report(tmp_path / "nowhere")
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    workdir = write_fake_run(tmp_path / "run")
+    (workdir / "evaluation" / "edits" / "0000_target.png").unlink()
+    with pytest.raises(ValueError, match=r"0000_target\.png: unreadable picture"):
+        write_report(workdir)
+
+
+def test_nested_stages_are_found(tmp_path):
+    for name in ("unified/sft", "unified/align", "encoder"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "stage.json").write_text('{"steps": 3}')
+    names = [stage.name for stage in read_run(tmp_path).stages]
+    assert names == ["encoder", "unified/align", "unified/sft"]
+
+
+def test_a_chart_leaves_out_what_is_not_finite():
+    svg = line_chart([Series([1, 2, 3], [1.0, float("nan"), 2.0])], "loss")
+    assert "nan" not in svg
+    assert line_chart([Series([1], [float("inf")])], "loss") == ""
+
+
+def test_a_wide_range_is_drawn_logarithmically():
+    assert "(logarithmic)" in line_chart([Series([1, 2, 3], [100.0, 1.0, 0.1])], "loss")
+    assert "(logarithmic)" not in line_chart([Series([1, 2, 3], [3.0, 2.0, 1.0])], "loss")
+
+
+def test_a_chart_stays_inside_its_box():
+    svg = line_chart([Series(range(1000), [(-1) ** i * 7.3 for i in range(1000)])], "loss")
+    path = re.search(r'class="raw" d="([^"]+)"', svg)[1]
+    points = [tuple(map(float, p.split())) for p in re.findall(r"[ML]([\d. ]+)", path)]
+    assert all(0 <= x <= 280 and 0 <= y <= 176 for x, y in points)
+    assert len(points) <= 241
+
+
+def test_bars_grow_from_zero_both_ways():
+    heights = re.findall(r'height="([\d.]+)"', bar_chart([1.0, -1.0, 0.5], "mean"))
+    assert heights[0] == heights[1]
+    assert float(heights[2]) == pytest.approx(float(heights[0]) / 2, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (2e-5, "2e-5"), (0.0213, "0.0213"), (12_345, "12.3k"), (4_091_328, "4.09M")],
+)
+def test_numbers_are_short(value, text):
+    assert short_number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(8.21, "8.2 s"), (200, "3 min 20 s"), (7500, "2 h 05 min")],
+)
+def test_durations_have_two_units(seconds, text):
+    assert duration(seconds) == text

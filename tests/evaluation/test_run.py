@@ -1,0 +1,146 @@
+"""A whole evaluation: files, counts, and the exact judge of Scenes on perfect answers."""
+
+from __future__ import annotations
+
+import io
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import rich.console
+from PIL import Image
+
+from data_pipelines.scenes import geneval
+from tests.evaluation.helpers import BlindModel, PerfectModel, examples
+from unicom_jax.evaluation.data import EvaluationData
+from unicom_jax.evaluation.records import read_records
+from unicom_jax.evaluation.run import evaluate
+from unicom_jax.evaluation.scenes import scenes_data
+from unicom_jax.evaluation.suite import EvaluationConfig
+
+CONFIG = EvaluationConfig(
+    image_size=64, pictures=6, prompts=4, questions=3, edits=6, shown=2, batch_size=8
+)
+
+
+class Oracle(BlindModel):
+    """Knows the held-out scenes by heart."""
+
+    def __init__(self, data: EvaluationData) -> None:
+        self.drawings = {prompt.text: prompt.reference for prompt in data.prompts}
+        self.by_image = {example.image.tobytes(): example for example in data.examples}
+
+    def _known(self, images):
+        return [self.by_image[image.tobytes()] for image in images]
+
+    def answer(self, images, questions, **options):
+        return [
+            next(q.answer for q in example.questions if q.question == question)
+            for example, question in zip(self._known(images), questions, strict=True)
+        ]
+
+    def caption(self, images, **options):
+        return [example.captions[-1] for example in self._known(images)]
+
+    def draw(self, prompts, **options):
+        return [SimpleNamespace(image=self.drawings[prompt]) for prompt in prompts]
+
+    def edit(self, images, instructions, **options):
+        return [example.edits[0].target for example in self._known(images)]
+
+    def reconstruct(self, images, *, seed):
+        return [image.copy() for image in images]
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return scenes_data(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def run(scenes, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    quiet = rich.console.Console(file=io.StringIO())
+    flat = evaluate(Oracle(scenes), BlindModel(), CONFIG, workdir, data=scenes, console=quiet)
+    return workdir, flat
+
+
+def test_the_exact_judge_accepts_perfect_answers(run):
+    _, flat = run
+    for name in (
+        *(f"generation/{category}" for category in geneval.CATEGORIES),
+        "generation/overall",
+        "understanding/qa",
+        "understanding/caption",
+        "editing/success",
+        "editing/reached",
+        "editing/unchanged",
+    ):
+        assert flat[name] == 1.0, name
+
+
+def test_the_untrained_model_stands_beside(run):
+    _, flat = run
+    assert flat["generation/overall.untrained"] == 0.0
+    assert flat["understanding/caption.untrained"] == 0.0
+    assert flat["reconstruction/psnr.untrained"] < 15 < flat["reconstruction/psnr"]
+
+
+def test_counts_are_per_category_and_per_kind(run):
+    _, flat = run
+    assert flat["generation/single.n"] == CONFIG.prompts
+    assert flat["understanding/qa/colour.n"] == CONFIG.questions
+    assert flat["editing/success.n"] == CONFIG.edits
+
+
+def test_scores_on_disk_are_the_scores_returned(run):
+    workdir, flat = run
+    assert json.loads((workdir / "scores.json").read_text()) == flat
+
+
+def test_records_name_pictures_that_exist(run):
+    workdir, _ = run
+    records = read_records(workdir / "evaluation")
+    assert set(records) == {"reconstructions", "generations", "answers", "captions", "edits"}
+    assert set(records["edits"][0]) == {
+        *("kind", "instruction", "before", "after", "target"),
+        *("success", "reached", "unchanged", "reason"),
+    }
+    with Image.open(workdir / "evaluation" / records["edits"][0]["target"]) as image:
+        assert image.size == (64, 64)
+
+
+def test_few_records_of_every_category_are_kept(run):
+    workdir, _ = run
+    kept = [row["category"] for row in read_records(workdir / "evaluation")["generations"]]
+    assert kept == [category for category in geneval.CATEGORIES for _ in range(CONFIG.shown)]
+
+
+def test_a_second_evaluation_leaves_no_stale_pictures(scenes, tmp_path):
+    quiet = rich.console.Console(file=io.StringIO())
+    for shown in (2, 1):
+        config = EvaluationConfig(**{**vars(CONFIG), "shown": shown, "edits": 0, "questions": 0})
+        evaluate(Oracle(scenes), None, config, tmp_path, data=scenes, console=quiet)
+    assert len(list((tmp_path / "evaluation" / "captions").glob("*.png"))) == 1
+
+
+def test_held_out_scenes_are_the_same_in_every_run(scenes):
+    again = scenes_data(CONFIG)
+    assert [p.text for p in again.prompts] == [p.text for p in scenes.prompts]
+    assert np.array_equal(again.examples[3].image, scenes.examples[3].image)
+
+
+def test_data_without_prompts_is_scored_by_retrieval_and_without_untrained_by_null(tmp_path):
+    config = EvaluationConfig(image_size=32, pictures=6, questions=2, edits=2, batch_size=4)
+    data = EvaluationData(examples(6))
+    quiet = rich.console.Console(file=io.StringIO())
+    flat = evaluate(PerfectModel(), None, config, tmp_path, data=data, console=quiet)
+    assert "generation/overall" not in flat
+    assert flat["generation/retrieval.n"] == 6
+    assert flat["understanding/qa.untrained"] is None
+
+
+def test_nothing_to_evaluate_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no examples and no prompts"):
+        evaluate(PerfectModel(), None, CONFIG, tmp_path, data=EvaluationData([]))

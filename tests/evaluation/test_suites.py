@@ -1,0 +1,252 @@
+"""Each suite on a model that does all right and on one that is blind."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from data_pipelines.examples import Edit
+from tests.evaluation.helpers import COLOURS, BlindModel, PerfectModel, colour_of, examples, square
+from unicom_jax.evaluation.editing import evaluate_editing, judge_pixels
+from unicom_jax.evaluation.generation import Prompt, evaluate_generation, evaluate_retrieval
+from unicom_jax.evaluation.reconstruction import PSNR_CEILING, evaluate_reconstruction
+from unicom_jax.evaluation.suite import EvaluationConfig, balanced, first_of_each, in_batches
+from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
+
+CONFIG = EvaluationConfig(image_size=32, batch_size=4)
+IMAGES = [example.image for example in examples(12)]
+
+
+def values(result):
+    return {score.name: score.interval.value for score in result.scores}
+
+
+def chances(result):
+    return {score.name: score.chance for score in result.scores}
+
+
+def prompts():
+    def judge_of(colour):
+        def judge(image):
+            return (True, "") if colour_of(image) == colour else (False, f"no {colour} square")
+
+        return judge
+
+    return [
+        Prompt(category, f"a {colour} square", judge_of(colour), square(colour))
+        for category in ("single", "colours")
+        for colour in COLOURS
+    ]
+
+
+def test_a_perfect_copy_scores_the_ceiling_and_distance_zero():
+    scores = values(evaluate_reconstruction(PerfectModel(), IMAGES, CONFIG))
+    assert scores["reconstruction/psnr"] == PSNR_CEILING
+    assert scores["reconstruction/ssim"] == pytest.approx(1.0)
+    assert scores["reconstruction/frechet"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_grey_copy_scores_low_and_far():
+    scores = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG))
+    assert scores["reconstruction/psnr"] < 10
+    assert scores["reconstruction/frechet"] > 1000
+
+
+def test_chance_of_reconstruction_is_another_picture():
+    pair = [square("red"), square("blue")]
+    result = evaluate_reconstruction(PerfectModel(), [*pair, pair[0]], CONFIG)
+    # Pairs (red, blue), (blue, red) and (red, red), whose PSNR is the ceiling.
+    assert 40 < chances(result)["reconstruction/psnr"] < 50
+    assert chances(result)["reconstruction/frechet"] is None
+
+
+def test_reconstruction_asks_for_batches():
+    model = PerfectModel()
+    evaluate_reconstruction(model, IMAGES, CONFIG)
+    assert model.calls == [("reconstruct", 4)] * 3
+
+
+def test_frechet_distance_is_measured_by_the_given_encoder():
+    class Measured(PerfectModel):
+        def features(self, images):
+            return super().features(images) * 2.0
+
+    own = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG))
+    other = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG, encoder=Measured()))
+    assert other["reconstruction/frechet"] == pytest.approx(4 * own["reconstruction/frechet"])
+
+
+def test_right_answers_score_one_by_kind_and_over_all():
+    scores = values(evaluate_answers(PerfectModel(), examples(), CONFIG))
+    assert scores == {
+        "understanding/qa": 1.0,
+        "understanding/qa/colour": 1.0,
+        "understanding/qa/count": 1.0,
+    }
+
+
+def test_chance_of_an_answer_is_the_commonest_one():
+    result = evaluate_answers(BlindModel(), examples(6), CONFIG)
+    assert chances(result)["understanding/qa/colour"] == pytest.approx(1 / 3)
+    assert chances(result)["understanding/qa/count"] == 1.0
+    assert chances(result)["understanding/qa"] == pytest.approx(2 / 3)
+    assert values(result)["understanding/qa/colour"] == pytest.approx(1 / 3)
+
+
+def test_questions_are_limited_by_kind():
+    config = dataclasses.replace(CONFIG, questions=2)
+    result = evaluate_answers(PerfectModel(), examples(6), config)
+    assert [r.kind for r in result.records] == ["colour"] * 2 + ["count"] * 2
+
+
+def test_a_caption_may_match_any_true_one():
+    scores = values(evaluate_captions(PerfectModel(), examples(), CONFIG))
+    assert scores == {"understanding/caption": 1.0, "understanding/caption_f1": 1.0}
+
+
+def test_a_caption_in_other_words_needs_a_judge():
+    class Poet(PerfectModel):
+        def caption(self, images, *, max_tokens, temperature, seed):
+            return [f"lo, {colour_of(image)}" for image in images]
+
+    def judge(text, example):
+        return text.split()[-1] == colour_of(example.image)
+
+    plain = evaluate_captions(Poet(), examples(), CONFIG)
+    judged = evaluate_captions(Poet(), examples(), CONFIG, judge=judge)
+    assert values(plain)["understanding/caption"] == 0.0
+    assert values(judged)["understanding/caption"] == 1.0
+
+
+def test_chance_of_a_caption_is_the_commonest_one_said_always():
+    result = evaluate_captions(BlindModel(), examples(6), CONFIG)
+    assert chances(result)["understanding/caption"] == pytest.approx(1 / 3)
+    assert values(result) == {"understanding/caption": 0.0, "understanding/caption_f1": 0.0}
+
+
+def test_generation_scores_each_category_and_their_mean():
+    result = evaluate_generation(PerfectModel(), prompts(), CONFIG)
+    assert values(result) == {
+        "generation/single": 1.0,
+        "generation/colours": 1.0,
+        "generation/overall": 1.0,
+    }
+    assert chances(result)["generation/single"] == 0.0
+
+
+def test_a_refused_drawing_keeps_its_reason():
+    result = evaluate_generation(BlindModel(), prompts(), CONFIG)
+    wrong = [record for record in result.records if not record.correct]
+    assert {record.reason for record in wrong} <= {f"no {colour} square" for colour in COLOURS}
+    assert len(wrong) >= 4
+
+
+def test_retrieval_finds_the_pictures_of_distinct_captions():
+    distinct = [
+        dataclasses.replace(example, image=square(colour))
+        for example, colour in zip(examples(3), COLOURS, strict=True)
+    ]
+    found = evaluate_retrieval(PerfectModel(), distinct, CONFIG)
+    assert values(found) == {"generation/retrieval": 1.0}
+    assert chances(found) == {"generation/retrieval": pytest.approx(1 / 3)}
+    assert found.records[0].correct is None
+    assert found.records[0].reason == "retrieved at rank 1 of 3"
+
+
+def test_retrieval_does_not_find_grey_drawings():
+    assert values(evaluate_retrieval(BlindModel(), examples(6), CONFIG)) != {
+        "generation/retrieval": 1.0
+    }
+
+
+def test_a_true_edit_reaches_its_target_and_keeps_the_rest():
+    assert set(values(evaluate_editing(PerfectModel(), examples(), CONFIG)).values()) == {1.0}
+
+
+def test_an_editor_that_does_nothing_is_the_chance_of_editing():
+    result = evaluate_editing(PerfectModel(), examples(), CONFIG)
+    assert chances(result) == {
+        "editing/success": 0.0,
+        "editing/reached": 0.0,
+        "editing/unchanged": 1.0,
+        "editing/success/recolour": 0.0,
+    }
+
+
+def test_an_edit_that_paints_over_everything_is_no_success():
+    scores = values(evaluate_editing(BlindModel(), examples(), CONFIG))
+    assert scores["editing/success"] == scores["editing/unchanged"] == 0.0
+
+
+def test_an_edit_of_another_size_fails_with_the_sizes():
+    class Cropper(PerfectModel):
+        def edit(self, images, instructions, **options):
+            return [image[:16] for image in images]
+
+    result = evaluate_editing(Cropper(), examples(3), CONFIG)
+    assert {record.reason for record in result.records} == {"size 32x16, not 32x32"}
+
+
+def test_pixels_tell_reached_from_unchanged():
+    example = examples(1)[0]
+    before, edit = square("red"), Edit("make it blue", square("blue"), "recolour")
+    spoiled = square("blue")
+    spoiled[24:] = 0
+    assert judge_pixels(example, edit, before, square("blue")).success
+    assert not judge_pixels(example, edit, before, before).reached
+    verdict = judge_pixels(example, edit, before, spoiled)
+    assert verdict.reached
+    assert not verdict.unchanged
+    assert "rest moved" in verdict.reason
+
+
+def test_balanced_takes_kinds_in_turn():
+    assert balanced(["a1", "a2", "a3", "b1"], lambda x: x[0], 3) == ["a1", "b1", "a2"]
+
+
+def test_first_of_each_takes_kind_after_kind():
+    items = ["a1", "b1", "a2", "a3", "b2"]
+    assert first_of_each(items, lambda x: x[0], 2) == ["a1", "a2", "b1", "b2"]
+
+
+def test_batches_report_their_progress():
+    done = []
+    starts = [start for start, _ in in_batches(range(5), 2, done.append)]
+    assert starts == [0, 2, 4]
+    assert done == [2, 2, 1]
+
+
+def test_configuration_is_read_from_a_run():
+    config = EvaluationConfig.of(
+        {
+            "evaluation": {"prompts": 3, "batch_size": 8},
+            "sample": {"steps": 5, "guidance": 2.0, "sampler": "heun", "max_tokens": 9},
+            "data": {"image_size": 48},
+            "seed": 4,
+        }
+    )
+    assert (config.prompts, config.steps, config.sampler) == (3, 5, "heun")
+    assert (config.image_size, config.seed) == (48, 4)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest():
+    whole = {"evaluation": {"promts": 3}, "sample": {}, "data": {"image_size": 48}, "seed": 0}
+    with pytest.raises(ValueError, match="no key 'promts'; did you mean 'prompts'"):
+        EvaluationConfig.of(whole)
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"edits": -1}, {"pictures": 2}])
+def test_counts_out_of_range_are_refused(wrong):
+    with pytest.raises(ValueError, match=rf"evaluation\.{next(iter(wrong))} is "):
+        EvaluationConfig(**wrong)
+
+
+def test_pictures_are_compared_as_the_encoder_saw_them():
+    class Halver(PerfectModel):
+        def prepared(self, image):
+            return np.ascontiguousarray(image[::2, ::2])
+
+    scores = values(evaluate_reconstruction(Halver(), IMAGES, CONFIG))
+    assert scores["reconstruction/psnr"] == PSNR_CEILING
