@@ -32,7 +32,8 @@ def resize_weights(index: jax.Array, target: jax.Array, source: int) -> jax.Arra
 
     Equals torch's `interpolate(mode="bilinear", antialias=True, align_corners=False)`: a triangle
     around the target's centre whose half-width is a source sample when enlarging and a target
-    sample when reducing.
+    sample when reducing. (torch 2.13 on a CPU leaves out the vertical pass where the target is one
+    column wide; this does not.)
 
     Args:
       index: (...) which target sample.
