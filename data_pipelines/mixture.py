@@ -139,10 +139,11 @@ class DocumentStream:
         for shift in range(ATTEMPTS):
             try:
                 return self._build(pick, index, shift), skipped
-            except OverlongDocument:
+            except OverlongDocument as error:
                 if self.overlong == "error":
                     raise
                 skipped["overlong"] += 1
+                reason = error
             except (BrokenExample, RecordError) as error:
                 if self.broken == "error":
                     raise
@@ -150,8 +151,7 @@ class DocumentStream:
                 reason = error
         task = self.mixture.entries[pick.entry].task
         raise ValueError(
-            f"{ATTEMPTS} examples in a row cannot serve the task {task!r}"
-            + (f", the last because: {reason}" if skipped["broken"] else ": all are too long")
+            f"{ATTEMPTS} examples in a row cannot serve the task {task!r}, the last because: {reason}"
         )
 
     def _build(self, pick: Pick, index: int, shift: int) -> Document:

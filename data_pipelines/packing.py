@@ -52,12 +52,14 @@ class PackingConfig:
 
 def check_fits(document: Document, config: PackingConfig) -> None:
     """Raises OverlongDocument when `document` would fit no empty row."""
-    for name, size in (("slots", len(document)), ("images", len(document.grids))):
-        limit = getattr(config, name)
+    for name, size, limit, key in (
+        ("slots", len(document), config.slots, "sequence_length"),
+        ("images", len(document.grids), config.images, "images_per_row"),
+    ):
         if size > limit:
             raise OverlongDocument(
                 f"example {document.key!r} takes {size} {name}, but a row has room for {limit}; "
-                f"raise packing.{name}, shorten the example, or set overlong='skip'"
+                f"raise {key}, shorten the example, or set overlong='skip'"
             )
 
 
@@ -82,7 +84,7 @@ def assign(
         row = min(fitting, key=lambda r: (free[r], r))
         rows[row].append(index)
         free[row] = (free[row][0] - slots, free[row][1] - pictures)
-    return [sorted(row) for row in rows], left_over
+    return [sorted(row) for row in rows], sorted(left_over)
 
 
 def documents_per_window(

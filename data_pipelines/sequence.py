@@ -171,8 +171,8 @@ def build_document(
         raise ValueError(
             f"example {key!r}: its segments end without a response; end a task with one"
         )
-    writer = _Writer(tokenizer, config, key)
-    writer.write(segments, training=True)
+    writer = _Writer(tokenizer, config, key, training=True)
+    writer.write(segments)
     if isinstance(segments[-1], Text):
         writer.markup(config.response_close, supervised=True)
     writer.write_noisy_copies()
@@ -195,8 +195,8 @@ def build_prefix(
       opening: what the response is made to start with: `VISION_START` to draw at once, "<think>" to
         think first.
     """
-    writer = _Writer(tokenizer, config, key)
-    writer.write(segments, training=False)
+    writer = _Writer(tokenizer, config, key, training=False)
+    writer.write(segments)
     if segments and not is_response(segments[-1]):
         writer.markup(config.prompt_close)
     writer.markup(opening)
@@ -217,15 +217,18 @@ class _Piece:
 class _Writer:
     """Appends pieces and keeps the slot and the rotary position at which the next one starts."""
 
-    def __init__(self, tokenizer: Tokenizer, config: SequenceConfig, key: str) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, config: SequenceConfig, key: str, training: bool
+    ) -> None:
         self.tokenizer, self.config, self.key = tokenizer, config, key
+        self.training = training
         self.pieces: list[_Piece] = []
         self.patches: list[np.ndarray] = []
         self.grids: list[tuple[int, int]] = []
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
 
-    def write(self, segments: Sequence[Segment], training: bool) -> None:
+    def write(self, segments: Sequence[Segment]) -> None:
         config, previous = self.config, None
         for index, segment in enumerate(segments):
             response = is_response(segment)
@@ -240,7 +243,7 @@ class _Writer:
             if isinstance(segment, Text):
                 self.text(segment)
             else:
-                self.image(segment, last=training and index == len(segments) - 1)
+                self.image(segment, last=self.training and index == len(segments) - 1)
             previous = response
 
     def markup(self, template: str, supervised: bool = False) -> None:
@@ -345,7 +348,7 @@ class _Writer:
             np.repeat(self.position + index[:, None], 2, axis=1),
             MaskIntervals(nothing, self.slot + index + 1, nothing, nothing),
         )
-        self._append(_Piece(ids, Role.TEXT, slots, supervised=supervised))
+        self._append(_Piece(ids, Role.TEXT, slots, supervised=supervised and self.training))
         self.position += count
 
     def _append(self, piece: _Piece) -> None:

@@ -1,0 +1,157 @@
+"""Resizing policies and patches."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as PilImage
+
+from data_pipelines.images import (
+    ImagePolicy,
+    aspect_buckets,
+    load_image,
+    naflex_size,
+    nearest_bucket,
+    patchify,
+    prepare,
+    resize_and_crop,
+    unpatchify,
+)
+from tests.data.samples import picture
+
+SIDES = st.integers(1, 3000)
+
+
+def test_patches_are_in_raster_order_and_flattened_row_column_channel():
+    image = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    patches = patchify(image, 2)
+    assert patches.shape == (6, 12)
+    for row in range(2):
+        for col in range(3):
+            block = image[2 * row : 2 * row + 2, 2 * col : 2 * col + 2]
+            np.testing.assert_array_equal(patches[3 * row + col], block.reshape(-1))
+
+
+def test_unpatchify_restores_the_image_and_ignores_padding():
+    image = picture(0, 12, 8)
+    padded = np.concatenate([patchify(image, 4), np.ones((3, 48), np.uint8)])
+    np.testing.assert_array_equal(unpatchify(padded, 3, 2, 4), image)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SIDES, SIDES, st.sampled_from([4, 14, 16]), st.sampled_from([1, 7, 64, 256, 1024]))
+def test_naflex_sizes_fit_and_could_not_be_scaled_up(height, width, patch, limit):
+    rows, cols = (side // patch for side in naflex_size(height, width, patch, limit))
+    assert rows >= 1 and cols >= 1 and rows * cols <= limit
+    # A scale that adds a row and a column is more than the limit allows.
+    assert (rows + 1) * (cols + 1) > limit
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(50, 3000), st.integers(50, 3000))
+def test_naflex_scales_both_sides_alike_and_rounds_each_up_to_the_patch(height, width):
+    rows, cols = (side / 16 for side in naflex_size(height, width, 16, 1024))
+    # One scale s with rows - 1 < s * height <= rows and cols - 1 < s * width <= cols.
+    assert (rows - 1) / height < cols / width and (cols - 1) / width < rows / height
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "expected"),
+    [((1024, 1024), 1024, (512, 512)), ((480, 640), 256, (224, 288)), ((10, 1000), 64, (16, 1024))],
+)
+def test_naflex_sizes_of_known_pictures(size, limit, expected):
+    assert naflex_size(*size, 16, limit) == expected
+
+
+def test_buckets_around_1024_are_the_papers_33_from_1_4_to_4_1():
+    buckets = aspect_buckets(1024, 16, 64)
+    assert len(buckets) == len(set(buckets)) == 33
+    assert buckets[0] == (2048, 512) and buckets[16] == (1024, 1024) and buckets[-1] == (512, 2048)
+
+
+def test_buckets_are_multiples_of_the_patch_and_lose_little_area():
+    for height, width in aspect_buckets(1024, 16, 64):
+        assert height % 16 == width % 16 == 0
+        assert 0.97 * 1024**2 <= height * width <= 1024**2
+
+
+@settings(max_examples=100, deadline=None)
+@given(SIDES, SIDES)
+def test_the_nearest_bucket_has_the_closest_log_ratio(height, width):
+    buckets = aspect_buckets(256, 16, 16)
+    chosen = nearest_bucket(height, width, buckets)
+
+    def distance(size):
+        return abs(np.log(size[0] / size[1]) - np.log(height / width))
+
+    assert distance(chosen) <= min(distance(size) for size in buckets) + 1e-9
+
+
+def test_resize_and_crop_keeps_the_middle_undistorted():
+    image = np.zeros((20, 60, 3), np.uint8)
+    image[5:15, 25:35] = 255  # a square in the middle
+    cut = resize_and_crop(image, 20, 20)
+    np.testing.assert_array_equal(cut, image[:, 20:40])
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        ImagePolicy("fixed", size=32),
+        ImagePolicy("naflex", max_tokens=36),
+        ImagePolicy("bucket", size=32, step=8),
+    ],
+    ids=lambda policy: policy.kind,
+)
+@pytest.mark.parametrize("pool", [1, 2])
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 90), st.integers(1, 90))
+def test_every_policy_gives_pooled_patch_grids_within_its_limit(policy, pool, height, width):
+    image = prepare(picture(0, height, width), policy, patch=4, pool=pool)
+    assert image.shape[0] % (4 * pool) == image.shape[1] % (4 * pool) == 0
+    assert image.shape[0] * image.shape[1] // 16 <= policy.max_patches(4, pool)
+
+
+def test_an_unknown_policy_names_the_known_ones():
+    with pytest.raises(
+        ValueError, match="'square' is unknown; choose one of fixed, naflex, bucket"
+    ):
+        ImagePolicy("square")
+
+
+def test_a_size_that_is_no_multiple_of_the_patch_says_so():
+    with pytest.raises(ValueError, match="image size 30 is not a multiple of 4"):
+        prepare(picture(0), ImagePolicy("fixed", size=30), patch=4)
+
+
+def test_load_image_reads_paths_and_bytes_alike(tmp_path):
+    image = picture(1)
+    path = tmp_path / "a.png"
+    PilImage.fromarray(image).save(path)
+    np.testing.assert_array_equal(load_image(path), image)
+    np.testing.assert_array_equal(load_image(path.read_bytes()), image)
+
+
+def test_transparent_pixels_lie_on_white():
+    data = io.BytesIO()
+    PilImage.new("RGBA", (2, 2), (255, 0, 0, 0)).save(data, "PNG")
+    assert (load_image(data.getvalue()) == 255).all()
+
+
+def test_a_truncated_image_is_named_in_one_line(tmp_path):
+    path = tmp_path / "cut.png"
+    data = io.BytesIO()
+    PilImage.fromarray(picture(2, 64, 64)).save(data, "PNG")
+    path.write_bytes(data.getvalue()[:500])
+    with pytest.raises(ValueError, match="cannot read image .*cut.png: .*; give") as error:
+        load_image(path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_image_is_named(tmp_path):
+    with pytest.raises(ValueError, match="cannot read image .*nowhere.png"):
+        load_image(tmp_path / "nowhere.png")
