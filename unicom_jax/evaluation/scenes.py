@@ -18,8 +18,6 @@ from unicom_jax.evaluation.suite import EvaluationConfig
 
 # Not the run's seed: all runs are scored on the same scenes, and none was trained on them.
 HELD_OUT_SEED = 7_919_417
-# Examples a question of each kind, and an edit: not every scene has a letter, or allows every edit.
-EXAMPLES_A_QUESTION, EXAMPLES_AN_EDIT = 6, 2
 
 
 def scenes_data(config: EvaluationConfig, scenes: SceneConfig | None = None) -> EvaluationData:
@@ -31,11 +29,8 @@ def scenes_data(config: EvaluationConfig, scenes: SceneConfig | None = None) -> 
     """
     size = (config.image_size, config.image_size)
     scenes = dataclasses.replace(scenes or SceneConfig(), sizes=(size,))
-    count = max(
-        config.pictures, EXAMPLES_A_QUESTION * config.questions, EXAMPLES_AN_EDIT * config.edits
-    )
-    source = ScenesSource(scenes, HELD_OUT_SEED, max(count, 1), with_edits=config.edits > 0)
-    examples = [source[index] for index in range(count)]
+    source = ScenesSource(scenes, HELD_OUT_SEED, max(config.examples, 1), config.edits > 0)
+    examples = [source[index] for index in range(config.examples)]
     places = {example.key: index for index, example in enumerate(examples)}
 
     def judge_edit(

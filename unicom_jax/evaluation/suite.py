@@ -12,6 +12,7 @@ from unicom_jax.evaluation.records import Record
 from unicom_jax.evaluation.scores import Score
 
 Item = TypeVar("Item")
+EXAMPLES_A_QUESTION, EXAMPLES_AN_EDIT = 6, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,13 @@ class EvaluationConfig:
                 f"evaluation.pictures is {self.pictures}: too few for intervals; "
                 "give 0 or at least 3"
             )
+
+    @property
+    def examples(self) -> int:
+        """Examples to look through: not each has every kind of question and edit."""
+        return max(
+            self.pictures, EXAMPLES_A_QUESTION * self.questions, EXAMPLES_AN_EDIT * self.edits
+        )
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> EvaluationConfig:
