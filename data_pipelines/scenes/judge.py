@@ -116,8 +116,10 @@ def _ground_name(ground: np.ndarray) -> str:
 
 def _nearest_colour(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance to and index of the palette colour nearest to each pixel, (..., 3) to (...)."""
-    distances = ((pixels[..., None, :] - _PALETTE) ** 2).sum(axis=-1)
-    return np.sqrt(distances.min(axis=-1)), distances.argmin(axis=-1)
+    # |p - c|^2 without the |p|^2 that all colours share: one small matrix product.
+    scores = pixels @ (-2.0 * _PALETTE.T) + (_PALETTE**2).sum(axis=1)
+    index = scores.argmin(axis=-1)
+    return np.sqrt(((pixels - _PALETTE[index]) ** 2).sum(axis=-1)), index
 
 
 def _components(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:

@@ -25,7 +25,7 @@ from data_pipelines.scenes.source import ScenesSource
 
 @dataclasses.dataclass(kw_only=True)
 class ScenesBuilderConfig(tfds.core.BuilderConfig):
-    """One variant of the data set: the distribution of scenes and the number of records by split."""
+    """One variant: the distribution of scenes, and the number of records of each split."""
 
     scenes: SceneConfig = SceneConfig()
     splits: Mapping[str, int] = dataclasses.field(
