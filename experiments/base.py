@@ -24,6 +24,19 @@ NO_TASKS = {
     "interleaved": 0.0,
 }
 
+# Fields of data_pipelines.scenes.scene.SceneConfig.
+SCENES = {
+    "sizes": ((64, 64),),
+    "object_weights": (3.0, 3.0, 2.0, 2.0),
+    "shapes": ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "letter"),
+    "letters": ("A", "C", "E", "H", "L", "S", "T", "U"),
+    "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
+    "object_sizes": ("small", "large"),
+    "backgrounds": ("white", "gray", "black", "sky", "night"),
+    "alike_share": 0.3,
+    "distinct_share": 0.5,
+}
+
 
 def training(**overrides) -> ConfigDict:
     """Keys that every stage has: how long, how much at a time, with which optimiser."""
@@ -65,6 +78,8 @@ def unified_stage(**overrides) -> ConfigDict:
         {
             "sequence_length": 256,  # slots of a packed row
             "images_per_row": 8,
+            "window_rows": 8,  # rows packed together; must divide batch_size
+            "overlong": "error",  # error, skip: a document longer than a row
             "flow_weight": 5.0,  # λ_diff : λ_text = 5 : 1
             "text_weight": 1.0,
             "cfg_dropout": 0.1,  # share of drawing documents trained without their words
@@ -86,16 +101,23 @@ def get_config() -> ConfigDict:
     config.data = ConfigDict(
         {
             # kind: scenes, array_record, folder, tfds, openmoji; `path` where it has one.
-            "source": {"kind": "scenes", "path": "", "size": 20_000},
-            "scenes": {},  # SceneConfig fields; filled below
+            "source": {"kind": "scenes", "path": "", "split": "train", "size": 20_000},
+            "scenes": dict(SCENES),
             "patch": 16,
             "policy": "fixed",  # fixed, naflex, bucket
             "image_size": 64,
             "max_tokens": 1024,  # naflex: most patches of a picture
+            "bucket_step": 64,  # bucket: pixels between the long sides of neighbouring sizes
             "tokenizer": "",  # directory with tokenizer.json; "" trains one on the source
-            "vocab_size": 512,
+            "vocab_size": 512,  # when one is trained; replaced by the tokenizer's own size
+            "padded_vocab_size": 0,  # at least so many embedding rows (Qwen2.5-7B: 152064)
+            "prompt_open": "<|im_start|>",  # the turn's template, see data_pipelines/sequence.py
+            "prompt_close": "<|im_end|>",
+            "response_close": "<|endoftext|>",
+            "cache_mb": 512,  # examples kept in memory
             "threads": 2,
             "prefetch": 8,
+            "workers": 0,  # processes instead of threads
         }
     )
     config.encoder = training(batch_size=256)
@@ -127,7 +149,7 @@ def get_config() -> ConfigDict:
             "pathway": "transfusion",  # transfusion (I), query (II)
             "understanding": "features",  # features, latents, channel_concat, sequence_concat
             "edit_source": "latents",  # latents, features, both
-            "transformer": {
+            "transformer": {  # fields of models.transformer.Transformer
                 "width": 192,
                 "depth": 6,
                 "heads": 6,
@@ -151,9 +173,7 @@ def get_config() -> ConfigDict:
     )
     for name in STAGES[2:]:
         config[name] = unified_stage()
-    config.sample = ConfigDict(
-        {"steps": 20, "guidance": 3.0, "sampler": "euler", "max_tokens": 64}
-    )
+    config.sample = ConfigDict({"steps": 20, "guidance": 3.0, "sampler": "euler", "max_tokens": 64})
     config.evaluation = ConfigDict(
         {"prompts": 32, "pictures": 128, "questions": 64, "edits": 64, "batch_size": 64}
     )

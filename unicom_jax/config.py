@@ -100,3 +100,64 @@ def _set(config: ConfigDict, key: str, value: Any, known: list[str]) -> None:
 def to_json(config: ConfigDict) -> str:
     """The configuration as indented JSON; tuples become lists."""
     return json.dumps(config.to_dict(), indent=2, default=list)
+
+
+def resolve(path: str, overrides: Iterable[str]) -> ConfigDict:
+    """A configuration file with its overrides."""
+    config = load_config(path)
+    apply_overrides(config, overrides)
+    return config
+
+
+MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")
+
+
+def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> ConfigDict:
+    """The configuration of a run that starts or goes on in `workdir`, stored there as config.json.
+
+    A run that goes on keeps its configuration: only how long and how often may change.
+
+    Raises:
+      ConfigError: no configuration given and none stored, or one that contradicts the stored one.
+    """
+    stored_path = workdir / "config.json"
+    stored = json.loads(stored_path.read_text()) if stored_path.is_file() else None
+    if path is None and stored is None:
+        raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
+    if path is None:
+        config = ConfigDict(_tuples(stored))
+        apply_overrides(config, overrides)
+    else:
+        config = resolve(path, overrides)
+    if stored is not None:
+        _check_same(json.loads(to_json(config)), stored, workdir)
+    return config
+
+
+def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> None:
+    old_flat, new_flat = dict(_flatten(stored)), dict(_flatten(new))
+    for key in sorted(old_flat.keys() | new_flat.keys()):
+        old, now = old_flat.get(key), new_flat.get(key)
+        group = key.split(".")[0]
+        # The vocabulary's size is filled in by the tokenizer when the run starts.
+        free = key.split(".")[-1] in MAY_CHANGE or group in ("sample", "evaluation")
+        if old != now and not free and key != "data.vocab_size":
+            raise ConfigError(
+                f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value or "
+                "another --workdir"
+            )
+
+
+def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _tuples(tree: Any) -> Any:
+    """JSON knows lists only; configurations use tuples."""
+    if isinstance(tree, dict):
+        return {key: _tuples(value) for key, value in tree.items()}
+    return tuple(_tuples(value) for value in tree) if isinstance(tree, list) else tree

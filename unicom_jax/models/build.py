@@ -49,13 +49,14 @@ def build_codec(config: Config) -> Codec:
     """Compressor, decompressor and pixel decoder of `config.codec`, in pixel space."""
     codec, feature_dim = config["codec"], config["encoder"]["vision"]["width"]
     latent_dim = feature_dim if codec["compressor"] == "identity" else codec["latent_dim"]
-    options = {"heads": codec["compressor_heads"] or None, "window": codec["pool"]}
+    window = codec["pool"] if codec["pool"] > 1 else None
+    options = {"heads": codec["compressor_heads"] or None, "window": window}
     return Codec(
         compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
         pixel_decoder=PixelDecoder(
             channels=config["data"]["patch"] ** 2 * 3,
-            condition_dim=feature_dim,
+            feature_dim=feature_dim,
             **codec["decoder"],
         ),
         latent_dim=latent_dim,
@@ -95,7 +96,7 @@ def build_unified(config: Config) -> Module:
     if unified["pathway"] == "query":
         decoder = PixelDecoder(
             channels=latent_dim,
-            condition_dim=transformer.width,
+            feature_dim=transformer.width,
             prediction="velocity",
             **unified["flow_decoder"],
         )

@@ -14,7 +14,6 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from unicom_jax.core.flow import integrate
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
 from unicom_jax.models.pixel_decoder import PixelDecoder
 
@@ -82,9 +81,6 @@ class Codec(Module):
           (B, N, channels) patches in [-1, 1] (not clipped).
         """
         condition = self.decompress(params, self.denormalise(params, latents), grids)
-
-        def velocity(z: jax.Array, time: jax.Array) -> jax.Array:
-            time = jnp.broadcast_to(time, z.shape[:1])
-            return self.pixel_decoder.velocity(params["pixel_decoder"], z, time, condition, grids)
-
-        return integrate(velocity, noise, steps, sampler=sampler)
+        return self.pixel_decoder.sample(
+            params["pixel_decoder"], noise, condition, grids, steps, sampler
+        )

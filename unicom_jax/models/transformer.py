@@ -47,6 +47,7 @@ class SelfAttention(Module):
     qk_norm: bool
     norm_eps: float
     backend: str
+    block: int | None
 
     @property
     def query(self) -> Linear:
@@ -93,7 +94,7 @@ class SelfAttention(Module):
     def attend(
         self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
     ) -> jax.Array:
-        y = attention(q, k, v, mask, backend=self.backend)
+        y = attention(q, k, v, mask, backend=self.backend, block=self.block)
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 
@@ -115,6 +116,7 @@ class Transformer(Module):
     norm_eps: float = 1e-6
     remat: str = "none"
     attention_backend: str = "dense"
+    attention_block: int | None = None
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:

@@ -1,0 +1,169 @@
+"""Pipelines from a configuration: which source, which tokenizer, which batches a stage gets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.cache import CachedSource
+from data_pipelines.images import ImagePolicy
+from data_pipelines.loader import Loader, LoaderConfig, make_loader
+from data_pipelines.mixture import DocumentStream, mixture_of
+from data_pipelines.packing import PackingConfig
+from data_pipelines.pairs import make_image_loader, make_image_text_loader
+from data_pipelines.sequence import SequenceConfig
+from data_pipelines.sources import Source, open_source
+from data_pipelines.tasks import BRIEFLY, IN_DETAIL
+from data_pipelines.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+
+Config = Mapping[str, Any]
+
+NEEDS_EDITS = ("edit", "interleaved")
+TRAIN, EVALUATION = "train", "eval"
+EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are another draw
+TOKENIZER_EXAMPLES = 3000
+
+
+def source_options(config: Config, split: str, with_edits: bool) -> dict[str, Any]:
+    """Arguments of `open_source` for a split. Scenes are split by seed, folders are not split."""
+    source, kind = config["data"]["source"], config["data"]["source"]["kind"]
+    seed = config["seed"] + (EVALUATION_SEED if split == EVALUATION else 0)
+    arguments = {
+        "scenes": {
+            "seed": seed,
+            "size": source["size"],
+            "scene": config["data"]["scenes"],
+            "with_edits": with_edits,
+        },
+        "openmoji": {"path": source["path"], "split": split},
+        "array_record": {"paths": source["path"]},
+        "folder": {"path": source["path"]},
+        "tfds": {"name": source["path"], "split": source["split"]},
+    }
+    return {"kind": kind, **arguments.get(kind, {})}
+
+
+def open_examples(config: Config, split: str = TRAIN, *, with_edits: bool = False) -> Source:
+    """The examples of a split, kept in memory as far as `data.cache_mb` allows."""
+    source = open_source(source_options(config, split, with_edits))
+    return CachedSource(source, config["data"]["cache_mb"] * 2**20)
+
+
+def image_policy(config: Config) -> ImagePolicy:
+    data = config["data"]
+    return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
+
+
+def sequence_config(config: Config, cfg_dropout: float = 0.0) -> SequenceConfig:
+    """How segments are written, for training (with dropout) and inference (without)."""
+    unified, data = config["unified"], config["data"]
+    return SequenceConfig(
+        patch=data["patch"],
+        images=image_policy(config),
+        pool=config["codec"]["pool"],
+        understanding=unified["understanding"],
+        edit_source=unified["edit_source"],
+        cfg_dropout=cfg_dropout,
+        prompt_open=data["prompt_open"],
+        prompt_close=data["prompt_close"],
+        response_close=data["response_close"],
+    )
+
+
+def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer:
+    """The run's tokenizer: the one stored in `directory`, else the configured one, else a new one.
+
+    A new one is trained on captions, questions, answers, instructions and plans of the source. It is
+    stored in `directory` where one is given.
+    """
+    if directory is not None and (directory / "tokenizer.json").is_file():
+        return load_tokenizer(directory)
+    given = config["data"]["tokenizer"]
+    if given:
+        tokenizer = load_tokenizer(given, add_missing=True)
+    else:
+        tokenizer = train_tokenizer(_texts(config), config["data"]["vocab_size"])
+    if directory is not None:
+        directory.mkdir(parents=True, exist_ok=True)
+        tokenizer.save(directory)
+    return tokenizer
+
+
+def _texts(config: Config) -> list[str]:
+    source = open_source(source_options(config, TRAIN, with_edits=True))
+    texts = [BRIEFLY, IN_DETAIL, *(f"Image {number}:" for number in (1, 2))]
+    for index in range(min(len(source), TOKENIZER_EXAMPLES)):
+        example = source[index]
+        texts += [*example.captions, example.thought]
+        texts += [words for q in example.questions for words in (q.question, q.answer)]
+        texts += [edit.instruction for edit in example.edits]
+    return texts
+
+
+def _loader_config(config: Config, rows: int) -> LoaderConfig:
+    data = config["data"]
+    return LoaderConfig(
+        rows, threads=data["threads"], prefetch=data["prefetch"], workers=data["workers"]
+    )
+
+
+def unified_loader(
+    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+) -> Loader:
+    """Packed rows of the stage's mixture."""
+    settings = config[stage]
+    weights = {task: weight for task, weight in settings["mixture"].items() if weight}
+    plain = open_examples(config, split)
+    edits = open_examples(config, split, with_edits=True)
+    sources = {task: edits if task in NEEDS_EDITS else plain for task in weights}
+    stream = DocumentStream(
+        mixture_of(weights, sources, config["seed"] + (split == EVALUATION)),
+        tokenizer,
+        sequence_config(config, settings["cfg_dropout"]),
+        PackingConfig(
+            settings["sequence_length"], settings["images_per_row"], settings["window_rows"]
+        ),
+        broken="skip",
+        overlong=settings["overlong"],
+    )
+    return make_loader(stream, _loader_config(config, settings["batch_size"]), start=start)
+
+
+def encoder_loader(
+    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+) -> Loader:
+    """Captioned pictures for stage `encoder`."""
+    return make_image_text_loader(
+        open_examples(config, split),
+        _loader_config(config, config[stage]["batch_size"]),
+        seed=config["seed"] + (split == EVALUATION),
+        policy=image_policy(config),
+        patch=config["data"]["patch"],
+        tokenizer=tokenizer,
+        text_tokens=config["encoder"]["text"]["max_length"],
+        start=start,
+    )
+
+
+def codec_loader(
+    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+) -> Loader:
+    """Pictures for stage `codec`."""
+    del tokenizer
+    return make_image_loader(
+        open_examples(config, split),
+        _loader_config(config, config[stage]["batch_size"]),
+        seed=config["seed"] + (split == EVALUATION),
+        policy=image_policy(config),
+        patch=config["data"]["patch"],
+        start=start,
+    )
+
+
+def stage_loader(
+    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+) -> Loader:
+    """The batches of any stage from step `start` on."""
+    makers = {"encoder": encoder_loader, "codec": codec_loader}
+    return makers.get(stage, unified_loader)(config, stage, tokenizer, split, start)

@@ -1,0 +1,106 @@
+"""Text generation with a KV cache, as one compiled loop."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.module import Module, Params
+from unicom_jax.models.transformer import KVCache
+
+
+class Sampling(NamedTuple):
+    """How a token is chosen. temperature 0 takes the likeliest; top_p keeps the smallest set of
+    tokens that holds this much probability (Holtzman et al. 2020)."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
+    """One token per row of logits (B, V)."""
+    if sampling.temperature == 0.0:
+        return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    logits = logits / sampling.temperature
+    if sampling.top_p < 1.0:
+        logits = _keep_nucleus(logits, sampling.top_p)
+    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+
+
+def _keep_nucleus(logits: jax.Array, top_p: float) -> jax.Array:
+    ordered = jnp.sort(logits, axis=-1, descending=True)
+    before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered)
+    kept = jnp.where(before < top_p, ordered, jnp.inf)  # the likeliest is always kept
+    return jnp.where(logits < kept.min(axis=-1, keepdims=True), -jnp.inf, logits)
+
+
+def generate(
+    pathway: Module,
+    params: Params,
+    hidden: jax.Array,
+    cache: KVCache,
+    lengths: jax.Array,
+    next_positions: jax.Array,
+    stop: jax.Array,
+    key: jax.Array,
+    *,
+    start: int,
+    max_tokens: int,
+    sampling: Sampling,
+) -> tuple[jax.Array, jax.Array]:
+    """Continues B prefixes until each has produced a stop token or `max_tokens`.
+
+    Args:
+      hidden: (B, W) state of each prefix's last slot.
+      cache: holds the prefixes in slots [0, start), room for `max_tokens` behind.
+      lengths: (B,) slots of each prefix in use; `next_positions` (B,) where its text goes on.
+      stop: (n,) int32 token ids.
+
+    Returns:
+      (B, max_tokens) int32 tokens, the stop token included and -1 behind it, and (B,) counts.
+    """
+    rows = hidden.shape[0]
+    zeros = jnp.zeros((rows, 1), jnp.int32)
+
+    def run(token: jax.Array, index: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
+        """Feeds one token a row into slot start + index."""
+        embedded = pathway.transformer.embed(params["transformer"], token[:, None])
+        position = (next_positions + index)[:, None]
+        mask = MaskIntervals(
+            zeros, lengths[:, None], zeros + start, zeros + start + index + 1
+        )
+        out, cache = pathway.transformer(
+            params["transformer"],
+            embedded.astype(pathway.compute_dtype),
+            jnp.stack([position, position], axis=-1),
+            mask,
+            cache,
+            start + index,
+        )
+        return out[:, 0], cache
+
+    def going(state) -> jax.Array:
+        index, _, _, done, _ = state
+        return (index < max_tokens) & ~jnp.all(done)
+
+    def advance(state):
+        index, hidden, cache, done, tokens = state
+        logits = pathway.logits(params, hidden)
+        token = choose(logits, jax.random.fold_in(key, index), sampling)
+        tokens = tokens.at[:, index].set(jnp.where(done, -1, token))
+        done = done | jnp.isin(token, stop)
+        hidden, cache = run(token, index, cache)
+        return index + 1, hidden, cache, done, tokens
+
+    state = (
+        jnp.zeros((), jnp.int32),
+        hidden,
+        cache,
+        jnp.zeros(rows, bool),
+        jnp.full((rows, max_tokens), -1, jnp.int32),
+    )
+    tokens = jax.lax.while_loop(going, advance, state)[-1]
+    return tokens, jnp.sum(tokens >= 0, axis=1)
