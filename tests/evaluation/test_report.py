@@ -78,6 +78,13 @@ def test_parameters_steps_and_time_are_told(page):
         assert fact in page
 
 
+def test_a_part_that_two_stages_train_counts_once(tmp_path):
+    for name, parts in {"codec": {"head": 5}, "pretrain": {"body": 7}, "sft": {"body": 7}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "stage.json").write_text(json.dumps({"parameters": parts}))
+    assert "<b>12</b> parameters" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
 def test_scores_show_interval_untrained_and_chance(page):
     row = page[page.index("QA · count") :].split("</tr>")[0]
     for text in ("69.8%", "54.9% – 81.4%", "42.0%", 'class="chance" style="left:42.00%"'):

@@ -191,8 +191,11 @@ def duration(seconds: float) -> str:
 
 
 def _parameters(stages: Sequence[Stage]) -> dict[str, int]:
-    """Counts by part of the last stage that has them; it holds the frozen parts of the others."""
-    return next((s.facts["parameters"] for s in reversed(stages) if s.facts.get("parameters")), {})
+    """Counts by part over all stages; sub-stages that train the same part count it once."""
+    parts: dict[str, int] = {}
+    for stage in stages:
+        parts |= stage.facts.get("parameters", {})
+    return parts
 
 
 def _parts(stage: Stage) -> str:
