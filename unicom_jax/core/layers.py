@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,9 +27,8 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-@jax.custom_vjp
-def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """x (..., in) times kernel (in, out), in the dtype of x.
+def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
+    """x (..., in) times kernel (in, out): computed in the dtype of x, accumulated in `out_dtype`.
 
     The values and gradients are those of `x @ kernel`; only the order of the factors in the weight
     gradient is ours. JAX writes it as (gradient^T x)^T, which XLA's CPU compiler turns into a
@@ -36,21 +36,29 @@ def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
     there. The kernel is kept as it is, not in its cast form, so `jax.lax.scan` over layers saves
     no second copy of the weights.
     """
-    return x @ kernel.astype(x.dtype)
+    return _matmul(x, kernel, jnp.dtype(out_dtype or x.dtype))
 
 
-def _matmul_forward(x: jax.Array, kernel: jax.Array):
-    return matmul(x, kernel), (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _matmul(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
 
 
-def _matmul_backward(residuals: tuple[jax.Array, jax.Array], gradient: jax.Array):
+def _matmul_forward(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype):
+    return _matmul(x, kernel, out_dtype), (x, kernel)
+
+
+def _matmul_backward(
+    out_dtype: jnp.dtype, residuals: tuple[jax.Array, jax.Array], gradient: jax.Array
+):
     x, kernel = residuals
+    gradient = gradient.astype(x.dtype)
     rows = tuple(range(x.ndim - 1))
     kernel_gradient = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
     return gradient @ kernel.T.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
 
 
-matmul.defvjp(_matmul_forward, _matmul_backward)
+_matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +185,8 @@ class Embedding(Module):
         return jnp.take(params["table"], ids, axis=0)
 
     def attend(self, params: Params, x: jax.Array) -> jax.Array:
-        return matmul(x, params["table"].T)
+        """Scores of x (..., dim) against every vector: (..., count) fp32."""
+        return matmul(x, params["table"].T, jnp.float32)
 
 
 def sinusoidal(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:

@@ -19,9 +19,9 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from unicom_jax.core.attention import ATTENTION_BACKENDS, attention
+from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu
+from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES
@@ -126,11 +126,7 @@ class Transformer(Module):
             )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
-        if self.attention_backend not in ATTENTION_BACKENDS:
-            raise ValueError(
-                f"unknown attention_backend {self.attention_backend!r}; "
-                f"use one of {tuple(ATTENTION_BACKENDS)}"
-            )
+        check_backend(self.attention_backend, self.attention_block)
 
     @property
     def embedding(self) -> Embedding:
@@ -140,7 +136,7 @@ class Transformer(Module):
     def self_attention(self) -> SelfAttention:
         return SelfAttention(
             self.width, self.heads, self.kv_heads, self.head_dim, self.qkv_bias, self.qk_norm,
-            self.norm_eps, self.attention_backend,
+            self.norm_eps, self.attention_backend, self.attention_block,
         )  # fmt: skip
 
     @property
@@ -180,8 +176,8 @@ class Transformer(Module):
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Final hidden states (..., W) -> (..., vocab_size), fp32."""
         if self.tied_head:
-            return self.embedding.attend(params["embedding"], hidden).astype(jnp.float32)
-        return self.head(params["head"], hidden).astype(jnp.float32)
+            return self.embedding.attend(params["embedding"], hidden)
+        return matmul(hidden, params["head"]["kernel"], jnp.float32)
 
     def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
         shape = (self.depth, batch, slots, self.kv_heads, self.head_dim)

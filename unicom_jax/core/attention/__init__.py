@@ -15,10 +15,10 @@ from unicom_jax.core.attention.dense import dense_attention
 from unicom_jax.core.attention.intervals import interval_mask, padding_mask
 from unicom_jax.core.batch import MaskIntervals
 
-__all__ = ["ATTENTION_BACKENDS", "attention", "interval_mask", "padding_mask"]
+__all__ = ["ATTENTION_BACKENDS", "attention", "check_backend", "interval_mask", "padding_mask"]
 
 ATTENTION_BACKENDS = ("dense", "chunked")  # memory O(S * T) / O(S * block)
-CHUNK = 512  # keys a block of the chunked backend, unless told otherwise
+CHUNK = 128  # keys a block; caches of CPUs like 64, accelerators 512
 
 
 def attention(
@@ -45,17 +45,22 @@ def attention(
     Returns:
       (B, S, H, D) in the dtype of q. Scores and softmax are fp32.
     """
-    if backend not in ATTENTION_BACKENDS:
-        raise ValueError(f"unknown attention backend {backend!r}; use one of {ATTENTION_BACKENDS}")
-    if block is not None and (backend != "chunked" or block < 1):
-        raise ValueError(
-            f"block={block} with backend={backend!r}: only 'chunked' takes a block >= 1"
-        )
+    check_backend(backend, block)
     _check_shapes(q, k, v, mask)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     if backend == "chunked":
         return chunked_attention(q, k, v, mask, scale, CHUNK if block is None else block)
     return dense_attention(q, k, v, mask, scale)
+
+
+def check_backend(backend: str, block: int | None = None) -> None:
+    """Raises a ValueError if no backend of this name takes this block."""
+    if backend not in ATTENTION_BACKENDS:
+        raise ValueError(f"unknown attention backend {backend!r}; use one of {ATTENTION_BACKENDS}")
+    if block is not None and (backend != "chunked" or block < 1):
+        raise ValueError(
+            f"attention block={block} with backend={backend!r}: only 'chunked' takes >= 1"
+        )
 
 
 def _check_shapes(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals | None) -> None:
