@@ -34,7 +34,7 @@ format: $(VENV)/.test ## mend what the formatter and linter can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: $(VENV)/.test ## time our train step beside its peers, in turns
+bench: $(VENV)/.bench ## time our train step beside its peers, in turns
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
 clean: ## remove caches and the virtual environment; runs/ stays
@@ -54,4 +54,8 @@ $(VENV)/.runtime: $(VENV)/.python setup.py pyproject.toml constraints.txt
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) --editable '.[bench]'
 	@touch $@

@@ -10,15 +10,16 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 # room -> what it may import of our own code, besides itself. The longest matching prefix counts.
-INNER = ("unicom_jax.core", "unicom_jax.models", "data_pipelines")
+BELOW = ("unicom_jax.config", "unicom_jax.core", "unicom_jax.models", "data_pipelines")
 ROOMS: dict[str, tuple[str, ...]] = {
+    "unicom_jax.config": (),
     "unicom_jax.core": (),
     "unicom_jax.models": ("unicom_jax.core",),
     "unicom_jax.parallel": ("unicom_jax.core",),
-    "unicom_jax.training": (*INNER, "unicom_jax.parallel"),
-    "unicom_jax.inference": INNER,
-    "unicom_jax.evaluation": (*INNER, "unicom_jax.inference"),
-    "unicom_jax.interop": INNER,
+    "unicom_jax.interop": BELOW,
+    "unicom_jax.training": (*BELOW, "unicom_jax.parallel", "unicom_jax.interop"),
+    "unicom_jax.inference": (*BELOW, "unicom_jax.parallel", "unicom_jax.interop"),
+    "unicom_jax.evaluation": (*BELOW, "unicom_jax.interop", "unicom_jax.inference"),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),

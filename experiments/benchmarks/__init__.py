@@ -1,0 +1,1 @@
+"""Our train step beside its peers: `make bench`."""

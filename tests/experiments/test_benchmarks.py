@@ -1,0 +1,84 @@
+"""The contestants of `make bench` take the same step, and the timing does what it says."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks import bare, ours
+from experiments.benchmarks.race import Contestant, race, ratios
+from experiments.benchmarks.standard import FLOW_WEIGHT, TEXT_WEIGHT, Standard
+from unicom_jax.core.losses import mean
+from unicom_jax.models.unified import FlowTime, add_noise
+
+SMALL = Standard(
+    width=32,
+    depth=2,
+    heads=4,
+    kv_heads=2,
+    mlp_dim=48,
+    vocab_size=64,
+    text_tokens=12,
+    grid=2,
+    latent_dim=8,
+    rows=2,
+)
+
+
+@pytest.fixture(scope="module")
+def weights():
+    """Random weights everywhere, so that nothing is hidden by a head that starts at zero."""
+    params = ours.make_pathway(SMALL).init(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+def both_losses():
+    """Our loss and the bare one as functions of the weights, with one draw of time and noise."""
+    batch = jax.tree.map(jnp.asarray, ours.make_batch(SMALL))
+    frozen, stage = ours.images(SMALL), ours.make_stage(SMALL)
+    row_keys = jax.random.split(jax.random.key(2), SMALL.rows)
+    draw = add_noise(batch, frozen["latents"], row_keys, FlowTime())
+    image = slice(SMALL.text_tokens, None)
+    clean = jnp.asarray(SMALL.latents())
+    time, noise = draw.time[:, SMALL.text_tokens], clean - draw.target[:, image]
+    bare_loss, tokens = bare.make_loss(SMALL), jnp.asarray(SMALL.tokens())
+
+    def our_loss(params):
+        terms = stage.loss(params, frozen, batch, row_keys)
+        return FLOW_WEIGHT * mean(terms["flow"]) + TEXT_WEIGHT * mean(terms["text"])
+
+    return our_loss, lambda params: bare_loss(params, tokens, clean, time, noise)
+
+
+def test_our_step_and_the_bare_one_have_the_same_loss_and_gradients(weights):
+    (a, ours_grad), (b, bare_grad) = (jax.value_and_grad(f)(weights) for f in both_losses())
+    assert float(a) == pytest.approx(float(b), rel=1e-6)
+    ours_flat, tree = jax.tree.flatten(ours_grad)
+    for x, y in zip(ours_flat, tree.flatten_up_to(bare_grad), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-5 * float(jnp.abs(y).max() + 1.0))
+
+
+def test_both_contestants_lower_their_loss():
+    params = ours.make_pathway(SMALL).init(jax.random.key(0))
+    for contestant in (ours.contestant(SMALL, params), bare.contestant(SMALL, params, 1.05)):
+        losses = [contestant.step() for _ in range(30)]
+        assert np.mean(losses[-5:]) < np.mean(losses[:5]), contestant.name
+
+
+def test_contestants_step_in_turns_and_each_round_starts_with_another():
+    order = []
+    contestants = [Contestant(name, lambda name=name: order.append(name), 0) for name in "abc"]
+    race(contestants, rounds=2, warmup=0)
+    assert "".join(order) == "abcbca"
+
+
+def test_ratio_is_ours_over_the_peer_within_a_round():
+    seconds = np.array([[1.0, 2.0], [4.0, 4.0], [3.0, 2.0]])
+    ours_itself, peer = ratios(seconds)
+    assert (ours_itself.low, ours_itself.median, ours_itself.high) == (1.0, 1.0, 1.0)
+    assert (peer.low, peer.median, peer.high) == (0.75, 1.0, 1.25)
