@@ -151,7 +151,8 @@ class DocumentStream:
                 reason = error
         task = self.mixture.entries[pick.entry].task
         raise ValueError(
-            f"{ATTEMPTS} examples in a row cannot serve the task {task!r}, the last because: {reason}"
+            f"{ATTEMPTS} examples in a row cannot serve the task {task!r}, the last "
+            f"because: {reason}"
         )
 
     def _build(self, pick: Pick, index: int, shift: int) -> Document:

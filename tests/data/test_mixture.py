@@ -123,7 +123,7 @@ def test_a_source_of_nothing_but_bad_examples_is_an_error():
 
 
 def test_all_documents_overlong_is_an_error():
-    with pytest.raises(ValueError, match="cannot serve .*: takes .* raise sequence_length"):
+    with pytest.raises(ValueError, match="cannot serve .*, .* takes .* raise sequence_length"):
         stream(Dots(3), slots=4, overlong="skip").document(0)
 
 
