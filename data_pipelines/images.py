@@ -43,9 +43,7 @@ class ImagePolicy:
             )
 
     def target_size(self, height: int, width: int, unit: int) -> tuple[int, int]:
-        """(height, width) in pixels, multiples of `unit`, that a picture of the given size is
-        brought to.
-        """
+        """The (height, width) in pixels, multiples of `unit`, that a picture is brought to."""
         if self.kind == "naflex":
             return naflex_size(height, width, unit, self.max_tokens)
         if self.kind == "bucket":
@@ -91,12 +89,11 @@ def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -
 
 
 def naflex_size(height: int, width: int, patch: int, max_tokens: int) -> tuple[int, int]:
-    """The largest (height, width), multiples of `patch`, of about the same aspect ratio and <=
-    max_tokens patches.
+    """The largest (height, width) of about the same aspect ratio and at most max_tokens patches.
 
-    Bisects the scale; each side is rounded up to the patch (SigLIP 2, arXiv 2502.14786, section
-    2.4). A side is
-    never shorter than one patch, so pictures longer than 1 : max_tokens are squashed.
+    Both are multiples of `patch`. Bisects the scale and rounds each side up (SigLIP 2, arXiv
+    2502.14786, section 2.4). A side is never shorter than one patch: pictures longer than
+    1 : max_tokens are squashed.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1, not {max_tokens}")
@@ -118,8 +115,7 @@ def naflex_size(height: int, width: int, patch: int, max_tokens: int) -> tuple[i
 def aspect_buckets(
     size: int, unit: int, step: int, max_ratio: float = 4.0
 ) -> tuple[tuple[int, int], ...]:
-    """Sizes (height, width) of about size**2 pixels and never more, from 1 : max_ratio to max_ratio
-    : 1.
+    """Sizes (height, width) of about size**2 pixels, never more, up to 1 : max_ratio either way.
 
     Long sides grow from `size` in steps; the short side is the area over the long one, rounded down
     to `unit`. size 1024, unit 16, step 64, ratio 4 give the paper's 33 buckets. Returned from the
@@ -146,8 +142,9 @@ def nearest_bucket(
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (height, width, 3), bilinear, antialiased when it shrinks; the same array
-    if nothing changes.
+    """(H, W, 3) uint8 to (height, width, 3), bilinear, antialiased when it shrinks.
+
+    Returns the same array where nothing changes.
     """
     if image.shape[:2] == (height, width):
         return image
@@ -157,8 +154,9 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_and_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scales the picture until it covers height x width, then cuts out the centre: no distortion,
-    edges are lost.
+    """Scales the picture until it covers height x width, then cuts out the centre.
+
+    No distortion, but the edges of one side are lost.
     """
     scale = max(height / image.shape[0], width / image.shape[1])
     covered = resize(
@@ -169,8 +167,9 @@ def resize_and_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def patchify(image: np.ndarray, patch: int) -> np.ndarray:
-    """(H, W, 3) to (rows * cols, patch * patch * 3), patches in raster order, each flattened (row,
-    column, channel).
+    """(H, W, 3) to (rows * cols, patch * patch * 3).
+
+    Patches are in raster order, each flattened as (row, column, channel).
     """
     height, width, channels = image.shape
     if height % patch or width % patch:
@@ -183,8 +182,9 @@ def patchify(image: np.ndarray, patch: int) -> np.ndarray:
 
 
 def unpatchify(patches: np.ndarray, rows: int, cols: int, patch: int) -> np.ndarray:
-    """Inverse of `patchify`: (>= rows * cols, patch * patch * C) to (rows * patch, cols * patch,
-    C); padding is cut off.
+    """Inverse of `patchify`; padding behind the last patch is cut off.
+
+    (>= rows * cols, patch * patch * C) to (rows * patch, cols * patch, C).
     """
     channels = patches.shape[-1] // patch**2
     grid = (
@@ -194,8 +194,9 @@ def unpatchify(patches: np.ndarray, rows: int, cols: int, patch: int) -> np.ndar
 
 
 def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
-    """Reads a picture from a path or from encoded bytes as (H, W, 3) uint8 sRGB; transparency lies
-    on white.
+    """Reads a picture from a path or encoded bytes as (H, W, 3) uint8 sRGB.
+
+    Transparency lies on white.
 
     Raises:
       ValueError: one line that names the file, when it is missing, truncated or not a picture.

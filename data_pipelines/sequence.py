@@ -3,10 +3,11 @@
 One turn is `<|im_start|>` prompt `<|im_end|>` response `<|endoftext|>`; an image stands between
 `<|vision_start|>` and `<|vision_end|>`. Words without a prompt are a plain document. Loss is on the
 response: from the `<|im_end|>`, which predicts its first token, to the closing `<|endoftext|>`.
-`<|vision_end|>` is never predicted: how many tokens an image has is known before it is drawn. A
-drawn image that ends its document is only written as NOISY slots. One with
-something behind it is written twice: CLEAN in its place, and NOISY at the end of the document with
-the positions of its place, so that nothing sees it (`MaskIntervals` draws the mask).
+`<|vision_end|>` is never predicted: how many tokens an image has is known before it is drawn.
+
+A drawn image that ends its document is only written as NOISY slots. One with something behind it is
+written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
+place, so that nothing sees it (`MaskIntervals` draws the mask).
 """
 
 from __future__ import annotations
@@ -97,8 +98,7 @@ class SequenceConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One training document, or the prefix of an answer, of L slots. Fields as in `MixedBatch`,
-    without padding.
+    """One training document, or the prefix of an answer, of L slots, without padding.
 
     Attributes:
       key: the example it comes from.

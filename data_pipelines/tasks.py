@@ -34,7 +34,8 @@ class Text:
 @dataclasses.dataclass(frozen=True)
 class Image:
     """A picture (H, W, 3) uint8. `role`: "understood" and "source" (of an edit) belong to a prompt,
-    "drawn" to a response."""
+    "drawn" to a response.
+    """
 
     pixels: np.ndarray
     role: str = UNDERSTOOD
@@ -55,10 +56,9 @@ def is_response(segment: Segment) -> bool:
 
 
 def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
-    """The same context without its words, for classifier-free guidance: what training sees after
-    dropout.
+    """The same context without its words, for classifier-free guidance.
 
-    Prompt texts become empty (their turn markers stay), response texts such as a thought vanish,
+    This is what training sees after dropout. Prompt texts become empty (their turn markers stay), response texts such as a thought vanish,
     images stay. So the unconditional form of a text-to-image prompt is an empty turn, and that of
     an edit is a turn with the picture.
     """

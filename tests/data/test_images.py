@@ -59,6 +59,15 @@ def test_naflex_scales_both_sides_alike_and_rounds_each_up_to_the_patch(height, 
     assert (rows - 1) / height < cols / width and (cols - 1) / width < rows / height
 
 
+def test_naflex_sizes_are_those_of_siglip_2():
+    processing = pytest.importorskip("transformers.models.siglip2.image_processing_pil_siglip2")
+    rng = np.random.default_rng(0)
+    for height, width in rng.integers(20, 3000, (300, 2)).tolist():
+        for limit in (64, 256, 1024):
+            theirs = processing.get_image_size_for_max_num_patches(height, width, 16, limit)
+            assert naflex_size(height, width, 16, limit) == tuple(theirs)
+
+
 @pytest.mark.parametrize(
     ("size", "limit", "expected"),
     [((1024, 1024), 1024, (512, 512)), ((480, 640), 256, (224, 288)), ((10, 1000), 64, (16, 1024))],
