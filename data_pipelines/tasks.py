@@ -58,9 +58,9 @@ def is_response(segment: Segment) -> bool:
 def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
     """The same context without its words, for classifier-free guidance.
 
-    This is what training sees after dropout. Prompt texts become empty (their turn markers stay), response texts such as a thought vanish,
-    images stay. So the unconditional form of a text-to-image prompt is an empty turn, and that of
-    an edit is a turn with the picture.
+    This is what training sees after dropout. Prompt texts become empty (their turn marks stay),
+    response texts such as a thought vanish, images stay. So the unconditional form of a
+    text-to-image prompt is an empty turn, and that of an edit is a turn with the picture.
     """
     silent = [
         Text("") if isinstance(segment, Text) and not segment.supervised else segment
