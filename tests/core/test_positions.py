@@ -1,0 +1,98 @@
+"""Generalised 2-D rotary positions."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from unicom_jax.core.positions import apply_rope, image_positions, rope
+
+KEY = jax.random.key(0)
+
+
+def _diagonal(length: int) -> jax.Array:
+    return jnp.broadcast_to(jnp.arange(length)[:, None], (1, length, 2))
+
+
+def _reference_1d(x: np.ndarray, theta: float) -> np.ndarray:
+    """RoPE as complex numbers: channel pair (i, i + D/2) of slot p turns by p * theta^(-2i/D)."""
+    half = x.shape[-1] // 2
+    turns = np.exp(1j * np.arange(x.shape[1])[:, None] * theta ** (-np.arange(half) / half))
+    turned = (x[..., :half] + 1j * x[..., half:]) * turns[None, :, None]
+    return np.concatenate([turned.real, turned.imag], axis=-1)
+
+
+def test_on_pure_text_the_rotation_is_one_dimensional_rope():
+    x = jax.random.normal(KEY, (1, 9, 2, 8))
+    turned = apply_rope(x, *rope(_diagonal(9), 8, 1e4))
+    np.testing.assert_allclose(turned, _reference_1d(np.asarray(x), 1e4), atol=1e-5)
+
+
+def test_text_rotation_equals_the_qwen_rotation_of_transformers():
+    torch = pytest.importorskip("torch")
+    qwen = pytest.importorskip("transformers.models.qwen2.modeling_qwen2")
+    from transformers import Qwen2Config
+
+    config = Qwen2Config(
+        hidden_size=32,
+        num_attention_heads=2,
+        rope_parameters={"rope_theta": 1e6, "rope_type": "default"},
+    )
+    x = np.asarray(jax.random.normal(KEY, (1, 40, 2, 16)))
+    tensor = torch.from_numpy(x.copy()).transpose(1, 2)
+    cos, sin = qwen.Qwen2RotaryEmbedding(config)(tensor, torch.arange(40)[None])
+    reference, _ = qwen.apply_rotary_pos_emb(tensor, tensor, cos, sin)
+    ours = apply_rope(jnp.asarray(x), *rope(_diagonal(40), 16, 1e6))
+    np.testing.assert_allclose(ours, reference.transpose(1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("axis, turned", [(0, {0, 2}), (1, {1, 3})], ids=["y", "x"])
+def test_even_pairs_turn_with_y_and_odd_pairs_with_x(axis, turned):
+    positions = jnp.zeros((1, 1, 2)).at[0, 0, axis].set(3)
+    _, sin = rope(positions, 8, 10.0)
+    assert set(np.flatnonzero(sin[0, 0])) == turned
+
+
+def test_scores_depend_on_the_difference_of_positions_only():
+    q, k = jax.random.normal(KEY, (2, 1, 1, 1, 16))
+
+    def score(at_q, at_k):
+        q_, k_ = (
+            apply_rope(x, *rope(jnp.array([[at]]), 16, 1e4)) for x, at in ((q, at_q), (k, at_k))
+        )
+        return jnp.sum(q_ * k_)
+
+    np.testing.assert_allclose(score((5, 9), (2, 4)), score((25, 19), (22, 14)), rtol=1e-4)
+
+
+def test_bfloat16_stays_bfloat16_and_is_turned_in_fp32():
+    x = jax.random.normal(KEY, (1, 300, 1, 8))
+    angles = rope(_diagonal(300), 8, 1e4)
+    low = apply_rope(x.astype(jnp.bfloat16), *angles)
+    assert low.dtype == jnp.bfloat16
+    np.testing.assert_allclose(low.astype(jnp.float32), apply_rope(x, *angles), atol=0.04)
+
+
+def test_an_odd_head_dim_is_refused():
+    with pytest.raises(ValueError, match="head_dim 7 is odd"):
+        rope(_diagonal(2), 7, 1e4)
+
+
+def test_positions_of_a_two_by_four_image_after_ten_text_tokens():
+    """n = 8 tokens: rows begin at 10 + (8 - 2) // 2 = 13, columns at 10 + (8 - 4) // 2 = 12."""
+    expected = [(13, 12), (13, 13), (13, 14), (13, 15), (14, 12), (14, 13), (14, 14), (14, 15)]
+    np.testing.assert_array_equal(image_positions(10, 2, 4), expected)
+
+
+def test_halves_are_rounded_down():
+    np.testing.assert_array_equal(image_positions(0, 1, 2), [(0, 0), (0, 1)])
+
+
+@pytest.mark.parametrize("rows, cols", [(1, 1), (3, 3), (2, 8), (7, 3)])
+def test_an_image_stays_within_the_indices_it_takes_from_the_text(rows, cols):
+    positions = image_positions(5, rows, cols)
+    assert positions.dtype == np.int32
+    assert positions.min() >= 5 and positions.max() < 5 + rows * cols
+    assert len(np.unique(positions, axis=0)) == rows * cols
