@@ -70,6 +70,15 @@ def test_matmul_in_a_scan_saves_no_copy_of_the_weights():
     assert kernels.shape not in [out.aval.shape for out in forward.outvars]
 
 
+def test_remat_policies_that_keep_products_see_them():
+    keep = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+    block = jax.checkpoint(lambda x, k: jnp.sin(matmul(x, k)), policy=keep)
+    gradient = jax.grad(lambda x, k: block(x, k).sum(), argnums=(0, 1))
+    jaxpr = jax.make_jaxpr(gradient)(_random(3, 8), _random(8, 8))
+    # The product and the two of its gradient: none is computed a second time.
+    assert str(jaxpr).count("dot_general") == 3
+
+
 def test_matmul_lowers_for_tpu_without_a_platform_switch():
     step = jax.jit(jax.grad(lambda k, x: matmul(x, k).sum()))
     lowered = step.trace(_random(8, 4), _random(3, 8)).lower(lowering_platforms=("tpu",))

@@ -39,13 +39,16 @@ def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
     return _matmul(x, kernel, jnp.dtype(out_dtype or x.dtype))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _matmul(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
+def _product(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
 
 
+_matmul = jax.custom_vjp(_product, nondiff_argnums=(2,))
+
+
 def _matmul_forward(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype):
-    return _matmul(x, kernel, out_dtype), (x, kernel)
+    # Not `_matmul`: remat policies that keep products look for the bare product here.
+    return _product(x, kernel, out_dtype), (x, kernel)
 
 
 def _matmul_backward(

@@ -124,6 +124,10 @@ class Transformer(Module):
                 f"heads={self.heads} is not a multiple of kv_heads={self.kv_heads}; "
                 "every key head serves equally many query heads"
             )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim={self.head_dim} is odd; rotary positions turn channel pairs"
+            )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
         check_backend(self.attention_backend, self.attention_block)
