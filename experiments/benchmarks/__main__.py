@@ -8,16 +8,20 @@ Only ratios of one run compare. Hardware: two CPU cores; a run takes about three
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import bare, ours, torch_peers
+from experiments.benchmarks import bare, ours, pipeline, torch_peers
 from experiments.benchmarks.race import Contestant, Spread, race, ratios
 from experiments.benchmarks.standard import Standard
 
 BARE_TARGET = 1.05
+BUSY = 0.7  # load average from which other processes disturb the comparison
 
 
 def line_up(sizes: Standard) -> tuple[list[Contestant], list[str]]:
@@ -28,31 +32,51 @@ def line_up(sizes: Standard) -> tuple[list[Contestant], list[str]]:
     return own + peers, missing
 
 
+def written(spread: Spread, form: str) -> str:
+    """median [low, high]"""
+    low, median, high = (format(x, form) for x in (spread.low, spread.median, spread.high))
+    return f"{median} [{low}, {high}]"
+
+
 def step_table(contestants: list[Contestant], seconds) -> Table:
     table = Table(title=f"One train step, {len(seconds)} rounds in turns: median and quartiles")
-    for column, justify in (
-        ("", "left"),
-        ("parameters", "right"),
-        ("ms a step", "right"),
-        ("ours ÷ this", "right"),
-        ("target", "right"),
-        ("", "left"),
-    ):
-        table.add_column(column, justify=justify)
+    table.add_column("", no_wrap=True)
+    for column in ("parameters", "ms a step", "ours ÷ this", "target", ""):
+        table.add_column(column, justify="right", no_wrap=True)
     for contestant, column, ratio in zip(contestants, seconds.T, ratios(seconds), strict=True):
         time = Spread.of(column * 1e3)
         row = [
             contestant.name,
             f"{contestant.parameters / 1e6:.1f} M",
-            f"{time.median:.0f} [{time.low:.0f}, {time.high:.0f}]",
+            written(time, ".0f"),
         ]
         if contestant.target is not None:
             row += [
-                f"{ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]",
+                written(ratio, ".2f"),
                 f"≤ {contestant.target:.2f}",
                 "reached" if ratio.median <= contestant.target else "missed",
             ]
         table.add_row(*row)
+    return table
+
+
+def pipeline_table(sizes: Standard, deliveries: list[pipeline.Delivery], step: float) -> Table:
+    """Against `step`, our median seconds a step."""
+    eaten = sizes.rows * sizes.slots / step
+    table = Table(title=f"Input pipeline alone; our step takes {eaten:,.0f} tokens a second")
+    table.add_column("", no_wrap=True)
+    for column in ("examples a second", "tokens a second", "× the step's", "target", ""):
+        table.add_column(column, justify="right", no_wrap=True)
+    for delivery in deliveries:
+        share = Spread(*(value / eaten for value in dataclasses.astuple(delivery.tokens)))
+        table.add_row(
+            delivery.name,
+            written(delivery.examples, ",.0f"),
+            written(delivery.tokens, ",.0f"),
+            written(share, ".1f"),
+            f"> {pipeline.TARGET:.0f}",
+            "reached" if share.median > pipeline.TARGET else "missed",
+        )
     return table
 
 
@@ -64,15 +88,22 @@ def main() -> None:
     )
     options = parser.parse_args()
     console = Console()
+    sizes = Standard()
+    load = os.getloadavg()[0]
     with console.status("building") as status:
-        contestants, missing = line_up(Standard())
+        contestants, notes = line_up(sizes)
         wanted = [part.strip() for part in options.only.split(",") if part.strip()]
         contestants[1:] = [
             c for c in contestants[1:] if not wanted or any(part in c.name for part in wanted)
         ]
         seconds = race(contestants, options.rounds, told=status.update)
+        status.update("input pipeline")
+        delivered = pipeline.deliveries(sizes, samples=options.rounds)
     console.print(step_table(contestants, seconds))
-    for line in missing:
+    console.print(pipeline_table(sizes, delivered, float(np.median(seconds[:, 0]))))
+    if load > BUSY:
+        notes.append(f"load average was {load:.1f} before the start; torch suffers most from that")
+    for line in notes:
         console.print(line)
 
 

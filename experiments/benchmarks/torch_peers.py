@@ -19,9 +19,9 @@ from experiments.benchmarks.standard import (
 
 # name of the contestant -> (packages it needs, compiled, our target as a ratio of times)
 PEERS: dict[str, tuple[tuple[str, ...], bool, float]] = {
-    "Qwen3 blocks, torch eager": (("torch", "transformers"), False, 1.0),
-    "Qwen3 blocks, torch.compile": (("torch", "transformers"), True, 1.0),
-    "transfusion-pytorch, eager": (("torch", "transfusion_pytorch"), False, 0.7),
+    "Qwen3 blocks (torch eager)": (("torch", "transformers"), False, 1.0),
+    "Qwen3 blocks (torch.compile)": (("torch", "transformers"), True, 1.0),
+    "transfusion-pytorch (eager)": (("torch", "transfusion_pytorch"), False, 0.7),
 }
 
 

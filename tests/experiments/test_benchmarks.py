@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import bare, ours
+from experiments.benchmarks import bare, ours, pipeline
 from experiments.benchmarks.race import Contestant, race, ratios
 from experiments.benchmarks.standard import FLOW_WEIGHT, TEXT_WEIGHT, Standard
 from unicom_jax.core.losses import mean
@@ -82,3 +82,10 @@ def test_ratio_is_ours_over_the_peer_within_a_round():
     ours_itself, peer = ratios(seconds)
     assert (ours_itself.low, ours_itself.median, ours_itself.high) == (1.0, 1.0, 1.0)
     assert (peer.low, peer.median, peer.high) == (0.75, 1.0, 1.25)
+
+
+def test_pipeline_rates_count_examples_and_used_slots():
+    sizes = Standard(rows=2, grid=4)
+    delivery = pipeline.deliver("small", sizes, pictures=8, warmup=1, samples=1)
+    slots_per_example = delivery.tokens.median / delivery.examples.median
+    assert sizes.image_tokens < slots_per_example < sizes.slots
