@@ -24,8 +24,15 @@ def dense_attention(
     scores = jnp.einsum("bhgsd,bhtd->bhgst", q, k, preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(interval_mask(mask, keys)[:, None, None], scores, HIDDEN)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bhgst,bhtd->bhgsd", weights, v)
+    # The softmax, divided by its sum only after the product with v: a division of S x D in place of
+    # S x T numbers, and one S x T array to keep for the gradient in place of two.
+    highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+    weights = jnp.exp(scores - highest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    out = jnp.einsum(
+        "bhgst,bhtd->bhgsd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
+    )
+    out = (out / total).astype(v.dtype)
 
     out = out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, head_dim)
     if mask is not None:
