@@ -9,12 +9,10 @@ from setuptools import find_packages, setup
 RUNTIME = [
     "absl-py>=2.1",
     "array_record>=0.8; sys_platform != 'win32'",
-    "etils[epath]>=1.10",
     "flax>=0.12",
     "grain>=0.2.12",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
     "jax>=0.10,<0.13",
-    "jaxtyping>=0.3",
     "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml_collections>=1.0",
@@ -37,7 +35,6 @@ EXTRAS = {
     "torch": TORCH,
     "test": [
         *TORCH,
-        "chex>=0.1.90",
         "hypothesis>=6.100",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
