@@ -21,6 +21,7 @@ from experiments.benchmarks.race import Contestant, Spread, race, ratios
 from experiments.benchmarks.standard import Standard
 
 BARE_TARGET = 1.05
+WIDTH = 110  # of the tables
 BUSY = 0.7  # load average from which other processes disturb the comparison
 
 
@@ -88,6 +89,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     console = Console()
+    console.width = max(console.width, WIDTH)
     sizes = Standard()
     load = os.getloadavg()[0]
     with console.status("building") as status:

@@ -29,6 +29,13 @@ def installed(packages: tuple[str, ...]) -> bool:
     return all(importlib.util.find_spec(package) for package in packages)
 
 
+def cores() -> int:
+    """CPU cores that this process may use (`taskset` narrows them, for XLA too)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def training_step(model, loss: Callable[[], object]) -> Callable[[], float]:
     """Backward pass, clipping and the fused AdamW, which is torch's fastest on CPU."""
     import torch
@@ -134,7 +141,7 @@ def contestants(sizes: Standard) -> tuple[list[Contestant], list[str]]:
             continue
         import torch
 
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(cores())  # as many as XLA takes
         model, loss = (qwen3 if "transformers" in packages else transfusion)(sizes)
         loss = torch.compile(loss) if compiled else loss
         data = torch.from_numpy(sizes.tokens()).long(), torch.from_numpy(sizes.latents())
