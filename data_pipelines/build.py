@@ -11,7 +11,7 @@ from data_pipelines.images import ImagePolicy
 from data_pipelines.loader import Loader, LoaderConfig, make_loader
 from data_pipelines.mixture import DocumentStream, mixture_of
 from data_pipelines.packing import PackingConfig
-from data_pipelines.pairs import make_image_loader, make_image_text_loader
+from data_pipelines.pictures import PictureConfig, make_picture_loader
 from data_pipelines.sequence import SequenceConfig
 from data_pipelines.sources import Source, open_source
 from data_pipelines.tasks import BRIEFLY, IN_DETAIL
@@ -130,33 +130,23 @@ def unified_loader(
     return make_loader(stream, _loader_config(config, settings["batch_size"]), start=start)
 
 
-def encoder_loader(
+def picture_loader(
     config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
 ) -> Loader:
-    """Captioned pictures for stage `encoder`."""
-    return make_image_text_loader(
-        open_examples(config, split),
-        _loader_config(config, config[stage]["batch_size"]),
-        seed=config["seed"] + (split == EVALUATION),
-        policy=image_policy(config),
+    """Pictures with one caption each: stages `encoder` and `codec`."""
+    pictures = PictureConfig(
         patch=config["data"]["patch"],
-        tokenizer=tokenizer,
-        text_tokens=config["encoder"]["text"]["max_length"],
-        start=start,
+        images=image_policy(config),
+        pool=config["codec"]["pool"],
+        text_length=config["encoder"]["text"]["max_length"],
+        captions=config["encoder"]["captions"],
     )
-
-
-def codec_loader(
-    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
-) -> Loader:
-    """Pictures for stage `codec`."""
-    del tokenizer
-    return make_image_loader(
+    return make_picture_loader(
         open_examples(config, split),
+        tokenizer,
+        pictures,
         _loader_config(config, config[stage]["batch_size"]),
         seed=config["seed"] + (split == EVALUATION),
-        policy=image_policy(config),
-        patch=config["data"]["patch"],
         start=start,
     )
 
@@ -165,5 +155,5 @@ def stage_loader(
     config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
 ) -> Loader:
     """The batches of any stage from step `start` on."""
-    makers = {"encoder": encoder_loader, "codec": codec_loader}
-    return makers.get(stage, unified_loader)(config, stage, tokenizer, split, start)
+    make = picture_loader if stage in ("encoder", "codec") else unified_loader
+    return make(config, stage, tokenizer, split, start)

@@ -43,14 +43,19 @@ class PictureConfig:
       images: how pictures are resized.
       pool: the patch grid's sides are multiples of it (a token-pooling compressor).
       text_length: T. Longer captions are cut, as in SigLIP, and counted.
+      captions: "any" draws one of an example's captions; "last" takes the most detailed one, which
+        few other pictures share: the contrastive loss takes every other caption for a wrong one.
     """
 
     patch: int
     images: ImagePolicy
     pool: int = 1
     text_length: int = 64
+    captions: str = "any"
 
     def __post_init__(self) -> None:
+        if self.captions not in ("any", "last"):
+            raise ValueError(f"captions {self.captions!r} is unknown; choose any or last")
         self.images.target_size(1, 1, self.patch * self.pool)  # raises where sizes do not agree
 
 
@@ -87,7 +92,7 @@ class PictureBatches:
             example = self.source[int(self._order[first + row])]
             self._write_picture(batch, row, example)
             rng = np.random.default_rng([self.seed, first + row])
-            ids = self.tokenizer.encode(draw_caption(example, rng))
+            ids = self.tokenizer.encode(draw_caption(example, rng, pictures.captions == "last"))
             counts["truncated"] += len(ids) > pictures.text_length
             ids = ids[: pictures.text_length]
             batch.tokens[row, : len(ids)], batch.lengths[row] = ids, len(ids)

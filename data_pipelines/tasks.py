@@ -171,10 +171,14 @@ def thinking(thought: str) -> str:
     return f"<think>{thought}</think>"
 
 
-def draw_caption(example: Example, rng: np.random.Generator) -> str:
-    """One of the example's captions. Raises BrokenExample where it has none or it is empty."""
+def draw_caption(example: Example, rng: np.random.Generator, last: bool = False) -> str:
+    """One of the example's captions, or its `last`, most detailed one.
+
+    Raises BrokenExample where it has none or it is empty.
+    """
     _require(example, example.captions, "captions")
-    return _nonempty(example, example.captions[int(rng.integers(len(example.captions)))], "caption")
+    index = -1 if last else int(rng.integers(len(example.captions)))
+    return _nonempty(example, example.captions[index], "caption")
 
 
 @dataclasses.dataclass(frozen=True)

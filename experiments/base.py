@@ -28,7 +28,17 @@ NO_TASKS = {
 SCENES = {
     "sizes": ((64, 64),),
     "object_weights": (3.0, 3.0, 2.0, 2.0),
-    "shapes": ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "letter"),
+    "shapes": (
+        "circle",
+        "square",
+        "triangle",
+        "star",
+        "cross",
+        "ring",
+        "diamond",
+        "heart",
+        "letter",
+    ),
     "letters": ("A", "C", "E", "H", "L", "S", "T", "U"),
     "colours": ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
     "object_sizes": ("small", "large"),
@@ -124,6 +134,7 @@ def get_config() -> ConfigDict:
     config.encoder.update(
         {
             "naflex": False,
+            "captions": "any",  # any, last: the most detailed one
             "vision": {"width": 128, "depth": 4, "heads": 4, "mlp_dim": 512},
             "text": {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "max_length": 48},
         }

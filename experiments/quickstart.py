@@ -1,6 +1,6 @@
 """All stages on the embedded data set in a quarter of an hour on two CPU cores.
 
-    make quickstart
+make quickstart
 """
 
 from __future__ import annotations
@@ -21,8 +21,20 @@ def get_config() -> ConfigDict:
             "backgrounds": ("white", "gray", "black"),
         }
     )
-    config.encoder.update({"steps": 300, "batch_size": 128, "learning_rate": 1e-3})
-    config.codec.update({"steps": 600, "batch_size": 64, "learning_rate": 1e-3})
+    config.encoder.update(
+        {
+            "steps": 600,
+            "batch_size": 48,
+            "learning_rate": 7e-4,
+            "clip_norm": 10.0,
+            "captions": "last",
+        }
+    )
+    config.encoder.text.max_length = 32
+    config.codec.update(
+        {"steps": 400, "batch_size": 64, "learning_rate": 1e-3, "schedule": "cosine"}
+    )
+    config.codec.decoder.mlp_dim = 512
     config.pretrain.update(
         {
             "steps": 1500,

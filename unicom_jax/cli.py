@@ -71,7 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(run=run, takes_overrides=overrides)
         return sub
 
-    train = command("train", _train, "Train the stages of a configuration, or go on.", overrides=True)
+    train = command(
+        "train", _train, "Train the stages of a configuration, or go on.", overrides=True
+    )
     train.add_argument("--config", help="Python file with get_config(); default: the workdir's own")
     train.add_argument("--workdir", required=True, help="where checkpoints and metrics go")
     train.add_argument("--stages", help="comma-separated subset of the configuration's stages")
@@ -83,7 +85,9 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--image", action="append", help="picture to read; repeat for several")
     sample.add_argument("--ask", help="question about --image; without it the picture is described")
     sample.add_argument("--edit", help="instruction that changes --image")
-    sample.add_argument("--chat", action="store_true", help="converse: words and pictures, turn by turn")
+    sample.add_argument(
+        "--chat", action="store_true", help="converse: words and pictures, turn by turn"
+    )
     sample.add_argument("--think", action="store_true", help="write a plan before drawing")
     sample.add_argument("--out", default="sample.png", help="PNG to write (numbered when several)")
     sample.add_argument("--size", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9")
@@ -103,7 +107,9 @@ def _parser() -> argparse.ArgumentParser:
 
     data = commands.add_parser("data", help="Look at and prepare data.")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = command("show", _show, "Draw one packed batch as a picture.", overrides=True, group=actions)
+    show = command(
+        "show", _show, "Draw one packed batch as a picture.", overrides=True, group=actions
+    )
     show.add_argument("--config", required=True)
     show.add_argument("--stage", default="pretrain", help="whose mixture and row length to use")
     show.add_argument("--step", type=int, default=0)

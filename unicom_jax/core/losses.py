@@ -49,7 +49,9 @@ def text_terms(
         nll, hits = terms(hidden, targets, weights)
     else:
         if slots % chunk:
-            raise ValueError(f"text loss chunk {chunk} does not divide {slots} slots; choose a divisor")
+            raise ValueError(
+                f"text loss chunk {chunk} does not divide {slots} slots; choose a divisor"
+            )
 
         def split(x: jax.Array) -> jax.Array:
             chunks = x.reshape(x.shape[0], slots // chunk, chunk, *x.shape[2:])

@@ -80,9 +80,7 @@ class Generator:
         self.batch_size: int = config["evaluation"]["batch_size"]
         self.codec_steps: int = config["codec"]["sample_steps"]
         self._features = jax.jit(self._compute_features)
-        self._generate = jax.jit(
-            self._compute_text, static_argnames=("max_tokens", "sampling")
-        )
+        self._generate = jax.jit(self._compute_text, static_argnames=("max_tokens", "sampling"))
         self._draw = jax.jit(self._compute_drawing, static_argnames=("settings",))
         self._reconstruct = jax.jit(self._compute_reconstruction)
 
@@ -98,7 +96,9 @@ class Generator:
         tokenizer = load_tokenizer(workdir / "tokenizer")
         stage = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
         params = {
-            "vision": restore_params(workdir, "encoder", build_encoder(config).abstract())["vision"],
+            "vision": restore_params(workdir, "encoder", build_encoder(config).abstract())[
+                "vision"
+            ],
             "codec": restore_params(workdir, "codec", build_codec(config).abstract()),
             "unified": restore_params(workdir, stage, build_unified(config).abstract()),
         }

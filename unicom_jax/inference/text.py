@@ -69,9 +69,7 @@ def generate(
         """Feeds one token a row into slot start + index."""
         embedded = pathway.transformer.embed(params["transformer"], token[:, None])
         position = (next_positions + index)[:, None]
-        mask = MaskIntervals(
-            zeros, lengths[:, None], zeros + start, zeros + start + index + 1
-        )
+        mask = MaskIntervals(zeros, lengths[:, None], zeros + start, zeros + start + index + 1)
         out, cache = pathway.transformer(
             params["transformer"],
             embedded.astype(pathway.compute_dtype),

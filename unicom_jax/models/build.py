@@ -107,6 +107,4 @@ def build_unified(config: Config) -> Module:
             pool=config["codec"]["pool"],
             **shared,
         )
-    raise ValueError(
-        f"unified.pathway={unified['pathway']!r} is not one of {', '.join(PATHWAYS)}"
-    )
+    raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {', '.join(PATHWAYS)}")

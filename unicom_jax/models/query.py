@@ -162,9 +162,7 @@ class QueryPathway(Module):
         rows, tokens = positions.shape[:2]
         queries = params["queries"][:tokens].astype(self.compute_dtype)
         hidden = jnp.broadcast_to(queries, (rows, *queries.shape))
-        hidden, _ = self.transformer(
-            params["transformer"], hidden, positions, mask, cache, start
-        )
+        hidden, _ = self.transformer(params["transformer"], hidden, positions, mask, cache, start)
         return QueryContext(self._connect(params, hidden, grids), grids)
 
     def velocity(

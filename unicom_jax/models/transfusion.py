@@ -86,9 +86,7 @@ class TransfusionPathway(Module):
         hidden = self._embed(
             params, batch, gather_slots(features, batch), noisy.latents, noisy.time
         )
-        hidden, _ = self.transformer(
-            params["transformer"], hidden, batch.positions, batch.mask
-        )
+        hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
         predicted = self.head(params["head"], hidden, noisy.time)
         logits = partial(self.transformer.logits, params["transformer"])
         return {

@@ -113,7 +113,9 @@ def embed_slots(
       time: (B, S) flow time at each slot, 1 where the role is not NOISY.
     """
     roles = batch.roles[..., None]
-    understood = embedding.understood(params, features.astype(text.dtype), latents.astype(text.dtype))
+    understood = embedding.understood(
+        params, features.astype(text.dtype), latents.astype(text.dtype)
+    )
     painted = embedding.latent(params, latents.astype(text.dtype), time).astype(text.dtype)
     hidden = jnp.where(roles == Role.UNDERSTAND, understood, text)
     return jnp.where((roles == Role.CLEAN) | (roles == Role.NOISY), painted, hidden)

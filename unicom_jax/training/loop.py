@@ -125,9 +125,10 @@ def train(
     profiling = False
     metrics: dict[str, Any] = {}
 
-    with MetricWriter(directory, start, config.wandb_project) as writer, make_progress(
-        console
-    ) as progress:
+    with (
+        MetricWriter(directory, start, config.wandb_project) as writer,
+        make_progress(console) as progress,
+    ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
         window = Window(time.perf_counter())
 
@@ -175,8 +176,18 @@ def train(
     checkpoint.save_state(manager, trainer, config.steps, state)
     manager.wait_until_finished()
     manager.close()
-    _write_facts(directory, trainer, config, seconds, start, tokens_per_step, step_fn)
-    return trainer.weights_for_use(state)
+    weights = trainer.weights_for_use(state)
+    facts = {
+        "steps": config.steps,
+        "resumed_from": start,
+        "seconds": seconds,
+        "steps_per_second": (config.steps - start) / seconds,
+        "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
+        "compilations": step_fn._cache_size(),
+        **trainer.stage.facts(weights),
+    }
+    _write_facts(directory, trainer, facts)
+    return weights
 
 
 def evaluate(
@@ -209,32 +220,18 @@ def _stop_if_diverged(name: str, step: int, values: Mapping[str, float], limit: 
         )
 
 
-def _write_facts(
-    directory: Path,
-    trainer: Trainer,
-    config: LoopConfig,
-    seconds: float,
-    start: int,
-    tokens: int,
-    step_fn: Any,
-) -> None:
+def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) -> None:
     """`stage.json`: what the report says about this stage."""
-    module = trainer.stage.module
     device = jax.devices()[0]
     parts = {
         part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-        for part, tree in module.abstract().items()
+        for part, tree in trainer.stage.module.abstract().items()
     }
-    facts = {
+    about = {
         "stage": trainer.stage.name,
         "parameters": parts,
         "freeze": list(trainer.stage.freeze),
-        "steps": config.steps,
-        "resumed_from": start,
-        "seconds": seconds,
-        "steps_per_second": (config.steps - start) / seconds,
-        "tokens_per_second": (config.steps - start) * tokens / seconds,
-        "compilations": step_fn._cache_size(),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
+        **facts,
     }
-    (directory / "stage.json").write_text(json.dumps(facts, indent=2))
+    (directory / "stage.json").write_text(json.dumps(about, indent=2))

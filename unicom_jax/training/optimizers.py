@@ -80,5 +80,7 @@ def make_optimizer(
     makers = {"adamw": adamw, "muon": muon}
     if config["optimizer"] not in makers:
         raise ValueError(f"optimizer={config['optimizer']!r} is not one of {', '.join(makers)}")
-    chain = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), makers[config["optimizer"]]())
+    chain = optax.chain(
+        optax.clip_by_global_norm(config["clip_norm"]), makers[config["optimizer"]]()
+    )
     return optax.apply_if_finite(chain, NEVER_GIVE_UP), schedule

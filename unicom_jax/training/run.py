@@ -66,7 +66,9 @@ def _run_stage(
         stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
     )
     loop = LoopConfig(
-        **{field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings},
+        **{
+            field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings
+        },
         wandb_project=config.wandb_project,
     )
     tokens = _tokens_per_step(name, config)

@@ -32,6 +32,7 @@ class Stage:
       rows_are_independent: False when rows see each other (a contrastive loss), so that a batch
         cannot be split into accumulation steps.
       finish: run once after the last step: (params, frozen) -> params; measures latent statistics.
+      facts: what `stage.json` says about the finished weights, besides their number.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Stage:
     freeze: Sequence[str] = ()
     rows_are_independent: bool = True
     finish: Callable[[Params, Params], Params] | None = None
+    facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
 
 
 def weighted_total(
@@ -141,7 +143,9 @@ class Trainer:
         """Shapes, dtypes and shardings of the state, for restoring without building one."""
         shapes = jax.eval_shape(self._state_of, self.stage.module.abstract())
         return jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings()
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+            shapes,
+            self.shardings(),
         )
 
     def shardings(self) -> TrainState:

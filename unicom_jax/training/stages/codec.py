@@ -70,7 +70,13 @@ def codec_stage(
         finish=lambda params, frozen: measure_statistics(
             codec, vision, params, frozen, statistics_batches()
         ),
+        facts=_statistics_facts,
     )
+
+
+def _statistics_facts(params: Params) -> dict[str, list[float]]:
+    statistics = jax.device_get(params["statistics"])
+    return {f"latent_{name}": [float(x) for x in values] for name, values in statistics.items()}
 
 
 def _real_tokens(grids: jax.Array, tokens: int) -> jax.Array:

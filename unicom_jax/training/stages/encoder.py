@@ -17,7 +17,7 @@ from unicom_jax.training.step import Stage
 
 
 def encoder_stage(config: Mapping[str, Any]) -> Stage:
-    """The contrastive stage. Batches are `data_pipelines.pairs.ImageTextBatch`es."""
+    """The contrastive stage. Batches are `data_pipelines.pictures.PictureBatch`es."""
     model = build_encoder(config)
     dtype = config["compute_dtype"]
 

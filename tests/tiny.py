@@ -1,0 +1,46 @@
+"""The smallest configuration that goes through every room: 32 px pictures of four tokens."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+
+def tiny_config(**overrides) -> ConfigDict:
+    """`overrides` are dotted keys with `__` for dots, e.g. `codec__steps=3`."""
+    config = base.get_config()
+    config.data.image_size = 32
+    config.data.source.size = 64
+    config.data.vocab_size = 400
+    config.data.scenes.sizes = ((32, 32),)
+    config.data.scenes.object_weights = (1.0,)
+    config.encoder.vision.update({"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32})
+    config.encoder.text.update(
+        {"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32, "max_length": 16}
+    )
+    config.codec.latent_dim = 8
+    config.codec.sample_steps = 2
+    config.codec.statistics_batches = 2
+    config.codec.decoder.update({"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32})
+    config.unified.transformer.update(
+        {"width": 32, "depth": 2, "heads": 2, "kv_heads": 1, "head_dim": 16, "mlp_dim": 32}
+    )
+    config.unified.flow_decoder.update({"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32})
+    config.unified.connector.depth = 1
+    for stage in base.STAGES:
+        config[stage].update(
+            {"steps": 4, "batch_size": 4, "log_every": 1, "warmup_steps": 1, "save_every": 2}
+        )
+    for stage in base.STAGES[2:]:
+        config[stage].update({"sequence_length": 96, "images_per_row": 6, "window_rows": 4})
+        config[stage].mixture.update({"text_to_image": 0.5, "visual_qa": 0.3, "edit": 0.2})
+    config.evaluation.update({"batch_size": 4})
+    config.sample.update({"steps": 2, "max_tokens": 4})
+    for key, value in overrides.items():
+        *path, last = key.split("__")
+        node = config
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return config

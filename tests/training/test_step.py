@@ -1,0 +1,152 @@
+"""One step: accumulation, freezing, skipping, averaging. A small regression model stands in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import base
+from unicom_jax.core.layers import Linear
+from unicom_jax.core.module import Module
+from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.state import check_freeze, merge, split
+from unicom_jax.training.step import Stage, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoLayers(Module):
+    """(B, 3) -> (B, 2)."""
+
+    def specs(self):
+        return {"first": Linear(3, 4).specs(), "second": Linear(4, 2).specs()}
+
+    def __call__(self, params, x):
+        return Linear(4, 2)(params["second"], jnp.tanh(Linear(3, 4)(params["first"], x)))
+
+
+def stage(**changes) -> Stage:
+    """Rows carry weights, so that parts of a batch count differently; the noise is per row."""
+
+    def loss(params, frozen, batch, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
+        error = jnp.square(TwoLayers()(params, batch["x"]) - batch["y"] - 0.1 * noise).sum(-1)
+        weight = batch["weight"]
+        return {
+            "main": (jnp.sum(error * weight), jnp.sum(weight)),
+            "rare": (jnp.sum(jnp.abs(error) * (weight > 1)), jnp.sum(weight > 1)),
+        }
+
+    return Stage("toy", TwoLayers(), loss, {"main": 1.0, "rare": 0.5}, **changes)
+
+
+def trainer(toy: Stage | None = None, **options) -> Trainer:
+    toy = toy or stage()
+    settings = base.training(
+        warmup_steps=1, learning_rate=0.01, optimizer=options.pop("name", "adamw")
+    )
+    trained, _ = split(toy.module.specs(), toy.freeze)
+    optimizer, schedule = make_optimizer(settings, trained, 100)
+    return Trainer(toy, optimizer, schedule, make_mesh("fsdp=-1"), seed=3, **options)
+
+
+def batch(rows: int = 8) -> dict:
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.standard_normal((rows, 3)).astype(np.float32),
+        "y": rng.standard_normal((rows, 2)).astype(np.float32),
+        "weight": rng.integers(0, 3, rows).astype(np.float32),
+    }
+
+
+def run(one: Trainer, steps: int = 3, data=None):
+    state, step = one.init_state(), one.train_step()
+    for _ in range(steps):
+        state, metrics = step(state, {}, batch() if data is None else data)
+    return state, metrics, step
+
+
+@pytest.mark.parametrize("parts", [2, 4, 8])
+def test_accumulating_parts_equals_one_big_batch(parts):
+    (whole, whole_metrics, _), (summed, metrics, _) = run(trainer()), run(trainer(accumulate=parts))
+    for left, right in zip(
+        jax.tree.leaves(whole.params), jax.tree.leaves(summed.params), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(metrics["loss"], whole_metrics["loss"], rtol=1e-5)
+
+
+def test_a_stage_whose_rows_see_each_other_refuses_accumulation():
+    with pytest.raises(ValueError, match="accumulate=1"):
+        trainer(stage(rows_are_independent=False), accumulate=2)
+
+
+def test_frozen_weights_stay_and_have_no_optimizer_state():
+    one = trainer(stage(freeze=("first/.*",)))
+    before = one.init_state().params
+    state, _, _ = run(one)
+    np.testing.assert_array_equal(state.params["first"]["kernel"], before["first"]["kernel"])
+    assert not np.array_equal(state.params["second"]["kernel"], before["second"]["kernel"])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state.opt_state)]
+    assert (3, 4) not in shapes and (4, 2) in shapes
+
+
+def test_a_freeze_pattern_that_matches_nothing_is_an_error():
+    with pytest.raises(ValueError, match=r"freeze='frist/.\*'"):
+        check_freeze(TwoLayers().specs(), ("frist/.*",))
+
+
+def test_a_step_with_non_finite_gradients_changes_nothing_and_is_counted():
+    one = trainer(ema_decay=0.5)
+    state, step = one.init_state(), one.train_step()
+    state, _ = step(state, {}, batch())
+    kept = jax.tree.map(np.array, (state.params, state.ema))
+    bad = batch()
+    bad["x"][0, 0] = np.nan
+    state, metrics = step(state, {}, bad)
+    assert int(metrics["skipped_steps"]) == 1 and int(metrics["skipped_in_a_row"]) == 1
+    for left, right in zip(jax.tree.leaves(kept[0]), jax.tree.leaves(state.params), strict=True):
+        np.testing.assert_array_equal(left, right)
+    state, metrics = step(state, {}, batch())
+    assert int(metrics["skipped_steps"]) == 1 and int(metrics["skipped_in_a_row"]) == 0
+
+
+def test_the_average_is_that_of_the_recursion_and_is_what_is_used():
+    one = trainer(ema_decay=0.9)
+    state, step = one.init_state(), one.train_step()
+    expected = np.array(state.params["first"]["kernel"])
+    for _ in range(4):
+        state, _ = step(state, {}, batch())
+        expected = 0.9 * expected + 0.1 * np.array(state.params["first"]["kernel"])
+    used = one.weights_for_use(state)["first"]["kernel"]
+    np.testing.assert_allclose(used, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_each_optimizer_lowers_the_loss_and_compiles_once(name):
+    one = trainer(name=name)
+    state, step = one.init_state(), one.train_step()
+    losses = []
+    for _ in range(60):
+        state, metrics = step(state, {}, batch())
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < 0.7 * losses[0]
+    assert step._cache_size() == 1
+
+
+def test_shardings_of_the_state_do_not_drift():
+    one = trainer(ema_decay=0.9)
+    state, _, _ = run(one)
+    wanted = jax.tree.leaves(one.shardings())
+    actual = [leaf.sharding for leaf in jax.tree.leaves(state)]
+    assert all(a.is_equivalent_to(w, 2) for a, w in zip(actual, wanted, strict=True))
+
+
+def test_split_and_merge_are_inverse():
+    tree = {"a": {"x": 1, "y": 2}, "b": 3}
+    trained, held = split(tree, ("a/x",))
+    assert held == {"a": {"x": 1}} and merge(trained, held) == tree
