@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from unicom_jax.core.memory import keep_freed_memory
+
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
 EXAMPLES = """
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if known.overrides and not known.takes_overrides:
         parser.error(f"unicom {known.command} reads the configuration of its checkpoint; "
                      f"{known.overrides[0]} cannot change it")  # fmt: skip
+    keep_freed_memory()
     try:
         known.run(known)
     except KeyboardInterrupt:

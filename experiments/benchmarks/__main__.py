@@ -19,6 +19,7 @@ from rich.table import Table
 from experiments.benchmarks import bare, ours, pipeline, torch_peers
 from experiments.benchmarks.race import Contestant, Spread, race, ratios
 from experiments.benchmarks.standard import Standard
+from unicom_jax.core.memory import keep_freed_memory
 
 BARE_TARGET = 1.05
 WIDTH = 110  # of the tables
@@ -90,6 +91,7 @@ def main() -> None:
     options = parser.parse_args()
     console = Console()
     console.width = max(console.width, WIDTH)
+    keep_freed_memory()  # as the `unicom` command does; the peers share the process and the gain
     sizes = Standard()
     load = os.getloadavg()[0]
     with console.status("building") as status:
