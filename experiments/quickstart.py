@@ -37,9 +37,10 @@ def get_config() -> ConfigDict:
     config.codec.decoder.mlp_dim = 512
     config.pretrain.update(
         {
-            "steps": 1500,
+            "steps": 700,
             "batch_size": 8,
-            "learning_rate": 1e-3,
+            "images_per_row": 11,
+            "learning_rate": 2e-3,
             "schedule": "cosine",
             "ema_decay": 0.99,
         }

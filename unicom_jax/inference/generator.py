@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines import images as pictures
@@ -26,15 +25,14 @@ from data_pipelines.tasks import (
     unconditional_segments,
 )
 from data_pipelines.tokenizer import Tokenizer, load_tokenizer
-from unicom_jax.core.module import Module, Params
-from unicom_jax.core.pixels import to_bytes, to_unit
-from unicom_jax.inference.drawing import Drawing, draw_latents
-from unicom_jax.inference.prompt import Prefixes, collate, image_slots
-from unicom_jax.inference.text import Sampling, generate
+from unicom_jax.core.module import Params
+from unicom_jax.core.pixels import to_bytes
+from unicom_jax.inference import engine
+from unicom_jax.inference.drawing import Drawing
+from unicom_jax.inference.prompt import collate, image_slots
+from unicom_jax.inference.text import Sampling
 from unicom_jax.interop.checkpoint import read_config, restore_params, stage_steps
 from unicom_jax.models.build import build_codec, build_encoder, build_unified
-from unicom_jax.models.codec import Codec
-from unicom_jax.models.vision_encoder import VisionEncoder
 
 UNIFIED_STAGES = ("sft", "continue", "pretrain", "align")  # the furthest one is used
 Item = TypeVar("Item")
@@ -47,15 +45,6 @@ class Drawn:
 
     image: np.ndarray
     thought: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Models:
-    """The modules of a configuration."""
-
-    vision: VisionEncoder
-    codec: Codec
-    unified: Module
 
 
 class Generator:
@@ -73,16 +62,12 @@ class Generator:
         self, config: Mapping[str, Any], tokenizer: Tokenizer, params: Mapping[str, Params]
     ) -> None:
         self.config, self.tokenizer, self.params = config, tokenizer, params
-        self.models = Models(
+        self.models = engine.Models(
             build_encoder(config).vision, build_codec(config), build_unified(config)
         )
         self.sequence: SequenceConfig = sequence_config(config)
         self.batch_size: int = config["evaluation"]["batch_size"]
         self.codec_steps: int = config["codec"]["sample_steps"]
-        self._features = jax.jit(self._compute_features)
-        self._generate = jax.jit(self._compute_text, static_argnames=("max_tokens", "sampling"))
-        self._draw = jax.jit(self._compute_drawing, static_argnames=("settings",))
-        self._reconstruct = jax.jit(self._compute_reconstruction)
 
     @classmethod
     def load(cls, workdir: str | Path) -> Generator:
@@ -199,7 +184,9 @@ class Generator:
         def run(batch: list[np.ndarray], first: int) -> list[np.ndarray]:
             patches, grids = self._patches(batch)
             noise = self._noise(seed, first, len(batch), self._pixel_shape(patches.shape[1]))
-            painted = self._reconstruct(self.params, patches, grids, noise)
+            painted = engine.reconstruct(
+                self.models, self.params, patches, grids, noise, codec_steps=self.codec_steps
+            )
             return self._pictures(painted, grids)
 
         return self._batched(run, images)
@@ -210,7 +197,9 @@ class Generator:
         def run(batch: list[np.ndarray], first: int) -> list[np.ndarray]:
             del first
             patches, grids = self._patches(batch)
-            return list(np.asarray(self._features(self.params, patches, grids)))
+            return list(
+                np.asarray(engine.pooled_features(self.models, self.params, patches, grids))
+            )
 
         return np.stack(self._batched(run, images))
 
@@ -389,8 +378,8 @@ class Generator:
         def run(batch: list[Document], first: int) -> list[tuple[str, bool]]:
             prefixes = collate(batch, self.sequence)
             key = jax.random.fold_in(jax.random.key(seed), first)
-            tokens, counts = self._generate(
-                self.params, prefixes.batch, prefixes.lengths, prefixes.next_positions, stop, key,
+            tokens, counts = engine.write(
+                self.models, self.params, prefixes.batch, prefixes.lengths, prefixes.next_positions, stop, key,
                 max_tokens=limit, sampling=sampling,
             )  # fmt: skip
             return [
@@ -417,29 +406,6 @@ class Generator:
             else:
                 run.append(token)
         return "".join([*pieces, self.tokenizer.decode(run)]).strip(), draws
-
-    def _read(self, params: Mapping[str, Params], batch: Any, room: int):
-        """Hidden states (B, P, W) of prefixes and a cache with `room` slots behind them."""
-        rows, images = batch.grids.shape[:2]
-        patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
-        grids = batch.grids.reshape(rows * images, 2)
-        dtype = self.models.unified.compute_dtype
-        features = self.models.vision(params["vision"], to_unit(patches).astype(dtype), grids)
-        latents = self.models.codec.encode(params["codec"], features, grids)
-        features, latents = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
-        slots = batch.tokens.shape[1] + room
-        cache = self.models.unified.transformer.init_cache(rows, slots, dtype)
-        return self.models.unified.prefill(params["unified"], batch, features, latents, cache)
-
-    def _compute_text(
-        self, params, batch, lengths, next_positions, stop, key, *, max_tokens, sampling
-    ):
-        hidden, cache = self._read(params, batch, max_tokens)
-        last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-        return generate(
-            self.models.unified, params["unified"], last, cache, lengths, next_positions, stop, key,
-            start=batch.tokens.shape[1], max_tokens=max_tokens, sampling=sampling,
-        )  # fmt: skip
 
     # ---- pictures -------------------------------------------------------------------------
 
@@ -473,33 +439,11 @@ class Generator:
         )
         grids = np.full((len(conversations), 2), grid, np.int32)
         slots = image_slots(prefixes, grid[0] // pool, grid[1] // pool)
-        painted = self._draw(
-            self.params, prefixes.batch, slots.positions, slots.mask, grids, latent_noise,
-            pixel_noise, settings=settings,
+        painted = engine.paint(
+            self.models, self.params, prefixes.batch, slots.positions, slots.mask, grids, latent_noise,
+            pixel_noise, pool=pool, settings=settings, codec_steps=self.codec_steps,
         )  # fmt: skip
         return self._pictures(painted, grids)
-
-    def _compute_drawing(
-        self, params, batch, positions, mask, grids, latent_noise, pixel_noise, *, settings
-    ):
-        _, cache = self._read(params, batch, positions.shape[1])
-        token_grids = jnp.tile(grids // self.sequence.pool, (settings.branches, 1))
-        latents = draw_latents(
-            self.models.unified, params["unified"], cache, positions, mask, token_grids,
-            latent_noise, settings, start=batch.tokens.shape[1],
-        )  # fmt: skip
-        return self.models.codec.decode(
-            params["codec"], latents, grids, pixel_noise, self.codec_steps
-        )
-
-    def _compute_reconstruction(self, params, patches, grids, noise):
-        features = self.models.vision(params["vision"], to_unit(patches), grids)
-        latents = self.models.codec.encode(params["codec"], features, grids)
-        return self.models.codec.decode(params["codec"], latents, grids, noise, self.codec_steps)
-
-    def _compute_features(self, params, patches, grids):
-        features = self.models.vision(params["vision"], to_unit(patches), grids)
-        return self.models.vision.pool(params["vision"], features, grids)
 
 
 def _power_of_two(count: int) -> int:

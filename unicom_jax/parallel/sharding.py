@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
@@ -53,17 +53,21 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def optimizer_shardings(
-    optimizer: optax.GradientTransformation, abstract_state: Any, shardings: Any, mesh: Mesh
-) -> Any:
-    """Moments lie where their weights lie; counters are replicated."""
-    return optax.tree_utils.tree_map_params(
-        optimizer,
-        lambda _, sharding: sharding,
-        abstract_state,
-        shardings,
-        transform_non_params=lambda _: replicated(mesh),
-    )
+def optimizer_shardings(abstract_state: Any, shardings: Any, mesh: Mesh) -> Any:
+    """Moments lie where their weights lie; everything else is replicated.
+
+    Optax keeps moments in copies of the weights' tree, whatever surrounds them, so a moment is
+    known by the end of its path.
+    """
+    weights = traverse_util.flatten_dict(shardings)
+
+    def place(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = tuple(key.key for key in path if isinstance(key, jax.tree_util.DictKey))
+        tails = (names[start:] for start in range(len(names)))
+        tail = next((tail for tail in tails if tail in weights), None)
+        return replicated(mesh) if tail is None or leaf.ndim == 0 else weights[tail]
+
+    return jax.tree_util.tree_map_with_path(place, abstract_state)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

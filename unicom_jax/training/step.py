@@ -155,9 +155,7 @@ class Trainer:
         return TrainState(
             step=sharding.replicated(self.mesh),
             params=params,
-            opt_state=sharding.optimizer_shardings(
-                self.optimizer, shapes.opt_state, trained, self.mesh
-            ),
+            opt_state=sharding.optimizer_shardings(shapes.opt_state, trained, self.mesh),
             ema=trained if self.ema_decay else None,
         )
 

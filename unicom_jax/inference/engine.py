@@ -1,0 +1,138 @@
+"""The compiled programs behind `Generator`: read a prefix, write words, paint pictures.
+
+They are functions of (models, params, arrays) with the models static, so two generators of the same
+configuration (a trained model and its untrained baseline) share every compiled program.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.module import Module, Params
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.inference.drawing import Drawing, draw_latents
+from unicom_jax.inference.text import Sampling, generate
+from unicom_jax.models.codec import Codec
+from unicom_jax.models.transformer import KVCache
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+Weights = Mapping[str, Params]  # trees `vision`, `codec`, `unified`
+
+
+@dataclasses.dataclass(frozen=True)
+class Models:
+    """The modules of a configuration."""
+
+    vision: VisionEncoder
+    codec: Codec
+    unified: Module
+
+
+def _look(models: Models, params: Weights, patches: jax.Array, grids: jax.Array) -> jax.Array:
+    """Features (B, N, D) of uint8 patches (B, N, C), in the model's compute dtype."""
+    pixels = to_unit(patches).astype(models.unified.compute_dtype)
+    return models.vision(params["vision"], pixels, grids)
+
+
+def _read(
+    models: Models, params: Weights, batch: MixedBatch, room: int
+) -> tuple[jax.Array, KVCache]:
+    """Hidden states (B, P, W) of prefixes, and a cache with `room` slots behind them."""
+    rows, images = batch.grids.shape[:2]
+    patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
+    grids = batch.grids.reshape(rows * images, 2)
+    features = _look(models, params, patches, grids)
+    latents = models.codec.encode(params["codec"], features, grids)
+    features, latents = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
+    unified = models.unified
+    slots = batch.tokens.shape[1] + room
+    cache = unified.transformer.init_cache(rows, slots, unified.compute_dtype)
+    return unified.prefill(params["unified"], batch, features, latents, cache)
+
+
+@partial(jax.jit, static_argnames=("models", "max_tokens", "sampling"))
+def write(
+    models: Models,
+    params: Weights,
+    batch: MixedBatch,
+    lengths: jax.Array,
+    next_positions: jax.Array,
+    stop: jax.Array,
+    key: jax.Array,
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+) -> tuple[jax.Array, jax.Array]:
+    """Reads prefixes and continues them; arguments and results as in `inference.text.generate`."""
+    hidden, cache = _read(models, params, batch, max_tokens)
+    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
+    return generate(
+        models.unified, params["unified"], last, cache, lengths, next_positions, stop, key,
+        start=batch.tokens.shape[1], max_tokens=max_tokens, sampling=sampling,
+    )  # fmt: skip
+
+
+@partial(jax.jit, static_argnames=("models", "pool", "settings", "codec_steps"))
+def paint(
+    models: Models,
+    params: Weights,
+    batch: MixedBatch,
+    positions: jax.Array,
+    mask: MaskIntervals,
+    grids: jax.Array,
+    latent_noise: jax.Array,
+    pixel_noise: jax.Array,
+    *,
+    pool: int,
+    settings: Drawing,
+    codec_steps: int,
+) -> jax.Array:
+    """Reads prefixes, draws an image behind each and paints it.
+
+    Args:
+      batch: R = B * `settings.branches` prefixes, the conditional ones first.
+      positions, mask: (R, n, ...) of the image's slots.
+      grids: (B, 2) patch rows and columns. `pool`: patches on a side of a latent's window.
+      latent_noise: (B, n, d). `pixel_noise`: (B, N, C).
+
+    Returns:
+      (B, N, C) patches in [-1, 1].
+    """
+    _, cache = _read(models, params, batch, positions.shape[1])
+    token_grids = jnp.tile(grids // pool, (settings.branches, 1))
+    latents = draw_latents(
+        models.unified, params["unified"], cache, positions, mask, token_grids, latent_noise,
+        settings, start=batch.tokens.shape[1],
+    )  # fmt: skip
+    return models.codec.decode(params["codec"], latents, grids, pixel_noise, codec_steps)
+
+
+@partial(jax.jit, static_argnames=("models", "codec_steps"))
+def reconstruct(
+    models: Models,
+    params: Weights,
+    patches: jax.Array,
+    grids: jax.Array,
+    noise: jax.Array,
+    *,
+    codec_steps: int,
+) -> jax.Array:
+    """uint8 patches (B, N, C) through encoder and codec to patches in [-1, 1]."""
+    features = _look(models, params, patches, grids)
+    latents = models.codec.encode(params["codec"], features, grids)
+    return models.codec.decode(params["codec"], latents, grids, noise, codec_steps)
+
+
+@partial(jax.jit, static_argnames=("models",))
+def pooled_features(
+    models: Models, params: Weights, patches: jax.Array, grids: jax.Array
+) -> jax.Array:
+    """One vector (B, D) a picture, by the encoder's attention pooling."""
+    features = _look(models, params, patches, grids)
+    return models.vision.pool(params["vision"], features, grids)
