@@ -74,8 +74,8 @@ def sequence_config(config: Config, cfg_dropout: float = 0.0) -> SequenceConfig:
 def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer:
     """The run's tokenizer: the one stored in `directory`, else the configured one, else a new one.
 
-    A new one is trained on captions, questions, answers, instructions and plans of the source. It is
-    stored in `directory` where one is given.
+    A new one is trained on captions, questions, answers, instructions and plans of the source. It
+    is stored in `directory` where one is given.
     """
     if directory is not None and (directory / "tokenizer.json").is_file():
         return load_tokenizer(directory)

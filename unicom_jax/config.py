@@ -1,4 +1,4 @@
-"""Configurations: files with `get_config()`, dotted overrides, JSON. Wrong keys fail with the nearest."""
+"""Configurations: files with `get_config()`, dotted overrides, JSON; no wrong key passes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def dotted_keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> None:
     """Sets `--config.a.b=value` flags in place.
 
-    Values are Python literals where they parse as one, else strings; the type must be the default's.
+    Values are Python literals where they parse as one, else strings; the type must be thathe default's.
 
     Raises:
       ConfigError: not of that form, an unknown key (the nearest known one is named), a wrong type.
@@ -143,8 +143,8 @@ def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> N
         free = key.split(".")[-1] in MAY_CHANGE or group in ("sample", "evaluation")
         if old != now and not free and key != "data.vocab_size":
             raise ConfigError(
-                f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value or "
-                "another --workdir"
+                f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value "
+                "or another --workdir"
             )
 
 

@@ -1,4 +1,4 @@
-"""Losses as (sum, count) pairs, so that terms stay exact under packing, accumulation and sharding."""
+"""Losses as (sum, count) pairs, so that terms stay exact under packing and accumulation."""
 
 from __future__ import annotations
 

@@ -268,7 +268,7 @@ class Generator:
         seed: int = 0,
         **drawing: Any,
     ) -> list[Segment]:
-        """Lets the model decide: words, and a picture wherever it opens one, until its turn ends."""
+        """Lets the model decide: words, and pictures where it opens one, until its turn ends."""
         response: list[Segment] = []
         for _ in range(max_images):
             context = [*conversation, *response]
@@ -331,7 +331,7 @@ class Generator:
     def _drawn_grid(
         self, segments: Sequence[Segment], size: tuple[int, int] | None
     ) -> tuple[int, int]:
-        """Patch rows and columns of the picture to be drawn: asked for, the source's, or the usual."""
+        """Patch rows and columns of the picture to draw: asked for, the source's, or the usual."""
         config = self.sequence
         unit = config.patch * config.pool
         if size is None:
@@ -379,8 +379,8 @@ class Generator:
             prefixes = collate(batch, self.sequence)
             key = jax.random.fold_in(jax.random.key(seed), first)
             tokens, counts = engine.write(
-                self.models, self.params, prefixes.batch, prefixes.lengths, prefixes.next_positions, stop, key,
-                max_tokens=limit, sampling=sampling,
+                self.models, self.params, prefixes.batch, prefixes.lengths,
+                prefixes.next_positions, stop, key, max_tokens=limit, sampling=sampling,
             )  # fmt: skip
             return [
                 self._words(row[:count])
@@ -396,7 +396,7 @@ class Generator:
     def _words(self, tokens: np.ndarray) -> tuple[str, bool]:
         draws = len(tokens) > 0 and int(tokens[-1]) == self.tokenizer.vision_start
         think = (self.tokenizer.think_start, self.tokenizer.think_end)
-        spelt = {token: name for token, name in zip(think, ("<think>", "</think>"), strict=True)}
+        spelt = dict(zip(think, ("<think>", "</think>"), strict=True))
         pieces: list[str] = []
         run: list[int] = []
         for token in map(int, tokens):
@@ -440,8 +440,9 @@ class Generator:
         grids = np.full((len(conversations), 2), grid, np.int32)
         slots = image_slots(prefixes, grid[0] // pool, grid[1] // pool)
         painted = engine.paint(
-            self.models, self.params, prefixes.batch, slots.positions, slots.mask, grids, latent_noise,
-            pixel_noise, pool=pool, settings=settings, codec_steps=self.codec_steps,
+            self.models, self.params, prefixes.batch, slots.positions, slots.mask,
+            grids, latent_noise, pixel_noise,
+            pool=pool, settings=settings, codec_steps=self.codec_steps,
         )  # fmt: skip
         return self._pictures(painted, grids)
 

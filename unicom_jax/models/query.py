@@ -1,4 +1,4 @@
-"""Pathway II (the paper's ablation): a frozen reader, learnable queries, a connector, a flow decoder.
+"""Pathway II (the paper's ablation): frozen reader, learnable queries, connector, flow decoder.
 
 The slots where Pathway I puts noisy latents hold learnable queries instead, one a latent token.
 They read the frozen transformer's context; a small bidirectional connector turns their hidden
@@ -103,7 +103,7 @@ class QueryPathway(Module):
         latents: jax.Array,
         row_keys: jax.Array,
     ) -> LossTerms:
-        """As `TransfusionPathway.loss_terms`; `text` is only reported while the reader is frozen."""
+        """As `TransfusionPathway.loss_terms`; `text` is only reported: the reader is frozen."""
         rows, images, tokens, dim = latents.shape
         hidden = self._embed(
             params, batch, gather_slots(features, batch), gather_slots(latents, batch)

@@ -42,7 +42,8 @@ class ImageEmbedding(Module):
     def __post_init__(self) -> None:
         if self.understanding not in UNDERSTANDING:
             raise ValueError(
-                f"unified.understanding={self.understanding!r} is not one of {', '.join(UNDERSTANDING)}"
+                f"unified.understanding={self.understanding!r} is not one of "
+                f"{', '.join(UNDERSTANDING)}"
             )
 
     @property

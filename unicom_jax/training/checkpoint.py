@@ -22,7 +22,7 @@ def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
 def save_state(
     manager: ocp.CheckpointManager, trainer: Trainer, step: int, state: TrainState
 ) -> None:
-    """Saves asynchronously. A batch is a function of (seed, step), so `step` is the data position."""
+    """Saves asynchronously. `step` is the data position: a batch is a function of (seed, step)."""
     position = {"next_step": step, "seed": trainer.seed}
     train = _train_item(trainer, state)
     files.save(manager, step, trainer.weights_for_use(state), train, position)
@@ -40,8 +40,8 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
     position = files.restore(manager, step, files.POSITION, None)
     if position["seed"] != trainer.seed:
         raise files.CheckpointError(
-            f"{manager.directory} was trained with seed {position['seed']}, not {trainer.seed}: its "
-            f"data would not continue; set --config.seed={position['seed']} or a new --workdir"
+            f"{manager.directory} was trained with seed {position['seed']}, not {trainer.seed}: "
+            f"its data would not continue; set --config.seed={position['seed']} or a new --workdir"
         )
     ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
     raw = merge(params, train["raw"]) if trainer.ema_decay else params
@@ -49,7 +49,7 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
 
 
 def restore_newest(manager: ocp.CheckpointManager, trainer: Trainer, warn) -> TrainState | None:
-    """The newest state that can be read; damaged newer ones are named through `warn` and skipped."""
+    """The newest state that can be read; damaged ones are named through `warn` and skipped."""
     for step in sorted(manager.all_steps(), reverse=True):
         try:
             return jax.block_until_ready(restore_state(manager, trainer, step))

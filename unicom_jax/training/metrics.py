@@ -96,7 +96,8 @@ def _start_wandb(project: str, directory: Path):
         import wandb
     except ImportError:
         raise ValueError(
-            f"wandb_project={project!r} is set but wandb is missing: pip install 'unicom_jax[wandb]'"
+            f"wandb_project={project!r} is set but wandb is missing: "
+            "pip install 'unicom_jax[wandb]'"
         ) from None
     return wandb.init(project=project, dir=str(directory), name=directory.name)
 

@@ -13,7 +13,7 @@ NEVER_GIVE_UP = 2**31 - 1  # the loop decides when too many steps were skipped, 
 
 
 def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
-    """Learning rate over `steps`: linear warm-up, then `constant`, `cosine` or `linear` decay to 0."""
+    """Learning rate over `steps`: linear warm-up, then constant, cosine or linear to 0."""
     peak, warmup = config["learning_rate"], config["warmup_steps"]
     decay_steps = max(steps - warmup, 1)
     shapes: dict[str, Callable[[], optax.Schedule]] = {
@@ -32,7 +32,7 @@ def _is_matrix(spec: ParamSpec) -> bool:
 
 
 def _muon_dimensions(spec: ParamSpec) -> Any:
-    """Muon takes linear kernels; tables, norms, biases and queries go to AdamW (Jordan et al. 2024)."""
+    """Muon takes linear kernels; tables, norms and biases go to AdamW (Jordan et al. 2024)."""
     axes = [i for i, axis in enumerate(spec.axes) if axis != "layers"]
     if len(axes) != 2 or "vocab" in spec.axes:
         return None
@@ -45,7 +45,8 @@ def make_optimizer(
     """Clipping, then AdamW or Muon, all skipped when a gradient is not finite.
 
     Args:
-      config: learning_rate, schedule, warmup_steps, optimizer, b1, b2, eps, weight_decay, clip_norm.
+      config: learning_rate, schedule, warmup_steps, optimizer, b1, b2, eps, weight_decay,
+        clip_norm.
       specs: of the trained weights; says which are matrices (decayed) and which go to Muon.
       steps: length of the run.
 

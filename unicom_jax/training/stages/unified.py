@@ -1,4 +1,4 @@
-"""Stages `align`, `pretrain`, `continue`, `sft`: one loss, different mixtures, rates and freezes."""
+"""Stages `align`, `pretrain`, `continue`, `sft`: one loss, many mixtures, rates, freezes."""
 
 from __future__ import annotations
 
