@@ -50,7 +50,7 @@ def dotted_keys(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> None:
     """Sets `--config.a.b=value` flags in place.
 
-    Values are Python literals where they parse as one, else strings; the type must be thathe default's.
+    Values are Python literals where they parse as one, else strings; the default gives the type.
 
     Raises:
       ConfigError: not of that form, an unknown key (the nearest known one is named), a wrong type.
