@@ -234,7 +234,7 @@ def check_tokenizer(tokenizer: Tokenizer, fingerprint: str, owner: str) -> None:
     if given != fingerprint:
         raise TokenizerError(
             f"{owner}: was trained with tokenizer {fingerprint}, not with the given {given}: "
-            "leave the tokenizer out (the checkpoint holds its own) or give that one"
+            "put the tokenizer/ folder that training wrote there back in its place"
         )
 
 

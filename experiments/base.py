@@ -120,6 +120,7 @@ def get_config() -> ConfigDict:
             "bucket_step": 64,  # bucket: pixels between the long sides of neighbouring sizes
             "tokenizer": "",  # directory with tokenizer.json; "" trains one on the source
             "vocab_size": 512,  # when one is trained; replaced by the tokenizer's own size
+            "tokenizer_fingerprint": "",  # filled in when a run starts; another one is refused
             "padded_vocab_size": 0,  # at least so many embedding rows (Qwen2.5-7B: 152064)
             "prompt_open": "<|im_start|>",  # the turn's template, see data_pipelines/sequence.py
             "prompt_close": "<|im_end|>",

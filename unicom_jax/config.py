@@ -109,6 +109,7 @@ def resolve(path: str, overrides: Iterable[str]) -> ConfigDict:
     return config
 
 
+FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint")  # by the tokenizer, at the start
 MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")
 
 
@@ -121,7 +122,7 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
       ConfigError: no configuration given and none stored, or one that contradicts the stored one.
     """
     stored_path = workdir / "config.json"
-    stored = json.loads(stored_path.read_text()) if stored_path.is_file() else None
+    stored = _read_stored(stored_path) if stored_path.is_file() else None
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
     if path is None:
@@ -131,7 +132,15 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
         config = resolve(path, overrides)
     if stored is not None:
         _check_same(json.loads(to_json(config)), stored, workdir)
+        config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
     return config
+
+
+def _read_stored(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); restore it from a copy") from error
 
 
 def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> None:
@@ -139,9 +148,8 @@ def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> N
     for key in sorted(old_flat.keys() | new_flat.keys()):
         old, now = old_flat.get(key), new_flat.get(key)
         group = key.split(".")[0]
-        # The vocabulary's size is filled in by the tokenizer when the run starts.
         free = key.split(".")[-1] in MAY_CHANGE or group in ("sample", "evaluation")
-        if old != now and not free and key != "data.vocab_size":
+        if old != now and not free and key not in FILLED_IN:
             raise ConfigError(
                 f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value "
                 "or another --workdir"

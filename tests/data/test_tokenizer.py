@@ -151,7 +151,7 @@ def test_the_wrong_tokenizer_is_refused_in_one_line_that_names_the_mend(tokenize
     other = tokenizer_lib.train_tokenizer(["something else entirely"], 300)
     tokenizer_lib.check_tokenizer(tokenizer, tokenizer.fingerprint(), "runs/a")
     with pytest.raises(
-        tokenizer_lib.TokenizerError, match="runs/a.*leave the tokenizer out"
+        tokenizer_lib.TokenizerError, match="runs/a.*put the tokenizer/ folder"
     ) as caught:
         tokenizer_lib.check_tokenizer(other, tokenizer.fingerprint(), "runs/a")
     assert "\n" not in str(caught.value)

@@ -24,7 +24,7 @@ from data_pipelines.tasks import (
     Text,
     unconditional_segments,
 )
-from data_pipelines.tokenizer import Tokenizer, load_tokenizer
+from data_pipelines.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.pixels import to_bytes
 from unicom_jax.inference import engine
@@ -75,10 +75,13 @@ class Generator:
 
         Raises:
           CheckpointError: no checkpoint there, or a damaged one.
+          TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
         """
         workdir = Path(workdir)
         config = read_config(workdir)
         tokenizer = load_tokenizer(workdir / "tokenizer")
+        if fingerprint := config["data"].get("tokenizer_fingerprint"):
+            check_tokenizer(tokenizer, fingerprint, str(workdir))
         stage = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
         params = {
             "vision": restore_params(workdir, "encoder", build_encoder(config).abstract())[
@@ -138,6 +141,7 @@ class Generator:
         guidance: float | None = None,
         sampler: str | None = None,
         seed: int = 0,
+        **plan: Any,
     ) -> list[Drawn]:
         """Draws each prompt.
 
@@ -146,11 +150,12 @@ class Generator:
           think: write a plan first and draw by it.
           steps, guidance, sampler: as in `Drawing`; None takes the config's.
           seed: the same seed gives the same noise to the same place in the list.
+          plan: how the plan is written: max_tokens, temperature, top_p as for `answer`.
         """
         segments: list[list[Segment]] = [[Text(prompt)] for prompt in prompts]
         thoughts = [""] * len(prompts)
         if think:
-            thoughts = self.write(segments, opening="<think>", seed=seed)
+            thoughts = self.write(segments, opening="<think>", seed=seed, **plan)
             thoughts = [thought.split("</think>")[0] for thought in thoughts]
             segments = [
                 [*prompt, Text(f"<think>{thought}</think>", supervised=True)]
@@ -265,14 +270,18 @@ class Generator:
         conversation: Sequence[Segment],
         *,
         max_images: int = 4,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
         seed: int = 0,
         **drawing: Any,
     ) -> list[Segment]:
         """Lets the model decide: words, and pictures where it opens one, until its turn ends."""
+        sampling = Sampling(temperature, top_p)
         response: list[Segment] = []
         for _ in range(max_images):
             context = [*conversation, *response]
-            ((words, draws),) = self._write([context], "", None, Sampling(), seed)
+            ((words, draws),) = self._write([context], "", max_tokens, sampling, seed)
             if words:
                 response.append(Text(words, supervised=True))
             if not draws:

@@ -28,17 +28,9 @@ class CheckpointError(Exception):
     """A checkpoint that is missing or damaged. One line that names the path and the mend."""
 
 
-def open_manager(
-    directory: Path, *, keep: int = 3, keep_every: int = 0, read_only: bool = False
-) -> ocp.CheckpointManager:
+def open_manager(directory: Path, *, keep: int = 3, keep_every: int = 0) -> ocp.CheckpointManager:
     """Orbax's manager over STAGE/checkpoints: atomic, asynchronous, keeps the last `keep`."""
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=None if read_only else keep,
-        keep_period=keep_every or None,
-        create=not read_only,
-        read_only=read_only,
-        enable_async_checkpointing=not read_only,
-    )
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None)
     names = (PARAMS, TRAIN, POSITION)
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
 
@@ -66,11 +58,15 @@ def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any)
     try:
         return manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
     except Exception as error:  # orbax raises many types here, all of them mean the same to a user
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-        raise CheckpointError(
-            f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete the "
-            f"folder {path.parent} to fall back to the step before, or restore it from a copy"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    return CheckpointError(
+        f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete the "
+        f"folder {path.parent} to fall back to the step before, or restore it from a copy"
+    )
 
 
 def stage_steps(workdir: Path, stage: str) -> list[int]:
@@ -100,11 +96,13 @@ def restore_params(workdir: Path, stage: str, abstract: Params) -> Params:
         place = leaf.sharding if leaf.sharding is not None else device
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    manager = open_manager(workdir / stage / "checkpoints", read_only=True)
+    # Without a manager, which is for writing: this folder may belong to somebody else.
+    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / PARAMS
     try:
-        return restore(manager, steps[-1], PARAMS, jax.tree.map(located, abstract))
-    finally:
-        manager.close()
+        with ocp.StandardCheckpointer() as reader:
+            return reader.restore(path, jax.tree.map(located, abstract))
+    except Exception as error:  # as in `restore`
+        raise _damaged(path, error) from error
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

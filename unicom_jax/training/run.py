@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import build as pipelines
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.tokenizer import Tokenizer, check_tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.core.module import Params
 from unicom_jax.interop.checkpoint import restore_params, stage_steps
@@ -34,7 +34,9 @@ def run_stages(
     """Trains `config.stages` (or those of them in `only`) in `workdir`; finished ones are skipped.
 
     Raises:
-      ConfigError: an unknown stage, or one whose predecessors are not there.
+      ConfigError: an unknown stage.
+      CheckpointError: a stage that the wanted ones build on was not trained.
+      TokenizerError: the tokenizer is not the one that the run was started with.
     """
     stages = config.stages if only is None else only
     for name in stages:
@@ -42,6 +44,9 @@ def run_stages(
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer = pipelines.load_or_train_tokenizer(config, workdir / "tokenizer")
+    if config.data.tokenizer_fingerprint:
+        check_tokenizer(tokenizer, config.data.tokenizer_fingerprint, str(workdir))
+    config.data.tokenizer_fingerprint = tokenizer.fingerprint()
     config.data.vocab_size = max(tokenizer.vocab_size, config.data.padded_vocab_size)
     (workdir / "config.json").write_text(to_json(config))
     mesh = make_mesh(config.mesh)
