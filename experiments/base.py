@@ -136,7 +136,14 @@ def get_config() -> ConfigDict:
         {
             "naflex": False,
             "captions": "any",  # any, last: the most detailed one
-            "vision": {"width": 128, "depth": 4, "heads": 4, "mlp_dim": 512},
+            "vision": {  # fields of models.vision_encoder.VisionEncoder
+                "width": 128,
+                "depth": 4,
+                "heads": 4,
+                "mlp_dim": 512,
+                "remat": "none",
+                "attention_backend": "dense",
+            },
             "text": {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "max_length": 48},
         }
     )
@@ -147,7 +154,14 @@ def get_config() -> ConfigDict:
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
             "pool": 1,  # kind "pool": each side of the token grid is divided by this
-            "decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},
+            "decoder": {  # fields of models.pixel_decoder.PixelDecoder
+                "width": 192,
+                "depth": 4,
+                "heads": 4,
+                "mlp_dim": 768,
+                "remat": False,
+                "attention_backend": "dense",
+            },
             "flow_weight": 1.0,
             "perceptual_weight": 0.0,  # squared distance in the frozen encoder's middle layer
             "feature_weight": 0.1,  # ‖Z − decompressor(z̃)‖²
