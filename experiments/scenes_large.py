@@ -1,0 +1,116 @@
+"""Scenes at 128 pixels and five aspect ratios, for one H100-class GPU.
+
+    unicom train    --config=experiments/scenes_large.py --workdir=runs/scenes_large
+    unicom evaluate --workdir=runs/scenes_large
+
+Result: never run; the tests build it as abstract trees and check that its documents fit.
+
+A picture has at most 64 patches of 16 pixels, under aspect buckets around 128² whose sizes are
+those that the scenes are drawn in, so that nothing is cropped. The encoder resizes its positions to
+each grid (NaFlex). The unified model has 86 million weights and reads 32,768 slots a step, 1.9e13
+FLOPs with attention; at an assumed third of the card's bf16 peak that is 0.06 s a step and half an
+hour for both unified stages. Eight processes make the batches, some 6000 documents a second at that
+speed: if `data_wait` in metrics.jsonl is not near zero, raise `data.workers`.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+MIXTURE = {
+    "text": 0.05,
+    "text_to_image": 0.40,
+    "image_to_text": 0.10,
+    "visual_qa": 0.15,
+    "edit": 0.15,
+    "several_images": 0.05,
+    "think_then_draw": 0.05,
+    "interleaved": 0.05,
+}
+# After pretraining: more of what takes several steps of thought.
+SFT_MIXTURE = {
+    "text_to_image": 0.25,
+    "image_to_text": 0.10,
+    "visual_qa": 0.20,
+    "edit": 0.20,
+    "several_images": 0.05,
+    "think_then_draw": 0.10,
+    "interleaved": 0.10,
+}
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.stages = ("encoder", "codec", "pretrain", "sft")
+    config.compute_dtype = "bfloat16"
+    config.data.source.size = 1_000_000
+    config.data.scenes.sizes = ((128, 128), (96, 160), (160, 96), (80, 192), (192, 80))
+    config.data.update({"policy": "bucket", "image_size": 128, "bucket_step": 32})
+    config.data.update({"workers": 8, "prefetch": 32})
+    _encoder(config)
+    _codec(config)
+    _unified(config)
+    config.sample.steps = 30
+    config.evaluation.update({"prompts": 128, "pictures": 512, "edits": 256, "batch_size": 128})
+    return config
+
+
+def _encoder(config: ConfigDict) -> None:
+    config.encoder.update(
+        {
+            "naflex": True,
+            "steps": 10_000,
+            "batch_size": 1024,
+            "learning_rate": 5e-4,
+            "warmup_steps": 500,
+            "schedule": "cosine",
+            "captions": "last",
+        }
+    )
+    config.encoder.vision.update({"width": 384, "depth": 8, "heads": 6, "mlp_dim": 1536})
+    config.encoder.text.update({"width": 256, "depth": 4, "mlp_dim": 1024, "max_length": 64})
+
+
+def _codec(config: ConfigDict) -> None:
+    config.codec.update(
+        {
+            "latent_dim": 48,
+            "steps": 20_000,
+            "batch_size": 256,
+            "learning_rate": 3e-4,
+            "warmup_steps": 500,
+            "schedule": "cosine",
+            "ema_decay": 0.999,
+        }
+    )
+    config.codec.decoder.update({"width": 512, "depth": 8, "heads": 8, "mlp_dim": 1408})
+
+
+def _unified(config: ConfigDict) -> None:
+    config.unified.transformer.update(
+        {
+            "width": 768,
+            "depth": 12,
+            "heads": 12,
+            "kv_heads": 4,
+            "head_dim": 64,
+            "mlp_dim": 2048,
+            "remat": "dots",
+        }
+    )
+    shared = {
+        "batch_size": 32,
+        "sequence_length": 1024,
+        "images_per_row": 16,
+        "ema_decay": 0.999,
+        "log_every": 50,
+        "save_every": 2000,
+    }
+    config.pretrain.update({**shared, "steps": 20_000, "learning_rate": 4e-4})
+    config.pretrain.update({"warmup_steps": 500})
+    config.pretrain.mixture.update(MIXTURE)
+    config.sft.update({**shared, "steps": 4000, "learning_rate": 1e-4, "schedule": "cosine"})
+    config.sft.update({"warmup_steps": 100})
+    config.sft.mixture.update(SFT_MIXTURE)

@@ -1,0 +1,186 @@
+"""The paper's model: SigLIP 2 so400m, attention compressor 1152 → 64, Qwen2.5-7B, on a pod.
+
+    unicom train --config=experiments/unicom_7b.py --workdir=runs/unicom_7b
+
+Never run; the tests build it as abstract trees and check sizes, counts and the recipe. Hardware:
+`mesh` wants a multiple of four accelerators (tensor = the four key heads of Qwen2.5-7B), the rest
+shards weights and batch; in fp32 the unified model alone has 122 GB of weights, gradients and
+moments. What has to lie there before:
+
+- `runs/unicom_7b/encoder`: the frozen encoder as a checkpoint. The stage `encoder` is not among
+  `stages`; the paper never trains it.
+- `data.source.path`: ArrayRecord files of examples. The paper's data are not public.
+- `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-7B-Instruct. `<think>` and
+  `</think>` are added to it; the 152,064 rows of the table have room for them.
+
+From the paper: all sizes but the pixel decoder's, the two-layer projector, understanding from raw
+features, editing from the clean latents, t ~ U[0, 1], and per stage learning rate, schedule,
+warm-up, steps, weight decay, loss weights and the four shares of the mixture; AdamW (.9, .95),
+eps 1e-6, clipping at 1; for the codec 33 aspect buckets, batch 256 and 50,000 steps.
+
+Not printed there, chosen here: batch size and row length of the unified stages, how the shares
+split into our tasks (`IMAGE_TO_TEXT`, `IMAGE_TEXT_IMAGE`; shares count documents), the codec's
+optimiser and loss weights, and no averaging of weights (`--config.pretrain.ema_decay=0.9999`).
+
+Two departures, both from the pixel decoder. The paper starts from FLUX.1-dev, which paints 1024²
+pixels from 1024 feature tokens. That port does not exist here yet: the decoder is a DiT of 2.0e9
+weights over raw pixels, trained from nothing, and it paints on the encoder's own token grid. The
+33 buckets around 1024² in steps of 64 are therefore taken at half their size, around 512² in steps
+of 32: the same long sides to the factor, and at most 1024 tokens, for which encoder, compressor and
+unified model are meant. `--config.data.image_size=1024 --config.data.bucket_step=64` gives the
+paper's pixels at four times its tokens, and then needs longer rows.
+
+Buckets or NaFlex: one policy serves all stages, so that what is understood can be edited and drawn
+again on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side of
+pictures up to 1 : 4, and more of longer ones. NaFlex (`--config.data.policy=naflex`) crops nothing,
+which documents and charts want; the encoder runs in NaFlex mode either way.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+# Shares of text-only, text-to-image, image-to-text and image-text-image documents (paper's table).
+SHARES = {
+    "align": (0.20, 0.00, 0.80, 0.00),
+    "pretrain": (0.25, 0.45, 0.15, 0.15),
+    "continue": (0.20, 0.40, 0.20, 0.20),
+    "sft": (0.10, 0.20, 0.40, 0.30),
+}
+# How a share is split among tasks. Questions weigh as much as captions; edits are what the paper
+# evaluates, plans before a picture and several turns are said to be "some".
+IMAGE_TO_TEXT = {"image_to_text": 0.5, "visual_qa": 0.5}
+IMAGE_TEXT_IMAGE = {
+    "edit": 0.5,
+    "several_images": 0.1,
+    "think_then_draw": 0.2,
+    "interleaved": 0.2,
+}
+
+
+def mixture(stage: str) -> dict[str, float]:
+    """Weights of our tasks from the paper's shares of a stage."""
+    text, drawing, reading, editing = SHARES[stage]
+    weights = {"text": text, "text_to_image": drawing}
+    weights |= {task: reading * part for task, part in IMAGE_TO_TEXT.items()}
+    weights |= {task: editing * part for task, part in IMAGE_TEXT_IMAGE.items()}
+    return weights
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.stages = ("codec", "align", "pretrain", "continue", "sft")
+    config.mesh = "fsdp=-1,tensor=4"
+    config.compute_dtype = "bfloat16"
+    _data(config)
+    _encoder(config)
+    _codec(config)
+    _unified(config)
+    _stages(config)
+    config.sample.update({"steps": 50, "guidance": 4.0, "max_tokens": 512})
+    config.evaluation.update({"prompts": 64, "pictures": 512, "batch_size": 16})
+    return config
+
+
+def _data(config: ConfigDict) -> None:
+    config.data.source.update({"kind": "array_record", "path": "data/unicom"})
+    config.data.update(
+        {
+            "policy": "bucket",
+            "image_size": 512,
+            "bucket_step": 32,
+            "tokenizer": "tokenizers/qwen2.5-7b-instruct",
+            "vocab_size": 152_064,
+            "padded_vocab_size": 152_064,
+            "prompt_open": "<|im_start|>user\n",
+            "prompt_close": "<|im_end|>\n<|im_start|>assistant\n",
+            "response_close": "<|im_end|>",
+            "workers": 16,
+            "prefetch": 32,
+        }
+    )
+
+
+def _encoder(config: ConfigDict) -> None:
+    so400m = {"width": 1152, "depth": 27, "heads": 16, "mlp_dim": 4304}
+    config.encoder.naflex = True
+    config.encoder.vision.update(so400m)
+    config.encoder.vision.attention_backend = "chunked"
+    config.encoder.text.update({**so400m, "max_length": 64})
+
+
+def _codec(config: ConfigDict) -> None:
+    config.codec.update(
+        {
+            "compressor": "attention",
+            "latent_dim": 64,
+            "steps": 50_000,
+            "batch_size": 256,
+            "learning_rate": 1e-4,
+            "warmup_steps": 1000,
+            "weight_decay": 0.0,
+            "perceptual_weight": 0.1,
+            "statistics_batches": 200,
+            "sample_steps": 25,
+            "log_every": 50,
+            "save_every": 2500,
+        }
+    )
+    config.codec.decoder.update(  # the size of JiT-G (Li & He 2025)
+        {
+            "width": 1664,
+            "depth": 40,
+            "heads": 16,
+            "mlp_dim": 4416,
+            "remat": True,
+            "attention_backend": "chunked",
+        }
+    )
+
+
+def _unified(config: ConfigDict) -> None:
+    config.unified.update({"understanding": "features", "edit_source": "latents"})
+    config.unified.update({"time": "uniform", "time_shift": 1.0, "text_chunk": 1024})
+    config.unified.transformer.update(
+        {
+            "width": 3584,
+            "depth": 28,
+            "heads": 28,
+            "kv_heads": 4,
+            "head_dim": 128,
+            "mlp_dim": 18_944,
+            "rope_theta": 1e6,
+            "qkv_bias": True,
+            "qk_norm": False,
+            "tied_head": False,
+            "remat": "full",
+            "attention_backend": "chunked",
+        }
+    )
+
+
+def _stages(config: ConfigDict) -> None:
+    shared = {
+        "batch_size": 256,  # 2.1e6 slots a step
+        "sequence_length": 8192,  # the longest document, three drawn pictures, takes about 4300
+        "images_per_row": 16,
+        "overlong": "skip",
+        "b1": 0.9,
+        "b2": 0.95,
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "log_every": 50,
+        "save_every": 2500,
+        "keep_every": 20_000,
+    }
+    for stage in SHARES:
+        config[stage].update(shared)
+        config[stage].mixture.update(mixture(stage))
+    config.align.update({"learning_rate": 2e-5, "schedule": "cosine", "weight_decay": 0.0})
+    config.align.update({"warmup_steps": 600, "steps": 20_000, "flow_weight": 0.0})
+    config.pretrain.update({"learning_rate": 1e-4, "warmup_steps": 5000, "steps": 115_000})
+    config["continue"].update({"learning_rate": 1e-4, "warmup_steps": 5000, "steps": 60_000})
+    config.sft.update({"learning_rate": 1e-5, "warmup_steps": 100, "steps": 7000})

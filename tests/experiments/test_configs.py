@@ -1,0 +1,248 @@
+"""The configurations that ship: they build, have the public sizes, and their documents fit."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines import build as pipelines
+from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.images import aspect_buckets
+from data_pipelines.records import write_records
+from experiments import base
+from unicom_jax.config import dotted_keys, load_config
+from unicom_jax.core.flow import latent_shift
+from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.models.transformer import TRANSFORMER_SIZES
+from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.parallel.mesh import parse_mesh
+from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.run import ORDER
+from unicom_jax.training.stages.codec import codec_stage
+from unicom_jax.training.stages.encoder import encoder_stage
+from unicom_jax.training.stages.unified import unified_stage
+from unicom_jax.training.state import check_freeze, split
+
+FOLDER = Path(__file__).resolve().parents[2] / "experiments"
+CONFIGS = {
+    path.stem: str(path)
+    for path in sorted(FOLDER.glob("*.py"))
+    if "def get_config" in path.read_text()
+}
+RUNS = sorted(CONFIGS.keys() - {"base"})  # base only lists the keys
+SCENES = ("quickstart", "scenes_base", "scenes_large")
+
+
+@functools.cache
+def config_of(name):
+    return load_config(CONFIGS[name])
+
+
+def stage_of(name, config):
+    if name == "encoder":
+        return encoder_stage(config)
+    return codec_stage(config, list) if name == "codec" else unified_stage(name, config)
+
+
+# --- all of them
+
+
+def test_the_configurations_that_the_documentation_names_are_there():
+    assert {"base", "quickstart", "scenes_base", "scenes_large", "openmoji", "unicom_7b"} <= set(
+        CONFIGS
+    )
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_configuration_sets_only_keys_that_base_lists(name):
+    assert set(dotted_keys(config_of(name))) == set(dotted_keys(base.get_config()))
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_its_modules_are_declared_without_allocating_a_weight(name):
+    config = config_of(name)
+    for module in (build_encoder(config), build_codec(config), build_unified(config)):
+        leaves = jax.tree.leaves(module.abstract())
+        assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_its_stages_come_in_order(name):
+    stages = config_of(name).stages
+    assert stages == tuple(stage for stage in ORDER if stage in stages)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_stage_has_an_optimizer_whose_rate_rises_to_its_peak(name):
+    config = config_of(name)
+    for stage_name in config.stages:
+        settings, stage = config[stage_name], stage_of(stage_name, config)
+        check_freeze(stage.module.specs(), stage.freeze)
+        trained, _ = split(stage.module.specs(), stage.freeze)
+        optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+        weights, _ = split(stage.module.abstract(), stage.freeze)
+        jax.eval_shape(optimizer.init, weights)
+        assert float(schedule(0)) < settings.learning_rate
+        peak = float(schedule(settings.warmup_steps))
+        assert peak == pytest.approx(settings.learning_rate, rel=1e-5)
+        assert settings.warmup_steps < settings.steps
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_mixture_sums_to_one_and_rows_make_whole_windows(name):
+    config = config_of(name)
+    for stage in (stage for stage in config.stages if stage in base.STAGES[2:]):
+        assert sum(config[stage].mixture.values()) == pytest.approx(1.0)
+        assert config[stage].batch_size % config[stage].window_rows == 0
+        chunk = config.unified.text_chunk
+        assert chunk == 0 or config[stage].sequence_length % chunk == 0
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_the_rows_of_a_scenes_configuration_hold_its_documents(name, monkeypatch):
+    monkeypatch.setattr(pipelines, "TOKENIZER_EXAMPLES", 200)
+    config = config_of(name).copy_and_resolve_references()
+    config.data.update({"workers": 0, "threads": 1})
+    tokenizer = pipelines.load_or_train_tokenizer(config, None)
+    for stage in (stage for stage in config.stages if stage in base.STAGES[2:]):
+        # Making the loader looks at 384 documents; an overlong one raises there already.
+        stream = pipelines.unified_loader(config, stage, tokenizer)._make.stream
+        lengths = [len(stream.document(index)[0]) for index in range(200)]
+        assert 16 < max(lengths) <= config[stage].sequence_length
+
+
+# --- real pictures
+
+
+def drawing(index):
+    picture = np.full((72, 72, 3), index, np.uint8)
+    tags = ", ".join(f"tag {index} {place}" for place in range(8))
+    return Example(
+        key=f"openmoji/{index}",
+        image=picture,
+        captions=(
+            f"thing {index}",
+            f"thing {index}; a drawing from objects, {index}; about {tags}",
+        ),
+        questions=(Question("What is this?", f"thing {index}", "name"),),
+        edits=(Edit("make the skin tone dark", picture, "skin_tone"),),
+    )
+
+
+def test_the_openmoji_configuration_reads_what_its_source_offers(tmp_path):
+    config = config_of("openmoji").copy_and_resolve_references()
+    config.data.source.path = str(tmp_path)
+    config.data.update({"threads": 1})
+    write_records(tmp_path / "train", [drawing(index) for index in range(40)], 1)
+    tokenizer = pipelines.load_or_train_tokenizer(config, None)
+    loader = pipelines.unified_loader(config, "pretrain", tokenizer)
+    next(loader)
+    assert loader.counts["documents"] > 8
+    assert loader.counts["broken"] == loader.counts["overlong"] == 0
+
+
+# --- the paper's model
+
+LANGUAGE_MODEL = 7_615_616_512  # Qwen2.5-7B
+COMPRESSOR, DECOMPRESSOR = 4_091_328, 9_599_872  # 1152 -> 64 -> 1152 with 18 heads
+# Table of sub-stages: learning rate, schedule, weight decay, warm-up, steps, diff and text weight,
+# and shares of text-only, text-to-image, image-to-text, image-text-image.
+RECIPE = {
+    "align": (2e-5, "cosine", 0.0, 600, 20_000, (0, 1), (0.20, 0.00, 0.80, 0.00)),
+    "pretrain": (1e-4, "constant", 0.01, 5000, 115_000, (5, 1), (0.25, 0.45, 0.15, 0.15)),
+    "continue": (1e-4, "constant", 0.01, 5000, 60_000, (5, 1), (0.20, 0.40, 0.20, 0.20)),
+    "sft": (1e-5, "constant", 0.01, 100, 7000, (5, 1), (0.10, 0.20, 0.40, 0.30)),
+}
+KINDS = (
+    ("text",),
+    ("text_to_image",),
+    ("image_to_text", "visual_qa"),
+    ("edit", "several_images", "think_then_draw", "interleaved"),
+)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return config_of("unicom_7b")
+
+
+def test_the_language_model_is_qwen_2_5_7b(paper):
+    transformer = build_unified(paper).transformer
+    how = {"remat": transformer.remat, "attention_backend": transformer.attention_backend}
+    assert transformer == TRANSFORMER_SIZES["qwen2.5-7b"](**how)
+    assert transformer.param_count() == LANGUAGE_MODEL
+
+
+def test_compressor_and_decompressor_have_the_public_counts(paper):
+    codec = build_codec(paper)
+    assert codec.compressor.param_count() == COMPRESSOR
+    assert codec.decompressor.param_count() == DECOMPRESSOR
+
+
+def test_the_encoder_is_siglip_2_so400m_naflex(paper):
+    vision = build_encoder(paper).vision
+    assert vision == VisionEncoder.named("so400m", attention_backend="chunked")
+
+
+def test_the_encoder_has_as_many_weights_as_transformers_siglip_2(paper):
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Siglip2VisionConfig(
+        hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
+        patch_size=16, num_patches=256,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = transformers.Siglip2VisionModel(config)
+    public = sum(weight.numel() for weight in model.parameters())
+    assert build_encoder(paper).vision.param_count() == public
+
+
+@pytest.mark.parametrize("stage", RECIPE)
+def test_a_stage_follows_the_recipe_table(paper, stage):
+    settings = paper[stage]
+    rate, schedule, decay, warmup, steps, weights, shares = RECIPE[stage]
+    assert (settings.learning_rate, settings.schedule) == (rate, schedule)
+    assert (settings.weight_decay, settings.warmup_steps, settings.steps) == (decay, warmup, steps)
+    assert (settings.flow_weight, settings.text_weight) == weights
+    optimizer = (settings.optimizer, settings.b1, settings.b2, settings.eps, settings.clip_norm)
+    assert optimizer == ("adamw", 0.9, 0.95, 1e-6, 1.0)
+    mixed = [sum(settings.mixture[task] for task in tasks) for tasks in KINDS]
+    assert mixed == pytest.approx(shares)
+
+
+def test_align_trains_on_words_alone(paper):
+    assert set(unified_stage("align", paper).weights) == {"text"}
+
+
+def test_the_codec_learns_from_33_aspect_ratios_of_at_most_1024_tokens(paper):
+    data, policy = paper.data, pipelines.image_policy(paper)
+    buckets = aspect_buckets(data.image_size, data.patch, data.bucket_step)
+    printed = aspect_buckets(1024, 16, 64)  # what the paper says, at twice the size
+    assert len(buckets) == len(printed) == 33
+    assert [2 * max(size) for size in buckets] == [max(size) for size in printed]
+    assert policy.max_patches(data.patch) == 1024
+    assert latent_shift(1024, paper.codec.latent_dim) == 4.0
+    assert (paper.codec.steps, paper.codec.batch_size) == (50_000, 256)
+
+
+def test_a_row_holds_the_longest_document_of_three_drawn_pictures(paper):
+    # Draw (clean and noisy), ask, edit (noisy), each with up to 256 tokens of words a turn.
+    longest = 3 * 1024 + 3 * 256
+    assert all(paper[stage].sequence_length >= longest for stage in RECIPE)
+
+
+def test_the_template_is_qwens_chat_form(paper):
+    data = paper.data
+    turn = f"{data.prompt_open}Hi{data.prompt_close}Hello{data.response_close}"
+    assert turn == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>"
+
+
+def test_the_mesh_fits_a_pod(paper):
+    assert dict(zip(("fsdp", "tensor"), parse_mesh(paper.mesh, 256)[2::2], strict=True)) == {
+        "fsdp": 64,
+        "tensor": 4,
+    }
