@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,117 +15,280 @@ from unicom_jax.core.memory import keep_freed_memory
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
-EXAMPLES = """
+OUR_PACKAGES = ("unicom_jax", "data_pipelines")
+
+ABOUT = """\
+Train and use multimodal models that look at pictures, talk about them, draw and edit them.
+
+A run lives in one folder, its workdir: train writes it, and sample, evaluate and report read it.
+It holds the configuration, the tokenizer and the weights, so nothing else is needed later."""
+
+EXAMPLES = """\
+a first run, start to end:
+  unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
+  unicom sample --checkpoint=runs/quickstart --prompt="a red circle" --out=circle.png
+  unicom evaluate --workdir=runs/quickstart
+  unicom report --workdir=runs/quickstart
+
+unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
+on stderr says why and what to do), 2 wrong flags, 130 interrupted. UNICOM_TRACEBACK=1 shows where
+an error comes from."""
+
+TRAIN_EXAMPLES = """\
 examples:
   unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
+  unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
+  unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
-  unicom train --workdir=runs/quickstart                # goes on with the stored configuration
-  unicom sample --checkpoint=runs/quickstart --prompt="a red circle" --out=circle.png
-  unicom sample --checkpoint=runs/quickstart --image=circle.png --ask="what colour is the circle?"
-  unicom sample --checkpoint=runs/quickstart --image=circle.png --edit="make the circle blue"
-  unicom evaluate --workdir=runs/quickstart && unicom report --workdir=runs/quickstart
+
+--config.KEY=VALUE sets any key; experiments/base.py lists them with their meaning. A run keeps its
+configuration: on a workdir that exists, only how long and how often things happen may change."""
+
+SAMPLE_EXAMPLES = """\
+examples:
+  draw      unicom sample --checkpoint=RUN --prompt="a red circle" --out=circle.png
+            unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
+  describe  unicom sample --checkpoint=RUN --image=circle.png
+  ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
+  edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
+  converse  unicom sample --checkpoint=RUN --chat"""
+
+SHOW_EXAMPLES = """\
+The picture shows a packed row as the model gets it: every token, what it learns to predict, who
+sees whom, and the rotary positions.
+
+examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
-  unicom data prepare openmoji --out=data/openmoji
-"""
+  unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
+
+PREPARE_EXAMPLES = """\
+examples:
+  unicom data prepare openmoji --out=data/openmoji                   # fetches the npm package
+  unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
+  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; expected failures are one line on stderr and exit status 1."""
-    parser = _parser()
-    known, extra = parser.parse_known_args(arguments)
-    known.overrides = [flag for flag in extra if flag.startswith("--config.")]
-    unknown = [flag for flag in extra if not flag.startswith("--config.")]
-    if unknown:
-        parser.error(f"unknown arguments: {' '.join(unknown)} (see unicom {known.command} --help)")
-    if known.overrides and not known.takes_overrides:
-        parser.error(f"unicom {known.command} reads the configuration of its checkpoint; "
-                     f"{known.overrides[0]} cannot change it")  # fmt: skip
+    args = _parse(arguments)
     keep_freed_memory()
+    logging.basicConfig(format="! %(message)s", level=logging.WARNING)
     try:
-        known.run(known)
+        args.run(args)
     except KeyboardInterrupt:
-        print("interrupted; the last checkpoint is kept", file=sys.stderr)
+        kept = "; the last checkpoint is kept" if args.command == "train" else ""
+        print(f"interrupted{kept}", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"unicom {known.command}: {error}", file=sys.stderr)
+        print(f"{args.prog}: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _is_expected(error: Exception) -> bool:
-    """Errors of ours that name the file or key and the mend; anything else keeps its traceback."""
-    from unicom_jax.config import ConfigError
-    from unicom_jax.interop.checkpoint import CheckpointError
-    from unicom_jax.training.loop import TrainingError
+    """Whether the message names a file or key and the mend, so that no traceback is needed.
 
-    return isinstance(error, ConfigError | CheckpointError | TrainingError | ValueError | OSError)
+    That holds for our own error types, for what the system says about files, and for a ValueError
+    that our own code raises. JAX raises ValueErrors too; it cuts its frames from their tracebacks
+    and leaves a note about that.
+    """
+    if isinstance(error, OSError) or _is_ours(type(error).__module__):
+        return True
+    if not isinstance(error, ValueError) or getattr(error, "__notes__", None):
+        return False
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return _is_ours(trace.tb_frame.f_globals.get("__name__", ""))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] in OUR_PACKAGES
+
+
+# ---- flags ------------------------------------------------------------------------------------
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="unicom",
-        description="Train and use unified multimodal models of the UniCom family.",
+        description=ABOUT,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_train(commands)
+    _add_sample(commands)
+    _add_run_commands(commands)
+    _add_data(commands)
+    args, extra = parser.parse_known_args(arguments)
+    args.overrides = [flag for flag in extra if flag.startswith("--config.")]
+    if bare := [flag for flag in args.overrides if "=" not in flag]:
+        args.parser.error(f"{bare[0]} needs its value behind =, like {bare[0]}=1")
+    unknown = [flag for flag in extra if not flag.startswith("--config.")]
+    if unknown:
+        args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
+    if args.overrides and not args.takes_overrides:
+        args.parser.error(
+            f"{args.overrides[0]} cannot change a configuration that the checkpoint holds"
+        )
+    return args
 
-    def command(name: str, run: Callable, text: str, *, overrides: bool = False, group=commands):
-        sub = group.add_parser(name, help=text, description=text)
-        sub.set_defaults(run=run, takes_overrides=overrides)
-        return sub
 
-    train = command(
-        "train", _train, "Train the stages of a configuration, or go on.", overrides=True
+def _nearest(flag: str, parser: argparse.ArgumentParser) -> str:
+    known = re.findall(r"--[a-z-]+", parser.format_usage())
+    close = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _command(
+    group, name: str, run: Callable, text: str, examples: str = "", *, overrides: bool = False
+) -> argparse.ArgumentParser:
+    parser = group.add_parser(
+        name,
+        help=text,
+        description=text,
+        epilog=examples,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
-    train.add_argument("--config", help="Python file with get_config(); default: the workdir's own")
-    train.add_argument("--workdir", required=True, help="where checkpoints and metrics go")
-    train.add_argument("--stages", help="comma-separated subset of the configuration's stages")
-    train.epilog = "Any key is set by --config.KEY=VALUE, e.g. --config.pretrain.steps=500"
-
-    sample = command("sample", _sample, "Draw, describe, answer, edit or converse.")
-    sample.add_argument("--checkpoint", required=True, help="workdir of a training run")
-    sample.add_argument("--prompt", action="append", help="text to draw; repeat for several")
-    sample.add_argument("--image", action="append", help="picture to read; repeat for several")
-    sample.add_argument("--ask", help="question about --image; without it the picture is described")
-    sample.add_argument("--edit", help="instruction that changes --image")
-    sample.add_argument(
-        "--chat", action="store_true", help="converse: words and pictures, turn by turn"
-    )
-    sample.add_argument("--think", action="store_true", help="write a plan before drawing")
-    sample.add_argument("--out", default="sample.png", help="PNG to write (numbered when several)")
-    sample.add_argument("--size", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9")
-    sample.add_argument("--steps", type=int, help="flow steps")
-    sample.add_argument("--guidance", type=float, help="1 = none; 2 to 5 follows the words closer")
-    sample.add_argument("--sampler", choices=("euler", "heun"))
-    sample.add_argument("--temperature", type=float, default=0.0, help="of words; 0 = likeliest")
-    sample.add_argument("--top-p", type=float, default=1.0)
-    sample.add_argument("--max-tokens", type=int)
-    sample.add_argument("--seed", type=int, default=0)
-
-    evaluate = command("evaluate", _evaluate, "Score a training run; writes scores.json.")
-    evaluate.add_argument("--workdir", required=True)
-
-    report = command("report", _report, "Write one self-contained HTML page about a run.")
-    report.add_argument("--workdir", required=True)
-
-    data = commands.add_parser("data", help="Look at and prepare data.")
-    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = command(
-        "show", _show, "Draw one packed batch as a picture.", overrides=True, group=actions
-    )
-    show.add_argument("--config", required=True)
-    show.add_argument("--stage", default="pretrain", help="whose mixture and row length to use")
-    show.add_argument("--step", type=int, default=0)
-    show.add_argument("--out", default="batch.png")
-    prepare = command("prepare", _prepare, "Fetch and convert a data set.", group=actions)
-    prepare.add_argument("dataset", choices=("openmoji", "scenes"))
-    prepare.add_argument("--out", required=True, help="folder for the ArrayRecord files")
-    prepare.add_argument("--package", help="npm package as folder or .tgz, instead of fetching it")
-    prepare.add_argument("--size", type=int, default=64, help="side of the pictures in pixels")
+    parser.set_defaults(run=run, takes_overrides=overrides, prog=parser.prog, parser=parser)
     return parser
+
+
+def _add_train(commands) -> None:
+    train = _command(
+        commands,
+        "train",
+        _train,
+        "Train the stages of a configuration one after the other, or go on where a run stands.",
+        TRAIN_EXAMPLES,
+        overrides=True,
+    )
+    train.add_argument(
+        "--config", metavar="FILE", help="Python file with get_config(); default: the workdir's own"
+    )
+    train.add_argument(
+        "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
+    )
+    train.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
+
+
+def _add_sample(commands) -> None:
+    sample = _command(
+        commands,
+        "sample",
+        _sample,
+        "Draw, describe, answer, edit or converse with a trained model.",
+        SAMPLE_EXAMPLES,
+    )
+    sample.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="the workdir of a training run"
+    )
+    what = sample.add_argument_group("what to do (one of)")
+    what.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="draw this; repeat for several pictures"
+    )
+    what.add_argument(
+        "--image",
+        action="append",
+        metavar="FILE",
+        help="describe this picture; repeat for several",
+    )
+    what.add_argument("--ask", metavar="TEXT", help="with --image: answer this about it")
+    what.add_argument("--edit", metavar="TEXT", help="with --image: change it like this")
+    what.add_argument("--chat", action="store_true", help="converse in words and pictures")
+    drawing = sample.add_argument_group("pictures")
+    drawing.add_argument(
+        "--out", metavar="FILE", help="PNG to write, numbered when several; default sample.png"
+    )
+    drawing.add_argument(
+        "--sheet", action="store_true", help="several pictures side by side in one file"
+    )
+    drawing.add_argument(
+        "--size", metavar="SIZE", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9"
+    )
+    drawing.add_argument("--think", action="store_true", help="write a plan first, draw by it")
+    drawing.add_argument(
+        "--steps", type=_number(int, 1), help="flow steps; more is finer and slower"
+    )
+    drawing.add_argument(
+        "--guidance",
+        type=_number(float, 0),
+        help="1 = none; 2 to 5 follows the words closer, at twice the work",
+    )
+    drawing.add_argument(
+        "--sampler", choices=("euler", "heun"), help="heun: twice the work a step, more exact"
+    )
+    words = sample.add_argument_group("words")
+    words.add_argument(
+        "--temperature", type=_number(float, 0), help="0, the default, takes the likeliest"
+    )
+    words.add_argument(
+        "--top-p", type=_number(float, 0, 1), help="choose among the likeliest that hold this share"
+    )
+    words.add_argument("--max-tokens", type=_number(int, 1), help="longest answer")
+    sample.add_argument(
+        "--seed", type=_number(int, 0), default=0, help="of everything drawn at random"
+    )
+
+
+def _add_run_commands(commands) -> None:
+    table = (
+        ("evaluate", _evaluate, "Score a run beside its untrained self; writes scores.json."),
+        ("report", _report, "Write one self-contained HTML page about a run."),
+    )
+    for name, run, text in table:
+        parser = _command(commands, name, run, text)
+        parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+
+
+def _add_data(commands) -> None:
+    data = commands.add_parser("data", help="Look at and prepare data.", allow_abbrev=False)
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    show = _command(
+        actions, "show", _show, "Draw one packed batch as a picture.", SHOW_EXAMPLES, overrides=True
+    )
+    show.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
+    show.add_argument(
+        "--stage", default="pretrain", metavar="NAME", help="whose mixture and row length"
+    )
+    show.add_argument("--step", type=_number(int, 0), default=0, help="of which training step")
+    show.add_argument(
+        "--row", type=_number(int, 0), help="of the batch; default: the most varied one"
+    )
+    show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
+    prepare = _command(
+        actions, "prepare", _prepare, "Fetch and convert a data set.", PREPARE_EXAMPLES
+    )
+    prepare.add_argument("dataset", choices=("openmoji", "scenes"))
+    prepare.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    prepare.add_argument(
+        "--package", metavar="PATH", help="openmoji: the npm package, folder or .tgz, not fetched"
+    )
+    prepare.add_argument(
+        "--size", type=_number(int, 8), default=64, help="side of the pictures in pixels"
+    )
+
+
+def _number(kind: type, least: float, most: float = float("inf")) -> Callable[[str], float]:
+    """An argparse type: a number within bounds."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {bounds}")
+        return value
+
+    parse.__name__ = "number" if kind is float else "whole number"  # argparse names it in errors
+    return parse
+
+
+# ---- commands ---------------------------------------------------------------------------------
 
 
 def _console():
@@ -156,25 +322,29 @@ def _report(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.report import write_report
 
     path = write_report(Path(args.workdir))
-    _console().print(f"report: {path}")
+    _console().print(f"report: {path}", soft_wrap=True)
 
 
 def _show(args: argparse.Namespace) -> None:
     from data_pipelines.build import load_or_train_tokenizer, unified_loader
     from data_pipelines.show import show_batch
-    from unicom_jax.config import resolve
+    from unicom_jax.config import ConfigError, resolve
+    from unicom_jax.training.stages.unified import NAMES
 
     config = resolve(args.config, args.overrides)
+    if args.stage not in NAMES:
+        raise ConfigError(f"--stage={args.stage} packs no rows; choose from {', '.join(NAMES)}")
     tokenizer = load_or_train_tokenizer(config, None)
     loader = unified_loader(config, args.stage, tokenizer)
-    show_batch(loader.at(args.step), tokenizer, args.out)
-    _console().print(f"batch {args.step} of stage {args.stage}: {args.out}")
+    path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
+    _console().print(f"step {args.step} of stage {args.stage}: {path}", soft_wrap=True)
 
 
 def _prepare(args: argparse.Namespace) -> None:
     from data_pipelines.prepare import prepare
 
-    _console().print(str(prepare(args.dataset, Path(args.out), args.package, args.size)))
+    line = prepare(args.dataset, Path(args.out), args.package, args.size)
+    _console().print(line, markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""A conversation on the terminal: words and pictures, turn by turn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+
+from data_pipelines.images import load_image
+from data_pipelines.tasks import SOURCE, UNDERSTOOD, Image, Segment, Text
+from unicom_jax.inference.pictures import numbered, save
+
+HELP = """\
+Write what you want: a question, or what to draw. Commands, on a line of their own:
+  /image FILE   show the model a picture; your next words are about it
+  /edit FILE    give it a picture to change; your next words say how
+  /new          forget everything so far
+  /help         these lines
+  /quit         leave (so does Ctrl-D)"""
+
+# The conversation so far, and how many turns there were before -> what the model answers.
+Answer = Callable[[list[Segment], int], list[Segment]]
+
+
+@dataclasses.dataclass
+class Talk:
+    """Where a conversation stands: what was said, and how many turns and pictures there were."""
+
+    said: list[Segment] = dataclasses.field(default_factory=list)
+    turns: int = 0
+    pictures: int = 0
+
+
+def chat(answer: Answer, console: Console, out: Path) -> None:
+    """Reads lines from standard input until /quit or its end, and answers each.
+
+    Pictures that the model draws are saved as `out`-1, `out`-2, ... A mistake, such as a picture
+    that cannot be read, is told in one line and the conversation goes on.
+    """
+    console.print(HELP)
+    talk = Talk()
+    while True:
+        try:
+            line = console.input("[bold]> [/bold]").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        try:
+            if line.startswith("/"):
+                _command(line, talk, console)
+            elif line:
+                _turn(line, talk, answer, console, out)
+        except (ValueError, OSError) as error:
+            console.print(f"! {error}", markup=False, soft_wrap=True)
+
+
+def _command(line: str, talk: Talk, console: Console) -> None:
+    name, _, argument = line.partition(" ")
+    roles = {"/image": UNDERSTOOD, "/edit": SOURCE}
+    if name in roles:
+        if not argument:
+            raise ValueError(f"{name} needs a file, like {name} picture.png")
+        image = load_image(Path(argument.strip()).expanduser())
+        talk.said.append(Image(image, roles[name]))
+        console.print(f"{argument.strip()}: {image.shape[0]} x {image.shape[1]}", markup=False)
+    elif name == "/new":
+        talk.said.clear()
+    elif name == "/help":
+        console.print(HELP)
+    else:
+        raise ValueError(f"{name} is no command; /help lists them")
+
+
+def _turn(line: str, talk: Talk, answer: Answer, console: Console, out: Path) -> None:
+    asked = [*talk.said, Text(line)]
+    answered = answer(asked, talk.turns)
+    talk.said, talk.turns = [*asked, *answered], talk.turns + 1
+    for segment in answered:
+        if isinstance(segment, Text):
+            console.print(segment.text, markup=False, soft_wrap=True)
+        else:
+            talk.pictures += 1
+            path = save(segment.pixels, numbered(out, talk.pictures))
+            console.print(f"picture: {path}", markup=False, soft_wrap=True)
+    if not answered:
+        console.print("(no answer)")

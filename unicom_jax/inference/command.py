@@ -1,0 +1,233 @@
+"""`unicom sample`: draw, describe, answer, edit or converse from a terminal."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from data_pipelines.images import load_image
+from data_pipelines.sequence import VISION_START, build_prefix
+from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
+from unicom_jax.inference.chat import chat
+from unicom_jax.inference.generator import UNIFIED_STAGES, Generator
+from unicom_jax.inference.pictures import check_name, save_all
+
+# Which options each mode reads; any other one that is given is an error, none is ignored.
+WORDS = ("max_tokens", "temperature", "top_p")
+FLOW = ("steps", "guidance", "sampler")
+READS = {
+    "--prompt": ("prompt", "out", "sheet", "size", *FLOW),
+    "--prompt --think": ("prompt", "think", "out", "sheet", "size", *FLOW, *WORDS),
+    "--image": ("image", *WORDS),
+    "--ask": ("image", "ask", *WORDS),
+    "--edit": ("image", "edit", "out", "sheet", *FLOW),
+    "--chat": ("chat", "out", "size", *FLOW, *WORDS),
+}
+OPTIONS = tuple(dict.fromkeys(option for options in READS.values() for option in options))
+DEFAULT_OUT = "sample.png"
+ABSURD = 8  # text that takes so many training rows is refused
+
+
+class Request(NamedTuple):
+    """What was asked for, checked.
+
+    Attributes:
+      given: the options that were given, by name.
+      images: the pictures of --image.
+      options: those of the generator's methods.
+    """
+
+    given: Mapping[str, Any]
+    images: list[np.ndarray]
+    out: Path
+    options: dict[str, Any]
+
+
+def run_sample(args: argparse.Namespace, console: Console) -> None:
+    """Does what the flags of `unicom sample` ask for; pictures go to --out, words to `console`.
+
+    What can be checked without the model is checked before it is loaded.
+
+    Raises:
+      ValueError: flags that do not go together, empty or absurdly long words, an unreadable
+        picture, a size that the model does not draw.
+      CheckpointError, TokenizerError: the checkpoint cannot be used.
+    """
+    mode = mode_of(args)
+    given = {name: getattr(args, name) for name in OPTIONS}
+    given = {name: value for name, value in given.items() if not _absent(value)}
+    _check_flags(mode, given)
+    images = [load_image(path) for path in given.get("image", ())]
+    out = check_name(Path(given.get("out", DEFAULT_OUT)))
+    with console.status("loading the checkpoint"):
+        generator = Generator.load(args.checkpoint)
+    options = {name: given[name] for name in (*FLOW, *WORDS) if name in given}
+    options["seed"] = args.seed
+    if "size" in given:
+        options["size"] = size_of(given["size"], generator)
+    RUN[mode](generator, Request(given, images, out, options), console)
+
+
+def mode_of(args: argparse.Namespace) -> str:
+    """The one thing that is asked for: a key of `READS`.
+
+    Raises:
+      ValueError: nothing, two things at once, or a picture is missing.
+    """
+    choices = {name: getattr(args, name) for name in ("prompt", "ask", "edit", "chat")}
+    asked = [f"--{name}" for name, value in choices.items() if not _absent(value)]
+    if len(asked) > 1:
+        raise ValueError(f"{' and '.join(asked)} exclude each other; give one of them")
+    if not asked and not args.image:
+        raise ValueError(
+            "nothing to do; give --prompt to draw, --image to describe a picture (with --ask or "
+            "--edit to ask about it or change it), or --chat to converse"
+        )
+    mode = asked[0] if asked else "--image"
+    if mode in ("--ask", "--edit") and not args.image:
+        raise ValueError(f"{mode} needs a picture; add --image=FILE")
+    return "--prompt --think" if mode == "--prompt" and args.think else mode
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value is False  # 0 is a value
+
+
+def _check_flags(mode: str, given: Mapping[str, Any]) -> None:
+    for name in given:
+        if name not in READS[mode]:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} does nothing with {mode}; leave it out")
+    texts = [("prompt", text) for text in given.get("prompt", ())]
+    texts += [(name, given[name]) for name in ("ask", "edit") if name in given]
+    for name, text in texts:
+        if not text.strip():
+            raise ValueError(f"--{name} is empty; give it some words")
+
+
+# ---- sizes and lengths ------------------------------------------------------------------------
+
+
+def size_of(text: str, generator: Generator) -> tuple[int, int]:
+    """(height, width) in pixels of HEIGHTxWIDTH, or of the ratio WIDTH:HEIGHT under the model's
+    image policy.
+
+    Raises:
+      ValueError: neither of the two, or a ratio that the model does not draw.
+    """
+    ratio = ":" in text
+    try:
+        first, second = (float(part) for part in text.lower().split(":" if ratio else "x"))
+    except ValueError:
+        first = second = math.nan
+    if not (0 < first < math.inf and 0 < second < math.inf):
+        raise ValueError(
+            f"--size={text}: give HEIGHTxWIDTH in pixels, like 64x96, or an aspect ratio like 16:9"
+        )
+    if not ratio:
+        return int(first), int(second)
+    policy = generator.sequence.images
+    if policy.kind == "fixed" and first != second:
+        raise ValueError(
+            f"--size={text}: this model draws squares of {policy.size} pixels only; leave --size "
+            "out, or train with --config.data.policy=bucket or naflex"
+        )
+    if max(first / second, second / first) > policy.max_ratio:
+        raise ValueError(
+            f"--size={text}: the sides differ more than 1 to {policy.max_ratio:g}; give a ratio "
+            "closer to 1:1, or HEIGHTxWIDTH"
+        )
+    scale = 256 / min(first, second)  # fine enough that rounding keeps the ratio
+    picture = np.zeros((round(second * scale), round(first * scale), 3), np.uint8)
+    return generator.prepared(picture).shape[:2]
+
+
+def check_length(segments: Sequence[Segment], generator: Generator, console: Console) -> None:
+    """Says so where the model is to read more at once than it ever did in training.
+
+    Raises:
+      ValueError: absurdly more.
+    """
+    stages = [name for name in generator.config["stages"] if name in UNIFIED_STAGES]
+    trained = max(generator.config[name]["sequence_length"] for name in stages or ["pretrain"])
+    length = len(build_prefix(segments, generator.tokenizer, generator.sequence, VISION_START))
+    if length > ABSURD * trained:
+        raise ValueError(
+            f"{length} tokens are too long: the model learned from rows of {trained}; shorten the "
+            f"text to less than {ABSURD * trained} tokens"
+        )
+    if length > trained:
+        console.print(
+            f"! {length} tokens, but the model learned from rows of {trained}: expect less of it",
+            soft_wrap=True,
+        )
+
+
+# ---- the modes --------------------------------------------------------------------------------
+
+
+def _draw(generator: Generator, request: Request, console: Console) -> None:
+    prompts = request.given["prompt"]
+    for prompt in prompts:
+        check_length([Text(prompt)], generator, console)
+    with console.status(f"drawing {len(prompts)}"):
+        drawn = generator.draw(prompts, think="think" in request.given, **request.options)
+    paths = save_all([one.image for one in drawn], request.out, "sheet" in request.given)
+    for prompt, one, path in zip(prompts, drawn, paths, strict=True):
+        if one.thought:
+            _say(console, f"plan: {one.thought}")
+        _say(console, f"{path}: {prompt}")
+
+
+def _answer(generator: Generator, request: Request, console: Console) -> None:
+    question = request.given.get("ask", BRIEFLY)
+    for image in request.images:
+        check_length([Image(image, UNDERSTOOD), Text(question)], generator, console)
+    questions = [question] * len(request.images)
+    with console.status("looking"):
+        answers = generator.answer(request.images, questions, **request.options)
+    for path, answer in zip(request.given["image"], answers, strict=True):
+        _say(console, answer if len(answers) == 1 else f"{path}: {answer}")
+
+
+def _edit(generator: Generator, request: Request, console: Console) -> None:
+    instruction = request.given["edit"]
+    for image in request.images:
+        check_length([Image(image, SOURCE), Text(instruction)], generator, console)
+    instructions = [instruction] * len(request.images)
+    with console.status(f"drawing {len(request.images)}"):
+        edited = generator.edit(request.images, instructions, **request.options)
+    paths = save_all(edited, request.out, "sheet" in request.given)
+    for source, path in zip(request.given["image"], paths, strict=True):
+        _say(console, f"{path}: {source}, {instruction}")
+
+
+def _chat(generator: Generator, request: Request, console: Console) -> None:
+    def answer(conversation: list[Segment], turn: int) -> list[Segment]:
+        check_length(conversation, generator, console)
+        # Another seed every turn, so that asking again gives another picture.
+        options = {**request.options, "seed": request.options["seed"] + turn}
+        return generator.respond(conversation, **options)
+
+    chat(answer, console, request.out)
+
+
+def _say(console: Console, text: str) -> None:
+    """Prints what a model or a user wrote: as it is, without markup or line breaks of our own."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
+RUN: dict[str, Callable[[Generator, Request, Console], None]] = {
+    "--prompt": _draw,
+    "--prompt --think": _draw,
+    "--image": _answer,
+    "--ask": _answer,
+    "--edit": _edit,
+    "--chat": _chat,
+}

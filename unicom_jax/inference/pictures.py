@@ -1,0 +1,61 @@
+"""Pictures to PNG files: one, numbered ones, or all on one contact sheet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+GAP = 4  # white pixels between the pictures of a sheet
+
+
+def check_name(out: Path) -> Path:
+    """`out`, with `.png` where it has no ending.
+
+    Raises:
+      ValueError: another ending; IsADirectoryError: a folder.
+    """
+    if out.is_dir():
+        raise IsADirectoryError(f"--out={out} is a folder; give the name of a PNG file in it")
+    if not out.suffix:
+        out = out.with_name(f"{out.name}.png")
+    if out.suffix.lower() != ".png":
+        raise ValueError(f"--out={out}: pictures are written as PNG; end the name in .png")
+    return out
+
+
+def numbered(out: Path, number: int) -> Path:
+    return out.with_name(f"{out.stem}-{number}{out.suffix}")
+
+
+def save(image: np.ndarray, path: Path) -> Path:
+    """Writes (H, W, 3) uint8; makes the folder where needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image).save(path)
+    return path
+
+
+def save_all(images: Sequence[np.ndarray], out: Path, sheet: bool = False) -> list[Path]:
+    """The file of each picture: `out` for one, `out`-1, -2, ... for several, or all on a sheet."""
+    if sheet:
+        return [save(contact_sheet(images), out)] * len(images)
+    if len(images) == 1:
+        return [save(images[0], out)]
+    return [save(image, numbered(out, number)) for number, image in enumerate(images, 1)]
+
+
+def contact_sheet(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Pictures of any sizes (H, W, 3) uint8 in reading order in a grid about as wide as high."""
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    high = GAP + max(image.shape[0] for image in images)
+    wide = GAP + max(image.shape[1] for image in images)
+    sheet = np.full((rows * high + GAP, columns * wide + GAP, 3), 255, np.uint8)
+    for place, image in enumerate(images):
+        row, column = divmod(place, columns)
+        top, left = GAP + row * high, GAP + column * wide
+        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return sheet
