@@ -13,7 +13,7 @@ from data_pipelines.tasks import SOURCE, UNDERSTOOD, Image, Segment, Text
 from unicom_jax.inference.pictures import numbered, save
 
 HELP = """\
-Write what you want: a question, or what to draw. Commands, on a line of their own:
+Write what you want: a question, or what to draw. Commands, each on its own line:
   /image FILE   show the model a picture; your next words are about it
   /edit FILE    give it a picture to change; your next words say how
   /new          forget everything so far
@@ -39,7 +39,7 @@ def chat(answer: Answer, console: Console, out: Path) -> None:
     Pictures that the model draws are saved as `out`-1, `out`-2, ... A mistake, such as a picture
     that cannot be read, is told in one line and the conversation goes on.
     """
-    console.print(HELP)
+    console.print(HELP, markup=False, soft_wrap=True)
     talk = Talk()
     while True:
         try:
@@ -69,7 +69,7 @@ def _command(line: str, talk: Talk, console: Console) -> None:
     elif name == "/new":
         talk.said.clear()
     elif name == "/help":
-        console.print(HELP)
+        console.print(HELP, markup=False, soft_wrap=True)
     else:
         raise ValueError(f"{name} is no command; /help lists them")
 

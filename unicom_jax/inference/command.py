@@ -213,7 +213,8 @@ def _chat(generator: Generator, request: Request, console: Console) -> None:
         check_length(conversation, generator, console)
         # Another seed every turn, so that asking again gives another picture.
         options = {**request.options, "seed": request.options["seed"] + turn}
-        return generator.respond(conversation, **options)
+        # No task trains what follows a picture within a turn, so the turn ends with one.
+        return generator.respond(conversation, max_images=1, **options)
 
     chat(answer, console, request.out)
 

@@ -31,7 +31,12 @@ from unicom_jax.inference import engine
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import collate, image_slots
 from unicom_jax.inference.text import Sampling
-from unicom_jax.interop.checkpoint import read_config, restore_params, stage_steps
+from unicom_jax.interop.checkpoint import (
+    CheckpointError,
+    read_config,
+    restore_params,
+    stage_steps,
+)
 from unicom_jax.models.build import build_codec, build_encoder, build_unified
 
 UNIFIED_STAGES = ("sft", "continue", "pretrain", "align")  # the furthest one is used
@@ -74,7 +79,7 @@ class Generator:
         """The newest weights of a training directory.
 
         Raises:
-          CheckpointError: no checkpoint there, or a damaged one.
+          CheckpointError: no checkpoint there, a damaged one, or one of another version.
           TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
         """
         workdir = Path(workdir)
@@ -83,13 +88,18 @@ class Generator:
         if fingerprint := config["data"].get("tokenizer_fingerprint"):
             check_tokenizer(tokenizer, fingerprint, str(workdir))
         stage = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
-        params = {
-            "vision": restore_params(workdir, "encoder", build_encoder(config).abstract())[
-                "vision"
-            ],
-            "codec": restore_params(workdir, "codec", build_codec(config).abstract()),
-            "unified": restore_params(workdir, stage, build_unified(config).abstract()),
-        }
+        try:
+            modules = build_encoder(config), build_codec(config), build_unified(config)
+        except KeyError as error:
+            raise CheckpointError(
+                f"{workdir / 'config.json'} lacks the key {error}, so another version of "
+                "unicom_jax wrote it; use that version, or train again"
+            ) from error
+        encoder, codec, unified = (
+            restore_params(workdir, name, module.abstract())
+            for name, module in zip(("encoder", "codec", stage), modules, strict=True)
+        )
+        params = {"vision": encoder["vision"], "codec": codec, "unified": unified}
         return cls(config, tokenizer, params)
 
     @classmethod
