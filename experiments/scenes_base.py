@@ -9,16 +9,17 @@ Scenes-GenEval ≥ .60, questions ≥ .85, edits ≥ .50.
 
 Result: not measured yet.
 
-Why these sizes. Two cores give about 95 GFLOP/s; quickstart keeps about 60% of that, so an hour is
-about 2e14 useful FLOPs. All counts below are computed (6 FLOPs a weight and token, attention
-on top), none is measured on this configuration:
+Why these sizes. Two cores give about 95 GFLOP/s. An hour at the 50 to 75 GFLOP/s that quickstart's
+stages reach (measured, on a machine with other work) is about 2e14 useful FLOPs. The counts below
+are computed, 6 FLOPs a weight and token with attention on top; the times follow from them. None
+is measured on this configuration:
 
     stage      a step                        steps   FLOPs    estimate
-    encoder    64 pictures,     20 GFLOP      1200   2.4e13     7 min
-    codec      64 pictures,     27 GFLOP      1200   3.2e13     9 min
-    pretrain   2048 slots,      70 GFLOP      2400   1.7e14    38 min
+    encoder    64 pictures,     22 GFLOP      1200   2.6e13     9 min
+    codec      64 pictures,     24 GFLOP      1200   2.8e13     8 min
+    pretrain   2048 slots,      71 GFLOP      2400   1.7e14    38 min
 
-- Pictures stay at 64 pixels with patches of 16: 16 tokens a picture, about 50 documents a step.
+- Pictures stay at 64 pixels with patches of 16: 16 tokens a picture, 51 documents a step (counted).
 - The encoder is half as wide again as quickstart's, because it has to tell eight letters and eight
   colours apart, and everything behind it sees only what it kept.
 - The unified model is a third wider than quickstart's. A deeper one would see fewer documents in

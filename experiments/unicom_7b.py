@@ -31,9 +31,10 @@ unified model are meant. `--config.data.image_size=1024 --config.data.bucket_ste
 paper's pixels at four times its tokens, and then needs longer rows.
 
 Buckets or NaFlex: one policy serves all stages, so that what is understood can be edited and drawn
-again on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side of
-pictures up to 1 : 4, and more of longer ones. NaFlex (`--config.data.policy=naflex`) crops nothing,
-which documents and charts want; the encoder runs in NaFlex mode either way.
+again on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side
+(half the step between two ratios) of pictures up to 1 : 4, more of longer ones. NaFlex
+(`--config.data.policy=naflex`) crops nothing, which documents and charts want; the encoder runs in
+NaFlex mode either way.
 """
 
 from __future__ import annotations
