@@ -136,6 +136,7 @@ def get_config() -> ConfigDict:
         {
             "naflex": False,
             "captions": "any",  # any, last: the most detailed one
+            "pixel_weight": 0.0,  # of reading a patch's pixels from its feature; keeps detail
             "vision": {  # fields of models.vision_encoder.VisionEncoder
                 "width": 128,
                 "depth": 4,
@@ -166,6 +167,7 @@ def get_config() -> ConfigDict:
             "perceptual_weight": 0.0,  # squared distance in the frozen encoder's middle layer
             "feature_weight": 0.1,  # ‖Z − decompressor(z̃)‖²
             "time": "uniform",  # uniform, logit_normal
+            "time_shift": 1.0,  # above 1: more of the time near noise
             "statistics_batches": 16,
             "sample_steps": 8,
         }

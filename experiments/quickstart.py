@@ -18,23 +18,33 @@ def get_config() -> ConfigDict:
             "shapes": ("circle", "square", "triangle", "letter"),
             "letters": ("A", "H", "L", "T"),
             "colours": ("red", "yellow", "green", "blue"),
+            "object_sizes": ("large",),
             "backgrounds": ("white", "gray", "black"),
         }
     )
     config.encoder.update(
         {
-            "steps": 600,
+            "steps": 700,
             "batch_size": 48,
-            "learning_rate": 7e-4,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
             "clip_norm": 10.0,
             "captions": "last",
+            "pixel_weight": 100.0,
         }
     )
     config.encoder.text.max_length = 32
     config.codec.update(
-        {"steps": 400, "batch_size": 64, "learning_rate": 1e-3, "schedule": "cosine"}
+        {
+            "steps": 350,
+            "batch_size": 64,
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "time_shift": 2.0,
+            "sample_steps": 4,
+        }
     )
-    config.codec.decoder.mlp_dim = 512
+    config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
     config.pretrain.update(
         {
             "steps": 700,

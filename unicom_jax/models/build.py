@@ -42,7 +42,7 @@ def build_encoder(config: Config) -> Contrastive:
     text = TextEncoder(
         vocab_size=config["data"]["vocab_size"], out_dim=vision.width, **encoder["text"]
     )
-    return Contrastive(vision, text)
+    return Contrastive(vision, text, pixel_head=encoder["pixel_weight"] > 0)
 
 
 def build_codec(config: Config) -> Codec:

@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -78,11 +79,14 @@ class Contrastive(Module):
     """Both towers, a learned temperature and a learned bias.
 
     `logit_scale` starts at log 10 and `logit_bias` at -10 (§3.2), since nearly all pairs are
-    negatives.
+    negatives. `pixel_head`: also read each patch's pixels from its own feature by one linear layer.
+    The sigmoid loss asks nothing of single patches; SigLIP 2 adds dense objectives for that
+    (arXiv 2502.14786 §2.2), and this is the plainest that keeps what a codec needs.
     """
 
     vision: VisionEncoder
     text: TextEncoder
+    pixel_head: bool = False
 
     def __post_init__(self) -> None:
         out_dim = self.text.out_dim or self.text.width
@@ -92,8 +96,13 @@ class Contrastive(Module):
                 f"{self.vision.width}; set the text tower's out_dim to {self.vision.width}"
             )
 
+    @property
+    def pixels(self) -> Linear:
+        return Linear(self.vision.width, self.vision.patch_dim, axes=("embed", None))
+
     def specs(self) -> Specs:
-        return {
+        pixels = {"pixels": self.pixels.specs()} if self.pixel_head else {}
+        return pixels | {
             "vision": self.vision.specs(),
             "text": self.text.specs(),
             "logit_scale": ParamSpec((), (), jax.nn.initializers.constant(math.log(10.0))),

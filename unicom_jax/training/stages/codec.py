@@ -44,7 +44,7 @@ def codec_stage(
         restored = codec.decompress(params, raw, batch.grids)
         real = _real_tokens(batch.grids, features.shape[1])
 
-        time, noise = _draw(row_keys, pixels.shape[1:], settings["time"])
+        time, noise = _draw(row_keys, pixels.shape[1:], settings["time"], settings["time_shift"])
         flow, painted = codec.pixel_decoder.loss(
             params["pixel_decoder"], pixels, noise, time, restored, batch.grids
         )
@@ -85,12 +85,14 @@ def _real_tokens(grids: jax.Array, tokens: int) -> jax.Array:
     return inside.astype(jnp.float32)
 
 
-def _draw(row_keys: jax.Array, shape: tuple[int, ...], kind: str) -> tuple[jax.Array, jax.Array]:
+def _draw(
+    row_keys: jax.Array, shape: tuple[int, ...], kind: str, shift: float
+) -> tuple[jax.Array, jax.Array]:
     """Flow time (B,) and noise (B, N, C), one key a row."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         time_key, noise_key = jax.random.split(key)
-        return sample_time(time_key, (), kind), jax.random.normal(noise_key, shape)
+        return sample_time(time_key, (), kind, shift), jax.random.normal(noise_key, shape)
 
     return jax.vmap(draw)(row_keys)
 
