@@ -160,6 +160,7 @@ def get_config() -> ConfigDict:
                 "depth": 4,
                 "heads": 4,
                 "mlp_dim": 768,
+                "time_floor": 0.05,  # least 1 - t in the loss; higher: less weight near the data
                 "remat": False,
                 "attention_backend": "dense",
             },
