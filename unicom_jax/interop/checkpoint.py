@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
 from unicom_jax.core.module import Params
 
@@ -26,6 +27,10 @@ PARAMS, TRAIN, POSITION = "params", "train", "position"
 
 class CheckpointError(Exception):
     """A checkpoint that is missing or damaged. One line that names the path and the mend."""
+
+
+class OtherRunError(CheckpointError):
+    """A sound checkpoint of another run (other sizes, another seed): no reason to fall back."""
 
 
 def open_manager(directory: Path, *, keep: int = 3, keep_every: int = 0) -> ocp.CheckpointManager:
@@ -38,12 +43,18 @@ def open_manager(directory: Path, *, keep: int = 3, keep_every: int = 0) -> ocp.
 def save(
     manager: ocp.CheckpointManager, step: int, params: Params, train: Any, position: Mapping
 ) -> None:
-    """Starts an asynchronous save; the manager's `wait_until_finished` ends it."""
+    """Starts an asynchronous save; the manager's `wait_until_finished` ends it.
+
+    A checkpoint of this step that is there already is replaced: a resumed run comes by the step of
+    a newer checkpoint only when that one could not be read.
+    """
     items = {
         PARAMS: ocp.args.StandardSave(params),
         TRAIN: ocp.args.StandardSave(train),
         POSITION: ocp.args.JsonSave(dict(position)),
     }
+    if step in manager.all_steps():
+        manager.delete(step)
     manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
@@ -51,9 +62,12 @@ def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any)
     """One item of one step, onto the shardings of `abstract`.
 
     Raises:
-      CheckpointError: it is damaged, or its weights differ from what the config describes.
+      CheckpointError: it is damaged.
+      OtherRunError: its weights differ from what the config describes.
     """
     path = Path(manager.directory) / str(step) / item
+    if item == PARAMS:
+        _check_sizes(path, abstract)
     argument = ocp.args.JsonRestore() if abstract is None else ocp.args.StandardRestore(abstract)
     try:
         return manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
@@ -67,6 +81,27 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
         f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete the "
         f"folder {path.parent} to fall back to the step before, or restore it from a copy"
     )
+
+
+def _check_sizes(path: Path, abstract: Params) -> None:
+    """Raises OtherRunError for the first weight that is not as the config describes it.
+
+    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own.
+    """
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            tree = reader.metadata(path).item_metadata.tree
+    except Exception as error:  # as in `restore`
+        raise _damaged(path, error) from error
+    stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = (str(one[name].shape) if name in one else "none" for one in (stored, wanted))
+        if there != here:
+            raise OtherRunError(
+                f"checkpoint {path} belongs to another model: the shape of {name} is {there} "
+                f"there and {here} in the config; use the config it was trained with, or a new "
+                "--workdir"
+            )
 
 
 def stage_steps(workdir: Path, stage: str) -> list[int]:
@@ -98,6 +133,7 @@ def restore_params(workdir: Path, stage: str, abstract: Params) -> Params:
 
     # Without a manager, which is for writing: this folder may belong to somebody else.
     path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / PARAMS
+    _check_sizes(path, abstract)
     try:
         with ocp.StandardCheckpointer() as reader:
             return reader.restore(path, jax.tree.map(located, abstract))

@@ -32,14 +32,15 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
     """The state saved at `step`, bit for bit, on the trainer's mesh.
 
     Raises:
-      CheckpointError: it is damaged, or belongs to another config.
+      CheckpointError: it is damaged.
+      OtherRunError: it belongs to another config or seed.
     """
     abstract = trainer.abstract_state()
     params = files.restore(manager, step, files.PARAMS, abstract.params)
     train = files.restore(manager, step, files.TRAIN, _train_item(trainer, abstract))
     position = files.restore(manager, step, files.POSITION, None)
     if position["seed"] != trainer.seed:
-        raise files.CheckpointError(
+        raise files.OtherRunError(
             f"{manager.directory} was trained with seed {position['seed']}, not {trainer.seed}: "
             f"its data would not continue; set --config.seed={position['seed']} or a new --workdir"
         )
@@ -49,12 +50,25 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
 
 
 def restore_newest(manager: ocp.CheckpointManager, trainer: Trainer, warn) -> TrainState | None:
-    """The newest state that can be read; damaged ones are named through `warn` and skipped."""
-    for step in sorted(manager.all_steps(), reverse=True):
+    """The newest state that can be read, None where nothing was ever saved.
+
+    Damaged newer ones are named through `warn` and skipped.
+
+    Raises:
+      OtherRunError: the newest readable one belongs to another config or seed.
+      CheckpointError: all are damaged; training anew would overwrite what might be mended.
+    """
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
         try:
             return jax.block_until_ready(restore_state(manager, trainer, step))
+        except files.OtherRunError:
+            raise
         except files.CheckpointError as error:
-            if "seed" in str(error) and "trained with seed" in str(error):
-                raise
             warn(str(error))
+    if steps:
+        raise files.CheckpointError(
+            f"no checkpoint under {manager.directory} can be read; restore one from a copy, or "
+            "delete the folder to train this stage anew"
+        )
     return None

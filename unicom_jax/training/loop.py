@@ -19,7 +19,7 @@ from unicom_jax.interop import checkpoint as files
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training import checkpoint
 from unicom_jax.training.metrics import MetricWriter, format_note, make_progress, peak_flops
-from unicom_jax.training.state import TrainState
+from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 
 Batches = Callable[[int], Iterator[Any]]  # first step -> batches from there on
@@ -99,7 +99,7 @@ def train(
 
     Raises:
       TrainingError: too many non-finite steps in a row.
-      CheckpointError: the checkpoints belong to another seed.
+      CheckpointError: the checkpoints are all damaged, or belong to another config or seed.
     """
     name = trainer.stage.name
     manager = files.open_manager(
@@ -143,7 +143,8 @@ def train(
             state, metrics = step_fn(state, frozen, batch)
             window.steps += 1
             done = step + 1
-            if profiling and done >= config.profile_start + config.profile_steps:
+            last_profiled = min(config.profile_start + config.profile_steps, config.steps)
+            if profiling and done >= last_profiled:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
                 profiling = False
@@ -152,10 +153,10 @@ def train(
             if done % config.log_every == 0 or done == config.steps or step == start:
                 values = {key: float(value) for key, value in jax.device_get(metrics).items()}
                 _stop_if_diverged(name, done, values, config.max_skipped)
-                values |= window.rates(tokens_per_step, flops_per_step, peak)
-                values["time"] = time.perf_counter() - began
                 if step > start:  # the first step's rates are the compiler's
-                    writer.write(done, values)
+                    values |= window.rates(tokens_per_step, flops_per_step, peak)
+                values["time"] = time.perf_counter() - began
+                writer.write(done, values)
                 window = Window(time.perf_counter())
                 progress.update(bar, completed=done, note=format_note(values))
                 if progress.disable and (done % (10 * config.log_every) == 0 or step == start):
@@ -172,7 +173,8 @@ def train(
     seconds = time.perf_counter() - began
     if trainer.stage.finish is not None:
         finished = trainer.stage.finish(trainer.weights_for_use(state), frozen)
-        state = dataclasses.replace(state, params=finished, ema=_averaged(trainer, finished))
+        _, measured = split(finished, trainer.stage.freeze)
+        state = dataclasses.replace(state, params=merge(state.params, measured))
     checkpoint.save_state(manager, trainer, config.steps, state)
     manager.wait_until_finished()
     manager.close()
@@ -205,10 +207,6 @@ def evaluate(
 def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
     stream = batches(0)
     return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
-
-
-def _averaged(trainer: Trainer, params: Params) -> Params | None:
-    return checkpoint.split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
 
 
 def _stop_if_diverged(name: str, step: int, values: Mapping[str, float], limit: int) -> None:

@@ -31,7 +31,8 @@ class Stage:
       freeze: regular expressions over the module's weights that stay as they are.
       rows_are_independent: False when rows see each other (a contrastive loss), so that a batch
         cannot be split into accumulation steps.
-      finish: run once after the last step: (params, frozen) -> params; measures latent statistics.
+      finish: run once after the last step: (params, frozen) -> params. It may change weights that
+        `freeze` holds (the latent statistics); trained ones stay as they are.
       facts: what `stage.json` says about the finished weights, besides their number.
     """
 
