@@ -33,7 +33,8 @@ def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
 def _keep_nucleus(logits: jax.Array, top_p: float) -> jax.Array:
     ordered = jnp.sort(logits, axis=-1, descending=True)
     before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered)
-    kept = jnp.where(before < top_p, ordered, jnp.inf)  # the likeliest is always kept
+    inside = (before < top_p).at[..., 0].set(True)  # the likeliest is always kept
+    kept = jnp.where(inside, ordered, jnp.inf)
     return jnp.where(logits < kept.min(axis=-1, keepdims=True), -jnp.inf, logits)
 
 

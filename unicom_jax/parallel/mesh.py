@@ -15,17 +15,21 @@ def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
     """Sizes of all `AXES` for a number of devices; -1 takes what is left.
 
     Raises:
-      ValueError: an unknown axis, two -1, or sizes that do not multiply to `devices`.
+      ValueError: an unknown or repeated axis, a size below 1 that is not -1, two -1, or sizes that
+        do not multiply to `devices`.
     """
     sizes = dict.fromkeys(AXES, 1)
+    given: set[str] = set()
     for part in filter(None, (part.strip() for part in text.split(","))):
         name, _, size = part.partition("=")
         if name not in sizes:
             raise ValueError(f"mesh={text!r}: unknown axis {name!r}; axes are {', '.join(AXES)}")
-        try:
-            sizes[name] = int(size)
-        except ValueError:
-            raise ValueError(f"mesh={text!r}: write {name}=N with an integer N or -1") from None
+        if name in given:
+            raise ValueError(f"mesh={text!r}: axis {name!r} is given twice; keep one of them")
+        given.add(name)
+        if not size.strip().isdecimal() and size.strip() != "-1" or int(size) == 0:
+            raise ValueError(f"mesh={text!r}: write {name}=N with a positive integer N or -1")
+        sizes[name] = int(size)
     known = math.prod(size for size in sizes.values() if size != -1)
     open_axes = [name for name, size in sizes.items() if size == -1]
     if len(open_axes) > 1:
