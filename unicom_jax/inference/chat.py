@@ -45,6 +45,7 @@ def chat(answer: Answer, console: Console, out: Path) -> None:
         try:
             line = console.input("[bold]> [/bold]").strip()
         except EOFError:
+            console.print()
             return
         if line == "/quit":
             return
@@ -65,7 +66,8 @@ def _command(line: str, talk: Talk, console: Console) -> None:
             raise ValueError(f"{name} needs a file, like {name} picture.png")
         image = load_image(Path(argument.strip()).expanduser())
         talk.said.append(Image(image, roles[name]))
-        console.print(f"{argument.strip()}: {image.shape[0]} x {image.shape[1]}", markup=False)
+        size = f"{image.shape[0]} x {image.shape[1]}"
+        console.print(f"{argument.strip()}: {size}", markup=False, soft_wrap=True)
     elif name == "/new":
         talk.said.clear()
     elif name == "/help":

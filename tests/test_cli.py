@@ -1,0 +1,330 @@
+"""The `unicom` command as a user meets it: what it prints, writes and returns."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from data_pipelines.tokenizer import train_tokenizer
+from unicom_jax.cli import main
+from unicom_jax.inference import command
+
+CONFIG = """
+from tests.tiny import tiny_config
+
+def get_config():
+    return tiny_config()
+"""
+ONE_STEP = [f"--config.{stage}.steps=1" for stage in ("encoder", "codec", "pretrain")]
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    path = tmp_path_factory.mktemp("config") / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(config, tmp_path_factory):
+    """A finished run of one step a stage."""
+    workdir = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(["train", f"--config={config}", f"--workdir={workdir}", *ONE_STEP]) == 0
+    return workdir
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    """A copy of the run that a test may damage."""
+    return shutil.copytree(run, tmp_path / "copy")
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    PilImage.fromarray(np.full((32, 32, 3), 200, np.uint8)).save(path)
+    return path
+
+
+def error_line(capsys, *arguments) -> str:
+    """The one line that a failing command leaves on stderr."""
+    assert main([str(argument) for argument in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+# ---- help and flags ---------------------------------------------------------------------------
+
+
+def test_help_answers_without_starting_jax():
+    code = (
+        "import sys; from unicom_jax.cli import main\n"
+        "try: main(['sample', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0 and 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--guidance" in done.stdout and "examples:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sample", "--checkpoint=x", "--promt=a"], "did you mean --prompt?"),
+        (["sample", "--checkpoint=x", "--top-p=2"], "from 0 to 1"),
+        (["sample", "--checkpoint=x", "--steps=0"], "at least 1"),
+        (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change a configuration"),
+        (["train", "--workdir=x", "--config.seed", "1"], "--config.seed=1"),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_2_and_the_mend(capsys, arguments, words):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert words in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ([], "nothing to do; give --prompt"),
+        (["--prompt=a", "--chat"], "--prompt and --chat exclude each other"),
+        (["--ask=what?"], "--ask needs a picture; add --image=FILE"),
+        (["--prompt="], "--prompt is empty"),
+        (["--image=x.png", "--edit= "], "--edit is empty"),
+        (["--prompt=a", "--temperature=0"], "--temperature does nothing with --prompt"),
+        (["--image=x.png", "--top-p=0.5", "--size=1:1"], "--size does nothing with --image"),
+        (["--prompt=a", "--out=x.jpg"], "end the name in .png"),
+        (["--image=no-such.png"], "cannot read image no-such.png"),
+    ],
+)
+def test_what_cannot_be_sampled_is_said_before_a_checkpoint_is_read(capsys, flags, words):
+    line = error_line(capsys, "sample", "--checkpoint=no-such-run", *flags)
+    assert line.startswith("unicom sample: ") and words in line
+
+
+def test_an_unknown_config_key_is_named_with_the_nearest_one(capsys, config, tmp_path):
+    where = f"--workdir={tmp_path / 'new'}"
+    line = error_line(capsys, "train", f"--config={config}", where, "--config.codec.latent_dims=3")
+    assert "codec.latent_dims" in line and "did you mean --config.codec.latent_dim?" in line
+
+
+def test_an_unknown_stage_is_named_with_the_known_ones(capsys, config, tmp_path):
+    line = error_line(capsys, "train", f"--config={config}", f"--workdir={tmp_path}", "--stages=a")
+    assert "'a' is unknown" in line and "pretrain" in line
+
+
+def test_an_interrupted_command_returns_130(capsys, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "run_sample", interrupt)
+    assert main(["sample", "--checkpoint=x", "--chat"]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+@pytest.mark.parametrize("error", [KeyError("lost"), ValueError("of a library")])
+def test_an_error_that_nobody_foresaw_keeps_its_traceback(monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(command, "run_sample", fail)
+    with pytest.raises(type(error)):
+        main(["sample", "--checkpoint=x", "--chat"])
+
+
+# ---- sampling ---------------------------------------------------------------------------------
+
+
+def test_several_prompts_become_numbered_pictures(run, capsys, caplog, tmp_path):
+    out = tmp_path / "new" / "drawn.png"
+    flags = ["--prompt=a red circle", "--prompt=[b] star", f"--out={out}", "--size=1:1"]
+    assert main(["sample", f"--checkpoint={run}", *flags]) == 0
+    printed = capsys.readouterr()
+    for number, prompt in ((1, "a red circle"), (2, "[b] star")):
+        path = out.with_name(f"drawn-{number}.png")
+        assert f"{path}: {prompt}" in printed.out
+        assert PilImage.open(path).size == (32, 32)
+    assert printed.err == ""
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_pictures_are_asked_and_described(run, picture, capsys):
+    flags = [f"--image={picture}", f"--image={picture}", "--max-tokens=2", "--temperature=0.5"]
+    assert main(["sample", f"--checkpoint={run}", *flags, "--ask=What is it?"]) == 0
+    assert [line.split(": ")[0] for line in capsys.readouterr().out.splitlines()] == [
+        str(picture)
+    ] * 2
+    assert main(["sample", f"--checkpoint={run}", *flags]) == 0
+
+
+def test_an_edit_keeps_the_pictures_size_under_the_image_policy(run, picture, capsys, tmp_path):
+    out = tmp_path / "edited"
+    flags = [f"--image={picture}", "--edit=make it blue", f"--out={out}", "--guidance=1"]
+    assert main(["sample", f"--checkpoint={run}", *flags]) == 0
+    assert PilImage.open(out.with_suffix(".png")).size == (32, 32)
+    assert "make it blue" in capsys.readouterr().out
+
+
+def test_a_conversation_reads_pictures_and_ends_with_quit(run, picture, capsys, monkeypatch):
+    lines = f"/image {picture}\nwhat is it?\n/image nowhere.png\n/quit\nnever read\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert main(["sample", f"--checkpoint={run}", "--chat", "--max-tokens=2"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{picture}: 32 x 32" in printed and "! cannot read image nowhere.png" in printed
+    assert sys.stdin.read() == "never read\n"
+
+
+# ---- checkpoints ------------------------------------------------------------------------------
+
+
+def sample_error(capsys, workdir) -> str:
+    return error_line(capsys, "sample", f"--checkpoint={workdir}", "--prompt=a red circle")
+
+
+def test_a_folder_without_a_run_is_no_checkpoint(capsys, tmp_path):
+    line = sample_error(capsys, tmp_path / "nothing")
+    assert str(tmp_path / "nothing" / "config.json") in line and "unicom train" in line
+
+
+def test_a_stage_that_was_never_trained_is_named(capsys, copy):
+    shutil.rmtree(copy / "codec")
+    line = sample_error(capsys, copy)
+    assert str(copy / "codec") in line and "unicom train" in line
+
+
+def test_a_truncated_checkpoint_is_named_with_what_to_delete(capsys, copy):
+    step = copy / "pretrain" / "checkpoints" / "1"
+    for file in (step / "params").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    line = sample_error(capsys, copy)
+    assert str(step / "params") in line and f"delete the folder {step}" in line
+
+
+def test_a_configuration_of_another_version_is_named_by_its_key(capsys, copy):
+    config = json.loads((copy / "config.json").read_text())
+    del config["codec"]["compressor"]
+    (copy / "config.json").write_text(json.dumps(config))
+    line = sample_error(capsys, copy)
+    assert "config.json lacks the key 'compressor'" in line
+
+
+@pytest.mark.parametrize("use", ["sample", "train"])
+def test_another_tokenizer_than_the_checkpoints_is_refused(capsys, copy, use):
+    train_tokenizer(["something else entirely"], 300).save(copy / "tokenizer")
+    flags = {
+        "sample": [f"--checkpoint={copy}", "--prompt=a red circle"],
+        "train": [f"--workdir={copy}"],
+    }
+    line = error_line(capsys, use, *flags[use])
+    assert f"{copy}: was trained with tokenizer" in line and "put the tokenizer/ folder" in line
+
+
+def test_a_damaged_tokenizer_is_named(capsys, copy):
+    (copy / "tokenizer" / "tokenizer.json").write_text("{")
+    assert str(copy / "tokenizer" / "tokenizer.json") in sample_error(capsys, copy)
+
+
+def test_a_finished_run_has_nothing_to_do(run, capsys):
+    assert main(["train", f"--workdir={run}"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("nothing to do") == 3 and printed.err == ""
+
+
+# ---- data -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Eight pictures with captions; `folder / "captions.jsonl"` may be damaged by a test."""
+    path = tmp_path / "pictures"
+    path.mkdir()
+    rows = []
+    for index in range(8):
+        PilImage.fromarray(np.full((32, 32, 3), 20 * index, np.uint8)).save(path / f"{index}.png")
+        rows.append({"image": f"{index}.png", "text": f"a gray of {20 * index}"})
+    write_list(path, rows)
+    return path
+
+
+def write_list(path, rows) -> None:
+    (path / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_list(path) -> list[dict]:
+    return [json.loads(line) for line in (path / "captions.jsonl").read_text().splitlines()]
+
+
+def show(config, folder, out, *flags) -> list[str]:
+    return [
+        "data", "show", f"--config={config}", f"--out={out}", "--config.data.source.kind=folder",
+        f"--config.data.source.path={folder}", "--config.pretrain.mixture.visual_qa=0.0",
+        "--config.pretrain.mixture.edit=0.0", *flags,
+    ]  # fmt: skip
+
+
+def test_a_batch_of_a_folder_is_drawn(config, folder, tmp_path, capsys):
+    out = tmp_path / "batch.png"
+    assert main(show(config, folder, out)) == 0
+    assert f"step 0 of stage pretrain: {out}" in capsys.readouterr().out
+    assert PilImage.open(out).size[0] > 1000
+
+
+def test_one_unreadable_picture_is_told_and_passed_over(config, folder, tmp_path, caplog):
+    (folder / "3.png").write_bytes(b"no picture")
+    assert main(show(config, folder, tmp_path / "batch.png")) == 0
+    told = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
+    (line,) = told
+    assert f"{folder / 'captions.jsonl'} line 4: cannot read image {folder / '3.png'}" in line
+    assert "\n" not in line and "give a whole PNG" in line
+
+
+def test_only_unreadable_pictures_stop_the_command(config, folder, tmp_path, capsys):
+    for index in range(8):
+        (folder / f"{index}.png").write_bytes(b"no picture")
+    line = error_line(capsys, *show(config, folder, tmp_path / "batch.png"))
+    assert line.startswith("unicom data show: ") and "cannot read image" in line
+
+
+def test_empty_captions_stop_the_command(config, folder, tmp_path, capsys):
+    write_list(folder, [{**row, "text": " "} for row in read_list(folder)])
+    line = error_line(capsys, *show(config, folder, tmp_path / "batch.png"))
+    assert "empty caption: give a text or remove the record" in line
+
+
+def test_a_document_longer_than_a_row_is_named_with_the_mend(config, folder, tmp_path, capsys):
+    rows = read_list(folder)
+    rows[2]["text"] = "a gray " * 80
+    write_list(folder, rows)
+    line = error_line(capsys, *show(config, folder, tmp_path / "batch.png"))
+    assert f"{folder / 'captions.jsonl'} line 3" in line and "raise sequence_length" in line
+    skipped = "--config.pretrain.overlong=skip"
+    assert main(show(config, folder, tmp_path / "batch.png", skipped)) == 0
+
+
+def test_a_stage_without_rows_cannot_be_shown(config, tmp_path, capsys):
+    line = error_line(capsys, "data", "show", f"--config={config}", "--stage=codec")
+    assert "--stage=codec packs no rows; choose from align, pretrain" in line
+
+
+def test_a_broken_package_is_named(tmp_path, capsys):
+    package = tmp_path / "openmoji.tgz"
+    package.write_bytes(b"no archive")
+    line = error_line(
+        capsys, "data", "prepare", "openmoji", f"--out={tmp_path / 'o'}", f"--package={package}"
+    )
+    assert line.startswith("unicom data prepare: ") and str(package) in line
+
+
+def test_a_package_is_refused_where_the_data_set_has_none(tmp_path, capsys):
+    line = error_line(capsys, "data", "prepare", "scenes", f"--out={tmp_path}", "--package=x")
+    assert "--package does nothing for scenes" in line
