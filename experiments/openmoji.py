@@ -9,7 +9,7 @@ Data that lie elsewhere: `--config.data.source.path=...`. OpenMoji is CC BY-SA 4
 
 Result: not measured yet. What ten minutes can show is learning, not skill: reconstructions of real
 drawings, and answers and retrieval above the untrained model and above chance. The planned
-time, from quickstart's speed: encoder 500 steps in 90 s, codec 500 in 130 s, pretrain 420 in 260 s,
+time, from quickstart's speed: encoder 500 steps in 90 s, codec 450 in 140 s, pretrain 420 in 260 s,
 compiling and start-up 60 s; the rest is reserve. A pretrain step is 51 documents, so each drawing
 is met about five times.
 
@@ -31,13 +31,27 @@ def get_config() -> ConfigDict:
     config.data.source.update({"kind": "openmoji", "path": "data/openmoji"})
     config.data.vocab_size = 2048  # English names and tags, where Scenes has a hundred words
     config.encoder.update(
-        {"steps": 500, "batch_size": 48, "learning_rate": 7e-4, "clip_norm": 10.0}
+        {
+            "steps": 500,
+            "batch_size": 48,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "clip_norm": 10.0,
+            "pixel_weight": 100.0,
+        }
     )
     config.encoder.text.max_length = 32  # cuts the tag lists of every other long caption
     config.codec.update(
-        {"steps": 500, "batch_size": 64, "learning_rate": 1e-3, "schedule": "cosine"}
+        {
+            "steps": 450,
+            "batch_size": 64,
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "time_shift": 2.0,
+            "sample_steps": 4,
+        }
     )
-    config.codec.decoder.mlp_dim = 512
+    config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
     config.pretrain.update(
         {
             "steps": 420,

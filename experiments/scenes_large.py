@@ -7,11 +7,14 @@ Result: never run; the tests build it as abstract trees and check that its docum
 
 A picture has at most 64 patches of 16 pixels, under aspect buckets around 128² whose sizes are
 those that the scenes are drawn in, so that nothing is cropped. The encoder resizes its positions to
-each grid (NaFlex). The unified model has 78 million weights and reads 32,768 slots a step, 1.9e13
-FLOPs with attention; at an assumed third of the card's bf16 peak that is 0.06 s a step and half an
-hour for both unified stages. A batch is 348 documents and takes a CPU core about 0.26 s (counted
-and timed without a GPU), so five of the eight processes are busy at that speed: if `data_wait` in
-metrics.jsonl is not near zero, raise `data.workers`.
+each grid (NaFlex). What the codec needs to paint sharply (`pixel_weight`, `time_shift`,
+`time_floor`) is as in quickstart.
+
+The unified model has 78 million weights and reads 32,768 slots a step, 1.9e13 FLOPs with attention;
+at an assumed third of the card's bf16 peak that is 0.06 s a step and half an hour for both unified
+stages. A batch is 348 documents and takes a CPU core about 0.26 s (counted and timed without a
+GPU), so five of the eight processes are busy at that speed: if `data_wait` in metrics.jsonl is not
+near zero, raise `data.workers`.
 """
 
 from __future__ import annotations
@@ -68,6 +71,7 @@ def _encoder(config: ConfigDict) -> None:
             "warmup_steps": 500,
             "schedule": "cosine",
             "captions": "last",
+            "pixel_weight": 100.0,
         }
     )
     config.encoder.vision.update({"width": 384, "depth": 8, "heads": 6, "mlp_dim": 1536})
@@ -84,9 +88,11 @@ def _codec(config: ConfigDict) -> None:
             "warmup_steps": 500,
             "schedule": "cosine",
             "ema_decay": 0.999,
+            "time_shift": 2.0,
         }
     )
     config.codec.decoder.update({"width": 512, "depth": 8, "heads": 8, "mlp_dim": 1408})
+    config.codec.decoder.time_floor = 0.5
 
 
 def _unified(config: ConfigDict) -> None:
