@@ -1,0 +1,218 @@
+"""Pathway I: packing changes nothing, noisy copies are invisible, each input choice is obeyed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.documents import (
+    ALL,
+    DRAW,
+    EDIT,
+    LOOK,
+    TALK,
+    documents,
+    given_noise,
+    inputs,
+    lively,
+    make_model,
+)
+from unicom_jax.core.losses import text_terms
+from unicom_jax.models import unified
+from unicom_jax.models.unified import FlowTime, draw_noise
+
+PACKED = [list(range(len(ALL)))]
+UNPACKED = [[index] for index in range(len(ALL))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noise_is_given():
+    """Noise belongs to a row's place in the batch; to compare batches the tests hand it in."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unified, "draw_noise", given_noise)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return lively(model[0])
+
+
+@pytest.fixture(scope="module")
+def losses(model):
+    """Terms and the gradient of their weighted sum, compiled once for each shape of batch."""
+
+    def total(params, *args):
+        terms = model[0].loss_terms(params, *args)
+        return 5.0 * terms["flow"][0] + terms["text"][0], terms
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+def test_packed_documents_have_the_losses_and_gradients_of_unpacked_ones(model, params, losses):
+    made = documents(ALL, model[1])
+    (_, packed), packed_gradient = losses(params, *inputs(made, PACKED, model[1]))
+    (_, single), single_gradient = losses(params, *inputs(made, UNPACKED, model[1]))
+    for term in packed:
+        np.testing.assert_allclose(packed[term], single[term], rtol=1e-5, err_msg=term)
+    for left, right in zip(
+        jax.tree.leaves(packed_gradient), jax.tree.leaves(single_gradient), strict=True
+    ):
+        scale = float(jnp.max(jnp.abs(right)))
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5 * scale)
+        assert scale > 0
+
+
+def test_a_noisy_copy_changes_no_text_logit_and_no_other_image(model, params, losses):
+    made = documents(ALL, model[1])
+    batch, features, latents, (time, noise) = inputs(made, PACKED, model[1])
+    _, _, _, (other_time, other_noise) = inputs(made, PACKED, model[1], noise_seed=1)
+
+    def run(*changed):  # images of the packed row whose noise and time are the other ones
+        pick = np.isin(np.arange(time.shape[1]), changed)[None]
+        drawn = (
+            np.where(pick, other_time, time),
+            np.where(pick[..., None, None], other_noise, noise),
+        )
+        (_, terms), _ = losses(params, batch, features, latents, drawn)
+        return float(terms["text"][0]), float(terms["flow"][0])
+
+    # Images of the row: 0 DRAW, 1 LOOK, 2 source and 3 target of EDIT, 4 TALK.
+    (text, flow), (text_0, flow_0) = run(), run(0)
+    (text_4, flow_4), (text_04, flow_04) = run(4), run(0, 4)
+    assert text == text_0 == text_4 == text_04
+    assert abs(flow_0 - flow) > 0.1 and abs(flow_4 - flow) > 0.1
+    # Each image's loss is its own: what two changes do together is what they do one by one.
+    np.testing.assert_allclose(flow_04 - flow, (flow_0 - flow) + (flow_4 - flow), atol=2e-4)
+
+
+def test_a_few_steps_lower_both_losses(model, params, losses):
+    arguments = inputs(documents(ALL, model[1]), PACKED, model[1])
+    history = []
+    for _ in range(12):
+        (_, terms), gradient = losses(params, *arguments)
+        history.append([float(terms[name][0]) for name in ("flow", "text")])
+        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
+        params = jax.tree.map(lambda p, g, n=norm: p - 0.3 * np.asarray(g) / n, params, gradient)
+    (first_flow, first_text), (last_flow, last_text) = history[0], history[-1]
+    assert last_flow < 0.9 * first_flow and last_text < 0.95 * first_text, history
+
+
+# ---- what an image is read from -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("understanding", "reads_features", "reads_latents"),
+    [
+        ("features", True, False),
+        ("latents", False, True),
+        ("channel_concat", True, True),
+        ("sequence_concat", True, True),
+    ],
+)
+def test_an_understood_image_is_read_from_what_the_config_names(
+    understanding, reads_features, reads_latents
+):
+    model, sequence = make_model(
+        unified__understanding=understanding, unified__transformer__depth=1
+    )
+    params, terms = lively(model), jax.jit(model.loss_terms)
+    batch, features, latents, noise = inputs(documents([LOOK], sequence), [[0]], sequence)
+
+    def text(features, latents):
+        return float(terms(params, batch, features, latents, noise)["text"][0])
+
+    plain = text(features, latents)
+    assert (text(features + 1, latents) != plain) == reads_features
+    assert (text(features, latents + 1) != plain) == reads_latents
+
+
+@pytest.mark.parametrize(
+    ("source", "reads_features", "reads_latents"),
+    [("latents", False, True), ("features", True, False), ("both", True, True)],
+)
+def test_the_source_of_an_edit_is_read_from_what_the_config_names(
+    source, reads_features, reads_latents
+):
+    model, sequence = make_model(unified__edit_source=source, unified__transformer__depth=1)
+    params, terms = lively(model), jax.jit(model.loss_terms)
+    batch, features, latents, noise = inputs(documents([EDIT], sequence), [[0]], sequence)
+    changed = np.array([1.0, 0.0], np.float32)[None, :, None, None]  # the source, not the target
+
+    def flow(features, latents):
+        return float(terms(params, batch, features, latents, noise)["flow"][0])
+
+    plain = flow(features, latents)
+    assert (flow(features + changed, latents) != plain) == reads_features
+    assert (flow(features, latents + changed) != plain) == reads_latents
+
+
+def test_text_after_a_drawn_image_reads_its_clean_latents(model, params):
+    terms = jax.jit(model[0].loss_terms)
+    batch, features, latents, noise = inputs(documents([TALK], model[1]), [[0]], model[1])
+    plain = terms(params, batch, features, latents, noise)["text"][0]
+    assert plain != terms(params, batch, features, latents + 1, noise)["text"][0]
+
+
+def test_an_unknown_understanding_names_the_choices():
+    with pytest.raises(ValueError, match="unified.understanding='pixels' is not one of features"):
+        unified.ImageEmbedding(FEATURES := 32, 8, FEATURES, understanding="pixels")
+
+
+# ---- noise --------------------------------------------------------------------------------
+
+
+def test_a_row_gets_the_same_noise_wherever_it_stands():
+    keys = jax.random.split(jax.random.key(0), 4)
+    time, noise = draw_noise((2, 4, 8), keys, FlowTime())
+    last_time, last_noise = draw_noise((2, 4, 8), keys[3:], FlowTime())
+    np.testing.assert_array_equal(time[3:], last_time)
+    np.testing.assert_array_equal(noise[3:], last_noise)
+    assert len(np.unique(time)) == time.size  # every image has a time of its own
+
+
+def test_without_a_drawn_image_there_is_no_flow_loss(model, params):
+    terms = jax.jit(model[0].loss_terms)
+    total, count = terms(params, *inputs(documents([LOOK], model[1]), [[0]], model[1]))["flow"]
+    assert total == 0 and count == 0
+    _, count = terms(params, *inputs(documents([DRAW], model[1]), [[0]], model[1]))["flow"]
+    assert count == 4
+
+
+# ---- text loss ----------------------------------------------------------------------------
+
+
+def test_the_text_loss_in_chunks_is_the_whole_one_with_its_gradient():
+    rng = np.random.default_rng(0)
+    hidden, table = rng.standard_normal((2, 12, 8)), rng.standard_normal((8, 20))
+    targets, weights = rng.integers(0, 20, (2, 12)), rng.integers(0, 2, (2, 12)).astype(np.float32)
+
+    def loss(hidden, table, chunk):
+        terms = text_terms(lambda h: h @ table, hidden, targets, weights, chunk)
+        return terms["text"][0], terms
+
+    gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
+    (_, whole), whole_gradient = gradient(hidden, table, 0)
+    (_, parts), parts_gradient = gradient(hidden, table, 4)
+    for name in whole:
+        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6)
+    for left, right in zip(parts_gradient, whole_gradient, strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
+    log_softmax = jax.nn.log_softmax(hidden @ table)
+    expected = -np.sum(np.take_along_axis(log_softmax, targets[..., None], -1)[..., 0] * weights)
+    np.testing.assert_allclose(whole["text"][0], expected, rtol=1e-5)
+    assert whole["text"][1] == weights.sum()
+
+
+def test_a_chunk_that_does_not_divide_the_row_is_refused():
+    with pytest.raises(ValueError, match="chunk 5 does not divide 12 slots"):
+        text_terms(
+            lambda h: h, jnp.zeros((1, 12, 4)), jnp.zeros((1, 12), int), jnp.ones((1, 12)), 5
+        )
