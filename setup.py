@@ -9,6 +9,7 @@ from setuptools import find_packages, setup
 RUNTIME = [
     "absl-py>=2.1",
     "array_record>=0.8; sys_platform != 'win32'",
+    "etils[epath]>=1.10",
     "flax>=0.12",
     "grain>=0.2.12",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
 
@@ -71,8 +72,8 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; expected failures are one line on stderr and exit status 1."""
     args = _parse(arguments)
-    keep_freed_memory()
-    logging.basicConfig(format="! %(message)s", level=logging.WARNING)
+    if arguments is None:
+        _own_the_process()
     try:
         args.run(args)
     except KeyboardInterrupt:
@@ -85,6 +86,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{args.prog}: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _own_the_process() -> None:
+    """What concerns the whole process, and only where the command line started it."""
+    keep_freed_memory()
+    logging.basicConfig(format="! %(message)s", level=logging.WARNING)
+    sys.unraisablehook = _report_unraisable
+
+
+def _report_unraisable(unraisable: Any) -> None:
+    """Python's own report, save for reads that come back after Orbax gave up on a damaged
+    checkpoint and closed its event loop: the error itself is told in one line."""
+    error = unraisable.exc_value
+    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        sys.__unraisablehook__(unraisable)
 
 
 def _is_expected(error: Exception) -> bool:

@@ -11,6 +11,7 @@ needs (optimizer state, raw weights); `position` where the data stream stands.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import traverse_util
 
 from unicom_jax.core.module import Params
@@ -83,14 +85,22 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     )
 
 
+def _reader() -> contextlib.closing[ocp.StandardCheckpointHandler]:
+    """Reads one item without writing anything: the folder may be somebody else's.
+
+    Orbax's managers and checkpointers expect a whole step; they would warn about the other items.
+    """
+    return contextlib.closing(ocp.StandardCheckpointHandler())
+
+
 def _check_sizes(path: Path, abstract: Params) -> None:
     """Raises OtherRunError for the first weight that is not as the config describes it.
 
     Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own.
     """
     try:
-        with ocp.StandardCheckpointer() as reader:
-            tree = reader.metadata(path).item_metadata.tree
+        with _reader() as reader:
+            tree = reader.metadata(epath.Path(path)).tree
     except Exception as error:  # as in `restore`
         raise _damaged(path, error) from error
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
@@ -131,12 +141,12 @@ def restore_params(workdir: Path, stage: str, abstract: Params) -> Params:
         place = leaf.sharding if leaf.sharding is not None else device
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    # Without a manager, which is for writing: this folder may belong to somebody else.
     path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / PARAMS
     _check_sizes(path, abstract)
     try:
-        with ocp.StandardCheckpointer() as reader:
-            return reader.restore(path, jax.tree.map(located, abstract))
+        with _reader() as reader:
+            wanted = ocp.args.StandardRestore(jax.tree.map(located, abstract))
+            return reader.restore(epath.Path(path), args=wanted)
     except Exception as error:  # as in `restore`
         raise _damaged(path, error) from error
 
