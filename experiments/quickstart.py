@@ -47,15 +47,15 @@ def get_config() -> ConfigDict:
     config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
     config.pretrain.update(
         {
-            "steps": 700,
+            "steps": 800,
             "batch_size": 8,
             "images_per_row": 11,
-            "learning_rate": 2e-3,
+            "learning_rate": 1.5e-3,
             "schedule": "cosine",
             "ema_decay": 0.99,
         }
     )
     config.pretrain.mixture.update(
-        {"text_to_image": 0.45, "image_to_text": 0.1, "visual_qa": 0.25, "edit": 0.2}
+        {"text_to_image": 0.4, "image_to_text": 0.15, "visual_qa": 0.25, "edit": 0.2}
     )
     return config

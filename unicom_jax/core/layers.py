@@ -201,6 +201,20 @@ def sinusoidal(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.A
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def place_embedding(places: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
+    """Fixed sines and cosines of (row, column): (..., 2) -> (..., dim) fp32, `dim` by 4.
+
+    Half of the channels tell the row, half the column (as for the ViTs of MoCo v3 and for BAGEL's
+    latents).
+    """
+    if dim % 4:
+        raise ValueError(f"a place embedding needs a width that is a multiple of 4, not {dim}")
+    frequencies = max_period ** (-jnp.arange(dim // 4, dtype=jnp.float32) / (dim // 4))
+    angles = places.astype(jnp.float32)[..., None] * frequencies  # (..., 2, dim / 4)
+    waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+    return waves.reshape(*places.shape[:-1], dim)
+
+
 @dataclasses.dataclass(frozen=True)
 class TimeEmbedding(Module):
     """Flow time (...) -> (..., dim): 256 sinusoids, then a two-layer SiLU MLP, in fp32."""

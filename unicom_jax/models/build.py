@@ -63,6 +63,13 @@ def build_codec(config: Config) -> Codec:
     )
 
 
+def _most_tokens(config: Config) -> int:
+    """Latent tokens of the largest picture; only "naflex" has larger ones than `image_size`."""
+    data, pool = config["data"], config["codec"]["pool"]
+    naflex = data["policy"] == "naflex"
+    return data["max_tokens"] // pool**2 if naflex else (grid_side(config) // pool) ** 2
+
+
 def build_unified(config: Config) -> Module:
     """The pathway of `config.unified`."""
     unified = config["unified"]
@@ -78,6 +85,7 @@ def build_unified(config: Config) -> Module:
             latent_dim=latent_dim,
             width=transformer.width,
             understanding=unified["understanding"],
+            pool=config["codec"]["pool"],
         ),
         "flow_time": FlowTime(unified["time"], shift),
         "text_chunk": unified["text_chunk"],
@@ -101,7 +109,7 @@ def build_unified(config: Config) -> Module:
             **unified["flow_decoder"],
         )
         return QueryPathway(
-            queries=tokens,
+            queries=_most_tokens(config),
             connector_depth=unified["connector"]["depth"],
             flow_decoder=decoder,
             pool=config["codec"]["pool"],

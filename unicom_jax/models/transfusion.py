@@ -15,6 +15,8 @@ import jax.numpy as jnp
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.flow import flow_loss
+from unicom_jax.core.grids import token_places
+from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.models.transformer import KVCache, Transformer
@@ -32,7 +34,8 @@ class DrawingContext:
     """All that a velocity needs besides the noisy latents; built once an image."""
 
     cache: KVCache
-    positions: jax.Array  # (B, N, 2)
+    positions: jax.Array  # (B, N, 2) rotary
+    places: jax.Array  # (B, N, W) embedded rows and columns
     mask: MaskIntervals  # of the image's slots, in cache slots
     start: jax.Array  # scalar, first cache slot of the image
 
@@ -129,8 +132,9 @@ class TransfusionPathway(Module):
         start: jax.Array,
     ) -> DrawingContext:
         """Prepares for drawing one image a row after a cached prefix."""
-        del params, grids  # Pathway II needs them
-        return DrawingContext(cache, positions, mask, start)
+        del params  # Pathway II needs them
+        places = place_embedding(token_places(grids, positions.shape[1]), self.embedding.width)
+        return DrawingContext(cache, positions, places, mask, start)
 
     def velocity(
         self, params: Params, context: DrawingContext, noisy: jax.Array, time: jax.Array
@@ -140,6 +144,7 @@ class TransfusionPathway(Module):
         embedded = self.embedding.latent(
             params["embedding"], noisy.astype(self.compute_dtype), slot_time
         )
+        embedded = embedded + context.places
         hidden, _ = self.transformer(
             params["transformer"],
             embedded.astype(self.compute_dtype),

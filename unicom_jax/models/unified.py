@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.core.flow import interpolate, sample_time, velocity
-from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, place_embedding
 from unicom_jax.core.module import Module, Params, Specs
 
 UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
@@ -31,13 +31,18 @@ class ImageEmbedding(Module):
     `features`, the codec's `latents`, both joined along channels (`channel_concat`), or both one
     after the other (`sequence_concat`: the UNDERSTAND slots hold features and CLEAN slots follow).
     CLEAN and NOISY slots hold a linear map of the latents plus an embedding of their flow time
-    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path.
+    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path. All of them
+    are told their row and column (as in BAGEL): rotary positions alone only say how far apart two
+    slots are, and a noisy token knows nothing else of its place.
+
+    `pool`: patches on a side of a latent's window.
     """
 
     feature_dim: int
     latent_dim: int
     width: int
     understanding: str = "features"
+    pool: int = 1
 
     def __post_init__(self) -> None:
         if self.understanding not in UNDERSTANDING:
@@ -81,6 +86,14 @@ class ImageEmbedding(Module):
         """Embeds latents (..., d) at flow time (...)."""
         return self.latent_in(params["latent_in"], latents) + self.time(params["time"], time)
 
+    def places(self, batch: MixedBatch) -> jax.Array:
+        """(row, column) in its image of every image slot: (B, S, 2)."""
+        rows = jnp.arange(batch.tokens.shape[0])[:, None]
+        columns = batch.grids[rows, batch.image_index, 1]
+        pooled = (batch.roles != Role.UNDERSTAND) | (self.understanding == "latents")
+        columns = jnp.maximum(jnp.where(pooled, columns // self.pool, columns), 1)
+        return jnp.stack([batch.image_token // columns, batch.image_token % columns], axis=-1)
+
 
 def gather_slots(images: jax.Array, batch: MixedBatch) -> jax.Array:
     """Reads per-image arrays (B, M, N, C) at every sequence slot: (B, S, C)."""
@@ -118,8 +131,9 @@ def embed_slots(
         params, features.astype(text.dtype), latents.astype(text.dtype)
     )
     painted = embedding.latent(params, latents.astype(text.dtype), time).astype(text.dtype)
-    hidden = jnp.where(roles == Role.UNDERSTAND, understood, text)
-    return jnp.where((roles == Role.CLEAN) | (roles == Role.NOISY), painted, hidden)
+    image = jnp.where(roles == Role.UNDERSTAND, understood, painted)
+    image = image + place_embedding(embedding.places(batch), embedding.width).astype(text.dtype)
+    return jnp.where(roles > Role.TEXT, image, text)
 
 
 @dataclasses.dataclass(frozen=True)
