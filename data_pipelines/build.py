@@ -115,7 +115,9 @@ def unified_loader(
     settings = config[stage]
     weights = {task: weight for task, weight in settings["mixture"].items() if weight}
     plain = open_examples(config, split)
-    edits = open_examples(config, split, with_edits=True)
+    # Only Scenes make edits on demand; elsewhere a second source would be the same records again.
+    scenes = config["data"]["source"]["kind"] == "scenes"
+    edits = open_examples(config, split, with_edits=True) if scenes else plain
     sources = {task: edits if task in NEEDS_EDITS else plain for task in weights}
     stream = DocumentStream(
         mixture_of(weights, sources, config["seed"] + (split == EVALUATION)),
