@@ -116,6 +116,17 @@ def visual_qa(examples: Sequence[Example], rng: np.random.Generator) -> list[Seg
     return [Image(example.image), Text(question.question), Text(question.answer, supervised=True)]
 
 
+def conversation(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """One picture and all its questions in random order: many answers for one look."""
+    (example,) = examples
+    _require(example, example.questions, "questions")
+    segments: list[Segment] = [Image(example.image)]
+    for index in rng.permutation(len(example.questions)):
+        question = _checked(example, example.questions[index])
+        segments += [Text(question.question), Text(question.answer, supervised=True)]
+    return segments
+
+
 def edit(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """Picture and instruction to picture."""
     (example,) = examples
@@ -194,6 +205,7 @@ TASKS: dict[str, Task] = {
     "text_to_image": Task(text_to_image),
     "image_to_text": Task(image_to_text),
     "visual_qa": Task(visual_qa),
+    "conversation": Task(conversation),
     "edit": Task(edit),
     "several_images": Task(several_images, arity=2),
     "think_then_draw": Task(think_then_draw),
@@ -218,7 +230,10 @@ def _nonempty(example: Example, words: str, what: str) -> str:
 
 def _question(example: Example, rng: np.random.Generator) -> Question:
     _require(example, example.questions, "questions")
-    question = example.questions[int(rng.integers(len(example.questions)))]
+    return _checked(example, example.questions[int(rng.integers(len(example.questions)))])
+
+
+def _checked(example: Example, question: Question) -> Question:
     _nonempty(example, question.question, "question")
     _nonempty(example, question.answer, "answer")
     return question

@@ -18,6 +18,7 @@ NO_TASKS = {
     "text_to_image": 0.0,
     "image_to_text": 0.0,
     "visual_qa": 0.0,
+    "conversation": 0.0,
     "edit": 0.0,
     "several_images": 0.0,
     "think_then_draw": 0.0,

@@ -47,8 +47,9 @@ def get_config() -> ConfigDict:
     config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
     config.pretrain.update(
         {
-            "steps": 800,
-            "batch_size": 8,
+            "steps": 1500,
+            "batch_size": 4,
+            "window_rows": 4,
             "images_per_row": 11,
             "learning_rate": 1.5e-3,
             "schedule": "cosine",
@@ -56,6 +57,12 @@ def get_config() -> ConfigDict:
         }
     )
     config.pretrain.mixture.update(
-        {"text_to_image": 0.4, "image_to_text": 0.15, "visual_qa": 0.25, "edit": 0.2}
+        {
+            "text_to_image": 0.4,
+            "image_to_text": 0.15,
+            "visual_qa": 0.1,
+            "conversation": 0.15,
+            "edit": 0.2,
+        }
     )
     return config
