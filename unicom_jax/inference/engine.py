@@ -64,7 +64,7 @@ def write(
     lengths: jax.Array,
     next_positions: jax.Array,
     stop: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     max_tokens: int,
     sampling: Sampling,
@@ -73,7 +73,7 @@ def write(
     hidden, cache = _read(models, params, batch, max_tokens)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return generate(
-        models.unified, params["unified"], last, cache, lengths, next_positions, stop, key,
+        models.unified, params["unified"], last, cache, lengths, next_positions, stop, keys,
         start=batch.tokens.shape[1], max_tokens=max_tokens, sampling=sampling,
     )  # fmt: skip
 

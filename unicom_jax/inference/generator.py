@@ -396,10 +396,11 @@ class Generator:
 
         def run(batch: list[Document], first: int) -> list[tuple[str, bool]]:
             prefixes = collate(batch, self.sequence)
-            key = jax.random.fold_in(jax.random.key(seed), first)
+            places = np.arange(first, first + len(batch))
+            keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(places)
             tokens, counts = engine.write(
                 self.models, self.params, prefixes.batch, prefixes.lengths,
-                prefixes.next_positions, stop, key, max_tokens=limit, sampling=sampling,
+                prefixes.next_positions, stop, keys, max_tokens=limit, sampling=sampling,
             )  # fmt: skip
             return [
                 self._words(row[:count])

@@ -20,14 +20,14 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
 
 
-def choose(logits: jax.Array, key: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row of logits (B, V)."""
+def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
+    """One token per row of logits (B, V), by one key a row."""
     if sampling.temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / sampling.temperature
     if sampling.top_p < 1.0:
         logits = _keep_nucleus(logits, sampling.top_p)
-    return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
 def _keep_nucleus(logits: jax.Array, top_p: float) -> jax.Array:
@@ -46,7 +46,7 @@ def generate(
     lengths: jax.Array,
     next_positions: jax.Array,
     stop: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
     *,
     start: int,
     max_tokens: int,
@@ -59,6 +59,7 @@ def generate(
       cache: holds the prefixes in slots [0, start), room for `max_tokens` behind.
       lengths: (B,) slots of each prefix in use; `next_positions` (B,) where its text goes on.
       stop: (n,) int32 token ids.
+      keys: (B,) random keys: a row draws its own tokens, whatever the batch it is in.
 
     Returns:
       (B, max_tokens) int32 tokens, the stop token included and -1 behind it, and (B,) counts.
@@ -88,7 +89,8 @@ def generate(
     def advance(state):
         index, hidden, cache, done, tokens = state
         logits = pathway.logits(params, hidden)
-        token = choose(logits, jax.random.fold_in(key, index), sampling)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
+        token = choose(logits, step_keys, sampling)
         tokens = tokens.at[:, index].set(jnp.where(done, -1, token))
         done = done | jnp.isin(token, stop)
         hidden, cache = run(token, index, cache)
