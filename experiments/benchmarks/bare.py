@@ -57,7 +57,7 @@ def time_embedding(params, time, frequencies):
 def make_loss(sizes: Standard):
     """(params, tokens, latents, time (B,), noise) -> scalar loss."""
     cos, sin = rope_table(sizes)
-    visible = sizes.visible()
+    visible, places = sizes.visible(), sizes.places()
     groups = sizes.heads // sizes.kv_heads
 
     def attend(p, x):
@@ -86,6 +86,7 @@ def make_loss(sizes: Standard):
         noisy = t * latents + (1 - t) * noise
         image = noisy @ enter["latent_in"]["kernel"] + enter["latent_in"]["bias"]
         image = image + time_embedding(enter["time"], time, sizes.time_frequencies)[:, None]
+        image = image + places
         x = jnp.concatenate([table[tokens], image], 1)
         x, _ = jax.lax.scan(block, x, params["transformer"]["blocks"])
         x = rms_norm(x, params["transformer"]["norm"]["scale"])

@@ -43,6 +43,14 @@ class Standard:
     def slots(self) -> int:
         return self.text_tokens + self.image_tokens
 
+    def places(self) -> np.ndarray:
+        """(image_tokens, width) fp32 sines and cosines of each image token's row and column."""
+        rates = 10_000.0 ** (-np.arange(self.width // 4) / (self.width // 4))
+        places = np.stack(np.divmod(np.arange(self.image_tokens), self.grid), -1)
+        angles = places[..., None] * rates
+        waves = np.concatenate([np.sin(angles), np.cos(angles)], -1)
+        return waves.reshape(self.image_tokens, self.width).astype(np.float32)
+
     def tokens(self) -> np.ndarray:
         """(rows, text_tokens) int32."""
         draw = np.random.default_rng(0).integers(8, self.vocab_size, (self.rows, self.text_tokens))

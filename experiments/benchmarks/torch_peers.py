@@ -89,6 +89,7 @@ def qwen3(sizes: Standard):
             half = sizes.time_frequencies // 2
             rates = torch.exp(-math.log(10_000.0) * torch.arange(half) / half)
             self.register_buffer("rates", 1000.0 * rates)
+            self.register_buffer("places", torch.from_numpy(sizes.places()))
 
         def forward(self, tokens, latents):
             time = torch.rand(len(latents), 1, 1)
@@ -97,7 +98,7 @@ def qwen3(sizes: Standard):
             angles = time[:, 0] * self.rates
             when = self.time(torch.cat([angles.cos(), angles.sin()], -1))[:, None]
             text = self.blocks.embed_tokens(tokens)
-            x = torch.cat([text, self.latent_in(noisy) + when], 1)
+            x = torch.cat([text, self.latent_in(noisy) + when + self.places], 1)
             x = self.blocks(inputs_embeds=x, attention_mask=self.mask).last_hidden_state
             logits = x[:, : sizes.text_tokens - 1] @ self.blocks.embed_tokens.weight.T
             text_loss = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
