@@ -47,16 +47,17 @@ def make_model(**overrides) -> tuple[Module, SequenceConfig]:
     return build_unified(config), sequence_config(config)
 
 
-def lively(module: Module, seed: int = 0) -> Params:
+def lively(module: Module, seed: int = 0, scale: float = 0.15) -> Params:
     """Weights without the zeros that a fresh model starts with, so that everything has an effect.
 
-    Drawn by NumPy leaf by leaf: nothing is compiled.
+    Drawn by NumPy leaf by leaf: nothing is compiled. A larger `scale` of the matrices makes the
+    outputs depend more on every input.
     """
     rng = np.random.default_rng(seed)
 
     def draw(leaf: jax.ShapeDtypeStruct) -> jax.Array:
         noise = rng.standard_normal(leaf.shape).astype(np.float32)
-        return jnp.asarray(0.15 * noise if leaf.ndim > 1 else 1.0 + 0.2 * noise)
+        return jnp.asarray(scale * noise if leaf.ndim > 1 else 1.0 + 0.2 * noise)
 
     return jax.tree.map(draw, module.abstract())
 

@@ -1,0 +1,99 @@
+"""Pictures: drawn behind a cached prefix as if everything were run at every step."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.sequence import VISION_START, build_prefix
+from data_pipelines.tasks import SOURCE, Text, unconditional_segments
+from tests.inference import full_pass
+from tests.models.documents import LATENTS, TOKENS, image
+from unicom_jax.core.flow import guide, integrate
+from unicom_jax.inference import engine
+from unicom_jax.inference import generator as generator_module
+from unicom_jax.inference.drawing import Drawing
+from unicom_jax.inference.prompt import collate, image_slots
+
+CONVERSATIONS = (
+    [Text("a red dot")],
+    [image(3, SOURCE), Text("paint it green. think of a large blue square first")],
+)
+GRIDS = np.full((2, 2), 2, np.int32)
+
+
+@pytest.fixture(scope="module")
+def noise():
+    rng = np.random.default_rng(0)
+    return (
+        rng.standard_normal((2, TOKENS, LATENTS), np.float32),
+        rng.standard_normal((2, TOKENS, 768), np.float32),
+    )
+
+
+def prefixes_of(generator, conversations):
+    return [
+        build_prefix(c, generator.tokenizer, generator.sequence, VISION_START)
+        for c in conversations
+    ]
+
+
+def both_branches(generator):
+    silent = [unconditional_segments(c) for c in CONVERSATIONS]
+    return prefixes_of(generator, CONVERSATIONS), prefixes_of(generator, silent)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        Drawing(steps=3, guidance=1.0, sampler="euler", shift=2.0),
+        Drawing(steps=3, guidance=3.0, sampler="heun", interval=(0.0, 0.5)),
+    ],
+    ids=["conditional", "guided"],
+)
+def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator, noise, settings):
+    conditional, unconditional = both_branches(generator)
+    documents = conditional + unconditional[: 2 * (settings.branches - 1)]
+    prefixes = collate(documents, generator.sequence)
+    slots = image_slots(prefixes, 2, 2)
+    painted = engine.paint(
+        generator.models, generator.params, prefixes.batch, slots.positions, slots.mask, GRIDS,
+        *noise, pool=1, settings=settings, codec_steps=2,
+    )  # fmt: skip
+
+    velocity = full_pass.velocity(generator, documents, 2, 2)
+
+    def guided(latents, time):
+        if settings.guidance == 1.0:
+            return velocity(latents, time)
+        c, u = jnp.split(velocity(jnp.concatenate([latents, latents]), time), 2)
+        return guide(c, u, settings.guidance, time, settings.interval)
+
+    @jax.jit
+    def expected(latent_noise, pixel_noise):
+        drawn = integrate(guided, latent_noise, settings.steps, settings.sampler, settings.shift)
+        return generator.models.codec.decode(
+            generator.params["codec"], drawn, GRIDS, pixel_noise, 2
+        )
+
+    np.testing.assert_allclose(painted, expected(*noise), atol=1e-4, rtol=1e-4)
+
+
+def test_guidance_of_one_needs_no_unconditional_branch(generator, monkeypatch):
+    def never(segments):
+        raise AssertionError("an unconditional prefix was built")
+
+    monkeypatch.setattr(generator_module, "unconditional_segments", never)
+    assert generator.draw(["a red dot"], guidance=1.0, steps=2)[0].image.shape == (32, 32, 3)
+    with pytest.raises(AssertionError, match="unconditional"):
+        generator.draw(["a red dot"], guidance=2.0, steps=2)
+
+
+def test_the_unconditional_branch_keeps_the_picture_and_drops_the_words(generator):
+    conditional, unconditional = both_branches(generator)
+    assert [len(document.grids) for document in unconditional] == [0, 1]
+    np.testing.assert_array_equal(unconditional[1].patches[0], conditional[1].patches[0])
+    spelt = [generator.tokenizer.decode(document.tokens) for document in unconditional]
+    assert not any(word in text for text in spelt for word in ("red", "green", "square"))

@@ -1,0 +1,144 @@
+"""Pathway II: queries read a frozen model, and a flow decoder draws under what they read."""
+
+from __future__ import annotations
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.models.documents import (
+    ALL,
+    TOKENS,
+    cut,
+    documents,
+    given_noise,
+    inputs,
+    lively,
+    make_model,
+)
+from tests.tiny import tiny_config
+from unicom_jax.core.module import iter_specs
+from unicom_jax.models import query
+from unicom_jax.models.build import build_unified
+
+PACKED = [list(range(len(ALL)))]
+UNPACKED = [[index] for index in range(len(ALL))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def noise_is_given():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(query, "draw_noise", given_noise)
+        yield
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model(unified__pathway="query", unified__transformer__depth=1)
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return lively(model[0])
+
+
+@pytest.fixture(scope="module")
+def losses(model):
+    def flow(params, *args):
+        terms = model[0].loss_terms(params, *args)
+        return terms["flow"][0], terms
+
+    return jax.jit(jax.value_and_grad(flow, has_aux=True))
+
+
+def test_packed_documents_have_the_losses_and_gradients_of_unpacked_ones(model, params, losses):
+    made = documents(ALL, model[1])
+    (_, packed), packed_gradient = losses(params, *inputs(made, PACKED, model[1]))
+    (_, single), single_gradient = losses(params, *inputs(made, UNPACKED, model[1]))
+    for term in packed:
+        np.testing.assert_allclose(packed[term], single[term], rtol=1e-5, err_msg=term)
+    for left, right in zip(
+        jax.tree.leaves(packed_gradient), jax.tree.leaves(single_gradient), strict=True
+    ):
+        scale = float(jnp.max(jnp.abs(right)))
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=2e-5 * scale + 1e-7)
+
+
+def test_the_noise_reaches_the_flow_decoder_only(model, params, losses):
+    made = documents(ALL, model[1])
+    (_, one), _ = losses(params, *inputs(made, PACKED, model[1]))
+    (_, other), _ = losses(params, *inputs(made, PACKED, model[1], noise_seed=1))
+    assert one["text"][0] == other["text"][0]
+    assert one["flow"][0] != other["flow"][0]
+    assert one["flow"][1] == 3 * TOKENS  # DRAW, EDIT and TALK draw one image each
+
+
+def test_queries_connector_and_decoder_learn_while_the_reader_stays(model, params, losses):
+    arguments = inputs(documents(ALL, model[1]), PACKED, model[1])
+    start, history = params, []
+
+    def step(path, weight, gradient, norm):
+        name = "/".join(key.key for key in path)
+        frozen = any(re.match(pattern, name) for pattern in model[0].frozen)
+        return weight if frozen else weight - 0.3 * np.asarray(gradient) / norm
+
+    for _ in range(12):
+        (flow, _), gradient = losses(params, *arguments)
+        history.append(float(flow))
+        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, w, g, n=norm: step(path, w, g, n), params, gradient
+        )
+    assert history[-1] < 0.9 * history[0], history
+    for part in ("transformer", "embedding"):
+        for left, right in zip(
+            jax.tree.leaves(params[part]), jax.tree.leaves(start[part]), strict=True
+        ):
+            np.testing.assert_array_equal(left, right)
+    assert not np.array_equal(params["queries"], start["queries"])
+
+
+def test_what_is_frozen_are_the_reader_and_its_inputs(model):
+    names = ["/".join(path) for path, _ in iter_specs(model[0].specs())]
+    frozen = {n.split("/")[0] for n in names if any(re.match(p, n) for p in model[0].frozen)}
+    assert frozen == {"transformer", "embedding"}
+    assert {name.split("/")[0] for name in names} - frozen == {
+        "queries",
+        "connector",
+        "flow_decoder",
+    }
+
+
+def test_drawing_behind_a_cached_prefix_reads_what_training_reads(model, params):
+    """The condition of a drawn image is the same from a packed row as from a cache."""
+    pathway, sequence = model
+    made = documents([ALL[1]], sequence)
+    batch, features, latents, (time, noise) = inputs(made, [[0]], sequence)
+    prefix = len(made[0]) - TOKENS
+
+    @jax.jit
+    def cached(params, batch, features, latents, noisy, time):
+        read, drawn = cut(batch, 0, prefix), cut(batch, prefix, prefix + TOKENS)
+        cache = pathway.transformer.init_cache(1, prefix + TOKENS)
+        _, cache = pathway.prefill(params, read, features, latents, cache)
+        context = pathway.begin_drawing(
+            params, cache, drawn.positions, drawn.mask, jnp.array([[2, 2]]), prefix
+        )
+        return pathway.velocity(params, context, noisy, time)
+
+    clean = latents[:, 0]
+    noisy = time[:, 0, None, None] * clean + (1 - time[:, 0, None, None]) * noise[:, 0]
+    predicted = cached(params, batch, features, latents, noisy, time[:, 0])
+    error = np.square(np.asarray(predicted) - (clean - noise[:, 0])).mean(-1).sum()
+    terms = jax.jit(pathway.loss_terms)(params, batch, features, latents, (time, noise))
+    np.testing.assert_allclose(error, terms["flow"][0], rtol=1e-4)
+
+
+def test_there_is_a_query_for_every_token_that_a_picture_can_have():
+    fixed = build_unified(tiny_config(unified__pathway="query"))
+    assert fixed.queries == TOKENS
+    free = tiny_config(unified__pathway="query", data__policy="naflex", data__max_tokens=36)
+    assert build_unified(free).queries == 36

@@ -1,0 +1,175 @@
+"""What each stage trains, on which terms, and what it leaves alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipelines.build import sequence_config
+from data_pipelines.images import patchify
+from data_pipelines.pictures import PictureBatch
+from tests.data.samples import picture
+from tests.models.documents import ALL, documents, lively, pack
+from tests.tiny import tiny_config
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.training.stages.codec import codec_stage, measure_statistics
+from unicom_jax.training.stages.encoder import encoder_stage
+from unicom_jax.training.stages.unified import unified_stage
+from unicom_jax.training.state import split
+from unicom_jax.training.step import Trainer
+
+
+def pictures(count: int = 4, first: int = 0) -> PictureBatch:
+    patches = [patchify(picture(first + i, 32, 32), 16) for i in range(count)]
+    tokens = np.random.default_rng(first).integers(1, 400, (count, 16)).astype(np.int32)
+    grids, lengths = np.full((count, 2), 2, np.int32), np.full(count, 16, np.int32)
+    return PictureBatch(np.stack(patches), grids, tokens, lengths)
+
+
+@pytest.fixture(scope="module")
+def vision():
+    return lively(build_encoder(tiny_config()).vision)
+
+
+def one_step(stage, frozen, batch):
+    """A stage's weights before and after one step, and the metrics."""
+    trainer = Trainer(
+        stage, optax.apply_if_finite(optax.sgd(0.1), 5), lambda _: 0.1, make_mesh(), 0
+    )
+    start = lively(stage.module)
+    state, metrics = trainer.train_step()(trainer.init_state(start), frozen, batch)
+    return start, state.params, {name: float(value) for name, value in metrics.items()}
+
+
+def changed(before, after) -> set[str]:
+    """Top names of the weights that differ."""
+    pairs = zip(jax.tree_util.tree_leaves_with_path(before), jax.tree.leaves(after), strict=True)
+    return {path[0].key for (path, old), new in pairs if not np.array_equal(old, new)}
+
+
+# ---- encoder ------------------------------------------------------------------------------
+
+
+def test_the_encoder_stage_trains_both_towers_and_the_temperature():
+    stage = encoder_stage(tiny_config())
+    before, after, metrics = one_step(stage, {}, pictures())
+    assert changed(before, after) == {"vision", "text", "logit_scale", "logit_bias"}
+    np.testing.assert_allclose(metrics["loss"], metrics["loss/contrastive"], rtol=1e-6)
+    assert 0.0 <= metrics["loss/retrieval"] <= 1.0
+
+
+# ---- codec --------------------------------------------------------------------------------
+
+
+def test_the_codec_stage_trains_all_but_the_statistics_on_its_three_terms(vision):
+    config = tiny_config(codec__perceptual_weight=0.5)
+    stage = codec_stage(config, lambda: iter(()))
+    before, after, metrics = one_step(stage, {"encoder": vision}, pictures())
+    assert changed(before, after) == {"compressor", "decompressor", "pixel_decoder"}
+    expected = (
+        metrics["loss/flow"] + 0.1 * metrics["loss/feature"] + 0.5 * metrics["loss/perceptual"]
+    )
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_a_term_of_weight_zero_is_not_computed(vision):
+    stage = codec_stage(tiny_config(codec__perceptual_weight=0.0), lambda: iter(()))
+    terms = jax.eval_shape(
+        stage.loss,
+        stage.module.abstract(),
+        {"encoder": vision},
+        pictures(),
+        jax.random.split(jax.random.key(0), 4),
+    )
+    assert set(terms) == {"flow", "feature"}
+
+
+def test_latent_statistics_are_mean_and_deviation_over_all_batches(vision):
+    config = tiny_config()
+    codec, encoder = build_codec(config), build_encoder(config).vision
+    params, batches = lively(codec), [pictures(4), pictures(4, first=10)]
+    measured = measure_statistics(codec, encoder, params, {"encoder": vision}, iter(batches))
+    patches = np.concatenate([batch.patches for batch in batches])
+    grids = np.full((8, 2), 2, np.int32)
+    raw = codec.compress(params, encoder(vision, to_unit(patches), grids), grids)
+    values = np.asarray(raw, np.float64).reshape(-1, 8)
+    np.testing.assert_allclose(measured["statistics"]["mean"], values.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(measured["statistics"]["std"], values.std(0), rtol=1e-4)
+    latents = codec.normalise(measured, raw).reshape(-1, 8)
+    np.testing.assert_allclose(latents.mean(0), np.zeros(8), atol=1e-4)
+    np.testing.assert_allclose(latents.std(0), np.ones(8), atol=1e-3)
+    assert changed(params, measured) == {"statistics"}
+
+
+def test_a_latent_channel_that_never_varies_is_named(vision):
+    config = tiny_config(codec__compressor="mlp")
+    codec, encoder = build_codec(config), build_encoder(config).vision
+    dead = jax.tree.map(jnp.zeros_like, lively(codec))
+    with pytest.raises(ValueError, match=r"latent channels \[0, 1, .*\] never vary; train"):
+        measure_statistics(codec, encoder, dead, {"encoder": vision}, iter([pictures(2)]))
+
+
+# ---- unified ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def frozen(vision):
+    return {"encoder": vision, "codec": lively(build_codec(tiny_config()), 1)}
+
+
+def packed(config):
+    sequence = sequence_config(config)
+    return pack(documents(ALL, sequence), [[0, 1, 2], [3, 4]], sequence)
+
+
+@pytest.mark.parametrize(
+    ("pathway", "trained"),
+    [
+        ("transfusion", {"transformer", "embedding", "head"}),
+        ("query", {"queries", "connector", "flow_decoder"}),
+    ],
+)
+def test_a_unified_stage_trains_its_pathway_only(frozen, pathway, trained):
+    config = tiny_config(unified__pathway=pathway)
+    stage = unified_stage("pretrain", config)
+    before, after, metrics = one_step(stage, frozen, packed(config))
+    assert changed(before, after) == trained
+    expected = 5.0 * metrics["loss/flow"] + metrics["loss/text"]  # λ_diff : λ_text
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+
+def test_a_stage_freezes_what_its_settings_say_on_top():
+    config = tiny_config(align__freeze=("transformer/.*",))
+    stage = unified_stage("align", config)
+    trained, held = split(stage.module.specs(), stage.freeze)
+    assert set(trained) == {"embedding", "head"} and set(held) == {"transformer"}
+
+
+def test_a_loss_weight_of_zero_leaves_its_term_out_of_the_loss():
+    stage = unified_stage("pretrain", tiny_config(pretrain__text_weight=0.0))
+    assert stage.weights == {"flow": 5.0}
+
+
+def test_given_features_take_the_place_of_patches(frozen):
+    config = tiny_config()
+    stage = unified_stage("pretrain", config)
+    batch = packed(config)
+    features = build_encoder(config).vision(
+        frozen["encoder"],
+        to_unit(batch.patches.reshape(-1, *batch.patches.shape[2:])),
+        batch.grids.reshape(-1, 2),
+    )
+    given = batch.replace(
+        patches=np.zeros_like(batch.patches),
+        features=features.reshape(*batch.grids.shape[:2], *features.shape[1:]),
+    )
+    keys = jax.random.split(jax.random.key(0), 2)
+    loss, params = jax.jit(stage.loss), lively(stage.module)
+    left, right = loss(params, frozen, batch, keys), loss(params, frozen, given, keys)
+    for term in left:
+        np.testing.assert_allclose(left[term], right[term], rtol=1e-5)
