@@ -289,14 +289,14 @@ class Generator:
         """Lets the model decide: words, and pictures where it opens one, until its turn ends."""
         sampling = Sampling(temperature, top_p)
         response: list[Segment] = []
-        for _ in range(max_images):
+        for turn in range(max_images):  # each with noise of its own
             context = [*conversation, *response]
-            ((words, draws),) = self._write([context], "", max_tokens, sampling, seed)
+            ((words, draws),) = self._write([context], "", max_tokens, sampling, seed + turn)
             if words:
                 response.append(Text(words, supervised=True))
             if not draws:
                 break
-            (image,) = self.paint([[*conversation, *response]], seed=seed, **drawing)
+            (image,) = self.paint([[*conversation, *response]], seed=seed + turn, **drawing)
             response.append(Image(image, DRAWN))
         return response
 

@@ -135,7 +135,7 @@ def _initial_params(
     name: str, config: ConfigDict, workdir: Path, mesh: Any, console: Console
 ) -> Params | None:
     """A unified sub-stage starts from the one before it that has a checkpoint."""
-    if name not in unified.NAMES:
+    if name not in unified.NAMES or stage_steps(workdir, name):  # a stage that goes on has its own
         return None
     earlier = unified.NAMES[: unified.NAMES.index(name)]
     for stage in reversed(earlier):
