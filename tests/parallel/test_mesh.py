@@ -104,3 +104,8 @@ def test_a_batch_is_placed_with_its_rows_over_the_data_axes():
     placed = place_batch(rows, make_mesh("fsdp=-1"))
     np.testing.assert_array_equal(placed["x"], rows["x"])
     assert placed["x"].sharding.spec == PartitionSpec(BATCH_AXES)
+
+
+def test_a_context_axis_is_refused_while_nothing_is_split_along_it():
+    with pytest.raises(ValueError, match="not split over devices yet"):
+        make_mesh("context=2", devices=[jax.devices()[0]] * 2)

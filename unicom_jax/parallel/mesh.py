@@ -45,8 +45,16 @@ def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
 
 
 def make_mesh(text: str = "fsdp=-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with all `AXES` (most of size 1) over `devices`, by default all of them."""
+    """A mesh with all `AXES` (most of size 1) over `devices`, by default all of them.
+
+    Raises:
+      ValueError: as `parse_mesh`, or a `context` axis: no computation is split along it yet.
+    """
     devices = jax.devices() if devices is None else devices
     sizes = parse_mesh(text, len(devices))
+    if sizes[AXES.index("context")] > 1:
+        raise ValueError(
+            f"mesh={text!r}: sequences are not split over devices yet; use fsdp or data instead"
+        )
     types = (AxisType.Auto,) * len(AXES)
     return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)

@@ -42,6 +42,8 @@ def run_stages(
     for name in stages:
         if name not in ORDER:
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
+    if jax.process_count() > 1:  # each would load the same rows as all others
+        raise ConfigError("training runs in one process so far; start it on one host")
     workdir.mkdir(parents=True, exist_ok=True)
     tokenizer = pipelines.load_or_train_tokenizer(config, workdir / "tokenizer")
     if config.data.tokenizer_fingerprint:
