@@ -14,34 +14,57 @@ from data_pipelines.packing import PackingConfig
 from data_pipelines.pictures import PictureConfig, make_picture_loader
 from data_pipelines.sequence import SequenceConfig
 from data_pipelines.sources import Source, open_source
+from data_pipelines.split import EVALUATION, TRAIN
 from data_pipelines.tasks import BRIEFLY, IN_DETAIL
 from data_pipelines.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 
 Config = Mapping[str, Any]
 
 NEEDS_EDITS = ("edit", "interleaved")
-TRAIN, EVALUATION = "train", "eval"
 EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are another draw
 TOKENIZER_EXAMPLES = 3000
 
 
 def source_options(config: Config, split: str, with_edits: bool) -> dict[str, Any]:
-    """Arguments of `open_source` for a split. Scenes are split by seed, folders are not split."""
+    """Arguments of `open_source` for a split.
+
+    Scenes are split by seed, OpenMoji by file, folders and records by `held_out`, TFDS by name.
+    Only the keys of the configured kind are read.
+    """
     source, kind = config["data"]["source"], config["data"]["source"]["kind"]
-    seed = config["seed"] + (EVALUATION_SEED if split == EVALUATION else 0)
+    evaluation = split == EVALUATION
     arguments = {
-        "scenes": {
-            "seed": seed,
+        "scenes": lambda: {
+            "seed": config["seed"] + EVALUATION_SEED * evaluation,
             "size": source["size"],
             "scene": config["data"]["scenes"],
             "with_edits": with_edits,
         },
-        "openmoji": {"path": source["path"], "split": split},
-        "array_record": {"paths": source["path"]},
-        "folder": {"path": source["path"]},
-        "tfds": {"name": source["path"], "split": source["split"]},
+        "openmoji": lambda: {"path": source["path"], "split": split},
+        "array_record": lambda: {
+            "paths": source["path"],
+            "split": split,
+            "held_out": source["held_out"],
+        },
+        "folder": lambda: {
+            "path": source["path"],
+            "split": split,
+            "held_out": source["held_out"],
+        },
+        "tfds": lambda: {
+            "name": source["path"],
+            "split": (evaluation and source["eval_split"]) or source["split"],
+        },
     }
-    return {"kind": kind, **arguments.get(kind, {})}
+    return {"kind": kind, **arguments.get(kind, dict)()}
+
+
+def evaluates_on_training_data(config: Config) -> bool:
+    """Whether the configuration keeps nothing from training to evaluate on."""
+    source = config["data"]["source"]
+    if source["kind"] == "tfds":
+        return source["eval_split"] in ("", source["split"])
+    return source["kind"] in ("array_record", "folder") and source["held_out"] == 0
 
 
 def open_examples(config: Config, split: str = TRAIN, *, with_edits: bool = False) -> Source:
@@ -55,8 +78,10 @@ def image_policy(config: Config) -> ImagePolicy:
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
 
 
-def sequence_config(config: Config, cfg_dropout: float = 0.0) -> SequenceConfig:
-    """How segments are written, for training (with dropout) and inference (without)."""
+def sequence_config(
+    config: Config, cfg_dropout: float = 0.0, noisy_copies: int = 1
+) -> SequenceConfig:
+    """How segments are written. Dropout and several noisy copies belong to training."""
     unified, data = config["unified"], config["data"]
     return SequenceConfig(
         patch=data["patch"],
@@ -65,6 +90,7 @@ def sequence_config(config: Config, cfg_dropout: float = 0.0) -> SequenceConfig:
         understanding=unified["understanding"],
         edit_source=unified["edit_source"],
         cfg_dropout=cfg_dropout,
+        noisy_copies=noisy_copies,
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
         response_close=data["response_close"],
@@ -122,7 +148,7 @@ def unified_loader(
     stream = DocumentStream(
         mixture_of(weights, sources, config["seed"] + (split == EVALUATION)),
         tokenizer,
-        sequence_config(config, settings["cfg_dropout"]),
+        sequence_config(config, settings["cfg_dropout"], settings["noisy_copies"]),
         PackingConfig(
             settings["sequence_length"], settings["images_per_row"], settings["window_rows"]
         ),

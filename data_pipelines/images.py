@@ -69,6 +69,16 @@ class ImagePolicy:
             )
         return (self.size // patch) ** 2
 
+    def canvas(self, patch: int, pool: int = 1) -> tuple[int, int]:
+        """Rows and columns of patches on which a picture of any shape under this policy fits."""
+        if self.kind == "naflex":
+            return self.max_tokens, self.max_tokens
+        if self.kind == "bucket":
+            sizes = aspect_buckets(self.size, patch * pool, self.step, self.max_ratio)
+            rows, cols = (max(sides) // patch for sides in zip(*sizes, strict=True))
+            return rows, cols
+        return self.size // patch, self.size // patch
+
 
 def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:
     """Brings a picture (H, W, 3) uint8 to the size its policy asks for.

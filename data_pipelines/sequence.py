@@ -7,7 +7,8 @@ response: from the `<|im_end|>`, which predicts its first token, to the closing 
 
 A drawn image that ends its document is only written as NOISY slots. One with something behind it is
 written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
-place, so that nothing sees it (`MaskIntervals` draws the mask).
+place, so that nothing sees it (`MaskIntervals` draws the mask). Either may have several NOISY
+copies, each with its own noise and time: one reading of the prompt then serves several of them.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class SequenceConfig:
       edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
       cfg_dropout: probability that a drawing document is made unconditional
         (`tasks.drop_condition`).
+      noisy_copies: NOISY copies of each drawn image. None sees another.
       prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
         instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
     """
@@ -67,6 +69,7 @@ class SequenceConfig:
     understanding: str = "features"
     edit_source: str = "latents"
     cfg_dropout: float = 0.1
+    noisy_copies: int = 1
     prompt_open: str = "<|im_start|>"
     prompt_close: str = "<|im_end|>"
     response_close: str = "<|endoftext|>"
@@ -83,6 +86,8 @@ class SequenceConfig:
             )
         if not 0.0 <= self.cfg_dropout <= 1.0:
             raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
+        if self.noisy_copies < 1:
+            raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
         self.images.target_size(1, 1, self.patch * self.pool)  # raises where the sizes do not agree
 
     @property
@@ -278,8 +283,10 @@ class _Writer:
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
             rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
-            slots = drawing_slots(place, position, rows, cols, slot=self.slot)
-            self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, image))
+            for copy in range(self.config.noisy_copies):
+                slots = drawing_slots(place, position, rows, cols, slot=self.slot)
+                index = image if copy == 0 else self._again(image)
+                self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, index))
 
     def finish(self) -> Document:
         pieces = self.pieces
@@ -324,6 +331,12 @@ class _Writer:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, config.patch))
         self.grids.append((picture.shape[0] // config.patch, picture.shape[1] // config.patch))
+        return len(self.grids) - 1
+
+    def _again(self, image: int) -> int:
+        """Stores a kept picture once more: noise and time are drawn per stored picture."""
+        self.patches.append(self.patches[image])
+        self.grids.append(self.grids[image])
         return len(self.grids) - 1
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:

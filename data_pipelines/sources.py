@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_pipelines.examples import Example
@@ -20,6 +20,7 @@ from data_pipelines.folder import FolderSource
 from data_pipelines.records import SUFFIX, ArrayRecordSource, RecordError, SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
+from data_pipelines.split import TRAIN, split_source
 from data_pipelines.tfds_captions import TfdsCaptionsSource
 
 LOG = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ def _open_scenes(
     return ScenesSource(SceneConfig(**fields), seed, size, with_edits)
 
 
-def _open_openmoji(path: str | os.PathLike, split: str = "train") -> ArrayRecordSource:
+def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
     files = sorted(pathlib.Path(path).glob(f"{split}-*{SUFFIX}"))
     if not files:
         raise SourceError(
@@ -119,10 +120,24 @@ def _open_openmoji(path: str | os.PathLike, split: str = "train") -> ArrayRecord
     return ArrayRecordSource(files)
 
 
+def _open_folder(
+    path: str | os.PathLike, split: str = TRAIN, held_out: float = 0.0
+) -> Sequence[Example]:
+    return split_source(FolderSource(path), split, held_out)
+
+
+def _open_array_record(
+    paths: str | os.PathLike | Sequence[str | os.PathLike],
+    split: str = TRAIN,
+    held_out: float = 0.0,
+) -> Sequence[Example]:
+    return split_source(ArrayRecordSource(paths), split, held_out)
+
+
 KINDS: dict[str, Callable[..., Source]] = {
     "scenes": _open_scenes,
-    "array_record": ArrayRecordSource,
-    "folder": FolderSource,
+    "array_record": _open_array_record,
+    "folder": _open_folder,
     "tfds": TfdsCaptionsSource,
     "openmoji": _open_openmoji,
 }

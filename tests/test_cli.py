@@ -272,7 +272,8 @@ def read_list(path) -> list[dict]:
 def show(config, folder, out, *flags) -> list[str]:
     return [
         "data", "show", f"--config={config}", f"--out={out}", "--config.data.source.kind=folder",
-        f"--config.data.source.path={folder}", "--config.pretrain.mixture.visual_qa=0.0",
+        f"--config.data.source.path={folder}", "--config.data.source.held_out=0",
+        "--config.pretrain.mixture.visual_qa=0.0",
         "--config.pretrain.mixture.edit=0.0", *flags,
     ]  # fmt: skip
 

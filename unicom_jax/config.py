@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import difflib
 import importlib.util
 import json
@@ -109,7 +110,17 @@ def resolve(path: str, overrides: Iterable[str]) -> ConfigDict:
     return config
 
 
-FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint")  # by the tokenizer, at the start
+# Beginnings of keys that a run fills in at its start, from its tokenizer and its autoencoder.
+FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint", "codec.autoencoder.facts")
+# Keys that older runs lack, and what those did.
+LATER = {
+    "data.source.held_out": 0.0,
+    "data.source.eval_split": "",
+    "data.scenes.jitter": 0.025,
+    "codec.autoencoder.path": "",
+    "codec.autoencoder.facts": {},
+    **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
+}
 MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")
 
 
@@ -136,9 +147,21 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
     return config
 
 
+def complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that came after it, set to what it did without them."""
+    stored = copy.deepcopy(stored)
+    for key, value in LATER.items():
+        *groups, name = key.split(".")
+        place = stored
+        for group in groups:
+            place = place.setdefault(group, {})
+        place.setdefault(name, copy.copy(value))
+    return stored
+
+
 def _read_stored(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text())
+        return complete(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path} is not JSON ({error}); restore it from a copy") from error
 
@@ -149,7 +172,7 @@ def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> N
         old, now = old_flat.get(key), new_flat.get(key)
         group = key.split(".")[0]
         free = key.split(".")[-1] in MAY_CHANGE or group in ("sample", "evaluation")
-        if old != now and not free and key not in FILLED_IN:
+        if old != now and not free and not key.startswith(FILLED_IN):
             raise ConfigError(
                 f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value "
                 "or another --workdir"

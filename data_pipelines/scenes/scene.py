@@ -52,7 +52,7 @@ PLACES = {
     "bottom right": (0.76, 0.76),
 }
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
-_JITTER = 0.025  # of the axis; keeps the largest object 0.025 away from the border
+MAX_JITTER = 0.025  # of the axis; keeps the largest object 0.025 away from the border
 _GAP = 0.04  # least free distance between two objects, of the shorter side
 RELATION_MARGIN = 0.1  # centres of one row (column) differ by <= 0.05, of two rows by >= 0.21
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -105,6 +105,7 @@ class SceneConfig:
         red stars").
       distinct_share: share in which all colours and all shapes differ; in the rest every object is
         drawn independently.
+      jitter: how far, as a fraction of an axis, an object may stand from its place's centre.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((64, 64),)
@@ -116,6 +117,7 @@ class SceneConfig:
     backgrounds: tuple[str, ...] = tuple(BACKGROUNDS)
     alike_share: float = 0.3
     distinct_share: float = 0.5
+    jitter: float = MAX_JITTER
 
     def __post_init__(self) -> None:
         tables = {
@@ -142,6 +144,8 @@ class SceneConfig:
             )
         if not 0 <= self.alike_share + self.distinct_share <= 1:
             raise ValueError("SceneConfig: alike_share + distinct_share must lie in [0, 1]")
+        if not 0 <= self.jitter <= MAX_JITTER:
+            raise ValueError(f"SceneConfig.jitter: {self.jitter}; give 0 to {MAX_JITTER}")
 
 
 def random_stream(seed: int, index: int, purpose: str) -> random.Random:
@@ -170,7 +174,10 @@ def sample_scene(config: SceneConfig, rng: random.Random) -> Scene:
     looks = _sample_looks(config, count, rng)
     sizes = [rng.choice(config.object_sizes) for _ in range(count)]
     return Scene(
-        _place(looks, sizes, height, width, rng), rng.choice(config.backgrounds), height, width
+        _place(looks, sizes, height, width, config.jitter, rng),
+        rng.choice(config.backgrounds),
+        height,
+        width,
     )
 
 
@@ -199,7 +206,12 @@ def _sample_looks(
 
 
 def _place(
-    looks: list[tuple[str, str, str]], sizes: list[str], height: int, width: int, rng: random.Random
+    looks: list[tuple[str, str, str]],
+    sizes: list[str],
+    height: int,
+    width: int,
+    jitter: float,
+    rng: random.Random,
 ) -> tuple[SceneObject, ...]:
     """Random places without overlap; after vain attempts the corners, which have room for four."""
     for attempt in range(9):
@@ -207,7 +219,7 @@ def _place(
         placed: list[SceneObject] = []
         for (shape, letter, colour), size, name in zip(looks, sizes, names, strict=True):
             x, y = PLACES[name]
-            x, y = x + rng.uniform(-_JITTER, _JITTER), y + rng.uniform(-_JITTER, _JITTER)
+            x, y = x + rng.uniform(-jitter, jitter), y + rng.uniform(-jitter, jitter)
             item = SceneObject(shape, colour, size, x, y, letter)
             if not fits(item, placed, height, width):
                 break

@@ -201,7 +201,7 @@ def test_stacked_rows_are_a_batch():
     batch = stack_rows([pack_row([document], config, SMALL), pack_row([], config, SMALL)])
     assert batch.tokens.shape == (2, 16) and batch.positions.shape == (2, 16, 2)
     assert batch.mask.span_stop.shape == (2, 16) and batch.patches.shape == (2, 2, 4, 48)
-    assert batch.features is None and not batch.roles[1].any()
+    assert not batch.roles[1].any()
 
 
 def test_a_row_of_nothing_is_refused():

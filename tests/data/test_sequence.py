@@ -146,6 +146,21 @@ def test_noisy_tokens_see_the_same_whether_a_clean_copy_follows_or_not():
     np.testing.assert_array_equal(alone.mask.context_stop[here], followed.mask.context_stop[there])
 
 
+@pytest.mark.parametrize("segments", [(RED, DRAW), (RED, DRAW, DOT)])
+def test_several_noisy_copies_see_what_the_first_sees_and_not_each_other(segments):
+    once = write(*segments)
+    thrice = write(*segments, config=dataclasses.replace(SMALL, noisy_copies=3))
+    np.testing.assert_array_equal(thrice.tokens[: len(once)], once.tokens)
+    noisy = np.flatnonzero(thrice.roles == Role.NOISY).reshape(3, 4)
+    for field in ("context_start", "context_stop"):
+        assert len(set(getattr(thrice.mask, field)[noisy.ravel()])) == 1
+    for copy in noisy:
+        assert set(thrice.mask.span_start[copy]) == {copy[0]}
+        assert set(thrice.mask.span_stop[copy]) == {copy[-1] + 1}
+        np.testing.assert_array_equal(thrice.positions[copy], thrice.positions[noisy[0]])
+    assert len(set(thrice.image_index[noisy[:, 0]])) == 3  # each draws its own noise
+
+
 def test_patches_are_the_picture_and_tokens_index_them():
     document = write(LOOK, PAINT, RED, DRAW)
     assert document.grids == ((2, 2),) * 3

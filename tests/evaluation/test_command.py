@@ -10,6 +10,8 @@ import rich.console
 from ml_collections import ConfigDict
 from PIL import Image
 
+from data_pipelines.build import open_examples
+from data_pipelines.split import TRAIN
 from experiments import base, quickstart
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples
 from unicom_jax.evaluation import command
@@ -54,16 +56,30 @@ def write_folder(folder):
 def test_a_folder_of_pictures_is_evaluated_without_a_judge(tmp_path):
     write_folder(tmp_path / "pictures")
     config = small(base.get_config())
-    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"))
+    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=0.0)
     data = command.data_of(as_stored(config), EvaluationConfig.of(config))
     assert len(data.examples) == 5
     assert data.prompts == ()
 
 
-def test_the_command_prints_the_table_and_says_what_was_trained_on(tmp_path, monkeypatch):
+def test_pictures_that_were_trained_on_are_not_evaluated(tmp_path):
     write_folder(tmp_path / "pictures")
     config = small(base.get_config())
-    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"))
+    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=0.5)
+    held = {
+        example.key for example in command.data_of(config, EvaluationConfig.of(config)).examples
+    }
+    trained = open_examples(config, TRAIN)
+    assert held and not held & {trained[index].key for index in range(len(trained))}
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, True), (0.5, False)])
+def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
+    tmp_path, monkeypatch, share, told
+):
+    write_folder(tmp_path / "pictures")
+    config = small(base.get_config())
+    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=share)
 
     class Loaded:
         @staticmethod
@@ -81,5 +97,5 @@ def test_the_command_prints_the_table_and_says_what_was_trained_on(tmp_path, mon
     flat = command.run_evaluate(tmp_path, rich.console.Console(file=stream, width=100))
     assert flat["understanding/caption"] == 1.0
     assert flat["understanding/caption.untrained"] == 0.0
-    assert "scores on training data" in stream.getvalue()
+    assert ("scores on training data" in stream.getvalue()) == told
     assert "understanding/caption " in stream.getvalue()

@@ -12,8 +12,7 @@ from data_pipelines.tasks import SOURCE, Text, unconditional_segments
 from tests.inference import full_pass
 from tests.models.documents import LATENTS, TOKENS, image
 from unicom_jax.core.flow import guide, integrate
-from unicom_jax.inference import engine
-from unicom_jax.inference import generator as generator_module
+from unicom_jax.inference import conversations, engine
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import collate, image_slots
 
@@ -85,7 +84,7 @@ def test_guidance_of_one_needs_no_unconditional_branch(generator, monkeypatch):
     def never(segments):
         raise AssertionError("an unconditional prefix was built")
 
-    monkeypatch.setattr(generator_module, "unconditional_segments", never)
+    monkeypatch.setattr(conversations, "unconditional_segments", never)
     assert generator.draw(["a red dot"], guidance=1.0, steps=2)[0].image.shape == (32, 32, 3)
     with pytest.raises(AssertionError, match="unconditional"):
         generator.draw(["a red dot"], guidance=2.0, steps=2)

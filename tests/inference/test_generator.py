@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.tasks import DRAWN, Image, Text
-from tests.data.samples import picture
+from tests.data.samples import picture, tokenizer
+from tests.tiny import tiny_config
 from unicom_jax.inference.generator import Generator
 
 PROMPTS = ["a red dot", "a large blue square on the left of a red dot", "a dot"]
@@ -121,12 +122,30 @@ def test_a_conversation_goes_on_behind_its_pictures(generator):
 # ---- pictures -----------------------------------------------------------------------------
 
 
-def test_an_edit_depends_on_its_picture_and_has_its_size(generator):
-    plain = [np.full((32, 32, 3), shade, np.uint8) for shade in (0, 255)]
-    pictures = generator.edit(plain, ["paint it green"] * 2)
-    assert [one.shape for one in pictures] == [(32, 32, 3)] * 2
-    swapped = generator.edit(plain[::-1], ["paint it green"] * 2)
-    assert not close(pictures[0], swapped[0])  # same place, same noise, another source
+def test_an_edit_depends_on_its_own_picture_only(generator):
+    instructions = ["paint it green"] * 2
+    before = generator.edit(PICTURES[:2], instructions)
+    after = generator.edit([PICTURES[2], PICTURES[1]], instructions)  # same noise, another source
+    assert not close(before[0], after[0])
+    assert close(before[1], after[1])
+
+
+def test_an_edit_has_the_size_of_its_picture_as_the_encoder_sees_it(monkeypatch):
+    config = tiny_config(
+        data__vocab_size=tokenizer().vocab_size,
+        data__policy="naflex",
+        data__max_tokens=8,
+        encoder__naflex=True,
+    )
+    generator = Generator(config, tokenizer(), {})
+
+    def paint(conversations, places, grid, *rest):
+        return [np.zeros((grid[0] * 16, grid[1] * 16, 3), np.uint8)] * len(places)
+
+    monkeypatch.setattr(generator, "_paint", paint)
+    sources = [picture(0, 32, 64), picture(1, 64, 32), picture(2, 320, 640)]
+    edited = generator.edit(sources, ["paint it green"] * 3)
+    assert [one.shape for one in edited] == [(32, 64, 3), (64, 32, 3), (32, 64, 3)]
 
 
 def test_reconstructions_and_features_belong_to_their_pictures(generator):

@@ -6,7 +6,8 @@ image, wherever packing puts it, so that a packed batch can be compared with an 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,8 @@ LOOK = [image(2, UNDERSTOOD), Text("how many dots?"), words("one")]
 EDIT = [image(3, SOURCE), Text("paint it green"), image(4, DRAWN)]
 TALK = [Text("a blue square"), image(5, DRAWN), Text("how many?"), words("one")]
 ALL: tuple[list[Segment], ...] = (TEXT, DRAW, LOOK, EDIT, TALK)
+PACKED = [list(range(len(ALL)))]
+UNPACKED = [[index] for index in range(len(ALL))]
 
 
 def make_model(**overrides) -> tuple[Module, SequenceConfig]:
@@ -125,3 +128,48 @@ def given_noise(shape: tuple, draws: tuple, flow_time: object) -> tuple:
     """Stands in for `draw_noise`: the caller passes (time, noise) where the keys belong."""
     del shape, flow_time
     return draws
+
+
+# (weights, *inputs) -> ((weighted loss, terms), gradient)
+Losses = Callable[..., tuple[tuple[jax.Array, dict], Params]]
+
+
+def packing_changes_nothing(
+    losses: Losses, params: Params, sequence: SequenceConfig, atol: float, floor: float = 0.0
+) -> Params:
+    """Compares all documents in one row with one a row; returns the gradient.
+
+    Gradients may differ by `atol` times a leaf's largest one, plus `floor`.
+    """
+    made = documents(ALL, sequence)
+    (_, packed), packed_gradient = losses(params, *inputs(made, PACKED, sequence))
+    (_, single), single_gradient = losses(params, *inputs(made, UNPACKED, sequence))
+    for term in packed:
+        np.testing.assert_allclose(packed[term], single[term], rtol=1e-5, err_msg=term)
+    for left, right in zip(
+        jax.tree.leaves(packed_gradient), jax.tree.leaves(single_gradient), strict=True
+    ):
+        limit = atol * float(jnp.max(jnp.abs(right))) + floor
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=limit)
+    return single_gradient
+
+
+def descend(
+    losses: Losses, params: Params, arguments: tuple, frozen: Sequence[str] = ()
+) -> tuple[Params, list[dict[str, float]]]:
+    """Twelve steps down the normalised gradient: weights and the terms' sums before each step."""
+    history = []
+
+    def step(path: tuple, weight: jax.Array, gradient: jax.Array, norm: float) -> jax.Array:
+        name = "/".join(key.key for key in path)
+        held = any(re.match(pattern, name) for pattern in frozen)
+        return weight if held else weight - 0.3 * np.asarray(gradient) / norm
+
+    for _ in range(12):
+        (_, terms), gradient = losses(params, *arguments)
+        history.append({name: float(total) for name, (total, _) in terms.items()})
+        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, w, g, n=norm: step(path, w, g, n), params, gradient
+        )
+    return params, history

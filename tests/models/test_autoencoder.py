@@ -8,16 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.flax import save_file
 
-from unicom_jax.interop.autoencoder import from_diffusers
+from tests.models.diffusers_folder import state_dict, write_folder
+from tests.tiny import tiny_config
+from unicom_jax.interop.autoencoder import (
+    adopt_autoencoder,
+    from_diffusers,
+    load_autoencoder,
+    read_sizes,
+)
 from unicom_jax.models.autoencoder import (
     AttentionBlock,
     AutoencoderKL,
     ResnetBlock,
     flux_autoencoder,
-    pack,
-    unpack,
 )
+from unicom_jax.models.paint_space import pack, unpack
 
 TINY = AutoencoderKL(4, (8, 16), resnets=1, groups=4, quant_conv=True, scale=0.5, shift=0.25)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
@@ -147,6 +154,29 @@ def test_unpack_undoes_pack():
     np.testing.assert_array_equal(unpack(pack(latents), 2, 3), latents)
 
 
+def test_a_folder_that_diffusers_saved_is_read(twin, params, tmp_path):
+    twin.register_to_config(scaling_factor=TINY.scale, shift_factor=TINY.shift)
+    twin.save_pretrained(tmp_path / "given")
+    config = tiny_config(codec__autoencoder__path=str(tmp_path / "given"))
+    adopt_autoencoder(config, tmp_path)
+    assert AutoencoderKL(**read_sizes(tmp_path / "given")) == TINY
+    loaded = load_autoencoder(config, tmp_path)["autoencoder"]
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+
+
+def test_half_precision_weights_are_read_in_full(tmp_path):
+    given = write_folder(tmp_path / "given")
+    save_file(
+        {name: jnp.asarray(w, jnp.bfloat16) for name, w in state_dict(given).items()},
+        tmp_path / "given" / "diffusion_pytorch_model.safetensors",
+    )
+    config = tiny_config(codec__autoencoder__path=str(tmp_path / "given"))
+    adopt_autoencoder(config, tmp_path)
+    loaded = load_autoencoder(config, tmp_path)["autoencoder"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=4e-3), loaded, given)
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
+
+
 def test_missing_weight_is_named():
     state = {"encoder.conv_in.weight": np.zeros((8, 3, 3, 3), np.float32)}
     with pytest.raises(ValueError, match=r"encoder\.conv_in\.bias"):
@@ -164,7 +194,7 @@ def test_surplus_weight_is_named(twin):
     [
         (lambda: dataclasses.replace(TINY, groups=5), "change widths or groups"),
         (lambda: TINY.moments({}, jnp.zeros((1, 9, 8, 3))), "multiples of 2"),
-        (lambda: pack(jnp.zeros((1, 3, 4, 4))), "make sides even"),
+        (lambda: pack(jnp.zeros((1, 3, 4, 4))), "make both sides multiples of 2"),
     ],
 )
 def test_wrong_sizes_name_the_mend(call, message):

@@ -11,28 +11,21 @@ import pytest
 
 from tests.models.documents import (
     ALL,
+    PACKED,
     TOKENS,
     cut,
+    descend,
     documents,
-    given_noise,
     inputs,
     lively,
     make_model,
+    packing_changes_nothing,
 )
 from tests.tiny import tiny_config
 from unicom_jax.core.module import iter_specs
-from unicom_jax.models import query
 from unicom_jax.models.build import build_unified
 
-PACKED = [list(range(len(ALL)))]
-UNPACKED = [[index] for index in range(len(ALL))]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def noise_is_given():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(query, "draw_noise", given_noise)
-        yield
+pytestmark = pytest.mark.usefixtures("noise_is_given")
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +48,7 @@ def losses(model):
 
 
 def test_packed_documents_have_the_losses_and_gradients_of_unpacked_ones(model, params, losses):
-    made = documents(ALL, model[1])
-    (_, packed), packed_gradient = losses(params, *inputs(made, PACKED, model[1]))
-    (_, single), single_gradient = losses(params, *inputs(made, UNPACKED, model[1]))
-    for term in packed:
-        np.testing.assert_allclose(packed[term], single[term], rtol=1e-5, err_msg=term)
-    for left, right in zip(
-        jax.tree.leaves(packed_gradient), jax.tree.leaves(single_gradient), strict=True
-    ):
-        scale = float(jnp.max(jnp.abs(right)))
-        np.testing.assert_allclose(left, right, rtol=1e-5, atol=2e-5 * scale + 1e-7)
+    packing_changes_nothing(losses, params, model[1], atol=2e-5, floor=1e-7)
 
 
 def test_the_noise_reaches_the_flow_decoder_only(model, params, losses):
@@ -78,21 +62,9 @@ def test_the_noise_reaches_the_flow_decoder_only(model, params, losses):
 
 def test_queries_connector_and_decoder_learn_while_the_reader_stays(model, params, losses):
     arguments = inputs(documents(ALL, model[1]), PACKED, model[1])
-    start, history = params, []
-
-    def step(path, weight, gradient, norm):
-        name = "/".join(key.key for key in path)
-        frozen = any(re.match(pattern, name) for pattern in model[0].frozen)
-        return weight if frozen else weight - 0.3 * np.asarray(gradient) / norm
-
-    for _ in range(12):
-        (flow, _), gradient = losses(params, *arguments)
-        history.append(float(flow))
-        norm = np.sqrt(sum(np.square(leaf).sum() for leaf in jax.tree.leaves(gradient)))
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, w, g, n=norm: step(path, w, g, n), params, gradient
-        )
-    assert history[-1] < 0.9 * history[0], history
+    start = params
+    params, history = descend(losses, params, arguments, model[0].frozen)
+    assert history[-1]["flow"] < 0.9 * history[0]["flow"], history
     for part in ("transformer", "embedding"):
         for left, right in zip(
             jax.tree.leaves(params[part]), jax.tree.leaves(start[part]), strict=True

@@ -17,7 +17,8 @@ from tests.models.siglip_weights import (
     state_of,
     vision_params,
 )
-from unicom_jax.models.vision_encoder import VISION_SIZES, VisionEncoder, resize_positions
+from unicom_jax.models.encoder_stack import ENCODER_SIZES
+from unicom_jax.models.vision_encoder import VisionEncoder, resize_positions
 
 PARITY = 1e-5
 SIZES = {"width": 32, "depth": 3, "heads": 4, "mlp_dim": 48}
@@ -321,7 +322,7 @@ def test_named_sizes_have_the_published_number_of_weights(name, patch, rows, mil
         (lambda w: NAFLEX(w, jnp.zeros((1, 4, 27)), GRIDS[:1]), "patch_size 2 needs 12"),
         (lambda w: FIXED(w, jnp.zeros((1, 6, 12)), GRIDS[:1]), "takes 4 x 4 patches"),
         (lambda w: NAFLEX.hidden_states(w, padded_patches(), GRIDS, (1, 4)), r"\[4\] are outside"),
-        (lambda w: VisionEncoder.named("huge"), f"take one of {', '.join(VISION_SIZES)}"),
+        (lambda w: VisionEncoder.named("huge"), f"take one of {', '.join(ENCODER_SIZES)}"),
         (lambda w: dataclasses.replace(NAFLEX, remat="some").specs(), "take one of none, dots"),
         (lambda w: dataclasses.replace(NAFLEX, heads=5).specs(), "not a multiple of heads 5"),
     ],

@@ -147,6 +147,29 @@ def test_a_stage_that_was_never_trained_is_named_with_its_command(tmp_path):
         files.restore_params(tmp_path, "encoder", Layer(3, 4).abstract())
 
 
+@pytest.fixture
+def two_parts(tmp_path):
+    """A working directory whose stage `toy` has weights `left` and `right`."""
+    tree = {"left": {"kernel": jnp.ones((3, 4))}, "right": {"kernel": jnp.full((2, 5), 7.0)}}
+    with files.open_manager(tmp_path / "toy" / "checkpoints") as manager:
+        files.save(manager, 1, tree, {"step": jnp.zeros(())}, {"next_step": 1})
+    return tmp_path, jax.eval_shape(lambda: tree)
+
+
+def test_only_the_parts_that_are_asked_for_are_read(two_parts):
+    workdir, abstract = two_parts
+    read = files.restore_params(workdir, "toy", abstract, parts=("right",))
+    assert list(read) == ["right"]
+    np.testing.assert_array_equal(read["right"]["kernel"], np.full((2, 5), 7.0))
+
+
+def test_a_part_that_is_not_read_must_have_the_sizes_of_the_config_too(two_parts):
+    workdir, abstract = two_parts
+    other = {**abstract, "left": {"kernel": jax.ShapeDtypeStruct((6, 4), jnp.float32)}}
+    with pytest.raises(files.OtherRunError, match=r"left/kernel is \(3, 4\) there and \(6, 4\)"):
+        files.restore_params(workdir, "toy", other, parts=("right",))
+
+
 def test_weights_of_other_sizes_are_refused(directory):
     with pytest.raises(files.OtherRunError, match=r"layer/kernel is \(3, 4\) there and \(6, 4\)"):
         files.restore_params(directory.parents[1], "toy", Layer(6, 4).abstract())

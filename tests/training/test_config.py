@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 
 import pytest
 
 from experiments import base
 from unicom_jax.config import (
+    LATER,
     ConfigError,
     apply_overrides,
     load_config,
     open_run,
     to_json,
 )
+from unicom_jax.interop.checkpoint import read_config
 
 
 def test_an_override_sets_a_nested_key_and_keeps_its_type():
@@ -73,6 +77,36 @@ def test_a_stored_run_may_be_prolonged_but_not_changed(tmp_path):
     assert open_run(tmp_path, None, ["--config.codec.steps=7"]).codec.steps == 7
     with pytest.raises(ConfigError, match=r"codec.latent_dim=32, now it is 16"):
         open_run(tmp_path, None, ["--config.codec.latent_dim=16"])
+
+
+def test_a_run_from_before_there_were_autoencoders_goes_on_in_pixels(tmp_path):
+    stored = json.loads(to_json(_store(tmp_path)))
+    del stored["codec"]["autoencoder"]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    quickstart = "experiments/quickstart.py"
+    assert open_run(tmp_path, quickstart, []).codec.autoencoder.path == ""
+    with pytest.raises(ConfigError, match=r"codec.autoencoder.path='', now it is 'vae'"):
+        open_run(tmp_path, quickstart, ["--config.codec.autoencoder.path=vae"])
+
+
+@pytest.mark.parametrize("key", sorted(LATER))
+def test_a_run_from_before_a_key_goes_on_as_it_was(tmp_path, key):
+    stored = json.loads(to_json(_store(tmp_path)))
+    *groups, name = key.split(".")
+    del functools.reduce(dict.__getitem__, groups, stored)[name]
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    opened = json.loads(to_json(open_run(tmp_path, None, [])))
+    for config in (opened, read_config(tmp_path)):
+        assert functools.reduce(operator.getitem, key.split("."), config) == LATER[key]
+
+
+def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_file(tmp_path):
+    stored = json.loads(to_json(_store(tmp_path)))
+    stored["codec"]["autoencoder"]["facts"] = {"sizes": {"widths": [8, 8]}, "canvas": [2, 2]}
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    assert open_run(tmp_path, "experiments/quickstart.py", []).codec.autoencoder.path == ""
+    kept = open_run(tmp_path, None, []).codec.autoencoder.facts
+    assert kept.sizes.widths == (8, 8) and kept.canvas == (2, 2)
 
 
 def test_an_empty_workdir_without_config_asks_for_one(tmp_path):

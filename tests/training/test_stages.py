@@ -153,23 +153,3 @@ def test_a_stage_freezes_what_its_settings_say_on_top():
 def test_a_loss_weight_of_zero_leaves_its_term_out_of_the_loss():
     stage = unified_stage("pretrain", tiny_config(pretrain__text_weight=0.0))
     assert stage.weights == {"flow": 5.0}
-
-
-def test_given_features_take_the_place_of_patches(frozen):
-    config = tiny_config()
-    stage = unified_stage("pretrain", config)
-    batch = packed(config)
-    features = build_encoder(config).vision(
-        frozen["encoder"],
-        to_unit(batch.patches.reshape(-1, *batch.patches.shape[2:])),
-        batch.grids.reshape(-1, 2),
-    )
-    given = batch.replace(
-        patches=np.zeros_like(batch.patches),
-        features=features.reshape(*batch.grids.shape[:2], *features.shape[1:]),
-    )
-    keys = jax.random.split(jax.random.key(0), 2)
-    loss, params = jax.jit(stage.loss), lively(stage.module)
-    left, right = loss(params, frozen, batch, keys), loss(params, frozen, given, keys)
-    for term in left:
-        np.testing.assert_allclose(left[term], right[term], rtol=1e-5)

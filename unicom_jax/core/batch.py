@@ -64,7 +64,6 @@ class MixedBatch:
       patches: (B, M, N, patch * patch * 3) uint8, raster order, each patch flattened as
         (row, column, channel).
       grids: (B, M, 2) int32 (rows, columns) of patches; (0, 0) where there is no image.
-      features: None, or (B, M, N, feature_dim) encoder features that replace `patches`.
     """
 
     tokens: Array
@@ -77,4 +76,3 @@ class MixedBatch:
     target_weights: Array
     patches: Array
     grids: Array
-    features: Array | None = None

@@ -8,16 +8,15 @@ from typing import Any
 
 from rich.console import Console
 
-from data_pipelines.build import EVALUATION, open_examples
+from data_pipelines.build import evaluates_on_training_data, open_examples
 from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.split import EVALUATION
 from unicom_jax.evaluation.data import EvaluationData
 from unicom_jax.evaluation.run import SCORES_FILE, evaluate
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import EvaluationConfig
 from unicom_jax.inference.generator import Generator
-
-SPLIT = ("scenes", "openmoji")  # kinds of data whose evaluation split was not trained on
 
 
 def run_evaluate(workdir: Path, console: Console) -> dict[str, float | int | None]:
@@ -28,10 +27,10 @@ def run_evaluate(workdir: Path, console: Console) -> dict[str, float | int | Non
     generator = Generator.load(workdir)
     untrained = Generator.untrained(generator.config, generator.tokenizer)
     settings = EvaluationConfig.of(generator.config)
-    kind = generator.config["data"]["source"]["kind"]
-    if kind not in SPLIT:
+    if evaluates_on_training_data(generator.config):
         console.print(
-            f"data source {kind!r} has no evaluation split: these are scores on training data"
+            "nothing was held out (data.source.held_out, eval_split): "
+            "these are scores on training data"
         )
     data = data_of(generator.config, settings)
     flat = evaluate(generator, untrained, settings, workdir, data=data, console=console)

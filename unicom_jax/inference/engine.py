@@ -19,10 +19,13 @@ from unicom_jax.core.pixels import to_unit
 from unicom_jax.inference.drawing import Drawing, draw_latents
 from unicom_jax.inference.text import Sampling, generate
 from unicom_jax.models.codec import Codec
+from unicom_jax.models.paint_space import PaintSpace
 from unicom_jax.models.transformer import KVCache
 from unicom_jax.models.vision_encoder import VisionEncoder
 
-Weights = Mapping[str, Params]  # trees `vision`, `codec`, `unified`
+Weights = Mapping[
+    str, Params
+]  # trees `vision`, `codec`, `unified`, for a LatentSpace `autoencoder`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,12 +35,26 @@ class Models:
     vision: VisionEncoder
     codec: Codec
     unified: Module
+    space: PaintSpace
 
 
 def _look(models: Models, params: Weights, patches: jax.Array, grids: jax.Array) -> jax.Array:
     """Features (B, N, D) of uint8 patches (B, N, C), in the model's compute dtype."""
     pixels = to_unit(patches).astype(models.unified.compute_dtype)
     return models.vision(params["vision"], pixels, grids)
+
+
+def _paint(
+    models: Models,
+    params: Weights,
+    latents: jax.Array,
+    grids: jax.Array,
+    noise: jax.Array,
+    steps: int,
+) -> jax.Array:
+    """Patches (B, N, C) in [-1, 1] of latents (B, n, d), from noise in the paint space."""
+    tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
+    return models.space.decode(params, tokens, grids)
 
 
 def _read(
@@ -99,7 +116,7 @@ def paint(
       batch: R = B * `settings.branches` prefixes, the conditional ones first.
       positions, mask: (R, n, ...) of the image's slots.
       grids: (B, 2) patch rows and columns. `pool`: patches on a side of a latent's window.
-      latent_noise: (B, n, d). `pixel_noise`: (B, N, C).
+      latent_noise: (B, n, d). `pixel_noise`: (B, N, channels) in the paint space.
 
     Returns:
       (B, N, C) patches in [-1, 1].
@@ -110,7 +127,7 @@ def paint(
         models.unified, params["unified"], cache, positions, mask, token_grids, latent_noise,
         settings, start=batch.tokens.shape[1],
     )  # fmt: skip
-    return models.codec.decode(params["codec"], latents, grids, pixel_noise, codec_steps)
+    return _paint(models, params, latents, grids, pixel_noise, codec_steps)
 
 
 @partial(jax.jit, static_argnames=("models", "codec_steps"))
@@ -126,7 +143,7 @@ def reconstruct(
     """uint8 patches (B, N, C) through encoder and codec to patches in [-1, 1]."""
     features = _look(models, params, patches, grids)
     latents = models.codec.encode(params["codec"], features, grids)
-    return models.codec.decode(params["codec"], latents, grids, noise, codec_steps)
+    return _paint(models, params, latents, grids, noise, codec_steps)
 
 
 @partial(jax.jit, static_argnames=("models",))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
 
+from unicom_jax.config import complete
 from unicom_jax.core.module import Params
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
@@ -85,12 +86,13 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
     )
 
 
-def _reader() -> contextlib.closing[ocp.StandardCheckpointHandler]:
+def _reader() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
     """Reads one item without writing anything: the folder may be somebody else's.
 
     Orbax's managers and checkpointers expect a whole step; they would warn about the other items.
+    Of its handlers only this one reads a part of an item.
     """
-    return contextlib.closing(ocp.StandardCheckpointHandler())
+    return contextlib.closing(ocp.PyTreeCheckpointHandler())
 
 
 def _check_sizes(path: Path, abstract: Params) -> None:
@@ -123,11 +125,18 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def restore_params(workdir: Path, stage: str, abstract: Params) -> Params:
+def restore_params(
+    workdir: Path, stage: str, abstract: Params, parts: Collection[str] | None = None
+) -> Params:
     """The newest weights for use of a stage.
+
+    Args:
+      abstract: shapes, types and places of all weights of the stage.
+      parts: the top-level keys to read; the other weights stay on the disk. None: all.
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
+      OtherRunError: its weights differ from `abstract`, be it in a part that is not read.
     """
     steps = stage_steps(workdir, stage)
     if not steps:
@@ -145,14 +154,17 @@ def restore_params(workdir: Path, stage: str, abstract: Params) -> Params:
     _check_sizes(path, abstract)
     try:
         with _reader() as reader:
-            wanted = ocp.args.StandardRestore(jax.tree.map(located, abstract))
-            return reader.restore(epath.Path(path), args=wanted)
+            wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
+            wanted = jax.tree.map(located, wanted)
+            how = ocp.checkpoint_utils.construct_restore_args(wanted)
+            request = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
+            return reader.restore(epath.Path(path), args=request)
     except Exception as error:  # as in `restore`
         raise _damaged(path, error) from error
 
 
 def read_config(workdir: Path) -> dict[str, Any]:
-    """The configuration that a checkpoint directory carries.
+    """The configuration that a checkpoint directory carries, completed for this version.
 
     Raises:
       CheckpointError: there is none, or it is not JSON.
@@ -164,6 +176,6 @@ def read_config(workdir: Path) -> dict[str, Any]:
             "give the --workdir of a `unicom train` run"
         )
     try:
-        return json.loads(path.read_text())
+        return complete(json.loads(path.read_text()))
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not JSON ({error}); restore it from a copy") from error

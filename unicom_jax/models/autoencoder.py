@@ -3,6 +3,10 @@
 Architecture and weight names are those of `AutoencoderKL` in diffusers (Rombach et al. 2022):
 residual blocks with GroupNorm and SiLU, one attention block in the middle, 3 x 3 convolutions that
 halve the image or double it again. Activations are (B, H, W, C); images lie in [-1, 1].
+
+Pictures of several shapes share a batch as the upper left part of one canvas. An `Extent` says how
+far each goes; every layer then treats what lies beyond as it treats what lies beyond an image's
+edge, so a picture's latents do not depend on its canvas.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -18,6 +23,7 @@ import jax.numpy as jnp
 from unicom_jax.core.attention import attention
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
+from unicom_jax.models.extent import Extent
 
 Parts = Mapping[str, Any]  # nested dict of modules, of the shape of the weights
 
@@ -49,7 +55,9 @@ class Conv(Module):
             "bias": ParamSpec((self.out_dim,), (None,), zeros),
         }
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+        if extent is not None:  # zeros beyond the edge, as the padding of the convolution
+            x = jnp.where(extent.mask(x), x, 0)
         y = jax.lax.conv_general_dilated(
             x,
             params["kernel"].astype(x.dtype),
@@ -74,10 +82,12 @@ class GroupNorm(Module):
             "bias": ParamSpec((self.dim,), (None,), zeros),
         }
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, self.dim // self.groups)
-        y = y - y.mean(axis=(1, 3), keepdims=True)
-        y = y * jax.lax.rsqrt(jnp.square(y).mean(axis=(1, 3), keepdims=True) + self.eps)
+        inside = None if extent is None else extent.mask(x).reshape(*y.shape[:2], 1, 1)
+        mean = partial(jnp.mean, axis=(1, 3), keepdims=True, where=inside)
+        y = y - mean(y)
+        y = y * jax.lax.rsqrt(mean(jnp.square(y)) + self.eps)
         return (y.reshape(x.shape) * params["scale"] + params["bias"]).astype(x.dtype)
 
 
@@ -104,12 +114,12 @@ class ResnetBlock(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         parts = self._parts
         y = x
         for index in ("1", "2"):
-            y = jax.nn.silu(parts["norm" + index](params["norm" + index], y))
-            y = parts["conv" + index](params["conv" + index], y)
+            y = jax.nn.silu(parts["norm" + index](params["norm" + index], y, extent))
+            y = parts["conv" + index](params["conv" + index], y, extent)
         if "conv_shortcut" in parts:
             x = parts["conv_shortcut"](params["conv_shortcut"], x)
         return x + y
@@ -137,13 +147,16 @@ class AttentionBlock(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         parts = self._parts
-        places = parts["group_norm"](params["group_norm"], x).reshape(x.shape[0], -1, self.dim)
+        normed = parts["group_norm"](params["group_norm"], x, extent)
+        places = normed.reshape(x.shape[0], -1, self.dim)
+        seen, mask = (places, None) if extent is None else extent.gather(normed)
+        sources = {"to_q": places, "to_k": seen, "to_v": seen}
         query, key, value = (
-            parts[name](params[name], places)[:, :, None] for name in ("to_q", "to_k", "to_v")
+            parts[name](params[name], source)[:, :, None] for name, source in sources.items()
         )
-        mixed = attention(query, key, value)[:, :, 0]
+        mixed = attention(query, key, value, mask)[:, :, 0]
         return x + parts["to_out"]["0"](params["to_out"]["0"], mixed).reshape(x.shape)
 
 
@@ -163,10 +176,10 @@ class MidBlock(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         parts = self._parts
         for kind, index in (("resnets", "0"), ("attentions", "0"), ("resnets", "1")):
-            x = parts[kind][index](params[kind][index], x)
+            x = parts[kind][index](params[kind][index], x, extent)
         return x
 
 
@@ -184,10 +197,10 @@ class Resample(Module):
     def specs(self) -> Specs:
         return {"conv": self.conv.specs()}
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         if self.up:
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return self.conv(params["conv"], x)
+        return self.conv(params["conv"], x, extent)
 
 
 def _blocks(start: int, widths: Sequence[int], resnets: int, groups: int, up: bool) -> Parts:
@@ -204,11 +217,11 @@ def _blocks(start: int, widths: Sequence[int], resnets: int, groups: int, up: bo
     return blocks
 
 
-def _run_blocks(blocks: Parts, params: Params, x: jax.Array) -> jax.Array:
+def _run_blocks(blocks: Parts, params: Params, x: jax.Array, extent: Extent | None) -> jax.Array:
     for index, block in blocks.items():
         for kind, modules in block.items():
             for number, module in modules.items():
-                x = module(params[index][kind][number], x)
+                x = module(params[index][kind][number], x, extent)
     return x
 
 
@@ -247,16 +260,16 @@ class Half(Module):
         specs = _specs(self._parts)
         return {self._blocks_name if name == "blocks" else name: s for name, s in specs.items()}
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
         parts = self._parts
-        x = parts["conv_in"](params["conv_in"], x)
+        x = parts["conv_in"](params["conv_in"], x, extent)
         if self.up:
-            x = parts["mid_block"](params["mid_block"], x)
-        x = _run_blocks(parts["blocks"], params[self._blocks_name], x)
+            x = parts["mid_block"](params["mid_block"], x, extent)
+        x = _run_blocks(parts["blocks"], params[self._blocks_name], x, extent)
         if not self.up:
-            x = parts["mid_block"](params["mid_block"], x)
-        x = jax.nn.silu(parts["conv_norm_out"](params["conv_norm_out"], x))
-        return parts["conv_out"](params["conv_out"], x)
+            x = parts["mid_block"](params["mid_block"], x, extent)
+        x = jax.nn.silu(parts["conv_norm_out"](params["conv_norm_out"], x, extent))
+        return parts["conv_out"](params["conv_out"], x, extent)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -312,7 +325,9 @@ class AutoencoderKL(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def moments(self, params: Params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def moments(
+        self, params: Params, images: jax.Array, extent: Extent | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """Mean and log-variance (B, H/f, W/f, c) of the posterior over raw latents."""
         height, width = images.shape[1:3]
         if height % self.factor or width % self.factor:
@@ -321,28 +336,35 @@ class AutoencoderKL(Module):
                 f"it so that both sides are multiples of {self.factor}"
             )
         parts = self._parts
-        moments = parts["encoder"](params["encoder"], images)
+        moments = parts["encoder"](params["encoder"], images, extent)
         if self.quant_conv:
             moments = parts["quant_conv"](params["quant_conv"], moments)
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
     def encode(
-        self, params: Params, images: jax.Array, noise: jax.Array | None = None
+        self,
+        params: Params,
+        images: jax.Array,
+        noise: jax.Array | None = None,
+        extent: Extent | None = None,
     ) -> jax.Array:
-        """Normalised latents: the posterior's mean, or a draw of it with Gaussian `noise`."""
-        latents, log_variance = self.moments(params, images)
+        """Normalised latents: the posterior's mean, or a draw of it with Gaussian `noise`.
+
+        Places beyond an `extent` hold anything; a canvas may be larger than all of its pictures.
+        """
+        latents, log_variance = self.moments(params, images, extent)
         if noise is not None:
             latents = latents + jnp.exp(0.5 * log_variance) * noise
         return (latents - self.shift) * self.scale
 
-    def decode(self, params: Params, latents: jax.Array) -> jax.Array:
+    def decode(self, params: Params, latents: jax.Array, extent: Extent | None = None) -> jax.Array:
         """Normalised latents (B, h, w, c) -> images (B, h f, w f, 3), about [-1, 1]."""
         parts = self._parts
         latents = latents / self.scale + self.shift
         if self.quant_conv:
             latents = parts["post_quant_conv"](params["post_quant_conv"], latents)
-        return parts["decoder"](params["decoder"], latents)
+        return parts["decoder"](params["decoder"], latents, extent)
 
     def __call__(self, params: Params, images: jax.Array) -> jax.Array:
         """Reconstructs images through the posterior's mean."""
@@ -352,20 +374,3 @@ class AutoencoderKL(Module):
 def flux_autoencoder() -> AutoencoderKL:
     """The sizes of FLUX.1's autoencoder: 16 channels at an eighth of the resolution."""
     return AutoencoderKL(16, (128, 256, 512, 512), resnets=2, scale=0.3611, shift=0.1159)
-
-
-def pack(latents: jax.Array) -> jax.Array:
-    """(B, h, w, c) -> (B, h/2 · w/2, 4c): each 2 x 2 square a token, channel-major as in FLUX."""
-    batch, height, width, channels = latents.shape
-    if height % 2 or width % 2:
-        raise ValueError(f"latents of {height} x {width} do not pack in squares; make sides even")
-    squares = latents.reshape(batch, height // 2, 2, width // 2, 2, channels)
-    squares = squares.transpose(0, 1, 3, 5, 2, 4)
-    return squares.reshape(batch, height * width // 4, 4 * channels)
-
-
-def unpack(tokens: jax.Array, rows: int, columns: int) -> jax.Array:
-    """Inverse of `pack` for a grid of rows x columns tokens: -> (B, 2 rows, 2 columns, c)."""
-    batch, _, channels = tokens.shape
-    squares = tokens.reshape(batch, rows, columns, channels // 4, 2, 2)
-    return squares.transpose(0, 1, 4, 2, 5, 3).reshape(batch, 2 * rows, 2 * columns, channels // 4)

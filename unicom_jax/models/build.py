@@ -7,10 +7,12 @@ from typing import Any
 
 from unicom_jax.core.flow import latent_shift
 from unicom_jax.core.module import Module
+from unicom_jax.models.autoencoder import AutoencoderKL
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.flow_head import make_flow_head
+from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.query import QueryPathway
 from unicom_jax.models.text_encoder import TextEncoder
@@ -45,8 +47,30 @@ def build_encoder(config: Config) -> Contrastive:
     return Contrastive(vision, text, pixel_head=encoder["pixel_weight"] > 0)
 
 
+def autoencoder_path(config: Config) -> str:
+    """`codec.autoencoder.path`; "" stands for pixels."""
+    return config["codec"]["autoencoder"]["path"]
+
+
+def build_space(config: Config) -> PaintSpace:
+    """What the pixel decoder paints in: pixels, or latents of `config.codec.autoencoder`."""
+    patch = config["data"]["patch"]
+    if not (path := autoencoder_path(config)):
+        return PixelSpace(patch)
+    facts = config["codec"]["autoencoder"]["facts"]
+    if not facts:
+        raise ValueError(
+            f"codec.autoencoder.path={path} was not read yet; call adopt_autoencoder of "
+            "unicom_jax.interop.autoencoder, as a run does when it starts"
+        )
+    sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
+    rows, cols = facts["canvas"]
+    ragged = config["data"]["policy"] == "bucket"
+    return LatentSpace(AutoencoderKL(**sizes), patch, rows, cols, ragged)
+
+
 def build_codec(config: Config) -> Codec:
-    """Compressor, decompressor and pixel decoder of `config.codec`, in pixel space."""
+    """Compressor, decompressor and pixel decoder of `config.codec`."""
     codec, feature_dim = config["codec"], config["encoder"]["vision"]["width"]
     latent_dim = feature_dim if codec["compressor"] == "identity" else codec["latent_dim"]
     window = codec["pool"] if codec["pool"] > 1 else None
@@ -55,7 +79,7 @@ def build_codec(config: Config) -> Codec:
         compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
         pixel_decoder=PixelDecoder(
-            channels=config["data"]["patch"] ** 2 * 3,
+            channels=build_space(config).channels,
             feature_dim=feature_dim,
             **codec["decoder"],
         ),

@@ -1,7 +1,9 @@
 """The codec: compressor, decompressor, pixel decoder and the statistics that normalise latents.
 
     pixels -> (frozen encoder) -> features Z -> compressor -> raw latents -> normalise -> latents z̃
-    latents z̃ -> denormalise -> decompressor -> features Ẑ -> pixel decoder (flow) -> pixels
+    latents z̃ -> denormalise -> decompressor -> features Ẑ -> pixel decoder (flow) -> tokens
+
+The tokens are patches of pixels, or of autoencoder latents (`models/paint_space.py`).
 
 The statistics are measured once after the codec is trained (`training/stages/codec.py`); until then
 they are mean 0 and deviation 1.
@@ -20,7 +22,7 @@ from unicom_jax.models.pixel_decoder import PixelDecoder
 
 @dataclasses.dataclass(frozen=True)
 class Codec(Module):
-    """Features (B, N, feature_dim) to latents (B, n, latent_dim) and back, and on to pixels."""
+    """Features (B, N, feature_dim) to latents (B, n, latent_dim) and back, and on to tokens."""
 
     compressor: Module
     decompressor: Module
@@ -78,7 +80,7 @@ class Codec(Module):
           steps: flow steps.
 
         Returns:
-          (B, N, channels) patches in [-1, 1] (not clipped).
+          (B, N, channels) tokens of the paint space: patches in [-1, 1] (not clipped) for pixels.
         """
         condition = self.decompress(params, self.denormalise(params, latents), grids)
         return self.pixel_decoder.sample(

@@ -1,4 +1,4 @@
-"""Bidirectional pre-LayerNorm blocks: the body that SigLIP's image and text towers share.
+"""What SigLIP's image and text towers share: sizes, bidirectional pre-LayerNorm blocks, a norm.
 
 Equal blocks are one tree of weights with a leading `layers` axis, run by `jax.lax.scan`, so that
 compile time does not grow with depth.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Self
 
 import jax
 
@@ -35,13 +36,6 @@ ENCODER_SIZES = {
     "so400m": EncoderSize(width=1152, depth=27, heads=16, mlp_dim=4304),
     "giant_opt": EncoderSize(width=1536, depth=40, heads=16, mlp_dim=6144),
 }
-
-
-def named_size(sizes: dict[str, EncoderSize], name: str) -> dict[str, int]:
-    """A preset's fields for a tower's constructor. Raises ValueError for an unknown name."""
-    if name not in sizes:
-        raise ValueError(f"encoder size {name!r} is unknown; take one of {', '.join(sizes)}")
-    return dataclasses.asdict(sizes[name])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,3 +189,39 @@ class EncoderStack(Module):
             states[layer] = self.run(params, states[done], mask, done, layer)
             done = layer
         return tuple(states[layer] for layer in layers)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tower(Module):
+    """Base of both towers.
+
+    Attributes:
+      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
+      attention_backend: see `core.attention.attention`.
+    """
+
+    width: int
+    depth: int
+    heads: int
+    mlp_dim: int
+    remat: str = "none"
+    attention_backend: str = "dense"
+
+    @classmethod
+    def named(cls, name: str, **fields) -> Self:
+        """The tower of `ENCODER_SIZES[name]`. Raises ValueError for an unknown name."""
+        if name not in ENCODER_SIZES:
+            raise ValueError(
+                f"encoder size {name!r} is unknown; take one of {', '.join(ENCODER_SIZES)}"
+            )
+        return cls(**dataclasses.asdict(ENCODER_SIZES[name]), **fields)
+
+    @property
+    def stack(self) -> EncoderStack:
+        return EncoderStack(
+            self.width, self.depth, self.heads, self.mlp_dim, self.remat, self.attention_backend
+        )
+
+    @property
+    def norm(self) -> LayerNorm:
+        return LayerNorm(self.width)

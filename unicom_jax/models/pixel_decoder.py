@@ -2,7 +2,7 @@
 
 Patch (row, column) is conditioned on the feature of the same place, so no cross-attention is
 needed. Time enters through AdaLN-zero (DiT: Peebles & Xie 2023), places through 2-D RoPE. It knows
-only `channels`: patches of pixels (patch² · 3) or packed latents of a KL autoencoder (4 · latent).
+only `channels`: patches of pixels or packed latents of an autoencoder (`models/paint_space.py`).
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ image, only the flow decoder at every step.
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import flax.struct
 import jax
@@ -18,19 +17,13 @@ import jax.numpy as jnp
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 from unicom_jax.core.flow import flow_loss, interpolate, velocity
-from unicom_jax.core.losses import LossTerms, text_terms
-from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Params, ParamSpec, Specs, normal
 from unicom_jax.models.encoder_stack import EncoderStack
+from unicom_jax.models.pathway import Pathway
 from unicom_jax.models.pixel_decoder import PixelDecoder
-from unicom_jax.models.transformer import KVCache, Transformer
-from unicom_jax.models.unified import (
-    FlowTime,
-    ImageEmbedding,
-    draw_noise,
-    embed_slots,
-    gather_slots,
-    scatter_images,
-)
+from unicom_jax.models.transformer import KVCache
+from unicom_jax.models.unified import draw_noise, scatter_images
 
 
 @flax.struct.dataclass
@@ -41,23 +34,18 @@ class QueryContext:
     grids: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class QueryPathway(Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QueryPathway(Pathway):
     """Frozen transformer + `queries` learnable vectors + connector + flow decoder.
 
     `connector` blocks see no position: each query has its own vector to tell where it stands.
     `pool`: patches on a side of a latent token's window, to turn patch grids into token grids.
     """
 
-    transformer: Transformer
-    embedding: ImageEmbedding
     queries: int
     connector_depth: int
     flow_decoder: PixelDecoder
     pool: int = 1
-    flow_time: FlowTime = FlowTime()
-    text_chunk: int = 0
-    compute_dtype: str = "float32"
 
     @property
     def connector(self) -> EncoderStack:
@@ -79,17 +67,6 @@ class QueryPathway(Module):
         """The reader stays as the earlier stage left it."""
         return ("transformer/.*", "embedding/.*")
 
-    def _embed(self, params: Params, batch: MixedBatch, features, latents) -> jax.Array:
-        """As Pathway I with all images clean, but queries at the NOISY slots."""
-        text = self.transformer.embed(params["transformer"], batch.tokens)
-        text = text.astype(self.compute_dtype)
-        time = jnp.ones(batch.tokens.shape, jnp.float32)
-        slots = embed_slots(
-            self.embedding, params["embedding"], text, batch, features, latents, time
-        )
-        queries = params["queries"].astype(text.dtype)[batch.image_token]
-        return jnp.where((batch.roles == Role.NOISY)[..., None], queries, slots)
-
     def _connect(self, params: Params, hidden: jax.Array, grids: jax.Array) -> jax.Array:
         """Hidden states of the queries (B, N, W) to conditions (B, N, W)."""
         mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[1])
@@ -105,12 +82,10 @@ class QueryPathway(Module):
     ) -> LossTerms:
         """As `TransfusionPathway.loss_terms`; `text` is only reported: the reader is frozen."""
         rows, images, tokens, dim = latents.shape
-        hidden = self._embed(
-            params, batch, gather_slots(features, batch), gather_slots(latents, batch)
-        )
+        hidden = self.embed_clean(params, batch, features, latents)
+        queries = params["queries"].astype(hidden.dtype)[batch.image_token]
+        hidden = jnp.where((batch.roles == Role.NOISY)[..., None], queries, hidden)
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        logits = partial(self.transformer.logits, params["transformer"])
-        text = text_terms(logits, hidden, batch.targets, batch.target_weights, self.text_chunk)
 
         def flat(x: jax.Array) -> jax.Array:
             return x.reshape(rows * images, *x.shape[2:])
@@ -126,28 +101,10 @@ class QueryPathway(Module):
             params["flow_decoder"], flat(noisy), flat(time), condition, flat(grids)
         )
         target = velocity(latents, noise)
-        return {"flow": flow_loss(predicted, flat(target), flat(drawn)), **text}
-
-    def prefill(
-        self,
-        params: Params,
-        batch: MixedBatch,
-        features: jax.Array,
-        latents: jax.Array,
-        cache: KVCache,
-        start: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache]:
-        """As `TransfusionPathway.prefill`."""
-        hidden = self._embed(
-            params, batch, gather_slots(features, batch), gather_slots(latents, batch)
-        )
-        return self.transformer(
-            params["transformer"], hidden, batch.positions, batch.mask, cache, start
-        )
-
-    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Next-token logits (..., V) in fp32."""
-        return self.transformer.logits(params["transformer"], hidden)
+        return {
+            "flow": flow_loss(predicted, flat(target), flat(drawn)),
+            **self.text_terms(params, batch, hidden),
+        }
 
     def begin_drawing(
         self,

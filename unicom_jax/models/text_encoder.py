@@ -7,54 +7,30 @@ import dataclasses
 import jax
 
 from unicom_jax.core.attention import padding_mask
-from unicom_jax.core.layers import Embedding, LayerNorm, Linear
-from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
-from unicom_jax.models.encoder_stack import ENCODER_SIZES, EncoderStack, named_size
-
-TEXT_SIZES = ENCODER_SIZES
+from unicom_jax.core.layers import Embedding, Linear
+from unicom_jax.core.module import Params, ParamSpec, Specs, normal
+from unicom_jax.models.encoder_stack import Tower
 
 
-@dataclasses.dataclass(frozen=True)
-class TextEncoder(Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextEncoder(Tower):
     """SigLIP 2's text tower. Compute runs in `dtype`.
 
-    Attributes:
+    Attributes, besides those of `Tower`:
       vocab_size: size of the token table (256,000 in SigLIP 2).
       max_length: number of learned positions (64 in SigLIP 2).
       out_dim: width of the embedding, that of the image tower; None is `width`.
-      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
       dtype: of the activations, since token ids have none to follow.
     """
 
-    vocab_size: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
+    vocab_size: int = 256_000
     max_length: int = 64
     out_dim: int | None = None
-    remat: str = "none"
-    attention_backend: str = "dense"
     dtype: str = "float32"
-
-    @classmethod
-    def named(cls, name: str, *, vocab_size: int = 256_000, **fields) -> TextEncoder:
-        """The tower of `TEXT_SIZES[name]`. Raises ValueError for an unknown name."""
-        return cls(vocab_size=vocab_size, **named_size(TEXT_SIZES, name), **fields)
 
     @property
     def embedding(self) -> Embedding:
         return Embedding(self.vocab_size, self.width)
-
-    @property
-    def stack(self) -> EncoderStack:
-        return EncoderStack(
-            self.width, self.depth, self.heads, self.mlp_dim, self.remat, self.attention_backend
-        )
-
-    @property
-    def norm(self) -> LayerNorm:
-        return LayerNorm(self.width)
 
     @property
     def head(self) -> Linear:

@@ -7,7 +7,6 @@ states at the latents' own slots (papers: UniCom §3, Transfusion arXiv 2408.110
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import flax.struct
 import jax
@@ -17,16 +16,11 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.flow import flow_loss
 from unicom_jax.core.grids import token_places
 from unicom_jax.core.layers import place_embedding
-from unicom_jax.core.losses import LossTerms, text_terms
+from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params, Specs
-from unicom_jax.models.transformer import KVCache, Transformer
-from unicom_jax.models.unified import (
-    FlowTime,
-    ImageEmbedding,
-    add_noise,
-    embed_slots,
-    gather_slots,
-)
+from unicom_jax.models.pathway import Pathway
+from unicom_jax.models.transformer import KVCache
+from unicom_jax.models.unified import add_noise, gather_slots
 
 
 @flax.struct.dataclass
@@ -40,16 +34,11 @@ class DrawingContext:
     start: jax.Array  # scalar, first cache slot of the image
 
 
-@dataclasses.dataclass(frozen=True)
-class TransfusionPathway(Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransfusionPathway(Pathway):
     """One transformer over interleaved text and latents, and a velocity head."""
 
-    transformer: Transformer
-    embedding: ImageEmbedding
     head: Module
-    flow_time: FlowTime = FlowTime()
-    text_chunk: int = 0
-    compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
         return {
@@ -62,13 +51,6 @@ class TransfusionPathway(Module):
     def frozen(self) -> tuple[str, ...]:
         """Weights that this pathway never trains, as path prefixes."""
         return ()
-
-    def _embed(self, params: Params, batch: MixedBatch, features, latents, time) -> jax.Array:
-        text = self.transformer.embed(params["transformer"], batch.tokens)
-        text = text.astype(self.compute_dtype)
-        return embed_slots(
-            self.embedding, params["embedding"], text, batch, features, latents, time
-        )
 
     def loss_terms(
         self,
@@ -86,41 +68,13 @@ class TransfusionPathway(Module):
           row_keys: (B,) random keys.
         """
         noisy = add_noise(batch, latents, row_keys, self.flow_time)
-        hidden = self._embed(
-            params, batch, gather_slots(features, batch), noisy.latents, noisy.time
-        )
+        hidden = self.embed(params, batch, gather_slots(features, batch), noisy.latents, noisy.time)
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
         predicted = self.head(params["head"], hidden, noisy.time)
-        logits = partial(self.transformer.logits, params["transformer"])
         return {
             "flow": flow_loss(predicted, noisy.target, noisy.weights),
-            **text_terms(logits, hidden, batch.targets, batch.target_weights, self.text_chunk),
+            **self.text_terms(params, batch, hidden),
         }
-
-    def prefill(
-        self,
-        params: Params,
-        batch: MixedBatch,
-        features: jax.Array,
-        latents: jax.Array,
-        cache: KVCache,
-        start: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache]:
-        """Reads clean slots into the cache at `start`; returns hidden states (B, S, W) and cache.
-
-        The mask of `batch` speaks of cache slots.
-        """
-        time = jnp.ones(batch.tokens.shape, jnp.float32)
-        hidden = self._embed(
-            params, batch, gather_slots(features, batch), gather_slots(latents, batch), time
-        )
-        return self.transformer(
-            params["transformer"], hidden, batch.positions, batch.mask, cache, start
-        )
-
-    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Next-token logits (..., V) in fp32."""
-        return self.transformer.logits(params["transformer"], hidden)
 
     def begin_drawing(
         self,

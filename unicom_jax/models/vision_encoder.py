@@ -17,14 +17,7 @@ from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
-from unicom_jax.models.encoder_stack import (
-    ENCODER_SIZES,
-    EncoderAttention,
-    EncoderStack,
-    named_size,
-)
-
-VISION_SIZES = ENCODER_SIZES
+from unicom_jax.models.encoder_stack import EncoderAttention, Tower
 
 
 def resize_weights(index: jax.Array, target: jax.Array, source: int) -> jax.Array:
@@ -110,33 +103,20 @@ class AttentionPool(Module):
         return pooled + self.mlp(params["mlp"], self.norm(params["norm"], pooled))
 
 
-@dataclasses.dataclass(frozen=True)
-class VisionEncoder(Module):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VisionEncoder(Tower):
     """SigLIP 2's image tower. Compute follows the dtype of the patches.
 
-    Attributes:
+    Attributes, besides those of `Tower`:
       patch_size: side of a patch in pixels.
       position_rows, position_cols: the learned position grid; every image's if not `naflex`.
       naflex: resize the position grid to each image's own (rows, columns).
-      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
-      attention_backend: see `core.attention.attention`.
     """
 
-    patch_size: int
-    width: int
-    depth: int
-    heads: int
-    mlp_dim: int
+    patch_size: int = 16
     position_rows: int = 16
     position_cols: int = 16
     naflex: bool = True
-    remat: str = "none"
-    attention_backend: str = "dense"
-
-    @classmethod
-    def named(cls, name: str, *, patch_size: int = 16, **fields) -> VisionEncoder:
-        """The tower of `VISION_SIZES[name]`. Raises ValueError for an unknown name."""
-        return cls(patch_size=patch_size, **named_size(VISION_SIZES, name), **fields)
 
     @property
     def patch_dim(self) -> int:
@@ -145,16 +125,6 @@ class VisionEncoder(Module):
     @property
     def embedding(self) -> Linear:
         return Linear(self.patch_dim, self.width, axes=(None, "embed"))
-
-    @property
-    def stack(self) -> EncoderStack:
-        return EncoderStack(
-            self.width, self.depth, self.heads, self.mlp_dim, self.remat, self.attention_backend
-        )
-
-    @property
-    def norm(self) -> LayerNorm:
-        return LayerNorm(self.width)
 
     @property
     def head(self) -> AttentionPool:

@@ -15,10 +15,11 @@ from data_pipelines import build as pipelines
 from data_pipelines.tokenizer import Tokenizer, check_tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.core.module import Params
+from unicom_jax.interop.autoencoder import adopt_autoencoder, load_autoencoder
 from unicom_jax.interop.checkpoint import restore_params, stage_steps
 from unicom_jax.models.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.parallel.sharding import param_shardings, place_batch
+from unicom_jax.parallel.sharding import param_shardings, place_batch, replicated
 from unicom_jax.training.loop import Batches, LoopConfig, train
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.stages import codec, encoder, unified
@@ -34,7 +35,7 @@ def run_stages(
     """Trains `config.stages` (or those of them in `only`) in `workdir`; finished ones are skipped.
 
     Raises:
-      ConfigError: an unknown stage.
+      ConfigError: an unknown stage, or an autoencoder that is missing or does not fit.
       CheckpointError: a stage that the wanted ones build on was not trained.
       TokenizerError: the tokenizer is not the one that the run was started with.
     """
@@ -50,6 +51,7 @@ def run_stages(
         check_tokenizer(tokenizer, config.data.tokenizer_fingerprint, str(workdir))
     config.data.tokenizer_fingerprint = tokenizer.fingerprint()
     config.data.vocab_size = max(tokenizer.vocab_size, config.data.padded_vocab_size)
+    adopt_autoencoder(config, workdir)
     (workdir / "config.json").write_text(to_json(config))
     mesh = make_mesh(config.mesh)
     device = jax.devices()[0]
@@ -113,21 +115,26 @@ def _tokens_per_step(name: str, config: ConfigDict) -> int:
     return settings.batch_size * pipelines.image_policy(config).max_patches(config.data.patch)
 
 
-def _restore(workdir: Path, stage: str, module: Any, mesh: Any) -> Params:
+def _restore(
+    workdir: Path, stage: str, module: Any, mesh: Any, parts: tuple[str, ...] | None = None
+) -> Params:
     shardings = param_shardings(module.specs(), mesh)
     abstract = jax.tree.map(
         lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
         module.abstract(),
         shardings,
     )
-    return restore_params(workdir, stage, abstract)
+    return restore_params(workdir, stage, abstract, parts)
 
 
 def _frozen_parts(name: str, config: ConfigDict, workdir: Path, mesh: Any) -> Params:
-    """Weights of the stages before this one, as far as it reads them."""
+    """Weights of the stages before this one and of the autoencoder, as far as it reads them."""
     frozen = {}
     if name != "encoder":
-        frozen["encoder"] = _restore(workdir, "encoder", build_encoder(config), mesh)["vision"]
+        encoder = _restore(workdir, "encoder", build_encoder(config), mesh, ("vision",))
+        frozen["encoder"] = encoder["vision"]
+    if name == "codec":
+        frozen |= jax.device_put(load_autoencoder(config, workdir), replicated(mesh))
     if name in unified.NAMES:
         frozen["codec"] = _restore(workdir, "codec", build_codec(config), mesh)
     return frozen

@@ -14,6 +14,7 @@ from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import (
     COLOURS,
     LETTERS,
+    PLACES,
     PLAIN_SHAPES,
     Scene,
     SceneConfig,
@@ -91,6 +92,18 @@ def test_every_number_of_objects_and_every_look_occurs():
     assert {item.letter for item in items} == {"", *LETTERS}
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.01])
+def test_objects_stray_from_their_places_by_no_more_than_the_jitter(jitter):
+    config = SceneConfig(jitter=jitter)
+    scenes = [sample_scene(config, random_stream(0, index, "test")) for index in range(100)]
+    strays = [
+        max(abs(item.x - PLACES[item.place][0]), abs(item.y - PLACES[item.place][1]))
+        for scene in scenes
+        for item in scene.objects
+    ]
+    assert 0.9 * jitter <= max(strays) <= jitter + 1e-9
+
+
 def test_edges_are_anti_aliased():
     """The mean colour of a drawn disc gives its area to far better than a pixel's rounding."""
     image = render(circle(64, 64)).astype(float)
@@ -127,6 +140,7 @@ def test_circles_stay_round_in_wide_pictures():
         ({"sizes": ((8, 64),)}, "SceneConfig.sizes"),
         ({"object_weights": (1, 1, 1, 1, 1)}, "SceneConfig.object_weights"),
         ({"alike_share": 0.9}, "alike_share"),
+        ({"jitter": 0.1}, "SceneConfig.jitter: 0.1"),
     ],
 )
 def test_bad_configuration_is_named(change, message):

@@ -2,8 +2,10 @@
 
     L = flow + λ_perceptual · perceptual + λ_feature · ‖Z − decompressor(compressor(Z))‖²
 
-The perceptual term compares hidden states of the frozen encoder for the picture and for the clean
-picture that the pixel decoder predicts at the drawn time.
+The flow is over patches of pixels, or over latents of a frozen autoencoder into which the step
+encodes the picture (`models/paint_space.py`). The perceptual term compares hidden states of the
+frozen encoder for the picture and for the clean picture that the pixel decoder predicts at the
+drawn time: always in pixels, so with an autoencoder its gradient passes back through its decoder.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from unicom_jax.core.flow import flow_loss, sample_time
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.models.build import build_codec, build_encoder, build_space
 from unicom_jax.training.step import Stage
 
 STATISTICS = "statistics/.*"
@@ -30,12 +32,14 @@ def codec_stage(
 ) -> Stage:
     """The codec stage over the frozen encoder (`frozen["encoder"]`, a vision tower's weights).
 
+    `frozen["autoencoder"]` holds the autoencoder's weights where the configuration names one.
+
     Args:
       statistics_batches: held-in picture batches on which latent statistics are measured.
     """
     settings = config["codec"]
     vision, codec = build_encoder(config).vision, build_codec(config)
-    middle = vision.depth // 2
+    space, middle = build_space(config), vision.depth // 2
 
     def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
         pixels = to_unit(batch.patches)
@@ -44,9 +48,10 @@ def codec_stage(
         restored = codec.decompress(params, raw, batch.grids)
         real = _real_tokens(batch.grids, features.shape[1])
 
-        time, noise = _draw(row_keys, pixels.shape[1:], settings["time"], settings["time_shift"])
+        tokens = jax.lax.stop_gradient(space.encode(frozen, pixels, batch.grids))
+        time, noise = _draw(row_keys, tokens.shape[1:], settings["time"], settings["time_shift"])
         flow, painted = codec.pixel_decoder.loss(
-            params["pixel_decoder"], pixels, noise, time, restored, batch.grids
+            params["pixel_decoder"], tokens, noise, time, restored, batch.grids
         )
         terms = {"flow": flow, "feature": flow_loss(restored, features, real)}
         if settings["perceptual_weight"]:
@@ -55,6 +60,7 @@ def codec_stage(
                 return vision.hidden_states(frozen["encoder"], patches, batch.grids, (middle,))[0]
 
             target = jax.lax.stop_gradient(look(pixels))
+            painted = space.decode(frozen, painted, batch.grids)
             terms["perceptual"] = flow_loss(look(painted), target, real)
         return terms
 

@@ -28,11 +28,8 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
         """Features (B, M, N, D) and latents (B, M, n, d) of a batch's images."""
         rows, images = batch.grids.shape[:2]
         grids = batch.grids.reshape(rows * images, 2)
-        if batch.features is None:
-            patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
-            features = vision(frozen["encoder"], to_unit(patches).astype(dtype), grids)
-        else:
-            features = batch.features.reshape(rows * images, *batch.features.shape[2:])
+        patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
+        features = vision(frozen["encoder"], to_unit(patches).astype(dtype), grids)
         latents = codec.encode(frozen["codec"], features, grids)
         shaped = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
         return tuple(jax.lax.stop_gradient(x) for x in shaped)

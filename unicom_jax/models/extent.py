@@ -1,0 +1,44 @@
+"""Pictures of several shapes on one canvas: how far each goes, at any resolution."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.batch import MaskIntervals
+
+
+class Extent(NamedTuple):
+    """Which part of a canvas belongs to the picture that lies in its upper left corner.
+
+    Attributes:
+      grids: (B, 2) rows and columns of a picture, at least 1, in units such as patches.
+      canvas: rows and columns of the canvas in the same units.
+    """
+
+    grids: jax.Array
+    canvas: tuple[int, int]
+
+    def mask(self, x: jax.Array) -> jax.Array:
+        """(B, H, W, 1) bool, true where x (B, H, W, C) belongs to the picture."""
+
+        def inside(axis: int) -> jax.Array:
+            size = x.shape[1 + axis]
+            places = jnp.arange(size) * self.canvas[axis]
+            return places < self.grids[:, axis, None] * size
+
+        return (inside(0)[:, :, None] & inside(1)[:, None, :])[..., None]
+
+    def gather(self, x: jax.Array) -> tuple[jax.Array, MaskIntervals]:
+        """Places of x (B, H, W, C) as keys (B, HW, C), the picture's first; all see only those.
+
+        Attention does not ask for the order of its keys, and its masks are intervals.
+        """
+        inside = self.mask(x).reshape(x.shape[0], -1)
+        order = jnp.argsort(~inside, axis=1, stable=True)
+        places = x.reshape(*inside.shape, -1)
+        first = jnp.take_along_axis(places, order[..., None], axis=1)
+        return first, padding_mask(inside.sum(1), inside.shape[1])

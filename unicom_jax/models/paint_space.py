@@ -1,0 +1,174 @@
+"""What the pixel decoder paints in: pixels themselves, or latents of a frozen KL autoencoder.
+
+    patches of pixels (B, N, 3 P²) -> encode -> tokens (B, N, channels) -> decode -> patches
+
+Either way a token stands for one patch of the picture, so features condition it place by place.
+The autoencoder is given, never trained: its weights are no part of the codec's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.grids import token_mask, token_places
+from unicom_jax.core.module import Params
+from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.extent import Extent
+
+AUTOENCODER = "autoencoder"  # the autoencoder's weights among the frozen parts
+
+
+@dataclasses.dataclass(frozen=True)
+class PixelSpace:
+    """Tokens are patches of pixels. There is nothing to do."""
+
+    patch: int
+
+    @property
+    def channels(self) -> int:
+        return 3 * self.patch**2
+
+    def encode(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
+        return patches
+
+    def decode(self, frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
+        return tokens
+
+    def of_grid(self, rows: int, cols: int) -> PixelSpace:
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentSpace:
+    """Tokens are squares of autoencoder latents, packed channel-major as in FLUX.
+
+    The autoencoder sees whole pictures, so patches are laid out on a canvas first.
+
+    Attributes:
+      autoencoder: shrinks pictures by its factor f, which divides the patch.
+      patch: P, pixels on a side of a patch; a token holds (P/f)² latents of c channels.
+      rows, cols: patches of the canvas; no picture has more.
+      ragged: pictures may be smaller than the canvas (aspect buckets). Each is computed as if it
+        were alone, at the cost of the whole canvas.
+    """
+
+    autoencoder: AutoencoderKL
+    patch: int
+    rows: int
+    cols: int
+    ragged: bool = False
+
+    def __post_init__(self) -> None:
+        factor = self.autoencoder.factor
+        if self.patch % factor:
+            raise ValueError(
+                f"data.patch={self.patch} is no multiple of {factor}, by which the autoencoder of "
+                f"codec.autoencoder.path shrinks pictures; make it one"
+            )
+
+    @property
+    def side(self) -> int:
+        """Latents on a side of a token."""
+        return self.patch // self.autoencoder.factor
+
+    @property
+    def channels(self) -> int:
+        return self.side**2 * self.autoencoder.latent_channels
+
+    def encode(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
+        """Tokens (B, N, channels) fp32 of patches (B, N, 3 P²) in [-1, 1]; 0 at padding.
+
+        They are means of the posterior, shifted and scaled as the autoencoder's config says.
+        `frozen["autoencoder"]` holds its weights; grids (B, 2) are rows and columns of patches.
+        """
+        images = self._lay_out(patches.astype(jnp.float32), grids)
+        images = image_of(images, self.rows, self.cols, self.patch)
+        latents = self.autoencoder.encode(frozen[AUTOENCODER], images, extent=self._extent(grids))
+        return self._take_up(pack(latents, self.side), grids, patches.shape[1])
+
+    def decode(self, frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
+        """Patches (B, N, 3 P²) fp32, about [-1, 1], of tokens (B, N, channels); 0 at padding."""
+        latents = self._lay_out(tokens.astype(jnp.float32), grids)
+        latents = unpack(latents, self.rows, self.cols, self.side)
+        images = self.autoencoder.decode(frozen[AUTOENCODER], latents, self._extent(grids))
+        return self._take_up(patches_of(images, self.patch), grids, tokens.shape[1])
+
+    def of_grid(self, rows: int, cols: int) -> LatentSpace:
+        """The space for batches in which every picture has rows x cols patches."""
+        return dataclasses.replace(self, rows=rows, cols=cols, ragged=False)
+
+    def _extent(self, grids: jax.Array) -> Extent | None:
+        return Extent(grids, (self.rows, self.cols)) if self.ragged else None
+
+    def _lay_out(self, tokens: jax.Array, grids: jax.Array) -> jax.Array:
+        """(B, N, C) of each picture's own raster -> (B, rows · cols, C) of the canvas's."""
+        if not self.ragged:
+            return self._check_full(tokens)
+        places = jnp.arange(self.rows * self.cols)
+        row, col = places // self.cols, places % self.cols
+        index = row * grids[:, 1, None] + col
+        inside = (row < grids[:, 0, None]) & (col < grids[:, 1, None])
+        return _select(tokens, index, inside)
+
+    def _take_up(self, canvas: jax.Array, grids: jax.Array, tokens: int) -> jax.Array:
+        """The inverse of `_lay_out`; 0 behind a picture's last token."""
+        if not self.ragged:
+            return canvas
+        places = token_places(grids, tokens)
+        index = places[..., 0] * self.cols + places[..., 1]
+        return _select(canvas, index, token_mask(grids, tokens))
+
+    def _check_full(self, tokens: jax.Array) -> jax.Array:
+        if tokens.shape[1] != self.rows * self.cols:
+            raise ValueError(
+                f"the autoencoder takes pictures of {self.rows} x {self.cols} patches here, not of "
+                f"{tokens.shape[1]}; resize them, or train with --config.data.policy=bucket"
+            )
+        return tokens
+
+
+PaintSpace = PixelSpace | LatentSpace
+
+
+def _select(tokens: jax.Array, index: jax.Array, real: jax.Array) -> jax.Array:
+    """Rows `index` (B, M) of tokens (B, N, C), 0 where not `real`."""
+    index = jnp.clip(index, 0, tokens.shape[1] - 1)
+    return jnp.where(real[..., None], jnp.take_along_axis(tokens, index[..., None], axis=1), 0.0)
+
+
+def pack(latents: jax.Array, side: int = 2) -> jax.Array:
+    """(B, h, w, c) -> (B, h/s · w/s, s² c): each s x s square a token, channel-major as in FLUX."""
+    batch, height, width, channels = latents.shape
+    if height % side or width % side:
+        raise ValueError(
+            f"latents of {height} x {width} do not pack in squares of {side}; make both sides "
+            f"multiples of {side}"
+        )
+    squares = latents.reshape(batch, height // side, side, width // side, side, channels)
+    squares = squares.transpose(0, 1, 3, 5, 2, 4)
+    return squares.reshape(batch, -1, side**2 * channels)
+
+
+def unpack(tokens: jax.Array, rows: int, columns: int, side: int = 2) -> jax.Array:
+    """Inverse of `pack` for a grid of rows x columns tokens: -> (B, s rows, s columns, c)."""
+    batch = tokens.shape[0]
+    squares = tokens.reshape(batch, rows, columns, -1, side, side)
+    squares = squares.transpose(0, 1, 4, 2, 5, 3)
+    return squares.reshape(batch, side * rows, side * columns, -1)
+
+
+def image_of(patches: jax.Array, rows: int, columns: int, patch: int) -> jax.Array:
+    """(B, rows · columns, P² c), each patch (row, column, channel) -> (B, rows P, columns P, c)."""
+    batch = patches.shape[0]
+    grid = patches.reshape(batch, rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
+    return grid.reshape(batch, rows * patch, columns * patch, -1)
+
+
+def patches_of(images: jax.Array, patch: int) -> jax.Array:
+    """Inverse of `image_of`; the layout of `data_pipelines.images.patchify`."""
+    batch, height, width, channels = images.shape
+    grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
+    return grid.transpose(0, 1, 3, 2, 4, 5).reshape(batch, -1, patch**2 * channels)
