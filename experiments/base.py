@@ -46,6 +46,7 @@ SCENES = {
     "backgrounds": ("white", "gray", "black", "sky", "night"),
     "alike_share": 0.3,
     "distinct_share": 0.5,
+    "jitter": 0.025,
 }
 
 
@@ -93,6 +94,7 @@ def unified_stage(**overrides) -> ConfigDict:
             "overlong": "error",  # error, skip: a document longer than a row
             "flow_weight": 5.0,  # λ_diff : λ_text = 5 : 1
             "text_weight": 1.0,
+            "noisy_copies": 1,  # noises and times for each drawn image; one prompt serves all
             "cfg_dropout": 0.1,  # share of drawing documents trained without their words
             "mixture": dict(NO_TASKS),
         }
@@ -111,8 +113,14 @@ def get_config() -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            # kind: scenes, array_record, folder, tfds, openmoji; `path` where it has one.
-            "source": {"kind": "scenes", "path": "", "split": "train", "size": 20_000},
+            "source": {
+                "kind": "scenes",  # scenes, array_record, folder, tfds, openmoji
+                "path": "",  # of a folder, of records, of a prepared TFDS data set
+                "size": 20_000,  # scenes in an epoch
+                "held_out": 0.05,  # folder, array_record: share of records kept for evaluation
+                "split": "train",  # tfds: the split to train on
+                "eval_split": "",  # tfds: the split to evaluate on; "" = the one trained on
+            },
             "scenes": dict(SCENES),
             "patch": 16,
             "policy": "fixed",  # fixed, naflex, bucket
@@ -156,6 +164,10 @@ def get_config() -> ConfigDict:
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
             "pool": 1,  # kind "pool": each side of the token grid is divided by this
+            "autoencoder": {  # the decoder paints pixels, or latents of a frozen autoencoder
+                "path": "",  # "" = pixels; else a folder of a diffusers AutoencoderKL
+                "facts": {},  # its sizes; filled in when a run starts, which copies the folder
+            },
             "decoder": {  # fields of models.pixel_decoder.PixelDecoder
                 "width": 192,
                 "depth": 4,
