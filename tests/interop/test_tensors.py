@@ -1,0 +1,98 @@
+"""Folders of safetensors: what is written is read back; what is damaged is named."""
+
+from __future__ import annotations
+
+import json
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
+
+SHAPES = {"a": (3, 4), "b": (5,), "c": (2, 2)}
+
+
+def values(name: str) -> np.ndarray:
+    return np.arange(np.prod(SHAPES[name]), dtype=np.float32).reshape(SHAPES[name]) / 7
+
+
+def write(folder, dtype=np.float32, **options):
+    write_tensors(folder, SHAPES, values, np.dtype(dtype), **options)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("shard_bytes", [10**6, 60, 1])
+def test_what_is_written_is_read_back(tmp_path, dtype, shard_bytes):
+    write(tmp_path, dtype, shard_bytes=shard_bytes)
+    with open_tensors(tmp_path) as folder:
+        assert {name: fact.shape for name, fact in folder.facts.items()} == SHAPES
+        for name in SHAPES:
+            assert np.array_equal(folder.read(name), values(name).astype(dtype))
+            assert folder.read(name).dtype == dtype
+
+
+def test_shards_hold_at_most_their_size_and_stand_in_the_index(tmp_path):
+    write(tmp_path, shard_bytes=70)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    assert index["weight_map"] == {"a": first, "b": first, "c": second}
+    assert index["metadata"]["total_size"] == 4 * (12 + 5 + 4)
+
+
+def test_one_shard_has_no_index(tmp_path):
+    write(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_transformers_layouts_of_several_stems_live_side_by_side(tmp_path):
+    write(tmp_path)
+    write(tmp_path, stem="diffusion_pytorch_model")
+    with open_tensors(tmp_path, "diffusion_pytorch_model") as folder:
+        assert all(f.shard.name.startswith("diffusion") for f in folder.facts.values())
+
+
+def test_a_folder_without_weights_is_named(tmp_path):
+    with (
+        pytest.raises(WeightsError, match=r"model\.safetensors is missing"),
+        open_tensors(tmp_path),
+    ):
+        pass
+
+
+def test_a_missing_shard_is_named(tmp_path):
+    write(tmp_path, shard_bytes=1)
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with (
+        pytest.raises(WeightsError, match="model-00002-of-00003.safetensors is missing"),
+        open_tensors(tmp_path),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("keep", [4, 40, -1])
+def test_a_shard_cut_short_is_named(tmp_path, keep):
+    write(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with (
+        pytest.raises(WeightsError, match=r"model\.safetensors is damaged"),
+        open_tensors(tmp_path),
+    ):
+        pass
+
+
+def test_an_index_that_promises_too_much_is_named(tmp_path):
+    write(tmp_path, shard_bytes=1)
+    index = tmp_path / "model.safetensors.index.json"
+    listing = json.loads(index.read_text())
+    listing["weight_map"]["d"] = "model-00001-of-00003.safetensors"
+    index.write_text(json.dumps(listing))
+    with pytest.raises(WeightsError, match="promises d in model-00001"), open_tensors(tmp_path):
+        pass
+
+
+def test_an_index_that_is_no_json_is_named(tmp_path):
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(WeightsError, match="no index of shards"), open_tensors(tmp_path):
+        pass

@@ -1,0 +1,157 @@
+"""One table a model says where foreign tensors lie in our trees; it is read in both directions.
+
+    RULES = (
+        Rule("embedding/table", "model.embed_tokens.weight"),
+        Rule("blocks/mlp/up/kernel", "model.layers.{layer}.mlp.up_proj.weight", axes=(1, 0)),
+    )
+
+`{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis. A tensor that
+they keep whole and we keep in parts (a fused query, key and value) has several paths, which are
+joined along its first axis.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from unicom_jax.core.module import ParamSpec, Specs, iter_specs
+
+LAYER = "{layer}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """Where one foreign tensor, or one a layer, lies in our tree.
+
+    Attributes:
+      ours: path of our weight, joined by "/"; several paths are parts along axis 0 of theirs.
+      theirs: the foreign name, with `{layer}` where ours is stacked.
+      axes: their axes in the order of ours: ours = theirs.transpose(axes). () keeps them.
+      shape: their shape (of one part), where ours has other axes besides; () where it follows.
+    """
+
+    ours: str | tuple[str, ...]
+    theirs: str
+    axes: tuple[int, ...] = ()
+    shape: tuple[int, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.ours,) if isinstance(self.ours, str) else self.ours
+
+    @property
+    def stacked(self) -> bool:
+        return LAYER in self.theirs
+
+    def name(self, layer: int | None) -> str:
+        """The foreign name; `layer` is None where nothing is stacked."""
+        return self.theirs if layer is None else self.theirs.replace(LAYER, str(layer))
+
+    def part_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
+        """Their shape of one part, from the shape of one layer of ours."""
+        if self.shape:
+            return self.shape
+        if not self.axes:
+            return tuple(ours)
+        return tuple(ours[self.axes.index(axis)] for axis in range(len(self.axes)))
+
+    def to_ours(self, part: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        """One part of theirs as one layer of ours of that shape; a view where it can be one."""
+        return (part.transpose(self.axes) if self.axes else part).reshape(shape)
+
+    def to_theirs(self, layer: np.ndarray) -> np.ndarray:
+        """The inverse of `to_ours`."""
+        shape = self.part_shape(layer.shape)
+        if not self.axes:
+            return layer.reshape(shape)
+        turned = layer.reshape([shape[axis] for axis in self.axes])
+        return turned.transpose(np.argsort(self.axes))
+
+
+Table = Sequence[Rule]
+
+
+def prefixed(table: Table, ours: str = "", theirs: str = "") -> tuple[Rule, ...]:
+    """The same table for a model that is a part of a larger one on either side."""
+    return tuple(
+        dataclasses.replace(
+            rule,
+            ours=tuple(ours + path for path in rule.paths),
+            theirs=theirs + rule.theirs,
+        )
+        for rule in table
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One foreign tensor: its shape and the rule, layer and sizes of our weights it holds."""
+
+    rule: Rule
+    layer: int | None
+    shape: tuple[int, ...]
+    specs: tuple[ParamSpec, ...]
+
+    def layer_shape(self, part: int) -> tuple[int, ...]:
+        """The shape of our weight number `part`, without the axis of layers."""
+        return self.specs[part].shape[self.layer is not None :]
+
+    def split(self, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+        """(path, layer of ours) of each part of the foreign tensor."""
+        start = 0
+        for number, path in enumerate(self.rule.paths):
+            shape = self.layer_shape(number)
+            part_shape = self.rule.part_shape(shape)
+            whole = len(self.rule.paths) == 1
+            part = tensor if whole else tensor[start : start + part_shape[0]]
+            start += 0 if whole else part_shape[0]
+            yield path, self.rule.to_ours(part, shape)
+
+    def join(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The foreign tensor, contiguous, from our weights by path (with their layers' axis)."""
+        parts = []
+        for path in self.rule.paths:
+            weight = weights[path]
+            parts.append(self.rule.to_theirs(weight if self.layer is None else weight[self.layer]))
+        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def places(table: Table, specs: Specs) -> dict[str, Place]:
+    """Every foreign tensor of a model by name, in the order of the table.
+
+    Raises:
+      ValueError: the table and the model disagree: a weight without a rule or with two, a path that
+        the model lacks, two tensors of one name.
+    """
+    weights = {"/".join(path): spec for path, spec in iter_specs(specs)}
+    missing, found = dict.fromkeys(weights), {}
+    for rule in table:
+        for path in rule.paths:
+            if path not in weights:
+                raise ValueError(f"the table names {path!r}, which the model does not have")
+            if path not in missing:
+                raise ValueError(f"the table names {path!r} twice")
+            del missing[path]
+        held = tuple(weights[path] for path in rule.paths)
+        for layer in range(held[0].shape[0]) if rule.stacked else (None,):
+            name = rule.name(layer)
+            if name in found:
+                raise ValueError(f"two rules of the table name the tensor {name!r}")
+            found[name] = Place(rule, layer, _joined_shape(rule, held), held)
+    if missing:
+        raise ValueError(f"the table has no rule for {next(iter(missing))!r}")
+    return found
+
+
+def _joined_shape(rule: Rule, specs: Sequence[ParamSpec]) -> tuple[int, ...]:
+    shapes = [rule.part_shape(spec.shape[rule.stacked :]) for spec in specs]
+    for shape, spec in zip(shapes, specs, strict=True):
+        if math.prod(shape) != math.prod(spec.shape[rule.stacked :]):
+            raise ValueError(f"{rule.theirs!r} of shape {shape} cannot hold {spec.shape}")
+    if len(shapes) == 1:
+        return shapes[0]
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
