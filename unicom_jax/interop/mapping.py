@@ -7,7 +7,7 @@
 
 `{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis. A tensor that
 they keep whole and we keep in parts (a fused query, key and value) has several paths, which are
-joined along its first axis.
+joined along its first axis. A tensor that we do not have (a bias that is always zero) has no path.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Rule:
     """Where one foreign tensor, or one a layer, lies in our tree.
 
     Attributes:
-      ours: path of our weight, joined by "/"; several paths are parts along axis 0 of theirs.
+      ours: path of our weight, joined by "/"; several paths are parts along axis 0 of theirs; none:
+        theirs holds zeros, of `shape`.
       theirs: the foreign name, with `{layer}` where ours is stacked.
       axes: their axes in the order of ours: ours = theirs.transpose(axes). () keeps them.
       shape: their shape (of one part), where ours has other axes besides; () where it follows.
@@ -75,6 +76,18 @@ class Rule:
 Table = Sequence[Rule]
 
 
+def linear(ours: str, theirs: str, *, bias: bool = True) -> Table:
+    """Rules for a `core.layers.Linear` and a torch `Linear`, whose weight is (out, in)."""
+    rules = (Rule(f"{ours}/kernel", f"{theirs}.weight", axes=(1, 0)),)
+    return (*rules, Rule(f"{ours}/bias", f"{theirs}.bias")) if bias else rules
+
+
+def norm(ours: str, theirs: str, *, bias: bool = True) -> Table:
+    """Rules for a norm's scale and, where it has one, its bias."""
+    rules = (Rule(f"{ours}/scale", f"{theirs}.weight"),)
+    return (*rules, Rule(f"{ours}/bias", f"{theirs}.bias")) if bias else rules
+
+
 def prefixed(table: Table, ours: str = "", theirs: str = "") -> tuple[Rule, ...]:
     """The same table for a model that is a part of a larger one on either side."""
     return tuple(
@@ -113,6 +126,8 @@ class Place:
 
     def join(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         """The foreign tensor, contiguous, from our weights by path (with their layers' axis)."""
+        if not self.rule.paths:
+            return np.zeros(self.shape, np.float32)
         parts = []
         for path in self.rule.paths:
             weight = weights[path]
@@ -152,6 +167,6 @@ def _joined_shape(rule: Rule, specs: Sequence[ParamSpec]) -> tuple[int, ...]:
     for shape, spec in zip(shapes, specs, strict=True):
         if math.prod(shape) != math.prod(spec.shape[rule.stacked :]):
             raise ValueError(f"{rule.theirs!r} of shape {shape} cannot hold {spec.shape}")
-    if len(shapes) == 1:
-        return shapes[0]
+    if len(shapes) < 2:
+        return shapes[0] if shapes else rule.shape
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
