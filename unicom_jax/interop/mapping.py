@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -113,26 +113,44 @@ class Place:
         """The shape of our weight number `part`, without the axis of layers."""
         return self.specs[part].shape[self.layer is not None :]
 
-    def split(self, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, layer of ours) of each part of the foreign tensor."""
-        start = 0
-        for number, path in enumerate(self.rule.paths):
-            shape = self.layer_shape(number)
-            part_shape = self.rule.part_shape(shape)
-            whole = len(self.rule.paths) == 1
-            part = tensor if whole else tensor[start : start + part_shape[0]]
-            start += 0 if whole else part_shape[0]
-            yield path, self.rule.to_ours(part, shape)
+    def read(
+        self,
+        path: str,
+        index: Sequence[slice],
+        read: Callable[[tuple[slice, ...]], np.ndarray],
+    ) -> np.ndarray:
+        """A part of one layer of our weight at `path`.
 
-    def join(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The foreign tensor, contiguous, from our weights by path (with their layers' axis)."""
+        Args:
+          index: which part, one slice of step 1 per axis of the layer.
+          read: gives the part of the foreign tensor in a window of slices.
+        """
+        number = self.rule.paths.index(path)
+        before = [self.rule.part_shape(self.layer_shape(n)) for n in range(number + 1)]
+        start = sum(shape[0] for shape in before[:-1]) if len(self.specs) > 1 else 0
+        shape = self.layer_shape(number)
+        if self.rule.shape:  # axes are split or joined, so a slice of ours is none of theirs
+            window = [slice(0, size) for size in before[-1]]
+            return self.rule.to_ours(read(_shifted(window, start)), shape)[tuple(index)]
+        axes = self.rule.axes or range(len(shape))
+        window = [index[axes.index(axis)] for axis in range(len(shape))]
+        part = [one.stop - one.start for one in index]
+        return self.rule.to_ours(read(_shifted(window, start)), part)
+
+    def join(self, read: Callable[[str, int | None], np.ndarray]) -> np.ndarray:
+        """The foreign tensor, contiguous, from `read(path, layer)` of our weights."""
         if not self.rule.paths:
             return np.zeros(self.shape, np.float32)
-        parts = []
-        for path in self.rule.paths:
-            weight = weights[path]
-            parts.append(self.rule.to_theirs(weight if self.layer is None else weight[self.layer]))
+        parts = [self.rule.to_theirs(read(path, self.layer)) for path in self.rule.paths]
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+
+
+def _shifted(window: Sequence[slice], start: int) -> tuple[slice, ...]:
+    """The window `start` rows further down."""
+    if not start:
+        return tuple(window)
+    rows, *columns = window
+    return (slice(rows.start + start, rows.stop + start), *columns)
 
 
 def places(table: Table, specs: Specs) -> dict[str, Place]:
