@@ -42,7 +42,7 @@ CHUNK_BYTES = 64 * 2**20
 
 @dataclasses.dataclass(frozen=True)
 class TensorFact:
-    """What a header says of a tensor: its shard and place there, shape, safetensors type ("F32")."""
+    """What a header says of a tensor: shard and place in it, shape, safetensors type ("F32")."""
 
     shard: Path
     shape: tuple[int, ...]
