@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from .image_processing_unicom import Picture, UnicomImageProcessor
 
@@ -159,7 +159,7 @@ class UnicomProcessor:
     @classmethod
     def from_pretrained(cls, folder: str, sequence: dict[str, Any]) -> UnicomProcessor:
         """From a model's folder or its name on the Hub; `sequence` is that of its config."""
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         return cls(tokenizer, UnicomImageProcessor.from_pretrained(folder), sequence)
 
     def prefix(self, segments: Sequence[Segment], opening: str = "") -> Prefix:
