@@ -15,7 +15,7 @@ from unicom_jax.training.step import Trainer
 def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
     item = {"step": state.step, "opt_state": state.opt_state}
     if trainer.ema_decay:  # `params` then holds the averaged weights, the raw ones go here
-        item["raw"] = split(state.params, trainer.stage.freeze)[0]
+        item[files.RAW] = split(state.params, trainer.stage.freeze)[0]
     return item
 
 
@@ -45,7 +45,7 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
             f"its data would not continue; set --config.seed={position['seed']} or a new --workdir"
         )
     ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
-    raw = merge(params, train["raw"]) if trainer.ema_decay else params
+    raw = merge(params, train[files.RAW]) if trainer.ema_decay else params
     return TrainState(train["step"], raw, train["opt_state"], ema)
 
 

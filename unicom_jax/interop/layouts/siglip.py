@@ -69,20 +69,20 @@ def table(module: Model) -> Table:
     )
 
 
-def _blocks() -> Table:
-    layer = "encoder.layers.{layer}"
+def blocks(ours: str = "blocks", layer: str = "encoder.layers.{layer}") -> Table:
+    """Rules for a stack of `EncoderBlock` at the path `ours`; `layer` begins their names."""
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
     attention = (
         rule
-        for ours, theirs in names.items()
-        for rule in linear(f"blocks/attention/{ours}", f"{layer}.self_attn.{theirs}")
+        for part, theirs in names.items()
+        for rule in linear(f"{ours}/attention/{part}", f"{layer}.self_attn.{theirs}")
     )
     return (
-        *norm("blocks/attention_norm", f"{layer}.layer_norm1"),
+        *norm(f"{ours}/attention_norm", f"{layer}.layer_norm1"),
         *attention,
-        *norm("blocks/mlp_norm", f"{layer}.layer_norm2"),
-        *linear("blocks/mlp/up", f"{layer}.mlp.fc1"),
-        *linear("blocks/mlp/down", f"{layer}.mlp.fc2"),
+        *norm(f"{ours}/mlp_norm", f"{layer}.layer_norm2"),
+        *linear(f"{ours}/mlp/up", f"{layer}.mlp.fc1"),
+        *linear(f"{ours}/mlp/down", f"{layer}.mlp.fc2"),
     )
 
 
@@ -104,7 +104,7 @@ def _vision(module: VisionEncoder) -> Table:
             "embeddings.position_embedding.weight",
             shape=(module.position_rows * module.position_cols, width),
         ),
-        *_blocks(),
+        *blocks(),
         *norm("norm", "post_layernorm"),
         Rule("head/probe", "head.probe", shape=(1, 1, width)),
         Rule(
@@ -124,7 +124,7 @@ def _text() -> Table:
     return (
         Rule("embedding/table", "embeddings.token_embedding.weight"),
         Rule("positions", "embeddings.position_embedding.weight"),
-        *_blocks(),
+        *blocks(),
         *norm("norm", "final_layer_norm"),
         *linear("head", "head"),
     )
