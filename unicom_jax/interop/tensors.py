@@ -101,11 +101,10 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
       WeightsError: no weights, a shard that is missing, cut short or unreadable, or an index that
         names other tensors than the shards hold.
     """
-    index = folder / f"{stem}.safetensors.index.json"
+    index = _index_path(folder, stem)
     promised = _read_index(index) if index.is_file() else None
-    files = {f"{stem}.safetensors"} if promised is None else set(promised.values())
     facts: dict[str, TensorFact] = {}
-    for path in sorted(folder / file for file in files):
+    for path in _shards(folder, stem, promised):
         if not path.is_file():
             raise WeightsError(
                 f"{path} is missing; copy it into the folder again, or give the folder that "
@@ -117,6 +116,27 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
             raise WeightsError(f"{path} is damaged ({error}); copy it again") from error
     _check_promise(index, promised, facts)
     return TensorFolder(folder, facts)
+
+
+def weight_files(folder: Path, stem: str = "model") -> list[str]:
+    """The names of all files that hold the weights, the index among them, there or not.
+
+    Raises:
+      WeightsError: the index cannot be read.
+    """
+    index = _index_path(folder, stem)
+    promised = _read_index(index) if index.is_file() else None
+    shards = [path.name for path in _shards(folder, stem, promised)]
+    return shards if promised is None else [*shards, index.name]
+
+
+def _index_path(folder: Path, stem: str) -> Path:
+    return folder / f"{stem}.safetensors.index.json"
+
+
+def _shards(folder: Path, stem: str, promised: Mapping[str, str] | None) -> list[Path]:
+    files = {f"{stem}.safetensors"} if promised is None else set(promised.values())
+    return sorted(folder / file for file in files)
 
 
 def _read_header(path: Path) -> dict[str, TensorFact]:
@@ -186,7 +206,7 @@ def write_tensors(
     if len(plan) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         listing = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(listing, indent=2) + "\n")
+        _index_path(folder, stem).write_text(json.dumps(listing, indent=2) + "\n")
 
 
 def _write_shard(

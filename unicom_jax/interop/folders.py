@@ -1,0 +1,116 @@
+"""Foreign folders by their layout: which model they hold, whether it is all there, in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.core.module import Module, Params
+from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
+from unicom_jax.interop.layouts.layout import Layout
+from unicom_jax.interop.mapping import Table, places, prefixed
+from unicom_jax.interop.tensors import TensorFolder, open_tensors
+from unicom_jax.interop.transfer import check_facts, load_weights, store_weights
+
+
+def module_in(folder: Path, layout: Layout) -> Module:
+    """The module that the config.json of `folder` describes.
+
+    Raises:
+      ConfigError: there is none, or it is of a model that ours cannot stand for.
+    """
+    return layout.module_of(read_description(folder), folder / DESCRIPTION)
+
+
+def check_model(folder: Path, layout: Layout, module: Module) -> TensorFolder:
+    """Compares the headers of `folder` with what `module` needs; reads no values.
+
+    Raises:
+      WeightsError: the folder is damaged or holds another model.
+    """
+    tensors, table = _named(folder, layout, module)
+    check_facts(
+        tensors,
+        places(table, module.specs()),
+        spare=layout.spare(module),
+        twins=layout.twins(module),
+    )
+    return tensors
+
+
+def read_model(
+    folder: Path,
+    layout: Layout,
+    module: Module,
+    *,
+    shardings: Params | None = None,
+    dtype: Any = None,
+    read: Callable[[str], None] = lambda path: None,
+) -> Params:
+    """The weights of `module` from `folder`; arguments and errors of `transfer.load_weights`.
+
+    `module` is what `module_in` gives, or a part of it that the layout has a table for (the image
+    tower of both).
+    """
+    _, table = _named(folder, layout, module)
+    return load_weights(
+        folder,
+        table,
+        module.specs(),
+        stem=layout.stem,
+        shardings=shardings,
+        dtype=dtype,
+        spare=layout.spare(module),
+        twins=layout.twins(module),
+        read=read,
+    )
+
+
+def write_model(
+    target: Path,
+    layout: Layout,
+    module: Module,
+    params: Params,
+    *,
+    dtype: str = "F32",
+    shard_bytes: int = 5 * 10**9,
+    about: Mapping[str, Any] | None = None,
+    written: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Writes config.json and the weights of `module`: a folder that is there whole or not at all.
+
+    Args:
+      target: a new or empty folder.
+      about: more entries of config.json.
+      dtype, shard_bytes, written: see `transfer.store_weights`.
+
+    Raises:
+      FileExistsError: `target` holds something already.
+    """
+    description = {**layout.describe(module), **(about or {})}
+    with new_folder(target) as folder:
+        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, default=list) + "\n")
+        store_weights(
+            folder,
+            layout.table(module),
+            module.specs(),
+            params,
+            dtype=dtype,
+            stem=layout.stem,
+            shard_bytes=shard_bytes,
+            written=written,
+        )
+
+
+def _named(folder: Path, layout: Layout, module: Module) -> tuple[TensorFolder, Table]:
+    """The folder's headers, and the table with the beginning that its names have."""
+    tensors, table = open_tensors(folder, layout.stem), layout.table(module)
+    names = places(table, module.specs())
+
+    def found(prefix: str) -> int:
+        return sum(prefix + name in tensors.facts for name in names)
+
+    return tensors, prefixed(table, theirs=max(layout.prefixes(module), key=found))
