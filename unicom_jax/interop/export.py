@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from data_pipelines.build import image_policy
 from data_pipelines.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
@@ -19,6 +17,7 @@ from unicom_jax.core.module import Module, Params
 from unicom_jax.interop import weights
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.checkpoint import stage_steps
+from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.model_card import model_card
@@ -148,18 +147,9 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
     (folder / "README.md").write_text(
         model_card(run.workdir, run.config, run.module, run.steps, options.weights)
     )
-    _store(folder, table, run.module, run.params, options)
-
-
-def _store(folder: Path, table: Any, module: Module, params: Params, options: Options) -> None:
-    store_weights(
-        folder,
-        table,
-        module.specs(),
-        params,
-        dtype=DTYPES[options.dtype][0],
-        shard_bytes=options.shard_bytes,
-    )
+    dtype = DTYPES[options.dtype][0]
+    specs, shard_bytes = run.module.specs(), options.shard_bytes
+    store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
 
 
 def _describe(run: Run, options: Options) -> dict[str, Any]:
@@ -263,17 +253,15 @@ def _write_part(run: Run, folder: Path, options: Options) -> None:
     if isinstance(found, str):
         raise ConfigError(f"{run.workdir} has no part {options.to!r}: {found}")
     module, params = found
-    layout = LAYOUTS[part.layout]
-    dtype = DTYPES[options.dtype][1]
-    _write_json(folder / "config.json", {**layout.describe(module), "dtype": dtype})
+    dtype, torch_dtype = DTYPES[options.dtype]
+    fill_folder(
+        folder,
+        LAYOUTS[part.layout],
+        module,
+        params,
+        dtype=dtype,
+        shard_bytes=options.shard_bytes,
+        about={"dtype": torch_dtype},
+    )
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
-    store_weights(
-        folder,
-        layout.table(module),
-        module.specs(),
-        jax.tree.map(lambda leaf: leaf, params),
-        dtype=DTYPES[options.dtype][0],
-        stem=layout.stem,
-        shard_bytes=options.shard_bytes,
-    )

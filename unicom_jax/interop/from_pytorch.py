@@ -13,10 +13,11 @@ from unicom_jax.config import ConfigError, complete, to_json
 from unicom_jax.core.module import Params
 from unicom_jax.interop import checkpoint as files
 from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts import unicom
-from unicom_jax.interop.layouts.description import read_description, write_description
+from unicom_jax.interop.layouts.description import read_description
 from unicom_jax.interop.layouts.layout import LAYOUTS
-from unicom_jax.interop.transfer import load_weights, store_weights
+from unicom_jax.interop.transfer import load_weights
 from unicom_jax.models.paint_space import AUTOENCODER
 
 MODEL_TYPE = "unicom"
@@ -48,7 +49,8 @@ def import_model(folder: Path, workdir: Path) -> None:
             held = {"vision": params["vision"]} if part == "vision" else params[part]
             _write_checkpoint(place / stage, step, held, config["seed"])
         if module.autoencoder is not None:
-            _write_autoencoder(place / AUTOENCODER, module.autoencoder, params["autoencoder"])
+            layout = LAYOUTS["autoencoder"]
+            write_model(place / AUTOENCODER, layout, module.autoencoder, params["autoencoder"])
 
 
 def _read_run(
@@ -70,9 +72,7 @@ def _read_run(
         ) from error
 
 
-def _check_sections(
-    found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path
-) -> None:
+def _check_sections(found: Mapping[str, Any], expected: Mapping[str, Any], folder: Path) -> None:
     for name, section in expected.items():
         if found.get(name) != section:
             raise ConfigError(
@@ -86,10 +86,3 @@ def _write_checkpoint(directory: Path, step: int, params: Params, seed: int) -> 
     files.save(manager, step, params, {"step": step}, {"next_step": step, "seed": seed})
     manager.wait_until_finished()
     manager.close()
-
-
-def _write_autoencoder(folder: Path, module: Any, params: Params) -> None:
-    layout = LAYOUTS["autoencoder"]
-    folder.mkdir()
-    write_description(folder, layout.describe(module))
-    store_weights(folder, layout.table(module), module.specs(), params, stem=layout.stem)
