@@ -78,7 +78,7 @@ def verify(workdir: Path, folder: Path, dtype: str, kind: str, console: Console)
     with tempfile.TemporaryDirectory() as place:
         reference, result = Path(place, "reference.npz"), Path(place, "result.json")
         with console.status("computing the reference in JAX"):
-            np.savez(reference, **_reference(generator))
+            np.savez(reference, **reference_of(generator))
         with console.status("comparing in PyTorch"):
             _run_script(folder, reference, result)
         found = json.loads(result.read_text())
@@ -128,7 +128,7 @@ def _print(found: dict[str, float], console: Console) -> None:
 # ---- the reference ----------------------------------------------------------------------------
 
 
-def _reference(generator: Generator) -> dict[str, np.ndarray]:
+def reference_of(generator: Generator) -> dict[str, np.ndarray]:
     """All inputs and outputs, by the names that the script reads."""
     drawn = [one.image for one in generator.draw(PROMPTS, seed=0)]
     images = [*drawn, _plaid()]

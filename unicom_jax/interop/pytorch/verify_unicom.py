@@ -34,7 +34,7 @@ def main(folder: str, reference_file: str, result_file: str) -> None:
 
 def _relative(ours: torch.Tensor, reference: np.ndarray) -> float:
     """Largest difference, in units of the largest number."""
-    theirs = torch.from_numpy(reference)
+    theirs = torch.tensor(reference)
     return float((ours.detach().float() - theirs).abs().max() / theirs.abs().max())
 
 
