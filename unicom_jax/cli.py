@@ -1,4 +1,4 @@
-"""The `unicom` command: train, sample, evaluate, report, data."""
+"""The `unicom` command: train, sample, evaluate, report, import, data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
@@ -139,6 +140,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_train(commands)
     _add_sample(commands)
     _add_run_commands(commands)
+    add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
@@ -339,6 +341,23 @@ def _report(args: argparse.Namespace) -> None:
 
     path = write_report(Path(args.workdir))
     _console().print(f"report: {path}", soft_wrap=True)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from unicom_jax.config import ConfigError, open_run
+    from unicom_jax.interop.imports import FLAGS, import_model, import_parts
+
+    workdir, console = Path(args.workdir), _console()
+    folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
+    if args.model and (folders or args.config or args.overrides):
+        raise ConfigError("--model brings all parts and its configuration; give it alone")
+    if args.model:
+        import_model(Path(args.model), workdir, console, args.dry_run)
+    else:
+        config = open_run(workdir, args.config, args.overrides)
+        import_parts(config, folders, workdir, console, args.dry_run)
+    if not args.dry_run:
+        console.print(f"imported: {workdir}", markup=False, soft_wrap=True)
 
 
 def _show(args: argparse.Namespace) -> None:
