@@ -1,4 +1,4 @@
-"""The `unicom` command: train, sample, evaluate, report, export, data."""
+"""The `unicom` command: train, sample, evaluate, report, import, export, data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
-from unicom_jax.interop.flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
+from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
+from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
@@ -142,6 +143,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_sample(commands)
     _add_run_commands(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
+    add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
@@ -360,6 +362,12 @@ def _export(args: argparse.Namespace) -> None:
     console.print(f"exported: {target}", markup=False, soft_wrap=True)
     if args.verify:
         verify(workdir, target, args.dtype, args.weights, console)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from unicom_jax.interop.imports import run_import
+
+    run_import(args, _console())
 
 
 def _show(args: argparse.Namespace) -> None:

@@ -29,10 +29,11 @@ from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 LAYOUT = LAYOUTS["autoencoder"]
 
 
-def adopt_autoencoder(config: ConfigDict, workdir: Path) -> None:
+def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -> None:
     """Copies the autoencoder of `config.codec.autoencoder.path` into `workdir`, fills its facts in.
 
     A workdir that has its copy keeps it; the path is not read again. Without a path: nothing.
+    `copy=False` only fills in.
 
     Raises:
       ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
@@ -55,7 +56,7 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path) -> None:
         "canvas": image_policy(config).canvas(config.data.patch, config.codec.pool),
     }
     build_space(config)  # raises where the patch does not fit
-    if not adopted:
+    if copy and not adopted:
         folder.mkdir(parents=True, exist_ok=True)
         # The description last: it says that all is there.
         for name in (*weight_files(given, LAYOUT.stem), DESCRIPTION):

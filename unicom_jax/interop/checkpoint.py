@@ -62,6 +62,21 @@ def save(
     manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
+def save_import(directory: Path, params: Params) -> None:
+    """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
+
+    Parts that nobody reads may be missing. A stage that is trained from here starts with them.
+    """
+    with contextlib.closing(open_manager(directory)) as manager:
+        manager.save(0, args=ocp.args.Composite(**{PARAMS: ocp.args.StandardSave(params)}))
+        manager.wait_until_finished()
+
+
+def is_import(directory: Path, step: int) -> bool:
+    """Whether a step of STAGE/checkpoints is what `save_import` wrote."""
+    return step == 0 and not (directory / "0" / TRAIN).exists()
+
+
 def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
     """One item of one step, onto the shardings of `abstract`.
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
 from unicom_jax.interop.layouts.layout import Layout
 from unicom_jax.interop.mapping import Table, places, prefixed
-from unicom_jax.interop.tensors import TensorFolder, open_tensors
+from unicom_jax.interop.tensors import TensorFact, TensorFolder, open_tensors
 from unicom_jax.interop.transfer import check_facts, load_weights, store_weights
 
 
@@ -22,23 +23,26 @@ def module_in(folder: Path, layout: Layout) -> Module:
     Raises:
       ConfigError: there is none, or it is of a model that ours cannot stand for.
     """
-    return layout.module_of(read_description(folder), folder / DESCRIPTION)
+    path = folder / DESCRIPTION
+    config = read_description(folder)
+    try:
+        module = layout.module_of(config, path)
+        module.specs()  # asks its layers, too, whether the sizes go together
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConfigError(f"{path}: {error}; restore it from a copy") from error
+    return module
 
 
-def check_model(folder: Path, layout: Layout, module: Module) -> TensorFolder:
-    """Compares the headers of `folder` with what `module` needs; reads no values.
+def check_model(folder: Path, layout: Layout, module: Module) -> dict[str, TensorFact]:
+    """The tensors of `folder` that `module` is read from, by their headers alone.
 
     Raises:
       WeightsError: the folder is damaged or holds another model.
     """
     tensors, table = _named(folder, layout, module)
-    check_facts(
-        tensors,
-        places(table, module.specs()),
-        spare=layout.spare(module),
-        twins=layout.twins(module),
-    )
-    return tensors
+    wanted = places(table, module.specs())
+    check_facts(tensors, wanted, **_allowances(layout, module))
+    return {name: tensors.facts[name] for name in wanted}
 
 
 def read_model(
@@ -48,7 +52,7 @@ def read_model(
     *,
     shardings: Params | None = None,
     dtype: Any = None,
-    read: Callable[[str], None] = lambda path: None,
+    arrived: Callable[[int], None] = lambda nbytes: None,
 ) -> Params:
     """The weights of `module` from `folder`; arguments and errors of `transfer.load_weights`.
 
@@ -63,9 +67,8 @@ def read_model(
         stem=layout.stem,
         shardings=shardings,
         dtype=dtype,
-        spare=layout.spare(module),
-        twins=layout.twins(module),
-        read=read,
+        arrived=arrived,
+        **_allowances(layout, module),
     )
 
 
@@ -78,7 +81,7 @@ def write_model(
     dtype: str = "F32",
     shard_bytes: int = 5 * 10**9,
     about: Mapping[str, Any] | None = None,
-    written: Callable[[str], None] = lambda name: None,
+    written: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """As `fill_folder`, in a folder of its own that is there whole or not at all.
 
@@ -107,7 +110,7 @@ def fill_folder(
     dtype: str = "F32",
     shard_bytes: int = 5 * 10**9,
     about: Mapping[str, Any] | None = None,
-    written: Callable[[str], None] = lambda name: None,
+    written: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Writes config.json and the weights of `module` into a folder that exists.
 
@@ -127,6 +130,14 @@ def fill_folder(
         shard_bytes=shard_bytes,
         written=written,
     )
+
+
+def _allowances(layout: Layout, module: Module) -> dict[str, Any]:
+    return {
+        "spare": layout.spare(module),
+        "twins": layout.twins(module),
+        "hints": layout.hints,
+    }
 
 
 def _named(folder: Path, layout: Layout, module: Module) -> tuple[TensorFolder, Table]:

@@ -36,6 +36,7 @@ def check_facts(
     *,
     spare: Sequence[str] = (),
     twins: Mapping[str, str] | None = None,
+    hints: Mapping[str, str] | None = None,
 ) -> None:
     """Compares the names, shapes and types of a folder with those of a model; reads no values.
 
@@ -43,14 +44,16 @@ def check_facts(
       wanted: every foreign tensor of the model.
       spare: beginnings of names that may be there and are not read.
       twins: tensors that may be there once more: {name: the one it equals}.
+      hints: what to say besides where a tensor is missing.
 
     Raises:
       WeightsError: for the first that are missing, left over or not as expected.
     """
     there, twins = tensors.facts, twins or {}
     if missing := sorted(wanted.keys() - there.keys()):
+        hint = "".join(f" ({(hints or {})[name]})" for name in missing if name in (hints or {}))
         raise WeightsError(
-            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model"
+            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model{hint}"
         )
     extra = sorted(
         name
@@ -93,8 +96,8 @@ def check_values(
     for name, other in (twins or {}).items():
         if name in tensors.facts and not _equal(tensors, name, other):
             raise WeightsError(
-                f"{tensors.facts[name].shard}: {name} differs from {other}, though config.json "
-                "says that they are tied; set tie_word_embeddings to false in it"
+                f"{tensors.facts[name].shard}: {name} differs from {other}, but its config.json "
+                "says that they are one; correct it there"
             )
 
 
@@ -128,7 +131,8 @@ def load_weights(
     dtype: Any = None,
     spare: Sequence[str] = (),
     twins: Mapping[str, str] | None = None,
-    read: Callable[[str], None] = lambda path: None,
+    hints: Mapping[str, str] | None = None,
+    arrived: Callable[[int], None] = lambda nbytes: None,
 ) -> Params:
     """Reads a model weight by weight, each straight into its shards.
 
@@ -141,14 +145,14 @@ def load_weights(
       stem: see `interop.tensors`.
       shardings: a tree like `specs`, of shardings; None: the default device.
       dtype: of all weights; None: what `specs` say.
-      spare, twins: see `check_facts`.
-      read: is told the path of each weight that has arrived.
+      spare, twins, hints: see `check_facts`.
+      arrived: is told the size of each weight that is there.
 
     Raises:
       WeightsError: the folder is damaged or holds another model.
     """
     tensors, wanted = open_tensors(folder, stem), places(table, specs)
-    check_facts(tensors, wanted, spare=spare, twins=twins)
+    check_facts(tensors, wanted, spare=spare, twins=twins, hints=hints)
     check_values(tensors, wanted, twins)
     by_path = _by_path(wanted)
     located = traverse_util.flatten_dict(shardings, sep="/") if shardings else {}
@@ -162,7 +166,7 @@ def load_weights(
             return _read_part(tensors, parts, index, kind, name)
 
         weights[path] = place_parts(spec.shape, located.get(name, default), part)
-        read(name)
+        arrived(weights[path].nbytes)
     return traverse_util.unflatten_dict(weights)
 
 
@@ -232,12 +236,12 @@ def store_weights(
     dtype: str = "F32",
     stem: str = "model",
     shard_bytes: int = 5 * 10**9,
-    written: Callable[[str], None] = lambda name: None,
+    written: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
     """Writes `params` under the names of the table, one foreign tensor in memory at a time.
 
     Values are cast to `dtype`, rounded to nearest where that has fewer bits; what was read in it
-    comes out as it went in. `written` is told the name of each tensor. Wrap it in
+    comes out as it went in. `written` is told the size of each tensor. Wrap it in
     `interop.atomic.new_folder`.
     """
     wanted = places(table, specs)
@@ -245,7 +249,7 @@ def store_weights(
 
     def tensor(name: str) -> np.ndarray:
         made = wanted[name].join(lambda path, layer: _on_host(ours[path], layer))
-        written(name)
+        written(made.size * DTYPES[dtype].itemsize)
         return made
 
     shapes = {name: place.shape for name, place in wanted.items()}

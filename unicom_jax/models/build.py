@@ -81,7 +81,7 @@ def build_codec(config: Config) -> Codec:
         pixel_decoder=PixelDecoder(
             channels=build_space(config).channels,
             feature_dim=feature_dim,
-            **codec["decoder"],
+            **{key: size for key, size in codec["decoder"].items() if key != "init_from"},
         ),
         latent_dim=latent_dim,
     )

@@ -50,7 +50,7 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
 
 
 def restore_newest(manager: ocp.CheckpointManager, trainer: Trainer, warn) -> TrainState | None:
-    """The newest state that can be read, None where nothing was ever saved.
+    """The newest state that can be read, None where training never saved one.
 
     Damaged newer ones are named through `warn` and skipped.
 
@@ -58,7 +58,8 @@ def restore_newest(manager: ocp.CheckpointManager, trainer: Trainer, warn) -> Tr
       OtherRunError: the newest readable one belongs to another config or seed.
       CheckpointError: all are damaged; training anew would overwrite what might be mended.
     """
-    steps = sorted(manager.all_steps(), reverse=True)
+    saved = manager.all_steps()
+    steps = sorted((s for s in saved if not files.is_import(manager.directory, s)), reverse=True)
     for step in steps:
         try:
             return jax.block_until_ready(restore_state(manager, trainer, step))

@@ -25,6 +25,7 @@ class Layout:
       prefixes: beginnings of all names, of which a folder has one; the first is what we write.
       spare: beginnings of tensors that may be there and are not read.
       twins: tensors that may be there once more: {name: the one it has to equal}.
+      hints: what to say besides where a tensor is missing.
     """
 
     table: Callable[[Module], Table]
@@ -34,6 +35,7 @@ class Layout:
     prefixes: Callable[[Module], tuple[str, ...]] = lambda module: ("",)
     spare: Callable[[Module], tuple[str, ...]] = lambda module: ()
     twins: Callable[[Module], Mapping[str, str]] = lambda module: {}
+    hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 DIFFUSERS = "diffusion_pytorch_model"
@@ -46,7 +48,7 @@ LAYOUTS: dict[str, Layout] = {
         prefixes=siglip.prefixes,
         spare=siglip.spare,
     ),
-    "qwen": Layout(qwen.table, qwen.describe, qwen.module_of, twins=qwen.twins),
+    "qwen": Layout(qwen.table, qwen.describe, qwen.module_of, twins=qwen.twins, hints=qwen.HINTS),
     "projection": Layout(projection.table, projection.describe, projection.module_of),
     "autoencoder": Layout(
         autoencoder.table, autoencoder.describe, autoencoder.module_of, stem=DIFFUSERS

@@ -29,6 +29,7 @@ FIELDS = {
     "tied_head": ("tie_word_embeddings", False),
 }
 FIXED = {"hidden_act": ("silu",), "use_sliding_window": (False,), "attention_bias": (False,)}
+HINTS = {HEAD: "tie_word_embeddings in its config.json says whether there is one"}
 MEND = "take a Qwen2, Qwen2.5 or Qwen3 language model without these"
 
 

@@ -13,7 +13,9 @@ autoencoder                 autoencoder               as diffusers' AutoencoderK
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import ConfigError
@@ -189,6 +191,22 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             **templates,
         },
     }
+
+
+def check_sections(
+    found: Mapping[str, Any], module: Unicom, config: Mapping[str, Any], path: Path
+) -> None:
+    """Refuses a config.json at `path` whose sections differ from what its run's `config` says.
+
+    Raises:
+      ConfigError: it names the section.
+    """
+    for name, section in describe(module, config).items():
+        if found.get(name) != json.loads(json.dumps(section)):  # tuples became lists
+            raise ConfigError(
+                f"{path}: {name} does not agree with run.config below it; the way back needs the "
+                "sizes that the model was trained with"
+            )
 
 
 def _fields(module: Module, *names: str) -> dict[str, Any]:
