@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from unicom_jax.models.flux import FLUX_SIZES, ROPE_THETA
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
+flux = pytest.importorskip("diffusers.models.transformers.transformer_flux")
 
 LAYER, MODEL = 1e-5, 1e-4  # relative to the reference's largest value
 CONTEXT, ROWS, COLS = 5, 3, 4
@@ -36,6 +38,7 @@ TEXT_PLACES = np.zeros((CONTEXT, 3), np.float32)
 INPUTS = {"image": IMAGE, "context": TEXT, "pooled": POOLED, "sigma": SIGMA, "guidance": GUIDANCE}
 
 
+@partial(jax.jit, static_argnums=0)
 def ours(module, params, image_places=IMAGE_PLACES, mask=None, **changes):
     places = [np.broadcast_to(p, (2, *p.shape)) for p in (image_places, TEXT_PLACES)]
     given = INPUTS | changes
@@ -82,8 +85,8 @@ def joint_turns():
     """Angles of [context | image], ours and theirs, at places up to 100."""
     places = np.concatenate([TEXT_PLACES, 9 * IMAGE_PLACES])
     cos, sin = axial_rope(np.stack([places] * 2), SMALL.rope_dims, ROPE_THETA)
-    embed = diffusers.models.transformers.transformer_flux.FluxPosEmbed
-    return (cos, sin), embed(int(ROPE_THETA), SMALL.rope_dims)(torch.from_numpy(places))
+    embed = flux.FluxPosEmbed(int(ROPE_THETA), SMALL.rope_dims)
+    return (cos, sin), embed(torch.from_numpy(places))
 
 
 def test_rotary_angles_are_those_of_diffusers():
@@ -151,15 +154,18 @@ def test_the_model_is_that_of_diffusers(guidance):
 
 def test_gradients_of_weights_and_inputs_are_those_of_diffusers(twin, params):
     target = draw(2, ROWS * COLS, SMALL.out_channels)
-    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in INPUTS.items()}
+    # Small angles: those of 3.5 are 3500, which the last bit of a frequency, in which the libraries
+    # differ, turns by 1e-4.
+    given = INPUTS | {"sigma": SIGMA / 10, "guidance": GUIDANCE / 10}
+    tensors = {name: torch.tensor(value, requires_grad=True) for name, value in given.items()}
     twin.zero_grad()
     (theirs(twin, tensors) * torch.from_numpy(target)).sum().backward()
 
     def loss(params, inputs):
-        return jnp.sum(ours(SMALL, params, **inputs) * target)
+        return jnp.sum(ours(SMALL, params, **(given | inputs)) * target)
 
-    inputs = {name: value for name, value in INPUTS.items() if name not in ("sigma", "guidance")}
-    of_params, of_inputs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, inputs)
+    inputs = {name: given[name] for name in ("image", "context", "pooled")}
+    of_params, of_inputs = jax.grad(loss, argnums=(0, 1))(params, inputs)
     reference = tree_of(SMALL, gradients_of(twin))
     # A key's bias is not quite without effect here, as keys are normed after it.
     assert_trees_close(of_params, reference, MODEL, floor=1e-5)
@@ -167,21 +173,18 @@ def test_gradients_of_weights_and_inputs_are_those_of_diffusers(twin, params):
         assert_close(found, tensors[name].grad, MODEL, name)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
-def test_remat_changes_no_gradient(params, remat):
+def test_remat_changes_no_gradient(params):
     def gradient(module):
-        return jax.jit(jax.grad(lambda p: jnp.square(ours(module, p)).sum()))(params)
+        return jax.grad(lambda image: jnp.square(ours(module, params, image=image)).sum())(IMAGE)
 
-    plain, saved = gradient(SMALL), gradient(dataclasses.replace(SMALL, remat=remat))
-    jax.tree.map(lambda a, b: assert_close(a, b, 1e-5), saved, plain)
+    assert_close(gradient(dataclasses.replace(SMALL, remat="full")), gradient(SMALL), 1e-5)
 
 
 def test_bf16_tokens_give_fp32_output_close_to_that_of_fp32(params):
-    module = dataclasses.replace(SMALL, double_depth=1, single_depth=1)
-    weights = lively(module, scale=0.05)
-    half = ours(module, weights, image=jnp.asarray(IMAGE, jnp.bfloat16))
+    weights = lively(SMALL, scale=0.05)
+    half = ours(SMALL, weights, image=jnp.asarray(IMAGE, jnp.bfloat16))
     assert half.dtype == jnp.float32
-    assert_close(half, ours(module, weights), 0.03)
+    assert_close(half, ours(SMALL, weights), 0.03)
 
 
 def test_a_masked_slot_reaches_nobody(params):
@@ -194,7 +197,9 @@ def test_a_masked_slot_reaches_nobody(params):
     plain = ours(SMALL, params, mask=mask)
     changed = ours(SMALL, params, mask=mask, image=image, context=context)
     np.testing.assert_array_equal(changed[:, :10], plain[:, :10])
-    assert np.abs(ours(SMALL, params, context=context) - ours(SMALL, params)).max() > 1e-3
+    seen = MaskIntervals(slots, slots + CONTEXT + 12, slots, slots)
+    changed = ours(SMALL, params, mask=seen, image=IMAGE, context=context)
+    assert np.abs(changed - ours(SMALL, params, mask=seen)).max() > 1e-3
 
 
 def test_a_fresh_model_says_nothing():
