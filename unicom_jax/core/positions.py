@@ -1,9 +1,10 @@
 """Rotary positions: of the unified model's sequence (`rope`), and one per axis (`axial_rope`).
 
-In the sequence positions are generalised to two dimensions. Text at index p stands at (p, p); a token of an image stands at its own row and column, around the
-diagonal point that the image's middle token would have as text. Half of a head's frequencies turn
-with y and the other half with x, in turns, so on pure text the rotation is RoPE (Su et al.,
-arXiv:2104.09864) and weights trained with it keep their meaning.
+In the sequence positions are generalised to two dimensions. Text at index p stands at (p, p); a
+token of an image stands at its own row and column, around the diagonal point that the image's
+middle token would have as text. Half of a head's frequencies turn with y and the other half with x,
+in turns, so on pure text the rotation is RoPE (Su et al., arXiv:2104.09864) and weights trained
+with it keep their meaning.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""FLUX.1's transformer (Black Forest Labs 2024), number for number diffusers' FluxTransformer2DModel.
+"""FLUX.1's transformer (Black Forest Labs 2024), as diffusers' FluxTransformer2DModel computes it.
 
-    context ─ Linear ─┐                      ┌ context ┐
-                      ├ double blocks × 19 ──┤         ├ joined ─ single blocks × 38 ─ image part ─ out
-    image ─── Linear ─┘                      └ image ──┘
+    context ─ Linear ─┐                     ┌ context ┐
+                      ├ double blocks × 19 ─┤         ├ joined ─ single blocks × 38 ─ image ─ out
+    image ─── Linear ─┘                     └ image ──┘
     time, guidance, pooled text ─ three MLPs ─ (+) ─ steers every block (AdaLN)
 
 Double blocks keep two streams with weights of their own and one attention over both (MM-DiT: Esser

@@ -1,6 +1,6 @@
 """FLUX.1's transformer as diffusers lays it out (`FluxTransformer2DModel`).
 
-    FOLDER/config.json, diffusion_pytorch_model.safetensors or its shards
+FOLDER/config.json, diffusion_pytorch_model.safetensors or its shards
 """
 
 from __future__ import annotations
