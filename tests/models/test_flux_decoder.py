@@ -178,6 +178,13 @@ def test_what_does_not_fit_is_named_with_the_mend(changes, message):
     assert "\n" not in str(error.value)
 
 
-def test_a_flux_that_takes_more_channels_than_it_gives_is_refused():
-    with pytest.raises(ValueError, match="16 channels in and 8 out is no pixel decoder"):
-        FluxDecoder(dataclasses.replace(SMALL, channels=16), feature_dim=5)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"channels": 16}, "16 channels in and 8 out is no pixel decoder"),
+        ({"rope_dims": (8, 8)}, "not of three axes"),
+    ],
+)
+def test_a_flux_that_cannot_paint_an_image_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        FluxDecoder(dataclasses.replace(SMALL, **change), feature_dim=5)

@@ -82,8 +82,10 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path) -> None:
 
 
 def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
-    """What the models have to know of the autoencoder in `folder`, of which only config.json is
-    read: its sizes, and the canvas on which it sees the pictures of `config.data`."""
+    """What the models have to know of the autoencoder in `folder`; only its config.json is read.
+
+    Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    """
     canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
     return {"sizes": read_sizes(folder), "canvas": canvas}
 

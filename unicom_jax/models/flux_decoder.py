@@ -31,7 +31,7 @@ class FluxDecoder(FlowDecoder):
     """FLUX.1 over the packed latents of an image, conditioned on features of the same places.
 
     Attributes:
-      transformer: gives out as many channels as it takes in.
+      transformer: gives out as many channels as it takes in; turns with (0, row, column).
       feature_dim: width of the condition.
       guidance: scale that the network is told, where it takes one; no second pass is made.
       compute_dtype: of the activations. What steers the blocks, the output and the losses are fp32.
@@ -43,6 +43,11 @@ class FluxDecoder(FlowDecoder):
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
+        if len(self.transformer.rope_dims) != 3:
+            raise ValueError(
+                f"rope_dims {self.transformer.rope_dims} are not of three axes; a pixel decoder "
+                "has places (0, row, column)"
+            )
         if self.transformer.channels != self.transformer.out_channels:
             raise ValueError(
                 f"a FLUX of {self.transformer.channels} channels in and "
