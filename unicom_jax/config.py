@@ -119,6 +119,21 @@ LATER = {
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
     "codec.autoencoder.facts": {},
+    "codec.decoder.kind": "dit",
+    "codec.decoder.flux": {  # not used by that kind
+        "channels": 64,
+        "double_depth": 2,
+        "single_depth": 4,
+        "heads": 6,
+        "head_dim": 32,
+        "context_dim": 192,
+        "pooled_dim": 32,
+        "guidance_embeds": False,
+        "guidance": 1.0,
+        "rope_dims": [4, 14, 14],
+        "remat": "none",
+        "attention_backend": "dense",
+    },
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
 MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")

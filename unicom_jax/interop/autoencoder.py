@@ -72,16 +72,22 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path) -> None:
     adopted = (folder / DESCRIPTION).is_file()
     if not adopted:
         _check_folder(given, f"codec.autoencoder.path={path}")
-    config.codec.autoencoder.facts = {
-        "sizes": read_sizes(folder if adopted else given),
-        "canvas": image_policy(config).canvas(config.data.patch, config.codec.pool),
-    }
+    config.codec.autoencoder.facts = autoencoder_facts(config, folder if adopted else given)
     build_space(config)  # raises where the patch does not fit
     if not adopted:
         folder.mkdir(parents=True, exist_ok=True)
         for name in (WEIGHTS, DESCRIPTION):  # the description last: it says that all is there
             shutil.copyfile(given / name, folder / f"{name}.part")
             (folder / f"{name}.part").replace(folder / name)
+
+
+def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """What the models have to know of the autoencoder in `folder`; only its config.json is read.
+
+    Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    """
+    canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
+    return {"sizes": read_sizes(folder), "canvas": canvas}
 
 
 def _check_folder(folder: Path, name: str) -> None:

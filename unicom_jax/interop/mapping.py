@@ -7,7 +7,7 @@
 
 `{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis. A tensor that
 they keep whole and we keep in parts (a fused query, key and value) has several paths, which are
-joined along its first axis.
+joined along its first axis, or along the one that the rule names.
 """
 
 from __future__ import annotations
@@ -28,16 +28,18 @@ class Rule:
     """Where one foreign tensor, or one a layer, lies in our tree.
 
     Attributes:
-      ours: path of our weight, joined by "/"; several paths are parts along axis 0 of theirs.
+      ours: path of our weight, joined by "/"; several paths are parts of theirs.
       theirs: the foreign name, with `{layer}` where ours is stacked.
       axes: their axes in the order of ours: ours = theirs.transpose(axes). () keeps them.
       shape: their shape (of one part), where ours has other axes besides; () where it follows.
+      along: their axis along which several parts lie.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     axes: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
+    along: int = 0
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -102,13 +104,12 @@ class Place:
 
     def split(self, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         """(path, layer of ours) of each part of the foreign tensor."""
-        start = 0
-        for number, path in enumerate(self.rule.paths):
-            shape = self.layer_shape(number)
-            part_shape = self.rule.part_shape(shape)
-            whole = len(self.rule.paths) == 1
-            part = tensor if whole else tensor[start : start + part_shape[0]]
-            start += 0 if whole else part_shape[0]
+        shapes = [self.layer_shape(number) for number in range(len(self.specs))]
+        parts = [tensor]
+        if len(shapes) > 1:
+            sizes = [self.rule.part_shape(shape)[self.rule.along] for shape in shapes]
+            parts = np.split(tensor, np.cumsum(sizes)[:-1], axis=self.rule.along)
+        for path, part, shape in zip(self.rule.paths, parts, shapes, strict=True):
             yield path, self.rule.to_ours(part, shape)
 
     def join(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -117,7 +118,8 @@ class Place:
         for path in self.rule.paths:
             weight = weights[path]
             parts.append(self.rule.to_theirs(weight if self.layer is None else weight[self.layer]))
-        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.rule.along)
+        return np.ascontiguousarray(joined)
 
 
 def places(table: Table, specs: Specs) -> dict[str, Place]:
@@ -154,4 +156,6 @@ def _joined_shape(rule: Rule, specs: Sequence[ParamSpec]) -> tuple[int, ...]:
             raise ValueError(f"{rule.theirs!r} of shape {shape} cannot hold {spec.shape}")
     if len(shapes) == 1:
         return shapes[0]
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    joined = list(shapes[0])
+    joined[rule.along] = sum(shape[rule.along] for shape in shapes)
+    return tuple(joined)
