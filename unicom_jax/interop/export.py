@@ -22,6 +22,7 @@ from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.model_card import model_card
 from unicom_jax.interop.transfer import store_weights
+from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.transformer import Transformer
 
 SOURCES = Path(__file__).with_name("pytorch")
@@ -35,6 +36,7 @@ CODE = tuple(
         "modeling_unicom_vision",
         "modeling_unicom_codec",
         "modeling_unicom_flow",
+        "modeling_unicom_flux",
         "modeling_unicom_language",
         "modeling_unicom_pathway",
         "modeling_unicom_reading",
@@ -137,7 +139,7 @@ def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
 
 def write_model(run: Run, folder: Path, options: Options) -> None:
     """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
-    table = unicom.table(run.module)  # raises for what cannot be written
+    table = unicom.table(run.module)
     _write_json(folder / "config.json", _describe(run, options))
     _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
     _write_json(folder / "generation_config.json", _describe_generation(run))
@@ -234,7 +236,11 @@ def _autoencoder(run: Run) -> tuple[Module, Params] | str:
 
 
 def _flux(run: Run) -> tuple[Module, Params] | str:
-    return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+    """FLUX's transformer; the projector of its context has no place in that layout."""
+    decoder = run.module.codec.pixel_decoder
+    if not isinstance(decoder, FluxDecoder):
+        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+    return decoder.transformer, run.params["codec"]["pixel_decoder"]["transformer"]
 
 
 PARTS: dict[str, Part] = {
