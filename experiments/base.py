@@ -144,6 +144,7 @@ def get_config() -> ConfigDict:
     config.encoder = training(batch_size=256)
     config.encoder.update(
         {
+            "init_from": "",  # a folder of SigLIP or SigLIP 2 to start from; "" = chance
             "naflex": False,
             "captions": "any",  # any, last: the most detailed one
             "pixel_weight": 0.0,  # of reading a patch's pixels from its feature; keeps detail
@@ -161,6 +162,7 @@ def get_config() -> ConfigDict:
     config.codec = training(batch_size=64)
     config.codec.update(
         {
+            "init_from": "",  # a folder with compressor/ and decompressor/ to start from
             "compressor": "attention",  # attention, mlp, pool, identity
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
@@ -171,6 +173,7 @@ def get_config() -> ConfigDict:
             },
             "decoder": {
                 "kind": "dit",  # dit, flux: FLUX.1 over an autoencoder's latents
+                "init_from": "",  # kind flux: a folder of a diffusers FLUX transformer
                 # kind "dit": fields of models.pixel_decoder.PixelDecoder
                 "width": 192,
                 "depth": 4,
@@ -205,6 +208,7 @@ def get_config() -> ConfigDict:
     )
     config.unified = ConfigDict(
         {
+            "init_from": "",  # a folder of Qwen2, Qwen2.5 or Qwen3: the transformer starts from it
             "pathway": "transfusion",  # transfusion (I), query (II)
             "understanding": "features",  # features, latents, channel_concat, sequence_concat
             "edit_source": "latents",  # latents, features, both

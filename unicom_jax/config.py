@@ -119,6 +119,7 @@ LATER = {
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
     "codec.autoencoder.facts": {},
+    **{f"{part}.init_from": "" for part in ("encoder", "codec", "codec.decoder", "unified")},
     "codec.decoder.kind": "dit",
     "codec.decoder.flux": {  # not used by that kind
         "channels": 64,
@@ -152,7 +153,7 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
     if path is None:
-        config = ConfigDict(_tuples(stored))
+        config = from_json(stored)
         apply_overrides(config, overrides)
     else:
         config = resolve(path, overrides)
@@ -160,6 +161,11 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
         _check_same(json.loads(to_json(config)), stored, workdir)
         config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
     return config
+
+
+def from_json(stored: dict[str, Any]) -> ConfigDict:
+    """A configuration from what `to_json` wrote; lists become tuples again."""
+    return ConfigDict(_tuples(stored))
 
 
 def complete(stored: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.inference.generator import Generator
 from unicom_jax.interop import checkpoint as files
 from unicom_jax.interop.autoencoder import adopt_autoencoder
+from unicom_jax.interop.tensors import WeightsError
 from unicom_jax.models.build import build_encoder, build_unified
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.stages.codec import codec_stage
@@ -136,7 +137,7 @@ def test_a_copy_that_cannot_be_read_is_named_with_the_mend(run, tmp_path, damage
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ConfigError, match=f"{weights} {words}.*; copy it again from ") as error:
+    with pytest.raises(WeightsError, match=f"{weights} {words}.* copy it again from ") as error:
         Generator.load(workdir)
     assert "\n" not in str(error.value)
 

@@ -26,6 +26,7 @@ from unicom_jax.config import complete
 from unicom_jax.core.module import Params
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
+RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
 
 
 class CheckpointError(Exception):
@@ -59,6 +60,21 @@ def save(
     if step in manager.all_steps():
         manager.delete(step)
     manager.save(step, args=ocp.args.Composite(**items), force=True)
+
+
+def save_import(directory: Path, params: Params) -> None:
+    """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
+
+    Parts that nobody reads may be missing. A stage that is trained from here starts with them.
+    """
+    with contextlib.closing(open_manager(directory)) as manager:
+        manager.save(0, args=ocp.args.Composite(**{PARAMS: ocp.args.StandardSave(params)}))
+        manager.wait_until_finished()
+
+
+def is_import(directory: Path, step: int) -> bool:
+    """Whether a step of STAGE/checkpoints is what `save_import` wrote."""
+    return step == 0 and not (directory / "0" / TRAIN).exists()
 
 
 def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
@@ -95,16 +111,24 @@ def _reader() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
     return contextlib.closing(ocp.PyTreeCheckpointHandler())
 
 
-def _check_sizes(path: Path, abstract: Params) -> None:
-    """Raises OtherRunError for the first weight that is not as the config describes it.
-
-    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own.
-    """
+def _metadata(path: Path) -> Params:
+    """Shapes of all that an item holds."""
     try:
         with _reader() as reader:
-            tree = reader.metadata(epath.Path(path)).tree
+            return reader.metadata(epath.Path(path)).tree
     except Exception as error:  # as in `restore`
         raise _damaged(path, error) from error
+
+
+def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = None) -> None:
+    """Raises OtherRunError for the first weight that is not as the config describes it.
+
+    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own. Of
+    top-level keys other than `parts` a checkpoint may hold nothing at all, as imported ones do.
+    """
+    tree = _metadata(path)
+    if parts is not None:
+        abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
     for name in sorted(stored.keys() | wanted.keys()):
         there, here = (str(one[name].shape) if name in one else "none" for one in (stored, wanted))
@@ -126,13 +150,19 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
 
 
 def restore_params(
-    workdir: Path, stage: str, abstract: Params, parts: Collection[str] | None = None
+    workdir: Path,
+    stage: str,
+    abstract: Params,
+    parts: Collection[str] | None = None,
+    *,
+    raw: bool = False,
 ) -> Params:
     """The newest weights for use of a stage.
 
     Args:
       abstract: shapes, types and places of all weights of the stage.
       parts: the top-level keys to read; the other weights stay on the disk. None: all.
+      raw: the weights as trained, where those for use are averages of them.
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
@@ -144,17 +174,37 @@ def restore_params(
             f"no checkpoint under {workdir / stage / 'checkpoints'}; run `unicom train` for stage "
             f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
         )
+    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1])
+    _check_sizes(path / PARAMS, abstract, parts)
+    wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
+    params = _read_part(path / PARAMS, wanted)
+    if raw and has_average(workdir, stage):
+        flat = traverse_util.flatten_dict(wanted)
+        trained = traverse_util.flatten_dict(_metadata(path / TRAIN)[RAW])
+        request = {name: leaf for name, leaf in flat.items() if name in trained}
+        read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)})[RAW]
+        flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
+        params = traverse_util.unflatten_dict(flat)
+    return params
+
+
+def has_average(workdir: Path, stage: str) -> bool:
+    """Whether the newest weights for use of a stage are averages, with the raw ones beside them."""
+    steps = stage_steps(workdir, stage)
+    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / TRAIN if steps else None
+    return path is not None and path.is_dir() and RAW in _metadata(path)
+
+
+def _read_part(path: Path, wanted: Params) -> Params:
+    """What `wanted` names of one item, where it says or on the first device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
     def located(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         place = leaf.sharding if leaf.sharding is not None else device
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / PARAMS
-    _check_sizes(path, abstract)
     try:
         with _reader() as reader:
-            wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
             wanted = jax.tree.map(located, wanted)
             how = ocp.checkpoint_utils.construct_restore_args(wanted)
             request = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)

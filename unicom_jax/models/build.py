@@ -91,6 +91,7 @@ def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
     """The pixel decoder of `codec.decoder`."""
     sizes, space = dict(config["codec"]["decoder"]), build_space(config)
     kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
+    del sizes["init_from"]  # where weights come from is no matter of sizes
     if kind == "dit":
         return PixelDecoder(channels=space.channels, feature_dim=feature_dim, **sizes)
     if kind != "flux":

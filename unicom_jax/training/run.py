@@ -12,12 +12,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import build as pipelines
-from data_pipelines.tokenizer import Tokenizer, check_tokenizer
-from unicom_jax.config import ConfigError, to_json
+from data_pipelines.tokenizer import Tokenizer
+from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params
-from unicom_jax.interop.autoencoder import adopt_autoencoder, load_autoencoder
-from unicom_jax.interop.checkpoint import restore_params, stage_steps
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.interop.autoencoder import load_autoencoder
+from unicom_jax.interop.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.interop.imports import check_stages, import_frozen_encoder
+from unicom_jax.interop.initial import build_stage, describe_sources, initial_params, sources_of
+from unicom_jax.interop.start import start_run
+from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.sharding import param_shardings, place_batch, replicated
 from unicom_jax.training.loop import Batches, LoopConfig, train
@@ -45,14 +48,10 @@ def run_stages(
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
     if jax.process_count() > 1:  # each would load the same rows as all others
         raise ConfigError("training runs in one process so far; start it on one host")
-    workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer = pipelines.load_or_train_tokenizer(config, workdir / "tokenizer")
-    if config.data.tokenizer_fingerprint:
-        check_tokenizer(tokenizer, config.data.tokenizer_fingerprint, str(workdir))
-    config.data.tokenizer_fingerprint = tokenizer.fingerprint()
-    config.data.vocab_size = max(tokenizer.vocab_size, config.data.padded_vocab_size)
-    adopt_autoencoder(config, workdir)
-    (workdir / "config.json").write_text(to_json(config))
+    check_stages(config)
+    tokenizer = start_run(config, workdir)
+    if config.encoder.init_from and "encoder" not in config.stages:
+        import_frozen_encoder(config, workdir, console)
     mesh = make_mesh(config.mesh)
     device = jax.devices()[0]
     console.print(f"{workdir}: {', '.join(stages)} on {mesh.size} x {device.device_kind}")
@@ -143,12 +142,21 @@ def _frozen_parts(name: str, config: ConfigDict, workdir: Path, mesh: Any) -> Pa
 def _initial_params(
     name: str, config: ConfigDict, workdir: Path, mesh: Any, console: Console
 ) -> Params | None:
-    """A unified sub-stage starts from the one before it that has a checkpoint."""
-    if name not in unified.NAMES or stage_steps(workdir, name):  # a stage that goes on has its own
-        return None
-    earlier = unified.NAMES[: unified.NAMES.index(name)]
+    """What a stage starts from: an import, the sub-stage before it, `init_from`; None: chance."""
+    module = build_stage(config, name)
+    if steps := stage_steps(workdir, name):
+        if not is_import(workdir / name / "checkpoints", steps[-1]):
+            return None  # it goes on
+        console.print(f"{name}: starts from the weights that were imported")
+        return _restore(workdir, name, module, mesh)
+    earlier = unified.NAMES[: unified.NAMES.index(name)] if name in unified.NAMES else ()
     for stage in reversed(earlier):
         if stage_steps(workdir, stage):
             console.print(f"{name}: starts from the weights of {stage}")
-            return _restore(workdir, stage, build_unified(config), mesh)
-    return None
+            return _restore(workdir, stage, module, mesh)
+    if not (sources := sources_of(config, name)):
+        return None
+    console.print(f"{name}: {describe_sources(sources)}", soft_wrap=True)
+    return initial_params(
+        module.specs(), sources, config.seed, lambda specs: param_shardings(specs, mesh)
+    )
