@@ -108,7 +108,8 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.stages = ("encoder", "codec", "pretrain")  # run in this order
     config.mesh = "fsdp=-1"  # sizes of slice, data, fsdp, context, tensor; -1 = all that is left
-    config.compute_dtype = "float32"  # bfloat16 on TPU and GPU; norms, losses and codec stay fp32
+    # bfloat16 on TPU and GPU; norms, losses and the codec, but for a FLUX decoder, stay fp32
+    config.compute_dtype = "float32"
     config.wandb_project = ""
 
     config.data = ConfigDict(
@@ -170,8 +171,10 @@ def get_config() -> ConfigDict:
                 "path": "",  # "" = pixels; else a folder of a diffusers AutoencoderKL
                 "facts": {},  # its sizes; filled in when a run starts, which copies the folder
             },
-            "decoder": {  # fields of models.pixel_decoder.PixelDecoder, besides init_from
-                "init_from": "",  # a folder of a diffusers FLUX transformer to start from
+            "decoder": {
+                "kind": "dit",  # dit, flux: FLUX.1 over an autoencoder's latents
+                "init_from": "",  # kind flux: a folder of a diffusers FLUX transformer
+                # kind "dit": fields of models.pixel_decoder.PixelDecoder
                 "width": 192,
                 "depth": 4,
                 "heads": 4,
@@ -179,6 +182,20 @@ def get_config() -> ConfigDict:
                 "time_floor": 0.05,  # least 1 - t in the loss; higher: less weight near the data
                 "remat": False,
                 "attention_backend": "dense",
+                "flux": {  # kind "flux": fields of models.flux.FluxTransformer, and guidance
+                    "channels": 64,  # of a token: (data.patch / shrinking)² · latent channels
+                    "double_depth": 2,
+                    "single_depth": 4,
+                    "heads": 6,
+                    "head_dim": 32,
+                    "context_dim": 192,
+                    "pooled_dim": 32,  # of a vector that is zero here; FLUX.1: 768
+                    "guidance_embeds": False,  # dev: True, schnell: False
+                    "guidance": 1.0,  # scale that it is told, where it takes one
+                    "rope_dims": (4, 14, 14),  # of a head, for (0, row, column)
+                    "remat": "none",
+                    "attention_backend": "dense",
+                },
             },
             "flow_weight": 1.0,
             "perceptual_weight": 0.0,  # squared distance in the frozen encoder's middle layer

@@ -1,4 +1,4 @@
-"""The `unicom` command: train, sample, evaluate, report, import, data."""
+"""The `unicom` command: train, sample, evaluate, report, import, export, data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
@@ -31,6 +32,7 @@ a first run, start to end:
   unicom sample --checkpoint=runs/quickstart --prompt="a red circle" --out=circle.png
   unicom evaluate --workdir=runs/quickstart
   unicom report --workdir=runs/quickstart
+  unicom export --checkpoint=runs/quickstart --to=pytorch exports/quickstart
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
 on stderr says why and what to do), 2 wrong flags, 130 interrupted. UNICOM_TRACEBACK=1 shows where
@@ -140,6 +142,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     _add_train(commands)
     _add_sample(commands)
     _add_run_commands(commands)
+    add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
     args, extra = parser.parse_known_args(arguments)
@@ -343,21 +346,28 @@ def _report(args: argparse.Namespace) -> None:
     _console().print(f"report: {path}", soft_wrap=True)
 
 
-def _import(args: argparse.Namespace) -> None:
-    from unicom_jax.config import ConfigError, open_run
-    from unicom_jax.interop.imports import FLAGS, import_model, import_parts
+def _export(args: argparse.Namespace) -> None:
+    from unicom_jax.inference.verify import check_torch, verify
+    from unicom_jax.interop.export import Options, export, read_size
 
-    workdir, console = Path(args.workdir), _console()
-    folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
-    if args.model and (folders or args.config or args.overrides):
-        raise ConfigError("--model brings all parts and its configuration; give it alone")
-    if args.model:
-        import_model(Path(args.model), workdir, console, args.dry_run)
-    else:
-        config = open_run(workdir, args.config, args.overrides)
-        import_parts(config, folders, workdir, console, args.dry_run)
-    if not args.dry_run:
-        console.print(f"imported: {workdir}", markup=False, soft_wrap=True)
+    if args.verify and args.to != "pytorch":
+        raise ValueError(f"--verify compares whole models; leave it out with --to={args.to}")
+    if args.verify:
+        check_torch()
+    shard_bytes = read_size(args.max_shard_size)
+    options = Options(args.to, args.dtype, shard_bytes, args.weights, args.overwrite)
+    workdir, console = Path(args.checkpoint), _console()
+    with console.status("writing"):
+        target = export(workdir, Path(args.target), options)
+    console.print(f"exported: {target}", markup=False, soft_wrap=True)
+    if args.verify:
+        verify(workdir, target, args.dtype, args.weights, console)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from unicom_jax.interop.imports import run_import
+
+    run_import(args, _console())
 
 
 def _show(args: argparse.Namespace) -> None:

@@ -120,6 +120,21 @@ LATER = {
     "codec.autoencoder.path": "",
     "codec.autoencoder.facts": {},
     **{f"{part}.init_from": "" for part in ("encoder", "codec", "codec.decoder", "unified")},
+    "codec.decoder.kind": "dit",
+    "codec.decoder.flux": {  # not used by that kind
+        "channels": 64,
+        "double_depth": 2,
+        "single_depth": 4,
+        "heads": 6,
+        "head_dim": 32,
+        "context_dim": 192,
+        "pooled_dim": 32,
+        "guidance_embeds": False,
+        "guidance": 1.0,
+        "rope_dims": [4, 14, 14],
+        "remat": "none",
+        "attention_backend": "dense",
+    },
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
 MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")

@@ -66,6 +66,23 @@ def test_weights_turn_stack_and_join_as_the_table_says(tmp_path, params):
     assert np.array_equal(state["conv.weight"], patch.transpose(3, 2, 0, 1))
 
 
+def test_parts_may_lie_along_another_axis(tmp_path, params):
+    specs = {"blocks": {name: SPECS["blocks"][name] for name in ("query", "key")}}
+    specs["blocks"]["key"] = ParamSpec((3, 6, 8), ("layers", None, None))
+    table = (
+        Rule(("blocks/query", "blocks/key"), "layers.{layer}.w", axes=(1, 0), along=1),
+    )  # theirs (8, 4 + 6): one projection of both inputs
+    params = init_params(specs, jax.random.key(1))
+    store_weights(tmp_path, table, specs, params)
+    state = load_file(tmp_path / "model.safetensors")
+    query, key = (np.asarray(params["blocks"][name]) for name in ("query", "key"))
+    joined = np.concatenate([query[2].T, key[2].T], axis=1)
+    assert np.array_equal(state["layers.2.w"], joined)
+    loaded = load_weights(tmp_path, table, specs)
+    assert np.array_equal(loaded["blocks"]["key"], key)
+    assert np.array_equal(loaded["blocks"]["query"], query)
+
+
 def test_a_round_trip_changes_no_bit(tmp_path, params):
     store_weights(tmp_path, TABLE, SPECS, params, shard_bytes=100)
     loaded = load_weights(tmp_path, TABLE, SPECS)

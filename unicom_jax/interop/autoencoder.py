@@ -51,10 +51,7 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
     adopted = (folder / DESCRIPTION).is_file()
     if not adopted:
         _check_folder(given, f"codec.autoencoder.path={path}")
-    config.codec.autoencoder.facts = {
-        "sizes": dataclasses.asdict(module_in(folder if adopted else given, LAYOUT)),
-        "canvas": image_policy(config).canvas(config.data.patch, config.codec.pool),
-    }
+    config.codec.autoencoder.facts = autoencoder_facts(config, folder if adopted else given)
     build_space(config)  # raises where the patch does not fit
     if copy and not adopted:
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +59,15 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         for name in (*weight_files(given, LAYOUT.stem), DESCRIPTION):
             shutil.copyfile(given / name, folder / f"{name}.part")
             (folder / f"{name}.part").replace(folder / name)
+
+
+def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """What the models have to know of the autoencoder in `folder`; only its config.json is read.
+
+    Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    """
+    canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
+    return {"sizes": dataclasses.asdict(module_in(folder, LAYOUT)), "canvas": canvas}
 
 
 def _check_folder(folder: Path, name: str) -> None:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from data_pipelines.build import image_policy
 from data_pipelines.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
@@ -19,10 +17,12 @@ from unicom_jax.core.module import Module, Params
 from unicom_jax.interop import weights
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.checkpoint import stage_steps
+from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.model_card import model_card
 from unicom_jax.interop.transfer import store_weights
+from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.transformer import Transformer
 
 SOURCES = Path(__file__).with_name("pytorch")
@@ -36,6 +36,7 @@ CODE = tuple(
         "modeling_unicom_vision",
         "modeling_unicom_codec",
         "modeling_unicom_flow",
+        "modeling_unicom_flux",
         "modeling_unicom_language",
         "modeling_unicom_pathway",
         "modeling_unicom_reading",
@@ -138,7 +139,7 @@ def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
 
 def write_model(run: Run, folder: Path, options: Options) -> None:
     """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
-    table = unicom.table(run.module)  # raises for what cannot be written
+    table = unicom.table(run.module)
     _write_json(folder / "config.json", _describe(run, options))
     _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
     _write_json(folder / "generation_config.json", _describe_generation(run))
@@ -148,18 +149,9 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
     (folder / "README.md").write_text(
         model_card(run.workdir, run.config, run.module, run.steps, options.weights)
     )
-    _store(folder, table, run.module, run.params, options)
-
-
-def _store(folder: Path, table: Any, module: Module, params: Params, options: Options) -> None:
-    store_weights(
-        folder,
-        table,
-        module.specs(),
-        params,
-        dtype=DTYPES[options.dtype][0],
-        shard_bytes=options.shard_bytes,
-    )
+    dtype = DTYPES[options.dtype][0]
+    specs, shard_bytes = run.module.specs(), options.shard_bytes
+    store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
 
 
 def _describe(run: Run, options: Options) -> dict[str, Any]:
@@ -244,7 +236,11 @@ def _autoencoder(run: Run) -> tuple[Module, Params] | str:
 
 
 def _flux(run: Run) -> tuple[Module, Params] | str:
-    return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+    """FLUX's transformer; the projector of its context has no place in that layout."""
+    decoder = run.module.codec.pixel_decoder
+    if not isinstance(decoder, FluxDecoder):
+        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+    return decoder.transformer, run.params["codec"]["pixel_decoder"]["transformer"]
 
 
 PARTS: dict[str, Part] = {
@@ -263,17 +259,15 @@ def _write_part(run: Run, folder: Path, options: Options) -> None:
     if isinstance(found, str):
         raise ConfigError(f"{run.workdir} has no part {options.to!r}: {found}")
     module, params = found
-    layout = LAYOUTS[part.layout]
-    dtype = DTYPES[options.dtype][1]
-    _write_json(folder / "config.json", {**layout.describe(module), "dtype": dtype})
+    dtype, torch_dtype = DTYPES[options.dtype]
+    fill_folder(
+        folder,
+        LAYOUTS[part.layout],
+        module,
+        params,
+        dtype=dtype,
+        shard_bytes=options.shard_bytes,
+        about={"dtype": torch_dtype},
+    )
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
-    store_weights(
-        folder,
-        layout.table(module),
-        module.specs(),
-        jax.tree.map(lambda leaf: leaf, params),
-        dtype=DTYPES[options.dtype][0],
-        stem=layout.stem,
-        shard_bytes=options.shard_bytes,
-    )

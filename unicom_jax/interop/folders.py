@@ -83,29 +83,53 @@ def write_model(
     about: Mapping[str, Any] | None = None,
     written: Callable[[int], None] = lambda nbytes: None,
 ) -> None:
-    """Writes config.json and the weights of `module`: a folder that is there whole or not at all.
-
-    Args:
-      target: a new or empty folder.
-      about: more entries of config.json.
-      dtype, shard_bytes, written: see `transfer.store_weights`.
+    """As `fill_folder`, in a folder of its own that is there whole or not at all.
 
     Raises:
       FileExistsError: `target` holds something already.
     """
-    description = {**layout.describe(module), **(about or {})}
     with new_folder(target) as folder:
-        (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, default=list) + "\n")
-        store_weights(
+        fill_folder(
             folder,
-            layout.table(module),
-            module.specs(),
+            layout,
+            module,
             params,
             dtype=dtype,
-            stem=layout.stem,
             shard_bytes=shard_bytes,
+            about=about,
             written=written,
         )
+
+
+def fill_folder(
+    folder: Path,
+    layout: Layout,
+    module: Module,
+    params: Params,
+    *,
+    dtype: str = "F32",
+    shard_bytes: int = 5 * 10**9,
+    about: Mapping[str, Any] | None = None,
+    written: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Writes config.json and the weights of `module` into a folder that exists.
+
+    Args:
+      about: more entries of config.json.
+      dtype, shard_bytes, written: see `transfer.store_weights`.
+    """
+    description = {**layout.describe(module), **(about or {})}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, default=list) + "\n")
+    store_weights(
+        folder,
+        layout.table(module),
+        module.specs(),
+        params,
+        dtype=dtype,
+        stem=layout.stem,
+        shard_bytes=shard_bytes,
+        written=written,
+    )
 
 
 def _allowances(layout: Layout, module: Module) -> dict[str, Any]:

@@ -6,6 +6,7 @@ one that is not (the encoder of most runs) is used as it is.
 
 from __future__ import annotations
 
+import argparse
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,7 @@ from rich.table import Table as Page
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.tokenizer import load_tokenizer
-from unicom_jax.config import ConfigError, complete, from_json, to_json
+from unicom_jax.config import ConfigError, complete, from_json, open_run, to_json
 from unicom_jax.core.module import Module, Params, Specs, map_specs
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.autoencoder import adopt_autoencoder
@@ -54,6 +55,25 @@ FLAGS = {
 
 
 # ---- parts of a run ---------------------------------------------------------------------------
+
+
+def run_import(args: argparse.Namespace, console: Console) -> None:
+    """Does what the flags of `unicom import` ask for.
+
+    Raises:
+      ConfigError: flags that do not go together; else as `import_model` and `import_parts`.
+    """
+    workdir = Path(args.workdir)
+    folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
+    if args.model and (folders or args.config or args.overrides):
+        raise ConfigError("--model brings all parts and its configuration; give it alone")
+    if args.model:
+        import_model(Path(args.model), workdir, console, args.dry_run)
+    else:
+        config = open_run(workdir, args.config, args.overrides)
+        import_parts(config, folders, workdir, console, args.dry_run)
+    if not args.dry_run:
+        console.print(f"imported: {workdir}", markup=False, soft_wrap=True)
 
 
 def check_stages(config: Mapping[str, Any]) -> None:
@@ -181,7 +201,8 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
       TokenizerError: its tokenizer is missing or another one.
       FileExistsError: `workdir` holds something already.
     """
-    run = read_description(folder).get("run")
+    description = read_description(folder)
+    run = description.get("run")
     if not isinstance(run, dict) or "config" not in run:
         raise ConfigError(
             f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
@@ -190,6 +211,7 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
     config, tokenizer = from_json(complete(run["config"])), load_tokenizer(folder)
     use_tokenizer(config, tokenizer, folder)
     module = unicom.of_run(config)
+    unicom.check_sections(description, module, config, folder / DESCRIPTION)
     table, tensors = unicom.table(module), open_tensors(folder)
     check_facts(tensors, places(table, module.specs()))
     _show([("all", "", module, folder, tensors.facts)], console)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.module import Module
-from unicom_jax.interop.layouts import autoencoder, projection, qwen, siglip
+from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Table
 
 
@@ -53,4 +53,5 @@ LAYOUTS: dict[str, Layout] = {
     "autoencoder": Layout(
         autoencoder.table, autoencoder.describe, autoencoder.module_of, stem=DIFFUSERS
     ),
+    "flux": Layout(flux.table, flux.describe, flux.module_of, stem=DIFFUSERS),
 }

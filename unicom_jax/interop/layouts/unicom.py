@@ -13,17 +13,21 @@ autoencoder                 autoencoder               as diffusers' AutoencoderK
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Specs
-from unicom_jax.interop.layouts import autoencoder, projection, qwen, siglip
+from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
 from unicom_jax.models.autoencoder import AutoencoderKL
 from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.models.codec import Codec
+from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
+from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.paint_space import LatentSpace
 from unicom_jax.models.pathway import Pathway
 from unicom_jax.models.pixel_decoder import PixelDecoder
@@ -62,11 +66,7 @@ def of_run(config: Mapping[str, Any]) -> Unicom:
 
 
 def table(module: Unicom) -> Table:
-    """Rules for all weights of `module`.
-
-    Raises:
-      ConfigError: a part that the PyTorch model does not have.
-    """
+    """Rules for all weights of `module`."""
     codec, unified = module.codec, module.unified
     tables = [
         prefixed(siglip.table(module.vision), "vision/", "vision_model."),
@@ -123,9 +123,11 @@ def _head(module: Module) -> Table:
     )
 
 
-def _decoder(module: Module) -> Table:
-    """Rules for the diffusion transformer that paints tokens, or draws latents in Pathway II."""
-    _check_decoder(module)
+def _decoder(module: FlowDecoder) -> Table:
+    """Rules for what paints tokens, or draws latents in Pathway II."""
+    if isinstance(module, FluxDecoder):
+        transformer = prefixed(flux.table(module.transformer), "transformer/", "transformer.")
+        return (*_mlp("projector", "projector"), *transformer)
     block = "blocks.{layer}"
     return (
         *linear("patch", "patch"),
@@ -144,23 +146,11 @@ def _decoder(module: Module) -> Table:
     )
 
 
-def _check_decoder(module: Module) -> None:
-    if not isinstance(module, PixelDecoder):
-        raise ConfigError(
-            f"the PyTorch model has no pixel decoder like {type(module).__name__}; export the "
-            "parts alone, or train with another codec.decoder"
-        )
-
-
 # ---- config.json ------------------------------------------------------------------------------
 
 
 def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The sections of `UnicomConfig` for `module`, made from the run's `config`.
-
-    Raises:
-      ConfigError: a part that the PyTorch model does not have.
-    """
+    """The sections of `UnicomConfig` for `module`, made from the run's `config`."""
     data, codec = config["data"], module.codec
     templates = {name: data[name] for name in ("prompt_open", "prompt_close", "response_close")}
     own = module.autoencoder
@@ -179,7 +169,7 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             "heads": getattr(codec.compressor, "heads", 0),
             "window": codec.compressor.window,
         },
-        "pixel_decoder": _describe_decoder(codec.pixel_decoder),
+        "pixel_decoder": _describe_painter(codec.pixel_decoder),
         "autoencoder": None if own is None else autoencoder.describe(own),
         "pathway": _describe_pathway(module.unified),
         "sequence": {
@@ -189,6 +179,22 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             **templates,
         },
     }
+
+
+def check_sections(
+    found: Mapping[str, Any], module: Unicom, config: Mapping[str, Any], path: Path
+) -> None:
+    """Refuses a config.json at `path` whose sections differ from what its run's `config` says.
+
+    Raises:
+      ConfigError: it names the section.
+    """
+    for name, section in describe(module, config).items():
+        if found.get(name) != json.loads(json.dumps(section)):  # tuples became lists
+            raise ConfigError(
+                f"{path}: {name} does not agree with run.config below it; the way back needs the "
+                "sizes that the model was trained with"
+            )
 
 
 def _fields(module: Module, *names: str) -> dict[str, Any]:
@@ -204,8 +210,18 @@ def _describe_vision(module: VisionEncoder) -> dict[str, Any]:
     }
 
 
-def _describe_decoder(module: Module) -> dict[str, Any]:
-    _check_decoder(module)
+def _describe_painter(module: FlowDecoder) -> dict[str, Any]:
+    if not isinstance(module, FluxDecoder):
+        return {"kind": "dit", **_describe_decoder(module)}
+    return {
+        "kind": "flux",
+        **_fields(module, "channels", "feature_dim", "guidance"),
+        "hidden_dim": module.projector.hidden_dim,
+        "transformer": flux.describe(module.transformer),
+    }
+
+
+def _describe_decoder(module: PixelDecoder) -> dict[str, Any]:
     sizes = _fields(module, "channels", "feature_dim", "width", "depth", "heads", "mlp_dim")
     return {**sizes, **_fields(module, "rope_theta", "prediction")}
 

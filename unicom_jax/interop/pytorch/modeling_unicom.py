@@ -11,6 +11,7 @@ model.caption([picture]); model.draw(["a red circle"]); model.edit([picture], ["
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from .modeling_unicom_codec import (
     make_autoencoder,
     make_projections,
 )
+from .modeling_unicom_flux import FluxDecoder
 from .modeling_unicom_generation import Generation
 from .modeling_unicom_language import LanguageModel, interval_mask
 from .modeling_unicom_pathway import ImageEmbedding, make_head
@@ -64,7 +66,7 @@ class UnicomModel(Generation, PreTrainedModel):
         self.compressor, self.decompressor = make_projections(**codec)
         self.register_buffer("latent_mean", torch.zeros(codec["latent_dim"]))
         self.register_buffer("latent_std", torch.ones(codec["latent_dim"]))
-        self.pixel_decoder = DiffusionTransformer(**config.pixel_decoder)
+        self.pixel_decoder = make_pixel_decoder(**config.pixel_decoder)
         self.autoencoder = make_autoencoder(config.autoencoder) if config.autoencoder else None
         self.language_model = LanguageModel(**config.language)
         width = config.language["width"]
@@ -146,6 +148,14 @@ class UnicomModel(Generation, PreTrainedModel):
         if self.autoencoder is None:
             return None
         return AutoencoderSpace(self.autoencoder, self.config.vision["patch"])
+
+
+def make_pixel_decoder(kind: str, **sizes: Any) -> nn.Module:
+    """The pixel decoder named `kind`: "dit" or "flux"."""
+    kinds = {"dit": DiffusionTransformer, "flux": FluxDecoder}
+    if kind not in kinds:
+        raise ValueError(f"pixel_decoder.kind {kind!r} is unknown to this version of the model")
+    return kinds[kind](**sizes)
 
 
 def to_unit(pixels: Tensor) -> Tensor:

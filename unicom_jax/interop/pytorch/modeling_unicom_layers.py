@@ -83,8 +83,10 @@ class TimeEmbedding(Mlp):
 
     def forward(self, time: Tensor) -> Tensor:
         half = self.FREQUENCIES // 2
-        index = torch.arange(half, dtype=torch.float32, device=time.device)
-        angles = 1000.0 * time.float()[..., None] * torch.exp(-math.log(10_000.0) * index / half)
+        index = torch.arange(half, dtype=torch.float32, device="cpu")
+        exponents = torch.tensor(-math.log(10_000.0), device="cpu") * index / half
+        frequencies = exponents.double().exp().float().to(time.device)
+        angles = 1000.0 * time.float()[..., None] * frequencies
         return super().forward(torch.cat([angles.cos(), angles.sin()], dim=-1))
 
 
