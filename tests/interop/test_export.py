@@ -28,6 +28,7 @@ from unicom_jax.interop.imports import import_model
 from unicom_jax.interop.tensors import WeightsError
 from unicom_jax.interop.weights import load
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
 
 
