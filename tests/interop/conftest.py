@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from tests.interop.runs import write_run
 from unicom_jax.interop.export import Options, export
+
+
+@pytest.fixture(scope="module")
+def quick_compilation():
+    """For programs that run once: compiling them is most of the work."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

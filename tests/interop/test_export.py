@@ -12,9 +12,16 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 from safetensors.numpy import load_file
-from transformers import AutoImageProcessor, AutoTokenizer, Qwen2ForCausalLM, SiglipVisionModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    Qwen2ForCausalLM,
+    SiglipVisionModel,
+)
 
 import unicom_jax.interop.pytorch
 from tests.interop.runs import write_run
@@ -28,6 +35,7 @@ from unicom_jax.interop.imports import import_model
 from unicom_jax.interop.tensors import WeightsError
 from unicom_jax.interop.weights import load
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
 
 
@@ -139,6 +147,17 @@ def test_there_and_back_and_there_again_changes_no_bit(run, tmp_path, dtype):
     if dtype == "fp32":
         before, after = load(run)[2], load(tmp_path / run.name)[2]
         assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+
+
+def test_a_model_that_was_changed_and_saved_in_pytorch_comes_back(exported, tmp_path):
+    model = AutoModel.from_pretrained(exported, trust_remote_code=True)
+    with torch.no_grad():
+        model.head.output.bias += 1.0
+    model.save_pretrained(tmp_path / "tuned")
+    model.processor.tokenizer.save_pretrained(tmp_path / "tuned")
+    params = load(back(tmp_path / "tuned", tmp_path / "back"))[2]
+    expected = model.head.output.bias.detach().numpy()
+    np.testing.assert_array_equal(params["unified"]["head"]["output"]["bias"], expected)
 
 
 @pytest.mark.parametrize(

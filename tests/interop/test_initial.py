@@ -104,6 +104,14 @@ def test_new_rows_of_the_vocabulary_start_as_the_mean_of_the_others(tmp_path, ti
         np.testing.assert_allclose(kernel[:, 350], np.mean(known, 1), atol=1e-6)
 
 
+def test_a_codec_that_compresses_nothing_keeps_its_empty_parts(tmp_path):
+    config = tiny_config(codec__init_from=str(tmp_path), codec__compressor="identity")
+    for part in ("compressor", "decompressor"):
+        write(tmp_path / part, "projection", getattr(build_codec(config), part))
+    params, chance = start(config, "codec")
+    assert jax.tree.structure(params) == jax.tree.structure(chance)
+
+
 def test_both_projections_come_from_their_folders(tmp_path):
     config = tiny_config(codec__init_from=str(tmp_path))
     codec = build_codec(config)

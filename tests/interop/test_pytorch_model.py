@@ -80,12 +80,7 @@ CONFIGURATIONS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Every configuration compiles programs that run once."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 def load(folder, **options):
@@ -300,6 +295,23 @@ def test_bfloat16_runs_and_stays_near(exported, model):
     one, other = (np.asarray(m.reconstruct(images)[0], float) for m in (model, half))
     assert np.abs(one - other).mean() < 8
     assert half.draw(["a dot"])[0].size == (32, 32) and len(half.caption(images)) == 1
+
+
+def test_everything_is_computed_on_the_models_own_device(model):
+    """No accelerator is needed: "meta" computes nothing, but refuses tensors of another device."""
+    with torch.device("meta"):
+        other = type(model)(model.config)
+    other._processor, other._defaults = model.processor, model.defaults
+    said = [theirs(model, Text("a red dot"))]
+    noise = torch.zeros(1, 4, model.config.codec["latent_dim"], device="meta")
+    latents = other.draw_latents([said], (2, 2), noise, steps=2, guidance=2.0)
+    condition = other.decompress(latents, (2, 2))
+    tokens = torch.zeros(1, 4, model.config.pixel_decoder["channels"], device="meta")
+    time = torch.zeros(1, device="meta")
+    assert other.pixel_decoder.velocity(tokens, time, condition, (2, 2)).device.type == "meta"
+    context = other.read([model.processor.prefix(said)], 1)
+    token = torch.zeros(1, dtype=torch.long, device="meta")
+    assert other._feed(context, token, 0).device.type == "meta"
 
 
 def test_plain_text_needs_no_positions_and_no_mask(model):

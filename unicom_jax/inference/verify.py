@@ -38,7 +38,7 @@ from unicom_jax.interop import weights
 SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
 PROMPTS = ("a red circle", "a blue square beside a small yellow star")
 INSTRUCTIONS = ("make it green", "add a red circle", "remove it")
-TIME = 0.3  # as in the script
+TIME = 0.3  # flow time of the velocity that is compared
 # What each comparison may differ by, and in what: the script's names.
 RELATIVE, TOKENS, LEVELS = "of the largest", "tokens", "levels of 255"
 LIMITS = {
@@ -145,6 +145,7 @@ def reference_of(generator: Generator) -> dict[str, np.ndarray]:
         "prompts": np.array(PROMPTS),
         "instructions": np.array(INSTRUCTIONS),
         "question": np.array(BRIEFLY),
+        "time": np.array(TIME),
         "max_tokens": np.array(generator.config["sample"]["max_tokens"]),
     }
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from unicom_jax.core.module import Params
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
+READ_AT_ONCE = 256 * 2**20  # bytes of weights
 
 
 class CheckpointError(Exception):
@@ -196,21 +198,45 @@ def has_average(workdir: Path, stage: str) -> bool:
 
 
 def _read_part(path: Path, wanted: Params) -> Params:
-    """What `wanted` names of one item, where it says or on the first device."""
+    """What `wanted` names of one item, where it says or on the first device.
+
+    Orbax reads into host memory and copies from there. Large weights come one by one and before
+    the small ones, so that the copies pass while there is still room: the peak is about the model.
+    """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    flat = traverse_util.flatten_dict(wanted)
+    read: dict[tuple[str, ...], jax.Array] = {}
+    for group in _groups(flat):
+        located = {}
+        for name in group:
+            leaf = flat[name]
+            place = leaf.sharding if leaf.sharding is not None else device
+            located[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        tree = traverse_util.unflatten_dict(located)
+        how = ocp.checkpoint_utils.construct_restore_args(tree)
+        request = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
+        try:
+            with _reader() as reader:
+                part = reader.restore(epath.Path(path), args=request)
+        except Exception as error:  # as in `restore`
+            raise _damaged(path, error) from error
+        read |= traverse_util.flatten_dict(part)
+    return jax.tree_util.tree_map_with_path(
+        lambda name, _: read[tuple(key.key for key in name)], wanted
+    )
 
-    def located(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        place = leaf.sharding if leaf.sharding is not None else device
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    try:
-        with _reader() as reader:
-            wanted = jax.tree.map(located, wanted)
-            how = ocp.checkpoint_utils.construct_restore_args(wanted)
-            request = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
-            return reader.restore(epath.Path(path), args=request)
-    except Exception as error:  # as in `restore`
-        raise _damaged(path, error) from error
+def _groups(leaves: Mapping[tuple[str, ...], jax.ShapeDtypeStruct]) -> list[list[tuple[str, ...]]]:
+    """Names in groups of at most `READ_AT_ONCE` bytes, or of one weight, the largest first."""
+    sizes = {name: math.prod(leaf.shape) * leaf.dtype.itemsize for name, leaf in leaves.items()}
+    groups, filled = [], READ_AT_ONCE
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if filled + sizes[name] > READ_AT_ONCE:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += sizes[name]
+    return groups
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

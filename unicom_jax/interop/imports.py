@@ -271,6 +271,7 @@ def _bytes(module: Module) -> int:
 def _progress(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar that is told how many bytes have arrived, and shows how fast."""
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(*columns, console=console, transient=True) as progress:
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         bar = progress.add_task(what, total=total)
         yield lambda nbytes: progress.advance(bar, nbytes)

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Module, Params, Specs, init_params, iter_specs
+from unicom_jax.core.module import Module, Params, Specs, fill_specs, init_params, iter_specs
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
@@ -261,7 +261,7 @@ def initial_params(
         # Under jit and straight into the shards, as in `Trainer.init_state`.
         fresh = jax.jit(lambda key: init_params(rest, key), out_shardings=shard(rest))
         weights |= traverse_util.flatten_dict(fresh(jax.random.key(seed)))
-    return traverse_util.unflatten_dict({path: weights[path] for path in flat})
+    return fill_specs(specs, weights)
 
 
 def grow(weight: jax.Array, size: int, axis: int, sharding: jax.sharding.Sharding) -> jax.Array:

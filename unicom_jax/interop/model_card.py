@@ -56,7 +56,7 @@ Data: {data}. Weights: {weights}.
 
 - It knows what its data shows and little else; read the scores with their intervals.
 - It was not trained to refuse, and nothing filters what it writes or draws.
-- It draws {pictures} only, and answers in a few words unless its data had longer ones.
+- It draws pictures {pictures} only, and answers in a few words unless its data had longer ones.
 - `trust_remote_code=True` runs the Python files of this folder. Read them first: they import torch,
   transformers, numpy and Pillow{diffusers}.
 
@@ -114,7 +114,7 @@ def _sizes(module: Module) -> str:
 def _pictures(data: Mapping[str, Any]) -> str:
     side, most = data["image_size"], data["max_tokens"]
     return {
-        "fixed": f"{side} x {side} pixels",
+        "fixed": f"of {side} x {side} pixels",
         "bucket": f"of about {side} x {side} pixels in several aspect ratios",
         "naflex": f"of any aspect ratio with at most {most} patches of {data['patch']} pixels",
     }[data["policy"]]

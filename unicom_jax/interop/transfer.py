@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from unicom_jax.core.module import Params, Specs, iter_specs
+from unicom_jax.core.module import Params, Specs, fill_specs, iter_specs
 from unicom_jax.interop.mapping import Place, Table, places
 from unicom_jax.interop.tensors import (
     DTYPES,
@@ -167,7 +167,7 @@ def load_weights(
 
         weights[path] = place_parts(spec.shape, located.get(name, default), part)
         arrived(weights[path].nbytes)
-    return traverse_util.unflatten_dict(weights)
+    return fill_specs(specs, weights)
 
 
 def place_parts(
@@ -176,17 +176,18 @@ def place_parts(
     part: Callable[[Index], np.ndarray],
 ) -> jax.Array:
     """An array whose shards come from `part(index)`, once for all devices that hold the same."""
-    held: dict[tuple, np.ndarray] = {}
-    shards = []
+    holders: dict[tuple, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
-        index = tuple(slice(*one.indices(n)[:2]) for one, n in zip(index, shape, strict=True))
-        key = tuple((one.start, one.stop) for one in index)
-        if key not in held:
-            jax.block_until_ready(shards)  # the host buffers before this one are free again
-            held = {key: part(index)}
-        shards.append(jax.device_put(held[key], device, may_alias=True))
-    array = jax.make_array_from_single_device_arrays(shape, sharding, shards)
-    return jax.block_until_ready(array)
+        bounds = tuple(one.indices(n)[:2] for one, n in zip(index, shape, strict=True))
+        holders.setdefault(bounds, []).append(device)
+    shards = {}
+    for bounds, devices in holders.items():
+        host = part(tuple(slice(*bound) for bound in bounds))
+        for device in devices:
+            shards[device] = jax.device_put(host, device, may_alias=True)
+        jax.block_until_ready(list(shards.values()))  # the host's buffer is free again
+    ordered = [shards[device] for device in sharding.addressable_devices]
+    return jax.make_array_from_single_device_arrays(shape, sharding, ordered)
 
 
 def _by_path(wanted: Mapping[str, Place]) -> dict[str, list[tuple[str, Place]]]:

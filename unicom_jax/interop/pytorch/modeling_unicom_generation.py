@@ -132,8 +132,10 @@ class Generation(Reading):
         written: list[list[int]] = [[] for _ in range(rows)]
         for index in range(max_tokens):
             token = choose(self.language_model.logits(hidden))
-            for row in torch.nonzero(~done).flatten().tolist():
-                written[row].append(int(token[row]))
+            ids, ended = token.tolist(), done.tolist()
+            for row in range(rows):
+                if not ended[row]:
+                    written[row].append(ids[row])
             done |= torch.isin(token, stops)
             if done.all() or index + 1 == max_tokens:
                 break

@@ -17,7 +17,6 @@ import torch
 from transformers import AutoModel
 
 Reference = Mapping[str, np.ndarray]
-TIME = 0.3  # flow time of the velocity that is compared
 
 
 def main(folder: str, reference_file: str, result_file: str) -> None:
@@ -90,7 +89,8 @@ def logits(model: AutoModel, reference: Reference) -> float:
 def velocity(model: AutoModel, reference: Reference) -> float:
     noisy, grid = torch.from_numpy(reference["latent_noise.0"])[None], reference["token_grid"]
     field = model.begin_drawing(_context(model, reference, noisy.shape[1]), tuple(grid.tolist()))
-    return _relative(field(noisy, torch.tensor([TIME]))[0], reference["velocity"])
+    speed = field(noisy, torch.tensor([float(reference["time"])]))
+    return _relative(speed[0], reference["velocity"])
 
 
 @torch.no_grad()
