@@ -79,17 +79,23 @@ def test_parts_become_step_0_of_their_stages(given, tmp_path, capsys):
     assert "rows 300 to" in capsys.readouterr().out
 
 
-def test_training_starts_from_what_was_imported_as_from_init_from(given, tmp_path):
-    imported, named = tmp_path / "imported", tmp_path / "named"
-    assert run("import", given, imported, *parts(given)) == 0
-    assert run("train", given, imported) == 0
+@pytest.fixture(scope="module")
+def trained(given, tmp_path_factory):
+    """A run that was imported and then trained. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert run("import", given, workdir, *parts(given)) == 0
+    assert run("train", given, workdir) == 0
+    return workdir
+
+
+def test_training_starts_from_what_was_imported_as_from_init_from(given, trained, tmp_path):
     keys = (
         f"--config.encoder.init_from={given / 'siglip'}",
         f"--config.unified.init_from={given / 'qwen'}",
     )
-    assert run("train", given, named, *keys) == 0
-    assert stage_steps(imported, "pretrain")[-1] == 1
-    assert_same(weights(imported, "pretrain"), weights(named, "pretrain"))
+    assert run("train", given, tmp_path / "run", *keys) == 0
+    assert stage_steps(trained, "pretrain")[-1] == 1
+    assert_same(weights(trained, "pretrain"), weights(tmp_path / "run", "pretrain"))
 
 
 def test_a_dry_run_checks_and_shows_everything_and_writes_nothing(given, tmp_path, capsys):
@@ -146,12 +152,10 @@ def test_what_cannot_be_imported_is_answered_with_the_mend(given, tmp_path, caps
 
 
 @pytest.fixture(scope="module")
-def exported(given, tmp_path_factory):
+def exported(trained, tmp_path_factory):
     """A trained run, and the folder it went out to."""
-    workdir, target = (tmp_path_factory.mktemp("model") / name for name in ("run", "out"))
-    assert run("import", given, workdir, *parts(given)) == 0
-    assert run("train", given, workdir) == 0
-    return workdir, export(workdir, target, Options())
+    target = tmp_path_factory.mktemp("exported") / "out"
+    return trained, export(trained, target, Options())
 
 
 def test_an_exported_model_comes_back_bit_for_bit(exported, tmp_path):

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,22 @@ def save_import(directory: Path, params: Params) -> None:
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
     chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
     manager = ocp.CheckpointManager(directory.absolute(), item_handlers={PARAMS: handler})
-    with contextlib.closing(manager):
+    with contextlib.closing(manager), _without_warnings():
         request = ocp.args.PyTreeSave(params, save_args=chunks)
         manager.save(0, args=ocp.args.Composite(**{PARAMS: request}))
         manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns that there is no OCDBT database to merge; that is meant."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_import(directory: Path, step: int) -> bool:
