@@ -7,8 +7,14 @@ Never run; the tests build it as abstract trees and check sizes, counts and the 
 shards weights and batch; in fp32 the unified model alone has 122 GB of weights, gradients and
 moments, the codec 192 GB. What has to lie there before:
 
-- `runs/unicom_7b/encoder`: the frozen encoder as a checkpoint. The stage `encoder` is not among
-  `stages`; the paper never trains it.
+- `runs/unicom_7b/encoder`: the frozen encoder. The stage `encoder` is not among `stages`; the paper
+  never trains it. It, the language model that `align` starts from and the transformer that the
+  pixel decoder starts from come from their folders by
+
+      unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
+          --encoder=siglip2-so400m-patch16-naflex --language=Qwen2.5-7B-Instruct \\
+          --decoder=FLUX.1-dev/transformer
+
 - `data.source.path`: ArrayRecord files of examples. The paper's data are not public.
 - `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads its sizes
   when it starts; before that nothing that paints can be built.
@@ -25,9 +31,7 @@ split into our tasks (`IMAGE_TO_TEXT`, `IMAGE_TEXT_IMAGE`; shares count document
 optimiser and loss weights, no averaging of weights (`--config.pretrain.ema_decay=0.9999`), how
 features enter FLUX (as in UniWorld-V1: two layers in place of T5) and a guidance of 1.
 
-Two departures, both from the pixel decoder. The paper starts from the weights of FLUX.1-dev; here
-the decoder has its sizes and its autoencoder, but no key of the configuration loads its weights, so
-it is trained from nothing. And the paper's paints 1024² pixels from 1024 feature tokens, ours
+One departure, in the pixel decoder. The paper's paints 1024² pixels from 1024 feature tokens, ours
 paints one patch of 16 pixels a feature, on the encoder's own token grid. The 33 buckets around
 1024² in steps of 64 are therefore taken at half their size, around 512² in steps of 32: the same
 long sides to the factor, and at most 1024 tokens, for which encoder, compressor and unified model

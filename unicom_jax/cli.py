@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; expected failures are one line on stderr and exit status 1."""
     args = _parse(arguments)
     if arguments is None:
-        _own_the_process()
+        _own_the_process(args.command)
     try:
         args.run(args)
     except KeyboardInterrupt:
@@ -91,9 +91,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _own_the_process() -> None:
+def _own_the_process(command: str) -> None:
     """What concerns the whole process, and only where the command line started it."""
-    keep_freed_memory()
+    if command not in ("import", "export"):  # they come near the memory's limit and repeat nothing
+        keep_freed_memory()
     logging.basicConfig(format="! %(message)s", level=logging.WARNING)
     sys.unraisablehook = _report_unraisable
 

@@ -34,12 +34,8 @@ from unicom_jax.models.transformer import TRANSFORMER_SIZES
 
 GIB = 2**30
 ALLOWANCE = 1.5 * GIB
+DTYPE_FLAGS = {"BF16": "bf16", "F32": "fp32"}  # of `unicom export`
 SIZES = ("width", "depth", "heads", "kv_heads", "head_dim", "mlp_dim", "rope_theta", "tied_head")
-EXPORT = (
-    "import sys; from pathlib import Path; from unicom_jax.interop.export import Options, export; "
-    "workdir, target, kind = sys.argv[1:]; "
-    "export(Path(workdir), Path(target), Options(to='qwen2', dtype=kind))"
-)
 
 
 def write_language_model(folder: Path, module: Module, dtype: str) -> None:
@@ -109,7 +105,8 @@ def main() -> None:
             f"--config.data.padded_vocab_size={module.vocab_size}",
         ),
         "export": peak_memory(
-            "-c", EXPORT, str(workdir), str(out), {"BF16": "bf16", "F32": "fp32"}[args.dtype]
+            *("-m", "unicom_jax.cli", "export", f"--checkpoint={workdir}", str(out)),
+            *("--to=qwen2", f"--dtype={DTYPE_FLAGS[args.dtype]}"),
         ),
     }
     weights = 4 * module.param_count()

@@ -6,6 +6,7 @@ import functools
 
 import pytest
 
+from tests.models import flux_twin
 from tests.models.torch_weights import randomise
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 
@@ -52,6 +53,7 @@ KINDS = {
         for tied in (True, False)
     },
     "autoencoder": ("autoencoder", lambda: autoencoder()),
+    "flux": ("flux", lambda: flux_twin.twin_of(flux_twin.SMALL)),
 }
 
 

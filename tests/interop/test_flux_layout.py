@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.models.flux_twin import SMALL, twin_of
-from tests.models.siglip_weights import assert_close
 from tests.models.test_flux import MODEL, ours, theirs
+from tests.models.torch_weights import assert_close
 from unicom_jax.interop.layouts.flux import CLASS, STEM, describe, module_of, table
 from unicom_jax.interop.tensors import WeightsError, open_tensors
 from unicom_jax.interop.transfer import load_weights, store_weights
@@ -21,8 +21,8 @@ diffusers = pytest.importorskip("diffusers")
 
 
 def tensors_of(folder):
-    with open_tensors(folder, STEM) as tensors:
-        return {name: tensors.read(name) for name in tensors.facts}
+    tensors = open_tensors(folder, STEM)
+    return {name: tensors.read(name) for name in tensors.facts}
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])

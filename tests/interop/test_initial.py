@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.models.diffusers_folder import SMALL
 from tests.models.documents import lively
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
@@ -179,7 +180,37 @@ def test_other_sizes_of_a_projection_name_the_key(tmp_path, changes, mend):
         sources_of(config, "codec")
 
 
+def flux_config(tmp_path, autoencoder):
+    return tiny_config(
+        codec__autoencoder__path="vae",
+        codec__autoencoder__facts={"sizes": dataclasses.asdict(autoencoder), "canvas": (2, 2)},
+        codec__decoder__kind="flux",
+        codec__decoder__flux__channels=256,
+        codec__decoder__init_from=str(tmp_path / "flux"),
+    )
+
+
+def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
+    config = flux_config(tmp_path, SMALL)
+    decoder = build_codec(config).pixel_decoder
+    given = write(tmp_path / "flux", "flux", decoder.transformer)
+    params, chance = start(config, "codec")
+    assert same(params["pixel_decoder"]["transformer"], given)
+    assert same(params["pixel_decoder"]["projector"], chance["pixel_decoder"]["projector"])
+    assert same(params["compressor"], chance["compressor"])
+
+
+def test_other_sizes_of_flux_name_the_key(tmp_path):
+    config = flux_config(tmp_path, SMALL)
+    transformer = build_codec(config).pixel_decoder.transformer
+    write(tmp_path / "flux", "flux", transformer, single_depth=7)
+    with pytest.raises(ConfigError, match="set --config.codec.decoder.flux.single_depth=7"):
+        sources_of(config, "codec")
+
+
 def test_a_decoder_of_our_own_has_no_released_weights(tmp_path):
     config = tiny_config(codec__decoder__init_from=str(tmp_path))
-    with pytest.raises(ConfigError, match=r"codec\.decoder\.init_from=.* take a FLUX decoder"):
+    with pytest.raises(
+        ConfigError, match=r"codec\.decoder\.init_from=.* .*set --config.codec.decoder.kind=flux"
+    ):
         sources_of(config, "codec")

@@ -53,7 +53,7 @@ def test_a_file_comes_back_byte_for_byte(tmp_path, kind, dtype):
     assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "given" / file).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["naflex_full", "qwen2_untied", "autoencoder"])
+@pytest.mark.parametrize("kind", ["naflex_full", "qwen2_untied", "autoencoder", "flux"])
 def test_shards_come_back_bit_for_bit(tmp_path, kind):
     layout, model = foreign.make(kind)
     model.save_pretrained(tmp_path / "given", max_shard_size="20KB")
@@ -90,6 +90,17 @@ def answer(model, kind: str):
             "pixel_attention_mask": torch.ones(2, 16, dtype=torch.int64),
             "spatial_shapes": torch.tensor([[4, 4], [4, 4]]),
         }
+    if kind == "flux":
+        places = torch.stack(torch.meshgrid(*[torch.arange(4.0)] * 2, indexing="ij"), -1)
+        return model(
+            hidden_states=torch.randn(2, 16, 8, generator=generator),
+            encoder_hidden_states=torch.randn(2, 5, 24, generator=generator),
+            pooled_projections=torch.randn(2, 12, generator=generator),
+            timestep=torch.tensor([0.3, 0.7]),
+            guidance=torch.tensor([3.5, 1.0]),
+            img_ids=torch.nn.functional.pad(places.reshape(16, 2), (1, 0)),
+            txt_ids=torch.zeros(5, 3),
+        ).sample
     if kind == "autoencoder":
         return model(pictures["pixel_values"]).sample
     inputs = {"vision": pictures, "full": {**tokens, **pictures}}.get(kind.split("_")[1], tokens)
@@ -221,7 +232,9 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("kind", ["fixed_vision", "naflex_text", "qwen3_untied", "autoencoder"])
+@pytest.mark.parametrize(
+    "kind", ["fixed_vision", "naflex_text", "qwen3_untied", "autoencoder", "flux"]
+)
 def test_damaged_weights_are_named_in_one_line(tmp_path, kind):
     layout, model = foreign.make(kind)
     model.save_pretrained(tmp_path)
@@ -282,6 +295,7 @@ def change(folder, **entries) -> None:
         ),
         ("qwen2_tied", {"num_key_value_heads": 3}, "is not a multiple of kv_heads=3"),
         ("autoencoder", {"_class_name": "AutoencoderDC"}, "_class_name is 'AutoencoderDC'"),
+        ("flux", {"_class_name": "SD3Transformer2DModel"}, "'SD3Transformer2DModel', not 'Flux"),
         ("autoencoder", {"act_fn": "relu"}, "act_fn is 'relu'"),
     ],
 )
@@ -289,7 +303,7 @@ def test_a_config_of_another_model_is_refused_in_one_line(tmp_path, kind, entrie
     layout, model = foreign.make(kind)
     model.save_pretrained(tmp_path)
     change(tmp_path, **entries)
-    with pytest.raises(ConfigError, match=message) as error:
+    with pytest.raises((ConfigError, WeightsError), match=message) as error:
         module_in(tmp_path, layout)
     assert str(tmp_path / "config.json") in str(error.value) and "\n" not in str(error.value)
 

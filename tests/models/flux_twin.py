@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import numpy as np
 import pytest
-from flax import traverse_util
 
-from tests.models.siglip_weights import randomise
+from tests.models import torch_weights
+from tests.models.torch_weights import State, randomise
 from unicom_jax.core.module import Params
-from unicom_jax.interop.layouts.flux import describe, table
-from unicom_jax.interop.mapping import places
+from unicom_jax.interop.layouts.flux import describe
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.flux import FluxTransformer
 
 SMALL = FluxTransformer(
@@ -37,12 +34,6 @@ def twin_of(module: FluxTransformer):
     return twin
 
 
-def tree_of(module: FluxTransformer, state: Mapping[str, np.ndarray]) -> Params:
+def tree_of(module: FluxTransformer, state: State) -> Params:
     """A tree like the weights of `module` from tensors by diffusers' names."""
-    weights: dict[str, np.ndarray] = {}
-    for path, leaf in traverse_util.flatten_dict(module.abstract(), sep="/").items():
-        weights[path] = np.empty(leaf.shape, leaf.dtype)
-    for name, place in places(table(module), module.specs()).items():
-        for path, part in place.split(state[name]):
-            weights[path][... if place.layer is None else place.layer] = part
-    return traverse_util.unflatten_dict(weights, sep="/")
+    return torch_weights.tree_of(LAYOUTS["flux"], module, state)

@@ -44,8 +44,8 @@ def torch_projection(params, x, heads):
     weights = jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf)), params)
     x = torch.tensor(np.asarray(x))
 
-    def norm(w, x):
-        return functional.layer_norm(x, x.shape[-1:], w["scale"], w["bias"], eps=1e-6)
+    def norm(w, x, eps=1e-5):
+        return functional.layer_norm(x, x.shape[-1:], w["scale"], w["bias"], eps=eps)
 
     def linear(w, x):
         return functional.linear(x, w["kernel"].T, w["bias"])
@@ -60,7 +60,7 @@ def torch_projection(params, x, heads):
     mixed = mixed.mean(0) if down else mixed.transpose(0, 1).reshape(len(x), -1)
     y = linear(weights["linear"], norm(weights["norm3"], x)) + linear(attention["output"], mixed)
     mlp, z = weights["mlp"], norm(weights["norm2"], y)
-    z = norm(mlp["norm"], z)
+    z = norm(mlp["norm"], z, 1e-6)
     gate = functional.gelu(linear(mlp["gate"], z), approximate="tanh")
     return (y + linear(mlp["down"], gate * linear(mlp["up"], z))).numpy()
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.models.documents import lively
 from tests.models.flux_twin import SMALL, tree_of, twin_of
-from tests.models.siglip_weights import assert_close, assert_trees_close, gradients_of, state_of
+from tests.models.torch_weights import assert_close, assert_trees_close, gradients_of, state_of
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.positions import axial_rope
 from unicom_jax.interop.layouts.flux import describe

@@ -12,7 +12,7 @@ import pytest
 
 from tests.models.documents import lively
 from tests.models.flux_twin import SMALL
-from tests.models.siglip_weights import assert_close
+from tests.models.torch_weights import assert_close
 from tests.tiny import tiny_config
 from unicom_jax.core import flow
 from unicom_jax.core.attention import interval_mask

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from unicom_jax.core.module import Params
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
 READ_AT_ONCE = 256 * 2**20  # bytes of weights
+CHUNK_BYTES = 64 * 2**20  # of an imported weight, compressed and written by itself
 
 
 class CheckpointError(Exception):
@@ -68,10 +70,28 @@ def save_import(directory: Path, params: Params) -> None:
     """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
 
     Parts that nobody reads may be missing. A stage that is trained from here starts with them.
+    Weights are cut into chunks with files of their own: Orbax's OCDBT database, which training
+    writes, keeps all that is not committed in memory, a second model.
     """
-    with contextlib.closing(open_manager(directory)) as manager:
-        manager.save(0, args=ocp.args.Composite(**{PARAMS: ocp.args.StandardSave(params)}))
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+    chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
+    manager = ocp.CheckpointManager(directory.absolute(), item_handlers={PARAMS: handler})
+    with contextlib.closing(manager), _without_warnings():
+        request = ocp.args.PyTreeSave(params, save_args=chunks)
+        manager.save(0, args=ocp.args.Composite(**{PARAMS: request}))
         manager.wait_until_finished()
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns that there is no OCDBT database to merge; that is meant."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def is_import(directory: Path, step: int) -> bool:

@@ -13,7 +13,8 @@ then reads them itself. Sizes have to be those of the configuration; the message
 
 examples:
   unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
-      --encoder=siglip2-so400m-patch16-naflex --language=Qwen2.5-7B-Instruct
+      --encoder=siglip2-so400m-patch16-naflex --language=Qwen2.5-7B-Instruct \\
+      --decoder=FLUX.1-dev/transformer
   unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
       --language=Qwen2.5-7B-Instruct --dry-run      # checks all names and shapes, writes nothing
   unicom import --model=exports/quickstart --workdir=runs/again    # back from `unicom export`"""

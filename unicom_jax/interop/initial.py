@@ -32,6 +32,7 @@ from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
 from unicom_jax.models.build import build_codec, build_encoder, build_unified
 from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 Config = Mapping[str, Any]
@@ -148,14 +149,15 @@ def _codec(config: Config) -> list[Source]:
 
 def _decoder(ours: Module, given: str) -> Source:
     key = "codec.decoder.init_from"
-    if not hasattr(ours, "transformer") or "flux" not in LAYOUTS:
+    if not isinstance(ours, FluxDecoder):
         raise ConfigError(
-            f"{key}={given}: a decoder of this kind has no released weights; leave {key} empty, "
-            "or take a FLUX decoder"
+            f"{key}={given}: only a FLUX decoder has released weights; leave {key} empty, or set "
+            "--config.codec.decoder.kind=flux"
         )
     layout, folder = LAYOUTS["flux"], Path(given)
     theirs, prefix = module_in(folder, layout), "codec.decoder.flux."
-    keys = {field.name: prefix + field.name for field in dataclasses.fields(theirs)}
+    names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
+    keys = {name: prefix + name for name in names if name != "out_channels"}
     _check_same(ours.transformer, theirs, keys, key, given)
     return Source(key, ("pixel_decoder", "transformer"), folder, layout, theirs)
 

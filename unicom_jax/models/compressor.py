@@ -24,6 +24,8 @@ from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp, gelu_tanh, matmul
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, zeros
 
+NORM_EPS = 1e-5  # of UniTok's three outer norms, torch's default; the one inside GeGLU has 1e-6
+
 
 class _PerToken(Module):
     """A projection that gives one latent a token. `PoolProjection` has a wider window."""
@@ -125,11 +127,11 @@ class AttentionProjection(_PerToken):
     @property
     def _parts(self) -> dict[str, Module]:
         return {
-            "norm1": LayerNorm(self.in_dim),
+            "norm1": LayerNorm(self.in_dim, NORM_EPS),
             "attention": SelfAttention(self.in_dim, self.out_dim, self.heads),
-            "norm3": LayerNorm(self.in_dim),
+            "norm3": LayerNorm(self.in_dim, NORM_EPS),
             "linear": Linear(self.in_dim, self.out_dim),
-            "norm2": LayerNorm(self.out_dim),
+            "norm2": LayerNorm(self.out_dim, NORM_EPS),
             "mlp": GeGlu(self.out_dim, 2 * self.out_dim),
         }
 

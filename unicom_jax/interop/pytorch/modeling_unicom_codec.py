@@ -5,6 +5,8 @@ All of it computes in fp32. All pictures of a batch have one grid of patches.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -73,9 +75,10 @@ class AttentionProjection(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, heads: int) -> None:
         super().__init__()
-        self.norm1, self.attn = LayerNorm(in_dim), ProjectionAttention(in_dim, out_dim, heads)
-        self.norm3, self.proj = LayerNorm(in_dim), Linear(in_dim, out_dim)
-        self.norm2, self.mlp = LayerNorm(out_dim), GeGlu(out_dim, 2 * out_dim)
+        norm = functools.partial(LayerNorm, eps=1e-5)
+        self.norm1, self.attn = norm(in_dim), ProjectionAttention(in_dim, out_dim, heads)
+        self.norm3, self.proj = norm(in_dim), Linear(in_dim, out_dim)
+        self.norm2, self.mlp = norm(out_dim), GeGlu(out_dim, 2 * out_dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         y = self.proj(self.norm3(x)) + self.attn(self.norm1(x))
