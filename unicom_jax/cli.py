@@ -32,8 +32,9 @@ a first run, start to end:
   unicom report --workdir=runs/quickstart
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
-on stderr says why and what to do), 2 wrong flags, 130 interrupted. UNICOM_TRACEBACK=1 shows where
-an error comes from."""
+on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
+Ctrl-C: the same command goes on), 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error
+comes from."""
 
 TRAIN_EXAMPLES = """\
 examples:
@@ -43,7 +44,18 @@ examples:
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
 
 --config.KEY=VALUE sets any key; experiments/base.py lists them with their meaning. A run keeps its
-configuration: on a workdir that exists, only how long and how often things happen may change."""
+configuration: on a workdir that exists, only how long, how often and on which mesh may change.
+
+several processes: start the same command once a host (experiments/launch/ has SLURM, Kubernetes and
+ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU pods,
+under srun and in indexed jobs with JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES they find each
+other; elsewhere, and instead, flags say where they meet:
+  unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=0
+  unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
+
+SIGTERM to any of them, or Ctrl-C, ends all after the same step, saved, with status 75: the same
+command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When a
+process dies, the others end too, within two minutes and with any status but 0 and 75."""
 
 SAMPLE_EXAMPLES = """\
 examples:
@@ -70,7 +82,8 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; expected failures are one line on stderr and exit status 1."""
+    """Runs one command; expected failures are one line on stderr and exit status 1, or the
+    error's own."""
     args = _parse(arguments)
     if arguments is None:
         _own_the_process()
@@ -84,7 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
         print(f"{args.prog}: {error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_status", 1)
     return 0
 
 
@@ -191,6 +204,15 @@ def _add_train(commands) -> None:
         "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
     )
     train.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
+    several = train.add_argument_group("several processes (by default what the environment says)")
+    for flag, kind, metavar, text in (
+        ("--coordinator", str, "HOST:PORT", "where process 0 waits for the others"),
+        ("--processes", _number(int, 1), "N", "how many; 1: this one alone"),
+        ("--process", _number(int, 0), "I", "which this one is, from 0"),
+    ):
+        several.add_argument(flag, type=kind, metavar=metavar, help=text)
+    seconds = "longest wait for another process in seconds; default 600"
+    several.add_argument("--process-timeout", type=_number(float, 1), default=600.0, help=seconds)
 
 
 def _add_sample(commands) -> None:
@@ -307,19 +329,27 @@ def _number(kind: type, least: float, most: float = float("inf")) -> Callable[[s
 # ---- commands ---------------------------------------------------------------------------------
 
 
-def _console():
+def _console(quiet: bool = False):
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, quiet=quiet)
 
 
 def _train(args: argparse.Namespace) -> None:
     from unicom_jax.config import open_run
+    from unicom_jax.parallel.processes import find_meeting, start
     from unicom_jax.training.run import run_stages
+    from unicom_jax.training.stopping import StopSignals
 
     config = open_run(Path(args.workdir), args.config, args.overrides)
     stages = tuple(args.stages.split(",")) if args.stages else None
-    run_stages(config, Path(args.workdir), _console(), stages)
+    given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
+    group = start(find_meeting(os.environ, **given), args.process_timeout)
+    if group.count > 1:
+        args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
+    with StopSignals() as asked_to_stop:
+        console = _console(quiet=group.index > 0)
+        run_stages(config, Path(args.workdir), console, stages, group, asked_to_stop)
 
 
 def _sample(args: argparse.Namespace) -> None:
