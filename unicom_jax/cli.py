@@ -55,7 +55,7 @@ other; elsewhere, and instead, flags say where they meet:
 
 SIGTERM to any of them, or Ctrl-C, ends all after the same step, saved, with status 75: the same
 command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When a
-process dies, the others end too, within two minutes and with any status but 0 and 75."""
+process dies, the others end within two minutes, with a status that is neither 0 nor 75."""
 
 SAMPLE_EXAMPLES = """\
 examples:
@@ -82,8 +82,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; expected failures are one line on stderr and exit status 1, or the
-    error's own."""
+    """Runs one command. Expected failures are one line on stderr and status 1, or their own."""
     args = _parse(arguments)
     if arguments is None:
         _own_the_process()
@@ -96,8 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"{args.prog}: {error}", file=sys.stderr)
-        return getattr(error, "exit_status", 1)
+        print(f"{args.prog}: {error}", file=sys.stderr, flush=True)
+        status = getattr(error, "exit_status", 1)
+        if arguments is None and status == 1:
+            args.leave(status)
+        return status
     return 0
 
 
@@ -185,6 +187,7 @@ def _command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, takes_overrides=overrides, prog=parser.prog, parser=parser)
+    parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
 
 
@@ -345,11 +348,11 @@ def _train(args: argparse.Namespace) -> None:
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout)
+    args.leave = group.leave
     if group.count > 1:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
-    with StopSignals() as asked_to_stop:
-        console = _console(quiet=group.index > 0)
-        run_stages(config, Path(args.workdir), console, stages, group, asked_to_stop)
+    with StopSignals() as stop, group.noticing_loss():
+        run_stages(config, Path(args.workdir), _console(group.index > 0), stages, group, stop)
 
 
 def _sample(args: argparse.Namespace) -> None:

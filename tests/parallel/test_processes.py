@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from unicom_jax.parallel.processes import Meeting, ProcessError, ProcessGroup, find_meeting
@@ -97,6 +98,18 @@ def test_alone_there_is_nobody_to_wait_for():
     alone = ProcessGroup()
     alone.barrier("anything")
     assert alone.gather("anything", "mine") == ["mine"]
+
+
+@pytest.mark.parametrize(("count", "kind"), [(1, jax.errors.JaxRuntimeError), (2, ProcessError)])
+def test_that_another_process_died_is_one_line(count, kind):
+    gloo = "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [10.0.0.1]:9"
+    with pytest.raises(kind), ProcessGroup(0, count).noticing_loss():
+        raise jax.errors.JaxRuntimeError(gloo)
+
+
+def test_other_errors_of_devices_stay_what_they_are():
+    with pytest.raises(jax.errors.JaxRuntimeError), ProcessGroup(0, 2).noticing_loss():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 
 LATE = """

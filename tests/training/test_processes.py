@@ -15,8 +15,11 @@ import numpy as np
 import pytest
 
 from tests.conftest import CACHE
+from tests.tiny import tiny_config
 from unicom_jax.interop import checkpoint as files
 from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.parallel.processes import ProcessError, ProcessGroup
+from unicom_jax.training.run import _prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
@@ -33,7 +36,13 @@ CLOCK = ("time", "steps_per_second", "tokens_per_second", "data_wait")
 BUILD = {"encoder": build_encoder, "codec": build_codec, "pretrain": build_unified}
 
 
-def run(workdir: Path, stages: str, processes: int, stop: tuple[int, int] = (0, -1)) -> list:
+def run(
+    workdir: Path,
+    stages: str,
+    processes: int,
+    stop: tuple[int, int] = (0, -1),
+    mesh: str = "fsdp=-1",
+) -> list:
     """(exit status, stderr, notes of the worker) of every process; four devices in all.
 
     Args:
@@ -59,7 +68,7 @@ def run(workdir: Path, stages: str, processes: int, stop: tuple[int, int] = (0, 
         flags += [f"--config={config}", f"--workdir={workdir}", f"--stages={stages}"]
         stop_at = str(stop[1] if process == stop[0] else -1)
         command = [sys.executable, "-m", "tests.training.worker", str(notes), stop_at, *flags]
-        command += ["--process-timeout=120"]
+        command += ["--process-timeout=120", f"--config.mesh={mesh}"]
         worker = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
@@ -137,13 +146,21 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one,
     assert facts["resumed_from"] == 3 and facts["compilations"] == 1
 
 
+def test_a_workdir_that_only_one_process_sees_is_refused(tmp_path):
+    with pytest.raises(ProcessError, match="process 1 does not see .*config.json, .* share"):
+        _prepare(tiny_config(), tmp_path, ProcessGroup(1, 2))
+
+
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped(one, tmp_path):
+def test_two_processes_go_on_where_one_stopped_past_a_damaged_checkpoint_on_another_mesh(
+    one, tmp_path
+):
     whole, trained_on = one
     workdir = shutil.copytree(whole, tmp_path / "run")
-    shutil.rmtree(workdir / "encoder" / "checkpoints" / "4")
-    ended = run(workdir, "encoder", processes=2)
+    shutil.rmtree(workdir / "encoder" / "checkpoints" / "4" / files.TRAIN)
+    ended = run(workdir, "encoder", processes=2, mesh="tensor=-1")
     assert statuses(ended) == [0, 0], ended[0][1]
+    assert [sorted(map(int, batch)) for batch in ended[0][2]] == [[0, 1, 2, 3]] * 3  # all rows each
     assert rows(ended) == trained_on[2:]
     assert_close(curve(workdir, "encoder"), curve(whole, "encoder"))
 

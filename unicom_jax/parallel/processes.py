@@ -29,7 +29,8 @@ VARIABLES = (  # in the order of the flags
     ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JOB_COMPLETION_INDEX"),
     ("SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
-SHUTDOWN_SECONDS = 60  # processes leave together; one that fails waits so long for the others
+SHUTDOWN_SECONDS = 60  # processes that are done leave together, within this time
+LOST = "Connection closed by peer|Connection reset by peer|heartbeat|oordination service"
 
 
 class ProcessError(Exception):
@@ -181,6 +182,30 @@ class ProcessGroup:
         yield
         if not self.index:
             self.barrier(what)
+
+    @contextlib.contextmanager
+    def noticing_loss(self) -> Iterator[None]:
+        """Says in one line what the device runtime says in many when another process has died.
+
+        Raises:
+          ProcessError: in place of such an error.
+        """
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if self.count == 1 or not re.search(LOST, str(error)):
+                raise
+            raise ProcessError(
+                f"another process is gone ({str(error).splitlines()[0][:200]}); see the logs of "
+                "the others, then start all of them again"
+            ) from error
+
+    def leave(self, status: int) -> None:
+        """Ends a process of several that has failed, at once: at an orderly end it would wait for
+        the others, and they wait for its devices."""
+        if self.count > 1:
+            sys.stdout.flush()
+            os._exit(status)
 
 
 def start(meeting: Meeting | None, timeout: float = 600.0) -> ProcessGroup:
