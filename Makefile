@@ -11,6 +11,8 @@ NEWEST = for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(NEWEST))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# The export is compared with the original where torch is there to run it.
+VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format bench clean
@@ -18,10 +20,13 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-quickstart: $(VENV)/.runtime ## train, evaluate and report a small model on the embedded data set
+quickstart: $(VENV)/.runtime ## train, sample, evaluate, report and export a small model
 	$(BIN)/unicom train --config=$(CONFIG) --workdir=$(WORKDIR)
+	$(BIN)/unicom sample --checkpoint=$(WORKDIR) --prompt="a red circle" --prompt="a blue square" \
+		--sheet --out=$(WORKDIR)/samples.png
 	$(BIN)/unicom evaluate --workdir=$(WORKDIR)
 	$(BIN)/unicom report --workdir=$(WORKDIR)
+	$(BIN)/unicom export --checkpoint=$(WORKDIR) --to=pytorch --overwrite $(VERIFY) $(WORKDIR)/export
 
 test: lint ## check style and run the tests (about ten minutes on two cores)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not tpu_aot" $(ARGS)

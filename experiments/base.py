@@ -109,7 +109,8 @@ def get_config() -> ConfigDict:
     config.stages = ("encoder", "codec", "pretrain")  # run in this order
     # Sizes of slice, data, fsdp, context, tensor; -1 = all that is left. "auto": the accelerator's
     config.mesh = "fsdp=-1"  # preset, parallel/accelerators.py
-    config.compute_dtype = "float32"  # bfloat16 on TPU and GPU; norms, losses and codec stay fp32
+    # bfloat16 on TPU and GPU; norms, losses and the codec, but for a FLUX decoder, stay fp32
+    config.compute_dtype = "float32"
     config.wandb_project = ""
 
     config.data = ConfigDict(
@@ -144,6 +145,7 @@ def get_config() -> ConfigDict:
     config.encoder = training(batch_size=256)
     config.encoder.update(
         {
+            "init_from": "",  # a folder of SigLIP or SigLIP 2 to start from; "" = chance
             "naflex": False,
             "captions": "any",  # any, last: the most detailed one
             "pixel_weight": 0.0,  # of reading a patch's pixels from its feature; keeps detail
@@ -161,6 +163,7 @@ def get_config() -> ConfigDict:
     config.codec = training(batch_size=64)
     config.codec.update(
         {
+            "init_from": "",  # a folder with compressor/ and decompressor/ to start from
             "compressor": "attention",  # attention, mlp, pool, identity
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
@@ -169,7 +172,10 @@ def get_config() -> ConfigDict:
                 "path": "",  # "" = pixels; else a folder of a diffusers AutoencoderKL
                 "facts": {},  # its sizes; filled in when a run starts, which copies the folder
             },
-            "decoder": {  # fields of models.pixel_decoder.PixelDecoder
+            "decoder": {
+                "kind": "dit",  # dit, flux: FLUX.1 over an autoencoder's latents
+                "init_from": "",  # kind flux: a folder of a diffusers FLUX transformer
+                # kind "dit": fields of models.pixel_decoder.PixelDecoder
                 "width": 192,
                 "depth": 4,
                 "heads": 4,
@@ -177,6 +183,20 @@ def get_config() -> ConfigDict:
                 "time_floor": 0.05,  # least 1 - t in the loss; higher: less weight near the data
                 "remat": False,
                 "attention_backend": "dense",
+                "flux": {  # kind "flux": fields of models.flux.FluxTransformer, and guidance
+                    "channels": 64,  # of a token: (data.patch / shrinking)² · latent channels
+                    "double_depth": 2,
+                    "single_depth": 4,
+                    "heads": 6,
+                    "head_dim": 32,
+                    "context_dim": 192,
+                    "pooled_dim": 32,  # of a vector that is zero here; FLUX.1: 768
+                    "guidance_embeds": False,  # dev: True, schnell: False
+                    "guidance": 1.0,  # scale that it is told, where it takes one
+                    "rope_dims": (4, 14, 14),  # of a head, for (0, row, column)
+                    "remat": "none",
+                    "attention_backend": "dense",
+                },
             },
             "flow_weight": 1.0,
             "perceptual_weight": 0.0,  # squared distance in the frozen encoder's middle layer
@@ -189,6 +209,7 @@ def get_config() -> ConfigDict:
     )
     config.unified = ConfigDict(
         {
+            "init_from": "",  # a folder of Qwen2, Qwen2.5 or Qwen3: the transformer starts from it
             "pathway": "transfusion",  # transfusion (I), query (II)
             "understanding": "features",  # features, latents, channel_concat, sequence_concat
             "edit_source": "latents",  # latents, features, both

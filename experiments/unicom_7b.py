@@ -1,34 +1,41 @@
-"""The paper's model: SigLIP 2 so400m, attention compressor 1152 → 64, Qwen2.5-7B, on a pod.
+"""The paper's model: SigLIP 2 so400m, compressor 1152 → 64, Qwen2.5-7B, FLUX.1-dev, on a pod.
 
     unicom train --config=experiments/unicom_7b.py --workdir=runs/unicom_7b
 
 Never run; the tests build it as abstract trees and check sizes, counts and the recipe. Hardware:
 `mesh` wants a multiple of four accelerators (tensor = the four key heads of Qwen2.5-7B), the rest
 shards weights and batch; in fp32 the unified model alone has 122 GB of weights, gradients and
-moments. What has to lie there before:
+moments, the codec 192 GB. What has to lie there before:
 
 - `runs/unicom_7b/encoder`: the frozen encoder as a checkpoint. The stage `encoder` is not among
   `stages`; the paper never trains it.
 - `data.source.path`: ArrayRecord files of examples. The paper's data are not public.
+- `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads its sizes
+  when it starts; before that nothing that paints can be built.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-7B-Instruct. `<think>` and
   `</think>` are added to it; the 152,064 rows of the table have room for them.
 
-From the paper: all sizes but the pixel decoder's, the two-layer projector, understanding from raw
+From the paper: all sizes, the two-layer projector, understanding from raw
 features, editing from the clean latents, t ~ U[0, 1], and per stage learning rate, schedule,
 warm-up, steps, weight decay, loss weights and the four shares of the mixture; AdamW (.9, .95),
 eps 1e-6, clipping at 1; for the codec 33 aspect buckets, batch 256 and 50,000 steps.
 
 Not printed there, chosen here: batch size and row length of the unified stages, how the shares
 split into our tasks (`IMAGE_TO_TEXT`, `IMAGE_TEXT_IMAGE`; shares count documents), the codec's
-optimiser and loss weights, and no averaging of weights (`--config.pretrain.ema_decay=0.9999`).
+optimiser and loss weights, no averaging of weights (`--config.pretrain.ema_decay=0.9999`), how
+features enter FLUX (as in UniWorld-V1: two layers in place of T5) and a guidance of 1.
 
-Two departures, both from the pixel decoder. The paper starts from FLUX.1-dev, which paints 1024²
-pixels from 1024 feature tokens. That port does not exist here yet: the decoder is a DiT of 2.0e9
-weights over raw pixels, trained from nothing, and it paints on the encoder's own token grid. The
-33 buckets around 1024² in steps of 64 are therefore taken at half their size, around 512² in steps
-of 32: the same long sides to the factor, and at most 1024 tokens, for which encoder, compressor and
-unified model are meant. `--config.data.image_size=1024 --config.data.bucket_step=64` gives the
-paper's pixels at four times its tokens, and then needs longer rows.
+Two departures, both from the pixel decoder. The paper starts from the weights of FLUX.1-dev; here
+the decoder has its sizes and its autoencoder, but no key of the configuration loads its weights, so
+it is trained from nothing. And the paper's paints 1024² pixels from 1024 feature tokens, ours
+paints one patch of 16 pixels a feature, on the encoder's own token grid. The 33 buckets around
+1024² in steps of 64 are therefore taken at half their size, around 512² in steps of 32: the same
+long sides to the factor, and at most 1024 tokens, for which encoder, compressor and unified model
+are meant. `--config.data.image_size=1024 --config.data.bucket_step=64` gives the paper's pixels at
+four times its tokens, and then needs longer rows.
+
+Without FLUX: `--config.codec.decoder.kind=dit --config.codec.autoencoder.path=""` paints pixels
+with a DiT of 2.0e9 weights.
 
 Buckets or NaFlex: one policy serves all stages, so that what is understood can be edited and drawn
 again on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side
@@ -129,7 +136,24 @@ def _codec(config: ConfigDict) -> None:
             "save_every": 2500,
         }
     )
-    config.codec.decoder.update(  # the size of JiT-G (Li & He 2025)
+    config.codec.autoencoder.path = "flux.1-dev/vae"
+    config.codec.decoder.kind = "flux"
+    config.codec.decoder.flux.update(
+        {
+            "channels": 64,
+            "double_depth": 19,
+            "single_depth": 38,
+            "heads": 24,
+            "head_dim": 128,
+            "context_dim": 4096,
+            "pooled_dim": 768,
+            "guidance_embeds": True,
+            "rope_dims": (16, 56, 56),
+            "remat": "full",
+            "attention_backend": "chunked",
+        }
+    )
+    config.codec.decoder.update(  # for kind "dit": the size of JiT-G (Li & He 2025)
         {
             "width": 1664,
             "depth": 40,

@@ -1,4 +1,4 @@
-"""The `unicom` command: train, sample, evaluate, report, data."""
+"""The `unicom` command: train, sample, evaluate, report, import, export, data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
+from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
+from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
@@ -30,32 +33,12 @@ a first run, start to end:
   unicom sample --checkpoint=runs/quickstart --prompt="a red circle" --out=circle.png
   unicom evaluate --workdir=runs/quickstart
   unicom report --workdir=runs/quickstart
+  unicom export --checkpoint=runs/quickstart --to=pytorch exports/quickstart
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
 on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
 Ctrl-C: the same command goes on), 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error
 comes from."""
-
-TRAIN_EXAMPLES = """\
-examples:
-  unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
-  unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
-  unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
-  unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
-
---config.KEY=VALUE sets any key; experiments/base.py lists them with their meaning. A run keeps its
-configuration: on a workdir that exists, only how long, how often and on which mesh may change.
-
-several processes: start the same command once a host (experiments/launch/ has SLURM, Kubernetes and
-ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU pods,
-under srun and in indexed jobs with JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES they find each
-other; elsewhere, and instead, flags say where they meet:
-  unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=0
-  unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
-
-SIGTERM to any of them, or Ctrl-C, ends all after the same step, saved, with status 75: the same
-command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When a
-process dies, the others end within two minutes, with a status that is neither 0 nor 75."""
 
 SAMPLE_EXAMPLES = """\
 examples:
@@ -151,9 +134,11 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
+    add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
     _add_sample(commands)
     _add_run_commands(commands)
+    add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
+    add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
@@ -189,33 +174,6 @@ def _command(
     parser.set_defaults(run=run, takes_overrides=overrides, prog=parser.prog, parser=parser)
     parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
-
-
-def _add_train(commands) -> None:
-    train = _command(
-        commands,
-        "train",
-        _train,
-        "Train the stages of a configuration one after the other, or go on where a run stands.",
-        TRAIN_EXAMPLES,
-        overrides=True,
-    )
-    train.add_argument(
-        "--config", metavar="FILE", help="Python file with get_config(); default: the workdir's own"
-    )
-    train.add_argument(
-        "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
-    )
-    train.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
-    several = train.add_argument_group("several processes (by default what the environment says)")
-    for flag, kind, metavar, text in (
-        ("--coordinator", str, "HOST:PORT", "where process 0 waits for the others"),
-        ("--processes", _number(int, 1), "N", "how many; 1: this one alone"),
-        ("--process", _number(int, 0), "I", "which this one is, from 0"),
-    ):
-        several.add_argument(flag, type=kind, metavar=metavar, help=text)
-    seconds = "longest wait for another process in seconds; default 600"
-    several.add_argument("--process-timeout", type=_number(float, 1), default=600.0, help=seconds)
 
 
 def _add_sample(commands) -> None:
@@ -372,6 +330,30 @@ def _report(args: argparse.Namespace) -> None:
 
     path = write_report(Path(args.workdir))
     _console().print(f"report: {path}", soft_wrap=True)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from unicom_jax.inference.verify import check_torch, verify
+    from unicom_jax.interop.export import Options, export, read_size
+
+    if args.verify and args.to != "pytorch":
+        raise ValueError(f"--verify compares whole models; leave it out with --to={args.to}")
+    if args.verify:
+        check_torch()
+    shard_bytes = read_size(args.max_shard_size)
+    options = Options(args.to, args.dtype, shard_bytes, args.weights, args.overwrite)
+    workdir, console = Path(args.checkpoint), _console()
+    with console.status("writing"):
+        target = export(workdir, Path(args.target), options)
+    console.print(f"exported: {target}", markup=False, soft_wrap=True)
+    if args.verify:
+        verify(workdir, target, args.dtype, args.weights, console)
+
+
+def _import(args: argparse.Namespace) -> None:
+    from unicom_jax.interop.imports import run_import
+
+    run_import(args, _console())
 
 
 def _show(args: argparse.Namespace) -> None:

@@ -119,6 +119,22 @@ LATER = {
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
     "codec.autoencoder.facts": {},
+    **{f"{part}.init_from": "" for part in ("encoder", "codec", "codec.decoder", "unified")},
+    "codec.decoder.kind": "dit",
+    "codec.decoder.flux": {  # not used by that kind
+        "channels": 64,
+        "double_depth": 2,
+        "single_depth": 4,
+        "heads": 6,
+        "head_dim": 32,
+        "context_dim": 192,
+        "pooled_dim": 32,
+        "guidance_embeds": False,
+        "guidance": 1.0,
+        "rope_dims": [4, 14, 14],
+        "remat": "none",
+        "attention_backend": "dense",
+    },
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
 MAY_CHANGE = (
@@ -140,7 +156,7 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
     if path is None:
-        config = ConfigDict(_tuples(stored))
+        config = from_json(stored)
         apply_overrides(config, overrides)
     else:
         config = resolve(path, overrides)
@@ -148,6 +164,11 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
         _check_same(json.loads(to_json(config)), stored, workdir)
         config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
     return config
+
+
+def from_json(stored: dict[str, Any]) -> ConfigDict:
+    """A configuration from what `to_json` wrote; lists become tuples again."""
+    return ConfigDict(_tuples(stored))
 
 
 def complete(stored: dict[str, Any]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def contestant(sizes: Standard, params) -> Contestant:
     optimizer, schedule = make_optimizer(OPTIMIZER, stage.module.specs(), steps=1_000_000)
     trainer = Trainer(stage, optimizer, schedule, make_mesh(), seed=0)
     compiled = trainer.train_step()
-    state = [trainer.init_state(params)]
+    state = [trainer.init_state(jax.tree.map(jnp.copy, params))]
     frozen, batch = images(sizes), jax.tree.map(jnp.asarray, make_batch(sizes))
 
     def run() -> float:

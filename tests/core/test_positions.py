@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unicom_jax.core.positions import apply_rope, image_positions, rope
+from unicom_jax.core.positions import (
+    apply_paired_rope,
+    apply_rope,
+    axial_rope,
+    image_positions,
+    rope,
+)
 
 KEY = jax.random.key(0)
 
@@ -73,6 +79,22 @@ def test_bfloat16_stays_bfloat16_and_is_turned_in_fp32():
     low = apply_rope(x.astype(jnp.bfloat16), *angles)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), apply_rope(x, *angles), atol=0.04)
+
+
+def test_each_axis_turns_its_own_neighbouring_channels():
+    x = np.asarray(jax.random.normal(KEY, (1, 5, 2, 10)))
+    places = np.stack([np.arange(5), 3 * np.arange(5)], axis=-1)
+    turned = apply_paired_rope(x, *axial_rope(places[None], (4, 6), 1e2))
+    pairs = x[..., ::2] + 1j * x[..., 1::2]
+    angles = [places[:, a, None] * 1e2 ** (-2 * np.arange(d // 2) / d) for a, d in ((0, 4), (1, 6))]
+    pairs = pairs * np.exp(1j * np.concatenate(angles, axis=1))[:, None]
+    expected = np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape)
+    np.testing.assert_allclose(turned, expected, atol=1e-5)
+
+
+def test_an_axis_of_odd_channels_is_refused():
+    with pytest.raises(ValueError, match=r"one of \(4, 3\) is odd"):
+        axial_rope(jnp.zeros((1, 1, 2)), (4, 3), 1e4)
 
 
 def test_an_odd_head_dim_is_refused():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import tempfile
 from pathlib import Path
 
 import jax
@@ -14,9 +16,13 @@ from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import aspect_buckets
 from data_pipelines.records import write_records
 from experiments import base
+from tests.models.diffusers_folder import description
 from unicom_jax.config import dotted_keys, load_config
 from unicom_jax.core.flow import latent_shift
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.interop.autoencoder import autoencoder_facts
+from unicom_jax.models.autoencoder import flux_autoencoder
+from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
+from unicom_jax.models.flux import FLUX_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.mesh import parse_mesh
@@ -42,6 +48,18 @@ def config_of(name):
     return load_config(CONFIGS[name])
 
 
+@functools.cache
+def started(name):
+    """The configuration as a run leaves it that found the autoencoder of FLUX where it is told."""
+    config = load_config(CONFIGS[name])
+    if config.codec.autoencoder.path:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "config.json"
+            path.write_text(json.dumps(description(flux_autoencoder())))
+            config.codec.autoencoder.facts = autoencoder_facts(config, path.parent)
+    return config
+
+
 def stage_of(name, config):
     if name == "encoder":
         return encoder_stage(config)
@@ -64,7 +82,7 @@ def test_a_configuration_sets_only_keys_that_base_lists(name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_its_modules_are_declared_without_allocating_a_weight(name):
-    config = config_of(name)
+    config = started(name)
     for module in (build_encoder(config), build_codec(config), build_unified(config)):
         leaves = jax.tree.leaves(module.abstract())
         assert leaves and all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
@@ -78,7 +96,7 @@ def test_its_stages_come_in_order(name):
 
 @pytest.mark.parametrize("name", RUNS)
 def test_every_stage_has_an_optimizer_whose_rate_rises_to_its_peak(name):
-    config = config_of(name)
+    config = started(name)
     for stage_name in config.stages:
         settings, stage = config[stage_name], stage_of(stage_name, config)
         check_freeze(stage.module.specs(), stage.freeze)
@@ -167,7 +185,7 @@ KINDS = (
 
 @pytest.fixture(scope="module")
 def paper():
-    return config_of("unicom_7b")
+    return started("unicom_7b")
 
 
 def test_the_language_model_is_qwen_2_5_7b(paper):
@@ -181,6 +199,23 @@ def test_compressor_and_decompressor_have_the_public_counts(paper):
     codec = build_codec(paper)
     assert codec.compressor.param_count() == COMPRESSOR
     assert codec.decompressor.param_count() == DECOMPRESSOR
+
+
+def test_the_pixel_decoder_is_flux_1_dev_over_its_autoencoder(paper):
+    decoder = build_codec(paper).pixel_decoder
+    how = {"remat": "full", "attention_backend": "chunked"}
+    assert decoder.transformer == FLUX_SIZES["flux.1-dev"](**how)
+    assert decoder.transformer.param_count() == 11_901_408_320
+    assert build_space(paper).autoencoder == flux_autoencoder()
+    assert decoder.compute_dtype == "bfloat16"
+
+
+def test_a_pixel_decoder_of_pixels_stays_possible(paper):
+    config = paper.copy_and_resolve_references()
+    config.codec.decoder.kind = "dit"
+    config.codec.autoencoder.path = ""
+    decoder = build_codec(config).pixel_decoder
+    assert (decoder.channels, decoder.width, decoder.depth) == (768, 1664, 40)
 
 
 def test_the_encoder_is_siglip_2_so400m_naflex(paper):

@@ -19,6 +19,8 @@ SPECS = {
         "query": ParamSpec((3, 4, 8), ("layers", None, None)),
         "key": ParamSpec((3, 4, 2), ("layers", None, None)),
         "norm": ParamSpec((3, 4), ("layers", None)),
+        "left": ParamSpec((3, 4, 2), ("layers", None, None)),
+        "right": ParamSpec((3, 2, 2), ("layers", None, None)),
     },
 }
 TABLE = (
@@ -26,6 +28,8 @@ TABLE = (
     Rule("patch", "conv.weight", axes=(2, 3, 1, 0), shape=(5, 3, 2, 2)),
     Rule(("blocks/query", "blocks/key"), "layers.{layer}.qk.weight", axes=(1, 0)),
     Rule("blocks/norm", "layers.{layer}.norm.weight"),
+    Rule(("blocks/left", "blocks/right"), "layers.{layer}.out.weight", axes=(1, 0), along=1),
+    Rule((), "zeros", shape=(3,)),
 )
 
 
@@ -40,6 +44,8 @@ def test_every_foreign_tensor_has_a_name_and_a_shape():
         "conv.weight": (5, 3, 2, 2),
         **{f"layers.{i}.qk.weight": (10, 4) for i in range(3)},
         **{f"layers.{i}.norm.weight": (4,) for i in range(3)},
+        **{f"layers.{i}.out.weight": (2, 6) for i in range(3)},
+        "zeros": (3,),
     }
 
 
@@ -50,9 +56,31 @@ def test_weights_turn_stack_and_join_as_the_table_says(tmp_path, params):
     assert np.array_equal(
         state["layers.1.qk.weight"], np.concatenate([query[1].T, key[1].T], axis=0)
     )
+    left, right = (np.asarray(params["blocks"][name]) for name in ("left", "right"))
+    assert np.array_equal(
+        state["layers.2.out.weight"], np.concatenate([left[2].T, right[2].T], axis=1)
+    )
+    assert not state["zeros"].any()
     # (row, column, channel) of a flattened patch against (channel, row, column) of a convolution
     patch = np.asarray(params["patch"]).reshape(2, 2, 3, 5)
     assert np.array_equal(state["conv.weight"], patch.transpose(3, 2, 0, 1))
+
+
+def test_parts_may_lie_along_another_axis(tmp_path, params):
+    specs = {"blocks": {name: SPECS["blocks"][name] for name in ("query", "key")}}
+    specs["blocks"]["key"] = ParamSpec((3, 6, 8), ("layers", None, None))
+    table = (
+        Rule(("blocks/query", "blocks/key"), "layers.{layer}.w", axes=(1, 0), along=1),
+    )  # theirs (8, 4 + 6): one projection of both inputs
+    params = init_params(specs, jax.random.key(1))
+    store_weights(tmp_path, table, specs, params)
+    state = load_file(tmp_path / "model.safetensors")
+    query, key = (np.asarray(params["blocks"][name]) for name in ("query", "key"))
+    joined = np.concatenate([query[2].T, key[2].T], axis=1)
+    assert np.array_equal(state["layers.2.w"], joined)
+    loaded = load_weights(tmp_path, table, specs)
+    assert np.array_equal(loaded["blocks"]["key"], key)
+    assert np.array_equal(loaded["blocks"]["query"], query)
 
 
 def test_a_round_trip_changes_no_bit(tmp_path, params):
@@ -103,6 +131,7 @@ def damage(folder, change):
             lambda s: s.update({"embed.weight": np.zeros((6, 4), np.int32)}),
             "embed.weight has type I32; convert it",
         ),
+        (lambda s: s.update(zeros=np.ones(3, np.float32)), "zeros is not zero"),
     ],
 )
 def test_a_folder_of_another_model_is_refused_before_anything_is_read(

@@ -7,14 +7,16 @@ import json
 import ml_dtypes
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
+from unicom_jax.interop import tensors
 from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
 
-SHAPES = {"a": (3, 4), "b": (5,), "c": (2, 2)}
+SHAPES = {"a": (3, 4), "b": (5,), "c": (2, 2), "d": ()}
 
 
 def values(name: str) -> np.ndarray:
-    return np.arange(np.prod(SHAPES[name]), dtype=np.float32).reshape(SHAPES[name]) / 7
+    return np.asarray(np.arange(np.prod(SHAPES[name]), dtype=np.float32).reshape(SHAPES[name]) / 7)
 
 
 def write(folder, dtype=np.float32, **options):
@@ -25,19 +27,42 @@ def write(folder, dtype=np.float32, **options):
 @pytest.mark.parametrize("shard_bytes", [10**6, 60, 1])
 def test_what_is_written_is_read_back(tmp_path, dtype, shard_bytes):
     write(tmp_path, dtype, shard_bytes=shard_bytes)
-    with open_tensors(tmp_path) as folder:
-        assert {name: fact.shape for name, fact in folder.facts.items()} == SHAPES
-        for name in SHAPES:
-            assert np.array_equal(folder.read(name), values(name).astype(dtype))
-            assert folder.read(name).dtype == dtype
+    folder = open_tensors(tmp_path)
+    assert {name: fact.shape for name, fact in folder.facts.items()} == SHAPES
+    for name in SHAPES:
+        assert np.array_equal(folder.read(name), values(name).astype(dtype))
+        assert folder.read(name).dtype == dtype
 
 
 def test_shards_hold_at_most_their_size_and_stand_in_the_index(tmp_path):
     write(tmp_path, shard_bytes=70)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-    assert index["weight_map"] == {"a": first, "b": first, "c": second}
-    assert index["metadata"]["total_size"] == 4 * (12 + 5 + 4)
+    assert index["weight_map"] == {"a": first, "b": first, "c": second, "d": second}
+    assert index["metadata"]["total_size"] == 4 * (12 + 5 + 4 + 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+def test_a_file_is_byte_for_byte_what_the_library_writes(tmp_path, dtype):
+    write(tmp_path, dtype)
+    held = {name: values(name).astype(dtype) for name in SHAPES}
+    save_file(held, tmp_path / "theirs", metadata={"format": "pt"})
+    assert (tmp_path / "model.safetensors").read_bytes() == (tmp_path / "theirs").read_bytes()
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 10**6])
+@pytest.mark.parametrize(
+    "window", [(), (slice(1, 3),), (slice(0, 2), slice(1, 3)), (slice(0, 3), slice(3, 4))], ids=str
+)
+def test_a_window_reads_as_a_slice_of_the_whole(tmp_path, window, chunk_bytes, monkeypatch):
+    monkeypatch.setattr(tensors, "CHUNK_BYTES", chunk_bytes)
+    write(tmp_path)
+    assert np.array_equal(open_tensors(tmp_path).read("a", window), values("a")[window])
+
+
+def test_a_tensor_that_breaks_its_promise_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"a was promised with shape \(2,\), not \(3,\)"):
+        write_tensors(tmp_path, {"a": (2,)}, lambda _: np.zeros(3), np.dtype(np.float32))
 
 
 def test_one_shard_has_no_index(tmp_path):
@@ -48,26 +73,20 @@ def test_one_shard_has_no_index(tmp_path):
 def test_transformers_layouts_of_several_stems_live_side_by_side(tmp_path):
     write(tmp_path)
     write(tmp_path, stem="diffusion_pytorch_model")
-    with open_tensors(tmp_path, "diffusion_pytorch_model") as folder:
-        assert all(f.shard.name.startswith("diffusion") for f in folder.facts.values())
+    folder = open_tensors(tmp_path, "diffusion_pytorch_model")
+    assert all(f.shard.name.startswith("diffusion") for f in folder.facts.values())
 
 
 def test_a_folder_without_weights_is_named(tmp_path):
-    with (
-        pytest.raises(WeightsError, match=r"model\.safetensors is missing"),
-        open_tensors(tmp_path),
-    ):
-        pass
+    with pytest.raises(WeightsError, match=r"model\.safetensors is missing"):
+        open_tensors(tmp_path)
 
 
 def test_a_missing_shard_is_named(tmp_path):
     write(tmp_path, shard_bytes=1)
-    (tmp_path / "model-00002-of-00003.safetensors").unlink()
-    with (
-        pytest.raises(WeightsError, match="model-00002-of-00003.safetensors is missing"),
-        open_tensors(tmp_path),
-    ):
-        pass
+    (tmp_path / "model-00002-of-00004.safetensors").unlink()
+    with pytest.raises(WeightsError, match="model-00002-of-00004.safetensors is missing"):
+        open_tensors(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [4, 40, -1])
@@ -75,24 +94,21 @@ def test_a_shard_cut_short_is_named(tmp_path, keep):
     write(tmp_path)
     path = tmp_path / "model.safetensors"
     path.write_bytes(path.read_bytes()[:keep])
-    with (
-        pytest.raises(WeightsError, match=r"model\.safetensors is damaged"),
-        open_tensors(tmp_path),
-    ):
-        pass
+    with pytest.raises(WeightsError, match=r"model\.safetensors is damaged"):
+        open_tensors(tmp_path)
 
 
 def test_an_index_that_promises_too_much_is_named(tmp_path):
     write(tmp_path, shard_bytes=1)
     index = tmp_path / "model.safetensors.index.json"
     listing = json.loads(index.read_text())
-    listing["weight_map"]["d"] = "model-00001-of-00003.safetensors"
+    listing["weight_map"]["e"] = "model-00001-of-00004.safetensors"
     index.write_text(json.dumps(listing))
-    with pytest.raises(WeightsError, match="promises d in model-00001"), open_tensors(tmp_path):
-        pass
+    with pytest.raises(WeightsError, match="promises e in model-00001"):
+        open_tensors(tmp_path)
 
 
 def test_an_index_that_is_no_json_is_named(tmp_path):
     (tmp_path / "model.safetensors.index.json").write_text("{")
-    with pytest.raises(WeightsError, match="no index of shards"), open_tensors(tmp_path):
-        pass
+    with pytest.raises(WeightsError, match="no index of shards"):
+        open_tensors(tmp_path)

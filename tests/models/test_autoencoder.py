@@ -8,16 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from safetensors.flax import save_file
 
-from tests.models.diffusers_folder import state_dict, write_folder
+from tests.models.diffusers_folder import SMALL
+from tests.models.documents import lively
+from tests.models.torch_weights import gradients_of, state_of, tree_of
 from tests.tiny import tiny_config
-from unicom_jax.interop.autoencoder import (
-    adopt_autoencoder,
-    from_diffusers,
-    load_autoencoder,
-    read_sizes,
-)
+from unicom_jax.interop.autoencoder import adopt_autoencoder, load_autoencoder
+from unicom_jax.interop.folders import module_in, write_model
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.autoencoder import (
     AttentionBlock,
     AutoencoderKL,
@@ -26,6 +24,7 @@ from unicom_jax.models.autoencoder import (
 )
 from unicom_jax.models.paint_space import pack, unpack
 
+LAYOUT = LAYOUTS["autoencoder"]
 TINY = AutoencoderKL(4, (8, 16), resnets=1, groups=4, quant_conv=True, scale=0.5, shift=0.25)
 IMAGES = np.random.default_rng(0).uniform(-1, 1, (2, 8, 12, 3)).astype(np.float32)
 
@@ -73,15 +72,14 @@ def twin():
 
 @pytest.fixture(scope="module")
 def params(twin):
-    return from_diffusers(TINY, {name: w.numpy() for name, w in twin.state_dict().items()})
+    return tree_of(LAYOUT, TINY, state_of(twin))
 
 
 @pytest.mark.parametrize("quant_conv", [True, False])
 def test_moments_equal_diffusers(quant_conv):
     module = dataclasses.replace(TINY, quant_conv=quant_conv)
     twin = shake(torch_twin(module))
-    weights = {name: w.numpy() for name, w in twin.state_dict().items()}
-    ours = jax.jit(module.moments)(from_diffusers(module, weights), IMAGES)
+    ours = jax.jit(module.moments)(tree_of(LAYOUT, module, state_of(twin)), IMAGES)
     theirs = twin.encode(channels_first(IMAGES)).latent_dist
     np.testing.assert_allclose(ours[0], channels_last(theirs.mean), atol=1e-4)
     np.testing.assert_allclose(ours[1], channels_last(theirs.logvar), atol=1e-4)
@@ -119,7 +117,7 @@ def test_gradients_of_all_weights_equal_diffusers(twin, params):
     torch_images = channels_first(IMAGES)
     twin.zero_grad()
     (twin(torch_images).sample - torch_images).square().mean().backward()
-    theirs = from_diffusers(TINY, {name: w.grad.numpy() for name, w in twin.named_parameters()})
+    theirs = tree_of(LAYOUT, TINY, gradients_of(twin))
     ours = jax.jit(jax.grad(error))(params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-3), ours, theirs)
 
@@ -159,34 +157,19 @@ def test_a_folder_that_diffusers_saved_is_read(twin, params, tmp_path):
     twin.save_pretrained(tmp_path / "given")
     config = tiny_config(codec__autoencoder__path=str(tmp_path / "given"))
     adopt_autoencoder(config, tmp_path)
-    assert AutoencoderKL(**read_sizes(tmp_path / "given")) == TINY
+    assert module_in(tmp_path / "given", LAYOUT) == TINY
     loaded = load_autoencoder(config, tmp_path)["autoencoder"]
     jax.tree.map(np.testing.assert_array_equal, loaded, params)
 
 
 def test_half_precision_weights_are_read_in_full(tmp_path):
-    given = write_folder(tmp_path / "given")
-    save_file(
-        {name: jnp.asarray(w, jnp.bfloat16) for name, w in state_dict(given).items()},
-        tmp_path / "given" / "diffusion_pytorch_model.safetensors",
-    )
+    given = lively(SMALL)
+    write_model(tmp_path / "given", LAYOUT, SMALL, given, dtype="BF16")
     config = tiny_config(codec__autoencoder__path=str(tmp_path / "given"))
     adopt_autoencoder(config, tmp_path)
     loaded = load_autoencoder(config, tmp_path)["autoencoder"]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=4e-3), loaded, given)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
-
-
-def test_missing_weight_is_named():
-    state = {"encoder.conv_in.weight": np.zeros((8, 3, 3, 3), np.float32)}
-    with pytest.raises(ValueError, match=r"encoder\.conv_in\.bias"):
-        from_diffusers(TINY, state)
-
-
-def test_surplus_weight_is_named(twin):
-    state = {name: w.numpy() for name, w in twin.state_dict().items()}
-    with pytest.raises(ValueError, match="extra"):
-        from_diffusers(TINY, state | {"extra.weight": np.zeros(1)})
 
 
 @pytest.mark.parametrize(

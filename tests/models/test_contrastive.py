@@ -9,19 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.siglip_weights import (
+from tests.models.torch_weights import (
     assert_close,
     assert_trees_close,
-    contrastive_params,
     gradients_of,
     randomise,
     state_of,
+    tree_of,
 )
 from unicom_jax.core.module import init_params
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.contrastive import Contrastive, sigmoid_loss, unit_norm
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 
+SIGLIP = LAYOUTS["siglip"]
 SIZES = {"width": 32, "depth": 2, "heads": 4, "mlp_dim": 48}
 VISION = VisionEncoder(patch_size=2, **SIZES, position_rows=3, position_cols=3)
 MODEL = Contrastive(VISION, TextEncoder(vocab_size=50, **SIZES, max_length=6))
@@ -82,7 +84,7 @@ def test_fixed_resolution_logits_equal_transformers():
         ).logits_per_image
     blocks = pictures.reshape(4, 3, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5)
     patches, grids = blocks.reshape(4, 9, 12), np.full((4, 2), 3, np.int32)
-    ours = FIXED(contrastive_params(state_of(model), FIXED), patches, grids, TOKENS)
+    ours = FIXED(tree_of(SIGLIP, FIXED, state_of(model)), patches, grids, TOKENS)
     assert_close(ours, theirs.numpy(), 1e-4)
 
 
@@ -91,7 +93,7 @@ def test_naflex_logits_and_loss_equal_transformers():
     model = reference("Siglip2", num_patches=9)
     with torch.no_grad():
         theirs = run_naflex_reference(model)
-    params = contrastive_params(state_of(model), MODEL)
+    params = tree_of(SIGLIP, MODEL, state_of(model))
     logits = MODEL(params, naflex_patches(), GRIDS, TOKENS)
     assert_close(logits, theirs.logits_per_image.numpy(), 1e-4)
     total, count = MODEL.loss(params, naflex_patches(), GRIDS, TOKENS)
@@ -107,8 +109,8 @@ def test_gradients_equal_transformers():
         total, count = MODEL.loss(params, naflex_patches(), GRIDS, TOKENS)
         return total / count
 
-    ours = jax.jit(jax.grad(loss))(contrastive_params(state_of(model), MODEL))
-    theirs = contrastive_params(gradients_of(model), MODEL)
+    ours = jax.jit(jax.grad(loss))(tree_of(SIGLIP, MODEL, state_of(model)))
+    theirs = tree_of(SIGLIP, MODEL, gradients_of(model))
     assert_trees_close(ours, theirs, 1e-4, floor=1e-6)
 
 

@@ -9,17 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.siglip_weights import (
+from tests.models.torch_weights import (
     assert_close,
     assert_trees_close,
     gradients_of,
     randomise,
     state_of,
-    text_params,
+    tree_of,
 )
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.text_encoder import TextEncoder
 
-PARITY = 1e-5
+SIGLIP, PARITY = LAYOUTS["siglip"], 1e-5
 ENCODER = TextEncoder(
     vocab_size=50, width=32, depth=3, heads=4, mlp_dim=48, max_length=10, out_dim=24
 )
@@ -69,7 +70,7 @@ def test_equals_transformers(generation, lengths):
     model = reference(generation)
     with torch.no_grad():
         theirs = run_reference(model, lengths)
-    ours = encode(text_params(state_of(model), ENCODER), TOKENS, lengths)
+    ours = encode(tree_of(SIGLIP, ENCODER, state_of(model)), TOKENS, lengths)
     assert_close(ours, theirs.numpy(), PARITY)
 
 
@@ -81,8 +82,8 @@ def test_equals_transformers_in_gradients():
     def loss(params):
         return jnp.square(ENCODER(params, TOKENS, LENGTHS)).sum()
 
-    ours = jax.jit(jax.grad(loss))(text_params(state_of(model), ENCODER))
-    assert_trees_close(ours, text_params(gradients_of(model), ENCODER), 5 * PARITY, floor=1e-3)
+    ours = jax.jit(jax.grad(loss))(tree_of(SIGLIP, ENCODER, state_of(model)))
+    assert_trees_close(ours, tree_of(SIGLIP, ENCODER, gradients_of(model)), 5 * PARITY, floor=1e-3)
 
 
 def test_hidden_padding_changes_nothing_and_seen_padding_does(weights):

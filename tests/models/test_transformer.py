@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.torch_weights import gradients_of, state_of, tree_of
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.positions import image_positions
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.transformer import TRANSFORMER_SIZES, KVCache, Transformer
 
-KEY = jax.random.key(0)
+KEY, QWEN = jax.random.key(0), LAYOUTS["qwen"]
 TINY = Transformer(
     vocab_size=40, width=24, depth=3, heads=4, kv_heads=2, head_dim=8, mlp_dim=32, rope_theta=1e4
 )
@@ -47,44 +49,6 @@ def _torch_model(family: str):
     for weight in model.parameters():
         torch.nn.init.normal_(weight, std=0.2)
     return model
-
-
-_BLOCK_NAMES = {
-    "attention_norm": "input_layernorm",
-    "attention/query": "self_attn.q_proj",
-    "attention/key": "self_attn.k_proj",
-    "attention/value": "self_attn.v_proj",
-    "attention/out": "self_attn.o_proj",
-    "attention/query_norm": "self_attn.q_norm",
-    "attention/key_norm": "self_attn.k_norm",
-    "mlp_norm": "post_attention_layernorm",
-    "mlp/gate": "mlp.gate_proj",
-    "mlp/up": "mlp.up_proj",
-    "mlp/down": "mlp.down_proj",
-}
-
-
-def _torch_name(path: tuple) -> str:
-    """The torch name of a weight; `{}` stands for the layer."""
-    *module, leaf = (entry.key for entry in path)
-    suffix = "bias" if leaf == "bias" else "weight"
-    if module[0] == "blocks":
-        return f"model.layers.{{}}.{_BLOCK_NAMES['/'.join(module[1:])]}.{suffix}"
-    names = {"embedding": "model.embed_tokens", "norm": "model.norm", "head": "lm_head"}
-    return f"{names[module[0]]}.{suffix}"
-
-
-def _from_torch(model: Transformer, tensors: dict) -> dict:
-    """Arranges torch's weights (or their gradients) in our tree."""
-
-    def read(path, described):
-        name, transposed = _torch_name(path), path[-1].key == "kernel"
-        layers = range(model.depth) if "{}" in name else [None]
-        arrays = [tensors[name.format(i)].detach().numpy() for i in layers]
-        arrays = [a.T if transposed else a for a in arrays]
-        return jnp.asarray(np.stack(arrays) if "{}" in name else arrays[0])
-
-    return jax.tree_util.tree_map_with_path(read, model.abstract())
 
 
 # -- inputs --------------------------------------------------------------------------------------
@@ -121,7 +85,7 @@ def _text_loss(model: Transformer, params, tokens: jax.Array) -> jax.Array:
 def test_a_block_equals_the_decoder_layer_of_transformers(family):
     torch = pytest.importorskip("torch")
     reference, tokens = _torch_model(family), _tokens(2, 9)
-    params = _from_torch(FAMILIES[family], reference.state_dict())
+    params = tree_of(QWEN, FAMILIES[family], state_of(reference))
     model = dataclasses.replace(FAMILIES[family], depth=1)
     params = params | {"blocks": jax.tree.map(lambda x: x[:1], params["blocks"])}
     params = params | {"norm": {"scale": jnp.ones(model.width)}}
@@ -141,7 +105,7 @@ def test_a_block_equals_the_decoder_layer_of_transformers(family):
 def test_logits_and_gradients_equal_transformers(family):
     torch = pytest.importorskip("torch")
     model, reference, tokens = FAMILIES[family], _torch_model(family), _tokens(2, 11)
-    params = _from_torch(model, reference.state_dict())
+    params = tree_of(QWEN, model, state_of(reference))
     ids = torch.tensor(np.asarray(tokens).tolist())
     out = reference(ids, labels=ids)
     out.loss.backward()
@@ -149,8 +113,7 @@ def test_logits_and_gradients_equal_transformers(family):
         _text_logits(model, params, tokens), out.logits.detach(), rtol=1e-4, atol=1e-4
     )
     ours = jax.jit(jax.grad(lambda p: _text_loss(model, p, tokens)))(params)
-    gradients = {name: weight.grad for name, weight in reference.named_parameters()}
-    theirs = _from_torch(model, gradients)
+    theirs = tree_of(QWEN, model, gradients_of(reference))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
 
 

@@ -9,18 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.siglip_weights import (
+from tests.models.torch_weights import (
     assert_close,
     assert_trees_close,
     gradients_of,
     randomise,
     state_of,
-    vision_params,
+    tree_of,
 )
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.encoder_stack import ENCODER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder, resize_positions
 
-PARITY = 1e-5
+SIGLIP, PARITY = LAYOUTS["siglip"], 1e-5
 SIZES = {"width": 32, "depth": 3, "heads": 4, "mlp_dim": 48}
 NAFLEX = VisionEncoder(patch_size=2, **SIZES, position_rows=4, position_cols=4)
 FIXED = dataclasses.replace(NAFLEX, naflex=False)
@@ -154,7 +155,7 @@ def test_fixed_resolution_equals_transformers_in_features_and_pooling():
     pictures, grids = images(2), jnp.array([[4, 4], [4, 4]])
     with torch.no_grad():
         theirs = model(torch.tensor(pictures.transpose(0, 3, 1, 2)))
-    params = vision_params(state_of(model), FIXED)
+    params = tree_of(SIGLIP, FIXED, state_of(model))
     features = jax.jit(FIXED.__call__)(params, patchify(pictures), grids)
     assert_close(features, theirs.last_hidden_state.numpy(), PARITY)
     assert_close(FIXED.pool(params, features, grids), theirs.pooler_output.numpy(), PARITY)
@@ -169,8 +170,8 @@ def test_fixed_resolution_equals_transformers_in_gradients():
     def loss(params):
         return jnp.square(FIXED.pool(params, FIXED(params, patchify(pictures), grids), grids)).sum()
 
-    ours = jax.jit(jax.grad(loss))(vision_params(state_of(model), FIXED))
-    assert_trees_close(ours, vision_params(gradients_of(model), FIXED), 5 * PARITY, floor=1e-3)
+    ours = jax.jit(jax.grad(loss))(tree_of(SIGLIP, FIXED, state_of(model)))
+    assert_trees_close(ours, tree_of(SIGLIP, FIXED, gradients_of(model)), 5 * PARITY, floor=1e-3)
 
 
 def test_naflex_equals_transformers_in_features_and_pooling():
@@ -178,7 +179,7 @@ def test_naflex_equals_transformers_in_features_and_pooling():
     model = naflex_reference()
     with torch.no_grad():
         theirs = run_naflex_reference(model)
-    params = vision_params(state_of(model), NAFLEX)
+    params = tree_of(SIGLIP, NAFLEX, state_of(model))
     features, pooled = encode(params, padded_patches(), GRIDS)
     reference = theirs.last_hidden_state.numpy() * inside(GRIDS)[..., None]
     assert_close(features, reference, PARITY)
@@ -193,8 +194,8 @@ def test_naflex_equals_transformers_in_gradients():
     def loss(params):
         return jnp.square(encode(params, padded_patches(), GRIDS)[1]).sum()
 
-    ours = jax.jit(jax.grad(loss))(vision_params(state_of(model), NAFLEX))
-    assert_trees_close(ours, vision_params(gradients_of(model), NAFLEX), 5 * PARITY, floor=1e-3)
+    ours = jax.jit(jax.grad(loss))(tree_of(SIGLIP, NAFLEX, state_of(model)))
+    assert_trees_close(ours, tree_of(SIGLIP, NAFLEX, gradients_of(model)), 5 * PARITY, floor=1e-3)
 
 
 def test_hidden_states_equal_transformers_at_every_layer():
@@ -203,7 +204,7 @@ def test_hidden_states_equal_transformers_at_every_layer():
     with torch.no_grad():
         theirs = run_naflex_reference(model, output_hidden_states=True).hidden_states
     ours = NAFLEX.hidden_states(
-        vision_params(state_of(model), NAFLEX), padded_patches(), GRIDS, (0, 1, 2, 3)
+        tree_of(SIGLIP, NAFLEX, state_of(model)), padded_patches(), GRIDS, (0, 1, 2, 3)
     )
     for layer, reference in enumerate(theirs):
         reference = reference.numpy() * inside(GRIDS)[..., None]

@@ -20,6 +20,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.inference.generator import Generator
 from unicom_jax.interop import checkpoint as files
 from unicom_jax.interop.autoencoder import adopt_autoencoder
+from unicom_jax.interop.tensors import WeightsError
 from unicom_jax.models.build import build_encoder, build_unified
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.stages.codec import codec_stage
@@ -46,7 +47,14 @@ def adopted(folder, workdir, **overrides):
 
 
 def test_the_stage_learns_latents_with_a_perceptual_term_in_pixels(folder, tmp_path):
-    config = adopted(folder, tmp_path, codec__perceptual_weight=0.1)
+    before, after = losses_of(adopted(folder, tmp_path, codec__perceptual_weight=0.1), 30)
+    assert set(after) == {"flow", "feature", "perceptual"}
+    assert after["flow"][0] < 0.8 * before["flow"][0]
+    assert after["flow"][1] == 4 * 4  # tokens of four pictures
+
+
+def losses_of(config, steps):
+    """Loss terms before and after some steps of the stage on the same pictures."""
     stage = codec_stage(config, lambda: iter(()))
     assert stage.module.pixel_decoder.channels == CHANNELS
     optimizer = optax.apply_if_finite(optax.adam(3e-3), 5)
@@ -57,14 +65,20 @@ def test_the_stage_learns_latents_with_a_perceptual_term_in_pixels(folder, tmp_p
     }
     state, step, look = trainer.init_state(), trainer.train_step(), trainer.eval_step()
     before = jax.device_get(look(state.params, frozen, pictures()))
-    for _ in range(30):
+    for _ in range(steps):
         state, metrics = step(state, frozen, pictures())
-    after = jax.device_get(look(state.params, frozen, pictures()))
-    assert set(after) == {"flow", "feature", "perceptual"}
-    assert after["flow"][0] < 0.8 * before["flow"][0]
-    assert after["flow"][1] == 4 * 4  # tokens of four pictures
     assert int(metrics["skipped_steps"]) == 0
     assert "autoencoder" not in state.params
+    return before, jax.device_get(look(state.params, frozen, pictures()))
+
+
+def test_flux_learns_latents_from_the_features_as_its_context(folder, tmp_path):
+    config = adopted(folder, tmp_path, codec__decoder__kind="flux")
+    sizes = {"heads": 2, "head_dim": 16, "rope_dims": (4, 6, 6), "context_dim": 16}
+    depths = {"double_depth": 1, "single_depth": 1, "guidance_embeds": True}
+    config.codec.decoder.flux.update({"channels": CHANNELS, **sizes, **depths})
+    before, after = losses_of(config, 30)
+    assert after["flow"][0] < 0.8 * before["flow"][0]
 
 
 # ---- a whole run --------------------------------------------------------------------------
@@ -123,7 +137,7 @@ def test_a_copy_that_cannot_be_read_is_named_with_the_mend(run, tmp_path, damage
         weights.unlink()
     else:
         weights.write_bytes(weights.read_bytes()[:100])
-    with pytest.raises(ConfigError, match=f"{weights} {words}.*; copy it again from ") as error:
+    with pytest.raises(WeightsError, match=f"{weights} {words}.* copy it again from ") as error:
         Generator.load(workdir)
     assert "\n" not in str(error.value)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.conftest import CACHE
 from tests.tiny import tiny_config
@@ -58,6 +59,7 @@ def run(
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is most of the work
     }
     started = []
     for process in range(processes):
@@ -74,10 +76,14 @@ def run(
         )
         started.append((worker, notes))
     ended = []
-    for worker, notes in started:
-        told = worker.communicate(timeout=300)[1]
-        assert notes.is_file(), told
-        ended.append((worker.returncode, told, json.loads(notes.read_text())))
+    try:
+        for worker, notes in started:
+            told = worker.communicate(timeout=900)[1]
+            assert notes.is_file(), told
+            ended.append((worker.returncode, told, json.loads(notes.read_text())))
+    finally:
+        for worker, _ in started:
+            worker.kill()  # only where something went wrong is one still there
     return ended
 
 
@@ -148,7 +154,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one,
 
 def test_a_workdir_that_only_one_process_sees_is_refused(tmp_path):
     with pytest.raises(ProcessError, match="process 1 does not see .*config.json, .* share"):
-        _prepare(tiny_config(), tmp_path, ProcessGroup(1, 2))
+        _prepare(tiny_config(), tmp_path, Console(), ProcessGroup(1, 2))
 
 
 @pytest.mark.slow

@@ -42,7 +42,8 @@ def one_step(stage, frozen, batch):
         stage, optax.apply_if_finite(optax.sgd(0.1), 5), lambda _: 0.1, make_mesh(), 0
     )
     start = lively(stage.module)
-    state, metrics = trainer.train_step()(trainer.init_state(start), frozen, batch)
+    state = trainer.init_state(jax.tree.map(jnp.copy, start))
+    state, metrics = trainer.train_step()(state, frozen, batch)
     return start, state.params, {name: float(value) for name, value in metrics.items()}
 
 

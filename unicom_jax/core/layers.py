@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
 from unicom_jax.core.module import ones as ones_init
@@ -194,9 +195,11 @@ class Embedding(Module):
 
 def sinusoidal(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
     """[cos, sin] features of a time in [0, 1], times 1000 as in DiT. (...) -> (..., dim), fp32."""
-    frequencies = jnp.exp(
-        -math.log(max_period) * jnp.arange(dim // 2, dtype=jnp.float32) / (dim // 2)
-    )
+    # Exponents in fp32, as in the libraries that published weights come from; their exp on the host
+    # to the last bit, in which XLA's differs: angles of thousands (FLUX's guidance) would show it.
+    exponents = np.float32(-math.log(max_period)) * np.arange(dim // 2, dtype=np.float32)
+    exponents = exponents / np.float32(dim // 2)
+    frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
     angles = 1000.0 * time.astype(jnp.float32)[..., None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 

@@ -25,7 +25,7 @@ class Modulation(Module):
     @property
     def linear(self) -> Linear:
         return Linear(
-            self.condition_dim, self.parts * self.dim, axes=(None, None), init_kernel=zeros
+            self.condition_dim, self.parts * self.dim, axes=("embed", None), init_kernel=zeros
         )
 
     def specs(self) -> Specs:

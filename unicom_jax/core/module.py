@@ -102,6 +102,20 @@ def map_specs(function: Callable[[ParamSpec], Any], specs: Specs) -> Any:
     }
 
 
+def fill_specs(specs: Specs, leaves: Mapping[tuple[str, ...], Any]) -> Any:
+    """The tree of `specs` with a leaf for every spec, by its path; nodes without weights stay."""
+
+    def fill(node: Specs, path: tuple[str, ...]) -> Any:
+        return {
+            name: leaves[(*path, name)]
+            if isinstance(child, ParamSpec)
+            else fill(child, (*path, name))
+            for name, child in node.items()
+        }
+
+    return fill(specs, ())
+
+
 def init_params(specs: Specs, key: jax.Array) -> Params:
     def build(node: Specs, path: str) -> Params:
         out = {}

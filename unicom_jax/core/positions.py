@@ -1,9 +1,10 @@
-"""Generalised two-dimensional rotary positions.
+"""Rotary positions: of the unified model's sequence (`rope`), and one per axis (`axial_rope`).
 
-Text at index p stands at (p, p); a token of an image stands at its own row and column, around the
-diagonal point that the image's middle token would have as text. Half of a head's frequencies turn
-with y and the other half with x, in turns, so on pure text the rotation is RoPE (Su et al.,
-arXiv:2104.09864) and weights trained with it keep their meaning.
+In the sequence positions are generalised to two dimensions. Text at index p stands at (p, p); a
+token of an image stands at its own row and column, around the diagonal point that the image's
+middle token would have as text. Half of a head's frequencies turn with y and the other half with x,
+in turns, so on pure text the rotation is RoPE (Su et al., arXiv:2104.09864) and weights trained
+with it keep their meaning.
 """
 
 from __future__ import annotations
@@ -33,12 +34,48 @@ def rope(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, 
     return jnp.cos(angles), jnp.sin(angles)
 
 
+def axial_rope(
+    places: jax.Array, dims: tuple[int, ...], theta: float
+) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines for heads whose first `dims[0]` channels turn with axis 0, and so on.
+
+    Args:
+      places: (B, S, A) integers or floats, a coordinate per axis.
+      dims: even number of channels of each axis; they sum to the head's D.
+      theta: base; frequency i of an axis of d channels is theta ** (-2 i / d).
+
+    Returns:
+      (cos, sin), each (B, S, D / 2) fp32.
+    """
+    if any(dim % 2 for dim in dims):
+        raise ValueError(f"rotary positions turn pairs of channels; one of {dims} is odd")
+    angles = [
+        places[..., axis, None].astype(jnp.float32)
+        * (theta ** (-2.0 * np.arange(dim // 2) / dim)).astype(np.float32)
+        for axis, dim in enumerate(dims)
+    ]
+    angles = jnp.concatenate(angles, axis=-1)
+    return jnp.cos(angles), jnp.sin(angles)
+
+
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """Turns channel pairs (i, i + D/2) of x (B, S, H, D) by angles (B, S, D/2), as Qwen does."""
-    cos, sin = cos[:, :, None], sin[:, :, None]
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)
-    return turned.astype(x.dtype)
+    return jnp.concatenate(_turn(first, second, cos, sin), axis=-1).astype(x.dtype)
+
+
+def apply_paired_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Turns channel pairs (2i, 2i + 1) of x (B, S, H, D) by angles (B, S, D/2), as FLUX does."""
+    pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
+    turned = jnp.stack(_turn(pairs[..., 0], pairs[..., 1], cos, sin), axis=-1)
+    return turned.reshape(x.shape).astype(x.dtype)
+
+
+def _turn(
+    first: jax.Array, second: jax.Array, cos: jax.Array, sin: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    return first * cos - second * sin, second * cos + first * sin
 
 
 def image_positions(start: int, rows: int, cols: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Te
 from unicom_jax.inference.chat import chat
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
-from unicom_jax.inference.weights import UNIFIED_STAGES
+from unicom_jax.interop.weights import UNIFIED_STAGES
 
 # Which options each mode reads; any other one that is given is an error, none is ignored.
 WORDS = ("max_tokens", "temperature", "top_p")

@@ -136,6 +136,18 @@ class Conversations:
         seed: int,
     ) -> list[tuple[str, bool]]:
         """(words, whether an image opens behind them) for each conversation."""
+        tokens = self.tokens(conversations, opening, max_tokens, sampling, seed)
+        return [self._words(row) for row in tokens]
+
+    def tokens(
+        self,
+        conversations: Sequence[Sequence[Segment]],
+        opening: str = "",
+        max_tokens: int | None = None,
+        sampling: Sampling = Sampling(),  # noqa: B008 - a tuple of constants
+        seed: int = 0,
+    ) -> list[np.ndarray]:
+        """Token ids (n,) that follow each conversation, the one that ended them included."""
         limit = max_tokens or self.config["sample"]["max_tokens"]
         stop = np.array(
             [
@@ -146,7 +158,7 @@ class Conversations:
             np.int32,
         )
 
-        def run(batch: list[Document], first: int) -> list[tuple[str, bool]]:
+        def run(batch: list[Document], first: int) -> list[np.ndarray]:
             prefixes = collate(batch, self.sequence)
             places = np.arange(first, first + len(batch))
             keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(places)
@@ -155,7 +167,7 @@ class Conversations:
                 prefixes.next_positions, stop, keys, max_tokens=limit, sampling=sampling,
             )  # fmt: skip
             return [
-                self._words(row[:count])
+                row[:count]
                 for row, count in zip(np.asarray(tokens), np.asarray(counts), strict=True)
             ]
 

@@ -38,7 +38,7 @@ class Models:
     space: PaintSpace
 
 
-def _look(models: Models, params: Weights, patches: jax.Array, grids: jax.Array) -> jax.Array:
+def look(models: Models, params: Weights, patches: jax.Array, grids: jax.Array) -> jax.Array:
     """Features (B, N, D) of uint8 patches (B, N, C), in the model's compute dtype."""
     pixels = to_unit(patches).astype(models.unified.compute_dtype)
     return models.vision(params["vision"], pixels, grids)
@@ -57,14 +57,14 @@ def _paint(
     return models.space.decode(params, tokens, grids)
 
 
-def _read(
+def read(
     models: Models, params: Weights, batch: MixedBatch, room: int
 ) -> tuple[jax.Array, KVCache]:
     """Hidden states (B, P, W) of prefixes, and a cache with `room` slots behind them."""
     rows, images = batch.grids.shape[:2]
     patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
     grids = batch.grids.reshape(rows * images, 2)
-    features = _look(models, params, patches, grids)
+    features = look(models, params, patches, grids)
     latents = models.codec.encode(params["codec"], features, grids)
     features, latents = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
     unified = models.unified
@@ -87,7 +87,7 @@ def write(
     sampling: Sampling,
 ) -> tuple[jax.Array, jax.Array]:
     """Reads prefixes and continues them; arguments and results as in `inference.text.generate`."""
-    hidden, cache = _read(models, params, batch, max_tokens)
+    hidden, cache = read(models, params, batch, max_tokens)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     return generate(
         models.unified, params["unified"], last, cache, lengths, next_positions, stop, keys,
@@ -121,7 +121,7 @@ def paint(
     Returns:
       (B, N, C) patches in [-1, 1].
     """
-    _, cache = _read(models, params, batch, positions.shape[1])
+    _, cache = read(models, params, batch, positions.shape[1])
     token_grids = jnp.tile(grids // pool, (settings.branches, 1))
     latents = draw_latents(
         models.unified, params["unified"], cache, positions, mask, token_grids, latent_noise,
@@ -141,7 +141,7 @@ def reconstruct(
     codec_steps: int,
 ) -> jax.Array:
     """uint8 patches (B, N, C) through encoder and codec to patches in [-1, 1]."""
-    features = _look(models, params, patches, grids)
+    features = look(models, params, patches, grids)
     latents = models.codec.encode(params["codec"], features, grids)
     return _paint(models, params, latents, grids, noise, codec_steps)
 
@@ -151,5 +151,5 @@ def pooled_features(
     models: Models, params: Weights, patches: jax.Array, grids: jax.Array
 ) -> jax.Array:
     """One vector (B, D) a picture, by the encoder's attention pooling."""
-    features = _look(models, params, patches, grids)
+    features = look(models, params, patches, grids)
     return models.vision.pool(params["vision"], features, grids)

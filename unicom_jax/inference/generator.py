@@ -12,9 +12,10 @@ import numpy as np
 
 from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.tokenizer import Tokenizer
-from unicom_jax.inference import engine, weights
+from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_patches, to_pictures
 from unicom_jax.inference.conversations import Conversations
+from unicom_jax.interop import weights
 
 
 @dataclasses.dataclass(frozen=True)

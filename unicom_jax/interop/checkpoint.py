@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from unicom_jax.config import complete
 from unicom_jax.core.module import Params
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
+RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
+READ_AT_ONCE = 256 * 2**20  # bytes of weights
 
 
 class CheckpointError(Exception):
@@ -72,6 +75,21 @@ def save(
     manager.save(step, args=ocp.args.Composite(**items), force=True)
 
 
+def save_import(directory: Path, params: Params) -> None:
+    """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
+
+    Parts that nobody reads may be missing. A stage that is trained from here starts with them.
+    """
+    with contextlib.closing(open_manager(directory)) as manager:
+        manager.save(0, args=ocp.args.Composite(**{PARAMS: ocp.args.StandardSave(params)}))
+        manager.wait_until_finished()
+
+
+def is_import(directory: Path, step: int) -> bool:
+    """Whether a step of STAGE/checkpoints is what `save_import` wrote."""
+    return step == 0 and not (directory / "0" / TRAIN).exists()
+
+
 def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
     """One item of one step, onto the shardings of `abstract`.
 
@@ -106,16 +124,24 @@ def _reader() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
     return contextlib.closing(ocp.PyTreeCheckpointHandler())
 
 
-def _check_sizes(path: Path, abstract: Params) -> None:
-    """Raises OtherRunError for the first weight that is not as the config describes it.
-
-    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own.
-    """
+def _metadata(path: Path) -> Params:
+    """Shapes of all that an item holds."""
     try:
         with _reader() as reader:
-            tree = reader.metadata(epath.Path(path)).tree
+            return reader.metadata(epath.Path(path)).tree
     except Exception as error:  # as in `restore`
         raise _damaged(path, error) from error
+
+
+def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = None) -> None:
+    """Raises OtherRunError for the first weight that is not as the config describes it.
+
+    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own. Of
+    top-level keys other than `parts` a checkpoint may hold nothing at all, as imported ones do.
+    """
+    tree = _metadata(path)
+    if parts is not None:
+        abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
     for name in sorted(stored.keys() | wanted.keys()):
         there, here = (str(one[name].shape) if name in one else "none" for one in (stored, wanted))
@@ -137,13 +163,19 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
 
 
 def restore_params(
-    workdir: Path, stage: str, abstract: Params, parts: Collection[str] | None = None
+    workdir: Path,
+    stage: str,
+    abstract: Params,
+    parts: Collection[str] | None = None,
+    *,
+    raw: bool = False,
 ) -> Params:
     """The newest weights for use of a stage.
 
     Args:
       abstract: shapes, types and places of all weights of the stage.
       parts: the top-level keys to read; the other weights stay on the disk. None: all.
+      raw: the weights as trained, where those for use are averages of them.
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
@@ -155,23 +187,67 @@ def restore_params(
             f"no checkpoint under {workdir / stage / 'checkpoints'}; run `unicom train` for stage "
             f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
         )
+    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1])
+    _check_sizes(path / PARAMS, abstract, parts)
+    wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
+    params = _read_part(path / PARAMS, wanted)
+    if raw and has_average(workdir, stage):
+        flat = traverse_util.flatten_dict(wanted)
+        trained = traverse_util.flatten_dict(_metadata(path / TRAIN)[RAW])
+        request = {name: leaf for name, leaf in flat.items() if name in trained}
+        read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)})[RAW]
+        flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
+        params = traverse_util.unflatten_dict(flat)
+    return params
+
+
+def has_average(workdir: Path, stage: str) -> bool:
+    """Whether the newest weights for use of a stage are averages, with the raw ones beside them."""
+    steps = stage_steps(workdir, stage)
+    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / TRAIN if steps else None
+    return path is not None and path.is_dir() and RAW in _metadata(path)
+
+
+def _read_part(path: Path, wanted: Params) -> Params:
+    """What `wanted` names of one item, where it says or on the first device.
+
+    Orbax reads into host memory and copies from there. Large weights come one by one and before
+    the small ones, so that the copies pass while there is still room: the peak is about the model.
+    """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    flat = traverse_util.flatten_dict(wanted)
+    read: dict[tuple[str, ...], jax.Array] = {}
+    for group in _groups(flat):
+        located = {}
+        for name in group:
+            leaf = flat[name]
+            place = leaf.sharding if leaf.sharding is not None else device
+            located[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        tree = traverse_util.unflatten_dict(located)
+        how = ocp.checkpoint_utils.construct_restore_args(tree)
+        request = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
+        try:
+            with _reader() as reader:
+                part = reader.restore(epath.Path(path), args=request)
+        except Exception as error:  # as in `restore`
+            raise _damaged(path, error) from error
+        read |= traverse_util.flatten_dict(part)
+    return jax.tree_util.tree_map_with_path(
+        lambda name, _: read[tuple(key.key for key in name)], wanted
+    )
 
-    def located(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        place = leaf.sharding if leaf.sharding is not None else device
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
-    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / PARAMS
-    _check_sizes(path, abstract)
-    try:
-        with _reader() as reader:
-            wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
-            wanted = jax.tree.map(located, wanted)
-            how = ocp.checkpoint_utils.construct_restore_args(wanted)
-            request = ocp.args.PyTreeRestore(wanted, restore_args=how, partial_restore=True)
-            return reader.restore(epath.Path(path), args=request)
-    except Exception as error:  # as in `restore`
-        raise _damaged(path, error) from error
+def _groups(leaves: Mapping[tuple[str, ...], jax.ShapeDtypeStruct]) -> list[list[tuple[str, ...]]]:
+    """Names in groups of at most `READ_AT_ONCE` bytes, or of one weight, the largest first."""
+    sizes = {name: math.prod(leaf.shape) * leaf.dtype.itemsize for name, leaf in leaves.items()}
+    groups, filled = [], READ_AT_ONCE
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if filled + sizes[name] > READ_AT_ONCE:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += sizes[name]
+    return groups
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -7,14 +7,15 @@
 
 `{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis. A tensor that
 they keep whole and we keep in parts (a fused query, key and value) has several paths, which are
-joined along its first axis.
+joined along its first axis, or along the one that the rule names. A tensor that we do not have (a
+bias that is always zero) has no path.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -28,16 +29,19 @@ class Rule:
     """Where one foreign tensor, or one a layer, lies in our tree.
 
     Attributes:
-      ours: path of our weight, joined by "/"; several paths are parts along axis 0 of theirs.
+      ours: path of our weight, joined by "/"; several paths are parts of theirs; none: theirs holds
+        zeros, of `shape`.
       theirs: the foreign name, with `{layer}` where ours is stacked.
       axes: their axes in the order of ours: ours = theirs.transpose(axes). () keeps them.
       shape: their shape (of one part), where ours has other axes besides; () where it follows.
+      along: their axis along which several parts lie.
     """
 
     ours: str | tuple[str, ...]
     theirs: str
     axes: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
+    along: int = 0
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -75,6 +79,18 @@ class Rule:
 Table = Sequence[Rule]
 
 
+def linear(ours: str, theirs: str, *, bias: bool = True) -> Table:
+    """Rules for a `core.layers.Linear` and a torch `Linear`, whose weight is (out, in)."""
+    rules = (Rule(f"{ours}/kernel", f"{theirs}.weight", axes=(1, 0)),)
+    return (*rules, Rule(f"{ours}/bias", f"{theirs}.bias")) if bias else rules
+
+
+def norm(ours: str, theirs: str, *, bias: bool = True) -> Table:
+    """Rules for a norm's scale and, where it has one, its bias."""
+    rules = (Rule(f"{ours}/scale", f"{theirs}.weight"),)
+    return (*rules, Rule(f"{ours}/bias", f"{theirs}.bias")) if bias else rules
+
+
 def prefixed(table: Table, ours: str = "", theirs: str = "") -> tuple[Rule, ...]:
     """The same table for a model that is a part of a larger one on either side."""
     return tuple(
@@ -100,24 +116,44 @@ class Place:
         """The shape of our weight number `part`, without the axis of layers."""
         return self.specs[part].shape[self.layer is not None :]
 
-    def split(self, tensor: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-        """(path, layer of ours) of each part of the foreign tensor."""
-        start = 0
-        for number, path in enumerate(self.rule.paths):
-            shape = self.layer_shape(number)
-            part_shape = self.rule.part_shape(shape)
-            whole = len(self.rule.paths) == 1
-            part = tensor if whole else tensor[start : start + part_shape[0]]
-            start += 0 if whole else part_shape[0]
-            yield path, self.rule.to_ours(part, shape)
+    def read(
+        self,
+        path: str,
+        index: Sequence[slice],
+        read: Callable[[tuple[slice, ...]], np.ndarray],
+    ) -> np.ndarray:
+        """A part of one layer of our weight at `path`.
 
-    def join(self, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The foreign tensor, contiguous, from our weights by path (with their layers' axis)."""
-        parts = []
-        for path in self.rule.paths:
-            weight = weights[path]
-            parts.append(self.rule.to_theirs(weight if self.layer is None else weight[self.layer]))
-        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        Args:
+          index: which part, one slice of step 1 per axis of the layer.
+          read: gives the part of the foreign tensor in a window of slices.
+        """
+        number = self.rule.paths.index(path)
+        before = [self.rule.part_shape(self.layer_shape(n)) for n in range(number)]
+        shift = sum(part[self.rule.along] for part in before)
+        shape = self.layer_shape(number)
+        if self.rule.shape:  # axes are split or joined, so a slice of ours is none of theirs
+            window = [slice(0, size) for size in self.rule.shape]
+            return self.rule.to_ours(read(self._shifted(window, shift)), shape)[tuple(index)]
+        axes = self.rule.axes or range(len(shape))
+        window = [index[axes.index(axis)] for axis in range(len(shape))]
+        part = [one.stop - one.start for one in index]
+        return self.rule.to_ours(read(self._shifted(window, shift)), part)
+
+    def _shifted(self, window: list[slice], shift: int) -> tuple[slice, ...]:
+        """The window that far on along the axis of the parts."""
+        if shift:
+            one = window[self.rule.along]
+            window[self.rule.along] = slice(one.start + shift, one.stop + shift)
+        return tuple(window)
+
+    def join(self, read: Callable[[str, int | None], np.ndarray]) -> np.ndarray:
+        """The foreign tensor, contiguous, from `read(path, layer)` of our weights."""
+        if not self.rule.paths:
+            return np.zeros(self.shape, np.float32)
+        parts = [self.rule.to_theirs(read(path, self.layer)) for path in self.rule.paths]
+        joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.rule.along)
+        return np.ascontiguousarray(joined)
 
 
 def places(table: Table, specs: Specs) -> dict[str, Place]:
@@ -152,6 +188,8 @@ def _joined_shape(rule: Rule, specs: Sequence[ParamSpec]) -> tuple[int, ...]:
     for shape, spec in zip(shapes, specs, strict=True):
         if math.prod(shape) != math.prod(spec.shape[rule.stacked :]):
             raise ValueError(f"{rule.theirs!r} of shape {shape} cannot hold {spec.shape}")
-    if len(shapes) == 1:
-        return shapes[0]
-    return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+    if len(shapes) < 2:
+        return shapes[0] if shapes else rule.shape
+    joined = list(shapes[0])
+    joined[rule.along] = sum(shape[rule.along] for shape in shapes)
+    return tuple(joined)

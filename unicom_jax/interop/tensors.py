@@ -3,23 +3,26 @@
     FOLDER/STEM.safetensors
     FOLDER/STEM-00001-of-00003.safetensors, ..., STEM.safetensors.index.json
 
-STEM is "model" for transformers and "diffusion_pytorch_model" for diffusers. Reading maps a shard
-into memory, so only the tensor that is looked at takes room; writing holds one shard.
+STEM is "model" for transformers and "diffusion_pytorch_model" for diffusers. Both directions hold
+one tensor at a time, reading even only the part of it that is asked for. The format is eight bytes
+with the length of a JSON header, the header, the raw values
+(https://huggingface.co/docs/safetensors/index#format). The library checks it when a file is opened;
+contents are read and written here, as the library's reader maps whole files (their pages count as
+the process's memory) and its writer wants all tensors of a file at once.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import io
 import json
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -33,57 +36,122 @@ class WeightsError(Exception):
     """A folder of weights that is missing, damaged or of another model. One line with the mend."""
 
 
+# What is read at once where only some columns of a tensor are wanted.
+CHUNK_BYTES = 64 * 2**20
+
+
 @dataclasses.dataclass(frozen=True)
 class TensorFact:
-    """What a header says of a tensor: its shard, shape and safetensors type ("F32")."""
+    """What a header says of a tensor: shard and place in it, shape, safetensors type ("F32")."""
 
     shard: Path
     shape: tuple[int, ...]
     dtype: str
+    offset: int
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorFolder:
-    """An open folder: names and facts are known, contents are read when asked for."""
+    """A folder whose headers were read; contents are read when asked for."""
 
     path: Path
     facts: Mapping[str, TensorFact]
-    shards: Mapping[Path, Any]
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor as a NumPy array of its own type (bfloat16 from ml_dtypes)."""
-        return self.shards[self.facts[name].shard].get_tensor(name)
+    def read(self, name: str, window: Sequence[slice] = ()) -> np.ndarray:
+        """A tensor in its own type (bfloat16 from ml_dtypes), or the part of it in a window.
+
+        Args:
+          window: slices of step 1 for its first axes; () is all of it.
+
+        Raises:
+          WeightsError: the file ends before the tensor does.
+        """
+        fact = self.facts[name]
+        whole = tuple(slice(0, size) for size in fact.shape)
+        rows, *columns = (*window, *whole[len(window) :]) or (slice(0, 1),)
+        part = np.empty([s.stop - s.start for s in (rows, *columns)], DTYPES[fact.dtype])
+        row_shape = fact.shape[1:]
+        row_bytes = math.prod(row_shape) * part.itemsize
+        with fact.shard.open("rb", buffering=0) as file:
+            file.seek(fact.offset + rows.start * row_bytes)
+            if tuple(columns) == whole[1:]:
+                _read_into(file, part, fact.shard)
+            else:
+                step = max(1, CHUNK_BYTES // max(row_bytes, 1))
+                for start in range(0, len(part), step):
+                    target = part[start : start + step]
+                    chunk = np.empty((len(target), *row_shape), part.dtype)
+                    _read_into(file, chunk, fact.shard)
+                    target[...] = chunk[(slice(None), *columns)]
+        return part.reshape(() if not fact.shape else part.shape)
 
 
-@contextlib.contextmanager
-def open_tensors(folder: Path, stem: str = "model") -> Iterator[TensorFolder]:
-    """Opens all shards of `folder` and reads their headers.
+def _read_into(file: io.RawIOBase, array: np.ndarray, path: Path) -> None:
+    left = memoryview(array.reshape(-1).view(np.uint8))
+    while len(left):  # one read returns at most 2 GiB
+        if not (count := file.readinto(left)):
+            raise WeightsError(f"{path} became shorter while it was read; copy it again")
+        left = left[count:]
+
+
+def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
+    """Reads the headers of all shards of `folder`.
 
     Raises:
       WeightsError: no weights, a shard that is missing, cut short or unreadable, or an index that
         names other tensors than the shards hold.
     """
-    index = folder / f"{stem}.safetensors.index.json"
+    index = _index_path(folder, stem)
     promised = _read_index(index) if index.is_file() else None
+    facts: dict[str, TensorFact] = {}
+    for path in _shards(folder, stem, promised):
+        if not path.is_file():
+            raise WeightsError(
+                f"{path} is missing; copy it into the folder again, or give the folder that "
+                f"holds {stem}.safetensors or its shards with {index.name}"
+            )
+        try:
+            facts |= _read_header(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is damaged ({error}); copy it again") from error
+    _check_promise(index, promised, facts)
+    return TensorFolder(folder, facts)
+
+
+def weight_files(folder: Path, stem: str = "model") -> list[str]:
+    """The names of all files that hold the weights, the index among them, there or not.
+
+    Raises:
+      WeightsError: the index cannot be read.
+    """
+    index = _index_path(folder, stem)
+    promised = _read_index(index) if index.is_file() else None
+    shards = [path.name for path in _shards(folder, stem, promised)]
+    return shards if promised is None else [*shards, index.name]
+
+
+def _index_path(folder: Path, stem: str) -> Path:
+    return folder / f"{stem}.safetensors.index.json"
+
+
+def _shards(folder: Path, stem: str, promised: Mapping[str, str] | None) -> list[Path]:
     files = {f"{stem}.safetensors"} if promised is None else set(promised.values())
-    with contextlib.ExitStack() as stack:
-        facts: dict[str, TensorFact] = {}
-        shards = {}
-        for path in sorted(folder / file for file in files):
-            if not path.is_file():
-                raise WeightsError(
-                    f"{path} is missing; copy it into the folder again, or give the folder that "
-                    f"holds {stem}.safetensors or its shards with {index.name}"
-                )
-            try:
-                shard = shards[path] = stack.enter_context(safe_open(path, framework="numpy"))
-                for name in shard.keys():  # noqa: SIM118 - no mapping, it only has keys()
-                    piece = shard.get_slice(name)
-                    facts[name] = TensorFact(path, tuple(piece.get_shape()), piece.get_dtype())
-            except (SafetensorError, OSError) as error:
-                raise WeightsError(f"{path} is damaged ({error}); copy it again") from error
-        _check_promise(index, promised, facts)
-        yield TensorFolder(folder, facts, shards)
+    return sorted(folder / file for file in files)
+
+
+def _read_header(path: Path) -> dict[str, TensorFact]:
+    with safe_open(path, framework="numpy"):  # checks the header against the file's size
+        pass
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    header.pop("__metadata__", None)
+    return {
+        name: TensorFact(
+            path, tuple(about["shape"]), about["dtype"], 8 + length + about["data_offsets"][0]
+        )
+        for name, about in header.items()
+    }
 
 
 def _read_index(path: Path) -> dict[str, str]:
@@ -112,14 +180,18 @@ def write_tensors(
     stem: str = "model",
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes tensors in the order of `shapes`; `tensor(name)` is asked for each just once.
+    """Writes tensors; `tensor(name)` is asked for each just once, when its turn has come.
 
-    Tensors fill shards of at most `shard_bytes` (a larger tensor has one to itself); one shard
-    alone gets no index. Values are cast to `dtype`.
+    Shards are filled in the order of `shapes` up to `shard_bytes` (a larger tensor has one to
+    itself); one shard alone gets no index. Values are cast to `dtype`. A file is byte for byte what
+    safetensors' own writer makes of the same tensors.
+
+    Raises:
+      ValueError: a tensor that has not its shape of `shapes`.
     """
     plan, size = [[]], 0
     for name, shape in shapes.items():
-        nbytes = int(np.prod(shape)) * dtype.itemsize
+        nbytes = math.prod(shape) * dtype.itemsize
         if plan[-1] and size + nbytes > shard_bytes:
             plan.append([])
             size = 0
@@ -129,10 +201,32 @@ def write_tensors(
     for number, names in enumerate(plan, start=1):
         ending = f"-{number:05d}-of-{len(plan):05d}" if len(plan) > 1 else ""
         file = f"{stem}{ending}.safetensors"
-        held = {name: np.ascontiguousarray(tensor(name).astype(dtype)) for name in names}
-        save_file(held, folder / file, metadata={"format": "pt"})
+        _write_shard(folder / file, {name: shapes[name] for name in sorted(names)}, tensor, dtype)
         weight_map |= dict.fromkeys(names, file)
     if len(plan) > 1:
-        total = sum(int(np.prod(shape)) for shape in shapes.values()) * dtype.itemsize
+        total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         listing = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(listing, indent=2) + "\n")
+        _index_path(folder, stem).write_text(json.dumps(listing, indent=2) + "\n")
+
+
+def _write_shard(
+    path: Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    tensor: Callable[[str], np.ndarray],
+    dtype: np.dtype,
+) -> None:
+    kind = next(name for name, known in DTYPES.items() if known == dtype)
+    header, stop = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, stop = stop, stop + math.prod(shape) * dtype.itemsize
+        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, stop]}
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name, shape in shapes.items():
+            array = tensor(name)
+            if array.shape != shape:
+                raise ValueError(f"{name} was promised with shape {shape}, not {array.shape}")
+            array = np.ascontiguousarray(array.astype(dtype, copy=False))
+            file.write(memoryview(array.reshape(-1).view(np.uint8)))

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from unicom_jax.core.module import Params, Specs, iter_specs
+from unicom_jax.core.module import Params, Specs, fill_specs, iter_specs
 from unicom_jax.interop.mapping import Place, Table, places
 from unicom_jax.interop.tensors import (
     DTYPES,
@@ -20,82 +22,54 @@ from unicom_jax.interop.tensors import (
     write_tensors,
 )
 
+Index = tuple[slice, ...]
+# JAX takes over NumPy memory that begins at a multiple of this on CPU, and copies any other.
+ALIGNMENT = 64
 
-def load_weights(
-    folder: Path,
-    table: Table,
-    specs: Specs,
+
+# ---- checks -----------------------------------------------------------------------------------
+
+
+def check_facts(
+    tensors: TensorFolder,
+    wanted: Mapping[str, Place],
     *,
-    stem: str = "model",
-    shardings: Params | None = None,
-    unused: Iterable[str] = (),
-) -> Params:
-    """Reads a model tensor by tensor, straight to where its weights belong.
-
-    Everything is checked before anything is read: names, shapes, types.
+    spare: Sequence[str] = (),
+    twins: Mapping[str, str] | None = None,
+    hints: Mapping[str, str] | None = None,
+) -> None:
+    """Compares the names, shapes and types of a folder with those of a model; reads no values.
 
     Args:
-      table: rules for the weights of `specs`.
-      stem: see `interop.tensors`.
-      shardings: a tree like `specs`, of shardings; None: the default device.
-      unused: foreign tensors that may be there and are not wanted.
+      wanted: every foreign tensor of the model.
+      spare: beginnings of names that may be there and are not read.
+      twins: tensors that may be there once more: {name: the one it equals}.
+      hints: what to say besides where a tensor is missing.
 
     Raises:
-      WeightsError: the folder is damaged or holds another model.
+      WeightsError: for the first that are missing, left over or not as expected.
     """
-    wanted = places(table, specs)
-    with open_tensors(folder, stem) as tensors:
-        check_facts(tensors, wanted, set(unused))
-        weights = {}
-        by_path = _by_path(wanted)
-        located = traverse_util.flatten_dict(shardings, sep="/") if shardings else {}
-        for path, spec in iter_specs(specs):
-            name = "/".join(path)
-            host = _read(tensors, by_path[name], spec.shape, np.dtype(spec.dtype), name)
-            weights[path] = jax.device_put(host, located.get(name), may_alias=True)
-        return traverse_util.unflatten_dict(weights)
-
-
-def store_weights(
-    folder: Path,
-    table: Table,
-    specs: Specs,
-    params: Params,
-    *,
-    dtype: str = "F32",
-    stem: str = "model",
-    shard_bytes: int = 5 * 10**9,
-) -> None:
-    """Writes `params` under the names of the table, one shard in memory at a time."""
-    wanted = places(table, specs)
-    ours = {path: np.asarray(leaf) for path, leaf in _flat(params).items()}
-    write_tensors(
-        folder,
-        {name: place.shape for name, place in wanted.items()},
-        lambda name: wanted[name].join(ours),
-        DTYPES[dtype],
-        stem=stem,
-        shard_bytes=shard_bytes,
-    )
-
-
-def check_facts(tensors: TensorFolder, wanted: Mapping[str, Place], unused: set[str]) -> None:
-    """Raises WeightsError for the first tensors that are missing, left over or not as expected."""
-    there = tensors.facts
+    there, twins = tensors.facts, twins or {}
     if missing := sorted(wanted.keys() - there.keys()):
+        hint = "".join(f" ({(hints or {})[name]})" for name in missing if name in (hints or {}))
         raise WeightsError(
-            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model"
+            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model{hint}"
         )
-    if extra := sorted(there.keys() - wanted.keys() - unused):
+    extra = sorted(
+        name
+        for name in there.keys() - wanted.keys() - twins.keys()
+        if not name.startswith(tuple(spare))
+    )
+    if extra:
         raise WeightsError(
             f"{tensors.path} holds {_some(extra)}, for which the model has no place; "
             "check the sizes in its config.json"
         )
-    for name, place in wanted.items():
-        fact = there[name]
-        if fact.shape != place.shape:
+    for name in (*wanted, *(twin for twin in twins if twin in there)):
+        fact, shape = there[name], wanted[twins.get(name, name)].shape
+        if fact.shape != shape:
             raise WeightsError(
-                f"{fact.shard}: {name} has shape {fact.shape}, the config asks for {place.shape}; "
+                f"{fact.shard}: {name} has shape {fact.shape}, the config asks for {shape}; "
                 "check the sizes in its config.json"
             )
         if fact.dtype not in DTYPES:
@@ -105,9 +79,115 @@ def check_facts(tensors: TensorFolder, wanted: Mapping[str, Place], unused: set[
             )
 
 
+def check_values(
+    tensors: TensorFolder, wanted: Mapping[str, Place], twins: Mapping[str, str] | None = None
+) -> None:
+    """Reads what is not kept: tensors that have to be zero, and second copies of others.
+
+    Raises:
+      WeightsError: one that is not zero, or differs from its twin.
+    """
+    for name, place in wanted.items():
+        if not place.rule.paths and np.any(tensors.read(name)):
+            raise WeightsError(
+                f"{tensors.facts[name].shard}: {name} is not zero, and the model has no place for "
+                "it; take weights in which it was not trained"
+            )
+    for name, other in (twins or {}).items():
+        if name in tensors.facts and not _equal(tensors, name, other):
+            raise WeightsError(
+                f"{tensors.facts[name].shard}: {name} differs from {other}, but its config.json "
+                "says that they are one; correct it there"
+            )
+
+
+def _equal(tensors: TensorFolder, name: str, other: str) -> bool:
+    pairs = zip(row_chunks(tensors, name), row_chunks(tensors, other), strict=True)
+    return all(np.array_equal(one, two) for one, two in pairs)
+
+
+def row_chunks(tensors: TensorFolder, name: str, rows: int = 4096) -> Iterator[np.ndarray]:
+    """A tensor in pieces along its first axis."""
+    count = tensors.facts[name].shape[0]
+    for start in range(0, count, rows):
+        yield tensors.read(name, (slice(start, min(start + rows, count)),))
+
+
 def _some(names: list[str]) -> str:
     shown = ", ".join(names[:3])
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more tensors"
+
+
+# ---- in ---------------------------------------------------------------------------------------
+
+
+def load_weights(
+    folder: Path,
+    table: Table,
+    specs: Specs,
+    *,
+    stem: str = "model",
+    shardings: Params | None = None,
+    dtype: Any = None,
+    spare: Sequence[str] = (),
+    twins: Mapping[str, str] | None = None,
+    hints: Mapping[str, str] | None = None,
+    arrived: Callable[[int], None] = lambda nbytes: None,
+) -> Params:
+    """Reads a model weight by weight, each straight into its shards.
+
+    Everything is checked before anything is read: names, shapes, types. Of a foreign tensor only
+    the part that a device of this process needs is read. Beside the model there is never more than
+    one shard of one weight on the host; on CPU it becomes the weight without a copy.
+
+    Args:
+      table: rules for the weights of `specs`.
+      stem: see `interop.tensors`.
+      shardings: a tree like `specs`, of shardings; None: the default device.
+      dtype: of all weights; None: what `specs` say.
+      spare, twins, hints: see `check_facts`.
+      arrived: is told the size of each weight that is there.
+
+    Raises:
+      WeightsError: the folder is damaged or holds another model.
+    """
+    tensors, wanted = open_tensors(folder, stem), places(table, specs)
+    check_facts(tensors, wanted, spare=spare, twins=twins, hints=hints)
+    check_values(tensors, wanted, twins)
+    by_path = _by_path(wanted)
+    located = traverse_util.flatten_dict(shardings, sep="/") if shardings else {}
+    default = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    weights = {}
+    for path, spec in iter_specs(specs):
+        name = "/".join(path)
+        kind = np.dtype(dtype or spec.dtype)
+
+        def part(index: Index, parts=by_path[name], kind=kind, name=name) -> np.ndarray:
+            return _read_part(tensors, parts, index, kind, name)
+
+        weights[path] = place_parts(spec.shape, located.get(name, default), part)
+        arrived(weights[path].nbytes)
+    return fill_specs(specs, weights)
+
+
+def place_parts(
+    shape: tuple[int, ...],
+    sharding: jax.sharding.Sharding,
+    part: Callable[[Index], np.ndarray],
+) -> jax.Array:
+    """An array whose shards come from `part(index)`, once for all devices that hold the same."""
+    holders: dict[tuple, list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        bounds = tuple(one.indices(n)[:2] for one, n in zip(index, shape, strict=True))
+        holders.setdefault(bounds, []).append(device)
+    shards = {}
+    for bounds, devices in holders.items():
+        host = part(tuple(slice(*bound) for bound in bounds))
+        for device in devices:
+            shards[device] = jax.device_put(host, device, may_alias=True)
+        jax.block_until_ready(list(shards.values()))  # the host's buffer is free again
+    ordered = [shards[device] for device in sharding.addressable_devices]
+    return jax.make_array_from_single_device_arrays(shape, sharding, ordered)
 
 
 def _by_path(wanted: Mapping[str, Place]) -> dict[str, list[tuple[str, Place]]]:
@@ -119,20 +199,74 @@ def _by_path(wanted: Mapping[str, Place]) -> dict[str, list[tuple[str, Place]]]:
     return found
 
 
-def _read(
+def _read_part(
     tensors: TensorFolder,
     parts: Iterable[tuple[str, Place]],
-    shape: tuple[int, ...],
+    index: Index,
     dtype: np.dtype,
     path: str,
 ) -> np.ndarray:
-    """One of our weights, filled layer by layer."""
-    host = np.empty(shape, dtype)
+    """The part `index` of one of our weights, filled layer by layer."""
+    host = aligned_empty([one.stop - one.start for one in index], dtype)
     for name, place in parts:
-        layer = dict(place.split(tensors.read(name)))[path]
-        host[... if place.layer is None else place.layer] = layer
+        read = partial(tensors.read, name)
+        if place.layer is None:
+            host[...] = place.read(path, index, read)
+        elif index[0].start <= place.layer < index[0].stop:
+            host[place.layer - index[0].start] = place.read(path, index[1:], read)
     return host
 
 
-def _flat(params: Params) -> dict[str, Any]:
-    return traverse_util.flatten_dict(params, sep="/")
+def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
+    """An array that JAX can take over on CPU."""
+    nbytes = int(np.prod(shape)) * dtype.itemsize
+    raw = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + nbytes].view(dtype).reshape(shape)
+
+
+# ---- out --------------------------------------------------------------------------------------
+
+
+def store_weights(
+    folder: Path,
+    table: Table,
+    specs: Specs,
+    params: Params,
+    *,
+    dtype: str = "F32",
+    stem: str = "model",
+    shard_bytes: int = 5 * 10**9,
+    written: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Writes `params` under the names of the table, one foreign tensor in memory at a time.
+
+    Values are cast to `dtype`, rounded to nearest where that has fewer bits; what was read in it
+    comes out as it went in. `written` is told the size of each tensor. Wrap it in
+    `interop.atomic.new_folder`.
+    """
+    wanted = places(table, specs)
+    ours = traverse_util.flatten_dict(params, sep="/")
+
+    def tensor(name: str) -> np.ndarray:
+        made = wanted[name].join(lambda path, layer: _on_host(ours[path], layer))
+        written(made.size * DTYPES[dtype].itemsize)
+        return made
+
+    shapes = {name: place.shape for name, place in wanted.items()}
+    write_tensors(folder, shapes, tensor, DTYPES[dtype], stem=stem, shard_bytes=shard_bytes)
+
+
+def _on_host(weight: Any, layer: int | None) -> np.ndarray:
+    """A weight, or a layer of it, on the host; no copy of it stays with a JAX array.
+
+    `np.asarray` would keep one there, unless the array lies in the host's memory already.
+    """
+    if isinstance(weight, np.ndarray) or _lies_on_host(weight):
+        host = np.asarray(weight)
+        return host if layer is None else host[layer]
+    return np.asarray(jnp.copy(weight) if layer is None else weight[layer])
+
+
+def _lies_on_host(weight: jax.Array) -> bool:
+    return len(weight.devices()) == 1 and next(iter(weight.devices())).platform == "cpu"

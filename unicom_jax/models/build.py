@@ -11,7 +11,10 @@ from unicom_jax.models.autoencoder import AutoencoderKL
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
+from unicom_jax.models.flux import FluxTransformer
+from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.query import QueryPathway
@@ -23,6 +26,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 
 Config = Mapping[str, Any]
 PATHWAYS = ("transfusion", "query")
+DECODERS = ("dit", "flux")
 
 
 def grid_side(config: Config) -> int:
@@ -78,13 +82,34 @@ def build_codec(config: Config) -> Codec:
     return Codec(
         compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
-        pixel_decoder=PixelDecoder(
-            channels=build_space(config).channels,
-            feature_dim=feature_dim,
-            **codec["decoder"],
-        ),
+        pixel_decoder=_build_decoder(config, feature_dim),
         latent_dim=latent_dim,
     )
+
+
+def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
+    """The pixel decoder of `codec.decoder`."""
+    sizes, space = dict(config["codec"]["decoder"]), build_space(config)
+    kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
+    del sizes["init_from"]  # where weights come from is no matter of sizes
+    if kind == "dit":
+        return PixelDecoder(channels=space.channels, feature_dim=feature_dim, **sizes)
+    if kind != "flux":
+        raise ValueError(f"codec.decoder.kind={kind!r} is not one of {', '.join(DECODERS)}")
+    if not isinstance(space, LatentSpace):
+        raise ValueError(
+            "codec.decoder.kind=flux paints latents; set codec.autoencoder.path to the folder of "
+            "FLUX's autoencoder, or codec.decoder.kind=dit"
+        )
+    if flux["channels"] != space.channels:
+        raise ValueError(
+            f"codec.decoder.flux.channels={flux['channels']}, but a token has {space.channels}: "
+            f"data.patch={space.patch} over this autoencoder; make them equal (FLUX: patch 16, 64)"
+        )
+    guidance = flux.pop("guidance")
+    flux["rope_dims"] = tuple(flux["rope_dims"])
+    transformer = FluxTransformer(out_channels=flux["channels"], **flux)
+    return FluxDecoder(transformer, feature_dim, guidance, config["compute_dtype"])
 
 
 def _most_tokens(config: Config) -> int:

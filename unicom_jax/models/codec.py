@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
-from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.flow_decoder import FlowDecoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Codec(Module):
 
     compressor: Module
     decompressor: Module
-    pixel_decoder: PixelDecoder
+    pixel_decoder: FlowDecoder
     latent_dim: int
 
     def specs(self) -> Specs:

@@ -1,8 +1,7 @@
 """Pixel decoder: a diffusion transformer that paints image patches from per-token features.
 
 Patch (row, column) is conditioned on the feature of the same place, so no cross-attention is
-needed. Time enters through AdaLN-zero (DiT: Peebles & Xie 2023), places through 2-D RoPE. It knows
-only `channels`: patches of pixels or packed latents of an autoencoder (`models/paint_space.py`).
+needed. Time enters through AdaLN-zero (DiT: Peebles & Xie 2023), places through 2-D RoPE.
 """
 
 from __future__ import annotations
@@ -20,9 +19,9 @@ from unicom_jax.core.layers import Linear, Mlp, RMSNorm, SwiGlu, TimeEmbedding
 from unicom_jax.core.modulation import Modulation, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import apply_rope, rope
+from unicom_jax.models.flow_decoder import FlowDecoder, Loss, masked_loss
 
 PREDICTIONS = ("data", "velocity")
-Loss = tuple[jax.Array, jax.Array]  # (sum, count)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +81,7 @@ class DecoderBlock(Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class PixelDecoder(Module):
+class PixelDecoder(FlowDecoder):
     """DiT over the patches of an image, conditioned token by token.
 
     Attributes:
@@ -148,17 +147,7 @@ class PixelDecoder(Module):
         condition: jax.Array,
         grids: jax.Array,
     ) -> jax.Array:
-        """The network's own prediction, clean patches or velocity; 0 at padding.
-
-        Args:
-          noisy: (B, N, C) patches at time t, raster order.
-          time: (B,) flow time; 1 is data.
-          condition: (B, N, feature_dim) features of the same places.
-          grids: (B, 2) int32 rows and columns.
-
-        Returns:
-          (B, N, C) fp32.
-        """
+        """Clean patches or velocity; see `FlowDecoder`."""
         ends, tokens = self._ends, noisy.shape[1]
         turns = rope(token_places(grids, tokens), self.width // self.heads, self.rope_theta)
         mask = padding_mask(grids[:, 0] * grids[:, 1], tokens)
@@ -182,7 +171,7 @@ class PixelDecoder(Module):
         condition: jax.Array,
         grids: jax.Array,
     ) -> jax.Array:
-        """dx/dt (B, N, C) at t < 1, for the integrator; arguments as in `__call__`."""
+        """See `FlowDecoder`."""
         prediction = self(params, noisy, time, condition, grids)
         if self.prediction == "velocity":
             return prediction
@@ -192,46 +181,18 @@ class PixelDecoder(Module):
     def loss(
         self,
         params: Params,
-        patches: jax.Array,
+        tokens: jax.Array,
         noise: jax.Array,
         time: jax.Array,
         condition: jax.Array,
         grids: jax.Array,
     ) -> tuple[Loss, jax.Array]:
-        """Flow loss of clean `patches` (B, N, C) in [-1, 1], noised by `noise` at `time` (B,).
-
-        Returns:
-          (sum, count) over valid tokens of the squared velocity error averaged over channels, and
-          the predicted clean patches (B, N, C), for perceptual terms.
-        """
-        noisy = flow.interpolate(patches, noise, time)
-        prediction = self(params, noisy, time, condition, grids)
+        """See `FlowDecoder`; "data" prediction is weighted by 1 / max(1 - t, time_floor)²."""
         if self.prediction == "velocity":
-            speed, target = prediction, flow.velocity(patches, noise)
-            clean = flow.velocity_to_data(prediction, noisy, time)
-        else:
-            clean = prediction
-            # The same floor for both, else the best x̂ near t = 1 would not be the data.
-            speed = flow.data_to_velocity(clean, noisy, time, self.time_floor)
-            target = flow.data_to_velocity(patches, noisy, time, self.time_floor)
-        valid = token_mask(grids, patches.shape[1])
-        return flow.flow_loss(speed, target, valid), jnp.where(valid[..., None], clean, 0.0)
-
-    def sample(
-        self,
-        params: Params,
-        noise: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-        steps: int = 25,
-        sampler: str = "euler",
-        shift: float = 1.0,
-    ) -> jax.Array:
-        """Paints (B, N, C) fp32 patches from Gaussian `noise` (B, N, C); 0 at padding."""
-
-        def field(x: jax.Array, time: jax.Array) -> jax.Array:
-            times = jnp.full(x.shape[:1], time)
-            return self.velocity(params, x, times, condition, grids)
-
-        painted = flow.integrate(field, noise, steps, sampler, shift)
-        return jnp.where(token_mask(grids, noise.shape[1])[..., None], painted, 0.0)
+            return super().loss(params, tokens, noise, time, condition, grids)
+        noisy = flow.interpolate(tokens, noise, time)
+        clean = self(params, noisy, time, condition, grids)
+        # The same floor for both, else the best x̂ near t = 1 would not be the data.
+        speed = flow.data_to_velocity(clean, noisy, time, self.time_floor)
+        target = flow.data_to_velocity(tokens, noisy, time, self.time_floor)
+        return masked_loss(speed, target, clean, grids)

@@ -16,7 +16,7 @@ from unicom_jax.training.step import Trainer
 def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
     item = {"step": state.step, "opt_state": state.opt_state}
     if trainer.ema_decay:  # `params` then holds the averaged weights, the raw ones go here
-        item["raw"] = split(state.params, trainer.stage.freeze)[0]
+        item[files.RAW] = split(state.params, trainer.stage.freeze)[0]
     return item
 
 
@@ -46,14 +46,14 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
             f"its data would not continue; set --config.seed={position['seed']} or a new --workdir"
         )
     ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
-    raw = merge(params, train["raw"]) if trainer.ema_decay else params
+    raw = merge(params, train[files.RAW]) if trainer.ema_decay else params
     return TrainState(train["step"], raw, train["opt_state"], ema)
 
 
 def restore_newest(
     manager: ocp.CheckpointManager, trainer: Trainer, warn, group: ProcessGroup | None = None
 ) -> TrainState | None:
-    """The newest state that all processes can read, None where nothing was ever saved.
+    """The newest state that all processes can read, None where training never saved one.
 
     Damaged newer ones are named through `warn` and skipped, by all processes alike.
 
@@ -63,7 +63,8 @@ def restore_newest(
       ProcessError: the processes see different checkpoints.
     """
     group = group or ProcessGroup()
-    steps = sorted(manager.all_steps(), reverse=True)
+    saved = manager.all_steps()
+    steps = sorted((s for s in saved if not files.is_import(manager.directory, s)), reverse=True)
     if len(set(group.gather("the list of checkpoints", str(steps)))) > 1:
         raise ProcessError(
             f"the processes see different checkpoints in {manager.directory}; give a --workdir on "

@@ -101,7 +101,7 @@ def train(
       frozen: weights of earlier stages; never donated, never changed.
       batches: host batches from a given step on; must be a function of (seed, step) alone.
       directory: STAGE directory; checkpoints, metrics and `stage.json` go there.
-      init_params: start from these instead of random ones (ignored on resume).
+      init_params: start from these instead of random ones (ignored on resume); used up.
       tokens_per_step, flops_per_step: for the reported rates.
       group: the processes of the run; by default this one alone.
       asked_to_stop: asked after every step; what one process says holds for all.

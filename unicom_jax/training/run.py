@@ -12,12 +12,15 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import build as pipelines
-from data_pipelines.tokenizer import Tokenizer, check_tokenizer
+from data_pipelines.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.core.module import Params
-from unicom_jax.interop.autoencoder import adopt_autoencoder, load_autoencoder
-from unicom_jax.interop.checkpoint import restore_params, stage_steps
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.interop.autoencoder import load_autoencoder
+from unicom_jax.interop.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.interop.imports import check_stages, import_frozen_encoder
+from unicom_jax.interop.initial import build_stage, describe_sources, initial_params, sources_of
+from unicom_jax.interop.start import start_run
+from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup, Vote
 from unicom_jax.parallel.sharding import (
@@ -63,8 +66,11 @@ def run_stages(
     for name in stages:
         if name not in ORDER:
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
+    check_stages(config)
     with group.first_before_others("preparing the workdir"):
-        tokenizer = _prepare(config, workdir, group)
+        tokenizer = _prepare(config, workdir, console, group)
+    if len(set(group.gather("the configuration", to_json(config)))) > 1:
+        raise ProcessError("the processes were given different configurations; start all alike")
     mesh = make_mesh(config.mesh)
     device, processes = jax.devices()[0], f" in {group.count} processes" * (group.count > 1)
     console.print(
@@ -76,26 +82,22 @@ def run_stages(
         _run_stage(name, config, tokenizer, workdir, mesh, console, group, asked_to_stop)
 
 
-def _prepare(config: ConfigDict, workdir: Path, group: ProcessGroup) -> Tokenizer:
-    """Process 0 writes tokenizer, autoencoder and config.json where they are missing, the others
-    read them; all fill them into their `config`."""
-    stored = workdir / "config.json"
-    if group.index and not stored.is_file():
+def _prepare(config: ConfigDict, workdir: Path, console: Console, group: ProcessGroup) -> Tokenizer:
+    """Process 0 writes into the workdir what is missing there, then the others read it; all fill
+    it into their `config`."""
+    if group.index and not (workdir / "config.json").is_file():
         raise ProcessError(
-            f"process {group.index} does not see {stored}, which process 0 has written; give a "
-            "--workdir on a file system that all processes share"
+            f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
+            "written; give a --workdir on a file system that all processes share"
         )
-    workdir.mkdir(parents=True, exist_ok=True)
-    tokenizer = pipelines.load_or_train_tokenizer(config, workdir / "tokenizer")
-    if config.data.tokenizer_fingerprint:
-        check_tokenizer(tokenizer, config.data.tokenizer_fingerprint, str(workdir))
-    config.data.tokenizer_fingerprint = tokenizer.fingerprint()
-    config.data.vocab_size = max(tokenizer.vocab_size, config.data.padded_vocab_size)
-    adopt_autoencoder(config, workdir)
-    if not group.index:
-        part = stored.with_suffix(".part")  # another process may look at the file right now
-        part.write_text(to_json(config))
-        part.replace(stored)
+    tokenizer = start_run(config, workdir)
+    if config.encoder.init_from and "encoder" not in config.stages:
+        if group.count > 1 and not stage_steps(workdir, "encoder"):
+            raise ConfigError(
+                "several processes do not import an encoder; before, in one process: unicom "
+                f"import --workdir={workdir} --encoder={config.encoder.init_from}"
+            )
+        import_frozen_encoder(config, workdir, console)
     return tokenizer
 
 
@@ -192,12 +194,21 @@ def _frozen_parts(name: str, config: ConfigDict, workdir: Path, mesh: Any) -> Pa
 def _initial_params(
     name: str, config: ConfigDict, workdir: Path, mesh: Any, console: Console
 ) -> Params | None:
-    """A unified sub-stage starts from the one before it that has a checkpoint."""
-    if name not in unified.NAMES or stage_steps(workdir, name):  # a stage that goes on has its own
-        return None
-    earlier = unified.NAMES[: unified.NAMES.index(name)]
+    """What a stage starts from: an import, the sub-stage before it, `init_from`; None: chance."""
+    module = build_stage(config, name)
+    if steps := stage_steps(workdir, name):
+        if not is_import(workdir / name / "checkpoints", steps[-1]):
+            return None  # it goes on
+        console.print(f"{name}: starts from the weights that were imported")
+        return _restore(workdir, name, module, mesh)
+    earlier = unified.NAMES[: unified.NAMES.index(name)] if name in unified.NAMES else ()
     for stage in reversed(earlier):
         if stage_steps(workdir, stage):
             console.print(f"{name}: starts from the weights of {stage}")
-            return _restore(workdir, stage, build_unified(config), mesh)
-    return None
+            return _restore(workdir, stage, module, mesh)
+    if not (sources := sources_of(config, name)):
+        return None
+    console.print(f"{name}: {describe_sources(sources)}", soft_wrap=True)
+    return initial_params(
+        module.specs(), sources, config.seed, lambda specs: param_shardings(specs, mesh)
+    )

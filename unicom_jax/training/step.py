@@ -119,7 +119,7 @@ class Trainer:
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
-        """A fresh state, already sharded; `params` replaces the random start."""
+        """A fresh state, already sharded; `params` replaces the random start and is used up."""
 
         def fresh(key: jax.Array) -> TrainState:
             return self._state_of(self.stage.module.init(key))
@@ -127,9 +127,8 @@ class Trainer:
         key = jax.random.key(self.seed)
         if params is None:
             return jax.jit(fresh, out_shardings=self.shardings())(key)
-        # The copy keeps the caller's arrays alive: the state is donated at every step.
-        copy = jax.tree.map(jnp.array, params)
-        return jax.jit(self._state_of, out_shardings=self.shardings())(copy)
+        # Donated, so that there is no second copy of the weights.
+        return jax.jit(self._state_of, out_shardings=self.shardings(), donate_argnums=0)(params)
 
     def _state_of(self, params: Params) -> TrainState:
         trained, _ = split(params, self.stage.freeze)

@@ -1,4 +1,4 @@
-"""Where a `Generator` gets its weights: a training directory, or chance."""
+"""The weights that a model is used with: of a training directory, or of chance."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from unicom_jax.core.module import Params
 from unicom_jax.interop.autoencoder import load_autoencoder
 from unicom_jax.interop.checkpoint import (
     CheckpointError,
+    has_average,
     read_config,
     restore_params,
     stage_steps,
@@ -23,13 +24,23 @@ from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 UNIFIED_STAGES = ("sft", "continue", "pretrain", "align")  # the furthest one is used
 
 
-def load(workdir: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
+def stages_in_use(workdir: Path) -> dict[str, str]:
+    """The stage that each of `vision`, `codec` and `unified` comes from."""
+    furthest = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
+    return {"vision": "encoder", "codec": "codec", "unified": furthest}
+
+
+def load(workdir: Path, kind: str = "") -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
     """Configuration, tokenizer and newest weights of a directory.
 
     The weights are `vision`, `codec`, `unified`, and for a codec over latents `autoencoder`.
 
+    Args:
+      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+
     Raises:
-      CheckpointError: no checkpoint there, a damaged one, or one of another version.
+      CheckpointError: no checkpoint there, a damaged one, one of another version, or none with
+        averages where `kind` asks for them.
       TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
       ConfigError: its autoencoder, where it has one, is missing or damaged.
     """
@@ -37,7 +48,7 @@ def load(workdir: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
     tokenizer = load_tokenizer(workdir / "tokenizer")
     if fingerprint := config["data"].get("tokenizer_fingerprint"):
         check_tokenizer(tokenizer, fingerprint, str(workdir))
-    stage = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
+    stages = stages_in_use(workdir)
     try:
         modules = build_encoder(config), build_codec(config), build_unified(config)
     except KeyError as error:
@@ -46,12 +57,17 @@ def load(workdir: Path) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
             "unicom_jax wrote it; use that version, or train again"
         ) from error
     encoder, codec, unified = (module.abstract() for module in modules)
+    raw = kind == "raw"
     params = {
-        **restore_params(workdir, "encoder", encoder, parts=("vision",)),
-        "codec": restore_params(workdir, "codec", codec),
-        "unified": restore_params(workdir, stage, unified),
+        **restore_params(workdir, "encoder", encoder, parts=("vision",), raw=raw),
+        "codec": restore_params(workdir, "codec", codec, raw=raw),
+        "unified": restore_params(workdir, stages["unified"], unified, raw=raw),
         **load_autoencoder(config, workdir),
     }
+    if kind == "ema" and not any(has_average(workdir, stage) for stage in stages.values()):
+        raise CheckpointError(
+            f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
+        )
     return config, tokenizer, params
 
 

@@ -1,0 +1,52 @@
+"""A folder is there whole, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from unicom_jax.interop.atomic import new_folder
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_folder_appears_with_all_its_files(tmp_path):
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "sub").mkdir()
+        (folder / "sub" / "a").write_text("1")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "sub" / "a").read_text() == "1"
+    assert names(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_midway_leaves_nothing(tmp_path, error):
+    with pytest.raises(error), new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("half")
+        raise error
+    assert names(tmp_path) == []
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    assert names(tmp_path / "out") == ["a"]
+
+
+def test_what_is_there_already_is_left_alone(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("precious")
+    target = new_folder(tmp_path / "out")
+    with pytest.raises(FileExistsError, match="name a new or empty folder"), target:
+        pytest.fail("nothing may be written")
+    assert names(tmp_path / "out") == ["mine"] and names(tmp_path) == ["out"]
+
+
+def test_what_a_killed_attempt_left_is_cleared_away(tmp_path):
+    (tmp_path / ".out.part").mkdir()
+    (tmp_path / ".out.part" / "old").write_text("half")
+    with new_folder(tmp_path / "out") as folder:
+        (folder / "a").write_text("1")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a"]

@@ -1,0 +1,223 @@
+"""`unicom export --verify`: does the exported model give in PyTorch what the run gives in JAX?
+
+The reference is computed here and stored in a temporary file; a process of its own, which loads
+nothing of ours, compares. Both sides compute in fp32 with the weights as they were exported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import rich.box
+from rich.console import Console
+from rich.table import Table
+
+import unicom_jax.interop.pytorch
+from data_pipelines.sequence import VISION_START, build_prefix
+from data_pipelines.tasks import BRIEFLY, UNDERSTOOD, Image, Text
+from unicom_jax.core.module import Params
+from unicom_jax.inference import engine
+from unicom_jax.inference.arrays import noise_at, to_patches
+from unicom_jax.inference.conversations import PIXEL_SALT
+from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.prompt import collate, image_slots
+from unicom_jax.interop import weights
+
+SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
+PROMPTS = ("a red circle", "a blue square beside a small yellow star")
+INSTRUCTIONS = ("make it green", "add a red circle", "remove it")
+TIME = 0.3  # flow time of the velocity that is compared
+# What each comparison may differ by, and in what: the script's names.
+RELATIVE, TOKENS, LEVELS = "of the largest", "tokens", "levels of 255"
+LIMITS = {
+    "features": (1e-4, RELATIVE),
+    "pooled features": (1e-4, RELATIVE),
+    "latents": (1e-4, RELATIVE),
+    "logits": (1e-4, RELATIVE),
+    "velocity": (1e-4, RELATIVE),
+    "captions": (0, TOKENS),
+    "drawn pictures": (2, LEVELS),
+    "edited pictures": (2, LEVELS),
+    "reconstructed pictures": (2, LEVELS),
+}
+
+
+class VerifyError(Exception):
+    """The exported model differs, or cannot be compared. One line with the mend."""
+
+
+def check_torch() -> None:
+    """Raises VerifyError where torch is not installed."""
+    if importlib.util.find_spec("torch") is None:
+        raise VerifyError("--verify needs torch; pip install torch==2.13.0, or leave it out")
+
+
+def verify(workdir: Path, folder: Path, dtype: str, kind: str, console: Console) -> None:
+    """Compares the export in `folder` with the run in `workdir` and prints a table.
+
+    Args:
+      dtype, kind: "fp32" or "bf16" and the choice of weights, as they were exported.
+
+    Raises:
+      VerifyError: a difference is over its limit, or the exported model does not run.
+    """
+    check_torch()
+    generator = _generator(workdir, dtype, kind)
+    with tempfile.TemporaryDirectory() as place:
+        reference, result = Path(place, "reference.npz"), Path(place, "result.json")
+        with console.status("computing the reference in JAX"):
+            np.savez(reference, **reference_of(generator))
+        with console.status("comparing in PyTorch"):
+            _run_script(folder, reference, result)
+        found = json.loads(result.read_text())
+    _print(found, console)
+    if missed := [name for name, value in found.items() if not value <= LIMITS[name][0]]:
+        raise VerifyError(
+            f"{folder} differs from {workdir} in {', '.join(missed)}; do not use it, and report "
+            "the table above"
+        )
+
+
+def _generator(workdir: Path, dtype: str, kind: str) -> Generator:
+    config, tokenizer, params = weights.load(workdir, kind)
+    if dtype == "bf16":
+        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
+    return Generator({**config, "compute_dtype": "float32"}, tokenizer, params)
+
+
+def _run_script(folder: Path, reference: Path, result: Path) -> None:
+    modules = reference.with_name("modules")  # transformers copies the export's code there
+    hidden = {"PYTHONPATH"}  # the script finds no code of ours
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(modules)}
+    command = [sys.executable, str(SCRIPT), str(folder.resolve()), str(reference), str(result)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=reference.parent
+    )
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise VerifyError(f"{folder} does not run in PyTorch ({reason}); see {SCRIPT.name}")
+
+
+def _print(found: dict[str, float], console: Console) -> None:
+    table = Table(box=rich.box.SIMPLE_HEAD, title="PyTorch against JAX", title_justify="left")
+    table.add_column("output")
+    table.add_column("largest difference", justify="right")
+    table.add_column("limit", justify="right")
+    table.add_column("in")
+    table.add_column("")
+    for name, value in found.items():
+        limit, unit = LIMITS[name]
+        good = "ok" if value <= limit else "too large"
+        table.add_row(name, f"{value:.3g}", f"{limit:g}", unit, good)
+    console.print(table)
+
+
+# ---- the reference ----------------------------------------------------------------------------
+
+
+def reference_of(generator: Generator) -> dict[str, np.ndarray]:
+    """All inputs and outputs, by the names that the script reads."""
+    drawn = [one.image for one in generator.draw(PROMPTS, seed=0)]
+    images = [*drawn, _plaid()]
+    captions = generator.tokens([[Image(image, UNDERSTOOD), Text(BRIEFLY)] for image in images])
+    return {
+        **_listed("images", images),
+        **_listed("captions", captions),
+        **_listed("drawn", drawn),
+        **_listed("edited", generator.edit(images, INSTRUCTIONS, seed=0)),
+        **_listed("reconstructed", generator.reconstruct(images, seed=0)),
+        **_noise(generator),
+        **_seen(generator, images[0]),
+        **_scored(generator),
+        "prompts": np.array(PROMPTS),
+        "instructions": np.array(INSTRUCTIONS),
+        "question": np.array(BRIEFLY),
+        "time": np.array(TIME),
+        "max_tokens": np.array(generator.config["sample"]["max_tokens"]),
+    }
+
+
+def _listed(name: str, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    numbered = {f"{name}.{number}": array for number, array in enumerate(arrays)}
+    return {**numbered, f"{name}.count": np.array(len(arrays))}
+
+
+def _plaid() -> np.ndarray:
+    """A picture (60, 90, 3) that has to be resized, with slopes and edges in all colours."""
+    row, column = np.mgrid[:60, :90]
+    channels = (row * 4, column * 2, 255 * ((row // 12 + column // 18) % 2))
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def _grid(generator: Generator) -> tuple[int, int]:
+    """Patches of the pictures that `draw` makes."""
+    side = generator.config["data"]["image_size"] // generator.sequence.patch
+    return side, side
+
+
+def _noise(generator: Generator) -> dict[str, np.ndarray]:
+    """The noise that `draw` takes for seed 0, to be given to the other side as numbers."""
+    (rows, cols), pool = _grid(generator), generator.sequence.pool
+    codec, places = generator.models.codec, range(len(PROMPTS))
+    tokens = (rows // pool) * (cols // pool)
+    latents = noise_at(0, places, (tokens, codec.latent_dim))
+    pixels = noise_at(PIXEL_SALT, places, (rows * cols, codec.pixel_decoder.channels))
+    return {
+        **_listed("latent_noise", latents),
+        **_listed("pixel_noise", pixels),
+        "token_grid": np.array((rows // pool, cols // pool)),
+    }
+
+
+def _seen(generator: Generator, image: np.ndarray) -> dict[str, np.ndarray]:
+    """What the encoder and the compressor make of one picture."""
+    models = generator.models
+
+    @jax.jit
+    def run(params: Params, patches: Any, grids: Any) -> tuple[jax.Array, ...]:
+        features = engine.look(models, params, patches, grids)
+        pooled = models.vision.pool(params["vision"], features, grids)
+        return features, models.codec.encode(params["codec"], features, grids), pooled
+
+    patches, grids = to_patches([image], generator.sequence)
+    features, latents, pooled = (x[0] for x in run(generator.params, patches, grids))
+    count = int(grids[0].prod())
+    kept = count // generator.sequence.pool**2
+    return {"features": features[:count], "latents": latents[:kept], "pooled": pooled}
+
+
+def _scored(generator: Generator) -> dict[str, np.ndarray]:
+    """Logits behind the first prompt, and the velocity of noise that is drawn behind it."""
+    models, pool = generator.models, generator.sequence.pool
+    document = build_prefix(
+        [Text(PROMPTS[0])], generator.tokenizer, generator.sequence, VISION_START
+    )
+    prefixes = collate([document], generator.sequence)
+    rows, cols = (size // pool for size in _grid(generator))
+    slots = image_slots(prefixes, rows, cols)
+    noise = noise_at(0, [0], (rows * cols, models.codec.latent_dim))
+
+    @partial(jax.jit, static_argnames="start")
+    def run(params: Params, batch: Any, noise: Any, *, start: int) -> tuple[jax.Array, ...]:
+        own, pathway = params["unified"], models.unified
+        hidden, cache = engine.read(models, params, batch, rows * cols)
+        logits = pathway.logits(own, hidden[:, len(document) - 1])
+        grids = jnp.array([[rows, cols]])
+        context = pathway.begin_drawing(own, cache, slots.positions, slots.mask, grids, start)
+        return logits[0], pathway.velocity(own, context, noise, jnp.array([TIME]))[0]
+
+    logits, velocity = run(generator.params, prefixes.batch, noise, start=prefixes.slots)
+    return {"logits": logits, "velocity": velocity}

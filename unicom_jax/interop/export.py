@@ -1,0 +1,273 @@
+"""`unicom export`: a trained model as a folder that PyTorch users load, whole or a part of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.build import image_policy
+from data_pipelines.tokenizer import Tokenizer
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Module, Params
+from unicom_jax.interop import weights
+from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.checkpoint import stage_steps
+from unicom_jax.interop.folders import fill_folder
+from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.model_card import model_card
+from unicom_jax.interop.transfer import store_weights
+from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.transformer import Transformer
+
+SOURCES = Path(__file__).with_name("pytorch")
+# The code that travels with the weights; `verify_unicom.py` beside it does not.
+CODE = tuple(
+    f"{name}.py"
+    for name in (
+        "configuration_unicom",
+        "modeling_unicom",
+        "modeling_unicom_layers",
+        "modeling_unicom_vision",
+        "modeling_unicom_codec",
+        "modeling_unicom_flow",
+        "modeling_unicom_flux",
+        "modeling_unicom_language",
+        "modeling_unicom_pathway",
+        "modeling_unicom_reading",
+        "modeling_unicom_generation",
+        "image_processing_unicom",
+        "processing_unicom",
+    )
+)
+DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # safetensors' name, torch's
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a model is written.
+
+    Attributes:
+      to: "pytorch" (the whole model), or a part in its native layout: a key of `PARTS`.
+      dtype: a key of `DTYPES`.
+      shard_bytes: most bytes of a file of weights.
+      weights: "ema", "raw", or "" for those that the run uses itself.
+      overwrite: replace an earlier export.
+    """
+
+    to: str = "pytorch"
+    dtype: str = "fp32"
+    shard_bytes: int = 5 * 10**9
+    weights: str = ""
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run, ready to be written: where it lies, its configuration, weights, modules."""
+
+    workdir: Path
+    config: Mapping[str, Any]
+    tokenizer: Tokenizer
+    params: Mapping[str, Params]
+    module: unicom.Unicom
+
+    @property
+    def steps(self) -> dict[str, tuple[str, int]]:
+        """The stage, and its steps, that each tree of weights comes from."""
+        stages = weights.stages_in_use(self.workdir)
+        return {part: (name, stage_steps(self.workdir, name)[-1]) for part, name in stages.items()}
+
+
+def read_size(text: str) -> int:
+    """Bytes of "5GB", "200MB" or a plain number.
+
+    Raises:
+      ValueError: nothing of the kind.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.strip().upper())
+    size = int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
+    if size < 1:
+        raise ValueError(f"--max-shard-size={text}: give a size like 5GB or 200MB")
+    return size
+
+
+def export(workdir: Path, target: Path, options: Options) -> Path:
+    """Writes `target` from the newest weights of a run, whole or not at all.
+
+    Raises:
+      CheckpointError, TokenizerError: the run cannot be read.
+      ConfigError: the model has no such part, or one that the layout cannot say.
+      FileExistsError: `target` is there already.
+    """
+    _check_target(workdir, target, options.overwrite)
+    config, tokenizer, params = weights.load(workdir, options.weights)
+    run = Run(workdir, config, tokenizer, params, unicom.of_run(config))
+    write = write_model if options.to == "pytorch" else _write_part
+    if options.overwrite and target.exists():
+        new = target.with_name(f".{target.name}.new")
+        shutil.rmtree(new, ignore_errors=True)
+        with new_folder(new) as folder:
+            write(run, folder, options)
+        shutil.rmtree(target)
+        new.replace(target)
+    else:
+        with new_folder(target) as folder:
+            write(run, folder, options)
+    return target
+
+
+def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{target} is there already; name a new folder, or replace it with --overwrite"
+        )
+    if not any(target.glob("*.safetensors")) or workdir.resolve().is_relative_to(target.resolve()):
+        raise FileExistsError(f"{target} is no earlier export, so it stays; name a new folder")
+
+
+# ---- the whole model --------------------------------------------------------------------------
+
+
+def write_model(run: Run, folder: Path, options: Options) -> None:
+    """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
+    table = unicom.table(run.module)
+    _write_json(folder / "config.json", _describe(run, options))
+    _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
+    _write_json(folder / "generation_config.json", _describe_generation(run))
+    run.tokenizer.save(folder)
+    for name in CODE:
+        shutil.copyfile(SOURCES / name, folder / name)
+    (folder / "README.md").write_text(
+        model_card(run.workdir, run.config, run.module, run.steps, options.weights)
+    )
+    dtype = DTYPES[options.dtype][0]
+    specs, shard_bytes = run.module.specs(), options.shard_bytes
+    store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
+
+
+def _describe(run: Run, options: Options) -> dict[str, Any]:
+    dtype = DTYPES[options.dtype][1]
+    return {
+        "architectures": ["UnicomModel"],
+        "model_type": "unicom",
+        "auto_map": {
+            "AutoConfig": "configuration_unicom.UnicomConfig",
+            "AutoModel": "modeling_unicom.UnicomModel",
+        },
+        "dtype": dtype,
+        "torch_dtype": dtype,  # read by transformers 4
+        **unicom.describe(run.module, run.config),
+        "run": {"config": run.config, "steps": run.steps},
+    }
+
+
+def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
+    policy = image_policy(config)
+    return {
+        "image_processor_type": "UnicomImageProcessor",
+        "auto_map": {"AutoImageProcessor": "image_processing_unicom.UnicomImageProcessor"},
+        "policy": policy.kind,
+        "size": policy.size,
+        "patch": config["data"]["patch"],
+        "pool": config["codec"]["pool"],
+        "max_tokens": policy.max_tokens,
+        "step": policy.step,
+        "max_ratio": policy.max_ratio,
+    }
+
+
+def _describe_generation(run: Run) -> dict[str, Any]:
+    sample, tokenizer = run.config["sample"], run.tokenizer
+    return {
+        "max_new_tokens": sample["max_tokens"],
+        "eos_token_id": [tokenizer.end_of_document, tokenizer.turn_end, tokenizer.vision_start],
+        "pad_token_id": tokenizer.end_of_document,
+        "flow_steps": sample["steps"],
+        "guidance": sample["guidance"],
+        "sampler": sample["sampler"],
+        "flow_shift": run.module.unified.flow_time.shift,
+        "codec_steps": run.config["codec"]["sample_steps"],
+        "image_size": run.config["data"]["image_size"],
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+# ---- parts alone ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part that can go out alone: its layout, and where a run keeps it.
+
+    `find` gives its module and weights, or a line that says why the run has none.
+    """
+
+    layout: str
+    find: Callable[[Run], tuple[Module, Params] | str]
+
+
+def _language(kind: str) -> Callable[[Run], tuple[Module, Params] | str]:
+    def find(run: Run) -> tuple[Module, Params] | str:
+        module: Transformer = run.module.unified.transformer
+        own = "qwen3" if module.qk_norm else "qwen2"
+        if own != kind:
+            return f"its language model is of the family {own}; use --to={own}"
+        return module, run.params["unified"]["transformer"]
+
+    return find
+
+
+def _autoencoder(run: Run) -> tuple[Module, Params] | str:
+    if run.module.autoencoder is None:
+        return "it paints pixels and has no autoencoder"
+    return run.module.autoencoder, run.params["autoencoder"]
+
+
+def _flux(run: Run) -> tuple[Module, Params] | str:
+    """FLUX's transformer; the projector of its context has no place in that layout."""
+    decoder = run.module.codec.pixel_decoder
+    if not isinstance(decoder, FluxDecoder):
+        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+    return decoder.transformer, run.params["codec"]["pixel_decoder"]["transformer"]
+
+
+PARTS: dict[str, Part] = {
+    "siglip2": Part("siglip", lambda run: (run.module.vision, run.params["vision"])),
+    "qwen2": Part("qwen", _language("qwen2")),
+    "qwen3": Part("qwen", _language("qwen3")),
+    "flux": Part("flux", _flux),
+    "autoencoder": Part("autoencoder", _autoencoder),
+}
+
+
+def _write_part(run: Run, folder: Path, options: Options) -> None:
+    """One part as transformers or diffusers loads it."""
+    part = PARTS[options.to]
+    found = part.find(run)
+    if isinstance(found, str):
+        raise ConfigError(f"{run.workdir} has no part {options.to!r}: {found}")
+    module, params = found
+    dtype, torch_dtype = DTYPES[options.dtype]
+    fill_folder(
+        folder,
+        LAYOUTS[part.layout],
+        module,
+        params,
+        dtype=dtype,
+        shard_bytes=options.shard_bytes,
+        about={"dtype": torch_dtype},
+    )
+    if isinstance(module, Transformer):
+        run.tokenizer.save(folder)

@@ -1,0 +1,151 @@
+"""Foreign folders by their layout: which model they hold, whether it is all there, in and out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Module, Params
+from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
+from unicom_jax.interop.layouts.layout import Layout
+from unicom_jax.interop.mapping import Table, places, prefixed
+from unicom_jax.interop.tensors import TensorFact, TensorFolder, open_tensors
+from unicom_jax.interop.transfer import check_facts, load_weights, store_weights
+
+
+def module_in(folder: Path, layout: Layout) -> Module:
+    """The module that the config.json of `folder` describes.
+
+    Raises:
+      ConfigError: there is none, or it is of a model that ours cannot stand for.
+    """
+    path = folder / DESCRIPTION
+    config = read_description(folder)
+    try:
+        module = layout.module_of(config, path)
+        module.specs()  # asks its layers, too, whether the sizes go together
+    except (ValueError, TypeError, ZeroDivisionError) as error:
+        raise ConfigError(f"{path}: {error}; restore it from a copy") from error
+    return module
+
+
+def check_model(folder: Path, layout: Layout, module: Module) -> dict[str, TensorFact]:
+    """The tensors of `folder` that `module` is read from, by their headers alone.
+
+    Raises:
+      WeightsError: the folder is damaged or holds another model.
+    """
+    tensors, table = _named(folder, layout, module)
+    wanted = places(table, module.specs())
+    check_facts(tensors, wanted, **_allowances(layout, module))
+    return {name: tensors.facts[name] for name in wanted}
+
+
+def read_model(
+    folder: Path,
+    layout: Layout,
+    module: Module,
+    *,
+    shardings: Params | None = None,
+    dtype: Any = None,
+    arrived: Callable[[int], None] = lambda nbytes: None,
+) -> Params:
+    """The weights of `module` from `folder`; arguments and errors of `transfer.load_weights`.
+
+    `module` is what `module_in` gives, or a part of it that the layout has a table for (the image
+    tower of both).
+    """
+    _, table = _named(folder, layout, module)
+    return load_weights(
+        folder,
+        table,
+        module.specs(),
+        stem=layout.stem,
+        shardings=shardings,
+        dtype=dtype,
+        arrived=arrived,
+        **_allowances(layout, module),
+    )
+
+
+def write_model(
+    target: Path,
+    layout: Layout,
+    module: Module,
+    params: Params,
+    *,
+    dtype: str = "F32",
+    shard_bytes: int = 5 * 10**9,
+    about: Mapping[str, Any] | None = None,
+    written: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """As `fill_folder`, in a folder of its own that is there whole or not at all.
+
+    Raises:
+      FileExistsError: `target` holds something already.
+    """
+    with new_folder(target) as folder:
+        fill_folder(
+            folder,
+            layout,
+            module,
+            params,
+            dtype=dtype,
+            shard_bytes=shard_bytes,
+            about=about,
+            written=written,
+        )
+
+
+def fill_folder(
+    folder: Path,
+    layout: Layout,
+    module: Module,
+    params: Params,
+    *,
+    dtype: str = "F32",
+    shard_bytes: int = 5 * 10**9,
+    about: Mapping[str, Any] | None = None,
+    written: Callable[[int], None] = lambda nbytes: None,
+) -> None:
+    """Writes config.json and the weights of `module` into a folder that exists.
+
+    Args:
+      about: more entries of config.json.
+      dtype, shard_bytes, written: see `transfer.store_weights`.
+    """
+    description = {**layout.describe(module), **(about or {})}
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, default=list) + "\n")
+    store_weights(
+        folder,
+        layout.table(module),
+        module.specs(),
+        params,
+        dtype=dtype,
+        stem=layout.stem,
+        shard_bytes=shard_bytes,
+        written=written,
+    )
+
+
+def _allowances(layout: Layout, module: Module) -> dict[str, Any]:
+    return {
+        "spare": layout.spare(module),
+        "twins": layout.twins(module),
+        "hints": layout.hints,
+    }
+
+
+def _named(folder: Path, layout: Layout, module: Module) -> tuple[TensorFolder, Table]:
+    """The folder's headers, and the table with the beginning that its names have."""
+    tensors, table = open_tensors(folder, layout.stem), layout.table(module)
+    names = places(table, module.specs())
+
+    def found(prefix: str) -> int:
+        return sum(prefix + name in tensors.facts for name in names)
+
+    return tensors, prefixed(table, theirs=max(layout.prefixes(module), key=found))

@@ -1,0 +1,42 @@
+"""The flags of `unicom import`. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+
+IMPORT = "Bring released weights, or a model exported to PyTorch, into a workdir."
+IMPORT_EXAMPLES = """\
+A part becomes step 0 of its stage in the workdir: training starts from it, and a stage that is not
+trained (the encoder of most runs) is used as it is. A configuration can name the same folders as
+encoder.init_from, unified.init_from, codec.init_from and codec.decoder.init_from; `unicom train`
+then reads them itself. Sizes have to be those of the configuration; the message names the key.
+
+examples:
+  unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
+      --encoder=siglip2-so400m-patch16-naflex --language=Qwen2.5-7B-Instruct
+  unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
+      --language=Qwen2.5-7B-Instruct --dry-run      # checks all names and shapes, writes nothing
+  unicom import --model=exports/quickstart --workdir=runs/again    # back from `unicom export`"""
+
+
+def add_import_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
+    parser.add_argument(
+        "--config", metavar="FILE", help="as for unicom train; default: the workdir's own"
+    )
+    parts = parser.add_argument_group("parts: folders as on the Hub, with config.json")
+    parts.add_argument("--encoder", metavar="DIR", help="SigLIP or SigLIP 2 (transformers)")
+    parts.add_argument("--language", metavar="DIR", help="Qwen2, Qwen2.5 or Qwen3 (transformers)")
+    parts.add_argument(
+        "--compressor", metavar="DIR", help="with compressor/ and decompressor/, UniTok's names"
+    )
+    parts.add_argument("--decoder", metavar="DIR", help="FLUX transformer (diffusers)")
+    parts.add_argument(
+        "--autoencoder", metavar="DIR", help="as --config.codec.autoencoder.path (diffusers)"
+    )
+    parser.add_argument(
+        "--model", metavar="DIR", help="instead of parts: what unicom export --to=pytorch wrote"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check and show everything, write nothing"
+    )

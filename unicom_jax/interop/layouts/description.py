@@ -1,0 +1,69 @@
+"""The config.json of a foreign folder: read, and asked for what ours can stand for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.config import ConfigError
+
+DESCRIPTION = "config.json"
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """The config.json of `folder`.
+
+    Raises:
+      ConfigError: it is missing or no JSON object.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise ConfigError(f"{path} is missing; give a folder that holds it beside the weights")
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); restore it from a copy") from error
+
+
+def read_fields(
+    config: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]], path: Path
+) -> dict[str, Any]:
+    """Our fields from `{ours: (their key, what holds where it is absent or null)}`.
+
+    Raises:
+      ConfigError: a value is not of the default's kind (a truth value, number, text or list).
+    """
+    found = {}
+    for ours, (key, default) in fields.items():
+        value = config.get(key)
+        found[ours] = default if value is None else value
+        if _kind(found[ours]) != _kind(default):
+            raise ConfigError(f"{path}: {key} is {value!r}; it has to be like {default!r}")
+    return found
+
+
+def _kind(value: Any) -> Any:
+    kinds = (bool, (int, float), str, (list, tuple))  # bool first: it is an int too
+    return next((kind for kind in kinds if isinstance(value, kind)), None)
+
+
+def check_fixed(
+    config: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], path: Path, mend: str
+) -> None:
+    """Refuses values that ours does not know.
+
+    Args:
+      fixed: what each key may hold; the first is also what holds where it is absent.
+      mend: what to do instead, the end of the message.
+
+    Raises:
+      ConfigError: a key that holds something else.
+    """
+    for key, allowed in fixed.items():
+        found = config.get(key, allowed[0])
+        if found not in allowed:
+            raise ConfigError(
+                f"{path}: {key} is {found!r}, of which there is only {allowed[0]!r} here; {mend}"
+            )

@@ -1,0 +1,164 @@
+"""FLUX.1's transformer as diffusers lays it out (`FluxTransformer2DModel`).
+
+FOLDER/config.json, diffusion_pytorch_model.safetensors or its shards
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.interop.mapping import Rule, Table
+from unicom_jax.interop.tensors import WeightsError
+from unicom_jax.models.flux import FluxTransformer
+
+STEM = "diffusion_pytorch_model"
+CLASS = "FluxTransformer2DModel"
+
+# Fields of FluxTransformer: the key of diffusers' config.json, and its default there.
+FIELDS = {
+    "channels": ("in_channels", 64),
+    "out_channels": ("out_channels", None),  # None: as many as come in
+    "double_depth": ("num_layers", 19),
+    "single_depth": ("num_single_layers", 38),
+    "heads": ("num_attention_heads", 24),
+    "head_dim": ("attention_head_dim", 128),
+    "context_dim": ("joint_attention_dim", 4096),
+    "pooled_dim": ("pooled_projection_dim", 768),
+    "guidance_embeds": ("guidance_embeds", False),
+    "rope_dims": ("axes_dims_rope", (16, 56, 56)),
+}
+# By the type of a default, what a value may be.
+_KINDS = {int: int, bool: bool, tuple: list | tuple, type(None): int | None}
+# What else a FLUX can be there, and what ours is, which is also the default there.
+FIXED = {"patch_size": 1}
+
+# ours -> theirs, each with kernel and bias (or, for a norm, a scale)
+_EMBEDDINGS = {
+    "time/up": "time_text_embed.timestep_embedder.linear_1",
+    "time/down": "time_text_embed.timestep_embedder.linear_2",
+    "guidance/up": "time_text_embed.guidance_embedder.linear_1",
+    "guidance/down": "time_text_embed.guidance_embedder.linear_2",
+    "pooled/up": "time_text_embed.text_embedder.linear_1",
+    "pooled/down": "time_text_embed.text_embedder.linear_2",
+    "context": "context_embedder",
+    "image": "x_embedder",
+}
+_DOUBLE = {
+    "image": {
+        "modulation": "norm1.linear",
+        "attention/query": "attn.to_q",
+        "attention/key": "attn.to_k",
+        "attention/value": "attn.to_v",
+        "output": "attn.to_out.0",
+        "mlp/up": "ff.net.0.proj",
+        "mlp/down": "ff.net.2",
+    },
+    "context": {
+        "modulation": "norm1_context.linear",
+        "attention/query": "attn.add_q_proj",
+        "attention/key": "attn.add_k_proj",
+        "attention/value": "attn.add_v_proj",
+        "output": "attn.to_add_out",
+        "mlp/up": "ff_context.net.0.proj",
+        "mlp/down": "ff_context.net.2",
+    },
+}
+_DOUBLE_NORMS = {
+    "image/attention/query_norm": "attn.norm_q",
+    "image/attention/key_norm": "attn.norm_k",
+    "context/attention/query_norm": "attn.norm_added_q",
+    "context/attention/key_norm": "attn.norm_added_k",
+}
+_SINGLE = {
+    "modulation": "norm.linear",
+    "mlp": "proj_mlp",
+    "attention/query": "attn.to_q",
+    "attention/key": "attn.to_k",
+    "attention/value": "attn.to_v",
+}
+_SINGLE_NORMS = {"attention/query_norm": "attn.norm_q", "attention/key_norm": "attn.norm_k"}
+_OUTPUT = {"modulation": "norm_out.linear", "output": "proj_out"}
+
+
+def table(module: FluxTransformer) -> Table:
+    """Where diffusers' tensors lie in the weights of `module`."""
+    embeddings = {
+        ours: theirs
+        for ours, theirs in _EMBEDDINGS.items()
+        if module.guidance_embeds or not ours.startswith("guidance")
+    }
+    double, single = "transformer_blocks.{layer}.", "single_transformer_blocks.{layer}."
+    return (
+        *_linears(embeddings),
+        *(
+            rule
+            for stream, parts in _DOUBLE.items()
+            for rule in _linears(parts, f"double/{stream}/", double)
+        ),
+        *_scales(_DOUBLE_NORMS, "double/", double),
+        *_linears(_SINGLE, "single/", single),
+        *_scales(_SINGLE_NORMS, "single/", single),
+        # They join both branches before one projection, ours has a part for each.
+        Rule(
+            ("single/attention_output/kernel", "single/mlp_output/kernel"),
+            f"{single}proj_out.weight",
+            axes=(1, 0),
+            along=1,
+        ),
+        Rule("single/attention_output/bias", f"{single}proj_out.bias"),
+        *_linears(_OUTPUT),
+    )
+
+
+def _linears(names: Mapping[str, str], ours: str = "", theirs: str = "") -> list[Rule]:
+    rules = []
+    for name, foreign in names.items():
+        rules.append(Rule(f"{ours}{name}/kernel", f"{theirs}{foreign}.weight", axes=(1, 0)))
+        rules.append(Rule(f"{ours}{name}/bias", f"{theirs}{foreign}.bias"))
+    return rules
+
+
+def _scales(names: Mapping[str, str], ours: str, theirs: str) -> list[Rule]:
+    return [
+        Rule(f"{ours}{name}/scale", f"{theirs}{foreign}.weight") for name, foreign in names.items()
+    ]
+
+
+def describe(module: FluxTransformer) -> dict[str, Any]:
+    """The config.json of `module`."""
+    sizes = {key: getattr(module, field) for field, (key, _) in FIELDS.items()}
+    return {"_class_name": CLASS, **FIXED, **sizes}
+
+
+def module_of(config: Mapping[str, Any], path: Path) -> FluxTransformer:
+    """The module that the config.json at `path` describes.
+
+    Raises:
+      WeightsError: it is of another model, or of a FLUX that ours cannot stand for.
+    """
+    if (found := config.get("_class_name")) != CLASS:
+        raise WeightsError(f"{path}: _class_name is {found!r}, not {CLASS!r}; give a FLUX.1 folder")
+    defaults = dict(FIELDS.values()) | FIXED
+    for key, value in config.items():
+        if key.startswith("_"):
+            continue
+        if key not in defaults:
+            raise WeightsError(
+                f"{path}: {key} is {value!r}, which has no meaning here; take a plain {CLASS}"
+            )
+        if not isinstance(value, _KINDS[type(defaults[key])]):
+            raise WeightsError(f"{path}: {key} is {value!r}; restore the file from a copy")
+        if value != FIXED.get(key, value):
+            raise WeightsError(
+                f"{path}: {key} is {value!r}, of which there is only {FIXED[key]!r} here; take a "
+                f"plain {CLASS}"
+            )
+    sizes = {field: config.get(key, default) for field, (key, default) in FIELDS.items()}
+    sizes["out_channels"] = sizes["out_channels"] or sizes["channels"]
+    sizes["rope_dims"] = tuple(sizes["rope_dims"])
+    try:
+        return FluxTransformer(**sizes)
+    except ValueError as error:
+        raise WeightsError(f"{path}: {error} (axes_dims_rope, attention_head_dim)") from error

@@ -1,0 +1,57 @@
+"""All foreign layouts: a row each. Reading and writing go through this table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.core.module import Module
+from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
+from unicom_jax.interop.mapping import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a foreign library lays a model out in a folder.
+
+    Attributes:
+      table: rules for all weights of a module.
+      describe: the config.json of a module.
+      module_of: the module that a config.json at a path describes; ConfigError where ours cannot
+        stand for it.
+      stem: beginning of the files' names, see `interop.tensors`.
+      prefixes: beginnings of all names, of which a folder has one; the first is what we write.
+      spare: beginnings of tensors that may be there and are not read.
+      twins: tensors that may be there once more: {name: the one it has to equal}.
+      hints: what to say besides where a tensor is missing.
+    """
+
+    table: Callable[[Module], Table]
+    describe: Callable[[Module], dict[str, Any]]
+    module_of: Callable[[Mapping[str, Any], Path], Module]
+    stem: str = "model"
+    prefixes: Callable[[Module], tuple[str, ...]] = lambda module: ("",)
+    spare: Callable[[Module], tuple[str, ...]] = lambda module: ()
+    twins: Callable[[Module], Mapping[str, str]] = lambda module: {}
+    hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+DIFFUSERS = "diffusion_pytorch_model"
+
+LAYOUTS: dict[str, Layout] = {
+    "siglip": Layout(
+        siglip.table,
+        siglip.describe,
+        siglip.module_of,
+        prefixes=siglip.prefixes,
+        spare=siglip.spare,
+    ),
+    "qwen": Layout(qwen.table, qwen.describe, qwen.module_of, twins=qwen.twins, hints=qwen.HINTS),
+    "projection": Layout(projection.table, projection.describe, projection.module_of),
+    "autoencoder": Layout(
+        autoencoder.table, autoencoder.describe, autoencoder.module_of, stem=DIFFUSERS
+    ),
+    "flux": Layout(flux.table, flux.describe, flux.module_of, stem=DIFFUSERS),
+}

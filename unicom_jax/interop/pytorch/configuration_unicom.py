@@ -1,0 +1,51 @@
+"""Sizes and switches of a UniCom model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import PretrainedConfig
+
+
+class UnicomConfig(PretrainedConfig):
+    """Each section holds the arguments of one part of `UnicomModel`.
+
+    Attributes:
+      vision: `VisionTransformer`, the SigLIP 2 image tower.
+      language: `LanguageModel`, a decoder of the Qwen family.
+      codec: how features become latents: compressor (attention, mlp, pool or identity),
+        feature_dim, latent_dim, heads and window.
+      pixel_decoder: `kind` "dit" with the arguments of `DiffusionTransformer`, or "flux" with
+        those of `FluxDecoder`.
+      autoencoder: the configuration of the diffusers `AutoencoderKL` whose latents the pixel
+        decoder paints; None: it paints pixels.
+      pathway: `kind` "transfusion" with its `head`, or "query" with `queries`, `connector_depth`
+        and `flow_decoder`.
+      sequence: how words and pictures are written: understanding, edit_source, pool and the turn's
+        template prompt_open, prompt_close, response_close.
+      run: the configuration and the steps of the training run, for the way back to JAX.
+    """
+
+    model_type = "unicom"
+
+    def __init__(
+        self,
+        vision: dict[str, Any] | None = None,
+        language: dict[str, Any] | None = None,
+        codec: dict[str, Any] | None = None,
+        pixel_decoder: dict[str, Any] | None = None,
+        autoencoder: dict[str, Any] | None = None,
+        pathway: dict[str, Any] | None = None,
+        sequence: dict[str, Any] | None = None,
+        run: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.vision = vision or {}
+        self.language = language or {}
+        self.codec = codec or {}
+        self.pixel_decoder = pixel_decoder or {}
+        self.autoencoder = autoencoder
+        self.pathway = pathway or {}
+        self.sequence = sequence or {}
+        self.run = run or {}

@@ -1,0 +1,166 @@
+"""Pictures to the sizes that a UniCom model sees, and to raster-ordered patches."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image as PilImage
+from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+
+Picture = Any  # a PIL image, or an (H, W, 3) uint8 array
+POLICIES = ("fixed", "naflex", "bucket")
+
+
+class UnicomImageProcessor(BaseImageProcessor):
+    """Resizes by a policy and cuts into patches.
+
+    Args:
+      policy: "fixed": squash to `size` x `size`. "naflex": keep the aspect ratio, at most
+        `max_tokens` patches. "bucket": the nearest of a table of sizes of about `size`^2 pixels,
+        filled and cropped around the centre.
+      patch: pixels on a side of a patch. pool: sides are multiples of patch * pool.
+      step: pixels between the long sides of neighbouring buckets; the longest is 1 : max_ratio.
+    """
+
+    model_input_names = ["patches"]
+
+    def __init__(
+        self,
+        policy: str = "fixed",
+        size: int = 256,
+        patch: int = 16,
+        pool: int = 1,
+        max_tokens: int = 1024,
+        step: int = 64,
+        max_ratio: float = 4.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if policy not in POLICIES:
+            raise ValueError(f"policy {policy!r} is unknown; choose one of {', '.join(POLICIES)}")
+        self.policy, self.size, self.patch, self.pool = policy, size, patch, pool
+        self.max_tokens, self.step, self.max_ratio = max_tokens, step, max_ratio
+
+    def preprocess(self, images: Picture | Sequence[Picture], **kwargs: Any) -> BatchFeature:
+        """`patches`: (N, patch * patch * 3) uint8 of each picture; `grids`: its (rows, columns)."""
+        listed = images if isinstance(images, list | tuple) else [images]
+        prepared = [self.prepare(image) for image in listed]
+        return BatchFeature(
+            {
+                "patches": [patchify(image, self.patch) for image in prepared],
+                "grids": [self.grid(image) for image in prepared],
+            }
+        )
+
+    def grid(self, image: np.ndarray) -> tuple[int, int]:
+        """Rows and columns of patches of a prepared picture."""
+        return image.shape[0] // self.patch, image.shape[1] // self.patch
+
+    @property
+    def max_patches(self) -> int:
+        """The most patches that a picture can have."""
+        if self.policy == "naflex":
+            return self.max_tokens // self.pool**2 * self.pool**2
+        if self.policy == "bucket":
+            return max(h * w for h, w in self._buckets()) // self.patch**2
+        return (self.size // self.patch) ** 2
+
+    def target_size(self, height: int, width: int) -> tuple[int, int]:
+        """The (height, width) that a picture is brought to."""
+        if self.policy == "naflex":
+            limit = self.max_tokens // self.pool**2
+            return naflex_size(height, width, self.patch * self.pool, limit)
+        if self.policy == "bucket":
+            ratio = math.log(height / width)
+            return min(self._buckets(), key=lambda s: abs(math.log(s[0] / s[1]) - ratio))
+        return self.size, self.size
+
+    def prepare(self, image: Picture) -> np.ndarray:
+        """The picture as the model sees it, (H, W, 3) uint8."""
+        pixels = to_array(image)
+        height, width = self.target_size(*pixels.shape[:2])
+        if self.policy != "bucket":
+            return resize(pixels, height, width)
+        scale = max(height / pixels.shape[0], width / pixels.shape[1])
+        covered = resize(
+            pixels,
+            max(height, round(pixels.shape[0] * scale)),
+            max(width, round(pixels.shape[1] * scale)),
+        )
+        top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
+        return covered[top : top + height, left : left + width]
+
+    def _buckets(self) -> tuple[tuple[int, int], ...]:
+        return aspect_buckets(self.size, self.patch * self.pool, self.step, self.max_ratio)
+
+
+def to_array(image: Picture) -> np.ndarray:
+    """(H, W, 3) uint8 of a PIL image or an array; transparency lies on white."""
+    if isinstance(image, PilImage.Image):
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = PilImage.alpha_composite(PilImage.new("RGBA", image.size, "white"), image)
+        return np.asarray(image.convert("RGB"))
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        raise ValueError(
+            f"an image must be a PIL image or a non-empty (H, W, 3) uint8 array, not {image.shape} "
+            f"{image.dtype}"
+        )
+    return image
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear, antialiased where it shrinks."""
+    if image.shape[:2] == (height, width):
+        return image
+    resized = PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR)
+    return np.asarray(resized)
+
+
+def naflex_size(height: int, width: int, unit: int, max_tokens: int) -> tuple[int, int]:
+    """The largest (height, width) of about this aspect ratio with at most `max_tokens` squares of
+    `unit` pixels (SigLIP 2, arXiv 2502.14786, section 2.4)."""
+
+    def side(length: int, scale: float) -> int:
+        return min(max(1, math.ceil(length * scale / unit)), max_tokens)
+
+    low, high = 0.0, max_tokens * unit / min(height, width)
+    for _ in range(40):
+        scale = (low + high) / 2
+        if side(height, scale) * side(width, scale) <= max_tokens:
+            low = scale
+        else:
+            high = scale
+    return side(height, low) * unit, side(width, low) * unit
+
+
+@functools.lru_cache(maxsize=16)
+def aspect_buckets(
+    size: int, unit: int, step: int, max_ratio: float
+) -> tuple[tuple[int, int], ...]:
+    """Sizes (height, width) of at most size^2 pixels, from the tallest to the widest."""
+    longest = int(size * math.sqrt(max_ratio))
+    wide = [
+        (size * size // long // unit * unit, long) for long in range(size + step, longest + 1, step)
+    ]
+    wide = [(short, long) for short, long in wide if short >= unit]
+    return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
+
+
+def patchify(image: np.ndarray, patch: int) -> np.ndarray:
+    """(H, W, C) -> (rows * cols, patch^2 * C), each patch flattened (row, column, channel)."""
+    rows, cols = image.shape[0] // patch, image.shape[1] // patch
+    grid = image.reshape(rows, patch, cols, patch, -1).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(grid).reshape(rows * cols, -1)
+
+
+def unpatchify(patches: np.ndarray, grid: tuple[int, int], patch: int) -> np.ndarray:
+    """Inverse of `patchify`."""
+    rows, cols = grid
+    image = patches.reshape(rows, cols, patch, patch, -1).transpose(0, 2, 1, 3, 4)
+    return np.ascontiguousarray(image).reshape(rows * patch, cols * patch, -1)

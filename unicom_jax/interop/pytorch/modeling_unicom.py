@@ -1,0 +1,163 @@
+"""UniCom: one transformer reads words and pictures and draws compressed continuous latents.
+
+picture -> vision_model -> features -> compressor -> latents       language_model reads both
+words + noise -> language_model -> velocity -> ... -> latents -> decompressor -> pixel_decoder
+
+from transformers import AutoModel
+model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
+model.caption([picture]); model.draw(["a red circle"]); model.edit([picture], ["make it blue"])
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .configuration_unicom import UnicomConfig
+from .modeling_unicom_codec import (
+    AutoencoderSpace,
+    DiffusionTransformer,
+    make_autoencoder,
+    make_projections,
+)
+from .modeling_unicom_flux import FluxDecoder
+from .modeling_unicom_generation import Generation
+from .modeling_unicom_language import LanguageModel, interval_mask
+from .modeling_unicom_pathway import ImageEmbedding, make_head
+from .modeling_unicom_vision import Encoder, VisionTransformer
+from .processing_unicom import Role
+
+Grid = tuple[int, int]
+
+
+@dataclasses.dataclass
+class UnicomOutput(ModelOutput):
+    """What `UnicomModel.forward` gives.
+
+    Attributes:
+      logits: (B, S, vocab_size) fp32 scores of the next word.
+      velocity: (B, S, latent_dim) fp32, to be read at slots that hold noisy latents; None where
+        the pathway draws with a decoder of its own.
+      hidden_states: (B, S, W) after the final norm.
+    """
+
+    logits: Tensor | None = None
+    velocity: Tensor | None = None
+    hidden_states: Tensor | None = None
+
+
+class UnicomModel(Generation, PreTrainedModel):
+    """All parts of a model. `Generation` has what one does with it."""
+
+    config_class = UnicomConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    _no_split_modules = ("DecoderLayer", "EncoderLayer", "DiffusionBlock")
+
+    def __init__(self, config: UnicomConfig) -> None:
+        super().__init__(config)
+        codec, pathway = config.codec, config.pathway
+        self.vision_model = VisionTransformer(**config.vision)
+        self.compressor, self.decompressor = make_projections(**codec)
+        self.register_buffer("latent_mean", torch.zeros(codec["latent_dim"]))
+        self.register_buffer("latent_std", torch.ones(codec["latent_dim"]))
+        self.pixel_decoder = make_pixel_decoder(**config.pixel_decoder)
+        self.autoencoder = make_autoencoder(config.autoencoder) if config.autoencoder else None
+        self.language_model = LanguageModel(**config.language)
+        width = config.language["width"]
+        self.embedding = ImageEmbedding(
+            codec["feature_dim"], codec["latent_dim"], width, config.sequence["understanding"]
+        )
+        if pathway["kind"] == "transfusion":
+            self.head = make_head(width=width, latent_dim=codec["latent_dim"], **pathway["head"])
+        else:  # the frozen language model reads, a decoder of its own draws
+            self.head = None
+            self.queries = nn.Parameter(torch.zeros(pathway["queries"], width))
+            sizes = width, config.language["heads"], 4 * width
+            self.connector = Encoder(pathway["connector_depth"], *sizes)
+            self.flow_decoder = DiffusionTransformer(**pathway["flow_decoder"])
+        self.post_init()
+
+    # ---- pictures ---------------------------------------------------------------------------
+
+    def look(self, patches: Tensor, grid: Grid) -> Tensor:
+        """Features (B, N, D) of uint8 patches (B, N, P * P * 3)."""
+        return self.vision_model(to_unit(patches).to(self.dtype), grid)
+
+    def compress(self, features: Tensor, grid: Grid) -> Tensor:
+        """Normalised latents (B, n, d) fp32 of features (B, N, D)."""
+        raw = self.compressor(features.float(), grid)
+        return (raw - self.latent_mean.float()) / self.latent_std.float()
+
+    def decompress(self, latents: Tensor, grid: Grid) -> Tensor:
+        """Features (B, N, D) fp32 of normalised latents (B, n, d)."""
+        raw = latents.float() * self.latent_std.float() + self.latent_mean.float()
+        return self.decompressor(raw, grid)
+
+    # ---- a prepared sequence ----------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        positions: Tensor | None = None,
+        intervals: Tensor | None = None,
+        roles: Tensor | None = None,
+        features: Tensor | None = None,
+        latents: Tensor | None = None,
+        time: Tensor | None = None,
+        places: Tensor | None = None,
+    ) -> UnicomOutput:
+        """One pass over whole rows, as in training; gradients flow.
+
+        Args:
+          input_ids: (B, S), anything at image slots.
+          positions: (B, S, 2) rotary (y, x); None: those of plain text.
+          intervals: (B, S, 4), see `interval_mask`; None: causal.
+          roles: (B, S), what each slot holds (`Role`); None: words only.
+          features: (B, S, D) encoder features at each slot, `latents` (B, S, d) normalised latents,
+            noisy ones where the role is NOISY; `time` (B, S) their flow time, 1 for clean ones;
+            `places` (B, S, 2) their row and column. All are needed where `roles` is given.
+        """
+        hidden = self.language_model.embed(input_ids)
+        index = torch.arange(input_ids.shape[1], device=input_ids.device)
+        if positions is None:
+            positions = index[:, None].expand(*input_ids.shape, 2)
+        if intervals is None:
+            zero = torch.zeros_like(index)
+            intervals = torch.stack([zero, index + 1, zero, zero], -1).expand(*input_ids.shape, 4)
+        if roles is not None:
+            image = self.embedding(
+                (roles == Role.UNDERSTAND)[..., None], features, latents, time, places, hidden.dtype
+            )
+            hidden = torch.where((roles > Role.TEXT)[..., None], image, hidden)
+        mask = interval_mask(intervals, input_ids.shape[1])
+        hidden = self.language_model(hidden, positions, mask)
+        velocity = None
+        if self.head is not None and time is not None:
+            velocity = self.head(hidden, time)
+        return UnicomOutput(self.language_model.logits(hidden), velocity, hidden)
+
+    @property
+    def space(self) -> AutoencoderSpace | None:
+        """What the pixel decoder paints in; None: pixels."""
+        if self.autoencoder is None:
+            return None
+        return AutoencoderSpace(self.autoencoder, self.config.vision["patch"])
+
+
+def make_pixel_decoder(kind: str, **sizes: Any) -> nn.Module:
+    """The pixel decoder named `kind`: "dit" or "flux"."""
+    kinds = {"dit": DiffusionTransformer, "flux": FluxDecoder}
+    if kind not in kinds:
+        raise ValueError(f"pixel_decoder.kind {kind!r} is unknown to this version of the model")
+    return kinds[kind](**sizes)
+
+
+def to_unit(pixels: Tensor) -> Tensor:
+    """uint8 0..255 to fp32 -1..1."""
+    return pixels.float() / 127.5 - 1.0

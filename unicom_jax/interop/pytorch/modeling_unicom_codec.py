@@ -1,0 +1,266 @@
+"""The codec: features to latents and back, and the diffusion transformer that paints from them.
+
+All of it computes in fp32. All pictures of a batch have one grid of patches.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .modeling_unicom_flow import data_to_velocity
+from .modeling_unicom_layers import (
+    LayerNorm,
+    Linear,
+    Mlp,
+    Modulation,
+    RMSNorm,
+    SwiGlu,
+    TimeEmbedding,
+    apply_rope,
+    attention,
+    gelu_tanh,
+    grid_places,
+    modulated_norm,
+    rope,
+)
+
+Grid = tuple[int, int]
+
+
+# ---- compressors ------------------------------------------------------------------------------
+
+
+class ProjectionAttention(nn.Module):
+    """UniTok's attention: down (in > out) averages heads of width in / heads, up joins them."""
+
+    def __init__(self, in_dim: int, out_dim: int, heads: int) -> None:
+        super().__init__()
+        inner = max(in_dim, out_dim)
+        self.heads, self.down = heads, in_dim > out_dim
+        self.qkv = Linear(in_dim, 3 * inner, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(inner))
+        self.v_bias = nn.Parameter(torch.zeros(inner))
+        self.register_buffer("zero_k_bias", torch.zeros(inner))
+        self.proj = Linear(inner // heads if self.down else out_dim, out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        biases = (self.q_bias, self.zero_k_bias, self.v_bias)
+        q, k, v = (
+            (part + bias.to(x.dtype)).unflatten(-1, (self.heads, -1))
+            for part, bias in zip(self.qkv(x).chunk(3, dim=-1), biases, strict=True)
+        )
+        mixed = attention(q, k, v)
+        return self.proj(mixed.unflatten(-1, (self.heads, -1)).mean(-2) if self.down else mixed)
+
+
+class GeGlu(nn.Module):
+    """LayerNorm, then w2(gelu(w0 x) * w1 x)."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = LayerNorm(width)
+        self.w0, self.w1 = Linear(width, hidden), Linear(width, hidden)
+        self.w2 = Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x)
+        return self.w2(gelu_tanh(self.w0(x)) * self.w1(x))
+
+
+class AttentionProjection(nn.Module):
+    """y = Linear(LN3 x) + Attention(LN1 x); y += GeGLU(LN2 y) (UniTok: Ma et al. 2025)."""
+
+    def __init__(self, in_dim: int, out_dim: int, heads: int) -> None:
+        super().__init__()
+        self.norm1, self.attn = LayerNorm(in_dim), ProjectionAttention(in_dim, out_dim, heads)
+        self.norm3, self.proj = LayerNorm(in_dim), Linear(in_dim, out_dim)
+        self.norm2, self.mlp = LayerNorm(out_dim), GeGlu(out_dim, 2 * out_dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        y = self.proj(self.norm3(x)) + self.attn(self.norm1(x))
+        return y + self.mlp(self.norm2(y))
+
+
+class MlpProjection(Mlp):
+    """Linear -> GELU -> Linear on each token."""
+
+    def __init__(self, in_dim: int, out_dim: int) -> None:
+        super().__init__(in_dim, max(in_dim, out_dim), out_dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return super().forward(x)
+
+
+class PoolProjection(nn.Module):
+    """Joins the tokens of each window x window square in raster order, then a Linear."""
+
+    def __init__(self, in_dim: int, out_dim: int, window: int) -> None:
+        super().__init__()
+        self.window, self.proj = window, Linear(window**2 * in_dim, out_dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        rows, cols = (size // self.window for size in grid)
+        squares = x.unflatten(1, (rows, self.window, cols, self.window)).transpose(2, 3)
+        return self.proj(squares.flatten(3).flatten(1, 2))
+
+
+class UnpoolProjection(nn.Module):
+    """The inverse layout: each latent becomes the tokens of its window."""
+
+    def __init__(self, in_dim: int, out_dim: int, window: int) -> None:
+        super().__init__()
+        self.window, self.proj = window, Linear(in_dim, window**2 * out_dim)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        rows, cols = (size // self.window for size in grid)
+        squares = self.proj(x).unflatten(-1, (self.window, self.window, -1))
+        squares = squares.unflatten(1, (rows, cols)).transpose(2, 3)
+        return squares.flatten(1, 4)
+
+
+class IdentityProjection(nn.Module):
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return x
+
+
+def make_projections(
+    compressor: str, feature_dim: int, latent_dim: int, heads: int, window: int
+) -> tuple[nn.Module, nn.Module]:
+    """(compressor, decompressor), each (x (B, N, in), grid of the features) -> (B, n, out)."""
+    down, up = (feature_dim, latent_dim), (latent_dim, feature_dim)
+    if compressor == "attention":
+        return AttentionProjection(*down, heads), AttentionProjection(*up, heads)
+    if compressor == "mlp":
+        return MlpProjection(*down), MlpProjection(*up)
+    if compressor == "pool":
+        return PoolProjection(*down, window), UnpoolProjection(*up, window)
+    if compressor == "identity":
+        return IdentityProjection(), IdentityProjection()
+    raise ValueError(f"codec.compressor {compressor!r} is unknown to this version of the model")
+
+
+# ---- the diffusion transformer ----------------------------------------------------------------
+
+
+class DiffusionBlock(nn.Module):
+    """Attention over the image and a SwiGLU MLP, each shifted, scaled and gated by time."""
+
+    def __init__(self, width: int, heads: int, mlp_dim: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.modulation = Modulation(width, 6)
+        self.qkv, self.output = Linear(width, 3 * width, bias=False), Linear(width, width)
+        self.query_norm, self.key_norm = RMSNorm(width // heads), RMSNorm(width // heads)
+        self.mlp = SwiGlu(width, mlp_dim)
+
+    def attend(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        # Heads come before (query, key, value) in the rows of the weight.
+        q, k, v = self.qkv(x).unflatten(-1, (self.heads, -1)).chunk(3, dim=-1)
+        q, k = apply_rope(self.query_norm(q), *angles), apply_rope(self.key_norm(k), *angles)
+        return self.output(attention(q, k, v))
+
+    def forward(self, x: Tensor, time: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
+        steering = (part.to(x.dtype) for part in self.modulation(time))
+        scale1, shift1, gate1, scale2, shift2, gate2 = steering
+        x = x + gate1 * self.attend(modulated_norm(x, scale1, shift1), angles)
+        return x + gate2 * self.mlp(modulated_norm(x, scale2, shift2))
+
+
+class DiffusionTransformer(nn.Module):
+    """A DiT over the tokens of an image, conditioned token by token (Peebles & Xie 2023).
+
+    `prediction`: what the network gives, the clean "data" or the "velocity". Compute follows the
+    type of the condition, results are fp32.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        feature_dim: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_dim: int,
+        rope_theta: float,
+        prediction: str,
+    ) -> None:
+        super().__init__()
+        self.head_dim, self.rope_theta, self.prediction = width // heads, rope_theta, prediction
+        self.patch = Linear(channels, width)
+        self.condition = Mlp(feature_dim, width, width, activation="silu")
+        self.time = TimeEmbedding(width)
+        self.blocks = nn.ModuleList(DiffusionBlock(width, heads, mlp_dim) for _ in range(depth))
+        self.modulation, self.output = Modulation(width, 2), Linear(width, channels)
+
+    def forward(self, noisy: Tensor, time: Tensor, condition: Tensor, grid: Grid) -> Tensor:
+        """The network's own prediction (B, N, C) for noisy (B, N, C) at time (B,).
+
+        condition: (B, N, feature_dim) features of the same places.
+        """
+        places = grid_places(*grid, device=noisy.device)[None]
+        angles = rope(places, self.head_dim, self.rope_theta)
+        steering = self.time(time[:, None])
+        x = self.patch(noisy.to(condition.dtype)) + self.condition(condition)
+        for block in self.blocks:
+            x = block(x, steering, angles)
+        scale, shift = self.modulation(steering)
+        return self.output(modulated_norm(x.float(), scale, shift))
+
+    def velocity(self, noisy: Tensor, time: Tensor, condition: Tensor, grid: Grid) -> Tensor:
+        """dx/dt (B, N, C) at t < 1."""
+        prediction = self(noisy, time, condition, grid)
+        if self.prediction == "velocity":
+            return prediction
+        return data_to_velocity(prediction, noisy, time)
+
+
+# ---- the autoencoder's latents ----------------------------------------------------------------
+
+
+def pack(latents: Tensor, side: int) -> Tensor:
+    """(B, c, h, w) -> (B, h/s * w/s, c s^2): squares as tokens, channel-major as in FLUX."""
+    batch, channels, height, width = latents.shape
+    squares = latents.reshape(batch, channels, height // side, side, width // side, side)
+    return squares.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
+
+
+def unpack(tokens: Tensor, grid: Grid, side: int) -> Tensor:
+    """Inverse of `pack` for a grid of rows x cols tokens: (B, c, s rows, s cols)."""
+    squares = tokens.unflatten(2, (-1, side, side)).unflatten(1, grid)
+    return squares.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+
+
+def make_autoencoder(description: dict) -> nn.Module:
+    """The diffusers `AutoencoderKL` of a configuration.
+
+    Raises:
+      ImportError: diffusers is not installed.
+    """
+    try:
+        from diffusers import AutoencoderKL
+    except ImportError as error:
+        raise ImportError(
+            "this model paints latents of a KL autoencoder; pip install diffusers"
+        ) from error
+    return AutoencoderKL.from_config(description)
+
+
+class AutoencoderSpace:
+    """Tokens of an autoencoder's normalised latents: (z - shift) * scale, packed."""
+
+    def __init__(self, autoencoder: nn.Module, patch: int) -> None:
+        self.autoencoder, config = autoencoder, autoencoder.config
+        self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
+        self.side = patch // 2 ** (len(config.block_out_channels) - 1)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] -> tokens (B, N, C): means of the posterior."""
+        images = images.to(self.autoencoder.dtype)
+        mean = self.autoencoder.encode(images).latent_dist.mode().float()
+        return pack((mean - self.shift) * self.scale, self.side)
+
+    def decode(self, tokens: Tensor, grid: Grid) -> Tensor:
+        """Tokens (B, N, C) -> images (B, 3, H, W), about [-1, 1]."""
+        latents = unpack(tokens, grid, self.side) / self.scale + self.shift
+        return self.autoencoder.decode(latents.to(self.autoencoder.dtype)).sample.float()

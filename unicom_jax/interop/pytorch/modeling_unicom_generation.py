@@ -1,0 +1,349 @@
+"""What one does with a model: describe, answer, draw, edit, reconstruct, converse.
+
+The prefix of an answer is read once into a key-value cache. A word then costs one slot, a flow step
+the slots of the picture; the conditional and the unconditional branch run as one batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image as PilImage
+from torch import Tensor
+
+from .image_processing_unicom import Picture, unpatchify
+from .modeling_unicom_flow import guide, integrate
+from .modeling_unicom_language import interval_mask
+from .modeling_unicom_layers import grid_places, place_embedding
+from .modeling_unicom_reading import Context, Reading
+from .processing_unicom import (
+    SOURCE,
+    VISION_START,
+    Image,
+    Role,
+    Segment,
+    Words,
+    image_positions,
+    unconditional,
+)
+
+Grid = tuple[int, int]
+# Latent noise (n, d) and pixel noise (N, C) of every picture: two arrays or lists, by picture.
+Noise = tuple[Sequence[Any], Sequence[Any]]
+DESCRIBE = "Describe briefly."
+PIXEL_SALT = 1_000_003  # added to the seed: a picture's pixels have noise of their own
+
+
+class Generation(Reading):
+    """Methods of `UnicomModel`; pictures are PIL images or (H, W, 3) uint8 arrays."""
+
+    # ---- what one asks for --------------------------------------------------------------------
+
+    def caption(self, images: Sequence[Picture], prompt: str = DESCRIBE, **options) -> list[str]:
+        """Describes each picture; options as for `write`."""
+        return self.answer(images, [prompt] * len(images), **options)
+
+    def answer(
+        self, images: Sequence[Picture], questions: Sequence[str], **options: Any
+    ) -> list[str]:
+        """Answers question i about picture i; options as for `write`."""
+        pairs = zip(images, questions, strict=True)
+        return self.write([[Image(image), Words(text)] for image, text in pairs], **options)
+
+    def draw(self, prompts: Sequence[str], *, think: bool = False, **options) -> list:
+        """Draws each prompt; options as for `paint`. `think`: write a plan first, draw by it."""
+        segments: list[list[Segment]] = [[Words(prompt)] for prompt in prompts]
+        if think:
+            thoughts = self.write(segments, opening="<think>")
+            thoughts = [thought.split("</think>")[0] for thought in thoughts]
+            segments = [
+                [*prompt, Words(f"<think>{thought}</think>", response=True)]
+                for prompt, thought in zip(segments, thoughts, strict=True)
+            ]
+        return self.paint(segments, **options)
+
+    def edit(self, images: Sequence[Picture], instructions: Sequence[str], **options) -> list:
+        """Changes picture i as instruction i says; options as for `paint`."""
+        pairs = zip(images, instructions, strict=True)
+        return self.paint([[Image(image, SOURCE), Words(text)] for image, text in pairs], **options)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        images: Sequence[Picture],
+        *,
+        noise: Sequence[Any] | None = None,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        batch_size: int = 16,
+    ) -> list[PilImage.Image]:
+        """Each picture through encoder, codec and pixel decoder, at the size the model sees.
+
+        `noise`: pixel noise (N, C) by picture.
+        """
+        prepared = [self.processor.images.prepare(image) for image in images]
+        grids = [self.processor.images.grid(image) for image in prepared]
+
+        def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
+            latents = self.encode([prepared[i] for i in batch])[1]
+            shape = grid[0] * grid[1], self.config.pixel_decoder["channels"]
+            return self._paint(latents, grid, self._noise(noise, batch, shape, seed, generator))
+
+        return _by_grid(run, grids, batch_size)
+
+    # ---- words ----------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def write(
+        self,
+        conversations: Sequence[Sequence[Segment]],
+        *,
+        opening: str = "",
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        batch_size: int = 16,
+    ) -> list[str]:
+        """The words that follow each conversation, up to the end of the turn or a picture.
+
+        temperature 0 takes the likeliest token; top_p keeps the smallest set of tokens that holds
+        this much probability.
+        """
+        limit = self.defaults.max_new_tokens if max_tokens is None else max_tokens
+        texts: list[str] = []
+        for first in range(0, len(conversations), batch_size):
+            some = conversations[first : first + batch_size]
+            context = self.read([self.processor.prefix(c, opening) for c in some], limit)
+            choose = _chooser(temperature, top_p, generator)
+            texts += [self.processor.decode(row) for row in self.generate(context, limit, choose)]
+        return texts
+
+    def generate(
+        self, context: Context, max_tokens: int, choose: Callable[[Tensor], Tensor]
+    ) -> list[list[int]]:
+        """Token ids behind each prefix, the stop token included."""
+        stops = torch.tensor(self.processor.stops, device=self.device)
+        hidden, rows = context.hidden, len(context.hidden)
+        done = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        written: list[list[int]] = [[] for _ in range(rows)]
+        for index in range(max_tokens):
+            token = choose(self.language_model.logits(hidden))
+            ids, ended = token.tolist(), done.tolist()
+            for row in range(rows):
+                if not ended[row]:
+                    written[row].append(ids[row])
+            done |= torch.isin(token, stops)
+            if done.all() or index + 1 == max_tokens:
+                break
+            hidden = self._feed(context, token, index)
+        return written
+
+    def _feed(self, context: Context, token: Tensor, index: int) -> Tensor:
+        """Writes one token a row into slot start + index: the hidden states (B, W)."""
+        zeros = torch.zeros_like(context.lengths)
+        start, stop = zeros + context.start, zeros + context.start + index + 1
+        intervals = torch.stack([zeros, context.lengths, start, stop], dim=-1)[:, None]
+        positions = (context.next_positions + index)[:, None, None].expand(-1, 1, 2)
+        mask = interval_mask(intervals, context.start + index + 1)
+        embedded = self.language_model.embed(token[:, None])
+        slot = context.start + index
+        return self.language_model(embedded, positions, mask, context.cache, slot)[:, 0]
+
+    # ---- pictures -------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def paint(
+        self,
+        conversations: Sequence[Sequence[Segment]],
+        *,
+        size: tuple[int, int] | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        sampler: str | None = None,
+        noise: Noise | None = None,
+        seed: int = 0,
+        generator: torch.Generator | None = None,
+        batch_size: int = 16,
+    ) -> list[PilImage.Image]:
+        """The picture that follows each conversation.
+
+        Args:
+          size: (height, width) in pixels; the source's or the training size when None.
+          steps, guidance, sampler: None takes the model's; guidance 1 follows the words as they
+            are, more exaggerates them at twice the work; sampler is "euler" or "heun".
+          noise: latent and pixel noise by picture. Without it the noise follows from `seed` and the
+            picture's place in the list, as in JAX, or from a `generator`.
+        """
+        defaults = self.defaults
+        flow = {
+            "steps": defaults.flow_steps if steps is None else steps,
+            "sampler": defaults.sampler if sampler is None else sampler,
+            "guidance": float(defaults.guidance if guidance is None else guidance),
+        }
+        pixel_channels = self.config.pixel_decoder["channels"]
+        latent_dim = self.config.codec["latent_dim"]
+
+        def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
+            tokens = self.processor.token_grid(grid, Role.NOISY)
+            shapes = (tokens[0] * tokens[1], latent_dim), (grid[0] * grid[1], pixel_channels)
+            latent_noise, pixel_noise = (
+                self._noise(given, batch, shape, seed + salt, generator)
+                for given, shape, salt in zip(
+                    noise or (None, None), shapes, (0, PIXEL_SALT), strict=True
+                )
+            )
+            some = [conversations[i] for i in batch]
+            return self._paint(
+                self.draw_latents(some, tokens, latent_noise, **flow), grid, pixel_noise
+            )
+
+        return _by_grid(run, [self._drawn_grid(c, size) for c in conversations], batch_size)
+
+    def draw_latents(
+        self,
+        conversations: Sequence[Sequence[Segment]],
+        grid: Grid,
+        noise: Tensor,
+        *,
+        steps: int,
+        guidance: float = 1.0,
+        sampler: str = "euler",
+    ) -> Tensor:
+        """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation."""
+        branches = [list(conversations)]
+        if guidance != 1.0:
+            branches.append([unconditional(c) for c in conversations])
+        prefixes = [self.processor.prefix(c, VISION_START) for branch in branches for c in branch]
+        field = self.begin_drawing(self.read(prefixes, grid[0] * grid[1]), grid)
+
+        def velocity(latents: Tensor, time: Tensor) -> Tensor:
+            both = torch.cat([latents] * len(branches))
+            speeds = field(both, time.to(both).expand(len(both))).chunk(len(branches))
+            return speeds[0] if len(speeds) == 1 else guide(*speeds, guidance)
+
+        return integrate(velocity, noise, steps, sampler, self.defaults.flow_shift)
+
+    def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
+        """(noisy latents (B, n, d), time (B,)) -> velocity, of a picture behind each prefix."""
+        count, lengths, device = grid[0] * grid[1], context.lengths, self.device
+        offsets = torch.tensor(image_positions(0, *grid), device=device)
+        positions = context.next_positions[:, None, None] + offsets
+        zeros = torch.zeros_like(lengths)
+        ends = [zeros, lengths, zeros + context.start, zeros + context.start + count]
+        intervals = torch.stack(ends, dim=-1)[:, None].expand(-1, count, -1)
+        mask = interval_mask(intervals, context.start + count)
+        places = place_embedding(grid_places(*grid, device=device), self.embedding.width)
+
+        def run(hidden: Tensor) -> Tensor:
+            hidden = hidden.to(self.dtype)
+            return self.language_model(hidden, positions, mask, context.cache, context.start)
+
+        if self.head is None:
+            queries = self.queries[:count].to(self.dtype).expand(len(lengths), -1, -1)
+            condition = self.connector(run(queries))
+            return lambda noisy, time: self.flow_decoder.velocity(noisy, time, condition, grid)
+
+        def velocity(noisy: Tensor, time: Tensor) -> Tensor:
+            slot_time = time[:, None].expand(-1, count)
+            hidden = run(self.embedding.latent(noisy.to(self.dtype), slot_time) + places)
+            return self.head(hidden, slot_time)
+
+        return velocity
+
+    def _paint(self, latents: Tensor, grid: Grid, noise: Tensor) -> list[PilImage.Image]:
+        """Pictures of latents (B, n, d) from pixel noise (B, N, C)."""
+        condition = self.decompress(latents, grid)
+
+        def field(x: Tensor, time: Tensor) -> Tensor:
+            times = time.to(x).expand(len(x))
+            return self.pixel_decoder.velocity(x, times, condition, grid)
+
+        painted = integrate(field, noise, self.defaults.codec_steps)
+        patch = self.config.vision["patch"]
+        if self.space is not None:
+            images = self.space.decode(painted, grid).permute(0, 2, 3, 1)
+            return [PilImage.fromarray(image) for image in to_bytes(images)]
+        return [PilImage.fromarray(unpatchify(p, grid, patch)) for p in to_bytes(painted)]
+
+    def _drawn_grid(self, segments: Sequence[Segment], size: tuple[int, int] | None) -> Grid:
+        """Patches of the picture to draw: as asked, as the source's, or the usual."""
+        images = self.processor.images
+        usual = (self.defaults.image_size,) * 2
+        if size is None:
+            sources = [s.pixels for s in segments if isinstance(s, Image)]
+            size = images.prepare(sources[-1]).shape[:2] if sources else usual
+        elif images.policy == "fixed" and tuple(size) != usual:
+            raise ValueError(f"size {size}: this model draws {usual} only; leave the size out")
+        unit, grid = images.patch * images.pool, (size[0] // images.patch, size[1] // images.patch)
+        if size[0] % unit or size[1] % unit or not 0 < grid[0] * grid[1] <= images.max_patches:
+            raise ValueError(
+                f"size {tuple(size)}: sides must be multiples of {unit} and give at most "
+                f"{images.max_patches} patches of {images.patch} pixels"
+            )
+        return grid
+
+    def _noise(
+        self,
+        given: Sequence[Any] | None,
+        places: list[int],
+        shape: tuple[int, ...],
+        seed: int,
+        generator: torch.Generator | None,
+    ) -> Tensor:
+        """(B, *shape) fp32 of the pictures at `places` of the request."""
+        if given is not None:
+            return torch.stack([torch.as_tensor(given[i]) for i in places]).float().to(self.device)
+        if generator is not None:
+            device = generator.device
+            return torch.randn(len(places), *shape, generator=generator, device=device).to(
+                self.device
+            )
+        drawn = [
+            np.random.default_rng([seed, place]).standard_normal(shape, np.float32)
+            for place in places
+        ]
+        return torch.from_numpy(np.stack(drawn)).to(self.device)
+
+
+def to_bytes(values: Tensor) -> np.ndarray:
+    """-1..1 to uint8, clipped and rounded to the nearest level."""
+    return ((values + 1.0).clamp(0.0, 2.0) * 127.5).round().to(torch.uint8).cpu().numpy()
+
+
+def _by_grid(
+    run: Callable[[list[int], Grid], list[PilImage.Image]], grids: list[Grid], batch_size: int
+) -> list[PilImage.Image]:
+    """`run(places, grid)` on batches of equal grids; results in the order of `grids`."""
+    results: dict[int, PilImage.Image] = {}
+    for grid in sorted(set(grids)):
+        chosen = [i for i, other in enumerate(grids) if other == grid]
+        for batch in _chunks(chosen, batch_size):
+            results |= dict(zip(batch, run(batch, grid), strict=True))
+    return [results[i] for i in range(len(grids))]
+
+
+def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
+
+
+def _chooser(
+    temperature: float, top_p: float, generator: torch.Generator | None
+) -> Callable[[Tensor], Tensor]:
+    """logits (B, V) -> one token a row."""
+    if temperature == 0.0:
+        return lambda logits: logits.argmax(dim=-1)
+
+    def choose(logits: Tensor) -> Tensor:
+        share, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
+        outside = share.cumsum(dim=-1) - share >= top_p
+        outside[..., 0] = False  # the likeliest is always kept
+        kept = share.masked_fill(outside, 0.0)
+        drawn = torch.multinomial(kept, 1, generator=generator)
+        return order.gather(-1, drawn)[:, 0]
+
+    return choose

@@ -1,0 +1,343 @@
+"""FLUX.1's transformer (Black Forest Labs 2024), as diffusers' FluxTransformer2DModel computes it.
+
+    context ─ Linear ─┐                     ┌ context ┐
+                      ├ double blocks × 19 ─┤         ├ joined ─ single blocks × 38 ─ image ─ out
+    image ─── Linear ─┘                     └ image ──┘
+    time, guidance, pooled text ─ three MLPs ─ (+) ─ steers every block (AdaLN)
+
+Double blocks keep two streams with weights of their own and one attention over both (MM-DiT: Esser
+et al. 2024); single blocks run attention and MLP side by side over the joined sequence.
+
+This file keeps FLUX's convention: sigma = 1 is noise, sigma = 0 is data, and the output is
+d image / d sigma = noise - data. `models/flux_decoder.py` turns it into ours.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.attention import attention, check_backend
+from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.layers import Linear, Mlp, RMSNorm, TimeEmbedding, gelu_tanh
+from unicom_jax.core.modulation import Modulation, modulated_norm
+from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
+from unicom_jax.core.positions import apply_paired_rope, axial_rope
+from unicom_jax.core.remat import REMAT_POLICIES
+
+MLP_RATIO = 4  # of every MLP's hidden width to the width
+ROPE_THETA = 10_000.0
+
+Turns = tuple[jax.Array, jax.Array]  # RoPE (cos, sin), each (B, S, D / 2)
+Heads = tuple[jax.Array, jax.Array, jax.Array]  # query, key, value, each (B, S, H, D)
+
+
+@dataclasses.dataclass(frozen=True)
+class Projections(Module):
+    """Queries, keys and values of one stream; queries and keys are RMS-normed head by head."""
+
+    heads: int
+    head_dim: int
+
+    @property
+    def _parts(self) -> dict[str, Module]:
+        width = self.heads * self.head_dim
+        linear, norm = Linear(width, width, axes=("embed", "heads")), RMSNorm(self.head_dim)
+        parts = {"query": linear, "key": linear, "value": linear}
+        return parts | {"query_norm": norm, "key_norm": norm}
+
+    def specs(self) -> Specs:
+        return {name: part.specs() for name, part in self._parts.items()}
+
+    def __call__(self, params: Params, x: jax.Array) -> Heads:
+        parts = self._parts
+
+        def project(name: str) -> jax.Array:
+            return parts[name](params[name], x).reshape(*x.shape[:2], self.heads, self.head_dim)
+
+        query, key, value = (project(name) for name in ("query", "key", "value"))
+        query = parts["query_norm"](params["query_norm"], query)
+        return query, parts["key_norm"](params["key_norm"], key), value
+
+
+def _attend(heads: Heads, turns: Turns, mask: MaskIntervals | None, backend: str) -> jax.Array:
+    """Attention between turned queries and keys: (B, S, H D)."""
+    query, key, value = heads
+    query, key = apply_paired_rope(query, *turns), apply_paired_rope(key, *turns)
+    mixed = attention(query, key, value, mask, backend=backend)
+    return mixed.reshape(*mixed.shape[:2], -1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream(Module):
+    """One stream of a double block: all of it but the attention, which both streams share."""
+
+    heads: int
+    head_dim: int
+
+    @property
+    def _parts(self) -> dict[str, Module]:
+        width = self.heads * self.head_dim
+        return {
+            "modulation": Modulation(width, width, 6),
+            "attention": Projections(self.heads, self.head_dim),
+            "output": Linear(width, width, axes=("heads", "embed")),
+            "mlp": Mlp(width, MLP_RATIO * width, width),
+        }
+
+    def specs(self) -> Specs:
+        return {name: part.specs() for name, part in self._parts.items()}
+
+    def steer(self, params: Params, steering: jax.Array) -> list[jax.Array]:
+        """Shift, scale and gate of the attention, then of the MLP; each (B, 1, W)."""
+        return self._parts["modulation"](params["modulation"], steering)
+
+    def project(self, params: Params, x: jax.Array, steers: list[jax.Array]) -> Heads:
+        shift, scale = steers[:2]
+        return self._parts["attention"](params["attention"], modulated_norm(x, scale, shift))
+
+    def finish(
+        self, params: Params, x: jax.Array, mixed: jax.Array, steers: list[jax.Array]
+    ) -> jax.Array:
+        """x (B, S, W) and what the attention brought it -> the block's output."""
+        parts = self._parts
+        gate1, shift, scale, gate2 = (part.astype(x.dtype) for part in steers[2:])
+        x = x + gate1 * parts["output"](params["output"], mixed)
+        return x + gate2 * parts["mlp"](params["mlp"], modulated_norm(x, scale, shift))
+
+
+@dataclasses.dataclass(frozen=True)
+class DoubleBlock(Module):
+    """Two streams with weights of their own and one attention over [context | image]."""
+
+    heads: int
+    head_dim: int
+    attention_backend: str = "dense"
+
+    @property
+    def stream(self) -> Stream:
+        return Stream(self.heads, self.head_dim)
+
+    def specs(self) -> Specs:
+        return {"context": self.stream.specs(), "image": self.stream.specs()}
+
+    def __call__(
+        self,
+        params: Params,
+        context: jax.Array,
+        image: jax.Array,
+        steering: jax.Array,
+        turns: Turns,
+        mask: MaskIntervals | None,
+    ) -> tuple[jax.Array, jax.Array]:
+        """Context (B, M, W) and image (B, N, W), steering (B, 1, W) fp32 -> both again.
+
+        Turns and mask are of the joint sequence [context | image] of M + N slots.
+        """
+        stream, weights = self.stream, (params["context"], params["image"])
+        steers = [stream.steer(part, steering) for part in weights]
+        sides = list(zip(weights, (context, image), steers, strict=True))
+        projected = [stream.project(part, x, steer) for part, x, steer in sides]
+        heads = tuple(jnp.concatenate(pair, axis=1) for pair in zip(*projected, strict=True))
+        mixed = _attend(heads, turns, mask, self.attention_backend)
+        mixed = jnp.split(mixed, [context.shape[1]], axis=1)
+        context, image = (
+            stream.finish(part, x, seen, steer)
+            for (part, x, steer), seen in zip(sides, mixed, strict=True)
+        )
+        return context, image
+
+
+@dataclasses.dataclass(frozen=True)
+class SingleBlock(Module):
+    """Attention and MLP side by side on one normed input, projected back together.
+
+    The projection back is kept in two parts, one a branch, so that each is sharded like its branch.
+    """
+
+    heads: int
+    head_dim: int
+    attention_backend: str = "dense"
+
+    @property
+    def _parts(self) -> dict[str, Module]:
+        width = self.heads * self.head_dim
+        hidden = MLP_RATIO * width
+        return {
+            "modulation": Modulation(width, width, 3),
+            "attention": Projections(self.heads, self.head_dim),
+            "mlp": Linear(width, hidden, axes=("embed", "mlp")),
+            "attention_output": Linear(width, width, axes=("heads", "embed")),
+            "mlp_output": Linear(hidden, width, bias=False, axes=("mlp", "embed")),
+        }
+
+    def specs(self) -> Specs:
+        return {name: part.specs() for name, part in self._parts.items()}
+
+    def __call__(
+        self,
+        params: Params,
+        x: jax.Array,
+        steering: jax.Array,
+        turns: Turns,
+        mask: MaskIntervals | None,
+    ) -> jax.Array:
+        """x (B, S, W), steering (B, 1, W) fp32 -> (B, S, W)."""
+        parts = self._parts
+        shift, scale, gate = parts["modulation"](params["modulation"], steering)
+        normed = modulated_norm(x, scale, shift)
+        heads = parts["attention"](params["attention"], normed)
+        mixed = _attend(heads, turns, mask, self.attention_backend)
+        hidden = gelu_tanh(parts["mlp"](params["mlp"], normed))
+        out = parts["attention_output"](params["attention_output"], mixed)
+        out = out + parts["mlp_output"](params["mlp_output"], hidden)
+        return x + gate.astype(x.dtype) * out
+
+
+@dataclasses.dataclass(frozen=True)
+class FluxTransformer(Module):
+    """FLUX.1 over packed latents. The defaults are the sizes of FLUX.1-dev.
+
+    Attributes:
+      channels, out_channels: of a token that comes in and that goes out.
+      double_depth, single_depth: blocks of either kind.
+      heads, head_dim: the width is their product.
+      context_dim: width of the context tokens (FLUX: T5's).
+      pooled_dim: width of the pooled vector (FLUX: CLIP's).
+      guidance_embeds: the network is told the guidance scale ("dev"); "schnell" is not.
+      rope_dims: channels of a head that turn with each axis of the places.
+      remat: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
+      attention_backend: as in `core.attention`.
+    """
+
+    channels: int = 64
+    out_channels: int = 64
+    double_depth: int = 19
+    single_depth: int = 38
+    heads: int = 24
+    head_dim: int = 128
+    context_dim: int = 4096
+    pooled_dim: int = 768
+    guidance_embeds: bool = True
+    rope_dims: tuple[int, ...] = (16, 56, 56)
+    remat: str = "none"
+    attention_backend: str = "dense"
+
+    def __post_init__(self) -> None:
+        check_backend(self.attention_backend)
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat {self.remat!r} is unknown; use one of {tuple(REMAT_POLICIES)}")
+        if sum(self.rope_dims) != self.head_dim or any(dim % 2 for dim in self.rope_dims):
+            raise ValueError(
+                f"rope_dims {self.rope_dims} do not share out a head_dim of {self.head_dim}; give "
+                "even numbers that sum to it"
+            )
+
+    @property
+    def width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def double_block(self) -> DoubleBlock:
+        return DoubleBlock(self.heads, self.head_dim, self.attention_backend)
+
+    @property
+    def single_block(self) -> SingleBlock:
+        return SingleBlock(self.heads, self.head_dim, self.attention_backend)
+
+    @property
+    def _ends(self) -> dict[str, Module]:
+        width = self.width
+        ends = {
+            "time": TimeEmbedding(width),
+            "pooled": Mlp(self.pooled_dim, width, width, activation="silu"),
+            "context": Linear(self.context_dim, width, axes=(None, "embed")),
+            "image": Linear(self.channels, width, axes=(None, "embed")),
+            "modulation": Modulation(width, width, 2),
+            "output": Linear(width, self.out_channels, axes=("embed", None), init_kernel=zeros),
+        }
+        return ends | ({"guidance": TimeEmbedding(width)} if self.guidance_embeds else {})
+
+    def specs(self) -> Specs:
+        ends = {name: part.specs() for name, part in self._ends.items()}
+        return ends | {
+            "double": stack_specs(self.double_block.specs(), self.double_depth),
+            "single": stack_specs(self.single_block.specs(), self.single_depth),
+        }
+
+    def steering(
+        self, params: Params, sigma: jax.Array, pooled: jax.Array, guidance: jax.Array | None
+    ) -> jax.Array:
+        """(B, W) fp32: the sum of what time, pooled text and guidance say to every block."""
+        if self.guidance_embeds != (guidance is not None):
+            raise ValueError(
+                f"guidance_embeds is {self.guidance_embeds}, so the call "
+                f"{'needs' if self.guidance_embeds else 'takes no'} guidance"
+            )
+        ends = self._ends
+        out = ends["time"](params["time"], sigma)
+        if guidance is not None:
+            out = out + ends["guidance"](params["guidance"], guidance)
+        return out + ends["pooled"](params["pooled"], pooled.astype(jnp.float32))
+
+    def __call__(
+        self,
+        params: Params,
+        image: jax.Array,
+        context: jax.Array,
+        pooled: jax.Array,
+        sigma: jax.Array,
+        image_places: jax.Array,
+        context_places: jax.Array,
+        guidance: jax.Array | None = None,
+        mask: MaskIntervals | None = None,
+    ) -> jax.Array:
+        """noise - data, as the network sees it.
+
+        Args:
+          image: (B, N, channels) noisy tokens (1 - sigma) data + sigma noise; compute follows their
+            dtype, but for what steers the blocks and for the output's layer, which are fp32.
+          context: (B, M, context_dim) tokens.
+          pooled: (B, pooled_dim).
+          sigma: (B,) in [0, 1]; 1 is noise. diffusers calls it timestep, a thousandth of the
+            scheduler's.
+          image_places, context_places: (B, N, A) and (B, M, A) coordinates per axis of `rope_dims`;
+            FLUX: (0, row, column) and zeros.
+          guidance: (B,) scale, 3.5 and the like; just where the network takes it.
+          mask: of M + N slots, context first; None: all see all.
+
+        Returns:
+          (B, N, out_channels) fp32.
+        """
+        ends, tokens = self._ends, context.shape[1]
+        steering = self.steering(params, sigma, pooled, guidance)[:, None]
+        places = jnp.concatenate([context_places, image_places], axis=1)
+        turns = axial_rope(places, self.rope_dims, ROPE_THETA)
+        context = ends["context"](params["context"], context.astype(image.dtype))
+        image = ends["image"](params["image"], image)
+        remat = REMAT_POLICIES[self.remat]
+
+        def double(streams: tuple[jax.Array, jax.Array], weights: Params):
+            return self.double_block(weights, *streams, steering, turns, mask), None
+
+        def single(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
+            return self.single_block(weights, x, steering, turns, mask), None
+
+        streams, _ = jax.lax.scan(remat(double), (context, image), params["double"])
+        x = jnp.concatenate(streams, axis=1)
+        x, _ = jax.lax.scan(remat(single), x, params["single"])
+        scale, shift = ends["modulation"](params["modulation"], steering)
+        x = modulated_norm(x[:, tokens:].astype(jnp.float32), scale, shift)
+        return ends["output"](params["output"], x)
+
+
+# The published models' sizes, by name; call an entry, with overrides if wanted.
+FLUX_SIZES: dict[str, Callable[..., FluxTransformer]] = {
+    "flux.1-dev": FluxTransformer,
+    "flux.1-schnell": partial(FluxTransformer, guidance_embeds=False),
+    "flux.1-fill-dev": partial(FluxTransformer, channels=384),  # + masked picture and mask
+}

@@ -1,0 +1,108 @@
+"""FLUX.1 as the pixel decoder: semantic features take the place of the text.
+
+    features ─ Linear ─ SiLU ─ Linear ─ context tokens ┐
+    noisy packed latents ──────────────────────────────┴ FLUX ─ velocity
+
+As in UniWorld-V1 (Lin et al. 2025) the context tokens stand where T5's stood, at place zero like
+those: where on the image a feature belongs, it has to say itself. The pooled vector is zero.
+
+FLUX counts noise, sigma = 1 - t, and gives noise - data. It is turned into ours here, nowhere else.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.grids import token_mask, token_places
+from unicom_jax.core.layers import Mlp
+from unicom_jax.core.module import Params, Specs
+from unicom_jax.models.flow_decoder import FlowDecoder
+from unicom_jax.models.flux import FluxTransformer
+
+HIDDEN_RATIO = 3  # of the projector's hidden width to the context's, as in UniWorld-V1
+
+
+@dataclasses.dataclass(frozen=True)
+class FluxDecoder(FlowDecoder):
+    """FLUX.1 over the packed latents of an image, conditioned on features of the same places.
+
+    Attributes:
+      transformer: gives out as many channels as it takes in; turns with (0, row, column).
+      feature_dim: width of the condition.
+      guidance: scale that the network is told, where it takes one; no second pass is made.
+      compute_dtype: of the activations. What steers the blocks, the output and the losses are fp32.
+    """
+
+    transformer: FluxTransformer
+    feature_dim: int
+    guidance: float = 1.0
+    compute_dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if len(self.transformer.rope_dims) != 3:
+            raise ValueError(
+                f"rope_dims {self.transformer.rope_dims} are not of three axes; a pixel decoder "
+                "has places (0, row, column)"
+            )
+        if self.transformer.channels != self.transformer.out_channels:
+            raise ValueError(
+                f"a FLUX of {self.transformer.channels} channels in and "
+                f"{self.transformer.out_channels} out is no pixel decoder; take one with as many"
+            )
+
+    @property
+    def channels(self) -> int:
+        return self.transformer.channels
+
+    @property
+    def projector(self) -> Mlp:
+        width = self.transformer.context_dim
+        return Mlp(self.feature_dim, HIDDEN_RATIO * width, width, activation="silu")
+
+    def specs(self) -> Specs:
+        return {"projector": self.projector.specs(), "transformer": self.transformer.specs()}
+
+    def __call__(
+        self,
+        params: Params,
+        noisy: jax.Array,
+        time: jax.Array,
+        condition: jax.Array,
+        grids: jax.Array,
+    ) -> jax.Array:
+        """The velocity data - noise; see `FlowDecoder`."""
+        batch, tokens = noisy.shape[:2]
+        context = self.projector(params["projector"], condition.astype(self.compute_dtype))
+        places = jnp.pad(token_places(grids, tokens), ((0, 0), (0, 0), (1, 0)))  # (0, row, column)
+        told = jnp.full(batch, self.guidance) if self.transformer.guidance_embeds else None
+        out = self.transformer(
+            params["transformer"],
+            noisy.astype(self.compute_dtype),
+            context,
+            jnp.zeros((batch, self.transformer.pooled_dim)),
+            1.0 - time,
+            places,
+            jnp.zeros((*context.shape[:2], 3), places.dtype),
+            told,
+            joint_mask(grids, context.shape[1], tokens),
+        )
+        return jnp.where(token_mask(grids, tokens)[..., None], -out, 0.0)
+
+
+def joint_mask(grids: jax.Array, context: int, image: int) -> MaskIntervals:
+    """All see the real tokens of the row [context | image], whose parts are padded at their ends.
+
+    For `grids` (B, 2) of two tokens, three context slots and four of the image:
+
+         c c . i i . .
+         1 1 . 1 1 . .     the same for every query
+    """
+    real = (grids[:, 0] * grids[:, 1]).astype(jnp.int32)
+    zero = jnp.zeros_like(real)
+    bounds = (zero, real, zero + context, context + real)
+    shape = (len(grids), context + image)
+    return MaskIntervals(*(jnp.broadcast_to(bound[:, None], shape) for bound in bounds))
