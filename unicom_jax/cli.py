@@ -73,17 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept" if args.command == "train" else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        return 130
+        print(f"interrupted{kept}", file=sys.stderr, flush=True)
+        status = 130
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
         print(f"{args.prog}: {error}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
-        if arguments is None and status == 1:
-            args.leave(status)
-        return status
-    return 0
+    else:
+        status = 0
+    if arguments is None and status in (1, 130):
+        args.leave(status)
+    return status
 
 
 def _own_the_process() -> None:
@@ -300,7 +301,7 @@ def _train(args: argparse.Namespace) -> None:
     from unicom_jax.config import open_run
     from unicom_jax.parallel.processes import find_meeting, start
     from unicom_jax.training.run import run_stages
-    from unicom_jax.training.stopping import StopSignals
+    from unicom_jax.training.stopping import stop_signals
 
     config = open_run(Path(args.workdir), args.config, args.overrides)
     stages = tuple(args.stages.split(",")) if args.stages else None
@@ -309,7 +310,7 @@ def _train(args: argparse.Namespace) -> None:
     args.leave = group.leave
     if group.count > 1:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
-    with StopSignals() as stop, group.noticing_loss():
+    with stop_signals() as stop, group.noticing_loss():
         run_stages(config, Path(args.workdir), _console(group.index > 0), stages, group, stop)
 
 

@@ -14,7 +14,7 @@ from tests.training.test_resume import losses
 from unicom_jax import cli
 from unicom_jax.interop import checkpoint as files
 from unicom_jax.training.run import run_stages
-from unicom_jax.training.stopping import Stopped, StopSignals
+from unicom_jax.training.stopping import Stopped, stop_signals
 
 
 def stop_after(steps: int):
@@ -50,7 +50,7 @@ def test_a_stop_in_the_last_step_ends_the_stage_and_does_not_begin_the_next(copy
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_is_remembered(number, capfd):
-    with StopSignals() as asked_to_stop:
+    with stop_signals() as asked_to_stop:
         assert not asked_to_stop()
         os.kill(os.getpid(), number)
         assert asked_to_stop()
@@ -58,7 +58,7 @@ def test_the_first_signal_is_remembered(number, capfd):
 
 
 def test_a_second_ctrl_c_interrupts():
-    with StopSignals() as asked_to_stop, pytest.raises(KeyboardInterrupt):
+    with stop_signals() as asked_to_stop, pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
     assert asked_to_stop()
@@ -66,7 +66,7 @@ def test_a_second_ctrl_c_interrupts():
 
 def test_signals_mean_what_they_meant_before_once_training_is_over():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with StopSignals():
+    with stop_signals():
         assert signal.getsignal(signal.SIGTERM) != before[0]
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
