@@ -127,15 +127,21 @@ def _texts(config: Config) -> list[str]:
     return texts
 
 
-def _loader_config(config: Config, rows: int) -> LoaderConfig:
+Share = tuple[int, ...] | None  # the rows of a batch that this process makes; None: all
+
+
+def _loader_config(config: Config, rows: int, share: Share) -> LoaderConfig:
     data = config["data"]
-    return LoaderConfig(
-        rows, threads=data["threads"], prefetch=data["prefetch"], workers=data["workers"]
-    )
+    return LoaderConfig(rows, share, data["threads"], data["prefetch"], data["workers"])
 
 
 def unified_loader(
-    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+    config: Config,
+    stage: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    start: int = 0,
+    share: Share = None,
 ) -> Loader:
     """Packed rows of the stage's mixture."""
     settings = config[stage]
@@ -155,11 +161,16 @@ def unified_loader(
         broken="skip",
         overlong=settings["overlong"],
     )
-    return make_loader(stream, _loader_config(config, settings["batch_size"]), start=start)
+    return make_loader(stream, _loader_config(config, settings["batch_size"], share), start=start)
 
 
 def picture_loader(
-    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+    config: Config,
+    stage: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    start: int = 0,
+    share: Share = None,
 ) -> Loader:
     """Pictures with one caption each: stages `encoder` and `codec`."""
     pictures = PictureConfig(
@@ -173,15 +184,20 @@ def picture_loader(
         open_examples(config, split),
         tokenizer,
         pictures,
-        _loader_config(config, config[stage]["batch_size"]),
+        _loader_config(config, config[stage]["batch_size"], share),
         seed=config["seed"] + (split == EVALUATION),
         start=start,
     )
 
 
 def stage_loader(
-    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN, start: int = 0
+    config: Config,
+    stage: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    start: int = 0,
+    share: Share = None,
 ) -> Loader:
-    """The batches of any stage from step `start` on."""
+    """The batches of any stage from step `start` on; of each the rows in `share`."""
     make = picture_loader if stage in ("encoder", "codec") else unified_loader
-    return make(config, stage, tokenizer, split, start)
+    return make(config, stage, tokenizer, split, start, share)

@@ -1,14 +1,15 @@
 """Batches of packed rows, as a pure function of (seed, step), ahead of the training loop.
 
-Grain runs the pipeline: step -> windows of this host -> documents -> rows -> batch, in threads or
-in worker processes. The whole state is `next_index`, the next step. A global batch is `rows` rows
-in a fixed order; host h of H takes its h-th run of rows, so neither the number of hosts nor that of
-workers changes what is trained on.
+Grain runs the pipeline: step -> windows -> documents -> rows -> batch, in threads or in worker
+processes. The whole state is `next_index`, the next step. A global batch is `rows` rows in a fixed
+order, of which a training process makes its share, so neither the number of those processes nor
+that of workers changes what is trained on.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -32,31 +33,27 @@ class LoaderConfig:
 
     Attributes:
       rows: rows (or examples) of a global batch.
-      host, hosts: which share of each batch this process makes.
+      share: the rows of it that this process makes, ascending; None: all.
       threads: threads that make batches, when `workers` is 0.
       prefetch: batches made ahead.
       workers: processes that make batches; 0 for threads. The source must be picklable then.
     """
 
     rows: int
-    host: int = 0
-    hosts: int = 1
+    share: tuple[int, ...] | None = None
     threads: int = 2
     prefetch: int = 4
     workers: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.host < self.hosts:
-            raise ValueError(f"host {self.host} is not one of {self.hosts}; count hosts from 0")
-        if self.rows < 1 or self.rows % self.hosts:
-            raise ValueError(
-                f"{self.rows} rows cannot be shared by {self.hosts} hosts; "
-                "set rows to a multiple of the hosts"
-            )
+        if self.rows < 1:
+            raise ValueError(f"a batch needs at least 1 row, not {self.rows}")
+        if outside := set(self.own_rows) - set(range(self.rows)):
+            raise ValueError(f"row {min(outside)} is not one of {self.rows}; count rows from 0")
 
     @property
-    def host_rows(self) -> int:
-        return self.rows // self.hosts
+    def own_rows(self) -> tuple[int, ...]:
+        return tuple(range(self.rows)) if self.share is None else self.share
 
 
 class Loader(Generic[Batch]):
@@ -122,7 +119,10 @@ class Loader(Generic[Batch]):
 
 @dataclasses.dataclass(frozen=True)
 class PackedBatches:
-    """Step to this host's part of a global batch of packed rows."""
+    """Step to this process's part of a global batch of packed rows.
+
+    A window is packed as a whole, also where another process has some of its rows.
+    """
 
     stream: DocumentStream
     config: LoaderConfig
@@ -130,10 +130,12 @@ class PackedBatches:
 
     def __call__(self, step: int) -> tuple[MixedBatch, Counter]:
         rows, counts = [], Counter()
-        windows = self.config.host_rows // self.stream.packing.window_rows
-        first = (step * self.config.hosts + self.config.host) * windows
-        for window in range(first, first + windows):
-            rows += self._window(window, counts)
+        window_rows = self.stream.packing.window_rows
+        first = step * (self.config.rows // window_rows)
+        windows = itertools.groupby(self.config.own_rows, lambda row: row // window_rows)
+        for window, wanted in windows:
+            made = self._window(first + window, counts)
+            rows += [made[row % window_rows] for row in wanted]
         return stack_rows(rows), counts
 
     def _window(self, window: int, counts: Counter) -> list[MixedBatch]:
@@ -160,18 +162,18 @@ def make_loader(
 
     Args:
       stream: the documents.
-      config: batch size, this host's share, and the workers.
+      config: batch size, this process's share, and the workers.
       start: the first step.
       window_documents: documents a window; None chooses it from the first few hundred documents.
 
     Raises:
-      ValueError: a host's rows are no whole number of windows.
+      ValueError: a batch is no whole number of windows.
     """
     window = stream.packing.window_rows
-    if config.host_rows % window:
+    if config.rows % window:
         raise ValueError(
-            f"a host makes {config.host_rows} rows a batch, no multiple of packing.window_rows "
-            f"{window}; set window_rows to a divisor"
+            f"a batch of {config.rows} rows is no multiple of packing.window_rows {window}; "
+            "set window_rows to a divisor"
         )
     if window_documents is None:
         probes = [stream.document(index)[0] for index in range(PROBES)]

@@ -37,7 +37,7 @@ class PackingConfig:
     Attributes:
       slots: S, slots a row.
       images: M, images a row.
-      window_rows: rows of a window. More rows pack better; hosts share a batch by whole windows.
+      window_rows: rows of a window. More rows pack better; a batch is whole windows.
     """
 
     slots: int

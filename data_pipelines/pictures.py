@@ -61,8 +61,9 @@ class PictureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PictureBatches:
-    """Step to this host's part of a global batch. Every epoch has its own order, every example one
-    caption an epoch.
+    """Step to this process's part of a global batch.
+
+    Every epoch has its own order, every example one caption an epoch.
     """
 
     source: Sequence[Example]
@@ -76,7 +77,8 @@ class PictureBatches:
         return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
 
     def __call__(self, step: int) -> tuple[PictureBatch, Counter]:
-        pictures, rows = self.pictures, self.config.host_rows
+        pictures, own = self.pictures, self.config.own_rows
+        rows = len(own)
         channels = 3 * pictures.patch**2
         most = pictures.images.max_patches(pictures.patch, pictures.pool)
         text = (rows, pictures.text_length)
@@ -87,11 +89,10 @@ class PictureBatches:
             lengths=np.zeros(rows, np.int32),
         )
         counts = Counter(documents=rows, truncated=0)
-        first = step * self.config.rows + self.config.host * rows
-        for row in range(rows):
-            example = self.source[int(self._order[first + row])]
+        for row, index in enumerate(step * self.config.rows + place for place in own):
+            example = self.source[int(self._order[index])]
             self._write_picture(batch, row, example)
-            rng = np.random.default_rng([self.seed, first + row])
+            rng = np.random.default_rng([self.seed, index])
             ids = self.tokenizer.encode(draw_caption(example, rng, pictures.captions == "last"))
             counts["truncated"] += len(ids) > pictures.text_length
             ids = ids[: pictures.text_length]

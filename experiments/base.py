@@ -107,7 +107,8 @@ def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
     config.stages = ("encoder", "codec", "pretrain")  # run in this order
-    config.mesh = "fsdp=-1"  # sizes of slice, data, fsdp, context, tensor; -1 = all that is left
+    # Sizes of slice, data, fsdp, context, tensor; -1 = all that is left. "auto": the accelerator's
+    config.mesh = "fsdp=-1"  # preset, parallel/accelerators.py
     # bfloat16 on TPU and GPU; norms, losses and the codec, but for a FLUX decoder, stay fp32
     config.compute_dtype = "float32"
     config.wandb_project = ""

@@ -15,6 +15,7 @@ from typing import Any
 from unicom_jax.core.memory import keep_freed_memory
 from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
+from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
@@ -35,18 +36,9 @@ a first run, start to end:
   unicom export --checkpoint=runs/quickstart --to=pytorch exports/quickstart
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
-on stderr says why and what to do), 2 wrong flags, 130 interrupted. UNICOM_TRACEBACK=1 shows where
-an error comes from."""
-
-TRAIN_EXAMPLES = """\
-examples:
-  unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
-  unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
-  unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
-  unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
-
---config.KEY=VALUE sets any key; experiments/base.py lists them with their meaning. A run keeps its
-configuration: on a workdir that exists, only how long and how often things happen may change."""
+on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
+Ctrl-C: the same command goes on), 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error
+comes from."""
 
 SAMPLE_EXAMPLES = """\
 examples:
@@ -73,7 +65,7 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; expected failures are one line on stderr and exit status 1."""
+    """Runs one command. Expected failures are one line on stderr and status 1, or their own."""
     args = _parse(arguments)
     if arguments is None:
         _own_the_process(args.command)
@@ -81,14 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args.run(args)
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept" if args.command == "train" else ""
-        print(f"interrupted{kept}", file=sys.stderr)
-        return 130
+        print(f"interrupted{kept}", file=sys.stderr, flush=True)
+        status = 130
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"{args.prog}: {error}", file=sys.stderr)
-        return 1
-    return 0
+        print(f"{args.prog}: {error}", file=sys.stderr, flush=True)
+        status = getattr(error, "exit_status", 1)
+    else:
+        status = 0
+    if arguments is None and status in (1, 130):
+        args.leave(status)
+    return status
 
 
 def _own_the_process(command: str) -> None:
@@ -140,7 +136,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _add_train(commands)
+    add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
     _add_sample(commands)
     _add_run_commands(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
@@ -178,25 +174,8 @@ def _command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, takes_overrides=overrides, prog=parser.prog, parser=parser)
+    parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
-
-
-def _add_train(commands) -> None:
-    train = _command(
-        commands,
-        "train",
-        _train,
-        "Train the stages of a configuration one after the other, or go on where a run stands.",
-        TRAIN_EXAMPLES,
-        overrides=True,
-    )
-    train.add_argument(
-        "--config", metavar="FILE", help="Python file with get_config(); default: the workdir's own"
-    )
-    train.add_argument(
-        "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
-    )
-    train.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
 
 
 def _add_sample(commands) -> None:
@@ -313,19 +292,27 @@ def _number(kind: type, least: float, most: float = float("inf")) -> Callable[[s
 # ---- commands ---------------------------------------------------------------------------------
 
 
-def _console():
+def _console(quiet: bool = False):
     from rich.console import Console
 
-    return Console(highlight=False)
+    return Console(highlight=False, quiet=quiet)
 
 
 def _train(args: argparse.Namespace) -> None:
     from unicom_jax.config import open_run
+    from unicom_jax.parallel.processes import find_meeting, start
     from unicom_jax.training.run import run_stages
+    from unicom_jax.training.stopping import stop_signals
 
     config = open_run(Path(args.workdir), args.config, args.overrides)
     stages = tuple(args.stages.split(",")) if args.stages else None
-    run_stages(config, Path(args.workdir), _console(), stages)
+    given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
+    group = start(find_meeting(os.environ, **given), args.process_timeout)
+    args.leave = group.leave
+    if group.count > 1:
+        args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
+    with stop_signals() as stop, group.noticing_loss():
+        run_stages(config, Path(args.workdir), _console(group.index > 0), stages, group, stop)
 
 
 def _sample(args: argparse.Namespace) -> None:

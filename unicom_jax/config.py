@@ -137,7 +137,10 @@ LATER = {
     },
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
-MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")
+MAY_CHANGE = (
+    *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages"),
+    "mesh",
+)
 
 
 def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> ConfigDict:

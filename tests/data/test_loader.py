@@ -82,12 +82,20 @@ def test_prefetched_batches_are_not_counted_as_delivered():
     assert batches.counts["documents"] == 16
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_the_number_of_hosts_does_not_change_the_global_batch(hosts):
-    parts = [loader(host=host, hosts=hosts).at(3) for host in range(hosts)]
+@pytest.mark.parametrize(
+    "shares",
+    [
+        [(0, 1), (2, 3)],
+        [(0, 2), (1, 3)],  # devices of a process that are no neighbours in the mesh
+        [(0,), (1,), (2,), (3,)],  # fewer rows than a window
+    ],
+)
+def test_the_shares_of_processes_are_rows_of_the_same_global_batch(shares):
     whole = loader().at(3)
-    for left, *right in zip(leaves(whole), *map(leaves, parts), strict=True):
-        np.testing.assert_array_equal(left, np.concatenate(right))
+    for share in shares:
+        part = loader(share=share).at(3)
+        for left, right in zip(leaves(whole), leaves(part), strict=True):
+            np.testing.assert_array_equal(left[list(share)], right)
 
 
 def test_every_document_of_a_window_is_in_its_rows_or_counted():
@@ -136,12 +144,12 @@ def test_worker_processes_give_the_same_batches():
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"rows": 3, "hosts": 2}, "3 rows cannot be shared by 2 hosts; set rows to a multiple"),
-        ({"host": 2, "hosts": 2}, "host 2 is not one of 2; count hosts from 0"),
-        ({"rows": 3}, "a host makes 3 rows a batch, no multiple of packing.window_rows 2"),
+        ({"rows": 0}, "a batch needs at least 1 row, not 0"),
+        ({"share": (2, 4)}, "row 4 is not one of 4; count rows from 0"),
+        ({"rows": 3}, "a batch of 3 rows is no multiple of packing.window_rows 2"),
     ],
 )
-def test_shares_that_do_not_come_out_even_are_refused(config, message):
+def test_batches_that_cannot_be_made_are_refused(config, message):
     with pytest.raises(ValueError, match=message):
         loader(**config)
 
@@ -170,10 +178,11 @@ def test_picture_epochs_show_every_example_once():
         assert len(np.unique(epoch, axis=0)) == 9
 
 
-def test_picture_batches_do_not_depend_on_the_number_of_hosts():
-    parts = [pictures(host=host, hosts=2).at(2) for host in range(2)]
-    for whole, *part in zip(pictures().at(2), *parts, strict=True):
-        np.testing.assert_array_equal(whole, np.concatenate(part))
+def test_the_shares_of_processes_are_pictures_of_the_same_global_batch():
+    whole = pictures().at(2)
+    for share in [(0, 1, 4, 5), (2, 3)]:
+        for left, right in zip(whole, pictures(share=share).at(2), strict=True):
+            np.testing.assert_array_equal(left[list(share)], right)
 
 
 def test_a_picture_without_caption_is_named():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import numpy as np
 import optax
@@ -9,14 +11,19 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from unicom_jax.core.module import ParamSpec
-from unicom_jax.parallel.mesh import AXES, make_mesh, parse_mesh
+from unicom_jax.parallel.accelerators import find_accelerator, preset_mesh
+from unicom_jax.parallel.mesh import AXES, arrange, make_mesh, parse_mesh
 from unicom_jax.parallel.sharding import (
     BATCH_AXES,
+    fetch,
+    local_rows,
     optimizer_shardings,
     param_sharding,
     param_shardings,
     place_batch,
+    place_copies,
     replicated,
+    rows_by_process,
 )
 
 MESH = AbstractMesh((1, 1, 4, 1, 2), AXES)
@@ -59,6 +66,123 @@ def test_a_line_that_makes_no_mesh_is_refused_in_one_line(text, message):
 def test_the_mesh_of_this_machine_has_all_axes():
     mesh = make_mesh("fsdp=-1")
     assert mesh.axis_names == AXES and mesh.size == jax.device_count()
+
+
+# ---- accelerators -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "flops"),
+    [
+        ("TPU v4", "v4", 275e12),
+        ("TPU v5 lite", "v5e", 197e12),
+        ("TPU v5", "v5p", 459e12),
+        ("TPU v6 lite", "v6e", 918e12),
+        ("TPU7x", "tpu7x", 2307e12 / 2),  # two devices a chip
+        ("NVIDIA A100-SXM4-80GB", "a100-80", 312e12),
+        ("NVIDIA H100 80GB HBM3", "h100", 989e12),
+        ("NVIDIA H200", "h200", 989e12),
+    ],
+)
+def test_an_accelerator_is_found_by_what_jax_calls_it(kind, name, flops):
+    found = find_accelerator(kind)
+    assert (found.name, found.flops) == (name, flops)
+
+
+def test_nothing_is_claimed_about_an_unknown_device():
+    assert find_accelerator("cpu") is None
+    assert preset_mesh("cpu", 4) == "slice=1,fsdp=-1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "devices", "slices", "sizes"),
+    [
+        ("TPU v5p", 64, 1, (1, 1, 64, 1, 1)),
+        ("TPU v6 lite", 512, 2, (2, 1, 256, 1, 1)),
+        ("NVIDIA H100 80GB HBM3", 128, 1, (1, 16, 8, 1, 1)),
+        ("NVIDIA H100 80GB HBM3", 2, 1, (1, 1, 2, 1, 1)),
+    ],
+)
+def test_a_preset_shards_over_fast_links_only(kind, devices, slices, sizes):
+    assert parse_mesh(preset_mesh(kind, devices, slices), devices) == sizes
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """What JAX's mesh builders ask of a TPU device."""
+
+    id: int
+    coords: tuple[int, int, int]
+    slice_index: int
+    process_index: int = 0
+    platform: str = "tpu"
+    device_kind: str = "TPU v5p"
+    core_on_chip: int = 0
+
+
+def chips(slices: int, side: int = 4) -> list[Chip]:
+    """Slices of side x side chips, 2 x 2 of them a process."""
+    places = [(s, x, y) for s in range(slices) for x in range(side) for y in range(side)]
+    hosts = side // 2
+
+    def process(s: int, x: int, y: int) -> int:
+        return (s * hosts + x // 2) * hosts + y // 2
+
+    return [Chip(i, (x, y, 0), s, process(s, x, y)) for i, (s, x, y) in enumerate(places)]
+
+
+def test_slices_lie_along_their_own_axis():
+    arranged = arrange("slice=2,fsdp=-1,tensor=4", chips(2))
+    assert arranged.shape == (2, 1, 4, 1, 4)
+    assert [{chip.slice_index for chip in part.flat} for part in arranged] == [{0}, {1}]
+    assert arrange("auto", chips(2)).shape == (2, 1, 16, 1, 1)
+
+
+def test_weights_are_not_spread_over_slices_unasked():
+    with pytest.raises(ValueError, match=r"has slice=1, but the devices are in 2 slices; write"):
+        arrange("fsdp=-1", chips(2))
+
+
+# ---- who loads which rows -----------------------------------------------------------------
+
+
+def processes(*numbers: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A mesh's devices that know no more than their process."""
+    devices = np.empty(len(numbers), object)
+    devices[:] = [Chip(i, (i, 0, 0), 0, number) for i, number in enumerate(numbers)]
+    return devices.reshape(shape)
+
+
+def test_processes_share_a_batch_by_the_mesh():
+    devices = processes(0, 0, 1, 1, shape=(1, 2, 2, 1, 1))
+    assert rows_by_process(devices, 8) == {0: (0, 1, 2, 3), 1: (4, 5, 6, 7)}
+
+
+def test_processes_along_the_tensor_axis_load_the_same_rows():
+    devices = processes(0, 0, 1, 1, shape=(1, 1, 1, 1, 4))
+    assert rows_by_process(devices, 2) == {0: (0, 1), 1: (0, 1)}
+    devices = processes(0, 1, 2, 3, shape=(1, 1, 2, 1, 2))
+    assert rows_by_process(devices, 4) == {0: (0, 1), 1: (0, 1), 2: (2, 3), 3: (2, 3)}
+
+
+def test_a_process_loads_the_rows_of_devices_that_are_no_neighbours():
+    rows = rows_by_process(arrange("fsdp=-1", chips(1)), 16)
+    assert rows[0] == (0, 1, 4, 5)  # a 2 x 2 corner of a 4 x 4 torus
+    assert sorted(row for share in rows.values() for row in share) == list(range(16))
+
+
+def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
+    with pytest.raises(ValueError, match="6 rows does not divide over 4 devices; set batch_size"):
+        rows_by_process(processes(0, 0, 1, 1, shape=(1, 1, 4, 1, 1)), 6)
+
+
+def test_rows_that_two_processes_share_in_part_are_refused():
+    with pytest.raises(ValueError, match="overlap but are not the same; choose a tensor size"):
+        rows_by_process(processes(0, 0, 1, 1, 2, 2, shape=(1, 1, 2, 1, 3)), 4)
+
+
+def test_one_process_loads_all_rows():
+    assert local_rows(make_mesh(), 3) == (0, 1, 2)
 
 
 # ---- placement ----------------------------------------------------------------------------
@@ -104,6 +228,13 @@ def test_a_batch_is_placed_with_its_rows_over_the_data_axes():
     placed = place_batch(rows, make_mesh("fsdp=-1"))
     np.testing.assert_array_equal(placed["x"], rows["x"])
     assert placed["x"].sharding.spec == PartitionSpec(BATCH_AXES)
+
+
+def test_copies_are_placed_whole_and_fetched_as_they_were():
+    tree = {"x": np.arange(6.0).reshape(2, 3), "y": np.float32(7)}
+    placed = place_copies(tree, replicated(make_mesh()))
+    assert placed["x"].sharding.is_fully_replicated
+    jax.tree.map(np.testing.assert_array_equal, fetch(placed), tree)
 
 
 def test_a_context_axis_is_refused_while_nothing_is_split_along_it():

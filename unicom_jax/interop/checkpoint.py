@@ -42,8 +42,19 @@ class OtherRunError(CheckpointError):
 
 
 def open_manager(directory: Path, *, keep: int = 3, keep_every: int = 0) -> ocp.CheckpointManager:
-    """Orbax's manager over STAGE/checkpoints: atomic, asynchronous, keeps the last `keep`."""
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, keep_period=keep_every or None)
+    """Orbax's manager over STAGE/checkpoints: atomic, asynchronous, keeps the last `keep`.
+
+    Several processes are named one by one, because Orbax then bounds its barriers in time, and
+    leaves the folder to us.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    everybody = set(range(jax.process_count())) if jax.process_count() > 1 else None
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep,
+        keep_period=keep_every or None,
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everybody),
+    )
     names = (PARAMS, TRAIN, POSITION)
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
 

@@ -23,7 +23,11 @@ def start_run(config: ConfigDict, workdir: Path) -> Tokenizer:
     tokenizer = load_or_train_tokenizer(config, workdir / "tokenizer")
     use_tokenizer(config, tokenizer, workdir)
     adopt_autoencoder(config, workdir)
-    (workdir / "config.json").write_text(to_json(config))
+    stored, text = workdir / "config.json", to_json(config)
+    if not stored.is_file() or stored.read_text() != text:
+        part = stored.with_suffix(".part")  # whole or not at all: other processes read it
+        part.write_text(text)
+        part.replace(stored)
     return tokenizer
 
 

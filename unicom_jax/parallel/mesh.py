@@ -1,4 +1,4 @@
-"""Device meshes from one line of text: `fsdp=-1,tensor=4`."""
+"""Device meshes from one line of text: `fsdp=-1,tensor=4`, or `auto`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import math
 from collections.abc import Sequence
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from unicom_jax.parallel.accelerators import preset_mesh
+
+AUTO = "auto"
 AXES = ("slice", "data", "fsdp", "context", "tensor")
 
 
@@ -44,17 +49,50 @@ def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
     return tuple(sizes.values())
 
 
+def count_slices(devices: Sequence[jax.Device]) -> int:
+    """TPU slices, which only the data-center network connects; 1 on other platforms.
+
+    JAX calls each GPU node a slice too. There the order of the processes lays nodes out.
+    """
+    return len({device.slice_index for device in devices if device.platform == "tpu"}) or 1
+
+
+def arrange(text: str, devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices in the shape of the mesh, neighbours on fast links along its later axes.
+
+    Raises:
+      ValueError: as `parse_mesh`, or a `slice` axis of another size than there are slices.
+    """
+    slices = count_slices(devices)
+    if text == AUTO:
+        text = preset_mesh(devices[0].device_kind, len(devices), slices)
+    sizes = parse_mesh(text, len(devices))
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if sizes[0] != slices:
+        raise ValueError(
+            f"mesh={text!r} has slice={sizes[0]}, but the devices are in {slices} slices; write "
+            f"slice={slices}, so that only gradients cross between them"
+        )
+    within, between = (1, *sizes[1:]), (slices, *[1] * (len(sizes) - 1))
+    return mesh_utils.create_hybrid_device_mesh(
+        within, between, devices, allow_split_physical_axes=True
+    )
+
+
 def make_mesh(text: str = "fsdp=-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh with all `AXES` (most of size 1) over `devices`, by default all of them.
 
+    Args:
+      text: sizes as `parse_mesh` reads them, or "auto": the preset of the accelerator
+        (`parallel/accelerators.py`).
+
     Raises:
-      ValueError: as `parse_mesh`, or a `context` axis: no computation is split along it yet.
+      ValueError: as `arrange`, or a `context` axis: no computation is split along it yet.
     """
-    devices = jax.devices() if devices is None else devices
-    sizes = parse_mesh(text, len(devices))
-    if sizes[AXES.index("context")] > 1:
+    arranged = arrange(text, jax.devices() if devices is None else devices)
+    if arranged.shape[AXES.index("context")] > 1:
         raise ValueError(
             f"mesh={text!r}: sequences are not split over devices yet; use fsdp or data instead"
         )
-    types = (AxisType.Auto,) * len(AXES)
-    return jax.make_mesh(sizes, AXES, axis_types=types, devices=devices)
+    return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))

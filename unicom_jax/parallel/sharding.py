@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
+from unicom_jax.parallel.mesh import AXES
 
 RULES: dict[str | None, str | None] = {
     "embed": "fsdp",
@@ -75,9 +78,71 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def local_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
+    """Which rows of a global batch this process has to make, in their order.
+
+    They follow the devices, not the process's number: processes that only share the tensor axis
+    make the same rows, and a process whose devices are no neighbours in the mesh makes several
+    runs of rows.
+
+    Raises:
+      ValueError: as `rows_by_process`.
+    """
+    return rows_by_process(mesh.devices, rows)[jax.process_index()]
+
+
+def rows_by_process(devices: np.ndarray, rows: int) -> dict[int, tuple[int, ...]]:
+    """`local_rows` of every process.
+
+    Args:
+      devices: of a mesh, in its shape.
+
+    Raises:
+      ValueError: the rows do not divide over the mesh's batch axes, or two processes share some of
+        their rows but not all.
+    """
+    sizes = dict(zip(AXES, devices.shape, strict=True))
+    shards = math.prod(sizes[axis] for axis in BATCH_AXES)
+    if rows % shards:
+        raise ValueError(
+            f"a batch of {rows} rows does not divide over {shards} devices; set batch_size to a "
+            f"multiple of {shards}, or let the mesh's tensor axis take more of them"
+        )
+    each, owned = rows // shards, {}
+    for shard, copies in enumerate(devices.reshape(shards, -1)):  # BATCH_AXES come first in AXES
+        for process in sorted({device.process_index for device in copies}):
+            run = range(shard * each, (shard + 1) * each)
+            owned.setdefault(process, []).extend(run)
+    shares = {process: tuple(share) for process, share in owned.items()}
+    for one in set(shares.values()):
+        for other in set(shares.values()) - {one}:
+            if set(one) & set(other) or len(one) != len(other):
+                raise ValueError(
+                    "the mesh gives two processes rows of a batch that overlap but are not the "
+                    "same; choose a tensor size that divides the devices of a process or is a "
+                    "multiple of them"
+                )
+    return shares
+
+
 def place_batch(batch: Any, mesh: Mesh) -> Any:
-    """Puts a host batch (this process's rows) on the devices as global arrays."""
+    """Puts the `local_rows` of a batch on this process's devices, as its part of global arrays."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), batch
     )
+
+
+def place_copies(tree: Any, place: Sharding) -> Any:
+    """Puts host values, the same ones on every process, as global arrays at `place`."""
+
+    def put(value: Any) -> jax.Array:
+        value = np.asarray(value)
+        return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
+
+    return jax.tree.map(put, tree)
+
+
+def fetch(tree: Any) -> Any:
+    """Global arrays, wherever their parts lie, as NumPy arrays on every process."""
+    return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)

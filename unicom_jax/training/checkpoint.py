@@ -8,6 +8,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from unicom_jax.interop import checkpoint as files
+from unicom_jax.parallel.processes import ProcessError, ProcessGroup
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 
@@ -49,24 +50,38 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
     return TrainState(train["step"], raw, train["opt_state"], ema)
 
 
-def restore_newest(manager: ocp.CheckpointManager, trainer: Trainer, warn) -> TrainState | None:
-    """The newest state that can be read, None where training never saved one.
+def restore_newest(
+    manager: ocp.CheckpointManager, trainer: Trainer, warn, group: ProcessGroup | None = None
+) -> TrainState | None:
+    """The newest state that all processes can read, None where training never saved one.
 
-    Damaged newer ones are named through `warn` and skipped.
+    Damaged newer ones are named through `warn` and skipped, by all processes alike.
 
     Raises:
       OtherRunError: the newest readable one belongs to another config or seed.
       CheckpointError: all are damaged; training anew would overwrite what might be mended.
+      ProcessError: the processes see different checkpoints.
     """
+    group = group or ProcessGroup()
     saved = manager.all_steps()
     steps = sorted((s for s in saved if not files.is_import(manager.directory, s)), reverse=True)
+    if len(set(group.gather("the list of checkpoints", str(steps)))) > 1:
+        raise ProcessError(
+            f"the processes see different checkpoints in {manager.directory}; give a --workdir on "
+            "a file system that all of them share"
+        )
     for step in steps:
+        state, problem = None, ""
         try:
-            return jax.block_until_ready(restore_state(manager, trainer, step))
+            state = jax.block_until_ready(restore_state(manager, trainer, step))
         except files.OtherRunError:
             raise
         except files.CheckpointError as error:
-            warn(str(error))
+            problem = str(error)
+        problems = list(filter(None, group.gather(f"reading checkpoint {step}", problem)))
+        if not problems:
+            return state
+        warn(problems[0])
     if steps:
         raise files.CheckpointError(
             f"no checkpoint under {manager.directory} can be read; restore one from a copy, or "

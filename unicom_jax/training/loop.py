@@ -16,13 +16,16 @@ from rich.console import Console
 from unicom_jax.core.losses import mean
 from unicom_jax.core.module import Params
 from unicom_jax.interop import checkpoint as files
+from unicom_jax.parallel.accelerators import find_accelerator
+from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training import checkpoint
-from unicom_jax.training.metrics import MetricWriter, format_note, make_progress, peak_flops
+from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
+from unicom_jax.training.stopping import Stopped
 
-Batches = Callable[[int], Iterator[Any]]  # first step -> batches from there on
+Batches = Callable[[int], Iterator[Any]]  # first step -> batches from there on, this process's rows
 
 
 class TrainingError(Exception):
@@ -87,8 +90,12 @@ def train(
     init_params: Params | None = None,
     tokens_per_step: int = 0,
     flops_per_step: float = 0.0,
+    group: ProcessGroup | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Params:
     """Trains one stage, or goes on where its directory stands, and returns the weights for use.
+
+    All processes of a run call it alike; only the first writes metrics and `stage.json`.
 
     Args:
       frozen: weights of earlier stages; never donated, never changed.
@@ -96,8 +103,11 @@ def train(
       directory: STAGE directory; checkpoints, metrics and `stage.json` go there.
       init_params: start from these instead of random ones (ignored on resume); used up.
       tokens_per_step, flops_per_step: for the reported rates.
+      group: the processes of the run; by default this one alone.
+      asked_to_stop: asked after every step; what one process says holds for all.
 
     Raises:
+      Stopped: somebody asked to stop; the last step is saved.
       TrainingError: too many non-finite steps in a row.
       CheckpointError: the checkpoints are all damaged, or belong to another config or seed.
     """
@@ -107,7 +117,10 @@ def train(
     )
 
     # ---- where we stand -------------------------------------------------------------------
-    state = checkpoint.restore_newest(manager, trainer, lambda text: console.print(f"! {text}"))
+    group = group or ProcessGroup()
+    state = checkpoint.restore_newest(
+        manager, trainer, lambda text: console.print(f"! {text}"), group
+    )
     state = trainer.init_state(init_params) if state is None else state
     start = int(state.step)
     if start >= config.steps:
@@ -119,14 +132,16 @@ def train(
 
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
-    peak = peak_flops(jax.devices()[0].device_kind)
+    accelerator = find_accelerator(jax.devices()[0].device_kind)
+    peak = accelerator.flops if accelerator else None
     stream, held_out = batches(start), None
     began = time.perf_counter()
-    profiling = False
+    profiling = stopping = False
     metrics: dict[str, Any] = {}
+    vote = Vote(trainer.mesh)
 
     with (
-        MetricWriter(directory, start, config.wandb_project) as writer,
+        MetricWriter(directory, start, config.wandb_project, active=group.index == 0) as writer,
         make_progress(console) as progress,
     ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
@@ -166,11 +181,23 @@ def train(
                 values = evaluate(trainer, eval_fn, state, frozen, held_out)
                 writer.write(done, values)
                 window = Window(time.perf_counter())
-            if config.save_every and done % config.save_every == 0 and done < config.steps:
+
+            # ---- checkpoints, and an early end that all processes agree on -----------------
+            stopping = vote(asked_to_stop()) and done < config.steps
+            due = config.save_every and done % config.save_every == 0 and done < config.steps
+            if due or stopping:
                 checkpoint.save_state(manager, trainer, done, state)
+            if stopping:
+                break
 
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
+    if stopping:
+        manager.wait_until_finished()
+        manager.close()
+        raise Stopped(
+            f"{name}: stopped and saved at step {done} of {config.steps}; the same command goes on"
+        )
     if trainer.stage.finish is not None:
         finished = trainer.stage.finish(trainer.weights_for_use(state), frozen)
         _, measured = split(finished, trainer.stage.freeze)
@@ -188,7 +215,8 @@ def train(
         "compilations": step_fn._cache_size(),
         **trainer.stage.facts(weights),
     }
-    _write_facts(directory, trainer, facts)
+    if group.index == 0:
+        _write_facts(directory, trainer, facts)
     return weights
 
 

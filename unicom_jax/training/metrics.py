@@ -19,31 +19,24 @@ from rich.progress import (
 )
 from tensorboardX import SummaryWriter
 
-# Dense bf16 peak of one chip in FLOP/s, from the vendors' data sheets.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5p": 459e12,
-    "TPU v5": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "NVIDIA A100": 312e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-}
-
-
-def peak_flops(device_kind: str) -> float | None:
-    """Peak of a device in FLOP/s, None where it is not known (a CPU)."""
-    matches = [name for name in PEAK_FLOPS if device_kind.startswith(name)]
-    return PEAK_FLOPS[max(matches, key=len)] if matches else None
-
 
 class MetricWriter:
-    """Appends one JSON object a step to `metrics.jsonl` and mirrors it to TensorBoard."""
+    """Appends one JSON object a step to `metrics.jsonl` and mirrors it to TensorBoard.
 
-    def __init__(self, directory: Path, first_step: int = 0, wandb_project: str = "") -> None:
+    Of several processes only one is active; the writers of the others do nothing.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        first_step: int = 0,
+        wandb_project: str = "",
+        *,
+        active: bool = True,
+    ) -> None:
+        self._active = active
+        if not active:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / "metrics.jsonl"
         self._forget_from(first_step)
@@ -59,6 +52,8 @@ class MetricWriter:
             self._path.write_text("".join(f"{line}\n" for line in kept))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._active:
+            return
         self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -67,6 +62,8 @@ class MetricWriter:
             self._wandb.log(dict(values), step=step)
 
     def close(self) -> None:
+        if not self._active:
+            return
         self._file.close()
         self._board.close()
         if self._wandb is not None:

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from data_pipelines import build as pipelines
 from data_pipelines.tokenizer import Tokenizer
-from unicom_jax.config import ConfigError
+from unicom_jax.config import ConfigError, to_json
 from unicom_jax.core.module import Params
 from unicom_jax.interop.autoencoder import load_autoencoder
 from unicom_jax.interop.checkpoint import is_import, restore_params, stage_steps
@@ -22,50 +22,100 @@ from unicom_jax.interop.initial import build_stage, describe_sources, initial_pa
 from unicom_jax.interop.start import start_run
 from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.parallel.sharding import param_shardings, place_batch, replicated
+from unicom_jax.parallel.processes import ProcessError, ProcessGroup, Vote
+from unicom_jax.parallel.sharding import (
+    local_rows,
+    param_shardings,
+    place_batch,
+    place_copies,
+    replicated,
+)
 from unicom_jax.training.loop import Batches, LoopConfig, train
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import split
 from unicom_jax.training.step import Stage, Trainer
+from unicom_jax.training.stopping import Stopped
 
 ORDER = ("encoder", "codec", *unified.NAMES)
 
 
 def run_stages(
-    config: ConfigDict, workdir: Path, console: Console, only: tuple[str, ...] | None = None
+    config: ConfigDict,
+    workdir: Path,
+    console: Console,
+    only: tuple[str, ...] | None = None,
+    group: ProcessGroup | None = None,
+    asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Trains `config.stages` (or those of them in `only`) in `workdir`; finished ones are skipped.
+
+    Args:
+      group: the processes of the run, all of which call this alike; by default this one alone.
+      asked_to_stop: see `train`.
 
     Raises:
       ConfigError: an unknown stage, or an autoencoder that is missing or does not fit.
       CheckpointError: a stage that the wanted ones build on was not trained.
+      ProcessError: another process is late or gone, or sees another workdir.
+      Stopped: somebody asked to stop; what was done is saved.
       TokenizerError: the tokenizer is not the one that the run was started with.
     """
+    group = group or ProcessGroup()
     stages = config.stages if only is None else only
     for name in stages:
         if name not in ORDER:
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
-    if jax.process_count() > 1:  # each would load the same rows as all others
-        raise ConfigError("training runs in one process so far; start it on one host")
     check_stages(config)
+    with group.first_before_others("preparing the workdir"):
+        tokenizer = _prepare(config, workdir, console, group)
+    if len(set(group.gather("the configuration", to_json(config)))) > 1:
+        raise ProcessError("the processes were given different configurations; start all alike")
+    mesh = make_mesh(config.mesh)
+    device, processes = jax.devices()[0], f" in {group.count} processes" * (group.count > 1)
+    console.print(
+        f"{workdir}: {', '.join(stages)} on {mesh.size} x {device.device_kind}{processes}"
+    )
+    for name in stages:
+        if Vote(mesh).now(asked_to_stop()):
+            raise Stopped(f"stopped before stage {name}; the same command goes on")
+        _run_stage(name, config, tokenizer, workdir, mesh, console, group, asked_to_stop)
+
+
+def _prepare(config: ConfigDict, workdir: Path, console: Console, group: ProcessGroup) -> Tokenizer:
+    """Process 0 writes into the workdir what is missing there, then the others read it; all fill
+    it into their `config`."""
+    if group.index and not (workdir / "config.json").is_file():
+        raise ProcessError(
+            f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
+            "written; give a --workdir on a file system that all processes share"
+        )
     tokenizer = start_run(config, workdir)
     if config.encoder.init_from and "encoder" not in config.stages:
+        if group.count > 1 and not stage_steps(workdir, "encoder"):
+            raise ConfigError(
+                "several processes do not import an encoder; before, in one process: unicom "
+                f"import --workdir={workdir} --encoder={config.encoder.init_from}"
+            )
         import_frozen_encoder(config, workdir, console)
-    mesh = make_mesh(config.mesh)
-    device = jax.devices()[0]
-    console.print(f"{workdir}: {', '.join(stages)} on {mesh.size} x {device.device_kind}")
-    for name in stages:
-        _run_stage(name, config, tokenizer, workdir, mesh, console)
+    return tokenizer
 
 
 def _run_stage(
-    name: str, config: ConfigDict, tokenizer: Tokenizer, workdir: Path, mesh: Any, console: Console
+    name: str,
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    workdir: Path,
+    mesh: Any,
+    console: Console,
+    group: ProcessGroup,
+    asked_to_stop: Callable[[], bool],
 ) -> None:
     settings = config[name]
+    share = local_rows(mesh, settings.batch_size)
 
     def batches(part: str) -> Batches:
-        return lambda start: pipelines.stage_loader(config, name, tokenizer, part, start)
+        return lambda start: pipelines.stage_loader(config, name, tokenizer, part, start, share)
 
     stage = _make_stage(name, config, batches("train"), mesh)
     trained, _ = split(stage.module.specs(), stage.freeze)
@@ -91,6 +141,8 @@ def _run_stage(
         init_params=_initial_params(name, config, workdir, mesh, console),
         tokens_per_step=tokens,
         flops_per_step=6.0 * stage.module.param_count() * tokens,
+        group=group,
+        asked_to_stop=asked_to_stop,
     )
 
 
@@ -133,7 +185,7 @@ def _frozen_parts(name: str, config: ConfigDict, workdir: Path, mesh: Any) -> Pa
         encoder = _restore(workdir, "encoder", build_encoder(config), mesh, ("vision",))
         frozen["encoder"] = encoder["vision"]
     if name == "codec":
-        frozen |= jax.device_put(load_autoencoder(config, workdir), replicated(mesh))
+        frozen |= place_copies(load_autoencoder(config, workdir), replicated(mesh))
     if name in unified.NAMES:
         frozen["codec"] = _restore(workdir, "codec", build_codec(config), mesh)
     return frozen

@@ -183,7 +183,8 @@ class Trainer:
             }
             return TrainState(state.step + 1, merge(trained, held), opt_state, ema), metrics
 
-        return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), None))
+        everywhere = sharding.replicated(self.mesh)
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
 
     def eval_step(self) -> Callable[[Params, Params, Any], LossTerms]:
         """The jitted loss terms of a batch, with noise that does not depend on the step."""
@@ -192,7 +193,7 @@ class Trainer:
             rows = jax.tree.leaves(batch)[0].shape[0]
             return self.stage.loss(params, frozen, batch, _row_keys(jax.random.key(0), rows))
 
-        return jax.jit(step)
+        return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
     def weights_for_use(self, state: TrainState) -> Params:
         """The averaged weights where there are any, else the raw ones."""

@@ -22,6 +22,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.models.build import build_codec, build_encoder, build_space
+from unicom_jax.parallel.sharding import fetch, place_copies
 from unicom_jax.training.step import Stage
 
 STATISTICS = "statistics/.*"
@@ -108,7 +109,8 @@ def measure_statistics(
 ) -> Params:
     """Mean and deviation of every latent channel over the real tokens of `batches`.
 
-    Sums are kept in float64 on the host: a channel's mean may be large against its deviation.
+    Sums are kept in float64 on the host: a channel's mean may be large against its deviation. With
+    several processes each sums over all latents, in the same order.
 
     Returns:
       `params` with its `statistics` replaced.
@@ -127,7 +129,7 @@ def measure_statistics(
 
     count, total, squares = 0.0, 0.0, 0.0
     for batch in batches:
-        raw, real = jax.device_get(latents_of(params, frozen, batch))
+        raw, real = fetch(latents_of(params, frozen, batch))
         values = raw[real].astype(np.float64)
         count += len(values)
         total = total + values.sum(0)
@@ -139,9 +141,6 @@ def measure_statistics(
         raise ValueError(
             f"latent channels {dead} never vary; train the codec longer or lower codec.latent_dim"
         )
-    old = params["statistics"]
-    new = {"mean": mean, "std": std}
-    placed = {
-        name: jax.device_put(new[name].astype(np.float32), old[name].sharding) for name in new
-    }
-    return {**params, "statistics": placed}
+    new = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
+    place = params["statistics"]["mean"].sharding
+    return {**params, "statistics": place_copies(new, place)}

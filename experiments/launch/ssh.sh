@@ -1,0 +1,31 @@
+#!/bin/bash
+# Trains on hosts that are reached by ssh, one process a host; the first host is process 0.
+#
+#     experiments/launch/ssh.sh "host0 host1 host2 host3" \
+#         --config=experiments/scenes_base.py --workdir=/shared/runs/scenes
+#
+# Start it in the checkout, which all hosts see under the same path, as they see the workdir.
+# UNICOM=.venv/bin/unicom names the command where it is not on the hosts' PATH, PORT another port.
+# Ctrl-C or SIGTERM stops all processes after the same step, saved; the same command goes on.
+set -u
+read -ra hosts <<<"$1"
+shift
+port=${PORT:-8476} pids=()
+pidfile=/tmp/unicom-$port.pid # on the first host; what one process is told holds for all
+
+trap 'ssh "${hosts[0]}" "kill -TERM \$(cat $pidfile)"' INT TERM
+
+for index in "${!hosts[@]}"; do
+    meeting="--coordinator=${hosts[0]}:$port --processes=${#hosts[@]} --process=$index"
+    start="cd $(printf %q "$PWD") && exec ${UNICOM:-unicom} train $meeting $(printf '%q ' "$@")"
+    [ "$index" -eq 0 ] && start="echo \$\$ >$pidfile && $start"
+    ssh "${hosts[index]}" "$start" &
+    pids+=($!)
+done
+
+worst=0
+for pid in "${pids[@]}"; do
+    while wait "$pid"; status=$?; kill -0 "$pid" 2>/dev/null; do :; done # the trap ends a wait
+    [ "$status" -gt "$worst" ] && worst=$status
+done
+exit "$worst"

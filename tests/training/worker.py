@@ -1,0 +1,57 @@
+"""One process of a training run, as the command starts it; it notes on which rows it trains.
+
+    python -m tests.training.worker NOTES STOP_AT [flags of `unicom train`]
+
+NOTES becomes JSON: for every batch placed, {row of the global batch: checksum}. Before the batch
+STOP_AT (counted from 0, -1 for never) is trained on, the process sends itself SIGTERM.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import zlib
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from unicom_jax import cli
+from unicom_jax.training import loop
+
+
+def main() -> int:
+    path, stop_at, *flags = sys.argv[1:]
+    notes: list[dict[int, int]] = []
+    place = loop.place_batch
+
+    def place_and_note(batch, mesh):
+        placed = place(batch, mesh)
+        notes.append(checksums(placed))
+        if len(notes) - 1 == int(stop_at):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return placed
+
+    loop.place_batch = place_and_note
+    status = cli.main(["train", *flags])
+    Path(path).write_text(json.dumps(notes))
+    return status
+
+
+def checksums(placed) -> dict[int, int]:
+    """Of the rows that lie on this process's devices, each by its place in the global batch."""
+    sums: dict[int, int] = {}
+    for leaf in jax.tree.leaves(placed):
+        seen = {
+            shard.index[0].start or 0: np.asarray(shard.data) for shard in leaf.addressable_shards
+        }
+        for start, rows in seen.items():
+            for place, row in enumerate(rows, start):
+                sums[place] = zlib.crc32(row.tobytes(), sums.get(place, 0))
+    return sums
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""Several processes as one run: where they meet, their start, and waiting for each other.
+
+Flags say where they meet, else the environment does: variables of JAX, Kubernetes' indexed jobs,
+SLURM's `srun`, or a TPU pod, which JAX asks itself. One process alone needs none of it.
+Nothing here waits without an end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from orbax.checkpoint import multihost
+
+PORT = 8476  # where only a host is named
+# A row counts where the number of processes is set: a job's index alone may number other runs.
+FLAGS = ("--coordinator", "--processes", "--process")
+VARIABLES = (  # in the order of the flags
+    ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
+    ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JOB_COMPLETION_INDEX"),
+    ("SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
+)
+SHUTDOWN_SECONDS = 60  # processes that are done leave together, within this time
+LOST = "Connection closed by peer|Connection reset by peer|heartbeat|oordination service"
+
+
+class ProcessError(Exception):
+    """Processes that do not find or do not wait for each other. One line that names the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Meeting:
+    """Where the processes of a run meet, and which of them this one is.
+
+    Attributes:
+      coordinator: HOST:PORT of process 0. None: JAX asks the TPU pod for all of this.
+      devices: the local accelerators this process takes; None: all.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+    devices: tuple[int, ...] | None = None
+
+
+def find_meeting(
+    environment: Mapping[str, str],
+    *,
+    coordinator: str | None = None,
+    processes: int | None = None,
+    process: int | None = None,
+    tpu: bool | None = None,
+) -> Meeting | None:
+    """Where to meet; None for one process alone. What is given beats the environment.
+
+    Args:
+      tpu: whether to ask a TPU pod where nothing else is said; None: where JAX has found TPUs.
+
+    Raises:
+      ProcessError: one of the three values is missing, or is no number, or out of range.
+    """
+    rows = [row for row in VARIABLES if row[1] in environment]
+    rows = [row for row in rows if row[2] in environment] or rows
+    if rows:
+        names = rows[0]
+        coordinator = _host(environment, names[0]) if coordinator is None else coordinator
+        processes = _whole(environment, names[1]) if processes is None else processes
+        process = _whole(environment, names[2]) if process is None else process
+    if processes == 1:
+        return None
+    values = (coordinator, processes, process)
+    if values == (None, None, None):
+        found = "tpu" in (jax.config.jax_platforms or "")  # JAX writes it there by itself
+        return Meeting() if (found if tpu is None else tpu) else None
+    if None in values:
+        at = values.index(None)
+        variable = f" or the variable {rows[0][at]}" if rows else ""
+        raise ProcessError(
+            "several processes need --coordinator, --processes and --process; give "
+            f"{FLAGS[at]}{variable}"
+        )
+    if not 0 <= process < processes:
+        raise ProcessError(
+            f"process {process} is not one of {processes}; count --process from 0 on"
+        )
+    coordinator = coordinator if ":" in coordinator else f"{coordinator}:{PORT}"
+    if not coordinator.rpartition(":")[2].isdecimal():
+        raise ProcessError(f"--coordinator={coordinator} names no port; write HOST:PORT")
+    return Meeting(coordinator, processes, process, _own_devices(environment))
+
+
+def _whole(environment: Mapping[str, str], name: str) -> int | None:
+    if name not in environment:
+        return None
+    if not environment[name].isdecimal():
+        raise ProcessError(f"the variable {name} is {environment[name]!r}, not a whole number")
+    return int(environment[name])
+
+
+def _host(environment: Mapping[str, str], name: str) -> str | None:
+    """The coordinator; of SLURM's `node[003-005,7],other` the first node, with the job's port."""
+    if name != "SLURM_STEP_NODELIST" or name not in environment:
+        return environment.get(name)
+    first = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", environment[name])
+    port = 61440 + int(environment.get("SLURM_JOB_ID", 0)) % 4096  # two jobs may share a node
+    return f"{first[1]}{first[2] or ''}:{port}" if first else None
+
+
+def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
+    """SLURM: of several tasks on a node each takes one GPU, unless it sees only one anyway."""
+    tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "")
+    shared = tasks != "1" and visible.count(",") > 0
+    local = _whole(environment, "SLURM_LOCALID")
+    return (local,) if shared and local is not None else None
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessGroup:
+    """The processes of a run as one of them sees it. By default it is alone.
+
+    Attributes:
+      timeout: seconds that it waits for the others.
+    """
+
+    index: int = 0
+    count: int = 1
+    timeout: float = 600.0
+
+    def barrier(self, what: str) -> None:
+        """Returns when all processes have come here.
+
+        Raises:
+          ProcessError: one did not within the time; it is named.
+        """
+        if self.count == 1:
+            return
+        client = multihost.get_jax_distributed_client()
+        try:
+            client.wait_at_barrier(f"unicom: {what}", int(self.timeout * 1000))
+        except RuntimeError as error:
+            raise ProcessError(self._late(what, str(error))) from None
+
+    def _late(self, what: str, error: str) -> str:
+        if "timed out" not in error:
+            return f"{what}: a process is gone ({error.splitlines()[0][:200]}); see its log"
+        named = re.findall(r"\d+", error.partition("task names:")[2].partition("RPC")[0])
+        return (
+            f"{what}: waited {self.timeout:g} s, but process {', '.join(named) or '?'} of "
+            f"{self.count} did not come; see its log, then start all of them again"
+        )
+
+    def gather(self, what: str, text: str) -> list[str]:
+        """The texts of all processes, in their order.
+
+        Raises:
+          ProcessError: as `barrier`.
+        """
+        if self.count == 1:
+            return [text]
+        client, folder = multihost.get_jax_distributed_client(), f"unicom/{what}"
+        client.key_value_set(f"{folder}/{self.index}", text, allow_overwrite=True)
+        self.barrier(what)
+        told = [client.key_value_try_get(f"{folder}/{index}") for index in range(self.count)]
+        self.barrier(f"{what}, read")  # so that nobody writes the next one yet
+        return told
+
+    @contextlib.contextmanager
+    def first_before_others(self, what: str) -> Iterator[None]:
+        """Process 0 runs the body; when it is through, the others do."""
+        if self.index:
+            self.barrier(what)
+        yield
+        if not self.index:
+            self.barrier(what)
+
+    @contextlib.contextmanager
+    def noticing_loss(self) -> Iterator[None]:
+        """Says in one line what the device runtime says in many when another process has died.
+
+        Raises:
+          ProcessError: in place of such an error.
+        """
+        try:
+            yield
+        except jax.errors.JaxRuntimeError as error:
+            if self.count == 1 or not re.search(LOST, str(error)):
+                raise
+            raise ProcessError(
+                f"another process is gone ({str(error).splitlines()[0][:200]}); see the logs of "
+                "the others, then start all of them again"
+            ) from error
+
+    def leave(self, status: int) -> None:
+        """Ends a process of several that has failed, at once: at an orderly end it would wait for
+        the others, and they wait for its devices."""
+        if self.count > 1:
+            sys.stdout.flush()
+            os._exit(status)
+
+
+def start(meeting: Meeting | None, timeout: float = 600.0) -> ProcessGroup:
+    """Connects this process with the others. To be called before anything asks for a device.
+
+    When they do not all come in time, the process ends here, with one line and status 1: the call
+    that connects cannot be left, and would end the process itself with a stack trace.
+
+    Raises:
+      ProcessError: the connection fails for another reason.
+    """
+    if meeting is None:
+        return ProcessGroup(timeout=timeout)
+    # Signals are ours (training/stopping.py); JAX's own service would take SIGTERM from Python.
+    jax.config.update("jax_enable_preemption_service", False)
+    watch = threading.Timer(timeout, _give_up, (meeting, timeout))
+    watch.daemon = True
+    watch.start()
+    try:
+        jax.distributed.initialize(
+            meeting.coordinator,
+            meeting.processes,
+            meeting.process,
+            meeting.devices,
+            cluster_detection_method="deactivate" if meeting.coordinator else None,
+            initialization_timeout=int(timeout) + 60,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ProcessError(f"the processes could not be connected: {reason}") from error
+    finally:
+        watch.cancel()
+    return ProcessGroup(jax.process_index(), jax.process_count(), timeout)
+
+
+def _give_up(meeting: Meeting, timeout: float) -> None:
+    who = "" if meeting.process is None else f"process {meeting.process} of {meeting.processes}: "
+    where = meeting.coordinator or "the TPU pod's coordinator"
+    reason = f"not all processes have come to {where}; see their logs, or raise --process-timeout"
+    if meeting.process:
+        host, _, port = meeting.coordinator.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            reason = f"process 0 does not answer at {where} ({error}); is it there, and reachable?"
+    print(f"unicom: {who}waited {timeout:g} s, {reason}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+class Vote:
+    """Whether any process has raised its hand, heard by all of them at the same call.
+
+    With several processes the answer is that of the call before: it travels with the devices' own
+    queue, so that no device waits for a host.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        everywhere = NamedSharding(mesh, PartitionSpec())
+        self._hands = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+        self._any = jax.jit(lambda hands: hands.any(), out_shardings=everywhere)
+        self._size = mesh.size
+        self._earlier: jax.Array | bool = False
+
+    def __call__(self, raised: bool) -> bool:
+        if jax.process_count() == 1:
+            return raised
+        earlier, self._earlier = self._earlier, self._send(raised)
+        return bool(earlier)
+
+    def now(self, raised: bool) -> bool:
+        """The answer to this very call; waits for the devices."""
+        return raised if jax.process_count() == 1 else bool(self._send(raised))
+
+    def _send(self, raised: bool) -> jax.Array:
+        hands = jax.make_array_from_callback(
+            (self._size,), self._hands, lambda index: np.full(1, raised)
+        )
+        return self._any(hands)

@@ -1,0 +1,39 @@
+"""Being stopped: SIGTERM, as schedulers send it before they take a machine, and Ctrl-C."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has saved. One line that says where it stands."""
+
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost, the same command goes on
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], bool]]:
+    """Within it, SIGTERM and the first SIGINT are remembered instead of ending the process.
+
+    What it yields says whether one came. A second SIGINT interrupts at once.
+    """
+    heard: list[int] = []
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        if heard and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        heard.append(number)
+        # Not print: the handler may run in the middle of another one.
+        hint = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
+        os.write(2, f"! stopping after the next save{hint}\n".encode())
+
+    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield lambda: bool(heard)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

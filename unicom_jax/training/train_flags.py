@@ -1,0 +1,50 @@
+"""The flags of `unicom train`. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+
+TRAIN = "Train the stages of a configuration one after the other, or go on where a run stands."
+TRAIN_EXAMPLES = """\
+examples:
+  unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
+  unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
+  unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
+  unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
+
+--config.KEY=VALUE sets any key; experiments/base.py lists them with their meaning. A run keeps its
+configuration: on a workdir that exists, only how long, how often and on which mesh may change.
+
+several processes: start the same command once a host (experiments/launch/ has SLURM, Kubernetes and
+ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU pods,
+under srun and in indexed jobs with JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES they find each
+other; elsewhere, and instead, flags say where they meet:
+  unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=0
+  unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
+
+SIGTERM to any of them, or Ctrl-C, ends all after the same step, saved, with status 75: the same
+command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When a
+process dies, the others end within two minutes, with a status that is neither 0 nor 75."""
+
+
+def add_train_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", metavar="FILE", help="Python file with get_config(); default: the workdir's own"
+    )
+    parser.add_argument(
+        "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
+    )
+    parser.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
+    several = parser.add_argument_group("several processes (by default what the environment says)")
+    several.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others"
+    )
+    several.add_argument("--processes", type=int, metavar="N", help="how many; 1: this one alone")
+    several.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    several.add_argument(
+        "--process-timeout",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="longest wait for another process; default 600",
+    )
