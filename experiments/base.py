@@ -188,7 +188,10 @@ def get_config() -> ConfigDict:
     )
     config.unified = ConfigDict(
         {
-            "pathway": "transfusion",  # transfusion (I), query (II)
+            # transfusion (I), query (II): stages with a flow loss freeze the reader; first teach it
+            # in one without, for example stages ("encoder", "codec", "align", "pretrain") with
+            # align.flow_weight=0.
+            "pathway": "transfusion",
             "understanding": "features",  # features, latents, channel_concat, sequence_concat
             "edit_source": "latents",  # latents, features, both
             "transformer": {  # fields of models.transformer.Transformer
