@@ -83,7 +83,7 @@ class QueryPathway(Pathway):
         latents: jax.Array,
         row_keys: jax.Array,
     ) -> LossTerms:
-        """As `TransfusionPathway.loss_terms`; where the reader is frozen `text` is only reported."""
+        """As `TransfusionPathway.loss_terms`; a frozen reader only reports `text`."""
         rows, images, tokens, dim = latents.shape
         hidden = self.embed_clean(params, batch, features, latents)
         queries = params["queries"].astype(hidden.dtype)[batch.image_token]
