@@ -218,8 +218,24 @@ def get_config() -> ConfigDict:
     )
     for name in STAGES[2:]:
         config[name] = unified_stage()
-    config.sample = ConfigDict({"steps": 20, "guidance": 3.0, "sampler": "euler", "max_tokens": 64})
+    config.sample = ConfigDict(
+        {
+            "steps": 20,
+            "guidance": 3.0,
+            "guidance_interval": (0.0, 1.0),  # flow times between which guidance acts; 1 is data
+            "sampler": "euler",  # euler, heun
+            "max_tokens": 64,
+        }
+    )
     config.evaluation = ConfigDict(
-        {"prompts": 32, "pictures": 128, "questions": 64, "edits": 64, "batch_size": 64}
+        {
+            "prompts": 32,  # a category
+            "pictures": 128,
+            "questions": 64,  # a kind
+            "edits": 64,
+            "shown": 12,  # of each kind in the report
+            "think": False,  # write a plan before drawing
+            "batch_size": 64,
+        }
     )
     return config

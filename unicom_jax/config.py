@@ -118,6 +118,9 @@ LATER = {
     "data.source.eval_split": "",
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
+    "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
+    "evaluation.think": False,
+    "evaluation.shown": 12,
     "codec.autoencoder.facts": {},
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
