@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from data_pipelines.loader import Loader
 from unicom_jax.core.losses import mean
 from unicom_jax.core.module import Params
 from unicom_jax.interop import checkpoint as files
@@ -22,7 +24,8 @@ from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 
-Batches = Callable[[int], Iterator[Any]]  # first step -> batches from there on
+Batches = Callable[[int], Loader]  # first step -> batches from there on
+LOST = ("broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
 class TrainingError(Exception):
@@ -35,11 +38,12 @@ class LoopConfig:
 
     Attributes:
       steps: length of the stage.
-      log_every: metrics are fetched from the device this often.
+      log_every: metrics are fetched from the device this often; never 0.
       save_every: checkpoints besides the last one; `keep` of them stay, and each `keep_every`th.
       eval_every: loss on held-out batches, `eval_batches` of them.
       max_skipped: non-finite steps in a row after which training stops.
-      profile_start, profile_steps: window of a `jax.profiler` trace.
+      profile_start, profile_steps: window of a `jax.profiler` trace, counted from the step at which
+        this process begins.
     """
 
     steps: int
@@ -53,6 +57,23 @@ class LoopConfig:
     profile_start: int = 0
     profile_steps: int = 0
     wandb_project: str = ""
+
+
+def data_shares(counts: Counter, before: Counter, slots: int) -> dict[str, float]:
+    """What became of the documents between two states of `Loader.counts`.
+
+    Args:
+      slots: of the rows that were made in between, padding included.
+
+    Returns:
+      `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
+      their caption cut, over those that were used; `data/filled`: share of the slots in use.
+    """
+    new = Counter({name: counts[name] - before[name] for name in counts})
+    shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
+    if "slots" in new and slots:
+        shares["data/filled"] = new["slots"] / slots
+    return shares
 
 
 @dataclasses.dataclass
@@ -122,8 +143,10 @@ def train(
     peak = peak_flops(jax.devices()[0].device_kind)
     stream, held_out = batches(start), None
     began = time.perf_counter()
-    profiling = False
+    profiling, first_profiled = False, start + config.profile_start
+    last_profiled = min(first_profiled + config.profile_steps, config.steps)
     metrics: dict[str, Any] = {}
+    reported, counts = start, Counter()  # what the last report knew
 
     with (
         MetricWriter(directory, start, config.wandb_project) as writer,
@@ -137,13 +160,12 @@ def train(
             asked = time.perf_counter()
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
-            if config.profile_steps and step == config.profile_start:
+            if config.profile_steps and step == first_profiled:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
             state, metrics = step_fn(state, frozen, batch)
             window.steps += 1
             done = step + 1
-            last_profiled = min(config.profile_start + config.profile_steps, config.steps)
             if profiling and done >= last_profiled:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
@@ -155,6 +177,8 @@ def train(
                 _stop_if_diverged(name, done, values, config.max_skipped)
                 if step > start:  # the first step's rates are the compiler's
                     values |= window.rates(tokens_per_step, flops_per_step, peak)
+                values |= data_shares(stream.counts, counts, (done - reported) * tokens_per_step)
+                reported, counts = done, stream.counts.copy()
                 values["time"] = time.perf_counter() - began
                 writer.write(done, values)
                 window = Window(time.perf_counter())

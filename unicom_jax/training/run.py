@@ -22,6 +22,7 @@ from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.sharding import param_shardings, place_batch, replicated
 from unicom_jax.training.loop import Batches, LoopConfig, train
 from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.settings import check_settings
 from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import split
 from unicom_jax.training.step import Stage, Trainer
@@ -35,7 +36,8 @@ def run_stages(
     """Trains `config.stages` (or those of them in `only`) in `workdir`; finished ones are skipped.
 
     Raises:
-      ConfigError: an unknown stage, or an autoencoder that is missing or does not fit.
+      ConfigError: an unknown stage, a setting that cannot be, or an autoencoder that is missing or
+        does not fit.
       CheckpointError: a stage that the wanted ones build on was not trained.
       TokenizerError: the tokenizer is not the one that the run was started with.
     """
@@ -43,6 +45,7 @@ def run_stages(
     for name in stages:
         if name not in ORDER:
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
+    check_settings(config, stages)
     if jax.process_count() > 1:  # each would load the same rows as all others
         raise ConfigError("training runs in one process so far; start it on one host")
     workdir.mkdir(parents=True, exist_ok=True)
