@@ -87,7 +87,7 @@ class TfdsSource:
                 return path
         raise SourceError(
             f"{self.name}: no feature {' or '.join(map(repr, wanted))}: "
-            f"set {option!r} to one of {', '.join(sorted(features))}"
+            f"set data.source.{option} to one of {', '.join(sorted(features))}"
         )
 
     def __repr__(self) -> str:

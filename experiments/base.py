@@ -120,6 +120,8 @@ def get_config() -> ConfigDict:
                 "held_out": 0.05,  # folder, array_record: share of records kept for evaluation
                 "split": "train",  # tfds: the split to train on
                 "eval_split": "",  # tfds: the split to evaluate on; "" = the one trained on
+                "image": "image",  # tfds: the feature that holds the picture
+                "captions": "",  # tfds: the one that holds the texts; "" = found by its usual names
             },
             "scenes": dict(SCENES),
             "patch": 16,
