@@ -30,7 +30,7 @@ class Stream:
         if self.step in self.bad:
             made["x"][0, 0] = np.nan
         self.step += 1
-        self.counts.update(documents=3, slots=12, broken=self.step % 2, left_over=0)
+        self.counts.update(documents=3, broken=self.step % 2, left_over=0, slots=12, room=16)
         return made
 
 
@@ -91,7 +91,7 @@ def test_lost_documents_are_reported_as_shares_and_none_is_forgotten_between_rep
 
 
 def test_shares_are_of_what_a_loader_counts():
-    pictures = data_shares(Counter(documents=8, truncated=2), Counter(documents=4), slots=100)
+    pictures = data_shares(Counter(documents=8, truncated=2), Counter(documents=4))
     assert pictures == {"data/truncated": 0.5}
 
 

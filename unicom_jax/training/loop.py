@@ -59,20 +59,16 @@ class LoopConfig:
     wandb_project: str = ""
 
 
-def data_shares(counts: Counter, before: Counter, slots: int) -> dict[str, float]:
+def data_shares(counts: Counter, before: Counter) -> dict[str, float]:
     """What became of the documents between two states of `Loader.counts`.
 
-    Args:
-      slots: of the rows that were made in between, padding included.
-
-    Returns:
-      `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
-      their caption cut, over those that were used; `data/filled`: share of the slots in use.
+    `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
+    their caption cut, over those that were used; `data/filled`: share of the slots in use.
     """
     new = Counter({name: counts[name] - before[name] for name in counts})
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
-    if "slots" in new and slots:
-        shares["data/filled"] = new["slots"] / slots
+    if new["room"]:
+        shares["data/filled"] = new["slots"] / new["room"]
     return shares
 
 
@@ -146,7 +142,7 @@ def train(
     profiling, first_profiled = False, start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
     metrics: dict[str, Any] = {}
-    reported, counts = start, Counter()  # what the last report knew
+    counts: Counter = Counter()  # of the stream, at the last report
 
     with (
         MetricWriter(directory, start, config.wandb_project) as writer,
@@ -177,8 +173,8 @@ def train(
                 _stop_if_diverged(name, done, values, config.max_skipped)
                 if step > start:  # the first step's rates are the compiler's
                     values |= window.rates(tokens_per_step, flops_per_step, peak)
-                values |= data_shares(stream.counts, counts, (done - reported) * tokens_per_step)
-                reported, counts = done, stream.counts.copy()
+                values |= data_shares(stream.counts, counts)
+                counts = stream.counts.copy()
                 values["time"] = time.perf_counter() - began
                 writer.write(done, values)
                 window = Window(time.perf_counter())
