@@ -23,7 +23,7 @@ class Stream:
     """The same batch at every step, NaN in those of `bad`, with a loader's counts."""
 
     def __init__(self, start=0, bad=()):
-        self.step, self.bad, self.counts = start, bad, Counter()
+        self.step, self.bad, self.counts, self.closed = start, bad, Counter(), False
 
     def __next__(self):
         made = batch()
@@ -33,10 +33,17 @@ class Stream:
         self.counts.update(documents=3, broken=self.step % 2, left_over=0, slots=12, room=16)
         return made
 
+    def close(self):
+        self.closed = True
 
-def run(directory, *, bad=(), **settings):
+
+def run(directory, *, bad=(), opened=None, **settings):
+    """The lines of metrics.jsonl; `opened` collects the streams that were read."""
+    opened = [] if opened is None else opened
+
     def batches(start):
-        return Stream(start, bad)
+        opened.append(Stream(start, bad))
+        return opened[-1]
 
     config = LoopConfig(**{"steps": 6, "log_every": 1, "save_every": 3, **settings})
     quiet = Console(file=io.StringIO())
@@ -106,21 +113,22 @@ def test_fewer_are_skipped_and_counted(tmp_path):
     assert [line["skipped_in_a_row"] for line in lines] == [0, 1, 0, 1, 0, 0]
 
 
+def test_streams_are_closed_at_the_end_and_when_training_stops(tmp_path):
+    opened = []
+    run(tmp_path / "whole", steps=2, eval_every=1, opened=opened)
+    assert len(opened) == 2 and all(stream.closed for stream in opened)
+    with pytest.raises(TrainingError):
+        run(tmp_path / "stopped", bad=(1,), max_skipped=1, opened=opened)
+    assert len(opened) == 3 and opened[-1].closed
+
+
 def test_the_profiled_window_counts_from_where_the_process_begins(tmp_path, monkeypatch):
-    seen = []
-    streams = []
-    original = Stream.__init__
-
-    def remember(self, *arguments):
-        original(self, *arguments)
-        streams.append(self)
-
-    monkeypatch.setattr(Stream, "__init__", remember)
+    seen, streams = [], []
     for name in ("start_trace", "stop_trace"):
         monkeypatch.setattr(
             jax.profiler, name, lambda *_, name=name: seen.append((name, streams[-1].step))
         )
-    run(tmp_path, steps=3)
+    run(tmp_path, steps=3, opened=streams)
     assert seen == []  # 0 steps: never
-    run(tmp_path, steps=6, profile_start=1, profile_steps=1)
+    run(tmp_path, steps=6, profile_start=1, profile_steps=1, opened=streams)
     assert seen == [("start_trace", 5), ("stop_trace", 5)]  # the batch of step 4 was just taken

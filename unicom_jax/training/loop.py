@@ -7,6 +7,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def train(
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
     peak = peak_flops(jax.devices()[0].device_kind)
-    stream, held_out = batches(start), None
+    held_out: list[Any] | None = None
     began = time.perf_counter()
     profiling, first_profiled = False, start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
@@ -145,6 +146,7 @@ def train(
     counts: Counter = Counter()  # of the stream, at the last report
 
     with (
+        closing(batches(start)) as stream,  # Grain's workers leave shared memory behind otherwise
         MetricWriter(directory, start, config.wandb_project) as writer,
         make_progress(console) as progress,
     ):
@@ -225,8 +227,8 @@ def evaluate(
 
 
 def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
-    stream = batches(0)
-    return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
+    with closing(batches(0)) as stream:
+        return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
 
 
 def _stop_if_diverged(name: str, step: int, values: Mapping[str, float], limit: int) -> None:

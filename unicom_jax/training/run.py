@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -100,8 +101,9 @@ def _run_stage(
 
 def _make_stage(name: str, config: ConfigDict, batches: Batches, mesh: Any) -> Stage:
     def statistics_batches() -> Iterator[Any]:
-        stream = itertools.islice(batches(0), config.codec.statistics_batches)
-        return (place_batch(batch, mesh) for batch in stream)
+        with closing(batches(0)) as stream:
+            for batch in itertools.islice(stream, config.codec.statistics_batches):
+                yield place_batch(batch, mesh)
 
     makers: dict[str, Callable[[], Stage]] = {
         "encoder": lambda: encoder.encoder_stage(config),
