@@ -190,6 +190,7 @@ def train(
                 window = Window(time.perf_counter())
             if config.save_every and done % config.save_every == 0 and done < config.steps:
                 checkpoint.save_state(manager, trainer, done, state)
+        batch = held_out = None  # arrays in memory shared with the workers go before these do
 
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
