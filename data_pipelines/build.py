@@ -54,6 +54,8 @@ def source_options(config: Config, split: str, with_edits: bool) -> dict[str, An
         "tfds": lambda: {
             "name": source["path"],
             "split": (evaluation and source["eval_split"]) or source["split"],
+            "image": source["image"],
+            "captions": source["captions"] or None,
         },
     }
     return {"kind": kind, **arguments.get(kind, dict)()}

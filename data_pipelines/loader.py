@@ -62,7 +62,7 @@ class Loader(Generic[Batch]):
     Attributes:
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
-        `set_state`: documents, slots (used), left_over, broken, overlong.
+        `set_state`: documents, slots (used) of how many (room), left_over, broken, overlong.
     """
 
     def __init__(
@@ -148,6 +148,7 @@ class PackedBatches:
         rows, left_over = assign([(len(d), len(d.grids)) for d in documents], packing)
         packed = [documents[i] for row in rows for i in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
+        counts.update(room=packing.window_rows * packing.slots)
         return [pack_row([documents[i] for i in row], packing, sequence) for row in rows]
 
 

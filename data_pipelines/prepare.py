@@ -45,8 +45,7 @@ def _scenes(out: Path, package: str | None, size: int) -> str:
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     return (
         f"{builder.data_dir}: {counts['train']} scenes to train on and {counts['test']} held out, "
-        f"{size} x {size} pixels; read them with data_pipelines.scenes.tfds_builder.TfdsScenes, "
-        "or train on their captions with --config.data.source.kind=tfds "
+        f"{size} x {size} pixels; train on them with --config.data.source.kind=tfds "
         f"--config.data.source.path={builder.data_dir} --config.data.source.eval_split=test"
     )
 

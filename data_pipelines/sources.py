@@ -21,7 +21,7 @@ from data_pipelines.records import SUFFIX, ArrayRecordSource, RecordError, Sourc
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.split import TRAIN, split_source
-from data_pipelines.tfds_captions import TfdsCaptionsSource
+from data_pipelines.tfds_source import TfdsSource
 
 LOG = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ KINDS: dict[str, Callable[..., Source]] = {
     "scenes": _open_scenes,
     "array_record": _open_array_record,
     "folder": _open_folder,
-    "tfds": TfdsCaptionsSource,
+    "tfds": TfdsSource,
     "openmoji": _open_openmoji,
 }
 

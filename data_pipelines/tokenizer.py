@@ -264,11 +264,11 @@ def _parse(text: str, name: str) -> tokenizers.Tokenizer:
 
 def _convert(path: pathlib.Path) -> tokenizers.Tokenizer:
     try:
-        import transformers  # an extra, slow to import, and only these directories need it
+        import transformers  # slow to import, and only these directories need it
 
         loaded = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
         text = loaded.backend_tokenizer.to_str()
-    except Exception as error:  # transformers is missing, or whatever its converters raise
+    except Exception as error:  # whatever its converters raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TokenizerError(
             f"{path}: transformers cannot load a tokenizer from it ({reason}): "

@@ -122,6 +122,8 @@ def get_config() -> ConfigDict:
                 "held_out": 0.05,  # folder, array_record: share of records kept for evaluation
                 "split": "train",  # tfds: the split to train on
                 "eval_split": "",  # tfds: the split to evaluate on; "" = the one trained on
+                "image": "image",  # tfds: the feature that holds the picture
+                "captions": "",  # tfds: the one that holds the texts; "" = found by its usual names
             },
             "scenes": dict(SCENES),
             "patch": 16,
@@ -210,7 +212,10 @@ def get_config() -> ConfigDict:
     config.unified = ConfigDict(
         {
             "init_from": "",  # a folder of Qwen2, Qwen2.5 or Qwen3: the transformer starts from it
-            "pathway": "transfusion",  # transfusion (I), query (II)
+            # transfusion (I), query (II): stages with a flow loss freeze the reader; first teach it
+            # in one without, for example stages ("encoder", "codec", "align", "pretrain") with
+            # align.flow_weight=0.
+            "pathway": "transfusion",
             "understanding": "features",  # features, latents, channel_concat, sequence_concat
             "edit_source": "latents",  # latents, features, both
             "transformer": {  # fields of models.transformer.Transformer
@@ -237,8 +242,24 @@ def get_config() -> ConfigDict:
     )
     for name in STAGES[2:]:
         config[name] = unified_stage()
-    config.sample = ConfigDict({"steps": 20, "guidance": 3.0, "sampler": "euler", "max_tokens": 64})
+    config.sample = ConfigDict(
+        {
+            "steps": 20,
+            "guidance": 3.0,
+            "guidance_interval": (0.0, 1.0),  # flow times between which guidance acts; 1 is data
+            "sampler": "euler",  # euler, heun
+            "max_tokens": 64,
+        }
+    )
     config.evaluation = ConfigDict(
-        {"prompts": 32, "pictures": 128, "questions": 64, "edits": 64, "batch_size": 64}
+        {
+            "prompts": 32,  # a category
+            "pictures": 128,
+            "questions": 64,  # a kind
+            "edits": 64,
+            "shown": 12,  # of each kind in the report
+            "think": False,  # write a plan before drawing
+            "batch_size": 64,
+        }
     )
     return config

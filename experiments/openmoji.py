@@ -72,6 +72,7 @@ def get_config() -> ConfigDict:
             "learning_rate": 1e-2,
             "schedule": "cosine",
             "ema_decay": 0.99,
+            "eval_every": 90,
         }
     )
     config.pretrain.mixture.update(

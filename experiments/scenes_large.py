@@ -113,6 +113,7 @@ def _unified(config: ConfigDict) -> None:
         "images_per_row": 16,
         "ema_decay": 0.999,
         "log_every": 50,
+        "eval_every": 500,
         "save_every": 2000,
     }
     config.pretrain.update({**shared, "steps": 20_000, "learning_rate": 4e-4})

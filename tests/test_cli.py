@@ -82,6 +82,7 @@ def test_help_answers_without_starting_jax():
         (["sample", "--checkpoint=x", "--promt=a"], "did you mean --prompt?"),
         (["sample", "--checkpoint=x", "--top-p=2"], "from 0 to 1"),
         (["sample", "--checkpoint=x", "--steps=0"], "at least 1"),
+        (["sample", "--checkpoint=x", "--guidance-interval=1"], "two numbers, like 0.1,0.8"),
         (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change a configuration"),
         (["train", "--workdir=x", "--config.seed", "1"], "--config.seed=1"),
     ],
@@ -169,7 +170,13 @@ def test_pictures_are_asked_and_described(run, picture, capsys):
 
 def test_an_edit_keeps_the_pictures_size_under_the_image_policy(run, picture, capsys, tmp_path):
     out = tmp_path / "edited"
-    flags = [f"--image={picture}", "--edit=make it blue", f"--out={out}", "--guidance=1"]
+    flags = [
+        f"--image={picture}",
+        "--edit=make it blue",
+        f"--out={out}",
+        "--steps=2",
+        "--guidance-interval=0.5,1",
+    ]
     assert main(["sample", f"--checkpoint={run}", *flags]) == 0
     assert PilImage.open(out.with_suffix(".png")).size == (32, 32)
     assert "make it blue" in capsys.readouterr().out

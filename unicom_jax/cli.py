@@ -222,6 +222,12 @@ def _add_sample(commands) -> None:
         help="1 = none; 2 to 5 follows the words closer, at twice the work",
     )
     drawing.add_argument(
+        "--guidance-interval",
+        type=_pair,
+        metavar="LOW,HIGH",
+        help="guide only between these flow times; 0 is noise, 1 the picture",
+    )
+    drawing.add_argument(
         "--sampler", choices=("euler", "heun"), help="heun: twice the work a step, more exact"
     )
     words = sample.add_argument_group("words")
@@ -287,6 +293,15 @@ def _number(kind: type, least: float, most: float = float("inf")) -> Callable[[s
 
     parse.__name__ = "number" if kind is float else "whole number"  # argparse names it in errors
     return parse
+
+
+def _pair(text: str) -> tuple[float, float]:
+    """An argparse type: two numbers with a comma between."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give two numbers, like 0.1,0.8") from None
+    return low, high
 
 
 # ---- commands ---------------------------------------------------------------------------------

@@ -116,8 +116,13 @@ FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint", "codec.autoencoder
 LATER = {
     "data.source.held_out": 0.0,
     "data.source.eval_split": "",
+    "data.source.image": "image",
+    "data.source.captions": "",
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
+    "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
+    "evaluation.think": False,
+    "evaluation.shown": 12,
     "codec.autoencoder.facts": {},
     **{f"{part}.init_from": "" for part in ("encoder", "codec", "codec.decoder", "unified")},
     "codec.decoder.kind": "dit",

@@ -1,9 +1,8 @@
-"""Questions with one-word answers that the judge can re-derive, and what guessing would score."""
+"""Questions with one-word answers that the judge can re-derive."""
 
 from __future__ import annotations
 
 import collections
-import functools
 import random
 
 from data_pipelines.examples import Question
@@ -15,8 +14,6 @@ from data_pipelines.scenes.scene import (
     Scene,
     SceneConfig,
     SceneObject,
-    random_stream,
-    sample_scene,
 )
 
 KINDS = ("count", "colour", "shape", "position", "yesno", "text")
@@ -134,31 +131,3 @@ def questions(scene: Scene, config: SceneConfig, rng: random.Random) -> tuple[Qu
     return tuple(
         question for kind in KINDS if (question := _ASK[kind](scene, config, rng)) is not None
     )
-
-
-@functools.lru_cache(maxsize=32)
-def chance(kind: str, config: SceneConfig | None = None, samples: int = 2000) -> float:
-    """Accuracy of the best constant answer to a kind of question.
-
-    Args:
-      kind: one of KINDS.
-      config: distribution of the scenes; the default one if None.
-      samples: scenes from which the distribution of answers is counted (fixed seed, so the value
-        never changes).
-
-    Raises:
-      ValueError: unknown kind, or the configuration never gives rise to such a question.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"question kind {kind!r}; choose from {', '.join(KINDS)}")
-    config = config or SceneConfig()
-    answers: collections.Counter[str] = collections.Counter()
-    for index in range(samples):
-        rng = random_stream(0, index, "chance")
-        question = _ASK[kind](sample_scene(config, rng), config, rng)
-        answers.update([question.answer] if question else [])
-    if not answers:
-        raise ValueError(
-            f"question kind {kind!r} never occurs with this SceneConfig; allow its shapes"
-        )
-    return max(answers.values()) / answers.total()

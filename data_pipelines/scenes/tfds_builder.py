@@ -2,7 +2,7 @@
 
     builder = Scenes(data_dir=directory, file_format="array_record")
     builder.download_and_prepare()
-    source = TfdsScenes(builder.as_data_source("train"))   # or tfds.data_source("scenes", ...)
+    source = TfdsSource(builder.data_dir)   # data_pipelines/tfds_source.py
 
 Pictures are handed to TFDS as PNG bytes: its path for arrays would import TensorFlow.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.examples import Example
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 
@@ -83,55 +83,8 @@ def to_features(example: Example) -> dict[str, Any]:
     }
 
 
-def to_example(features: Mapping[str, Any]) -> Example:
-    """The inverse of `to_features`, from what a TFDS data source returns.
-
-    There texts are bytes, and a sequence of dictionaries has become a dictionary of sequences.
-    """
-    questions, edits = features["questions"], features["edits"]
-    return Example(
-        key=features["key"].decode(),
-        image=np.asarray(features["image"]),
-        captions=_texts(features["captions"]),
-        questions=tuple(
-            map(Question, *(_texts(questions[name]) for name in ("question", "answer", "kind")))
-        ),
-        edits=tuple(
-            map(
-                Edit,
-                _texts(edits["instruction"]),
-                map(np.asarray, edits["target"]),
-                _texts(edits["kind"]),
-                _texts(edits["caption"]),
-            )
-        ),
-        thought=features["thought"].decode(),
-    )
-
-
-def _texts(values: Sequence[bytes]) -> tuple[str, ...]:
-    return tuple(value.decode() for value in values)
-
-
 def _png(image: np.ndarray) -> io.BytesIO:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     buffer.seek(0)
     return buffer
-
-
-@dataclasses.dataclass(frozen=True)
-class TfdsScenes:
-    """Examples of a prepared split, for `grain.MapDataset.source`.
-
-    Attributes:
-      records: what `as_data_source` or `tfds.data_source` returns.
-    """
-
-    records: Sequence[Mapping[str, Any]]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Example:
-        return to_example(self.records[index])

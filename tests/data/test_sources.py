@@ -15,7 +15,7 @@ from data_pipelines.examples import Example
 from data_pipelines.folder import FolderSource
 from data_pipelines.records import RecordError, SourceError
 from data_pipelines.sources import SkipBroken, open_source
-from data_pipelines.tfds_captions import TfdsCaptionsSource
+from data_pipelines.tfds_source import TfdsSource
 
 
 def picture(value: int, height: int = 6, width: int = 5) -> np.ndarray:
@@ -166,7 +166,7 @@ def coco(tmp_path_factory):
 
 def test_a_coco_like_tfds_directory_yields_pictures_with_captions(coco):
     found = {}
-    source = TfdsCaptionsSource(coco)
+    source = TfdsSource(coco)
     for index in range(len(source)):
         try:
             found[index] = source[index]
@@ -183,25 +183,25 @@ def test_other_caption_features_are_found_or_named(tmp_path):
         lambda tfds: {"title": tfds.features.Text(), "text": tfds.features.Text()},
         [{"title": "a title", "text": "a text"}],
     )
-    assert TfdsCaptionsSource(directory)[0].captions == ("a text",)
-    assert TfdsCaptionsSource(directory, captions="title")[0].captions == ("a title",)
-    with pytest.raises(SourceError, match="set 'captions' to one of image, text, title"):
-        TfdsCaptionsSource(directory, captions="titel")
-    with pytest.raises(SourceError, match="set 'image' to one of"):
-        TfdsCaptionsSource(directory, image="picture")
+    assert TfdsSource(directory)[0].captions == ("a text",)
+    assert TfdsSource(directory, captions="title")[0].captions == ("a title",)
+    with pytest.raises(SourceError, match="set data.source.captions to one of image, text, title"):
+        TfdsSource(directory, captions="titel")
+    with pytest.raises(SourceError, match="set data.source.image to one of"):
+        TfdsSource(directory, image="picture")
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])
 def test_what_tfds_cannot_open_is_one_line_that_names_the_mend(coco, tmp_path, split):
     name = coco if split == "validation" else str(tmp_path)  # no such split; no data set at all
     with pytest.raises(SourceError, match=f"{name}.*prepared with file_format") as caught:
-        TfdsCaptionsSource(name, split)
+        TfdsSource(name, split)
     assert "\n" not in str(caught.value)
 
 
 def test_reading_tfds_never_imports_tensorflow(coco):
     code = (
-        "import sys; from data_pipelines.tfds_captions import TfdsCaptionsSource as S\n"
+        "import sys; from data_pipelines.tfds_source import TfdsSource as S\n"
         f"s = S({coco!r}, 'train'); len(s); assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -107,6 +107,15 @@ def test_tfds_is_split_by_name():
     assert splits == ["train", "test"]
 
 
+def test_the_features_of_a_tfds_data_set_can_be_named():
+    config = tiny_config(data__source__kind="tfds")
+    found = source_options(config, TRAIN, False)
+    assert (found["image"], found["captions"]) == ("image", None)
+    config.data.source.update({"image": "photo", "captions": "title"})
+    named = source_options(config, TRAIN, False)
+    assert (named["image"], named["captions"]) == ("photo", "title")
+
+
 @pytest.mark.parametrize(
     ("source", "on_training_data"),
     [

@@ -79,12 +79,12 @@ class PerfectModel:
         self.calls.append(("caption", len(images)))
         return [f"A {colour_of(image)} square." for image in images]
 
-    def draw(self, prompts, *, size, think, steps, guidance, sampler, seed):
+    def draw(self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed):
         self.calls.append(("draw", len(prompts)))
         colours = [next(c for c in COLOURS if c in prompt) for prompt in prompts]
         return [SimpleNamespace(image=square(colour), thought="") for colour in colours]
 
-    def edit(self, images, instructions, *, steps, guidance, sampler, seed):
+    def edit(self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed):
         self.calls.append(("edit", len(images)))
         edited = []
         for image, text in zip(images, instructions, strict=True):
@@ -113,10 +113,10 @@ class BlindModel(PerfectModel):
     def caption(self, images, *, max_tokens, temperature, seed):
         return [""] * len(images)
 
-    def draw(self, prompts, *, size, think, steps, guidance, sampler, seed):
+    def draw(self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed):
         return [SimpleNamespace(image=np.full((SIDE, SIDE, 3), 128, np.uint8))] * len(prompts)
 
-    def edit(self, images, instructions, *, steps, guidance, sampler, seed):
+    def edit(self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed):
         return [np.full_like(image, 128) for image in images]
 
     def reconstruct(self, images, *, seed):

@@ -229,6 +229,12 @@ def test_configuration_is_read_from_a_run():
     )
     assert (config.prompts, config.steps, config.sampler) == (3, 5, "heun")
     assert (config.image_size, config.seed) == (48, 4)
+    assert config.drawing == {
+        "steps": 5,
+        "guidance": 2.0,
+        "guidance_interval": (0.0, 1.0),
+        "sampler": "heun",
+    }
 
 
 def test_an_unknown_key_is_refused_with_the_nearest():

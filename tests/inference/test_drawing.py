@@ -90,6 +90,29 @@ def test_guidance_of_one_needs_no_unconditional_branch(generator, monkeypatch):
         generator.draw(["a red dot"], guidance=2.0, steps=2)
 
 
+def test_outside_its_interval_guidance_does_nothing(generator):
+    def drawn(**options):
+        return generator.draw(["a red dot"], steps=2, **options)[0].image.astype(int)
+
+    alone = drawn(guidance=1.0)
+    late = drawn(guidance=5.0, guidance_interval=(0.9, 1.0))  # the steps begin at 0 and .5
+    assert np.abs(late - alone).max() <= 1
+    assert np.abs(drawn(guidance=5.0, guidance_interval=(0.0, 0.4)) - alone).max() > 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"sampler": "huen"}, "sampler 'huen' is unknown; choose one of euler, heun"),
+        ({"steps": 0}, "needs at least 1"),
+        ({"interval": (0.8, 0.2)}, "guidance_interval .* is none; give two flow times"),
+    ],
+)
+def test_a_drawing_that_cannot_be_is_refused_before_anything_is_compiled(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Drawing(**settings)
+
+
 def test_the_unconditional_branch_keeps_the_picture_and_drops_the_words(generator):
     conditional, unconditional = both_branches(generator)
     assert [len(document.grids) for document in unconditional] == [0, 1]

@@ -33,6 +33,33 @@ def test_an_unknown_schedule_or_optimizer_names_the_choices():
         make_optimizer(base.training(optimizer="sgd"), SPECS, 10)
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_matrices_and_tables_decay_and_nothing_else(name):
+    specs = {**SPECS, "table": ParamSpec((4, 2), ("vocab", "embed"))}
+    settings = base.training(optimizer=name, warmup_steps=0, learning_rate=0.1, weight_decay=0.3)
+    optimizer, _ = make_optimizer(settings, specs, 10)
+    params = {key: np.ones(spec.shape, np.float32) for key, spec in specs.items()}
+    still = {key: np.zeros(spec.shape, np.float32) for key, spec in specs.items()}
+    updates, _ = optimizer.update(still, optimizer.init(params), params)
+    left = {key: float(np.mean(1.0 + update)) for key, update in updates.items()}
+    assert left == pytest.approx({"kernel": 0.97, "table": 0.97, "bias": 1.0})
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_eps_bounds_the_updates_of_small_gradients(name):
+    def step(eps):
+        settings = base.training(optimizer=name, warmup_steps=0, learning_rate=1.0, eps=eps)
+        optimizer, _ = make_optimizer(settings, SPECS, 10)
+        params = {key: np.zeros(spec.shape, np.float32) for key, spec in SPECS.items()}
+        small = {key: np.full(spec.shape, 1e-4, np.float32) for key, spec in SPECS.items()}
+        updates, _ = optimizer.update(small, optimizer.init(params), params)
+        return {key: float(np.abs(update).mean()) for key, update in updates.items()}
+
+    usual, bounded = step(1e-8), step(1.0)
+    # Muon's iteration makes up for some of it in a matrix.
+    assert bounded["bias"] < 0.01 * usual["bias"] and bounded["kernel"] < 0.5 * usual["kernel"]
+
+
 def test_adamw_equals_torch_with_decay_on_matrices_only():
     torch = pytest.importorskip("torch")
     rng = np.random.default_rng(0)

@@ -20,7 +20,7 @@ from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.stages.codec import codec_stage, measure_statistics
 from unicom_jax.training.stages.encoder import encoder_stage
 from unicom_jax.training.stages.unified import unified_stage
-from unicom_jax.training.state import split
+from unicom_jax.training.state import merge, split
 from unicom_jax.training.step import Trainer
 
 
@@ -126,6 +126,26 @@ def frozen(vision):
 def packed(config):
     sequence = sequence_config(config)
     return pack(documents(ALL, sequence), [[0, 1, 2], [3, 4]], sequence)
+
+
+def test_a_codec_whose_compressor_has_no_weights_has_a_loss(vision):
+    """Splitting and merging must not lose the compressor's name: it is called without weights."""
+    stage = codec_stage(tiny_config(codec__compressor="identity"), lambda: iter(()))
+    trained, held = split(stage.module.abstract(), stage.freeze)
+    assert set(trained) == {"compressor", "decompressor", "pixel_decoder"}
+    keys = jax.random.split(jax.random.key(0), 4)
+    terms = jax.eval_shape(stage.loss, merge(trained, held), {"encoder": vision}, pictures(), keys)
+    assert set(terms) == {"flow", "feature"}
+
+
+def test_the_query_pathway_learns_to_read_in_a_stage_without_a_flow_loss():
+    config = tiny_config(unified__pathway="query", align__flow_weight=0.0)
+    parts = {}
+    for name in ("align", "pretrain"):
+        stage = unified_stage(name, config)
+        parts[name], _ = split(stage.module.specs(), stage.freeze)
+    assert set(parts["align"]) == {"transformer", "embedding"}
+    assert set(parts["pretrain"]) == {"queries", "connector", "flow_decoder"}
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]  # (z, scalar time) -> dz/dt
+TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
 
 
 def align_time(time: jax.Array, like: jax.Array) -> jax.Array:

@@ -85,9 +85,7 @@ def evaluate_editing(
         edited = model.edit(
             [example.image for example, _ in batch],
             [edit.instruction for _, edit in batch],
-            steps=config.steps,
-            guidance=config.guidance,
-            sampler=config.sampler,
+            **config.drawing,
             seed=config.seed + start,
         )
         for (example, edit), after in zip(batch, edited, strict=True):

@@ -118,9 +118,7 @@ def _draw(
         prompts,
         size=(config.image_size, config.image_size),
         think=config.think,
-        steps=config.steps,
-        guidance=config.guidance,
-        sampler=config.sampler,
+        **config.drawing,
         seed=config.seed + start,
     )
     return [np.asarray(drawing.image) for drawing in drawings]

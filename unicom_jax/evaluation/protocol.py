@@ -42,6 +42,7 @@ class UnifiedModel(Protocol):
         think: bool,
         steps: int,
         guidance: float,
+        guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
     ) -> Sequence[Drawn]:
@@ -54,6 +55,7 @@ class UnifiedModel(Protocol):
         *,
         steps: int,
         guidance: float,
+        guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
     ) -> Sequence[np.ndarray]:

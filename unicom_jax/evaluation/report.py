@@ -38,9 +38,8 @@ LABELS |= {"caption_f1": "caption, F1 of words"}
 SPEED = {
     "steps_per_second": "steps per second",
     "tokens_per_second": "tokens per second",
-    "images_per_second": "images per second",
-    "step_seconds": "seconds per step",
     "data_wait": "share of time waiting for data",
+    "data/filled": "share of slots filled",
     "mfu": "model FLOPs utilisation",
 }
 CLOCK = ("step", "time")

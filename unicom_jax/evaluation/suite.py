@@ -28,7 +28,7 @@ class EvaluationConfig:
       edits: edits in all, spread evenly over their kinds.
       shown: records kept per list and kind, with their pictures on disk.
       batch_size: samples a generator call.
-      steps, guidance, sampler: of drawing and editing.
+      steps, guidance, guidance_interval, sampler: of drawing and editing.
       think: whether the model plans in words before it draws.
       max_tokens: of an answer or caption.
       seed: of the sampler.
@@ -43,6 +43,7 @@ class EvaluationConfig:
     batch_size: int = 64
     steps: int = 20
     guidance: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = "euler"
     think: bool = False
     max_tokens: int = 64
@@ -66,6 +67,12 @@ class EvaluationConfig:
         return max(
             self.pictures, EXAMPLES_A_QUESTION * self.questions, EXAMPLES_AN_EDIT * self.edits
         )
+
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """How pictures are drawn, as arguments of `UnifiedModel.draw` and `edit`."""
+        names = ("steps", "guidance", "guidance_interval", "sampler")
+        return {name: getattr(self, name) for name in names}
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> EvaluationConfig:

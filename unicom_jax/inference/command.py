@@ -21,7 +21,7 @@ from unicom_jax.interop.weights import UNIFIED_STAGES
 
 # Which options each mode reads; any other one that is given is an error, none is ignored.
 WORDS = ("max_tokens", "temperature", "top_p")
-FLOW = ("steps", "guidance", "sampler")
+FLOW = ("steps", "guidance", "guidance_interval", "sampler")
 READS = {
     "--prompt": ("prompt", "out", "sheet", "size", *FLOW),
     "--prompt --think": ("prompt", "think", "out", "sheet", "size", *FLOW, *WORDS),

@@ -75,15 +75,18 @@ class Conversations:
         size: tuple[int, int] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         seed: int = 0,
     ) -> list[np.ndarray]:
         """The picture (H, W, 3) uint8 that follows each conversation."""
         defaults = self.config["sample"]
+        interval = defaults["guidance_interval"] if guidance_interval is None else guidance_interval
         settings = Drawing(
             steps=defaults["steps"] if steps is None else steps,
             guidance=float(defaults["guidance"] if guidance is None else guidance),
             sampler=defaults["sampler"] if sampler is None else sampler,
+            interval=tuple(interval),  # JSON knows lists only; a static argument has to be hashable
             shift=self.models.unified.flow_time.shift,
         )
         sizes = [self._drawn_grid(segments, size) for segments in conversations]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.flow import guide, integrate
+from unicom_jax.core.flow import SAMPLERS, guide, integrate
 from unicom_jax.core.module import Module, Params
 from unicom_jax.models.transformer import KVCache
 
@@ -23,6 +23,10 @@ class Drawing:
         conditional and the unconditional branch as one batch.
       interval: flow times between which guidance acts.
       shift: of the time grid, `core.flow.shift_time`.
+
+    Raises:
+      ValueError: an unknown sampler, no step, or an interval that is none. Said here, as what is
+        raised inside a compiled program reaches the user with all of JAX's frames.
     """
 
     steps: int = 20
@@ -30,6 +34,19 @@ class Drawing:
     sampler: str = "euler"
     interval: tuple[float, float] = (0.0, 1.0)
     shift: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ValueError(
+                f"sampler {self.sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}"
+            )
+        if self.steps < 1:
+            raise ValueError(f"steps is {self.steps}; drawing needs at least 1")
+        if not 0.0 <= self.interval[0] < self.interval[1] <= 1.0:
+            raise ValueError(
+                f"guidance_interval {self.interval} is none; give two flow times from 0 (noise) "
+                "to 1 (picture), the lower one first"
+            )
 
     @property
     def branches(self) -> int:

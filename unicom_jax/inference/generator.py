@@ -82,6 +82,7 @@ class Generator(Conversations):
         think: bool = False,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         seed: int = 0,
         **plan: Any,
@@ -91,7 +92,7 @@ class Generator(Conversations):
         Args:
           size: (height, width) in pixels, multiples of the patch; the training size when None.
           think: write a plan first and draw by it.
-          steps, guidance, sampler: as in `Drawing`; None takes the config's.
+          steps, guidance, guidance_interval, sampler: as in `Drawing`; None takes the config's.
           seed: the same seed gives the same noise to the same place in the list.
           plan: how the plan is written: max_tokens, temperature, top_p as for `answer`.
         """
@@ -105,8 +106,9 @@ class Generator(Conversations):
                 for prompt, thought in zip(segments, thoughts, strict=True)
             ]
         drawn = self.paint(
-            segments, size=size, steps=steps, guidance=guidance, sampler=sampler, seed=seed
-        )
+            segments, size=size, steps=steps, guidance=guidance,
+            guidance_interval=guidance_interval, sampler=sampler, seed=seed,
+        )  # fmt: skip
         return [Drawn(image, thought) for image, thought in zip(drawn, thoughts, strict=True)]
 
     def edit(
@@ -116,6 +118,7 @@ class Generator(Conversations):
         *,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         seed: int = 0,
     ) -> list[np.ndarray]:
@@ -124,7 +127,10 @@ class Generator(Conversations):
             [Image(image, SOURCE), Text(instruction)]
             for image, instruction in zip(images, instructions, strict=True)
         ]
-        return self.paint(segments, steps=steps, guidance=guidance, sampler=sampler, seed=seed)
+        return self.paint(
+            segments, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
+            sampler=sampler, seed=seed,
+        )  # fmt: skip
 
     def reconstruct(self, images: Sequence[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
         """Each picture through encoder, codec and pixel decoder, at the size the encoder saw."""

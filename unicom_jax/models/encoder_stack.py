@@ -12,7 +12,7 @@ from typing import Self
 
 import jax
 
-from unicom_jax.core.attention import attention
+from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
@@ -51,6 +51,7 @@ class EncoderAttention(Module):
             raise ValueError(
                 f"width {self.width} is not a multiple of heads {self.heads}; change one of them"
             )
+        check_backend(self.backend)
 
     @property
     def inward(self) -> Linear:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unicom_jax.core import flow
-from unicom_jax.core.attention import attention, padding_mask
+from unicom_jax.core.attention import attention, check_backend, padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, SwiGlu, TimeEmbedding
@@ -119,6 +119,7 @@ class PixelDecoder(FlowDecoder):
                 f"pixel decoder of width {self.width} and {self.heads} heads has no even head "
                 "width; make width a multiple of 2 * heads"
             )
+        check_backend(self.attention_backend)
 
     @property
     def _ends(self) -> dict[str, Module]:

@@ -4,6 +4,8 @@ The slots where Pathway I puts noisy latents hold learnable queries instead, one
 They read the frozen transformer's context; a small bidirectional connector turns their hidden
 states into conditions; a DiT draws the latents under these conditions. The transformer runs once an
 image, only the flow decoder at every step.
+
+A stage without a flow loss (`align`) teaches the reader; later ones leave it as it is.
 """
 
 from __future__ import annotations
@@ -62,10 +64,11 @@ class QueryPathway(Pathway):
             "flow_decoder": self.flow_decoder.specs(),
         }
 
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """The reader stays as the earlier stage left it."""
-        return ("transformer/.*", "embedding/.*")
+    def frozen(self, *, draws: bool) -> tuple[str, ...]:
+        """The reader while it learns to draw; before that, what draws: a reader is taught first."""
+        if draws:
+            return ("transformer/.*", "embedding/.*")
+        return ("queries", "connector/.*", "flow_decoder/.*")
 
     def _connect(self, params: Params, hidden: jax.Array, grids: jax.Array) -> jax.Array:
         """Hidden states of the queries (B, N, W) to conditions (B, N, W)."""
@@ -80,7 +83,7 @@ class QueryPathway(Pathway):
         latents: jax.Array,
         row_keys: jax.Array,
     ) -> LossTerms:
-        """As `TransfusionPathway.loss_terms`; `text` is only reported: the reader is frozen."""
+        """As `TransfusionPathway.loss_terms`; a frozen reader only reports `text`."""
         rows, images, tokens, dim = latents.shape
         hidden = self.embed_clean(params, batch, features, latents)
         queries = params["queries"].astype(hidden.dtype)[batch.image_token]

@@ -47,9 +47,9 @@ class TransfusionPathway(Pathway):
             "head": self.head.specs(),
         }
 
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Weights that this pathway never trains, as path prefixes."""
+    def frozen(self, *, draws: bool) -> tuple[str, ...]:
+        """Weights that a stage does not train, as patterns; `draws`: it has a flow loss."""
+        del draws  # Pathway II asks
         return ()
 
     def loss_terms(

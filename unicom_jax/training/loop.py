@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
+from data_pipelines.loader import Loader
 from unicom_jax.core.losses import mean
 from unicom_jax.core.module import Params
 from unicom_jax.interop import checkpoint as files
@@ -25,7 +28,9 @@ from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 from unicom_jax.training.stopping import Stopped
 
-Batches = Callable[[int], Iterator[Any]]  # first step -> batches from there on, this process's rows
+# First step -> batches from there on, this process's rows.
+Batches = Callable[[int], Loader]
+LOST = ("broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
 class TrainingError(Exception):
@@ -38,11 +43,12 @@ class LoopConfig:
 
     Attributes:
       steps: length of the stage.
-      log_every: metrics are fetched from the device this often.
+      log_every: metrics are fetched from the device this often; never 0.
       save_every: checkpoints besides the last one; `keep` of them stay, and each `keep_every`th.
       eval_every: loss on held-out batches, `eval_batches` of them.
       max_skipped: non-finite steps in a row after which training stops.
-      profile_start, profile_steps: window of a `jax.profiler` trace.
+      profile_start, profile_steps: window of a `jax.profiler` trace, counted from the step at which
+        this process begins.
     """
 
     steps: int
@@ -56,6 +62,19 @@ class LoopConfig:
     profile_start: int = 0
     profile_steps: int = 0
     wandb_project: str = ""
+
+
+def data_shares(counts: Counter, before: Counter) -> dict[str, float]:
+    """What became of the documents between two states of `Loader.counts`.
+
+    `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
+    their caption cut, over those that were used; `data/filled`: share of the slots in use.
+    """
+    new = Counter({name: counts[name] - before[name] for name in counts})
+    shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
+    if new["room"]:
+        shares["data/filled"] = new["slots"] / new["room"]
+    return shares
 
 
 @dataclasses.dataclass
@@ -134,13 +153,17 @@ def train(
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak = accelerator.flops if accelerator else None
-    stream, held_out = batches(start), None
+    held_out: list[Any] | None = None
     began = time.perf_counter()
-    profiling = stopping = False
+    stopping = profiling = False
+    first_profiled = start + config.profile_start
+    last_profiled = min(first_profiled + config.profile_steps, config.steps)
     metrics: dict[str, Any] = {}
+    counts: Counter = Counter()  # of the stream, at the last report
     vote = Vote(trainer.mesh)
 
     with (
+        closing(batches(start)) as stream,  # Grain's workers leave shared memory behind otherwise
         MetricWriter(directory, start, config.wandb_project, active=group.index == 0) as writer,
         make_progress(console) as progress,
     ):
@@ -152,13 +175,12 @@ def train(
             asked = time.perf_counter()
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
-            if config.profile_steps and step == config.profile_start:
+            if config.profile_steps and step == first_profiled:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
             state, metrics = step_fn(state, frozen, batch)
             window.steps += 1
             done = step + 1
-            last_profiled = min(config.profile_start + config.profile_steps, config.steps)
             if profiling and done >= last_profiled:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
@@ -170,6 +192,8 @@ def train(
                 _stop_if_diverged(name, done, values, config.max_skipped)
                 if step > start:  # the first step's rates are the compiler's
                     values |= window.rates(tokens_per_step, flops_per_step, peak)
+                values |= data_shares(stream.counts, counts)
+                counts = stream.counts.copy()
                 values["time"] = time.perf_counter() - began
                 writer.write(done, values)
                 window = Window(time.perf_counter())
@@ -189,6 +213,7 @@ def train(
                 checkpoint.save_state(manager, trainer, done, state)
             if stopping:
                 break
+        batch = held_out = None  # arrays in memory shared with the workers go before these do
 
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
@@ -233,8 +258,8 @@ def evaluate(
 
 
 def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
-    stream = batches(0)
-    return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
+    with closing(batches(0)) as stream:
+        return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
 
 
 def _stop_if_diverged(name: str, step: int, values: Mapping[str, float], limit: int) -> None:

@@ -67,16 +67,17 @@ def make_optimizer(
         )
 
     def muon() -> optax.GradientTransformation:
-        return optax.contrib.muon(
+        update = optax.contrib.muon(
             schedule,
-            weight_decay=config["weight_decay"],
-            weight_decay_mask=decayed,
+            eps=config["eps"],
             adam_b1=config["b1"],
             adam_b2=config["b2"],
-            adam_weight_decay=config["weight_decay"],
             muon_weight_dimension_numbers=map_specs(_muon_dimensions, specs),
             consistent_rms=0.2,  # updates of AdamW's size, so one learning rate serves both
         )
+        # Muon's own AdamW part decays norms and biases too, so the decay is added behind both.
+        decay = optax.add_decayed_weights(lambda n: -config["weight_decay"] * schedule(n), decayed)
+        return optax.chain(update, decay)
 
     makers = {"adamw": adamw, "muon": muon}
     if config["optimizer"] not in makers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from unicom_jax.parallel.sharding import (
 )
 from unicom_jax.training.loop import Batches, LoopConfig, train
 from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.settings import check_settings
 from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import split
 from unicom_jax.training.step import Stage, Trainer
@@ -55,7 +57,8 @@ def run_stages(
       asked_to_stop: see `train`.
 
     Raises:
-      ConfigError: an unknown stage, or an autoencoder that is missing or does not fit.
+      ConfigError: an unknown stage, a setting that cannot be, or an autoencoder that is missing or
+        does not fit.
       CheckpointError: a stage that the wanted ones build on was not trained.
       ProcessError: another process is late or gone, or sees another workdir.
       Stopped: somebody asked to stop; what was done is saved.
@@ -67,6 +70,7 @@ def run_stages(
         if name not in ORDER:
             raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
     check_stages(config)
+    check_settings(config, stages)
     with group.first_before_others("preparing the workdir"):
         tokenizer = _prepare(config, workdir, console, group)
     if len(set(group.gather("the configuration", to_json(config)))) > 1:
@@ -148,8 +152,9 @@ def _run_stage(
 
 def _make_stage(name: str, config: ConfigDict, batches: Batches, mesh: Any) -> Stage:
     def statistics_batches() -> Iterator[Any]:
-        stream = itertools.islice(batches(0), config.codec.statistics_batches)
-        return (place_batch(batch, mesh) for batch in stream)
+        with closing(batches(0)) as stream:
+            for batch in itertools.islice(stream, config.codec.statistics_batches):
+                yield place_batch(batch, mesh)
 
     makers: dict[str, Callable[[], Stage]] = {
         "encoder": lambda: encoder.encoder_stage(config),

@@ -33,11 +33,12 @@ class TrainState:
 def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
     """Splits a tree into (trained, frozen) by regular expressions over `a/b/c` paths.
 
-    An expression freezes a weight when it matches the beginning of its path.
+    An expression freezes a weight when it matches the beginning of its path. Parts without weights
+    (an identity compressor) stay in the first tree, so that `merge` gives back all names.
     """
     patterns = [re.compile(pattern) for pattern in frozen]
     trained, held = {}, {}
-    for path, leaf in traverse_util.flatten_dict(tree).items():
+    for path, leaf in traverse_util.flatten_dict(tree, keep_empty_nodes=True).items():
         is_frozen = any(pattern.match("/".join(path)) for pattern in patterns)
         (held if is_frozen else trained)[path] = leaf
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(held)
@@ -47,7 +48,7 @@ def merge(*trees: Params) -> Params:
     """The inverse of `split`; later trees win."""
     flat: dict = {}
     for tree in trees:
-        flat |= traverse_util.flatten_dict(tree)
+        flat |= traverse_util.flatten_dict(tree, keep_empty_nodes=True)
     return traverse_util.unflatten_dict(flat)
 
 

@@ -1,4 +1,4 @@
-"""Scenes through TFDS: written as ArrayRecord, read back equal, TensorFlow never imported."""
+"""Scenes through TFDS: written, read back equal, trained on; TensorFlow never imported."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ pytest.importorskip("tensorflow_datasets")
 
 ROUND_TRIP = """
 import dataclasses, sys
-import grain, numpy as np, tensorflow_datasets as tfds
+import grain, numpy as np
+from data_pipelines.build import load_or_train_tokenizer, unified_loader
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
-from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig, TfdsScenes
+from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig
+from data_pipelines.tfds_source import TfdsSource
+from tests.tiny import tiny_config
 
 directory = sys.argv[1]
 config = ScenesBuilderConfig(
@@ -28,8 +31,8 @@ for seed, size in ((0, 6), (1, 2)):
     source = ScenesSource(config.scenes, seed, size, with_edits=True)
     truth |= {source[i].key: source[i] for i in range(size)}
 
-def check(records, size):
-    source = TfdsScenes(records)
+def check(split, size):
+    source = TfdsSource(builder.data_dir, split)
     assert len(source) == size
     for example in grain.MapDataset.source(source):
         true = truth[example.key]
@@ -40,9 +43,19 @@ def check(records, size):
         bare = dict(image=0, edits=())
         assert dataclasses.replace(example, **bare) == dataclasses.replace(true, **bare)
 
-check(builder.as_data_source("train"), 6)
-check(builder.as_data_source("train[:50%]"), 3)
-check(tfds.builder_from_directory(builder.data_dir).as_data_source("test"), 2)
+check("train", 6)
+check("train[:50%]", 3)
+check("test", 2)
+
+# Every task of a mixture finds what it needs.
+tasks = ("text_to_image", "conversation", "edit", "think_then_draw", "interleaved")
+run = tiny_config(data__policy="bucket", data__bucket_step=16, data__threads=1)
+run.data.source.update(kind="tfds", path=str(builder.data_dir), eval_split="test")
+run.pretrain.mixture.update({name: 0.2 * (name in tasks) for name in run.pretrain.mixture})
+run.pretrain.update(sequence_length=256, images_per_row=12)
+loader = unified_loader(run, "pretrain", load_or_train_tokenizer(run, None))
+next(loader)
+assert loader.counts["documents"] > len(tasks) and loader.counts["broken"] == 0, loader.counts
 assert "tensorflow" not in sys.modules
 print("equal")
 """

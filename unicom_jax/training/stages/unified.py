@@ -39,10 +39,11 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
         return model.loss_terms(params, batch, features, latents, row_keys)
 
     weights = {"flow": settings["flow_weight"], "text": settings["text_weight"]}
+    held = model.frozen(draws=bool(settings["flow_weight"]))
     return Stage(
         name=name,
         module=model,
         loss=loss,
         weights={term: weight for term, weight in weights.items() if weight},
-        freeze=(*model.frozen, *settings["freeze"]),
+        freeze=(*held, *settings["freeze"]),
     )

@@ -1,4 +1,4 @@
-"""Captioned pictures from TensorFlow Datasets, read without TensorFlow."""
+"""Pictures with texts from TensorFlow Datasets, read without TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,15 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.examples import Example
+from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.records import RecordError, SourceError, check_captions, one_line
 
 # Where known data sets keep their texts: coco_captions; flickr30k; single captions.
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
+# A data set with all of these holds whole examples, as that of `scenes/tfds_builder.py` does.
+WHOLE = {"key", "image", "captions", "thought"}
+WHOLE |= {f"questions/{name}" for name in ("question", "answer", "kind")}
+WHOLE |= {f"edits/{name}" for name in ("instruction", "target", "kind", "caption")}
 
 
-class TfdsCaptionsSource:
-    """Random access to one split of a captions data set, for `grain.MapDataset.source`.
+class TfdsSource:
+    """Random access to one split of a data set, for `grain.MapDataset.source`.
+
+    Captions come the shortest first. A data set with the features of an `Example` (`WHOLE`) gives
+    its questions, edits and plans too, all in their own order.
 
     The data set must have been prepared with file_format="array_record"; nothing is downloaded.
 
@@ -42,6 +49,7 @@ class TfdsCaptionsSource:
         self.name, self.split = os.fspath(name), split
         self._data = _open(self.name, split, data_dir)
         features = _paths(self._data.dataset_info.features)
+        self._whole = captions is None and image == "image" and features >= WHOLE
         wanted = CAPTION_FEATURES if captions is None else (captions,)
         self._captions = self._find("captions", wanted, features)
         self._image = self._find("image", (image,), features)
@@ -61,13 +69,17 @@ class TfdsCaptionsSource:
             ) from error
         captions = _texts(_at(record, self._captions))
         check_captions(captions, where)
-        image = np.asarray(_at(record, self._image))
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise RecordError(
-                f"{where}: image is {image.shape} {image.dtype}, not (H, W, 3) uint8: "
-                "prepare it with an RGB Image feature"
-            )
-        return Example(where, image, tuple(sorted(captions, key=len)))
+        image = _picture(_at(record, self._image), where)
+        if not self._whole:
+            return Example(where, image, tuple(sorted(captions, key=len)))
+        return Example(
+            key=_text(record["key"]),
+            image=image,
+            captions=captions,
+            questions=_questions(record["questions"]),
+            edits=_edits(record["edits"], where),
+            thought=_text(record["thought"]),
+        )
 
     def _find(self, option: str, wanted: Sequence[str], features: set[str]) -> str:
         for path in wanted:
@@ -75,11 +87,11 @@ class TfdsCaptionsSource:
                 return path
         raise SourceError(
             f"{self.name}: no feature {' or '.join(map(repr, wanted))}: "
-            f"set {option!r} to one of {', '.join(sorted(features))}"
+            f"set data.source.{option} to one of {', '.join(sorted(features))}"
         )
 
     def __repr__(self) -> str:
-        return f"TfdsCaptionsSource({self.name} {self.split})"
+        return f"TfdsSource({self.name} {self.split})"
 
 
 def _open(name: str, split: str, data_dir: str | None) -> Any:
@@ -113,6 +125,31 @@ def _at(record: Any, path: str) -> Any:
     return record
 
 
-def _texts(value: Any) -> list[str]:
-    values = [value] if isinstance(value, str | bytes) else list(value)
-    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else str(v) for v in values]
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str | bytes) else value
+    return tuple(map(_text, values))
+
+
+def _picture(value: Any, where: str) -> np.ndarray:
+    image = np.asarray(value)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise RecordError(
+            f"{where}: image is {image.shape} {image.dtype}, not (H, W, 3) uint8: "
+            "prepare it with an RGB Image feature"
+        )
+    return image
+
+
+def _questions(rows: Mapping[str, Any]) -> tuple[Question, ...]:
+    """TFDS gives a dictionary of sequences for a sequence of dictionaries."""
+    return tuple(map(Question, *(_texts(rows[name]) for name in ("question", "answer", "kind"))))
+
+
+def _edits(rows: Mapping[str, Any], where: str) -> tuple[Edit, ...]:
+    targets = [_picture(target, f"{where} edit target") for target in rows["target"]]
+    words = (_texts(rows[name]) for name in ("instruction", "kind", "caption"))
+    return tuple(Edit(i, t, k, c) for t, i, k, c in zip(targets, *words, strict=True))

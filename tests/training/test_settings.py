@@ -1,0 +1,47 @@
+"""Settings that would only fail under jit, or at the very end, are refused before training."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.tiny import tiny_config
+from unicom_jax.config import ConfigError
+from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.training.settings import check_settings
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("compute_dtype", "float8", "compute_dtype='float8' is unknown; choose float32 or bfl"),
+        ("sample__sampler", "huen", "sample.sampler='huen' is unknown; choose euler or heun"),
+        ("codec__time", "normal", "codec.time='normal' is unknown; choose uniform or logit_n"),
+        ("unified__time", "normal", "unified.time='normal' is unknown"),
+        ("codec__time_shift", 0.0, "codec.time_shift=0.0 leaves only one time"),
+        ("pretrain__log_every", 0, "pretrain.log_every=0: give at least 1"),
+        ("pretrain__keep", 0, "pretrain.keep=0: give at least 1"),
+        ("pretrain__accumulate", 3, "batch_size=4 cannot be split into pretrain.accumulate=3 eq"),
+        ("pretrain__clip_norm", 0.0, "pretrain.clip_norm=0.0 would make every update zero"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_with_what_it_may_be(key, value, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        check_settings(tiny_config(**{key: value}), ("codec", "pretrain"))
+    assert "\n" not in str(error.value)
+
+
+def test_only_the_stages_that_run_are_looked_at():
+    check_settings(tiny_config(sft__log_every=0), ("encoder", "codec", "pretrain"))
+
+
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (build_encoder, "encoder__vision__attention_backend"),
+        (build_codec, "codec__decoder__attention_backend"),
+    ],
+)
+def test_an_attention_backend_is_checked_where_the_model_is_declared(build, key):
+    with pytest.raises(ValueError, match="'flash'; use one of") as error:
+        build(tiny_config(**{key: "flash"})).specs()
+    assert "\n" not in str(error.value)

@@ -1,0 +1,52 @@
+"""Values of a configuration that would only fail later: under jit, or after hours of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unicom_jax.config import ConfigError
+from unicom_jax.core.flow import SAMPLERS, TIME_KINDS
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+AT_LEAST_ONE = ("batch_size", "accumulate", "log_every", "keep", "eval_batches", "max_skipped")
+
+
+def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
+    """Looks at what all stages share, and at the settings of `stages`.
+
+    Raises:
+      ConfigError: names the key, its value and what it may be.
+    """
+    choices = {
+        "compute_dtype": (config["compute_dtype"], COMPUTE_DTYPES),
+        "sample.sampler": (config["sample"]["sampler"], SAMPLERS),
+        "codec.time": (config["codec"]["time"], TIME_KINDS),
+        "unified.time": (config["unified"]["time"], TIME_KINDS),
+    }
+    for key, (value, known) in choices.items():
+        if value not in known:
+            raise ConfigError(f"{key}={value!r} is unknown; choose {' or '.join(known)}")
+    if config["codec"]["time_shift"] <= 0:
+        raise ConfigError(
+            f"codec.time_shift={config['codec']['time_shift']} leaves only one time; set it above "
+            "0, 1 for no shift"
+        )
+    for stage in stages:
+        _check_stage(stage, config[stage])
+
+
+def _check_stage(stage: str, settings: Mapping[str, Any]) -> None:
+    for name in AT_LEAST_ONE:
+        if settings[name] < 1:
+            raise ConfigError(f"{stage}.{name}={settings[name]}: give at least 1")
+    if settings["clip_norm"] <= 0:
+        raise ConfigError(
+            f"{stage}.clip_norm={settings['clip_norm']} would make every update zero; give a norm "
+            "above 0, a large one not to clip"
+        )
+    if settings["batch_size"] % settings["accumulate"]:
+        raise ConfigError(
+            f"{stage}.batch_size={settings['batch_size']} cannot be split into "
+            f"{stage}.accumulate={settings['accumulate']} equal parts; change one of them"
+        )
