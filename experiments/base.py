@@ -206,6 +206,8 @@ def get_config() -> ConfigDict:
                 "attention_backend": "dense",
             },
             "head": {"kind": "linear", "hidden_dim": 0, "depth": 3},
+            "prediction": "velocity",  # velocity, data: what the flow head (decoder) gives
+            "time_floor": 0.05,  # least 1 - t in the loss of data prediction
             "connector": {"depth": 2},  # query pathway only
             "flow_decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},  # query pathway
             "time": "uniform",  # uniform, logit_normal
