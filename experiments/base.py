@@ -163,6 +163,7 @@ def get_config() -> ConfigDict:
             "compressor": "attention",  # attention, mlp, pool, identity
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
+            "latent_noise": 0.0,  # most noise on latents in training, in deviations of a channel
             "pool": 1,  # kind "pool": each side of the token grid is divided by this
             "autoencoder": {  # the decoder paints pixels, or latents of a frozen autoencoder
                 "path": "",  # "" = pixels; else a folder of a diffusers AutoencoderKL
