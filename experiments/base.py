@@ -169,6 +169,7 @@ def get_config() -> ConfigDict:
             "compressor": "attention",  # attention, mlp, pool, identity
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
+            "latent_noise": 0.0,  # most noise on latents in training, in deviations of a channel
             "pool": 1,  # kind "pool": each side of the token grid is divided by this
             "autoencoder": {  # the decoder paints pixels, or latents of a frozen autoencoder
                 "path": "",  # "" = pixels; else a folder of a diffusers AutoencoderKL
@@ -233,6 +234,8 @@ def get_config() -> ConfigDict:
                 "attention_backend": "dense",
             },
             "head": {"kind": "linear", "hidden_dim": 0, "depth": 3},
+            "prediction": "velocity",  # velocity, data: what the flow head (decoder) gives
+            "time_floor": 0.05,  # least 1 - t in the loss of data prediction
             "connector": {"depth": 2},  # query pathway only
             "flow_decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},  # query pathway
             "time": "uniform",  # uniform, logit_normal

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.sequence import drawing_slots
 from tests.models.documents import (
     ALL,
     DRAW,
@@ -21,6 +22,7 @@ from tests.models.documents import (
     make_model,
     packing_changes_nothing,
 )
+from unicom_jax.core.batch import Role
 from unicom_jax.core.losses import text_terms
 from unicom_jax.models import unified
 from unicom_jax.models.unified import FlowTime, draw_noise
@@ -163,6 +165,62 @@ def test_without_a_drawn_image_there_is_no_flow_loss(model, params):
     assert total == 0 and count == 0
     _, count = terms(params, *inputs(documents([DRAW], model[1]), [[0]], model[1]))["flow"]
     assert count == 4
+
+
+# ---- what the head gives ------------------------------------------------------------------
+
+
+def velocities(prediction: str, params, latents, time) -> jax.Array:
+    """Of one image of four tokens that is drawn behind nothing, from the same weights."""
+    pathway, _ = make_model(unified__prediction=prediction)
+    slots = drawing_slots(0, 0, 2, 2)
+    mask = jax.tree.map(lambda field: jnp.asarray(field)[None], slots.mask)
+    context = pathway.begin_drawing(
+        params, pathway.transformer.init_cache(1, 4), slots.positions[None], mask,
+        jnp.array([[2, 2]]), 0,
+    )  # fmt: skip
+    return pathway.velocity(params, context, latents, time)
+
+
+def test_data_prediction_leads_along_a_straight_line_to_what_the_head_gives(params):
+    latents = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 8)), jnp.float32)
+    time = jnp.array([0.75])
+    given = velocities("velocity", params, latents, time)  # the head's own output
+    led_by_data = velocities("data", params, latents, time)
+    np.testing.assert_allclose(latents + 0.25 * led_by_data, given, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("floor", [0.05, 0.5])
+def test_data_prediction_weighs_its_error_by_the_time_that_is_left(params, floor):
+    plain, sequence = make_model()
+    pathway, _ = make_model(unified__prediction="data", unified__time_floor=floor)
+    batch, features, latents, (time, noise) = inputs(documents([DRAW], sequence), [[0]], sequence)
+    # The same weights give the same numbers x; as velocities they miss z_1 - ε, as data z_1.
+    total = {}
+    for name, model in (("velocity", plain), ("data", pathway)):
+        flow, count = model.loss_terms(params, batch, features, latents, (time, noise))["flow"]
+        total[name] = float(flow)
+        assert count == 4
+    given = head_output(plain, params, batch, features, latents, time, noise)
+    clean, speed = latents[0, 0], latents[0, 0] - noise[0, 0]
+    left = max(1.0 - time[0, 0], floor)
+    assert total["velocity"] == pytest.approx(np.square(given - speed).mean(-1).sum(), rel=1e-4)
+    expected = np.square(given - clean).mean(-1).sum() / left**2
+    assert total["data"] == pytest.approx(expected, rel=1e-4)
+
+
+def head_output(model, params, batch, features, latents, time, noise) -> np.ndarray:
+    """(4, d): what the head gives at the four NOISY slots of a row with one image."""
+    noisy = unified.add_noise(batch, latents, (time, noise), FlowTime())
+    looks = unified.gather_slots(features, batch)
+    hidden = model.embed(params, batch, looks, noisy.latents, noisy.time)
+    hidden, _ = model.transformer(params["transformer"], hidden, batch.positions, batch.mask)
+    return np.asarray(model.head(params["head"], hidden, noisy.time))[batch.roles == Role.NOISY]
+
+
+def test_an_unknown_prediction_names_the_choices():
+    with pytest.raises(ValueError, match="unified.prediction='noise' is not one of velocity, data"):
+        make_model(unified__prediction="noise")
 
 
 # ---- text loss ----------------------------------------------------------------------------

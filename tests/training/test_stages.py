@@ -17,7 +17,11 @@ from tests.tiny import tiny_config
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.training.stages.codec import codec_stage, measure_statistics
+from unicom_jax.training.stages.codec import (
+    add_latent_noise,
+    codec_stage,
+    measure_statistics,
+)
 from unicom_jax.training.stages.encoder import encoder_stage
 from unicom_jax.training.stages.unified import unified_stage
 from unicom_jax.training.state import merge, split
@@ -88,6 +92,34 @@ def test_a_term_of_weight_zero_is_not_computed(vision):
         jax.random.split(jax.random.key(0), 4),
     )
     assert set(terms) == {"flow", "feature"}
+
+
+def test_noise_on_latents_is_relative_to_each_channels_deviation_over_real_tokens():
+    rng = np.random.default_rng(0)
+    raw = jnp.asarray(rng.standard_normal((3, 64, 8)) * np.arange(1, 9), jnp.float32)
+    real = jnp.ones((3, 64)).at[0, 32:].set(0.0)
+    keys = jax.random.split(jax.random.key(0), 3)
+    noise = add_latent_noise(raw, real, keys, 0.5) - raw
+    # Ten times the latents get ten times the noise: a compressor gains nothing by their size.
+    larger = add_latent_noise(10.0 * raw, real, keys, 0.5) - 10.0 * raw
+    np.testing.assert_allclose(larger, 10.0 * noise, rtol=1e-3, atol=1e-3)
+    padded = raw.at[0, 32:].set(1e3)
+    at_padding = add_latent_noise(padded, real, keys, 0.5) - padded
+    np.testing.assert_allclose(at_padding[1:], noise[1:], rtol=1e-3, atol=1e-3)
+    strengths = np.std(noise / np.std(raw, axis=(0, 1)), axis=(1, 2))
+    assert np.all(strengths < 0.55) and np.ptp(strengths) > 0.05  # each picture has its own
+
+
+def test_noise_on_latents_changes_the_losses_and_ties_the_rows_of_a_batch(vision):
+    plain, noisy = (
+        codec_stage(tiny_config(codec__latent_noise=most), lambda: iter(())) for most in (0.0, 0.5)
+    )
+    assert plain.rows_are_independent and not noisy.rows_are_independent
+    keys = jax.random.split(jax.random.key(0), 4)
+    arguments = lively(plain.module), {"encoder": vision}, pictures(), keys
+    without, given = jax.jit(lambda *x: (plain.loss(*x), noisy.loss(*x)))(*arguments)
+    assert given["feature"][0] != without["feature"][0]
+    assert given["flow"][0] != without["flow"][0]
 
 
 def test_latent_statistics_are_mean_and_deviation_over_all_batches(vision):

@@ -149,12 +149,18 @@ def build_unified(config: Config) -> Module:
             hidden_dim=head["hidden_dim"] or None,
             depth=head["depth"],
         )
-        return TransfusionPathway(head=head, **shared)
+        return TransfusionPathway(
+            head=head,
+            prediction=unified["prediction"],
+            time_floor=unified["time_floor"],
+            **shared,
+        )
     if unified["pathway"] == "query":
         decoder = PixelDecoder(
             channels=latent_dim,
             feature_dim=transformer.width,
-            prediction="velocity",
+            prediction=unified["prediction"],
+            time_floor=unified["time_floor"],
             **unified["flow_decoder"],
         )
         return QueryPathway(

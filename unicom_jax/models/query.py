@@ -18,7 +18,6 @@ import jax.numpy as jnp
 
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
-from unicom_jax.core.flow import flow_loss, interpolate, velocity
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
 from unicom_jax.models.encoder_stack import EncoderStack
@@ -99,15 +98,10 @@ class QueryPathway(Pathway):
             params, flat(scatter_images(hidden, batch, (images, tokens))), flat(grids)
         )
         time, noise = draw_noise(latents.shape[1:], row_keys, self.flow_time)
-        noisy = interpolate(latents, noise, time[..., None, None])
-        predicted = self.flow_decoder.velocity(
-            params["flow_decoder"], flat(noisy), flat(time), condition, flat(grids)
+        flow, _ = self.flow_decoder.loss(
+            params["flow_decoder"], flat(latents), flat(noise), flat(time), condition, flat(grids)
         )
-        target = velocity(latents, noise)
-        return {
-            "flow": flow_loss(predicted, flat(target), flat(drawn)),
-            **self.text_terms(params, batch, hidden),
-        }
+        return {"flow": flow, **self.text_terms(params, batch, hidden)}
 
     def begin_drawing(
         self,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
-from unicom_jax.core.flow import flow_loss
+from unicom_jax.core.flow import data_to_velocity, flow_loss, velocity_to_data
 from unicom_jax.core.grids import token_places
 from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms
@@ -21,6 +21,8 @@ from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.models.pathway import Pathway
 from unicom_jax.models.transformer import KVCache
 from unicom_jax.models.unified import add_noise, gather_slots
+
+PREDICTIONS = ("velocity", "data")
 
 
 @flax.struct.dataclass
@@ -36,9 +38,24 @@ class DrawingContext:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransfusionPathway(Pathway):
-    """One transformer over interleaved text and latents, and a velocity head."""
+    """One transformer over interleaved text and latents, and a flow head.
+
+    Attributes:
+      head: hidden states (..., W) and time (...) to (..., latent_dim).
+      prediction: what the head gives. "velocity" is the papers'; "data" is the clean latent x̂, and
+        v = (x̂ - z_t) / (1 - t) follows from it ("JiT": Li & He 2025).
+      time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
+    """
 
     head: Module
+    prediction: str = "velocity"
+    time_floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(
+                f"unified.prediction={self.prediction!r} is not one of {', '.join(PREDICTIONS)}"
+            )
 
     def specs(self) -> Specs:
         return {
@@ -70,9 +87,16 @@ class TransfusionPathway(Pathway):
         noisy = add_noise(batch, latents, row_keys, self.flow_time)
         hidden = self.embed(params, batch, gather_slots(features, batch), noisy.latents, noisy.time)
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        predicted = self.head(params["head"], hidden, noisy.time)
+        predicted, target = self.head(params["head"], hidden, noisy.time), noisy.target
+        if self.prediction == "data":
+            clean = velocity_to_data(target, noisy.latents, noisy.time)
+            # The same floor for both, else the best x̂ near t = 1 would not be the data.
+            predicted, target = (
+                data_to_velocity(x, noisy.latents, noisy.time, self.time_floor)
+                for x in (predicted, clean)
+            )
         return {
-            "flow": flow_loss(predicted, noisy.target, noisy.weights),
+            "flow": flow_loss(predicted, target, noisy.weights),
             **self.text_terms(params, batch, hidden),
         }
 
@@ -107,4 +131,8 @@ class TransfusionPathway(Pathway):
             context.cache,
             context.start,
         )
-        return self.head(params["head"], hidden, slot_time)
+        predicted = self.head(params["head"], hidden, slot_time)
+        if self.prediction == "velocity":
+            return predicted
+        # No floor worth the name: a step to t = 1 then lands on x̂, with no noise left over.
+        return data_to_velocity(predicted, noisy, slot_time, floor=1e-6)

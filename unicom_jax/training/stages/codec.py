@@ -2,6 +2,9 @@
 
     L = flow + λ_perceptual · perceptual + λ_feature · ‖Z − decompressor(compressor(Z))‖²
 
+With `latent_noise` both terms start from latents to which noise was added, so that the decoder
+also paints what a generator draws with an error.
+
 The flow is over patches of pixels, or over latents of a frozen autoencoder into which the step
 encodes the picture (`models/paint_space.py`). The perceptual term compares hidden states of the
 frozen encoder for the picture and for the clean picture that the pixel decoder predicts at the
@@ -46,8 +49,11 @@ def codec_stage(
         pixels = to_unit(batch.patches)
         features = jax.lax.stop_gradient(vision(frozen["encoder"], pixels, batch.grids))
         raw = codec.compress(params, features, batch.grids)
+        if settings["latent_noise"]:
+            kept = _real_tokens(batch.grids, raw.shape[1], features.shape[1])
+            raw = add_latent_noise(raw, kept, row_keys, settings["latent_noise"])
         restored = codec.decompress(params, raw, batch.grids)
-        real = _real_tokens(batch.grids, features.shape[1])
+        real = _real_tokens(batch.grids, features.shape[1], features.shape[1])
 
         tokens = jax.lax.stop_gradient(space.encode(frozen, pixels, batch.grids))
         time, noise = _draw(row_keys, tokens.shape[1:], settings["time"], settings["time_shift"])
@@ -74,6 +80,7 @@ def codec_stage(
         loss=loss,
         weights=weights,
         freeze=(STATISTICS, *settings["freeze"]),
+        rows_are_independent=not settings["latent_noise"],  # it is measured against the batch
         finish=lambda params, frozen: measure_statistics(
             codec, vision, params, frozen, statistics_batches()
         ),
@@ -86,10 +93,10 @@ def _statistics_facts(params: Params) -> dict[str, list[float]]:
     return {f"latent_{name}": [float(x) for x in values] for name, values in statistics.items()}
 
 
-def _real_tokens(grids: jax.Array, tokens: int) -> jax.Array:
-    """(B, N) fp32, 1 at tokens that are not padding."""
-    inside = jnp.arange(tokens)[None, :] < (grids[:, 0] * grids[:, 1])[:, None]
-    return inside.astype(jnp.float32)
+def _real_tokens(grids: jax.Array, tokens: int, patches: int) -> jax.Array:
+    """(B, tokens) fp32, 1 at tokens that are not padding, where `patches` patches have `tokens`."""
+    lengths = grids[:, 0] * grids[:, 1] // (patches // tokens)
+    return (jnp.arange(tokens)[None, :] < lengths[:, None]).astype(jnp.float32)
 
 
 def _draw(
@@ -102,6 +109,25 @@ def _draw(
         return sample_time(time_key, (), kind, shift), jax.random.normal(noise_key, shape)
 
     return jax.vmap(draw)(row_keys)
+
+
+def add_latent_noise(
+    raw: jax.Array, real: jax.Array, row_keys: jax.Array, most: float
+) -> jax.Array:
+    """Raw latents (B, n, d) with Gaussian noise of up to `most` of each channel's deviation.
+
+    Noise in the decoder's training is RAE's (Zheng et al. 2025). Here the compressor learns under
+    it too: against noise in proportion to its deviation a channel gains nothing by growing, only
+    by setting apart what matters. Each row draws its strength from U[0, most).
+    """
+    spread = jnp.std(raw, axis=(0, 1), where=real[..., None] > 0)
+
+    def draw(key: jax.Array) -> jax.Array:
+        strength_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
+        strength = jax.random.uniform(strength_key, (), maxval=most)
+        return strength * jax.random.normal(noise_key, raw.shape[1:])
+
+    return raw + spread * jax.vmap(draw)(row_keys)
 
 
 def measure_statistics(
@@ -123,9 +149,7 @@ def measure_statistics(
     def latents_of(params: Params, frozen: Params, batch: Any) -> tuple[jax.Array, jax.Array]:
         features = vision(frozen["encoder"], to_unit(batch.patches), batch.grids)
         raw = codec.compress(params, features, batch.grids)
-        share = features.shape[1] // raw.shape[1]  # patches that one latent stands for
-        lengths = batch.grids[:, 0] * batch.grids[:, 1] // share
-        return raw, jnp.arange(raw.shape[1])[None, :] < lengths[:, None]
+        return raw, _real_tokens(batch.grids, raw.shape[1], features.shape[1]) > 0
 
     count, total, squares = 0.0, 0.0, 0.0
     for batch in batches:
