@@ -7,6 +7,9 @@ workdir with `unicom import` beside a small encoder and codec, and sends the lan
 again. Each command runs as a process of its own, whose peak resident memory is what
 `/usr/bin/time -v` calls "Maximum resident set size"; it may be the fp32 weights + 1.5 GiB. At the
 end the tensors that went out are compared with those that came in, bit by bit.
+
+Measured on two cores of an AMD EPYC, 24 GiB, files in bf16, other work beside it: weights 5.75 GiB,
+import 6.28 GiB (+ 0.53), export 6.78 GiB (+ 1.03), every bit the same.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
@@ -189,6 +190,7 @@ def restore_params(
     parts: Collection[str] | None = None,
     *,
     raw: bool = False,
+    on_host: bool = False,
 ) -> Params:
     """The newest weights for use of a stage.
 
@@ -196,6 +198,7 @@ def restore_params(
       abstract: shapes, types and places of all weights of the stage.
       parts: the top-level keys to read; the other weights stay on the disk. None: all.
       raw: the weights as trained, where those for use are averages of them.
+      on_host: as NumPy arrays, without the copy that a device makes of what Orbax has read.
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
@@ -210,12 +213,12 @@ def restore_params(
     path = workdir.absolute() / stage / "checkpoints" / str(steps[-1])
     _check_sizes(path / PARAMS, abstract, parts)
     wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
-    params = _read_part(path / PARAMS, wanted)
+    params = _read_part(path / PARAMS, wanted, on_host)
     if raw and has_average(workdir, stage):
         flat = traverse_util.flatten_dict(wanted)
         trained = traverse_util.flatten_dict(_metadata(path / TRAIN)[RAW])
         request = {name: leaf for name, leaf in flat.items() if name in trained}
-        read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)})[RAW]
+        read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
         flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
         params = traverse_util.unflatten_dict(flat)
     return params
@@ -228,8 +231,8 @@ def has_average(workdir: Path, stage: str) -> bool:
     return path is not None and path.is_dir() and RAW in _metadata(path)
 
 
-def _read_part(path: Path, wanted: Params) -> Params:
-    """What `wanted` names of one item, where it says or on the first device.
+def _read_part(path: Path, wanted: Params, on_host: bool = False) -> Params:
+    """What `wanted` names of one item, where it says or on the first device, or on the host.
 
     Orbax reads into host memory and copies from there. Large weights come one by one and before
     the small ones, so that the copies pass while there is still room: the peak is about the model.
@@ -244,11 +247,15 @@ def _read_part(path: Path, wanted: Params) -> Params:
             place = leaf.sharding if leaf.sharding is not None else device
             located[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
         tree = traverse_util.unflatten_dict(located)
-        how = ocp.checkpoint_utils.construct_restore_args(tree)
+        how = (
+            jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            if on_host
+            else ocp.checkpoint_utils.construct_restore_args(tree)
+        )
         request = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
         try:
             with _reader() as reader:
-                part = reader.restore(epath.Path(path), args=request)
+                part = jax.block_until_ready(reader.restore(epath.Path(path), args=request))
         except Exception as error:  # as in `restore`
             raise _damaged(path, error) from error
         read |= traverse_util.flatten_dict(part)

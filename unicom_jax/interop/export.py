@@ -107,7 +107,7 @@ def export(workdir: Path, target: Path, options: Options) -> Path:
       FileExistsError: `target` is there already.
     """
     _check_target(workdir, target, options.overwrite)
-    config, tokenizer, params = weights.load(workdir, options.weights)
+    config, tokenizer, params = weights.load(workdir, options.weights, on_host=True)
     run = Run(workdir, config, tokenizer, params, unicom.of_run(config))
     write = write_model if options.to == "pytorch" else _write_part
     if options.overwrite and target.exists():

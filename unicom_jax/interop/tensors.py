@@ -36,8 +36,8 @@ class WeightsError(Exception):
     """A folder of weights that is missing, damaged or of another model. One line with the mend."""
 
 
-# What is read at once where only some columns of a tensor are wanted.
-CHUNK_BYTES = 64 * 2**20
+# Read at once where only some columns of a tensor are wanted; values that are written at once.
+CHUNK_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,5 +228,7 @@ def _write_shard(
             array = tensor(name)
             if array.shape != shape:
                 raise ValueError(f"{name} was promised with shape {shape}, not {array.shape}")
-            array = np.ascontiguousarray(array.astype(dtype, copy=False))
-            file.write(memoryview(array.reshape(-1).view(np.uint8)))
+            values = array.reshape(-1)
+            for start in range(0, values.size, CHUNK_BYTES):  # no second copy in another type
+                chunk = values[start : start + CHUNK_BYTES].astype(dtype, copy=False)
+                file.write(memoryview(np.ascontiguousarray(chunk).view(np.uint8)))

@@ -30,12 +30,15 @@ def stages_in_use(workdir: Path) -> dict[str, str]:
     return {"vision": "encoder", "codec": "codec", "unified": furthest}
 
 
-def load(workdir: Path, kind: str = "") -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
+def load(
+    workdir: Path, kind: str = "", *, on_host: bool = False
+) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
     """Configuration, tokenizer and newest weights of a directory.
 
     The weights are `vision`, `codec`, `unified`, and for a codec over latents `autoencoder`.
 
     Args:
+      on_host: as NumPy arrays, see `restore_params`.
       kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
 
     Raises:
@@ -59,9 +62,9 @@ def load(workdir: Path, kind: str = "") -> tuple[dict[str, Any], Tokenizer, dict
     encoder, codec, unified = (module.abstract() for module in modules)
     raw = kind == "raw"
     params = {
-        **restore_params(workdir, "encoder", encoder, parts=("vision",), raw=raw),
-        "codec": restore_params(workdir, "codec", codec, raw=raw),
-        "unified": restore_params(workdir, stages["unified"], unified, raw=raw),
+        **restore_params(workdir, "encoder", encoder, parts=("vision",), raw=raw, on_host=on_host),
+        "codec": restore_params(workdir, "codec", codec, raw=raw, on_host=on_host),
+        "unified": restore_params(workdir, stages["unified"], unified, raw=raw, on_host=on_host),
         **load_autoencoder(config, workdir),
     }
     if kind == "ema" and not any(has_average(workdir, stage) for stage in stages.values()):
