@@ -32,7 +32,12 @@ from unicom_jax.models.unified import add_noise, gather_slots
 
 # Each holds several choices that do not meet in the others.
 CONFIGURATIONS = {
-    "transfusion": {"unified__transformer__tied_head": False, "unified__time_shift": 0.0},
+    "transfusion": {
+        "unified__transformer__tied_head": False,
+        "unified__time_shift": 0.0,
+        "sample__steps": 3,
+        "sample__guidance_interval": (0.2, 0.5),
+    },
     "query": {
         "unified__pathway": "query",
         "unified__understanding": "latents",
@@ -46,6 +51,7 @@ CONFIGURATIONS = {
         "unified__edit_source": "both",
         "unified__head__kind": "adaln",
         "unified__head__depth": 2,
+        "unified__prediction": "data",
         "codec__compressor": "pool",
         "codec__pool": 2,
     },

@@ -193,6 +193,7 @@ def _describe_generation(run: Run) -> dict[str, Any]:
         "pad_token_id": tokenizer.end_of_document,
         "flow_steps": sample["steps"],
         "guidance": sample["guidance"],
+        "guidance_interval": list(sample["guidance_interval"]),
         "sampler": sample["sampler"],
         "flow_shift": run.module.unified.flow_time.shift,
         "codec_steps": run.config["codec"]["sample_steps"],

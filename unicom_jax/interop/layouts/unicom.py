@@ -236,4 +236,5 @@ def _describe_pathway(module: Pathway) -> dict[str, Any]:
     kinds = {LinearHead: ("linear",), MlpHead: ("mlp", "hidden_dim")}
     kinds[AdaLnHead] = ("adaln", "hidden_dim", "depth")
     kind, *fields = kinds[type(module.head)]
-    return {"kind": "transfusion", "head": {"kind": kind, **_fields(module.head, *fields)}}
+    head = {"kind": kind, **_fields(module.head, *fields)}
+    return {"kind": "transfusion", "prediction": module.prediction, "head": head}

@@ -19,7 +19,8 @@ class UnicomConfig(PretrainedConfig):
         those of `FluxDecoder`.
       autoencoder: the configuration of the diffusers `AutoencoderKL` whose latents the pixel
         decoder paints; None: it paints pixels.
-      pathway: `kind` "transfusion" with its `head`, or "query" with `queries`, `connector_depth`
+      pathway: `kind` "transfusion" with its `head` and what that predicts ("velocity" or the clean
+        "data"), or "query" with `queries`, `connector_depth`
         and `flow_decoder`.
       sequence: how words and pictures are written: understanding, edit_source, pool and the turn's
         template prompt_open, prompt_close, response_close.

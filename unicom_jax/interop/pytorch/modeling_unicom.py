@@ -25,6 +25,7 @@ from .modeling_unicom_codec import (
     make_autoencoder,
     make_projections,
 )
+from .modeling_unicom_flow import data_to_velocity
 from .modeling_unicom_flux import FluxDecoder
 from .modeling_unicom_generation import Generation
 from .modeling_unicom_language import LanguageModel, interval_mask
@@ -139,8 +140,15 @@ class UnicomModel(Generation, PreTrainedModel):
         hidden = self.language_model(hidden, positions, mask)
         velocity = None
         if self.head is not None and time is not None:
-            velocity = self.head(hidden, time)
+            velocity = self.head_velocity(hidden, latents, time)
         return UnicomOutput(self.language_model.logits(hidden), velocity, hidden)
+
+    def head_velocity(self, hidden: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
+        """Velocity (B, S, d) of hidden states (B, S, W) at noisy latents (B, S, d), time (B, S)."""
+        prediction = self.head(hidden, time)
+        if self.config.pathway["prediction"] == "velocity":
+            return prediction
+        return data_to_velocity(prediction, noisy, time)
 
     @property
     def space(self) -> AutoencoderSpace | None:

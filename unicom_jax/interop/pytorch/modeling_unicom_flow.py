@@ -12,8 +12,8 @@ SAMPLERS = ("euler", "heun")
 
 
 def data_to_velocity(data: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-    """The velocity that leads from z_t to `data`: (z_1 - z_t) / (1 - t), time (B,)."""
-    left = (1.0 - time).clamp(min=1e-6).reshape(-1, *[1] * (data.ndim - 1))
+    """The velocity that leads from z_t to `data`: (z_1 - z_t) / (1 - t), time (B,) or (B, N)."""
+    left = (1.0 - time).clamp(min=1e-6).reshape(*time.shape, *[1] * (data.ndim - time.ndim))
     return (data - noisy) / left
 
 
@@ -52,6 +52,17 @@ def integrate(
     return z
 
 
-def guide(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022): 1 leaves the conditional velocity."""
+def guide(
+    conditional: Tensor,
+    unconditional: Tensor,
+    scale: float,
+    time: Tensor,
+    interval: tuple[float, float] = (0.0, 1.0),
+) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022): 1 leaves the conditional velocity.
+
+    So do times outside the closed `interval` (Kynkäänniemi et al. 2024).
+    """
+    if not interval[0] <= time <= interval[1]:
+        return conditional
     return conditional + (scale - 1) * (conditional - unconditional)

@@ -163,6 +163,7 @@ class Generation(Reading):
         size: tuple[int, int] | None = None,
         steps: int | None = None,
         guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         noise: Noise | None = None,
         seed: int = 0,
@@ -173,8 +174,9 @@ class Generation(Reading):
 
         Args:
           size: (height, width) in pixels; the source's or the training size when None.
-          steps, guidance, sampler: None takes the model's; guidance 1 follows the words as they
-            are, more exaggerates them at twice the work; sampler is "euler" or "heun".
+          steps, guidance, guidance_interval, sampler: None takes the model's; guidance 1 follows
+            the words as they are, more exaggerates them at twice the work, between the flow times
+            of the interval; sampler is "euler" or "heun".
           noise: latent and pixel noise by picture. Without it the noise follows from `seed` and the
             picture's place in the list, as in JAX, or from a `generator`.
         """
@@ -183,6 +185,9 @@ class Generation(Reading):
             "steps": defaults.flow_steps if steps is None else steps,
             "sampler": defaults.sampler if sampler is None else sampler,
             "guidance": float(defaults.guidance if guidance is None else guidance),
+            "interval": defaults.guidance_interval
+            if guidance_interval is None
+            else guidance_interval,
         }
         pixel_channels = self.config.pixel_decoder["channels"]
         latent_dim = self.config.codec["latent_dim"]
@@ -211,6 +216,7 @@ class Generation(Reading):
         *,
         steps: int,
         guidance: float = 1.0,
+        interval: tuple[float, float] = (0.0, 1.0),
         sampler: str = "euler",
     ) -> Tensor:
         """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation."""
@@ -223,7 +229,7 @@ class Generation(Reading):
         def velocity(latents: Tensor, time: Tensor) -> Tensor:
             both = torch.cat([latents] * len(branches))
             speeds = field(both, time.to(both).expand(len(both))).chunk(len(branches))
-            return speeds[0] if len(speeds) == 1 else guide(*speeds, guidance)
+            return speeds[0] if len(speeds) == 1 else guide(*speeds, guidance, time, interval)
 
         return integrate(velocity, noise, steps, sampler, self.defaults.flow_shift)
 
@@ -250,7 +256,7 @@ class Generation(Reading):
         def velocity(noisy: Tensor, time: Tensor) -> Tensor:
             slot_time = time[:, None].expand(-1, count)
             hidden = run(self.embedding.latent(noisy.to(self.dtype), slot_time) + places)
-            return self.head(hidden, slot_time)
+            return self.head_velocity(hidden, noisy, slot_time)
 
         return velocity
 
