@@ -119,6 +119,9 @@ LATER = {
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
     "codec.autoencoder.facts": {},
+    "codec.latent_noise": 0.0,
+    "unified.prediction": "velocity",
+    "unified.time_floor": 0.05,
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
 MAY_CHANGE = ("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages")
