@@ -31,7 +31,7 @@ from unicom_jax.core.module import Params
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
 READ_AT_ONCE = 256 * 2**20  # bytes of weights
-CHUNK_BYTES = 64 * 2**20  # of an imported weight, compressed and written by itself
+CHUNK_BYTES = 64 * 2**20  # of a weight, compressed and written by itself
 
 
 class CheckpointError(Exception):
@@ -69,7 +69,7 @@ def save(
     a newer checkpoint only when that one could not be read.
     """
     items = {
-        PARAMS: ocp.args.StandardSave(params),
+        PARAMS: ocp.args.StandardSave(params, save_args=_in_chunks(params)),
         TRAIN: ocp.args.StandardSave(train),
         POSITION: ocp.args.JsonSave(dict(position)),
     }
@@ -82,16 +82,20 @@ def save_import(directory: Path, params: Params) -> None:
     """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
 
     Parts that nobody reads may be missing. A stage that is trained from here starts with them.
-    Weights are cut into chunks with files of their own: Orbax's OCDBT database, which training
-    writes, keeps all that is not committed in memory, a second model.
+    Chunks are files of their own: Orbax's OCDBT database, which training writes, keeps all that is
+    not committed in memory, a second model.
     """
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
-    chunks = jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
     manager = ocp.CheckpointManager(directory.absolute(), item_handlers={PARAMS: handler})
     with contextlib.closing(manager), _without_warnings():
-        request = ocp.args.PyTreeSave(params, save_args=chunks)
+        request = ocp.args.PyTreeSave(params, save_args=_in_chunks(params))
         manager.save(0, args=ocp.args.Composite(**{PARAMS: request}))
         manager.wait_until_finished()
+
+
+def _in_chunks(params: Params) -> Any:
+    """Large weights are stored in pieces, so that reading one needs no second copy of it."""
+    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
 
 
 @contextlib.contextmanager
