@@ -46,6 +46,8 @@ examples:
             unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
   describe  unicom sample --checkpoint=RUN --image=circle.png
   ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
+            unicom sample --checkpoint=RUN --image=a.png --image=b.png --together \\
+              --ask="Image 2: What colour is the circle?"
   edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
   converse  unicom sample --checkpoint=RUN --chat"""
 
@@ -200,6 +202,11 @@ def _add_sample(commands) -> None:
         help="describe this picture; repeat for several",
     )
     what.add_argument("--ask", metavar="TEXT", help="with --image: answer this about it")
+    what.add_argument(
+        "--together",
+        action="store_true",
+        help='with --ask: one question about all pictures; "Image 2: ..." asks about the second',
+    )
     what.add_argument("--edit", metavar="TEXT", help="with --image: change it like this")
     what.add_argument("--chat", action="store_true", help="converse in words and pictures")
     drawing = sample.add_argument_group("pictures")

@@ -305,7 +305,7 @@ def test_a_documented_command_names_a_run_that_can_be_built(flags):
     file = FOLDER.parent / file.removeprefix("--config=")
     config = adopt_flux(resolve(str(file), overrides))
     check_settings(config, config.stages)
-    pipelines.image_policy(config)
+    pipelines.image_policy(config).target_size(64, 64, config.data.patch * config.codec.pool)
     for stage in config.stages:
         stage_of(stage, config).module.abstract()
         mixture = config[stage].get("mixture", {"pictures": 1.0})
