@@ -63,7 +63,8 @@ PREPARE_EXAMPLES = """\
 examples:
   unicom data prepare openmoji --out=data/openmoji                   # fetches the npm package
   unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
-  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set"""
+  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
+  unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -278,13 +279,15 @@ def _add_data(commands) -> None:
     prepare = _command(
         actions, "prepare", _prepare, "Fetch and convert a data set.", PREPARE_EXAMPLES
     )
-    prepare.add_argument("dataset", choices=("openmoji", "scenes"))
+    prepare.add_argument("dataset", choices=("folder", "openmoji", "scenes"))
     prepare.add_argument("--out", required=True, metavar="DIR", help="where the files go")
     prepare.add_argument(
-        "--package", metavar="PATH", help="openmoji: the npm package, folder or .tgz, not fetched"
+        "--package",
+        metavar="PATH",
+        help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
     )
     prepare.add_argument(
-        "--size", type=_number(int, 8), default=64, help="side of the pictures in pixels"
+        "--size", type=_number(int, 8), help="openmoji, scenes: side of the pictures; default 64"
     )
 
 
