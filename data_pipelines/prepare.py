@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipelines.folder import FolderSource
 from data_pipelines.openmoji import Settings, prepare_openmoji
-from data_pipelines.records import SourceError
+from data_pipelines.records import RecordError, SourceError, write_records
 from data_pipelines.scenes.scene import SceneConfig
 
+SIZE = 64  # of pictures that are drawn here, unless another one is asked for
+SHARD = 10_000  # examples of a folder in one file
 
-def prepare(dataset: str, out: Path, package: str | None = None, size: int = 64) -> str:
+
+def prepare(dataset: str, out: Path, package: str | None = None, size: int | None = None) -> str:
     """Writes a data set to `out` and says what lies there and how to train on it.
 
     Args:
       dataset: a key of `DATA_SETS`.
-      package: openmoji only: the npm package as a directory or .tgz; None fetches it.
-      size: side of the pictures in pixels.
+      package: openmoji: the npm package as a directory or .tgz; None fetches it. folder: the
+        folder, as `FolderSource` reads it.
+      size: side of the pictures in pixels, `SIZE` when None. A folder's stay as large as they are.
 
     Raises:
       SourceError: an option that the data set does not have, or what its own preparation raises.
@@ -24,7 +29,28 @@ def prepare(dataset: str, out: Path, package: str | None = None, size: int = 64)
     return DATA_SETS[dataset](out, package, size)
 
 
-def _openmoji(out: Path, package: str | None, size: int) -> str:
+def _folder(out: Path, package: str | None, size: int | None) -> str:
+    if package is None:
+        raise SourceError("which folder? add --package=DIR, with pictures and captions.jsonl")
+    if size is not None:
+        raise SourceError(
+            "--size does nothing for a folder, whose pictures stay as large as they are; leave it "
+            "out and set --config.data.image_size in training"
+        )
+    source = FolderSource(package)
+    shards = -(-len(source) // SHARD)
+    try:
+        write_records(out / "examples", (source[i] for i in range(len(source))), shards)
+    except RecordError as error:
+        raise SourceError(str(error)) from error  # a line that training would only pass over
+    return (
+        f"{out}: {len(source)} examples of {package} in {shards} file{'s' * (shards > 1)}; train "
+        f"on them with --config.data.source.kind=array_record --config.data.source.path={out}"
+    )
+
+
+def _openmoji(out: Path, package: str | None, size: int | None) -> str:
+    size = size or SIZE
     prepared = prepare_openmoji(out, package, Settings(size=size))
     return (
         f"{out}: OpenMoji {prepared.version}, {prepared.train} drawings to train on and "
@@ -33,7 +59,8 @@ def _openmoji(out: Path, package: str | None, size: int) -> str:
     )
 
 
-def _scenes(out: Path, package: str | None, size: int) -> str:
+def _scenes(out: Path, package: str | None, size: int | None) -> str:
+    size = size or SIZE
     if package is not None:
         raise SourceError("--package does nothing for scenes, which are drawn here; leave it out")
     # TFDS takes seconds to import, and only this needs it.
@@ -50,7 +77,8 @@ def _scenes(out: Path, package: str | None, size: int) -> str:
     )
 
 
-DATA_SETS: dict[str, Callable[[Path, str | None, int], str]] = {
+DATA_SETS: dict[str, Callable[[Path, str | None, int | None], str]] = {
+    "folder": _folder,
     "openmoji": _openmoji,
     "scenes": _scenes,
 }

@@ -145,7 +145,7 @@ def several_images(examples: Sequence[Example], rng: np.random.Generator) -> lis
     else:
         _require(chosen, chosen.captions, "captions or questions")
         asked, answer = BRIEFLY, _nonempty(chosen, chosen.captions[0], "caption")
-    prompt = Text(f"Image {index + 1}: {asked}")
+    prompt = Text(about_image(index + 1, asked))
     return [*[Image(example.image) for example in examples], prompt, Text(answer, supervised=True)]
 
 
@@ -175,6 +175,11 @@ def interleaved(examples: Sequence[Example], rng: np.random.Generator) -> list[S
     if choice in (1, 2):
         segments += _edit_turn(example, rng)
     return segments
+
+
+def about_image(number: int, question: str) -> str:
+    """The form of a question about one of several pictures, counted from 1."""
+    return f"Image {number}: {question}"
 
 
 def thinking(thought: str) -> str:

@@ -183,6 +183,10 @@ def get_config() -> ConfigDict:
                 "depth": 4,
                 "heads": 4,
                 "mlp_dim": 768,
+                "rope_theta": 100.0,
+                # data, velocity: what the network gives; velocity suits latents of an autoencoder.
+                # A decoder of kind "flux" gives velocity, whatever stands here.
+                "prediction": "data",
                 "time_floor": 0.05,  # least 1 - t in the loss; higher: less weight near the data
                 "remat": False,
                 "attention_backend": "dense",

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image as PilImage
 
 import data_pipelines.show
+from data_pipelines.tasks import UNDERSTOOD, Text
 from data_pipelines.tokenizer import train_tokenizer
 from unicom_jax.cli import main
 from unicom_jax.inference import command
@@ -105,6 +106,12 @@ def test_a_wrong_flag_ends_with_status_2_and_the_mend(capsys, arguments, words):
         (["--prompt=a", "--temperature=0"], "--temperature does nothing with --prompt"),
         (["--image=x.png", "--top-p=0.5", "--size=1:1"], "--size does nothing with --image"),
         (["--prompt=a", "--out=x.jpg"], "end the name in .png"),
+        (["--image=x", "--together"], "--together does nothing with --image"),
+        (["--image=x", "--ask=what?", "--together"], "add another --image=FILE"),
+        (
+            ["--image=x", "--image=y", "--ask=Image 3: what?", "--together"],
+            "about image 3, but 2 pictures are given",
+        ),
         (["--image=no-such.png"], "cannot read image no-such.png"),
     ],
 )
@@ -166,6 +173,23 @@ def test_pictures_are_asked_and_described(run, picture, capsys):
         str(picture)
     ] * 2
     assert main(["sample", f"--checkpoint={run}", *flags]) == 0
+
+
+def test_one_question_is_asked_about_several_pictures_together(run, picture, capsys, monkeypatch):
+    heard = []
+
+    def write(generator, conversations, **options):
+        heard.extend(conversations)
+        return ["a star"]
+
+    monkeypatch.setattr(command.Generator, "write", write)
+    flags = [f"--image={picture}", f"--image={picture}", "--together"]
+    assert main(["sample", f"--checkpoint={run}", *flags, "--ask=Image 2: What is it?"]) == 0
+    ((first, second, question),) = heard
+    assert first.role == second.role == UNDERSTOOD and question == Text("Image 2: What is it?")
+    assert capsys.readouterr().out == "a star\n"
+    assert main(["sample", f"--checkpoint={run}", *flags, "--ask=What are they?"]) == 0
+    assert 'like "Image 1: What are they?": expect less of it' in capsys.readouterr().out
 
 
 def test_an_edit_keeps_the_pictures_size_under_the_image_policy(run, picture, capsys, tmp_path):

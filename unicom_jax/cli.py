@@ -46,6 +46,8 @@ examples:
             unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
   describe  unicom sample --checkpoint=RUN --image=circle.png
   ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
+            unicom sample --checkpoint=RUN --image=a.png --image=b.png --together \\
+              --ask="Image 2: What colour is the circle?"
   edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
   converse  unicom sample --checkpoint=RUN --chat"""
 
@@ -61,7 +63,8 @@ PREPARE_EXAMPLES = """\
 examples:
   unicom data prepare openmoji --out=data/openmoji                   # fetches the npm package
   unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
-  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set"""
+  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
+  unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -200,6 +203,11 @@ def _add_sample(commands) -> None:
         help="describe this picture; repeat for several",
     )
     what.add_argument("--ask", metavar="TEXT", help="with --image: answer this about it")
+    what.add_argument(
+        "--together",
+        action="store_true",
+        help='with --ask: one question about all pictures; "Image 2: ..." asks about the second',
+    )
     what.add_argument("--edit", metavar="TEXT", help="with --image: change it like this")
     what.add_argument("--chat", action="store_true", help="converse in words and pictures")
     drawing = sample.add_argument_group("pictures")
@@ -271,13 +279,15 @@ def _add_data(commands) -> None:
     prepare = _command(
         actions, "prepare", _prepare, "Fetch and convert a data set.", PREPARE_EXAMPLES
     )
-    prepare.add_argument("dataset", choices=("openmoji", "scenes"))
+    prepare.add_argument("dataset", choices=("folder", "openmoji", "scenes"))
     prepare.add_argument("--out", required=True, metavar="DIR", help="where the files go")
     prepare.add_argument(
-        "--package", metavar="PATH", help="openmoji: the npm package, folder or .tgz, not fetched"
+        "--package",
+        metavar="PATH",
+        help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
     )
     prepare.add_argument(
-        "--size", type=_number(int, 8), default=64, help="side of the pictures in pixels"
+        "--size", type=_number(int, 8), help="openmoji, scenes: side of the pictures; default 64"
     )
 
 

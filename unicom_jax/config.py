@@ -120,12 +120,17 @@ LATER = {
     "data.source.captions": "",
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
+    "codec.latent_noise": 0.0,
+    "unified.prediction": "velocity",
+    "unified.time_floor": 0.05,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,
     "codec.autoencoder.facts": {},
     **{f"{part}.init_from": "" for part in ("encoder", "codec", "codec.decoder", "unified")},
     "codec.decoder.kind": "dit",
+    "codec.decoder.prediction": "data",
+    "codec.decoder.rope_theta": 100.0,
     "codec.decoder.flux": {  # not used by that kind
         "channels": 64,
         "double_depth": 2,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import tempfile
 from pathlib import Path
 
@@ -16,10 +17,10 @@ from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import aspect_buckets
 from data_pipelines.records import write_records
 from experiments import base
-from tests.models.diffusers_folder import description
-from unicom_jax.config import dotted_keys, load_config
+from unicom_jax.config import dotted_keys, load_config, resolve
 from unicom_jax.core.flow import latent_shift
 from unicom_jax.interop.autoencoder import autoencoder_facts
+from unicom_jax.interop.layouts.autoencoder import describe
 from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.models.flux import FLUX_SIZES
@@ -28,6 +29,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.mesh import parse_mesh
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.run import ORDER
+from unicom_jax.training.settings import check_settings
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
 from unicom_jax.training.stages.unified import unified_stage
@@ -50,12 +52,15 @@ def config_of(name):
 
 @functools.cache
 def started(name):
+    return adopt_flux(load_config(CONFIGS[name]))
+
+
+def adopt_flux(config):
     """The configuration as a run leaves it that found the autoencoder of FLUX where it is told."""
-    config = load_config(CONFIGS[name])
     if config.codec.autoencoder.path:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "config.json"
-            path.write_text(json.dumps(description(flux_autoencoder())))
+            path.write_text(json.dumps(describe(flux_autoencoder())))
             config.codec.autoencoder.facts = autoencoder_facts(config, path.parent)
     return config
 
@@ -281,3 +286,27 @@ def test_the_mesh_fits_a_pod(paper):
         "fsdp": 64,
         "tensor": 4,
     }
+
+
+# --- what the documentation says
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def documented_commands():
+    text = (DOCS / "configurations.md").read_text().replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("unicom train --config=")]
+    return [shlex.split(line, comments=True)[2:] for line in lines]
+
+
+@pytest.mark.parametrize("flags", documented_commands(), ids=lambda flags: flags[1][10:])
+def test_a_documented_command_names_a_run_that_can_be_built(flags):
+    file, *overrides = (flag for flag in flags if not flag.startswith("--workdir"))
+    file = FOLDER.parent / file.removeprefix("--config=")
+    config = adopt_flux(resolve(str(file), overrides))
+    check_settings(config, config.stages)
+    pipelines.image_policy(config).target_size(64, 64, config.data.patch * config.codec.pool)
+    for stage in config.stages:
+        stage_of(stage, config).module.abstract()
+        mixture = config[stage].get("mixture", {"pictures": 1.0})
+        assert sum(mixture.values()) > 0, f"{stage} has no task"

@@ -103,3 +103,9 @@ def test_an_identity_codec_decompresses_to_the_very_features(features):
     params = lively(codec)
     back = codec.decompress(params, codec.compress(params, features, GRIDS), GRIDS)
     np.testing.assert_array_equal(back, features)
+
+
+@pytest.mark.parametrize(("key", "value"), [("prediction", "velocity"), ("rope_theta", 50.0)])
+def test_the_pixel_decoder_has_the_prediction_and_the_places_of_the_configuration(key, value):
+    decoder = build_codec(tiny_config(**{f"codec__decoder__{key}": value})).pixel_decoder
+    assert getattr(decoder, key) == value != getattr(build_codec(tiny_config()).pixel_decoder, key)

@@ -17,6 +17,8 @@ from unicom_jax.training.settings import check_settings
         ("sample__sampler", "huen", "sample.sampler='huen' is unknown; choose euler or heun"),
         ("codec__time", "normal", "codec.time='normal' is unknown; choose uniform or logit_n"),
         ("unified__time", "normal", "unified.time='normal' is unknown"),
+        ("codec__decoder__prediction", "noise", "codec.decoder.prediction='noise' is unknown; ch"),
+        ("unified__prediction", "noise", "unified.prediction='noise' is unknown; choose data or"),
         ("codec__time_shift", 0.0, "codec.time_shift=0.0 leaves only one time"),
         ("pretrain__log_every", 0, "pretrain.log_every=0: give at least 1"),
         ("pretrain__keep", 0, "pretrain.keep=0: give at least 1"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from rich.console import Console
 
 from data_pipelines.images import load_image
 from data_pipelines.sequence import VISION_START, build_prefix
-from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
+from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text, about_image
 from unicom_jax.inference.chat import chat
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
@@ -27,11 +28,13 @@ READS = {
     "--prompt --think": ("prompt", "think", "out", "sheet", "size", *FLOW, *WORDS),
     "--image": ("image", *WORDS),
     "--ask": ("image", "ask", *WORDS),
+    "--ask --together": ("image", "ask", "together", *WORDS),
     "--edit": ("image", "edit", "out", "sheet", *FLOW),
     "--chat": ("chat", "out", "size", *FLOW, *WORDS),
 }
 OPTIONS = tuple(dict.fromkeys(option for options in READS.values() for option in options))
 DEFAULT_OUT = "sample.png"
+ABOUT_ONE = re.compile(r"Image (\d+):")  # see `about_image`
 ABSURD = 8  # text that takes so many training rows is refused
 
 
@@ -93,7 +96,9 @@ def mode_of(args: argparse.Namespace) -> str:
     mode = asked[0] if asked else "--image"
     if mode in ("--ask", "--edit") and not args.image:
         raise ValueError(f"{mode} needs a picture; add --image=FILE")
-    return "--prompt --think" if mode == "--prompt" and args.think else mode
+    more = {"--prompt": ("--think", args.think), "--ask": ("--together", args.together)}
+    flag, given = more.get(mode, ("", False))
+    return f"{mode} {flag}" if given else mode
 
 
 def _absent(value: Any) -> bool:
@@ -110,6 +115,18 @@ def _check_flags(mode: str, given: Mapping[str, Any]) -> None:
     for name, text in texts:
         if not text.strip():
             raise ValueError(f"--{name} is empty; give it some words")
+    if "together" in given:
+        _check_together(given["ask"], len(given["image"]))
+
+
+def _check_together(question: str, pictures: int) -> None:
+    if pictures < 2:
+        raise ValueError("--together is for several pictures; add another --image=FILE")
+    named = ABOUT_ONE.match(question)
+    if named and not 1 <= int(named[1]) <= pictures:
+        raise ValueError(
+            f"--ask is about image {named[1]}, but {pictures} pictures are given; count from 1"
+        )
 
 
 # ---- sizes and lengths ------------------------------------------------------------------------
@@ -197,6 +214,18 @@ def _answer(generator: Generator, request: Request, console: Console) -> None:
         _say(console, answer if len(answers) == 1 else f"{path}: {answer}")
 
 
+def _answer_together(generator: Generator, request: Request, console: Console) -> None:
+    question = request.given["ask"]
+    if not ABOUT_ONE.match(question):
+        hint = f'the model learned questions about one of them, like "{about_image(1, question)}"'
+        _say(console, f"! {hint}: expect less of it")
+    segments = [*(Image(image, UNDERSTOOD) for image in request.images), Text(question)]
+    check_length(segments, generator, console)
+    with console.status("looking"):
+        (answer,) = generator.write([segments], **request.options)
+    _say(console, answer)
+
+
 def _edit(generator: Generator, request: Request, console: Console) -> None:
     instruction = request.given["edit"]
     for image in request.images:
@@ -230,6 +259,7 @@ RUN: dict[str, Callable[[Generator, Request, Console], None]] = {
     "--prompt --think": _draw,
     "--image": _answer,
     "--ask": _answer,
+    "--ask --together": _answer_together,
     "--edit": _edit,
     "--chat": _chat,
 }

@@ -23,6 +23,7 @@ from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training import checkpoint
+from unicom_jax.training.flops import step_flops
 from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
@@ -108,7 +109,6 @@ def train(
     *,
     init_params: Params | None = None,
     tokens_per_step: int = 0,
-    flops_per_step: float = 0.0,
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
 ) -> Params:
@@ -121,7 +121,7 @@ def train(
       batches: host batches from a given step on; must be a function of (seed, step) alone.
       directory: STAGE directory; checkpoints, metrics and `stage.json` go there.
       init_params: start from these instead of random ones (ignored on resume); used up.
-      tokens_per_step, flops_per_step: for the reported rates.
+      tokens_per_step: for the reported rates.
       group: the processes of the run; by default this one alone.
       asked_to_stop: asked after every step; what one process says holds for all.
 
@@ -152,7 +152,7 @@ def train(
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
     accelerator = find_accelerator(jax.devices()[0].device_kind)
-    peak = accelerator.flops if accelerator else None
+    peak, flops = accelerator.flops if accelerator else None, 0.0
     held_out: list[Any] | None = None
     began = time.perf_counter()
     stopping = profiling = False
@@ -175,6 +175,8 @@ def train(
             asked = time.perf_counter()
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
+            if peak and step == start:
+                flops = step_flops(trainer.stage, frozen, batch)
             if config.profile_steps and step == first_profiled:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
@@ -191,7 +193,7 @@ def train(
                 values = {key: float(value) for key, value in jax.device_get(metrics).items()}
                 _stop_if_diverged(name, done, values, config.max_skipped)
                 if step > start:  # the first step's rates are the compiler's
-                    values |= window.rates(tokens_per_step, flops_per_step, peak)
+                    values |= window.rates(tokens_per_step, flops, peak)
                 values |= data_shares(stream.counts, counts)
                 counts = stream.counts.copy()
                 values["time"] = time.perf_counter() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,7 +97,16 @@ def _start_wandb(project: str, directory: Path):
             f"wandb_project={project!r} is set but wandb is missing: "
             "pip install 'unicom_jax[wandb]'"
         ) from None
-    return wandb.init(project=project, dir=str(directory), name=directory.name)
+    kept = directory / "wandb_id"  # a stage that goes on continues its run there
+    if not kept.exists():
+        kept.write_text(secrets.token_hex(8))
+    return wandb.init(
+        project=project,
+        dir=str(directory),
+        name=directory.name,
+        id=kept.read_text().strip(),
+        resume="allow",
+    )
 
 
 def make_progress(console: Console) -> Progress:

@@ -133,7 +133,6 @@ def _run_stage(
         },
         wandb_project=config.wandb_project,
     )
-    tokens = _tokens_per_step(name, config)
     train(
         trainer,
         _frozen_parts(name, config, workdir, mesh),
@@ -143,8 +142,7 @@ def _run_stage(
         workdir / name,
         console,
         init_params=_initial_params(name, config, workdir, mesh, console),
-        tokens_per_step=tokens,
-        flops_per_step=6.0 * stage.module.param_count() * tokens,
+        tokens_per_step=_tokens_per_step(name, config),
         group=group,
         asked_to_stop=asked_to_stop,
     )

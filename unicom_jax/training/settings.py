@@ -7,6 +7,7 @@ from typing import Any
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.flow import SAMPLERS, TIME_KINDS
+from unicom_jax.models.pixel_decoder import PREDICTIONS
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 AT_LEAST_ONE = ("batch_size", "accumulate", "log_every", "keep", "eval_batches", "max_skipped")
@@ -22,6 +23,8 @@ def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
         "compute_dtype": (config["compute_dtype"], COMPUTE_DTYPES),
         "sample.sampler": (config["sample"]["sampler"], SAMPLERS),
         "codec.time": (config["codec"]["time"], TIME_KINDS),
+        "codec.decoder.prediction": (config["codec"]["decoder"]["prediction"], PREDICTIONS),
+        "unified.prediction": (config["unified"]["prediction"], PREDICTIONS),
         "unified.time": (config["unified"]["time"], TIME_KINDS),
     }
     for key, (value, known) in choices.items():

@@ -52,7 +52,8 @@ def weighted_total(
     return sum(weights[k] * mean((terms[k][0], counts[k])) for k in weights)
 
 
-def _row_keys(key: jax.Array, rows: int) -> jax.Array:
+def row_keys(key: jax.Array, rows: int) -> jax.Array:
+    """One random key a row, (rows,)."""
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
 
@@ -165,7 +166,7 @@ class Trainer:
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            keys = _row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
+            keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
             updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
@@ -191,7 +192,7 @@ class Trainer:
 
         def step(params: Params, frozen: Params, batch: Any) -> LossTerms:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            return self.stage.loss(params, frozen, batch, _row_keys(jax.random.key(0), rows))
+            return self.stage.loss(params, frozen, batch, row_keys(jax.random.key(0), rows))
 
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 

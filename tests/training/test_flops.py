@@ -1,0 +1,120 @@
+"""Operations of a step: against hand counts, PaLM's formula and XLA."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from data_pipelines.build import sequence_config
+from tests.models.documents import ALL, documents, pack
+from tests.tiny import tiny_config
+from tests.training.test_stages import pictures
+from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.layers import Linear
+from unicom_jax.core.module import Module
+from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.models.transformer import Transformer
+from unicom_jax.training.flops import step_flops
+from unicom_jax.training.stages.codec import codec_stage
+from unicom_jax.training.stages.encoder import encoder_stage
+from unicom_jax.training.stages.unified import unified_stage
+from unicom_jax.training.step import Stage
+
+B, S, D = 3, 8, 16  # rows, slots, width
+LAYER = 2 * B * D * D  # one D x D product for B rows
+
+
+class Chain(Module):
+    """a, b, c: three D x D layers without activation."""
+
+    def specs(self):
+        return {name: Linear(D, D, bias=False).specs() for name in "abc"}
+
+
+def chain_stage(freeze=(), reported=False):
+    def loss(params, frozen, batch, keys):
+        x = batch @ frozen["before"] if frozen else batch
+        for name in "abc":
+            x = x @ params[name]["kernel"]
+        terms = {"main": (jnp.sum(x), 1.0)}
+        return {**terms, "shown": (jnp.sum(x @ x.T), 1.0)} if reported else terms
+
+    return Stage("chain", Chain(), loss, {"main": 1.0}, freeze)
+
+
+def count(stage, frozen=None):
+    return step_flops(stage, frozen or {}, jnp.zeros((B, D)))
+
+
+def test_a_product_counts_forward_and_once_for_each_factor_with_a_gradient():
+    assert count(chain_stage()) == (2 + 3 + 3) * LAYER  # the first layer's input is data
+
+
+@pytest.mark.parametrize(
+    ("freeze", "products"), [(("a",), 1 + 2 + 3), (("b",), 2 + 2 + 3), (("a", "b"), 1 + 1 + 2)]
+)
+def test_a_frozen_layer_has_no_gradient_and_passes_one_on_only_to_trained_ones(freeze, products):
+    assert count(chain_stage(freeze)) == products * LAYER
+
+
+def test_what_comes_before_all_trained_weights_counts_forward_only():
+    before = {"before": jnp.zeros((D, D))}
+    assert count(chain_stage(), before) == count(chain_stage()) + LAYER
+
+
+def test_terms_that_are_only_reported_do_not_count():
+    assert count(chain_stage(reported=True)) == count(chain_stage())
+
+
+def test_xla_counts_as_many_where_no_layer_is_scanned():
+    stage = chain_stage()
+
+    def total(params, batch):
+        return stage.loss(params, {}, batch, None)["main"][0]
+
+    gradient = jax.jit(jax.grad(total)).lower(stage.module.abstract(), jnp.zeros((B, D)))
+    # The sum of the outputs is no product, and its gradient needs no forward pass of layer c.
+    assert gradient.compile().cost_analysis()["flops"] == pytest.approx(
+        count(stage) - LAYER, rel=0.02
+    )
+
+
+def language_stage(**options):
+    model = Transformer(vocab_size=40, width=D, depth=3, heads=2, kv_heads=1, head_dim=8,
+                        mlp_dim=24, tied_head=False, **options)  # fmt: skip
+
+    def loss(params, frozen, batch, keys):
+        mask = padding_mask(jnp.full(B, S), S)
+        hidden, _ = model(params, model.embed(params, batch), jnp.zeros((B, S, 2), jnp.int32), mask)
+        return {"text": (jnp.sum(model.logits(params, hidden) ** 2), 1.0)}
+
+    return Stage("language", model, loss, {"text": 1.0})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"remat": "full"}, {"attention_backend": "chunked", "attention_block": 4}],
+    ids=lambda options: " ".join(map(str, options.values())) or "plain",
+)
+def test_a_language_model_takes_palms_count_however_it_is_computed(options):
+    stage = language_stage(**options)
+    kernels = 3 * (2 * D * 16 + 2 * D * 8 + 3 * D * 24) + D * 40  # no embedding, norms or biases
+    palm = 6 * B * S * kernels + 12 * 3 * B * S * S * 2 * 8  # 6 N T + 12 L H Q T² a row
+    assert step_flops(stage, {}, jnp.zeros((B, S), jnp.int32)) == palm
+
+
+@pytest.mark.parametrize("pathway", ["transfusion", "query"])
+def test_the_stages_of_a_run_are_counted_whole(pathway):
+    config = tiny_config(unified__pathway=pathway)
+    vision, codec = build_encoder(config).vision.abstract(), build_codec(config).abstract()
+    sequence = sequence_config(config)
+    batch = pack(documents(ALL, sequence), [[0, 1, 2, 3, 4]], sequence)
+    frozen = {"encoder": vision, "codec": codec}
+    slots = batch.tokens.size
+    reader = unified_stage("pretrain", config).module.transformer
+    blocks = sum(x.size for x in jax.tree.leaves(reader.abstract()["blocks"]) if x.ndim == 3)
+    flops = step_flops(unified_stage("pretrain", config), frozen, batch)
+    assert flops > (6 if pathway == "transfusion" else 2) * slots * blocks
+    assert step_flops(encoder_stage(config), {}, pictures()) > 0
+    assert step_flops(codec_stage(config, list), {"encoder": vision}, pictures()) > 0

@@ -1,0 +1,55 @@
+"""Weights & Biases gets what the JSON lines get. A stand-in takes its place."""
+
+from __future__ import annotations
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from unicom_jax.training.metrics import MetricWriter
+
+
+class Run:
+    def __init__(self, options):
+        self.options, self.logged, self.finished = options, [], False
+
+    def log(self, values, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished = True
+
+
+@pytest.fixture
+def runs(monkeypatch):
+    """The runs that are opened, in order."""
+    opened = []
+
+    def init(**options):
+        opened.append(Run(options))
+        return opened[-1]
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    return opened
+
+
+def test_wandb_is_told_every_step_and_its_end(runs, tmp_path):
+    with MetricWriter(tmp_path / "codec", wandb_project="demo") as writer:
+        writer.write(3, {"loss": 0.5})
+    (run,) = runs
+    assert (run.options["project"], run.options["name"]) == ("demo", "codec")
+    assert run.logged == [(3, {"loss": 0.5})] and run.finished
+
+
+def test_a_stage_that_goes_on_continues_its_wandb_run_and_another_opens_its_own(runs, tmp_path):
+    for stage, first_step in (("codec", 0), ("codec", 2), ("pretrain", 0)):
+        MetricWriter(tmp_path / stage, first_step, "demo").close()
+    begun, continued, other = (run.options for run in runs)
+    assert begun["id"] == continued["id"] != other["id"] and continued["resume"] == "allow"
+
+
+def test_wandb_that_is_missing_is_named_with_its_extra(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(ValueError, match=r"pip install 'unicom_jax\[wandb\]'"):
+        MetricWriter(tmp_path, wandb_project="demo")
