@@ -145,9 +145,6 @@ LATER = {
         "remat": "none",
         "attention_backend": "dense",
     },
-    "codec.latent_noise": 0.0,
-    "unified.prediction": "velocity",
-    "unified.time_floor": 0.05,
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
 }
 MAY_CHANGE = (

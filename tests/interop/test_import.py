@@ -215,8 +215,6 @@ def test_the_papers_model_is_checked_at_full_size_by_shapes(tmp_path, capsys):
             "import",
             "--config=experiments/unicom_7b.py",
             f"--config.data.tokenizer={tmp_path / 'tokenizer'}",
-            "--config.codec.decoder.kind=dit",  # no autoencoder of FLUX at hand
-            '--config.codec.autoencoder.path=""',
             f"--workdir={tmp_path / 'run'}",
             *(f"--{flag}={tmp_path / flag}" for flag in released),
             "--dry-run",
