@@ -120,9 +120,6 @@ LATER = {
     "data.source.captions": "",
     "data.scenes.jitter": 0.025,
     "codec.autoencoder.path": "",
-    "codec.latent_noise": 0.0,
-    "unified.prediction": "velocity",
-    "unified.time_floor": 0.05,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,
