@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
 from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
@@ -39,17 +40,6 @@ unicom COMMAND --help explains a command and shows examples. Exit status: 0 done
 on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
 Ctrl-C: the same command goes on), 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error
 comes from."""
-
-SAMPLE_EXAMPLES = """\
-examples:
-  draw      unicom sample --checkpoint=RUN --prompt="a red circle" --out=circle.png
-            unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
-  describe  unicom sample --checkpoint=RUN --image=circle.png
-  ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
-            unicom sample --checkpoint=RUN --image=a.png --image=b.png --together \\
-              --ask="Image 2: What colour is the circle?"
-  edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
-  converse  unicom sample --checkpoint=RUN --chat"""
 
 SHOW_EXAMPLES = """\
 The picture shows a packed row as the model gets it: every token, what it learns to predict, who
@@ -140,7 +130,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
-    _add_sample(commands)
+    add_sample_flags(_command(commands, "sample", _sample, SAMPLE, SAMPLE_EXAMPLES))
     _add_run_commands(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
@@ -181,76 +171,6 @@ def _command(
     return parser
 
 
-def _add_sample(commands) -> None:
-    sample = _command(
-        commands,
-        "sample",
-        _sample,
-        "Draw, describe, answer, edit or converse with a trained model.",
-        SAMPLE_EXAMPLES,
-    )
-    sample.add_argument(
-        "--checkpoint", required=True, metavar="DIR", help="the workdir of a training run"
-    )
-    what = sample.add_argument_group("what to do (one of)")
-    what.add_argument(
-        "--prompt", action="append", metavar="TEXT", help="draw this; repeat for several pictures"
-    )
-    what.add_argument(
-        "--image",
-        action="append",
-        metavar="FILE",
-        help="describe this picture; repeat for several",
-    )
-    what.add_argument("--ask", metavar="TEXT", help="with --image: answer this about it")
-    what.add_argument(
-        "--together",
-        action="store_true",
-        help='with --ask: one question about all pictures; "Image 2: ..." asks about the second',
-    )
-    what.add_argument("--edit", metavar="TEXT", help="with --image: change it like this")
-    what.add_argument("--chat", action="store_true", help="converse in words and pictures")
-    drawing = sample.add_argument_group("pictures")
-    drawing.add_argument(
-        "--out", metavar="FILE", help="PNG to write, numbered when several; default sample.png"
-    )
-    drawing.add_argument(
-        "--sheet", action="store_true", help="several pictures side by side in one file"
-    )
-    drawing.add_argument(
-        "--size", metavar="SIZE", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9"
-    )
-    drawing.add_argument("--think", action="store_true", help="write a plan first, draw by it")
-    drawing.add_argument(
-        "--steps", type=_number(int, 1), help="flow steps; more is finer and slower"
-    )
-    drawing.add_argument(
-        "--guidance",
-        type=_number(float, 0),
-        help="1 = none; 2 to 5 follows the words closer, at twice the work",
-    )
-    drawing.add_argument(
-        "--guidance-interval",
-        type=_pair,
-        metavar="LOW,HIGH",
-        help="guide only between these flow times; 0 is noise, 1 the picture",
-    )
-    drawing.add_argument(
-        "--sampler", choices=("euler", "heun"), help="heun: twice the work a step, more exact"
-    )
-    words = sample.add_argument_group("words")
-    words.add_argument(
-        "--temperature", type=_number(float, 0), help="0, the default, takes the likeliest"
-    )
-    words.add_argument(
-        "--top-p", type=_number(float, 0, 1), help="choose among the likeliest that hold this share"
-    )
-    words.add_argument("--max-tokens", type=_number(int, 1), help="longest answer")
-    sample.add_argument(
-        "--seed", type=_number(int, 0), default=0, help="of everything drawn at random"
-    )
-
-
 def _add_run_commands(commands) -> None:
     table = (
         ("evaluate", _evaluate, "Score a run beside its untrained self; writes scores.json."),
@@ -271,9 +191,9 @@ def _add_data(commands) -> None:
     show.add_argument(
         "--stage", default="pretrain", metavar="NAME", help="whose mixture and row length"
     )
-    show.add_argument("--step", type=_number(int, 0), default=0, help="of which training step")
+    show.add_argument("--step", type=number(int, 0), default=0, help="of which training step")
     show.add_argument(
-        "--row", type=_number(int, 0), help="of the batch; default: the most varied one"
+        "--row", type=number(int, 0), help="of the batch; default: the most varied one"
     )
     show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
     prepare = _command(
@@ -287,31 +207,8 @@ def _add_data(commands) -> None:
         help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
     )
     prepare.add_argument(
-        "--size", type=_number(int, 8), help="openmoji, scenes: side of the pictures; default 64"
+        "--size", type=number(int, 8), help="openmoji, scenes: side of the pictures; default 64"
     )
-
-
-def _number(kind: type, least: float, most: float = float("inf")) -> Callable[[str], float]:
-    """An argparse type: a number within bounds."""
-
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not least <= value <= most:
-            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {bounds}")
-        return value
-
-    parse.__name__ = "number" if kind is float else "whole number"  # argparse names it in errors
-    return parse
-
-
-def _pair(text: str) -> tuple[float, float]:
-    """An argparse type: two numbers with a comma between."""
-    try:
-        low, high = (float(part) for part in text.split(","))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r}: give two numbers, like 0.1,0.8") from None
-    return low, high
 
 
 # ---- commands ---------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""The flags of `unicom sample`. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+SAMPLE = "Draw, describe, answer, edit or converse with a trained model."
+SAMPLE_EXAMPLES = """\
+examples:
+  draw      unicom sample --checkpoint=RUN --prompt="a red circle" --out=circle.png
+            unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
+  describe  unicom sample --checkpoint=RUN --image=circle.png
+  ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
+            unicom sample --checkpoint=RUN --image=a.png --image=b.png --together \\
+              --ask="Image 2: What colour is the circle?"
+  edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
+  converse  unicom sample --checkpoint=RUN --chat"""
+
+
+def add_sample_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="DIR", help="the workdir of a training run"
+    )
+    what = parser.add_argument_group("what to do (one of)")
+    what.add_argument(
+        "--prompt", action="append", metavar="TEXT", help="draw this; repeat for several pictures"
+    )
+    what.add_argument(
+        "--image",
+        action="append",
+        metavar="FILE",
+        help="describe this picture; repeat for several",
+    )
+    what.add_argument("--ask", metavar="TEXT", help="with --image: answer this about it")
+    what.add_argument(
+        "--together",
+        action="store_true",
+        help='with --ask: one question about all pictures; "Image 2: ..." asks about the second',
+    )
+    what.add_argument("--edit", metavar="TEXT", help="with --image: change it like this")
+    what.add_argument("--chat", action="store_true", help="converse in words and pictures")
+    drawing = parser.add_argument_group("pictures")
+    drawing.add_argument(
+        "--out", metavar="FILE", help="PNG to write, numbered when several; default sample.png"
+    )
+    drawing.add_argument(
+        "--sheet", action="store_true", help="several pictures side by side in one file"
+    )
+    drawing.add_argument(
+        "--size", metavar="SIZE", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9"
+    )
+    drawing.add_argument("--think", action="store_true", help="write a plan first, draw by it")
+    drawing.add_argument(
+        "--steps", type=number(int, 1), help="flow steps; more is finer and slower"
+    )
+    drawing.add_argument(
+        "--guidance",
+        type=number(float, 0),
+        help="1 = none; 2 to 5 follows the words closer, at twice the work",
+    )
+    drawing.add_argument(
+        "--guidance-interval",
+        type=_pair,
+        metavar="LOW,HIGH",
+        help="guide only between these flow times; 0 is noise, 1 the picture",
+    )
+    drawing.add_argument(
+        "--sampler", choices=("euler", "heun"), help="heun: twice the work a step, more exact"
+    )
+    words = parser.add_argument_group("words")
+    words.add_argument(
+        "--temperature", type=number(float, 0), help="0, the default, takes the likeliest"
+    )
+    words.add_argument(
+        "--top-p", type=number(float, 0, 1), help="choose among the likeliest that hold this share"
+    )
+    words.add_argument("--max-tokens", type=number(int, 1), help="longest answer")
+    parser.add_argument(
+        "--seed", type=number(int, 0), default=0, help="of everything drawn at random"
+    )
+
+
+def number(kind: type, least: float, most: float = float("inf")) -> Callable[[str], float]:
+    """An argparse type: a number within bounds."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not least <= value <= most:
+            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {bounds}")
+        return value
+
+    parse.__name__ = "number" if kind is float else "whole number"  # argparse names it in errors
+    return parse
+
+
+def _pair(text: str) -> tuple[float, float]:
+    """An argparse type: two numbers with a comma between."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: give two numbers, like 0.1,0.8") from None
+    return low, high
