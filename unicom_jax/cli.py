@@ -9,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -268,10 +269,9 @@ def _export(args: argparse.Namespace) -> None:
     options = Options(args.to, args.dtype, shard_bytes, args.weights, args.overwrite)
     workdir, console = Path(args.checkpoint), _console()
     with console.status("writing"):
-        target = export(workdir, Path(args.target), options)
+        check = partial(verify, workdir, dtype=args.dtype, kind=args.weights, console=console)
+        target = export(workdir, Path(args.target), options, *([check] if args.verify else []))
     console.print(f"exported: {target}", markup=False, soft_wrap=True)
-    if args.verify:
-        verify(workdir, target, args.dtype, args.weights, console)
 
 
 def _import(args: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from unicom_jax.cli import main
 from unicom_jax.config import ConfigError
 from unicom_jax.inference import verify
 from unicom_jax.interop import export as exporting
+from unicom_jax.interop import weights
 from unicom_jax.interop.checkpoint import CheckpointError
 from unicom_jax.interop.export import CODE, Options, export, read_size
 from unicom_jax.interop.imports import import_model
@@ -102,7 +104,8 @@ def test_a_difference_over_its_limit_fails_and_names_the_output(run, exported, m
     monkeypatch.setattr(verify, "_run_script", pretend)
     target = exported.with_name("differing")
     assert main(["export", f"--checkpoint={run}", "--to=pytorch", "--verify", str(target)]) == 1
-    assert "differs from" in (line := capsys.readouterr().err) and "logits, captions" in line
+    line = capsys.readouterr().err
+    assert "differs in logits, captions and was not kept" in line and not target.exists()
 
 
 def test_the_exported_code_imports_nothing_but_torch_transformers_numpy_and_pillow():
@@ -180,6 +183,8 @@ def test_other_models_come_back_too(tmp_path, overrides):
     ("change", "error", "message"),
     [
         (lambda d: d.update(run={}), ConfigError, "has no run.config"),
+        (lambda d: d["run"].update(config=[]), ConfigError, "run.config is damaged"),
+        (lambda d: d["run"]["config"]["codec"].pop("latent_dim"), ConfigError, "'latent_dim'"),
         (lambda d: d["language"].update(depth=9), ConfigError, "language does not agree"),
     ],
 )
@@ -296,6 +301,35 @@ def test_a_run_or_any_other_folder_is_never_overwritten(run, tmp_path, capsys):
         line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", "--overwrite", target)
         assert "is no earlier export, so it stays" in line
     assert (run / "config.json").exists()
+
+
+def test_a_link_is_not_replaced(run, exported, tmp_path, capsys):
+    (tmp_path / "link").symlink_to(exported)
+    flags = [f"--checkpoint={run}", "--to=pytorch", "--overwrite", tmp_path / "link"]
+    assert "is a link; name the folder itself" in error_line(capsys, *flags)
+
+
+def test_a_part_reads_its_own_weights_only(run, tmp_path, monkeypatch):
+    asked = []
+    restore = weights.restore_params
+
+    def record(workdir, stage, abstract, **options):
+        asked.append((stage, options["parts"]))
+        return restore(workdir, stage, abstract, **options)
+
+    monkeypatch.setattr(weights, "restore_params", record)
+    export(run, tmp_path / "language", Options(to="qwen2"))
+    assert asked == [("pretrain", ("transformer",))]
+
+
+def test_a_full_disk_is_said_with_the_folder_and_the_mend(run, tmp_path, monkeypatch, capsys):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(exporting, "store_weights", full)
+    line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", tmp_path / "out")
+    assert "out was not written, its disk is full" in line
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

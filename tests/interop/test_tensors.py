@@ -108,7 +108,8 @@ def test_an_index_that_promises_too_much_is_named(tmp_path):
         open_tensors(tmp_path)
 
 
-def test_an_index_that_is_no_json_is_named(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {"a": 1}}'])
+def test_an_index_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(WeightsError, match="no index of shards"):
         open_tensors(tmp_path)

@@ -85,8 +85,8 @@ def verify(workdir: Path, folder: Path, dtype: str, kind: str, console: Console)
     _print(found, console)
     if missed := [name for name, value in found.items() if not value <= LIMITS[name][0]]:
         raise VerifyError(
-            f"{folder} differs from {workdir} in {', '.join(missed)}; do not use it, and report "
-            "the table above"
+            f"the export of {workdir} differs in {', '.join(missed)} and was not kept; report the "
+            "table above"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,20 +11,27 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends without an error.
 
     Until then it is a hidden sibling of `target`, on the same file system; an error (an interrupt
     too) removes it. Its files are on the disk before it gets its name. Only a process that is
     killed leaves the sibling behind, `.NAME.part`, and the next attempt clears it away.
 
+    Args:
+      replace: a folder that is at `target` already stays until the new one is complete, and then
+        goes. Between two renames it is called `.NAME.old`.
+
     Raises:
-      FileExistsError: there is something at `target` already, other than an empty folder.
+      FileExistsError: there is something at `target` already, other than an empty folder or one
+        that may be replaced.
+      OSError: the disk is full; nothing is left behind.
     """
     target = Path(os.path.abspath(target))
-    if target.is_symlink() or (target.exists() and not _is_empty(target)):
+    may_go = _is_empty(target) or (replace and target.is_dir())
+    if target.is_symlink() or (target.exists() and not may_go):
         raise FileExistsError(f"{target} is there already; name a new or empty folder")
-    part = target.with_name(f".{target.name}.part")
+    part, old = (target.with_name(f".{target.name}.{end}") for end in ("part", "old"))
     if part.exists():
         shutil.rmtree(part)
     part.mkdir(parents=True)
@@ -32,10 +40,21 @@ def new_folder(target: Path) -> Iterator[Path]:
         for path in sorted(part.rglob("*")):
             _sync(path)
         _sync(part)
+        if target.exists() and not _is_empty(target):
+            shutil.rmtree(old, ignore_errors=True)
+            target.replace(old)
         part.replace(target)  # takes the place of an empty folder
         _sync(target.parent)
-    except BaseException:
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException as error:
+        if old.exists() and not target.exists():
+            old.replace(target)
         shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise OSError(
+                f"{target} was not written, its disk is full; free some space or name a folder on "
+                "another disk"
+            ) from error
         raise
 
 

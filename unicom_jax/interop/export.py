@@ -98,8 +98,16 @@ def read_size(text: str) -> int:
     return size
 
 
-def export(workdir: Path, target: Path, options: Options) -> Path:
+def export(
+    workdir: Path,
+    target: Path,
+    options: Options,
+    check: Callable[[Path], None] = lambda folder: None,
+) -> Path:
     """Writes `target` from the newest weights of a run, whole or not at all.
+
+    Args:
+      check: looks at the complete folder before it gets its name; raises where it must not.
 
     Raises:
       CheckpointError, TokenizerError: the run cannot be read.
@@ -107,23 +115,25 @@ def export(workdir: Path, target: Path, options: Options) -> Path:
       FileExistsError: `target` is there already.
     """
     _check_target(workdir, target, options.overwrite)
-    config, tokenizer, params = weights.load(workdir, options.weights, on_host=True)
-    run = Run(workdir, config, tokenizer, params, unicom.of_run(config))
-    write = write_model if options.to == "pytorch" else _write_part
-    if options.overwrite and target.exists():
-        new = target.with_name(f".{target.name}.new")
-        shutil.rmtree(new, ignore_errors=True)
-        with new_folder(new) as folder:
-            write(run, folder, options)
-        shutil.rmtree(target)
-        new.replace(target)
-    else:
-        with new_folder(target) as folder:
-            write(run, folder, options)
+    config, tokenizer, module = weights.describe(workdir)
+    part = PARTS.get(options.to)  # none: the whole model
+    only = part.path if part else ()
+    if part and isinstance(missing := part.find(module), str):
+        raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
+    params = weights.restore(workdir, config, module, options.weights, on_host=True, only=only)
+    run = Run(workdir, config, tokenizer, params, module)
+    with new_folder(target, replace=options.overwrite) as folder:
+        if part:
+            _write_part(run, part, folder, options)
+        else:
+            write_model(run, folder, options)
+        check(folder)
     return target
 
 
 def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
+    if target.is_symlink():
+        raise FileExistsError(f"{target} is a link; name the folder itself")
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
     if not overwrite:
@@ -210,56 +220,56 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part that can go out alone: its layout, and where a run keeps it.
+    """A part that can go out alone.
 
-    `find` gives its module and weights, or a line that says why the run has none.
+    Attributes:
+      layout: a key of `LAYOUTS`.
+      path: where a run keeps its weights.
+      find: its module, or a line that says why a model has none.
     """
 
     layout: str
-    find: Callable[[Run], tuple[Module, Params] | str]
+    path: tuple[str, ...]
+    find: Callable[[unicom.Unicom], Module | str]
 
 
-def _language(kind: str) -> Callable[[Run], tuple[Module, Params] | str]:
-    def find(run: Run) -> tuple[Module, Params] | str:
-        module: Transformer = run.module.unified.transformer
+def _language(kind: str) -> Callable[[unicom.Unicom], Module | str]:
+    def find(model: unicom.Unicom) -> Module | str:
+        module: Transformer = model.unified.transformer
         own = "qwen3" if module.qk_norm else "qwen2"
         if own != kind:
             return f"its language model is of the family {own}; use --to={own}"
-        return module, run.params["unified"]["transformer"]
+        return module
 
     return find
 
 
-def _autoencoder(run: Run) -> tuple[Module, Params] | str:
-    if run.module.autoencoder is None:
-        return "it paints pixels and has no autoencoder"
-    return run.module.autoencoder, run.params["autoencoder"]
-
-
-def _flux(run: Run) -> tuple[Module, Params] | str:
+def _flux(model: unicom.Unicom) -> Module | str:
     """FLUX's transformer; the projector of its context has no place in that layout."""
-    decoder = run.module.codec.pixel_decoder
+    decoder = model.codec.pixel_decoder
     if not isinstance(decoder, FluxDecoder):
         return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
-    return decoder.transformer, run.params["codec"]["pixel_decoder"]["transformer"]
+    return decoder.transformer
 
 
 PARTS: dict[str, Part] = {
-    "siglip2": Part("siglip", lambda run: (run.module.vision, run.params["vision"])),
-    "qwen2": Part("qwen", _language("qwen2")),
-    "qwen3": Part("qwen", _language("qwen3")),
-    "flux": Part("flux", _flux),
-    "autoencoder": Part("autoencoder", _autoencoder),
+    "siglip2": Part("siglip", ("vision",), lambda model: model.vision),
+    "qwen2": Part("qwen", ("unified", "transformer"), _language("qwen2")),
+    "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
+    "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
+    "autoencoder": Part(
+        "autoencoder",
+        ("autoencoder",),
+        lambda model: model.autoencoder or "it paints pixels and has no autoencoder",
+    ),
 }
 
 
-def _write_part(run: Run, folder: Path, options: Options) -> None:
+def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
     """One part as transformers or diffusers loads it."""
-    part = PARTS[options.to]
-    found = part.find(run)
-    if isinstance(found, str):
-        raise ConfigError(f"{run.workdir} has no part {options.to!r}: {found}")
-    module, params = found
+    module, params = part.find(run.module), run.params
+    for name in part.path:
+        params = params[name]
     dtype, torch_dtype = DTYPES[options.dtype]
     fill_folder(
         folder,

@@ -208,9 +208,16 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
             "write it; give parts by --encoder, --language, --compressor, --decoder instead"
         )
-    config, tokenizer = from_json(complete(run["config"])), load_tokenizer(folder)
-    use_tokenizer(config, tokenizer, folder)
-    module = unicom.of_run(config)
+    tokenizer = load_tokenizer(folder)
+    try:
+        config = from_json(complete(run["config"]))
+        use_tokenizer(config, tokenizer, folder)
+        module = unicom.of_run(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: run.config is damaged or of another version ({error!r}); "
+            "copy the file again, or import with the version that wrote it"
+        ) from error
     unicom.check_sections(description, module, config, folder / DESCRIPTION)
     table, tensors = unicom.table(module), open_tensors(folder)
     check_facts(tensors, places(table, module.specs()))

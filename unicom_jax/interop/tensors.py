@@ -156,7 +156,10 @@ def _read_header(path: Path) -> dict[str, TensorFact]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        return dict(json.loads(path.read_text())["weight_map"])
+        found = dict(json.loads(path.read_text())["weight_map"])
+        if not all(isinstance(shard, str) for shard in found.values()):
+            raise TypeError("a shard's name is no text")
+        return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(f"{path} is no index of shards ({error!r}); copy it again") from error
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from unicom_jax.interop.checkpoint import (
     restore_params,
     stage_steps,
 )
+from unicom_jax.interop.layouts.unicom import Unicom, of_run
 from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 
@@ -30,48 +31,74 @@ def stages_in_use(workdir: Path) -> dict[str, str]:
     return {"vision": "encoder", "codec": "codec", "unified": furthest}
 
 
-def load(
-    workdir: Path, kind: str = "", *, on_host: bool = False
-) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
-    """Configuration, tokenizer and newest weights of a directory.
+def load(workdir: Path, kind: str = "") -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
+    """Configuration, tokenizer and newest weights of a directory; see `describe` and `restore`."""
+    config, tokenizer, module = describe(workdir)
+    return config, tokenizer, restore(workdir, config, module, kind)
 
-    The weights are `vision`, `codec`, `unified`, and for a codec over latents `autoencoder`.
 
-    Args:
-      on_host: as NumPy arrays, see `restore_params`.
-      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+def describe(workdir: Path) -> tuple[dict[str, Any], Tokenizer, Unicom]:
+    """Configuration, tokenizer and modules of a directory; no weights are read.
 
     Raises:
-      CheckpointError: no checkpoint there, a damaged one, one of another version, or none with
-        averages where `kind` asks for them.
+      CheckpointError: there is no run, or one of another version.
       TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
-      ConfigError: its autoencoder, where it has one, is missing or damaged.
     """
     config = read_config(workdir)
     tokenizer = load_tokenizer(workdir / "tokenizer")
     if fingerprint := config["data"].get("tokenizer_fingerprint"):
         check_tokenizer(tokenizer, fingerprint, str(workdir))
-    stages = stages_in_use(workdir)
     try:
-        modules = build_encoder(config), build_codec(config), build_unified(config)
+        return config, tokenizer, of_run(config)
     except KeyError as error:
         raise CheckpointError(
             f"{workdir / 'config.json'} lacks the key {error}, so another version of "
             "unicom_jax wrote it; use that version, or train again"
         ) from error
-    encoder, codec, unified = (module.abstract() for module in modules)
-    raw = kind == "raw"
-    params = {
-        **restore_params(workdir, "encoder", encoder, parts=("vision",), raw=raw, on_host=on_host),
-        "codec": restore_params(workdir, "codec", codec, raw=raw, on_host=on_host),
-        "unified": restore_params(workdir, stages["unified"], unified, raw=raw, on_host=on_host),
-        **load_autoencoder(config, workdir),
-    }
+
+
+def restore(
+    workdir: Path,
+    config: Mapping[str, Any],
+    module: Unicom,
+    kind: str = "",
+    *,
+    on_host: bool = False,
+    only: Sequence[str] = (),
+) -> dict[str, Params]:
+    """The newest weights: `vision`, `codec`, `unified`, for a codec over latents `autoencoder`.
+
+    Args:
+      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+      on_host: as NumPy arrays, see `restore_params`.
+      only: path of the one part to read, e.g. ("unified", "transformer"); (): all.
+
+    Raises:
+      CheckpointError: no checkpoint there, a damaged one, or none with averages where `kind` asks
+        for them.
+      ConfigError: its autoencoder, where it has one, is missing or damaged.
+    """
+    stages = stages_in_use(workdir)
     if kind == "ema" and not any(has_average(workdir, stage) for stage in stages.values()):
         raise CheckpointError(
             f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
         )
-    return config, tokenizer, params
+    options = {"raw": kind == "raw", "on_host": on_host}
+    abstract = {
+        "vision": build_encoder(config).abstract(),
+        "codec": module.codec.abstract(),
+        "unified": module.unified.abstract(),
+    }
+    params: dict[str, Params] = {}
+    for tree, stage in stages.items():
+        if only and only[0] != tree:
+            continue
+        parts = ("vision",) if tree == "vision" else only[1:2] or None
+        found = restore_params(workdir, stage, abstract[tree], parts=parts, **options)
+        params[tree] = found["vision"] if tree == "vision" else found
+    if not only or only[0] == AUTOENCODER:
+        params |= load_autoencoder(config, workdir)
+    return params
 
 
 def untrained(config: Mapping[str, Any], seed: int) -> dict[str, Params]:
