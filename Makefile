@@ -22,8 +22,8 @@ help: ## list the targets
 
 quickstart: $(VENV)/.runtime ## train, sample, evaluate, report and export a small model
 	$(BIN)/unicom train --config=$(CONFIG) --workdir=$(WORKDIR)
-	$(BIN)/unicom sample --checkpoint=$(WORKDIR) --prompt="a red circle" --prompt="a blue square" \
-		--sheet --out=$(WORKDIR)/samples.png
+	$(BIN)/unicom sample --checkpoint=$(WORKDIR) --sheet --out=$(WORKDIR)/samples.png \
+		--prompt="a red circle" --prompt="a yellow triangle" --prompt="a blue ring" --prompt="a green cross"
 	$(BIN)/unicom evaluate --workdir=$(WORKDIR)
 	$(BIN)/unicom report --workdir=$(WORKDIR)
 	$(BIN)/unicom export --checkpoint=$(WORKDIR) --to=pytorch --overwrite $(VERIFY) $(WORKDIR)/export

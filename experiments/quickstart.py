@@ -5,9 +5,9 @@
 Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens a picture,
 one for each place where an object can stand.
 
-A fresh clone took 13 min 20 s with the installation (AMD EPYC; encoder 75 s, codec 106 s, pretrain
-473 s): PSNR 32.6 dB, single objects 100% (of 32), Scenes-GenEval 45%, questions 85% (chance 42%),
-captions 93%, edits 56%. README.md has the table with intervals.
+A fresh clone took 11 min 29 s with the installation (AMD EPYC; encoder 75 s, codec 99 s, pretrain
+385 s): PSNR 32.7 dB, single objects 88% (of 32), Scenes-GenEval 42%, questions 86% (chance 42%),
+captions 95%, edits 52%. README.md has the table with intervals.
 
 What made it draw in this budget, with figures of single runs on the same two cores:
 - Muon. After 250 steps of 64 pictures the encoder finds .87 of the captions and reads pixels with
