@@ -106,10 +106,6 @@ class UnicomModel(Generation, PreTrainedModel):
         """A tied head scores words with it, too."""
         self.language_model.model.embed_tokens = value
 
-    def get_output_embeddings(self) -> nn.Linear | None:
-        """None: the head is tied to the input embeddings."""
-        return self.language_model.lm_head
-
     def resize_token_embeddings(
         self,
         new_num_tokens: int | None = None,
