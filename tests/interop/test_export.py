@@ -157,7 +157,6 @@ def test_a_model_that_was_changed_and_saved_in_pytorch_comes_back(exported, tmp_
     with torch.no_grad():
         model.head.output.bias += 1.0
     model.save_pretrained(tmp_path / "tuned")
-    model.processor.tokenizer.save_pretrained(tmp_path / "tuned")
     params = load(back(tmp_path / "tuned", tmp_path / "back"))[2]
     expected = model.head.output.bias.detach().numpy()
     np.testing.assert_array_equal(params["unified"]["head"]["output"]["bias"], expected)

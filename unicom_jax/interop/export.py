@@ -18,12 +18,13 @@ from unicom_jax.interop import weights
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.checkpoint import stage_steps
 from unicom_jax.interop.folders import fill_folder
-from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts import siglip, unicom
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.model_card import model_card
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.transformer import Transformer
+from unicom_jax.models.vision_encoder import VisionEncoder
 
 SOURCES = Path(__file__).with_name("pytorch")
 # The code that travels with the weights; `verify_unicom.py` beside it does not.
@@ -196,11 +197,9 @@ def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_generation(run: Run) -> dict[str, Any]:
-    sample, tokenizer = run.config["sample"], run.tokenizer
+    sample = run.config["sample"]
     return {
-        "max_new_tokens": sample["max_tokens"],
-        "eos_token_id": [tokenizer.end_of_document, tokenizer.turn_end, tokenizer.vision_start],
-        "pad_token_id": tokenizer.end_of_document,
+        **_describe_stops(run),
         "flow_steps": sample["steps"],
         "guidance": sample["guidance"],
         "guidance_interval": list(sample["guidance_interval"]),
@@ -208,6 +207,16 @@ def _describe_generation(run: Run) -> dict[str, Any]:
         "flow_shift": run.module.unified.flow_time.shift,
         "codec_steps": run.config["codec"]["sample_steps"],
         "image_size": run.config["data"]["image_size"],
+    }
+
+
+def _describe_stops(run: Run) -> dict[str, Any]:
+    """How long words go on: all that a language model alone needs."""
+    tokenizer = run.tokenizer
+    return {
+        "max_new_tokens": run.config["sample"]["max_tokens"],
+        "eos_token_id": [tokenizer.end_of_document, tokenizer.turn_end, tokenizer.vision_start],
+        "pad_token_id": tokenizer.end_of_document,
     }
 
 
@@ -282,3 +291,9 @@ def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
     )
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
+        _write_json(folder / "generation_config.json", _describe_stops(run))
+    if isinstance(module, VisionEncoder):
+        data = run.config["data"]
+        most = image_policy(run.config).max_patches(data["patch"], run.config["codec"]["pool"])
+        images = siglip.describe_images(module, most)
+        _write_json(folder / "preprocessor_config.json", images)

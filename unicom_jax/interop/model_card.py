@@ -12,7 +12,6 @@ from unicom_jax.core.module import Module
 CARD = """\
 ---
 library_name: transformers
-pipeline_tag: any-to-any
 tags: [unicom, image-to-text, text-to-image, image-editing]
 ---
 
@@ -57,6 +56,10 @@ Data: {data}. Weights: {weights}.
 - It knows what its data shows and little else; read the scores with their intervals.
 - It was not trained to refuse, and nothing filters what it writes or draws.
 - It draws pictures {pictures} only, and answers in a few words unless its data had longer ones.
+- bfloat16 rounds the weights of the codec too, which training keeps in float32: pictures come out
+  a little less true. Export and load in float32 to compare.
+- The text tower of the encoder's contrastive training stays behind: this model scores no picture
+  against a text.
 - `trust_remote_code=True` runs the Python files of this folder. Read them first: they import torch,
   transformers, numpy and Pillow{diffusers}.
 

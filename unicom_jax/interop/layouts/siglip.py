@@ -201,6 +201,34 @@ def _describe_text(module: TextEncoder, kind: str) -> dict[str, Any]:
     }
 
 
+def describe_images(module: VisionEncoder, max_patches: int) -> dict[str, Any]:
+    """The preprocessor_config.json of `module`: pictures resized as ours, in -1..1.
+
+    `max_patches`: the most patches of a picture of a NaFlex model, which keeps aspect ratios.
+    """
+    side = module.position_rows * module.patch_size
+    if module.naflex:
+        kind = {
+            "image_processor_type": "Siglip2ImageProcessor",
+            "patch_size": module.patch_size,
+            "max_num_patches": max_patches,
+        }
+    else:
+        kind = {
+            "image_processor_type": "SiglipImageProcessor",
+            "size": {"height": side, "width": side},
+        }
+    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+    return {
+        **kind,
+        **dict.fromkeys(steps, True),
+        "resample": 2,  # PIL's number of BILINEAR
+        "rescale_factor": 1 / 255,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+    }
+
+
 def module_of(config: Mapping[str, Any], path: Path) -> Model:
     """The model that a config.json at `path` describes.
 

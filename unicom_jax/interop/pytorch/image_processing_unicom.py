@@ -45,16 +45,25 @@ class UnicomImageProcessor(BaseImageProcessor):
         self.policy, self.size, self.patch, self.pool = policy, size, patch, pool
         self.max_tokens, self.step, self.max_ratio = max_tokens, step, max_ratio
 
-    def preprocess(self, images: Picture | Sequence[Picture], **kwargs: Any) -> BatchFeature:
-        """`patches`: (N, patch * patch * 3) uint8 of each picture; `grids`: its (rows, columns)."""
+    def preprocess(
+        self, images: Picture | Sequence[Picture], *, return_tensors: str | None = None
+    ) -> BatchFeature:
+        """`patches`: (N, patch * patch * 3) uint8 of each picture; `grids`: its (rows, columns).
+
+        Args:
+          return_tensors: None gives lists by picture; "pt" or "np" one array of each, for which
+            all pictures must have one number of patches.
+        """
         listed = images if isinstance(images, list | tuple) else [images]
         prepared = [self.prepare(image) for image in listed]
-        return BatchFeature(
-            {
-                "patches": [patchify(image, self.patch) for image in prepared],
-                "grids": [self.grid(image) for image in prepared],
-            }
-        )
+        patches = [patchify(image, self.patch) for image in prepared]
+        grids = [self.grid(image) for image in prepared]
+        if return_tensors is not None and len(counts := sorted({len(p) for p in patches})) > 1:
+            raise ValueError(
+                f"return_tensors={return_tensors!r}: these pictures have from {counts[0]} to "
+                f"{counts[-1]} patches and fill no one array; leave it out to get a list"
+            )
+        return BatchFeature({"patches": patches, "grids": grids}, tensor_type=return_tensors)
 
     def grid(self, image: np.ndarray) -> tuple[int, int]:
         """Rows and columns of patches of a prepared picture."""

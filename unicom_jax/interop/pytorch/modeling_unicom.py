@@ -11,6 +11,7 @@ model.caption([picture]); model.draw(["a red circle"]); model.edit([picture], ["
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 import torch
@@ -59,6 +60,7 @@ class UnicomModel(Generation, PreTrainedModel):
     base_model_prefix = ""
     main_input_name = "input_ids"
     _no_split_modules = ("DecoderLayer", "EncoderLayer", "DiffusionBlock")
+    supports_gradient_checkpointing = True
 
     def __init__(self, config: UnicomConfig) -> None:
         super().__init__(config)
@@ -83,6 +85,47 @@ class UnicomModel(Generation, PreTrainedModel):
             self.connector = Encoder(pathway["connector_depth"], *sizes)
             self.flow_decoder = DiffusionTransformer(**pathway["flow_decoder"])
         self.post_init()
+
+    # ---- what transformers asks of every model ----------------------------------------------
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any):
+        """As in transformers, with tokenizer, image processor and defaults: a folder that stands
+        alone. A model that came from no folder has none of these; its weights are saved alone."""
+        beside = ()
+        if self.config.name_or_path:  # read before a file is written: they may be gone
+            beside = (self.processor.tokenizer, self.processor.images, self.defaults)
+        super().save_pretrained(save_directory, *args, **options)
+        if options.get("is_main_process", args[0] if args else True):
+            for part in beside:
+                part.save_pretrained(save_directory)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.language_model.model.embed_tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """A tied head scores words with it, too."""
+        self.language_model.model.embed_tokens = value
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """The embeddings as they are: the vocabulary is that of the run.
+
+        Raises:
+          ValueError: another size is asked for.
+        """
+        table = self.get_input_embeddings()
+        rows = table.num_embeddings
+        wanted = rows if new_num_tokens is None else new_num_tokens
+        if wanted != rows or rows % (pad_to_multiple_of or 1):
+            raise ValueError(
+                f"this model has {rows} words and keeps them, so that it can go back to the run it "
+                "came from; train with another data.vocab_size to have more"
+            )
+        return table
 
     # ---- pictures ---------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ import dataclasses
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .modeling_unicom_layers import Linear, RMSNorm, SwiGlu, apply_rope, attention, rope
 
@@ -65,7 +66,7 @@ class SelfAttention(nn.Module):
         return apply_rope(q, *angles), apply_rope(k, *angles), v
 
 
-class DecoderLayer(nn.Module):
+class DecoderLayer(GradientCheckpointingLayer):
     """x += Attention(RMSNorm x); x += SwiGLU(RMSNorm x)."""
 
     def __init__(self, width: int, mlp_dim: int, norm_eps: float, **attention_sizes: int) -> None:

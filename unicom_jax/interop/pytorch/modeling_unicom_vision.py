@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .modeling_unicom_layers import LayerNorm, Linear, Mlp, attention
 
@@ -29,7 +30,7 @@ class EncoderAttention(nn.Module):
         return self.out_proj(attention(q, k, v))
 
 
-class EncoderLayer(nn.Module):
+class EncoderLayer(GradientCheckpointingLayer):
     """x += Attention(LN x); x += Mlp(LN x). Everything sees everything."""
 
     def __init__(self, width: int, heads: int, mlp_dim: int) -> None:
