@@ -22,7 +22,7 @@ from experiments.benchmarks.standard import Standard
 from unicom_jax.core.memory import keep_freed_memory
 
 BARE_TARGET = 1.05
-WIDTH = 110  # of the tables
+WIDTH = 124  # of the tables
 BUSY = 0.7  # load average from which other processes disturb the comparison
 
 
