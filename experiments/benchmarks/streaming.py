@@ -8,8 +8,12 @@ again. Each command runs as a process of its own, whose peak resident memory is 
 `/usr/bin/time -v` calls "Maximum resident set size"; it may be the fp32 weights + 1.5 GiB. At the
 end the tensors that went out are compared with those that came in, bit by bit.
 
-Measured on two cores of an AMD EPYC, 24 GiB, files in bf16, other work beside it: weights 5.75 GiB,
-import 6.28 GiB (+ 0.53), export 6.78 GiB (+ 1.03), every bit the same.
+Measured on two cores of an AMD EPYC, 24 GiB, under `/usr/bin/time -v`; the weights are 5.75 GiB in
+fp32, every bit came out the same:
+
+    files   import               export               all of it
+    F32     6.47 GiB (+ 0.72)    6.08 GiB (+ 0.33)    1 min 48 s
+    BF16    6.39 GiB (+ 0.64)    6.96 GiB (+ 1.21)    1 min 41 s
 """
 
 from __future__ import annotations
