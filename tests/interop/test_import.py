@@ -123,7 +123,12 @@ def test_a_stage_that_has_weights_is_left_alone(given, tmp_path, capsys):
     assert "encoder has checkpoints already; name a new --workdir" in line
 
 
-def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch):
+@pytest.mark.parametrize("there", [False, True])
+def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch, there):
+    if there:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+
     def fail_at_the_second(directory, params):
         if "pretrain" in str(directory):
             raise OSError("no space left on device")
@@ -131,7 +136,8 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
 
     monkeypatch.setattr(imports, "save_import", fail_at_the_second)
     assert run("import", given, tmp_path / "run", *parts(given)) == 1
-    assert not (tmp_path / "run").exists()
+    left = [path.name for path in tmp_path.rglob("*") if path.is_relative_to(tmp_path / "run")]
+    assert left == (["run", "notes.txt"] if there else [])
 
 
 @pytest.mark.parametrize(

@@ -179,13 +179,19 @@ def _on_this_host(specs: Specs) -> Params:
 
 @contextmanager
 def _undone_on_failure(workdir: Path, stages: Mapping[str, Any]) -> Iterator[None]:
-    """An import that fails takes back the stages it wrote, or all where there was no workdir."""
-    fresh = not workdir.exists()
+    """An import that fails takes back what it wrote, the workdir too where there was none."""
+    before = {path.name for path in workdir.iterdir()} if workdir.is_dir() else None
     try:
         yield
     except BaseException:
-        for path in (workdir,) if fresh else [workdir / stage for stage in stages]:
-            shutil.rmtree(path, ignore_errors=True)
+        written = [workdir / stage / "checkpoints" for stage in stages]
+        if workdir.is_dir():
+            written += [path for path in workdir.iterdir() if path.name not in (before or ())]
+        for path in written if before is not None else [workdir]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
         raise
 
 
