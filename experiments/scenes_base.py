@@ -47,7 +47,8 @@ untried.
 
 Settings were chosen by looking at scores on held-out scenes, other ones than those of the table. A
 run in parts: encoder and codec were trained first, and the lengths of `continue` and `sft` were set
-when the stage before them ended.
+when the stage before them ended. Muon's weight decay still reached norms and biases then, and its
+eps was not the configuration's.
 """
 
 from __future__ import annotations
