@@ -41,6 +41,19 @@ def data_to_velocity(data: jax.Array, noisy: jax.Array, time: jax.Array, floor: 
     return (data - noisy) / jnp.maximum(1.0 - align_time(time, data), floor)
 
 
+def floored_velocities(
+    prediction: jax.Array, data: jax.Array, noisy: jax.Array, time: jax.Array, floor: float
+) -> tuple[jax.Array, jax.Array]:
+    """The velocities to a predicted z_1 and to the true one, for the loss of "data" prediction.
+
+    The same floor for both, else the best prediction near t = 1 would not be the data.
+    """
+    return (
+        data_to_velocity(prediction, noisy, time, floor),
+        data_to_velocity(data, noisy, time, floor),
+    )
+
+
 def velocity_to_data(velocity: jax.Array, noisy: jax.Array, time: jax.Array) -> jax.Array:
     """Where the straight line from z_t ends: z_1 = z_t + (1 - t) v."""
     return noisy + (1.0 - align_time(time, noisy)) * velocity

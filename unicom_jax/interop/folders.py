@@ -77,28 +77,15 @@ def write_model(
     layout: Layout,
     module: Module,
     params: Params,
-    *,
-    dtype: str = "F32",
-    shard_bytes: int = 5 * 10**9,
-    about: Mapping[str, Any] | None = None,
-    written: Callable[[int], None] = lambda nbytes: None,
+    **options: Any,
 ) -> None:
-    """As `fill_folder`, in a folder of its own that is there whole or not at all.
+    """As `fill_folder` with its `options`, in a folder that is there whole or not at all.
 
     Raises:
       FileExistsError: `target` holds something already.
     """
     with new_folder(target) as folder:
-        fill_folder(
-            folder,
-            layout,
-            module,
-            params,
-            dtype=dtype,
-            shard_bytes=shard_bytes,
-            about=about,
-            written=written,
-        )
+        fill_folder(folder, layout, module, params, **options)
 
 
 def fill_folder(

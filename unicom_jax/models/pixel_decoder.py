@@ -193,7 +193,5 @@ class PixelDecoder(FlowDecoder):
             return super().loss(params, tokens, noise, time, condition, grids)
         noisy = flow.interpolate(tokens, noise, time)
         clean = self(params, noisy, time, condition, grids)
-        # The same floor for both, else the best x̂ near t = 1 would not be the data.
-        speed = flow.data_to_velocity(clean, noisy, time, self.time_floor)
-        target = flow.data_to_velocity(tokens, noisy, time, self.time_floor)
+        speed, target = flow.floored_velocities(clean, tokens, noisy, time, self.time_floor)
         return masked_loss(speed, target, clean, grids)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
-from unicom_jax.core.flow import data_to_velocity, flow_loss, velocity_to_data
+from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_loss, velocity_to_data
 from unicom_jax.core.grids import token_places
 from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms
@@ -90,10 +90,8 @@ class TransfusionPathway(Pathway):
         predicted, target = self.head(params["head"], hidden, noisy.time), noisy.target
         if self.prediction == "data":
             clean = velocity_to_data(target, noisy.latents, noisy.time)
-            # The same floor for both, else the best x̂ near t = 1 would not be the data.
-            predicted, target = (
-                data_to_velocity(x, noisy.latents, noisy.time, self.time_floor)
-                for x in (predicted, clean)
+            predicted, target = floored_velocities(
+                predicted, clean, noisy.latents, noisy.time, self.time_floor
             )
         return {
             "flow": flow_loss(predicted, target, noisy.weights),
