@@ -69,9 +69,15 @@ def evaluates_on_training_data(config: Config) -> bool:
     return source["kind"] in ("array_record", "folder") and source["held_out"] == 0
 
 
-def open_examples(config: Config, split: str = TRAIN, *, with_edits: bool = False) -> Source:
-    """The examples of a split, kept in memory as far as `data.cache_mb` allows."""
-    source = open_source(source_options(config, split, with_edits))
+def open_examples(
+    config: Config, split: str = TRAIN, *, with_edits: bool = False, skip_broken: bool = True
+) -> Source:
+    """The examples of a split, kept in memory as far as `data.cache_mb` allows.
+
+    A broken record raises where `skip_broken` is False: loaders skip them too, but count them.
+    """
+    options = source_options(config, split, with_edits)
+    source = open_source({**options, "skip_broken": skip_broken})
     return CachedSource(source, config["data"]["cache_mb"] * 2**20)
 
 
@@ -134,7 +140,9 @@ Share = tuple[int, ...] | None  # the rows of a batch that this process makes; N
 
 def _loader_config(config: Config, rows: int, share: Share) -> LoaderConfig:
     data = config["data"]
-    return LoaderConfig(rows, share, data["threads"], data["prefetch"], data["workers"])
+    return LoaderConfig(
+        rows, share, data["threads"], data["prefetch"], data["workers"], data["max_unreadable"]
+    )
 
 
 def unified_loader(
@@ -148,10 +156,10 @@ def unified_loader(
     """Packed rows of the stage's mixture."""
     settings = config[stage]
     weights = {task: weight for task, weight in settings["mixture"].items() if weight}
-    plain = open_examples(config, split)
+    plain = open_examples(config, split, skip_broken=False)
     # Only Scenes make edits on demand; elsewhere a second source would be the same records again.
     scenes = config["data"]["source"]["kind"] == "scenes"
-    edits = open_examples(config, split, with_edits=True) if scenes else plain
+    edits = open_examples(config, split, with_edits=True, skip_broken=False) if scenes else plain
     sources = {task: edits if task in NEEDS_EDITS else plain for task in weights}
     stream = DocumentStream(
         mixture_of(weights, sources, config["seed"] + (split == EVALUATION)),
@@ -183,7 +191,7 @@ def picture_loader(
         captions=config["encoder"]["captions"],
     )
     return make_picture_loader(
-        open_examples(config, split),
+        open_examples(config, split, skip_broken=False),
         tokenizer,
         pictures,
         _loader_config(config, config[stage]["batch_size"], share),

@@ -142,6 +142,7 @@ def get_config() -> ConfigDict:
             "threads": 2,
             "prefetch": 8,
             "workers": 0,  # processes instead of threads
+            "max_unreadable": 0.1,  # share of records that may be unreadable before a run stops
         }
     )
     config.encoder = training(batch_size=256)

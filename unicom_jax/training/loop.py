@@ -31,7 +31,7 @@ from unicom_jax.training.stopping import Stopped
 
 # First step -> batches from there on, this process's rows.
 Batches = Callable[[int], Loader]
-LOST = ("broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
+LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
 class TrainingError(Exception):
@@ -68,13 +68,16 @@ class LoopConfig:
 def data_shares(counts: Counter, before: Counter) -> dict[str, float]:
     """What became of the documents between two states of `Loader.counts`.
 
-    `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
-    their caption cut, over those that were used; `data/filled`: share of the slots in use.
+    `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
+    or had their caption cut, over those that were used; `data/filled`: share of the slots in use;
+    `data/restarts`: how often workers that died were started again.
     """
     new = Counter({name: counts[name] - before[name] for name in counts})
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
     if new["room"]:
         shares["data/filled"] = new["slots"] / new["room"]
+    if new["restarts"]:
+        shares["data/restarts"] = new["restarts"]
     return shares
 
 
