@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -13,10 +14,10 @@ LOG = logging.getLogger(__name__)
 LIMIT = 100  # records in a row after which the source itself is at fault
 NEIGHBOURS = 4  # tried before the search moves on
 PARTS = 16  # of a source; it moves on by one of them
-TOLD = 3  # unreadable records that a process names; the others are only counted
+TOLD = 3  # unreadable records of a source that a process names; the others are only counted
 
 Record = TypeVar("Record")
-_told: set[str] = set()
+_told: weakref.WeakKeyDictionary[Sequence, set[str]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -35,7 +36,7 @@ def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tu
         try:
             return source[(index + _offset(attempt, size)) % size], attempt
         except RecordError as error:
-            _tell(str(error))
+            _tell(source, str(error))
             last = error
     raise SourceError(f"{tries} records in a row are broken, mend the data; the last: {last}")
 
@@ -45,12 +46,13 @@ def _offset(attempt: int, size: int) -> int:
     return attempt + attempt // NEIGHBOURS * jump
 
 
-def _tell(reason: str) -> None:
+def _tell(source: Sequence, reason: str) -> None:
     with _lock:
-        if len(_told) >= TOLD or reason in _told:
+        told = _told.setdefault(source, set())
+        if len(told) >= TOLD or reason in told:
             return
-        _told.add(reason)
-        more = "; further ones are only counted" if len(_told) == TOLD else ""
+        told.add(reason)
+        more = "; further ones are only counted" if len(told) == TOLD else ""
     LOG.warning("passed over: %s%s", reason, more)
 
 
