@@ -125,7 +125,7 @@ def write_shard(plan: Plan, shard: Shard) -> None:
             counts.update(row.counts)
     except BaseException as error:
         writer.close()
-        half.unlink()
+        half.unlink(missing_ok=True)
         if not isinstance(error, ValueError | OSError):
             raise
         _write(final.with_name(shard.name + FAILED), one_line(error))

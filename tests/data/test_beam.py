@@ -63,14 +63,15 @@ def test_training_reads_what_beam_has_written(tmp_path):
 
 
 def test_a_killed_preparation_leaves_only_whole_files_and_goes_on(tmp_path):
-    flags = command(tmp_path, "rows", "--workers=2", steps=400)
+    flags = command(tmp_path, "rows", "--workers=2", steps=100)
     process = subprocess.Popen(
         [sys.executable, "-m", "unicom_jax.cli", *flags],
         env=os.environ | {"PYTHONPATH": os.getcwd()},
         stdout=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while len(files(tmp_path / "rows")) < 2 and time.monotonic() < deadline:
+    deadline = time.monotonic() + 300
+    while process.poll() is None and len(files(tmp_path / "rows")) < 2:
+        assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -79,7 +80,7 @@ def test_a_killed_preparation_leaves_only_whole_files_and_goes_on(tmp_path):
     assert main(flags) == 0
     whole = files(tmp_path / "rows")
     assert len(whole) == 16 + 2 and kept.items() <= whole.items()
-    assert main(command(tmp_path, "again", steps=400)) == 0
+    assert main(command(tmp_path, "again", steps=100)) == 0
     assert files(tmp_path / "again") == whole
 
 
