@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from unicom_jax.core.batch import MixedBatch
@@ -59,6 +60,7 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
         loss=loss,
         weights={term: weight for term, weight in weights.items() if weight},
         freeze=(*held, *settings["freeze"]),
+        predicted=lambda batch: jnp.mean(batch.target_weights != 0),
     )
 
 
