@@ -22,7 +22,8 @@ from tests.tiny import tiny_config
 def small(**overrides):
     """16 rows to train on and 4 held out, in windows of 2."""
     shape = {"window_rows": 2, "eval_batches": 1, "sequence_length": 64}
-    return tiny_config(**{f"pretrain__{key}": value for key, value in shape.items()}, **overrides)
+    shape = {f"pretrain__{key}": value for key, value in shape.items()}
+    return tiny_config(**{**shape, **overrides})
 
 
 @pytest.fixture(scope="module")
