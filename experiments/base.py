@@ -138,10 +138,12 @@ def get_config() -> ConfigDict:
             "prompt_open": "<|im_start|>",  # the turn's template, see data_pipelines/sequence.py
             "prompt_close": "<|im_end|>",
             "response_close": "<|endoftext|>",
+            "packed": "",  # what `unicom data prepare packed` wrote; "" packs rows while training
             "cache_mb": 512,  # examples kept in memory
             "threads": 2,
             "prefetch": 8,
             "workers": 0,  # processes instead of threads
+            "max_unreadable": 0.1,  # share of records that may be unreadable before a run stops
         }
     )
     config.encoder = training(batch_size=256)

@@ -119,6 +119,8 @@ LATER = {
     "data.source.image": "image",
     "data.source.captions": "",
     "data.scenes.jitter": 0.025,
+    "data.max_unreadable": 0.1,  # older runs had no bound
+    "data.packed": "",
     "codec.autoencoder.path": "",
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
@@ -146,7 +148,8 @@ LATER = {
 }
 MAY_CHANGE = (
     *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages"),
-    "mesh",
+    # How and where batches are made, which does not change them.
+    *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
 )
 
 

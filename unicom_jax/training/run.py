@@ -124,6 +124,9 @@ def _run_stage(
     stage = _make_stage(name, config, batches("train"), mesh)
     trained, _ = split(stage.module.specs(), stage.freeze)
     optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+    frozen = _frozen_parts(name, config, workdir, mesh)
+    if name in unified.NAMES and config.data.packed:
+        unified.check_packed_features(config, name, frozen)
     trainer = Trainer(
         stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
     )
@@ -135,7 +138,7 @@ def _run_stage(
     )
     train(
         trainer,
-        _frozen_parts(name, config, workdir, mesh),
+        frozen,
         batches("train"),
         batches("eval"),
         loop,
