@@ -163,13 +163,14 @@ class Trainer:
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
         gradients = make_gradients(self.stage, self.accumulate)
+        update = optax.with_extra_args_support(self.optimizer).update
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
             rows = jax.tree.leaves(batch)[0].shape[0]
             keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+            updates, opt_state = update(grads, state.opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
             ema = state.ema
             if self.ema_decay:
