@@ -166,9 +166,9 @@ def orthogonalize(
 ) -> list[jax.Array]:
     """`newton_schulz` of every matrix in `weights`, which lie as `param_sharding` says.
 
-    Stacks whose matrices lie in equal tiles share an exchange where the devices do not divide their
-    number; matrices of zeros fill the last round. A matrix without an equal is exchanged with
-    nothing but zeros: one device computes it.
+    A stack goes in rounds of as many matrices as there are devices. What is left over shares its
+    rounds with the rest of other stacks whose matrices lie in equal tiles; zeros fill the last one.
+    A matrix without an equal is so exchanged with nothing but zeros, and one device computes it.
     """
     if not weights:
         return []
@@ -176,19 +176,25 @@ def orthogonalize(
 
     def local(tiles: list[jax.Array]) -> list[jax.Array]:
         stacks = [layout.stack(tile) for layout, tile in zip(layouts, tiles, strict=True)]
-        groups = defaultdict(list)
+        done: list[list[jax.Array]] = [[] for _ in stacks]
+        leftovers = defaultdict(list)
         for i, (layout, stack) in enumerate(zip(layouts, stacks, strict=True)):
-            alone = i if len(stack) % layout.devices == 0 else None
-            groups[layout.row_axes, layout.column_axes, stack.shape[1:], alone].append(i)
-        done: dict[int, jax.Array] = {}
-        for members in groups.values():
-            together = jnp.concatenate([stacks[i] for i in members])
-            together = _exchanged(together, layouts[members[0]], eps, mesh)
-            ends = itertools.accumulate(len(stacks[i]) for i in members)
-            for i, stop in zip(members, ends, strict=True):
-                mine = together[stop - len(stacks[i]) : stop]
-                done[i] = layouts[i].unstack(mine, tiles[i].shape)
-        return [done[i] for i in range(len(tiles))]
+            rest = len(stack) % layout.devices
+            if whole_rounds := len(stack) - rest:
+                done[i].append(_exchanged(stack[:whole_rounds], layout, eps, mesh))
+            if rest:
+                kind = layout.row_axes, layout.column_axes, stack.shape[1:]
+                leftovers[kind].append((i, stack[whole_rounds:]))
+        for members in leftovers.values():
+            together = jnp.concatenate([rest for _, rest in members])
+            together = _exchanged(together, layouts[members[0][0]], eps, mesh)
+            ends = itertools.accumulate(len(rest) for _, rest in members)
+            for (i, rest), end in zip(members, ends, strict=True):
+                done[i].append(together[end - len(rest) : end])
+        return [
+            layout.unstack(jnp.concatenate(parts), tile.shape)
+            for layout, parts, tile in zip(layouts, done, tiles, strict=True)
+        ]
 
     if mesh is None:
         return local(list(weights))
