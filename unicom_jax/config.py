@@ -143,10 +143,14 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
+    **{
+        f"{stage}.offload_optimizer": False
+        for stage in ("encoder", "codec", "align", "pretrain", "continue", "sft")
+    },
 }
 MAY_CHANGE = (
     *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages"),
-    "mesh",
+    *("mesh", "offload_optimizer"),
 )
 
 

@@ -1,11 +1,10 @@
-"""Our Muon beside optax's: what they send between devices, what they hold there, how long it takes.
+"""Our Muon beside optax's: what they send between devices, hold there, and how long they take.
 
-    python -m experiments.benchmarks.muon [--size=qwen2.5-0.5b] [--mesh=fsdp=4,tensor=2] [--rounds=12]
+    python -m experiments.benchmarks.muon [--size=qwen2.5-7b] [--mesh=fsdp=4,tensor=2] [--rounds=12]
 
 Compiles the update of a language model of published size for eight CPU devices, weights, gradients
-and moments sharded as in training, and reads the program; nothing of that size runs. Then times both
-updates on one device, in turns, for the quickstart's transformer. The table is in
-docs/optimizer.md.
+and moments sharded as in training, and reads the program; nothing of that size runs. Then times
+both on one device, in turns, for the quickstart's transformer. docs/optimizer.md has the tables.
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ MIB = 2**20
 SMALL = Transformer(
     vocab_size=512, width=192, depth=6, heads=6, kv_heads=2, head_dim=32, mlp_dim=512
 )
+LEARNING_RATE = 1e-3
 SETTINGS = {"b1": 0.9, "b2": 0.95, "eps": 1e-6}
 
 
@@ -41,7 +41,7 @@ def optax_muon(specs: Specs) -> optax.GradientTransformationExtraArgs:
         return optax.contrib.MuonDimensionNumbers(*sides) if is_kernel(spec) else None
 
     update = optax.contrib.muon(
-        1e-3,
+        LEARNING_RATE,
         eps=SETTINGS["eps"],
         adam_b1=SETTINGS["b1"],
         adam_b2=SETTINGS["b2"],
@@ -52,7 +52,10 @@ def optax_muon(specs: Specs) -> optax.GradientTransformationExtraArgs:
 
 
 def contestants(specs: Specs) -> dict[str, optax.GradientTransformationExtraArgs]:
-    return {"unicom_jax": muon(1e-3, specs, **SETTINGS), "optax.contrib.muon": optax_muon(specs)}
+    return {
+        "unicom_jax": muon(LEARNING_RATE, specs, **SETTINGS),
+        "optax.contrib.muon": optax_muon(specs),
+    }
 
 
 def compiled_update(optimizer, module: Module, mesh) -> jax.stages.Compiled:

@@ -125,8 +125,9 @@ def _run_stage(
     trained, _ = split(stage.module.specs(), stage.freeze)
     optimizer, schedule = make_optimizer(settings, trained, settings.steps)
     trainer = Trainer(
-        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
-    )
+        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay,
+        offload_optimizer=settings.offload_optimizer,
+    )  # fmt: skip
     loop = LoopConfig(
         **{
             field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings
