@@ -1,7 +1,4 @@
-"""Arrays that wait in the host's memory: each device's part beside it, on its own host.
-
-Scalars stay on the device, as steps branch on them.
-"""
+"""Arrays that wait in the host's memory: each device's part beside it, on its own host."""
 
 from __future__ import annotations
 
@@ -11,7 +8,11 @@ import jax
 
 
 def on_host(shardings: Any, abstract: Any) -> Any:
-    """The same shardings in the host's memory, for the arrays in `abstract`."""
+    """The same shardings in the host's memory; scalars stay on the device, as steps branch on them.
+
+    Args:
+      abstract: the arrays that will lie there.
+    """
     return jax.tree.map(
         lambda place, leaf: place.with_memory_kind("pinned_host") if leaf.ndim else place,
         shardings,
@@ -19,15 +20,6 @@ def on_host(shardings: Any, abstract: Any) -> Any:
     )
 
 
-def to_host(tree: Any) -> Any:
-    """Within a jitted function: copies on the host, sharded alike."""
-    return _move(tree, jax.memory.Space.Host)
-
-
-def to_device(tree: Any) -> Any:
-    """The inverse of `to_host`."""
-    return _move(tree, jax.memory.Space.Device)
-
-
-def _move(tree: Any, space: jax.memory.Space) -> Any:
-    return jax.tree.map(lambda leaf: jax.device_put(leaf, space) if leaf.ndim else leaf, tree)
+def on_device(tree: Any) -> Any:
+    """Within a jitted function: copies of what lies in the host's memory, sharded as it is."""
+    return jax.tree.map(lambda leaf: jax.device_put(leaf, jax.memory.Space.Device), tree)

@@ -8,7 +8,6 @@ from typing import Any
 import optax
 
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
-from unicom_jax.parallel.memories import to_device, to_host
 from unicom_jax.training.muon import muon
 
 NEVER_GIVE_UP = 2**31 - 1  # the loop decides when too many steps were skipped, not optax
@@ -68,21 +67,7 @@ def make_optimizer(
     makers = {"adamw": adamw, "muon": muon_with_decay}
     if config["optimizer"] not in makers:
         raise ValueError(f"optimizer={config['optimizer']!r} is not one of {', '.join(makers)}")
-    update = optax.chain(
+    chain = optax.chain(
         optax.clip_by_global_norm(config["clip_norm"]), makers[config["optimizer"]]()
     )
-    return optax.apply_if_finite(moments_may_wait_on_host(update), NEVER_GIVE_UP), schedule
-
-
-def moments_may_wait_on_host(
-    inner: optax.GradientTransformationExtraArgs,
-) -> optax.GradientTransformationExtraArgs:
-    """`update(..., offload=True)` takes a state whose arrays lie on the host, and gives one."""
-
-    def update(grads: Any, state: Any, params: Any, *, offload: bool = False, **more: Any):
-        if not offload:
-            return inner.update(grads, state, params, **more)
-        updates, state = inner.update(grads, to_device(state), params, **more)
-        return updates, to_host(state)
-
-    return optax.GradientTransformationExtraArgs(inner.init, update)
+    return optax.apply_if_finite(chain, NEVER_GIVE_UP), schedule

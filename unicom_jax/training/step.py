@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
-from unicom_jax.parallel.memories import on_host
+from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.state import TrainState, check_freeze, merge, split
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
@@ -177,9 +177,8 @@ class Trainer:
             keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
-            updates, opt_state = update(
-                grads, state.opt_state, trained, mesh=self.mesh, offload=self.offload_optimizer
-            )
+            opt_state = on_device(state.opt_state) if self.offload_optimizer else state.opt_state
+            updates, opt_state = update(grads, opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
             ema = state.ema
             if self.ema_decay:
