@@ -177,13 +177,18 @@ class SwiGlu(Module):
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Module):
-    """A table of `count` vectors; `attend` scores hidden states against it (a tied head)."""
+    """A table of `count` vectors; `attend` scores hidden states against it (a tied head).
+
+    `stddev`: of the fresh vectors' numbers.
+    """
 
     count: int
     dim: int
+    stddev: float = 0.02
 
     def specs(self) -> Specs:
-        return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), normal(0.02))}
+        init = normal(self.stddev)
+        return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), init)}
 
     def __call__(self, params: Params, ids: jax.Array) -> jax.Array:
         return jnp.take(params["table"], ids, axis=0)
@@ -216,6 +221,15 @@ def place_embedding(places: jax.Array, dim: int, max_period: float = 10_000.0) -
     angles = places.astype(jnp.float32)[..., None] * frequencies  # (..., 2, dim / 4)
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return waves.reshape(*places.shape[:-1], dim)
+
+
+def at_slots(values: jax.Array, which: jax.Array | None) -> jax.Array:
+    """values (B, K, ...) at each slot by its index `which` (B, S); None: they broadcast already."""
+    if which is None:
+        return values
+    return jnp.take_along_axis(
+        values, which.reshape(which.shape + (1,) * (values.ndim - 2)), axis=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
