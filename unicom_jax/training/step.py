@@ -107,7 +107,7 @@ class Trainer:
     """The compiled pieces of a stage's training on a mesh.
 
     Attributes:
-      offload_optimizer: moments lie in the host's memory while gradients are computed.
+      offload_optimizer: moments lie in the host's memory between updates.
     """
 
     stage: Stage
