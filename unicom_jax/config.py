@@ -145,11 +145,16 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
+    **{
+        f"{stage}.offload_optimizer": False
+        for stage in ("encoder", "codec", "align", "pretrain", "continue", "sft")
+    },
 }
 MAY_CHANGE = (
     *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages"),
-    # How and where batches are made, which does not change them.
+    # How and where batches are made and moments lie, which does not change them.
     *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
+    "offload_optimizer",
 )
 
 

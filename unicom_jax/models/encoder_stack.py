@@ -197,7 +197,7 @@ class Tower(Module):
     """Base of both towers.
 
     Attributes:
-      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
+      remat: a key of `core.remat.REMAT_POLICIES`.
       attention_backend: see `core.attention.attention`.
     """
 

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
+from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.state import TrainState, check_freeze, merge, split
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
@@ -103,7 +104,11 @@ def make_gradients(stage: Stage, accumulate: int) -> Callable:
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """The compiled pieces of a stage's training on a mesh."""
+    """The compiled pieces of a stage's training on a mesh.
+
+    Attributes:
+      offload_optimizer: moments lie in the host's memory between updates.
+    """
 
     stage: Stage
     optimizer: optax.GradientTransformation
@@ -112,6 +117,7 @@ class Trainer:
     seed: int
     accumulate: int = 1
     ema_decay: float = 0.0
+    offload_optimizer: bool = False
 
     def __post_init__(self) -> None:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
@@ -154,24 +160,27 @@ class Trainer:
     def shardings(self) -> TrainState:
         params = sharding.param_shardings(self.stage.module.specs(), self.mesh)
         trained, _ = split(params, self.stage.freeze)
-        shapes = jax.eval_shape(self._state_of, self.stage.module.abstract())
+        shapes = jax.eval_shape(self._state_of, self.stage.module.abstract()).opt_state
+        moments = sharding.optimizer_shardings(shapes, trained, self.mesh)
         return TrainState(
             step=sharding.replicated(self.mesh),
             params=params,
-            opt_state=sharding.optimizer_shardings(shapes.opt_state, trained, self.mesh),
+            opt_state=on_host(moments, shapes) if self.offload_optimizer else moments,
             ema=trained if self.ema_decay else None,
         )
 
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
         gradients = make_gradients(self.stage, self.accumulate)
+        update = optax.with_extra_args_support(self.optimizer).update
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
             rows = jax.tree.leaves(batch)[0].shape[0]
             keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+            opt_state = on_device(state.opt_state) if self.offload_optimizer else state.opt_state
+            updates, opt_state = update(grads, opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
             ema = state.ema
             if self.ema_decay:
