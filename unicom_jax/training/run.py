@@ -125,7 +125,14 @@ def _run_stage(
     trained, _ = split(stage.module.specs(), stage.freeze)
     optimizer, schedule = make_optimizer(settings, trained, settings.steps)
     trainer = Trainer(
-        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
+        stage,
+        optimizer,
+        schedule,
+        mesh,
+        config.seed,
+        settings.accumulate,
+        settings.ema_decay,
+        settings.spike_factor,
     )
     loop = LoopConfig(
         **{

@@ -48,6 +48,17 @@ def _check_stage(stage: str, settings: Mapping[str, Any]) -> None:
             f"{stage}.clip_norm={settings['clip_norm']} would make every update zero; give a norm "
             "above 0, a large one not to clip"
         )
+    if settings["spike_factor"] and settings["spike_factor"] <= 1:
+        raise ConfigError(
+            f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
+            "medians, 10 for example, or 0 to skip none"
+        )
+    eval_every, save_every = settings["eval_every"], settings["save_every"]
+    if settings["keep_best"] and (not eval_every or save_every % eval_every):
+        raise ConfigError(
+            f"{stage}.keep_best={settings['keep_best']} needs a held-out loss at every checkpoint; "
+            f"set {stage}.eval_every to a divisor of save_every={save_every}"
+        )
     if settings["batch_size"] % settings["accumulate"]:
         raise ConfigError(
             f"{stage}.batch_size={settings['batch_size']} cannot be split into "
