@@ -236,11 +236,13 @@ def train(
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps
+            if config.save_every and done % config.save_every == 0 and done < config.steps:
+                if int(metrics["skipped_in_a_row"]):
+                    continue  # no checkpoint that one could go back to; a stop comes a step later
+                if not stopping:
+                    saver.save(position, state, loss)
             if stopping:
                 break
-            due = config.save_every and done % config.save_every == 0 and done < config.steps
-            if due and not int(metrics["skipped_in_a_row"]):  # else none that one could go back to
-                saver.save(position, state, loss)
         batch = held_out = None  # arrays in memory shared with the workers go before these do
 
     # ---- the end --------------------------------------------------------------------------
