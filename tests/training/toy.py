@@ -84,9 +84,7 @@ class Run:
             )
         except (Exception, Killed) as error:
             self.error = error
-            for thread in threading.enumerate():  # a killed process takes its saves with it
-                if thread.name == "save_finalize":
-                    thread.join()
+            wait_for_saves()  # that of a killed process would not go on either
 
     @property
     def said(self) -> str:
@@ -101,6 +99,12 @@ class Run:
         """What of the metrics is not the clock's, nor this process's own count."""
         names = ("step", "loss", "gradient_norm", "skipped_steps", "rollbacks", "data_offset")
         return [tuple(line[name] for name in names) for line in self.lines if "loss" in line]
+
+
+def wait_for_saves() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "save_finalize":
+            thread.join()
 
 
 def same(left, right) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from unicom_jax.interop import checkpoint as files
-from unicom_jax.interop.storage import not_about_storage, storage_problem
+from unicom_jax.interop.storage import not_about_storage, remove_half_written, storage_problem
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.training.checkpoint import Position, restore_newest, save_state
 from unicom_jax.training.state import TrainState
@@ -44,7 +44,7 @@ class Saver:
     ) -> None:
         logging.getLogger("absl").addFilter(not_about_storage)
         self._open = partial(files.open_manager, directory, save_every=save_every, **keeping)
-        self._save_every = save_every
+        self._directory, self._save_every = directory, save_every
         self._trainer, self._group, self._vote, self._warn = trainer, group, vote, warn
         self._manager = self._open()
         self._pending = 0  # the step of the save that may be under way
@@ -59,6 +59,7 @@ class Saver:
         """Starts a save when the one before is through. False: storage refused it; training may go
         on, and the next save tries again."""
         self.settle()
+        remove_half_written(self._directory)  # threads of a failed save may write a little longer
         self._pending = position.next_step
         return self._attempt(
             lambda: save_state(self._manager, self._trainer, position, state, loss)
@@ -88,7 +89,7 @@ class Saver:
         goes_on = f"it goes on from step {max(steps)}" if steps else "it starts anew"
         raise TrainingError(
             f"{self._trainer.stage.name}: step {position.next_step} could not be saved; free space "
-            f"under {self._manager.directory} and give the same command again, {goes_on}"
+            f"under {self._directory} and give the same command again, {goes_on}"
         )
 
     def close(self) -> None:
@@ -135,7 +136,7 @@ class Saver:
         self.failed += 1
         self._warn(
             f"{self._trainer.stage.name}: the checkpoint of step {self._pending} could not be "
-            f"written under {self._manager.directory} ({refused or 'another process failed'}); "
+            f"written under {self._directory} ({refused or 'another process failed'}); "
             "earlier ones are kept, the next save tries again"
         )
         self._manager = self._open()  # this one would repeat its error at every call
