@@ -9,8 +9,16 @@ import sys
 
 import jax
 import pytest
+from orbax.checkpoint import multihost
 
-from unicom_jax.parallel.processes import Meeting, ProcessError, ProcessGroup, find_meeting
+from tests.parallel.test_watch import SECONDS, Service
+from unicom_jax.parallel.processes import (
+    LostError,
+    Meeting,
+    ProcessError,
+    ProcessGroup,
+    find_meeting,
+)
 
 SLURM = {
     "SLURM_JOB_ID": "4097",
@@ -100,15 +108,31 @@ def test_alone_there_is_nobody_to_wait_for():
     assert alone.gather("anything", "mine") == ["mine"]
 
 
-@pytest.mark.parametrize(("count", "kind"), [(1, jax.errors.JaxRuntimeError), (2, ProcessError)])
-def test_that_another_process_died_is_one_line(count, kind):
-    gloo = "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [10.0.0.1]:9"
-    with pytest.raises(kind), ProcessGroup(0, count).noticing_loss():
-        raise jax.errors.JaxRuntimeError(gloo)
+GLOO = "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [10.0.0.1]:9"
 
 
-def test_other_errors_of_devices_stay_what_they_are():
-    with pytest.raises(jax.errors.JaxRuntimeError), ProcessGroup(0, 2).noticing_loss():
+@pytest.fixture
+def group(monkeypatch) -> ProcessGroup:
+    """Process 0 of 2; the other one is gone."""
+    monkeypatch.setattr(multihost, "get_jax_distributed_client", Service)
+    return ProcessGroup(0, 2, lost_after=SECONDS)
+
+
+def test_that_another_process_died_is_one_line_that_names_it(group):
+    with pytest.raises(LostError) as caught, group.noticing_loss():
+        raise jax.errors.JaxRuntimeError(f"{GLOO}\n  and a stack")
+    line = str(caught.value)
+    assert line.startswith("process 1 of 2 is gone (UNKNOWN: Gloo all-reduce") and "\n" not in line
+    assert caught.value.exit_status == 76
+
+
+def test_one_process_alone_loses_nobody():
+    with pytest.raises(jax.errors.JaxRuntimeError), ProcessGroup().noticing_loss():
+        raise jax.errors.JaxRuntimeError(GLOO)
+
+
+def test_other_errors_of_devices_stay_what_they_are(group):
+    with pytest.raises(jax.errors.JaxRuntimeError), group.noticing_loss():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 
