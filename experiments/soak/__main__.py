@@ -66,14 +66,14 @@ class Soak:
         while status != 0 and not (len(self.lost) > 5):
             number += 1
             plan = self._plan(self.counts[KILL] + self.counts[STOP] < kills)
-            expected = max(self._sound(), default=0)
+            expected = max(self.sound(), default=0)
             self.counts[STARTED_FULL] += self.ballast.exists()
             log = self.folder / f"life-{number}.log"
             end = live([*flags, f"--workdir={self.workdir}"], log, poison, plan, self.ballast)
             status = end.status
-            self._account(number, plan, end, expected)
+            self.account(number, plan, end, expected)
             if status != 0:
-                self._damage()
+                self.damage()
             tell(f"life {number}: {sum(self.counts[name] for name in (KILL, STOP))} of {kills}")
 
     def _plan(self, more: bool) -> Plan:
@@ -89,21 +89,21 @@ class Soak:
         number = signal.SIGKILL if rng.random() < 0.6 else signal.SIGTERM
         return Plan((int(rng.integers(1, 16)), number, float(rng.uniform(0, 0.2))), full, free)
 
-    def _sound(self) -> list[int]:
+    def sound(self) -> list[int]:
         there = check.checkpoints(self.workdir)
         self.damaged = {s: node for s, node in self.damaged.items() if there.get(s) == node}
         return [step for step in there if step not in self.damaged]
 
-    def _damage(self) -> None:
+    def damage(self) -> None:
         """Cuts the newest checkpoint short, now and then, where there is another."""
-        sound = self._sound()
+        sound = self.sound()
         if len(sound) > 1 and max(sound) > max(self.damaged, default=0) and self.rng.random() < 0.3:
             item = check.ITEMS[self.rng.integers(len(check.ITEMS))]
             check.truncate(self.workdir, max(sound), item)
             self.damaged[max(sound)] = check.checkpoints(self.workdir)[max(sound)]
             self.counts[f"newest checkpoint cut short: {item}"] += 1
 
-    def _account(self, number: int, plan: Plan, end: End, expected: int) -> None:
+    def account(self, number: int, plan: Plan, end: End, expected: int) -> None:
         """Counts what happened; what should not have goes on the list."""
 
         def lose(what: str) -> None:

@@ -21,7 +21,7 @@ from unicom_jax import cli
 from unicom_jax.training import run as training
 
 BALLAST = 2**16  # bytes written at once
-HANGS = 600.0  # seconds after which a life that does not end counts as lost
+HANGS = 1800.0  # seconds after which a life that does not end counts as lost
 
 
 @dataclasses.dataclass(frozen=True)

@@ -182,3 +182,25 @@ def test_waiting_for_a_late_or_absent_process_ends_and_names_it():
     assert [process.returncode for process in absent] == [1, 1]
     assert "unicom: process 0 of 2: waited 1 s, not all processes have come to 127" in errors[0]
     assert "unicom: process 1 of 2: waited 1 s, process 0 does not answer at 127" in errors[1]
+
+
+WATCHED = """
+import os, signal, sys, time
+from unicom_jax.parallel.processes import Meeting, start
+group = start(Meeting(sys.argv[1], 2, int(sys.argv[2])), timeout=60, lost_after=3)
+group.barrier("both are here")
+with group.noticing_loss():
+    if group.index:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+"""
+
+
+def test_after_kill_9_the_other_process_names_it_and_ends_with_status_76():
+    port = free_port()
+    left, killed = (run(WATCHED, process, port) for process in range(2))
+    told = left.communicate(timeout=120)[1]
+    killed.communicate()
+    assert (left.returncode, killed.returncode) == (76, -9)
+    line = "unicom (process 0 of 2): process 1 of 2 gave no sign for 3 s: it is gone or hangs; see"
+    assert line in told

@@ -10,7 +10,12 @@ from unicom_jax.core.flow import SAMPLERS, TIME_KINDS
 from unicom_jax.models.pixel_decoder import PREDICTIONS
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-AT_LEAST_ONE = ("batch_size", "accumulate", "log_every", "keep", "eval_batches", "max_skipped")
+AT_LEAST = {
+    **dict.fromkeys(("batch_size", "accumulate", "log_every", "keep", "eval_batches"), 1),
+    "max_skipped": 1,
+    "max_rollbacks": 0,
+    "keep_best": 0,
+}
 
 
 def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
@@ -40,9 +45,9 @@ def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
 
 
 def _check_stage(stage: str, settings: Mapping[str, Any]) -> None:
-    for name in AT_LEAST_ONE:
-        if settings[name] < 1:
-            raise ConfigError(f"{stage}.{name}={settings[name]}: give at least 1")
+    for name, least in AT_LEAST.items():
+        if settings[name] < least:
+            raise ConfigError(f"{stage}.{name}={settings[name]}: give at least {least}")
     if settings["clip_norm"] <= 0:
         raise ConfigError(
             f"{stage}.clip_norm={settings['clip_norm']} would make every update zero; give a norm "
