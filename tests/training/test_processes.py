@@ -71,7 +71,7 @@ def run(
         flags += [f"--config={config}", f"--workdir={workdir}", f"--stages={stages}"]
         stop_at = str(stop[1] if process == stop[0] else -1)
         command = [sys.executable, "-m", "tests.training.worker", str(notes), stop_at, signal]
-        command += [*flags, "--process-timeout=120", "--lost-after=30", f"--config.mesh={mesh}"]
+        command += [*flags, "--process-timeout=120", "--lost-after=60", f"--config.mesh={mesh}"]
         worker = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
