@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-HALF_WRITTEN = "*.orbax-checkpoint-tmp"  # Orbax renames a folder when all of it is there
+HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of it is there
 SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which writes the arrays, says
 
 
