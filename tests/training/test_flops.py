@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from data_pipelines.build import sequence_config
+from experiments.benchmarks import ours
+from experiments.benchmarks.standard import Standard
 from tests.models.documents import ALL, documents, pack
 from tests.tiny import tiny_config
 from tests.training.test_stages import pictures
@@ -102,6 +104,23 @@ def test_a_language_model_takes_palms_count_however_it_is_computed(options):
     kernels = 3 * (2 * D * 16 + 2 * D * 8 + 3 * D * 24) + D * 40  # no embedding, norms or biases
     palm = 6 * B * S * kernels + 12 * 3 * B * S * S * 2 * 8  # 6 N T + 12 L H Q T² a row
     assert step_flops(stage, {}, jnp.zeros((B, S), jnp.int32)) == palm
+
+
+def test_logits_count_at_the_slots_that_predict_a_token():
+    sizes = Standard(width=D, depth=1, heads=2, kv_heads=1, mlp_dim=24, vocab_size=40, rows=B,
+                     text_tokens=128, grid=8, latent_dim=8)  # fmt: skip
+    stage, batch = ours.make_stage(sizes), ours.make_batch(sizes)
+    frozen = ours.images(sizes)
+    logits = 6 * sizes.rows * sizes.slots * D * sizes.vocab_size
+    whole, half = (step_flops(stage, frozen, batch, share) for share in (1.0, 0.5))
+    assert whole - half == logits / 2
+    assert step_flops(stage, frozen, batch) == whole
+
+
+def test_the_unified_stage_tells_how_many_slots_predict_a_token():
+    stage = unified_stage("pretrain", tiny_config())
+    batch = ours.make_batch(Standard(text_tokens=129, grid=8))
+    assert float(jax.jit(stage.predicted)(batch)) == pytest.approx(128 / 193)
 
 
 @pytest.mark.parametrize("pathway", ["transfusion", "query"])

@@ -104,7 +104,7 @@ class Run:
 def wait_for_saves() -> None:
     for thread in threading.enumerate():
         if thread.name == "save_finalize":
-            thread.join()
+            threading.Thread.join(thread)  # Orbax's own raises what the save met
 
 
 def same(left, right) -> bool:

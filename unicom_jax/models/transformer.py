@@ -103,7 +103,7 @@ class Transformer(Module):
     """A stack of equal decoder blocks with token embedding and vocabulary head.
 
     `embedding_std`: of fresh token embeddings. Qwen's 0.02 suits a model that learns words first;
-    next to image vectors and block outputs of size 1, words drown in it (experiments/quickstart.py).
+    beside image vectors and block outputs of size 1, words drown in it.
     """
 
     vocab_size: int
@@ -181,6 +181,11 @@ class Transformer(Module):
     def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Token ids (B, S) -> (B, S, W), in the dtype of the table."""
         return self.embedding(params["embedding"], tokens)
+
+    def head_weights(self, params: Params) -> Params:
+        """Those of `params` that `logits` reads."""
+        name = "embedding" if self.tied_head else "head"
+        return {name: params[name]}
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Final hidden states (..., W) -> (..., vocab_size), fp32."""
