@@ -71,11 +71,14 @@ def training(**overrides) -> ConfigDict:
             "freeze": (),  # regular expressions over weight paths, e.g. ("transformer/.*",)
             "log_every": 20,
             "save_every": 1000,
-            "keep": 3,
-            "keep_every": 0,
+            "keep": 3,  # checkpoints: the last ones,
+            "keep_every": 0,  # each of a step that this divides,
+            "keep_best": 0,  # and those with the lowest loss on held-out batches
             "eval_every": 0,
             "eval_batches": 4,
-            "max_skipped": 20,
+            "spike_factor": 0.0,  # skip steps with a gradient norm above so many medians; 0 = none
+            "max_skipped": 20,  # skipped steps in a row that end training, or roll it back
+            "max_rollbacks": 0,  # to the last good checkpoint, past the data that was skipped
             "profile_start": 10,
             "profile_steps": 0,
         }

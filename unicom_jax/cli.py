@@ -40,8 +40,8 @@ a first run, start to end:
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
 on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
-Ctrl-C: the same command goes on), 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error
-comes from."""
+Ctrl-C: the same command goes on), 76 another process is gone (start all of them again), 130
+interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
 
 SHOW_EXAMPLES = """\
 The picture shows a packed row as the model gets it: every token, what it learns to predict, who
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = getattr(error, "exit_status", 1)
     else:
         status = 0
-    if arguments is None and status in (1, 130):
+    if arguments is None and status not in (0, 75):
         args.leave(status)
     return status
 
@@ -217,7 +217,7 @@ def _train(args: argparse.Namespace) -> None:
     config = open_run(Path(args.workdir), args.config, args.overrides)
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
-    group = start(find_meeting(os.environ, **given), args.process_timeout)
+    group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
     args.leave = group.leave
     if group.count > 1:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it

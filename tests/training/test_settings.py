@@ -22,6 +22,17 @@ from unicom_jax.training.settings import check_settings
         ("codec__time_shift", 0.0, "codec.time_shift=0.0 leaves only one time"),
         ("pretrain__log_every", 0, "pretrain.log_every=0: give at least 1"),
         ("pretrain__keep", 0, "pretrain.keep=0: give at least 1"),
+        (
+            "pretrain__spike_factor",
+            0.5,
+            "pretrain.spike_factor=0.5 would skip usual steps; give",
+        ),
+        (
+            "pretrain__keep_best",
+            2,
+            "keep_best=2 needs a held-out loss at every checkpoint; set",
+        ),
+        ("pretrain__max_rollbacks", -1, "pretrain.max_rollbacks=-1: give at least 0"),
         ("pretrain__accumulate", 3, "batch_size=4 cannot be split into pretrain.accumulate=3 eq"),
         ("pretrain__clip_norm", 0.0, "pretrain.clip_norm=0.0 would make every update zero"),
     ],

@@ -128,9 +128,16 @@ def _run_stage(
     if name in unified.NAMES and config.data.packed:
         unified.check_packed_features(config, name, frozen)
     trainer = Trainer(
-        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay,
+        stage,
+        optimizer,
+        schedule,
+        mesh,
+        config.seed,
+        settings.accumulate,
+        settings.ema_decay,
         offload_optimizer=settings.offload_optimizer,
-    )  # fmt: skip
+        spike_factor=settings.spike_factor,
+    )
     loop = LoopConfig(
         **{
             field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings

@@ -10,7 +10,12 @@ from unicom_jax.core.flow import SAMPLERS, TIME_KINDS
 from unicom_jax.models.pixel_decoder import PREDICTIONS
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-AT_LEAST_ONE = ("batch_size", "accumulate", "log_every", "keep", "eval_batches", "max_skipped")
+AT_LEAST = {
+    **dict.fromkeys(("batch_size", "accumulate", "log_every", "keep", "eval_batches"), 1),
+    "max_skipped": 1,
+    "max_rollbacks": 0,
+    "keep_best": 0,
+}
 
 
 def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
@@ -40,13 +45,24 @@ def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
 
 
 def _check_stage(stage: str, settings: Mapping[str, Any]) -> None:
-    for name in AT_LEAST_ONE:
-        if settings[name] < 1:
-            raise ConfigError(f"{stage}.{name}={settings[name]}: give at least 1")
+    for name, least in AT_LEAST.items():
+        if settings[name] < least:
+            raise ConfigError(f"{stage}.{name}={settings[name]}: give at least {least}")
     if settings["clip_norm"] <= 0:
         raise ConfigError(
             f"{stage}.clip_norm={settings['clip_norm']} would make every update zero; give a norm "
             "above 0, a large one not to clip"
+        )
+    if settings["spike_factor"] and settings["spike_factor"] <= 1:
+        raise ConfigError(
+            f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
+            "medians, 10 for example, or 0 to skip none"
+        )
+    eval_every, save_every = settings["eval_every"], settings["save_every"]
+    if settings["keep_best"] and (not eval_every or save_every % eval_every):
+        raise ConfigError(
+            f"{stage}.keep_best={settings['keep_best']} needs a held-out loss at every checkpoint; "
+            f"set {stage}.eval_every to a divisor of save_every={save_every}"
         )
     if settings["batch_size"] % settings["accumulate"]:
         raise ConfigError(

@@ -15,6 +15,7 @@ from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
+from unicom_jax.training.spikes import no_norms, reject_spike
 from unicom_jax.training.state import TrainState, check_freeze, merge, split
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
@@ -108,6 +109,7 @@ class Trainer:
 
     Attributes:
       offload_optimizer: moments lie in the host's memory between updates.
+      spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
     """
 
     stage: Stage
@@ -118,6 +120,7 @@ class Trainer:
     accumulate: int = 1
     ema_decay: float = 0.0
     offload_optimizer: bool = False
+    spike_factor: float = 0.0
 
     def __post_init__(self) -> None:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
@@ -146,6 +149,7 @@ class Trainer:
             params=params,
             opt_state=self.optimizer.init(trained),
             ema=jax.tree.map(jnp.copy, trained) if self.ema_decay else None,
+            norms=no_norms() if self.spike_factor else None,
         )
 
     def abstract_state(self) -> TrainState:
@@ -162,11 +166,13 @@ class Trainer:
         trained, _ = split(params, self.stage.freeze)
         shapes = jax.eval_shape(self._state_of, self.stage.module.abstract()).opt_state
         moments = sharding.optimizer_shardings(shapes, trained, self.mesh)
+        everywhere = sharding.replicated(self.mesh)
         return TrainState(
-            step=sharding.replicated(self.mesh),
+            step=everywhere,
             params=params,
             opt_state=on_host(moments, shapes) if self.offload_optimizer else moments,
             ema=trained if self.ema_decay else None,
+            norms=everywhere if self.spike_factor else None,
         )
 
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
@@ -179,6 +185,12 @@ class Trainer:
             keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
+            norm, norms, watched = optax.tree.norm(grads), state.norms, {}
+            if self.spike_factor:
+                grads, ratio, norms = reject_spike(
+                    grads, norm, norms, state.step, self.spike_factor
+                )
+                watched["gradient_norm_ratio"] = ratio
             opt_state = on_device(state.opt_state) if self.offload_optimizer else state.opt_state
             updates, opt_state = update(grads, opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
@@ -188,12 +200,14 @@ class Trainer:
             metrics = {
                 "loss": loss,
                 **{f"loss/{name}": mean(term) for name, term in terms.items()},
-                "gradient_norm": optax.tree.norm(grads),
+                "gradient_norm": norm,
+                **watched,
                 "learning_rate": self.schedule(state.step),
                 "skipped_steps": opt_state.total_notfinite,
                 "skipped_in_a_row": opt_state.notfinite_count,
             }
-            return TrainState(state.step + 1, merge(trained, held), opt_state, ema), metrics
+            params = merge(trained, held)
+            return TrainState(state.step + 1, params, opt_state, ema, norms), metrics
 
         everywhere = sharding.replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
