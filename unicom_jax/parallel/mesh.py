@@ -54,7 +54,9 @@ def count_slices(devices: Sequence[jax.Device]) -> int:
 
     JAX calls each GPU node a slice too. There the order of the processes lays nodes out.
     """
-    return len({device.slice_index for device in devices if device.platform == "tpu"}) or 1
+    # A device that is only compiled for does not say where there is one slice.
+    tpus = (device for device in devices if device.platform == "tpu")
+    return len({getattr(device, "slice_index", 0) or 0 for device in tpus}) or 1
 
 
 def arrange(text: str, devices: Sequence[jax.Device]) -> np.ndarray:

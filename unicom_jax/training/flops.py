@@ -14,7 +14,7 @@ is counted by the same few rules. XLA's own `cost_analysis` counts a scanned lay
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -36,6 +36,22 @@ def step_flops(stage: Stage, frozen: Params, batch: Any) -> float:
     Raises:
       ValueError: a product in a loop whose length is unknown.
     """
+    total, arguments = loss_of(stage, frozen, batch)
+    traced = jax.make_jaxpr(total)(*arguments)
+    learns = [True] * len(jax.tree.leaves(arguments[0]))
+    learns += [False] * (len(traced.jaxpr.invars) - len(learns))
+    return _count(traced.jaxpr, learns)[0]
+
+
+def computed_flops(stage: Stage, frozen: Params, batch: Any) -> float:
+    """As `step_flops`, with what the backward pass computes again (remat, chunked attention)."""
+    total, arguments = loss_of(stage, frozen, batch)
+    traced = jax.make_jaxpr(jax.value_and_grad(total))(*arguments)
+    return _count(traced.jaxpr, [False] * len(traced.jaxpr.invars))[0]
+
+
+def loss_of(stage: Stage, frozen: Params, batch: Any) -> tuple[Callable[..., jax.Array], tuple]:
+    """A stage's loss, and the shapes and types to trace it on: (trained, held, frozen, batch)."""
 
     def total(trained: Params, held: Params, frozen: Params, batch: Any) -> jax.Array:
         keys = row_keys(jax.random.key(0), jax.tree.leaves(batch)[0].shape[0])
@@ -44,12 +60,8 @@ def step_flops(stage: Stage, frozen: Params, batch: Any) -> float:
             terms, stage.weights, {name: count for name, (_, count) in terms.items()}
         )
 
-    trained, held = split(stage.module.abstract(), stage.freeze)
-    frozen, batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (frozen, batch))
-    traced = jax.make_jaxpr(total)(trained, held, frozen, batch)
-    learns = [True] * len(jax.tree.leaves(trained))
-    learns += [False] * (len(traced.jaxpr.invars) - len(learns))
-    return _count(traced.jaxpr, learns)[0]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (frozen, batch))
+    return total, (*split(stage.module.abstract(), stage.freeze), *shapes)
 
 
 def _count(jaxpr: Jaxpr, learns: Sequence[bool]) -> tuple[float, list[bool]]:

@@ -1,0 +1,182 @@
+"""A plan without a compiler: bytes from the shardings, all else by formula. It says that it is one.
+
+Memory is what lies on a device (weights, moments, average, frozen parts, batch), the gradients,
+what the backward pass keeps of the forward pass (as JAX traces it, remat included), and twice the
+largest array in between. Main memory's traffic is that of all this, written and read once a step,
+so a lower bound: attention, whose scores pass through it, is not in it. Links carry what the
+placement asks for:
+
+    weights   gathered over fsdp for the forward and the backward pass, gradients scattered back
+    tensor    two all-reduces of a layer's hidden states, forward and backward
+    slice     gradients, reduced over slices (and `data`)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import AbstractMesh, AxisType
+from ml_collections import ConfigDict
+
+from unicom_jax.core.module import iter_specs
+from unicom_jax.parallel import sharding
+from unicom_jax.parallel.accelerators import preset_mesh
+from unicom_jax.parallel.mesh import AUTO, AXES, parse_mesh
+from unicom_jax.parallel.plan.roofline import Part, Roofline
+from unicom_jax.parallel.plan.topology import Topology
+from unicom_jax.parallel.plan.traffic import Exchange
+from unicom_jax.planning.plan import StagePlan, facts_of
+from unicom_jax.planning.program import StepProgram, local_bytes, make_program
+from unicom_jax.training.flops import computed_flops, loss_of
+from unicom_jax.training.state import split
+
+
+def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePlan:
+    """As `plan_stage`, with nothing compiled."""
+    mesh = abstract_mesh(config.mesh, topology)
+    program = make_program(config, name, mesh)
+    facts = facts_of(config, name, topology, program, mesh)
+    shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    trained, _ = split(program.state.params, program.stage.freeze)
+    gradients = local_bytes(trained)
+    kept, largest = _activations(program)
+    share = shards * program.trainer.accumulate
+    between = kept / share + 2 * largest / share
+    peak = sum(facts["held"].values()) + gradients + between
+    flops = computed_flops(program.stage, program.frozen, program.batch) / topology.devices
+    moved = 2 * sum(facts["held"].values()) + 2 * gradients + 2 * kept / shards
+    exchanges = tuple(_exchanges(config, program, mesh, topology, shards))
+    return StagePlan(
+        **facts,
+        peak=peak,
+        computed_flops=flops,
+        roofline=_roofline(topology, flops, moved, exchanges),
+        estimated=True,
+    )
+
+
+def abstract_mesh(text: str, topology: Topology) -> AbstractMesh:
+    """The mesh of a line of `parallel.mesh`, without devices."""
+    if text == AUTO:
+        text = preset_mesh(topology.device_kind, topology.devices, topology.slices)
+    sizes = parse_mesh(text, topology.devices)
+    if topology.slices > 1 and sizes[0] != topology.slices:
+        raise ValueError(
+            f"mesh={text!r} has slice={sizes[0]}, but there are {topology.slices} slices; write "
+            f"slice={topology.slices}"
+        )
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+# ---- memory -----------------------------------------------------------------------------------
+
+
+def _activations(program: StepProgram) -> tuple[float, float]:
+    """Bytes that the backward pass keeps of the forward pass, and of the largest array between.
+
+    Of the whole batch. Weights among what is kept are no activations.
+    """
+    total, arguments = loss_of(program.stage, program.frozen, program.batch)
+    given = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments)}
+
+    def backward(trained: Any, *others: Any) -> Any:
+        return jax.vjp(lambda trained: total(trained, *others), trained)[1]
+
+    kept = jax.eval_shape(backward, *arguments)
+    own = [x for x in jax.tree.leaves(kept) if (x.shape, x.dtype) not in given]
+    largest = max(_sizes(jax.make_jaxpr(total)(*arguments).jaxpr, given), default=0)
+    return float(sum(map(_nbytes, own))), float(largest)
+
+
+def _nbytes(array: Any) -> int:
+    return int(np.prod(array.shape)) * array.dtype.itemsize
+
+
+def _sizes(jaxpr: Jaxpr, given: set) -> Iterator[int]:
+    """Bytes of every value that a program computes."""
+    for eqn in jaxpr.eqns:
+        for value in eqn.outvars:
+            aval = value.aval
+            if hasattr(aval, "shape") and (aval.shape, aval.dtype) not in given:
+                yield int(np.prod(aval.shape)) * getattr(aval.dtype, "itemsize", 4)
+        for inner in eqn.params.values():
+            if isinstance(inner, ClosedJaxpr):
+                yield from _sizes(inner.jaxpr, given)
+            elif isinstance(inner, Jaxpr):
+                yield from _sizes(inner, given)
+
+
+# ---- links ------------------------------------------------------------------------------------
+
+
+def _exchanges(
+    config: ConfigDict, program: StepProgram, mesh: Any, topology: Topology, shards: int
+) -> Iterator[Exchange]:
+    bytes_each = np.dtype(jax.numpy.dtype(config.compute_dtype)).itemsize
+    trained, _ = split(program.stage.module.specs(), program.stage.freeze)
+    specs = [spec for _, spec in iter_specs(trained)]
+    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
+    parts = program.trainer.accumulate
+    gathered = sum(_over_tensor(spec, mesh) for spec in specs)
+    if fsdp > 1:
+        for kind, passes, each in (("all-gather", 2, bytes_each), ("reduce-scatter", 1, 4)):
+            received = passes * parts * gathered * each * (fsdp - 1) / fsdp
+            yield _exchange(kind, "fsdp", "weights", received, fsdp, mesh, topology)
+    copies = mesh.shape["slice"] * mesh.shape["data"]
+    if copies > 1:
+        received = 2 * gathered / fsdp * 4 * (copies - 1) / copies
+        axis = "slice" if mesh.shape["slice"] > 1 else "data"
+        yield _exchange("all-reduce", axis, "weights", received, copies, mesh, topology)
+    if tensor > 1:
+        outward = [spec for spec in specs if spec.axes[-2:-1] in (("heads",), ("mlp",))]
+        hidden = sum(spec.size // spec.shape[-2] for spec in outward)  # layers x width
+        received = 2 * 2 * program.tokens / shards * hidden * bytes_each * (tensor - 1) / tensor
+        yield _exchange("all-reduce", "tensor", "activations", received, tensor, mesh, topology)
+
+
+def _over_tensor(spec: Any, mesh: Any) -> float:
+    placed = sharding.param_sharding(spec, mesh).spec
+    return spec.size / (mesh.shape["tensor"] if "tensor" in placed else 1)
+
+
+def _exchange(
+    kind: str, axis: str, what: str, received: float, size: int, mesh: Any, topology: Topology
+) -> Exchange:
+    accelerator = topology.accelerator
+    far = _leaves_domain(axis, size, mesh, topology)
+    if accelerator is None:
+        rates = (math.inf, math.inf)
+    else:
+        rates = (accelerator.link * 2 * max(accelerator.torus, 1) / 2, accelerator.network)
+    near_bytes, far_bytes = (0.0, received) if far else (received, 0.0)
+    return Exchange(
+        kind, (axis,), what, 1, near_bytes, far_bytes, near_bytes / rates[0], far_bytes / rates[1]
+    )
+
+
+def _leaves_domain(axis: str, size: int, mesh: Any, topology: Topology) -> bool:
+    """Whether the devices along an axis lie in several slices or nodes."""
+    if topology.is_tpu or topology.accelerator is None:
+        return axis == "slice"
+    behind = math.prod(mesh.shape[later] for later in AXES[AXES.index(axis) + 1 :])
+    return size * behind > topology.shape[1]
+
+
+def _roofline(
+    topology: Topology, flops: float, moved: float, exchanges: tuple[Exchange, ...]
+) -> Roofline:
+    accelerator = topology.accelerator
+    if accelerator is None:
+        return Roofline((), exchanges)
+    seconds = (
+        flops / accelerator.flops,
+        moved / accelerator.hbm,
+        sum(one.near_seconds for one in exchanges),
+        sum(one.far_seconds for one in exchanges),
+    )
+    return Roofline((Part("step", 1, seconds),), exchanges)
