@@ -13,6 +13,7 @@ placement asks for:
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +24,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
+from unicom_jax.config import to_json
 from unicom_jax.core.module import iter_specs
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.accelerators import preset_mesh
@@ -32,32 +34,64 @@ from unicom_jax.parallel.plan.topology import Topology
 from unicom_jax.parallel.plan.traffic import Exchange
 from unicom_jax.planning.plan import StagePlan, facts_of
 from unicom_jax.planning.program import StepProgram, local_bytes, make_program
-from unicom_jax.training.flops import computed_flops, loss_of
+from unicom_jax.training.flops import computed_flops, loss_of, step_flops
 from unicom_jax.training.state import split
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What the loss of a batch of `rows` takes, however it is placed.
+
+    Attributes:
+      model_flops, computed_flops: without and with what is computed again.
+      kept: bytes that the backward pass keeps of the forward pass.
+      largest: bytes of the largest array in between.
+    """
+
+    rows: int
+    model_flops: float
+    computed_flops: float
+    kept: float
+    largest: float
+
+
+_TRACED: dict[str, Traced] = {}  # tracing takes seconds, and a search asks for many meshes
 
 
 def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePlan:
     """As `plan_stage`, with nothing compiled."""
     mesh = abstract_mesh(config.mesh, topology)
     program = make_program(config, name, mesh)
-    facts = facts_of(config, name, topology, program, mesh)
+    traced = _trace_once(config, name, program)
+    rows = config[name].batch_size / traced.rows
+    facts = facts_of(config, name, topology, program)
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
     trained, _ = split(program.state.params, program.stage.freeze)
-    gradients = local_bytes(trained)
-    kept, largest = _activations(program)
-    share = shards * program.trainer.accumulate
-    between = kept / share + 2 * largest / share
-    peak = sum(facts["held"].values()) + gradients + between
-    flops = computed_flops(program.stage, program.frozen, program.batch) / topology.devices
-    moved = 2 * sum(facts["held"].values()) + 2 * gradients + 2 * kept / shards
+    held, gradients = sum(facts["held"].values()), local_bytes(trained)
+    at_once = rows * (traced.kept + 2 * traced.largest) / (shards * config[name].accumulate)
+    flops = rows * traced.computed_flops / topology.devices
+    moved = 2 * held + 2 * gradients + 2 * rows * traced.kept / shards
     exchanges = tuple(_exchanges(config, program, mesh, topology, shards))
     return StagePlan(
         **facts,
-        peak=peak,
+        model_flops=rows * traced.model_flops,
+        peak=held + gradients + at_once,
         computed_flops=flops,
         roofline=_roofline(topology, flops, moved, exchanges),
         estimated=True,
     )
+
+
+def _trace_once(config: ConfigDict, name: str, program: StepProgram) -> Traced:
+    """All that it holds grows with the rows, so another number of them needs no new trace."""
+    same = config.copy_and_resolve_references()
+    same.mesh, same[name].accumulate, same[name].batch_size = "", 1, 1
+    key = f"{name} {to_json(same)}"
+    if key not in _TRACED:
+        loss, rows = (program.stage, program.frozen, program.batch), config[name].batch_size
+        counts = step_flops(*loss), computed_flops(*loss)
+        _TRACED[key] = Traced(rows, *counts, *_activations(program))
+    return _TRACED[key]
 
 
 def abstract_mesh(text: str, topology: Topology) -> AbstractMesh:

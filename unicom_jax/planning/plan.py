@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unicom_jax.core.module import iter_specs
@@ -138,7 +137,8 @@ def plan_stage(
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
     return StagePlan(
-        **facts_of(config, name, topology, program, mesh),
+        **facts_of(config, name, topology, program),
+        model_flops=step_flops(program.stage, program.frozen, program.batch),
         peak=peak,
         computed_flops=costs.flops if costs else None,
         roofline=roofline,
@@ -170,18 +170,21 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[float | None, str]:
         used = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
         scale = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40), strict=True))
         return (float(used[1]) * scale[used[2]] if used else None), ""
-    return float(compiled.memory_analysis().peak_memory_in_bytes), compiled.as_text()
+    memory = compiled.memory_analysis()
+    # On CPU the peak leaves out arguments.
+    peak = max(memory.peak_memory_in_bytes, memory.argument_size_in_bytes)
+    return float(peak), compiled.as_text()
 
 
 def facts_of(
-    config: ConfigDict, name: str, topology: Topology, program: StepProgram, mesh: Mesh
+    config: ConfigDict, name: str, topology: Topology, program: StepProgram
 ) -> dict[str, Any]:
-    """What is known of a plan before anything is compiled."""
+    """What is known of a plan before anything is compiled or traced."""
     settings = config[name]
     return {
         "stage": name,
         "topology": topology,
-        "mesh": dict(mesh.shape),
+        "mesh": dict(program.trainer.mesh.shape),
         "parameters": count_parameters(program),
         "rows": settings.batch_size,
         "parts": settings.accumulate,
@@ -195,7 +198,6 @@ def facts_of(
             "frozen parts": local_bytes(program.frozen),
             "batch": local_bytes(program.batch),
         },
-        "model_flops": step_flops(program.stage, program.frozen, program.batch),
     }
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ml_collections import ConfigDict
 
@@ -17,16 +17,18 @@ from unicom_jax.parallel.plan.topology import Topology, missing_compiler
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import StagePlan, plan_stage
 
+Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
+
 TENSOR = (1, 2, 4, 8)
 BATCH = (0.5, 1, 2)  # times the configuration's
-PARTS = (1, 2, 4, 8, 16)
+PARTS = (1, 2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
     """Values of configuration keys, and their plan."""
 
-    values: tuple[tuple[str, object], ...]
+    values: Values
     plan: StagePlan
 
     @property
@@ -52,7 +54,7 @@ def remat_key(config: ConfigDict, stage: str) -> str:
     return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
 
 
-def changed(config: ConfigDict, values: tuple[tuple[str, object], ...]) -> ConfigDict:
+def changed(config: ConfigDict, values: Values) -> ConfigDict:
     """A copy of the configuration with other values of some keys."""
     config = config.copy_and_resolve_references()
     for key, value in values:
@@ -66,7 +68,7 @@ def changed(config: ConfigDict, values: tuple[tuple[str, object], ...]) -> Confi
 
 def grid(
     config: ConfigDict, stage: str, topology: Topology
-) -> Iterator[tuple[tuple[str, object], ...]]:
+) -> Iterator[Values]:
     """All settings that are looked at."""
     key = remat_key(config, stage)
     remats = (False, True) if isinstance(_get(config, key), bool) else tuple(REMAT_POLICIES)
@@ -85,7 +87,7 @@ def _get(config: ConfigDict, key: str) -> object:
 
 
 def _meshes(topology: Topology) -> list[str]:
-    """Weights over all of a slice, or what a tensor axis leaves; of GPUs over all or over a node."""
+    """Weights over all of a slice, or what a tensor axis leaves; of GPUs all or a node."""
     slices = f"slice={topology.slices}," if topology.slices > 1 else ""
     lines = [f"{slices}fsdp=-1"]
     if topology.accelerator and not topology.is_tpu and topology.shape[0] > 1:
@@ -105,18 +107,18 @@ def search(
     topology: Topology,
     compile_best: int,
     say: Callable[[str], None] = lambda text: None,
+    settings: Iterable[Values] | None = None,
 ) -> list[Setting]:
     """Settings of a stage, the best first: those compiled, then the estimates.
 
     Args:
       compile_best: how many are compiled; none where there is no compiler.
+      settings: by default all of `grid`.
     """
     estimates = []
-    for values in grid(config, stage, topology):
+    for values in grid(config, stage, topology) if settings is None else settings:
         try:
-            estimates.append(
-                Setting(values, estimate_stage(changed(config, values), stage, topology))
-            )
+            plan = estimate_stage(changed(config, values), stage, topology)
         except ValueError:
             continue  # rows that do not divide over this mesh
         estimates.append(Setting(values, plan))

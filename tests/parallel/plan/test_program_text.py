@@ -14,8 +14,8 @@ from unicom_jax.parallel.plan.groups import parse_groups, parse_pairs
 from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.plan.products import product_flops
 
-# Two turns of a loop over a stack of weights, as XLA prints it for TPU: a fusion that reads one layer
-# of the stack, a gather in two pieces of one chain, a sum of which each device keeps a part.
+# Two turns of a loop over a stack of weights, as XLA prints it for TPU: a fusion that reads one
+# layer, a gather in two pieces of one chain, a sum of which each device keeps a part.
 LOOP = Path(__file__).with_name("loop.hlo").read_text()
 
 

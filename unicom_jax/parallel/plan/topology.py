@@ -122,13 +122,17 @@ def _flat_topology(
 def missing_compiler(topology: Topology) -> str:
     """What has to be installed to compile for it; "" if all is there."""
     if topology.is_tpu:
-        return "" if importlib.util.find_spec("libtpu") else "libtpu: pip install 'jax[tpu]'"
-    if topology.accelerator is None or importlib.util.find_spec("jax_plugins.xla_cuda12"):
+        return "" if _is_installed("libtpu") else "libtpu: pip install 'jax[tpu]'"
+    if topology.accelerator is None or _is_installed("jax_cuda12_plugin"):
         return ""
     return (
         f"JAX's CUDA compiler: pip install --no-deps jax-cuda12-pjrt=={jax.__version__} "
         f"jax-cuda12-plugin=={jax.__version__} nvidia-cuda-nvcc-cu12"
     )
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
 
 
 def open_devices(topology: Topology) -> Sequence[Any]:
