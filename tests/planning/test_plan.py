@@ -1,4 +1,4 @@
-"""Plans of a tiny configuration: what they say agrees with what is declared, traced and compiled."""
+"""Plans of a tiny configuration agree with what is declared, traced and compiled."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_compiled_step_computes_what_its_loss_is_traced_to(compiled):
     assert compiled.unknown_loops == 0
 
 
-def test_a_compiled_step_holds_at_least_its_arguments(compiled):
-    assert compiled.peak >= 0.9 * sum(compiled.held.values())  # unread parts are left out
+def test_a_compiled_step_holds_all_that_a_run_holds_read_or_not(compiled):
+    assert compiled.peak >= sum(compiled.held.values())
     assert compiled.fits and not compiled.estimated
 
 
@@ -97,7 +97,9 @@ def test_weights_and_moments_of_a_device_are_its_share(stage):
 
 def test_rows_that_do_not_divide_are_refused_with_a_number_that_does():
     with pytest.raises(ValueError, match="8 rows in 2 parts .* a multiple of 32"):
-        estimate_stage(tiny_config(pretrain__batch_size=8, pretrain__accumulate=2), "pretrain", H100)
+        estimate_stage(
+            tiny_config(pretrain__batch_size=8, pretrain__accumulate=2), "pretrain", H100
+        )
 
 
 def test_an_autoencoder_that_is_not_here_is_taken_to_be_fluxs():

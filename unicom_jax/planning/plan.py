@@ -127,19 +127,22 @@ def plan_stage(
     mesh = make_mesh(config.mesh, open_devices(topology))
     program = make_program(config, name, mesh)
     began = time.perf_counter()
-    peak, text = _compile_once(program.lower(), str(topology))
+    compiled = _compile_once(program.lower(), str(topology))
     seconds = time.perf_counter() - began
-    if keep and text:
+    if keep and compiled.text:
         keep.mkdir(parents=True, exist_ok=True)
-        (keep / f"{name}.hlo").write_text(text)
-    costs = count_costs(parse_program(text)) if text else None
+        (keep / f"{name}.hlo").write_text(compiled.text)
+    costs = count_costs(parse_program(compiled.text)) if compiled.text else None
     roofline = None
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
+    facts = facts_of(config, name, topology, program)
+    # A run also holds what the step does not read: parts of the frozen codec.
+    unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0
     return StagePlan(
-        **facts_of(config, name, topology, program),
+        **facts,
         model_flops=step_flops(program.stage, program.frozen, program.batch),
-        peak=peak,
+        peak=compiled.peak and compiled.peak + unread,
         computed_flops=costs.flops if costs else None,
         roofline=roofline,
         estimated=False,
@@ -148,10 +151,22 @@ def plan_stage(
     )
 
 
-_COMPILED: dict[tuple[str, str], tuple[float | None, str]] = {}
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """Bytes of a device at the highest point and of the arguments, and the program's text.
+
+    Where it does not fit: what the compiler says of the peak, or None, and no text.
+    """
+
+    peak: float | None
+    arguments: float
+    text: str
 
 
-def _compile_once(lowered: jax.stages.Lowered, where: str) -> tuple[float | None, str]:
+_COMPILED: dict[tuple[str, str], _Compiled] = {}
+
+
+def _compile_once(lowered: jax.stages.Lowered, where: str) -> _Compiled:
     """As `_compile`; stages that differ in numbers alone (rates, lengths) share a program."""
     stripped = re.sub(r"dense<[^>]*>", "dense<>", lowered.as_text())
     key = (where, hashlib.sha256(stripped.encode()).hexdigest())
@@ -160,8 +175,7 @@ def _compile_once(lowered: jax.stages.Lowered, where: str) -> tuple[float | None
     return _COMPILED[key]
 
 
-def _compile(lowered: jax.stages.Lowered) -> tuple[float | None, str]:
-    """Peak bytes of a device and the program's text; "" where it does not fit."""
+def _compile(lowered: jax.stages.Lowered) -> _Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -169,11 +183,13 @@ def _compile(lowered: jax.stages.Lowered) -> tuple[float | None, str]:
             raise
         used = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
         scale = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40), strict=True))
-        return (float(used[1]) * scale[used[2]] if used else None), ""
+        return _Compiled(float(used[1]) * scale[used[2]] if used else None, 0.0, "")
     memory = compiled.memory_analysis()
-    # On CPU the peak leaves out arguments.
-    peak = max(memory.peak_memory_in_bytes, memory.argument_size_in_bytes)
-    return float(peak), compiled.as_text()
+    arguments = float(memory.argument_size_in_bytes)
+    peak = float(memory.peak_memory_in_bytes)
+    if peak < arguments:  # CPU's leaves them out
+        peak = arguments + memory.temp_size_in_bytes
+    return _Compiled(peak, arguments, compiled.as_text())
 
 
 def facts_of(

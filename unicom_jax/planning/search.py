@@ -66,9 +66,7 @@ def changed(config: ConfigDict, values: Values) -> ConfigDict:
     return config
 
 
-def grid(
-    config: ConfigDict, stage: str, topology: Topology
-) -> Iterator[Values]:
+def grid(config: ConfigDict, stage: str, topology: Topology) -> Iterator[Values]:
     """All settings that are looked at."""
     key = remat_key(config, stage)
     remats = (False, True) if isinstance(_get(config, key), bool) else tuple(REMAT_POLICIES)

@@ -131,7 +131,7 @@ def search_table(stage: str, settings: Sequence[Setting], rows: int = 12) -> Tab
     """The best settings of a search."""
     table = Table(title=f"{stage}: settings, the best first", title_justify="left")
     for key, _ in settings[0].values:
-        table.add_column(key.removeprefix(f"{stage}."))
+        table.add_column(key.rpartition(".")[2])
     for name in ("how", "GiB", "fits", "step", "tokens/s", "MFU", "binding"):
         table.add_column(name, justify="right")
     for setting in settings[:rows]:

@@ -119,6 +119,7 @@ ENTRY %main (q: bf16[22,4,9,32], k: bf16[22,4,9,32]) -> f32[22,4,9,9] {
         ("replica_groups=mesh['a'=4] {'a':(1)2}", [[0, 2], [1, 3]]),
         ("replica_groups=mesh['a'=4] {'a':(2)2}", [[0, 1], [2, 3]]),
         ("replica_groups=mesh['a'=2,'b'=2], device_ids=([0,2,1,3]) {'b'}", [[0, 2], [1, 3]]),
+        ("replica_groups=mesh['a'=2,'b'=2], device_ids=([2,2]T(1,0)) {'b'}", [[0, 2], [1, 3]]),
     ],
 )
 def test_groups_are_read_from_every_form(text, groups):

@@ -53,11 +53,11 @@ def _sizes(text: str) -> tuple[int, ...]:
 def _of_mesh(axes: str, order: str, used: str) -> np.ndarray:
     sizes = {name: int(size) for name, size in re.findall(r"['\"]([\w.]+)['\"]=(\d+)", axes)}
     numbers = np.arange(int(np.prod(list(sizes.values()), dtype=int)))
-    if listed := re.search(r"device_ids=\(\[([\d,]+)\]\)", order):
-        numbers = np.array(_sizes(listed[1]))
-    elif placed := re.search(r"device_ids=\(?\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", order):
-        numbers = numbers.reshape(_sizes(placed[2]))
-        numbers = numbers.transpose(_sizes(placed[3])) if placed[3] else numbers
+    if found := re.search(r"device_ids=\(?\[([\d,]+)\](?:T\(([\d,]+)\))?", order):
+        given = _sizes(found[1])  # the devices themselves, or how they are arranged and turned
+        listed = len(given) == numbers.size and found[2] is None
+        numbers = np.array(given) if listed else numbers.reshape(given)
+        numbers = numbers.transpose(_sizes(found[2])) if found[2] else numbers
     # An axis may be used in part: 'a':(2)4 is the factor of size 4 behind a factor of size 2.
     wanted = {name: (before, size) for name, before, size in _AXIS.findall(used)}
     shape, inside = [], []
