@@ -84,7 +84,7 @@ def mixture(stage: str) -> dict[str, float]:
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.stages = ("codec", "align", "pretrain", "continue", "sft")
-    config.mesh = "fsdp=-1,tensor=4"
+    config.mesh = "data=-1,fsdp=64"
     config.compute_dtype = "bfloat16"
     _data(config)
     _encoder(config)
@@ -171,7 +171,7 @@ def _codec(config: ConfigDict) -> None:
 
 def _unified(config: ConfigDict) -> None:
     config.unified.update({"understanding": "features", "edit_source": "latents"})
-    config.unified.update({"time": "uniform", "time_shift": 1.0, "text_chunk": 1024})
+    config.unified.update({"time": "uniform", "time_shift": 1.0, "text_chunk": 1152})
     config.unified.transformer.update(
         {
             "width": 3584,
@@ -184,7 +184,7 @@ def _unified(config: ConfigDict) -> None:
             "qkv_bias": True,
             "qk_norm": False,
             "tied_head": False,
-            "remat": "full",
+            "remat": "dots",
             "attention_backend": "chunked",
         }
     )
@@ -192,9 +192,9 @@ def _unified(config: ConfigDict) -> None:
 
 def _stages(config: ConfigDict) -> None:
     shared = {
-        "batch_size": 256,  # 2.1e6 slots a step
-        "sequence_length": 8192,  # the longest document, three drawn pictures, takes about 4300
-        "images_per_row": 16,
+        "batch_size": 512,  # 2.4e6 slots a step
+        "sequence_length": 4608,  # the longest document, three drawn pictures, takes about 4300
+        "images_per_row": 5,
         "overlong": "skip",
         "b1": 0.9,
         "b2": 0.95,

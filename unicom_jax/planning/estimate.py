@@ -175,7 +175,8 @@ def _exchanges(
 
 def _over_tensor(spec: Any, mesh: Any) -> float:
     placed = sharding.param_sharding(spec, mesh).spec
-    return spec.size / (mesh.shape["tensor"] if "tensor" in placed else 1)
+    names = {name for axes in placed for name in ((axes,) if isinstance(axes, str) else axes or ())}
+    return spec.size / (mesh.shape["tensor"] if "tensor" in names else 1)
 
 
 def _exchange(

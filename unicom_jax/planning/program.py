@@ -183,11 +183,16 @@ def weight_sizes(program: StepProgram, mesh: Mesh) -> frozenset[int]:
     for specs in _all_specs(program):
         for _, spec in iter_specs(specs):
             placed = sharding.param_sharding(spec, mesh).spec
-            cuts = {mesh.shape[axis] for axis in placed if axis is not None} | {1}
+            cuts = {_devices(mesh, axes) for axes in placed} | {1}
             layers = spec.shape[0] if spec.axes and spec.axes[0] == "layers" else 1
             split_by = {1, *cuts, int(np.prod(list(cuts), dtype=int))}
             sizes |= {spec.size // cut // each for cut in split_by for each in (1, layers)}
     return frozenset(size for size in sizes if size > 1)
+
+
+def _devices(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def _all_specs(program: StepProgram) -> list[Specs]:
