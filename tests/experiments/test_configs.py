@@ -121,8 +121,6 @@ def test_every_mixture_sums_to_one_and_rows_make_whole_windows(name):
     for stage in (stage for stage in config.stages if stage in base.STAGES[2:]):
         assert sum(config[stage].mixture.values()) == pytest.approx(1.0)
         assert config[stage].batch_size % config[stage].window_rows == 0
-        chunk = config.unified.text_chunk
-        assert chunk == 0 or config[stage].sequence_length % chunk == 0
 
 
 @pytest.mark.parametrize("name", SCENES)

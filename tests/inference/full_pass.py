@@ -39,12 +39,11 @@ def hidden_states(
     drawn = batch.roles == Role.NOISY
     noisy = jnp.take_along_axis(noisy, batch.image_token[..., None], axis=1)
     slot_latents = jnp.where(drawn[..., None], noisy, gather_slots(latents, batch))
-    slot_time = jnp.where(drawn, time, 1.0)
     unified = params["unified"]
     text = pathway.transformer.embed(unified["transformer"], batch.tokens)
     hidden = embed_slots(
         pathway.embedding, unified["embedding"], text, batch, gather_slots(features, batch),
-        slot_latents, slot_time,
+        slot_latents, jnp.full((rows, images), time),
     )  # fmt: skip
     return pathway.transformer(unified["transformer"], hidden, batch.positions, batch.mask)[0]
 

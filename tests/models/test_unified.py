@@ -23,7 +23,6 @@ from tests.models.documents import (
     packing_changes_nothing,
 )
 from unicom_jax.core.batch import Role
-from unicom_jax.core.losses import text_terms
 from unicom_jax.models import unified
 from unicom_jax.models.unified import FlowTime, draw_noise
 
@@ -213,7 +212,7 @@ def head_output(model, params, batch, features, latents, time, noise) -> np.ndar
     """(4, d): what the head gives at the four NOISY slots of a row with one image."""
     noisy = unified.add_noise(batch, latents, (time, noise), FlowTime())
     looks = unified.gather_slots(features, batch)
-    hidden = model.embed(params, batch, looks, noisy.latents, noisy.time)
+    hidden = model.embed(params, batch, looks, noisy.latents, noisy.image_time)
     hidden, _ = model.transformer(params["transformer"], hidden, batch.positions, batch.mask)
     return np.asarray(model.head(params["head"], hidden, noisy.time))[batch.roles == Role.NOISY]
 
@@ -221,35 +220,3 @@ def head_output(model, params, batch, features, latents, time, noise) -> np.ndar
 def test_an_unknown_prediction_names_the_choices():
     with pytest.raises(ValueError, match="unified.prediction='noise' is not one of velocity, data"):
         make_model(unified__prediction="noise")
-
-
-# ---- text loss ----------------------------------------------------------------------------
-
-
-def test_the_text_loss_in_chunks_is_the_whole_one_with_its_gradient():
-    rng = np.random.default_rng(0)
-    hidden, table = rng.standard_normal((2, 12, 8)), rng.standard_normal((8, 20))
-    targets, weights = rng.integers(0, 20, (2, 12)), rng.integers(0, 2, (2, 12)).astype(np.float32)
-
-    def loss(hidden, table, chunk):
-        terms = text_terms(lambda h: h @ table, hidden, targets, weights, chunk)
-        return terms["text"][0], terms
-
-    gradient = jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True), static_argnums=2)
-    (_, whole), whole_gradient = gradient(hidden, table, 0)
-    (_, parts), parts_gradient = gradient(hidden, table, 4)
-    for name in whole:
-        np.testing.assert_allclose(parts[name], whole[name], rtol=1e-6)
-    for left, right in zip(parts_gradient, whole_gradient, strict=True):
-        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-6)
-    log_softmax = jax.nn.log_softmax(hidden @ table)
-    expected = -np.sum(np.take_along_axis(log_softmax, targets[..., None], -1)[..., 0] * weights)
-    np.testing.assert_allclose(whole["text"][0], expected, rtol=1e-5)
-    assert whole["text"][1] == weights.sum()
-
-
-def test_a_chunk_that_does_not_divide_the_row_is_refused():
-    with pytest.raises(ValueError, match="chunk 5 does not divide 12 slots"):
-        text_terms(
-            lambda h: h, jnp.zeros((1, 12, 4)), jnp.zeros((1, 12), int), jnp.ones((1, 12)), 5
-        )

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 from data_pipelines.build import sequence_config
+from experiments.benchmarks import ours
+from experiments.benchmarks.standard import Standard
 from tests.models.documents import ALL, documents, pack
 from tests.tiny import tiny_config
 from tests.training.test_stages import pictures
@@ -15,7 +17,7 @@ from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.models.transformer import Transformer
-from unicom_jax.training.flops import step_flops
+from unicom_jax.training.flops import computed, step_flops
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
 from unicom_jax.training.stages.unified import unified_stage
@@ -102,6 +104,38 @@ def test_a_language_model_takes_palms_count_however_it_is_computed(options):
     kernels = 3 * (2 * D * 16 + 2 * D * 8 + 3 * D * 24) + D * 40  # no embedding, norms or biases
     palm = 6 * B * S * kernels + 12 * 3 * B * S * S * 2 * 8  # 6 N T + 12 L H Q T² a row
     assert step_flops(stage, {}, jnp.zeros((B, S), jnp.int32)) == palm
+
+
+def test_logits_count_at_the_slots_that_predict_a_token():
+    sizes = Standard(width=D, depth=1, heads=2, kv_heads=1, mlp_dim=24, vocab_size=40, rows=B,
+                     text_tokens=128, grid=8, latent_dim=8)  # fmt: skip
+    stage, batch = ours.make_stage(sizes), ours.make_batch(sizes)
+    frozen = ours.images(sizes)
+    logits = 6 * sizes.rows * sizes.slots * D * sizes.vocab_size
+    whole, half = (step_flops(stage, frozen, batch, share) for share in (1.0, 0.5))
+    assert whole - half == logits / 2
+    assert step_flops(stage, frozen, batch) == whole
+
+
+def test_the_unified_stage_tells_how_many_slots_predict_a_token():
+    stage = unified_stage("pretrain", tiny_config())
+    batch = ours.make_batch(Standard(text_tokens=129, grid=8))
+    assert float(jax.jit(stage.predicted)(batch)) == pytest.approx(128 / 193)
+
+
+def test_what_the_backward_pass_computes_again_is_computed_but_not_needed():
+    batch = jnp.zeros((B, S), jnp.int32)
+    plain, remat = (language_stage(remat=remat) for remat in ("none", "full"))
+    assert computed(plain, {}, batch)[0] == step_flops(plain, {}, batch)
+    # The blocks' forward pass once more, the head's not.
+    again = step_flops(plain, {}, batch) - 3 * 2 * B * S * D * 40
+    assert computed(remat, {}, batch)[0] == step_flops(plain, {}, batch) + again / 3
+
+
+def test_the_bytes_of_products_are_those_of_factors_and_results():
+    stage = chain_stage(("a", "b"))  # x a, x b, x c, and the gradient of c
+    product = (2 * B * D + D * D) * 4
+    assert computed(stage, {}, jnp.zeros((B, D)))[1] == 4 * product
 
 
 @pytest.mark.parametrize("pathway", ["transfusion", "query"])

@@ -223,6 +223,15 @@ def place_embedding(places: jax.Array, dim: int, max_period: float = 10_000.0) -
     return waves.reshape(*places.shape[:-1], dim)
 
 
+def at_slots(values: jax.Array, which: jax.Array | None) -> jax.Array:
+    """values (B, K, ...) at each slot by its index `which` (B, S); None: they broadcast already."""
+    if which is None:
+        return values
+    return jnp.take_along_axis(
+        values, which.reshape(which.shape + (1,) * (values.ndim - 2)), axis=1
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class TimeEmbedding(Module):
     """Flow time (...) -> (..., dim): 256 sinusoids, then a two-layer SiLU MLP, in fp32."""

@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, gelu_tanh
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, at_slots, gelu_tanh
 from unicom_jax.core.modulation import Modulation, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 
@@ -29,9 +29,15 @@ class LinearHead(Module):
     def specs(self) -> Specs:
         return {"output": _output(self.width, self.latent_dim).specs()}
 
-    def __call__(self, params: Params, hidden: jax.Array, time: jax.Array) -> jax.Array:
-        """Hidden (..., W), time (...) -> velocity (..., d) fp32."""
-        del time
+    def __call__(
+        self,
+        params: Params,
+        hidden: jax.Array,
+        time: jax.Array,
+        which: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden (..., W) -> velocity (..., d) fp32; the times are not needed."""
+        del time, which
         return _output(self.width, self.latent_dim)(params["output"], hidden.astype(jnp.float32))
 
 
@@ -51,9 +57,15 @@ class MlpHead(Module):
         output = _output(self.hidden_dim, self.latent_dim)
         return {"up": self.up.specs(), "output": output.specs()}
 
-    def __call__(self, params: Params, hidden: jax.Array, time: jax.Array) -> jax.Array:
-        """Hidden (..., W), time (...) -> velocity (..., d) fp32."""
-        del time
+    def __call__(
+        self,
+        params: Params,
+        hidden: jax.Array,
+        time: jax.Array,
+        which: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden (..., W) -> velocity (..., d) fp32; the times are not needed."""
+        del time, which
         inner = gelu_tanh(self.up(params["up"], hidden)).astype(jnp.float32)
         return _output(self.hidden_dim, self.latent_dim)(params["output"], inner)
 
@@ -90,19 +102,32 @@ class AdaLnHead(Module):
         block = {name: module.specs() for name, module in self._block.items()}
         return specs | {"blocks": stack_specs(block, self.depth)}
 
-    def __call__(self, params: Params, hidden: jax.Array, time: jax.Array) -> jax.Array:
-        """Hidden (..., W), time (...) or broadcastable to it -> velocity (..., d) fp32."""
+    def __call__(
+        self,
+        params: Params,
+        hidden: jax.Array,
+        time: jax.Array,
+        which: jax.Array | None = None,
+    ) -> jax.Array:
+        """Hidden (..., W), time that broadcasts to (...) -> velocity (..., d) fp32.
+
+        With `which`, hidden (B, S, W) and time (B, K) as for `at_slots`: what depends on the time
+        alone is then computed K times a row.
+        """
         ends, block = self._ends, self._block
         condition = ends["time"](params["time"], time)
 
+        def modulate(module: Modulation, weights: Params) -> list[jax.Array]:
+            return [at_slots(part, which) for part in module(weights, condition)]
+
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-            scale, shift, gate = block["modulation"](weights["modulation"], condition)
+            scale, shift, gate = modulate(block["modulation"], weights["modulation"])
             update = block["mlp"](weights["mlp"], modulated_norm(x, scale, shift))
             return x + gate.astype(x.dtype) * update, None
 
         x = ends["input"](params["input"], hidden)
         x, _ = jax.lax.scan(step, x, params["blocks"])
-        scale, shift = ends["modulation"](params["modulation"], condition)
+        scale, shift = modulate(ends["modulation"], params["modulation"])
         x = modulated_norm(x.astype(jnp.float32), scale, shift)
         return ends["output"](params["output"], x)
 

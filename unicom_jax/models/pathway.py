@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from unicom_jax.models.unified import FlowTime, ImageEmbedding, embed_slots, gat
 class Pathway(Module):
     """A transformer and the embedding of image slots; subclasses say how images are drawn.
 
-    `text_chunk`: slots of a row whose logits exist at once; 0: all.
+    `text_chunk`: most slots of a row whose logits exist at once; 0: as `text_terms` chooses.
     """
 
     transformer: Transformer
@@ -47,7 +46,7 @@ class Pathway(Module):
         self, params: Params, batch: MixedBatch, features: jax.Array, latents: jax.Array
     ) -> jax.Array:
         """As `embed`, with every image clean: (B, M, N, feature_dim) and (B, M, N, latent_dim)."""
-        time = jnp.ones(batch.tokens.shape, jnp.float32)
+        time = jnp.ones(latents.shape[:2], jnp.float32)
         return self.embed(
             params, batch, gather_slots(features, batch), gather_slots(latents, batch), time
         )
@@ -76,5 +75,11 @@ class Pathway(Module):
 
     def text_terms(self, params: Params, batch: MixedBatch, hidden: jax.Array) -> LossTerms:
         """Terms `text` (nats a token) and `text_accuracy` of hidden states (B, S, W)."""
-        logits = partial(self.logits, params)
-        return text_terms(logits, hidden, batch.targets, batch.target_weights, self.text_chunk)
+        return text_terms(
+            self.transformer.logits,
+            self.transformer.head_weights(params["transformer"]),
+            hidden,
+            batch.targets,
+            batch.target_weights,
+            self.text_chunk,
+        )

@@ -182,6 +182,11 @@ class Transformer(Module):
         """Token ids (B, S) -> (B, S, W), in the dtype of the table."""
         return self.embedding(params["embedding"], tokens)
 
+    def head_weights(self, params: Params) -> Params:
+        """Those of `params` that `logits` reads."""
+        name = "embedding" if self.tied_head else "head"
+        return {name: params[name]}
+
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Final hidden states (..., W) -> (..., vocab_size), fp32."""
         if self.tied_head:

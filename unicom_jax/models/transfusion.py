@@ -10,7 +10,6 @@ import dataclasses
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_loss, velocity_to_data
@@ -20,7 +19,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.models.pathway import Pathway
 from unicom_jax.models.transformer import KVCache
-from unicom_jax.models.unified import add_noise, gather_slots
+from unicom_jax.models.unified import add_noise, gather_slots, slot_times
 
 PREDICTIONS = ("velocity", "data")
 
@@ -41,7 +40,7 @@ class TransfusionPathway(Pathway):
     """One transformer over interleaved text and latents, and a flow head.
 
     Attributes:
-      head: hidden states (..., W) and time (...) to (..., latent_dim).
+      head: hidden states (..., W) and their times to (..., latent_dim).
       prediction: what the head gives. "velocity" is the papers'; "data" is the clean latent x̂, and
         v = (x̂ - z_t) / (1 - t) follows from it ("JiT": Li & He 2025).
       time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
@@ -85,9 +84,11 @@ class TransfusionPathway(Pathway):
           row_keys: (B,) random keys.
         """
         noisy = add_noise(batch, latents, row_keys, self.flow_time)
-        hidden = self.embed(params, batch, gather_slots(features, batch), noisy.latents, noisy.time)
+        looks, times = gather_slots(features, batch), noisy.image_time
+        hidden = self.embed(params, batch, looks, noisy.latents, times)
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        predicted, target = self.head(params["head"], hidden, noisy.time), noisy.target
+        predicted = self.head(params["head"], hidden, *slot_times(times, batch))
+        target = noisy.target
         if self.prediction == "data":
             clean = velocity_to_data(target, noisy.latents, noisy.time)
             predicted, target = floored_velocities(
@@ -116,9 +117,9 @@ class TransfusionPathway(Pathway):
         self, params: Params, context: DrawingContext, noisy: jax.Array, time: jax.Array
     ) -> jax.Array:
         """Velocity (B, N, d) at noisy latents (B, N, d) and time (B,): only these slots are run."""
-        slot_time = jnp.broadcast_to(time[:, None], noisy.shape[:2])
+        time = time[:, None]
         embedded = self.embedding.latent(
-            params["embedding"], noisy.astype(self.compute_dtype), slot_time
+            params["embedding"], noisy.astype(self.compute_dtype), time
         )
         embedded = embedded + context.places
         hidden, _ = self.transformer(
@@ -129,8 +130,8 @@ class TransfusionPathway(Pathway):
             context.cache,
             context.start,
         )
-        predicted = self.head(params["head"], hidden, slot_time)
+        predicted = self.head(params["head"], hidden, time)
         if self.prediction == "velocity":
             return predicted
         # No floor worth the name: a step to t = 1 then lands on x̂, with no noise left over.
-        return data_to_velocity(predicted, noisy, slot_time, floor=1e-6)
+        return data_to_velocity(predicted, noisy, time, floor=1e-6)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.core.flow import interpolate, sample_time, velocity
-from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, place_embedding
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, at_slots, place_embedding
 from unicom_jax.core.module import Module, Params, Specs
 
 UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
@@ -82,9 +82,16 @@ class ImageEmbedding(Module):
         }.get(self.understanding, lambda: features)()
         return self.projector(params["projector"], inputs)
 
-    def latent(self, params: Params, latents: jax.Array, time: jax.Array) -> jax.Array:
-        """Embeds latents (..., d) at flow time (...)."""
-        return self.latent_in(params["latent_in"], latents) + self.time(params["time"], time)
+    def latent(
+        self,
+        params: Params,
+        latents: jax.Array,
+        time: jax.Array,
+        which: jax.Array | None = None,
+    ) -> jax.Array:
+        """Embeds latents (..., d) at flow time (...); `time` and `which` as for `at_slots`."""
+        when = at_slots(self.time(params["time"], time), which)
+        return self.latent_in(params["latent_in"], latents) + when
 
     def places(self, batch: MixedBatch) -> jax.Array:
         """(row, column) in its image of every image slot: (B, S, 2)."""
@@ -99,6 +106,19 @@ def gather_slots(images: jax.Array, batch: MixedBatch) -> jax.Array:
     """Reads per-image arrays (B, M, N, C) at every sequence slot: (B, S, C)."""
     rows = jnp.arange(images.shape[0])[:, None]
     return images[rows, batch.image_index, batch.image_token]
+
+
+def slot_times(time: jax.Array, batch: MixedBatch) -> tuple[jax.Array, jax.Array]:
+    """The few flow times that a row knows, and which of them each slot has.
+
+    Args:
+      time: (B, M) of the images' NOISY slots.
+
+    Returns:
+      (B, M + 1) times, the last one 1, and (B, S) indices into them; all but NOISY slots are at 1.
+    """
+    times = jnp.pad(time, ((0, 0), (0, 1)), constant_values=1.0)
+    return times, jnp.where(batch.roles == Role.NOISY, batch.image_index, time.shape[1])
 
 
 def scatter_images(slots: jax.Array, batch: MixedBatch, images: tuple[int, int]) -> jax.Array:
@@ -124,13 +144,14 @@ def embed_slots(
       text: (B, S, W) embedded tokens.
       features: (B, S, feature_dim) raw features at each slot.
       latents: (B, S, latent_dim) latents at each slot, noisy ones where the role is NOISY.
-      time: (B, S) flow time at each slot, 1 where the role is not NOISY.
+      time: (B, M) flow time of each image's NOISY slots; CLEAN ones are at 1.
     """
     roles = batch.roles[..., None]
     understood = embedding.understood(
         params, features.astype(text.dtype), latents.astype(text.dtype)
     )
-    painted = embedding.latent(params, latents.astype(text.dtype), time).astype(text.dtype)
+    times, which = slot_times(time, batch)
+    painted = embedding.latent(params, latents.astype(text.dtype), times, which).astype(text.dtype)
     image = jnp.where(roles == Role.UNDERSTAND, understood, painted)
     image = image + place_embedding(embedding.places(batch), embedding.width).astype(text.dtype)
     return jnp.where(roles > Role.TEXT, image, text)
@@ -141,7 +162,8 @@ class NoisySlots:
     """One draw of noise for a batch: latents on the path, their time and the velocity to learn."""
 
     latents: jax.Array  # (B, S, d)
-    time: jax.Array  # (B, S)
+    image_time: jax.Array  # (B, M)
+    time: jax.Array  # (B, S), 1 where the role is not NOISY
     target: jax.Array  # (B, S, d)
     weights: jax.Array  # (B, S), 1 at NOISY slots
 
@@ -172,14 +194,13 @@ def add_noise(
       latents: (B, M, N, d) clean normalised latents.
       row_keys: (B,) random keys.
     """
-    time, noise = draw_noise(latents.shape[1:], row_keys, flow_time)
+    image_time, noise = draw_noise(latents.shape[1:], row_keys, flow_time)
     clean, noise = gather_slots(latents, batch), gather_slots(noise, batch)
-    noisy_slot = batch.roles == Role.NOISY
-    time = jnp.take_along_axis(time, batch.image_index, axis=1)
-    time = jnp.where(noisy_slot, time, 1.0)
+    time = at_slots(*slot_times(image_time, batch))
     return NoisySlots(
         latents=interpolate(clean, noise, time[..., None]),  # t = 1 leaves clean slots clean
+        image_time=image_time,
         time=time,
         target=velocity(clean, noise),
-        weights=noisy_slot.astype(jnp.float32),
+        weights=(batch.roles == Role.NOISY).astype(jnp.float32),
     )

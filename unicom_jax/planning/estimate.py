@@ -2,9 +2,9 @@
 
 Memory is what lies on a device (weights, moments, average, frozen parts, batch), the gradients,
 what the backward pass keeps of the forward pass (as JAX traces it, remat included), and twice the
-largest array in between. Main memory's traffic is that of all this, written and read once a step,
-so a lower bound: attention, whose scores pass through it, is not in it. Links carry what the
-placement asks for:
+largest array in between. Main memory's traffic is what lies there, written and read once a step,
+and the factors and results of all products: the scores of attention among them, which no fusion
+keeps on the chip. Links carry what the placement asks for:
 
     weights   gathered over fsdp for the forward and the backward pass, gradients scattered back
     tensor    two all-reduces of a layer's hidden states, forward and backward
@@ -31,10 +31,10 @@ from unicom_jax.parallel.accelerators import preset_mesh
 from unicom_jax.parallel.mesh import AUTO, AXES, parse_mesh
 from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import Topology
-from unicom_jax.parallel.plan.traffic import Exchange
+from unicom_jax.parallel.plan.traffic import Exchange, received
 from unicom_jax.planning.plan import StagePlan, facts_of
 from unicom_jax.planning.program import StepProgram, local_bytes, make_program
-from unicom_jax.training.flops import computed_flops, loss_of, step_flops
+from unicom_jax.training.flops import computed, loss_of, step_flops
 from unicom_jax.training.state import split
 
 
@@ -44,6 +44,7 @@ class Traced:
 
     Attributes:
       model_flops, computed_flops: without and with what is computed again.
+      moved: bytes of the products' factors and results.
       kept: bytes that the backward pass keeps of the forward pass.
       largest: bytes of the largest array in between.
     """
@@ -51,6 +52,7 @@ class Traced:
     rows: int
     model_flops: float
     computed_flops: float
+    moved: float
     kept: float
     largest: float
 
@@ -70,8 +72,8 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
     held, gradients = sum(facts["held"].values()), local_bytes(trained)
     at_once = rows * (traced.kept + 2 * traced.largest) / (shards * config[name].accumulate)
     flops = rows * traced.computed_flops / topology.devices
-    moved = 2 * held + 2 * gradients + 2 * rows * traced.kept / shards
-    exchanges = tuple(_exchanges(config, program, mesh, topology, shards))
+    moved = 2 * (held + gradients) + rows * traced.moved / topology.devices
+    exchanges = tuple(_exchanges(config, program, topology, shards))
     return StagePlan(
         **facts,
         model_flops=rows * traced.model_flops,
@@ -89,7 +91,7 @@ def _trace_once(config: ConfigDict, name: str, program: StepProgram) -> Traced:
     key = f"{name} {to_json(same)}"
     if key not in _TRACED:
         loss, rows = (program.stage, program.frozen, program.batch), config[name].batch_size
-        counts = step_flops(*loss), computed_flops(*loss)
+        counts = step_flops(*loss), *computed(*loss)
         _TRACED[key] = Traced(rows, *counts, *_activations(program))
     return _TRACED[key]
 
@@ -149,28 +151,26 @@ def _sizes(jaxpr: Jaxpr, given: set) -> Iterator[int]:
 
 
 def _exchanges(
-    config: ConfigDict, program: StepProgram, mesh: Any, topology: Topology, shards: int
+    config: ConfigDict, program: StepProgram, topology: Topology, shards: int
 ) -> Iterator[Exchange]:
+    mesh, parts = program.trainer.mesh, program.trainer.accumulate
     bytes_each = np.dtype(jax.numpy.dtype(config.compute_dtype)).itemsize
     trained, _ = split(program.stage.module.specs(), program.stage.freeze)
     specs = [spec for _, spec in iter_specs(trained)]
-    tensor, fsdp = mesh.shape["tensor"], mesh.shape["fsdp"]
-    parts = program.trainer.accumulate
-    gathered = sum(_over_tensor(spec, mesh) for spec in specs)
-    if fsdp > 1:
-        for kind, passes, each in (("all-gather", 2, bytes_each), ("reduce-scatter", 1, 4)):
-            received = passes * parts * gathered * each * (fsdp - 1) / fsdp
-            yield _exchange(kind, "fsdp", "weights", received, fsdp, mesh, topology)
-    copies = mesh.shape["slice"] * mesh.shape["data"]
-    if copies > 1:
-        received = 2 * gathered / fsdp * 4 * (copies - 1) / copies
-        axis = "slice" if mesh.shape["slice"] > 1 else "data"
-        yield _exchange("all-reduce", axis, "weights", received, copies, mesh, topology)
-    if tensor > 1:
-        outward = [spec for spec in specs if spec.axes[-2:-1] in (("heads",), ("mlp",))]
-        hidden = sum(spec.size // spec.shape[-2] for spec in outward)  # layers x width
-        received = 2 * 2 * program.tokens / shards * hidden * bytes_each * (tensor - 1) / tensor
-        yield _exchange("all-reduce", "tensor", "activations", received, tensor, mesh, topology)
+    weights = sum(_over_tensor(spec, mesh) for spec in specs)
+
+    def exchange(kind: str, axes: tuple[str, ...], what: str, whole: float) -> Iterator[Exchange]:
+        if math.prod(mesh.shape[axis] for axis in axes) > 1:
+            yield _exchange(kind, axes, what, whole, mesh, topology)
+
+    yield from exchange("all-gather", ("fsdp",), "weights", 2 * parts * weights * bytes_each)
+    yield from exchange("reduce-scatter", ("fsdp",), "weights", parts * weights * 4)
+    copies = ("slice", "data")
+    yield from exchange("all-reduce", copies, "weights", weights / mesh.shape["fsdp"] * 4)
+    outward = [spec for spec in specs if spec.axes[-2:-1] in (("heads",), ("mlp",))]
+    hidden = sum(spec.size // spec.shape[-2] for spec in outward)  # layers x width
+    whole = 2 * program.tokens / shards * hidden * bytes_each  # forward and backward
+    yield from exchange("all-reduce", ("tensor",), "activations", whole)
 
 
 def _over_tensor(spec: Any, mesh: Any) -> float:
@@ -180,26 +180,32 @@ def _over_tensor(spec: Any, mesh: Any) -> float:
 
 
 def _exchange(
-    kind: str, axis: str, what: str, received: float, size: int, mesh: Any, topology: Topology
+    kind: str, axes: tuple[str, ...], what: str, whole: float, mesh: Any, topology: Topology
 ) -> Exchange:
+    """Links carry half of what a torus has: which of them a group can use is not looked at."""
+    members = _members(axes, mesh)
+    domains = len(set((members // _domain(topology)).tolist()))
+    near, far = received(kind, whole, len(members), domains)
     accelerator = topology.accelerator
-    far = _leaves_domain(axis, size, mesh, topology)
     if accelerator is None:
-        rates = (math.inf, math.inf)
-    else:
-        rates = (accelerator.link * 2 * max(accelerator.torus, 1) / 2, accelerator.network)
-    near_bytes, far_bytes = (0.0, received) if far else (received, 0.0)
-    return Exchange(
-        kind, (axis,), what, 1, near_bytes, far_bytes, near_bytes / rates[0], far_bytes / rates[1]
-    )
+        return Exchange(kind, axes, what, 1, near, far, 0.0, 0.0)
+    rate = accelerator.link * max(accelerator.torus, 1)
+    used = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    return Exchange(kind, used, what, 1, near, far, near / rate, far / accelerator.network)
 
 
-def _leaves_domain(axis: str, size: int, mesh: Any, topology: Topology) -> bool:
-    """Whether the devices along an axis lie in several slices or nodes."""
+def _members(axes: tuple[str, ...], mesh: Any) -> np.ndarray:
+    """Numbers of the devices along some axes of a mesh that start at the first one."""
+    numbers = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
+    first = tuple(slice(None) if axis in axes else 0 for axis in mesh.shape)
+    return numbers[first].ravel()
+
+
+def _domain(topology: Topology) -> int:
+    """Devices that fast links join: a slice's, or a node's."""
     if topology.is_tpu or topology.accelerator is None:
-        return axis == "slice"
-    behind = math.prod(mesh.shape[later] for later in AXES[AXES.index(axis) + 1 :])
-    return size * behind > topology.shape[1]
+        return topology.devices // topology.slices
+    return topology.shape[1]
 
 
 def _roofline(

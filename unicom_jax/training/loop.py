@@ -176,7 +176,8 @@ def train(
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
             if peak and step == start:
-                flops = step_flops(trainer.stage, frozen, batch)
+                share = float(jax.jit(trainer.stage.predicted)(batch))
+                flops = step_flops(trainer.stage, frozen, batch, share)
             if config.profile_steps and step == first_profiled:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True

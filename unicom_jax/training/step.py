@@ -33,6 +33,7 @@ class Stage:
         cannot be split into accumulation steps.
       finish: run once after the last step: (params, frozen) -> params. It may change weights that
         `freeze` holds (the latent statistics); trained ones stay as they are.
+      predicted: share of a batch's slots that predict a token; only there are logits needed.
       facts: what `stage.json` says about the finished weights, besides their number.
     """
 
@@ -43,6 +44,7 @@ class Stage:
     freeze: Sequence[str] = ()
     rows_are_independent: bool = True
     finish: Callable[[Params, Params], Params] | None = None
+    predicted: Callable[[Any], jax.Array | float] = lambda batch: 1.0
     facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
 
 

@@ -93,7 +93,8 @@ def price(collective: Collective, fabric: Fabric) -> list[Exchange]:
         if arrays:
             whole = sum(array.nbytes for array in arrays)
             whole *= len(members) if kind == "all-gather" else 1
-            near, far = _received(kind, whole, members, fabric)
+            domains = len(set(fabric.places[members, 0].tolist()))
+            near, far = received(kind, whole, len(members), domains)
             times = collective.times
             near_seconds, far_seconds = _seconds(kind, near, far, members, fabric)
             exchanges.append(
@@ -152,8 +153,8 @@ def _is_weight(size: int, kind: str, members: int, weights: frozenset[int]) -> b
     return size * (members if kind == "all-gather" else 1) in weights
 
 
-def _received(kind: str, whole: float, members: np.ndarray, fabric: Fabric) -> tuple[float, float]:
-    count, domains = len(members), len(set(fabric.places[members, 0].tolist()))
+def received(kind: str, whole: float, count: int, domains: int) -> tuple[float, float]:
+    """Bytes within and between domains, of a group of `count` devices in `domains` domains."""
     each = count / domains
     if kind == "collective-permute":
         return (0.0, whole) if domains > 1 else (whole, 0.0)

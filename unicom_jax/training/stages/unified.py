@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
@@ -46,4 +47,5 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
         loss=loss,
         weights={term: weight for term, weight in weights.items() if weight},
         freeze=(*held, *settings["freeze"]),
+        predicted=lambda batch: jnp.mean(batch.target_weights != 0),
     )
