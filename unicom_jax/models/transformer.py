@@ -103,7 +103,7 @@ class Transformer(Module):
     """A stack of equal decoder blocks with token embedding and vocabulary head.
 
     `embedding_std`: of fresh token embeddings. Qwen's 0.02 suits a model that learns words first;
-    beside image vectors and block outputs of size 1, words drown (experiments/quickstart.py).
+    beside image vectors and block outputs of size 1, words drown in it.
     """
 
     vocab_size: int
