@@ -19,6 +19,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import ROWS, SLOTS, place
 from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
@@ -94,7 +95,9 @@ class SelfAttention(Module):
     def attend(
         self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
     ) -> jax.Array:
-        y = attention(q, k, v, mask, backend=self.backend, block=self.block)
+        y = attention(
+            q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
+        )
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 
@@ -175,7 +178,7 @@ class Transformer(Module):
 
     def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Token ids (B, S) -> (B, S, W), in the dtype of the table."""
-        return self.embedding(params["embedding"], tokens)
+        return self.embedding(params["embedding"], place(tokens, ROWS, SLOTS))
 
     def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
         """Final hidden states (..., W) -> (..., vocab_size), fp32."""
@@ -219,6 +222,7 @@ class Transformer(Module):
 
     def _run(self, blocks: Params, hidden: jax.Array, angles: tuple, mask: MaskIntervals):
         def block(hidden, params):
+            hidden = place(hidden, ROWS, SLOTS)
             q, k, v = self._project(params, hidden, angles)
             return self._finish(params, hidden, q, k, v, mask), None
 

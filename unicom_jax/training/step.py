@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from unicom_jax.core.activations import on_mesh
 from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
@@ -168,7 +169,8 @@ class Trainer:
             rows = jax.tree.leaves(batch)[0].shape[0]
             keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
-            loss, terms, grads = gradients(trained, held, frozen, batch, keys)
+            with on_mesh(self.mesh):
+                loss, terms, grads = gradients(trained, held, frozen, batch, keys)
             updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
             trained = optax.apply_updates(trained, updates)
             ema = state.ema
@@ -192,7 +194,8 @@ class Trainer:
 
         def step(params: Params, frozen: Params, batch: Any) -> LossTerms:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            return self.stage.loss(params, frozen, batch, row_keys(jax.random.key(0), rows))
+            with on_mesh(self.mesh):
+                return self.stage.loss(params, frozen, batch, row_keys(jax.random.key(0), rows))
 
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
