@@ -64,3 +64,14 @@ def place(x: jax.Array, *axes: MeshAxes) -> jax.Array:
         return x
     split = (fitting(names, size, mesh) for names, size in zip(axes, x.shape, strict=False))
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
+
+
+def own_slots(x: jax.Array) -> jax.Array:
+    """(B, S, ...) -> (B c, S / c, ...): what each of the c devices of a row has, as a row.
+
+    For sums over slots, which then need no slot of another device.
+    """
+    if (mesh := current_mesh()) is None:
+        return x
+    parts = count(fitting(SLOTS, x.shape[1], mesh), mesh)
+    return place(x.reshape(x.shape[0] * parts, x.shape[1] // parts, *x.shape[2:]), PICTURES)

@@ -8,6 +8,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params
@@ -77,4 +78,5 @@ class Pathway(Module):
     def text_terms(self, params: Params, batch: MixedBatch, hidden: jax.Array) -> LossTerms:
         """Terms `text` (nats a token) and `text_accuracy` of hidden states (B, S, W)."""
         logits = partial(self.logits, params)
-        return text_terms(logits, hidden, batch.targets, batch.target_weights, self.text_chunk)
+        slots = map(own_slots, (hidden, batch.targets, batch.target_weights))
+        return text_terms(logits, *slots, self.text_chunk)

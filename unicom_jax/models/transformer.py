@@ -95,9 +95,7 @@ class SelfAttention(Module):
     def attend(
         self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
     ) -> jax.Array:
-        y = attention(
-            q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
-        )
+        y = attention(q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS)
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 
