@@ -29,7 +29,7 @@ TENSOR: MeshAxes = ("tensor",)  # of heads, hidden channels and vocabulary
 
 
 def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """`place` speaks of this mesh inside; for use within a function that is traced."""
+    """`place` speaks of this mesh inside: for a traced function with arguments on its devices."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 

@@ -52,6 +52,8 @@ def sharded_attention(
     """
     rows, heads = fitting(rows, q.shape[0], mesh), fitting(TENSOR, q.shape[2], mesh)
     queries, keys = (fitting(slots, x.shape[1], mesh) for x in (q, k))
+    # Gradients are summed over axes that are not named; those of one device may as well be.
+    rows += tuple(axis for axis in mesh.axis_names if mesh.shape[axis] == 1)
     k, v = (_repeat_heads(x, count(heads, mesh)) for x in (k, v))
 
     def run(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals | None) -> jax.Array:
