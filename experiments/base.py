@@ -234,6 +234,7 @@ def get_config() -> ConfigDict:
                 "qkv_bias": True,
                 "qk_norm": False,
                 "tied_head": True,
+                "embedding_std": 0.02,  # of fresh tokens; images and blocks add numbers near 1
                 "remat": "none",
                 "attention_backend": "dense",
             },

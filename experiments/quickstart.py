@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     )
     config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
     config.unified.transformer.update({"width": 128, "depth": 4, "heads": 4, "mlp_dim": 384})
+    config.unified.transformer.embedding_std = 0.3
     config.pretrain.update(
         {
             "steps": 2600,

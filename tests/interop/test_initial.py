@@ -82,7 +82,9 @@ def test_of_both_towers_only_the_image_tower_comes_where_the_text_tower_is_anoth
 
 
 def test_the_language_model_becomes_the_transformer(tmp_path):
-    config = tiny_config(unified__init_from=str(tmp_path / "qwen"))
+    config = tiny_config(
+        unified__init_from=str(tmp_path / "qwen"), unified__transformer__embedding_std=0.3
+    )
     given = write(tmp_path / "qwen", "qwen", build_unified(config).transformer)
     params, chance = start(config, "pretrain")
     assert same(params["transformer"], given)

@@ -295,3 +295,9 @@ def test_a_cache_that_does_not_fit_is_refused(rows, slots, message):
     hidden, positions = jnp.zeros((1, 2, TINY.width)), _text_positions(1, 2)
     with pytest.raises(ValueError, match=message):
         TINY(params, hidden, positions, mask, TINY.init_cache(rows, slots), 2)
+
+
+def test_fresh_token_embeddings_have_the_deviation_asked_for():
+    module = dataclasses.replace(TINY, vocab_size=4096, embedding_std=0.3)
+    table = module.init(jax.random.key(0))["embedding"]["table"]
+    np.testing.assert_allclose(np.std(table), 0.3, rtol=0.02)

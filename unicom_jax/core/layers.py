@@ -178,13 +178,18 @@ class SwiGlu(Module):
 
 @dataclasses.dataclass(frozen=True)
 class Embedding(Module):
-    """A table of `count` vectors; `attend` scores hidden states against it (a tied head)."""
+    """A table of `count` vectors; `attend` scores hidden states against it (a tied head).
+
+    `stddev`: of the fresh vectors' numbers.
+    """
 
     count: int
     dim: int
+    stddev: float = 0.02
 
     def specs(self) -> Specs:
-        return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), normal(0.02))}
+        init = normal(self.stddev)
+        return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), init)}
 
     def __call__(self, params: Params, ids: jax.Array) -> jax.Array:
         # Vectors are to lie where their ids do, so each device reads whole ones.

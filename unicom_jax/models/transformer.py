@@ -101,7 +101,11 @@ class SelfAttention(Module):
 
 @dataclasses.dataclass(frozen=True)
 class Transformer(Module):
-    """A stack of equal decoder blocks with token embedding and vocabulary head."""
+    """A stack of equal decoder blocks with token embedding and vocabulary head.
+
+    `embedding_std`: of fresh token embeddings. Qwen's 0.02 suits a model that learns words first;
+    next to image vectors and block outputs of size 1, words drown in it (experiments/quickstart.py).
+    """
 
     vocab_size: int
     width: int
@@ -115,6 +119,7 @@ class Transformer(Module):
     qk_norm: bool = False
     tied_head: bool = True
     norm_eps: float = 1e-6
+    embedding_std: float = 0.02
     remat: str = "none"
     attention_backend: str = "dense"
     attention_block: int | None = None
@@ -135,7 +140,7 @@ class Transformer(Module):
 
     @property
     def embedding(self) -> Embedding:
-        return Embedding(self.vocab_size, self.width)
+        return Embedding(self.vocab_size, self.width, self.embedding_std)
 
     @property
     def self_attention(self) -> SelfAttention:
