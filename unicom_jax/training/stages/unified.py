@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import PICTURES, ROWS, place
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
@@ -28,11 +29,13 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
     def look(frozen: Params, batch: MixedBatch) -> tuple[jax.Array, jax.Array]:
         """Features (B, M, N, D) and latents (B, M, n, d) of a batch's images."""
         rows, images = batch.grids.shape[:2]
-        grids = batch.grids.reshape(rows * images, 2)
-        patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
+        grids = place(batch.grids.reshape(rows * images, 2), PICTURES)
+        patches = place(batch.patches.reshape(rows * images, *batch.patches.shape[2:]), PICTURES)
         features = vision(frozen["encoder"], to_unit(patches).astype(dtype), grids)
         latents = codec.encode(frozen["codec"], features, grids)
-        shaped = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
+        # Any slot of a row may hold a token of any of the row's pictures.
+        both = (place(x, ROWS) for x in (features, latents))
+        shaped = (x.reshape(rows, images, *x.shape[1:]) for x in both)
         return tuple(jax.lax.stop_gradient(x) for x in shaped)
 
     def loss(params: Params, frozen: Params, batch: MixedBatch, row_keys: jax.Array) -> LossTerms:
