@@ -42,7 +42,7 @@ def test_an_estimate_prints_a_table_for_all_stages_of_the_configuration(config, 
     assert plan(config, "--topology=h100:8") == 0
     out = capsys.readouterr().out
     assert "8 devices, h100:8 (estimated, nothing" in out
-    assert re.search(r"pretrain: \d+ K trained: transformer", out)
+    assert re.search(r"pretrain: [\d.]+ K trained: transformer", out)
     assert "reduce-scatter" in out
 
 

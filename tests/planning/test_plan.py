@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,16 +12,19 @@ import pytest
 from rich.console import Console
 
 from tests.tiny import tiny_config
+from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.planning.estimate import abstract_mesh, estimate_stage
 from unicom_jax.planning.plan import GIB, plan_stage
 from unicom_jax.planning.program import abstract_batch, assume_flux, make_program, make_stage
 from unicom_jax.planning.search import changed, grid, nearest_fit, search
 from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
+from unicom_jax.training import run
 from unicom_jax.training.flops import computed, step_flops
 
 STAGES = ("encoder", "codec", "pretrain")
 H100 = parse_topology("h100:16")
+REMAT = (("unified.transformer.remat", "full"),)
 
 
 def rows(config, number):
@@ -93,6 +97,20 @@ def test_weights_and_moments_of_a_device_are_its_share(stage):
     assert counted == module.param_count()
     if stage == "encoder":
         assert plan.parameters["text"][1] == 0 < plan.parameters["vision"][1]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_given_what_a_run_gives_it(stage, monkeypatch):
+    config = tiny_config(mesh="fsdp=-1")
+
+    def restore(workdir, stage, module, mesh, parts=None):
+        weights = module.abstract()
+        return {part: weights[part] for part in parts or weights}
+
+    monkeypatch.setattr(run, "_restore", restore)
+    loaded = run._frozen_parts(stage, config, Path("nowhere"), make_mesh("fsdp=-1"))
+    program = make_program(config, stage, abstract_mesh("fsdp=-1", parse_topology("cpu:1")))
+    assert jax.tree.structure(loaded) == jax.tree.structure(program.frozen)
 
 
 def test_rows_that_do_not_divide_are_refused_with_a_number_that_does():
@@ -180,8 +198,10 @@ def test_the_nearest_setting_that_fits_changes_least():
     config = rows(tiny_config(), 64)
     plan = estimate_stage(config, "pretrain", H100)
     short = dataclasses.replace(plan, peak=plan.capacity * 1.01)
-    assert nearest_fit(config, short).values == (("unified.transformer.remat", "full"),)
-    shorter = nearest_fit(config, dataclasses.replace(plan, peak=plan.capacity * 2.0))
+    assert nearest_fit(config, short).values == REMAT
+    full = estimate_stage(changed(config, REMAT), "pretrain", H100)
+    factor = 1.2 * plan.peak / full.peak  # more than remat alone saves
+    shorter = nearest_fit(config, dataclasses.replace(plan, peak=plan.capacity * factor))
     assert ("unified.transformer.remat", "full") in shorter.values
     assert dict(shorter.values)["pretrain.accumulate"] > 1
     assert nearest_fit(config, dataclasses.replace(plan, peak=1e6 * GIB * GIB)) is None

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 from data_pipelines.build import image_policy
 from data_pipelines.pictures import PictureBatch
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
-from unicom_jax.core.module import Module, Specs, iter_specs
+from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
 from unicom_jax.interop.autoencoder import adopt_autoencoder
 from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.build import autoencoder_path, build_codec, build_encoder, build_space
@@ -42,7 +42,7 @@ class StepProgram:
     trainer: Trainer
     state: TrainState
     frozen: Any
-    frozen_modules: tuple[Module, ...]
+    frozen_specs: Specs
     batch: Any
     tokens: int
     images: int
@@ -73,12 +73,12 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
     images, patches = _images(config, name)
     tokens = settings.batch_size * settings.get("sequence_length", patches)
-    modules = _frozen_modules(config, name)
+    frozen = _frozen_specs(config, name)
     return StepProgram(
         trainer=trainer,
         state=trainer.abstract_state(),
-        frozen={part: _placed(part, module, mesh) for part, module in modules.items()},
-        frozen_modules=tuple(modules.values()),
+        frozen={part: _placed(part, specs, mesh) for part, specs in frozen.items()},
+        frozen_specs=frozen,
         batch=placed,
         tokens=tokens,
         images=images,
@@ -143,26 +143,27 @@ def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
     )
 
 
-def _frozen_modules(config: ConfigDict, name: str) -> dict[str, Module]:
-    """The parts that a stage reads and does not train, as `frozen` names them."""
-    modules: dict[str, Module] = {}
+def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
+    """What a stage reads and does not train, as far as `training.run` loads it."""
+    specs: dict[str, Specs] = {}
     if name != "encoder":
-        modules["encoder"] = build_encoder(config).vision
+        specs["encoder"] = build_encoder(config).vision.specs()
     if name == "codec" and isinstance(space := build_space(config), LatentSpace):
-        modules[AUTOENCODER] = space.autoencoder
+        specs[AUTOENCODER] = space.autoencoder.specs()
     if name in unified.NAMES:
-        modules["codec"] = build_codec(config)
-    return modules
+        specs["codec"] = build_codec(config).specs()
+    return specs
 
 
-def _placed(name: str, module: Module, mesh: Mesh) -> Any:
+def _placed(part: str, specs: Specs, mesh: Mesh) -> Any:
     """As a run places it: sharded like trained weights, an autoencoder whole on every device."""
-    abstract, places = module.abstract(), sharding.param_shardings(module.specs(), mesh)
-    if name == AUTOENCODER:
-        places = jax.tree.map(lambda x: sharding.replicated(mesh), abstract)
-    return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), abstract, places
-    )
+
+    def place(spec: ParamSpec) -> jax.ShapeDtypeStruct:
+        everywhere = part == AUTOENCODER
+        where = sharding.replicated(mesh) if everywhere else sharding.param_sharding(spec, mesh)
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where)
+
+    return map_specs(place, specs)
 
 
 def local_bytes(tree: Any) -> int:
@@ -180,7 +181,7 @@ def weight_sizes(program: StepProgram, mesh: Mesh) -> frozenset[int]:
     gathered over one kind of axis.
     """
     sizes: set[int] = set()
-    for specs in _all_specs(program):
+    for specs in (program.stage.module.specs(), program.frozen_specs):
         for _, spec in iter_specs(specs):
             placed = sharding.param_sharding(spec, mesh).spec
             cuts = {_devices(mesh, axes) for axes in placed} | {1}
@@ -193,10 +194,6 @@ def weight_sizes(program: StepProgram, mesh: Mesh) -> frozenset[int]:
 def _devices(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
     names = (axes,) if isinstance(axes, str) else axes or ()
     return math.prod(mesh.shape[name] for name in names)
-
-
-def _all_specs(program: StepProgram) -> list[Specs]:
-    return [module.specs() for module in (program.stage.module, *program.frozen_modules)]
 
 
 def assume_flux(config: ConfigDict) -> str:
