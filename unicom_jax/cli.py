@@ -1,4 +1,4 @@
-"""The `unicom` command: train, sample, evaluate, report, import, export, data."""
+"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sampl
 from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.interop.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
+from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
@@ -125,6 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
+    add_plan_flags(_command(commands, "plan", _plan, PLAN, PLAN_EXAMPLES, overrides=True))
     add_sample_flags(_command(commands, "sample", _sample, SAMPLE, SAMPLE_EXAMPLES))
     _add_run_commands(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
@@ -223,6 +225,12 @@ def _train(args: argparse.Namespace) -> None:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
     with stop_signals() as stop, group.noticing_loss():
         run_stages(config, Path(args.workdir), _console(group.index > 0), stages, group, stop)
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from unicom_jax.planning.command import run_plan
+
+    run_plan(args, _console())
 
 
 def _sample(args: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unicom_jax.core.activations import PICTURES, ROWS, place
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
@@ -37,15 +38,17 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
         Features that the batch brings along are taken as they are: the encoder does not run.
         """
         rows, images = batch.grids.shape[:2]
-        grids = batch.grids.reshape(rows * images, 2)
+        grids = place(batch.grids.reshape(rows * images, 2), PICTURES)
         pictures = batch.patches if batch.features is None else batch.features
-        pictures = pictures.reshape(rows * images, *pictures.shape[2:])
+        pictures = place(pictures.reshape(rows * images, *pictures.shape[2:]), PICTURES)
         if batch.features is None:
             features = vision(frozen["encoder"], to_unit(pictures).astype(dtype), grids)
         else:
             features = pictures.astype(dtype)
         latents = codec.encode(frozen["codec"], features, grids)
-        shaped = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
+        # Any slot of a row may hold a token of any of the row's pictures.
+        both = (place(x, ROWS) for x in (features, latents))
+        shaped = (x.reshape(rows, images, *x.shape[1:]) for x in both)
         return tuple(jax.lax.stop_gradient(x) for x in shaped)
 
     def loss(params: Params, frozen: Params, batch: MixedBatch, row_keys: jax.Array) -> LossTerms:
