@@ -20,6 +20,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "unicom_jax.training": (*BELOW, "unicom_jax.parallel", "unicom_jax.interop"),
     "unicom_jax.inference": (*BELOW, "unicom_jax.parallel", "unicom_jax.interop"),
     "unicom_jax.evaluation": (*BELOW, "unicom_jax.interop", "unicom_jax.inference"),
+    "unicom_jax.planning": (
+        *BELOW,
+        "unicom_jax.parallel",
+        "unicom_jax.interop",
+        "unicom_jax.training",
+    ),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),

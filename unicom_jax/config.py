@@ -121,7 +121,10 @@ LATER = {
     "data.source.image": "image",
     "data.source.captions": "",
     "data.scenes.jitter": 0.025,
+    "data.max_unreadable": 0.1,  # older runs had no bound
+    "data.packed": "",
     "codec.autoencoder.path": "",
+    "unified.transformer.embedding_std": 0.02,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,
@@ -145,11 +148,15 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
+    **{f"{stage}.offload_optimizer": False for stage in STAGES},
     **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},
 }
 MAY_CHANGE = (
     *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "keep_best"),
-    *("max_rollbacks", "stages", "mesh"),
+    *("max_rollbacks", "stages"),
+    # How and where batches are made and moments lie, which does not change them.
+    *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
+    "offload_optimizer",
 )
 
 

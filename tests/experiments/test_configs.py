@@ -26,7 +26,7 @@ from unicom_jax.models.build import build_codec, build_encoder, build_space, bui
 from unicom_jax.models.flux import FLUX_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
-from unicom_jax.parallel.mesh import parse_mesh
+from unicom_jax.parallel.mesh import AXES, parse_mesh
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.run import ORDER
 from unicom_jax.training.settings import check_settings
@@ -279,11 +279,15 @@ def test_the_template_is_qwens_chat_form(paper):
     assert turn == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>"
 
 
-def test_the_mesh_fits_a_pod(paper):
-    assert dict(zip(("fsdp", "tensor"), parse_mesh(paper.mesh, 256)[2::2], strict=True)) == {
-        "fsdp": 64,
-        "tensor": 4,
-    }
+def test_weights_are_sharded_over_64_devices_of_a_pod_in_whole_tiles(paper):
+    assert dict(zip(AXES, parse_mesh(paper.mesh, 256), strict=True)) == {
+        "slice": 1, "data": 4, "fsdp": 64, "context": 1, "tensor": 1,
+    }  # fmt: skip
+    assert paper.unified.transformer.width // 64 % 8 == 0
+
+
+def test_the_batches_divide_over_256_devices(paper):
+    assert all(paper[stage].batch_size % 256 == 0 for stage in paper.stages)
 
 
 # --- what the documentation says

@@ -17,7 +17,7 @@ from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.models.transformer import Transformer
-from unicom_jax.training.flops import step_flops
+from unicom_jax.training.flops import computed, step_flops
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
 from unicom_jax.training.stages.unified import unified_stage
@@ -121,6 +121,22 @@ def test_the_unified_stage_tells_how_many_slots_predict_a_token():
     stage = unified_stage("pretrain", tiny_config())
     batch = ours.make_batch(Standard(text_tokens=129, grid=8))
     assert float(jax.jit(stage.predicted)(batch)) == pytest.approx(128 / 193)
+
+
+def test_what_the_backward_pass_computes_again_is_computed_but_not_needed():
+    batch = jnp.zeros((B, S), jnp.int32)
+    plain, remat = (language_stage(remat=remat) for remat in ("none", "full"))
+    assert computed(plain, {}, batch)[0] == step_flops(plain, {}, batch)
+    # The blocks' forward pass once more, but not its last product: no gradient asks for it.
+    blocks = (step_flops(plain, {}, batch) - 3 * 2 * B * S * D * 40) / 3
+    last = 3 * 2 * B * S * 24 * D
+    assert computed(remat, {}, batch)[0] == step_flops(plain, {}, batch) + blocks - last
+
+
+def test_the_bytes_of_products_are_those_of_factors_and_results():
+    stage = chain_stage(("a", "b"))  # x a, x b, x c, and the gradient of c
+    product = (2 * B * D + D * D) * 4
+    assert computed(stage, {}, jnp.zeros((B, D)))[1] == 4 * product
 
 
 @pytest.mark.parametrize("pathway", ["transfusion", "query"])

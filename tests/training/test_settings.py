@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.models.build import build_codec, build_encoder
-from unicom_jax.training.settings import check_settings
+from unicom_jax.training.settings import check_on_mesh, check_settings
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,14 @@ def test_a_setting_that_cannot_be_is_named_with_what_it_may_be(key, value, messa
     with pytest.raises(ConfigError, match=message) as error:
         check_settings(tiny_config(**{key: value}), ("codec", "pretrain"))
     assert "\n" not in str(error.value)
+
+
+def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
+    config = tiny_config(pretrain__sequence_length=90)
+    check_on_mesh("pretrain", config.pretrain, {"context": 2})
+    check_on_mesh("codec", config.codec, {"context": 4})  # pictures are not split
+    with pytest.raises(ConfigError, match="pretrain.sequence_length=90 .* over context=4 of the"):
+        check_on_mesh("pretrain", config.pretrain, {"context": 4})
 
 
 def test_only_the_stages_that_run_are_looked_at():

@@ -54,7 +54,9 @@ def count_slices(devices: Sequence[jax.Device]) -> int:
 
     JAX calls each GPU node a slice too. There the order of the processes lays nodes out.
     """
-    return len({device.slice_index for device in devices if device.platform == "tpu"}) or 1
+    # A device that is only compiled for does not say where there is one slice.
+    tpus = (device for device in devices if device.platform == "tpu")
+    return len({getattr(device, "slice_index", 0) or 0 for device in tpus}) or 1
 
 
 def arrange(text: str, devices: Sequence[jax.Device]) -> np.ndarray:
@@ -88,11 +90,7 @@ def make_mesh(text: str = "fsdp=-1", devices: Sequence[jax.Device] | None = None
         (`parallel/accelerators.py`).
 
     Raises:
-      ValueError: as `arrange`, or a `context` axis: no computation is split along it yet.
+      ValueError: as `arrange`.
     """
     arranged = arrange(text, jax.devices() if devices is None else devices)
-    if arranged.shape[AXES.index("context")] > 1:
-        raise ValueError(
-            f"mesh={text!r}: sequences are not split over devices yet; use fsdp or data instead"
-        )
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))

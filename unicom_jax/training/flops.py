@@ -15,7 +15,7 @@ is counted by the same few rules. XLA's own `cost_analysis` counts a scanned lay
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -41,6 +41,27 @@ def step_flops(stage: Stage, frozen: Params, batch: Any, predicted: float = 1.0)
     Raises:
       ValueError: a product in a loop whose length is unknown.
     """
+    total, arguments = loss_of(stage, frozen, batch)
+    traced = jax.make_jaxpr(total)(*arguments)
+    learns = [True] * len(jax.tree.leaves(arguments[0]))
+    learns += [False] * (len(traced.jaxpr.invars) - len(learns))
+    return _count(traced.jaxpr, learns, predicted)[0]
+
+
+def computed(stage: Stage, frozen: Params, batch: Any) -> tuple[float, float]:
+    """Operations with what the backward pass computes again, and bytes of all products' arrays.
+
+    Every slot predicts a token. The bytes are those of factors and results, each once a product.
+    """
+    total, arguments = loss_of(stage, frozen, batch)
+    jaxpr = jax.make_jaxpr(jax.value_and_grad(total))(*arguments).jaxpr
+    nothing = [False] * len(jaxpr.invars)  # the gradient's products are there already
+    moved = dict.fromkeys(PRODUCTS, _moved)
+    return _count(jaxpr, nothing)[0], _count(jaxpr, nothing, products=moved)[0]
+
+
+def loss_of(stage: Stage, frozen: Params, batch: Any) -> tuple[Callable[..., jax.Array], tuple]:
+    """A stage's loss, and the shapes and types to trace it on: (trained, held, frozen, batch)."""
 
     def total(trained: Params, held: Params, frozen: Params, batch: Any) -> jax.Array:
         keys = row_keys(jax.random.key(0), jax.tree.leaves(batch)[0].shape[0])
@@ -49,22 +70,23 @@ def step_flops(stage: Stage, frozen: Params, batch: Any, predicted: float = 1.0)
             terms, stage.weights, {name: count for name, (_, count) in terms.items()}
         )
 
-    trained, held = split(stage.module.abstract(), stage.freeze)
-    frozen, batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (frozen, batch))
-    traced = jax.make_jaxpr(total)(trained, held, frozen, batch)
-    learns = [True] * len(jax.tree.leaves(trained))
-    learns += [False] * (len(traced.jaxpr.invars) - len(learns))
-    return _count(traced.jaxpr, learns, predicted)[0]
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (frozen, batch))
+    return total, (*split(stage.module.abstract(), stage.freeze), *shapes)
 
 
 def _count(
-    jaxpr: Jaxpr, learns: Sequence[bool], predicted: float = 1.0
+    jaxpr: Jaxpr,
+    learns: Sequence[bool],
+    predicted: float = 1.0,
+    products: Mapping[str, Callable[[JaxprEqn], float]] | None = None,
 ) -> tuple[float, list[bool]]:
     """Operations of a program, and which of its outputs have a gradient.
 
     Args:
       learns: for each input whether it has a gradient.
+      products: what one product counts, by its primitive; by default operations, `PRODUCTS`.
     """
+    products = PRODUCTS if products is None else products
     known = dict.fromkeys(jaxpr.constvars, False) | dict(zip(jaxpr.invars, learns, strict=True))
 
     def has_gradient(variable: Any) -> bool:
@@ -72,7 +94,9 @@ def _count(
 
     total = 0.0
     for eqn in _needed(jaxpr):
-        flops, out = _count_one(eqn, [has_gradient(variable) for variable in eqn.invars], predicted)
+        flops, out = _count_one(
+            eqn, [has_gradient(variable) for variable in eqn.invars], predicted, products
+        )
         total += flops
         known |= zip(eqn.outvars, out, strict=True)
     return total, [has_gradient(variable) for variable in jaxpr.outvars]
@@ -89,16 +113,19 @@ def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
     return kept[::-1]
 
 
-def _count_one(eqn: JaxprEqn, learns: list[bool], predicted: float) -> tuple[float, list[bool]]:
+def _count_one(
+    eqn: JaxprEqn, learns: list[bool], predicted: float, products: Mapping
+) -> tuple[float, list[bool]]:
     name, params = eqn.primitive.name, eqn.params
-    if name in PRODUCTS:
-        return PRODUCTS[name](eqn) * (1 + sum(learns)), [any(learns)]
+    if name in products:
+        return products[name](eqn) * (1 + sum(learns)), [any(learns)]
     if name == "stop_gradient":
         return 0.0, [False]
     if name == "scan":
-        return _count_scan(params, learns, predicted)
+        return _count_scan(params, learns, predicted, products)
     if name == "cond":
-        counted = [_count(branch.jaxpr, learns[1:], predicted) for branch in params["branches"]]
+        branches = params["branches"]
+        counted = [_count(one.jaxpr, learns[1:], predicted, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]
         least, most = min(flops for flops, _ in counted), max(flops for flops, _ in counted)
         return least + predicted * (most - least), out
@@ -107,16 +134,16 @@ def _count_one(eqn: JaxprEqn, learns: list[bool], predicted: float) -> tuple[flo
         if any(_count(body, [True] * len(body.invars))[0] for body in inner):
             raise ValueError("a product in a while loop cannot be counted; use jax.lax.scan")
     elif len(inner) == 1 and len(inner[0].invars) == len(learns):  # jit, checkpoint, custom_vjp
-        return _count(inner[0], learns, predicted)
+        return _count(inner[0], learns, predicted, products)
     return 0.0, [any(learns)] * len(eqn.outvars)
 
 
 def _count_scan(
-    params: dict[str, Any], learns: list[bool], predicted: float
+    params: dict[str, Any], learns: list[bool], predicted: float, products: Mapping
 ) -> tuple[float, list[bool]]:
     first, carried = params["num_consts"], params["num_carry"]
     while True:  # what one turn gives the carry a gradient, the next one has from its start
-        flops, out = _count(params["jaxpr"].jaxpr, learns, predicted)
+        flops, out = _count(params["jaxpr"].jaxpr, learns, predicted, products)
         carry = learns[first : first + carried]
         grown = [before or after for before, after in zip(carry, out[:carried], strict=True)]
         if grown == carry:
@@ -138,6 +165,11 @@ def _convolution(eqn: JaxprEqn) -> float:
     kernel, out = eqn.invars[1].aval.shape, eqn.outvars[0].aval.shape
     outputs = kernel[eqn.params["dimension_numbers"].rhs_spec[0]]
     return 2.0 * math.prod(out) * math.prod(kernel) / outputs
+
+
+def _moved(eqn: JaxprEqn) -> float:
+    arrays = (variable.aval for variable in (*eqn.invars, *eqn.outvars))
+    return float(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
 
 
 PRODUCTS = {"dot_general": _matrix_product, "conv_general_dilated": _convolution}

@@ -31,7 +31,7 @@ from unicom_jax.training.stopping import Stopped
 
 # First batch -> batches from there on, this process's rows.
 Batches = Callable[[int], Loader]
-LOST = ("broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
+LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,16 +66,24 @@ class LoopConfig:
     wandb_project: str = ""
 
 
-def data_shares(counts: Counter, before: Counter) -> dict[str, float]:
-    """What became of the documents between two states of `Loader.counts`.
+def data_shares(
+    counts: Counter, before: Counter, group: ProcessGroup | None = None
+) -> dict[str, float]:
+    """What became of the documents between two states of `Loader.counts`, in all processes.
 
-    `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
-    their caption cut, over those that were used; `data/filled`: share of the slots in use.
+    `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
+    or had their caption cut, over those that were used; `data/filled`: share of the slots in use;
+    `data/restarts`: how often workers that died were started again.
     """
-    new = Counter({name: counts[name] - before[name] for name in counts})
+    group, own = group or ProcessGroup(), {name: counts[name] - before[name] for name in counts}
+    new: Counter = Counter()
+    for told in group.gather("counts of the data", json.dumps(own)):
+        new.update(json.loads(told))
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
     if new["room"]:
         shares["data/filled"] = new["slots"] / new["room"]
+    if new["restarts"]:
+        shares["data/restarts"] = new["restarts"]
     return shares
 
 
@@ -216,7 +224,7 @@ def train(
                 saver.look()
                 if step > start:  # the first step's rates are the compiler's
                     values |= window.rates(tokens_per_step, flops, peak)
-                values |= data_shares(stream.counts, counts)
+                values |= data_shares(stream.counts, counts, group)
                 counts = stream.counts.copy()
                 values |= {
                     "rollbacks": position.rollbacks,

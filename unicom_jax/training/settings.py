@@ -44,6 +44,20 @@ def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
         _check_stage(stage, config[stage])
 
 
+def check_on_mesh(stage: str, settings: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+    """Looks at what a mesh of these sizes asks of a stage.
+
+    Raises:
+      ConfigError: its rows do not divide over the mesh's `context` axis.
+    """
+    slots, parts = settings.get("sequence_length", 0), sizes["context"]
+    if slots % parts:
+        raise ConfigError(
+            f"{stage}.sequence_length={slots} does not divide over context={parts} of the mesh; "
+            "make it a multiple, or give the devices to another axis"
+        )
+
+
 def _check_stage(stage: str, settings: Mapping[str, Any]) -> None:
     for name, least in AT_LEAST.items():
         if settings[name] < least:

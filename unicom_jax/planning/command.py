@@ -1,0 +1,113 @@
+"""What `unicom plan` does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from unicom_jax.config import ConfigError, resolve
+from unicom_jax.parallel.plan.topology import Topology, missing_compiler, parse_topology
+from unicom_jax.planning.estimate import estimate_stage
+from unicom_jax.planning.plan import GIB, StagePlan, plan_stage
+from unicom_jax.planning.program import assume_flux
+from unicom_jax.planning.search import nearest_fit, search
+from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
+from unicom_jax.training.run import ORDER
+from unicom_jax.training.settings import check_settings
+
+
+class DoesNotFit(Exception):
+    """A stage needs more memory than a device has. The message names what should fit."""
+
+
+def run_plan(args: argparse.Namespace, console: Console) -> None:
+    """Prints the plan of `args` (`planning/plan_flags.py`).
+
+    Raises:
+      ConfigError: an unknown stage or key, or a setting that cannot be.
+      ValueError: a topology that cannot be, or a mesh or batch that does not divide over it.
+      DoesNotFit: a stage needs more memory than there is.
+    """
+    os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator that is here stays free
+    config, topology = (
+        resolve(args.config, args.overrides),
+        parse_topology(args.topology, args.slices),
+    )
+    stages = tuple(args.stage.split(",")) if args.stage else config.stages
+    for name in stages:
+        if name not in ORDER:
+            raise ConfigError(f"--stage={name} is unknown; stages are {', '.join(ORDER)}")
+    check_settings(config, stages)
+    for note in filter(None, (assume_flux(config), _about_compiler(topology, args.estimate))):
+        console.print(f"! {note}", markup=False, soft_wrap=True)
+    if args.search:
+        _search(config, stages, topology, 0 if args.estimate else args.compile, console)
+        return
+    keep = Path(args.keep) if args.keep else None
+    compiles = not (args.estimate or missing_compiler(topology))
+    make = partial(plan_stage, keep=keep) if compiles else estimate_stage
+    plans = []
+    for name in stages:
+        with console.status(f"{name}: planning for {topology}"):
+            plans.append(make(config, name, topology))
+    _show(plans, console)
+    _check_fit(config, plans)
+
+
+def _about_compiler(topology: Topology, estimate: bool) -> str:
+    missing = missing_compiler(topology)
+    return f"an estimate; a real plan needs {missing}" if missing and not estimate else ""
+
+
+def _show(plans: Sequence[StagePlan], console: Console) -> None:
+    console.print(plan_table(plans))
+    for plan in plans:
+        console.print(parameter_line(plan), markup=False)
+    for plan in plans:
+        if plan.roofline and plan.roofline.exchanges:
+            console.print(exchange_table(plan))
+        if plan.unknown_loops:
+            console.print(
+                f"! {plan.stage}: {plan.unknown_loops} loops of unknown length count once"
+            )
+
+
+def _search(
+    config: ConfigDict, stages: Sequence[str], topology: Topology, best: int, console: Console
+) -> None:
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    for name in stages:
+        settings = search(config, name, topology, best, say)
+        if not settings:
+            raise ConfigError(
+                f"no mesh of {topology} divides {name}.batch_size={config[name].batch_size}; "
+                f"give a batch_size with more factors of two"
+            )
+        console.print(search_table(name, settings))
+        say(f"best: {settings[0].flags}")
+
+
+def _check_fit(config: ConfigDict, plans: Sequence[StagePlan]) -> None:
+    """Raises DoesNotFit for the first plan that needs too much."""
+    for plan in plans:
+        if plan.fits:
+            continue
+        needs = f"{plan.peak / GIB:.0f} GiB" if plan.peak else "more"
+        mend = nearest_fit(config, plan)
+        hint = (
+            f"{mend.flags} should fit ({mend.plan.peak / GIB:.0f} GiB by an estimate)"
+            if mend
+            else "no mesh, remat or parts of the batch make it fit; take more devices"
+        )
+        raise DoesNotFit(
+            f"{plan.stage} needs {needs} of a device's {plan.capacity / GIB:.0f} GiB on "
+            f"{plan.topology}; {hint}"
+        )

@@ -1,0 +1,223 @@
+"""A plan without a compiler: bytes from the shardings, all else by formula. It says that it is one.
+
+Memory is what lies on a device (weights, moments, average, frozen parts, batch), the gradients,
+what the backward pass keeps of the forward pass (as JAX traces it, remat included), and twice the
+largest array in between. Main memory's traffic is what lies there, written and read once a step,
+and the factors and results of all products: the scores of attention among them, which no fusion
+keeps on the chip. Links carry what the placement asks for:
+
+    weights   gathered over fsdp for the forward and the backward pass, gradients scattered back
+    tensor    two all-reduces of a layer's hidden states, forward and backward
+    slice     gradients, reduced over slices (and `data`)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import AbstractMesh, AxisType
+from ml_collections import ConfigDict
+
+from unicom_jax.config import to_json
+from unicom_jax.core.module import iter_specs
+from unicom_jax.parallel import sharding
+from unicom_jax.parallel.accelerators import preset_mesh
+from unicom_jax.parallel.mesh import AUTO, AXES, parse_mesh
+from unicom_jax.parallel.plan.roofline import Part, Roofline
+from unicom_jax.parallel.plan.topology import Topology
+from unicom_jax.parallel.plan.traffic import Exchange, received
+from unicom_jax.planning.plan import StagePlan, facts_of
+from unicom_jax.planning.program import StepProgram, local_bytes, make_program
+from unicom_jax.training.flops import computed, loss_of, step_flops
+from unicom_jax.training.state import split
+
+
+@dataclasses.dataclass(frozen=True)
+class Traced:
+    """What the loss of a batch of `rows` takes, however it is placed.
+
+    Attributes:
+      model_flops, computed_flops: without and with what is computed again.
+      moved: bytes of the products' factors and results.
+      kept: bytes that the backward pass keeps of the forward pass.
+      largest: bytes of the largest array in between.
+    """
+
+    rows: int
+    model_flops: float
+    computed_flops: float
+    moved: float
+    kept: float
+    largest: float
+
+
+_TRACED: dict[str, Traced] = {}  # tracing takes seconds, and a search asks for many meshes
+
+
+def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePlan:
+    """As `plan_stage`, with nothing compiled."""
+    mesh = abstract_mesh(config.mesh, topology)
+    program = make_program(config, name, mesh)
+    traced = _trace_once(config, name, program)
+    rows = config[name].batch_size / traced.rows
+    facts = facts_of(config, name, topology, program)
+    shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    trained, _ = split(program.state.params, program.stage.freeze)
+    held, gradients = sum(facts["held"].values()), local_bytes(trained)
+    at_once = rows * (traced.kept + 2 * traced.largest) / (shards * config[name].accumulate)
+    flops = rows * traced.computed_flops / topology.devices
+    moved = 2 * (held + gradients) + rows * traced.moved / topology.devices
+    exchanges = tuple(_exchanges(config, program, topology, shards))
+    return StagePlan(
+        **facts,
+        model_flops=rows * traced.model_flops,
+        peak=held + gradients + at_once,
+        computed_flops=flops,
+        roofline=_roofline(topology, flops, moved, exchanges),
+        estimated=True,
+    )
+
+
+def _trace_once(config: ConfigDict, name: str, program: StepProgram) -> Traced:
+    """All that it holds grows with the rows, so another number of them needs no new trace."""
+    same = config.copy_and_resolve_references()
+    same.mesh, same[name].accumulate, same[name].batch_size = "", 1, 1
+    key = f"{name} {to_json(same)}"
+    if key not in _TRACED:
+        loss, rows = (program.stage, program.frozen, program.batch), config[name].batch_size
+        counts = step_flops(*loss), *computed(*loss)
+        _TRACED[key] = Traced(rows, *counts, *_activations(program))
+    return _TRACED[key]
+
+
+def abstract_mesh(text: str, topology: Topology) -> AbstractMesh:
+    """The mesh of a line of `parallel.mesh`, without devices."""
+    if text == AUTO:
+        text = preset_mesh(topology.device_kind, topology.devices, topology.slices)
+    sizes = parse_mesh(text, topology.devices)
+    if topology.slices > 1 and sizes[0] != topology.slices:
+        raise ValueError(
+            f"mesh={text!r} has slice={sizes[0]}, but there are {topology.slices} slices; write "
+            f"slice={topology.slices}"
+        )
+    return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+# ---- memory -----------------------------------------------------------------------------------
+
+
+def _activations(program: StepProgram) -> tuple[float, float]:
+    """Bytes that the backward pass keeps of the forward pass, and of the largest array between.
+
+    Of the whole batch. Weights among what is kept are no activations.
+    """
+    total, arguments = loss_of(program.stage, program.frozen, program.batch)
+    given = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments)}
+
+    def backward(trained: Any, *others: Any) -> Any:
+        return jax.vjp(lambda trained: total(trained, *others), trained)[1]
+
+    kept = jax.eval_shape(backward, *arguments)
+    own = [x for x in jax.tree.leaves(kept) if (x.shape, x.dtype) not in given]
+    largest = max(_sizes(jax.make_jaxpr(total)(*arguments).jaxpr, given), default=0)
+    return float(sum(map(_nbytes, own))), float(largest)
+
+
+def _nbytes(array: Any) -> int:
+    return int(np.prod(array.shape)) * array.dtype.itemsize
+
+
+def _sizes(jaxpr: Jaxpr, given: set) -> Iterator[int]:
+    """Bytes of every value that a program computes."""
+    for eqn in jaxpr.eqns:
+        for value in eqn.outvars:
+            aval = value.aval
+            if hasattr(aval, "shape") and (aval.shape, aval.dtype) not in given:
+                yield int(np.prod(aval.shape)) * getattr(aval.dtype, "itemsize", 4)
+        for inner in eqn.params.values():
+            if isinstance(inner, ClosedJaxpr):
+                yield from _sizes(inner.jaxpr, given)
+            elif isinstance(inner, Jaxpr):
+                yield from _sizes(inner, given)
+
+
+# ---- links ------------------------------------------------------------------------------------
+
+
+def _exchanges(
+    config: ConfigDict, program: StepProgram, topology: Topology, shards: int
+) -> Iterator[Exchange]:
+    mesh, parts = program.trainer.mesh, program.trainer.accumulate
+    bytes_each = np.dtype(jax.numpy.dtype(config.compute_dtype)).itemsize
+    trained, _ = split(program.stage.module.specs(), program.stage.freeze)
+    specs = [spec for _, spec in iter_specs(trained)]
+    weights = sum(_over_tensor(spec, mesh) for spec in specs)
+
+    def exchange(kind: str, axes: tuple[str, ...], what: str, whole: float) -> Iterator[Exchange]:
+        if math.prod(mesh.shape[axis] for axis in axes) > 1:
+            yield _exchange(kind, axes, what, whole, mesh, topology)
+
+    yield from exchange("all-gather", ("fsdp",), "weights", 2 * parts * weights * bytes_each)
+    yield from exchange("reduce-scatter", ("fsdp",), "weights", parts * weights * 4)
+    copies = ("slice", "data")
+    yield from exchange("all-reduce", copies, "weights", weights / mesh.shape["fsdp"] * 4)
+    outward = [spec for spec in specs if spec.axes[-2:-1] in (("heads",), ("mlp",))]
+    hidden = sum(spec.size // spec.shape[-2] for spec in outward)  # layers x width
+    whole = 2 * program.tokens / shards * hidden * bytes_each  # forward and backward
+    yield from exchange("all-reduce", ("tensor",), "activations", whole)
+
+
+def _over_tensor(spec: Any, mesh: Any) -> float:
+    placed = sharding.param_sharding(spec, mesh).spec
+    names = {name for axes in placed for name in ((axes,) if isinstance(axes, str) else axes or ())}
+    return spec.size / (mesh.shape["tensor"] if "tensor" in names else 1)
+
+
+def _exchange(
+    kind: str, axes: tuple[str, ...], what: str, whole: float, mesh: Any, topology: Topology
+) -> Exchange:
+    """Links carry half of what a torus has: which of them a group can use is not looked at."""
+    members = _members(axes, mesh)
+    domains = len(set((members // _domain(topology)).tolist()))
+    near, far = received(kind, whole, len(members), domains)
+    accelerator = topology.accelerator
+    if accelerator is None:
+        return Exchange(kind, axes, what, 1, near, far, 0.0, 0.0)
+    rate = accelerator.link * max(accelerator.torus, 1)
+    used = tuple(axis for axis in axes if mesh.shape[axis] > 1)
+    return Exchange(kind, used, what, 1, near, far, near / rate, far / accelerator.network)
+
+
+def _members(axes: tuple[str, ...], mesh: Any) -> np.ndarray:
+    """Numbers of the devices along some axes of a mesh that start at the first one."""
+    numbers = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
+    first = tuple(slice(None) if axis in axes else 0 for axis in mesh.shape)
+    return numbers[first].ravel()
+
+
+def _domain(topology: Topology) -> int:
+    """Devices that fast links join: a slice's, or a node's."""
+    if topology.is_tpu or topology.accelerator is None:
+        return topology.devices // topology.slices
+    return topology.shape[1]
+
+
+def _roofline(
+    topology: Topology, flops: float, moved: float, exchanges: tuple[Exchange, ...]
+) -> Roofline:
+    accelerator = topology.accelerator
+    if accelerator is None:
+        return Roofline((), exchanges)
+    seconds = (
+        flops / accelerator.flops,
+        moved / accelerator.hbm,
+        sum(one.near_seconds for one in exchanges),
+        sum(one.far_seconds for one in exchanges),
+    )
+    return Roofline((Part("step", 1, seconds),), exchanges)

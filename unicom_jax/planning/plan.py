@@ -1,0 +1,232 @@
+"""A stage's plan: its step compiled for hardware that is not here, and what that says.
+
+Without a compiler for the hardware, `planning/estimate.py` makes a plan of the same form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from unicom_jax.core.module import iter_specs
+from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.parallel.plan.costs import count_costs
+from unicom_jax.parallel.plan.hlo import parse_program
+from unicom_jax.parallel.plan.roofline import Roofline, make_roofline
+from unicom_jax.parallel.plan.topology import Topology, open_devices
+from unicom_jax.parallel.plan.traffic import fabric_of
+from unicom_jax.planning.program import (
+    StepProgram,
+    local_bytes,
+    make_program,
+    weight_sizes,
+)
+from unicom_jax.training.flops import step_flops
+from unicom_jax.training.state import split
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class StagePlan:
+    """What a step of a stage takes. Bytes and FLOPs are one device's, but for `model_flops`.
+
+    Attributes:
+      mesh: sizes of its axes.
+      parameters: {part: (weights, trained ones of them)}.
+      held: {what: bytes that lie on a device between steps}.
+      peak: bytes at the step's highest point; None where the compiler gave up before it knew.
+      parts: that a batch is accumulated from.
+      model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`).
+      computed_flops: what the program does for them on one device, remat and copies included.
+      computed_flops, roofline: None where the compiler gave up.
+      estimated: nothing was compiled.
+      seconds: that compiling took.
+      unknown_loops: loops of the program whose length its text does not tell.
+    """
+
+    stage: str
+    topology: Topology
+    mesh: Mapping[str, int]
+    parameters: Mapping[str, tuple[int, int]]
+    rows: int
+    parts: int
+    tokens: int
+    images: int
+    steps: int
+    held: Mapping[str, int]
+    model_flops: float
+    peak: float | None
+    computed_flops: float | None
+    roofline: Roofline | None
+    estimated: bool
+    seconds: float = 0.0
+    unknown_loops: int = 0
+
+    @property
+    def capacity(self) -> float | None:
+        """Bytes of a device's memory; None of a CPU's."""
+        accelerator = self.topology.accelerator
+        return accelerator.memory_gib * GIB if accelerator else None
+
+    @property
+    def fits(self) -> bool:
+        if self.peak is None:
+            return False
+        return self.capacity is None or self.peak <= self.capacity
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The least a step takes; None where no peaks are known."""
+        seconds = self.roofline.overlapped if self.roofline else 0.0
+        return seconds or None
+
+    @property
+    def mfu(self) -> float | None:
+        """Model FLOPs over what the devices could do in that time."""
+        return self._mfu(self.step_seconds)
+
+    @property
+    def mfu_in_turn(self) -> float | None:
+        """The same where nothing overlaps."""
+        return self._mfu(self.roofline.in_turn if self.step_seconds else None)
+
+    def _mfu(self, seconds: float | None) -> float | None:
+        if not seconds:
+            return None
+        peak = self.topology.accelerator.flops * self.topology.devices
+        return self.model_flops / seconds / peak
+
+    @property
+    def days(self) -> float | None:
+        """Of all steps of the stage."""
+        return self.step_seconds * self.steps / 86400 if self.step_seconds else None
+
+
+def plan_stage(
+    config: ConfigDict, name: str, topology: Topology, keep: Path | None = None
+) -> StagePlan:
+    """Compiles the train step of stage `name` for `topology`.
+
+    Args:
+      keep: a folder for the compiled program's text, NAME.hlo.
+
+    Raises:
+      ValueError: a mesh or batch that does not divide over the devices, or another setting that a
+        run would refuse.
+    """
+    mesh = make_mesh(config.mesh, open_devices(topology))
+    program = make_program(config, name, mesh)
+    began = time.perf_counter()
+    compiled = _compile_once(program.lower(), str(topology))
+    seconds = time.perf_counter() - began
+    if keep and compiled.text:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{name}.hlo").write_text(compiled.text)
+    costs = count_costs(parse_program(compiled.text)) if compiled.text else None
+    roofline = None
+    if costs is not None:
+        roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
+    facts = facts_of(config, name, topology, program)
+    # A run also holds what the step does not read.
+    unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0
+    return StagePlan(
+        **facts,
+        model_flops=step_flops(program.stage, program.frozen, program.batch),
+        peak=compiled.peak and compiled.peak + unread,
+        computed_flops=costs.flops if costs else None,
+        roofline=roofline,
+        estimated=False,
+        seconds=seconds,
+        unknown_loops=costs.unknown_loops if costs else 0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    """Bytes of a device at the highest point and of the arguments, and the program's text.
+
+    Where it does not fit: what the compiler says of the peak, or None, and no text.
+    """
+
+    peak: float | None
+    arguments: float
+    text: str
+
+
+_COMPILED: dict[tuple[str, str], _Compiled] = {}
+
+
+def _compile_once(lowered: jax.stages.Lowered, where: str) -> _Compiled:
+    """As `_compile`; stages that differ in numbers alone (rates, lengths) share a program."""
+    stripped = re.sub(r"dense<[^>]*>", "dense<>", lowered.as_text())
+    key = (where, hashlib.sha256(stripped.encode()).hexdigest())
+    if key not in _COMPILED:
+        _COMPILED[key] = _compile(lowered)
+    return _COMPILED[key]
+
+
+def _compile(lowered: jax.stages.Lowered) -> _Compiled:
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        used = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
+        scale = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40), strict=True))
+        return _Compiled(float(used[1]) * scale[used[2]] if used else None, 0.0, "")
+    memory = compiled.memory_analysis()
+    arguments = float(memory.argument_size_in_bytes)
+    peak = float(memory.peak_memory_in_bytes)
+    if peak < arguments:  # CPU's leaves them out
+        peak = arguments + memory.temp_size_in_bytes
+    return _Compiled(peak, arguments, compiled.as_text())
+
+
+def facts_of(
+    config: ConfigDict, name: str, topology: Topology, program: StepProgram
+) -> dict[str, Any]:
+    """What is known of a plan before anything is compiled or traced."""
+    settings = config[name]
+    return {
+        "stage": name,
+        "topology": topology,
+        "mesh": dict(program.trainer.mesh.shape),
+        "parameters": count_parameters(program),
+        "rows": settings.batch_size,
+        "parts": settings.accumulate,
+        "tokens": program.tokens,
+        "images": program.images,
+        "steps": settings.steps,
+        "held": {
+            "weights": local_bytes(program.state.params),
+            "moments": local_bytes(program.state.opt_state),
+            "average": local_bytes(program.state.ema),
+            "frozen parts": local_bytes(program.frozen),
+            "batch": local_bytes(program.batch),
+        },
+    }
+
+
+def count_parameters(program: StepProgram) -> dict[str, tuple[int, int]]:
+    """{part: (weights, trained ones)}, the frozen parts of earlier stages behind the module's."""
+    stage = program.stage
+    trained, _ = split(stage.module.specs(), stage.freeze)
+    parts = {}
+    for part, specs in stage.module.specs().items():
+        learns = dict(iter_specs({part: trained[part]})) if part in trained else {}
+        total = sum(spec.size for _, spec in iter_specs({part: specs}))
+        parts[part] = (total, sum(spec.size for spec in learns.values()))
+    for part, tree in program.frozen.items():
+        size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
+        parts[f"{part} (given)"] = (size, 0)
+    return parts

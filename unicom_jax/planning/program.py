@@ -1,0 +1,215 @@
+"""The train step of a stage as a run would compile it, on shapes alone: no array is made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.build import image_policy
+from data_pipelines.pictures import PictureBatch
+from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
+from unicom_jax.interop.autoencoder import adopt_autoencoder
+from unicom_jax.models.autoencoder import flux_autoencoder
+from unicom_jax.models.build import autoencoder_path, build_codec, build_encoder, build_space
+from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+from unicom_jax.parallel import sharding
+from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.settings import check_on_mesh
+from unicom_jax.training.stages import codec, encoder, unified
+from unicom_jax.training.state import TrainState, split
+from unicom_jax.training.step import Stage, Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class StepProgram:
+    """A stage's trainer and the shapes, types and shardings of what its step takes.
+
+    Attributes:
+      frozen: weights of earlier stages.
+      batch: of the whole run, over all devices.
+      tokens: slots of a step (encoder, codec: patches).
+      images: the most that a step's batch has room for.
+    """
+
+    trainer: Trainer
+    state: TrainState
+    frozen: Any
+    frozen_specs: Specs
+    batch: Any
+    tokens: int
+    images: int
+
+    @property
+    def stage(self) -> Stage:
+        return self.trainer.stage
+
+    def lower(self) -> jax.stages.Lowered:
+        return self.trainer.train_step().lower(self.state, self.frozen, self.batch)
+
+
+def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
+    """The step of stage `name` on a mesh, whose devices need not exist.
+
+    Raises:
+      ValueError: settings that a run would refuse too.
+    """
+    settings, stage = config[name], make_stage(config, name)
+    trained, _ = split(stage.module.specs(), stage.freeze)
+    optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+    trainer = Trainer(
+        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
+    )
+    check_on_mesh(name, settings, mesh.shape)
+    _check_rows(settings, mesh)
+    batch = abstract_batch(config, name)
+    place = sharding.batch_sharding(mesh)
+    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
+    images, patches = _images(config, name)
+    tokens = settings.batch_size * settings.get("sequence_length", patches)
+    frozen = _frozen_specs(config, name)
+    return StepProgram(
+        trainer=trainer,
+        state=trainer.abstract_state(),
+        frozen={part: _placed(specs, mesh) for part, specs in frozen.items()},
+        frozen_specs=frozen,
+        batch=placed,
+        tokens=tokens,
+        images=images,
+    )
+
+
+def _check_rows(settings: ConfigDict, mesh: Mesh) -> None:
+    """Raises ValueError where a device would get no whole number of rows."""
+    shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
+    rows = settings.batch_size // settings.accumulate
+    if rows % shards:
+        raise ValueError(
+            f"{settings.batch_size} rows in {settings.accumulate} parts do not divide over "
+            f"{shards} devices; set batch_size to a multiple of {shards * settings.accumulate}, or "
+            "let the mesh's tensor axis take more of them"
+        )
+
+
+def make_stage(config: ConfigDict, name: str) -> Stage:
+    if name == "encoder":
+        return encoder.encoder_stage(config)
+    return (
+        codec.codec_stage(config, list) if name == "codec" else unified.unified_stage(name, config)
+    )
+
+
+def _images(config: ConfigDict, name: str) -> tuple[int, int]:
+    """Pictures of a batch, and the most patches of one."""
+    settings = config[name]
+    most = image_policy(config).max_patches(config.data.patch, config.codec.pool)
+    return settings.batch_size * settings.get("images_per_row", 1), most
+
+
+def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
+    """Shapes and types of a stage's global batch, as its loader makes it."""
+    settings, patch = config[name], config["data"]["patch"]
+    rows, channels = settings["batch_size"], 3 * patch**2
+    most = image_policy(config).max_patches(patch, config["codec"]["pool"])
+
+    def array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((rows, *shape), dtype)
+
+    if name not in unified.NAMES:
+        return PictureBatch(
+            patches=array(most, channels, dtype=np.uint8),
+            grids=array(2),
+            tokens=array(config["encoder"]["text"]["max_length"]),
+            lengths=array(),
+        )
+    slots, images = settings["sequence_length"], settings["images_per_row"]
+    return MixedBatch(
+        tokens=array(slots),
+        positions=array(slots, 2),
+        mask=MaskIntervals(*(array(slots) for _ in range(4))),
+        roles=array(slots),
+        image_index=array(slots),
+        image_token=array(slots),
+        targets=array(slots),
+        target_weights=array(slots, dtype=np.float32),
+        patches=array(images, most, channels, dtype=np.uint8),
+        grids=array(images, 2),
+    )
+
+
+def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
+    """What a stage reads and does not train, as far as `training.run` loads it."""
+    specs: dict[str, Specs] = {}
+    if name != "encoder":
+        specs["encoder"] = build_encoder(config).vision.specs()
+    if name == "codec" and isinstance(space := build_space(config), LatentSpace):
+        specs[AUTOENCODER] = space.autoencoder.specs()
+    if name in unified.NAMES:
+        whole = build_codec(config).specs()
+        specs["codec"] = {part: whole[part] for part in ("compressor", "statistics")}
+    return specs
+
+
+def _placed(specs: Specs, mesh: Mesh) -> Any:
+    def place(spec: ParamSpec) -> jax.ShapeDtypeStruct:
+        where = sharding.param_sharding(spec, mesh)
+        return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where)
+
+    return map_specs(place, specs)
+
+
+def local_bytes(tree: Any) -> int:
+    """Bytes of a placed abstract tree on one device."""
+    return sum(
+        int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
+        for leaf in jax.tree.leaves(tree)
+    )
+
+
+def weight_sizes(program: StepProgram, mesh: Mesh) -> frozenset[int]:
+    """Numbers of elements by which a program's exchanges of weights are known.
+
+    Of every weight, trained or frozen, and of a layer of it: whole, as a device holds it, and
+    gathered over one kind of axis.
+    """
+    sizes: set[int] = set()
+    for specs in (program.stage.module.specs(), program.frozen_specs):
+        for _, spec in iter_specs(specs):
+            placed = sharding.param_sharding(spec, mesh).spec
+            cuts = {_devices(mesh, axes) for axes in placed} | {1}
+            layers = spec.shape[0] if spec.axes and spec.axes[0] == "layers" else 1
+            split_by = {1, *cuts, int(np.prod(list(cuts), dtype=int))}
+            sizes |= {spec.size // cut // each for cut in split_by for each in (1, layers)}
+    return frozenset(size for size in sizes if size > 1)
+
+
+def _devices(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
+    names = (axes,) if isinstance(axes, str) else axes or ()
+    return math.prod(mesh.shape[name] for name in names)
+
+
+def assume_flux(config: ConfigDict) -> str:
+    """Fills in what a run learns of its autoencoder at its start, as far as it is not there.
+
+    Returns:
+      What was assumed, or "". Without the folder that the configuration names it is FLUX's.
+    """
+    if not (path := autoencoder_path(config)) or config.codec.autoencoder.facts:
+        return ""
+    if Path(path).is_dir():
+        adopt_autoencoder(config, Path(path), copy=False)
+        return ""
+    canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
+    config.codec.autoencoder.facts = {
+        "sizes": dataclasses.asdict(flux_autoencoder()),
+        "canvas": canvas,
+    }
+    return f"codec.autoencoder.path={path} is not here; planned with the sizes of FLUX.1's"

@@ -1,0 +1,166 @@
+"""Meshes, remat and batches of a stage, estimated all and compiled few.
+
+An estimate takes seconds and a compilation minutes, so all settings are ranked by estimates (the
+time a token takes, those that seem to fit first) and only the first few are compiled.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+
+from ml_collections import ConfigDict
+
+from unicom_jax.core.remat import REMAT_POLICIES
+from unicom_jax.parallel.plan.topology import Topology, missing_compiler
+from unicom_jax.planning.estimate import estimate_stage
+from unicom_jax.planning.plan import StagePlan, plan_stage
+
+Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
+
+TENSOR = (1, 2, 4, 8)
+BATCH = (0.5, 1, 2)  # times the configuration's
+PARTS = (1, 2, 4, 8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """Values of configuration keys, and their plan."""
+
+    values: Values
+    plan: StagePlan
+
+    @property
+    def flags(self) -> str:
+        return " ".join(f"--config.{key}={_written(value)}" for key, value in self.values)
+
+    @property
+    def seconds_a_token(self) -> float:
+        return (self.plan.step_seconds or 0.0) / self.plan.tokens
+
+
+def _written(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) and "," in value else str(value)
+
+
+def remat_key(config: ConfigDict, stage: str) -> str:
+    """The key that says what the stage's large stack keeps for its backward pass."""
+    if stage == "encoder":
+        return "encoder.vision.remat"
+    if stage != "codec":
+        return "unified.transformer.remat"
+    flux = config.codec.decoder.kind == "flux"
+    return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
+
+
+def changed(config: ConfigDict, values: Values) -> ConfigDict:
+    """A copy of the configuration with other values of some keys."""
+    config = config.copy_and_resolve_references()
+    for key, value in values:
+        *groups, last = key.split(".")
+        node = config
+        for group in groups:
+            node = node[group]
+        node[last] = value
+    return config
+
+
+def grid(config: ConfigDict, stage: str, topology: Topology) -> Iterator[Values]:
+    """All settings that are looked at."""
+    key = remat_key(config, stage)
+    remats = (False, True) if isinstance(_get(config, key), bool) else tuple(REMAT_POLICIES)
+    rows = config[stage].batch_size
+    batches = [int(rows * factor) for factor in BATCH if rows * factor >= 1]
+    parts = PARTS if stage not in ("encoder",) else (1,)  # a contrastive batch stays whole
+    for mesh, remat, batch, part in itertools.product(_meshes(topology), remats, batches, parts):
+        values = [("mesh", mesh), (key, remat), (f"{stage}.batch_size", batch)]
+        yield (*values, (f"{stage}.accumulate", part))
+
+
+def _get(config: ConfigDict, key: str) -> object:
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+def _meshes(topology: Topology) -> list[str]:
+    """Weights over all of a slice, or what a tensor axis leaves; of GPUs all or a node."""
+    slices = f"slice={topology.slices}," if topology.slices > 1 else ""
+    lines = [f"{slices}fsdp=-1"]
+    if topology.accelerator and not topology.is_tpu and topology.shape[0] > 1:
+        lines.append(f"data=-1,fsdp={topology.shape[1]}")
+    lines += [
+        f"{line},tensor={size}"
+        for line in lines[:1]
+        for size in TENSOR[1:]
+        if topology.devices % (size * topology.slices) == 0
+    ]
+    return lines
+
+
+def search(
+    config: ConfigDict,
+    stage: str,
+    topology: Topology,
+    compile_best: int,
+    say: Callable[[str], None] = lambda text: None,
+    settings: Iterable[Values] | None = None,
+) -> list[Setting]:
+    """Settings of a stage, the best first: those compiled, then the estimates.
+
+    Args:
+      compile_best: how many are compiled; none where there is no compiler.
+      settings: by default all of `grid`.
+    """
+    estimates = []
+    for values in grid(config, stage, topology) if settings is None else settings:
+        try:
+            plan = estimate_stage(changed(config, values), stage, topology)
+        except ValueError:
+            continue  # rows that do not divide over this mesh
+        estimates.append(Setting(values, plan))
+    estimates.sort(key=_order)
+    compile_best = 0 if missing_compiler(topology) else compile_best
+    say(f"{stage}: {len(estimates)} settings estimated, {compile_best} to be compiled")
+    done = []
+    for setting in estimates[:compile_best]:
+        plan = plan_stage(changed(config, setting.values), stage, topology)
+        done.append(dataclasses.replace(setting, plan=plan))
+        say(f"compiled in {plan.seconds:.0f} s: {setting.flags}")
+    return [*sorted(done, key=_order), *estimates[compile_best:]]
+
+
+def _order(setting: Setting) -> tuple[bool, float]:
+    return not setting.plan.fits, setting.seconds_a_token
+
+
+def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:
+    """The smallest change that should make a plan fit, by estimates scaled to what was compiled.
+
+    Remat first, then more and smaller parts of the batch, then a tensor axis.
+    """
+    stage, topology = plan.stage, plan.topology
+    key = remat_key(config, stage)
+    here = estimate_stage(config, stage, topology)
+    scale = plan.peak / here.peak if plan.peak else 1.0
+    full = True if isinstance(_get(config, key), bool) else "full"
+    remat = () if _get(config, key) == full else ((key, full),)
+    parts = [part for part in PARTS if part > config[stage].accumulate and stage != "encoder"]
+    steps = [remat] if remat else []
+    steps += [(*remat, (f"{stage}.accumulate", part)) for part in parts]
+    steps += [
+        (("mesh", mesh), *remat, *((f"{stage}.accumulate", part),) * (part > 1))
+        for part in (1, *parts)
+        for mesh in _meshes(topology)
+        if mesh != config.mesh
+    ]
+    for values in steps:
+        try:
+            estimate = estimate_stage(changed(config, values), stage, topology)
+        except ValueError:
+            continue
+        scaled = dataclasses.replace(estimate, peak=estimate.peak * scale)
+        if scaled.fits:
+            return Setting(values, scaled)
+    return None
