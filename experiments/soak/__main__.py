@@ -52,12 +52,14 @@ class Soak:
     Attributes:
       counts: fault -> how often it came.
       lost: one line for each thing that was lost, or went otherwise than it should.
+      different: from the calm run at the end; None: not compared.
     """
 
     def __init__(self, folder: Path, disk: Path, rng: np.random.Generator, has_disk: bool) -> None:
         self.folder, self.disk, self.rng, self.has_disk = folder, disk, rng, has_disk
         self.counts: Counter[str] = Counter()
         self.lost: list[str] = []
+        self.different: list[str] | None = None
         self.workdir, self.ballast = disk / "soaked", disk / "ballast"
         self.damaged: dict[int, int] = {}
 
@@ -177,11 +179,11 @@ def soak(folder: Path, kills: int, seed: int, console: Console) -> int:
             if wait(fork(compare, folder / "compare.log")):
                 one.lost.append(f"not comparable: {(folder / 'compare.log').read_text()[-500:]}")
             else:
-                one.lost += report.read_text().splitlines()
+                one.different = report.read_text().splitlines()
         console.print(table(one, poison, steps, time.monotonic() - began))
-        for line in one.lost:
+        for line in [*one.lost, *(one.different or ())]:
             console.print(f"lost: {line}", markup=False)
-        return int(bool(one.lost))
+        return int(bool(one.lost or one.different))
     finally:
         if has_disk:
             subprocess.run(["umount", "--lazy", str(disk)], check=True)
@@ -204,9 +206,9 @@ def table(one: Soak, poison: Poison, steps: int, seconds: float) -> Table:
     made.add_row("batches without a finite gradient", str(len(poison.alone) + len(poison.long)))
     made.add_row("went back past bad data", str(one.counts["went back past bad data"]))
     made.add_section()
-    same = not one.lost
-    made.add_row("weights, optimiser, position and metrics as calm", "yes" if same else "no")
-    made.add_row("anything lost", str(len(one.lost)) if one.lost else "nothing")
+    same = "no" if one.different or one.different is None else "yes"
+    made.add_row("weights, optimiser, position and metrics as calm", same)
+    made.add_row("anything else lost, or otherwise than it should be", str(len(one.lost)))
     return made
 
 

@@ -50,6 +50,13 @@ def leave_without_a_word(watch: Watch) -> None:
         raise ValueError("an error that only this process has")
 
 
+def leave_because_of_another(watch: Watch) -> None:
+    error = ValueError("another one is gone")
+    error.exit_status = 76
+    with pytest.raises(ValueError), watch:
+        raise error
+
+
 def test_a_process_without_a_sign_is_named_to_all_others():
     service, ended = Service(), Ended()
     with ended.watch(service, 0), ended.watch(service, 1):
@@ -93,7 +100,7 @@ def test_a_process_that_ends_in_order_is_not_missed(stopped):
 
 def test_it_can_be_asked_who_is_missing_before_the_time_is_over():
     service, ended = Service(), Ended()
-    with ended.watch(service, 0) as asked, ended.watch(service, 1):
-        leave_without_a_word(ended.watch(service, 2))
-        time.sleep(SECONDS / 6)
+    with ended.watch(service, 0, count=4) as asked, ended.watch(service, 1, count=4):
+        leave_without_a_word(ended.watch(service, 2, count=4))
+        leave_because_of_another(ended.watch(service, 3, count=4))
         assert asked.missing() == [2]

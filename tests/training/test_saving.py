@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import os
 import subprocess
 
@@ -140,6 +141,21 @@ def test_a_save_that_cannot_begin_is_tried_again_at_the_next(monkeypatch, tmp_pa
     run = Run(tmp_path)
     assert "checkpoint of step 3 could not be written" in run.said and "quota" in run.said
     assert run.error is None and steps(tmp_path) == [6, 8]
+
+
+def test_an_error_that_follows_from_the_storages_is_taken_for_it(monkeypatch, tmp_path):
+    save = saving.save_state
+
+    def save_or_fail(manager, trainer, position, *args):
+        if position.next_step == 3:
+            full = OSError(errno.ENOSPC, "No space left on device")
+            logging.getLogger("absl").error("a thread failed", exc_info=full)
+            raise ValueError("No ArrayMetadata found")
+        save(manager, trainer, position, *args)
+
+    monkeypatch.setattr(saving, "save_state", save_or_fail)
+    run = Run(tmp_path)
+    assert "(No space left on device)" in run.said and steps(tmp_path) == [6, 8]
 
 
 def test_an_error_that_is_not_the_storages_ends_training(monkeypatch, tmp_path):

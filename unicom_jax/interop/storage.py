@@ -14,7 +14,7 @@ HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of i
 SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which writes the arrays, says
 
 
-def storage_problem(error: BaseException | None) -> str:
+def storage_problem(error: BaseException | str | None) -> str:
     """What the system said when it refused to write, in a few words; "" for any other error."""
     found = SYSTEM_ERROR.search(str(error))
     code = int(found[1]) if found else getattr(error, "errno", None)
@@ -30,8 +30,24 @@ def remove_half_written(directory: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def not_about_storage(record: logging.LogRecord) -> bool:
-    """A filter for absl's logger: Orbax's threads log such an error in many lines each, and it is
-    told in one."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not (storage_problem(error) or SYSTEM_ERROR.search(record.getMessage()))
+class StorageLog(logging.Filter):
+    """For absl's logger: Orbax's threads log such a problem, and all that follows from it, in many
+    lines each; it is told in one.
+
+    Attributes:
+      problem: the last one that was logged; whoever begins a save sets it to "".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.problem = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error, text = (record.exc_info or (None, None))[1], record.getMessage()
+        found = storage_problem(error) or storage_problem(text)
+        self.problem = found or self.problem
+        follows = self.problem and HALF_WRITTEN.strip("*") in f"{text} {error}"
+        return not (found or follows)
+
+
+LOG = StorageLog()  # one, as there is one logger: a second would not hear what the first holds back

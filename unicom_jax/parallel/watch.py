@@ -53,7 +53,8 @@ class Watch:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._left.set()
         self._thread.join()
-        if error is None or getattr(error, "exit_status", 1) == STOPPED_STATUS:
+        # Also after another's loss: who asks who is missing then hears of that one alone.
+        if error is None or getattr(error, "exit_status", 1) in (STOPPED_STATUS, LOST_STATUS):
             with contextlib.suppress(RuntimeError):  # process 0 may have ended in order before
                 self._give(DONE)
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from unicom_jax.interop import checkpoint as files
-from unicom_jax.interop.storage import not_about_storage, remove_half_written, storage_problem
+from unicom_jax.interop.storage import LOG, remove_half_written, storage_problem
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.training.checkpoint import Position, restore_newest, save_state
 from unicom_jax.training.state import TrainState
@@ -42,7 +42,7 @@ class Saver:
         save_every: int,
         **keeping: int,
     ) -> None:
-        logging.getLogger("absl").addFilter(not_about_storage)
+        logging.getLogger("absl").addFilter(LOG)
         self._open = partial(files.open_manager, directory, save_every=save_every, **keeping)
         self._directory, self._save_every = directory, save_every
         self._trainer, self._group, self._vote, self._warn = trainer, group, vote, warn
@@ -60,7 +60,7 @@ class Saver:
         on, and the next save tries again."""
         self.settle()
         remove_half_written(self._directory)  # threads of a failed save may write a little longer
-        self._pending = position.next_step
+        self._pending, LOG.problem = position.next_step, ""
         return self._attempt(
             lambda: save_state(self._manager, self._trainer, position, state, loss)
         )
@@ -83,7 +83,7 @@ class Saver:
         """
         if self.save(position, state, loss) and self.settle():
             self.best_step = self._manager.best_step()
-            self._manager.close()
+            self.close()
             return
         steps = self._manager.all_steps()
         goes_on = f"it goes on from step {max(steps)}" if steps else "it starts anew"
@@ -128,7 +128,8 @@ class Saver:
             work()
         except Exception as error:
             problem = error
-        refused = storage_problem(problem)
+        # The first error to arrive may be one that follows from the storage's, which was logged.
+        refused = storage_problem(problem) or (LOG.problem if problem is not None else "")
         if not self._vote.now(bool(refused)):
             if problem is not None:
                 raise problem
