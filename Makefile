@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-tpu lint format bench clean
+.PHONY: help quickstart test test-tpu lint format bench beam clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,11 @@ format: $(VENV)/.test ## mend what the formatter and linter can mend
 bench: $(VENV)/.bench ## time our train step beside its peers, in turns
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
+beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in an environment of its own
+	$(VENV)-beam/bin/python -m pytest -q tests/data/test_beam.py $(ARGS)
+
 clean: ## remove caches and the virtual environment; runs/ stays
-	rm -rf $(VENV) .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-beam .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.python:
@@ -71,4 +74,14 @@ $(VENV)/.test: $(VENV)/.runtime
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+# Beam and our other pins do not go together, so constraints-beam.txt replaces some of them.
+$(VENV)-beam/.ready: setup.py constraints.txt constraints-beam.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; run make PYTHON=/path/to/it"; exit 1; }
+	$(PYTHON) -m venv $(VENV)-beam
+	grep -o '^[^#=]*==' constraints-beam.txt | grep -ivFf - constraints.txt \
+		| cat - constraints-beam.txt > $(VENV)-beam/constraints.txt
+	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(VENV)-beam/constraints.txt --editable '.[prepare]' pytest hypothesis
 	@touch $@

@@ -42,6 +42,8 @@ EXTRAS = {
         "ruff>=0.14",
     ],
     "bench": [*TORCH, "transfusion-pytorch==0.20.0"],
+    # Beam asks for older protobuf and pillow than constraints.txt pins: see constraints-beam.txt.
+    "prepare": ["apache-beam>=2.70"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "wandb": ["wandb>=0.19"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from data_pipelines.loader import Loader, LoaderConfig, make_loader
 from data_pipelines.mixture import DocumentStream, mixture_of
 from data_pipelines.packing import PackingConfig
 from data_pipelines.pictures import PictureConfig, make_picture_loader
+from data_pipelines.rows import open_rows
 from data_pipelines.sequence import SequenceConfig
 from data_pipelines.sources import Source, open_source
 from data_pipelines.split import EVALUATION, TRAIN
@@ -23,6 +25,7 @@ Config = Mapping[str, Any]
 NEEDS_EDITS = ("edit", "interleaved")
 EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are another draw
 TOKENIZER_EXAMPLES = 3000
+PATHS = ("path", "paths", "name")  # options of a source that say where it lies
 
 
 def source_options(config: Config, split: str, with_edits: bool) -> dict[str, Any]:
@@ -69,9 +72,15 @@ def evaluates_on_training_data(config: Config) -> bool:
     return source["kind"] in ("array_record", "folder") and source["held_out"] == 0
 
 
-def open_examples(config: Config, split: str = TRAIN, *, with_edits: bool = False) -> Source:
-    """The examples of a split, kept in memory as far as `data.cache_mb` allows."""
-    source = open_source(source_options(config, split, with_edits))
+def open_examples(
+    config: Config, split: str = TRAIN, *, with_edits: bool = False, skip_broken: bool = True
+) -> Source:
+    """The examples of a split, kept in memory as far as `data.cache_mb` allows.
+
+    A broken record raises where `skip_broken` is False: loaders skip them too, but count them.
+    """
+    options = source_options(config, split, with_edits)
+    source = open_source({**options, "skip_broken": skip_broken})
     return CachedSource(source, config["data"]["cache_mb"] * 2**20)
 
 
@@ -100,14 +109,16 @@ def sequence_config(
 
 
 def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer:
-    """The run's tokenizer: the one stored in `directory`, else the configured one, else a new one.
+    """The run's tokenizer: the one stored in `directory`, else the configured one, else the one of
+    the packed rows, else a new one.
 
     A new one is trained on captions, questions, answers, instructions and plans of the source. It
     is stored in `directory` where one is given.
     """
     if directory is not None and (directory / "tokenizer.json").is_file():
         return load_tokenizer(directory)
-    given = config["data"]["tokenizer"]
+    packed = config["data"]["packed"]
+    given = config["data"]["tokenizer"] or (packed and Path(packed) / "tokenizer")
     if given:
         tokenizer = load_tokenizer(given, add_missing=True)
     else:
@@ -134,7 +145,70 @@ Share = tuple[int, ...] | None  # the rows of a batch that this process makes; N
 
 def _loader_config(config: Config, rows: int, share: Share) -> LoaderConfig:
     data = config["data"]
-    return LoaderConfig(rows, share, data["threads"], data["prefetch"], data["workers"])
+    return LoaderConfig(
+        rows, share, data["threads"], data["prefetch"], data["workers"], data["max_unreadable"]
+    )
+
+
+def stage_sequence(config: Config, stage: str) -> SequenceConfig:
+    """How a stage's documents are written in training."""
+    settings = config[stage]
+    return sequence_config(config, settings["cfg_dropout"], settings["noisy_copies"])
+
+
+def stage_packing(config: Config, stage: str) -> PackingConfig:
+    settings = config[stage]
+    return PackingConfig(
+        settings["sequence_length"], settings["images_per_row"], settings["window_rows"]
+    )
+
+
+def stage_weights(config: Config, stage: str) -> dict[str, float]:
+    """The tasks of a stage's mixture."""
+    return {task: weight for task, weight in config[stage]["mixture"].items() if weight}
+
+
+def document_stream(
+    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN
+) -> DocumentStream:
+    """The documents of a stage's mixture."""
+    weights = stage_weights(config, stage)
+    plain = open_examples(config, split, skip_broken=False)
+    # Only Scenes make edits on demand; elsewhere a second source would be the same records again.
+    scenes = config["data"]["source"]["kind"] == "scenes"
+    edits = open_examples(config, split, with_edits=True, skip_broken=False) if scenes else plain
+    return DocumentStream(
+        mixture_of(
+            weights,
+            {task: edits if task in NEEDS_EDITS else plain for task in weights},
+            config["seed"] + (split == EVALUATION),
+        ),
+        tokenizer,
+        stage_sequence(config, stage),
+        stage_packing(config, stage),
+        broken="skip",
+        overlong=config[stage]["overlong"],
+    )
+
+
+def row_facts(config: Config, stage: str) -> dict[str, Any]:
+    """What decides a stage's packed rows, besides the tokenizer and what lies at the source's path.
+
+    Two configurations with the same facts have the same rows, bit for bit.
+    """
+    options = source_options(config, TRAIN, with_edits=True)
+    return {
+        "seed": config["seed"],
+        "source": {
+            key: dict(value) if key == "scene" else value
+            for key, value in options.items()
+            if key not in PATHS
+        },
+        "mixture": stage_weights(config, stage),
+        "overlong": config[stage]["overlong"],
+        "sequence": dataclasses.asdict(stage_sequence(config, stage)),
+        "packing": dataclasses.asdict(stage_packing(config, stage)),
+    }
 
 
 def unified_loader(
@@ -145,25 +219,13 @@ def unified_loader(
     start: int = 0,
     share: Share = None,
 ) -> Loader:
-    """Packed rows of the stage's mixture."""
-    settings = config[stage]
-    weights = {task: weight for task, weight in settings["mixture"].items() if weight}
-    plain = open_examples(config, split)
-    # Only Scenes make edits on demand; elsewhere a second source would be the same records again.
-    scenes = config["data"]["source"]["kind"] == "scenes"
-    edits = open_examples(config, split, with_edits=True) if scenes else plain
-    sources = {task: edits if task in NEEDS_EDITS else plain for task in weights}
-    stream = DocumentStream(
-        mixture_of(weights, sources, config["seed"] + (split == EVALUATION)),
-        tokenizer,
-        sequence_config(config, settings["cfg_dropout"], settings["noisy_copies"]),
-        PackingConfig(
-            settings["sequence_length"], settings["images_per_row"], settings["window_rows"]
-        ),
-        broken="skip",
-        overlong=settings["overlong"],
-    )
-    return make_loader(stream, _loader_config(config, settings["batch_size"], share), start=start)
+    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here."""
+    loading = _loader_config(config, config[stage]["batch_size"], share)
+    if packed := config["data"]["packed"]:
+        facts, seed = row_facts(config, stage), config["seed"]
+        rows = open_rows(Path(packed), stage, split, facts, tokenizer.fingerprint(), loading, seed)
+        return Loader(rows, loading, start)
+    return make_loader(document_stream(config, stage, tokenizer, split), loading, start=start)
 
 
 def picture_loader(
@@ -183,7 +245,7 @@ def picture_loader(
         captions=config["encoder"]["captions"],
     )
     return make_picture_loader(
-        open_examples(config, split),
+        open_examples(config, split, skip_broken=False),
         tokenizer,
         pictures,
         _loader_config(config, config[stage]["batch_size"], share),

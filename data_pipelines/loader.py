@@ -10,6 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -25,6 +31,14 @@ from unicom_jax.core.batch import MixedBatch
 Batch = TypeVar("Batch")
 STEPS = 2**62  # the stream has no end
 PROBES = 384  # documents looked at to choose how many a window gets
+RESTARTS = 3  # of the workers for one batch, before the batch itself is taken for the cause
+FEWEST = 1000  # documents that a share of unreadable ones is taken of, at least
+DEATH = re.compile(r"terminated unexpectedly with exit code (-?\d+)")  # what Grain says of it
+LOG = logging.getLogger(__name__)
+
+
+class LoaderError(Exception):
+    """Batches cannot be made any more. One line that names the cause and the mend."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +51,7 @@ class LoaderConfig:
       threads: threads that make batches, when `workers` is 0.
       prefetch: batches made ahead.
       workers: processes that make batches; 0 for threads. The source must be picklable then.
+      max_unreadable: share of records that may be unreadable, of at least FEWEST documents; 1: all.
     """
 
     rows: int
@@ -44,6 +59,7 @@ class LoaderConfig:
     threads: int = 2
     prefetch: int = 4
     workers: int = 0
+    max_unreadable: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rows < 1:
@@ -62,7 +78,13 @@ class Loader(Generic[Batch]):
     Attributes:
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
-        `set_state`: documents, slots (used) of how many (room), left_over, broken, overlong.
+        `set_state`: documents, slots (used) of how many (room), left_over, unreadable, broken,
+        overlong; and restarts (of worker processes).
+
+    A worker process that dies is started again with all others, at the step whose batch is next.
+
+    Raises:
+      LoaderError: on `next`, when workers die again and again, or too many records are unreadable.
     """
 
     def __init__(
@@ -76,14 +98,51 @@ class Loader(Generic[Batch]):
         return self
 
     def __next__(self) -> Batch:
-        if self._iterator is None:
-            self._iterator = self._open()
-            # Also at exit: Grain's threads and shared memory must go before the interpreter does.
-            self._closing = weakref.finalize(self, self._iterator.close)
-        batch, counts = next(self._iterator)
+        batch, counts = self._next_made()
         self.counts.update(counts)
         self.next_index += 1
+        self._check_readable()
         return batch
+
+    def _next_made(self) -> tuple[Batch, Counter]:
+        for deaths in itertools.count(1):
+            if self._iterator is None:
+                self._iterator, self._opened_at = self._open(), self.next_index
+                # Also at exit: Grain's threads and shared memory go before the interpreter does.
+                self._closing = weakref.finalize(self, self._iterator.close)
+            try:
+                return next(self._iterator)
+            except RuntimeError as error:
+                death = DEATH.search(str(error)) if self._config.workers else None
+                if death is None:
+                    raise
+                self._bury(int(death[1]), deaths)
+
+    def _bury(self, exit_code: int, deaths: int) -> None:
+        """Ends all workers after one of them died, so that the next batch starts them anew."""
+        workers = self._config.workers
+        worker = (self.next_index - self._opened_at) % workers  # they take turns
+        how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+        what = f"data worker {worker} of {workers} died ({how}) before the batch of step"
+        self.close()
+        if deaths > RESTARTS:
+            raise LoaderError(
+                f"{what} {self.next_index}, {deaths} times in a row: if memory runs out, lower "
+                "--config.data.workers, prefetch or cache_mb; --config.data.workers=0 shows other "
+                "causes"
+            )
+        self.counts["restarts"] += 1
+        LOG.warning("%s %d; the workers start again there", what, self.next_index)
+
+    def _check_readable(self) -> None:
+        share, unreadable = self._config.max_unreadable, self.counts["unreadable"]
+        seen = unreadable + self.counts["documents"]
+        if unreadable > share * max(seen, FEWEST):
+            raise LoaderError(
+                f"{unreadable} of {seen} records could not be read up to step {self.next_index}, "
+                f"more than data.max_unreadable={share} allows: mend the files named above, or "
+                "raise it"
+            )
 
     def get_state(self) -> dict[str, int]:
         return {"next_index": self.next_index}
@@ -114,7 +173,21 @@ class Loader(Generic[Batch]):
             flags.FLAGS.mark_as_parsed()
         each = max(1, config.prefetch // config.workers)
         dataset = steps.to_iter_dataset(grain.ReadOptions(1, each))
-        return iter(dataset.mp_prefetch(grain.MultiprocessingOptions(config.workers, each)))
+        processes = grain.MultiprocessingOptions(config.workers, each)
+        return iter(dataset.mp_prefetch(processes, worker_init_fn=_begin_worker))
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """What a worker process does first: it leaves Ctrl-C to its trainer, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format=f"! data worker {index} of {count}: %(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A trainer that is killed cannot end its workers, which would hold their memory for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,7 +250,12 @@ def make_loader(
             "set window_rows to a divisor"
         )
     if window_documents is None:
-        probes = [stream.document(index)[0] for index in range(PROBES)]
-        sizes = [(len(document), len(document.grids)) for document in probes]
-        window_documents = documents_per_window(sizes, stream.packing)
+        window_documents = choose_window_documents(stream)
     return Loader(PackedBatches(stream, config, window_documents), config, start)
+
+
+def choose_window_documents(stream: DocumentStream) -> int:
+    """How many documents a window gets, from the first few hundred of the stream."""
+    probes = [stream.document(index)[0] for index in range(PROBES)]
+    sizes = [(len(document), len(document.grids)) for document in probes]
+    return documents_per_window(sizes, stream.packing)

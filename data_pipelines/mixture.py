@@ -17,9 +17,9 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.broken import read_or_next
 from data_pipelines.examples import Example
 from data_pipelines.packing import OverlongDocument, PackingConfig, check_fits
-from data_pipelines.records import RecordError
 from data_pipelines.sequence import Document, SequenceConfig, build_document
 from data_pipelines.tasks import TASKS, BrokenExample, drop_condition
 from data_pipelines.tokenizer import Tokenizer
@@ -76,18 +76,27 @@ class Mixture:
         entry = int(entries[offset])
         return Pick(entry, block * self.counts[entry] + int(before[offset]))
 
-    def examples(self, pick: Pick, shift: int = 0) -> list[Example]:
-        """The examples of a document. `shift` moves on in the source, past a bad record.
+    def examples(self, pick: Pick, shift: int = 0, skipped: Counter | None = None) -> list[Example]:
+        """The examples of a document. `shift` moves on in the source, past one that is no good.
+
+        Args:
+          skipped: "unreadable" counts the records in whose place another was read; None: the first
+            of them raises.
 
         Raises:
           RecordError: a record that cannot be read.
         """
         source, order = self.entries[pick.entry].source, self._orders[pick.entry]
         arity = TASKS[self.entries[pick.entry].task].arity
-        return [
-            source[(int(order[pick.ordinal * arity + i]) + shift) % len(source)]
-            for i in range(arity)
+        places = [
+            (int(order[pick.ordinal * arity + i]) + shift) % len(source) for i in range(arity)
         ]
+        if skipped is None:
+            return [source[place] for place in places]
+        examples, passed = zip(*(read_or_next(source, place) for place in places), strict=True)
+        if any(passed):
+            skipped["unreadable"] += sum(passed)
+        return list(examples)
 
 
 def mixture_of(
@@ -117,7 +126,8 @@ class DocumentStream:
 
     Attributes:
       broken: "error" or "skip": what to do with an example that cannot be read or lacks what its
-        task needs. A skipped one is replaced by the next of its source and counted.
+        task needs. A skipped one is replaced by the next of its source and counted, as "unreadable"
+        or "broken".
       overlong: "error" or "skip": the same for a document that fits no row.
     """
 
@@ -134,17 +144,19 @@ class DocumentStream:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose error or skip")
 
     def document(self, index: int) -> tuple[Document, Counter]:
-        """Document `index`, and how many examples were "broken" or "overlong" on the way to it."""
+        """Document `index`, and how many examples on the way to it were "unreadable", "broken" or
+        "overlong".
+        """
         pick, skipped = self.mixture.pick(index), Counter()
         for shift in range(ATTEMPTS):
             try:
-                return self._build(pick, index, shift), skipped
+                return self._build(pick, index, shift, skipped), skipped
             except OverlongDocument as error:
                 if self.overlong == "error":
                     raise
                 skipped["overlong"] += 1
                 reason = error
-            except (BrokenExample, RecordError) as error:
+            except BrokenExample as error:
                 if self.broken == "error":
                     raise
                 skipped["broken"] += 1
@@ -155,8 +167,9 @@ class DocumentStream:
             f"because: {reason}"
         )
 
-    def _build(self, pick: Pick, index: int, shift: int) -> Document:
-        examples = self.mixture.examples(pick, shift)
+    def _build(self, pick: Pick, index: int, shift: int, skipped: Counter) -> Document:
+        skip = self.broken == "skip"
+        examples = self.mixture.examples(pick, shift, skipped if skip else None)
         task = TASKS[self.mixture.entries[pick.entry].task]
         rng = np.random.default_rng([self.mixture.seed, index, shift])
         segments = task.function(examples, rng)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.broken import read_or_next
 from data_pipelines.examples import Example
 from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.loader import Loader, LoaderConfig
@@ -61,7 +62,7 @@ class PictureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PictureBatches:
-    """Step to this process's part of a global batch.
+    """Step to this process's part of a global batch. Records that cannot be read are passed over.
 
     Every epoch has its own order, every example one caption an epoch.
     """
@@ -88,9 +89,10 @@ class PictureBatches:
             tokens=np.full(text, self.tokenizer.end_of_document, np.int32),
             lengths=np.zeros(rows, np.int32),
         )
-        counts = Counter(documents=rows, truncated=0)
+        counts = Counter(documents=rows, truncated=0, unreadable=0)
         for row, index in enumerate(step * self.config.rows + place for place in own):
-            example = self.source[int(self._order[index])]
+            example, unreadable = read_or_next(self.source, int(self._order[index]))
+            counts["unreadable"] += unreadable
             self._write_picture(batch, row, example)
             rng = np.random.default_rng([self.seed, index])
             ids = self.tokenizer.encode(draw_caption(example, rng, pictures.captions == "last"))
@@ -121,7 +123,8 @@ def make_picture_loader(
 ) -> Loader[PictureBatch]:
     """Batches of `config.rows` pictures as a pure function of (seed, step).
 
-    `Loader.counts` has "documents" (pictures) and "truncated" (captions longer than T).
+    `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T) and
+    "unreadable" (records in whose place another was read).
 
     Raises:
       ValueError: an empty source.

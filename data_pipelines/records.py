@@ -17,7 +17,9 @@ import io
 import itertools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Generic, TypeVar
 
 import grain
 import msgpack
@@ -28,8 +30,10 @@ from PIL import Image as PilImage
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import load_image
 
+Content = TypeVar("Content")
 FORMAT = "example/1"
 SUFFIX = ".array_record"
+SHARD_NAME = re.compile(rf"(?P<prefix>.*)-(?P<index>\d{{5}})-of-(?P<count>\d{{5}}){SUFFIX}")
 # One record a group: the only layout with cheap random access. PNG does not compress further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 
@@ -137,25 +141,30 @@ def write_records(
     return paths
 
 
-class ArrayRecordSource:
-    """Random access to the examples of ArrayRecord files, for `grain.MapDataset.source`.
+class ArrayRecordSource(Generic[Content]):
+    """Random access to the records of ArrayRecord files, for `grain.MapDataset.source`.
 
     Args:
       paths: a file, a directory (all its *.array_record), a glob pattern, or a list of these.
+      decode: (bytes, file and index) -> what a record holds; by default an Example.
 
     Raises:
       SourceError: no file is found, or one is not an ArrayRecord file.
     """
 
-    def __init__(self, paths: str | os.PathLike | Sequence[str | os.PathLike]) -> None:
-        self.paths = find_records(paths)
+    def __init__(
+        self,
+        paths: str | os.PathLike | Sequence[str | os.PathLike],
+        decode: Callable[[bytes, str], Content] = decode_example,
+    ) -> None:
+        self.paths, self._decode = find_records(paths), decode
         self._files = [_open_records(path) for path in self.paths]
         self._stops = list(itertools.accumulate(len(file) for file in self._files))
 
     def __len__(self) -> int:
         return self._stops[-1]
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Content:
         file = bisect.bisect_right(self._stops, index)
         if index < 0 or file == len(self._files):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
@@ -165,7 +174,7 @@ class ArrayRecordSource:
             data = self._files[file][local]
         except Exception as error:  # the reader's own errors are C++ statuses
             raise RecordError(f"{where}: unreadable ({one_line(error)}): write it again") from error
-        return decode_example(data, where)
+        return self._decode(data, where)
 
     def __repr__(self) -> str:
         return f"ArrayRecordSource({self.paths[0]} and {len(self.paths) - 1} more)"
@@ -181,12 +190,14 @@ def find_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     """Sorted files of a file name, a directory, a glob pattern, or a list of these."""
     if isinstance(paths, str | os.PathLike):
         name = os.fspath(paths)
-        pattern = os.path.join(name, "*" + SUFFIX) if os.path.isdir(name) else name
-        found = sorted(glob.glob(pattern))
+        whole = os.path.isdir(name)
+        found = sorted(glob.glob(os.path.join(name, "*" + SUFFIX) if whole else name))
         if not found:
             raise SourceError(
                 f"{name}: no {SUFFIX} file there: check the path, or prepare the data"
             )
+        if whole:
+            check_complete(found)
         return found
     found = [file for path in paths for file in find_records(path)]
     if not found:
@@ -194,7 +205,28 @@ def find_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list
     return found
 
 
+def check_complete(paths: Iterable[str]) -> None:
+    """Raises a SourceError where the names `x-00000-of-0000N` lack one of the N files of an x."""
+    found: dict[tuple[str, str], set[int]] = {}
+    for path in paths:
+        if part := SHARD_NAME.fullmatch(path):
+            found.setdefault((part["prefix"], part["count"]), set()).add(int(part["index"]))
+    for (prefix, count), indices in found.items():
+        if missing := sorted(set(range(int(count))) - indices):
+            raise SourceError(
+                f"{prefix}-{missing[0]:05d}-of-{count}{SUFFIX}: is missing, as {len(missing)} of "
+                f"{int(count)} files: copy the missing ones again, or name those that you want"
+            )
+
+
 def _open_records(path: str) -> grain.sources.ArrayRecordDataSource:
+    try:
+        with open(path, "rb"):  # the reader's own words for this are a page long
+            pass
+    except OSError as error:
+        raise SourceError(
+            f"{path}: cannot be read ({error.strerror}): let this user read it, or copy it again"
+        ) from error
     try:
         return grain.sources.ArrayRecordDataSource(path)
     except Exception as error:  # a C++ status again

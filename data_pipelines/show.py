@@ -74,8 +74,13 @@ def show_batch(
       row: which row; None takes the one with the most kinds of slots.
 
     Raises:
-      ValueError: no such row.
+      ValueError: no such row, or features in place of pictures.
     """
+    if batch.patches is None:
+        raise ValueError(
+            "these rows were packed with features in place of pictures; show the ones that they "
+            'were made from, with --config.data.packed=""'
+        )
     rows = len(batch.tokens)
     if row is None:
         row = max(range(rows), key=lambda r: (len(np.unique(batch.roles[r])), -r))

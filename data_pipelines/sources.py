@@ -1,4 +1,4 @@
-"""Sources by name, and what to do with their broken records.
+"""Sources by name.
 
 A source has `__len__` and `__getitem__(index) -> Example`, so `grain.MapDataset.source` takes it.
 It raises RecordError for a record that cannot be used.
@@ -9,21 +9,19 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
-import logging
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from data_pipelines.broken import SkipBroken
 from data_pipelines.examples import Example
 from data_pipelines.folder import FolderSource
-from data_pipelines.records import SUFFIX, ArrayRecordSource, RecordError, SourceError
+from data_pipelines.records import SUFFIX, ArrayRecordSource, SourceError, check_complete
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.split import TRAIN, split_source
 from data_pipelines.tfds_source import TfdsSource
-
-LOG = logging.getLogger(__name__)
 
 
 class Source(Protocol):
@@ -32,46 +30,6 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
-
-
-class SkipBroken:
-    """Puts the next good record in the place of each broken one, and counts the broken ones.
-
-    The replacement depends on the index alone (index + 1, + 2, ..., around the end), so a batch
-    stays a pure function of (seed, step) and no later stage meets a hole. Each broken record is
-    logged once a process; `broken` maps index to reason, as far as this process has met them.
-
-    Args:
-      source: the records.
-      limit: so many broken records in a row mean that the source itself is at fault.
-
-    Raises:
-      SourceError: on access, when `limit` records in a row are broken.
-    """
-
-    def __init__(self, source: Source, limit: int = 100) -> None:
-        self.source, self.limit = source, limit
-        self.broken: dict[int, str] = {}
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Example:
-        tries = min(self.limit, len(self))
-        for step in range(tries):
-            place = (index + step) % len(self)
-            if place in self.broken:
-                continue
-            try:
-                return self.source[place]
-            except RecordError as error:
-                LOG.warning("skipped a broken record: %s", error)
-                self.broken[place] = str(error)
-        last = self.broken[(index + tries - 1) % len(self)]
-        raise SourceError(f"{tries} records in a row are broken, mend the data; the last: {last}")
-
-    def __repr__(self) -> str:
-        return f"SkipBroken({self.source!r})"
 
 
 def open_source(config: Mapping[str, Any]) -> Source:
@@ -117,6 +75,7 @@ def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSo
         raise SourceError(
             f"{path}: no OpenMoji split {split!r} there: run `unicom data prepare openmoji`"
         )
+    check_complete(map(str, files))
     return ArrayRecordSource(files)
 
 

@@ -66,15 +66,19 @@ def training(**overrides) -> ConfigDict:
             "eps": 1e-6,
             "weight_decay": 0.01,
             "clip_norm": 1.0,
+            "offload_optimizer": False,  # moments lie in the host's memory between updates
             "ema_decay": 0.0,  # 0 = off; the averaged weights are the ones saved for use
             "freeze": (),  # regular expressions over weight paths, e.g. ("transformer/.*",)
             "log_every": 20,
             "save_every": 1000,
-            "keep": 3,
-            "keep_every": 0,
+            "keep": 3,  # checkpoints: the last ones,
+            "keep_every": 0,  # each of a step that this divides,
+            "keep_best": 0,  # and those with the lowest loss on held-out batches
             "eval_every": 0,
             "eval_batches": 4,
-            "max_skipped": 20,
+            "spike_factor": 0.0,  # skip steps with a gradient norm above so many medians; 0 = none
+            "max_skipped": 20,  # skipped steps in a row that end training, or roll it back
+            "max_rollbacks": 0,  # to the last good checkpoint, past the data that was skipped
             "profile_start": 10,
             "profile_steps": 0,
         }
@@ -138,10 +142,12 @@ def get_config() -> ConfigDict:
             "prompt_open": "<|im_start|>",  # the turn's template, see data_pipelines/sequence.py
             "prompt_close": "<|im_end|>",
             "response_close": "<|endoftext|>",
+            "packed": "",  # what `unicom data prepare packed` wrote; "" packs rows while training
             "cache_mb": 512,  # examples kept in memory
             "threads": 2,
             "prefetch": 8,
             "workers": 0,  # processes instead of threads
+            "max_unreadable": 0.1,  # share of records that may be unreadable before a run stops
         }
     )
     config.encoder = training(batch_size=256)
@@ -156,7 +162,7 @@ def get_config() -> ConfigDict:
                 "depth": 4,
                 "heads": 4,
                 "mlp_dim": 512,
-                "remat": "none",
+                "remat": "none",  # none, dots, full, offload: see core/remat.py
                 "attention_backend": "dense",
             },
             "text": {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "max_length": 48},

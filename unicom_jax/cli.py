@@ -17,6 +17,7 @@ from unicom_jax.core.memory import keep_freed_memory
 from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
 from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
+from unicom_jax.interop.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
@@ -40,8 +41,8 @@ a first run, start to end:
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
 on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
-Ctrl-C: the same command goes on), 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error
-comes from."""
+Ctrl-C: the same command goes on), 76 another process is gone (start all of them again), 130
+interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
 
 SHOW_EXAMPLES = """\
 The picture shows a packed row as the model gets it: every token, what it learns to predict, who
@@ -50,13 +51,6 @@ sees whom, and the rotary positions.
 examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
-
-PREPARE_EXAMPLES = """\
-examples:
-  unicom data prepare openmoji --out=data/openmoji                   # fetches the npm package
-  unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
-  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
-  unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -77,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = getattr(error, "exit_status", 1)
     else:
         status = 0
-    if arguments is None and status in (1, 130):
+    if arguments is None and status not in (0, 75):
         args.leave(status)
     return status
 
@@ -143,6 +137,8 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if bare := [flag for flag in args.overrides if "=" not in flag]:
         args.parser.error(f"{bare[0]} needs its value behind =, like {bare[0]}=1")
     unknown = [flag for flag in extra if not flag.startswith("--config.")]
+    if args.takes_runner_flags and args.runner:
+        args.runner_flags, unknown = unknown, []  # Beam says which of them it knows
     if unknown:
         args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
     if args.overrides and not args.takes_overrides:
@@ -170,6 +166,7 @@ def _command(
         allow_abbrev=False,
     )
     parser.set_defaults(run=run, takes_overrides=overrides, prog=parser.prog, parser=parser)
+    parser.set_defaults(takes_runner_flags=False, runner_flags=[])
     parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
 
@@ -199,19 +196,9 @@ def _add_data(commands) -> None:
         "--row", type=number(int, 0), help="of the batch; default: the most varied one"
     )
     show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
-    prepare = _command(
-        actions, "prepare", _prepare, "Fetch and convert a data set.", PREPARE_EXAMPLES
-    )
-    prepare.add_argument("dataset", choices=("folder", "openmoji", "scenes"))
-    prepare.add_argument("--out", required=True, metavar="DIR", help="where the files go")
-    prepare.add_argument(
-        "--package",
-        metavar="PATH",
-        help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
-    )
-    prepare.add_argument(
-        "--size", type=number(int, 8), help="openmoji, scenes: side of the pictures; default 64"
-    )
+    prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)
+    prepare.set_defaults(takes_runner_flags=True)
+    add_prepare_flags(prepare)
 
 
 # ---- commands ---------------------------------------------------------------------------------
@@ -232,7 +219,7 @@ def _train(args: argparse.Namespace) -> None:
     config = open_run(Path(args.workdir), args.config, args.overrides)
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
-    group = start(find_meeting(os.environ, **given), args.process_timeout)
+    group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
     args.leave = group.leave
     if group.count > 1:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
@@ -305,8 +292,13 @@ def _show(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from data_pipelines.prepare import prepare
+    from unicom_jax.interop.packed import check_flags, prepare_packed
 
-    line = prepare(args.dataset, Path(args.out), args.package, args.size)
+    check_flags(args)
+    if args.dataset == "packed":
+        line = prepare_packed(args, _console())
+    else:
+        line = prepare(args.dataset, Path(args.out), args.package, args.size)
     _console().print(line, markup=False, soft_wrap=True)
 
 

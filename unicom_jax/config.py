@@ -112,6 +112,8 @@ def resolve(path: str, overrides: Iterable[str]) -> ConfigDict:
 
 # Beginnings of keys that a run fills in at its start, from its tokenizer and its autoencoder.
 FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint", "codec.autoencoder.facts")
+STAGES = ("encoder", "codec", "align", "pretrain", "continue", "sft")
+SURVIVAL = {"keep_best": 0, "spike_factor": 0.0, "max_rollbacks": 0}
 # Keys that older runs lack, and what those did.
 LATER = {
     "data.source.held_out": 0.0,
@@ -119,7 +121,10 @@ LATER = {
     "data.source.image": "image",
     "data.source.captions": "",
     "data.scenes.jitter": 0.025,
+    "data.max_unreadable": 0.1,  # older runs had no bound
+    "data.packed": "",
     "codec.autoencoder.path": "",
+    "unified.transformer.embedding_std": 0.02,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,
@@ -142,11 +147,16 @@ LATER = {
         "remat": "none",
         "attention_backend": "dense",
     },
-    **{f"{stage}.noisy_copies": 1 for stage in ("align", "pretrain", "continue", "sft")},
+    **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
+    **{f"{stage}.offload_optimizer": False for stage in STAGES},
+    **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},
 }
 MAY_CHANGE = (
-    *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "stages"),
-    "mesh",
+    *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "keep_best"),
+    *("max_rollbacks", "stages"),
+    # How and where batches are made and moments lie, which does not change them.
+    *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
+    "offload_optimizer",
 )
 
 

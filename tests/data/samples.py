@@ -8,6 +8,7 @@ import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import ImagePolicy
+from data_pipelines.records import RecordError
 from data_pipelines.sequence import SequenceConfig
 from data_pipelines.tokenizer import Tokenizer, train_tokenizer
 
@@ -51,3 +52,16 @@ class Dots:
     def __getitem__(self, index: int) -> Example:
         self.reads += 1
         return example(index, **self.bad.get(index, {}))
+
+
+class Holes(Dots):
+    """As `Dots`, but the records of `lost` cannot be read."""
+
+    def __init__(self, size: int, lost: set[int]) -> None:
+        super().__init__(size)
+        self.lost = lost
+
+    def __getitem__(self, index: int) -> Example:
+        if index in self.lost:
+            raise RecordError(f"dots/{index}: unreadable")
+        return super().__getitem__(index)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pickle
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -133,12 +134,25 @@ def test_what_makes_batches_can_be_sent_to_a_process():
     assert_equal(copy(1)[0], batches.at(1))
 
 
-@pytest.mark.slow
-def test_worker_processes_give_the_same_batches():
-    batches = loader(workers=2)
-    for step, batch in enumerate(take(batches, 4)):
-        assert_equal(batch, loader().at(step))
-    batches.close()
+def global_batches(hosts, workers, steps=3):
+    """The batches of a run, put together from what each of its hosts makes."""
+    shares = [tuple(range(4))[host * 4 // hosts : (host + 1) * 4 // hosts] for host in range(hosts)]
+    made = []
+    for share in shares:
+        with closing(loader(share=share, workers=workers)) as batches:
+            made.append([leaves(batch) for batch in take(batches, steps)])
+    by_step = zip(*made, strict=True)
+    return [[np.concatenate(parts) for parts in zip(*step, strict=True)] for step in by_step]
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+@pytest.mark.parametrize(
+    "workers", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)]
+)
+def test_neither_hosts_nor_workers_change_what_a_run_is_trained_on(hosts, workers):
+    for step, batch in enumerate(global_batches(hosts, workers)):
+        for left, right in zip(batch, leaves(loader().at(step)), strict=True):
+            np.testing.assert_array_equal(left, right)
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 
 from data_pipelines.mixture import DocumentStream, Entry, Mixture, mixture_of
 from data_pipelines.packing import OverlongDocument, PackingConfig
+from data_pipelines.records import RecordError
 from data_pipelines.tasks import BrokenExample
-from tests.data.samples import SMALL, Dots, tokenizer
+from tests.data.samples import SMALL, Dots, Holes, tokenizer
 
 WEIGHTS = {"text": 0.25, "text_to_image": 0.45, "image_to_text": 0.15, "edit": 0.15}
 
@@ -94,6 +95,18 @@ def test_a_skipped_example_is_replaced_by_the_next_and_counted():
     place = clean.index("dots/4")
     assert keys(documents, 10) == [key if key != "dots/4" else "dots/5" for key in clean]
     assert documents.document(place)[1] == {"broken": 1}
+
+
+def test_a_record_that_cannot_be_read_is_replaced_by_the_next_and_counted_as_unreadable():
+    documents, clean = stream(Holes(10, {4}), broken="skip"), keys(stream(Dots(10)), 10)
+    place = clean.index("dots/4")
+    assert keys(documents, 10) == [key if key != "dots/4" else "dots/5" for key in clean]
+    assert documents.document(place)[1] == {"unreadable": 1}
+
+
+def test_a_record_that_cannot_be_read_stops_the_run_when_asked():
+    with pytest.raises(RecordError, match="dots/4"):
+        keys(stream(Holes(10, {4})), 10)
 
 
 def test_a_broken_example_stops_the_run_when_asked():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -57,3 +58,37 @@ def test_a_line_that_cannot_be_used_stops_the_preparation_and_leaves_no_file(
 )
 def test_a_folder_is_named_and_keeps_its_sizes(tmp_path, capsys, flags, words):
     assert words in error_line(capsys, f"--out={tmp_path}", *flags)
+
+
+PACKED = ["data", "prepare", "packed", "--config=experiments/quickstart.py"]
+
+
+def test_packing_without_beam_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    assert main([*PACKED, f"--out={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs Apache Beam: pip install 'unicom_jax[prepare]'" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["packed"], "whose rows? add --config=FILE"),
+        ([*PACKED[2:], "--size=64"], "--size does nothing for packed"),
+        (["scenes", "--workers=2"], "--workers does nothing for scenes"),
+        (["scenes", "--config.seed=1"], "--config.seed=1 does nothing for scenes"),
+        (["scenes", "--runner=FlinkRunner"], "--runner does nothing for scenes"),
+        ([*PACKED[2:], "--features-dtype=float16"], "--features-dtype needs --features=RUN"),
+    ],
+)
+def test_flags_of_another_preparation_are_refused_by_name(tmp_path, capsys, flags, words):
+    assert main(["data", "prepare", *flags, f"--out={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_runner_has_flags_only_when_it_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([*PACKED, f"--out={tmp_path}", "--wrokers=2"])
+    assert "unknown: --wrokers=2; did you mean --workers?" in capsys.readouterr().err

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-from data_pipelines import records, sources
+from data_pipelines import broken, records, sources
+from data_pipelines.broken import SkipBroken, read_or_next
 from data_pipelines.examples import Example
 from data_pipelines.folder import FolderSource
 from data_pipelines.records import RecordError, SourceError
-from data_pipelines.sources import SkipBroken, open_source
+from data_pipelines.sources import open_source
 from data_pipelines.tfds_source import TfdsSource
 
 
@@ -32,18 +33,18 @@ def make_folder(path, rows, name="captions.jsonl", images=("a.png", "b.png")):
 
 
 class FakeSource:
-    """Ten records, named by index; those in `broken` raise."""
+    """Records named by their index; those in `broken` raise."""
 
-    def __init__(self, broken=()):
-        self.bad = set(broken)
+    def __init__(self, broken=(), size=10):
+        self.bad, self.size = set(broken), size
 
     def __len__(self):
-        return 10
+        return self.size
 
     def __getitem__(self, index):
         if index in self.bad:
             raise RecordError(f"record {index} is broken")
-        return Example(str(index), picture(index), ("a",))
+        return Example(str(index), picture(index % 200), ("a",))
 
 
 # --- folder
@@ -210,12 +211,27 @@ def test_reading_tfds_never_imports_tensorflow(coco):
 # --- broken records
 
 
-def test_a_broken_record_is_replaced_by_the_next_good_one_and_counted_once():
+def test_a_broken_record_is_replaced_by_the_next_good_one():
     source = SkipBroken(FakeSource(broken=[3, 4, 9]))
     for _ in range(2):
         keys = [source[i].key for i in range(10)]
         assert keys == ["0", "1", "2", "5", "5", "5", "6", "7", "8", "0"]
-    assert source.broken == {i: f"record {i} is broken" for i in (3, 4, 9)}
+
+
+def test_those_passed_over_are_counted_and_the_first_are_named(caplog):
+    source = FakeSource(broken=[1, 2, 3, 4])
+    assert [read_or_next(source, i)[1] for i in (0, 1, 3, 5)] == [0, 4, 2, 0]
+    assert [line.split(";")[0] for line in caplog.messages] == [
+        f"passed over: record {i} is broken" for i in (1, 2, 3)
+    ]
+    assert caplog.messages[-1].endswith("further ones are only counted")
+
+
+def test_a_whole_file_of_unreadable_records_is_passed_over():
+    source = FakeSource(broken=range(2000, 6000), size=8000)
+    for index in (2000, 3333, 5999):
+        record, passed = read_or_next(source, index)
+        assert not 2000 <= int(record.key) < 6000 and passed < broken.LIMIT
 
 
 def test_the_replacement_does_not_depend_on_what_was_read_before():

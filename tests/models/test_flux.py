@@ -170,11 +170,12 @@ def test_gradients_of_weights_and_inputs_are_those_of_diffusers(twin, params):
         assert_close(found, tensors[name].grad, MODEL, name)
 
 
-def test_remat_changes_no_gradient(params):
+@pytest.mark.parametrize("remat", ["full", "offload"])
+def test_remat_changes_no_gradient(params, remat):
     def gradient(module):
         return jax.grad(lambda image: jnp.square(ours(module, params, image=image)).sum())(IMAGE)
 
-    assert_close(gradient(dataclasses.replace(SMALL, remat="full")), gradient(SMALL), 1e-5)
+    assert_close(gradient(dataclasses.replace(SMALL, remat=remat)), gradient(SMALL), 1e-5)
 
 
 def test_bf16_tokens_give_fp32_output_close_to_that_of_fp32(params):

@@ -157,6 +157,7 @@ def test_transformers_counts_the_same_for_the_same_sizes(name):
     [
         {"remat": "dots"},
         {"remat": "full"},
+        {"remat": "offload"},
         {"attention_backend": "chunked"},
         {"attention_backend": "chunked", "attention_block": 4, "remat": "full"},
     ],
@@ -180,6 +181,15 @@ def test_each_remat_policy_saves_less_than_the_one_before():
         return compiled.memory_analysis().temp_size_in_bytes
 
     assert saved("none") > saved("dots") > saved("full")
+
+
+def test_offload_keeps_the_residual_stream_on_the_host_and_nothing_on_the_device():
+    model, tokens = dataclasses.replace(TINY, remat="offload"), _tokens(2, 11)
+    grad = jax.grad(lambda p: _text_loss(model, p, tokens))
+    kept = f"[{model.depth},2,11,"  # what every layer leaves for the backward pass
+    program = str(jax.make_jaxpr(grad)(model.abstract()))
+    kept_on_host = f"f32<host>{kept}{model.width}]"
+    assert kept_on_host in program and program.count(kept) == program.count(kept_on_host)
 
 
 def test_bfloat16_activations_stay_bfloat16_with_fp32_logits():
@@ -275,7 +285,7 @@ def test_the_cache_is_written_only_where_it_is_told():
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"remat": "some"}, r"unknown remat 'some'; use one of \('none', 'dots', 'full'\)"),
+        ({"remat": "some"}, r"unknown remat 'some'; use one of \('none', 'dots', 'full', 'off"),
         ({"attention_backend": "flash"}, "unknown attention backend 'flash'; use one of"),
         ({"attention_block": 64}, "only 'chunked' takes"),
         ({"kv_heads": 3}, "heads=4 is not a multiple of kv_heads=3"),

@@ -268,7 +268,7 @@ def test_a_missing_image_gives_zeros_and_finite_gradients(weights):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
 def test_remat_changes_no_gradient(weights, remat):
     def gradient(encoder):
         patches = padded_patches()

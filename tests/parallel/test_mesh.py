@@ -10,11 +10,15 @@ import optax
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from unicom_jax.core.module import ParamSpec
+from tests.tiny import tiny_config
+from unicom_jax.core.module import ParamSpec, iter_specs
+from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.accelerators import find_accelerator, preset_mesh
 from unicom_jax.parallel.mesh import AXES, arrange, make_mesh, parse_mesh
 from unicom_jax.parallel.sharding import (
     BATCH_AXES,
+    RULES,
     fetch,
     local_rows,
     optimizer_shardings,
@@ -165,6 +169,11 @@ def test_processes_along_the_tensor_axis_load_the_same_rows():
     assert rows_by_process(devices, 4) == {0: (0, 1), 1: (0, 1), 2: (2, 3), 3: (2, 3)}
 
 
+def test_processes_along_the_context_axis_load_the_same_whole_rows():
+    devices = processes(0, 1, 2, 3, shape=(1, 1, 2, 2, 1))
+    assert rows_by_process(devices, 4) == {0: (0, 1), 1: (0, 1), 2: (2, 3), 3: (2, 3)}
+
+
 def test_a_process_loads_the_rows_of_devices_that_are_no_neighbours():
     rows = rows_by_process(arrange("fsdp=-1", chips(1)), 16)
     assert rows[0] == (0, 1, 4, 5)  # a 2 x 2 corner of a 4 x 4 torus
@@ -176,8 +185,15 @@ def test_a_batch_that_does_not_divide_over_the_mesh_is_refused():
         rows_by_process(processes(0, 0, 1, 1, shape=(1, 1, 4, 1, 1)), 6)
 
 
+def test_accumulation_parts_that_leave_devices_without_rows_are_refused():
+    devices = processes(0, 0, 1, 1, shape=(1, 1, 4, 1, 1))
+    assert rows_by_process(devices, 8, parts=2) == rows_by_process(devices, 8)
+    with pytest.raises(ValueError, match="8 rows in 4 parts does not .* a multiple of 16, or"):
+        rows_by_process(devices, 8, parts=4)
+
+
 def test_rows_that_two_processes_share_in_part_are_refused():
-    with pytest.raises(ValueError, match="overlap but are not the same; choose a tensor size"):
+    with pytest.raises(ValueError, match="overlap but are not the same; choose tensor and context"):
         rows_by_process(processes(0, 0, 1, 1, 2, 2, shape=(1, 1, 2, 1, 3)), 4)
 
 
@@ -201,8 +217,38 @@ def test_a_dimension_that_its_axis_does_not_divide_stays_whole():
     assert spec_of((6, 3), "embed", "mlp") == PartitionSpec(None, None)
 
 
-def test_a_mesh_axis_is_used_once_for_a_weight():
+def test_of_two_dimensions_with_one_name_the_first_that_divides_is_split():
     assert spec_of((8, 8), "embed", "embed") == PartitionSpec("fsdp", None)
+    assert spec_of((6, 8), "embed", "embed") == PartitionSpec(None, "fsdp")
+
+
+def test_two_names_that_ask_for_one_mesh_axis_are_refused_and_named():
+    with pytest.raises(ValueError, match=r"'heads' and 'mlp', .* on the mesh axis 'tensor'; name"):
+        spec_of((8, 8), "heads", "mlp")
+
+
+def test_weights_lie_in_parts_along_context_too():
+    mesh = AbstractMesh((1, 1, 4, 2, 1), AXES)
+    spec = param_sharding(ParamSpec((16, 6), ("embed", "mlp")), mesh).spec
+    assert spec == PartitionSpec(("fsdp", "context"), None)
+    spec = param_sharding(ParamSpec((12, 6), ("embed", "mlp")), mesh).spec
+    assert spec == PartitionSpec("fsdp", None)  # 12 divides by 4, not by 8
+
+
+def test_every_rule_names_axes_of_the_mesh():
+    assert {axis for axes in RULES.values() for axis in axes} <= set(AXES)
+
+
+@pytest.mark.parametrize("overrides", [{}, {"unified__pathway": "query"}])
+def test_large_weights_of_every_model_lie_in_parts(overrides):
+    config = tiny_config(**overrides)
+    modules = [build_encoder(config), build_codec(config), build_unified(config)]
+    modules.append(AutoencoderKL(latent_channels=4, widths=(8, 8), resnets=1, groups=4))
+    mesh = AbstractMesh((1, 1, 2, 1, 1), AXES)
+    for module in modules:
+        for path, spec in iter_specs(module.specs()):
+            whole = param_sharding(spec, mesh).is_fully_replicated
+            assert not whole or spec.size < 512, (path, spec)
 
 
 def test_a_logical_axis_without_a_rule_is_named():
@@ -235,8 +281,3 @@ def test_copies_are_placed_whole_and_fetched_as_they_were():
     placed = place_copies(tree, replicated(make_mesh()))
     assert placed["x"].sharding.is_fully_replicated
     jax.tree.map(np.testing.assert_array_equal, fetch(placed), tree)
-
-
-def test_a_context_axis_is_refused_while_nothing_is_split_along_it():
-    with pytest.raises(ValueError, match="not split over devices yet"):
-        make_mesh("context=2", devices=[jax.devices()[0]] * 2)

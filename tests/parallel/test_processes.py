@@ -9,8 +9,16 @@ import sys
 
 import jax
 import pytest
+from orbax.checkpoint import multihost
 
-from unicom_jax.parallel.processes import Meeting, ProcessError, ProcessGroup, find_meeting
+from tests.parallel.test_watch import SECONDS, Service
+from unicom_jax.parallel.processes import (
+    LostError,
+    Meeting,
+    ProcessError,
+    ProcessGroup,
+    find_meeting,
+)
 
 SLURM = {
     "SLURM_JOB_ID": "4097",
@@ -100,15 +108,31 @@ def test_alone_there_is_nobody_to_wait_for():
     assert alone.gather("anything", "mine") == ["mine"]
 
 
-@pytest.mark.parametrize(("count", "kind"), [(1, jax.errors.JaxRuntimeError), (2, ProcessError)])
-def test_that_another_process_died_is_one_line(count, kind):
-    gloo = "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [10.0.0.1]:9"
-    with pytest.raises(kind), ProcessGroup(0, count).noticing_loss():
-        raise jax.errors.JaxRuntimeError(gloo)
+GLOO = "UNKNOWN: Gloo all-reduce failed: [pair.cc:547] Connection closed by peer [10.0.0.1]:9"
 
 
-def test_other_errors_of_devices_stay_what_they_are():
-    with pytest.raises(jax.errors.JaxRuntimeError), ProcessGroup(0, 2).noticing_loss():
+@pytest.fixture
+def group(monkeypatch) -> ProcessGroup:
+    """Process 0 of 2; the other one is gone."""
+    monkeypatch.setattr(multihost, "get_jax_distributed_client", Service)
+    return ProcessGroup(0, 2, lost_after=SECONDS)
+
+
+def test_that_another_process_died_is_one_line_that_names_it(group):
+    with pytest.raises(LostError) as caught, group.noticing_loss():
+        raise jax.errors.JaxRuntimeError(f"{GLOO}\n  and a stack")
+    line = str(caught.value)
+    assert line.startswith("process 1 of 2 is gone (UNKNOWN: Gloo all-reduce") and "\n" not in line
+    assert caught.value.exit_status == 76
+
+
+def test_one_process_alone_loses_nobody():
+    with pytest.raises(jax.errors.JaxRuntimeError), ProcessGroup().noticing_loss():
+        raise jax.errors.JaxRuntimeError(GLOO)
+
+
+def test_other_errors_of_devices_stay_what_they_are(group):
+    with pytest.raises(jax.errors.JaxRuntimeError), group.noticing_loss():
         raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
 
@@ -158,3 +182,25 @@ def test_waiting_for_a_late_or_absent_process_ends_and_names_it():
     assert [process.returncode for process in absent] == [1, 1]
     assert "unicom: process 0 of 2: waited 1 s, not all processes have come to 127" in errors[0]
     assert "unicom: process 1 of 2: waited 1 s, process 0 does not answer at 127" in errors[1]
+
+
+WATCHED = """
+import os, signal, sys, time
+from unicom_jax.parallel.processes import Meeting, start
+group = start(Meeting(sys.argv[1], 2, int(sys.argv[2])), timeout=60, lost_after=3)
+group.barrier("both are here")
+with group.noticing_loss():
+    if group.index:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(60)
+"""
+
+
+def test_after_kill_9_the_other_process_names_it_and_ends_with_status_76():
+    port = free_port()
+    left, killed = (run(WATCHED, process, port) for process in range(2))
+    told = left.communicate(timeout=120)[1]
+    killed.communicate()
+    assert (left.returncode, killed.returncode) == (76, -9)
+    line = "unicom (process 0 of 2): process 1 of 2 gave no sign for 3 s: it is gone or hangs; see"
+    assert line in told

@@ -16,7 +16,7 @@ from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.interop import checkpoint as files
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.training.checkpoint import restore_newest, save_state
+from unicom_jax.training.checkpoint import Position, restore_newest, save_state
 from unicom_jax.training.metrics import MetricWriter
 from unicom_jax.training.step import Stage, Trainer
 
@@ -50,15 +50,16 @@ def directory(tmp_path):
     path = tmp_path / "toy" / "checkpoints"
     with files.open_manager(path) as manager:
         for step in (2, 4):
-            save_state(manager, one, step, state_at(one, step))
+            save_state(manager, one, Position(step), state_at(one, step))
     return path
 
 
 def newest(directory, one: Trainer | None = None):
-    """(what is restored, what is said)"""
+    """(the state that is restored, what is said)"""
     said: list[str] = []
     with files.open_manager(directory) as manager:
-        return restore_newest(manager, one or trainer(), said.append), said
+        found = restore_newest(manager, one or trainer(), said.append)
+        return found and found[0], said
 
 
 def files_of(folder):
@@ -110,7 +111,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(directory):
     shutil.rmtree(directory / "4" / files.PARAMS)
     one = trainer()
     with files.open_manager(directory) as manager:
-        save_state(manager, one, 4, state_at(one, 4))
+        save_state(manager, one, Position(4), state_at(one, 4))
     state, said = newest(directory)
     assert int(state.step) == 4 and said == []
 

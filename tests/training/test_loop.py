@@ -15,6 +15,7 @@ from tensorboardX.proto import event_pb2
 
 from tests.training.test_step import batch, trainer
 from unicom_jax.parallel.accelerators import Accelerator
+from unicom_jax.parallel.processes import ProcessGroup
 from unicom_jax.training import loop
 from unicom_jax.training.loop import LoopConfig, TrainingError, data_shares, train
 
@@ -77,7 +78,7 @@ def test_rates_are_reported_from_the_second_step_on_and_mfu_where_the_peak_is_kn
     assert 0 < second["data_wait"] < 1
     slow = Accelerator("slow", ("cpu",), 1e6, 1, 1, "fsdp=-1")
     monkeypatch.setattr(loop, "find_accelerator", lambda kind: slow)
-    monkeypatch.setattr(loop, "step_flops", lambda stage, frozen, batch: 1e3)
+    monkeypatch.setattr(loop, "step_flops", lambda stage, frozen, batch, share: 1e3)
     known = run(tmp_path / "known", steps=2)[-1]
     share = known["steps_per_second"] * 1e3 / (1e6 * jax.device_count())
     assert known["mfu"] == pytest.approx(share)
@@ -96,6 +97,15 @@ def test_lost_documents_are_reported_as_shares_and_none_is_forgotten_between_rep
 def test_shares_are_of_what_a_loader_counts():
     pictures = data_shares(Counter(documents=8, truncated=2), Counter(documents=4))
     assert pictures == {"data/truncated": 0.5}
+
+
+def test_what_other_processes_lost_is_reported_with_the_rest():
+    class Two(ProcessGroup):
+        def gather(self, what, text):
+            return [text, json.dumps({"documents": 6, "unreadable": 2, "restarts": 1})]
+
+    shares = data_shares(Counter(documents=4, unreadable=1), Counter(documents=2), Two())
+    assert shares == {"data/unreadable": 3 / 8, "data/restarts": 1}
 
 
 def test_too_many_non_finite_steps_in_a_row_stop_the_stage_and_name_the_key(tmp_path):

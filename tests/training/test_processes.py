@@ -43,11 +43,12 @@ def run(
     processes: int,
     stop: tuple[int, int] = (0, -1),
     mesh: str = "fsdp=-1",
+    signal: str = "SIGTERM",
 ) -> list:
     """(exit status, stderr, notes of the worker) of every process; four devices in all.
 
     Args:
-      stop: (process, batch): the process sends itself SIGTERM at that batch.
+      stop: (process, batch): the process sends itself `signal` at that batch.
     """
     config = workdir.parent / "tiny.py"
     config.write_text(CONFIG)
@@ -69,8 +70,8 @@ def run(
         flags = [f"{name}={value}" for name, value in zip(names, meeting, strict=True)]
         flags += [f"--config={config}", f"--workdir={workdir}", f"--stages={stages}"]
         stop_at = str(stop[1] if process == stop[0] else -1)
-        command = [sys.executable, "-m", "tests.training.worker", str(notes), stop_at, *flags]
-        command += ["--process-timeout=120", f"--config.mesh={mesh}"]
+        command = [sys.executable, "-m", "tests.training.worker", str(notes), stop_at, signal]
+        command += [*flags, "--process-timeout=120", "--lost-after=60", f"--config.mesh={mesh}"]
         worker = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )
@@ -155,6 +156,53 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one,
 def test_a_workdir_that_only_one_process_sees_is_refused(tmp_path):
     with pytest.raises(ProcessError, match="process 1 does not see .*config.json, .* share"):
         _prepare(tiny_config(), tmp_path, Console(), ProcessGroup(1, 2))
+
+
+ENDS_OF_OTHERS = (76, -6)  # -6: JAX's abort, which is faster where process 0 is gone
+
+
+def before_the_kill(ended: list, victim: int) -> list[dict]:
+    """What they trained on; the status of the one that was killed, and the words of the others."""
+    for process, (status, told, _) in enumerate(ended):
+        if process == victim:
+            assert status == -9
+        else:
+            assert status in (ENDS_OF_OTHERS if victim == 0 else ENDS_OF_OTHERS[:1]), told
+            assert victim == 0 or f"process {victim} of {len(ended)} " in told, told
+    shortest = min(len(notes) for _, _, notes in ended)
+    assert shortest >= 3
+    return rows([(*end, notes[:shortest]) for *end, notes in ended])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [1, 0])
+def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_path, victim):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    calm = run(whole, "encoder", processes=2)
+    assert statuses(calm) == [0, 0]
+    ended = run(killed, "encoder", processes=2, stop=(victim, 3), signal="SIGKILL")
+    before = before_the_kill(ended, victim)
+    assert before == rows(calm)[: len(before)]
+    assert files.stage_steps(killed, "encoder") == [2]
+
+    again = run(killed, "encoder", processes=2)
+    assert statuses(again) == [0, 0], again[0][1]
+    assert rows(again) == rows(calm)[2:]  # and the held-out one
+    assert curve(killed, "encoder") == curve(whole, "encoder")
+    assert same(weights(killed, "encoder"), weights(whole, "encoder"))
+
+
+@pytest.mark.slow
+def test_after_kill_9_of_one_of_four_processes_one_process_goes_on(one, tmp_path):
+    whole, trained_on = one
+    workdir = tmp_path / "run"
+    ended = run(workdir, "encoder", processes=4, stop=(2, 3), signal="SIGKILL")
+    before = before_the_kill(ended, victim=2)
+    assert before == trained_on[: len(before)]
+    again = run(workdir, "encoder", processes=1)
+    assert statuses(again) == [0], again[0][1]
+    assert rows(again) == trained_on[2:]
+    assert_close(curve(workdir, "encoder"), curve(whole, "encoder"))
 
 
 @pytest.mark.slow

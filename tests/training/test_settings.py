@@ -7,7 +7,7 @@ import pytest
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.models.build import build_codec, build_encoder
-from unicom_jax.training.settings import check_settings
+from unicom_jax.training.settings import check_on_mesh, check_settings
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,17 @@ from unicom_jax.training.settings import check_settings
         ("codec__time_shift", 0.0, "codec.time_shift=0.0 leaves only one time"),
         ("pretrain__log_every", 0, "pretrain.log_every=0: give at least 1"),
         ("pretrain__keep", 0, "pretrain.keep=0: give at least 1"),
+        (
+            "pretrain__spike_factor",
+            0.5,
+            "pretrain.spike_factor=0.5 would skip usual steps; give",
+        ),
+        (
+            "pretrain__keep_best",
+            2,
+            "keep_best=2 needs a held-out loss at every checkpoint; set",
+        ),
+        ("pretrain__max_rollbacks", -1, "pretrain.max_rollbacks=-1: give at least 0"),
         ("pretrain__accumulate", 3, "batch_size=4 cannot be split into pretrain.accumulate=3 eq"),
         ("pretrain__clip_norm", 0.0, "pretrain.clip_norm=0.0 would make every update zero"),
     ],
@@ -30,6 +41,14 @@ def test_a_setting_that_cannot_be_is_named_with_what_it_may_be(key, value, messa
     with pytest.raises(ConfigError, match=message) as error:
         check_settings(tiny_config(**{key: value}), ("codec", "pretrain"))
     assert "\n" not in str(error.value)
+
+
+def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
+    config = tiny_config(pretrain__sequence_length=90)
+    check_on_mesh("pretrain", config.pretrain, {"context": 2})
+    check_on_mesh("codec", config.codec, {"context": 4})  # pictures are not split
+    with pytest.raises(ConfigError, match="pretrain.sequence_length=90 .* over context=4 of the"):
+        check_on_mesh("pretrain", config.pretrain, {"context": 4})
 
 
 def test_only_the_stages_that_run_are_looked_at():

@@ -1,9 +1,10 @@
 """One process of a training run, as the command starts it; it notes on which rows it trains.
 
-    python -m tests.training.worker NOTES STOP_AT [flags of `unicom train`]
+    python -m tests.training.worker NOTES STOP_AT SIGNAL [flags of `unicom train`]
 
 NOTES becomes JSON: for every batch placed, {row of the global batch: checksum}. Before the batch
-STOP_AT (counted from 0, -1 for never) is trained on, the process sends itself SIGTERM.
+STOP_AT (counted from 0, -1 for never) is trained on, the process sends itself SIGNAL: SIGTERM, or
+SIGKILL once the checkpoints that were begun are there.
 """
 
 from __future__ import annotations
@@ -18,26 +19,29 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from tests.training.toy import wait_for_saves
 from unicom_jax import cli
 from unicom_jax.training import loop
 
 
 def main() -> int:
-    path, stop_at, *flags = sys.argv[1:]
+    path, stop_at, name, *flags = sys.argv[1:]
     notes: list[dict[int, int]] = []
     place = loop.place_batch
 
     def place_and_note(batch, mesh):
         placed = place(batch, mesh)
         notes.append(checksums(placed))
+        Path(path).write_text(json.dumps(notes))
         if len(notes) - 1 == int(stop_at):
-            os.kill(os.getpid(), signal.SIGTERM)
+            if name == "SIGKILL":
+                wait_for_saves()
+            os.kill(os.getpid(), signal.Signals[name])
         return placed
 
     loop.place_batch = place_and_note
-    status = cli.main(["train", *flags])
-    Path(path).write_text(json.dumps(notes))
-    return status
+    sys.argv = ["unicom", "train", *flags]
+    return cli.main()
 
 
 def checksums(placed) -> dict[int, int]:

@@ -62,8 +62,10 @@ class MixedBatch:
       targets: (B, S) int32 token to be predicted at each slot.
       target_weights: (B, S) float32, 0 where nothing is predicted.
       patches: (B, M, N, patch * patch * 3) uint8, raster order, each patch flattened as
-        (row, column, channel).
+        (row, column, channel); None where there are features.
       grids: (B, M, 2) int32 (rows, columns) of patches; (0, 0) where there is no image.
+      features: (B, M, N, D) what the frozen encoder makes of the patches, where it was computed
+        before, in float32, bfloat16 or float16; 0 behind an image's last patch. Else None.
     """
 
     tokens: Array
@@ -74,5 +76,6 @@ class MixedBatch:
     image_token: Array
     targets: Array
     target_weights: Array
-    patches: Array
+    patches: Array | None
     grids: Array
+    features: Array | None = None

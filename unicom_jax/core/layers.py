@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unicom_jax.core.activations import TENSOR, place
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
 from unicom_jax.core.module import ones as ones_init
 from unicom_jax.core.module import zeros as zeros_init
@@ -191,7 +192,8 @@ class Embedding(Module):
         return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), init)}
 
     def __call__(self, params: Params, ids: jax.Array) -> jax.Array:
-        return jnp.take(params["table"], ids, axis=0)
+        # Vectors are to lie where their ids do, so each device reads whole ones.
+        return jnp.take(place(params["table"], TENSOR), ids, axis=0)
 
     def attend(self, params: Params, x: jax.Array) -> jax.Array:
         """Scores of x (..., dim) against every vector: (..., count) fp32."""

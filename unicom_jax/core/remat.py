@@ -1,19 +1,43 @@
-"""What a scanned block keeps for the backward pass, by name."""
+"""What a scanned block keeps for the backward pass, by name, and where."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
+from jax.ad_checkpoint import checkpoint_name
 
 # Inside `jax.lax.scan` XLA cannot merge the second computation with the first, so the barrier that
 # `prevent_cse` would set only costs time.
 _checkpoint = partial(jax.checkpoint, prevent_cse=False)
 
-# Everything / the outputs of products with weights / only the block's input.
+_RESIDUAL = "residual_stream"
+_to_host = partial(
+    _checkpoint,
+    policy=jax.checkpoint_policies.save_and_offload_only_these_names(
+        names_which_can_be_saved=[],
+        names_which_can_be_offloaded=[_RESIDUAL],
+        offload_src="device",
+        offload_dst="pinned_host",
+    ),
+)
+
+
+def _offloaded(block: Callable) -> Callable:
+    """The block's input, which is what the scan carries, waits in the host's memory."""
+
+    def named(carry: Any, *inputs: Any) -> Any:
+        return block(checkpoint_name(carry, _RESIDUAL), *inputs)
+
+    return _to_host(named)
+
+
+# Everything / the outputs of products with weights / only the block's input / that, on the host.
 REMAT_POLICIES: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda block: block,
     "dots": partial(_checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
     "full": partial(_checkpoint, policy=jax.checkpoint_policies.nothing_saveable),
+    "offload": _offloaded,
 }

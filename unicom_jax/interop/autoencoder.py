@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.build import image_policy
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Params
+from unicom_jax.core.module import Params, Specs
 from unicom_jax.interop.folders import module_in, read_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
@@ -79,8 +79,15 @@ def _check_folder(folder: Path, name: str) -> None:
             )
 
 
-def load_autoencoder(config: Mapping[str, Any], workdir: Path) -> dict[str, Params]:
+def load_autoencoder(
+    config: Mapping[str, Any],
+    workdir: Path,
+    shardings: Callable[[Specs], Any] | None = None,
+) -> dict[str, Params]:
     """`{"autoencoder": weights}` from the copy in `workdir`; {} for a codec in pixel space.
+
+    Args:
+      shardings: of the weights, from their specs; None: one device holds them.
 
     Raises:
       WeightsError: the copy is gone or damaged, or another one than the configuration describes.
@@ -89,7 +96,9 @@ def load_autoencoder(config: Mapping[str, Any], workdir: Path) -> dict[str, Para
     if not isinstance(space, LatentSpace):
         return {}
     try:
-        return {AUTOENCODER: read_model(workdir / AUTOENCODER, LAYOUT, space.autoencoder)}
+        places = shardings(space.autoencoder.specs()) if shardings else None
+        folder = workdir / AUTOENCODER
+        return {AUTOENCODER: read_model(folder, LAYOUT, space.autoencoder, shardings=places)}
     except WeightsError as error:
         raise WeightsError(
             f"{error}; or delete {workdir / AUTOENCODER} and let `unicom train` copy it again from "

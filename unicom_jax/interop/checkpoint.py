@@ -12,6 +12,7 @@ needs (optimizer state, raw weights); `position` where the data stream stands.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import math
@@ -24,9 +25,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
+from orbax.checkpoint import checkpoint_managers as policies
 
 from unicom_jax.config import complete
 from unicom_jax.core.module import Params
+from unicom_jax.interop.storage import remove_half_written
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -42,17 +45,49 @@ class OtherRunError(CheckpointError):
     """A sound checkpoint of another run (other sizes, another seed): no reason to fall back."""
 
 
-def open_manager(directory: Path, *, keep: int = 3, keep_every: int = 0) -> ocp.CheckpointManager:
-    """Orbax's manager over STAGE/checkpoints: atomic, asynchronous, keeps the last `keep`.
+@dataclasses.dataclass
+class NewestOfEvery(policies.PreservationPolicy):
+    """Keeps the newest of the steps that `every` divides: the one that training may go back to,
+    however often it was stopped since."""
+
+    every: int
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        newest = max((c.step for c in checkpoints if c.step % self.every == 0), default=None)
+        return [checkpoint.step == newest for checkpoint in checkpoints]
+
+
+def open_manager(
+    directory: Path, *, save_every: int = 0, keep: int = 3, keep_every: int = 0, keep_best: int = 0
+) -> ocp.CheckpointManager:
+    """Orbax's manager over STAGE/checkpoints: atomic and asynchronous. What is half written goes.
+
+    Kept are the last `keep`, the newest that `save_every` divides, each `keep_every`th step, and
+    the `keep_best` with the lowest loss on held-out batches of those that were saved with one.
 
     Several processes are named one by one, because Orbax then bounds its barriers in time, and
     leaves the folder to us.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    remove_half_written(directory)
     everybody = set(range(jax.process_count())) if jax.process_count() > 1 else None
+    kept = [policies.LatestN(keep)]
+    if save_every:
+        kept.append(NewestOfEvery(save_every))
+    if keep_every:
+        kept.append(policies.EveryNSteps(keep_every))
+    if keep_best:
+        best = policies.BestN(
+            get_metric_fn=held_out_loss,
+            reverse=True,
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        kept.append(best)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=keep,
-        keep_period=keep_every or None,
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        best_fn=held_out_loss if keep_best else None,
+        best_mode="min",
         create=False,
         multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everybody),
     )
@@ -60,8 +95,17 @@ def open_manager(directory: Path, *, keep: int = 3, keep_every: int = 0) -> ocp.
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
 
 
+def held_out_loss(metrics: Mapping[str, float]) -> float:
+    return metrics["loss"]
+
+
 def save(
-    manager: ocp.CheckpointManager, step: int, params: Params, train: Any, position: Mapping
+    manager: ocp.CheckpointManager,
+    step: int,
+    params: Params,
+    train: Any,
+    position: Mapping,
+    loss: float | None = None,
 ) -> None:
     """Starts an asynchronous save; the manager's `wait_until_finished` ends it.
 
@@ -75,7 +119,14 @@ def save(
     }
     if step in manager.all_steps():
         manager.delete(step)
-    manager.save(step, args=ocp.args.Composite(**items), force=True)
+    measured = loss is not None and math.isfinite(loss)
+    with contextlib.nullcontext() if measured else _without_warnings():
+        manager.save(
+            step,
+            args=ocp.args.Composite(**items),
+            metrics={"loss": loss} if measured else None,
+            force=True,
+        )
 
 
 def save_import(directory: Path, params: Params) -> None:
@@ -100,7 +151,7 @@ def _in_chunks(params: Params) -> Any:
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Orbax warns that there is no OCDBT database to merge; that is meant."""
+    """Orbax warns that there is no OCDBT database, or no loss to rank by; that is meant."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)

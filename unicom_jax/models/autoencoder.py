@@ -20,6 +20,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
@@ -51,7 +52,7 @@ class Conv(Module):
     def specs(self) -> Specs:
         shape = (self.size, self.size, self.in_dim, self.out_dim)
         return {
-            "kernel": ParamSpec(shape, (None, None, None, None)),
+            "kernel": ParamSpec(shape, (None, None, None, "embed")),
             "bias": ParamSpec((self.out_dim,), (None,), zeros),
         }
 
@@ -65,7 +66,7 @@ class Conv(Module):
             padding="SAME" if self.stride == 1 else ((0, 1), (0, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        return y + params["bias"].astype(x.dtype)
+        return place(y + params["bias"].astype(x.dtype), PICTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +135,7 @@ class AttentionBlock(Module):
 
     @property
     def _parts(self) -> Parts:
-        linear = Linear(self.dim, self.dim)
+        linear = Linear(self.dim, self.dim, axes=("embed", None))
         norm = GroupNorm(self.dim, self.groups)
         return {
             "group_norm": norm,

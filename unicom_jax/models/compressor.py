@@ -56,11 +56,11 @@ class SelfAttention(Module):
     @property
     def output(self) -> Linear:
         joined = self.inner // self.heads if self.in_dim > self.out_dim else self.out_dim
-        return Linear(joined, self.out_dim)
+        return Linear(joined, self.out_dim, axes=(None, "embed"))
 
     def specs(self) -> Specs:
         return {
-            "qkv": ParamSpec((self.in_dim, 3 * self.inner), (None, None)),
+            "qkv": ParamSpec((self.in_dim, 3 * self.inner), ("embed", None)),
             "q_bias": ParamSpec((self.inner,), (None,), zeros),
             "v_bias": ParamSpec((self.inner,), (None,), zeros),
             "output": self.output.specs(),
@@ -93,9 +93,9 @@ class GeGlu(Module):
     def _parts(self) -> dict[str, Module]:
         return {
             "norm": LayerNorm(self.dim),
-            "gate": Linear(self.dim, self.hidden_dim),
-            "up": Linear(self.dim, self.hidden_dim),
-            "down": Linear(self.hidden_dim, self.dim),
+            "gate": Linear(self.dim, self.hidden_dim, axes=("embed", "mlp")),
+            "up": Linear(self.dim, self.hidden_dim, axes=("embed", "mlp")),
+            "down": Linear(self.hidden_dim, self.dim, axes=("mlp", "embed")),
         }
 
     def specs(self) -> Specs:
@@ -130,7 +130,7 @@ class AttentionProjection(_PerToken):
             "norm1": LayerNorm(self.in_dim, NORM_EPS),
             "attention": SelfAttention(self.in_dim, self.out_dim, self.heads),
             "norm3": LayerNorm(self.in_dim, NORM_EPS),
-            "linear": Linear(self.in_dim, self.out_dim),
+            "linear": Linear(self.in_dim, self.out_dim, axes=("embed", None)),
             "norm2": LayerNorm(self.out_dim, NORM_EPS),
             "mlp": GeGlu(self.out_dim, 2 * self.out_dim),
         }
@@ -190,7 +190,7 @@ class PoolProjection(Module):
 
     @property
     def linear(self) -> Linear:
-        return Linear(self.window**2 * self.in_dim, self.out_dim)
+        return Linear(self.window**2 * self.in_dim, self.out_dim, axes=("embed", None))
 
     def specs(self) -> Specs:
         return {"linear": self.linear.specs()}
@@ -225,7 +225,7 @@ class UnpoolProjection(Module):
 
     @property
     def linear(self) -> Linear:
-        return Linear(self.in_dim, self.window**2 * self.out_dim)
+        return Linear(self.in_dim, self.window**2 * self.out_dim, axes=(None, "embed"))
 
     def specs(self) -> Specs:
         return {"linear": self.linear.specs()}

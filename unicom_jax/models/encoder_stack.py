@@ -12,6 +12,7 @@ from typing import Self
 
 import jax
 
+from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
@@ -164,7 +165,7 @@ class EncoderStack(Module):
         """Blocks start, ..., stop - 1."""
 
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-            return self.block(weights, x, mask), None
+            return self.block(weights, place(x, PICTURES), mask), None
 
         weights = (
             jax.tree.map(lambda weight: weight[start:stop], params)
@@ -197,7 +198,7 @@ class Tower(Module):
     """Base of both towers.
 
     Attributes:
-      remat: "none", "dots" or "full", see `core.remat.REMAT_POLICIES`.
+      remat: a key of `core.remat.REMAT_POLICIES`.
       attention_backend: see `core.attention.attention`.
     """
 

@@ -21,6 +21,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, TimeEmbedding, gelu_tanh
@@ -322,10 +323,11 @@ class FluxTransformer(Module):
         remat = REMAT_POLICIES[self.remat]
 
         def double(streams: tuple[jax.Array, jax.Array], weights: Params):
-            return self.double_block(weights, *streams, steering, turns, mask), None
+            context, image = (place(x, PICTURES) for x in streams)
+            return self.double_block(weights, context, image, steering, turns, mask), None
 
         def single(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-            return self.single_block(weights, x, steering, turns, mask), None
+            return self.single_block(weights, place(x, PICTURES), steering, turns, mask), None
 
         streams, _ = jax.lax.scan(remat(double), (context, image), params["double"])
         x = jnp.concatenate(streams, axis=1)

@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params
@@ -78,8 +79,6 @@ class Pathway(Module):
         return text_terms(
             self.transformer.logits,
             self.transformer.head_weights(params["transformer"]),
-            hidden,
-            batch.targets,
-            batch.target_weights,
+            *map(own_slots, (hidden, batch.targets, batch.target_weights)),
             self.text_chunk,
         )

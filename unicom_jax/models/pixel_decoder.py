@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from unicom_jax.core import flow
+from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention, check_backend, padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
@@ -157,7 +158,7 @@ class PixelDecoder(FlowDecoder):
         x = x + ends["condition"](params["condition"], condition)
 
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-            return self.block(weights, x, steering, turns, mask), None
+            return self.block(weights, place(x, PICTURES), steering, turns, mask), None
 
         x, _ = jax.lax.scan(jax.checkpoint(step) if self.remat else step, x, params["blocks"])
         scale, shift = ends["modulation"](params["modulation"], steering)

@@ -19,6 +19,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import ROWS, SLOTS, place
 from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
@@ -94,7 +95,7 @@ class SelfAttention(Module):
     def attend(
         self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
     ) -> jax.Array:
-        y = attention(q, k, v, mask, backend=self.backend, block=self.block)
+        y = attention(q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS)
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 
@@ -180,7 +181,7 @@ class Transformer(Module):
 
     def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
         """Token ids (B, S) -> (B, S, W), in the dtype of the table."""
-        return self.embedding(params["embedding"], tokens)
+        return self.embedding(params["embedding"], place(tokens, ROWS, SLOTS))
 
     def head_weights(self, params: Params) -> Params:
         """Those of `params` that `logits` reads."""
@@ -229,6 +230,7 @@ class Transformer(Module):
 
     def _run(self, blocks: Params, hidden: jax.Array, angles: tuple, mask: MaskIntervals):
         def block(hidden, params):
+            hidden = place(hidden, ROWS, SLOTS)
             q, k, v = self._project(params, hidden, angles)
             return self._finish(params, hidden, q, k, v, mask), None
 

@@ -90,11 +90,7 @@ def make_mesh(text: str = "fsdp=-1", devices: Sequence[jax.Device] | None = None
         (`parallel/accelerators.py`).
 
     Raises:
-      ValueError: as `arrange`, or a `context` axis: no computation is split along it yet.
+      ValueError: as `arrange`.
     """
     arranged = arrange(text, jax.devices() if devices is None else devices)
-    if arranged.shape[AXES.index("context")] > 1:
-        raise ValueError(
-            f"mesh={text!r}: sequences are not split over devices yet; use fsdp or data instead"
-        )
     return Mesh(arranged, AXES, axis_types=(AxisType.Auto,) * len(AXES))

@@ -21,6 +21,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from orbax.checkpoint import multihost
 
+from unicom_jax.parallel.watch import LOST_STATUS, Watch
+
 PORT = 8476  # where only a host is named
 # A row counts where the number of processes is set: a job's index alone may number other runs.
 FLAGS = ("--coordinator", "--processes", "--process")
@@ -35,6 +37,12 @@ LOST = "Connection closed by peer|Connection reset by peer|heartbeat|oordination
 
 class ProcessError(Exception):
     """Processes that do not find or do not wait for each other. One line that names the mend."""
+
+
+class LostError(ProcessError):
+    """Another process is gone. The last checkpoint is kept; all have to be started again."""
+
+    exit_status = LOST_STATUS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,11 +138,13 @@ class ProcessGroup:
 
     Attributes:
       timeout: seconds that it waits for the others.
+      lost_after: seconds without a sign of a process after which it counts as gone.
     """
 
     index: int = 0
     count: int = 1
     timeout: float = 600.0
+    lost_after: float = 60.0
 
     def barrier(self, what: str) -> None:
         """Returns when all processes have come here.
@@ -185,20 +195,29 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def noticing_loss(self) -> Iterator[None]:
-        """Says in one line what the device runtime says in many when another process has died.
+        """Within it, the loss of another process is said in one line: by the watch, which then ends
+        this one with `LOST_STATUS`, or in place of the many lines of the device runtime.
 
         Raises:
-          ProcessError: in place of such an error.
+          LostError: the device runtime was the first to notice.
         """
-        try:
+        if self.count == 1:
             yield
-        except jax.errors.JaxRuntimeError as error:
-            if self.count == 1 or not re.search(LOST, str(error)):
-                raise
-            raise ProcessError(
-                f"another process is gone ({str(error).splitlines()[0][:200]}); see the logs of "
-                "the others, then start all of them again"
-            ) from error
+            return
+        client = multihost.get_jax_distributed_client()
+        with Watch(client, self.index, self.count, self.lost_after) as watch:
+            try:
+                yield
+            except jax.errors.JaxRuntimeError as error:
+                if not re.search(LOST, str(error)):
+                    raise
+                missing = ", ".join(map(str, watch.missing()))
+                who = f"process {missing} of {self.count} is gone" if missing else "one is gone"
+                watch.wait_for_others()
+                reason = str(error).splitlines()[0][:200]
+                raise LostError(
+                    f"{who} ({reason}); see its log, then start all of them again"
+                ) from error
 
     def leave(self, status: int) -> None:
         """Ends a process of several that has failed, at once: at an orderly end it would wait for
@@ -208,7 +227,9 @@ class ProcessGroup:
             os._exit(status)
 
 
-def start(meeting: Meeting | None, timeout: float = 600.0) -> ProcessGroup:
+def start(
+    meeting: Meeting | None, timeout: float = 600.0, lost_after: float = 60.0
+) -> ProcessGroup:
     """Connects this process with the others. To be called before anything asks for a device.
 
     When they do not all come in time, the process ends here, with one line and status 1: the call
@@ -233,13 +254,14 @@ def start(meeting: Meeting | None, timeout: float = 600.0) -> ProcessGroup:
             cluster_detection_method="deactivate" if meeting.coordinator else None,
             initialization_timeout=int(timeout) + 60,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+            heartbeat_timeout_seconds=int(lost_after) + 40,  # ours speak first, and more clearly
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise ProcessError(f"the processes could not be connected: {reason}") from error
     finally:
         watch.cancel()
-    return ProcessGroup(jax.process_index(), jax.process_count(), timeout)
+    return ProcessGroup(jax.process_index(), jax.process_count(), timeout, lost_after)
 
 
 def _give_up(meeting: Meeting, timeout: float) -> None:

@@ -11,40 +11,59 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
+from unicom_jax.core.activations import ROWS, TENSOR, MeshAxes, fitting
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
 from unicom_jax.parallel.mesh import AXES
 
-RULES: dict[str | None, str | None] = {
-    "embed": "fsdp",
-    "features": None,
-    "latent": None,
-    "mlp": "tensor",
-    "heads": "tensor",
-    "kv_heads": "tensor",
-    "head_dim": None,
-    "vocab": "tensor",
-    "layers": None,
-    None: None,
+# A weight is needed whole where it meets activations, so it may lie on any devices that compute
+# the same sequence too: those along `context` hold parts of it, as those along `fsdp` do.
+RULES: dict[str | None, MeshAxes] = {
+    "embed": ("fsdp", "context"),
+    "features": (),
+    "latent": (),
+    "mlp": TENSOR,
+    "heads": TENSOR,
+    "kv_heads": TENSOR,
+    "head_dim": (),
+    "vocab": TENSOR,
+    "layers": (),
+    None: (),
 }
-BATCH_AXES = ("slice", "data", "fsdp")
+BATCH_AXES = ROWS
 
 
 def param_sharding(spec: ParamSpec, mesh: Mesh) -> NamedSharding:
-    """The sharding of one weight. A dimension that its mesh axis does not divide stays whole.
+    """The sharding of one weight.
+
+    A dimension is split over the mesh axes of its rule as far as they divide it
+    (`core.activations.fitting`). Of two dimensions with one name the first that can be split is.
 
     Raises:
-      ValueError: a logical axis without a rule.
+      ValueError: a logical axis without a rule, or two different ones that ask for one mesh axis.
     """
-    placed: list[str | None] = []
+    _check_axes(spec)
+    placed: dict[str | None, MeshAxes] = {}
+    split = []
     for size, logical in zip(spec.shape, spec.axes, strict=True):
+        axes = () if placed.get(logical) else fitting(RULES[logical], size, mesh)
+        placed[logical] = placed.get(logical) or axes
+        split.append(axes if len(axes) > 1 else next(iter(axes), None))
+    return NamedSharding(mesh, PartitionSpec(*split))
+
+
+def _check_axes(spec: ParamSpec) -> None:
+    owners: dict[str, str | None] = {}
+    for logical in spec.axes:
         if logical not in RULES:
             raise ValueError(
                 f"logical axis {logical!r} has no rule; add it to parallel.sharding.RULES"
             )
-        axis = RULES[logical]
-        usable = axis is not None and axis not in placed and size % mesh.shape[axis] == 0
-        placed.append(axis if usable else None)
-    return NamedSharding(mesh, PartitionSpec(*placed))
+        for axis in RULES[logical]:
+            if owners.setdefault(axis, logical) != logical:
+                raise ValueError(
+                    f"a weight of axes {spec.axes} has two, {owners[axis]!r} and {logical!r}, that "
+                    f"parallel.sharding.RULES put on the mesh axis {axis!r}; name one of them None"
+                )
 
 
 def param_shardings(specs: Specs, mesh: Mesh) -> Any:
@@ -74,39 +93,46 @@ def optimizer_shardings(abstract_state: Any, shardings: Any, mesh: Mesh) -> Any:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch over all data-parallel axes."""
+    """Rows of a batch over all data-parallel axes, with copies along `context` and `tensor`.
+
+    A batch is small: ids and bytes. What is computed from it is split further
+    (`core.activations`), which moves nothing.
+    """
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def local_rows(mesh: Mesh, rows: int) -> tuple[int, ...]:
+def local_rows(mesh: Mesh, rows: int, parts: int = 1) -> tuple[int, ...]:
     """Which rows of a global batch this process has to make, in their order.
 
-    They follow the devices, not the process's number: processes that only share the tensor axis
-    make the same rows, and a process whose devices are no neighbours in the mesh makes several
-    runs of rows.
+    They follow the devices, not the process's number: processes that only share the context or
+    tensor axis make the same rows, whole ones, and a process whose devices are no neighbours in the
+    mesh makes several runs of rows.
 
     Raises:
       ValueError: as `rows_by_process`.
     """
-    return rows_by_process(mesh.devices, rows)[jax.process_index()]
+    return rows_by_process(mesh.devices, rows, parts)[jax.process_index()]
 
 
-def rows_by_process(devices: np.ndarray, rows: int) -> dict[int, tuple[int, ...]]:
+def rows_by_process(devices: np.ndarray, rows: int, parts: int = 1) -> dict[int, tuple[int, ...]]:
     """`local_rows` of every process.
 
     Args:
       devices: of a mesh, in its shape.
+      parts: accumulation steps of a batch; every device has rows in each.
 
     Raises:
-      ValueError: the rows do not divide over the mesh's batch axes, or two processes share some of
-        their rows but not all.
+      ValueError: the rows of a part do not divide over the mesh's batch axes, or two processes
+        share some of their rows but not all.
     """
     sizes = dict(zip(AXES, devices.shape, strict=True))
     shards = math.prod(sizes[axis] for axis in BATCH_AXES)
-    if rows % shards:
+    if rows % (shards * parts):
+        in_parts = f" in {parts} parts" if parts > 1 else ""
         raise ValueError(
-            f"a batch of {rows} rows does not divide over {shards} devices; set batch_size to a "
-            f"multiple of {shards}, or let the mesh's tensor axis take more of them"
+            f"a batch of {rows} rows{in_parts} does not divide over {shards} devices; set "
+            f"batch_size to a multiple of {shards * parts}, or let the mesh's tensor or context "
+            "axis take more of them"
         )
     each, owned = rows // shards, {}
     for shard, copies in enumerate(devices.reshape(shards, -1)):  # BATCH_AXES come first in AXES
@@ -119,8 +145,8 @@ def rows_by_process(devices: np.ndarray, rows: int) -> dict[int, tuple[int, ...]
             if set(one) & set(other) or len(one) != len(other):
                 raise ValueError(
                     "the mesh gives two processes rows of a batch that overlap but are not the "
-                    "same; choose a tensor size that divides the devices of a process or is a "
-                    "multiple of them"
+                    "same; choose tensor and context sizes whose product divides the devices of "
+                    "a process or is a multiple of them"
                 )
     return shares
 

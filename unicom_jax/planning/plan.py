@@ -137,7 +137,7 @@ def plan_stage(
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
     facts = facts_of(config, name, topology, program)
-    # A run also holds what the step does not read: parts of the frozen codec.
+    # A run also holds what the step does not read.
     unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0
     return StagePlan(
         **facts,

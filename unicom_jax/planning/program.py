@@ -23,6 +23,7 @@ from unicom_jax.models.build import autoencoder_path, build_codec, build_encoder
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel import sharding
 from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import TrainState, split
 from unicom_jax.training.step import Stage, Trainer
@@ -67,6 +68,7 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     trainer = Trainer(
         stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
     )
+    check_on_mesh(name, settings, mesh.shape)
     _check_rows(settings, mesh)
     batch = abstract_batch(config, name)
     place = sharding.batch_sharding(mesh)
@@ -77,7 +79,7 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     return StepProgram(
         trainer=trainer,
         state=trainer.abstract_state(),
-        frozen={part: _placed(part, specs, mesh) for part, specs in frozen.items()},
+        frozen={part: _placed(specs, mesh) for part, specs in frozen.items()},
         frozen_specs=frozen,
         batch=placed,
         tokens=tokens,
@@ -151,16 +153,14 @@ def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
     if name == "codec" and isinstance(space := build_space(config), LatentSpace):
         specs[AUTOENCODER] = space.autoencoder.specs()
     if name in unified.NAMES:
-        specs["codec"] = build_codec(config).specs()
+        whole = build_codec(config).specs()
+        specs["codec"] = {part: whole[part] for part in ("compressor", "statistics")}
     return specs
 
 
-def _placed(part: str, specs: Specs, mesh: Mesh) -> Any:
-    """As a run places it: sharded like trained weights, an autoencoder whole on every device."""
-
+def _placed(specs: Specs, mesh: Mesh) -> Any:
     def place(spec: ParamSpec) -> jax.ShapeDtypeStruct:
-        everywhere = part == AUTOENCODER
-        where = sharding.replicated(mesh) if everywhere else sharding.param_sharding(spec, mesh)
+        where = sharding.param_sharding(spec, mesh)
         return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where)
 
     return map_specs(place, specs)

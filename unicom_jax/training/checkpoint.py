@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,23 +15,47 @@ from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 
 
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where training stands: step s reads the batch s + `data_offset`.
+
+    Attributes:
+      next_step: steps taken, skipped ones included.
+      data_offset: batches that were left behind by going back to an earlier checkpoint.
+      rollbacks: how often that was.
+    """
+
+    next_step: int = 0
+    data_offset: int = 0
+    rollbacks: int = 0
+
+
 def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
     item = {"step": state.step, "opt_state": state.opt_state}
     if trainer.ema_decay:  # `params` then holds the averaged weights, the raw ones go here
         item[files.RAW] = split(state.params, trainer.stage.freeze)[0]
+    if state.norms is not None:
+        item["norms"] = state.norms
     return item
 
 
 def save_state(
-    manager: ocp.CheckpointManager, trainer: Trainer, step: int, state: TrainState
+    manager: ocp.CheckpointManager,
+    trainer: Trainer,
+    position: Position,
+    state: TrainState,
+    loss: float | None = None,
 ) -> None:
-    """Saves asynchronously. `step` is the data position: a batch is a function of (seed, step)."""
-    position = {"next_step": step, "seed": trainer.seed}
+    """Saves asynchronously. `loss`: on held-out batches, where it was measured at this step."""
     train = _train_item(trainer, state)
-    files.save(manager, step, trainer.weights_for_use(state), train, position)
+    stands = {**dataclasses.asdict(position), "seed": trainer.seed}
+    weights = trainer.weights_for_use(state)
+    files.save(manager, position.next_step, weights, train, stands, loss)
 
 
-def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -> TrainState:
+def restore_state(
+    manager: ocp.CheckpointManager, trainer: Trainer, step: int
+) -> tuple[TrainState, Position]:
     """The state saved at `step`, bit for bit, on the trainer's mesh.
 
     Raises:
@@ -39,23 +65,30 @@ def restore_state(manager: ocp.CheckpointManager, trainer: Trainer, step: int) -
     abstract = trainer.abstract_state()
     params = files.restore(manager, step, files.PARAMS, abstract.params)
     train = files.restore(manager, step, files.TRAIN, _train_item(trainer, abstract))
-    position = files.restore(manager, step, files.POSITION, None)
-    if position["seed"] != trainer.seed:
+    stands = files.restore(manager, step, files.POSITION, None)
+    seed = stands.pop("seed")
+    if seed != trainer.seed:
         raise files.OtherRunError(
-            f"{manager.directory} was trained with seed {position['seed']}, not {trainer.seed}: "
-            f"its data would not continue; set --config.seed={position['seed']} or a new --workdir"
+            f"{manager.directory} was trained with seed {seed}, not {trainer.seed}: "
+            f"its data would not continue; set --config.seed={seed} or a new --workdir"
         )
     ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
     raw = merge(params, train[files.RAW]) if trainer.ema_decay else params
-    return TrainState(train["step"], raw, train["opt_state"], ema)
+    state = TrainState(train["step"], raw, train["opt_state"], ema, train.get("norms"))
+    return state, Position(**stands)
 
 
 def restore_newest(
-    manager: ocp.CheckpointManager, trainer: Trainer, warn, group: ProcessGroup | None = None
-) -> TrainState | None:
+    manager: ocp.CheckpointManager,
+    trainer: Trainer,
+    warn: Callable[[str], None],
+    group: ProcessGroup | None = None,
+    accept: Callable[[TrainState, Position], bool] = lambda state, position: True,
+) -> tuple[TrainState, Position] | None:
     """The newest state that all processes can read, None where training never saved one.
 
-    Damaged newer ones are named through `warn` and skipped, by all processes alike.
+    Damaged newer ones are named through `warn` and skipped, by all processes alike; those that are
+    not accepted are skipped, too.
 
     Raises:
       OtherRunError: the newest readable one belongs to another config or seed.
@@ -70,19 +103,23 @@ def restore_newest(
             f"the processes see different checkpoints in {manager.directory}; give a --workdir on "
             "a file system that all of them share"
         )
+    refused = False
     for step in steps:
-        state, problem = None, ""
+        found, problem = None, ""
         try:
-            state = jax.block_until_ready(restore_state(manager, trainer, step))
+            found = jax.block_until_ready(restore_state(manager, trainer, step))
         except files.OtherRunError:
             raise
         except files.CheckpointError as error:
             problem = str(error)
         problems = list(filter(None, group.gather(f"reading checkpoint {step}", problem)))
-        if not problems:
-            return state
-        warn(problems[0])
-    if steps:
+        if problems:
+            warn(problems[0])
+        elif accept(*found):
+            return found
+        else:
+            refused = True
+    if steps and not refused:
         raise files.CheckpointError(
             f"no checkpoint under {manager.directory} can be read; restore one from a copy, or "
             "delete the folder to train this stage anew"

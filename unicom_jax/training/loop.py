@@ -18,24 +18,20 @@ from rich.console import Console
 from data_pipelines.loader import Loader
 from unicom_jax.core.losses import mean
 from unicom_jax.core.module import Params
-from unicom_jax.interop import checkpoint as files
 from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
-from unicom_jax.training import checkpoint
+from unicom_jax.training.checkpoint import Position
 from unicom_jax.training.flops import step_flops
 from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
+from unicom_jax.training.saving import Saver, TrainingError
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 from unicom_jax.training.stopping import Stopped
 
-# First step -> batches from there on, this process's rows.
+# First batch -> batches from there on, this process's rows.
 Batches = Callable[[int], Loader]
-LOST = ("broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
-
-
-class TrainingError(Exception):
-    """Training cannot go on. One line that names the cause and the mend."""
+LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +41,12 @@ class LoopConfig:
     Attributes:
       steps: length of the stage.
       log_every: metrics are fetched from the device this often; never 0.
-      save_every: checkpoints besides the last one; `keep` of them stay, and each `keep_every`th.
+      save_every: checkpoints besides the last one; `keep` of them stay, each `keep_every`th, and
+        the `keep_best` with the lowest loss on held-out batches.
       eval_every: loss on held-out batches, `eval_batches` of them.
-      max_skipped: non-finite steps in a row after which training stops.
+      max_skipped: skipped steps in a row (looked at every `log_every`) after which training goes
+        back to the last good checkpoint and on with the data after them.
+      max_rollbacks: how often; then it stops.
       profile_start, profile_steps: window of a `jax.profiler` trace, counted from the step at which
         this process begins.
     """
@@ -57,24 +56,34 @@ class LoopConfig:
     save_every: int = 1000
     keep: int = 3
     keep_every: int = 0
+    keep_best: int = 0
     eval_every: int = 0
     eval_batches: int = 4
     max_skipped: int = 20
+    max_rollbacks: int = 0
     profile_start: int = 0
     profile_steps: int = 0
     wandb_project: str = ""
 
 
-def data_shares(counts: Counter, before: Counter) -> dict[str, float]:
-    """What became of the documents between two states of `Loader.counts`.
+def data_shares(
+    counts: Counter, before: Counter, group: ProcessGroup | None = None
+) -> dict[str, float]:
+    """What became of the documents between two states of `Loader.counts`, in all processes.
 
-    `data/<what>`: documents (pictures) that were broken, too long, left over by packing or had
-    their caption cut, over those that were used; `data/filled`: share of the slots in use.
+    `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
+    or had their caption cut, over those that were used; `data/filled`: share of the slots in use;
+    `data/restarts`: how often workers that died were started again.
     """
-    new = Counter({name: counts[name] - before[name] for name in counts})
+    group, own = group or ProcessGroup(), {name: counts[name] - before[name] for name in counts}
+    new: Counter = Counter()
+    for told in group.gather("counts of the data", json.dumps(own)):
+        new.update(json.loads(told))
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
     if new["room"]:
         shares["data/filled"] = new["slots"] / new["room"]
+    if new["restarts"]:
+        shares["data/restarts"] = new["restarts"]
     return shares
 
 
@@ -118,7 +127,7 @@ def train(
 
     Args:
       frozen: weights of earlier stages; never donated, never changed.
-      batches: host batches from a given step on; must be a function of (seed, step) alone.
+      batches: host batches from a given one on; must be a function of (seed, number) alone.
       directory: STAGE directory; checkpoints, metrics and `stage.json` go there.
       init_params: start from these instead of random ones (ignored on resume); used up.
       tokens_per_step: for the reported rates.
@@ -127,24 +136,33 @@ def train(
 
     Raises:
       Stopped: somebody asked to stop; the last step is saved.
-      TrainingError: too many non-finite steps in a row.
+      TrainingError: too many skipped steps in a row, or storage refused the last checkpoint.
       CheckpointError: the checkpoints are all damaged, or belong to another config or seed.
     """
     name = trainer.stage.name
-    manager = files.open_manager(
-        directory / "checkpoints", keep=config.keep, keep_every=config.keep_every
-    )
 
     # ---- where we stand -------------------------------------------------------------------
-    group = group or ProcessGroup()
-    state = checkpoint.restore_newest(
-        manager, trainer, lambda text: console.print(f"! {text}"), group
+    group, vote = group or ProcessGroup(), Vote(trainer.mesh)
+
+    def warn(text: str) -> None:
+        console.print(f"! {text}")
+
+    saver = Saver(
+        directory / "checkpoints",
+        trainer,
+        group,
+        vote,
+        warn,
+        save_every=config.save_every,
+        keep=config.keep,
+        keep_every=config.keep_every,
+        keep_best=config.keep_best,
     )
-    state = trainer.init_state(init_params) if state is None else state
-    start = int(state.step)
+    state, position = saver.newest() or (trainer.init_state(init_params), Position())
+    start = position.next_step
     if start >= config.steps:
         console.print(f"{name}: finished at step {start}, nothing to do")
-        manager.close()
+        saver.close()
         return trainer.weights_for_use(state)
     if start:
         console.print(f"{name}: goes on from the checkpoint of step {start}")
@@ -160,30 +178,32 @@ def train(
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
     metrics: dict[str, Any] = {}
     counts: Counter = Counter()  # of the stream, at the last report
-    vote = Vote(trainer.mesh)
+    loss: float | None = None  # on held-out batches, where it was measured at this step
 
     with (
-        closing(batches(start)) as stream,  # Grain's workers leave shared memory behind otherwise
+        # Grain's workers leave shared memory behind when they are not closed.
+        closing(batches(start + position.data_offset)) as stream,
         MetricWriter(directory, start, config.wandb_project, active=group.index == 0) as writer,
         make_progress(console) as progress,
     ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
         window = Window(time.perf_counter())
 
-        for step in range(start, config.steps):
+        while (step := position.next_step) < config.steps:
             # ---- data, and the step itself ------------------------------------------------
-            asked = time.perf_counter()
+            asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
             if peak and step == start:
                 share = float(jax.jit(trainer.stage.predicted)(batch))
                 flops = step_flops(trainer.stage, frozen, batch, share)
-            if config.profile_steps and step == first_profiled:
+            if config.profile_steps and step == first_profiled and not profiling:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
             state, metrics = step_fn(state, frozen, batch)
             window.steps += 1
             done = step + 1
+            position = dataclasses.replace(position, next_step=done)
             if profiling and done >= last_profiled:
                 jax.block_until_ready(metrics)
                 jax.profiler.stop_trace()
@@ -192,12 +212,26 @@ def train(
             # ---- reports ------------------------------------------------------------------
             if done % config.log_every == 0 or done == config.steps or step == start:
                 values = {key: float(value) for key, value in jax.device_get(metrics).items()}
-                _stop_if_diverged(name, done, values, config.max_skipped)
+                # At the same steps whether a run was stopped or not: so not at its first one.
+                at_its_time = done % config.log_every == 0 or done == config.steps
+                if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
+                    state = metrics = None  # there is no room for two
+                    state, position = _go_back(saver, config, name, position, values, warn)
+                    writer.go_back(position.next_step)
+                    progress.update(bar, completed=position.next_step)
+                    counts, window = stream.counts.copy(), Window(time.perf_counter())
+                    continue
+                saver.look()
                 if step > start:  # the first step's rates are the compiler's
                     values |= window.rates(tokens_per_step, flops, peak)
-                values |= data_shares(stream.counts, counts)
+                values |= data_shares(stream.counts, counts, group)
                 counts = stream.counts.copy()
-                values["time"] = time.perf_counter() - began
+                values |= {
+                    "rollbacks": position.rollbacks,
+                    "data_offset": position.data_offset,
+                    "failed_saves": saver.failed,
+                    "time": time.perf_counter() - began,
+                }
                 writer.write(done, values)
                 window = Window(time.perf_counter())
                 progress.update(bar, completed=done, note=format_note(values))
@@ -207,13 +241,15 @@ def train(
                 held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
                 values = evaluate(trainer, eval_fn, state, frozen, held_out)
                 writer.write(done, values)
-                window = Window(time.perf_counter())
+                window, loss = Window(time.perf_counter()), values["eval/loss"]
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps
-            due = config.save_every and done % config.save_every == 0 and done < config.steps
-            if due or stopping:
-                checkpoint.save_state(manager, trainer, done, state)
+            if config.save_every and done % config.save_every == 0 and done < config.steps:
+                if int(metrics["skipped_in_a_row"]):
+                    continue  # no checkpoint that one could go back to; a stop comes a step later
+                if not stopping:
+                    saver.save(position, state, loss)
             if stopping:
                 break
         batch = held_out = None  # arrays in memory shared with the workers go before these do
@@ -221,8 +257,7 @@ def train(
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
     if stopping:
-        manager.wait_until_finished()
-        manager.close()
+        saver.finish(position, state, loss)
         raise Stopped(
             f"{name}: stopped and saved at step {done} of {config.steps}; the same command goes on"
         )
@@ -230,9 +265,7 @@ def train(
         finished = trainer.stage.finish(trainer.weights_for_use(state), frozen)
         _, measured = split(finished, trainer.stage.freeze)
         state = dataclasses.replace(state, params=merge(state.params, measured))
-    checkpoint.save_state(manager, trainer, config.steps, state)
-    manager.wait_until_finished()
-    manager.close()
+    saver.finish(position, state, loss)
     weights = trainer.weights_for_use(state)
     facts = {
         "steps": config.steps,
@@ -241,6 +274,7 @@ def train(
         "steps_per_second": (config.steps - start) / seconds,
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
         "compilations": step_fn._cache_size(),
+        **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
     if group.index == 0:
@@ -251,13 +285,15 @@ def train(
 def evaluate(
     trainer: Trainer, eval_fn: Callable, state: TrainState, frozen: Params, batches: list[Any]
 ) -> dict[str, float]:
-    """Mean loss terms over held-out batches, as `eval/<term>`."""
+    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`."""
     params = trainer.weights_for_use(state)
     totals: dict[str, Any] = {}
     for batch in batches:
         for term, pair in eval_fn(params, frozen, batch).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
-    return {f"eval/{term}": float(mean(pair)) for term, pair in totals.items()}
+    means = {term: float(mean(pair)) for term, pair in totals.items()}
+    total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())
+    return {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
 
 
 def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
@@ -265,13 +301,40 @@ def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
         return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
 
 
-def _stop_if_diverged(name: str, step: int, values: Mapping[str, float], limit: int) -> None:
-    if values["skipped_in_a_row"] >= limit:
-        raise TrainingError(
-            f"{name}: {values['skipped_in_a_row']:.0f} steps in a row up to step {step} had "
-            f"non-finite gradients; lower --config.{name}.learning_rate and start again, the last "
-            "good checkpoint is kept"
-        )
+def _go_back(
+    saver: Saver,
+    config: LoopConfig,
+    name: str,
+    position: Position,
+    values: Mapping[str, float],
+    warn: Callable[[str], None],
+) -> tuple[TrainState, Position]:
+    """The last good state, and the data after the batches that were read; see `Saver.roll_back`.
+
+    Raises:
+      TrainingError: there is no way back, or it was taken too often.
+    """
+    finite = np.isfinite(values["gradient_norm"])
+    kind = "gradients above spike_factor x their median" if finite else "non-finite gradients"
+    what = (
+        f"{name}: {values['skipped_in_a_row']:.0f} steps in a row up to step {position.next_step} "
+        f"had {kind}"
+    )
+    if position.rollbacks < config.max_rollbacks:
+        if found := saver.roll_back(position):
+            warn(
+                f"{what}; goes back to step {found[1].next_step} and on with the data behind them "
+                f"(rollback {found[1].rollbacks} of {config.max_rollbacks})"
+            )
+            return found
+        what += ", before the first checkpoint"
+    elif config.max_rollbacks:
+        what += f", after {position.rollbacks} rollbacks"
+    saver.close()
+    raise TrainingError(
+        f"{what}; lower --config.{name}.learning_rate and start again, the last good checkpoint is "
+        "kept"
+    )
 
 
 def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) -> None:

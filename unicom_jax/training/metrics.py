@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 import sys
 from collections.abc import Mapping
@@ -18,7 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from tensorboardX import SummaryWriter
+
+from unicom_jax.training.event_files import Board, JsonLines
 
 
 class MetricWriter:
@@ -39,33 +39,30 @@ class MetricWriter:
         if not active:
             return
         directory.mkdir(parents=True, exist_ok=True)
-        self._path = directory / "metrics.jsonl"
-        self._forget_from(first_step)
-        self._file = self._path.open("a")
-        self._board = SummaryWriter(str(directory / "tensorboard"), purge_step=first_step or None)
+        self._lines = JsonLines(directory / "metrics.jsonl")
+        self._lines.forget_after(first_step)  # what an interrupted run wrote after its checkpoint
+        self._board = Board(directory / "tensorboard", after=first_step)
         self._wandb = _start_wandb(wandb_project, directory) if wandb_project else None
 
-    def _forget_from(self, step: int) -> None:
-        """Drops what an interrupted run wrote after the checkpoint that is resumed."""
-        if self._path.exists():
-            lines = self._path.read_text().splitlines()
-            kept = [line for line in lines if _step_of(line) <= step]
-            self._path.write_text("".join(f"{line}\n" for line in kept))
+    def go_back(self, step: int) -> None:
+        """Drops what was written after `step`. Weights & Biases cannot: it passes over those steps
+        until they are new."""
+        if self._active:
+            self._lines.forget_after(step)
+            self._board.forget_after(step)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         if not self._active:
             return
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
+        self._lines.write(step, values)
+        self._board.write(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
 
     def close(self) -> None:
         if not self._active:
             return
-        self._file.close()
+        self._lines.close()
         self._board.close()
         if self._wandb is not None:
             self._wandb.finish()
@@ -80,13 +77,6 @@ class MetricWriter:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")  # a line cut short by a crash is dropped
 
 
 def _start_wandb(project: str, directory: Path):

@@ -1,4 +1,4 @@
-"""Optimisers and schedules from the config, all of them optax's."""
+"""Optimisers and schedules from the config."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import optax
 
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
+from unicom_jax.training.muon import muon
 
 NEVER_GIVE_UP = 2**31 - 1  # the loop decides when too many steps were skipped, not optax
 
@@ -29,14 +30,6 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
 
 def _is_matrix(spec: ParamSpec) -> bool:
     return sum(axis != "layers" for axis in spec.axes) >= 2
-
-
-def _muon_dimensions(spec: ParamSpec) -> Any:
-    """Muon takes linear kernels; tables, norms and biases go to AdamW (Jordan et al. 2024)."""
-    axes = [i for i, axis in enumerate(spec.axes) if axis != "layers"]
-    if len(axes) != 2 or "vocab" in spec.axes:
-        return None
-    return optax.contrib.MuonDimensionNumbers(reduction_axis=axes[0], output_axis=axes[1])
 
 
 def make_optimizer(
@@ -66,20 +59,12 @@ def make_optimizer(
             mask=decayed,
         )
 
-    def muon() -> optax.GradientTransformation:
-        update = optax.contrib.muon(
-            schedule,
-            eps=config["eps"],
-            adam_b1=config["b1"],
-            adam_b2=config["b2"],
-            muon_weight_dimension_numbers=map_specs(_muon_dimensions, specs),
-            consistent_rms=0.2,  # updates of AdamW's size, so one learning rate serves both
-        )
-        # Muon's own AdamW part decays norms and biases too, so the decay is added behind both.
+    def muon_with_decay() -> optax.GradientTransformation:
+        update = muon(schedule, specs, b1=config["b1"], b2=config["b2"], eps=config["eps"])
         decay = optax.add_decayed_weights(lambda n: -config["weight_decay"] * schedule(n), decayed)
         return optax.chain(update, decay)
 
-    makers = {"adamw": adamw, "muon": muon}
+    makers = {"adamw": adamw, "muon": muon_with_decay}
     if config["optimizer"] not in makers:
         raise ValueError(f"optimizer={config['optimizer']!r} is not one of {', '.join(makers)}")
     chain = optax.chain(

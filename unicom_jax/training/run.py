@@ -28,12 +28,10 @@ from unicom_jax.parallel.sharding import (
     local_rows,
     param_shardings,
     place_batch,
-    place_copies,
-    replicated,
 )
 from unicom_jax.training.loop import Batches, LoopConfig, train
 from unicom_jax.training.optimizers import make_optimizer
-from unicom_jax.training.settings import check_settings
+from unicom_jax.training.settings import check_on_mesh, check_settings
 from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import split
 from unicom_jax.training.step import Stage, Trainer
@@ -116,7 +114,8 @@ def _run_stage(
     asked_to_stop: Callable[[], bool],
 ) -> None:
     settings = config[name]
-    share = local_rows(mesh, settings.batch_size)
+    check_on_mesh(name, settings, mesh.shape)
+    share = local_rows(mesh, settings.batch_size, settings.accumulate)
 
     def batches(part: str) -> Batches:
         return lambda start: pipelines.stage_loader(config, name, tokenizer, part, start, share)
@@ -124,8 +123,19 @@ def _run_stage(
     stage = _make_stage(name, config, batches("train"), mesh)
     trained, _ = split(stage.module.specs(), stage.freeze)
     optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+    frozen = _frozen_parts(name, config, workdir, mesh)
+    if name in unified.NAMES and config.data.packed:
+        unified.check_packed_features(config, name, frozen)
     trainer = Trainer(
-        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
+        stage,
+        optimizer,
+        schedule,
+        mesh,
+        config.seed,
+        settings.accumulate,
+        settings.ema_decay,
+        offload_optimizer=settings.offload_optimizer,
+        spike_factor=settings.spike_factor,
     )
     loop = LoopConfig(
         **{
@@ -135,7 +145,7 @@ def _run_stage(
     )
     train(
         trainer,
-        _frozen_parts(name, config, workdir, mesh),
+        frozen,
         batches("train"),
         batches("eval"),
         loop,
@@ -188,9 +198,10 @@ def _frozen_parts(name: str, config: ConfigDict, workdir: Path, mesh: Any) -> Pa
         encoder = _restore(workdir, "encoder", build_encoder(config), mesh, ("vision",))
         frozen["encoder"] = encoder["vision"]
     if name == "codec":
-        frozen |= place_copies(load_autoencoder(config, workdir), replicated(mesh))
+        frozen |= load_autoencoder(config, workdir, lambda specs: param_shardings(specs, mesh))
     if name in unified.NAMES:
-        frozen["codec"] = _restore(workdir, "codec", build_codec(config), mesh)
+        parts = ("compressor", "statistics")  # it draws latents, so what paints them stays on disk
+        frozen["codec"] = _restore(workdir, "codec", build_codec(config), mesh, parts)
     return frozen
 
 

@@ -22,12 +22,14 @@ class TrainState:
       params: all weights of the stage's module, frozen ones included.
       opt_state: of the trained weights only.
       ema: running average of the trained weights, or None.
+      norms: the last gradient norms (`spikes.py`), or None.
     """
 
     step: jax.Array
     params: Params
     opt_state: Any
     ema: Any | None
+    norms: jax.Array | None = None
 
 
 def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:

@@ -11,9 +11,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from unicom_jax.core.activations import ROWS, on_mesh, place
 from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
+from unicom_jax.parallel.memories import on_device, on_host
+from unicom_jax.training.spikes import no_norms, reject_spike
 from unicom_jax.training.state import TrainState, check_freeze, merge, split
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
@@ -59,12 +62,15 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
 
-def make_gradients(stage: Stage, accumulate: int) -> Callable:
+def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
     """(trained, held, frozen, batch, keys) -> (total loss, terms, gradients of `trained`).
 
-    With accumulation the counts of the whole batch are summed first (they do not depend on the
-    weights, so XLA drops the forward pass of that scan); each part then contributes exactly what
-    it would in one big batch.
+    Gradients lie where their weights lie, so devices hold no more of a sum than of a weight.
+
+    With accumulation a part takes every `accumulate`th row, so that each device finds its rows of
+    every part among its rows of the batch. The counts of the whole batch are summed first (they do
+    not depend on the weights, so XLA drops the forward pass of that scan); each part then
+    contributes exactly what it would in one big batch.
     """
 
     def total(trained, held, frozen, batch, keys, counts):
@@ -72,16 +78,22 @@ def make_gradients(stage: Stage, accumulate: int) -> Callable:
         counts = {k: c for k, (_, c) in terms.items()} if counts is None else counts
         return weighted_total(terms, stage.weights, counts), terms
 
-    gradient = jax.value_and_grad(total, has_aux=True)
+    places, _ = split(sharding.param_shardings(stage.module.specs(), mesh), stage.freeze)
+    differentiate = jax.value_and_grad(total, has_aux=True)
+
+    def gradient(*arguments):
+        (loss, terms), grads = differentiate(*arguments)
+        return loss, terms, jax.lax.with_sharding_constraint(grads, places)
 
     def whole(trained, held, frozen, batch, keys):
-        (loss, terms), grads = gradient(trained, held, frozen, batch, keys, None)
-        return loss, terms, grads
+        return gradient(trained, held, frozen, batch, keys, None)
+
+    def part_of(x: jax.Array) -> jax.Array:
+        parts = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:])
+        return place(jnp.swapaxes(parts, 0, 1), (), ROWS)
 
     def accumulated(trained, held, frozen, batch, keys):
-        parts = jax.tree.map(
-            lambda x: x.reshape(accumulate, x.shape[0] // accumulate, *x.shape[1:]), (batch, keys)
-        )
+        parts = jax.tree.map(part_of, (batch, keys))
 
         def count(part):
             terms = stage.loss(merge(trained, held), frozen, *part)
@@ -90,20 +102,31 @@ def make_gradients(stage: Stage, accumulate: int) -> Callable:
         counts = jax.tree.map(lambda c: c.sum(0), jax.lax.map(count, parts))
 
         def add(carry, part):
-            (loss, terms), grads = gradient(trained, held, frozen, *part, counts)
-            return jax.tree.map(jnp.add, carry, (loss, terms, grads)), None
+            return jax.tree.map(
+                jnp.add, carry, gradient(trained, held, frozen, *part, counts)
+            ), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        (loss, terms), grads = jax.eval_shape(gradient, trained, held, frozen, *first, counts)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), (loss, terms, grads))
-        return jax.lax.scan(add, zeros, parts)[0]
+        shapes = jax.eval_shape(gradient, trained, held, frozen, *first, counts)
+        loss, terms, grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        grads = jax.lax.with_sharding_constraint(grads, places)
+        return jax.lax.scan(add, (loss, terms, grads), parts)[0]
 
-    return whole if accumulate == 1 else accumulated
+    def placed(*arguments):
+        with on_mesh(mesh):
+            return (whole if accumulate == 1 else accumulated)(*arguments)
+
+    return placed
 
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
-    """The compiled pieces of a stage's training on a mesh."""
+    """The compiled pieces of a stage's training on a mesh.
+
+    Attributes:
+      offload_optimizer: moments lie in the host's memory between updates.
+      spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
+    """
 
     stage: Stage
     optimizer: optax.GradientTransformation
@@ -112,6 +135,8 @@ class Trainer:
     seed: int
     accumulate: int = 1
     ema_decay: float = 0.0
+    offload_optimizer: bool = False
+    spike_factor: float = 0.0
 
     def __post_init__(self) -> None:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
@@ -140,6 +165,7 @@ class Trainer:
             params=params,
             opt_state=self.optimizer.init(trained),
             ema=jax.tree.map(jnp.copy, trained) if self.ema_decay else None,
+            norms=no_norms() if self.spike_factor else None,
         )
 
     def abstract_state(self) -> TrainState:
@@ -154,24 +180,35 @@ class Trainer:
     def shardings(self) -> TrainState:
         params = sharding.param_shardings(self.stage.module.specs(), self.mesh)
         trained, _ = split(params, self.stage.freeze)
-        shapes = jax.eval_shape(self._state_of, self.stage.module.abstract())
+        shapes = jax.eval_shape(self._state_of, self.stage.module.abstract()).opt_state
+        moments = sharding.optimizer_shardings(shapes, trained, self.mesh)
+        everywhere = sharding.replicated(self.mesh)
         return TrainState(
-            step=sharding.replicated(self.mesh),
+            step=everywhere,
             params=params,
-            opt_state=sharding.optimizer_shardings(shapes.opt_state, trained, self.mesh),
+            opt_state=on_host(moments, shapes) if self.offload_optimizer else moments,
             ema=trained if self.ema_decay else None,
+            norms=everywhere if self.spike_factor else None,
         )
 
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
-        gradients = make_gradients(self.stage, self.accumulate)
+        gradients = make_gradients(self.stage, self.accumulate, self.mesh)
+        update = optax.with_extra_args_support(self.optimizer).update
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
             rows = jax.tree.leaves(batch)[0].shape[0]
             keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
-            updates, opt_state = self.optimizer.update(grads, state.opt_state, trained)
+            norm, norms, watched = optax.tree.norm(grads), state.norms, {}
+            if self.spike_factor:
+                grads, ratio, norms = reject_spike(
+                    grads, norm, norms, state.step, self.spike_factor
+                )
+                watched["gradient_norm_ratio"] = ratio
+            opt_state = on_device(state.opt_state) if self.offload_optimizer else state.opt_state
+            updates, opt_state = update(grads, opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
             ema = state.ema
             if self.ema_decay:
@@ -179,12 +216,14 @@ class Trainer:
             metrics = {
                 "loss": loss,
                 **{f"loss/{name}": mean(term) for name, term in terms.items()},
-                "gradient_norm": optax.tree.norm(grads),
+                "gradient_norm": norm,
+                **watched,
                 "learning_rate": self.schedule(state.step),
                 "skipped_steps": opt_state.total_notfinite,
                 "skipped_in_a_row": opt_state.notfinite_count,
             }
-            return TrainState(state.step + 1, merge(trained, held), opt_state, ema), metrics
+            params = merge(trained, held)
+            return TrainState(state.step + 1, params, opt_state, ema, norms), metrics
 
         everywhere = sharding.replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
@@ -194,7 +233,8 @@ class Trainer:
 
         def step(params: Params, frozen: Params, batch: Any) -> LossTerms:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            return self.stage.loss(params, frozen, batch, row_keys(jax.random.key(0), rows))
+            with on_mesh(self.mesh):
+                return self.stage.loss(params, frozen, batch, row_keys(jax.random.key(0), rows))
 
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 

@@ -23,8 +23,9 @@ other; elsewhere, and instead, flags say where they meet:
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
 
 SIGTERM to any of them, or Ctrl-C, ends all after the same step, saved, with status 75: the same
-command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When a
-process dies, the others end within two minutes, with a status that is neither 0 nor 75."""
+command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When
+a process dies, the others say which one and end with status 76, after --lost-after at the latest;
+when it is process 0, JAX may abort them first, with status 134. Start all of them again then."""
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,4 +48,11 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         default=600.0,
         metavar="SECONDS",
         help="longest wait for another process; default 600",
+    )
+    several.add_argument(
+        "--lost-after",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="a process without a sign for so long is gone; default 60",
     )

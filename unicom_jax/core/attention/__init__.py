@@ -7,12 +7,15 @@ mask exactly: a query row that sees nothing returns 0 and passes no gradient on.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 
+from unicom_jax.core.activations import PICTURES, MeshAxes, current_mesh
 from unicom_jax.core.attention.chunked import chunked_attention
 from unicom_jax.core.attention.dense import dense_attention
 from unicom_jax.core.attention.intervals import interval_mask, padding_mask
+from unicom_jax.core.attention.sharded import sharded_attention
 from unicom_jax.core.batch import MaskIntervals
 
 __all__ = ["ATTENTION_BACKENDS", "attention", "check_backend", "interval_mask", "padding_mask"]
@@ -30,6 +33,8 @@ def attention(
     backend: str = "dense",
     scale: float | None = None,
     block: int | None = None,
+    rows: MeshAxes = PICTURES,
+    slots: MeshAxes = (),
 ) -> jax.Array:
     """softmax(scale * q k^T, over the keys that `mask` shows) v.
 
@@ -41,6 +46,8 @@ def attention(
       backend: one of `ATTENTION_BACKENDS`.
       scale: of the scores; None: D ** -0.5.
       block: keys that the chunked backend looks at together; None: `CHUNK`. Not for "dense".
+      rows, slots: mesh axes that split B, and S and T; heads are split over `tensor`. They matter
+        where a mesh is set (`core.activations`), and change nothing but where it is computed.
 
     Returns:
       (B, S, H, D) in the dtype of q. Scores and softmax are fp32.
@@ -49,8 +56,12 @@ def attention(
     _check_shapes(q, k, v, mask)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     if backend == "chunked":
-        return chunked_attention(q, k, v, mask, scale, CHUNK if block is None else block)
-    return dense_attention(q, k, v, mask, scale)
+        local = partial(chunked_attention, scale=scale, block=CHUNK if block is None else block)
+    else:
+        local = partial(dense_attention, scale=scale)
+    if (mesh := current_mesh()) is None:
+        return local(q, k, v, mask)
+    return sharded_attention(local, q, k, v, mask, mesh, rows, slots)
 
 
 def check_backend(backend: str, block: int | None = None) -> None:

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.flow import flow_loss, sample_time
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
@@ -46,6 +47,7 @@ def codec_stage(
     space, middle = build_space(config), vision.depth // 2
 
     def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
+        batch = jax.tree.map(lambda x: place(x, PICTURES), batch)
         pixels = to_unit(batch.patches)
         features = jax.lax.stop_gradient(vision(frozen["encoder"], pixels, batch.grids))
         raw = codec.compress(params, features, batch.grids)

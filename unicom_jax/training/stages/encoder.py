@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.flow import flow_loss
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.losses import LossTerms
@@ -32,6 +33,7 @@ def encoder_stage(config: Mapping[str, Any]) -> Stage:
 
     def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
         del frozen, row_keys  # nothing comes before this stage, and nothing in it is random
+        batch = jax.tree.map(lambda x: place(x, PICTURES), batch)
         patches = to_unit(batch.patches).astype(dtype)
         features = model.vision(params["vision"], patches, batch.grids)
         images = unit_norm(model.vision.pool(params["vision"], features, batch.grids))

@@ -1,0 +1,1 @@
+"""A run that is killed, starved and poisoned, against a calm one: `python -m experiments.soak`."""

@@ -1,0 +1,143 @@
+"""Bad data that does not end: back to the last good checkpoint, and on past the bad batches."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.training.toy import Killed, Run, same
+from unicom_jax.interop import checkpoint as files
+from unicom_jax.training import spikes
+from unicom_jax.training.loop import TrainingError
+from unicom_jax.training.stopping import Stopped
+
+# Checkpoint at 3, none at 6: batch 5 is bad. After batch 6 two steps in a row were skipped.
+BAD = {"stream": {"bad": (5, 6)}, "max_skipped": 2, "max_rollbacks": 1}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """A run that went back and was never stopped."""
+    return Run(tmp_path_factory.mktemp("whole"), **BAD)
+
+
+def test_a_run_that_goes_back_ends_as_one_that_never_saw_the_batches_since(whole, tmp_path):
+    assert whole.error is None
+    clean = Run(tmp_path, stream={"skip": range(3, 7)})
+    assert clean.streams[0].read == [0, 1, 2, 7, 8, 9, 10, 11]
+    assert same(whole.weights, clean.weights)
+
+
+def test_batches_are_read_once_each_and_steps_counted_without_gap_or_double(whole):
+    assert [stream.read for stream in whole.streams] == [list(range(12))]
+    assert [line["step"] for line in whole.lines] == list(range(1, 9))
+
+
+def test_metrics_say_how_often_and_how_many_batches_were_left_behind(whole):
+    assert [line["rollbacks"] for line in whole.lines] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert [line["data_offset"] for line in whole.lines] == [0, 0, 0, 4, 4, 4, 4, 4]
+    line = "! toy: 2 steps in a row up to step 7 had non-finite gradients; goes back to step 3 and"
+    assert line in whole.said and "(rollback 1 of 1)" in whole.said
+
+
+# Among the skipped steps, right after going back, and after a checkpoint was saved since.
+@pytest.mark.parametrize("batch", [6, 7, 8, 11])
+def test_a_killed_run_ends_as_one_that_was_never_killed(whole, tmp_path, batch):
+    settings = {**BAD, "stream": {**BAD["stream"], "kill_at": batch}}
+    assert isinstance(Run(tmp_path, **settings).error, Killed)
+    again = Run(tmp_path, **BAD)
+    assert again.error is None and same(again.weights, whole.weights)
+    assert again.curve == whole.curve
+
+
+def stop_after(questions: int):
+    asked = iter(range(1, 99))
+    return lambda: next(asked) >= questions
+
+
+# Steps 4 and 5 are good, but no regular checkpoints to go back to. Step 6 would be one, and is
+# skipped: so the run that is to stop there does a step later. Those behind (8, 1) went back before.
+@pytest.mark.parametrize("lives", [(4, 1), (5, 1), (6,), (8, 1)])
+def test_a_stopped_run_ends_as_one_that_was_never_stopped(whole, tmp_path, lives):
+    for questions in lives:
+        stopped = Run(tmp_path, stop=stop_after(questions), keep=1, **BAD)
+        assert isinstance(stopped.error, Stopped)
+    again = Run(tmp_path, **BAD, keep=1)
+    assert again.error is None and same(again.weights, whole.weights)
+    assert again.curve == whole.curve
+
+
+def test_a_run_that_was_stopped_among_skipped_steps_goes_back_as_one_that_was_not(tmp_path):
+    settings = {**BAD, "stream": {"bad": (4, 5)}, "keep": 1}
+    whole = Run(tmp_path / "whole", **settings)
+    Run(tmp_path / "stopped", stop=stop_after(5), **settings)
+    assert files.stage_steps(tmp_path, "stopped") == [3, 5]
+    again = Run(tmp_path / "stopped", **settings)
+    assert same(again.weights, whole.weights) and again.curve == whole.curve
+
+
+def test_checkpoints_of_the_time_that_was_left_behind_are_gone(tmp_path):
+    Run(tmp_path, stop=stop_after(5), **BAD)
+    assert files.stage_steps(tmp_path.parent, tmp_path.name) == [3, 5]
+    Run(tmp_path, **{**BAD, "stream": {"bad": (5, 6), "kill_at": 8}})
+    assert files.stage_steps(tmp_path.parent, tmp_path.name) == [3]
+
+
+def test_training_goes_back_so_many_times_and_then_stops(tmp_path):
+    run = Run(tmp_path, stream={"bad": range(4, 99)}, max_skipped=2, max_rollbacks=2)
+    assert run.said.count("goes back to step 3") == 2
+    line = str(run.error)
+    assert isinstance(run.error, TrainingError) and "after 2 rollbacks; lower --config.toy" in line
+    assert "2 steps in a row up to step 5 had non-finite gradients" in line and "\n" not in line
+
+
+def test_before_the_first_checkpoint_there_is_no_way_back(tmp_path):
+    run = Run(tmp_path, stream={"bad": (0, 1)}, max_skipped=2, max_rollbacks=2)
+    assert "before the first checkpoint; lower" in str(run.error)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_back_to(tmp_path):
+    Run(tmp_path, stream={"kill_at": 7})
+    (tmp_path / "checkpoints" / "6" / files.POSITION / "metadata").write_text("")
+    run = Run(tmp_path, **BAD)
+    assert "goes back to step 3" in run.said and run.error is None
+
+
+# ---- spikes -------------------------------------------------------------------------------------
+
+WATCHED = {"trainer": {"spike_factor": 10.0}, "log_every": 1}
+
+
+@pytest.fixture
+def short_window(monkeypatch):
+    monkeypatch.setattr(spikes, "WINDOW", 4)
+
+
+def test_a_step_with_a_spiking_gradient_changes_nothing_and_is_counted(short_window, tmp_path):
+    run = Run(tmp_path / "spike", stream={"large": (5,)}, **WATCHED)
+    assert [line["skipped_steps"] for line in run.lines] == [0, 0, 0, 0, 0, 1, 1, 1]
+    assert run.lines[5]["gradient_norm_ratio"] > 100 > 10 > run.lines[4]["gradient_norm_ratio"]
+    nan = Run(tmp_path / "nan", stream={"bad": (5,)}, **WATCHED)
+    assert same(run.weights, nan.weights)  # skipped alike
+
+
+def test_until_half_the_window_is_known_nothing_is_a_spike(short_window, tmp_path):
+    run = Run(tmp_path, stream={"large": (1,)}, steps=3, **WATCHED)
+    assert [line["skipped_steps"] for line in run.lines] == [0, 0, 0]
+    assert [line["gradient_norm_ratio"] for line in run.lines[:2]] == [0, 0]
+
+
+def test_spikes_that_do_not_end_are_gone_back_from_and_named(short_window, tmp_path):
+    settings = {**WATCHED, "max_skipped": 2, "max_rollbacks": 1, "save_every": 4}
+    run = Run(tmp_path / "whole", stream={"large": (5, 6)}, **settings)
+    assert "had gradients above spike_factor x their median; goes back to step 4" in run.said
+    clean = Run(tmp_path / "clean", stream={"skip": range(4, 7)}, **settings)
+    assert run.error is None and same(run.weights, clean.weights)
+
+
+def test_the_window_of_norms_is_resumed_to_the_last_bit(short_window, tmp_path):
+    stream = {"large": (5,)}
+    whole = Run(tmp_path / "whole", stream=stream, **WATCHED)
+    Run(tmp_path / "killed", stream={**stream, "kill_at": 5}, **WATCHED)
+    again = Run(tmp_path / "killed", stream=stream, **WATCHED)
+    assert "goes on from the checkpoint of step 3" in again.said
+    assert same(again.weights, whole.weights) and again.curve == whole.curve

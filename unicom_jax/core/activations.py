@@ -1,0 +1,77 @@
+"""Where activations lie on a mesh: each axis of an array by the mesh axes that split it.
+
+Models name what an axis is and no mesh:
+
+    hidden = place(hidden, ROWS, SLOTS)      # (B, S, W): rows over data, slots over `context`
+
+What the names mean is looked up in the mesh that `on_mesh` sets around a traced function
+(`training/step.py` does, around the loss). Without a mesh, or on one device, nothing happens.
+
+Rows of packed sequences are long, so their slots are split too. Pictures are short: each stays
+whole, and the devices along `context` take other pictures. Only attention looks across slots
+(`core/attention/sharded.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+
+MeshAxes = tuple[str, ...]
+
+ROWS: MeshAxes = ("slice", "data", "fsdp")  # of a batch
+SLOTS: MeshAxes = ("context",)  # of a packed row
+PICTURES: MeshAxes = (*ROWS, *SLOTS)  # of a batch of pictures
+TENSOR: MeshAxes = ("tensor",)  # of heads, hidden channels and vocabulary
+
+
+def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
+    """`place` speaks of this mesh inside: for a traced function with arguments on its devices."""
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def current_mesh() -> AbstractMesh | None:
+    """The mesh that is set; None where there is none or it has one device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return None if mesh.empty or mesh.size == 1 else mesh
+
+
+def fitting(axes: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
+    """The first of `axes` over whose devices `size` divides, without those of one device.
+
+    An axis that does not divide ends the list: what lies on it then is copies.
+    """
+    taken: MeshAxes = ()
+    for axis in axes:
+        devices = mesh.shape.get(axis, 1)
+        if size % (devices * count(taken, mesh)):
+            break
+        taken += (axis,) if devices > 1 else ()
+    return taken
+
+
+def count(axes: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
+    """Devices along `axes` together."""
+    return math.prod(mesh.shape[axis] for axis in axes)
+
+
+def place(x: jax.Array, *axes: MeshAxes) -> jax.Array:
+    """x, with its leading dimensions over these mesh axes as far as they divide; others whole."""
+    if (mesh := current_mesh()) is None:
+        return x
+    split = (fitting(names, size, mesh) for names, size in zip(axes, x.shape, strict=False))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
+
+
+def own_slots(x: jax.Array) -> jax.Array:
+    """(B, S, ...) -> (B c, S / c, ...): what each of the c devices of a row has, as a row.
+
+    For sums over slots, which then need no slot of another device.
+    """
+    if (mesh := current_mesh()) is None:
+        return x
+    parts = count(fitting(SLOTS, x.shape[1], mesh), mesh)
+    return place(x.reshape(x.shape[0] * parts, x.shape[1] // parts, *x.shape[2:]), PICTURES)

@@ -1,0 +1,77 @@
+"""The flags of `unicom data prepare`. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+
+PREPARE = "Fetch and convert a data set, or pack a stage's rows before training."
+PREPARE_EXAMPLES = """\
+data sets, for --config.data.source:
+  unicom data prepare openmoji --out=data/openmoji                   # fetches the npm package
+  unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
+  unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
+  unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord
+
+packed rows, for --config.data.packed:
+  unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
+  unicom train --config=experiments/quickstart.py --workdir=runs/q --config.data.packed=data/q
+
+  What a stage would read, tokenize, resize and pack in training lies ready afterwards, and training
+  gives the same losses. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. The
+  same command goes on where a stopped one ended; files that are complete stay. The stages that
+  train on rows are align, pretrain, continue and sft: once for each.
+
+  With --features=RUN the frozen encoder of a run looks at every picture now and not in each step:
+  unicom data prepare packed --config=experiments/quickstart.py --out=data/q --features=runs/q
+
+  On a cluster, --runner=NAME and the flags of that runner are handed to Beam; --out (and the data
+  source's path) must be on a file system that its workers share:
+  unicom data prepare packed --config=my.py --out=/shared/rows \\
+      --runner=FlinkRunner --flink_master=host:8081 --parallelism=256"""
+
+
+def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("dataset", choices=("folder", "openmoji", "scenes", "packed"))
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    sets = parser.add_argument_group("folder, openmoji, scenes")
+    sets.add_argument(
+        "--package",
+        metavar="PATH",
+        help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
+    )
+    sets.add_argument(
+        "--size",
+        type=_at_least(8),
+        metavar="PIXELS",
+        help="openmoji, scenes: side of the pictures; default 64",
+    )
+    packed = parser.add_argument_group("packed")
+    packed.add_argument(
+        "--config", metavar="FILE", help="as for unicom train, with --config.KEY=VALUE as there"
+    )
+    packed.add_argument("--stage", metavar="NAME", help="whose mixture; default: pretrain")
+    packed.add_argument(
+        "--rows", type=_at_least(1), help="default: the stage's steps times its batch_size"
+    )
+    packed.add_argument("--workers", type=_at_least(1), help="local processes; default: 1")
+    packed.add_argument(
+        "--features", metavar="RUN", help="keep what this run's encoder sees instead of pictures"
+    )
+    packed.add_argument(
+        "--features-dtype",
+        metavar="TYPE",
+        help="float32 (default), bfloat16 or float16: half the room, rounded once",
+    )
+    packed.add_argument(
+        "--runner", metavar="NAME", help="Beam's; default: its local one. Its flags follow"
+    )
+
+
+def _at_least(least: int):
+    def parse(text: str) -> int:
+        if int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text} is less than {least}")
+        return int(text)
+
+    parse.__name__ = "number"  # argparse names it where the text is none
+    return parse

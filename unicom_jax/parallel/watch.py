@@ -1,0 +1,126 @@
+"""Which process of several is gone, said in one line before JAX ends the others.
+
+Every process leaves a sign with the coordination service, a number that grows. Process 0 looks at
+all of them and writes down who gives none; the others look at process 0 and at what it wrote. A
+process that ends in order says so. JAX has heartbeats of its own, at which it aborts a process with
+a C++ stack; ours are shorter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+LOST_STATUS = 76  # EX_PROTOCOL of sysexits.h: another process did not keep to it
+STOPPED_STATUS = 75  # what an error carries that all processes raise together, after saving
+SIGNS, LOST, DONE = "unicom_signs", "unicom_lost", "done"
+TICKS = 30  # signs in the time after which a process is lost
+
+
+class Watch:
+    """A thread that gives signs and looks for those of the others, until it is left.
+
+    Args:
+      client: of JAX's coordination service.
+      seconds: without a sign for so long, a process is lost.
+      end: what happens then, with the line that says who. By default this process ends.
+    """
+
+    def __init__(
+        self,
+        client,
+        index: int,
+        count: int,
+        seconds: float,
+        end: Callable[[str], None] | None = None,
+    ) -> None:
+        self._client, self._index, self._count, self._seconds = client, index, count, seconds
+        self._end = end or self._leave
+        self._tick = seconds / TICKS
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="unicom-watch", daemon=True)
+        others = range(count) if index == 0 else (0,)
+        self._watched = [process for process in others if process != index]
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._left.set()
+        self._thread.join()
+        if error is None or getattr(error, "exit_status", 1) == STOPPED_STATUS:
+            with contextlib.suppress(RuntimeError):  # process 0 may have ended in order before
+                self._give(DONE)
+
+    def missing(self) -> list[int]:
+        """The processes without a sign for four ticks, which it waits. For one that knows that
+        somebody is gone, but not who."""
+        try:
+            before = self._signs()
+            time.sleep(4 * self._tick)
+            after = self._signs()
+        except RuntimeError:
+            return [0]
+        others = (process for process in range(self._count) if process != self._index)
+        return [p for p in others if before.get(p) == after.get(p) != DONE]
+
+    def wait_for_others(self) -> None:
+        """Process 0 has the coordination service: it stays until the others could read."""
+        if self._index == 0:
+            time.sleep(6 * self._tick)
+
+    def _run(self) -> None:
+        number, reached = 0, time.monotonic()
+        seen = dict.fromkeys(self._watched, ("", reached))  # process -> last sign, when it came
+        while not self._left.wait(self._tick):
+            number += 1
+            now, lost = time.monotonic(), []
+            try:
+                self._give(str(number))
+                signs = self._signs("" if self._index == 0 else "/0")
+                new = {p: s for p, s in signs.items() if p in seen and s != seen[p][0]}
+                seen |= {process: (sign, now) for process, sign in new.items()}
+                lost, reached = self._agreed(seen, now), now
+            except RuntimeError:  # no coordination service: process 0 is gone
+                lost = [0] if now - reached > self._seconds else []
+            if lost and not self._left.is_set():
+                self._end(self._line(lost))
+                return
+
+    def _agreed(self, seen: dict[int, tuple[str, float]], now: float) -> list[int]:
+        """Who is lost: as this process sees, which 0 tells the others, or as 0 has told."""
+        late = [
+            p for p, (sign, came) in seen.items() if sign != DONE and now - came > self._seconds
+        ]
+        if late and self._index == 0:
+            self._client.key_value_set(f"{LOST}/all", " ".join(map(str, late)))
+        if late or self._index == 0:
+            return late
+        told = self._client.key_value_dir_get(LOST)
+        return list(map(int, told[0][1].split())) if told else []
+
+    def _give(self, sign: str) -> None:
+        self._client.key_value_set(f"{SIGNS}/{self._index}/sign", sign, allow_overwrite=True)
+
+    def _signs(self, of: str = "") -> dict[int, str]:
+        """Process -> sign."""
+        told = self._client.key_value_dir_get(f"{SIGNS}{of}")
+        return {int(key.split("/")[-2]): sign for key, sign in told}
+
+    def _line(self, lost: list[int]) -> str:
+        return (
+            f"process {', '.join(map(str, lost))} of {self._count} gave no sign for "
+            f"{self._seconds:g} s: it is gone or hangs; see its log, then start all of them again"
+        )
+
+    def _leave(self, line: str) -> None:
+        who = f"unicom (process {self._index} of {self._count})"
+        print(f"{who}: {line}", file=sys.stderr, flush=True)
+        self.wait_for_others()
+        sys.stdout.flush()
+        os._exit(LOST_STATUS)

@@ -1,0 +1,112 @@
+"""Files that grow while training runs, on a disk that may be full for a while: nothing waits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+FLUSH_SECONDS = 10.0
+logger = logging.getLogger(__name__)
+
+
+class JsonLines:
+    """Appends one JSON object a step. What the disk refuses is kept and written when it can be."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        self._size = path.stat().st_size
+        self._pending = b""
+
+    def forget_after(self, step: int) -> None:
+        """Drops the lines of later steps, and a last one that a crash has cut short."""
+        self.flush()
+        self._pending = b"".join(_until(step, self._pending.splitlines(keepends=True)))
+        with open(self._file.name, "rb") as lines:
+            self._size = sum(map(len, _until(step, lines)))
+        self._file.truncate(self._size)  # in place: a full disk cannot lose the earlier ones
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        told = bool(self._pending)
+        self._pending += json.dumps({"step": step, **values}).encode() + b"\n"
+        problem = self.flush()
+        if problem and not told:
+            logger.warning("%s: %s; metrics wait in memory", self._file.name, problem.strerror)
+
+    def flush(self) -> OSError | None:
+        try:
+            written = 0
+            while written < len(self._pending):
+                written += self._file.write(self._pending[written:])
+            self._size, self._pending = self._size + written, b""
+        except OSError as error:
+            self._file.truncate(self._size)
+            return error
+        return None
+
+    def close(self) -> None:
+        self.flush()
+        self._file.close()
+
+
+def _until(step: int, lines):
+    return itertools.takewhile(lambda line: _step_of(line) <= step, lines)
+
+
+def _step_of(line: bytes) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError):
+        return float("inf")
+
+
+class Board:
+    """TensorBoard's files, written on the calling thread: tensorboardX's own thread ends at the
+    first error and then lets the training wait for ever.
+
+    Args:
+      after: steps after this one, in earlier files of the folder, are hidden.
+    """
+
+    def __init__(self, directory: Path, after: int = 0) -> None:
+        self._directory, self._count, self._events = directory, 0, None
+        directory.mkdir(parents=True, exist_ok=True)
+        self.forget_after(after)
+
+    def forget_after(self, step: int) -> None:
+        if step:
+            start = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+            self._write(start)
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(Event(step=step, wall_time=time.time(), summary=Summary(value=shown)))
+
+    def _write(self, event: Event) -> None:
+        try:
+            if self._events is None:
+                # Processes of one second and host would share a file.
+                suffix = f".{os.getpid()}.{self._count}"
+                self._events = EventsWriter(str(self._directory / "events"), suffix)
+                self._count, self._flushed = self._count + 1, 0.0
+            self._events.write_event(event)
+            if time.monotonic() - self._flushed > FLUSH_SECONDS:
+                self._events.flush()
+                self._flushed = time.monotonic()
+        except OSError:  # a record may be half there: the next one begins a file
+            self._events = None
+
+    def close(self) -> None:
+        if self._events is not None:
+            try:
+                self._events.close()
+            except OSError as error:
+                logger.warning("%s: %s; its last points are lost", self._directory, error.strerror)

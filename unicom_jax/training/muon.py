@@ -1,0 +1,237 @@
+"""Muon: the momentum of each weight matrix, made orthogonal; AdamW for everything else.
+
+The update is that of `optax.contrib.muon` (Jordan et al. 2024; scaled as in Liu et al. 2025), and
+so is the state. What differs is how matrices that lie in parts on several devices become whole for
+the Newton-Schulz iteration. With D devices that hold one tile of every matrix
+
+    device   before         all-to-all        Newton-Schulz, local          all-to-all
+      0      tile 0 of all  ───────────►  matrices 0, D, … whole  ───────────►  tile 0 of all
+      1      tile 1 of all                matrices 1, …     whole               tile 1 of all
+
+each device receives as much as it holds, twice. Left to itself, XLA gathers every matrix on every
+device: D times as much, and D times the work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, PartitionSpec
+
+from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
+from unicom_jax.parallel.sharding import param_sharding
+
+BETA = 0.95
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x³ and x⁵: steep at 0, about 1 up to 1
+STEPS = 5
+RMS = 0.2  # of an update; AdamW's size, so that one learning rate serves both
+
+
+def muon(
+    learning_rate: optax.ScalarOrSchedule, specs: Specs, *, b1: float, b2: float, eps: float
+) -> optax.GradientTransformationExtraArgs:
+    """Muon for linear kernels, AdamW for tables, norms and biases; without weight decay.
+
+    `update(grads, state, mesh=mesh)` computes each matrix on one of the devices it lies on; without
+    a mesh, weights are taken to lie whole on one device.
+
+    Args:
+      learning_rate: of both.
+      specs: of the trained weights.
+      b1, b2: of AdamW, which like Muon looks ahead (Nesterov).
+      eps: of both.
+    """
+    matrices = optax.chain(
+        scale_by_muon(specs, eps),
+        _scale_by_size(specs),
+        optax.scale(RMS),
+        optax.scale_by_learning_rate(learning_rate),
+    )
+    others = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=0.0, nesterov=True)
+    labels = map_specs(lambda spec: "muon" if is_kernel(spec) else "adam", specs)
+    return optax.partition({"muon": matrices, "adam": others}, labels)
+
+
+def is_kernel(spec: ParamSpec) -> bool:
+    """Whether a weight is a linear layer's matrix, or a stack of such along `layers`."""
+    return len(_sides(spec)) == 2 and "vocab" not in spec.axes
+
+
+def _sides(spec: ParamSpec) -> list[int]:
+    return [i for i, axis in enumerate(spec.axes) if axis != "layers"]
+
+
+def scale_by_muon(specs: Specs, eps: float) -> optax.GradientTransformationExtraArgs:
+    """Momentum with Nesterov's look ahead, then `orthogonalize`."""
+    known = dict(iter_specs(specs))
+
+    # The state is optax's, its unused copy of the coefficients included: so checkpoints that were
+    # written with `optax.contrib.muon` go on.
+    def init(params: Any) -> optax.contrib.MuonState:
+        return optax.contrib.MuonState(
+            count=jnp.zeros((), jnp.int32),
+            mu=optax.tree.zeros_like(params),
+            ns_coeffs=jnp.asarray(COEFFICIENTS),
+        )
+
+    def update(
+        grads: Any, state: Any, params: Any = None, *, mesh: Mesh | None = None, **_: Any
+    ) -> tuple[Any, optax.contrib.MuonState]:
+        count = optax.safe_increment(state.count)
+        mu = optax.tree.update_moment(grads, state.mu, BETA, 1)
+        ahead = jax.tree.map(
+            lambda m, g: BETA * m + (1 - BETA) * g,
+            optax.tree.bias_correction(mu, BETA, optax.safe_increment(count)),
+            optax.tree.bias_correction(grads, BETA, count),
+        )
+        named, tree = jax.tree.flatten_with_path(ahead)
+        leaves = [leaf for _, leaf in named]
+        wanted = [known[tuple(key.key for key in path)] for path, _ in named]
+        updates = orthogonalize(leaves, wanted, eps, mesh)
+        return jax.tree.unflatten(tree, updates), state._replace(count=count, mu=mu)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _scale_by_size(specs: Specs) -> optax.GradientTransformation:
+    """Times the square root of a matrix's longer side: its mean square becomes about 1."""
+    known = dict(iter_specs(specs))
+
+    def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        spec = known[tuple(key.key for key in path)]
+        return math.sqrt(max(spec.shape[side] for side in _sides(spec))) * update
+
+    return optax.stateless(lambda updates, _: jax.tree.map_with_path(scale, updates))
+
+
+# ---- matrices in parts --------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How a weight becomes a stack of matrices (N, rows, columns), rows ≤ columns.
+
+    Attributes:
+      order: of the weight's axes: layers, rows, columns.
+      row_axes, column_axes: the mesh axes that rows and columns are split over.
+      devices: number of tiles of each matrix.
+      place: where the weight lies.
+    """
+
+    order: tuple[int, ...]
+    row_axes: tuple[str, ...]
+    column_axes: tuple[str, ...]
+    devices: int
+    place: PartitionSpec
+
+    @classmethod
+    def of(cls, spec: ParamSpec, mesh: Mesh | None) -> Layout:
+        place = [()] * len(spec.shape) if mesh is None else _split_axes(spec, mesh)
+        # Transposed where that makes it flat, or equal to others of its shape.
+        row, column = sorted(_sides(spec), key=lambda side: (spec.shape[side], place[side]))
+        layers = (i for i, axis in enumerate(spec.axes) if axis == "layers")
+        devices = math.prod(mesh.shape[axis] for axis in place[row] + place[column])
+        order = (*layers, row, column)
+        return cls(order, place[row], place[column], devices, PartitionSpec(*place))
+
+    def stack(self, weight: jax.Array) -> jax.Array:
+        weight = weight.transpose(self.order)
+        return weight.reshape(-1, *weight.shape[-2:])
+
+    def unstack(self, matrices: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        ordered = matrices.reshape([shape[axis] for axis in self.order])
+        return ordered.transpose([self.order.index(axis) for axis in range(len(shape))])
+
+
+def _split_axes(spec: ParamSpec, mesh: Mesh) -> list[tuple[str, ...]]:
+    """For each of a weight's axes, the mesh axes of more than one device that split it."""
+    places = param_sharding(spec, mesh).spec
+    axes = [(place,) if isinstance(place, str) else place or () for place in places]
+    return [tuple(axis for axis in some if mesh.shape[axis] > 1) for some in axes]
+
+
+def orthogonalize(
+    weights: Sequence[jax.Array],
+    specs: Sequence[ParamSpec],
+    eps: float,
+    mesh: Mesh | None,
+) -> list[jax.Array]:
+    """`newton_schulz` of every matrix in `weights`, which lie as `param_sharding` says.
+
+    A stack goes in rounds of as many matrices as there are devices. What is left over shares its
+    rounds with the rest of other stacks whose matrices lie in equal tiles; zeros fill the last one.
+    A matrix without an equal is so exchanged with nothing but zeros, and one device computes it.
+    """
+    if not weights:
+        return []
+    layouts = [Layout.of(spec, mesh) for spec in specs]
+
+    def local(tiles: list[jax.Array]) -> list[jax.Array]:
+        stacks = [layout.stack(tile) for layout, tile in zip(layouts, tiles, strict=True)]
+        done: list[list[jax.Array]] = [[] for _ in stacks]
+        leftovers = defaultdict(list)
+        for i, (layout, stack) in enumerate(zip(layouts, stacks, strict=True)):
+            rest = len(stack) % layout.devices
+            if whole_rounds := len(stack) - rest:
+                done[i].append(_exchanged(stack[:whole_rounds], layout, eps, mesh))
+            if rest:
+                kind = layout.row_axes, layout.column_axes, stack.shape[1:]
+                leftovers[kind].append((i, stack[whole_rounds:]))
+        for members in leftovers.values():
+            together = jnp.concatenate([rest for _, rest in members])
+            together = _exchanged(together, layouts[members[0][0]], eps, mesh)
+            ends = itertools.accumulate(len(rest) for _, rest in members)
+            for (i, rest), end in zip(members, ends, strict=True):
+                done[i].append(together[end - len(rest) : end])
+        return [
+            layout.unstack(jnp.concatenate(parts), tile.shape)
+            for layout, parts, tile in zip(layouts, done, tiles, strict=True)
+        ]
+
+    if mesh is None:
+        return local(list(weights))
+    places = [layout.place for layout in layouts]
+    return jax.shard_map(local, mesh=mesh, in_specs=(places,), out_specs=places)(list(weights))
+
+
+def _exchanged(tiles: jax.Array, layout: Layout, eps: float, mesh: Mesh | None) -> jax.Array:
+    """Tiles (N, r, c) of N matrices -> the same tiles of their orthogonal matrices."""
+    if layout.devices == 1:
+        return newton_schulz(tiles, eps)
+    axes, (count, r, c) = layout.row_axes + layout.column_axes, tiles.shape
+    high = math.prod(mesh.shape[axis] for axis in layout.row_axes)
+    each = -(-count // layout.devices)
+    padded = jnp.pad(tiles, ((0, each * layout.devices - count), (0, 0), (0, 0)))
+    # XLA:CPU would see through the padding to operands of several layouts, and refuse those.
+    padded = jax.lax.optimization_barrier(padded)
+    parts = jax.lax.all_to_all(padded, axes, split_axis=0, concat_axis=0, tiled=True)
+    # The devices' tiles follow each other: (high · wide · each, r, c) -> (each, rows, columns).
+    parts = parts.reshape(high, -1, each, r, c).transpose(2, 0, 3, 1, 4)
+    whole = newton_schulz(parts.reshape(each, high * r, -1), eps)
+    parts = whole.reshape(each, high, r, -1, c).transpose(1, 3, 0, 2, 4).reshape(-1, r, c)
+    return jax.lax.all_to_all(parts, axes, split_axis=0, concat_axis=0, tiled=True)[:count]
+
+
+def newton_schulz(matrices: jax.Array, eps: float) -> jax.Array:
+    """Moves all singular values of matrices (N, rows, columns), rows ≤ columns, to about 1.
+
+    x ← a x + (b A + c A²) x with A = x xᵀ, from x of Frobenius norm 1. Zero stays zero.
+    """
+    a, b, c = COEFFICIENTS
+
+    def one(x: jax.Array) -> jax.Array:
+        x = x / (jnp.linalg.norm(x) + eps)
+        for _ in range(STEPS):
+            gram = x @ x.T
+            x = a * x + (b * gram + c * gram @ gram) @ x
+        return x
+
+    return jax.vmap(one)(matrices)
