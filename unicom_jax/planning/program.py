@@ -28,7 +28,6 @@ from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import TrainState, split
 from unicom_jax.training.step import Stage, Trainer
 
-
 HOST = "pinned_host"  # the kind of memory that optimiser states are offloaded to
 
 

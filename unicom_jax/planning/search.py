@@ -18,7 +18,7 @@ from unicom_jax.planning.plan import StagePlan, plan_stage
 
 Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
 
-REMATS = ("none", "dots", "full")  # "offload" depends on the host's links, which nobody knows
+REMATS = ("none", "dots", "full")  # "offload" depends on links to the host
 TENSOR = (1, 2, 4, 8)
 BATCH = (0.5, 1, 2)  # times the configuration's
 PARTS = (1, 2, 4, 8)
