@@ -66,7 +66,14 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     trained, _ = split(stage.module.specs(), stage.freeze)
     optimizer, schedule = make_optimizer(settings, trained, settings.steps)
     trainer = Trainer(
-        stage, optimizer, schedule, mesh, config.seed, settings.accumulate, settings.ema_decay
+        stage,
+        optimizer,
+        schedule,
+        mesh,
+        config.seed,
+        settings.accumulate,
+        settings.ema_decay,
+        settings.spike_factor,
     )
     check_on_mesh(name, settings, mesh.shape)
     _check_rows(settings, mesh)
