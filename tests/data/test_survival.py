@@ -98,7 +98,8 @@ def somebody_else():
 
 def test_a_file_that_may_not_be_read_is_named(files, tmp_path):
     files[1].chmod(0)
-    for directory in (tmp_path, *tmp_path.parents[:2]):
+    ours = [parent for parent in tmp_path.parents if parent.name.startswith(("pytest-", "popen-"))]
+    for directory in (tmp_path, *ours):
         directory.chmod(0o755)
     message = r"train-00001-of-00004.array_record: cannot be read \(Permission denied\): let"
     with somebody_else(), pytest.raises(SourceError, match=message) as caught:

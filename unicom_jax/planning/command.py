@@ -44,7 +44,8 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         if name not in ORDER:
             raise ConfigError(f"--stage={name} is unknown; stages are {', '.join(ORDER)}")
     check_settings(config, stages)
-    for note in filter(None, (assume_flux(config), _about_compiler(topology, args.estimate))):
+    notes = (assume_flux(config), _about_packed(config), _about_compiler(topology, args.estimate))
+    for note in filter(None, notes):
         console.print(f"! {note}", markup=False, soft_wrap=True)
     if args.search:
         _search(config, stages, topology, 0 if args.estimate else args.compile, console)
@@ -58,6 +59,12 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
             plans.append(make(config, name, topology))
     _show(plans, console)
     _check_fit(config, plans)
+
+
+def _about_packed(config: ConfigDict) -> str:
+    if not (packed := config.data.packed):
+        return ""
+    return f"data.packed={packed} is not looked at: planned with pictures that the encoder reads"
 
 
 def _about_compiler(topology: Topology, estimate: bool) -> str:

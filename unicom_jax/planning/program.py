@@ -28,6 +28,8 @@ from unicom_jax.training.stages import codec, encoder, unified
 from unicom_jax.training.state import TrainState, split
 from unicom_jax.training.step import Stage, Trainer
 
+HOST = "pinned_host"  # the kind of memory that optimiser states are offloaded to
+
 
 @dataclasses.dataclass(frozen=True)
 class StepProgram:
@@ -73,7 +75,8 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
         config.seed,
         settings.accumulate,
         settings.ema_decay,
-        settings.spike_factor,
+        offload_optimizer=settings.offload_optimizer,
+        spike_factor=settings.spike_factor,
     )
     check_on_mesh(name, settings, mesh.shape)
     _check_rows(settings, mesh)
@@ -122,7 +125,7 @@ def _images(config: ConfigDict, name: str) -> tuple[int, int]:
 
 
 def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
-    """Shapes and types of a stage's global batch, as its loader makes it."""
+    """Shapes and types of a stage's global batch, as its loader makes it from pictures."""
     settings, patch = config[name], config["data"]["patch"]
     rows, channels = settings["batch_size"], 3 * patch**2
     most = image_policy(config).max_patches(patch, config["codec"]["pool"])
@@ -174,10 +177,11 @@ def _placed(specs: Specs, mesh: Mesh) -> Any:
 
 
 def local_bytes(tree: Any) -> int:
-    """Bytes of a placed abstract tree on one device."""
+    """Bytes of a placed abstract tree on one device; what lies in the host's memory is none."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
+        if leaf.sharding.memory_kind != HOST
     )
 
 

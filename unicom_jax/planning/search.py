@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ml_collections import ConfigDict
 
-from unicom_jax.core.remat import REMAT_POLICIES
 from unicom_jax.parallel.plan.topology import Topology, missing_compiler
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import StagePlan, plan_stage
 
 Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
 
+REMATS = ("none", "dots", "full")  # "offload" depends on links to the host
 TENSOR = (1, 2, 4, 8)
 BATCH = (0.5, 1, 2)  # times the configuration's
 PARTS = (1, 2, 4, 8)
@@ -69,7 +69,7 @@ def changed(config: ConfigDict, values: Values) -> ConfigDict:
 def grid(config: ConfigDict, stage: str, topology: Topology) -> Iterator[Values]:
     """All settings that are looked at."""
     key = remat_key(config, stage)
-    remats = (False, True) if isinstance(_get(config, key), bool) else tuple(REMAT_POLICIES)
+    remats = (False, True) if isinstance(_get(config, key), bool) else REMATS
     rows = config[stage].batch_size
     batches = [int(rows * factor) for factor in BATCH if rows * factor >= 1]
     parts = PARTS if stage not in ("encoder",) else (1,)  # a contrastive batch stays whole

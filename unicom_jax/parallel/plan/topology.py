@@ -176,10 +176,11 @@ def _tpu_devices(topology: Topology) -> Sequence[Any]:
 
 
 def _gpu_devices(topology: Topology) -> Sequence[Any]:
-    # No GPU here times candidate kernels, so none are tried.
+    # No GPU here times candidate kernels: products go to cuBLAS, whose kernels need no choice here.
     flags = os.environ.get("XLA_FLAGS", "")
     if "autotune_level" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_autotune_level=0 {_cuda_folder()}".strip()
+        own = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false {_cuda_folder()}"
+        os.environ["XLA_FLAGS"] = f"{flags} {own}".strip()
     nodes, node = topology.shape
     return topologies.get_topology_desc(
         platform="cuda",
