@@ -42,9 +42,9 @@ Without FLUX: `--config.codec.decoder.kind=dit --config.codec.autoencoder.path="
 with a DiT of 2.0e9 weights.
 
 How the step is laid out, with what `unicom plan` says of it:
-- fsdp=64, no tensor axis: at 9216 slots a device of v5p, all exchanges take a sixth of the products'
-  time. 3584 channels over 256 devices would be 14 rows, no multiple of the TPU's 8; XLA then gathers
-  weights by all-reduces, twice the bytes.
+- fsdp=64, no tensor axis: at 9216 slots a device of v5p all exchanges take a sixth of the time of
+  the products. 3584 channels over 256 devices would be 14 rows, no multiple of the TPU's 8; XLA
+  then gathers weights by all-reduces, twice the bytes.
 - Rows of 4608 slots: the longest document fits, and attention, whose scores pass through main
   memory, costs little more than half of what rows of 8192 take for the same tokens. A row has room
   for four pictures of 972 to 1024 tokens; the frozen encoder computes four a row, there or not.
