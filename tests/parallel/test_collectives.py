@@ -32,3 +32,12 @@ def test_a_transformer_gathers_weights_and_along_context_keys_and_values(mesh):
     of_activations = {shape for shape in moved if {SLOTS, slots} & set(shape)}
     assert of_activations == ({keys_and_values} if sizes["context"] > 1 else set())
     assert not [kind for kind, _ in found if kind in ("all-to-all", "collective-permute")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pathway", ["transfusion", "query"])
+def test_in_a_whole_step_nothing_is_replicated_for_want_of_a_place(pathway):
+    case = {"stage": "pretrain", "mesh": "fsdp=2,context=2,tensor=2", "steps": 1}
+    case |= {"unified__pathway": pathway, "pretrain__accumulate": 2}
+    done = on_eight_devices("-m", "tests.parallel.eight", json.dumps([case]), cached=False)
+    assert "Involuntary full rematerialization" not in done.stderr

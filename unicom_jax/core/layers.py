@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from unicom_jax.core.activations import TENSOR, place
+from unicom_jax.core.activations import ROWS, SLOTS, TENSOR, place
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
 from unicom_jax.core.module import ones as ones_init
 from unicom_jax.core.module import zeros as zeros_init
@@ -229,6 +229,7 @@ def at_slots(values: jax.Array, which: jax.Array | None) -> jax.Array:
     """values (B, K, ...) at each slot by its index `which` (B, S); None: they broadcast already."""
     if which is None:
         return values
+    values, which = place(values, ROWS), place(which, ROWS, SLOTS)
     return jnp.take_along_axis(
         values, which.reshape(which.shape + (1,) * (values.ndim - 2)), axis=1
     )

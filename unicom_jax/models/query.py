@@ -16,6 +16,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
+from unicom_jax.core.activations import place
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 from unicom_jax.core.losses import LossTerms
@@ -85,7 +86,7 @@ class QueryPathway(Pathway):
         """As `TransfusionPathway.loss_terms`; a frozen reader only reports `text`."""
         rows, images, tokens, dim = latents.shape
         hidden = self.embed_clean(params, batch, features, latents)
-        queries = params["queries"].astype(hidden.dtype)[batch.image_token]
+        queries = place(params["queries"].astype(hidden.dtype))[batch.image_token]
         hidden = jnp.where((batch.roles == Role.NOISY)[..., None], queries, hidden)
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
 
