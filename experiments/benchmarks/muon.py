@@ -10,17 +10,23 @@ both on one device, in turns, for the quickstart's transformer. docs/optimizer.m
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections import defaultdict
 
 import jax
 import optax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.collectives import traffic
 from experiments.benchmarks.race import Contestant, Spread, race, ratios
 from unicom_jax.core.module import Module, ParamSpec, Specs, map_specs
 from unicom_jax.models.transformer import TRANSFORMER_SIZES, Transformer
 from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.parallel.plan.costs import count_costs
+from unicom_jax.parallel.plan.hlo import parse_program
+from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.parallel.plan.traffic import fabric_of, price
 from unicom_jax.parallel.sharding import optimizer_shardings, param_shardings
 from unicom_jax.training.muon import RMS, is_kernel, muon
 
@@ -76,6 +82,25 @@ def compiled_update(optimizer, module: Module, mesh) -> jax.stages.Compiled:
     return jitted.lower(module.abstract(), state).compile()
 
 
+@dataclasses.dataclass
+class Traffic:
+    """Collectives of one kind: how often they run, and the bytes that a device receives."""
+
+    count: int = 0
+    received: float = 0.0
+
+
+def traffic(program: jax.stages.Compiled, mesh: Mesh) -> dict[str, Traffic]:
+    """Collectives by kind of a program compiled for the CPU devices of a mesh."""
+    fabric = fabric_of(parse_topology(f"cpu:{mesh.size}"), mesh)
+    found: dict[str, Traffic] = defaultdict(Traffic)
+    for _, collective in count_costs(parse_program(program.as_text())).collectives:
+        for exchange in price(collective, fabric):
+            found[exchange.kind].count += exchange.count
+            found[exchange.kind].received += exchange.near
+    return dict(found)
+
+
 def program_table(size: str, mesh_text: str) -> Table:
     module, mesh = TRANSFORMER_SIZES[size](), make_mesh(mesh_text)
     held = 4 * module.param_count() / mesh.size / MIB
@@ -86,7 +111,7 @@ def program_table(size: str, mesh_text: str) -> Table:
         table.add_column(column, justify="right" if column else "left")
     for name, optimizer in contestants(module.specs()).items():
         program = compiled_update(optimizer, module, mesh)
-        kinds = traffic(program.as_text())
+        kinds = traffic(program, mesh)
         table.add_row(
             name,
             ", ".join(f"{kind.count} {name}" for name, kind in sorted(kinds.items())),

@@ -8,7 +8,6 @@ Prints a JSON list of [kind, shape] for every collective of a forward and backwa
 from __future__ import annotations
 
 import json
-import re
 import sys
 
 import jax
@@ -18,6 +17,8 @@ from unicom_jax.core.activations import on_mesh
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.parallel.plan.costs import KINDS
+from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.sharding import batch_sharding, param_shardings
 
 # No two numbers alike, so that a shape tells what an array is.
@@ -51,12 +52,13 @@ def compiled_text(line: str) -> str:
 
 
 def collectives(text: str) -> list[tuple[str, tuple[int, ...]]]:
-    kinds = "all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute"
-    found = []
-    for shapes, kind in re.findall(rf"= (\S.*?) ({kinds})\(", text):
-        for shape in re.findall(r"\w+\[([\d,]*)\]", shapes):
-            found.append((kind, tuple(map(int, filter(None, shape.split(","))))))
-    return found
+    return [
+        (one.opcode, array.shape)
+        for computation in parse_program(text).computations.values()
+        for one in computation.instructions
+        if one.opcode in KINDS
+        for array in one.outputs
+    ]
 
 
 if __name__ == "__main__":

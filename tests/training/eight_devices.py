@@ -17,8 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from experiments import base
-from experiments.benchmarks.collectives import traffic
-from experiments.benchmarks.muon import LEARNING_RATE, compiled_update, contestants
+from experiments.benchmarks.muon import LEARNING_RATE, compiled_update, contestants, traffic
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module, ParamSpec, stack_specs
 from unicom_jax.parallel.mesh import make_mesh
@@ -121,7 +120,7 @@ def updates(optimizer, mesh: jax.sharding.Mesh) -> tuple[list, dict]:
         grads = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(np.float32), shapes)
         update, state = program(jax.device_put(grads, in_grads), state)
         found.append(jax.device_get(update))
-    sent = {kind: dataclasses.asdict(of) for kind, of in traffic(program.as_text()).items()}
+    sent = {kind: dataclasses.asdict(of) for kind, of in traffic(program, mesh).items()}
     return found, sent
 
 
