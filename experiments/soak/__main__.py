@@ -76,7 +76,9 @@ class Soak:
             self.account(number, plan, end, expected)
             if status != 0:
                 self.damage()
-            tell(f"life {number}: {sum(self.counts[name] for name in (KILL, STOP))} of {kills}")
+            tell(f"life {number}: {self.counts[KILL] + self.counts[STOP]} of {kills}")
+        if (done := self.counts[KILL] + self.counts[STOP]) < kills:
+            self.lost.append(f"the run ended after {done} of {kills} kills, so less was tried")
 
     def _plan(self, more: bool) -> Plan:
         """What comes next. A disk that is full already is freed after some batches."""
@@ -144,7 +146,7 @@ def mount(folder: Path) -> bool:
 def soak(folder: Path, kills: int, seed: int, console: Console) -> int:
     """The exit status: 1 if anything was lost."""
     began, rng = time.monotonic(), np.random.default_rng(seed)
-    steps = 4 * kills + 40
+    steps = 8 * kills + 40  # a life has 8 batches on average before it is killed
     poison = make_poison(rng, steps)
     disk, never = folder / "disk", Poison((), range(0))
     disk.mkdir()
