@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 
@@ -208,7 +209,7 @@ def _read_stored(path: Path) -> dict[str, Any]:
 
 
 def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> None:
-    old_flat, new_flat = dict(_flatten(stored)), dict(_flatten(new))
+    old_flat, new_flat = flatten_dict(stored, sep="."), flatten_dict(new, sep=".")
     for key in sorted(old_flat.keys() | new_flat.keys()):
         old, now = old_flat.get(key), new_flat.get(key)
         group = key.split(".")[0]
@@ -218,14 +219,6 @@ def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> N
                 f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value "
                 "or another --workdir"
             )
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _tuples(tree: Any) -> Any:

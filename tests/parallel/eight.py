@@ -24,25 +24,7 @@ from unicom_jax.core.module import Module
 from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.sharding import param_shardings, place_batch
-from unicom_jax.training.optimizers import make_optimizer
-from unicom_jax.training.stages.codec import codec_stage
-from unicom_jax.training.stages.encoder import encoder_stage
-from unicom_jax.training.stages.unified import unified_stage
-from unicom_jax.training.state import split
-from unicom_jax.training.step import Stage, Trainer
-
-
-def make_stage(name: str, config: Any) -> Stage:
-    if name == "encoder":
-        return encoder_stage(config)
-    return codec_stage(config, lambda: iter(())) if name == "codec" else unified_stage(name, config)
-
-
-def trainer_of(name: str, config: Any, mesh: Any) -> Trainer:
-    stage, settings = make_stage(name, config), config[name]
-    trained, _ = split(stage.module.specs(), stage.freeze)
-    optimizer, schedule = make_optimizer(settings, trained, settings.steps)
-    return Trainer(stage, optimizer, schedule, mesh, 0, settings.accumulate, settings.ema_decay)
+from unicom_jax.training.assemble import make_trainer
 
 
 def frozen_parts(name: str, config: Any, mesh: Any) -> dict:
@@ -65,7 +47,7 @@ def fullest_device(tree: Any) -> int:
 def run(stage: str, mesh: str, steps: int, **overrides: Any) -> dict[str, Any]:
     config = tiny_config(**{f"{stage}__batch_size": 8, f"{stage}__steps": steps, **overrides})
     devices = make_mesh(mesh) if mesh else make_mesh(devices=jax.devices()[:1])
-    trainer = trainer_of(stage, config, devices)
+    trainer = make_trainer(stage, config, devices, lambda: iter(()))
     frozen = frozen_parts(stage, config, devices)
     state, step = trainer.init_state(), trainer.train_step()
     before = [leaf.sharding for leaf in jax.tree.leaves(state)]

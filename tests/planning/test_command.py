@@ -64,7 +64,10 @@ def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(confi
     [
         (["--topology=v5p:16x16"], "a torus of 3 axes; write v5p:NxMxK in chips"),
         (["--topology=h100:8", "--stage=finetune"], "--stage=finetune is unknown; stages are"),
-        (["--topology=h100:16"], "8 rows in 1 parts do not divide over 16 devices; set batch_size"),
+        (
+            ["--topology=h100:16"],
+            "a batch of 8 rows does not divide over 16 devices; set batch_size",
+        ),
         (
             ["--topology=v6e:2x2", "--slices=2"],
             "has slice=1, but there are 2 slices; write slice=2",

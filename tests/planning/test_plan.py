@@ -12,11 +12,12 @@ import pytest
 from rich.console import Console
 
 from tests.tiny import tiny_config
+from unicom_jax.interop.initial import build_stage
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.planning.estimate import abstract_mesh, estimate_stage
 from unicom_jax.planning.plan import GIB, plan_stage
-from unicom_jax.planning.program import abstract_batch, assume_flux, make_program, make_stage
+from unicom_jax.planning.program import abstract_batch, assume_flux, make_program
 from unicom_jax.planning.search import changed, grid, nearest_fit, search
 from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
 from unicom_jax.training import run
@@ -89,7 +90,7 @@ def test_the_abstract_batch_is_what_the_loader_makes():
 def test_weights_and_moments_of_a_device_are_its_share(stage):
     config = tiny_config(mesh="data=2,fsdp=8", encoder__freeze=("text/.*",))
     plan = estimate_stage(rows(config, 16), stage, H100)
-    module = make_stage(config, stage).module
+    module = build_stage(config, stage)
     whole = 4 * module.param_count()
     assert whole / 8 <= plan.held["weights"] < whole / 3  # norms and odd sizes stay whole
     assert plan.held["moments"] <= 2 * plan.held["weights"] + 4096

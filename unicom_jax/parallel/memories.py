@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+HOST = "pinned_host"  # the memory kind
+
 
 def on_host(shardings: Any, abstract: Any) -> Any:
     """The same shardings in the host's memory; scalars stay on the device, as steps branch on them.
@@ -14,7 +16,7 @@ def on_host(shardings: Any, abstract: Any) -> Any:
       abstract: the arrays that will lie there.
     """
     return jax.tree.map(
-        lambda place, leaf: place.with_memory_kind("pinned_host") if leaf.ndim else place,
+        lambda place, leaf: place.with_memory_kind(HOST) if leaf.ndim else place,
         shardings,
         abstract,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -125,15 +126,7 @@ def rows_by_process(devices: np.ndarray, rows: int, parts: int = 1) -> dict[int,
       ValueError: the rows of a part do not divide over the mesh's batch axes, or two processes
         share some of their rows but not all.
     """
-    sizes = dict(zip(AXES, devices.shape, strict=True))
-    shards = math.prod(sizes[axis] for axis in BATCH_AXES)
-    if rows % (shards * parts):
-        in_parts = f" in {parts} parts" if parts > 1 else ""
-        raise ValueError(
-            f"a batch of {rows} rows{in_parts} does not divide over {shards} devices; set "
-            f"batch_size to a multiple of {shards * parts}, or let the mesh's tensor or context "
-            "axis take more of them"
-        )
+    shards = count_row_shards(dict(zip(AXES, devices.shape, strict=True)), rows, parts)
     each, owned = rows // shards, {}
     for shard, copies in enumerate(devices.reshape(shards, -1)):  # BATCH_AXES come first in AXES
         for process in sorted({device.process_index for device in copies}):
@@ -149,6 +142,23 @@ def rows_by_process(devices: np.ndarray, rows: int, parts: int = 1) -> dict[int,
                     "a process or is a multiple of them"
                 )
     return shares
+
+
+def count_row_shards(sizes: Mapping[str, int], rows: int, parts: int = 1) -> int:
+    """Over how many devices of a mesh of these sizes the rows of a batch are split.
+
+    Raises:
+      ValueError: the rows of a part do not divide over them.
+    """
+    shards = math.prod(sizes[axis] for axis in BATCH_AXES)
+    if rows % (shards * parts):
+        in_parts = f" in {parts} parts" if parts > 1 else ""
+        raise ValueError(
+            f"a batch of {rows} rows{in_parts} does not divide over {shards} devices; set "
+            f"batch_size to a multiple of {shards * parts}, or let the mesh's tensor or context "
+            "axis take more of them"
+        )
+    return shards
 
 
 def place_batch(batch: Any, mesh: Mesh) -> Any:

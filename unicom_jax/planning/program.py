@@ -22,13 +22,11 @@ from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.build import autoencoder_path, build_codec, build_encoder, build_space
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel import sharding
-from unicom_jax.training.optimizers import make_optimizer
-from unicom_jax.training.settings import check_on_mesh
-from unicom_jax.training.stages import codec, encoder, unified
-from unicom_jax.training.state import TrainState, split
+from unicom_jax.parallel.memories import HOST
+from unicom_jax.training.assemble import make_trainer, tokens_per_step
+from unicom_jax.training.stages import unified
+from unicom_jax.training.state import TrainState
 from unicom_jax.training.step import Stage, Trainer
-
-HOST = "pinned_host"  # the kind of memory that optimiser states are offloaded to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,27 +62,12 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     Raises:
       ValueError: settings that a run would refuse too.
     """
-    settings, stage = config[name], make_stage(config, name)
-    trained, _ = split(stage.module.specs(), stage.freeze)
-    optimizer, schedule = make_optimizer(settings, trained, settings.steps)
-    trainer = Trainer(
-        stage,
-        optimizer,
-        schedule,
-        mesh,
-        config.seed,
-        settings.accumulate,
-        settings.ema_decay,
-        offload_optimizer=settings.offload_optimizer,
-        spike_factor=settings.spike_factor,
-    )
-    check_on_mesh(name, settings, mesh.shape)
-    _check_rows(settings, mesh)
+    settings = config[name]
+    trainer = make_trainer(name, config, mesh, statistics_batches=lambda: iter(()))
+    sharding.count_row_shards(mesh.shape, settings.batch_size, settings.accumulate)
     batch = abstract_batch(config, name)
     place = sharding.batch_sharding(mesh)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
-    images, patches = _images(config, name)
-    tokens = settings.batch_size * settings.get("sequence_length", patches)
     frozen = _frozen_specs(config, name)
     return StepProgram(
         trainer=trainer,
@@ -92,36 +75,9 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
         frozen={part: _placed(specs, mesh) for part, specs in frozen.items()},
         frozen_specs=frozen,
         batch=placed,
-        tokens=tokens,
-        images=images,
+        tokens=tokens_per_step(name, config),
+        images=settings.batch_size * settings.get("images_per_row", 1),
     )
-
-
-def _check_rows(settings: ConfigDict, mesh: Mesh) -> None:
-    """Raises ValueError where a device would get no whole number of rows."""
-    shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
-    rows = settings.batch_size // settings.accumulate
-    if rows % shards:
-        raise ValueError(
-            f"{settings.batch_size} rows in {settings.accumulate} parts do not divide over "
-            f"{shards} devices; set batch_size to a multiple of {shards * settings.accumulate}, or "
-            "let the mesh's tensor axis take more of them"
-        )
-
-
-def make_stage(config: ConfigDict, name: str) -> Stage:
-    if name == "encoder":
-        return encoder.encoder_stage(config)
-    return (
-        codec.codec_stage(config, list) if name == "codec" else unified.unified_stage(name, config)
-    )
-
-
-def _images(config: ConfigDict, name: str) -> tuple[int, int]:
-    """Pictures of a batch, and the most patches of one."""
-    settings = config[name]
-    most = image_policy(config).max_patches(config.data.patch, config.codec.pool)
-    return settings.batch_size * settings.get("images_per_row", 1), most
 
 
 def abstract_batch(config: Mapping[str, Any], name: str) -> Any:

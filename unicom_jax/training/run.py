@@ -29,12 +29,10 @@ from unicom_jax.parallel.sharding import (
     param_shardings,
     place_batch,
 )
+from unicom_jax.training.assemble import make_trainer, tokens_per_step
 from unicom_jax.training.loop import Batches, LoopConfig, train
-from unicom_jax.training.optimizers import make_optimizer
-from unicom_jax.training.settings import check_on_mesh, check_settings
-from unicom_jax.training.stages import codec, encoder, unified
-from unicom_jax.training.state import split
-from unicom_jax.training.step import Stage, Trainer
+from unicom_jax.training.settings import check_settings
+from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
 
 ORDER = ("encoder", "codec", *unified.NAMES)
@@ -114,29 +112,20 @@ def _run_stage(
     asked_to_stop: Callable[[], bool],
 ) -> None:
     settings = config[name]
-    check_on_mesh(name, settings, mesh.shape)
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
 
     def batches(part: str) -> Batches:
         return lambda start: pipelines.stage_loader(config, name, tokenizer, part, start, share)
 
-    stage = _make_stage(name, config, batches("train"), mesh)
-    trained, _ = split(stage.module.specs(), stage.freeze)
-    optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+    def statistics_batches() -> Iterator[Any]:
+        with closing(batches("train")(0)) as stream:
+            for batch in itertools.islice(stream, config.codec.statistics_batches):
+                yield place_batch(batch, mesh)
+
+    trainer = make_trainer(name, config, mesh, statistics_batches)
     frozen = _frozen_parts(name, config, workdir, mesh)
     if name in unified.NAMES and config.data.packed:
         unified.check_packed_features(config, name, frozen)
-    trainer = Trainer(
-        stage,
-        optimizer,
-        schedule,
-        mesh,
-        config.seed,
-        settings.accumulate,
-        settings.ema_decay,
-        offload_optimizer=settings.offload_optimizer,
-        spike_factor=settings.spike_factor,
-    )
     loop = LoopConfig(
         **{
             field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings
@@ -152,31 +141,10 @@ def _run_stage(
         workdir / name,
         console,
         init_params=_initial_params(name, config, workdir, mesh, console),
-        tokens_per_step=_tokens_per_step(name, config),
+        tokens_per_step=tokens_per_step(name, config),
         group=group,
         asked_to_stop=asked_to_stop,
     )
-
-
-def _make_stage(name: str, config: ConfigDict, batches: Batches, mesh: Any) -> Stage:
-    def statistics_batches() -> Iterator[Any]:
-        with closing(batches(0)) as stream:
-            for batch in itertools.islice(stream, config.codec.statistics_batches):
-                yield place_batch(batch, mesh)
-
-    makers: dict[str, Callable[[], Stage]] = {
-        "encoder": lambda: encoder.encoder_stage(config),
-        "codec": lambda: codec.codec_stage(config, statistics_batches),
-    }
-    return makers.get(name, lambda: unified.unified_stage(name, config))()
-
-
-def _tokens_per_step(name: str, config: ConfigDict) -> int:
-    """Slots (unified stages) or patches (encoder, codec) that one step reads."""
-    settings = config[name]
-    if name in unified.NAMES:
-        return settings.batch_size * settings.sequence_length
-    return settings.batch_size * pipelines.image_policy(config).max_patches(config.data.patch)
 
 
 def _restore(

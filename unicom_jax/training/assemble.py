@@ -1,0 +1,65 @@
+"""From a configuration to the trainer of a stage: what a run trains and a plan compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from data_pipelines.build import image_policy
+from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.settings import check_on_mesh
+from unicom_jax.training.stages import codec, encoder, unified
+from unicom_jax.training.state import split
+from unicom_jax.training.step import Stage, Trainer
+
+
+def make_trainer(
+    name: str, config: ConfigDict, mesh: Mesh, statistics_batches: Callable[[], Iterator[Any]]
+) -> Trainer:
+    """The trainer of stage `name` on a mesh, whose devices need not exist.
+
+    Args:
+      statistics_batches: placed batches from which `codec` takes its latent statistics at its end.
+
+    Raises:
+      ConfigError: settings that this mesh cannot serve.
+    """
+    settings = config[name]
+    check_on_mesh(name, settings, mesh.shape)
+    stage = _make_stage(name, config, statistics_batches)
+    trained, _ = split(stage.module.specs(), stage.freeze)
+    optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+    return Trainer(
+        stage,
+        optimizer,
+        schedule,
+        mesh,
+        config.seed,
+        settings.accumulate,
+        settings.ema_decay,
+        offload_optimizer=settings.offload_optimizer,
+        spike_factor=settings.spike_factor,
+    )
+
+
+def _make_stage(
+    name: str, config: ConfigDict, statistics_batches: Callable[[], Iterator[Any]]
+) -> Stage:
+    makers: dict[str, Callable[[], Stage]] = {
+        "encoder": lambda: encoder.encoder_stage(config),
+        "codec": lambda: codec.codec_stage(config, statistics_batches),
+    }
+    return makers.get(name, lambda: unified.unified_stage(name, config))()
+
+
+def tokens_per_step(name: str, config: ConfigDict) -> int:
+    """Slots (unified stages) or patches (encoder, codec) that one step reads."""
+    settings = config[name]
+    if name in unified.NAMES:
+        return settings.batch_size * settings.sequence_length
+    return settings.batch_size * image_policy(config).max_patches(
+        config.data.patch, config.codec.pool
+    )
