@@ -7,22 +7,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import CACHE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def on_eight_devices(*arguments: str) -> subprocess.CompletedProcess:
+def on_eight_devices(*arguments: str, cached: bool = True) -> subprocess.CompletedProcess:
     """`python *arguments`, which has to succeed.
 
-    Programs are compiled anew: the compiler warns only then, and devices of XLA:CPU (jax 0.10.2)
-    that run a train step from the cache may start its collectives in different orders and wait for
-    each other for ever.
+    Args:
+      cached: take compiled programs from the tests' cache; the compiler warns only without.
     """
     environment = {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
+        "JAX_ENABLE_COMPILATION_CACHE": "true" if cached else "false",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is most of the work
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # Threads of XLA:CPU, by default one a core: devices that wait in a collective hold one
+        # each, and with fewer threads than devices all may wait for ever.
+        "NPROC": "16",
     }
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -20,7 +20,7 @@ from unicom_jax.parallel.mesh import AXES, parse_mesh
     ],
 )
 def test_a_transformer_gathers_weights_and_along_context_keys_and_values(mesh):
-    done = on_eight_devices("-m", "tests.parallel.collectives", mesh)
+    done = on_eight_devices("-m", "tests.parallel.collectives", mesh, cached=False)
     assert "Involuntary full rematerialization" not in done.stderr
     found = [(kind, tuple(shape)) for kind, shape in json.loads(done.stdout)]
     assert found
@@ -39,5 +39,5 @@ def test_a_transformer_gathers_weights_and_along_context_keys_and_values(mesh):
 def test_in_a_whole_step_nothing_is_replicated_for_want_of_a_place(pathway):
     case = {"stage": "pretrain", "mesh": "fsdp=2,context=2,tensor=2", "steps": 1}
     case |= {"unified__pathway": pathway, "pretrain__accumulate": 2}
-    done = on_eight_devices("-m", "tests.parallel.eight", json.dumps([case]))
+    done = on_eight_devices("-m", "tests.parallel.eight", json.dumps([case]), cached=False)
     assert "Involuntary full rematerialization" not in done.stderr

@@ -146,5 +146,4 @@ def all_facts(meshes: list[str]) -> dict:
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 8)
     print(json.dumps(all_facts(sys.argv[1:])))

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import cache
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -15,11 +11,11 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.muon import LEARNING_RATE, contestants
+from tests.parallel.programs import on_eight_devices
 from tests.training.eight_devices import Tower
 from unicom_jax.core.module import ParamSpec
 from unicom_jax.training.muon import is_kernel, newton_schulz
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = ("fsdp=4,tensor=2", "slice=2,fsdp=2,tensor=2")
 MORE = ("fsdp=8", "data=8", "tensor=8", "fsdp=2,tensor=4", "data=2,fsdp=4")
 MESHES = [*QUICK, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MORE)]
@@ -28,12 +24,7 @@ MESHES = [*QUICK, *(pytest.param(mesh, marks=pytest.mark.slow) for mesh in MORE)
 @cache
 def facts(group: tuple[str, ...]) -> dict:
     """Of `tests.training.eight_devices`, by mesh."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.training.eight_devices", *group],
-        capture_output=True, text=True, cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
-    return json.loads(done.stdout)
+    return json.loads(on_eight_devices("-m", "tests.training.eight_devices", *group).stdout)
 
 
 @pytest.fixture(params=MESHES)
