@@ -242,7 +242,7 @@ def get_config() -> ConfigDict:
                 "tied_head": True,
                 "embedding_std": 0.02,  # of fresh tokens; images and blocks add numbers near 1
                 "remat": "none",
-                "unroll": 1,  # blocks a turn of the loop; more: faster on CPU, longer to compile
+                "unroll": 1,  # blocks a turn of the loop; more: longer to compile, maybe faster
                 "attention_backend": "dense",
             },
             "head": {"kind": "linear", "hidden_dim": 0, "depth": 3},
