@@ -19,3 +19,12 @@ for name, value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
+
+# The shapes in signatures are checked at every traced call of a test. A run does not check them:
+# there our own one-line errors, or JAX's, meet a wrong shape.
+import jaxtyping  # noqa: E402
+
+import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
+
+SHAPED = ("unicom_jax.core",)
+jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
