@@ -26,5 +26,5 @@ import jaxtyping  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
 
-SHAPED = ("unicom_jax.core",)
+SHAPED = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.inference", "unicom_jax.evaluation")
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")

@@ -7,6 +7,7 @@ fields of the batches, masks and caches among them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from beartype import BeartypeConf, beartype
 from beartype.door import is_bearable
-from jaxtyping import TypeCheckError
+from jaxtyping import TypeCheckError, jaxtyped
 
 CONF = BeartypeConf(is_pep484_tower=True)  # an int may stand for a float
 
@@ -26,9 +27,10 @@ CONF = BeartypeConf(is_pep484_tower=True)  # an int may stand for a float
 def checked(function: Callable) -> Callable:
     """`function`, which checks the shapes of what it is called with; itself if it names none.
 
-    jaxtyping makes two empty functions of each signature: one without a result to check before the
-    call, and one with it to check all together after the call. Only the latter is used. So where
+    jaxtyping makes two empty functions of each signature: one to check the arguments before the
+    call, and one that is given the result too, by keyword, to check all together after the call. Only the latter is used. So where
     our own code finds a shape wrong, the user's one-line ValueError is raised as without the hook.
+    jaxtyping's message then speaks of the return value; its cause says which argument it was.
     """
     hints = function.__annotations__
     before_the_call = hints.get("return", Any) is Any
@@ -41,20 +43,26 @@ def checked(function: Callable) -> Callable:
         return beartype(conf=CONF)(function)
 
     signature = inspect.signature(function)
-    of_jax = {name for name, hint in hints.items() if "jaxlib" in repr(hint)}
+    *_, result = (p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY)
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
         call = signature.bind(*args, **kwargs)
         for name, value in call.arguments.items():
-            if name in of_jax and isinstance(value, np.ndarray):  # JAX takes NumPy's for its own
-                call.arguments[name] = jnp.asarray(value)
+            call.arguments[name] = _as_hinted(value, hints["return" if name == result else name])
         out = check()(*call.args, **call.kwargs)
+        seen: set[type] = set()
         for value in (*call.arguments.values(), *(out if isinstance(out, tuple) else ())):
-            _check_fields(value)
+            _check_fields(value, seen)
         return out
 
     return run
+
+
+def _as_hinted(value: Any, hint: Any) -> Any:
+    """NumPy's array as one of JAX where that is expected: JAX takes both."""
+    of_jax = isinstance(value, np.ndarray) and "jaxlib" in repr(hint)
+    return jnp.asarray(value) if of_jax else value
 
 
 def _named(hint: Any) -> bool:
@@ -71,12 +79,19 @@ def _fields(kind: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if _named(hints[f.name])}
 
 
-def _check_fields(value: Any) -> None:
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+def _check_fields(value: Any, seen: set[type]) -> None:
+    """Raises where a field is not as declared. `seen`: what containers the call had before.
+
+    A second one of a kind has letters of its own: a batch and the mask of slots behind it.
+    """
+    kind = type(value)
+    if not dataclasses.is_dataclass(kind) or not (hints := _fields(kind)):
         return
-    for name, hint in _fields(type(value)).items():
-        field = getattr(value, name)
-        if not is_bearable(field, hint, conf=CONF):
-            found = getattr(field, "shape", type(field)), getattr(field, "dtype", None)
-            raise TypeCheckError(f"{type(value).__name__}.{name} is {found}, not {hint}")
-        _check_fields(field)
+    with jaxtyped("context") if kind in seen else contextlib.nullcontext():
+        seen.add(kind)
+        for name, hint in hints.items():
+            field = _as_hinted(getattr(value, name), hint)
+            if not is_bearable(field, hint, conf=CONF):
+                found = getattr(field, "shape", type(field)), getattr(field, "dtype", None)
+                raise TypeCheckError(f"{kind.__name__}.{name} is {found}, not {hint}")
+            _check_fields(field, seen)
