@@ -28,9 +28,10 @@ def checked(function: Callable) -> Callable:
     """`function`, which checks the shapes of what it is called with; itself if it names none.
 
     jaxtyping makes two empty functions of each signature: one to check the arguments before the
-    call, and one that is given the result too, by keyword, to check all together after the call. Only the latter is used. So where
-    our own code finds a shape wrong, the user's one-line ValueError is raised as without the hook.
-    jaxtyping's message then speaks of the return value; its cause says which argument it was.
+    call, and one that is given the result too, by keyword, to check all together after the call.
+    Only the latter is used, so where our own code finds a shape wrong, its one-line ValueError is
+    raised as without the hook. jaxtyping's message always speaks of the return value; the cause
+    under it says which argument it was.
     """
     hints = function.__annotations__
     before_the_call = hints.get("return", Any) is Any

@@ -49,9 +49,8 @@ def test_ssim_equals_a_window_by_window_computation():
     values = []
     for row in range(16 - 10):
         for column in range(14 - 10):
-            a, b = (
-                x[row : row + 11, column : column + 11, 0].astype(float) for x in (first, second)
-            )
+            square = np.s_[row : row + 11, column : column + 11, 0]
+            a, b = (x[square].astype(float) for x in (first, second))
             m1, m2 = (weights * a).sum(), (weights * b).sum()
             v1, v2 = (weights * (a - m1) ** 2).sum(), (weights * (b - m2) ** 2).sum()
             cov = (weights * (a - m1) * (b - m2)).sum()
