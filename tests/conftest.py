@@ -26,5 +26,6 @@ import jaxtyping  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
 
+# `training`, `parallel` and `interop` pass trees of weights on, which no shape describes.
 SHAPED = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.inference", "unicom_jax.evaluation")
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")

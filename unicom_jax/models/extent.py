@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -25,7 +26,7 @@ class Extent(NamedTuple):
     def mask(self, x: Float[Array, "B h w c"]) -> Bool[Array, "B h w 1"]:
         """True where x belongs to the picture."""
 
-        def inside(axis: int) -> Bool[Array, "B places"]:
+        def inside(axis: int) -> jax.Array:
             size = x.shape[1 + axis]
             places = jnp.arange(size) * self.canvas[axis]
             return places < self.grids[:, axis, None] * size

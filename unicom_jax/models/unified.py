@@ -117,9 +117,9 @@ def gather_slots(images: Shaped[Array, "B M n c"], batch: MixedBatch) -> Shaped[
 def slot_times(
     time: Float[Array, "B M"], batch: MixedBatch
 ) -> tuple[Float[Array, "B M+1"], Int[Array, "B S"]]:
-    """The few flow times that a row knows, and which of them each slot has.
+    """The few flow times that a row knows, the last one 1, and which of them each slot has.
 
-    `time` is that of the images' NOISY slots; all others are at 1, which comes last.
+    `time` is that of the images' NOISY slots; all other slots are at 1.
     """
     times = jnp.pad(time, ((0, 0), (0, 1)), constant_values=1.0)
     return times, jnp.where(batch.roles == Role.NOISY, batch.image_index, time.shape[1])
@@ -183,7 +183,7 @@ def draw_noise(
     accumulation steps.
     """
 
-    def draw(key: Key[Array, ""]) -> tuple[Float32[Array, " M"], Float32[Array, "M n d"]]:
+    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         time_key, noise_key = jax.random.split(key)
         time = sample_time(time_key, shape[:1], flow_time.kind, shift=flow_time.shift)
         return time, jax.random.normal(noise_key, shape, jnp.float32)
