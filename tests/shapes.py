@@ -62,8 +62,8 @@ def checked(function: Callable) -> Callable:
 
 def _as_hinted(value: Any, hint: Any) -> Any:
     """NumPy's array as one of JAX where that is expected: JAX takes both."""
-    of_jax = isinstance(value, np.ndarray) and "jaxlib" in repr(hint)
-    return jnp.asarray(value) if of_jax else value
+    of_numpy = isinstance(value, np.ndarray | np.generic)
+    return jnp.asarray(value) if of_numpy and "jaxlib" in repr(hint) else value
 
 
 def _named(hint: Any) -> bool:

@@ -12,7 +12,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.module import Params
@@ -155,8 +155,8 @@ def _select(tokens: jax.Array, index: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def pack(
-    latents: Float[Array, "B h w c"], side: int = 2
-) -> Float[Array, "B (h//{side})*(w//{side}) c*{side}**2"]:
+    latents: Shaped[Array, "B h w c"], side: int = 2
+) -> Shaped[Array, "B (h//{side})*(w//{side}) c*{side}**2"]:
     """Each square of side x side latents a token, channel-major as in FLUX."""
     batch, height, width, channels = latents.shape
     if height % side or width % side:
@@ -170,8 +170,8 @@ def pack(
 
 
 def unpack(
-    tokens: Float[Array, "B {rows*columns} C"], rows: int, columns: int, side: int = 2
-) -> Float[Array, "B {side*rows} {side*columns} C//{side}**2"]:
+    tokens: Shaped[Array, "B {rows*columns} C"], rows: int, columns: int, side: int = 2
+) -> Shaped[Array, "B {side*rows} {side*columns} C//{side}**2"]:
     """Inverse of `pack` for a grid of rows x columns tokens."""
     batch = tokens.shape[0]
     squares = tokens.reshape(batch, rows, columns, -1, side, side)
@@ -180,8 +180,8 @@ def unpack(
 
 
 def image_of(
-    patches: Float[Array, "B {rows*columns} C"], rows: int, columns: int, patch: int
-) -> Float[Array, "B {rows*patch} {columns*patch} C//{patch}**2"]:
+    patches: Shaped[Array, "B {rows*columns} C"], rows: int, columns: int, patch: int
+) -> Shaped[Array, "B {rows*patch} {columns*patch} C//{patch}**2"]:
     """Images of patches, each of them (row, column, channel)."""
     batch = patches.shape[0]
     grid = patches.reshape(batch, rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
@@ -189,8 +189,8 @@ def image_of(
 
 
 def patches_of(
-    images: Float[Array, "B h w c"], patch: int
-) -> Float[Array, "B (h//{patch})*(w//{patch}) c*{patch}**2"]:
+    images: Shaped[Array, "B h w c"], patch: int
+) -> Shaped[Array, "B (h//{patch})*(w//{patch}) c*{patch}**2"]:
     """Inverse of `image_of`; the layout of `data_pipelines.images.patchify`."""
     batch, height, width, channels = images.shape
     grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)
