@@ -26,6 +26,12 @@ import jaxtyping  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
 
-# `training`, `parallel` and `interop` pass trees of weights on, which no shape describes.
-SHAPED = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.inference", "unicom_jax.evaluation")
+# `training`, `parallel` and `interop` pass trees of weights on, which no shape describes, and the
+# suites of `evaluation` ask for a Protocol, which no checker can look into.
+SHAPED = (
+    "unicom_jax.core",
+    "unicom_jax.models",
+    "unicom_jax.inference",
+    "unicom_jax.evaluation.metrics",
+)
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
