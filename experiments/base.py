@@ -163,7 +163,7 @@ def get_config() -> ConfigDict:
                 "heads": 4,
                 "mlp_dim": 512,
                 "remat": "none",  # none, dots, full, offload: see core/remat.py
-                "attention_backend": "dense",
+                "attention_backend": "dense",  # dense, chunked, fused: docs/configurations.md
             },
             "text": {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "max_length": 48},
         }

@@ -257,16 +257,18 @@ def _report(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from unicom_jax.inference.verify import check_torch, verify
     from unicom_jax.interop.export import Options, export, read_size
+    from unicom_jax.interop.weights import Choice
 
     if args.verify and args.to != "pytorch":
         raise ValueError(f"--verify compares whole models; leave it out with --to={args.to}")
     if args.verify:
         check_torch()
     shard_bytes = read_size(args.max_shard_size)
-    options = Options(args.to, args.dtype, shard_bytes, args.weights, args.overwrite)
+    choice = Choice(args.weights, args.step)
+    options = Options(args.to, args.dtype, shard_bytes, choice, args.overwrite)
     workdir, console = Path(args.checkpoint), _console()
     with console.status("writing"):
-        check = partial(verify, workdir, dtype=args.dtype, kind=args.weights, console=console)
+        check = partial(verify, workdir, dtype=args.dtype, choice=choice, console=console)
         target = export(workdir, Path(args.target), options, *([check] if args.verify else []))
     console.print(f"exported: {target}", markup=False, soft_wrap=True)
 

@@ -12,7 +12,7 @@ from experiments.benchmarks.standard import Standard
 from tests.models.documents import ALL, documents, pack
 from tests.tiny import tiny_config
 from tests.training.test_stages import pictures
-from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.attention import attention, padding_mask
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.models.build import build_codec, build_encoder
@@ -104,6 +104,41 @@ def test_a_language_model_takes_palms_count_however_it_is_computed(options):
     kernels = 3 * (2 * D * 16 + 2 * D * 8 + 3 * D * 24) + D * 40  # no embedding, norms or biases
     palm = 6 * B * S * kernels + 12 * 3 * B * S * S * 2 * 8  # 6 N T + 12 L H Q T² a row
     assert step_flops(stage, {}, jnp.zeros((B, S), jnp.int32)) == palm
+
+
+@pytest.mark.parametrize("backend", ["dense", "chunked", "fused"])
+def test_attention_counts_the_same_in_blocks_and_in_a_kernel(backend):
+    slots = 256  # enough for a kernel, and whole blocks: what fills them up counts too
+
+    def loss(params, frozen, batch, keys):
+        q = (batch @ params["a"]["kernel"]).reshape(B, slots, 2, D // 2)
+        return {"main": (jnp.sum(attention(q, q, q, backend=backend)), 1.0)}
+
+    stage = Stage("attention", Chain(), loss, {"main": 1.0})
+    products = 2 * 2 * B * slots * D * D + 3 * 2 * 2 * B * slots**2 * D
+    assert step_flops(stage, {}, jnp.zeros((B, slots, D))) == products
+
+
+def test_kernels_count_what_they_say_of_themselves_where_they_are_asked_for():
+    slots, head = 256, D // 2
+
+    def loss(params, frozen, batch, keys):
+        q = (batch @ params["a"]["kernel"]).reshape(B, slots, 2, head)
+        return {"main": (jnp.sum(attention(q, q, q, backend="fused")), 1.0)}
+
+    stage, batch = Stage("attention", Chain(), loss, {"main": 1.0}), jnp.zeros((B, slots, D))
+    plain, kernels = computed(stage, {}, batch), computed(stage, {}, batch, kernels=True)
+    layer, pairs = 2 * 2 * B * slots * D * D, 2 * B * slots**2
+    assert plain[0] == layer + (2 + 5) * 2 * pairs * head  # scores again for the gradient
+    assert kernels[0] == layer + (2 + 3 + 4) * 2 * pairs * head  # and for each kernel of it
+    assert kernels[1] < 4 * pairs < plain[1]  # fp32 scores never pass through main memory
+
+
+def test_dots_compute_no_attention_in_blocks_again():
+    batch = jnp.zeros((B, S), jnp.int32)
+    stage = language_stage(remat="dots", attention_backend="chunked")
+    scores = 3 * 2 * B * S * S * 2 * 8  # of three layers, once more for their gradient
+    assert computed(stage, {}, batch)[0] == step_flops(stage, {}, batch) + scores
 
 
 def test_logits_count_at_the_slots_that_predict_a_token():
