@@ -28,6 +28,8 @@ from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
 from unicom_jax.models.extent import Extent
 
 Parts = Mapping[str, Any]  # nested dict of modules, of the shape of the weights
+# Of images (B, h, w, 3).
+Latents = Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"]
 
 
 def _specs(parts: Parts) -> Specs:
@@ -343,10 +345,7 @@ class AutoencoderKL(Module):
 
     def moments(
         self, params: Params, images: Float[Array, "B h w 3"], extent: Extent | None = None
-    ) -> tuple[
-        Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"],
-        Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"],
-    ]:
+    ) -> tuple[Latents, Latents]:
         """Mean and log-variance of the posterior over raw latents."""
         height, width = images.shape[1:3]
         if height % self.factor or width % self.factor:
@@ -365,10 +364,9 @@ class AutoencoderKL(Module):
         self,
         params: Params,
         images: Float[Array, "B h w 3"],
-        noise: Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"]
-        | None = None,
+        noise: Latents | None = None,
         extent: Extent | None = None,
-    ) -> Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"]:
+    ) -> Latents:
         """Normalised latents: the posterior's mean, or a draw of it with Gaussian `noise`.
 
         Places beyond an `extent` hold anything; a canvas may be larger than all of its pictures.
