@@ -63,7 +63,7 @@ def checked(function: Callable) -> Callable:
 def _as_hinted(value: Any, hint: Any) -> Any:
     """NumPy's array as one of JAX where that is expected: JAX takes both."""
     of_numpy = isinstance(value, np.ndarray | np.generic)
-    return jnp.asarray(value) if of_numpy and "Array, '" in repr(hint) else value
+    return jnp.asarray(value) if of_numpy and "Array" in repr(hint) else value
 
 
 def _named(hint: Any) -> bool:
