@@ -36,10 +36,9 @@ def stage(**changes) -> Stage:
         noise = jax.vmap(lambda key: jax.random.normal(key, (2,)))(keys)
         error = jnp.square(TwoLayers()(params, batch["x"]) - batch["y"] - 0.1 * noise).sum(-1)
         weight = batch["weight"]
-        rare = (weight > 1).astype(jnp.float32)
         return {
             "main": (jnp.sum(error * weight), jnp.sum(weight)),
-            "rare": (jnp.sum(jnp.abs(error) * rare), jnp.sum(rare)),
+            "rare": (jnp.sum(jnp.abs(error) * (weight > 1)), jnp.sum(weight > 1)),
         }
 
     return Stage("toy", TwoLayers(), loss, {"main": 1.0, "rare": 0.5}, **changes)

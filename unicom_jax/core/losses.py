@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32, Int, Real
 
-LossTerm = tuple[Float32[Array, ""], Float32[Array, ""]]  # (weighted sum, sum of weights)
+LossTerm = tuple[Float32[Array, ""], float | Real[Array, ""]]  # (weighted sum, sum of weights)
 LossTerms = Mapping[str, LossTerm]
 # (weights of the head, hidden) -> logits
 Logits = Callable[[Any, Float[Array, "*B W"]], Float32[Array, "*B V"]]
