@@ -27,6 +27,9 @@ from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES
 
+# The scope of attention within packed rows, by which `training/flops.py` knows its products.
+ROW_ATTENTION = "row_attention"
+
 
 @flax.struct.dataclass
 class KVCache:
@@ -95,7 +98,10 @@ class SelfAttention(Module):
     def attend(
         self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
     ) -> jax.Array:
-        y = attention(q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS)
+        with jax.named_scope(ROW_ATTENTION):
+            y = attention(
+                q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
+            )
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 
