@@ -17,7 +17,13 @@ from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import GIB, StagePlan, plan_stage
 from unicom_jax.planning.program import assume_flux
 from unicom_jax.planning.search import nearest_fit, search
-from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
+from unicom_jax.planning.table import (
+    exchange_table,
+    parameter_line,
+    plan_table,
+    search_table,
+    visible_line,
+)
 from unicom_jax.training.run import ORDER
 from unicom_jax.training.settings import check_settings
 
@@ -76,6 +82,8 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
     console.print(plan_table(plans))
     for plan in plans:
         console.print(parameter_line(plan), markup=False)
+        if line := visible_line(plan):
+            console.print(line, markup=False, soft_wrap=True)
     for plan in plans:
         if plan.roofline and plan.roofline.exchanges:
             console.print(exchange_table(plan))

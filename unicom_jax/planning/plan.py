@@ -24,13 +24,15 @@ from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.plan.roofline import Roofline, make_roofline
 from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
+from unicom_jax.planning.packed import Visible, visible_pairs
 from unicom_jax.planning.program import (
     StepProgram,
     local_bytes,
     make_program,
     weight_sizes,
 )
-from unicom_jax.training.flops import step_flops
+from unicom_jax.training.flops import Shares, flops_by_shares
+from unicom_jax.training.stages import unified
 from unicom_jax.training.state import split
 
 GIB = 2**30
@@ -38,7 +40,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """What a step of a stage takes. Bytes and FLOPs are one device's, but for `model_flops`.
+    """What a step of a stage takes. Bytes and FLOPs are one device's, but for those of the model.
 
     Attributes:
       mesh: sizes of its axes.
@@ -46,7 +48,10 @@ class StagePlan:
       held: {what: bytes that lie on a device between steps}.
       peak: bytes at the step's highest point; None where the compiler gave up before it knew.
       parts: that a batch is accumulated from.
-      model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`).
+      visible: of the pairs of a row's slots; None where the stage has no packed rows.
+      model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`), with
+        logits at every slot.
+      all_pairs_flops: the same with all pairs of a row, seen or not.
       computed_flops: what the program does for them on one device, remat and copies included.
       computed_flops, roofline: None where the compiler gave up.
       estimated: nothing was compiled.
@@ -64,7 +69,9 @@ class StagePlan:
     images: int
     steps: int
     held: Mapping[str, int]
+    visible: Visible | None
     model_flops: float
+    all_pairs_flops: float
     peak: float | None
     computed_flops: float | None
     roofline: Roofline | None
@@ -107,6 +114,14 @@ class StagePlan:
         return self.model_flops / seconds / peak
 
     @property
+    def mfu_by_all_pairs(self) -> tuple[float, float] | None:
+        """`mfu` and `mfu_in_turn` as PaLM counts attention."""
+        if not self.step_seconds:
+            return None
+        more = self.all_pairs_flops / self.model_flops
+        return self.mfu * more, self.mfu_in_turn * more
+
+    @property
     def days(self) -> float | None:
         """Of all steps of the stage."""
         return self.step_seconds * self.steps / 86400 if self.step_seconds else None
@@ -137,11 +152,13 @@ def plan_stage(
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
     facts = facts_of(config, name, topology, program)
+    needed = flops_by_shares(program.stage, program.frozen, program.batch)
     # A run also holds what the step does not read.
     unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0
     return StagePlan(
         **facts,
-        model_flops=step_flops(program.stage, program.frozen, program.batch),
+        model_flops=needed(shares_of(facts["visible"])),
+        all_pairs_flops=needed(Shares()),
         peak=compiled.peak and compiled.peak + unread,
         computed_flops=costs.flops if costs else None,
         roofline=roofline,
@@ -192,6 +209,11 @@ def _compile(lowered: jax.stages.Lowered) -> _Compiled:
     return _Compiled(peak, arguments, compiled.as_text())
 
 
+def shares_of(visible: Visible | None) -> Shares:
+    """What counts of a stage. Logits are counted at every slot, as in the compiled program."""
+    return Shares(visible=visible.share) if visible else Shares()
+
+
 def facts_of(
     config: ConfigDict, name: str, topology: Topology, program: StepProgram
 ) -> dict[str, Any]:
@@ -207,6 +229,7 @@ def facts_of(
         "tokens": program.tokens,
         "images": program.images,
         "steps": settings.steps,
+        "visible": visible_pairs(config, name) if name in unified.NAMES else None,
         "held": {
             "weights": local_bytes(program.state.params),
             "moments": local_bytes(program.state.opt_state),

@@ -14,8 +14,8 @@ NOTHING = "-"
 
 
 def _size(value: float) -> str:
-    """123 -> 123, 45600 -> 45.6 K, up to T."""
-    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
+    """123 -> 123, 45600 -> 45.6 K, up to P."""
+    for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value:.3g}"
@@ -57,7 +57,9 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     row("GiB: peak of a step", lambda plan: NOTHING if plan.peak is None else _gib(plan.peak))
     row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
     row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
-    row("FLOPs of the model", lambda plan: _size(plan.model_flops))
+    row("share of pairs that are visible", _visible)
+    row("FLOPs of the model (visible pairs)", lambda plan: _size(plan.model_flops))
+    row("FLOPs of the model (all pairs)", lambda plan: _size(plan.all_pairs_flops))
     row("computed / these", _recomputed)
     for term in TERMS:
         row(f"time: {term}", lambda plan, term=term: _term(plan, term))
@@ -66,6 +68,7 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     row("binding", _binding, end=True)
     row("MFU, if all overlaps", lambda plan: _percent(plan.mfu))
     row("MFU, if nothing does", lambda plan: _percent(plan.mfu_in_turn))
+    row("MFU by all pairs", _all_pairs)
     row("steps", lambda plan: _size(plan.steps))
     row("days", lambda plan: f"{plan.days:.3g}" if plan.days else NOTHING)
     row("device-hours", lambda plan: _size(plan.days * 24 * devices) if plan.days else NOTHING)
@@ -88,10 +91,25 @@ def parameter_line(plan: StagePlan) -> str:
     return f"{plan.stage}: {_size(total)} trained: " + ", ".join(parts)
 
 
+def visible_line(plan: StagePlan) -> str:
+    """What the share of visible pairs was counted on; "" where there is none."""
+    return f"{plan.stage}: visible pairs: {plan.visible.rows}" if plan.visible else ""
+
+
+def _visible(plan: StagePlan) -> str:
+    return NOTHING if plan.visible is None else _percent(plan.visible.share)
+
+
+def _all_pairs(plan: StagePlan) -> str:
+    if plan.visible is None or plan.mfu_by_all_pairs is None:
+        return NOTHING
+    return " - ".join(map(_percent, plan.mfu_by_all_pairs))
+
+
 def _recomputed(plan: StagePlan) -> str:
     if plan.computed_flops is None:
         return NOTHING
-    return f"x {plan.computed_flops * plan.topology.devices / plan.model_flops:.2f}"
+    return f"x {plan.computed_flops * plan.topology.devices / plan.all_pairs_flops:.2f}"
 
 
 def _term(plan: StagePlan, term: str) -> str:

@@ -58,11 +58,16 @@ def step_flops(
     Raises:
       ValueError: a product in a loop whose length is unknown.
     """
+    return flops_by_shares(stage, frozen, batch)(Shares(predicted, visible))
+
+
+def flops_by_shares(stage: Stage, frozen: Params, batch: Any) -> Callable[[Shares], float]:
+    """`step_flops` for any shares, traced once."""
     total, arguments = loss_of(stage, frozen, batch)
-    traced = jax.make_jaxpr(total)(*arguments)
+    jaxpr = jax.make_jaxpr(total)(*arguments).jaxpr
     learns = [True] * len(jax.tree.leaves(arguments[0]))
-    learns += [False] * (len(traced.jaxpr.invars) - len(learns))
-    return _count(traced.jaxpr, learns, Shares(predicted, visible))[0]
+    learns += [False] * (len(jaxpr.invars) - len(learns))
+    return lambda shares: _count(jaxpr, learns, shares)[0]
 
 
 def computed(stage: Stage, frozen: Params, batch: Any) -> tuple[float, float]:
