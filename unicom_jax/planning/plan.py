@@ -142,7 +142,7 @@ def plan_stage(
     mesh = make_mesh(config.mesh, open_devices(topology))
     program = make_program(config, name, mesh)
     began = time.perf_counter()
-    compiled = _compile_once(program.lower(), str(topology))
+    compiled = compile_once(program.lower(), str(topology))
     seconds = time.perf_counter() - began
     if keep and compiled.text:
         keep.mkdir(parents=True, exist_ok=True)
@@ -169,7 +169,7 @@ def plan_stage(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Compiled:
+class Compiled:
     """Bytes of a device at the highest point and of the arguments, and the program's text.
 
     Where it does not fit: what the compiler says of the peak, or None, and no text.
@@ -180,10 +180,10 @@ class _Compiled:
     text: str
 
 
-_COMPILED: dict[tuple[str, str], _Compiled] = {}
+_COMPILED: dict[tuple[str, str], Compiled] = {}
 
 
-def _compile_once(lowered: jax.stages.Lowered, where: str) -> _Compiled:
+def compile_once(lowered: jax.stages.Lowered, where: str) -> Compiled:
     """As `_compile`; stages that differ in numbers alone (rates, lengths) share a program."""
     stripped = re.sub(r"dense<[^>]*>", "dense<>", lowered.as_text())
     key = (where, hashlib.sha256(stripped.encode()).hexdigest())
@@ -192,7 +192,7 @@ def _compile_once(lowered: jax.stages.Lowered, where: str) -> _Compiled:
     return _COMPILED[key]
 
 
-def _compile(lowered: jax.stages.Lowered) -> _Compiled:
+def _compile(lowered: jax.stages.Lowered) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -200,13 +200,13 @@ def _compile(lowered: jax.stages.Lowered) -> _Compiled:
             raise
         used = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
         scale = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40), strict=True))
-        return _Compiled(float(used[1]) * scale[used[2]] if used else None, 0.0, "")
+        return Compiled(float(used[1]) * scale[used[2]] if used else None, 0.0, "")
     memory = compiled.memory_analysis()
     arguments = float(memory.argument_size_in_bytes)
     peak = float(memory.peak_memory_in_bytes)
     if peak < arguments:  # CPU's leaves them out
         peak = arguments + memory.temp_size_in_bytes
-    return _Compiled(peak, arguments, compiled.as_text())
+    return Compiled(peak, arguments, compiled.as_text())
 
 
 def shares_of(visible: Visible | None) -> Shares:

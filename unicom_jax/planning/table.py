@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
-from unicom_jax.parallel.plan.roofline import TERMS
+from unicom_jax.parallel.plan.roofline import TERMS, Roofline
 from unicom_jax.planning.plan import GIB, StagePlan
+from unicom_jax.planning.sampling import SamplePlan
 from unicom_jax.planning.search import Setting
 
 NOTHING = "-"
@@ -143,6 +144,52 @@ def exchange_table(plan: StagePlan, rows: int = 12) -> Table:
     if len(exchanges) > rows:
         table.caption = f"and {len(exchanges) - rows} shorter ones"
     return table
+
+
+def sample_table(plans: Sequence[SamplePlan]) -> Table:
+    """One column a program. Times: if all overlaps, and if nothing does."""
+    first = plans[0]
+    title = f"sampling, on one device of {first.topology} (compiled)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for plan in plans:
+        table.add_column(plan.name, justify="right")
+
+    def row(name: str, cell: Callable[[SamplePlan], str], end: bool = False) -> None:
+        table.add_row(name, *map(cell, plans), end_section=end)
+
+    row("one request", lambda plan: plan.work.replace(", ", "\n"), end=True)
+    row("GiB: weights", lambda plan: _gib(plan.weights))
+    row("GiB: keys and values", lambda plan: _gib(plan.cache))
+    row("GiB: peak", lambda plan: NOTHING if plan.peak is None else _gib(plan.peak))
+    row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
+    row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
+    for part in dict.fromkeys(name for plan in plans for name in plan.parts):
+        row(f"time: {part}", lambda plan, part=part: _part_time(plan, part))
+    row("time in all", lambda plan: _range(plan.parts.values()))
+    row("binding", _sample_binding)
+    return table
+
+
+def _part_time(plan: SamplePlan, part: str) -> str:
+    if part not in plan.parts:
+        return NOTHING
+    turns, loops = plan.turns.get(part, 1), [plan.parts[part]]
+    return _range(loops) + (f"\n{turns} times {_range(loops, turns)}" if turns > 1 else "")
+
+
+def _range(rooflines: Iterable[Roofline], turns: int = 1) -> str:
+    rooflines = list(rooflines)
+    least, most = (
+        sum(getattr(one, name) for one in rooflines) / turns for name in ("overlapped", "in_turn")
+    )
+    return f"{_seconds(least)} - {_seconds(most)}" if least else NOTHING
+
+
+def _sample_binding(plan: SamplePlan) -> str:
+    bound = {term: sum(one.bound[term] for one in plan.parts.values()) for term in TERMS}
+    most, total = max(bound, key=bound.__getitem__), sum(bound.values())
+    return f"{most} {100 * bound[most] / total:.0f}%" if total else NOTHING
 
 
 def search_table(stage: str, settings: Sequence[Setting], rows: int = 12) -> Table:
