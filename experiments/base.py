@@ -163,7 +163,7 @@ def get_config() -> ConfigDict:
                 "heads": 4,
                 "mlp_dim": 512,
                 "remat": "none",  # none, dots, full, offload: see core/remat.py
-                "attention_backend": "dense",
+                "attention_backend": "dense",  # dense, chunked, fused: docs/configurations.md
             },
             "text": {"width": 128, "depth": 2, "heads": 4, "mlp_dim": 512, "max_length": 48},
         }
@@ -242,6 +242,7 @@ def get_config() -> ConfigDict:
                 "tied_head": True,
                 "embedding_std": 0.02,  # of fresh tokens; images and blocks add numbers near 1
                 "remat": "none",
+                "unroll": 1,  # blocks a turn of the loop; more: longer to compile, maybe faster
                 "attention_backend": "dense",
             },
             "head": {"kind": "linear", "hidden_dim": 0, "depth": 3},

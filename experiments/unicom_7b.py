@@ -128,7 +128,7 @@ def _encoder(config: ConfigDict) -> None:
     so400m = {"width": 1152, "depth": 27, "heads": 16, "mlp_dim": 4304}
     config.encoder.naflex = True
     config.encoder.vision.update(so400m)
-    config.encoder.vision.attention_backend = "chunked"
+    config.encoder.vision.attention_backend = "fused"
     config.encoder.text.update({**so400m, "max_length": 64})
 
 
@@ -163,7 +163,7 @@ def _codec(config: ConfigDict) -> None:
             "guidance_embeds": True,
             "rope_dims": (16, 56, 56),
             "remat": "full",
-            "attention_backend": "chunked",
+            "attention_backend": "fused",
         }
     )
     config.codec.decoder.update(  # for kind "dit": the size of JiT-G (Li & He 2025)
@@ -173,7 +173,7 @@ def _codec(config: ConfigDict) -> None:
             "heads": 16,
             "mlp_dim": 4416,
             "remat": True,
-            "attention_backend": "chunked",
+            "attention_backend": "fused",
         }
     )
 
@@ -194,7 +194,7 @@ def _unified(config: ConfigDict) -> None:
             "qk_norm": False,
             "tied_head": False,
             "remat": "dots",
-            "attention_backend": "chunked",
+            "attention_backend": "fused",
         }
     )
 

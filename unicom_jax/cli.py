@@ -18,6 +18,7 @@ from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sampl
 from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.interop.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
+from unicom_jax.parallel.cpu_threads import enough_cpu_threads
 from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
@@ -80,6 +81,7 @@ def _own_the_process(command: str) -> None:
     """What concerns the whole process, and only where the command line started it."""
     if command not in ("import", "export"):  # they come near the memory's limit and repeat nothing
         keep_freed_memory()
+    enough_cpu_threads()
     logging.basicConfig(format="! %(message)s", level=logging.WARNING)
     sys.unraisablehook = _report_unraisable
 
@@ -255,16 +257,18 @@ def _report(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from unicom_jax.inference.verify import check_torch, verify
     from unicom_jax.interop.export import Options, export, read_size
+    from unicom_jax.interop.weights import Choice
 
     if args.verify and args.to != "pytorch":
         raise ValueError(f"--verify compares whole models; leave it out with --to={args.to}")
     if args.verify:
         check_torch()
     shard_bytes = read_size(args.max_shard_size)
-    options = Options(args.to, args.dtype, shard_bytes, args.weights, args.overwrite)
+    choice = Choice(args.weights, args.step)
+    options = Options(args.to, args.dtype, shard_bytes, choice, args.overwrite)
     workdir, console = Path(args.checkpoint), _console()
     with console.status("writing"):
-        check = partial(verify, workdir, dtype=args.dtype, kind=args.weights, console=console)
+        check = partial(verify, workdir, dtype=args.dtype, choice=choice, console=console)
         target = export(workdir, Path(args.target), options, *([check] if args.verify else []))
     console.print(f"exported: {target}", markup=False, soft_wrap=True)
 

@@ -126,6 +126,7 @@ LATER = {
     "data.packed": "",
     "codec.autoencoder.path": "",
     "unified.transformer.embedding_std": 0.02,
+    "unified.transformer.unroll": 1,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,

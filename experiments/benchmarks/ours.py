@@ -51,6 +51,7 @@ def make_pathway(sizes: Standard) -> TransfusionPathway:
             mlp_dim=sizes.mlp_dim,
             qkv_bias=False,
             qk_norm=True,
+            unroll=sizes.depth,  # as the torch peers do, whose layers are no loop
         ),
         embedding=ImageEmbedding(FEATURE_DIM, sizes.latent_dim, sizes.width),
         head=make_flow_head("linear", sizes.width, sizes.latent_dim),

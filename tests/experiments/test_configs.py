@@ -206,7 +206,7 @@ def test_compressor_and_decompressor_have_the_public_counts(paper):
 
 def test_the_pixel_decoder_is_flux_1_dev_over_its_autoencoder(paper):
     decoder = build_codec(paper).pixel_decoder
-    how = {"remat": "full", "attention_backend": "chunked"}
+    how = {"remat": "full", "attention_backend": "fused"}
     assert decoder.transformer == FLUX_SIZES["flux.1-dev"](**how)
     assert decoder.transformer.param_count() == 11_901_408_320
     assert build_space(paper).autoencoder == flux_autoencoder()
@@ -223,7 +223,7 @@ def test_a_pixel_decoder_of_pixels_stays_possible(paper):
 
 def test_the_encoder_is_siglip_2_so400m_naflex(paper):
     vision = build_encoder(paper).vision
-    assert vision == VisionEncoder.named("so400m", attention_backend="chunked")
+    assert vision == VisionEncoder.named("so400m", attention_backend="fused")
 
 
 def test_the_encoder_has_as_many_weights_as_transformers_siglip_2(paper):

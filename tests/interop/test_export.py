@@ -35,7 +35,7 @@ from unicom_jax.interop.checkpoint import CheckpointError
 from unicom_jax.interop.export import CODE, Options, export, read_size
 from unicom_jax.interop.imports import import_model
 from unicom_jax.interop.tensors import WeightsError
-from unicom_jax.interop.weights import load
+from unicom_jax.interop.weights import Choice, load, stages_in_use
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
@@ -209,7 +209,9 @@ def test_an_export_with_a_missing_shard_is_refused(exported, tmp_path):
 
 
 def test_averaged_weights_go_out_unless_raw_ones_are_asked_for(run, tmp_path):
-    folders = {kind: export(run, tmp_path / kind, Options(weights=kind)) for kind in ("ema", "raw")}
+    folders = {
+        kind: export(run, tmp_path / kind, Options(choice=Choice(kind))) for kind in ("ema", "raw")
+    }
     ema, raw = (tensors(folder) for folder in folders.values())
     used = tensors(export(run, tmp_path / "used", Options()))
     changed = {name for name in ema if not np.array_equal(ema[name], raw[name])}
@@ -221,7 +223,19 @@ def test_averaged_weights_go_out_unless_raw_ones_are_asked_for(run, tmp_path):
 def test_averages_that_a_run_lacks_are_refused(tmp_path):
     workdir = write_run(tmp_path / "run")
     with pytest.raises(CheckpointError, match="no averaged weights; leave --weights out"):
-        export(workdir, tmp_path / "out", Options(weights="ema"))
+        export(workdir, tmp_path / "out", Options(choice=Choice("ema")))
+
+
+def test_an_earlier_step_of_the_last_stage_goes_out_where_it_is_asked_for(tmp_path):
+    workdir, other = (write_run(tmp_path / name) for name in ("run", "other"))
+    stage = workdir / stages_in_use(workdir)["unified"][0] / "checkpoints"
+    newer = shutil.copytree(stage / "7", stage / "9")
+    shutil.rmtree(newer / "params")
+    chosen = tensors(export(workdir, tmp_path / "out", Options(choice=Choice(step="7"))))
+    expected = tensors(export(other, tmp_path / "expected", Options()))
+    assert all(np.array_equal(chosen[name], expected[name]) for name in expected)
+    with pytest.raises(CheckpointError, match="--step=8: .* none of this step; .* one of 7, 9"):
+        export(workdir, tmp_path / "none", Options(choice=Choice(step="8")))
 
 
 @pytest.mark.parametrize(

@@ -158,12 +158,14 @@ def test_transformers_counts_the_same_for_the_same_sizes(name):
         {"remat": "dots"},
         {"remat": "full"},
         {"remat": "offload"},
+        {"unroll": 2},
+        {"unroll": 2, "remat": "full"},
         {"attention_backend": "chunked"},
         {"attention_backend": "chunked", "attention_block": 4, "remat": "full"},
     ],
     ids=str,
 )
-def test_remat_and_backend_leave_loss_and_gradients_as_they_are(choice):
+def test_remat_unrolling_and_backend_leave_loss_and_gradients_as_they_are(choice):
     params, tokens = TINY.init(KEY), _tokens(2, 11)
     plain, changed = (
         jax.jit(jax.value_and_grad(lambda p, m=model: _text_loss(m, p, tokens)))(params)

@@ -25,9 +25,7 @@ def on_eight_devices(*arguments: str, cached: bool = True) -> subprocess.Complet
         "JAX_ENABLE_COMPILATION_CACHE": "true" if cached else "false",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is most of the work
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        # Threads of XLA:CPU, by default one a core: devices that wait in a collective hold one
-        # each, and with fewer threads than devices all may wait for ever.
-        "NPROC": "16",
+        "NPROC": "16",  # threads, see parallel/cpu_threads
     }
     done = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True

@@ -13,7 +13,7 @@ from experiments.benchmarks.standard import Standard
 from tests.models.documents import ALL, documents, pack
 from tests.tiny import tiny_config
 from tests.training.test_stages import pictures
-from unicom_jax.core.attention import interval_mask, padding_mask, visible_share
+from unicom_jax.core.attention import attention, interval_mask, padding_mask, visible_share
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
@@ -147,6 +147,26 @@ def test_only_attention_within_packed_rows_depends_on_the_mask():
     whole, none = (step_flops(stage, frozen, batch, 1.0, share) for share in (1.0, 0.0))
     heads = reader.depth * reader.heads * reader.head_dim
     assert whole - none == 12 * heads * batch.tokens.shape[1] ** 2
+
+
+@pytest.mark.parametrize("backend", ["dense", "chunked", "fused"])
+def test_attention_counts_the_same_in_blocks_and_in_a_kernel(backend):
+    slots = 256  # enough for a kernel, and whole blocks: what fills them up counts too
+
+    def loss(params, frozen, batch, keys):
+        q = (batch @ params["a"]["kernel"]).reshape(B, slots, 2, D // 2)
+        return {"main": (jnp.sum(attention(q, q, q, backend=backend)), 1.0)}
+
+    stage = Stage("attention", Chain(), loss, {"main": 1.0})
+    products = 2 * 2 * B * slots * D * D + 3 * 2 * 2 * B * slots**2 * D
+    assert step_flops(stage, {}, jnp.zeros((B, slots, D))) == products
+
+
+def test_dots_compute_no_attention_in_blocks_again():
+    batch = jnp.zeros((B, S), jnp.int32)
+    stage = language_stage(remat="dots", attention_backend="chunked")
+    scores = 3 * 2 * B * S * S * 2 * 8  # of three layers, once more for their gradient
+    assert computed(stage, {}, batch)[0] == step_flops(stage, {}, batch) + scores
 
 
 def test_logits_count_at_the_slots_that_predict_a_token():

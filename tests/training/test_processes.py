@@ -60,6 +60,7 @@ def run(
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+        "NPROC": "8",  # threads, see parallel/cpu_threads
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is most of the work
     }
     started = []
@@ -177,6 +178,7 @@ def before_the_kill(ended: list, victim: int) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
 def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_path, victim):
+    """And one process goes on alone, on another mesh."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     calm = run(whole, "encoder", processes=2)
     assert statuses(calm) == [0, 0]
@@ -184,6 +186,7 @@ def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_
     before = before_the_kill(ended, victim)
     assert before == rows(calm)[: len(before)]
     assert files.stage_steps(killed, "encoder") == [2]
+    alone = shutil.copytree(killed, tmp_path / "alone")
 
     again = run(killed, "encoder", processes=2)
     assert statuses(again) == [0, 0], again[0][1]
@@ -191,18 +194,24 @@ def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_
     assert curve(killed, "encoder") == curve(whole, "encoder")
     assert same(weights(killed, "encoder"), weights(whole, "encoder"))
 
+    assert statuses(again := run(alone, "encoder", processes=1)) == [0], again[0][1]
+    assert rows(again) == rows(calm)[2:]
+    assert_close(curve(alone, "encoder"), curve(whole, "encoder"))
+
 
 @pytest.mark.slow
-def test_after_kill_9_of_one_of_four_processes_one_process_goes_on(one, tmp_path):
+def test_after_kill_9_of_one_of_four_processes_one_or_two_go_on(one, tmp_path):
     whole, trained_on = one
     workdir = tmp_path / "run"
     ended = run(workdir, "encoder", processes=4, stop=(2, 3), signal="SIGKILL")
     before = before_the_kill(ended, victim=2)
     assert before == trained_on[: len(before)]
-    again = run(workdir, "encoder", processes=1)
-    assert statuses(again) == [0], again[0][1]
-    assert rows(again) == trained_on[2:]
-    assert_close(curve(workdir, "encoder"), curve(whole, "encoder"))
+    for processes in (1, 2):
+        left = shutil.copytree(workdir, tmp_path / str(processes))
+        again = run(left, "encoder", processes=processes)
+        assert statuses(again) == [0] * processes, again[0][1]
+        assert rows(again) == trained_on[2:]
+        assert_close(curve(left, "encoder"), curve(whole, "encoder"))
 
 
 @pytest.mark.slow

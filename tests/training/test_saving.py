@@ -37,6 +37,9 @@ def test_the_checkpoints_with_the_lowest_held_out_loss_stay_besides_the_last(los
     run = Run(tmp_path, keep_best=2, **EVALUATED)
     assert run.error is None and steps(tmp_path) == [2, 4, 6]
     assert json.loads((tmp_path / "stage.json").read_text())["best_step"] == 4
+    wanted = {"best": 4, "": 6, "2": 2}
+    found = {step: files.chosen_step(tmp_path.parent, tmp_path.name, step) for step in wanted}
+    assert found == wanted
 
 
 def test_the_best_are_remembered_by_a_run_that_goes_on(losses, tmp_path):
@@ -47,8 +50,10 @@ def test_the_best_are_remembered_by_a_run_that_goes_on(losses, tmp_path):
 
 
 def test_without_keep_best_only_the_last_stay(losses, tmp_path):
-    Run(tmp_path, **EVALUATED)
+    Run(tmp_path, **{**EVALUATED, "eval_every": 0})
     assert steps(tmp_path) == [6]
+    with pytest.raises(files.CheckpointError, match="none with a held-out loss .*keep_best"):
+        files.chosen_step(tmp_path.parent, tmp_path.name, "best")
 
 
 def test_the_held_out_loss_is_the_weighted_sum_of_its_terms(tmp_path):

@@ -34,10 +34,18 @@ def _offloaded(block: Callable) -> Callable:
     return _to_host(named)
 
 
-# Everything / the outputs of products with weights / only the block's input / that, on the host.
+# Attention's output and log-sum-exp (`core.attention.online`): little, and dear to compute again.
+ATTENDED = "attended"
+_products = jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(ATTENDED),
+)
+
+# Everything / the outputs of products with weights and of attention, if it has no array of all
+# scores / only the block's input / that, on the host.
 REMAT_POLICIES: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda block: block,
-    "dots": partial(_checkpoint, policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable),
+    "dots": partial(_checkpoint, policy=_products),
     "full": partial(_checkpoint, policy=jax.checkpoint_policies.nothing_saveable),
     "offload": _offloaded,
 }

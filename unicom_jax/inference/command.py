@@ -70,7 +70,7 @@ def run_sample(args: argparse.Namespace, console: Console) -> None:
     images = [load_image(path) for path in given.get("image", ())]
     out = check_name(Path(given.get("out", DEFAULT_OUT)))
     with console.status("loading the checkpoint"):
-        generator = Generator.load(args.checkpoint)
+        generator = Generator.load(args.checkpoint, args.step)
     options = {name: given[name] for name in (*FLOW, *WORDS) if name in given}
     options["seed"] = args.seed
     if "size" in given:

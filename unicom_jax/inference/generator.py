@@ -33,15 +33,18 @@ class Generator(Conversations):
     """
 
     @classmethod
-    def load(cls, workdir: str | Path) -> Generator:
-        """The newest weights of a training directory.
+    def load(cls, workdir: str | Path, step: str = "") -> Generator:
+        """Weights of a training directory.
+
+        Args:
+          step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
 
         Raises:
-          CheckpointError: no checkpoint there, a damaged one, or one of another version.
+          CheckpointError: no such checkpoint there, a damaged one, or one of another version.
           TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
           ConfigError: its autoencoder, where it has one, is missing or damaged.
         """
-        return cls(*weights.load(Path(workdir)))
+        return cls(*weights.load(Path(workdir), weights.Choice(step=step)))
 
     @classmethod
     def untrained(cls, config: Mapping[str, Any], tokenizer: Tokenizer, seed: int = 0) -> Generator:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
+from unicom_jax.interop.export_flags import add_step_flag
+
 SAMPLE = "Draw, describe, answer, edit or converse with a trained model."
 SAMPLE_EXAMPLES = """\
 examples:
@@ -22,6 +24,7 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", required=True, metavar="DIR", help="the workdir of a training run"
     )
+    add_step_flag(parser)
     what = parser.add_argument_group("what to do (one of)")
     what.add_argument(
         "--prompt", action="append", metavar="TEXT", help="draw this; repeat for several pictures"

@@ -64,17 +64,19 @@ def check_torch() -> None:
         raise VerifyError("--verify needs torch; pip install torch==2.13.0, or leave it out")
 
 
-def verify(workdir: Path, folder: Path, dtype: str, kind: str, console: Console) -> None:
+def verify(
+    workdir: Path, folder: Path, dtype: str, choice: weights.Choice, console: Console
+) -> None:
     """Compares the export in `folder` with the run in `workdir` and prints a table.
 
     Args:
-      dtype, kind: "fp32" or "bf16" and the choice of weights, as they were exported.
+      dtype, choice: "fp32" or "bf16" and the choice of weights, as they were exported.
 
     Raises:
       VerifyError: a difference is over its limit, or the exported model does not run.
     """
     check_torch()
-    generator = _generator(workdir, dtype, kind)
+    generator = _generator(workdir, dtype, choice)
     with tempfile.TemporaryDirectory() as place:
         reference, result = Path(place, "reference.npz"), Path(place, "result.json")
         with console.status("computing the reference in JAX"):
@@ -90,8 +92,8 @@ def verify(workdir: Path, folder: Path, dtype: str, kind: str, console: Console)
         )
 
 
-def _generator(workdir: Path, dtype: str, kind: str) -> Generator:
-    config, tokenizer, params = weights.load(workdir, kind)
+def _generator(workdir: Path, dtype: str, choice: weights.Choice) -> Generator:
+    config, tokenizer, params = weights.load(workdir, choice)
     if dtype == "bf16":
         params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
     return Generator({**config, "compute_dtype": "float32"}, tokenizer, params)

@@ -238,20 +238,52 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
+    """The checkpoint of a stage that `step` names.
+
+    Args:
+      step: a number; "best", the one with the lowest held-out loss; "": the newest.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    folder = workdir / stage / "checkpoints"
+    steps = stage_steps(workdir, stage)
+    if not steps:
+        raise CheckpointError(
+            f"no checkpoint under {folder}; run `unicom train` for stage "
+            f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
+        )
+    if not step:
+        return steps[-1]
+    if step.isdigit() and int(step) in steps:
+        return int(step)
+    losses = {n: path for n in steps if (path := folder / str(n) / "metrics/metrics").is_file()}
+    if step == "best" and losses:
+        return min(losses, key=lambda n: held_out_loss(json.loads(losses[n].read_text())))
+    lacking = "with a held-out loss (train with keep_best)" if step == "best" else "of this step"
+    raise CheckpointError(
+        f"--step={step}: {folder} has none {lacking}; leave it out, or take one of "
+        + ", ".join(map(str, steps))
+    )
+
+
 def restore_params(
     workdir: Path,
     stage: str,
     abstract: Params,
     parts: Collection[str] | None = None,
     *,
+    step: str = "",
     raw: bool = False,
     on_host: bool = False,
 ) -> Params:
-    """The newest weights for use of a stage.
+    """The weights for use of a stage.
 
     Args:
       abstract: shapes, types and places of all weights of the stage.
       parts: the top-level keys to read; the other weights stay on the disk. None: all.
+      step: see `chosen_step`.
       raw: the weights as trained, where those for use are averages of them.
       on_host: as NumPy arrays, without the copy that a device makes of what Orbax has read.
 
@@ -259,17 +291,12 @@ def restore_params(
       CheckpointError: the stage has no checkpoint, or it is damaged.
       OtherRunError: its weights differ from `abstract`, be it in a part that is not read.
     """
-    steps = stage_steps(workdir, stage)
-    if not steps:
-        raise CheckpointError(
-            f"no checkpoint under {workdir / stage / 'checkpoints'}; run `unicom train` for stage "
-            f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
-        )
-    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1])
+    found = chosen_step(workdir, stage, step)
+    path = workdir.absolute() / stage / "checkpoints" / str(found)
     _check_sizes(path / PARAMS, abstract, parts)
     wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
     params = _read_part(path / PARAMS, wanted, on_host)
-    if raw and has_average(workdir, stage):
+    if raw and has_average(workdir, stage, found):
         flat = traverse_util.flatten_dict(wanted)
         trained = traverse_util.flatten_dict(_metadata(path / TRAIN)[RAW])
         request = {name: leaf for name, leaf in flat.items() if name in trained}
@@ -279,11 +306,10 @@ def restore_params(
     return params
 
 
-def has_average(workdir: Path, stage: str) -> bool:
-    """Whether the newest weights for use of a stage are averages, with the raw ones beside them."""
-    steps = stage_steps(workdir, stage)
-    path = workdir.absolute() / stage / "checkpoints" / str(steps[-1]) / TRAIN if steps else None
-    return path is not None and path.is_dir() and RAW in _metadata(path)
+def has_average(workdir: Path, stage: str, step: int) -> bool:
+    """Whether the weights for use are averages at this step, with the raw ones beside them."""
+    path = workdir.absolute() / stage / "checkpoints" / str(step) / TRAIN
+    return path.is_dir() and RAW in _metadata(path)
 
 
 def _read_part(path: Path, wanted: Params, on_host: bool = False) -> Params:

@@ -16,7 +16,6 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params
 from unicom_jax.interop import weights
 from unicom_jax.interop.atomic import new_folder
-from unicom_jax.interop.checkpoint import stage_steps
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import siglip, unicom
 from unicom_jax.interop.layouts.layout import LAYOUTS
@@ -58,14 +57,14 @@ class Options:
       to: "pytorch" (the whole model), or a part in its native layout: a key of `PARTS`.
       dtype: a key of `DTYPES`.
       shard_bytes: most bytes of a file of weights.
-      weights: "ema", "raw", or "" for those that the run uses itself.
+      choice: which weights; by default those that the run uses itself.
       overwrite: replace an earlier export.
     """
 
     to: str = "pytorch"
     dtype: str = "fp32"
     shard_bytes: int = 5 * 10**9
-    weights: str = ""
+    choice: weights.Choice = weights.IN_USE
     overwrite: bool = False
 
 
@@ -74,6 +73,7 @@ class Run:
     """A training run, ready to be written: where it lies, its configuration, weights, modules."""
 
     workdir: Path
+    choice: weights.Choice
     config: Mapping[str, Any]
     tokenizer: Tokenizer
     params: Mapping[str, Params]
@@ -82,8 +82,7 @@ class Run:
     @property
     def steps(self) -> dict[str, tuple[str, int]]:
         """The stage, and its steps, that each tree of weights comes from."""
-        stages = weights.stages_in_use(self.workdir)
-        return {part: (name, stage_steps(self.workdir, name)[-1]) for part, name in stages.items()}
+        return weights.steps_in_use(self.workdir, self.choice.step)
 
 
 def read_size(text: str) -> int:
@@ -105,7 +104,7 @@ def export(
     options: Options,
     check: Callable[[Path], None] = lambda folder: None,
 ) -> Path:
-    """Writes `target` from the newest weights of a run, whole or not at all.
+    """Writes `target` from the weights of a run, whole or not at all.
 
     Args:
       check: looks at the complete folder before it gets its name; raises where it must not.
@@ -121,8 +120,8 @@ def export(
     only = part.path if part else ()
     if part and isinstance(missing := part.find(module), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
-    params = weights.restore(workdir, config, module, options.weights, on_host=True, only=only)
-    run = Run(workdir, config, tokenizer, params, module)
+    params = weights.restore(workdir, config, module, options.choice, on_host=True, only=only)
+    run = Run(workdir, options.choice, config, tokenizer, params, module)
     with new_folder(target, replace=options.overwrite) as folder:
         if part:
             _write_part(run, part, folder, options)
@@ -158,7 +157,7 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
     for name in CODE:
         shutil.copyfile(SOURCES / name, folder / name)
     (folder / "README.md").write_text(
-        model_card(run.workdir, run.config, run.module, run.steps, options.weights)
+        model_card(run.workdir, run.config, run.module, run.steps, options.choice.kind)
     )
     dtype = DTYPES[options.dtype][0]
     specs, shard_bytes = run.module.specs(), options.shard_bytes

@@ -18,11 +18,23 @@ examples:
 TARGETS = ("pytorch", "siglip2", "qwen2", "qwen3", "flux", "autoencoder")
 
 
+def add_step_flag(parser: argparse.ArgumentParser) -> None:
+    """Of the commands that use a run's weights."""
+    parser.add_argument(
+        "--step",
+        default="",
+        metavar="N",
+        help='the checkpoint of the last stage: a number, or "best" by held-out loss (keep_best); '
+        "default: the newest",
+    )
+
+
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("target", metavar="DIR", help="the folder to write")
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="the workdir of a training run"
     )
+    add_step_flag(parser)
     parser.add_argument(
         "--to",
         required=True,

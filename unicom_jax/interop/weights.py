@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from unicom_jax.core.module import Params
 from unicom_jax.interop.autoencoder import load_autoencoder
 from unicom_jax.interop.checkpoint import (
     CheckpointError,
+    chosen_step,
     has_average,
     read_config,
     restore_params,
@@ -25,16 +27,51 @@ from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 UNIFIED_STAGES = ("sft", "continue", "pretrain", "align")  # the furthest one is used
 
 
-def stages_in_use(workdir: Path) -> dict[str, str]:
-    """The stage that each of `vision`, `codec` and `unified` comes from."""
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """Which weights of a run.
+
+    Attributes:
+      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+      step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
+    """
+
+    kind: str = ""
+    step: str = ""
+
+
+IN_USE = Choice()
+
+
+def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
+    """The stage that each of `vision`, `codec` and `unified` comes from, and the step: "", newest.
+
+    Args:
+      step: of the unified model, as for `Choice`.
+    """
     furthest = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
-    return {"vision": "encoder", "codec": "codec", "unified": furthest}
+    return {"vision": ("encoder", ""), "codec": ("codec", ""), "unified": (furthest, step)}
 
 
-def load(workdir: Path, kind: str = "") -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
-    """Configuration, tokenizer and newest weights of a directory; see `describe` and `restore`."""
+def steps_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, int]]:
+    """The stage and the number of its step of each part that there is a checkpoint of.
+
+    Raises:
+      CheckpointError: the unified model has none of this `step`.
+    """
+    return {
+        part: (stage, chosen_step(workdir, stage, wanted))
+        for part, (stage, wanted) in stages_in_use(workdir, step).items()
+        if stage_steps(workdir, stage)
+    }
+
+
+def load(
+    workdir: Path, choice: Choice = IN_USE
+) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
+    """Configuration, tokenizer and weights of a directory; see `describe` and `restore`."""
     config, tokenizer, module = describe(workdir)
-    return config, tokenizer, restore(workdir, config, module, kind)
+    return config, tokenizer, restore(workdir, config, module, choice)
 
 
 def describe(workdir: Path) -> tuple[dict[str, Any], Tokenizer, Unicom]:
@@ -61,40 +98,39 @@ def restore(
     workdir: Path,
     config: Mapping[str, Any],
     module: Unicom,
-    kind: str = "",
+    choice: Choice = IN_USE,
     *,
     on_host: bool = False,
     only: Sequence[str] = (),
 ) -> dict[str, Params]:
-    """The newest weights: `vision`, `codec`, `unified`, for a codec over latents `autoencoder`.
+    """The weights `vision`, `codec`, `unified`, for a codec over latents `autoencoder`.
 
     Args:
-      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
       on_host: as NumPy arrays, see `restore_params`.
       only: path of the one part to read, e.g. ("unified", "transformer"); (): all.
 
     Raises:
-      CheckpointError: no checkpoint there, a damaged one, or none with averages where `kind` asks
-        for them.
+      CheckpointError: no checkpoint there, a damaged one, or none of what `choice` asks for.
       ConfigError: its autoencoder, where it has one, is missing or damaged.
     """
-    stages = stages_in_use(workdir)
-    if kind == "ema" and not any(has_average(workdir, stage) for stage in stages.values()):
+    if choice.kind == "ema" and not any(
+        has_average(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
+    ):
         raise CheckpointError(
             f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
         )
-    options = {"raw": kind == "raw", "on_host": on_host}
+    options = {"raw": choice.kind == "raw", "on_host": on_host}
     abstract = {
         "vision": build_encoder(config).abstract(),
         "codec": module.codec.abstract(),
         "unified": module.unified.abstract(),
     }
     params: dict[str, Params] = {}
-    for tree, stage in stages.items():
+    for tree, (stage, step) in stages_in_use(workdir, choice.step).items():
         if only and only[0] != tree:
             continue
         parts = ("vision",) if tree == "vision" else only[1:2] or None
-        found = restore_params(workdir, stage, abstract[tree], parts=parts, **options)
+        found = restore_params(workdir, stage, abstract[tree], parts=parts, step=step, **options)
         params[tree] = found["vision"] if tree == "vision" else found
     if not only or only[0] == AUTOENCODER:
         params |= load_autoencoder(config, workdir)

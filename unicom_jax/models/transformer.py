@@ -111,6 +111,8 @@ class Transformer(Module):
 
     `embedding_std`: of fresh token embeddings. Qwen's 0.02 suits a model that learns words first;
     beside image vectors and block outputs of size 1, words drown in it.
+    `unroll`: blocks that one turn of the loop over them computes. More than one lets the compiler
+    order work across blocks, for as much more to compile; no number changes but by rounding.
     """
 
     vocab_size: int
@@ -127,6 +129,7 @@ class Transformer(Module):
     norm_eps: float = 1e-6
     embedding_std: float = 0.02
     remat: str = "none"
+    unroll: int = 1
     attention_backend: str = "dense"
     attention_block: int | None = None
 
@@ -142,6 +145,8 @@ class Transformer(Module):
             )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
+        if self.unroll < 1:
+            raise ValueError(f"unroll={self.unroll}: a turn of the loop computes at least 1 block")
         check_backend(self.attention_backend, self.attention_block)
 
     @property
@@ -240,7 +245,8 @@ class Transformer(Module):
             q, k, v = self._project(params, hidden, angles)
             return self._finish(params, hidden, q, k, v, mask), None
 
-        return jax.lax.scan(REMAT_POLICIES[self.remat](block), hidden, blocks)[0]
+        block = REMAT_POLICIES[self.remat](block)
+        return jax.lax.scan(block, hidden, blocks, unroll=self.unroll)[0]
 
     def _run_cached(self, blocks, hidden, angles, mask, cache, start):
         def block(carry, layer_and_params):

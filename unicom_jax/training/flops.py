@@ -158,6 +158,8 @@ def _count_within(
         return _count_scan(params, learns, shares, products)
     if name == "cond":
         branches = params["branches"]
+        if params.get("branches_platforms"):  # the last is plain operations for what a kernel does
+            branches = branches[-1:]
         counted = [_count(one.jaxpr, learns[1:], shares, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]
         least, most = min(flops for flops, _ in counted), max(flops for flops, _ in counted)

@@ -133,3 +133,18 @@ def test_groups_of_an_unknown_form_are_named():
 
 def test_pairs_of_a_permute():
     assert parse_pairs("source_target_pairs={{0,1},{1,0}}").tolist() == [[0, 1], [1, 0]]
+
+
+def test_a_kernel_counts_what_it_says_of_itself():
+    text = """HloModule kernel
+ENTRY %main (q: bf16[8,128]) -> bf16[8,128] {
+  %q = bf16[8,128]{1,0} parameter(0)
+  ROOT %kernel = bf16[8,128]{1,0} custom-call(%q), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"body":"TUzvUgFN","cost_estimate":{"flops":"4096",\
+"transcendentals":"8","bytes_accessed":"512","remote_bytes_transferred":"0"}}}
+}
+"""
+    costs = count_costs(parse_program(text))
+    assert (costs.flops, costs.nbytes) == (4096, 512)
+    silent = count_costs(parse_program(text.replace("cost_estimate", "other")))
+    assert (silent.flops, silent.nbytes) == (0, 2 * 8 * 128 * 2)

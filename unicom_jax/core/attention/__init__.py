@@ -7,6 +7,7 @@ mask exactly: a query row that sees nothing returns 0 and passes no gradient on.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -27,7 +28,8 @@ __all__ = [
     "visible_share",
 ]
 
-ATTENTION_BACKENDS = ("dense", "chunked")  # memory O(S * T) / O(S * block)
+# Memory O(S * T) / O(S * block) / as chunked, but for TPU a kernel whose scores stay on the chip.
+ATTENTION_BACKENDS = ("dense", "chunked", "fused")
 CHUNK = 128  # keys a block; caches of CPUs like 64, accelerators 512
 
 
@@ -52,7 +54,7 @@ def attention(
       mask: fields (B, S), intervals of key slots 0 ... T; None: every query sees every key.
       backend: one of `ATTENTION_BACKENDS`.
       scale: of the scores; None: D ** -0.5.
-      block: keys that the chunked backend looks at together; None: `CHUNK`. Not for "dense".
+      block: keys that the chunked backend looks at together; None: `CHUNK`. Only for "chunked".
       rows, slots: mesh axes that split B, and S and T; heads are split over `tensor`. They matter
         where a mesh is set (`core.activations`), and change nothing but where it is computed.
 
@@ -62,13 +64,21 @@ def attention(
     check_backend(backend, block)
     _check_shapes(q, k, v, mask)
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
-    if backend == "chunked":
-        local = partial(chunked_attention, scale=scale, block=CHUNK if block is None else block)
-    else:
-        local = partial(dense_attention, scale=scale)
+    local = partial(_function(backend, block), scale=scale)
     if (mesh := current_mesh()) is None:
         return local(q, k, v, mask)
     return sharded_attention(local, q, k, v, mask, mesh, rows, slots)
+
+
+def _function(backend: str, block: int | None) -> Callable[..., jax.Array]:
+    if backend == "dense":
+        return dense_attention
+    if backend == "chunked":
+        return partial(chunked_attention, block=CHUNK if block is None else block)
+    # Here, because Pallas takes half a second to import.
+    from unicom_jax.core.attention.fused import fused_attention
+
+    return partial(fused_attention, block=CHUNK)
 
 
 def check_backend(backend: str, block: int | None = None) -> None:

@@ -2,8 +2,7 @@
 
 The forward pass is the online softmax (Milakov & Gimelshein, arXiv:1805.02867): running maximum m,
 sum l and output, rescaled when a block raises m. The backward pass recomputes every block's weights
-from the saved log-sum-exp (Dao et al., arXiv:2205.14135, algorithm 4), so it too never holds
-more than S x block scores.
+(`online`), so it too never holds more than S x block scores.
 
 Letters: b batch, h key heads, g query heads per key head, s queries, t keys of a block, d channels.
 """
@@ -15,11 +14,9 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from unicom_jax.core.attention.intervals import interval_mask, padding_mask
+from unicom_jax.core.attention.intervals import interval_mask
+from unicom_jax.core.attention.online import LOWEST, attend
 from unicom_jax.core.batch import MaskIntervals
-
-# Starting point of the running maximum: below every score, finite so that m - m is 0.
-LOWEST = -1e30
 
 
 def chunked_attention(
@@ -31,16 +28,21 @@ def chunked_attention(
     block: int,
 ) -> jax.Array:
     """See `attention`; `block` keys at a time."""
-    batch, queries, heads, head_dim = q.shape
-    keys, kv_heads = k.shape[1:3]
-    if mask is None:
-        mask = padding_mask(jnp.full(batch, keys), queries)
-    # The last block is filled up with slots >= keys: no interval may reach there.
-    mask = jax.tree.map(lambda bound: jnp.minimum(bound, keys), mask)
-    block = min(block, keys)
-    q = (q * scale).reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
-    out = _attend(q.transpose(0, 2, 3, 1, 4), _split(k, block), _split(v, block), mask)
-    return out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, head_dim).astype(q.dtype)
+    passes = partial(forward, block=block), partial(backward, block=block)
+    return attend(*passes, q, k, v, mask, scale)
+
+
+def _group(x: jax.Array, kv_heads: int) -> jax.Array:
+    """(B, S, H, D) -> (B, K, G, S, D)."""
+    batch, queries, heads, head_dim = x.shape
+    x = x.reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
+    return x.transpose(0, 2, 3, 1, 4)
+
+
+def _ungroup(x: jax.Array) -> jax.Array:
+    """(B, K, G, S, D) -> (B, S, H, D)."""
+    batch, kv_heads, group, queries, head_dim = x.shape
+    return x.transpose(0, 3, 1, 2, 4).reshape(batch, queries, kv_heads * group, head_dim)
 
 
 def _split(x: jax.Array, block: int) -> jax.Array:
@@ -48,6 +50,12 @@ def _split(x: jax.Array, block: int) -> jax.Array:
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
     x = x.reshape(x.shape[0], -1, block, *x.shape[2:])
     return x.transpose(1, 0, 3, 2, 4)
+
+
+def _join(x: jax.Array, keys: int) -> jax.Array:
+    """(blocks, B, K, block, D) -> (B, T, K, D), without what filled up the last block."""
+    x = x.transpose(1, 0, 3, 2, 4)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :keys]
 
 
 def _firsts(k: jax.Array) -> jax.Array:
@@ -62,13 +70,14 @@ def _visible(mask: MaskIntervals, first: jax.Array, k: jax.Array) -> jax.Array:
     return interval_mask(mask, k.shape[-2], first)[:, None, None]
 
 
-@jax.custom_vjp
-def _attend(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals) -> jax.Array:
-    """q (B, K, G, S, D), blocks of k and v (blocks, B, K, block, D) -> (B, K, G, S, D) fp32."""
-    return _forward(q, k, v, mask)[0]
+def forward(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals, block: int
+) -> tuple[jax.Array, jax.Array]:
+    """An `online.Forward`."""
+    block = min(block, k.shape[1])
+    q, dtype = _group(q, k.shape[2]), q.dtype
+    k, v = _split(k, block), _split(v, block)
 
-
-def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals):
     def step(carry, block):
         maximum, total, out = carry
         first, k, v = block
@@ -88,21 +97,34 @@ def _forward(q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals):
     )
     (maximum, total, out), _ = jax.lax.scan(step, start, (_firsts(k), k, v))
     total = jnp.where(total > 0, total, 1)  # rows that see nothing: 0 / 1
-    out = out / total[..., None]
-    return out, (q, k, v, mask, out, maximum + jnp.log(total))
+    out = _ungroup(out / total[..., None]).astype(dtype)
+    log_sum = maximum + jnp.log(total)
+    return out, log_sum.reshape(log_sum.shape[0], -1, log_sum.shape[-1])
 
 
-def _backward(residuals, gradient: jax.Array):
-    q, k, v, mask, out, log_sum = residuals
+def backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskIntervals,
+    out: jax.Array,
+    log_sum: jax.Array,
+    gradient: jax.Array,
+    block: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """An `online.Backward`."""
+    keys, block = k.shape[1], min(block, k.shape[1])
+    q, out, gradient = (_group(x, k.shape[2]) for x in (q, out, gradient))
+    k, v = _split(k, block), _split(v, block)
+    log_sum = log_sum.reshape(*q.shape[:-1], 1)
     # sum_j w_j dw_j of the softmax's gradient w * (dw - sum_j w_j dw_j), without the weights w.
-    mean = jnp.sum(out * gradient, axis=-1, keepdims=True)
+    mean = jnp.sum(out.astype(jnp.float32) * gradient, axis=-1, keepdims=True)
     gradient = gradient.astype(q.dtype)
 
     def step(dq, block):
         first, k, v = block
         scores = _product("bhgsd,bhtd->bhgst", q, k)
-        weights = jnp.exp(scores - log_sum[..., None])
-        weights = jnp.where(_visible(mask, first, k), weights, 0)
+        weights = jnp.where(_visible(mask, first, k), jnp.exp(scores - log_sum), 0)
         dweights = _product("bhgsd,bhtd->bhgst", gradient, v)
         dscores = (weights * (dweights - mean)).astype(q.dtype)
         dv = _product("bhgst,bhgsd->bhtd", weights.astype(q.dtype), gradient)
@@ -111,7 +133,4 @@ def _backward(residuals, gradient: jax.Array):
         return dq, (dk.astype(k.dtype), dv.astype(v.dtype))
 
     dq, (dk, dv) = jax.lax.scan(step, jnp.zeros(q.shape, jnp.float32), (_firsts(k), k, v))
-    return dq.astype(q.dtype), dk, dv, None
-
-
-_attend.defvjp(_forward, _backward)
+    return _ungroup(dq.astype(q.dtype)), _join(dk, keys), _join(dv, keys)

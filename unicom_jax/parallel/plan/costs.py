@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 
 from unicom_jax.parallel.plan.hlo import Array, Computation, Instruction, Program
-from unicom_jax.parallel.plan.products import product_flops
+from unicom_jax.parallel.plan.products import kernel_cost, product_flops
 
 KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute")
 # Opcodes that move nothing themselves.
@@ -255,6 +255,8 @@ def _produced(inside: Computation, name: str, whole: float) -> float:
 
 
 def _plain_traffic(where: Computation, one: Instruction) -> float:
+    if (kernel := kernel_cost(one)) is not None:
+        return kernel[1]  # its blocks may be read more than once
     if one.opcode in ("dynamic-slice", "slice", "gather"):
         moved = (*one.outputs, *one.outputs)
     elif one.opcode == "dynamic-update-slice":

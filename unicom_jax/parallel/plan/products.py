@@ -10,18 +10,29 @@ import numpy as np
 
 from unicom_jax.parallel.plan.hlo import Array, Computation, Instruction
 
+# What a Pallas kernel says of itself (`pl.CostEstimate`); its code is opaque.
+KERNEL = re.compile(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"')
 LIBRARY = re.compile(r"cublas\$[\w$]*matmul|cublas\$gemm|onednn\$matmul")
 
 
 def product_flops(where: Computation, one: Instruction) -> float:
-    """Operations of a matrix product or a convolution; 0 for all else."""
+    """Operations of a matrix product, a convolution or a kernel; 0 for all else."""
     if one.opcode == "dot":
         return _dot(where, one)
     if one.opcode == "convolution":
         return _convolution(where, one)
     if one.opcode == "custom-call" and LIBRARY.search(one.attributes):
         return _library_product(where, one)
+    if (kernel := kernel_cost(one)) is not None:
+        return kernel[0]
     return 0.0
+
+
+def kernel_cost(one: Instruction) -> tuple[float, float] | None:
+    """Operations and bytes of main memory that a kernel of ours was written for."""
+    if one.opcode != "custom-call" or not (found := KERNEL.search(one.attributes)):
+        return None
+    return float(found[1]), float(found[2])
 
 
 def _sides(where: Computation, one: Instruction) -> tuple[Array, Array]:

@@ -1,0 +1,40 @@
+"""Attention whose scores never leave the chip, where the platform has a kernel for it.
+
+Which platform is known when a program is lowered, not when it is traced: a plan compiles for
+devices that are not there. Elsewhere (CPU) the same two passes are the chunked backend's, so a
+configuration trains and samples anywhere.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+
+from unicom_jax.core.attention import chunked, tpu
+from unicom_jax.core.attention.online import attend
+from unicom_jax.core.batch import MaskIntervals
+
+FEW = 128  # fewer queries make no block: a step of decoding, a short text
+
+
+def fused_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskIntervals | None,
+    scale: float,
+    block: int,
+) -> jax.Array:
+    """See `attention`; `block` keys at a time where there is no kernel."""
+    passes = partial(chunked.forward, block=block), partial(chunked.backward, block=block)
+    if q.shape[1] >= FEW:
+        passes = (
+            partial(_by_platform, tpu=tpu.forward, default=passes[0]),
+            partial(_by_platform, tpu=tpu.backward, default=passes[1]),
+        )
+    return attend(*passes, q, k, v, mask, scale)
+
+
+def _by_platform(*arrays, **passes):
+    return jax.lax.platform_dependent(*arrays, **passes)

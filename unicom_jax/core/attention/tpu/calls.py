@@ -1,0 +1,217 @@
+"""Arrays as the kernels take them, grids, and which blocks a step of a grid has."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+from unicom_jax.core.attention.blocks import block_states, with_fetches
+from unicom_jax.core.attention.tpu.kernels import forward_kernel, keys_kernel, queries_kernel
+from unicom_jax.core.attention.tpu.sizes import Sizes, sizes_of
+from unicom_jax.core.batch import MaskIntervals
+
+# ---- arrays -------------------------------------------------------------------------------------
+
+
+def _heads_first(x: jax.Array, slots: int) -> jax.Array:
+    """(B, S, H, D) -> (B, H, slots, D), filled up with zeros."""
+    x = x.transpose(0, 2, 1, 3)
+    return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
+
+
+def _slots_first(x: jax.Array, slots: int) -> jax.Array:
+    """Back again, the first `slots`."""
+    return x[:, :, :slots].transpose(0, 2, 1, 3)
+
+
+def _rows(x: jax.Array, sizes: Sizes) -> jax.Array:
+    """One number a query and head, (B, H, S) -> (B, H / heads, heads, S), filled up."""
+    x = jnp.pad(x, ((0, 0), (0, 0), (0, sizes.queries * sizes.query_blocks - x.shape[2])))
+    return x.reshape(sizes.batch, -1, sizes.heads, x.shape[2])
+
+
+def _filled(mask: MaskIntervals, sizes: Sizes) -> MaskIntervals:
+    """The mask with further queries, which see nothing."""
+    more = sizes.queries * sizes.query_blocks - mask.context_start.shape[1]
+    return jax.tree.map(lambda bound: jnp.pad(bound, ((0, 0), (0, more))), mask)
+
+
+# ---- grids --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Specs:
+    """Blocks of the arrays of one call, by what they belong to."""
+
+    bounds: pl.BlockSpec
+    queries: pl.BlockSpec
+    keys: pl.BlockSpec
+    rows: pl.BlockSpec
+
+    @property
+    def backward(self) -> list[pl.BlockSpec]:
+        """Of bounds, q, k, v, gradient, log-sum-exp and mean."""
+        by_query, by_key = self.queries, self.keys
+        return [self.bounds, by_query, by_key, by_key, by_query, self.rows, self.rows]
+
+
+def _specs(sizes: Sizes, place: Callable) -> _Specs:
+    """`place(*grid, codes)`: row, part of the query heads, key head, blocks of queries and keys."""
+
+    def spec(shape: tuple[int | None, ...], index: Callable) -> pl.BlockSpec:
+        return pl.BlockSpec(shape, lambda *grid: index(*place(*grid)))
+
+    of_queries, of_keys, dim = sizes.queries, sizes.keys, sizes.head_dim
+    return _Specs(
+        bounds=spec((None, 4, of_queries), lambda b, part, head, i, j: (b, 0, i)),
+        queries=spec((None, sizes.heads, of_queries, dim), lambda b, p, h, i, j: (b, p, i, 0)),
+        keys=spec((None, None, of_keys, dim), lambda b, part, head, i, j: (b, head, j, 0)),
+        rows=spec((None, None, sizes.heads, of_queries), lambda b, p, h, i, j: (b, p, 0, i)),
+    )
+
+
+def _by_queries(sizes: Sizes) -> tuple[tuple[int, ...], _Specs]:
+    """Grid and blocks of a kernel that sums over blocks of keys."""
+
+    def place(b, part, i, j, codes):
+        code = codes[(b * sizes.query_blocks + i) * sizes.key_blocks + j]
+        return b, part, jax.lax.div(part, sizes.parts), i, code >> 2
+
+    parts = sizes.kv_heads * sizes.parts
+    return (sizes.batch, parts, sizes.query_blocks, sizes.key_blocks), _specs(sizes, place)
+
+
+def _by_keys(sizes: Sizes) -> tuple[tuple[int, ...], _Specs]:
+    """Grid and blocks of a kernel that sums over query heads and blocks of queries."""
+
+    def place(b, head, j, part, i, codes):
+        code = codes[(b * sizes.key_blocks + j) * sizes.query_blocks + i]
+        return b, head * sizes.parts + part, head, code >> 2, j
+
+    grid = sizes.batch, sizes.kv_heads, sizes.key_blocks, sizes.parts, sizes.query_blocks
+    return grid, _specs(sizes, place)
+
+
+def _call(kernel, grid, inputs, outputs, shapes, scratch, cost, interpret) -> Callable:
+    sums = len(grid) - 3  # the last axes are summed over
+    return pl.pallas_call(
+        kernel,
+        grid_spec=pltpu.PrefetchScalarGridSpec(
+            num_scalar_prefetch=1,
+            grid=grid,
+            in_specs=inputs,
+            out_specs=outputs,
+            scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
+        ),
+        out_shape=shapes,
+        compiler_params=pltpu.CompilerParams(
+            dimension_semantics=("parallel",) * 3 + ("arbitrary",) * sums
+        ),
+        cost_estimate=cost,
+        interpret=interpret,
+        name=f"attention_{kernel.func.__name__}",
+    )
+
+
+def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+
+def _arranged(q, k, v, mask, sizes: Sizes):
+    """Block states, bounds (B, 4, S), and q, k, v heads first; all filled up."""
+    slots = sizes.keys * sizes.key_blocks
+    mask = _filled(mask, sizes)
+    bounds = jnp.stack(jax.tree.leaves(mask), axis=1)
+    q = _heads_first(q, sizes.queries * sizes.query_blocks)
+    k, v = (_heads_first(x.astype(q.dtype), slots) for x in (k, v))
+    return block_states(mask, slots, sizes.queries, sizes.keys), bounds, q, k, v
+
+
+def forward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskIntervals,
+    blocks: tuple[int, int] | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """An `online.Forward`.
+
+    Args:
+      blocks: queries and keys of a block; None: what fits the hardware.
+      interpret: without a TPU, step by step.
+    """
+    queries, sizes = q.shape[1], sizes_of(q, k, blocks)
+    states, bounds, q, k, v = _arranged(q, k, v, mask, sizes)
+    grid, specs = _by_queries(sizes)
+    again = 2 * sizes.query_blocks * sizes.parts  # keys and values, for each block of queries
+    rows = jax.ShapeDtypeStruct((*q.shape[:1], grid[1], sizes.heads, q.shape[2]), jnp.float32)
+    run = _call(
+        partial(forward_kernel, sizes=sizes),
+        grid,
+        [specs.bounds, specs.queries, specs.keys, specs.keys],
+        [specs.queries, specs.rows],
+        [_like(q), rows],
+        [(sizes.heads, sizes.head_dim, sizes.queries), *[(sizes.heads, sizes.queries)] * 2],
+        sizes.cost(2, 2 * sizes.query_bytes(q.dtype) + again * sizes.key_bytes(q.dtype)),
+        interpret,
+    )
+    out, log_sum = run(with_fetches(states), bounds, q, k, v)
+    log_sum = log_sum.reshape(*q.shape[:2], -1)[:, :, :queries]
+    return _slots_first(out, queries), log_sum
+
+
+def backward(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    mask: MaskIntervals,
+    out: jax.Array,
+    log_sum: jax.Array,
+    gradient: jax.Array,
+    blocks: tuple[int, int] | None = None,
+    interpret: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """An `online.Backward`; further arguments as for `forward`."""
+    queries, keys, sizes = q.shape[1], k.shape[1], sizes_of(q, k, blocks)
+    mean = jnp.sum(out.astype(jnp.float32) * gradient, axis=-1)  # as in `chunked.backward`
+    rows = _rows(log_sum, sizes), _rows(mean.swapaxes(1, 2), sizes)
+    of_keys = k.dtype, v.dtype
+    states, bounds, q, k, v = _arranged(q, k, v, mask, sizes)
+    arrays = bounds, q, k, v, _heads_first(gradient.astype(q.dtype), q.shape[2]), *rows
+    grid, specs = _by_queries(sizes)
+    again = 2 * sizes.query_blocks * sizes.parts
+    of_queries = _call(
+        partial(queries_kernel, sizes=sizes),
+        grid,
+        specs.backward,
+        specs.queries,
+        _like(q),
+        [(sizes.heads, sizes.head_dim, sizes.queries)],
+        sizes.cost(3, 3 * sizes.query_bytes(q.dtype) + again * sizes.key_bytes(q.dtype)),
+        interpret,
+    )
+    dq = of_queries(with_fetches(states), *arrays)
+    grid, specs = _by_keys(sizes)
+    again = 2 * sizes.key_blocks  # queries and gradient, for each block of keys
+    of_both = _call(
+        partial(keys_kernel, sizes=sizes),
+        grid,
+        specs.backward,
+        [specs.keys, specs.keys],
+        [_like(k), _like(v)],
+        [(sizes.keys, sizes.head_dim)] * 2,
+        sizes.cost(4, again * sizes.query_bytes(q.dtype) + 4 * sizes.key_bytes(q.dtype)),
+        interpret,
+    )
+    dk, dv = of_both(with_fetches(states.swapaxes(1, 2)), *arrays)
+    dk, dv = (
+        _slots_first(x, keys).astype(dtype) for x, dtype in zip((dk, dv), of_keys, strict=True)
+    )
+    return _slots_first(dq, queries), dk, dv
