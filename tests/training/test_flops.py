@@ -162,6 +162,21 @@ def test_attention_counts_the_same_in_blocks_and_in_a_kernel(backend):
     assert step_flops(stage, {}, jnp.zeros((B, slots, D))) == products
 
 
+def test_kernels_count_what_they_say_of_themselves_where_they_are_asked_for():
+    slots, head = 256, D // 2
+
+    def loss(params, frozen, batch, keys):
+        q = (batch @ params["a"]["kernel"]).reshape(B, slots, 2, head)
+        return {"main": (jnp.sum(attention(q, q, q, backend="fused")), 1.0)}
+
+    stage, batch = Stage("attention", Chain(), loss, {"main": 1.0}), jnp.zeros((B, slots, D))
+    plain, kernels = computed(stage, {}, batch), computed(stage, {}, batch, kernels=True)
+    layer, pairs = 2 * 2 * B * slots * D * D, 2 * B * slots**2
+    assert plain[0] == layer + (2 + 5) * 2 * pairs * head  # scores again for the gradient
+    assert kernels[0] == layer + (2 + 3 + 4) * 2 * pairs * head  # and for each kernel of it
+    assert kernels[1] < 4 * pairs < plain[1]  # fp32 scores never pass through main memory
+
+
 def test_dots_compute_no_attention_in_blocks_again():
     batch = jnp.zeros((B, S), jnp.int32)
     stage = language_stage(remat="dots", attention_backend="chunked")

@@ -70,17 +70,25 @@ def flops_by_shares(stage: Stage, frozen: Params, batch: Any) -> Callable[[Share
     return lambda shares: _count(jaxpr, learns, shares)[0]
 
 
-def computed(stage: Stage, frozen: Params, batch: Any) -> tuple[float, float]:
+def computed(
+    stage: Stage, frozen: Params, batch: Any, kernels: bool = False
+) -> tuple[float, float]:
     """Operations with what the backward pass computes again, and bytes of all products' arrays.
 
     Every slot predicts a token and sees all of its row. The bytes are those of factors and results,
     each once a product.
+
+    Args:
+      kernels: count Pallas kernels by what they say of themselves, where a platform has them.
     """
     total, arguments = loss_of(stage, frozen, batch)
     jaxpr = jax.make_jaxpr(jax.value_and_grad(total))(*arguments).jaxpr
     nothing = [False] * len(jaxpr.invars)  # the gradient's products are there already
-    moved = dict.fromkeys(PRODUCTS, _moved)
-    return _count(jaxpr, nothing)[0], _count(jaxpr, nothing, products=moved)[0]
+    flops, moved = PRODUCTS, dict.fromkeys(PRODUCTS, _moved)
+    if kernels:
+        flops = flops | {KERNEL: lambda eqn: float(eqn.params["cost_estimate"].flops)}
+        moved = moved | {KERNEL: lambda eqn: float(eqn.params["cost_estimate"].bytes_accessed)}
+    return tuple(_count(jaxpr, nothing, products=table)[0] for table in (flops, moved))
 
 
 def loss_of(stage: Stage, frozen: Params, batch: Any) -> tuple[Callable[..., jax.Array], tuple]:
@@ -151,15 +159,15 @@ def _count_within(
 ) -> tuple[float, list[bool]]:
     name, params = eqn.primitive.name, eqn.params
     if name in products:
-        return products[name](eqn) * (1 + sum(learns)), [any(learns)]
+        return products[name](eqn) * (1 + sum(learns)), [any(learns)] * len(eqn.outvars)
     if name == "stop_gradient":
         return 0.0, [False]
     if name == "scan":
         return _count_scan(params, learns, shares, products)
     if name == "cond":
         branches = params["branches"]
-        if params.get("branches_platforms"):  # the last is plain operations for what a kernel does
-            branches = branches[-1:]
+        if "branches_platforms" in params:  # kernels of platforms, at last plain operations
+            branches = branches[:1] if KERNEL in products else branches[-1:]
         counted = [_count(one.jaxpr, learns[1:], shares, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]
         least, most = min(flops for flops, _ in counted), max(flops for flops, _ in counted)
@@ -207,4 +215,5 @@ def _moved(eqn: JaxprEqn) -> float:
     return float(sum(math.prod(array.shape) * array.dtype.itemsize for array in arrays))
 
 
+KERNEL = "pallas_call"
 PRODUCTS = {"dot_general": _matrix_product, "conv_general_dilated": _convolution}
