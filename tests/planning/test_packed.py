@@ -9,6 +9,7 @@ from data_pipelines.build import load_or_train_tokenizer, stage_loader
 from tests.tiny import tiny_config
 from unicom_jax.core.attention import interval_mask
 from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.planning import packed
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.packed import stand_in, visible_pairs
 from unicom_jax.planning.table import visible_line
@@ -24,7 +25,21 @@ def test_the_share_is_that_of_the_rows_that_a_run_trains_on_first():
     drawn = np.asarray(interval_mask(next(loader).mask, 96))
     loader.close()
     assert found.share == pytest.approx(drawn.mean(), rel=1e-5)
+    assert found.blocks == 1  # a row of 96 slots is a single one
     assert found.rows == "32 packed rows of its data"
+
+
+def test_blocks_without_a_visible_pair_do_not_count(monkeypatch):
+    monkeypatch.setattr(packed, "ROWS", 4)
+    config = tiny_config(pretrain__sequence_length=640)  # two blocks of 384, partly filled up
+    config.pretrain.update({"images_per_row": 40, "batch_size": 4})
+    loader = stage_loader(config, "pretrain", load_or_train_tokenizer(config, None))
+    drawn = np.asarray(interval_mask(next(loader).mask, 640))
+    loader.close()
+    blocks = np.pad(drawn, ((0, 0), (0, 128), (0, 128))).reshape(4, 2, 384, 2, 384)
+    found = visible_pairs(config, "pretrain")
+    assert found.blocks == pytest.approx(blocks.any((2, 4)).mean())
+    assert found.share < found.blocks < 1
 
 
 def test_data_that_are_not_here_have_a_stand_in_and_the_plan_says_so():

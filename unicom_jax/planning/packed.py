@@ -12,6 +12,7 @@ import dataclasses
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.build import image_policy, load_or_train_tokenizer, unified_loader
@@ -19,6 +20,7 @@ from data_pipelines.images import aspect_buckets
 from data_pipelines.loader import LoaderError
 from unicom_jax.config import to_json
 from unicom_jax.core.attention import visible_share
+from unicom_jax.core.attention.blocks import block_states, fitting_block
 from unicom_jax.core.batch import MaskIntervals
 
 ROWS = 32  # that are looked at, at least
@@ -30,14 +32,15 @@ UNREADABLE = (OSError, ValueError, ImportError, LoaderError)
 class Visible:
     """Attributes:
     share: of the pairs of a row's slots, those that the mask shows.
+    blocks: of the blocks that a kernel works through ("fused" attention), those with such a pair;
+      it leaves out the others.
     rows: what that was counted on, in words.
     """
 
     share: float
+    blocks: float
     rows: str
 
-
-ALL = Visible(1.0, "all pairs count")
 
 _COUNTED: dict[str, Visible] = {}  # packing takes seconds, and a search asks for many meshes
 
@@ -58,14 +61,13 @@ def visible_pairs(config: ConfigDict, stage: str) -> Visible:
 def _count(config: ConfigDict, stage: str) -> Visible:
     rows = config[stage].batch_size
     try:
-        share = _share(pack(config, stage))
-        return Visible(share, f"{rows} packed rows of its data")
+        return Visible(*_shares(pack(config, stage)), f"{rows} packed rows of its data")
     except UNREADABLE as error:
         reason = str(error).partition("\n")[0]
     with contextlib.suppress(*UNREADABLE):
-        share = _share(pack(stand_in(config, stage), stage))
-        return Visible(share, f"{rows} packed rows of Scenes in place of its data ({reason})")
-    return dataclasses.replace(ALL, rows=f"all pairs count, as no rows can be packed: {reason}")
+        shares = _shares(pack(stand_in(config, stage), stage))
+        return Visible(*shares, f"{rows} packed rows of Scenes in place of its data ({reason})")
+    return Visible(1.0, 1.0, f"all pairs count, as no rows can be packed: {reason}")
 
 
 def pack(config: ConfigDict, stage: str) -> MaskIntervals:
@@ -95,5 +97,16 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     return config
 
 
-def _share(mask: MaskIntervals) -> float:
-    return float(jax.jit(lambda mask: visible_share(mask, mask.context_stop.shape[1]))(mask))
+def _shares(mask: MaskIntervals) -> tuple[float, float]:
+    """Of pairs, and of a kernel's blocks."""
+
+    def both(mask: MaskIntervals) -> tuple[jax.Array, jax.Array]:
+        slots = mask.context_start.shape[1]
+        size = fitting_block(slots)
+        filled = -(-slots // size) * size
+        bounds = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, filled - slots))), mask)
+        states = block_states(bounds, filled, size, size)
+        return visible_share(mask, slots), jnp.mean(states > 0)
+
+    pairs, blocks = jax.jit(both)(mask)
+    return float(pairs), float(blocks)

@@ -18,6 +18,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unicom_jax.core.module import iter_specs
+from unicom_jax.models.transformer import ROW_ATTENTION
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.costs import count_costs
 from unicom_jax.parallel.plan.hlo import parse_program
@@ -52,7 +53,8 @@ class StagePlan:
       model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`), with
         logits at every slot.
       all_pairs_flops: the same with all pairs of a row, seen or not.
-      computed_flops: what the program does for them on one device, remat and copies included.
+      computed_flops: what the program does for them on one device, remat and copies included. Of
+        kernels in packed rows, the blocks with visible pairs.
       computed_flops, roofline: None where the compiler gave up.
       estimated: nothing was compiled.
       seconds: that compiling took.
@@ -147,11 +149,12 @@ def plan_stage(
     if keep and compiled.text:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{name}.hlo").write_text(compiled.text)
-    costs = count_costs(parse_program(compiled.text)) if compiled.text else None
+    facts = facts_of(config, name, topology, program)
+    kernels = {ROW_ATTENTION: facts["visible"].blocks} if facts["visible"] else {}
+    costs = count_costs(parse_program(compiled.text), kernels) if compiled.text else None
     roofline = None
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
-    facts = facts_of(config, name, topology, program)
     needed = flops_by_shares(program.stage, program.frozen, program.batch)
     # A run also holds what the step does not read.
     unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0

@@ -59,8 +59,8 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
     row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
     row("share of pairs that are visible", _visible)
-    row("FLOPs of the model (visible pairs)", lambda plan: _size(plan.model_flops))
     row("FLOPs of the model (all pairs)", lambda plan: _size(plan.all_pairs_flops))
+    row("FLOPs of the model (visible pairs)", lambda plan: _size(plan.model_flops))
     row("computed / these", _recomputed)
     for term in TERMS:
         row(f"time: {term}", lambda plan, term=term: _term(plan, term))
@@ -98,7 +98,9 @@ def visible_line(plan: StagePlan) -> str:
 
 
 def _visible(plan: StagePlan) -> str:
-    return NOTHING if plan.visible is None else _percent(plan.visible.share)
+    if plan.visible is None:
+        return NOTHING
+    return f"{_percent(plan.visible.share)} (of blocks {_percent(plan.visible.blocks)})"
 
 
 def _all_pairs(plan: StagePlan) -> str:
@@ -110,7 +112,7 @@ def _all_pairs(plan: StagePlan) -> str:
 def _recomputed(plan: StagePlan) -> str:
     if plan.computed_flops is None:
         return NOTHING
-    return f"x {plan.computed_flops * plan.topology.devices / plan.all_pairs_flops:.2f}"
+    return f"x {plan.computed_flops * plan.topology.devices / plan.model_flops:.2f}"
 
 
 def _term(plan: StagePlan, term: str) -> str:

@@ -146,5 +146,7 @@ backend_config={"custom_call_config":{"body":"TUzvUgFN","cost_estimate":{"flops"
 """
     costs = count_costs(parse_program(text))
     assert (costs.flops, costs.nbytes) == (4096, 512)
+    within = text.replace("backend_config", 'metadata={op_name="jvp(rows)/kernel"}, backend_config')
+    assert count_costs(parse_program(within), {"rows": 0.25, "row": 0.5}).flops == 1024
     silent = count_costs(parse_program(text.replace("cost_estimate", "other")))
     assert (silent.flops, silent.nbytes) == (0, 2 * 8 * 128 * 2)
