@@ -1,8 +1,8 @@
 """Every stage on eight devices: the loss curve of one device, and every weight where it belongs.
 
-The full matrix (an hour and more on two cores when nothing is compiled yet):
+The full matrix (25 minutes on one core of an AMD EPYC, most of it compiling):
 
-    python -m pytest -n 2 -m slow tests/parallel
+    python -m pytest -n 1 -m slow tests/parallel
 """
 
 from __future__ import annotations
