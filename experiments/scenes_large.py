@@ -105,6 +105,7 @@ def _unified(config: ConfigDict) -> None:
             "head_dim": 64,
             "mlp_dim": 2048,
             "remat": "dots",
+            "attention_backend": "fused",
         }
     )
     shared = {

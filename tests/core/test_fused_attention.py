@@ -1,4 +1,4 @@
-"""The fused backend: its TPU kernels, interpreted, against the dense backend; what it skips."""
+"""The fused backend: its kernels, interpreted, against the dense backend; what they skip."""
 
 from __future__ import annotations
 
@@ -11,43 +11,52 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unicom_jax.core.attention import attention, interval_mask, padding_mask, tpu
+from unicom_jax.core.attention import attention, gpu, interval_mask, padding_mask, tpu
 from unicom_jax.core.attention.blocks import block_states, fitting_block, with_fetches
 from unicom_jax.core.attention.online import attend
 from unicom_jax.core.batch import MaskIntervals
 
-# Blocks of 8 x 8 leave slots to fill up on both sides. Of the four query heads of a key head, two
-# are computed together, so that one program has all there is: heads together and one after another.
-ROWS, QUERIES, KEYS, HEADS, KV_HEADS, DIM = 2, 13, 21, 4, 1, 256
-BLOCKS = {"blocks": (8, 8), "interpret": True}
-KERNELS = partial(attend, partial(tpu.forward, **BLOCKS), partial(tpu.backward, **BLOCKS))
+# Blocks of 8 x 8 leave slots to fill up on both sides.
+ROWS, QUERIES, KEYS, HEADS, KV_HEADS = 2, 13, 21, 4, 1
+# Channels of a head. On TPU two of four heads with so many are computed together, so that one
+# program has all there is: heads together and one after another. GPU's fill up to a power of two.
+DIM = {"tpu": 256, "gpu": 24}
+kernels = pytest.mark.parametrize("platform", DIM)
 
 
-def _inputs(seed: int = 0, dtype=jnp.float32) -> tuple[jax.Array, ...]:
+def _inputs(platform: str, seed: int = 0, dtype=jnp.float32) -> tuple[jax.Array, ...]:
     """q, k, v and a gradient of the output."""
-    rng = np.random.default_rng(seed)
-    of_queries, of_keys = (ROWS, QUERIES, HEADS, DIM), (ROWS, KEYS, KV_HEADS, DIM)
+    rng, dim = np.random.default_rng(seed), DIM[platform]
+    of_queries, of_keys = (ROWS, QUERIES, HEADS, dim), (ROWS, KEYS, KV_HEADS, dim)
     shapes = of_queries, of_keys, of_keys, of_queries
     return tuple(jnp.asarray(rng.normal(size=shape), dtype) for shape in shapes)
 
 
 def _value_and_gradients(function):
     def run(q, k, v, gradient, mask):
-        out, back = jax.vjp(lambda q, k, v: function(q, k, v, mask, scale=DIM**-0.5), q, k, v)
+        scale = q.shape[-1] ** -0.5
+        out, back = jax.vjp(lambda q, k, v: function(q, k, v, mask, scale=scale), q, k, v)
         return out, *back(gradient)
 
     return jax.jit(run)
 
 
-fused, dense = _value_and_gradients(KERNELS), _value_and_gradients(attention)
+def _fused(passes):
+    how = {"blocks": (8, 8), "interpret": True}
+    passes = partial(passes.forward, **how), partial(passes.backward, **how)
+    return _value_and_gradients(partial(attend, *passes))
 
 
-def _assert_equal_to_dense(mask: MaskIntervals, seed: int = 0, tolerance: float = 1e-5) -> None:
-    inputs = _inputs(seed)
-    for found, wanted in zip(fused(*inputs, mask), dense(*inputs, mask), strict=True):
+FUSED = {"tpu": _fused(tpu), "gpu": _fused(gpu)}
+dense = _value_and_gradients(attention)
+
+
+def _assert_equal_to_dense(platform: str, mask: MaskIntervals | None, seed: int = 0) -> None:
+    inputs = _inputs(platform, seed)
+    for found, wanted in zip(FUSED[platform](*inputs, mask), dense(*inputs, mask), strict=True):
         assert found.dtype == wanted.dtype
         scale = max(np.abs(wanted).max(), 1e-3)
-        np.testing.assert_allclose(found / scale, wanted / scale, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(found / scale, wanted / scale, rtol=0, atol=1e-5)
 
 
 def _mask(*bounds) -> MaskIntervals:
@@ -57,53 +66,56 @@ def _mask(*bounds) -> MaskIntervals:
     )
 
 
+@kernels
 @settings(max_examples=20, deadline=None)
 @given(
     bounds=st.lists(st.integers(-2, KEYS + 3), min_size=8 * QUERIES, max_size=8 * QUERIES),
     seed=st.integers(0, 9),
 )
-def test_value_and_gradients_are_those_of_dense_under_any_intervals(bounds, seed):
+def test_value_and_gradients_are_those_of_dense_under_any_intervals(platform, bounds, seed):
     mask = MaskIntervals(*np.array(bounds, np.int32).reshape(4, ROWS, QUERIES))
-    _assert_equal_to_dense(mask, seed)
+    _assert_equal_to_dense(platform, mask, seed)
 
 
-def test_packed_documents_with_noisy_copies_are_honoured():
+@kernels
+def test_packed_documents_with_noisy_copies_are_honoured(platform):
     """Slots 5 ... 17 of a row of 21: two documents, the second ends with a copy of its image."""
     slots = np.arange(5, 18)
     second = slots >= 7
     image, noisy = (slots >= 9) & (slots < 12), (slots >= 14) & (slots < 17)
     stop = np.where(image, 12, np.where(noisy, 9, slots + 1))
-    _assert_equal_to_dense(
-        _mask(np.where(second, 7, 0), stop, np.where(noisy, 14, 0), np.where(noisy, 17, 0))
-    )
+    bounds = np.where(second, 7, 0), stop, np.where(noisy, 14, 0), np.where(noisy, 17, 0)
+    _assert_equal_to_dense(platform, _mask(*bounds))
 
 
 def test_without_a_mask_every_query_sees_every_key():
-    inputs = _inputs()
-    for found, wanted in zip(fused(*inputs, None), dense(*inputs, None), strict=True):
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    _assert_equal_to_dense("gpu", None)
 
 
-def test_rows_that_see_nothing_are_zero_and_pass_no_gradient():
-    out, *gradients = fused(*_inputs(), padding_mask(jnp.array([0, 4]), QUERIES))
+@kernels
+def test_rows_that_see_nothing_are_zero_and_pass_no_gradient(platform):
+    mask = padding_mask(jnp.array([0, 4]), QUERIES)
+    out, *gradients = FUSED[platform](*_inputs(platform), mask)
     for x in (out, *gradients):
         np.testing.assert_array_equal(x[0], 0)
         assert np.isfinite(x).all() and np.abs(x[1]).max() > 0
 
 
-def test_blocks_that_nobody_sees_are_not_looked_at():
+@kernels
+def test_blocks_that_nobody_sees_are_not_looked_at(platform):
     """Else 0 times NaN would show."""
-    q, k, v, gradient = _inputs()
+    q, k, v, gradient = _inputs(platform)
     k, v = k.at[:, 8:16].set(jnp.nan), v.at[:, 8:16].set(jnp.nan)
-    out, dq, dk, dv = fused(q, k, v, gradient, _mask(0, 5, 17, 20))
+    out, dq, dk, dv = FUSED[platform](q, k, v, gradient, _mask(0, 5, 17, 20))
     assert all(np.isfinite(x).all() for x in (out, dq, dk, dv))
     np.testing.assert_array_equal(dk[:, 8:16], 0)
 
 
-def test_bfloat16_inputs_give_bfloat16_near_the_fp32_result():
+@kernels
+def test_bfloat16_inputs_give_bfloat16_near_the_fp32_result(platform):
     mask = _mask(0, np.arange(QUERIES) + 4, 15, 19)
-    low = fused(*_inputs(dtype=jnp.bfloat16), mask)
-    for found, wanted in zip(low, dense(*_inputs(), mask), strict=True):
+    low = FUSED[platform](*_inputs(platform, dtype=jnp.bfloat16), mask)
+    for found, wanted in zip(low, dense(*_inputs(platform), mask), strict=True):
         assert found.dtype == jnp.bfloat16
         far = np.abs(found.astype(jnp.float32) - wanted).max()
         assert far < 0.01 * np.abs(wanted).max()
@@ -155,11 +167,12 @@ def test_where_there_is_no_kernel_it_computes_what_chunked_does():
     jax.tree.map(np.testing.assert_array_equal, found, wanted)
 
 
-def test_a_program_for_tpu_has_the_kernels_though_it_was_traced_on_cpu():
+def test_programs_for_tpu_and_gpu_have_the_kernels_though_they_were_traced_on_cpu():
     x = jax.ShapeDtypeStruct((1, 130, 2, 8), jnp.float32)
     mask = MaskIntervals(*[jax.ShapeDtypeStruct((1, 130), jnp.int32)] * 4)
     traced = _step("fused").trace(x, x, x, mask)
-    text = traced.lower(lowering_platforms=("tpu",)).as_text()
-    for name in ("forward", "queries", "keys"):
-        assert f"attention_{name}_kernel" in text
-    assert "tpu_custom_call" not in traced.lower(lowering_platforms=("cpu",)).as_text()
+    calls = {"tpu": "@tpu_custom_call", "cuda": "@__gpu$xla.gpu.triton"}
+    for platform in ("tpu", "cuda", "cpu"):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        found = {name: text.count(call) for name, call in calls.items()}
+        assert found == {name: 3 * (name == platform) for name in calls}  # one forward, two back

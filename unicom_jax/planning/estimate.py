@@ -4,8 +4,8 @@ Memory is what lies on a device (weights, moments, average, frozen parts, batch)
 what the backward pass keeps of the forward pass (as JAX traces it, remat included), and twice the
 largest array in between. Main memory's traffic is what lies there, written and read once a step,
 and the factors and results of all products: the scores of attention among them, which no fusion
-keeps on the chip, only a kernel (`attention_backend="fused"` on TPU). Links carry what the
-placement asks for:
+keeps on the chip, only a kernel (`attention_backend="fused"`). Links carry what the placement
+asks for:
 
     weights   gathered over fsdp for the forward and the backward pass, gradients scattered back
     tensor    two all-reduces of a layer's hidden states, forward and backward
@@ -66,7 +66,7 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
     """As `plan_stage`, with nothing compiled."""
     mesh = abstract_mesh(config.mesh, topology)
     program = make_program(config, name, mesh)
-    traced = _trace_once(config, name, program, kernels=topology.is_tpu)
+    traced = _trace_once(config, name, program, kernels=topology.accelerator is not None)
     rows = config[name].batch_size / traced.rows
     facts = facts_of(config, name, topology, program)
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)

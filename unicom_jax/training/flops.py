@@ -166,7 +166,7 @@ def _count_within(
         return _count_scan(params, learns, shares, products)
     if name == "cond":
         branches = params["branches"]
-        if "branches_platforms" in params:  # kernels of platforms, at last plain operations
+        if "branches_platforms" in params:  # kernels, which cost alike, at last plain operations
             branches = branches[:1] if KERNEL in products else branches[-1:]
         counted = [_count(one.jaxpr, learns[1:], shares, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]

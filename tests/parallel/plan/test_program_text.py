@@ -135,20 +135,25 @@ def test_pairs_of_a_permute():
     assert parse_pairs("source_target_pairs={{0,1},{1,0}}").tolist() == [[0, 1], [1, 0]]
 
 
-def test_a_kernel_counts_what_it_says_of_itself():
+KERNELS = {
+    "tpu": """backend_config={"custom_call_config":{"body":"TUzvUgFN","cost_estimate":{\
+"flops":"4096","transcendentals":"8","bytes_accessed":"512","remote_bytes_transferred":"0"}}}""",
+    "gpu": r"""backend_config={ir = "ML\EFR\22\7B(", num_warps = 4 : i32, serialized_metadata = \
+"{\22flops\22: \224096\22, \22bytes_accessed\22: \22512\22}"}""".replace("\\\n", ""),
+}
+
+
+@pytest.mark.parametrize("platform", KERNELS)
+def test_a_kernel_counts_what_it_says_of_itself(platform):
     text = """HloModule kernel
 ENTRY %main (q: bf16[8,128]) -> bf16[8,128] {
   %q = bf16[8,128]{1,0} parameter(0)
-  ROOT %kernel = bf16[8,128]{1,0} custom-call(%q), custom_call_target="tpu_custom_call", \
-backend_config={"custom_call_config":{"body":"TUzvUgFN","cost_estimate":{"flops":"4096",\
-"transcendentals":"8","bytes_accessed":"512","remote_bytes_transferred":"0"}}}
-}
-"""
-    costs = count_costs(parse_program(text))
-    assert (costs.flops, costs.nbytes) == (4096, 512)
-    within = text.replace("backend_config", 'metadata={op_name="jvp(rows)/kernel"}, backend_config')
+  ROOT %kernel = bf16[8,128]{1,0} custom-call(%q), custom_call_target="kernel", """
+    told = count_costs(parse_program(text + KERNELS[platform] + "\n}\n"))
+    assert (told.flops, told.nbytes) == (4096, 512)
+    within = f'{text}metadata={{op_name="jvp(rows)/kernel"}}, {KERNELS[platform]}\n}}\n'
     assert count_costs(parse_program(within), {"rows": 0.25, "row": 0.5}).flops == 1024
-    silent = count_costs(parse_program(text.replace("cost_estimate", "other")))
+    silent = count_costs(parse_program(text + "backend_config={}\n}\n"))
     assert (silent.flops, silent.nbytes) == (0, 2 * 8 * 128 * 2)
 
 

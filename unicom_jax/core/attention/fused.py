@@ -1,8 +1,11 @@
 """Attention whose scores never leave the chip, where the platform has a kernel for it.
 
 Which platform is known when a program is lowered, not when it is traced: a plan compiles for
-devices that are not there. Elsewhere (CPU) the same two passes are the chunked backend's, so a
-configuration trains and samples anywhere.
+devices that are not there. Elsewhere (CPU, AMD's GPUs) the same two passes are the chunked
+backend's, so a configuration trains and samples anywhere.
+
+JAX ships kernels too. Its splash attention for TPU takes a mask that depends on data only as an
+array of S x S; its Triton kernel takes whole segments; cuDNN's takes a bias of S x S.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from functools import partial
 
 import jax
 
-from unicom_jax.core.attention import chunked, tpu
+from unicom_jax.core.attention import chunked, gpu, tpu
 from unicom_jax.core.attention.online import attend
 from unicom_jax.core.batch import MaskIntervals
 
@@ -30,8 +33,8 @@ def fused_attention(
     passes = partial(chunked.forward, block=block), partial(chunked.backward, block=block)
     if q.shape[1] >= FEW:
         passes = (
-            partial(_by_platform, tpu=tpu.forward, default=passes[0]),
-            partial(_by_platform, tpu=tpu.backward, default=passes[1]),
+            partial(_by_platform, tpu=tpu.forward, cuda=gpu.forward, default=passes[0]),
+            partial(_by_platform, tpu=tpu.backward, cuda=gpu.backward, default=passes[1]),
         )
     return attend(*passes, q, k, v, mask, scale)
 

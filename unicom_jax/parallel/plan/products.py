@@ -10,8 +10,12 @@ import numpy as np
 
 from unicom_jax.parallel.plan.hlo import Array, Computation, Instruction
 
-# What a Pallas kernel says of itself (`pl.CostEstimate`); its code is opaque.
-KERNEL = re.compile(r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"')
+# What a Pallas kernel says of itself; its code is opaque. For TPU that is its `pl.CostEstimate`,
+# Triton's call has our own `metadata`, as JSON with \\22 for a quote.
+KERNEL = re.compile(
+    r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"'
+    r'|serialized_metadata = "\{\\22flops\\22: \\22(\d+)\\22, \\22bytes_accessed\\22: \\22(\d+)'
+)
 CUDNN = re.compile(r'custom_call_target="__cudnn\$conv(BackwardInput|BackwardFilter)?')
 LIBRARY = re.compile(r"cublas\$[\w$]*matmul|cublas\$gemm|onednn\$matmul")
 
@@ -35,7 +39,8 @@ def kernel_cost(one: Instruction) -> tuple[float, float] | None:
     """Operations and bytes of main memory that a kernel of ours was written for."""
     if one.opcode != "custom-call" or not (found := KERNEL.search(one.attributes)):
         return None
-    return float(found[1]), float(found[2])
+    flops, nbytes = filter(None, found.groups())
+    return float(flops), float(nbytes)
 
 
 def _sides(where: Computation, one: Instruction) -> tuple[Array, Array]:

@@ -7,12 +7,6 @@ are computed together, as many as fit, so that keys and mask are there once for 
 Scores stand keys x queries. What belongs to a query (its four bounds, maximum, sum, log-sum-exp) is
 then a row along the lanes, 4 bytes a query, and maxima and sums run over sublanes, which is cheap;
 outputs are summed up channels x queries and turned once, at the end.
-
-    forward     o = softmax(q k^T) v         for a block of queries, over blocks of keys
-    queries'    ds = w (do v^T - mean)       the same; dq = ds k
-    keys'       dk = ds^T q, dv = w^T do     for a block of keys, over heads and blocks of queries
-
-Products take the inputs' dtype and give fp32; all else is fp32.
 """
 
 from unicom_jax.core.attention.tpu.calls import backward, forward
