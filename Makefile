@@ -32,7 +32,7 @@ test: lint ## check style and run the tests (about twelve minutes on two cores)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not tpu_aot" $(ARGS)
 
 # libtpu stands beside the environment, not in it: JAX would look for TPUs in every other command.
-test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step for TPUs that are not there, with libtpu (half a minute)
+test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels for TPUs that are not there, with libtpu (a minute)
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -q -n 0 -m tpu_aot $(ARGS)
 
 lint: $(VENV)/.test ## check style only

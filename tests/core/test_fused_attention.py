@@ -66,6 +66,11 @@ def _mask(*bounds) -> MaskIntervals:
     )
 
 
+def _filled(mask: MaskIntervals) -> MaskIntervals:
+    """With queries up to whole blocks."""
+    return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, -QUERIES % 8))), mask)
+
+
 @kernels
 @settings(max_examples=20, deadline=None)
 @given(
@@ -88,8 +93,13 @@ def test_packed_documents_with_noisy_copies_are_honoured(platform):
     _assert_equal_to_dense(platform, _mask(*bounds))
 
 
-def test_without_a_mask_every_query_sees_every_key():
-    _assert_equal_to_dense("gpu", None)
+@kernels
+def test_blocks_that_are_seen_whole_need_no_mask_and_count_as_much(platform):
+    """The first eight queries see two blocks whole and one not, the others parts of three."""
+    early = np.arange(QUERIES) < 8
+    mask = _mask(np.where(early, 0, 3), np.where(early, 16, 20), 0, np.arange(QUERIES) % 3)
+    assert {0, 1, 2} == set(np.array(block_states(_filled(mask), 24, 8, 8)).flat)
+    _assert_equal_to_dense(platform, mask)
 
 
 @kernels
