@@ -194,16 +194,17 @@ def document_stream(
 def row_facts(config: Config, stage: str) -> dict[str, Any]:
     """What decides a stage's packed rows, besides the tokenizer and what lies at the source's path.
 
-    Two configurations with the same facts have the same rows, bit for bit.
+    Two configurations with the same facts have the same rows, bit for bit, where the same data lie
+    at both paths. Of a path its last part counts: data may move, but not become others.
     """
-    options = source_options(config, TRAIN, with_edits=True)
+    source = source_options(config, TRAIN, with_edits=True)
+    if "scene" in source:
+        source["scene"] = dict(source["scene"])
+    for key in source.keys() & set(PATHS):
+        source["path"] = Path(source.pop(key)).name
     return {
         "seed": config["seed"],
-        "source": {
-            key: dict(value) if key == "scene" else value
-            for key, value in options.items()
-            if key not in PATHS
-        },
+        "source": source,
         "mixture": stage_weights(config, stage),
         "overlong": config[stage]["overlong"],
         "sequence": dataclasses.asdict(stage_sequence(config, stage)),

@@ -25,6 +25,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "unicom_jax.parallel",
         "unicom_jax.interop",
         "unicom_jax.training",
+        "unicom_jax.inference",
     ),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),

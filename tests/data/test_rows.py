@@ -10,9 +10,17 @@ import numpy as np
 import pytest
 
 from data_pipelines import prepare_rows
-from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from data_pipelines.build import load_or_train_tokenizer, row_facts, stage_loader
 from data_pipelines.records import RecordError, SourceError
-from data_pipelines.rows import DTYPES, Row, decode_row, encode_row, rows_of
+from data_pipelines.rows import (
+    DTYPES,
+    Row,
+    check_facts,
+    decode_row,
+    encode_row,
+    plain,
+    rows_of,
+)
 from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
 from tests.data.test_loader import assert_equal, leaves, loader, take
@@ -128,6 +136,16 @@ def test_rows_of_another_configuration_are_refused_by_the_key(packed, tokenizer,
     with pytest.raises(SourceError, match=f"pretrain: the rows were made with {key}") as caught:
         batches(small(**overrides), tokenizer, packed)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["array_record", "folder", "tfds"])
+def test_data_may_move_but_not_become_others(kind):
+    def facts(path):
+        return row_facts(small(data__source__kind=kind, data__source__path=path), "pretrain")
+
+    check_facts(facts("/mnt/data/birds"), plain(facts("data/birds/")), "rows made with")
+    with pytest.raises(SourceError, match="made with source.path='birds', now it is 'fish'"):
+        check_facts(facts("data/fish"), plain(facts("data/birds")), "rows made with")
 
 
 def test_rows_of_another_tokenizer_are_refused(packed):

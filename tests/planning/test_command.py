@@ -64,6 +64,7 @@ def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(confi
     [
         (["--topology=v5p:16x16"], "a torus of 3 axes; write v5p:NxMxK in chips"),
         (["--topology=h100:8", "--stage=finetune"], "--stage=finetune is unknown; stages are"),
+        (["--topology=cpu:1", "--stage=sample"], "--stage=sample is planned by compiling alone"),
         (
             ["--topology=h100:16"],
             "a batch of 8 rows does not divide over 16 devices; set batch_size",

@@ -54,7 +54,8 @@ def test_a_compiled_step_computes_what_its_loss_is_traced_to(compiled):
     config = tiny_config()
     program = make_program(config, "pretrain", abstract_mesh("fsdp=-1", parse_topology("cpu:1")))
     loss = (program.stage, program.frozen, program.batch)
-    assert compiled.model_flops == step_flops(*loss)
+    assert compiled.all_pairs_flops == step_flops(*loss)
+    assert compiled.model_flops == step_flops(*loss, 1.0, compiled.visible.share)
     # The program also computes what is only reported (the accuracy), and XLA drops some products.
     assert compiled.computed_flops == pytest.approx(computed(*loss)[0], rel=0.1)
     assert compiled.unknown_loops == 0

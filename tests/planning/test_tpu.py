@@ -55,4 +55,4 @@ def test_a_step_is_planned_to_the_last_column(plan):
     assert 0 < plan.mfu_in_turn < plan.mfu < 1
     assert plan.unknown_loops == 0
     # Full remat runs the forward pass twice; the tensor axis splits every large product.
-    assert 1 <= plan.computed_flops * 8 / plan.model_flops < 2
+    assert 1 <= plan.computed_flops * 8 / plan.all_pairs_flops < 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from data_pipelines.build import sequence_config
@@ -12,7 +13,8 @@ from experiments.benchmarks.standard import Standard
 from tests.models.documents import ALL, documents, pack
 from tests.tiny import tiny_config
 from tests.training.test_stages import pictures
-from unicom_jax.core.attention import attention, padding_mask
+from unicom_jax.core.attention import attention, interval_mask, padding_mask, visible_share
+from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.models.build import build_codec, build_encoder
@@ -94,16 +96,57 @@ def language_stage(**options):
     return Stage("language", model, loss, {"text": 1.0})
 
 
-@pytest.mark.parametrize(
+WAYS = pytest.mark.parametrize(
     "options",
     [{}, {"remat": "full"}, {"attention_backend": "chunked", "attention_block": 4}],
     ids=lambda options: " ".join(map(str, options.values())) or "plain",
 )
+
+
+@WAYS
 def test_a_language_model_takes_palms_count_however_it_is_computed(options):
     stage = language_stage(**options)
     kernels = 3 * (2 * D * 16 + 2 * D * 8 + 3 * D * 24) + D * 40  # no embedding, norms or biases
     palm = 6 * B * S * kernels + 12 * 3 * B * S * S * 2 * 8  # 6 N T + 12 L H Q T² a row
     assert step_flops(stage, {}, jnp.zeros((B, S), jnp.int32)) == palm
+
+
+@WAYS
+def test_attention_counts_the_pairs_that_the_mask_shows(options):
+    stage, tokens = language_stage(**options), jnp.zeros((B, S), jnp.int32)
+    pairs = 3 * 2 * 2 * 3 * 2 * 8  # forward and backward, two products, layers, heads, channels
+    for seen in (0, 1, S * S // 4):  # pairs of a row
+        hidden = step_flops(stage, {}, tokens) - step_flops(stage, {}, tokens, 1.0, seen / S**2)
+        assert hidden == B * (S * S - seen) * pairs
+
+
+def test_a_packed_batch_tells_the_share_of_pairs_that_its_mask_shows():
+    sequence = sequence_config(tiny_config())
+    batch = pack(documents(ALL, sequence), [[0, 1, 2], [3], [4]], sequence)
+    drawn = np.asarray(interval_mask(batch.mask, batch.tokens.shape[1]))
+    assert 0.05 < drawn.mean() < 0.5
+    stage = unified_stage("pretrain", tiny_config())
+    assert float(jax.jit(stage.visible)(batch)) == pytest.approx(drawn.mean(), rel=1e-6)
+
+
+def test_intervals_that_overlap_or_leave_the_row_show_a_pair_once():
+    mask = MaskIntervals(*(np.array([[x, 0]], np.int32) for x in (-3, 4, 2, 9)))
+    drawn, share = jax.jit(lambda mask: (interval_mask(mask, 6), visible_share(mask, 6)))(mask)
+    assert float(share) == np.asarray(drawn).mean() == 0.5
+
+
+def test_only_attention_within_packed_rows_depends_on_the_mask():
+    config = tiny_config()
+    frozen = {
+        "encoder": build_encoder(config).vision.abstract(),
+        "codec": build_codec(config).abstract(),
+    }
+    sequence = sequence_config(config)
+    batch = pack(documents(ALL, sequence), [[0, 1, 2, 3, 4]], sequence)
+    stage, reader = unified_stage("pretrain", config), config.unified.transformer
+    whole, none = (step_flops(stage, frozen, batch, 1.0, share) for share in (1.0, 0.0))
+    heads = reader.depth * reader.heads * reader.head_dim
+    assert whole - none == 12 * heads * batch.tokens.shape[1] ** 2
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked", "fused"])

@@ -78,7 +78,7 @@ def test_rates_are_reported_from_the_second_step_on_and_mfu_where_the_peak_is_kn
     assert 0 < second["data_wait"] < 1
     slow = Accelerator("slow", ("cpu",), 1e6, 1, 1, "fsdp=-1", hbm=1.0, link=1.0, network=1.0)
     monkeypatch.setattr(loop, "find_accelerator", lambda kind: slow)
-    monkeypatch.setattr(loop, "step_flops", lambda stage, frozen, batch, share: 1e3)
+    monkeypatch.setattr(loop, "step_flops", lambda stage, frozen, batch, *shares: 1e3)
     known = run(tmp_path / "known", steps=2)[-1]
     share = known["steps_per_second"] * 1e3 / (1e6 * jax.device_count())
     assert known["mfu"] == pytest.approx(share)

@@ -29,6 +29,10 @@ Weights = Mapping[
 ]  # trees `vision`, `codec`, `unified`, for a LatentSpace `autoencoder`
 
 
+# The scopes of a program's parts, by which `planning/sampling.py` and profiles know them.
+READING, WRITING, DRAWING, PAINTING = "reading", "writing", "drawing", "painting"
+
+
 @dataclasses.dataclass(frozen=True)
 class Models:
     """The modules of a configuration."""
@@ -90,12 +94,14 @@ def write(
     sampling: Sampling,
 ) -> tuple[Int32[Array, "B {max_tokens}"], Int32[Array, " B"]]:
     """Reads prefixes and continues them; arguments and results as in `inference.text.generate`."""
-    hidden, cache = read(models, params, batch, max_tokens)
+    with jax.named_scope(READING):
+        hidden, cache = read(models, params, batch, max_tokens)
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    return generate(
-        models.unified, params["unified"], last, cache, lengths, next_positions, stop, keys,
-        start=batch.tokens.shape[1], max_tokens=max_tokens, sampling=sampling,
-    )  # fmt: skip
+    with jax.named_scope(WRITING):
+        return generate(
+            models.unified, params["unified"], last, cache, lengths, next_positions, stop, keys,
+            start=batch.tokens.shape[1], max_tokens=max_tokens, sampling=sampling,
+        )  # fmt: skip
 
 
 @partial(jax.jit, static_argnames=("models", "pool", "settings", "codec_steps"))
@@ -121,13 +127,16 @@ def paint(
       grids: patch rows and columns. `pool`: patches on a side of a latent's window.
       pixel_noise: in the paint space.
     """
-    _, cache = read(models, params, batch, positions.shape[1])
+    with jax.named_scope(READING):
+        _, cache = read(models, params, batch, positions.shape[1])
     token_grids = jnp.tile(grids // pool, (settings.branches, 1))
-    latents = draw_latents(
-        models.unified, params["unified"], cache, positions, mask, token_grids, latent_noise,
-        settings, start=batch.tokens.shape[1],
-    )  # fmt: skip
-    return _paint(models, params, latents, grids, pixel_noise, codec_steps)
+    with jax.named_scope(DRAWING):
+        latents = draw_latents(
+            models.unified, params["unified"], cache, positions, mask, token_grids, latent_noise,
+            settings, start=batch.tokens.shape[1],
+        )  # fmt: skip
+    with jax.named_scope(PAINTING):
+        return _paint(models, params, latents, grids, pixel_noise, codec_steps)
 
 
 @partial(jax.jit, static_argnames=("models", "codec_steps"))

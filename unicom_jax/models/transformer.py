@@ -28,6 +28,9 @@ from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES
 
+# The scope of attention within packed rows, by which `training/flops.py` knows its products.
+ROW_ATTENTION = "row_attention"
+
 
 @flax.struct.dataclass
 class KVCache:
@@ -105,7 +108,10 @@ class SelfAttention(Module):
         v: Float[Array, "B T K D"],
         mask: MaskIntervals,
     ) -> Float[Array, "B S {self.width}"]:
-        y = attention(q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS)
+        with jax.named_scope(ROW_ATTENTION):
+            y = attention(
+                q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
+            )
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 

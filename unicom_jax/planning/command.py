@@ -16,8 +16,16 @@ from unicom_jax.parallel.plan.topology import Topology, missing_compiler, parse_
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import GIB, StagePlan, plan_stage
 from unicom_jax.planning.program import assume_flux
+from unicom_jax.planning.sampling import SAMPLE, SamplePlan, plan_sampling
 from unicom_jax.planning.search import nearest_fit, search
-from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
+from unicom_jax.planning.table import (
+    exchange_table,
+    parameter_line,
+    plan_table,
+    sample_table,
+    search_table,
+    visible_line,
+)
 from unicom_jax.training.run import ORDER
 from unicom_jax.training.settings import check_settings
 
@@ -41,9 +49,15 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     )
     stages = tuple(args.stage.split(",")) if args.stage else config.stages
     for name in stages:
-        if name not in ORDER:
-            raise ConfigError(f"--stage={name} is unknown; stages are {', '.join(ORDER)}")
+        if name not in (*ORDER, SAMPLE):
+            raise ConfigError(
+                f"--stage={name} is unknown; stages are {', '.join((*ORDER, SAMPLE))}"
+            )
+    stages, samples = tuple(name for name in stages if name != SAMPLE), SAMPLE in stages
     check_settings(config, stages)
+    if samples and (args.search or args.estimate or missing_compiler(topology)):
+        needs = missing_compiler(topology) or "no --search and no --estimate"
+        raise ConfigError(f"--stage={SAMPLE} is planned by compiling alone; it needs {needs}")
     notes = (assume_flux(config), _about_packed(config), _about_compiler(topology, args.estimate))
     for note in filter(None, notes):
         console.print(f"! {note}", markup=False, soft_wrap=True)
@@ -57,7 +71,13 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     for name in stages:
         with console.status(f"{name}: planning for {topology}"):
             plans.append(make(config, name, topology))
-    _show(plans, console)
+    if plans:
+        _show(plans, console)
+    if samples:
+        with console.status(f"{SAMPLE}: planning for {topology}"):
+            drawn = plan_sampling(config, topology)
+        console.print(sample_table(drawn))
+        _check_sampling(drawn)
     _check_fit(config, plans)
 
 
@@ -76,6 +96,8 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
     console.print(plan_table(plans))
     for plan in plans:
         console.print(parameter_line(plan), markup=False)
+        if line := visible_line(plan):
+            console.print(line, markup=False, soft_wrap=True)
     for plan in plans:
         if plan.roofline and plan.roofline.exchanges:
             console.print(exchange_table(plan))
@@ -100,6 +122,17 @@ def _search(
             )
         console.print(search_table(name, settings))
         say(f"best: {settings[0].flags}")
+
+
+def _check_sampling(plans: Sequence[SamplePlan]) -> None:
+    """Raises DoesNotFit for the first program that needs too much."""
+    for plan in plans:
+        if not plan.fits:
+            needs = f"{plan.peak / GIB:.0f} GiB" if plan.peak else "more"
+            raise DoesNotFit(
+                f"{SAMPLE}: {plan.name} needs {needs} of a device's {plan.capacity / GIB:.0f} GiB; "
+                "generation runs on one device, so take one with more memory"
+            )
 
 
 def _check_fit(config: ConfigDict, plans: Sequence[StagePlan]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -33,9 +33,9 @@ from unicom_jax.parallel.mesh import AUTO, AXES, parse_mesh
 from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import Topology
 from unicom_jax.parallel.plan.traffic import Exchange, received
-from unicom_jax.planning.plan import StagePlan, facts_of
+from unicom_jax.planning.plan import StagePlan, facts_of, shares_of
 from unicom_jax.planning.program import StepProgram, local_bytes, make_program
-from unicom_jax.training.flops import computed, loss_of, step_flops
+from unicom_jax.training.flops import Shares, computed, flops_by_shares, loss_of
 from unicom_jax.training.state import split
 
 
@@ -44,14 +44,15 @@ class Traced:
     """What the loss of a batch of `rows` takes, however it is placed.
 
     Attributes:
-      model_flops, computed_flops: without and with what is computed again.
+      model_flops: as `flops_by_shares` gives them.
+      computed_flops: of all pairs, with what is computed again.
       moved: bytes of the products' factors and results.
       kept: bytes that the backward pass keeps of the forward pass.
       largest: bytes of the largest array in between.
     """
 
     rows: int
-    model_flops: float
+    model_flops: Callable[[Shares], float]
     computed_flops: float
     moved: float
     kept: float
@@ -77,7 +78,8 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
     exchanges = tuple(_exchanges(config, program, topology, shards))
     return StagePlan(
         **facts,
-        model_flops=rows * traced.model_flops,
+        model_flops=rows * traced.model_flops(shares_of(facts["visible"])),
+        all_pairs_flops=rows * traced.model_flops(Shares()),
         peak=held + gradients + at_once,
         computed_flops=flops,
         roofline=_roofline(topology, flops, moved, exchanges),
@@ -92,7 +94,7 @@ def _trace_once(config: ConfigDict, name: str, program: StepProgram, kernels: bo
     key = f"{name} {kernels} {to_json(same)}"
     if key not in _TRACED:
         loss, rows = (program.stage, program.frozen, program.batch), config[name].batch_size
-        counts = step_flops(*loss), *computed(*loss, kernels)
+        counts = flops_by_shares(*loss), *computed(*loss, kernels)
         _TRACED[key] = Traced(rows, *counts, *_activations(program))
     return _TRACED[key]
 

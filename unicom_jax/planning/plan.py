@@ -18,19 +18,22 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from unicom_jax.core.module import iter_specs
+from unicom_jax.models.transformer import ROW_ATTENTION
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.costs import count_costs
 from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.plan.roofline import Roofline, make_roofline
 from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
+from unicom_jax.planning.packed import Visible, visible_pairs
 from unicom_jax.planning.program import (
     StepProgram,
     local_bytes,
     make_program,
     weight_sizes,
 )
-from unicom_jax.training.flops import step_flops
+from unicom_jax.training.flops import Shares, flops_by_shares
+from unicom_jax.training.stages import unified
 from unicom_jax.training.state import split
 
 GIB = 2**30
@@ -38,7 +41,7 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """What a step of a stage takes. Bytes and FLOPs are one device's, but for `model_flops`.
+    """What a step of a stage takes. Bytes and FLOPs are one device's, but for those of the model.
 
     Attributes:
       mesh: sizes of its axes.
@@ -46,8 +49,12 @@ class StagePlan:
       held: {what: bytes that lie on a device between steps}.
       peak: bytes at the step's highest point; None where the compiler gave up before it knew.
       parts: that a batch is accumulated from.
-      model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`).
-      computed_flops: what the program does for them on one device, remat and copies included.
+      visible: of the pairs of a row's slots; None where the stage has no packed rows.
+      model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`), with
+        logits at every slot.
+      all_pairs_flops: the same with all pairs of a row, seen or not.
+      computed_flops: what the program does for them on one device, remat and copies included. Of
+        kernels in packed rows, the blocks with visible pairs.
       computed_flops, roofline: None where the compiler gave up.
       estimated: nothing was compiled.
       seconds: that compiling took.
@@ -64,7 +71,9 @@ class StagePlan:
     images: int
     steps: int
     held: Mapping[str, int]
+    visible: Visible | None
     model_flops: float
+    all_pairs_flops: float
     peak: float | None
     computed_flops: float | None
     roofline: Roofline | None
@@ -107,6 +116,14 @@ class StagePlan:
         return self.model_flops / seconds / peak
 
     @property
+    def mfu_by_all_pairs(self) -> tuple[float, float] | None:
+        """`mfu` and `mfu_in_turn` as PaLM counts attention."""
+        if not self.step_seconds:
+            return None
+        more = self.all_pairs_flops / self.model_flops
+        return self.mfu * more, self.mfu_in_turn * more
+
+    @property
     def days(self) -> float | None:
         """Of all steps of the stage."""
         return self.step_seconds * self.steps / 86400 if self.step_seconds else None
@@ -127,21 +144,24 @@ def plan_stage(
     mesh = make_mesh(config.mesh, open_devices(topology))
     program = make_program(config, name, mesh)
     began = time.perf_counter()
-    compiled = _compile_once(program.lower(), str(topology))
+    compiled = compile_once(program.lower(), str(topology))
     seconds = time.perf_counter() - began
     if keep and compiled.text:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{name}.hlo").write_text(compiled.text)
-    costs = count_costs(parse_program(compiled.text)) if compiled.text else None
+    facts = facts_of(config, name, topology, program)
+    kernels = {ROW_ATTENTION: facts["visible"].blocks} if facts["visible"] else {}
+    costs = count_costs(parse_program(compiled.text), kernels) if compiled.text else None
     roofline = None
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
-    facts = facts_of(config, name, topology, program)
+    needed = flops_by_shares(program.stage, program.frozen, program.batch)
     # A run also holds what the step does not read.
     unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0
     return StagePlan(
         **facts,
-        model_flops=step_flops(program.stage, program.frozen, program.batch),
+        model_flops=needed(shares_of(facts["visible"])),
+        all_pairs_flops=needed(Shares()),
         peak=compiled.peak and compiled.peak + unread,
         computed_flops=costs.flops if costs else None,
         roofline=roofline,
@@ -152,7 +172,7 @@ def plan_stage(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Compiled:
+class Compiled:
     """Bytes of a device at the highest point and of the arguments, and the program's text.
 
     Where it does not fit: what the compiler says of the peak, or None, and no text.
@@ -163,10 +183,10 @@ class _Compiled:
     text: str
 
 
-_COMPILED: dict[tuple[str, str], _Compiled] = {}
+_COMPILED: dict[tuple[str, str], Compiled] = {}
 
 
-def _compile_once(lowered: jax.stages.Lowered, where: str) -> _Compiled:
+def compile_once(lowered: jax.stages.Lowered, where: str) -> Compiled:
     """As `_compile`; stages that differ in numbers alone (rates, lengths) share a program."""
     stripped = re.sub(r"dense<[^>]*>", "dense<>", lowered.as_text())
     key = (where, hashlib.sha256(stripped.encode()).hexdigest())
@@ -175,7 +195,7 @@ def _compile_once(lowered: jax.stages.Lowered, where: str) -> _Compiled:
     return _COMPILED[key]
 
 
-def _compile(lowered: jax.stages.Lowered) -> _Compiled:
+def _compile(lowered: jax.stages.Lowered) -> Compiled:
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -183,13 +203,18 @@ def _compile(lowered: jax.stages.Lowered) -> _Compiled:
             raise
         used = re.search(r"Used ([\d.]+)([KMGT]) of", str(error))
         scale = dict(zip("KMGT", (2**10, 2**20, 2**30, 2**40), strict=True))
-        return _Compiled(float(used[1]) * scale[used[2]] if used else None, 0.0, "")
+        return Compiled(float(used[1]) * scale[used[2]] if used else None, 0.0, "")
     memory = compiled.memory_analysis()
     arguments = float(memory.argument_size_in_bytes)
     peak = float(memory.peak_memory_in_bytes)
     if peak < arguments:  # CPU's leaves them out
         peak = arguments + memory.temp_size_in_bytes
-    return _Compiled(peak, arguments, compiled.as_text())
+    return Compiled(peak, arguments, compiled.as_text())
+
+
+def shares_of(visible: Visible | None) -> Shares:
+    """What counts of a stage. Logits are counted at every slot, as in the compiled program."""
+    return Shares(visible=visible.share) if visible else Shares()
 
 
 def facts_of(
@@ -207,6 +232,7 @@ def facts_of(
         "tokens": program.tokens,
         "images": program.images,
         "steps": settings.steps,
+        "visible": visible_pairs(config, name) if name in unified.NAMES else None,
         "held": {
             "weights": local_bytes(program.state.params),
             "moments": local_bytes(program.state.opt_state),

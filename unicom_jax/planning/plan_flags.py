@@ -10,6 +10,7 @@ examples:
   unicom plan --config=experiments/unicom_7b.py --topology=v5p:8x8x4
   unicom plan --config=experiments/unicom_7b.py --topology=v6e:16x16 --slices=2
   unicom plan --config=experiments/unicom_7b.py --topology=h100:128 --stage=pretrain
+  unicom plan --config=experiments/unicom_7b.py --topology=h200:8 --stage=sample
   unicom plan --config=experiments/unicom_7b.py --topology=v6e:16x16 --stage=pretrain --search
   unicom plan --config=experiments/quickstart.py --topology=cpu:8 --config.mesh=fsdp=4,tensor=2
 
@@ -41,7 +42,9 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--slices", type=int, default=1, metavar="N", help="TPU slices of that size; default 1"
     )
     parser.add_argument(
-        "--stage", metavar="A,B", help="only these; default: all stages of the configuration"
+        "--stage",
+        metavar="A,B",
+        help="only these; default: all stages of the configuration. 'sample' plans generation",
     )
     parser.add_argument("--keep", metavar="DIR", help="write the compiled programs there, as text")
     parser.add_argument(

@@ -82,33 +82,43 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
 
 def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
     """Shapes and types of a stage's global batch, as its loader makes it from pictures."""
-    settings, patch = config[name], config["data"]["patch"]
-    rows, channels = settings["batch_size"], 3 * patch**2
-    most = image_policy(config).max_patches(patch, config["codec"]["pool"])
-
-    def array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((rows, *shape), dtype)
-
-    if name not in unified.NAMES:
-        return PictureBatch(
-            patches=array(most, channels, dtype=np.uint8),
-            grids=array(2),
-            tokens=array(config["encoder"]["text"]["max_length"]),
-            lengths=array(),
-        )
-    slots, images = settings["sequence_length"], settings["images_per_row"]
-    return MixedBatch(
-        tokens=array(slots),
-        positions=array(slots, 2),
-        mask=MaskIntervals(*(array(slots) for _ in range(4))),
-        roles=array(slots),
-        image_index=array(slots),
-        image_token=array(slots),
-        targets=array(slots),
-        target_weights=array(slots, dtype=np.float32),
-        patches=array(images, most, channels, dtype=np.uint8),
-        grids=array(images, 2),
+    settings, rows = config[name], config[name]["batch_size"]
+    if name in unified.NAMES:
+        return abstract_rows(config, rows, settings["sequence_length"], settings["images_per_row"])
+    patch = config["data"]["patch"]
+    return PictureBatch(
+        patches=_array(rows, most_patches(config), 3 * patch**2, dtype=np.uint8),
+        grids=_array(rows, 2),
+        tokens=_array(rows, config["encoder"]["text"]["max_length"]),
+        lengths=_array(rows),
     )
+
+
+def abstract_rows(config: Mapping[str, Any], rows: int, slots: int, images: int) -> MixedBatch:
+    """Shapes and types of rows of text and images."""
+    return MixedBatch(
+        tokens=_array(rows, slots),
+        positions=_array(rows, slots, 2),
+        mask=MaskIntervals(*(_array(rows, slots) for _ in range(4))),
+        roles=_array(rows, slots),
+        image_index=_array(rows, slots),
+        image_token=_array(rows, slots),
+        targets=_array(rows, slots),
+        target_weights=_array(rows, slots, dtype=np.float32),
+        patches=_array(
+            rows, images, most_patches(config), 3 * config["data"]["patch"] ** 2, dtype=np.uint8
+        ),
+        grids=_array(rows, images, 2),
+    )
+
+
+def most_patches(config: Mapping[str, Any]) -> int:
+    """Of a picture under the configuration's policy."""
+    return image_policy(config).max_patches(config["data"]["patch"], config["codec"]["pool"])
+
+
+def _array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, dtype)
 
 
 def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:

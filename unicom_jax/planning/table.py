@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.table import Table
 
-from unicom_jax.parallel.plan.roofline import TERMS
+from unicom_jax.parallel.plan.roofline import TERMS, Roofline
 from unicom_jax.planning.plan import GIB, StagePlan
+from unicom_jax.planning.sampling import SamplePlan
 from unicom_jax.planning.search import Setting
 
 NOTHING = "-"
 
 
 def _size(value: float) -> str:
-    """123 -> 123, 45600 -> 45.6 K, up to T."""
-    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
+    """123 -> 123, 45600 -> 45.6 K, up to P."""
+    for unit, scale in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("K", 1e3)):
         if value >= scale:
             return f"{value / scale:.3g} {unit}"
     return f"{value:.3g}"
@@ -57,7 +58,9 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     row("GiB: peak of a step", lambda plan: NOTHING if plan.peak is None else _gib(plan.peak))
     row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
     row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
-    row("FLOPs of the model", lambda plan: _size(plan.model_flops))
+    row("share of pairs that are visible", _visible)
+    row("FLOPs of the model (all pairs)", lambda plan: _size(plan.all_pairs_flops))
+    row("FLOPs of the model (visible pairs)", lambda plan: _size(plan.model_flops))
     row("computed / these", _recomputed)
     for term in TERMS:
         row(f"time: {term}", lambda plan, term=term: _term(plan, term))
@@ -66,6 +69,7 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     row("binding", _binding, end=True)
     row("MFU, if all overlaps", lambda plan: _percent(plan.mfu))
     row("MFU, if nothing does", lambda plan: _percent(plan.mfu_in_turn))
+    row("MFU by all pairs", _all_pairs)
     row("steps", lambda plan: _size(plan.steps))
     row("days", lambda plan: f"{plan.days:.3g}" if plan.days else NOTHING)
     row("device-hours", lambda plan: _size(plan.days * 24 * devices) if plan.days else NOTHING)
@@ -86,6 +90,23 @@ def parameter_line(plan: StagePlan) -> str:
         parts.append(f"{part} {_size(size)}{frozen}")
     total = sum(trained for _, trained in plan.parameters.values())
     return f"{plan.stage}: {_size(total)} trained: " + ", ".join(parts)
+
+
+def visible_line(plan: StagePlan) -> str:
+    """What the share of visible pairs was counted on; "" where there is none."""
+    return f"{plan.stage}: visible pairs: {plan.visible.rows}" if plan.visible else ""
+
+
+def _visible(plan: StagePlan) -> str:
+    if plan.visible is None:
+        return NOTHING
+    return f"{_percent(plan.visible.share)} (of blocks {_percent(plan.visible.blocks)})"
+
+
+def _all_pairs(plan: StagePlan) -> str:
+    if plan.visible is None or plan.mfu_by_all_pairs is None:
+        return NOTHING
+    return " - ".join(map(_percent, plan.mfu_by_all_pairs))
 
 
 def _recomputed(plan: StagePlan) -> str:
@@ -125,6 +146,52 @@ def exchange_table(plan: StagePlan, rows: int = 12) -> Table:
     if len(exchanges) > rows:
         table.caption = f"and {len(exchanges) - rows} shorter ones"
     return table
+
+
+def sample_table(plans: Sequence[SamplePlan]) -> Table:
+    """One column a program. Times: if all overlaps, and if nothing does."""
+    first = plans[0]
+    title = f"sampling, on one device of {first.topology} (compiled)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("", no_wrap=True)
+    for plan in plans:
+        table.add_column(plan.name, justify="right")
+
+    def row(name: str, cell: Callable[[SamplePlan], str], end: bool = False) -> None:
+        table.add_row(name, *map(cell, plans), end_section=end)
+
+    row("one request", lambda plan: plan.work.replace(", ", "\n"), end=True)
+    row("GiB: weights", lambda plan: _gib(plan.weights))
+    row("GiB: keys and values", lambda plan: _gib(plan.cache))
+    row("GiB: peak", lambda plan: NOTHING if plan.peak is None else _gib(plan.peak))
+    row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
+    row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
+    for part in dict.fromkeys(name for plan in plans for name in plan.parts):
+        row(f"time: {part}", lambda plan, part=part: _part_time(plan, part))
+    row("time in all", lambda plan: _range(plan.parts.values()))
+    row("binding", _sample_binding)
+    return table
+
+
+def _part_time(plan: SamplePlan, part: str) -> str:
+    if part not in plan.parts:
+        return NOTHING
+    turns, loops = plan.turns.get(part, 1), [plan.parts[part]]
+    return _range(loops) + (f"\n{turns} times {_range(loops, turns)}" if turns > 1 else "")
+
+
+def _range(rooflines: Iterable[Roofline], turns: int = 1) -> str:
+    rooflines = list(rooflines)
+    least, most = (
+        sum(getattr(one, name) for one in rooflines) / turns for name in ("overlapped", "in_turn")
+    )
+    return f"{_seconds(least)} - {_seconds(most)}" if least else NOTHING
+
+
+def _sample_binding(plan: SamplePlan) -> str:
+    bound = {term: sum(one.bound[term] for one in plan.parts.values()) for term in TERMS}
+    most, total = max(bound, key=bound.__getitem__), sum(bound.values())
+    return f"{most} {100 * bound[most] / total:.0f}%" if total else NOTHING
 
 
 def search_table(stage: str, settings: Sequence[Setting], rows: int = 12) -> Table:

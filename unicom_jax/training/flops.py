@@ -2,9 +2,11 @@
 
 The convention is PaLM's (Chowdhery et al. 2022, appendix B): only matrix products and convolutions
 count, at two operations a multiply-add, logits included; looking up an embedding is no product.
-Attention counts all pairs of a row, those that the mask hides too. What is computed again in the
-backward pass (remat, chunked attention) does not count: utilisation is of what the loss needs.
-Logits are needed at the slots that predict a token; the caller says what share of all that is.
+What is computed again in the backward pass (remat, chunked attention) does not count: utilisation
+is of what the loss needs. So logits count at the slots that predict a token, and attention within
+packed rows (`models/transformer.py`) by the pairs of slots that the mask shows, where PaLM counts
+all pairs; the caller says what shares of all that is. Attention among a picture's patches counts
+all pairs, padding too.
 
 A product counts once for the forward pass and once more for each factor that has a gradient: three
 times where it is in the middle of a trained network, twice where one factor is data or a frozen
@@ -16,18 +18,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
+from unicom_jax.models.transformer import ROW_ATTENTION
 from unicom_jax.training.state import merge, split
 from unicom_jax.training.step import Stage, row_keys, weighted_total
 
 
-def step_flops(stage: Stage, frozen: Params, batch: Any, predicted: float = 1.0) -> float:
+class Shares(NamedTuple):
+    """How much of what a loss may skip it needs; 1: all.
+
+    Attributes:
+      predicted: of the slots, those that predict a token: of work that stands under a condition
+        (`jax.lax.cond`), so much counts. `Stage.predicted` tells it of a batch.
+      visible: of the pairs of a row's slots, those that the mask shows. `Stage.visible`.
+    """
+
+    predicted: float = 1.0
+    visible: float = 1.0
+
+
+def step_flops(
+    stage: Stage, frozen: Params, batch: Any, predicted: float = 1.0, visible: float = 1.0
+) -> float:
     """Operations of one step of `stage` on a batch of this shape, forward and backward.
 
     Traces the loss and computes nothing: only shapes and dtypes of `frozen` and `batch` matter. The
@@ -35,17 +53,21 @@ def step_flops(stage: Stage, frozen: Params, batch: Any, predicted: float = 1.0)
     are only reported do not either.
 
     Args:
-      predicted: share of the slots that predict a token: of work that the loss may skip
-        (`jax.lax.cond`), so much counts. `Stage.predicted` tells it of a batch.
+      predicted, visible: as in `Shares`.
 
     Raises:
       ValueError: a product in a loop whose length is unknown.
     """
+    return flops_by_shares(stage, frozen, batch)(Shares(predicted, visible))
+
+
+def flops_by_shares(stage: Stage, frozen: Params, batch: Any) -> Callable[[Shares], float]:
+    """`step_flops` for any shares, traced once."""
     total, arguments = loss_of(stage, frozen, batch)
-    traced = jax.make_jaxpr(total)(*arguments)
+    jaxpr = jax.make_jaxpr(total)(*arguments).jaxpr
     learns = [True] * len(jax.tree.leaves(arguments[0]))
-    learns += [False] * (len(traced.jaxpr.invars) - len(learns))
-    return _count(traced.jaxpr, learns, predicted)[0]
+    learns += [False] * (len(jaxpr.invars) - len(learns))
+    return lambda shares: _count(jaxpr, learns, shares)[0]
 
 
 def computed(
@@ -53,7 +75,8 @@ def computed(
 ) -> tuple[float, float]:
     """Operations with what the backward pass computes again, and bytes of all products' arrays.
 
-    Every slot predicts a token. The bytes are those of factors and results, each once a product.
+    Every slot predicts a token and sees all of its row. The bytes are those of factors and results,
+    each once a product.
 
     Args:
       kernels: count Pallas kernels by what they say of themselves, where a platform has them.
@@ -85,7 +108,7 @@ def loss_of(stage: Stage, frozen: Params, batch: Any) -> tuple[Callable[..., jax
 def _count(
     jaxpr: Jaxpr,
     learns: Sequence[bool],
-    predicted: float = 1.0,
+    shares: Shares = Shares(),  # noqa: B008 - a tuple of constants
     products: Mapping[str, Callable[[JaxprEqn], float]] | None = None,
 ) -> tuple[float, list[bool]]:
     """Operations of a program, and which of its outputs have a gradient.
@@ -103,7 +126,7 @@ def _count(
     total = 0.0
     for eqn in _needed(jaxpr):
         flops, out = _count_one(
-            eqn, [has_gradient(variable) for variable in eqn.invars], predicted, products
+            eqn, [has_gradient(variable) for variable in eqn.invars], shares, products
         )
         total += flops
         known |= zip(eqn.outvars, out, strict=True)
@@ -122,7 +145,17 @@ def _needed(jaxpr: Jaxpr) -> list[JaxprEqn]:
 
 
 def _count_one(
-    eqn: JaxprEqn, learns: list[bool], predicted: float, products: Mapping
+    eqn: JaxprEqn, learns: list[bool], shares: Shares, products: Mapping
+) -> tuple[float, list[bool]]:
+    if ROW_ATTENTION in str(eqn.source_info.name_stack).split("/"):
+        # Equations within this one do not tell the scopes around it.
+        flops, out = _count_within(eqn, learns, shares, products)
+        return shares.visible * flops, out
+    return _count_within(eqn, learns, shares, products)
+
+
+def _count_within(
+    eqn: JaxprEqn, learns: list[bool], shares: Shares, products: Mapping
 ) -> tuple[float, list[bool]]:
     name, params = eqn.primitive.name, eqn.params
     if name in products:
@@ -130,30 +163,30 @@ def _count_one(
     if name == "stop_gradient":
         return 0.0, [False]
     if name == "scan":
-        return _count_scan(params, learns, predicted, products)
+        return _count_scan(params, learns, shares, products)
     if name == "cond":
         branches = params["branches"]
         if "branches_platforms" in params:  # kernels, which cost alike, at last plain operations
             branches = branches[:1] if KERNEL in products else branches[-1:]
-        counted = [_count(one.jaxpr, learns[1:], predicted, products) for one in branches]
+        counted = [_count(one.jaxpr, learns[1:], shares, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]
         least, most = min(flops for flops, _ in counted), max(flops for flops, _ in counted)
-        return least + predicted * (most - least), out
+        return least + shares.predicted * (most - least), out
     inner = [_open(value) for value in params.values() if isinstance(value, ClosedJaxpr | Jaxpr)]
     if name == "while":
         if any(_count(body, [True] * len(body.invars))[0] for body in inner):
             raise ValueError("a product in a while loop cannot be counted; use jax.lax.scan")
     elif len(inner) == 1 and len(inner[0].invars) == len(learns):  # jit, checkpoint, custom_vjp
-        return _count(inner[0], learns, predicted, products)
+        return _count(inner[0], learns, shares, products)
     return 0.0, [any(learns)] * len(eqn.outvars)
 
 
 def _count_scan(
-    params: dict[str, Any], learns: list[bool], predicted: float, products: Mapping
+    params: dict[str, Any], learns: list[bool], shares: Shares, products: Mapping
 ) -> tuple[float, list[bool]]:
     first, carried = params["num_consts"], params["num_carry"]
     while True:  # what one turn gives the carry a gradient, the next one has from its start
-        flops, out = _count(params["jaxpr"].jaxpr, learns, predicted, products)
+        flops, out = _count(params["jaxpr"].jaxpr, learns, shares, products)
         carry = learns[first : first + carried]
         grown = [before or after for before, after in zip(carry, out[:carried], strict=True)]
         if grown == carry:

@@ -195,8 +195,9 @@ def train(
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
             if peak and step == start:
-                share = float(jax.jit(trainer.stage.predicted)(batch))
-                flops = step_flops(trainer.stage, frozen, batch, share)
+                of = trainer.stage
+                shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
+                flops = step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True

@@ -37,6 +37,7 @@ class Stage:
       finish: run once after the last step: (params, frozen) -> params. It may change weights that
         `freeze` holds (the latent statistics); trained ones stay as they are.
       predicted: share of a batch's slots that predict a token; only there are logits needed.
+      visible: share of the pairs of a row's slots that the batch's mask shows.
       facts: what `stage.json` says about the finished weights, besides their number.
     """
 
@@ -48,6 +49,7 @@ class Stage:
     rows_are_independent: bool = True
     finish: Callable[[Params, Params], Params] | None = None
     predicted: Callable[[Any], jax.Array | float] = lambda batch: 1.0
+    visible: Callable[[Any], jax.Array | float] = lambda batch: 1.0
     facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
 
 

@@ -151,5 +151,28 @@ ENTRY %main (q: bf16[8,128]) -> bf16[8,128] {
   ROOT %kernel = bf16[8,128]{1,0} custom-call(%q), custom_call_target="kernel", """
     told = count_costs(parse_program(text + KERNELS[platform] + "\n}\n"))
     assert (told.flops, told.nbytes) == (4096, 512)
+    within = f'{text}metadata={{op_name="jvp(rows)/kernel"}}, {KERNELS[platform]}\n}}\n'
+    assert count_costs(parse_program(within), {"rows": 0.25, "row": 0.5}).flops == 1024
     silent = count_costs(parse_program(text + "backend_config={}\n}\n"))
     assert (silent.flops, silent.nbytes) == (0, 2 * 8 * 128 * 2)
+
+
+@pytest.mark.parametrize(
+    ("target", "left", "right", "out"),
+    [
+        ("BiasActivationForward", "2,8,8,4", "6,3,3,4", "2,8,8,6"),
+        ("BackwardInput", "2,8,8,6", "6,3,3,4", "2,8,8,4"),
+        ("BackwardFilter", "2,8,8,4", "2,8,8,6", "6,3,3,4"),
+    ],
+)
+def test_a_convolution_of_cudnn_counts_like_its_gradients(target, left, right, out):
+    text = f"""HloModule conv
+ENTRY %main (x: f32[{left}], y: f32[{right}]) -> f32[{out}] {{
+  %x = f32[{left}]{{3,2,1,0}} parameter(0)
+  %y = f32[{right}]{{3,2,1,0}} parameter(1)
+  ROOT %conv = (f32[{out}]{{3,2,1,0}}, u8[0]{{0}}) custom-call(%x, %y), \
+window={{size=3x3 pad=1_1x1_1}}, dim_labels=b01f_o01i->b01f, \
+custom_call_target="__cudnn$conv{target}"
+}}
+"""
+    assert count_costs(parse_program(text)).flops == 2 * (2 * 8 * 8 * 6) * 3 * 3 * 4

@@ -16,11 +16,18 @@ from jaxtyping import Array, Float
 from unicom_jax.core.activations import PICTURES, MeshAxes, current_mesh
 from unicom_jax.core.attention.chunked import chunked_attention
 from unicom_jax.core.attention.dense import dense_attention
-from unicom_jax.core.attention.intervals import interval_mask, padding_mask
+from unicom_jax.core.attention.intervals import interval_mask, padding_mask, visible_share
 from unicom_jax.core.attention.sharded import sharded_attention
 from unicom_jax.core.batch import MaskIntervals
 
-__all__ = ["ATTENTION_BACKENDS", "attention", "check_backend", "interval_mask", "padding_mask"]
+__all__ = [
+    "ATTENTION_BACKENDS",
+    "attention",
+    "check_backend",
+    "interval_mask",
+    "padding_mask",
+    "visible_share",
+]
 
 # Memory O(S * T) / O(S * block) / as chunked, but for TPU a kernel whose scores stay on the chip.
 ATTENTION_BACKENDS = ("dense", "chunked", "fused")

@@ -27,6 +27,20 @@ def sees_something(mask: MaskIntervals, keys: int) -> jax.Array:
     return meets(mask.context_start, mask.context_stop) | meets(mask.span_start, mask.span_stop)
 
 
+def visible_share(mask: MaskIntervals, keys: int) -> jax.Array:
+    """Share of all pairs of a query and a key slot 0 ... keys - 1 that the mask shows; a scalar."""
+
+    def length(start: jax.Array, stop: jax.Array) -> jax.Array:
+        return jnp.maximum(jnp.minimum(stop, keys) - jnp.maximum(start, 0), 0)
+
+    seen = length(mask.context_start, mask.context_stop) + length(mask.span_start, mask.span_stop)
+    twice = length(
+        jnp.maximum(mask.context_start, mask.span_start),
+        jnp.minimum(mask.context_stop, mask.span_stop),
+    )
+    return jnp.mean((seen - twice) / keys)
+
+
 def padding_mask(lengths: jax.Array, slots: int) -> MaskIntervals:
     """Rows of `slots` queries, all of which see [0, length of their row). lengths: (B,)."""
     stop = jnp.broadcast_to(jnp.asarray(lengths, jnp.int32)[:, None], (len(lengths), slots))

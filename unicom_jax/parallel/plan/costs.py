@@ -10,8 +10,9 @@ XLA's own `cost_analysis` counts a loop's body once and collectives not at all.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from unicom_jax.parallel.plan.hlo import Array, Computation, Instruction, Program
 from unicom_jax.parallel.plan.products import kernel_cost, product_flops
@@ -89,9 +90,14 @@ class Costs:
         return [(region, one) for region in self.regions for one in region.collectives]
 
 
-def count_costs(program: Program) -> Costs:
-    """Follows the program from its entry."""
-    counter = _Counter(program)
+def count_costs(program: Program, kernels: Mapping[str, float] | None = None) -> Costs:
+    """Follows the program from its entry.
+
+    Args:
+      kernels: {scope: share}: so much of their products kernels carry out that stand in a scope of
+        the model (`jax.named_scope`), of what they say of themselves. By default all.
+    """
+    counter = _Counter(program, kernels or {})
     counter.follow(program.entry, 1, Region("step", 1))
     for region in counter.regions:
         region.collectives = _join_chains(region.collectives)
@@ -109,6 +115,7 @@ def _join_chains(collectives: Iterable[Collective]) -> list[Collective]:
 @dataclasses.dataclass
 class _Counter:
     program: Program
+    kernels: Mapping[str, float]
     regions: list[Region] = dataclasses.field(default_factory=list)
     unknown_loops: int = 0
 
@@ -138,7 +145,7 @@ class _Counter:
         elif one.opcode == "send" and (between := _between_slices(where, one, times)):
             region.collectives.append(between)
         else:
-            region.flops += times * product_flops(where, one)
+            region.flops += times * self._products(where, one)
         region.nbytes += times * self._traffic(where, one)
 
     def _look_inside(self, fusion: str, times: int, region: Region) -> None:
@@ -153,7 +160,14 @@ class _Counter:
                     found = dataclasses.replace(found, kind="reduce-scatter")
                 region.collectives.append(found)
             else:
-                region.flops += times * product_flops(where, one)
+                region.flops += times * self._products(where, one)
+
+    def _products(self, where: Computation, one: Instruction) -> float:
+        flops = product_flops(where, one)
+        if flops and kernel_cost(one) is not None:
+            scopes = re.findall(r"\w+", _source(one))
+            flops *= math.prod(share for scope, share in self.kernels.items() if scope in scopes)
+        return flops
 
     # ---- loops --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ KERNEL = re.compile(
     r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"'
     r'|serialized_metadata = "\{\\22flops\\22: \\22(\d+)\\22, \\22bytes_accessed\\22: \\22(\d+)'
 )
+CUDNN = re.compile(r'custom_call_target="__cudnn\$conv(BackwardInput|BackwardFilter)?')
 LIBRARY = re.compile(r"cublas\$[\w$]*matmul|cublas\$gemm|onednn\$matmul")
 
 
@@ -27,6 +28,8 @@ def product_flops(where: Computation, one: Instruction) -> float:
         return _convolution(where, one)
     if one.opcode == "custom-call" and LIBRARY.search(one.attributes):
         return _library_product(where, one)
+    if one.opcode == "custom-call" and (found := CUDNN.search(one.attributes)):
+        return _library_convolution(where, one, found[1])
     if (kernel := kernel_cost(one)) is not None:
         return kernel[0]
     return 0.0
@@ -59,6 +62,18 @@ def _library_product(where: Computation, one: Instruction) -> float:
         return 2.0 * math.sqrt(left.size * right.size * one.outputs[0].size)
     axes = [int(axis) for axis in re.findall(r"\d+", found[1])]
     return 2.0 * one.outputs[0].size * math.prod(left.shape[axis] for axis in axes)
+
+
+def _library_convolution(where: Computation, one: Instruction, gradient: str | None) -> float:
+    """A convolution, or one of its two gradients, that XLA hands to cuDNN; borders count whole."""
+    left, right = _sides(where, one)
+    out, kernel = {
+        None: (one.outputs[0], right),
+        "BackwardInput": (left, right),
+        "BackwardFilter": (right, one.outputs[0]),
+    }[gradient]
+    labels = re.search(r"dim_labels=\w+_(\w+)->", one.attributes)
+    return 2.0 * out.size * kernel.size / kernel.shape[labels[1].index("o")]
 
 
 def _convolution(where: Computation, one: Instruction) -> float:

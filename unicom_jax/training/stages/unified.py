@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from unicom_jax.core.activations import PICTURES, ROWS, place
+from unicom_jax.core.attention import visible_share
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
@@ -64,6 +65,7 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
         weights={term: weight for term, weight in weights.items() if weight},
         freeze=(*held, *settings["freeze"]),
         predicted=lambda batch: jnp.mean(batch.target_weights != 0),
+        visible=lambda batch: visible_share(batch.mask, batch.tokens.shape[1]),
     )
 
 

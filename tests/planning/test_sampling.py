@@ -1,0 +1,55 @@
+"""What generation takes: its own two programs, compiled for one device."""
+
+from __future__ import annotations
+
+import jax
+import pytest
+
+from tests.planning.test_plan import text_of
+from tests.tiny import tiny_config
+from unicom_jax.inference.engine import DRAWING, PAINTING, READING, WRITING
+from unicom_jax.interop import weights
+from unicom_jax.parallel.plan.roofline import Part, Roofline
+from unicom_jax.parallel.plan.topology import parse_topology
+from unicom_jax.planning.sampling import OUTSIDE, WORDS, SamplePlan, plan_sampling
+from unicom_jax.planning.table import sample_table
+
+
+@pytest.fixture(scope="module")
+def plans():
+    config = tiny_config(sample__steps=7, sample__max_tokens=9)
+    return plan_sampling(config, parse_topology("cpu:1"))
+
+
+def test_a_device_holds_all_weights_of_a_generator(plans):
+    held = jax.tree.leaves(jax.eval_shape(lambda: weights.untrained(tiny_config(), 0)))
+    assert {plan.weights for plan in plans} == {sum(x.size * 4 for x in held)}
+    assert all(plan.peak > plan.weights and plan.fits for plan in plans)
+
+
+def test_the_cache_has_room_for_what_is_read_and_what_is_made(plans):
+    slot = 2 * 2 * 1 * 16 * 4  # keys and values, layers, heads, channels, bytes
+    draw, write = plans
+    assert draw.cache == 2 * (WORDS + 4) * slot  # with and without the words, four tokens each
+    assert write.cache == (96 + 9) * slot  # picture and question fill up three times 32 slots
+
+
+def test_every_loop_belongs_to_the_part_that_turns_it(plans):
+    draw, write = plans
+    assert set(draw.parts) == {READING, DRAWING, PAINTING, OUTSIDE}
+    assert set(write.parts) == {READING, WRITING, OUTSIDE}
+    assert [part.times for part in draw.parts[OUTSIDE].parts] == [1]
+    for plan, part, turns in ((draw, DRAWING, 7), (draw, PAINTING, 2), (write, WRITING, 9)):
+        assert plan.turns[part] == turns
+        assert {one.times % turns for one in plan.parts[part].parts} == {0}
+
+
+def test_the_table_gives_the_time_of_a_part_and_of_its_turns():
+    loop = Roofline((Part("drawing", 50, (2.0, 3.0, 0.0, 0.0)),), ())
+    plan = SamplePlan(
+        "draw", "a picture", parse_topology("h100:8"), 2**30, 2**29, 2**31, {"drawing": 50},
+        {"drawing": loop},
+    )  # fmt: skip
+    text = text_of(sample_table([plan]))
+    assert "sampling, on one device of h100:8 (compiled)" in text
+    assert "3 s - 5 s" in text and "50 times 60 ms - 100 ms" in text and "memory 100%" in text
