@@ -9,6 +9,7 @@ A drawn image that ends its document is only written as NOISY slots. One with so
 written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
 place, so that nothing sees it (`MaskIntervals` draws the mask). Either may have several NOISY
 copies, each with its own noise and time: one reading of the prompt then serves several of them.
+Likewise one picture serves several questions that stand apart (`Text.apart`): each goes on from it.
 """
 
 from __future__ import annotations
@@ -232,14 +233,19 @@ class _Writer:
         self.grids: list[tuple[int, int]] = []
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
+        self.stem: tuple[int, int] | None = None  # slot and position that turns apart go on from
+        self.turn = 0  # first slot of the one that is being written
 
     def write(self, segments: Sequence[Segment]) -> None:
         config, previous = self.config, None
         for index, segment in enumerate(segments):
             response = is_response(segment)
-            if (
-                not response and previous is not False
-            ):  # a prompt opens a turn, and ends the one before
+            if isinstance(segment, Text) and segment.apart:
+                if previous:
+                    self.markup(config.response_close, supervised=True)
+                self.stem = self.stem or (self.slot, self.position)
+                self.turn, self.position = self.slot, self.stem[1]
+            elif not response and previous is not False:  # it opens a turn, and ends the one before
                 if previous:
                     self.markup(config.response_close, supervised=True)
                 self.markup(config.prompt_open)
@@ -312,10 +318,7 @@ class _Writer:
             targets=targets,
             target_weights=weights,
             mask=MaskIntervals(
-                *(
-                    _join([getattr(p.slots.mask, name) for p in pieces], np.int32)
-                    for name in MASK_FIELDS
-                )
+                *(_join([getattr(p.slots.mask, f) for p in pieces], np.int32) for f in MASK_FIELDS)
             ),
             patches=tuple(self.patches),
             grids=tuple(self.grids),
@@ -324,13 +327,13 @@ class _Writer:
 
     def _keep(self, pixels: np.ndarray) -> int:
         """Stores a picture's patches and returns its index."""
-        config = self.config
+        patch = self.config.patch
         try:
-            picture = images.prepare(pixels, config.images, config.patch, config.pool)
+            picture = images.prepare(pixels, self.config.images, patch, self.config.pool)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
-        self.patches.append(images.patchify(picture, config.patch))
-        self.grids.append((picture.shape[0] // config.patch, picture.shape[1] // config.patch))
+        self.patches.append(images.patchify(picture, patch))
+        self.grids.append((picture.shape[0] // patch, picture.shape[1] // patch))
         return len(self.grids) - 1
 
     def _again(self, image: int) -> int:
@@ -357,10 +360,11 @@ class _Writer:
     def _tokens(self, ids: Sequence[int], supervised: bool) -> None:
         count = len(ids)
         nothing, index = _fill(count, 0), np.arange(count)
-        slots = Slots(
-            np.repeat(self.position + index[:, None], 2, axis=1),
-            MaskIntervals(nothing, self.slot + index + 1, nothing, nothing),
-        )
+        seen = self.slot + index + 1  # all up to itself
+        mask = MaskIntervals(nothing, seen, nothing, nothing)
+        if self.stem is not None:
+            mask = MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
+        slots = Slots(np.repeat(self.position + index[:, None], 2, axis=1), mask)
         self._append(_Piece(ids, Role.TEXT, slots, supervised=supervised and self.training))
         self.position += count
 

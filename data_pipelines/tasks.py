@@ -25,10 +25,15 @@ class BrokenExample(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A stretch of text. Supervised text is response, the other is prompt."""
+    """A stretch of text. Supervised text is response, the other is prompt.
+
+    `apart`: a prompt that starts anew behind the pictures of the first turn. It and its response
+    neither see other turns nor stand behind them, as if each were the only one.
+    """
 
     text: str
     supervised: bool = False
+    apart: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +132,18 @@ def conversation(examples: Sequence[Example], rng: np.random.Generator) -> list[
     return segments
 
 
+def questions(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """One picture and all its questions, each as if it were the only one: unlike in a conversation
+    no other question and no answer stands between it and the picture.
+    """
+    return [
+        dataclasses.replace(segment, apart=True)
+        if isinstance(segment, Text) and not segment.supervised
+        else segment
+        for segment in conversation(examples, rng)
+    ]
+
+
 def edit(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """Picture and instruction to picture."""
     (example,) = examples
@@ -211,6 +228,7 @@ TASKS: dict[str, Task] = {
     "image_to_text": Task(image_to_text),
     "visual_qa": Task(visual_qa),
     "conversation": Task(conversation),
+    "questions": Task(questions),
     "edit": Task(edit),
     "several_images": Task(several_images, arity=2),
     "think_then_draw": Task(think_then_draw),

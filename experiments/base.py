@@ -19,6 +19,7 @@ NO_TASKS = {
     "image_to_text": 0.0,
     "visual_qa": 0.0,
     "conversation": 0.0,
+    "questions": 0.0,
     "edit": 0.0,
     "several_images": 0.0,
     "think_then_draw": 0.0,

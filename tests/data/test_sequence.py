@@ -20,6 +20,7 @@ from tests.data.samples import SMALL, picture, tokenizer
 from unicom_jax.core.batch import Role
 
 RED, DOT = Text("a red dot"), Text("a red dot", supervised=True)
+APART = Text("a red dot", apart=True)
 LOOK, PAINT = Image(picture(1)), Image(picture(2), SOURCE)
 DRAW = Image(picture(3), DRAWN)
 OFTEN = dataclasses.replace(SMALL, cfg_dropout=1.0)
@@ -71,6 +72,7 @@ W = "t" * len(tokenizer().encode("a red dot"))
         ((RED, DRAW, RED, DOT), f"({W})[cccc].({W}){W}.nnnn"),
         ((RED, DRAW, DOT), f"({W})[cccc]{W}.nnnn"),
         ((RED, DRAW, RED, DRAW), f"({W})[cccc].({W})[nnnnnnnn"),
+        ((LOOK, APART, DOT, APART, DOT), f"([uuuu]{W}){W}.{W}){W}."),
     ],
 )
 def test_the_format_of_a_document(segments, spelling):
@@ -159,6 +161,27 @@ def test_several_noisy_copies_see_what_the_first_sees_and_not_each_other(segment
         assert set(thrice.mask.span_stop[copy]) == {copy[-1] + 1}
         np.testing.assert_array_equal(thrice.positions[copy], thrice.positions[noisy[0]])
     assert len(set(thrice.image_index[noisy[:, 0]])) == 3  # each draws its own noise
+
+
+def seen(document, slots):
+    """For each slot what it sees: tokens, roles and places of other slots, in their order."""
+    facts = np.c_[document.tokens, document.roles, document.image_token, document.positions]
+    index, mask = np.arange(len(document)), document.mask
+    for i in slots:
+        context = (mask.context_start[i] <= index) & (index < mask.context_stop[i])
+        span = (mask.span_start[i] <= index) & (index < mask.span_stop[i])
+        yield facts[context | span].tolist()
+
+
+def test_a_turn_apart_is_read_as_if_it_were_the_only_one():
+    alone = write(LOOK, RED, DOT)
+    apart = write(LOOK, Text("two dots", apart=True), DOT, APART, DOT)
+    turn = np.arange(7, len(alone))  # behind the turn's mark and the picture
+    there = turn + len(apart) - len(alone)
+    for field in ("tokens", "positions", "targets", "target_weights"):
+        np.testing.assert_array_equal(getattr(apart, field)[there], getattr(alone, field)[turn])
+    assert list(seen(apart, there)) == list(seen(alone, turn))
+    assert apart.next_position == alone.next_position
 
 
 def test_patches_are_the_picture_and_tokens_index_them():

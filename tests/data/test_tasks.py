@@ -53,6 +53,12 @@ def test_tasks_have_their_shape(task, shape):
     assert shape_of(run(task)) == shape
 
 
+def test_questions_are_those_of_a_conversation_each_standing_apart():
+    together, apart = run("conversation", seed=5), run("questions", seed=5)
+    assert [s.text for s in apart[1:]] == [s.text for s in together[1:]]
+    assert [s.apart for s in apart[1:]] == [not is_response(s) for s in apart[1:]]
+
+
 def test_interleaved_asks_about_or_edits_what_it_drew():
     shapes = {shape_of(run("interleaved", seed=seed)) for seed in range(20)}
     assert shapes == {"pdpt", "pdpd", "pdptpd"}
