@@ -39,6 +39,8 @@ class MaskIntervals:
         n    1 1 . . . 1 1      noisy:  context = [document start, place of x), span = itself
         n    1 1 . . . 1 1
 
+    Of several questions apart, all behind one picture, each sees the picture and itself: context =
+    [document start, picture end), span = [its own start, i + 1).
     Padding slots have four zeros: they see nothing and nobody sees them.
     """
 
