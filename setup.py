@@ -14,6 +14,7 @@ RUNTIME = [
     "grain>=0.2.12",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
     "jax>=0.10,<0.13",
+    "jaxtyping>=0.3",
     "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml_collections>=1.0",
@@ -36,6 +37,7 @@ EXTRAS = {
     "torch": TORCH,
     "test": [
         *TORCH,
+        "beartype>=0.20",
         "hypothesis>=6.100",
         "pytest>=8.3",
         "pytest-xdist>=3.6",

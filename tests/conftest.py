@@ -19,3 +19,19 @@ for name, value in {
     "HF_HUB_OFFLINE": "1",
 }.items():
     os.environ.setdefault(name, value)
+
+# The shapes in signatures are checked at every traced call of a test. A run does not check them:
+# there our own one-line errors, or JAX's, meet a wrong shape.
+import jaxtyping  # noqa: E402
+
+import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
+
+# `training`, `parallel` and `interop` pass trees of weights on, which no shape describes, and the
+# suites of `evaluation` ask for a Protocol, which no checker can look into.
+SHAPED = (
+    "unicom_jax.core",
+    "unicom_jax.models",
+    "unicom_jax.inference",
+    "unicom_jax.evaluation.metrics",
+)
+jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")

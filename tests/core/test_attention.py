@@ -181,7 +181,8 @@ def test_intervals_draw_the_picture_in_the_docstring_of_the_mask():
     """a b [x x] c | [n n] of `MaskIntervals`: text, clean image, text, noisy copy."""
     fields = [(0, 1), (0, 2), (0, 4), (0, 4), (0, 5), (0, 2), (0, 2)]
     spans = [(0, 0)] * 5 + [(5, 7)] * 2
-    bounds = np.array([(*field, *span) for field, span in zip(fields, spans, strict=True)])
+    bounds = [(*field, *span) for field, span in zip(fields, spans, strict=True)]
+    bounds = np.array(bounds, np.int32)
     drawn = interval_mask(MaskIntervals(*bounds.T[:, None]), 7)[0].astype(int)
     rows = ["1000000", "1100000", "1111000", "1111000", "1111100", "1100011", "1100011"]
     np.testing.assert_array_equal(drawn, [[int(x) for x in row] for row in rows])

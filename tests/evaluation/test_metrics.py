@@ -42,14 +42,15 @@ def test_psnr_and_ssim_equal_scikit_image():
 
 
 def test_ssim_equals_a_window_by_window_computation():
-    first, second = (x[:16, :14, :1].astype(float) for x in next(noisy_pairs()))
+    first, second = (np.repeat(x[:16, :14, :1], 3, axis=-1) for x in next(noisy_pairs()))
     offsets = np.arange(-5, 6)
     weights = np.exp(-(offsets[:, None] ** 2 + offsets[None] ** 2) / (2 * 1.5**2))
     weights /= weights.sum()
     values = []
     for row in range(16 - 10):
         for column in range(14 - 10):
-            a, b = (x[row : row + 11, column : column + 11, 0] for x in (first, second))
+            square = np.s_[row : row + 11, column : column + 11, 0]
+            a, b = (x[square].astype(float) for x in (first, second))
             m1, m2 = (weights * a).sum(), (weights * b).sum()
             v1, v2 = (weights * (a - m1) ** 2).sum(), (weights * (b - m2) ** 2).sum()
             cov = (weights * (a - m1) * (b - m2)).sum()

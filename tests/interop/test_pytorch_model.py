@@ -17,7 +17,7 @@ from data_pipelines.sequence import VISION_START, build_prefix
 from data_pipelines.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from tests.interop.runs import write_run
-from tests.models.documents import ALL, PACKED, documents, inputs
+from tests.models.documents import ALL, PACKED, documents, give_noise, inputs
 from unicom_jax.core.batch import Role
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.verify import LIMITS, reference_of
@@ -27,7 +27,6 @@ from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.mapping import places
 from unicom_jax.interop.pytorch.image_processing_unicom import UnicomImageProcessor
 from unicom_jax.interop.pytorch.verify_unicom import COMPARISONS
-from unicom_jax.models import unified
 from unicom_jax.models.unified import add_noise, gather_slots
 
 # Each holds several choices that do not meet in the others.
@@ -121,7 +120,7 @@ def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, m
     config, _, params = weights.load(run)
     module, params = unicom.of_run(config), params["unified"]
     pathway = module.unified
-    monkeypatch.setattr(unified, "draw_noise", lambda shape, draws, flow_time: draws)
+    give_noise(monkeypatch)
     sequence = Generator(config, None, {"unified": params}).sequence
     batch, features, latents, draws = inputs(documents(ALL, sequence), PACKED, sequence)
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from tests.models.documents import given_noise
-from unicom_jax.models import query, unified
+from tests.models.documents import give_noise
 
 
 @pytest.fixture(scope="module")
 def noise_is_given():
     """Noise belongs to a row's place in the batch; to compare batches the tests hand it in."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (unified, query):
-            patch.setattr(module, "draw_noise", given_noise)
+        give_noise(patch)
         yield

@@ -6,6 +6,7 @@ import enum
 from typing import Any
 
 import flax.struct
+from jaxtyping import Float, Float32, Int32, UInt8
 
 Array = Any  # np.ndarray on the host, jax.Array on the device
 
@@ -39,43 +40,42 @@ class MaskIntervals:
         n    1 1 . . . 1 1
 
     Padding slots have four zeros: they see nothing and nobody sees them.
-    All fields are (B, S) int32.
     """
 
-    context_start: Array
-    context_stop: Array
-    span_start: Array
-    span_stop: Array
+    context_start: Int32[Array, "B S"]
+    context_stop: Int32[Array, "B S"]
+    span_start: Int32[Array, "B S"]
+    span_stop: Int32[Array, "B S"]
 
 
 @flax.struct.dataclass
 class MixedBatch:
-    """Packed rows of text and images: B rows, S slots, M images a row, N patches an image.
+    """Packed rows of text and images. docs/index.md says what the letters of shapes mean.
 
     Attributes:
-      tokens: (B, S) int32 token ids; 0 at image and padding slots.
-      positions: (B, S, 2) int32 (y, x) rotary positions; equal at text slots.
+      tokens: token ids; 0 at image and padding slots.
+      positions: (y, x), rotary; equal at text slots.
       mask: two intervals per slot.
-      roles: (B, S) int32, a `Role` per slot.
-      image_index: (B, S) int32, which of the row's images an image slot belongs to; 0 elsewhere.
-      image_token: (B, S) int32, which token of that image; 0 elsewhere.
-      targets: (B, S) int32 token to be predicted at each slot.
-      target_weights: (B, S) float32, 0 where nothing is predicted.
-      patches: (B, M, N, patch * patch * 3) uint8, raster order, each patch flattened as
-        (row, column, channel); None where there are features.
-      grids: (B, M, 2) int32 (rows, columns) of patches; (0, 0) where there is no image.
-      features: (B, M, N, D) what the frozen encoder makes of the patches, where it was computed
-        before, in float32, bfloat16 or float16; 0 behind an image's last patch. Else None.
+      roles: a `Role` per slot.
+      image_index: which of the row's images an image slot belongs to; 0 elsewhere.
+      image_token: which token of that image; 0 elsewhere.
+      targets: token to be predicted at each slot.
+      target_weights: 0 where nothing is predicted.
+      patches: raster order, each of the C = patch * patch * 3 numbers flattened as (row, column,
+        channel); None where there are features.
+      grids: (rows, columns) of patches; (0, 0) where there is no image.
+      features: what the frozen encoder makes of the patches, where it was computed before, in
+        float32, bfloat16 or float16; 0 behind an image's last patch. Else None.
     """
 
-    tokens: Array
-    positions: Array
+    tokens: Int32[Array, "B S"]
+    positions: Int32[Array, "B S 2"]
     mask: MaskIntervals
-    roles: Array
-    image_index: Array
-    image_token: Array
-    targets: Array
-    target_weights: Array
-    patches: Array | None
-    grids: Array
-    features: Array | None = None
+    roles: Int32[Array, "B S"]
+    image_index: Int32[Array, "B S"]
+    image_token: Int32[Array, "B S"]
+    targets: Int32[Array, "B S"]
+    target_weights: Float32[Array, "B S"]
+    patches: UInt8[Array, "B M N C"] | None
+    grids: Int32[Array, "B M 2"]
+    features: Float[Array, "B M N F"] | None = None

@@ -10,29 +10,42 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Key, Shaped
 
-VelocityFn = Callable[[jax.Array, jax.Array], jax.Array]  # (z, scalar time) -> dz/dt
+from unicom_jax.core.losses import LossTerm
+
+# (z, time) -> dz/dt
+VelocityFn = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
 
 
-def align_time(time: jax.Array, like: jax.Array) -> jax.Array:
+def align_time(
+    time: float | Float[Array, " ..."], like: Float[Array, " ..."]
+) -> Float[Array, " ..."]:
     """Time (B,) or (B, N) with axes of 1 appended, to broadcast over the later axes of `like`."""
     time = jnp.asarray(time)
     return time.reshape(time.shape + (1,) * (like.ndim - time.ndim))
 
 
-def interpolate(data: jax.Array, noise: jax.Array, time: jax.Array) -> jax.Array:
+def interpolate(
+    data: Float[Array, "*shape"], noise: Float[Array, "*shape"], time: Float[Array, " ..."]
+) -> Float[Array, "*shape"]:
     """z_t = t z_1 + (1 - t) ε. `time` has leading axes of `data` (B, ...): (), (B,) or (B, N)."""
     time = align_time(time, data).astype(data.dtype)
     return time * data + (1.0 - time) * noise
 
 
-def velocity(data: jax.Array, noise: jax.Array) -> jax.Array:
+def velocity(data: Float[Array, "*shape"], noise: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """v = z_1 - ε, the same all along the path."""
     return data - noise
 
 
-def data_to_velocity(data: jax.Array, noisy: jax.Array, time: jax.Array, floor: float) -> jax.Array:
+def data_to_velocity(
+    data: Float[Array, "*shape"],
+    noisy: Float[Array, "*shape"],
+    time: Float[Array, " ..."],
+    floor: float,
+) -> Float[Array, "*shape"]:
     """The velocity that leads from z_t to `data`: (z_1 - z_t) / max(1 - t, floor).
 
     The floor bounds the weight that a data-predicting network gets near t = 1 ("JiT": Li & He
@@ -42,8 +55,12 @@ def data_to_velocity(data: jax.Array, noisy: jax.Array, time: jax.Array, floor: 
 
 
 def floored_velocities(
-    prediction: jax.Array, data: jax.Array, noisy: jax.Array, time: jax.Array, floor: float
-) -> tuple[jax.Array, jax.Array]:
+    prediction: Float[Array, "*shape"],
+    data: Float[Array, "*shape"],
+    noisy: Float[Array, "*shape"],
+    time: Float[Array, " ..."],
+    floor: float,
+) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The velocities to a predicted z_1 and to the true one, for the loss of "data" prediction.
 
     The same floor for both, else the best prediction near t = 1 would not be the data.
@@ -54,12 +71,16 @@ def floored_velocities(
     )
 
 
-def velocity_to_data(velocity: jax.Array, noisy: jax.Array, time: jax.Array) -> jax.Array:
+def velocity_to_data(
+    velocity: Float[Array, "*shape"], noisy: Float[Array, "*shape"], time: Float[Array, " ..."]
+) -> Float[Array, "*shape"]:
     """Where the straight line from z_t ends: z_1 = z_t + (1 - t) v."""
     return noisy + (1.0 - align_time(time, noisy)) * velocity
 
 
-def shift_time(time: jax.Array, shift: float | jax.Array) -> jax.Array:
+def shift_time(
+    time: Float[Array, "*shape"], shift: float | Float[Array, ""]
+) -> Float[Array, "*shape"]:
     """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
     return time / (time + shift * (1.0 - time))
 
@@ -70,15 +91,15 @@ def latent_shift(tokens: int, dims: int) -> float:
 
 
 def sample_time(
-    key: jax.Array,
+    key: Key[Array, ""],
     shape: tuple[int, ...],
     kind: str = "uniform",
-    shift: float | jax.Array = 1.0,
+    shift: float | Float[Array, ""] = 1.0,
     *,
     mean: float = 0.0,
     std: float = 1.0,
-) -> jax.Array:
-    """Training times of the given shape, fp32, shifted by `shift`.
+) -> Float32[Array, " ..."]:
+    """Training times of the given shape, shifted by `shift`.
 
     "uniform" is U[0, 1); "logit_normal" is sigmoid(mean + std · N(0, 1)): a negative mean favours
     noise. `mean` and `std` belong to "logit_normal".
@@ -95,11 +116,13 @@ def sample_time(
 
 
 def flow_loss(
-    prediction: jax.Array, target: jax.Array, weights: jax.Array | None = None
-) -> tuple[jax.Array, jax.Array]:
-    """Squared error (..., d), averaged over channels and summed over tokens with `weights` (...).
+    prediction: Float[Array, "*B d"],
+    target: Float[Array, "*B d"],
+    weights: Shaped[Array, "*#B"] | None = None,
+) -> LossTerm:
+    """Squared error, averaged over channels and summed over tokens with `weights`.
 
-    Returns (sum, count) in fp32; their quotient is the loss. Tokens of weight 0 cannot make it NaN.
+    Tokens of weight 0 cannot make it NaN.
     """
     error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
     if weights is None:
@@ -109,8 +132,8 @@ def flow_loss(
     return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1)), jnp.sum(weights)
 
 
-def time_grid(steps: int, shift: float | jax.Array = 1.0) -> jax.Array:
-    """The steps + 1 increasing times of an integration from 0 to 1, shifted by `shift`. fp32."""
+def time_grid(steps: int, shift: float | Float[Array, ""] = 1.0) -> Float[Array, " {steps+1}"]:
+    """The increasing times of an integration from 0 to 1, shifted by `shift`."""
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
     return shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
@@ -144,11 +167,11 @@ SAMPLERS = {"euler": _euler_step, "heun": _heun_step}
 
 def integrate(
     velocity_fn: VelocityFn,
-    noise: jax.Array,
+    noise: Float[Array, "*shape"],
     steps: int,
     sampler: str = "euler",
-    shift: float | jax.Array = 1.0,
-) -> jax.Array:
+    shift: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "*shape"]:
     """Carries `noise` from t = 0 to t = 1 along dz/dt = velocity_fn(z, t), in fp32 or better.
 
     `velocity_fn` gets the state and a scalar time. One `scan` runs all steps, so the compiled code
@@ -171,12 +194,12 @@ def integrate(
 
 
 def guide(
-    conditional: jax.Array,
-    unconditional: jax.Array,
-    scale: float | jax.Array,
-    time: jax.Array,
+    conditional: Float[Array, "*shape"],
+    unconditional: Float[Array, "*shape"],
+    scale: float | Float[Array, " ..."],
+    time: Float[Array, " ..."],
     interval: tuple[float, float] = (0.0, 1.0),
-) -> jax.Array:
+) -> Float[Array, "*shape"]:
     """Classifier-free guidance u + scale (c - u) (Ho & Salimans 2022) for times in `interval`.
 
     Outside the closed interval the conditional velocity stands (Kynkäänniemi et al. 2024). `scale`

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Real, Shaped
 
 from unicom_jax.core.activations import ROWS, SLOTS, TENSOR, place
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
@@ -29,8 +30,10 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-def matmul(x: jax.Array, kernel: jax.Array, out_dtype: Any = None) -> jax.Array:
-    """x (..., in) times kernel (in, out): computed in the dtype of x, accumulated in `out_dtype`.
+def matmul(
+    x: Float[Array, "*B in"], kernel: Float[Array, "in out"], out_dtype: Any = None
+) -> Float[Array, "*B out"]:
+    """x times kernel, computed in the dtype of x and accumulated in `out_dtype`.
 
     The values and gradients are those of `x @ kernel`; only the order of the factors in the weight
     gradient is ours. JAX writes it as (gradient^T x)^T, which XLA's CPU compiler turns into a
@@ -82,7 +85,9 @@ class Linear(Module):
             specs["bias"] = ParamSpec((self.out_dim,), (self.axes[1],), zeros_init)
         return specs
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "*B {self.in_dim}"]
+    ) -> Float[Array, "*B {self.out_dim}"]:
         y = matmul(x, params["kernel"])
         return y + params["bias"].astype(x.dtype) if self.bias else y
 
@@ -97,7 +102,9 @@ class RMSNorm(Module):
     def specs(self) -> Specs:
         return {"scale": ParamSpec((self.dim,), (None,), ones_init)}
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "*B {self.dim}"]
+    ) -> Float[Array, "*B {self.dim}"]:
         y = x.astype(jnp.float32)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
         return (y * params["scale"]).astype(x.dtype)
@@ -119,7 +126,9 @@ class LayerNorm(Module):
             "bias": ParamSpec((self.dim,), (None,), zeros_init),
         }
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "*B {self.dim}"]
+    ) -> Float[Array, "*B {self.dim}"]:
         y = x.astype(jnp.float32)
         y = y - jnp.mean(y, axis=-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + self.eps)
@@ -148,7 +157,9 @@ class Mlp(Module):
     def specs(self) -> Specs:
         return {"up": self.up.specs(), "down": self.down.specs()}
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "*B {self.in_dim}"]
+    ) -> Float[Array, "*B {self.out_dim}"]:
         hidden = ACTIVATIONS[self.activation](self.up(params["up"], x))
         return self.down(params["down"], hidden)
 
@@ -171,7 +182,9 @@ class SwiGlu(Module):
     def specs(self) -> Specs:
         return {"gate": self.wide.specs(), "up": self.wide.specs(), "down": self.down.specs()}
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "*B {self.dim}"]
+    ) -> Float[Array, "*B {self.dim}"]:
         hidden = jax.nn.silu(self.wide(params["gate"], x)) * self.wide(params["up"], x)
         return self.down(params["down"], hidden)
 
@@ -191,17 +204,21 @@ class Embedding(Module):
         init = normal(self.stddev)
         return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), init)}
 
-    def __call__(self, params: Params, ids: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, ids: Int[Array, "*B"]) -> Float[Array, "*B {self.dim}"]:
         # Vectors are to lie where their ids do, so each device reads whole ones.
         return jnp.take(place(params["table"], TENSOR), ids, axis=0)
 
-    def attend(self, params: Params, x: jax.Array) -> jax.Array:
-        """Scores of x (..., dim) against every vector: (..., count) fp32."""
+    def attend(
+        self, params: Params, x: Float[Array, "*B {self.dim}"]
+    ) -> Float32[Array, "*B {self.count}"]:
+        """Scores of x against every vector."""
         return matmul(x, params["table"].T, jnp.float32)
 
 
-def sinusoidal(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
-    """[cos, sin] features of a time in [0, 1], times 1000 as in DiT. (...) -> (..., dim), fp32."""
+def sinusoidal(
+    time: Float[Array, "*B"], dim: int, max_period: float = 10_000.0
+) -> Float32[Array, "*B {dim}"]:
+    """[cos, sin] features of a time in [0, 1], times 1000 as in DiT."""
     # Exponents in fp32, as in the libraries that published weights come from; their exp on the host
     # to the last bit, in which XLA's differs: angles of thousands (FLUX's guidance) would show it.
     exponents = np.float32(-math.log(max_period)) * np.arange(dim // 2, dtype=np.float32)
@@ -211,8 +228,10 @@ def sinusoidal(time: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.A
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
-def place_embedding(places: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
-    """Fixed sines and cosines of (row, column): (..., 2) -> (..., dim) fp32, `dim` by 4.
+def place_embedding(
+    places: Real[Array, "*B 2"], dim: int, max_period: float = 10_000.0
+) -> Float32[Array, "*B {dim}"]:
+    """Fixed sines and cosines of (row, column); `dim` is a multiple of 4.
 
     Half of the channels tell the row, half the column (as for the ViTs of MoCo v3 and for BAGEL's
     latents).
@@ -225,8 +244,10 @@ def place_embedding(places: jax.Array, dim: int, max_period: float = 10_000.0) -
     return waves.reshape(*places.shape[:-1], dim)
 
 
-def at_slots(values: jax.Array, which: jax.Array | None) -> jax.Array:
-    """values (B, K, ...) at each slot by its index `which` (B, S); None: they broadcast already."""
+def at_slots(
+    values: Shaped[Array, "B ..."], which: Int[Array, "B S"] | None
+) -> Shaped[Array, "B ..."]:
+    """values (B, k, ...) at each slot by its index `which` into k; None: they broadcast already."""
     if which is None:
         return values
     values, which = place(values, ROWS), place(which, ROWS, SLOTS)
@@ -237,7 +258,7 @@ def at_slots(values: jax.Array, which: jax.Array | None) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class TimeEmbedding(Module):
-    """Flow time (...) -> (..., dim): 256 sinusoids, then a two-layer SiLU MLP, in fp32."""
+    """Flow time to a vector: 256 sinusoids, then a two-layer SiLU MLP, in fp32."""
 
     dim: int
     frequencies: int = 256
@@ -249,5 +270,5 @@ class TimeEmbedding(Module):
     def specs(self) -> Specs:
         return self.mlp.specs()
 
-    def __call__(self, params: Params, time: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, time: Float[Array, "*B"]) -> Float32[Array, "*B {self.dim}"]:
         return self.mlp(params, sinusoidal(time, self.frequencies))

@@ -8,17 +8,19 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Real
 
-LossTerm = tuple[jax.Array, jax.Array]  # (weighted sum, sum of weights), fp32 scalars
+LossTerm = tuple[Float32[Array, ""], float | Real[Array, ""]]  # (weighted sum, sum of weights)
 LossTerms = Mapping[str, LossTerm]
-Logits = Callable[[Any, jax.Array], jax.Array]  # (weights of the head, hidden) -> fp32 logits
+# (weights of the head, hidden) -> logits
+Logits = Callable[[Any, Float[Array, "*B W"]], Float32[Array, "*B V"]]
 Pieces = tuple[jax.Array, jax.Array, jax.Array]  # hidden, targets, weights
 
 # Where nothing else is asked for, rows are cut into so many chunks, of so many slots at least.
 CHUNKS, LEAST_CHUNK = 8, 64
 
 
-def mean(term: LossTerm) -> jax.Array:
+def mean(term: LossTerm) -> Float32[Array, ""]:
     """sum / count, 0 for an empty term."""
     total, count = term
     return total / jnp.maximum(count, 1e-8)
@@ -27,9 +29,9 @@ def mean(term: LossTerm) -> jax.Array:
 def text_terms(
     logits: Logits,
     head: Any,
-    hidden: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
+    hidden: Float[Array, "B S W"],
+    targets: Int[Array, "B S"],
+    weights: Float32[Array, "B S"],
     chunk: int = 0,
 ) -> LossTerms:
     """Next-token cross-entropy and accuracy, from logits of the predicted slots alone.
@@ -40,11 +42,10 @@ def text_terms(
     loss, and the backward pass only scales it (as in Liger's fused loss, Hsu et al. 2024).
 
     Args:
-      logits: maps (head, hidden (..., W)) to fp32 logits (..., V).
+      logits: called as logits(head, hidden).
       head: the weights that it reads, and no others: each gets a gradient of its own size.
-      hidden: (B, S, W) states after the final norm.
-      targets: (B, S) int32; `weights`: (B, S) fp32, 0 where nothing is predicted. No gradient
-        reaches the weights.
+      hidden: states after the final norm.
+      weights: of the targets, 0 where nothing is predicted. No gradient reaches them.
       chunk: at most so many slots of a row at a time; 0: an eighth of a row, 64 slots at least.
 
     Returns:

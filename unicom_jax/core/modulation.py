@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32
 
 from unicom_jax.core.layers import LayerNorm, Linear
 from unicom_jax.core.module import Module, Params, Specs, zeros
@@ -31,15 +32,19 @@ class Modulation(Module):
     def specs(self) -> Specs:
         return self.linear.specs()
 
-    def __call__(self, params: Params, condition: jax.Array) -> list[jax.Array]:
-        """Condition (..., condition_dim) -> `parts` arrays (..., dim)."""
+    def __call__(
+        self, params: Params, condition: Float32[Array, "*B {self.condition_dim}"]
+    ) -> list[Float32[Array, "*B {self.dim}"]]:
         parts = self.linear(params, jax.nn.silu(condition))
         return jnp.split(parts, self.parts, axis=-1)
 
 
 def modulated_norm(
-    x: jax.Array, scale: jax.Array, shift: jax.Array, eps: float = 1e-6
-) -> jax.Array:
+    x: Float[Array, "*B W"],
+    scale: Float[Array, "*#B W"],
+    shift: Float[Array, "*#B W"],
+    eps: float = 1e-6,
+) -> Float[Array, "*B W"]:
     """LayerNorm(x) · (1 + scale) + shift, without weights of its own, in the dtype of x."""
     normed = LayerNorm(x.shape[-1], eps=eps, affine=False)({}, x)
     return normed * (1 + scale.astype(x.dtype)) + shift.astype(x.dtype)

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 
 Params = Mapping[str, Any]  # nested dict with arrays as leaves
 Initializer = Callable[[jax.Array, tuple[int, ...], Any], jax.Array]
@@ -71,7 +72,7 @@ class Module:
     def specs(self) -> Specs:
         raise NotImplementedError(f"{type(self).__name__} declares no weights")
 
-    def init(self, key: jax.Array) -> Params:
+    def init(self, key: Key[Array, ""]) -> Params:
         """Fresh weights. A weight's value depends on the key and on its own path only."""
         return init_params(self.specs(), key)
 
@@ -116,7 +117,7 @@ def fill_specs(specs: Specs, leaves: Mapping[tuple[str, ...], Any]) -> Any:
     return fill(specs, ())
 
 
-def init_params(specs: Specs, key: jax.Array) -> Params:
+def init_params(specs: Specs, key: Key[Array, ""]) -> Params:
     def build(node: Specs, path: str) -> Params:
         out = {}
         for name, child in node.items():

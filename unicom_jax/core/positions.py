@@ -12,18 +12,19 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int32, Real
+
+# Cosines and sines of the rotation angles; half = D / 2 of a head of D channels.
+Turns = tuple[Float32[Array, "B S half"], Float32[Array, "B S half"]]
 
 
-def rope(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of the rotation angles.
+def rope(positions: Real[Array, "B S 2"], head_dim: int, theta: float) -> Turns:
+    """(cos, sin) of the rotation angles. Even frequencies turn with y, odd ones with x.
 
     Args:
-      positions: (B, S, 2) integers or floats, (y, x).
+      positions: (y, x).
       head_dim: even number of channels of a head.
       theta: base; frequency i is theta ** (-2 i / head_dim).
-
-    Returns:
-      (cos, sin), each (B, S, head_dim / 2) fp32. Even frequencies turn with y, odd ones with x.
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of channels; head_dim {head_dim} is odd")
@@ -35,17 +36,14 @@ def rope(positions: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, 
 
 
 def axial_rope(
-    places: jax.Array, dims: tuple[int, ...], theta: float
-) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines for heads whose first `dims[0]` channels turn with axis 0, and so on.
+    places: Real[Array, "B S {len(dims)}"], dims: tuple[int, ...], theta: float
+) -> Turns:
+    """(cos, sin) for heads whose first `dims[0]` channels turn with axis 0, and so on.
 
     Args:
-      places: (B, S, A) integers or floats, a coordinate per axis.
+      places: a coordinate per axis.
       dims: even number of channels of each axis; they sum to the head's D.
       theta: base; frequency i of an axis of d channels is theta ** (-2 i / d).
-
-    Returns:
-      (cos, sin), each (B, S, D / 2) fp32.
     """
     if any(dim % 2 for dim in dims):
         raise ValueError(f"rotary positions turn pairs of channels; one of {dims} is odd")
@@ -58,14 +56,18 @@ def axial_rope(
     return jnp.cos(angles), jnp.sin(angles)
 
 
-def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns channel pairs (i, i + D/2) of x (B, S, H, D) by angles (B, S, D/2), as Qwen does."""
+def apply_rope(
+    x: Float[Array, "B S H D"], cos: Float32[Array, "B S D/2"], sin: Float32[Array, "B S D/2"]
+) -> Float[Array, "B S H D"]:
+    """Turns channel pairs (i, i + D/2) of x, as Qwen does."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate(_turn(first, second, cos, sin), axis=-1).astype(x.dtype)
 
 
-def apply_paired_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Turns channel pairs (2i, 2i + 1) of x (B, S, H, D) by angles (B, S, D/2), as FLUX does."""
+def apply_paired_rope(
+    x: Float[Array, "B S H D"], cos: Float32[Array, "B S D/2"], sin: Float32[Array, "B S D/2"]
+) -> Float[Array, "B S H D"]:
+    """Turns channel pairs (2i, 2i + 1) of x, as FLUX does."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     turned = jnp.stack(_turn(pairs[..., 0], pairs[..., 1], cos, sin), axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
@@ -78,8 +80,8 @@ def _turn(
     return first * cos - second * sin, second * cos + first * sin
 
 
-def image_positions(start: int, rows: int, cols: int) -> np.ndarray:
-    """(rows * cols, 2) int32 (y, x) of an image whose first token has text index `start`.
+def image_positions(start: int, rows: int, cols: int) -> Int32[np.ndarray, "{rows*cols} 2"]:
+    """(y, x) of an image whose first token has text index `start`.
 
     y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column, with n = rows * cols:
     the image takes n indices, the text behind it goes on at start + n.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_pipelines.examples import Edit, Example
+from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.protocol import UnifiedModel
 from unicom_jax.evaluation.records import Editing
 from unicom_jax.evaluation.scores import Score, proportion
@@ -36,16 +37,14 @@ class EditVerdict:
 
 
 # (example, edit with its target, picture before, picture after; all of one size) -> verdict
-EditJudge = Callable[[Example, Edit, np.ndarray, np.ndarray], EditVerdict]
+EditJudge = Callable[[Example, Edit, Picture, Picture], EditVerdict]
 
 CHANGED = 16  # levels of 255 by which a pixel differs to count as changed by the true edit
 KEPT = 12.0  # mean absolute error in levels of 255 that the rest of the picture may have
 NEARER = 0.5  # share of the squared distance to the target that may be left where the edit happens
 
 
-def judge_pixels(
-    example: Example, edit: Edit, before: np.ndarray, after: np.ndarray
-) -> EditVerdict:
+def judge_pixels(example: Example, edit: Edit, before: Picture, after: Picture) -> EditVerdict:
     """Verdict from pixels alone, for data without a parser of pictures. All (H, W, 3) uint8.
 
     Reached: where the true edit changes the picture, at most half of the squared distance to the
@@ -97,7 +96,7 @@ def evaluate_editing(
 
 
 def _record(
-    example: Example, edit: Edit, before: np.ndarray, after: np.ndarray, judge: EditJudge
+    example: Example, edit: Edit, before: Picture, after: Picture, judge: EditJudge
 ) -> Editing:
     if after.shape == edit.target.shape == before.shape:
         verdict = judge(example, edit, before, after)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
+from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.intervals import mean_of_proportions
 from unicom_jax.evaluation.metrics import retrieval_ranks
 from unicom_jax.evaluation.protocol import UnifiedModel
@@ -31,8 +32,8 @@ class Prompt:
 
     category: str
     text: str
-    judge: Callable[[np.ndarray], Verdict]
-    reference: np.ndarray
+    judge: Callable[[Picture], Verdict]
+    reference: Picture
 
 
 def evaluate_generation(
@@ -113,7 +114,7 @@ def _category(item: Prompt | Generation) -> str:
 
 def _draw(
     model: UnifiedModel, prompts: Sequence[str], config: EvaluationConfig, start: int
-) -> list[np.ndarray]:
+) -> list[Picture]:
     drawings = model.draw(
         prompts,
         size=(config.image_size, config.image_size),

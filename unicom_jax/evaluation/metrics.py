@@ -6,7 +6,10 @@ import collections
 import re
 
 import numpy as np
+from jaxtyping import Int, Real
 from scipy.ndimage import correlate1d
+
+from unicom_jax.core.picture import Picture
 
 # Wang et al. 2004, "Image quality assessment: from error visibility to structural similarity".
 SSIM_WINDOW = 11
@@ -15,8 +18,8 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 PEAK = 255.0
 
 
-def psnr(first: np.ndarray, second: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two (H, W, 3) uint8 pictures; infinite when equal.
+def psnr(first: Picture, second: Picture) -> float:
+    """Peak signal-to-noise ratio in dB of two pictures; infinite when equal.
 
     Raises ValueError when the shapes differ.
     """
@@ -25,8 +28,8 @@ def psnr(first: np.ndarray, second: np.ndarray) -> float:
     return float("inf") if error == 0 else float(10.0 * np.log10(PEAK**2 / error))
 
 
-def ssim(first: np.ndarray, second: np.ndarray) -> float:
-    """Structural similarity in [-1, 1] of two (H, W, 3) uint8 pictures.
+def ssim(first: Picture, second: Picture) -> float:
+    """Structural similarity in [-1, 1] of two pictures.
 
     Mean over windows and channels, after Wang et al. 2004: Gaussian window of 11 taps with sigma
     1.5, biased covariances, only windows that lie wholly inside. As in scikit-image,
@@ -49,8 +52,10 @@ def ssim(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.mean(numerator / denominator))
 
 
-def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two feature sets, (n, D) and (m, D).
+def frechet_distance(
+    first: Real[np.ndarray, "_pictures F"], second: Real[np.ndarray, "_pictures F"]
+) -> float:
+    """Squared Fréchet distance of the Gaussians fitted to two sets of pictures' features.
 
     |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Dowson & Landau 1982. The features are the
     encoder's own, so the number speaks of distance *in the encoder's feature space*. It is not FID,
@@ -80,8 +85,10 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     return max(distance, 0.0)  # rounding can leave -1e-12 for equal sets
 
 
-def retrieval_ranks(queries: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """How many other keys (n, D) are nearer by cosine to each query (n, D) than its own: (n,) int.
+def retrieval_ranks(
+    queries: Real[np.ndarray, "pictures F"], keys: Real[np.ndarray, "pictures F"]
+) -> Int[np.ndarray, " pictures"]:
+    """How many other keys are nearer by cosine to each query than its own.
 
     0 means that the pair was found. Ties count against it, so collapsed features score nothing.
     """

@@ -6,21 +6,24 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float32
+
+from unicom_jax.core.picture import Picture
 
 
 class Drawn(Protocol):
-    """A picture drawn from a prompt: `image` (H, W, 3) uint8."""
+    """A picture drawn from a prompt."""
 
     @property
-    def image(self) -> np.ndarray: ...
+    def image(self) -> Picture: ...
 
 
 class UnifiedModel(Protocol):
-    """Pictures in and out are (H, W, 3) uint8; every method takes a list and keeps its order."""
+    """Every method takes a list and keeps its order."""
 
     def answer(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[Picture],
         questions: Sequence[str],
         *,
         max_tokens: int,
@@ -30,7 +33,7 @@ class UnifiedModel(Protocol):
         """One answer a picture and question; temperature 0 is greedy."""
 
     def caption(
-        self, images: Sequence[np.ndarray], *, max_tokens: int, temperature: float, seed: int
+        self, images: Sequence[Picture], *, max_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """One caption a picture."""
 
@@ -50,7 +53,7 @@ class UnifiedModel(Protocol):
 
     def edit(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[Picture],
         instructions: Sequence[str],
         *,
         steps: int,
@@ -58,14 +61,14 @@ class UnifiedModel(Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
-    ) -> Sequence[np.ndarray]:
+    ) -> Sequence[Picture]:
         """One edited picture a picture and instruction, at the size of the `prepared` source."""
 
-    def reconstruct(self, images: Sequence[np.ndarray], *, seed: int) -> Sequence[np.ndarray]:
+    def reconstruct(self, images: Sequence[Picture], *, seed: int) -> Sequence[Picture]:
         """The codec alone: encode, compress, decompress, paint; at the size of `prepared`."""
 
-    def prepared(self, image: np.ndarray) -> np.ndarray:
+    def prepared(self, image: Picture) -> Picture:
         """The picture as the encoder sees it: resized under the image policy."""
 
-    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """The encoder's pooled features, (n, D)."""
+    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
+        """The encoder's pooled features."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.intervals import jackknife, mean_interval
 from unicom_jax.evaluation.metrics import frechet_distance, psnr, ssim
 from unicom_jax.evaluation.protocol import UnifiedModel
@@ -24,13 +25,13 @@ PSNR_CEILING = 100.0  # dB; stands for a perfect copy, whose PSNR is infinite
 
 def evaluate_reconstruction(
     model: UnifiedModel,
-    images: Sequence[np.ndarray],
+    images: Sequence[Picture],
     config: EvaluationConfig,
     *,
     encoder: UnifiedModel | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """PSNR, SSIM and Fréchet distance of reconstructions of `images`, each (H, W, 3) uint8.
+    """PSNR, SSIM and Fréchet distance of reconstructions of `images`.
 
     A copy is compared with the picture as the encoder saw it, resized under the image policy.
     `encoder` measures the Fréchet distance (default: the model itself). Give the trained model when
@@ -39,7 +40,7 @@ def evaluate_reconstruction(
     """
     encoder = encoder or model
     originals = [model.prepared(image) for image in images]
-    copies: list[np.ndarray] = []
+    copies: list[Picture] = []
     features: list[tuple[np.ndarray, np.ndarray]] = []
     for start, batch in in_batches(originals, config.batch_size, progress):
         painted = model.reconstruct(batch, seed=config.seed + start)
@@ -64,12 +65,12 @@ def evaluate_reconstruction(
     return SuiteResult(scores, list(records))
 
 
-def _psnr(first: np.ndarray, second: np.ndarray) -> float:
+def _psnr(first: Picture, second: Picture) -> float:
     return min(psnr(first, second), PSNR_CEILING)
 
 
 def _of_others(
-    images: Sequence[np.ndarray], measure: Callable[[np.ndarray, np.ndarray], float]
+    images: Sequence[Picture], measure: Callable[[Picture, Picture], float]
 ) -> float | None:
     """Mean measure of each picture against the next one of its size; None without such pairs."""
     pairs = zip(images, [*images[1:], images[0]], strict=True)

@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from unicom_jax.core.picture import Picture
+
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
     """A picture and what the codec made of it, with PSNR in dB."""
 
-    original: np.ndarray
-    reconstruction: np.ndarray
+    original: Picture
+    reconstruction: Picture
     psnr: float
     ssim: float
 
@@ -29,7 +31,7 @@ class Generation:
 
     category: str
     prompt: str
-    image: np.ndarray
+    image: Picture
     correct: bool | None
     reason: str
 
@@ -40,9 +42,9 @@ class Editing:
 
     kind: str
     instruction: str
-    before: np.ndarray
-    after: np.ndarray
-    target: np.ndarray
+    before: Picture
+    after: Picture
+    target: Picture
     success: bool
     reached: bool
     unchanged: bool
@@ -54,7 +56,7 @@ class Answer:
     """A question about a picture, the true answer and the model's."""
 
     kind: str
-    image: np.ndarray
+    image: Picture
     question: str
     answer: str
     prediction: str
@@ -65,7 +67,7 @@ class Answer:
 class Caption:
     """A picture, a true caption and the model's."""
 
-    image: np.ndarray
+    image: Picture
     caption: str
     prediction: str
     correct: bool

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from data_pipelines.examples import Edit, Example
 from data_pipelines.scenes import geneval
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
+from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.data import EvaluationData
 from unicom_jax.evaluation.editing import EditVerdict
 from unicom_jax.evaluation.generation import Prompt, Verdict
@@ -33,9 +32,7 @@ def scenes_data(config: EvaluationConfig, scenes: SceneConfig | None = None) -> 
     examples = [source[index] for index in range(config.examples)]
     places = {example.key: index for index, example in enumerate(examples)}
 
-    def judge_edit(
-        example: Example, edit: Edit, before: np.ndarray, after: np.ndarray
-    ) -> EditVerdict:
+    def judge_edit(example: Example, edit: Edit, before: Picture, after: Picture) -> EditVerdict:
         del edit  # a scene has one
         verdict = geneval.edit_verdict(before, after, source.edit(places[example.key]))
         return EditVerdict(verdict.reached, verdict.kept, verdict.reason)
@@ -51,8 +48,8 @@ def scenes_data(config: EvaluationConfig, scenes: SceneConfig | None = None) -> 
     return EvaluationData(examples, prompts, judge_edit, judge_caption)
 
 
-def _prompt(prompt: geneval.Prompt, reference: np.ndarray) -> Prompt:
-    def judge(image: np.ndarray) -> Verdict:
+def _prompt(prompt: geneval.Prompt, reference: Picture) -> Prompt:
+    def judge(image: Picture) -> Verdict:
         verdict = geneval.verdict(image, prompt)
         return verdict.correct, verdict.reason
 

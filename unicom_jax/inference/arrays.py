@@ -5,26 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
-import jax
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from data_pipelines import images as pictures
 from data_pipelines.sequence import SequenceConfig
+from unicom_jax.core.picture import Picture
 from unicom_jax.core.pixels import to_bytes
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def prepared(image: np.ndarray, sequence: SequenceConfig) -> np.ndarray:
+def prepared(image: Picture, sequence: SequenceConfig) -> Picture:
     """The picture as the encoder sees it: resized under the image policy."""
     return pictures.prepare(image, sequence.images, sequence.patch, sequence.pool)
 
 
 def to_patches(
-    images: Sequence[np.ndarray], sequence: SequenceConfig
-) -> tuple[np.ndarray, np.ndarray]:
-    """Padded patches (B, N, C) uint8 and grids (B, 2) of prepared pictures."""
+    images: Sequence[Picture], sequence: SequenceConfig
+) -> tuple[UInt8[np.ndarray, "B N C"], Int32[np.ndarray, "B 2"]]:
+    """Padded patches and grids of prepared pictures."""
     patch = sequence.patch
     patches = np.zeros((len(images), sequence.max_patches, 3 * patch**2), np.uint8)
     grids = np.zeros((len(images), 2), np.int32)
@@ -36,15 +37,19 @@ def to_patches(
     return patches, grids
 
 
-def to_pictures(patches: jax.Array, grids: np.ndarray, patch: int) -> list[np.ndarray]:
-    """Pictures (H, W, 3) uint8 of padded patches (B, N, C) in [-1, 1]."""
+def to_pictures(
+    patches: Float[Array, "B N C"], grids: Int[np.ndarray, "B 2"], patch: int
+) -> list[Picture]:
+    """Pictures of padded patches in [-1, 1]."""
     return [
         pictures.unpatchify(one, int(rows), int(cols), patch)
         for one, (rows, cols) in zip(np.asarray(to_bytes(patches)), grids, strict=True)
     ]
 
 
-def noise_at(seed: int, places: Iterable[int], shape: tuple[int, ...]) -> np.ndarray:
+def noise_at(
+    seed: int, places: Iterable[int], shape: tuple[int, ...]
+) -> Float32[np.ndarray, "B ..."]:
     """Noise (B, *shape) by (seed, place in the request), whatever the batch size."""
     return np.stack(
         [

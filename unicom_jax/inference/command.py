@@ -15,6 +15,7 @@ from rich.console import Console
 from data_pipelines.images import load_image
 from data_pipelines.sequence import VISION_START, build_prefix
 from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text, about_image
+from unicom_jax.core.picture import Picture
 from unicom_jax.inference.chat import chat
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
@@ -48,7 +49,7 @@ class Request(NamedTuple):
     """
 
     given: Mapping[str, Any]
-    images: list[np.ndarray]
+    images: list[Picture]
     out: Path
     options: dict[str, Any]
 

@@ -9,12 +9,14 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
 from data_pipelines.sequence import VISION_START, Document, SequenceConfig, build_prefix
 from data_pipelines.tasks import DRAWN, Image, Segment, Text, unconditional_segments
 from data_pipelines.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
+from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_pictures
 from unicom_jax.inference.drawing import Drawing
@@ -78,8 +80,8 @@ class Conversations:
         guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         seed: int = 0,
-    ) -> list[np.ndarray]:
-        """The picture (H, W, 3) uint8 that follows each conversation."""
+    ) -> list[Picture]:
+        """The picture that follows each conversation."""
         defaults = self.config["sample"]
         interval = defaults["guidance_interval"] if guidance_interval is None else guidance_interval
         settings = Drawing(
@@ -90,11 +92,11 @@ class Conversations:
             shift=self.models.unified.flow_time.shift,
         )
         sizes = [self._drawn_grid(segments, size) for segments in conversations]
-        results: list[np.ndarray | None] = [None] * len(conversations)
+        results: list[Picture | None] = [None] * len(conversations)
         for grid in sorted(set(sizes)):  # one program a grid
             chosen = [i for i, other in enumerate(sizes) if other == grid]
 
-            def run(batch: list[int], first: int, grid=grid) -> list[np.ndarray]:
+            def run(batch: list[int], first: int, grid=grid) -> list[Picture]:
                 del first
                 segments = [conversations[i] for i in batch]
                 return self._paint(segments, batch, grid, settings, seed)
@@ -149,8 +151,8 @@ class Conversations:
         max_tokens: int | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - a tuple of constants
         seed: int = 0,
-    ) -> list[np.ndarray]:
-        """Token ids (n,) that follow each conversation, the one that ended them included."""
+    ) -> list[Int32[np.ndarray, " tokens"]]:
+        """Token ids that follow each conversation, the one that ended them included."""
         limit = max_tokens or self.config["sample"]["max_tokens"]
         stop = np.array(
             [
@@ -180,7 +182,7 @@ class Conversations:
         ]
         return in_batches(run, documents, self.batch_size)
 
-    def _words(self, tokens: np.ndarray) -> tuple[str, bool]:
+    def _words(self, tokens: Int32[np.ndarray, " tokens"]) -> tuple[str, bool]:
         draws = len(tokens) > 0 and int(tokens[-1]) == self.tokenizer.vision_start
         think = (self.tokenizer.think_start, self.tokenizer.think_end)
         spelt = dict(zip(think, ("<think>", "</think>"), strict=True))
@@ -229,7 +231,7 @@ class Conversations:
         grid: tuple[int, int],
         settings: Drawing,
         seed: int,
-    ) -> list[np.ndarray]:
+    ) -> list[Picture]:
         branches = [conversations]
         if settings.branches == 2:
             branches.append([unconditional_segments(one) for one in conversations])

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.flow import SAMPLERS, guide, integrate
@@ -57,26 +58,23 @@ def draw_latents(
     pathway: Module,
     params: Params,
     cache: KVCache,
-    positions: jax.Array,
+    positions: Int[Array, "B n 2"],
     mask: MaskIntervals,
-    grids: jax.Array,
-    noise: jax.Array,
+    grids: Int[Array, "B 2"],
+    noise: Float[Array, "pictures n d"],
     settings: Drawing,
     *,
     start: int,
-) -> jax.Array:
-    """Integrates the model's velocity from noise to latents.
+) -> Float[Array, "pictures n d"]:
+    """Integrates the model's velocity from noise to normalised latents.
 
     The prefix was read once; each step runs the image's tokens only.
 
     Args:
-      cache: R = B * `settings.branches` prefixes, all conditional ones first, in slots [0, start);
-        room for N more.
-      positions: (R, N, 2); `mask`: (R, N) in cache slots; `grids`: (R, 2) token rows and columns.
-      noise: (B, N, d).
-
-    Returns:
-      (B, N, d) normalised latents.
+      cache: B = pictures * `settings.branches` prefixes, all conditional ones first, in slots
+        [0, start); room for n more.
+      mask: of the n tokens, in cache slots.
+      grids: token rows and columns.
     """
     context = pathway.begin_drawing(params, cache, positions, mask, grids, start)
 

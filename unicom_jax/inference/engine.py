@@ -12,6 +12,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.module import Module, Params
@@ -42,8 +43,10 @@ class Models:
     space: PaintSpace
 
 
-def look(models: Models, params: Weights, patches: jax.Array, grids: jax.Array) -> jax.Array:
-    """Features (B, N, D) of uint8 patches (B, N, C), in the model's compute dtype."""
+def look(
+    models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
+) -> Float[Array, "B N F"]:
+    """Features, in the model's compute dtype."""
     pixels = to_unit(patches).astype(models.unified.compute_dtype)
     return models.vision(params["vision"], pixels, grids)
 
@@ -51,20 +54,20 @@ def look(models: Models, params: Weights, patches: jax.Array, grids: jax.Array) 
 def _paint(
     models: Models,
     params: Weights,
-    latents: jax.Array,
-    grids: jax.Array,
-    noise: jax.Array,
+    latents: Float[Array, "B n d"],
+    grids: Int[Array, "B 2"],
+    noise: Float[Array, "B N channels"],
     steps: int,
-) -> jax.Array:
-    """Patches (B, N, C) in [-1, 1] of latents (B, n, d), from noise in the paint space."""
+) -> Float32[Array, "B N C"]:
+    """Patches in [-1, 1] of latents, from noise in the paint space."""
     tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
     return models.space.decode(params, tokens, grids)
 
 
 def read(
     models: Models, params: Weights, batch: MixedBatch, room: int
-) -> tuple[jax.Array, KVCache]:
-    """Hidden states (B, P, W) of prefixes, and a cache with `room` slots behind them."""
+) -> tuple[Float[Array, "B S W"], KVCache]:
+    """Hidden states of prefixes, and a cache with `room` slots behind them."""
     rows, images = batch.grids.shape[:2]
     patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
     grids = batch.grids.reshape(rows * images, 2)
@@ -82,14 +85,14 @@ def write(
     models: Models,
     params: Weights,
     batch: MixedBatch,
-    lengths: jax.Array,
-    next_positions: jax.Array,
-    stop: jax.Array,
-    keys: jax.Array,
+    lengths: Int[Array, " B"],
+    next_positions: Int[Array, " B"],
+    stop: Int[Array, " stops"],
+    keys: Key[Array, " B"],
     *,
     max_tokens: int,
     sampling: Sampling,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Int32[Array, "B {max_tokens}"], Int32[Array, " B"]]:
     """Reads prefixes and continues them; arguments and results as in `inference.text.generate`."""
     with jax.named_scope(READING):
         hidden, cache = read(models, params, batch, max_tokens)
@@ -106,26 +109,23 @@ def paint(
     models: Models,
     params: Weights,
     batch: MixedBatch,
-    positions: jax.Array,
+    positions: Int[Array, "B n 2"],
     mask: MaskIntervals,
-    grids: jax.Array,
-    latent_noise: jax.Array,
-    pixel_noise: jax.Array,
+    grids: Int[Array, "pictures 2"],
+    latent_noise: Float[Array, "pictures n d"],
+    pixel_noise: Float[Array, "pictures tokens channels"],
     *,
     pool: int,
     settings: Drawing,
     codec_steps: int,
-) -> jax.Array:
-    """Reads prefixes, draws an image behind each and paints it.
+) -> Float32[Array, "pictures tokens C"]:
+    """Reads prefixes, draws an image behind each and paints it: patches in [-1, 1].
 
     Args:
-      batch: R = B * `settings.branches` prefixes, the conditional ones first.
-      positions, mask: (R, n, ...) of the image's slots.
-      grids: (B, 2) patch rows and columns. `pool`: patches on a side of a latent's window.
-      latent_noise: (B, n, d). `pixel_noise`: (B, N, channels) in the paint space.
-
-    Returns:
-      (B, N, C) patches in [-1, 1].
+      batch: B = pictures * `settings.branches` prefixes, the conditional ones first.
+      positions, mask: of the image's n slots.
+      grids: patch rows and columns. `pool`: patches on a side of a latent's window.
+      pixel_noise: in the paint space.
     """
     with jax.named_scope(READING):
         _, cache = read(models, params, batch, positions.shape[1])
@@ -143,13 +143,13 @@ def paint(
 def reconstruct(
     models: Models,
     params: Weights,
-    patches: jax.Array,
-    grids: jax.Array,
-    noise: jax.Array,
+    patches: UInt8[Array, "B N C"],
+    grids: Int[Array, "B 2"],
+    noise: Float[Array, "B N channels"],
     *,
     codec_steps: int,
-) -> jax.Array:
-    """uint8 patches (B, N, C) through encoder and codec to patches in [-1, 1]."""
+) -> Float32[Array, "B N C"]:
+    """Patches through encoder and codec to patches in [-1, 1]."""
     features = look(models, params, patches, grids)
     latents = models.codec.encode(params["codec"], features, grids)
     return _paint(models, params, latents, grids, noise, codec_steps)
@@ -157,8 +157,8 @@ def reconstruct(
 
 @partial(jax.jit, static_argnames=("models",))
 def pooled_features(
-    models: Models, params: Weights, patches: jax.Array, grids: jax.Array
-) -> jax.Array:
-    """One vector (B, D) a picture, by the encoder's attention pooling."""
+    models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
+) -> Float[Array, "B F"]:
+    """One vector a picture, by the encoder's attention pooling."""
     features = look(models, params, patches, grids)
     return models.vision.pool(params["vision"], features, grids)

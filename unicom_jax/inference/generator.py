@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float32
 
 from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.tokenizer import Tokenizer
+from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_patches, to_pictures
 from unicom_jax.inference.conversations import Conversations
@@ -20,9 +22,9 @@ from unicom_jax.interop import weights
 
 @dataclasses.dataclass(frozen=True)
 class Drawn:
-    """A picture (H, W, 3) uint8 and the plan in words that preceded it ("" without one)."""
+    """A picture and the plan in words that preceded it ("" without one)."""
 
-    image: np.ndarray
+    image: Picture
     thought: str = ""
 
 
@@ -53,7 +55,7 @@ class Generator(Conversations):
 
     def answer(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[Picture],
         questions: Sequence[str],
         *,
         max_tokens: int | None = None,
@@ -61,7 +63,7 @@ class Generator(Conversations):
         top_p: float = 1.0,
         seed: int = 0,
     ) -> list[str]:
-        """Answers question i about picture i (H, W, 3) uint8."""
+        """Answers question i about picture i."""
         prompts = [
             [Image(image, UNDERSTOOD), Text(question)]
             for image, question in zip(images, questions, strict=True)
@@ -72,7 +74,7 @@ class Generator(Conversations):
         return write(prompts)
 
     def caption(
-        self, images: Sequence[np.ndarray], *, prompt: str = BRIEFLY, **options: Any
+        self, images: Sequence[Picture], *, prompt: str = BRIEFLY, **options: Any
     ) -> list[str]:
         """Describes each picture; options as for `answer`."""
         return self.answer(images, [prompt] * len(images), **options)
@@ -116,7 +118,7 @@ class Generator(Conversations):
 
     def edit(
         self,
-        images: Sequence[np.ndarray],
+        images: Sequence[Picture],
         instructions: Sequence[str],
         *,
         steps: int | None = None,
@@ -124,7 +126,7 @@ class Generator(Conversations):
         guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
         seed: int = 0,
-    ) -> list[np.ndarray]:
+    ) -> list[Picture]:
         """Changes picture i as instruction i says; as large as `prepared` makes it."""
         segments = [
             [Image(image, SOURCE), Text(instruction)]
@@ -135,10 +137,10 @@ class Generator(Conversations):
             sampler=sampler, seed=seed,
         )  # fmt: skip
 
-    def reconstruct(self, images: Sequence[np.ndarray], *, seed: int = 0) -> list[np.ndarray]:
+    def reconstruct(self, images: Sequence[Picture], *, seed: int = 0) -> list[Picture]:
         """Each picture through encoder, codec and pixel decoder, at the size the encoder saw."""
 
-        def run(batch: list[np.ndarray], first: int) -> list[np.ndarray]:
+        def run(batch: list[Picture], first: int) -> list[Picture]:
             patches, grids = to_patches(batch, self.sequence)
             shape = patches.shape[1], self.models.codec.pixel_decoder.channels
             noise = noise_at(seed, range(first, first + len(batch)), shape)
@@ -149,10 +151,10 @@ class Generator(Conversations):
 
         return in_batches(run, images, self.batch_size)
 
-    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Pooled encoder features (n, D) fp32."""
+    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
+        """Pooled encoder features."""
 
-        def run(batch: list[np.ndarray], first: int) -> list[np.ndarray]:
+        def run(batch: list[Picture], first: int) -> list[np.ndarray]:
             del first
             patches, grids = to_patches(batch, self.sequence)
             return list(
@@ -161,6 +163,6 @@ class Generator(Conversations):
 
         return np.stack(in_batches(run, images, self.batch_size))
 
-    def prepared(self, image: np.ndarray) -> np.ndarray:
+    def prepared(self, image: Picture) -> Picture:
         """The picture as the encoder sees it: resized under the image policy."""
         return prepared(image, self.sequence)

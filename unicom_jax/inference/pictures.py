@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unicom_jax.core.picture import Picture
+
 GAP = 4  # white pixels between the pictures of a sheet
 
 
@@ -31,14 +33,14 @@ def numbered(out: Path, number: int) -> Path:
     return out.with_name(f"{out.stem}-{number}{out.suffix}")
 
 
-def save(image: np.ndarray, path: Path) -> Path:
-    """Writes (H, W, 3) uint8; makes the folder where needed."""
+def save(image: Picture, path: Path) -> Path:
+    """Writes a PNG; makes the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path)
     return path
 
 
-def save_all(images: Sequence[np.ndarray], out: Path, sheet: bool = False) -> list[Path]:
+def save_all(images: Sequence[Picture], out: Path, sheet: bool = False) -> list[Path]:
     """The file of each picture: `out` for one, `out`-1, -2, ... for several, or all on a sheet."""
     if sheet:
         return [save(contact_sheet(images), out)] * len(images)
@@ -47,8 +49,8 @@ def save_all(images: Sequence[np.ndarray], out: Path, sheet: bool = False) -> li
     return [save(image, numbered(out, number)) for number, image in enumerate(images, 1)]
 
 
-def contact_sheet(images: Sequence[np.ndarray]) -> np.ndarray:
-    """Pictures of any sizes (H, W, 3) uint8 in reading order in a grid about as wide as high."""
+def contact_sheet(images: Sequence[Picture]) -> Picture:
+    """Pictures of any sizes in reading order in a grid about as wide as high."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     high = GAP + max(image.shape[0] for image in images)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int32
 
 from data_pipelines.packing import PackingConfig, pack_row, stack_rows
 from data_pipelines.sequence import Document, SequenceConfig, Slots, drawing_slots
@@ -16,17 +17,17 @@ SLOT_BUCKET = 32  # prefix lengths are rounded up to this, so that few programs 
 
 @dataclasses.dataclass(frozen=True)
 class Prefixes:
-    """B prefixes in rows of P slots.
+    """B prefixes in rows of S slots.
 
     Attributes:
       batch: the rows, padded.
-      lengths: (B,) int32 slots in use.
-      next_positions: (B,) int32 rotary index of what follows.
+      lengths: slots in use.
+      next_positions: rotary index of what follows.
     """
 
     batch: MixedBatch
-    lengths: np.ndarray
-    next_positions: np.ndarray
+    lengths: Int32[np.ndarray, " B"]
+    next_positions: Int32[np.ndarray, " B"]
 
     @property
     def slots(self) -> int:

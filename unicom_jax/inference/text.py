@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Int32, Key
 
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.module import Module, Params
@@ -20,8 +21,10 @@ class Sampling(NamedTuple):
     top_p: float = 1.0
 
 
-def choose(logits: jax.Array, keys: jax.Array, sampling: Sampling) -> jax.Array:
-    """One token per row of logits (B, V), by one key a row."""
+def choose(
+    logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
+) -> Int32[Array, " B"]:
+    """One token per row of logits, by one key a row."""
     if sampling.temperature == 0.0:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / sampling.temperature
@@ -41,28 +44,28 @@ def _keep_nucleus(logits: jax.Array, top_p: float) -> jax.Array:
 def generate(
     pathway: Module,
     params: Params,
-    hidden: jax.Array,
+    hidden: Float[Array, "B W"],
     cache: KVCache,
-    lengths: jax.Array,
-    next_positions: jax.Array,
-    stop: jax.Array,
-    keys: jax.Array,
+    lengths: Int[Array, " B"],
+    next_positions: Int[Array, " B"],
+    stop: Int[Array, " stops"],
+    keys: Key[Array, " B"],
     *,
     start: int,
     max_tokens: int,
     sampling: Sampling,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Int32[Array, "B {max_tokens}"], Int32[Array, " B"]]:
     """Continues B prefixes until each has produced a stop token or `max_tokens`.
 
     Args:
-      hidden: (B, W) state of each prefix's last slot.
+      hidden: state of each prefix's last slot.
       cache: holds the prefixes in slots [0, start), room for `max_tokens` behind.
-      lengths: (B,) slots of each prefix in use; `next_positions` (B,) where its text goes on.
-      stop: (n,) int32 token ids.
-      keys: (B,) random keys: a row draws its own tokens, whatever the batch it is in.
+      lengths: slots of each prefix in use; `next_positions`: where its text goes on.
+      stop: token ids.
+      keys: a row draws its own tokens, whatever the batch it is in.
 
     Returns:
-      (B, max_tokens) int32 tokens, the stop token included and -1 behind it, and (B,) counts.
+      Tokens, the stop token included and -1 behind it, and how many there are.
     """
     rows = hidden.shape[0]
     zeros = jnp.zeros((rows, 1), jnp.int32)

@@ -2,7 +2,7 @@
 
 Architecture and weight names are those of `AutoencoderKL` in diffusers (Rombach et al. 2022):
 residual blocks with GroupNorm and SiLU, one attention block in the middle, 3 x 3 convolutions that
-halve the image or double it again. Activations are (B, H, W, C); images lie in [-1, 1].
+halve the image or double it again. Images lie in [-1, 1].
 
 Pictures of several shapes share a batch as the upper left part of one canvas. An `Extent` says how
 far each goes; every layer then treats what lies beyond as it treats what lies beyond an image's
@@ -19,6 +19,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention
@@ -27,6 +28,8 @@ from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
 from unicom_jax.models.extent import Extent
 
 Parts = Mapping[str, Any]  # nested dict of modules, of the shape of the weights
+# Of images (B, h, w, 3).
+Latents = Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"]
 
 
 def _specs(parts: Parts) -> Specs:
@@ -56,7 +59,9 @@ class Conv(Module):
             "bias": ParamSpec((self.out_dim,), (None,), zeros),
         }
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B h//{self.stride} w//{self.stride} {self.out_dim}"]:
         if extent is not None:  # zeros beyond the edge, as the padding of the convolution
             x = jnp.where(extent.mask(x), x, 0)
         y = jax.lax.conv_general_dilated(
@@ -83,7 +88,9 @@ class GroupNorm(Module):
             "bias": ParamSpec((self.dim,), (None,), zeros),
         }
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B h w {self.dim}"]:
         y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, self.dim // self.groups)
         inside = None if extent is None else extent.mask(x).reshape(*y.shape[:2], 1, 1)
         mean = partial(jnp.mean, axis=(1, 3), keepdims=True, where=inside)
@@ -115,7 +122,9 @@ class ResnetBlock(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B h w {self.out_dim}"]:
         parts = self._parts
         y = x
         for index in ("1", "2"):
@@ -148,7 +157,9 @@ class AttentionBlock(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B h w {self.dim}"]:
         parts = self._parts
         normed = parts["group_norm"](params["group_norm"], x, extent)
         places = normed.reshape(x.shape[0], -1, self.dim)
@@ -177,7 +188,9 @@ class MidBlock(Module):
     def specs(self) -> Specs:
         return _specs(self._parts)
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B h w {self.dim}"]:
         parts = self._parts
         for kind, index in (("resnets", "0"), ("attentions", "0"), ("resnets", "1")):
             x = parts[kind][index](params[kind][index], x, extent)
@@ -198,7 +211,9 @@ class Resample(Module):
     def specs(self) -> Specs:
         return {"conv": self.conv.specs()}
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B _h _w {self.dim}"]:
         if self.up:
             x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
         return self.conv(params["conv"], x, extent)
@@ -261,7 +276,9 @@ class Half(Module):
         specs = _specs(self._parts)
         return {self._blocks_name if name == "blocks" else name: s for name, s in specs.items()}
 
-    def __call__(self, params: Params, x: jax.Array, extent: Extent | None = None) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B _h _w {self.out_dim}"]:
         parts = self._parts
         x = parts["conv_in"](params["conv_in"], x, extent)
         if self.up:
@@ -275,7 +292,7 @@ class Half(Module):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderKL(Module):
-    """Images (B, H, W, 3) to latents (B, H/f, W/f, c) and back; f is `factor`.
+    """Images (B, h, w, 3) to latents (B, h/f, w/f, c) and back; f is `factor`.
 
     Attributes:
       latent_channels: c.
@@ -327,9 +344,9 @@ class AutoencoderKL(Module):
         return _specs(self._parts)
 
     def moments(
-        self, params: Params, images: jax.Array, extent: Extent | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Mean and log-variance (B, H/f, W/f, c) of the posterior over raw latents."""
+        self, params: Params, images: Float[Array, "B h w 3"], extent: Extent | None = None
+    ) -> tuple[Latents, Latents]:
+        """Mean and log-variance of the posterior over raw latents."""
         height, width = images.shape[1:3]
         if height % self.factor or width % self.factor:
             raise ValueError(
@@ -346,10 +363,10 @@ class AutoencoderKL(Module):
     def encode(
         self,
         params: Params,
-        images: jax.Array,
-        noise: jax.Array | None = None,
+        images: Float[Array, "B h w 3"],
+        noise: Latents | None = None,
         extent: Extent | None = None,
-    ) -> jax.Array:
+    ) -> Latents:
         """Normalised latents: the posterior's mean, or a draw of it with Gaussian `noise`.
 
         Places beyond an `extent` hold anything; a canvas may be larger than all of its pictures.
@@ -359,15 +376,20 @@ class AutoencoderKL(Module):
             latents = latents + jnp.exp(0.5 * log_variance) * noise
         return (latents - self.shift) * self.scale
 
-    def decode(self, params: Params, latents: jax.Array, extent: Extent | None = None) -> jax.Array:
-        """Normalised latents (B, h, w, c) -> images (B, h f, w f, 3), about [-1, 1]."""
+    def decode(
+        self,
+        params: Params,
+        latents: Float[Array, "B h w {self.latent_channels}"],
+        extent: Extent | None = None,
+    ) -> Float[Array, "B h*{self.factor} w*{self.factor} 3"]:
+        """Images, about [-1, 1], of normalised latents."""
         parts = self._parts
         latents = latents / self.scale + self.shift
         if self.quant_conv:
             latents = parts["post_quant_conv"](params["post_quant_conv"], latents)
         return parts["decoder"](params["decoder"], latents, extent)
 
-    def __call__(self, params: Params, images: jax.Array) -> jax.Array:
+    def __call__(self, params: Params, images: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
         """Reconstructs images through the posterior's mean."""
         return self.decode(params, self.encode(params, images))
 

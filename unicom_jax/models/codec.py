@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
 from unicom_jax.models.flow_decoder import FlowDecoder
@@ -22,7 +22,7 @@ from unicom_jax.models.flow_decoder import FlowDecoder
 
 @dataclasses.dataclass(frozen=True)
 class Codec(Module):
-    """Features (B, N, feature_dim) to latents (B, n, latent_dim) and back, and on to tokens."""
+    """Features to latents and back, and on to tokens."""
 
     compressor: Module
     decompressor: Module
@@ -41,46 +41,58 @@ class Codec(Module):
             "statistics": statistics,
         }
 
-    def compress(self, params: Params, features: jax.Array, grids: jax.Array) -> jax.Array:
-        """Raw latents (B, n, latent_dim), not normalised, in fp32."""
+    def compress(
+        self, params: Params, features: Float[Array, "B N F"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B n {self.latent_dim}"]:
+        """Raw latents, not normalised."""
         features = features.astype(jnp.float32)
         return self.compressor(params["compressor"], features, grids)
 
-    def decompress(self, params: Params, raw_latents: jax.Array, grids: jax.Array) -> jax.Array:
-        """Features Ẑ (B, N, feature_dim) of raw latents."""
+    def decompress(
+        self,
+        params: Params,
+        raw_latents: Float[Array, "B n {self.latent_dim}"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N F"]:
+        """Features Ẑ of raw latents."""
         return self.decompressor(params["decompressor"], raw_latents, grids)
 
-    def normalise(self, params: Params, raw_latents: jax.Array) -> jax.Array:
+    def normalise(
+        self, params: Params, raw_latents: Float[Array, "*B {self.latent_dim}"]
+    ) -> Float[Array, "*B {self.latent_dim}"]:
         statistics = params["statistics"]
         return (raw_latents - statistics["mean"]) / statistics["std"]
 
-    def denormalise(self, params: Params, latents: jax.Array) -> jax.Array:
+    def denormalise(
+        self, params: Params, latents: Float[Array, "*B {self.latent_dim}"]
+    ) -> Float[Array, "*B {self.latent_dim}"]:
         statistics = params["statistics"]
         return latents * statistics["std"] + statistics["mean"]
 
-    def encode(self, params: Params, features: jax.Array, grids: jax.Array) -> jax.Array:
-        """Normalised latents z̃ (B, n, latent_dim): what the unified model sees and draws."""
+    def encode(
+        self, params: Params, features: Float[Array, "B N F"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B n {self.latent_dim}"]:
+        """Normalised latents z̃: what the unified model sees and draws."""
         return self.normalise(params, self.compress(params, features, grids))
 
     def decode(
         self,
         params: Params,
-        latents: jax.Array,
-        grids: jax.Array,
-        noise: jax.Array,
+        latents: Float[Array, "B n {self.latent_dim}"],
+        grids: Int[Array, "B 2"],
+        noise: Float[Array, "B N C"],
         steps: int,
         sampler: str = "euler",
-    ) -> jax.Array:
+    ) -> Float32[Array, "B N C"]:
         """Paints normalised latents.
 
         Args:
-          latents: (B, n, latent_dim).
-          grids: (B, 2) patches per column and row of each picture.
-          noise: (B, N, channels) unit Gaussian; the same noise gives the same picture.
+          grids: patches per column and row of each picture.
+          noise: unit Gaussian; the same noise gives the same picture.
           steps: flow steps.
 
         Returns:
-          (B, N, channels) tokens of the paint space: patches in [-1, 1] (not clipped) for pixels.
+          Tokens of the paint space: patches in [-1, 1] (not clipped) for pixels.
         """
         condition = self.decompress(params, self.denormalise(params, latents), grids)
         return self.pixel_decoder.sample(

@@ -1,4 +1,4 @@
-"""Compressor and decompressor: encoder features (B, N, D) to latents (B, n, d) and back, in fp32.
+"""Compressor and decompressor: encoder features (B, N, F) to latents (B, n, d) and back, in fp32.
 
 Four kinds, all free of position embeddings:
 
@@ -18,6 +18,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.attention import attention, padding_mask
 from unicom_jax.core.grids import token_mask, token_places
@@ -33,14 +34,14 @@ class _PerToken(Module):
     window = 1  # tokens along each side of the image that share a latent
 
 
-def _zero_padding(x: jax.Array, grids: jax.Array) -> jax.Array:
-    """fp32 (B, N, D) with 0 at padding; `where`, as a product would let NaN through."""
+def _zero_padding(x: Float[Array, "B N C"], grids: Int[Array, "B 2"]) -> Float32[Array, "B N C"]:
+    """0 at padding; `where`, as a product would let NaN through."""
     return jnp.where(token_mask(grids, x.shape[1])[..., None], x.astype(jnp.float32), 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
 class SelfAttention(Module):
-    """Non-causal attention (B, N, in) -> (B, N, out) with query and value biases and no key bias.
+    """Non-causal attention with query and value biases and no key bias.
 
     Down (in > out): heads of width in / heads, averaged. Up: heads of width out / heads, joined.
     """
@@ -66,7 +67,9 @@ class SelfAttention(Module):
             "output": self.output.specs(),
         }
 
-    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B N {self.in_dim}"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B N {self.out_dim}"]:
         batch, tokens, _ = x.shape
         query, key, value = jnp.split(matmul(x, params["qkv"]), 3, axis=-1)
         query, value = query + params["q_bias"], value + params["v_bias"]
@@ -101,7 +104,9 @@ class GeGlu(Module):
     def specs(self) -> Specs:
         return {name: part.specs() for name, part in self._parts.items()}
 
-    def __call__(self, params: Params, x: jax.Array) -> jax.Array:
+    def __call__(
+        self, params: Params, x: Float[Array, "B N {self.dim}"]
+    ) -> Float[Array, "B N {self.dim}"]:
         parts = self._parts
         x = parts["norm"](params["norm"], x)
         gated = gelu_tanh(parts["gate"](params["gate"], x)) * parts["up"](params["up"], x)
@@ -138,8 +143,10 @@ class AttentionProjection(_PerToken):
     def specs(self) -> Specs:
         return {name: part.specs() for name, part in self._parts.items()}
 
-    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, N, in_dim), grids (B, 2) -> (B, N, out_dim) fp32, 0 at padding."""
+    def __call__(
+        self, params: Params, x: Float[Array, "B N {self.in_dim}"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B N {self.out_dim}"]:
+        """0 at padding."""
         parts = self._parts
         x = _zero_padding(x, grids)
         straight = parts["linear"](params["linear"], parts["norm3"](params["norm3"], x))
@@ -163,8 +170,10 @@ class MlpProjection(_PerToken):
     def specs(self) -> Specs:
         return {"mlp": self.mlp.specs()}
 
-    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, N, in_dim), grids (B, 2) -> (B, N, out_dim) fp32, 0 at padding."""
+    def __call__(
+        self, params: Params, x: Float[Array, "B N {self.in_dim}"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B N {self.out_dim}"]:
+        """0 at padding."""
         return _zero_padding(self.mlp(params["mlp"], _zero_padding(x, grids)), grids)
 
 
@@ -195,8 +204,9 @@ class PoolProjection(Module):
     def specs(self) -> Specs:
         return {"linear": self.linear.specs()}
 
-    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, N, in_dim), grids (B, 2) of the features -> (B, N / window², out_dim) fp32."""
+    def __call__(
+        self, params: Params, x: Float[Array, "B N {self.in_dim}"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B N/{self.window}**2 {self.out_dim}"]:
         batch, tokens, _ = x.shape
         side = self.window
         if tokens % side**2:
@@ -230,8 +240,9 @@ class UnpoolProjection(Module):
     def specs(self) -> Specs:
         return {"linear": self.linear.specs()}
 
-    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, n, in_dim), grids (B, 2) of the features -> (B, n · window², out_dim) fp32."""
+    def __call__(
+        self, params: Params, x: Float[Array, "B n {self.in_dim}"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B n*{self.window}**2 {self.out_dim}"]:
         batch, latents, _ = x.shape
         side = self.window
         tokens = self.linear(params["linear"], _zero_padding(x, grids // side))
@@ -250,8 +261,10 @@ class Identity(_PerToken):
     def specs(self) -> Specs:
         return {}
 
-    def __call__(self, params: Params, x: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, N, D), grids (B, 2) -> the same in fp32, 0 at padding."""
+    def __call__(
+        self, params: Params, x: Float[Array, "B N F"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B N F"]:
+        """The same, 0 at padding."""
         del params
         return _zero_padding(x, grids)
 
@@ -304,7 +317,7 @@ def make_compressor(
     heads: int | None = None,
     window: int | None = None,
 ) -> Module:
-    """(params, features (B, N, feature_dim), grids (B, 2)) -> latents (B, n, latent_dim) fp32.
+    """(params, features (B, N, F), grids (B, 2)) -> latents (B, n, d) fp32.
 
     Args:
       kind: "attention", "mlp", "pool" or "identity".
@@ -322,7 +335,7 @@ def make_decompressor(
     heads: int | None = None,
     window: int | None = None,
 ) -> Module:
-    """(params, latents (B, n, latent_dim), grids (B, 2)) -> features (B, N, feature_dim) fp32.
+    """(params, latents (B, n, d), grids (B, 2)) -> features (B, N, F) fp32.
 
     Takes the arguments of `make_compressor` in the same order, and the same grids of the features.
     """

@@ -7,47 +7,50 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.layers import Linear
+from unicom_jax.core.losses import LossTerm
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 
-def unit_norm(x: jax.Array) -> jax.Array:
-    """x / |x| over the last axis, in fp32; a zero vector stays zero, with a zero gradient."""
+def unit_norm(x: Float[Array, "*shape"]) -> Float32[Array, "*shape"]:
+    """x / |x| over the last axis; a zero vector stays zero, with a zero gradient."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-24))
 
 
 def pair_logits(
-    images: jax.Array, texts: jax.Array, scale: jax.Array, bias: jax.Array
-) -> jax.Array:
-    """exp(scale) * images @ texts.T + bias, fp32: unit vectors (B,D), (T,D) -> (B,T)."""
+    images: Float32[Array, "images W"],
+    texts: Float32[Array, "texts W"],
+    scale: Float32[Array, ""],
+    bias: Float32[Array, ""],
+) -> Float32[Array, "images texts"]:
+    """exp(scale) * images @ texts.T + bias, for unit vectors."""
     similarity = jnp.matmul(images, texts.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.exp(scale) * similarity + bias
 
 
 def sigmoid_loss(
-    images: jax.Array,
-    texts: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
+    images: Float32[Array, "B W"],
+    texts: Float32[Array, "B W"],
+    scale: Float32[Array, ""],
+    bias: Float32[Array, ""],
     *,
     chunk: int | None = None,
-) -> tuple[jax.Array, jax.Array]:
+) -> LossTerm:
     """-log sigmoid(±logit) summed over all pairs (i, j), with + where i == j.
 
     Args:
-      images, texts: (B, D) fp32 of unit norm.
-      scale: () log of the temperature's inverse.
-      bias: ().
+      images, texts: of unit norm.
+      scale: log of the temperature's inverse.
       chunk: images taken at a time, a divisor of B; memory is then O(chunk * B) instead of
         O(B * B), in the backward pass too. The values are the same.
 
     Returns:
-      (sum, count): fp32 scalars; sum / count is the paper's loss, a mean over images of sums over
-      texts.
+      (sum, count); sum / count is the paper's loss, a mean over images of sums over texts.
 
     Raises:
       ValueError: the numbers of images and texts differ, or `chunk` does not divide B.
@@ -109,26 +112,28 @@ class Contrastive(Module):
             "logit_bias": ParamSpec((), (), jax.nn.initializers.constant(-10.0)),
         }
 
-    def embed_images(self, params: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, N, patch_dim), (B, 2) -> (B, D) fp32 of unit norm."""
+    def embed_images(
+        self, params: Params, patches: Float[Array, "B N C"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B W"]:
+        """Vectors of unit norm."""
         features = self.vision(params["vision"], patches, grids)
         return unit_norm(self.vision.pool(params["vision"], features, grids))
 
     def embed_texts(
-        self, params: Params, tokens: jax.Array, lengths: jax.Array | None = None
-    ) -> jax.Array:
-        """(B, T) -> (B, D) fp32 of unit norm."""
+        self, params: Params, tokens: Int[Array, "B S"], lengths: Int[Array, " B"] | None = None
+    ) -> Float32[Array, "B W"]:
+        """Vectors of unit norm."""
         return unit_norm(self.text(params["text"], tokens, lengths))
 
     def __call__(
         self,
         params: Params,
-        patches: jax.Array,
-        grids: jax.Array,
-        tokens: jax.Array,
-        lengths: jax.Array | None = None,
-    ) -> jax.Array:
-        """Logits (B, T) fp32: every image against every text. Arguments as in the two towers."""
+        patches: Float[Array, "images N C"],
+        grids: Int[Array, "images 2"],
+        tokens: Int[Array, "texts S"],
+        lengths: Int[Array, " texts"] | None = None,
+    ) -> Float32[Array, "images texts"]:
+        """Logits of every image against every text. Arguments as in the two towers."""
         images = self.embed_images(params, patches, grids)
         texts = self.embed_texts(params, tokens, lengths)
         return pair_logits(images, texts, params["logit_scale"], params["logit_bias"])
@@ -136,13 +141,13 @@ class Contrastive(Module):
     def loss(
         self,
         params: Params,
-        patches: jax.Array,
-        grids: jax.Array,
-        tokens: jax.Array,
-        lengths: jax.Array | None = None,
+        patches: Float[Array, "B N C"],
+        grids: Int[Array, "B 2"],
+        tokens: Int[Array, "B S"],
+        lengths: Int[Array, " B"] | None = None,
         *,
         chunk: int | None = None,
-    ) -> tuple[jax.Array, jax.Array]:
+    ) -> LossTerm:
         """(sum, count) of `sigmoid_loss` where text i belongs to image i."""
         images = self.embed_images(params, patches, grids)
         texts = self.embed_texts(params, tokens, lengths)

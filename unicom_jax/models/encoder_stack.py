@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import jax
+from jaxtyping import Array, Float
 
 from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention, check_backend
@@ -41,7 +42,7 @@ ENCODER_SIZES = {
 
 @dataclasses.dataclass(frozen=True)
 class EncoderAttention(Module):
-    """Multi-head attention with four biases: queries (B,S,W), memory (B,T,W) -> (B,S,W)."""
+    """Multi-head attention with four biases."""
 
     width: int
     heads: int
@@ -69,10 +70,10 @@ class EncoderAttention(Module):
     def __call__(
         self,
         params: Params,
-        queries: jax.Array,
-        memory: jax.Array,
+        queries: Float[Array, "B S {self.width}"],
+        memory: Float[Array, "B T {self.width}"],
         mask: MaskIntervals | None = None,
-    ) -> jax.Array:
+    ) -> Float[Array, "B S {self.width}"]:
         def heads(name: str, x: jax.Array) -> jax.Array:
             return self.inward(params[name], x).reshape(
                 *x.shape[:-1], self.heads, self.width // self.heads
@@ -119,8 +120,11 @@ class EncoderBlock(Module):
         }
 
     def __call__(
-        self, params: Params, x: jax.Array, mask: MaskIntervals | None = None
-    ) -> jax.Array:
+        self,
+        params: Params,
+        x: Float[Array, "B S {self.width}"],
+        mask: MaskIntervals | None = None,
+    ) -> Float[Array, "B S {self.width}"]:
         y = self.norm(params["attention_norm"], x)
         x = x + self.attention(params["attention"], y, y, mask)
         return x + self.mlp(params["mlp"], self.norm(params["mlp_norm"], x))
@@ -128,7 +132,7 @@ class EncoderBlock(Module):
 
 @dataclasses.dataclass(frozen=True)
 class EncoderStack(Module):
-    """`depth` equal blocks. x (B,S,W) -> (B,S,W), without a final norm.
+    """`depth` equal blocks, without a final norm.
 
     `remat` is a key of `REMAT_POLICIES`; `backend` goes to `core.attention.attention`.
     """
@@ -155,13 +159,21 @@ class EncoderStack(Module):
         return stack_specs(self.block.specs(), self.depth)
 
     def __call__(
-        self, params: Params, x: jax.Array, mask: MaskIntervals | None = None
-    ) -> jax.Array:
+        self,
+        params: Params,
+        x: Float[Array, "B S {self.width}"],
+        mask: MaskIntervals | None = None,
+    ) -> Float[Array, "B S {self.width}"]:
         return self.run(params, x, mask, 0, self.depth)
 
     def run(
-        self, params: Params, x: jax.Array, mask: MaskIntervals | None, start: int, stop: int
-    ) -> jax.Array:
+        self,
+        params: Params,
+        x: Float[Array, "B S {self.width}"],
+        mask: MaskIntervals | None,
+        start: int,
+        stop: int,
+    ) -> Float[Array, "B S {self.width}"]:
         """Blocks start, ..., stop - 1."""
 
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
@@ -175,8 +187,12 @@ class EncoderStack(Module):
         return jax.lax.scan(REMAT_POLICIES[self.remat](step), x, weights)[0]
 
     def hidden_states(
-        self, params: Params, x: jax.Array, mask: MaskIntervals | None, layers: Sequence[int]
-    ) -> tuple[jax.Array, ...]:
+        self,
+        params: Params,
+        x: Float[Array, "B S {self.width}"],
+        mask: MaskIntervals | None,
+        layers: Sequence[int],
+    ) -> tuple[Float[Array, "B S {self.width}"], ...]:
         """The residual stream after `k` blocks for every k in `layers` (0: the input).
 
         Blocks deeper than the last one asked for do not run. Raises ValueError where a layer is

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals
@@ -15,15 +16,15 @@ class Extent(NamedTuple):
     """Which part of a canvas belongs to the picture that lies in its upper left corner.
 
     Attributes:
-      grids: (B, 2) rows and columns of a picture, at least 1, in units such as patches.
+      grids: rows and columns of a picture, at least 1, in units such as patches.
       canvas: rows and columns of the canvas in the same units.
     """
 
-    grids: jax.Array
+    grids: Int[Array, "B 2"]
     canvas: tuple[int, int]
 
-    def mask(self, x: jax.Array) -> jax.Array:
-        """(B, H, W, 1) bool, true where x (B, H, W, C) belongs to the picture."""
+    def mask(self, x: Float[Array, "B h w c"]) -> Bool[Array, "B h w 1"]:
+        """True where x belongs to the picture."""
 
         def inside(axis: int) -> jax.Array:
             size = x.shape[1 + axis]
@@ -32,8 +33,8 @@ class Extent(NamedTuple):
 
         return (inside(0)[:, :, None] & inside(1)[:, None, :])[..., None]
 
-    def gather(self, x: jax.Array) -> tuple[jax.Array, MaskIntervals]:
-        """Places of x (B, H, W, C) as keys (B, HW, C), the picture's first; all see only those.
+    def gather(self, x: Float[Array, "B h w c"]) -> tuple[Float[Array, "B h*w c"], MaskIntervals]:
+        """Places of x as keys, the picture's first; all see only those.
 
         Attention does not ask for the order of its keys, and its masks are intervals.
         """

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core import flow
 from unicom_jax.core.grids import token_mask
+from unicom_jax.core.losses import LossTerm
 from unicom_jax.core.module import Module, Params
-
-Loss = tuple[jax.Array, jax.Array]  # (sum, count)
 
 
 class FlowDecoder(Module):
@@ -24,49 +24,46 @@ class FlowDecoder(Module):
     def __call__(
         self,
         params: Params,
-        noisy: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> jax.Array:
+        noisy: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N C"]:
         """The network's own prediction; 0 at padding.
 
         Args:
-          noisy: (B, N, C) tokens at time t, raster order.
-          time: (B,) flow time; 1 is data.
-          condition: (B, N, feature_dim) features of the same places.
-          grids: (B, 2) int32 rows and columns.
-
-        Returns:
-          (B, N, C) fp32.
+          noisy: tokens at time t, raster order.
+          time: flow time; 1 is data.
+          condition: features of the same places.
+          grids: rows and columns.
         """
         raise NotImplementedError(f"{type(self).__name__} predicts nothing")
 
     def velocity(
         self,
         params: Params,
-        noisy: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> jax.Array:
-        """dx/dt (B, N, C) at t < 1, for the integrator; arguments as in `__call__`."""
+        noisy: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N C"]:
+        """dx/dt at t < 1, for the integrator; arguments as in `__call__`."""
         return self(params, noisy, time, condition, grids)
 
     def loss(
         self,
         params: Params,
-        tokens: jax.Array,
-        noise: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> tuple[Loss, jax.Array]:
-        """Flow loss of clean `tokens` (B, N, C), noised by `noise` at `time` (B,).
+        tokens: Float[Array, "B N C"],
+        noise: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> tuple[LossTerm, Float32[Array, "B N C"]]:
+        """Flow loss of clean `tokens`, noised by `noise` at `time`.
 
         Returns:
           (sum, count) over valid tokens of the squared velocity error averaged over channels, and
-          the predicted clean tokens (B, N, C), for perceptual terms.
+          the predicted clean tokens, for perceptual terms.
         """
         noisy = flow.interpolate(tokens, noise, time)
         speed = self(params, noisy, time, condition, grids)
@@ -76,14 +73,14 @@ class FlowDecoder(Module):
     def sample(
         self,
         params: Params,
-        noise: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
+        noise: Float[Array, "B N C"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
         steps: int = 25,
         sampler: str = "euler",
         shift: float = 1.0,
-    ) -> jax.Array:
-        """Paints (B, N, C) fp32 tokens from Gaussian `noise` (B, N, C); 0 at padding."""
+    ) -> Float32[Array, "B N C"]:
+        """Paints tokens from Gaussian `noise`; 0 at padding."""
 
         def field(x: jax.Array, time: jax.Array) -> jax.Array:
             times = jnp.full(x.shape[:1], time)
@@ -94,8 +91,11 @@ class FlowDecoder(Module):
 
 
 def masked_loss(
-    speed: jax.Array, target: jax.Array, clean: jax.Array, grids: jax.Array
-) -> tuple[Loss, jax.Array]:
-    """What `loss` returns, from velocities (B, N, C) and clean tokens with anything at padding."""
+    speed: Float[Array, "B N C"],
+    target: Float[Array, "B N C"],
+    clean: Float[Array, "B N C"],
+    grids: Int[Array, "B 2"],
+) -> tuple[LossTerm, Float32[Array, "B N C"]]:
+    """What `loss` returns, from velocities and clean tokens with anything at padding."""
     valid = token_mask(grids, speed.shape[1])
     return flow.flow_loss(speed, target, valid), jnp.where(valid[..., None], clean, 0.0)

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, at_slots, gelu_tanh
 from unicom_jax.core.modulation import Modulation, modulated_norm
@@ -32,11 +33,11 @@ class LinearHead(Module):
     def __call__(
         self,
         params: Params,
-        hidden: jax.Array,
-        time: jax.Array,
-        which: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden (..., W) -> velocity (..., d) fp32; the times are not needed."""
+        hidden: Float[Array, "*B {self.width}"],
+        time: Float[Array, " ..."],
+        which: Int[Array, "*B"] | None = None,
+    ) -> Float32[Array, "*B {self.latent_dim}"]:
+        """The velocity; the times are not needed."""
         del time, which
         return _output(self.width, self.latent_dim)(params["output"], hidden.astype(jnp.float32))
 
@@ -60,11 +61,11 @@ class MlpHead(Module):
     def __call__(
         self,
         params: Params,
-        hidden: jax.Array,
-        time: jax.Array,
-        which: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden (..., W) -> velocity (..., d) fp32; the times are not needed."""
+        hidden: Float[Array, "*B {self.width}"],
+        time: Float[Array, " ..."],
+        which: Int[Array, "*B"] | None = None,
+    ) -> Float32[Array, "*B {self.latent_dim}"]:
+        """The velocity; the times are not needed."""
         del time, which
         inner = gelu_tanh(self.up(params["up"], hidden)).astype(jnp.float32)
         return _output(self.hidden_dim, self.latent_dim)(params["output"], inner)
@@ -105,14 +106,14 @@ class AdaLnHead(Module):
     def __call__(
         self,
         params: Params,
-        hidden: jax.Array,
-        time: jax.Array,
-        which: jax.Array | None = None,
-    ) -> jax.Array:
-        """Hidden (..., W), time that broadcasts to (...) -> velocity (..., d) fp32.
+        hidden: Float[Array, "*B {self.width}"],
+        time: Float[Array, " ..."],
+        which: Int[Array, "*B"] | None = None,
+    ) -> Float32[Array, "*B {self.latent_dim}"]:
+        """The velocity; `time` broadcasts to `*B`.
 
-        With `which`, hidden (B, S, W) and time (B, K) as for `at_slots`: what depends on the time
-        alone is then computed K times a row.
+        With `which`, hidden is (B, S, W) and time (B, k) as for `at_slots`: what depends on the
+        time alone is then computed k times a row.
         """
         ends, block = self._ends, self._block
         condition = ends["time"](params["time"], time)

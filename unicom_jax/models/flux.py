@@ -20,6 +20,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Real
 
 from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention, check_backend
@@ -27,14 +28,15 @@ from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, TimeEmbedding, gelu_tanh
 from unicom_jax.core.modulation import Modulation, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
-from unicom_jax.core.positions import apply_paired_rope, axial_rope
+from unicom_jax.core.positions import Turns, apply_paired_rope, axial_rope
 from unicom_jax.core.remat import REMAT_POLICIES
 
 MLP_RATIO = 4  # of every MLP's hidden width to the width
 ROPE_THETA = 10_000.0
 
-Turns = tuple[jax.Array, jax.Array]  # RoPE (cos, sin), each (B, S, D / 2)
-Heads = tuple[jax.Array, jax.Array, jax.Array]  # query, key, value, each (B, S, H, D)
+# Query, key and value.
+Heads = tuple[Float[Array, "B S H D"], Float[Array, "B S H D"], Float[Array, "B S H D"]]
+Steers = list[Float32[Array, "B 1 W"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Projections(Module):
     def specs(self) -> Specs:
         return {name: part.specs() for name, part in self._parts.items()}
 
-    def __call__(self, params: Params, x: jax.Array) -> Heads:
+    def __call__(self, params: Params, x: Float[Array, "B S W"]) -> Heads:
         parts = self._parts
 
         def project(name: str) -> jax.Array:
@@ -65,8 +67,10 @@ class Projections(Module):
         return query, parts["key_norm"](params["key_norm"], key), value
 
 
-def _attend(heads: Heads, turns: Turns, mask: MaskIntervals | None, backend: str) -> jax.Array:
-    """Attention between turned queries and keys: (B, S, H D)."""
+def _attend(
+    heads: Heads, turns: Turns, mask: MaskIntervals | None, backend: str
+) -> Float[Array, "B S H*D"]:
+    """Attention between turned queries and keys."""
     query, key, value = heads
     query, key = apply_paired_rope(query, *turns), apply_paired_rope(key, *turns)
     mixed = attention(query, key, value, mask, backend=backend)
@@ -93,18 +97,22 @@ class Stream(Module):
     def specs(self) -> Specs:
         return {name: part.specs() for name, part in self._parts.items()}
 
-    def steer(self, params: Params, steering: jax.Array) -> list[jax.Array]:
-        """Shift, scale and gate of the attention, then of the MLP; each (B, 1, W)."""
+    def steer(self, params: Params, steering: Float32[Array, "B 1 W"]) -> Steers:
+        """Shift, scale and gate of the attention, then of the MLP."""
         return self._parts["modulation"](params["modulation"], steering)
 
-    def project(self, params: Params, x: jax.Array, steers: list[jax.Array]) -> Heads:
+    def project(self, params: Params, x: Float[Array, "B S W"], steers: Steers) -> Heads:
         shift, scale = steers[:2]
         return self._parts["attention"](params["attention"], modulated_norm(x, scale, shift))
 
     def finish(
-        self, params: Params, x: jax.Array, mixed: jax.Array, steers: list[jax.Array]
-    ) -> jax.Array:
-        """x (B, S, W) and what the attention brought it -> the block's output."""
+        self,
+        params: Params,
+        x: Float[Array, "B S W"],
+        mixed: Float[Array, "B S W"],
+        steers: Steers,
+    ) -> Float[Array, "B S W"]:
+        """The block's output, of x and what the attention brought it."""
         parts = self._parts
         gate1, shift, scale, gate2 = (part.astype(x.dtype) for part in steers[2:])
         x = x + gate1 * parts["output"](params["output"], mixed)
@@ -129,16 +137,13 @@ class DoubleBlock(Module):
     def __call__(
         self,
         params: Params,
-        context: jax.Array,
-        image: jax.Array,
-        steering: jax.Array,
+        context: Float[Array, "B T W"],
+        image: Float[Array, "B N W"],
+        steering: Float32[Array, "B 1 W"],
         turns: Turns,
         mask: MaskIntervals | None,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Context (B, M, W) and image (B, N, W), steering (B, 1, W) fp32 -> both again.
-
-        Turns and mask are of the joint sequence [context | image] of M + N slots.
-        """
+    ) -> tuple[Float[Array, "B T W"], Float[Array, "B N W"]]:
+        """Turns and mask are of the joint sequence [context | image] of S = T + N slots."""
         stream, weights = self.stream, (params["context"], params["image"])
         steers = [stream.steer(part, steering) for part in weights]
         sides = list(zip(weights, (context, image), steers, strict=True))
@@ -182,12 +187,11 @@ class SingleBlock(Module):
     def __call__(
         self,
         params: Params,
-        x: jax.Array,
-        steering: jax.Array,
+        x: Float[Array, "B S W"],
+        steering: Float32[Array, "B 1 W"],
         turns: Turns,
         mask: MaskIntervals | None,
-    ) -> jax.Array:
-        """x (B, S, W), steering (B, 1, W) fp32 -> (B, S, W)."""
+    ) -> Float[Array, "B S W"]:
         parts = self._parts
         shift, scale, gate = parts["modulation"](params["modulation"], steering)
         normed = modulated_norm(x, scale, shift)
@@ -271,9 +275,13 @@ class FluxTransformer(Module):
         }
 
     def steering(
-        self, params: Params, sigma: jax.Array, pooled: jax.Array, guidance: jax.Array | None
-    ) -> jax.Array:
-        """(B, W) fp32: the sum of what time, pooled text and guidance say to every block."""
+        self,
+        params: Params,
+        sigma: Float[Array, " B"],
+        pooled: Float[Array, "B {self.pooled_dim}"],
+        guidance: Float[Array, " B"] | None,
+    ) -> Float32[Array, "B {self.width}"]:
+        """The sum of what time, pooled text and guidance say to every block."""
         if self.guidance_embeds != (guidance is not None):
             raise ValueError(
                 f"guidance_embeds is {self.guidance_embeds}, so the call "
@@ -288,31 +296,25 @@ class FluxTransformer(Module):
     def __call__(
         self,
         params: Params,
-        image: jax.Array,
-        context: jax.Array,
-        pooled: jax.Array,
-        sigma: jax.Array,
-        image_places: jax.Array,
-        context_places: jax.Array,
-        guidance: jax.Array | None = None,
+        image: Float[Array, "B N {self.channels}"],
+        context: Float[Array, "B T {self.context_dim}"],
+        pooled: Float[Array, "B {self.pooled_dim}"],
+        sigma: Float[Array, " B"],
+        image_places: Real[Array, "B N {len(self.rope_dims)}"],
+        context_places: Real[Array, "B T {len(self.rope_dims)}"],
+        guidance: Float[Array, " B"] | None = None,
         mask: MaskIntervals | None = None,
-    ) -> jax.Array:
+    ) -> Float32[Array, "B N {self.out_channels}"]:
         """noise - data, as the network sees it.
 
         Args:
-          image: (B, N, channels) noisy tokens (1 - sigma) data + sigma noise; compute follows their
-            dtype, but for what steers the blocks and for the output's layer, which are fp32.
-          context: (B, M, context_dim) tokens.
-          pooled: (B, pooled_dim).
-          sigma: (B,) in [0, 1]; 1 is noise. diffusers calls it timestep, a thousandth of the
-            scheduler's.
-          image_places, context_places: (B, N, A) and (B, M, A) coordinates per axis of `rope_dims`;
-            FLUX: (0, row, column) and zeros.
-          guidance: (B,) scale, 3.5 and the like; just where the network takes it.
-          mask: of M + N slots, context first; None: all see all.
-
-        Returns:
-          (B, N, out_channels) fp32.
+          image: noisy tokens (1 - sigma) data + sigma noise; compute follows their dtype, but for
+            what steers the blocks and for the output's layer, which are fp32.
+          sigma: in [0, 1]; 1 is noise. diffusers' timestep, a thousandth of its scheduler's.
+          image_places, context_places: coordinates per axis of `rope_dims`; FLUX: (0, row, column)
+            and zeros.
+          guidance: scale, 3.5 and the like; just where the network takes it.
+          mask: of S = T + N slots, context first; None: all see all.
         """
         ends, tokens = self._ends, context.shape[1]
         steering = self.steering(params, sigma, pooled, guidance)[:, None]

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
@@ -69,11 +69,11 @@ class FluxDecoder(FlowDecoder):
     def __call__(
         self,
         params: Params,
-        noisy: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> jax.Array:
+        noisy: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N C"]:
         """The velocity data - noise; see `FlowDecoder`."""
         batch, tokens = noisy.shape[:2]
         context = self.projector(params["projector"], condition.astype(self.compute_dtype))
@@ -93,10 +93,10 @@ class FluxDecoder(FlowDecoder):
         return jnp.where(token_mask(grids, tokens)[..., None], -out, 0.0)
 
 
-def joint_mask(grids: jax.Array, context: int, image: int) -> MaskIntervals:
+def joint_mask(grids: Int[Array, "B 2"], context: int, image: int) -> MaskIntervals:
     """All see the real tokens of the row [context | image], whose parts are padded at their ends.
 
-    For `grids` (B, 2) of two tokens, three context slots and four of the image:
+    For `grids` of two tokens, three context slots and four of the image:
 
          c c . i i . .
          1 1 . 1 1 . .     the same for every query

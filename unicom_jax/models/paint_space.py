@@ -12,6 +12,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Shaped
 
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.module import Params
@@ -31,10 +32,14 @@ class PixelSpace:
     def channels(self) -> int:
         return 3 * self.patch**2
 
-    def encode(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
+    def encode(
+        self, frozen: Params, patches: Float[Array, "B N {self.channels}"], grids: Int[Array, "B 2"]
+    ) -> Float[Array, "B N {self.channels}"]:
         return patches
 
-    def decode(self, frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
+    def decode(
+        self, frozen: Params, tokens: Float[Array, "B N {self.channels}"], grids: Int[Array, "B 2"]
+    ) -> Float[Array, "B N {self.channels}"]:
         return tokens
 
     def of_grid(self, rows: int, cols: int) -> PixelSpace:
@@ -78,19 +83,29 @@ class LatentSpace:
     def channels(self) -> int:
         return self.side**2 * self.autoencoder.latent_channels
 
-    def encode(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
-        """Tokens (B, N, channels) fp32 of patches (B, N, 3 P²) in [-1, 1]; 0 at padding.
+    def encode(
+        self,
+        frozen: Params,
+        patches: Float[Array, "B N 3*{self.patch}**2"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N {self.channels}"]:
+        """Tokens of patches in [-1, 1]; 0 at padding.
 
         They are means of the posterior, shifted and scaled as the autoencoder's config says.
-        `frozen["autoencoder"]` holds its weights; grids (B, 2) are rows and columns of patches.
+        `frozen["autoencoder"]` holds its weights; grids are rows and columns of patches.
         """
         images = self._lay_out(patches.astype(jnp.float32), grids)
         images = image_of(images, self.rows, self.cols, self.patch)
         latents = self.autoencoder.encode(frozen[AUTOENCODER], images, extent=self._extent(grids))
         return self._take_up(pack(latents, self.side), grids, patches.shape[1])
 
-    def decode(self, frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
-        """Patches (B, N, 3 P²) fp32, about [-1, 1], of tokens (B, N, channels); 0 at padding."""
+    def decode(
+        self,
+        frozen: Params,
+        tokens: Float[Array, "B N {self.channels}"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N 3*{self.patch}**2"]:
+        """Patches, about [-1, 1]; 0 at padding."""
         latents = self._lay_out(tokens.astype(jnp.float32), grids)
         latents = unpack(latents, self.rows, self.cols, self.side)
         images = self.autoencoder.decode(frozen[AUTOENCODER], latents, self._extent(grids))
@@ -139,8 +154,10 @@ def _select(tokens: jax.Array, index: jax.Array, real: jax.Array) -> jax.Array:
     return jnp.where(real[..., None], jnp.take_along_axis(tokens, index[..., None], axis=1), 0.0)
 
 
-def pack(latents: jax.Array, side: int = 2) -> jax.Array:
-    """(B, h, w, c) -> (B, h/s · w/s, s² c): each s x s square a token, channel-major as in FLUX."""
+def pack(
+    latents: Shaped[Array, "B h w c"], side: int = 2
+) -> Shaped[Array, "B (h//{side})*(w//{side}) c*{side}**2"]:
+    """Each square of side x side latents a token, channel-major as in FLUX."""
     batch, height, width, channels = latents.shape
     if height % side or width % side:
         raise ValueError(
@@ -152,22 +169,28 @@ def pack(latents: jax.Array, side: int = 2) -> jax.Array:
     return squares.reshape(batch, -1, side**2 * channels)
 
 
-def unpack(tokens: jax.Array, rows: int, columns: int, side: int = 2) -> jax.Array:
-    """Inverse of `pack` for a grid of rows x columns tokens: -> (B, s rows, s columns, c)."""
+def unpack(
+    tokens: Shaped[Array, "B {rows*columns} C"], rows: int, columns: int, side: int = 2
+) -> Shaped[Array, "B {side*rows} {side*columns} C//{side}**2"]:
+    """Inverse of `pack` for a grid of rows x columns tokens."""
     batch = tokens.shape[0]
     squares = tokens.reshape(batch, rows, columns, -1, side, side)
     squares = squares.transpose(0, 1, 4, 2, 5, 3)
     return squares.reshape(batch, side * rows, side * columns, -1)
 
 
-def image_of(patches: jax.Array, rows: int, columns: int, patch: int) -> jax.Array:
-    """(B, rows · columns, P² c), each patch (row, column, channel) -> (B, rows P, columns P, c)."""
+def image_of(
+    patches: Shaped[Array, "B {rows*columns} C"], rows: int, columns: int, patch: int
+) -> Shaped[Array, "B {rows*patch} {columns*patch} C//{patch}**2"]:
+    """Images of patches, each of them (row, column, channel)."""
     batch = patches.shape[0]
     grid = patches.reshape(batch, rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
     return grid.reshape(batch, rows * patch, columns * patch, -1)
 
 
-def patches_of(images: jax.Array, patch: int) -> jax.Array:
+def patches_of(
+    images: Shaped[Array, "B h w c"], patch: int
+) -> Shaped[Array, "B (h//{patch})*(w//{patch}) c*{patch}**2"]:
     """Inverse of `image_of`; the layout of `data_pipelines.images.patchify`."""
     batch, height, width, channels = images.shape
     grid = images.reshape(batch, height // patch, patch, width // patch, patch, channels)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MixedBatch
@@ -32,11 +32,11 @@ class Pathway(Module):
         self,
         params: Params,
         batch: MixedBatch,
-        features: jax.Array,
-        latents: jax.Array,
-        time: jax.Array,
-    ) -> jax.Array:
-        """The input vectors (B, S, W) of all slots; image arrays as for `embed_slots`."""
+        features: Float[Array, "B S F"],
+        latents: Float[Array, "B S d"],
+        time: Float[Array, "B M"],
+    ) -> Float[Array, "B S W"]:
+        """The input vectors of all slots; image arrays as for `embed_slots`."""
         text = self.transformer.embed(params["transformer"], batch.tokens)
         text = text.astype(self.compute_dtype)
         return embed_slots(
@@ -44,9 +44,13 @@ class Pathway(Module):
         )
 
     def embed_clean(
-        self, params: Params, batch: MixedBatch, features: jax.Array, latents: jax.Array
-    ) -> jax.Array:
-        """As `embed`, with every image clean: (B, M, N, feature_dim) and (B, M, N, latent_dim)."""
+        self,
+        params: Params,
+        batch: MixedBatch,
+        features: Float[Array, "B M N F"],
+        latents: Float[Array, "B M n d"],
+    ) -> Float[Array, "B S W"]:
+        """As `embed`, with every image clean."""
         time = jnp.ones(latents.shape[:2], jnp.float32)
         return self.embed(
             params, batch, gather_slots(features, batch), gather_slots(latents, batch), time
@@ -56,12 +60,12 @@ class Pathway(Module):
         self,
         params: Params,
         batch: MixedBatch,
-        features: jax.Array,
-        latents: jax.Array,
+        features: Float[Array, "B M N F"],
+        latents: Float[Array, "B M n d"],
         cache: KVCache,
-        start: jax.Array | int = 0,
-    ) -> tuple[jax.Array, KVCache]:
-        """Reads slots without noise into the cache at `start`: hidden states (B, S, W) and cache.
+        start: int | Int[Array, ""] = 0,
+    ) -> tuple[Float[Array, "B S W"], KVCache]:
+        """Reads slots without noise into the cache at `start`: hidden states and cache.
 
         The mask of `batch` speaks of cache slots.
         """
@@ -70,12 +74,14 @@ class Pathway(Module):
             params["transformer"], hidden, batch.positions, batch.mask, cache, start
         )
 
-    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Next-token logits (..., V) in fp32."""
+    def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
+        """Next-token logits."""
         return self.transformer.logits(params["transformer"], hidden)
 
-    def text_terms(self, params: Params, batch: MixedBatch, hidden: jax.Array) -> LossTerms:
-        """Terms `text` (nats a token) and `text_accuracy` of hidden states (B, S, W)."""
+    def text_terms(
+        self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
+    ) -> LossTerms:
+        """Terms `text` (nats a token) and `text_accuracy`."""
         return text_terms(
             self.transformer.logits,
             self.transformer.head_weights(params["transformer"]),

@@ -10,6 +10,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core import flow
 from unicom_jax.core.activations import PICTURES, place
@@ -17,10 +18,11 @@ from unicom_jax.core.attention import attention, check_backend, padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, SwiGlu, TimeEmbedding
+from unicom_jax.core.losses import LossTerm
 from unicom_jax.core.modulation import Modulation, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
-from unicom_jax.core.positions import apply_rope, rope
-from unicom_jax.models.flow_decoder import FlowDecoder, Loss, masked_loss
+from unicom_jax.core.positions import Turns, apply_rope, rope
+from unicom_jax.models.flow_decoder import FlowDecoder, masked_loss
 
 PREDICTIONS = ("data", "velocity")
 
@@ -50,12 +52,8 @@ class DecoderBlock(Module):
         return {name: part.specs() for name, part in self._parts.items()}
 
     def _attend(
-        self,
-        params: Params,
-        x: jax.Array,
-        turns: tuple[jax.Array, jax.Array],
-        mask: MaskIntervals,
-    ) -> jax.Array:
+        self, params: Params, x: Float[Array, "B N W"], turns: Turns, mask: MaskIntervals
+    ) -> Float[Array, "B N W"]:
         parts = self._parts
         # Heads come before (query, key, value), so a kernel sharded by heads stays so.
         qkv = parts["qkv"](params["qkv"], x).reshape(*x.shape[:2], self.heads, -1)
@@ -68,12 +66,12 @@ class DecoderBlock(Module):
     def __call__(
         self,
         params: Params,
-        x: jax.Array,
-        time: jax.Array,
-        turns: tuple[jax.Array, jax.Array],
+        x: Float[Array, "B N W"],
+        time: Float32[Array, "B 1 W"],
+        turns: Turns,
         mask: MaskIntervals,
-    ) -> jax.Array:
-        """x (B, N, W), time embedding (B, 1, W), RoPE (cos, sin) and padding mask -> (B, N, W)."""
+    ) -> Float[Array, "B N W"]:
+        """`time` is embedded; `mask` hides padding."""
         parts = self._parts
         steering = parts["modulation"](params["modulation"], time)
         scale1, shift1, gate1, scale2, shift2, gate2 = (part.astype(x.dtype) for part in steering)
@@ -144,11 +142,11 @@ class PixelDecoder(FlowDecoder):
     def __call__(
         self,
         params: Params,
-        noisy: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> jax.Array:
+        noisy: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N C"]:
         """Clean patches or velocity; see `FlowDecoder`."""
         ends, tokens = self._ends, noisy.shape[1]
         turns = rope(token_places(grids, tokens), self.width // self.heads, self.rope_theta)
@@ -168,11 +166,11 @@ class PixelDecoder(FlowDecoder):
     def velocity(
         self,
         params: Params,
-        noisy: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> jax.Array:
+        noisy: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N C"]:
         """See `FlowDecoder`."""
         prediction = self(params, noisy, time, condition, grids)
         if self.prediction == "velocity":
@@ -183,12 +181,12 @@ class PixelDecoder(FlowDecoder):
     def loss(
         self,
         params: Params,
-        tokens: jax.Array,
-        noise: jax.Array,
-        time: jax.Array,
-        condition: jax.Array,
-        grids: jax.Array,
-    ) -> tuple[Loss, jax.Array]:
+        tokens: Float[Array, "B N C"],
+        noise: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        condition: Float[Array, "B N F"],
+        grids: Int[Array, "B 2"],
+    ) -> tuple[LossTerm, Float32[Array, "B N C"]]:
         """See `FlowDecoder`; "data" prediction is weighted by 1 / max(1 - t, time_floor)²."""
         if self.prediction == "velocity":
             return super().loss(params, tokens, noise, time, condition, grids)

@@ -15,6 +15,7 @@ import dataclasses
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import place
 from unicom_jax.core.attention import padding_mask
@@ -30,10 +31,10 @@ from unicom_jax.models.unified import draw_noise, scatter_images
 
 @flax.struct.dataclass
 class QueryContext:
-    """Conditions (B, N, W) of the images to be drawn, and their grids (B, 2)."""
+    """Conditions of the images to be drawn, and their grids."""
 
-    condition: jax.Array
-    grids: jax.Array
+    condition: Float[Array, "B n W"]
+    grids: Int[Array, "B 2"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,10 @@ class QueryPathway(Pathway):
             return ("transformer/.*", "embedding/.*")
         return ("queries", "connector/.*", "flow_decoder/.*")
 
-    def _connect(self, params: Params, hidden: jax.Array, grids: jax.Array) -> jax.Array:
-        """Hidden states of the queries (B, N, W) to conditions (B, N, W)."""
+    def _connect(
+        self, params: Params, hidden: Float[Array, "B n W"], grids: Int[Array, "B 2"]
+    ) -> Float[Array, "B n W"]:
+        """Hidden states of the queries to conditions."""
         mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[1])
         return self.connector(params["connector"], hidden, mask)
 
@@ -79,9 +82,9 @@ class QueryPathway(Pathway):
         self,
         params: Params,
         batch: MixedBatch,
-        features: jax.Array,
-        latents: jax.Array,
-        row_keys: jax.Array,
+        features: Float[Array, "B M N F"],
+        latents: Float[Array, "B M n d"],
+        row_keys: Key[Array, " B"],
     ) -> LossTerms:
         """As `TransfusionPathway.loss_terms`; a frozen reader only reports `text`."""
         rows, images, tokens, dim = latents.shape
@@ -108,10 +111,10 @@ class QueryPathway(Pathway):
         self,
         params: Params,
         cache: KVCache,
-        positions: jax.Array,
+        positions: Int[Array, "B n 2"],
         mask: MaskIntervals,
-        grids: jax.Array,
-        start: jax.Array,
+        grids: Int[Array, "B 2"],
+        start: int | Int[Array, ""],
     ) -> QueryContext:
         """Runs the queries of one image a row once, after a cached prefix. `grids`: token grids."""
         rows, tokens = positions.shape[:2]
@@ -121,9 +124,13 @@ class QueryPathway(Pathway):
         return QueryContext(self._connect(params, hidden, grids), grids)
 
     def velocity(
-        self, params: Params, context: QueryContext, noisy: jax.Array, time: jax.Array
-    ) -> jax.Array:
-        """Velocity (B, N, d) at noisy latents (B, N, d) and time (B,)."""
+        self,
+        params: Params,
+        context: QueryContext,
+        noisy: Float[Array, "B n d"],
+        time: Float[Array, " B"],
+    ) -> Float32[Array, "B n d"]:
+        """Velocity at noisy latents."""
         return self.flow_decoder.velocity(
             params["flow_decoder"], noisy, time, context.condition, context.grids
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
+from jaxtyping import Array, Float, Int
 
 from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import padding_mask
@@ -47,25 +47,22 @@ class TextEncoder(Tower):
         }
 
     def __call__(
-        self, params: Params, tokens: jax.Array, lengths: jax.Array | None = None
-    ) -> jax.Array:
-        """One vector per text.
+        self, params: Params, tokens: Int[Array, "B S"], lengths: Int[Array, " B"] | None = None
+    ) -> Float[Array, "B out_dim"]:
+        """One vector per text, not normalised.
 
         SigLIP pads every text to one length, lets all slots see the padding, and reads the *last
-        slot*, padding or not: the same text must always be padded to the same T. `lengths` hides
+        slot*, padding or not: the same text must always be padded to the same S. `lengths` hides
         the padding from attention, as `attention_mask` does in transformers; the last slot is read
         all the same.
 
         Args:
           params: weights as declared by `specs`.
-          tokens: (B, T) int32, T <= max_length.
-          lengths: None, or (B,) int32 number of real tokens at the start of each row.
-
-        Returns:
-          (B, out_dim), not normalised.
+          tokens: at most `max_length` a text.
+          lengths: number of real tokens at the start of each row.
 
         Raises:
-          ValueError: T exceeds `max_length`.
+          ValueError: S exceeds `max_length`.
         """
         slots = tokens.shape[1]
         if slots > self.max_length:

@@ -18,6 +18,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.activations import ROWS, SLOTS, place
 from unicom_jax.core.attention import attention, check_backend
@@ -33,10 +34,10 @@ ROW_ATTENTION = "row_attention"
 
 @flax.struct.dataclass
 class KVCache:
-    """Rotated keys and values of all layers, each (L, B, T, K, D); T slots a row."""
+    """Rotated keys and values of all layers; T slots a row."""
 
-    k: Any
-    v: Any
+    k: Float[Array, "L B T K D"]
+    v: Float[Array, "L B T K D"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +80,13 @@ class SelfAttention(Module):
         return specs
 
     def project(
-        self, params: Params, x: jax.Array, cos: jax.Array, sin: jax.Array
-    ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """x (B, S, W) -> rotated q (B, S, H, D), rotated k and v (B, S, K, D)."""
+        self,
+        params: Params,
+        x: Float[Array, "B S {self.width}"],
+        cos: Float32[Array, "B S {self.head_dim//2}"],
+        sin: Float32[Array, "B S {self.head_dim//2}"],
+    ) -> tuple[Float[Array, "B S H D"], Float[Array, "B S K D"], Float[Array, "B S K D"]]:
+        """Rotated queries and keys, and values."""
         q, k, v = (
             layer(params[name], x).reshape(*x.shape[:2], heads, self.head_dim)
             for name, layer, heads in (
@@ -96,8 +101,13 @@ class SelfAttention(Module):
         return apply_rope(q, cos, sin), apply_rope(k, cos, sin), v
 
     def attend(
-        self, params: Params, q: jax.Array, k: jax.Array, v: jax.Array, mask: MaskIntervals
-    ) -> jax.Array:
+        self,
+        params: Params,
+        q: Float[Array, "B S H D"],
+        k: Float[Array, "B T K D"],
+        v: Float[Array, "B T K D"],
+        mask: MaskIntervals,
+    ) -> Float[Array, "B S {self.width}"]:
         with jax.named_scope(ROW_ATTENTION):
             y = attention(
                 q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
@@ -190,8 +200,8 @@ class Transformer(Module):
             specs["head"] = self.head.specs()
         return specs
 
-    def embed(self, params: Params, tokens: jax.Array) -> jax.Array:
-        """Token ids (B, S) -> (B, S, W), in the dtype of the table."""
+    def embed(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S {self.width}"]:
+        """Vectors of token ids, in the dtype of the table."""
         return self.embedding(params["embedding"], place(tokens, ROWS, SLOTS))
 
     def head_weights(self, params: Params) -> Params:
@@ -199,8 +209,10 @@ class Transformer(Module):
         name = "embedding" if self.tied_head else "head"
         return {name: params[name]}
 
-    def logits(self, params: Params, hidden: jax.Array) -> jax.Array:
-        """Final hidden states (..., W) -> (..., vocab_size), fp32."""
+    def logits(
+        self, params: Params, hidden: Float[Array, "*B {self.width}"]
+    ) -> Float32[Array, "*B {self.vocab_size}"]:
+        """Next-token logits of final hidden states."""
         if self.tied_head:
             return self.embedding.attend(params["embedding"], hidden)
         return matmul(hidden, params["head"]["kernel"], jnp.float32)
@@ -212,24 +224,24 @@ class Transformer(Module):
     def __call__(
         self,
         params: Params,
-        hidden: jax.Array,
-        positions: jax.Array,
+        hidden: Float[Array, "B S {self.width}"],
+        positions: Int[Array, "B S 2"],
         mask: MaskIntervals,
         cache: KVCache | None = None,
-        start: int | jax.Array = 0,
-    ) -> tuple[jax.Array, KVCache | None]:
+        start: int | Int[Array, ""] = 0,
+    ) -> tuple[Float[Array, "B S {self.width}"], KVCache | None]:
         """Runs all blocks.
 
         Args:
-          hidden: (B, S, W) embeddings; their dtype is the compute dtype.
-          positions: (B, S, 2) int32 (y, x).
-          mask: fields (B, S). Its intervals speak of the S slots, or of the T slots of the cache.
+          hidden: embeddings; their dtype is the compute dtype.
+          positions: (y, x).
+          mask: its intervals speak of the S slots, or of the T slots of the cache.
           cache: None, or what earlier calls wrote. The new keys and values go to its slots
             [start, start + S) before the queries look at it.
           start: first slot to be written; may be traced, and then has to leave room for S slots.
 
         Returns:
-          (B, S, W) hidden states after the final norm, and the updated cache (None without one).
+          Hidden states after the final norm, and the updated cache (None without one).
         """
         angles = rope(positions, self.head_dim, self.rope_theta)
         if cache is None:

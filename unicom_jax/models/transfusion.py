@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 import flax.struct
-import jax
+from jaxtyping import Array, Float, Float32, Int, Key
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_loss, velocity_to_data
@@ -29,10 +29,10 @@ class DrawingContext:
     """All that a velocity needs besides the noisy latents; built once an image."""
 
     cache: KVCache
-    positions: jax.Array  # (B, N, 2) rotary
-    places: jax.Array  # (B, N, W) embedded rows and columns
+    positions: Int[Array, "B n 2"]  # rotary
+    places: Float32[Array, "B n W"]  # embedded rows and columns
     mask: MaskIntervals  # of the image's slots, in cache slots
-    start: jax.Array  # scalar, first cache slot of the image
+    start: int | Int[Array, ""]  # first cache slot of the image
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,16 +72,13 @@ class TransfusionPathway(Pathway):
         self,
         params: Params,
         batch: MixedBatch,
-        features: jax.Array,
-        latents: jax.Array,
-        row_keys: jax.Array,
+        features: Float[Array, "B M N F"],
+        latents: Float[Array, "B M n d"],
+        row_keys: Key[Array, " B"],
     ) -> LossTerms:
         """Terms `text` (nats a token), `flow` (squared velocity error a channel), `text_accuracy`.
 
-        Args:
-          features: (B, M, N, feature_dim) encoder features of the batch's images.
-          latents: (B, M, N, latent_dim) normalised latents.
-          row_keys: (B,) random keys.
+        `features` and normalised `latents` are of the batch's images.
         """
         noisy = add_noise(batch, latents, row_keys, self.flow_time)
         looks, times = gather_slots(features, batch), noisy.image_time
@@ -103,10 +100,10 @@ class TransfusionPathway(Pathway):
         self,
         params: Params,
         cache: KVCache,
-        positions: jax.Array,
+        positions: Int[Array, "B n 2"],
         mask: MaskIntervals,
-        grids: jax.Array,
-        start: jax.Array,
+        grids: Int[Array, "B 2"],
+        start: int | Int[Array, ""],
     ) -> DrawingContext:
         """Prepares for drawing one image a row after a cached prefix."""
         del params  # Pathway II needs them
@@ -114,9 +111,13 @@ class TransfusionPathway(Pathway):
         return DrawingContext(cache, positions, places, mask, start)
 
     def velocity(
-        self, params: Params, context: DrawingContext, noisy: jax.Array, time: jax.Array
-    ) -> jax.Array:
-        """Velocity (B, N, d) at noisy latents (B, N, d) and time (B,): only these slots are run."""
+        self,
+        params: Params,
+        context: DrawingContext,
+        noisy: Float[Array, "B n d"],
+        time: Float[Array, " B"],
+    ) -> Float32[Array, "B n d"]:
+        """Velocity at noisy latents: only these slots are run."""
         time = time[:, None]
         embedded = self.embedding.latent(
             params["embedding"], noisy.astype(self.compute_dtype), time

@@ -6,6 +6,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.core.flow import interpolate, sample_time, velocity
@@ -74,8 +75,13 @@ class ImageEmbedding(Module):
             "time": self.time.specs(),
         }
 
-    def understood(self, params: Params, features: jax.Array, latents: jax.Array) -> jax.Array:
-        """Projects raw features and clean latents (..., D), (..., d) of a slot to (..., width)."""
+    def understood(
+        self,
+        params: Params,
+        features: Float[Array, "*B {self.feature_dim}"],
+        latents: Float[Array, "*B {self.latent_dim}"],
+    ) -> Float[Array, "*B {self.width}"]:
+        """Projects raw features and clean latents of a slot."""
         inputs = {
             "latents": lambda: latents,
             "channel_concat": lambda: jnp.concatenate([features, latents], axis=-1),
@@ -85,16 +91,16 @@ class ImageEmbedding(Module):
     def latent(
         self,
         params: Params,
-        latents: jax.Array,
-        time: jax.Array,
-        which: jax.Array | None = None,
-    ) -> jax.Array:
-        """Embeds latents (..., d) at flow time (...); `time` and `which` as for `at_slots`."""
+        latents: Float[Array, "*B {self.latent_dim}"],
+        time: Float[Array, " ..."],
+        which: Int[Array, "*B"] | None = None,
+    ) -> Float[Array, "*B {self.width}"]:
+        """Embeds latents at their flow time; `time` and `which` as for `at_slots`."""
         when = at_slots(self.time(params["time"], time), which)
         return self.latent_in(params["latent_in"], latents) + when
 
-    def places(self, batch: MixedBatch) -> jax.Array:
-        """(row, column) in its image of every image slot: (B, S, 2)."""
+    def places(self, batch: MixedBatch) -> Int[Array, "B S 2"]:
+        """(row, column) in its image of every image slot."""
         rows = jnp.arange(batch.tokens.shape[0])[:, None]
         columns = batch.grids[rows, batch.image_index, 1]
         pooled = (batch.roles != Role.UNDERSTAND) | (self.understanding == "latents")
@@ -102,27 +108,27 @@ class ImageEmbedding(Module):
         return jnp.stack([batch.image_token // columns, batch.image_token % columns], axis=-1)
 
 
-def gather_slots(images: jax.Array, batch: MixedBatch) -> jax.Array:
-    """Reads per-image arrays (B, M, N, C) at every sequence slot: (B, S, C)."""
+def gather_slots(images: Shaped[Array, "B M n c"], batch: MixedBatch) -> Shaped[Array, "B S c"]:
+    """Reads per-image arrays at every sequence slot."""
     rows = jnp.arange(images.shape[0])[:, None]
     return images[rows, batch.image_index, batch.image_token]
 
 
-def slot_times(time: jax.Array, batch: MixedBatch) -> tuple[jax.Array, jax.Array]:
-    """The few flow times that a row knows, and which of them each slot has.
+def slot_times(
+    time: Float[Array, "B M"], batch: MixedBatch
+) -> tuple[Float[Array, "B M+1"], Int[Array, "B S"]]:
+    """The few flow times that a row knows, the last one 1, and which of them each slot has.
 
-    Args:
-      time: (B, M) of the images' NOISY slots.
-
-    Returns:
-      (B, M + 1) times, the last one 1, and (B, S) indices into them; all but NOISY slots are at 1.
+    `time` is that of the images' NOISY slots; all other slots are at 1.
     """
     times = jnp.pad(time, ((0, 0), (0, 1)), constant_values=1.0)
     return times, jnp.where(batch.roles == Role.NOISY, batch.image_index, time.shape[1])
 
 
-def scatter_images(slots: jax.Array, batch: MixedBatch, images: tuple[int, int]) -> jax.Array:
-    """Writes the NOISY slots of (B, S, C) back to per-image arrays (B, M, N, C); zero elsewhere."""
+def scatter_images(
+    slots: Float[Array, "B S c"], batch: MixedBatch, images: tuple[int, int]
+) -> Float[Array, "B {images[0]} {images[1]} c"]:
+    """Writes the NOISY slots back to per-image arrays; zero elsewhere."""
     rows = jnp.arange(slots.shape[0])[:, None]
     drawn = jnp.where((batch.roles == Role.NOISY)[..., None], slots, 0)
     out = jnp.zeros((slots.shape[0], *images, slots.shape[-1]), slots.dtype)
@@ -132,19 +138,19 @@ def scatter_images(slots: jax.Array, batch: MixedBatch, images: tuple[int, int])
 def embed_slots(
     embedding: ImageEmbedding,
     params: Params,
-    text: jax.Array,
+    text: Float[Array, "B S W"],
     batch: MixedBatch,
-    features: jax.Array,
-    latents: jax.Array,
-    time: jax.Array,
-) -> jax.Array:
-    """The input vectors of all slots, (B, S, W).
+    features: Float[Array, "B S F"],
+    latents: Float[Array, "B S d"],
+    time: Float[Array, "B M"],
+) -> Float[Array, "B S W"]:
+    """The input vectors of all slots.
 
     Args:
-      text: (B, S, W) embedded tokens.
-      features: (B, S, feature_dim) raw features at each slot.
-      latents: (B, S, latent_dim) latents at each slot, noisy ones where the role is NOISY.
-      time: (B, M) flow time of each image's NOISY slots; CLEAN ones are at 1.
+      text: embedded tokens.
+      features: raw features at each slot.
+      latents: latents at each slot, noisy ones where the role is NOISY.
+      time: flow time of each image's NOISY slots; CLEAN ones are at 1.
     """
     roles = batch.roles[..., None]
     understood = embedding.understood(
@@ -161,17 +167,17 @@ def embed_slots(
 class NoisySlots:
     """One draw of noise for a batch: latents on the path, their time and the velocity to learn."""
 
-    latents: jax.Array  # (B, S, d)
-    image_time: jax.Array  # (B, M)
-    time: jax.Array  # (B, S), 1 where the role is not NOISY
-    target: jax.Array  # (B, S, d)
-    weights: jax.Array  # (B, S), 1 at NOISY slots
+    latents: Float[Array, "B S d"]
+    image_time: Float32[Array, "B M"]
+    time: Float32[Array, "B S"]  # 1 where the role is not NOISY
+    target: Float[Array, "B S d"]
+    weights: Float32[Array, "B S"]  # 1 at NOISY slots
 
 
 def draw_noise(
-    shape: tuple[int, ...], row_keys: jax.Array, flow_time: FlowTime
-) -> tuple[jax.Array, jax.Array]:
-    """A time per image (B, M) and noise (B, M, N, d) for rows of latents of `shape` (M, N, d).
+    shape: tuple[int, ...], row_keys: Key[Array, " B"], flow_time: FlowTime
+) -> tuple[Float32[Array, "B M"], Float32[Array, "B M n d"]]:
+    """A time per image and noise for rows of latents of `shape` (M, n, d).
 
     One key a row, so that the draw does not depend on how rows are spread over devices or
     accumulation steps.
@@ -186,14 +192,12 @@ def draw_noise(
 
 
 def add_noise(
-    batch: MixedBatch, latents: jax.Array, row_keys: jax.Array, flow_time: FlowTime
+    batch: MixedBatch,
+    latents: Float[Array, "B M n d"],
+    row_keys: Key[Array, " B"],
+    flow_time: FlowTime,
 ) -> NoisySlots:
-    """Puts every drawn image of the batch at a time of its own.
-
-    Args:
-      latents: (B, M, N, d) clean normalised latents.
-      row_keys: (B,) random keys.
-    """
+    """Puts every drawn image of the batch, its clean normalised latents, at a time of its own."""
     image_time, noise = draw_noise(latents.shape[1:], row_keys, flow_time)
     clean, noise = gather_slots(latents, batch), gather_slots(noise, batch)
     time = at_slots(*slot_times(image_time, batch))

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals
@@ -20,7 +21,9 @@ from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
 from unicom_jax.models.encoder_stack import EncoderAttention, Tower
 
 
-def resize_weights(index: jax.Array, target: jax.Array, source: int) -> jax.Array:
+def resize_weights(
+    index: Int[Array, "*#B"], target: Int[Array, "*#B"], source: int
+) -> Float32[Array, "*B {source}"]:
     """One axis of an antialiased bilinear resize: how much each source sample gives to a target.
 
     Equals torch's `interpolate(mode="bilinear", antialias=True, align_corners=False)`: a triangle
@@ -29,12 +32,12 @@ def resize_weights(index: jax.Array, target: jax.Array, source: int) -> jax.Arra
     column wide; this does not.)
 
     Args:
-      index: (...) which target sample.
-      target: (...) number of target samples; may be traced.
+      index: which target sample.
+      target: number of target samples; may be traced.
       source: number of source samples.
 
     Returns:
-      (..., source) fp32 rows that sum to one.
+      Rows that sum to one.
     """
     scale = source / target.astype(jnp.float32)
     centre = (index.astype(jnp.float32) + 0.5) * scale
@@ -43,8 +46,10 @@ def resize_weights(index: jax.Array, target: jax.Array, source: int) -> jax.Arra
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
-def resize_positions(table: jax.Array, grids: jax.Array, slots: int) -> jax.Array:
-    """A learned (R, C, W) grid resized to grids (B, 2) of (rows, columns): (B, slots, W) fp32.
+def resize_positions(
+    table: Float[Array, "rows columns W"], grids: Int[Array, "B 2"], slots: int
+) -> Float32[Array, "B {slots} W"]:
+    """A learned grid resized to `grids` of (rows, columns).
 
     Slot n holds the position of patch (n // columns, n % columns); slots from rows * columns on
     hold zeros. The resize is separable: a product with the outer product of both axes' weights.
@@ -67,7 +72,7 @@ def resize_positions(table: jax.Array, grids: jax.Array, slots: int) -> jax.Arra
 
 @dataclasses.dataclass(frozen=True)
 class AttentionPool(Module):
-    """SigLIP's MAP head: a learned probe attends to all tokens, then an MLP. (B,N,W) -> (B,W)."""
+    """SigLIP's MAP head: a learned probe attends to all tokens, then an MLP."""
 
     width: int
     heads: int
@@ -94,7 +99,12 @@ class AttentionPool(Module):
             "mlp": self.mlp.specs(),
         }
 
-    def __call__(self, params: Params, features: jax.Array, lengths: jax.Array) -> jax.Array:
+    def __call__(
+        self,
+        params: Params,
+        features: Float[Array, "B N {self.width}"],
+        lengths: Int[Array, " B"],
+    ) -> Float[Array, "B {self.width}"]:
         batch, _, width = features.shape
         probe = jnp.broadcast_to(params["probe"].astype(features.dtype), (batch, 1, width))
         pooled = self.attention(params["attention"], probe, features, padding_mask(lengths, 1))[
@@ -140,17 +150,18 @@ class VisionEncoder(Tower):
             "head": self.head.specs(),
         }
 
-    def __call__(self, params: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
-        """Features after the final LayerNorm.
+    def __call__(
+        self,
+        params: Params,
+        patches: Float[Array, "B N {self.patch_dim}"],
+        grids: Int[Array, "B 2"],
+    ) -> Float[Array, "B N {self.width}"]:
+        """Features after the final LayerNorm, exactly 0 at padding tokens.
 
         Args:
           params: weights as declared by `specs`.
-          patches: (B, N, patch_size * patch_size * 3) in [-1, 1], raster order, (row, column,
-            channel) inside a patch.
-          grids: (B, 2) int32 (rows, columns) of patches, rows * columns <= N; (0, 0): no image.
-
-        Returns:
-          (B, N, width), exactly 0 at padding tokens.
+          patches: in [-1, 1], raster order, (row, column, channel) inside a patch.
+          grids: (rows, columns) of patches, rows * columns <= N; (0, 0): no image.
 
         Raises:
           ValueError: patches do not fit `patch_size`, or N the position grid of a fixed resolution.
@@ -160,9 +171,13 @@ class VisionEncoder(Tower):
         return _zero_padding(x, grids)
 
     def hidden_states(
-        self, params: Params, patches: jax.Array, grids: jax.Array, layers: Sequence[int]
-    ) -> tuple[jax.Array, ...]:
-        """The residual stream after k blocks for every k in `layers`, each (B, N, width).
+        self,
+        params: Params,
+        patches: Float[Array, "B N {self.patch_dim}"],
+        grids: Int[Array, "B 2"],
+        layers: Sequence[int],
+    ) -> tuple[Float[Array, "B N {self.width}"], ...]:
+        """The residual stream after k blocks for every k in `layers`.
 
         Before the final LayerNorm; k = 0 are the embeddings; 0 at padding tokens. Blocks deeper
         than the last one asked for do not run. Raises ValueError where a layer is not in
@@ -172,8 +187,13 @@ class VisionEncoder(Tower):
         states = self.stack.hidden_states(params["blocks"], x, mask, layers)
         return tuple(_zero_padding(state, grids) for state in states)
 
-    def pool(self, params: Params, features: jax.Array, grids: jax.Array) -> jax.Array:
-        """One vector per image by the MAP head: (B, N, width) of `__call__` -> (B, width)."""
+    def pool(
+        self,
+        params: Params,
+        features: Float[Array, "B N {self.width}"],
+        grids: Int[Array, "B 2"],
+    ) -> Float[Array, "B {self.width}"]:
+        """One vector per image by the MAP head, of what `__call__` gives."""
         return self.head(params["head"], features, grids[:, 0] * grids[:, 1])
 
     def _embed(

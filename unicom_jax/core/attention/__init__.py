@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+from jaxtyping import Array, Float
 
 from unicom_jax.core.activations import PICTURES, MeshAxes, current_mesh
 from unicom_jax.core.attention.chunked import chunked_attention
@@ -34,9 +35,9 @@ CHUNK = 128  # keys a block; caches of CPUs like 64, accelerators 512
 
 
 def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
+    q: Float[Array, "B S H D"],
+    k: Float[Array, "B T K D"],
+    v: Float[Array, "B T K D"],
     mask: MaskIntervals | None = None,
     *,
     backend: str = "dense",
@@ -44,22 +45,21 @@ def attention(
     block: int | None = None,
     rows: MeshAxes = PICTURES,
     slots: MeshAxes = (),
-) -> jax.Array:
-    """softmax(scale * q k^T, over the keys that `mask` shows) v.
+) -> Float[Array, "B S H D"]:
+    """softmax(scale * q k^T, over the keys that `mask` shows) v, in the dtype of q.
+
+    Scores and softmax are fp32.
 
     Args:
-      q: (B, S, H, D) queries.
-      k: (B, T, K, D) keys; H is a multiple of K, each key head serves H / K query heads in a row.
-      v: (B, T, K, D) values.
+      q: queries.
+      k: keys; H is a multiple of K, each key head serves H / K query heads in a row.
+      v: values.
       mask: fields (B, S), intervals of key slots 0 ... T; None: every query sees every key.
       backend: one of `ATTENTION_BACKENDS`.
       scale: of the scores; None: D ** -0.5.
       block: keys that the chunked backend looks at together; None: `CHUNK`. Only for "chunked".
       rows, slots: mesh axes that split B, and S and T; heads are split over `tensor`. They matter
         where a mesh is set (`core.activations`), and change nothing but where it is computed.
-
-    Returns:
-      (B, S, H, D) in the dtype of q. Scores and softmax are fp32.
     """
     check_backend(backend, block)
     _check_shapes(q, k, v, mask)
