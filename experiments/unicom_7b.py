@@ -48,8 +48,8 @@ How the step is laid out, with what `unicom plan` says of it:
 - Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more
   than half of what rows of 8192 take for the same tokens. A row has room for four pictures of 972
   to 1024 tokens; the frozen encoder computes four a row, there or not.
-- remat "dots" keeps the products with weights and what attention gives: 1.06 times the model's
-  operations on v5p, 31 GiB.
+- remat "dots" keeps the products with weights and what attention gives: 1.04 times the operations
+  that the loss needs by visible pairs on v5p, 31 GiB.
 - attention "fused" keeps scores on the chip: main memory takes .18 s of a step on v5p, where the
   "chunked" one takes .98 s; on H100 .31 s, not 3.57 s.
 
