@@ -105,7 +105,6 @@ def _unified(config: ConfigDict) -> None:
             "head_dim": 64,
             "mlp_dim": 2048,
             "remat": "dots",
-            "attention_backend": "fused",
         }
     )
     shared = {

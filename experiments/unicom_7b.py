@@ -51,7 +51,8 @@ How the step is laid out, with what `unicom plan` says of it:
 - remat "dots" keeps the products with weights and what attention gives: 1.04 times the operations
   that the loss needs by visible pairs on v5p, 31 GiB.
 - attention "fused" keeps scores on the chip: main memory takes .18 s of a step on v5p, where the
-  "chunked" one takes .98 s; on H100 .31 s, not 3.57 s.
+  "chunked" one takes .98 s; on H100 .31 s, not 3.57 s. Its kernels were compiled for both and have
+  run on neither: compare the first steps with `chunked`.
 
 Buckets or NaFlex: one policy serves all stages, so that what is understood can be edited and drawn
 again on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side
