@@ -61,7 +61,10 @@ def checked(function: Callable) -> Callable:
 
 
 def _as_hinted(value: Any, hint: Any) -> Any:
-    """NumPy's array as one of JAX where that is expected: JAX takes both."""
+    """NumPy's array as one of JAX where that is expected, in a tuple too: JAX takes both."""
+    parts = typing.get_args(hint)
+    if type(value) is tuple and len(value) == len(parts):
+        return tuple(map(_as_hinted, value, parts))
     of_numpy = isinstance(value, np.ndarray | np.generic)
     return jnp.asarray(value) if of_numpy and "Array" in repr(hint) else value
 

@@ -19,7 +19,7 @@ from unicom_jax.core.attention import (
 from unicom_jax.core.batch import MaskIntervals
 
 BATCH, QUERIES, KEYS, HEADS, KV_HEADS, DIM = 2, 5, 7, 4, 2, 4
-VARIANTS = [("dense", None), ("chunked", 1), ("chunked", 3), ("chunked", None), ("fused", None)]
+VARIANTS = [("dense", None), ("chunked", 1), ("chunked", 3), ("chunked", 7), ("chunked", None)]
 variants = pytest.mark.parametrize("backend, block", VARIANTS)
 
 
@@ -198,6 +198,10 @@ def test_a_padding_mask_shows_each_row_its_length():
     [
         ({"backend": "flash"}, "unknown attention backend 'flash'; use one of"),
         ({"block": 4}, "only 'chunked' takes"),
+        (
+            {"backend": "fused", "q": (2, 5, 4, 258), **dict.fromkeys("kv", (2, 7, 2, 258))},
+            "head_dim of at most 256, got 258; use 'chunked'",
+        ),
         ({"backend": "chunked", "block": 0}, "only 'chunked' takes"),
         ({"k": (2, 7, 3, 4), "v": (2, 7, 3, 4)}, "make heads a multiple of kv_heads"),
         ({"v": (2, 6, 2, 4)}, r"equal k, v \(B, T, K, D\)"),

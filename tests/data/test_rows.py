@@ -148,6 +148,17 @@ def test_data_may_move_but_not_become_others(kind):
         check_facts(facts("data/fish"), plain(facts("data/birds")), "rows made with")
 
 
+def test_rows_from_before_a_fact_was_told_are_still_taken():
+    facts = row_facts(small(data__source__kind="folder", data__source__path="birds"), "pretrain")
+    older = plain(facts)
+    del older["source"]["path"]
+    older["mixture"].pop("questions", None)
+    check_facts(facts, older, "rows made with")
+    older["mixture"]["text"] = 9.0
+    with pytest.raises(SourceError, match="mixture.text=9.0"):
+        check_facts(facts, older, "rows made with")
+
+
 def test_rows_of_another_tokenizer_are_refused(packed):
     with pytest.raises(SourceError, match="the rows were made with tokenizer='"):
         batches(small(), other_tokenizer(), packed)

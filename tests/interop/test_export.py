@@ -234,6 +234,10 @@ def test_an_earlier_step_of_the_last_stage_goes_out_where_it_is_asked_for(tmp_pa
     chosen = tensors(export(workdir, tmp_path / "out", Options(choice=Choice(step="7"))))
     expected = tensors(export(other, tmp_path / "expected", Options()))
     assert all(np.array_equal(chosen[name], expected[name]) for name in expected)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "of stage pretrain at step 7" in card and "Not evaluated at this step" in card
+    with pytest.raises(ConfigError, match="--step=7 .* --to=siglip2 does not write"):
+        export(workdir, tmp_path / "none", Options(to="siglip2", choice=Choice(step="7")))
     with pytest.raises(CheckpointError, match="--step=8: .* none of this step; .* one of 7, 9"):
         export(workdir, tmp_path / "none", Options(choice=Choice(step="8")))
 

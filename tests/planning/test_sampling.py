@@ -11,14 +11,31 @@ from unicom_jax.inference.engine import DRAWING, PAINTING, READING, WRITING
 from unicom_jax.interop import weights
 from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import parse_topology
-from unicom_jax.planning.sampling import OUTSIDE, WORDS, SamplePlan, plan_sampling
+from unicom_jax.planning.sampling import OUTSIDE, WORDS, SamplePlan, plan_sampling, seen_slots
 from unicom_jax.planning.table import sample_table
 
 
 @pytest.fixture(scope="module")
-def plans():
+def kept(tmp_path_factory):
+    return tmp_path_factory.mktemp("kept")
+
+
+@pytest.fixture(scope="module")
+def plans(kept):
     config = tiny_config(sample__steps=7, sample__max_tokens=9)
-    return plan_sampling(config, parse_topology("cpu:1"))
+    return plan_sampling(config, parse_topology("cpu:1"), kept)
+
+
+def test_the_compiled_programs_are_kept_where_that_is_asked_for(plans, kept):
+    assert sorted(path.name for path in kept.iterdir()) == ["sample-draw.hlo", "sample-write.hlo"]
+
+
+@pytest.mark.parametrize(
+    ("understanding", "slots"),
+    [("features", 16), ("channel_concat", 16), ("latents", 4), ("sequence_concat", 20)],
+)
+def test_a_picture_fills_the_slots_of_what_is_understood(understanding, slots):
+    assert seen_slots(understanding, patches=16, pool=2) == slots
 
 
 def test_a_device_holds_all_weights_of_a_generator(plans):

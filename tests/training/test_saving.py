@@ -50,8 +50,12 @@ def test_the_best_are_remembered_by_a_run_that_goes_on(losses, tmp_path):
 
 
 def test_without_keep_best_only_the_last_stay(losses, tmp_path):
-    Run(tmp_path, **{**EVALUATED, "eval_every": 0})
+    Run(tmp_path, **EVALUATED)
     assert steps(tmp_path) == [6]
+
+
+def test_the_best_of_a_run_without_held_out_losses_is_not_known(tmp_path):
+    Run(tmp_path, steps=2, save_every=2)
     with pytest.raises(files.CheckpointError, match="none with a held-out loss .*keep_best"):
         files.chosen_step(tmp_path.parent, tmp_path.name, "best")
 

@@ -120,6 +120,11 @@ def export(
     only = part.path if part else ()
     if part and isinstance(missing := part.find(module), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
+    if options.choice.step and only and only[0] != "unified":
+        raise ConfigError(
+            f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
+            f"--to={options.to} does not write; leave it out"
+        )
     params = weights.restore(workdir, config, module, options.choice, on_host=True, only=only)
     run = Run(workdir, options.choice, config, tokenizer, params, module)
     with new_folder(target, replace=options.overwrite) as folder:
@@ -157,7 +162,7 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
     for name in CODE:
         shutil.copyfile(SOURCES / name, folder / name)
     (folder / "README.md").write_text(
-        model_card(run.workdir, run.config, run.module, run.steps, options.choice.kind)
+        model_card(run.workdir, run.config, run.module, run.steps, options.choice)
     )
     dtype = DTYPES[options.dtype][0]
     specs, shard_bytes = run.module.specs(), options.shard_bytes

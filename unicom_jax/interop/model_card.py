@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.module import Module
+from unicom_jax.interop.weights import Choice
 
 CARD = """\
 ---
@@ -75,9 +76,9 @@ def model_card(
     config: Mapping[str, Any],
     module: Module,
     steps: Mapping[str, tuple[str, int]],
-    weights: str,
+    choice: Choice,
 ) -> str:
-    """The card of a run. `steps`: part -> (stage, steps); `weights`: as given to the export."""
+    """The card of a run. `steps`: part -> (stage, steps); `choice`: as given to the export."""
     source = config["data"]["source"]
     stages = dict.fromkeys((*config["stages"], *(name for name, _ in steps.values())))
     return CARD.format(
@@ -87,9 +88,10 @@ def model_card(
         training=_training(workdir, stages, config),
         data=f"`{source['kind']}`" + (f", {source['path']}" if source["path"] else ""),
         weights={"ema": "averaged (EMA)", "raw": "as trained, not averaged"}.get(
-            weights, "those that the run itself uses (averaged where EMA was on)"
-        ),
-        scores=_scores(workdir / "scores.json"),
+            choice.kind, "those that the run itself uses (averaged where EMA was on)"
+        )
+        + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
+        scores="Not evaluated at this step." if choice.step else _scores(workdir / "scores.json"),
         diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
     )
 

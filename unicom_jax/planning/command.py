@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -42,7 +42,7 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
       ValueError: a topology that cannot be, or a mesh or batch that does not divide over it.
       DoesNotFit: a stage needs more memory than there is.
     """
-    os.environ["JAX_PLATFORMS"] = "cpu"  # an accelerator that is here stays free
+    jax.config.update("jax_platforms", "cpu")  # an accelerator that is here stays free
     config, topology = (
         resolve(args.config, args.overrides),
         parse_topology(args.topology, args.slices),
@@ -75,16 +75,17 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         _show(plans, console)
     if samples:
         with console.status(f"{SAMPLE}: planning for {topology}"):
-            drawn = plan_sampling(config, topology)
+            drawn = plan_sampling(config, topology, keep)
         console.print(sample_table(drawn))
-        _check_sampling(drawn)
     _check_fit(config, plans)
+    if samples:
+        _check_sampling(drawn)
 
 
 def _about_packed(config: ConfigDict) -> str:
     if not (packed := config.data.packed):
         return ""
-    return f"data.packed={packed} is not looked at: planned with pictures that the encoder reads"
+    return f"features in data.packed={packed} do not count: planned with pictures to be encoded"
 
 
 def _about_compiler(topology: Topology, estimate: bool) -> str:
@@ -121,6 +122,8 @@ def _search(
                 f"give a batch_size with more factors of two"
             )
         console.print(search_table(name, settings))
+        if line := visible_line(settings[0].plan):
+            say(line)
         say(f"best: {settings[0].flags}")
 
 

@@ -129,6 +129,13 @@ class StagePlan:
         return self.step_seconds * self.steps / 86400 if self.step_seconds else None
 
 
+def keep_text(compiled: Compiled, name: str, keep: Path | None) -> None:
+    """Writes a compiled program's text to NAME.hlo of the folder `keep`, where there is one."""
+    if keep and compiled.text:
+        keep.mkdir(parents=True, exist_ok=True)
+        (keep / f"{name}.hlo").write_text(compiled.text)
+
+
 def plan_stage(
     config: ConfigDict, name: str, topology: Topology, keep: Path | None = None
 ) -> StagePlan:
@@ -146,9 +153,7 @@ def plan_stage(
     began = time.perf_counter()
     compiled = compile_once(program.lower(), str(topology))
     seconds = time.perf_counter() - began
-    if keep and compiled.text:
-        keep.mkdir(parents=True, exist_ok=True)
-        (keep / f"{name}.hlo").write_text(compiled.text)
+    keep_text(compiled, name, keep)
     facts = facts_of(config, name, topology, program)
     kernels = {ROW_ATTENTION: facts["visible"].blocks} if facts["visible"] else {}
     costs = count_costs(parse_program(compiled.text), kernels) if compiled.text else None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.plan.roofline import Part, Roofline, make_roofline
 from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
-from unicom_jax.planning.plan import GIB, Compiled, compile_once
+from unicom_jax.planning.plan import GIB, Compiled, compile_once, keep_text
 from unicom_jax.planning.program import abstract_rows, local_bytes, most_patches
 
 SAMPLE = "sample"  # beside the names of stages
@@ -83,8 +84,13 @@ class _Request:
     turns: Mapping[str, int]
 
 
-def plan_sampling(config: ConfigDict, topology: Topology) -> list[SamplePlan]:
+def plan_sampling(
+    config: ConfigDict, topology: Topology, keep: Path | None = None
+) -> list[SamplePlan]:
     """Compiles both programs for the first device of `topology`.
+
+    Args:
+      keep: a folder for the text of the compiled programs.
 
     Raises:
       ValueError: settings that generation would refuse.
@@ -102,6 +108,7 @@ def plan_sampling(config: ConfigDict, topology: Topology) -> list[SamplePlan]:
     for name, make in (("draw", _draw), ("write", _write)):
         request = make(config, models, weights, place)
         compiled = compile_once(request.lowered, f"{topology.name}, one device")
+        keep_text(compiled, f"{SAMPLE}-{name}", keep)
         held = local_bytes(weights)
         # All weights lie there, also those that a program does not read.
         unread = max(held - compiled.arguments, 0.0) if compiled.text else 0.0
@@ -177,7 +184,8 @@ def _write(
     config: ConfigDict, models: engine.Models, weights: Any, place: SingleDeviceSharding
 ) -> _Request:
     """A text behind one picture and a question."""
-    limit, slots = config.sample.max_tokens, round_up(most_patches(config) + WORDS, SLOT_BUCKET)
+    seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool)
+    limit, slots = config.sample.max_tokens, round_up(seen + WORDS, SLOT_BUCKET)
     one = jax.ShapeDtypeStruct((1,), np.int32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     arrays = (
@@ -193,6 +201,13 @@ def _write(
         _cache(models, 1, slots + limit),
         {engine.READING: 1, engine.WRITING: limit},
     )
+
+
+def seen_slots(understanding: str, patches: int, pool: int) -> int:
+    """Slots of a picture of so many patches that is looked at."""
+    features = 0 if understanding == "latents" else patches
+    latents = patches // pool**2 if understanding in ("latents", "sequence_concat") else 0
+    return features + latents
 
 
 def _cache(models: engine.Models, rows: int, slots: int) -> int:

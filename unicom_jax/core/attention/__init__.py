@@ -29,8 +29,9 @@ __all__ = [
     "visible_share",
 ]
 
-# Memory O(S * T) / O(S * block) / as chunked, but for TPU a kernel whose scores stay on the chip.
+# Memory O(S * T) / O(S * block) / on TPU and NVIDIA kernels whose scores stay on the chip.
 ATTENTION_BACKENDS = ("dense", "chunked", "fused")
+WIDEST = 256  # head_dim of the kernels
 CHUNK = 128  # keys a block; caches of CPUs like 64, accelerators 512
 
 
@@ -63,6 +64,11 @@ def attention(
     """
     check_backend(backend, block)
     _check_shapes(q, k, v, mask)
+    if backend == "fused" and q.shape[3] > WIDEST:
+        raise ValueError(
+            f"attention backend 'fused' takes a head_dim of at most {WIDEST}, got {q.shape[3]}; "
+            "use 'chunked'"
+        )
     scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
     local = partial(_function(backend, block), scale=scale)
     if (mesh := current_mesh()) is None:

@@ -41,7 +41,7 @@ def _tiles(head_dim: int, dtype: jnp.dtype) -> Tiles:
 
 def _filled(x: jax.Array, slots: int) -> jax.Array:
     """(B, S, H, D) with slots, and channels up to a power of two, of zeros."""
-    channels = pl.next_power_of_2(x.shape[3])
+    channels = max(16, pl.next_power_of_2(x.shape[3]))  # 16: the least of a tensor core's product
     more = (slots - x.shape[1], channels - x.shape[3])
     return jnp.pad(x, ((0, 0), (0, more[0]), (0, 0), (0, more[1])))
 
