@@ -56,11 +56,12 @@ from experiments import quickstart
 
 MIXTURE = {
     "text": 0.01,
-    "text_to_image": 0.47,
-    "image_to_text": 0.03,
+    "text_to_image": 0.41,
+    "image_to_text": 0.18,
     "visual_qa": 0.02,
-    "conversation": 0.22,
-    "edit": 0.2,
+    "conversation": 0.02,
+    "questions": 0.18,
+    "edit": 0.13,
     "several_images": 0.01,
     "think_then_draw": 0.02,
     "interleaved": 0.02,
@@ -68,11 +69,12 @@ MIXTURE = {
 # At the end more questions: they learn slowest.
 SFT_MIXTURE = {
     "text": 0.01,
-    "text_to_image": 0.31,
-    "image_to_text": 0.03,
-    "visual_qa": 0.04,
-    "conversation": 0.42,
-    "edit": 0.14,
+    "text_to_image": 0.28,
+    "image_to_text": 0.1,
+    "visual_qa": 0.03,
+    "conversation": 0.03,
+    "questions": 0.4,
+    "edit": 0.1,
     "several_images": 0.01,
     "think_then_draw": 0.02,
     "interleaved": 0.02,
@@ -96,13 +98,14 @@ def get_config() -> ConfigDict:
     config.encoder.text.max_length = 56
     config.codec.update({"steps": 600, "latent_noise": 0.6})
     config.unified.update({"prediction": "data", "time_floor": 0.5, "time_shift": 2.0})
-    config.unified.transformer.update({"depth": 4, "qk_norm": True})
+    config.unified.understanding = "latents"
+    config.unified.transformer.update({"depth": 4, "qk_norm": True, "embedding_std": 1.0})
     for name in ("pretrain", "continue", "sft"):
         config[name].update(config.pretrain)
-        config[name].update({"noisy_copies": 4, "images_per_row": 22, "mixture": MIXTURE})
-    config.pretrain.update({"steps": 2500, "schedule": "constant", "text_weight": 2.0})
-    config["continue"].update({"steps": 3600, "schedule": "linear", "text_weight": 2.0})
-    config.sft.update({"steps": 2500, "schedule": "linear", "text_weight": 4.0})
+        config[name].update({"noisy_copies": 4, "images_per_row": 20, "mixture": MIXTURE})
+    config.pretrain.update({"steps": 2500, "schedule": "constant", "text_weight": 4.0})
+    config["continue"].update({"steps": 3500, "schedule": "linear", "text_weight": 4.0})
+    config.sft.update({"steps": 2500, "schedule": "linear", "text_weight": 8.0})
     config.sft.update({"learning_rate": 6e-3, "mixture": SFT_MIXTURE})
     config.evaluation.update({"prompts": 64, "pictures": 256, "edits": 128})
     return config
