@@ -56,23 +56,25 @@ from experiments import quickstart
 
 MIXTURE = {
     "text": 0.01,
-    "text_to_image": 0.47,
-    "image_to_text": 0.03,
+    "text_to_image": 0.45,
+    "image_to_text": 0.12,
     "visual_qa": 0.02,
-    "conversation": 0.22,
-    "edit": 0.2,
+    "conversation": 0.02,
+    "questions": 0.12,
+    "edit": 0.19,
     "several_images": 0.01,
-    "think_then_draw": 0.02,
-    "interleaved": 0.02,
+    "think_then_draw": 0.03,
+    "interleaved": 0.03,
 }
 # At the end more questions: they learn slowest.
 SFT_MIXTURE = {
     "text": 0.01,
-    "text_to_image": 0.31,
-    "image_to_text": 0.03,
-    "visual_qa": 0.04,
-    "conversation": 0.42,
-    "edit": 0.14,
+    "text_to_image": 0.38,
+    "image_to_text": 0.07,
+    "visual_qa": 0.02,
+    "conversation": 0.03,
+    "questions": 0.27,
+    "edit": 0.17,
     "several_images": 0.01,
     "think_then_draw": 0.02,
     "interleaved": 0.02,
@@ -96,12 +98,13 @@ def get_config() -> ConfigDict:
     config.encoder.text.max_length = 56
     config.codec.update({"steps": 600, "latent_noise": 0.6})
     config.unified.update({"prediction": "data", "time_floor": 0.5, "time_shift": 2.0})
+    config.unified.understanding = "latents"
     config.unified.transformer.update({"depth": 4, "qk_norm": True})
     for name in ("pretrain", "continue", "sft"):
         config[name].update(config.pretrain)
-        config[name].update({"noisy_copies": 4, "images_per_row": 22, "mixture": MIXTURE})
+        config[name].update({"noisy_copies": 4, "images_per_row": 20, "mixture": MIXTURE})
     config.pretrain.update({"steps": 2500, "schedule": "constant", "text_weight": 2.0})
-    config["continue"].update({"steps": 3600, "schedule": "linear", "text_weight": 2.0})
+    config["continue"].update({"steps": 3500, "schedule": "linear", "text_weight": 2.0})
     config.sft.update({"steps": 2500, "schedule": "linear", "text_weight": 4.0})
     config.sft.update({"learning_rate": 6e-3, "mixture": SFT_MIXTURE})
     config.evaluation.update({"prompts": 64, "pictures": 256, "edits": 128})
