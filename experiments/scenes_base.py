@@ -1,51 +1,55 @@
-"""Scenes with up to four objects and every task, in under an hour of CPU time.
+"""Scenes with up to four objects and every task, in three quarters of an hour of CPU time.
 
     unicom train    --config=experiments/scenes_base.py --workdir=runs/scenes_base
     unicom evaluate --workdir=runs/scenes_base
     unicom report   --workdir=runs/scenes_base
 
-Beyond the quickstart: three and four objects, three letters, six colours, three grounds, and all
-nine tasks, thinking before drawing and conversations with drawings among them. Small objects, free
+Beyond the quickstart: three and four objects, three letters, six colours, three grounds, and ten
+tasks, thinking before drawing and conversations with drawings among them. Small objects, free
 places and the shapes that are hardest to tell apart stay for `scenes_large`.
 
-One run from scratch, in those three commands, on two cores of an AMD EPYC that other jobs shared:
-44 minutes of training by the clock, 47 of CPU time (encoder 4, codec 4, pretrain 10, continue 17,
-sft 8), and one more for the evaluation. Goals: overall 60%, questions 85%, edits 50%.
+On two cores of an AMD EPYC that other jobs shared, the last three stages 34 minutes and 32 of CPU
+time (pretrain 10, continue 13, sft 10) behind an encoder and a codec that had been trained before
+with the same settings and seeds (8 minutes of CPU time); a minute for the evaluation. Goals:
+overall 60%, questions 85%, edits 50%.
 
-    score                          value   95% interval   untrained  chance    n
-    reconstruction, PSNR         33.3 dB   32.9 - 33.7      9.1        8.0    256
-    Scenes-GenEval, single         88%     77 - 94%         0%        27%      64
-      two                          44%     32 - 56%         0%        11%      64
-      counting                     91%     81 - 96%         0%        12%      64
-      colours                      83%     72 - 90%         0%         0%      64
-      position                     44%     32 - 56%         0%         3%      64
-      binding                      45%     34 - 57%         0%         0%      64
-      overall                      66%     61 - 70%         0%         9%     384
-    questions                      76%     72 - 80%         0%        35%     384   goal missed
+    score                          value   95% interval   untrained  chance     n
+    reconstruction, PSNR         33.4 dB   33.1 - 33.8      9.1        8.0    256
+    Scenes-GenEval, single         89%     79 - 95%         0%        27%      64
+      two                          50%     38 - 62%         0%        11%      64
+      counting                     78%     67 - 87%         0%        12%      64
+      colours                      89%     79 - 95%         0%         0%      64
+      position                     50%     38 - 62%         0%         3%      64
+      binding                      50%     38 - 62%         0%         0%      64
+      overall                      68%     63 - 72%         0%         9%     384
+    questions                      93%     90 - 95%         0%        35%     384
       shape / count               100 / 97%                 0%     28 / 39%    64 each
-      colour / yes or no           83 / 67%                 0%     27 / 53%    64 each
-      position / text              62 / 48%                 0%     23 / 42%    64 each
-    captions, every fact right     61%     55 - 67%         0%         2%     256
-    edits                          91%     84 - 95%         0%         0%     128
-      add / move / recolour       100 / 96 / 85%            0%         0%      25, 25, 26
-      remove / replace             92 / 81%                 0%         0%      26 each
+      colour / yes or no           86 / 83%                 0%     27 / 53%    64 each
+      position / text              95 / 98%                 0%     23 / 42%    64 each
+    captions, every fact right     93%     89 - 95%         0%         2%     256
+    edits                          88%     82 - 93%         0%         0%     128
+      add / move / recolour       100 / 92 / 88%            0%         0%      25, 25, 26
+      remove / replace             96 / 65%                 0%         0%      26 each
 
 What the scores hang on:
+- Questions that stand apart (task `questions`): all of a picture's questions in one document, each
+  as if it were the only one. In a conversation the answers before a question stand between it and
+  the picture. With conversations, raw features and few captions the questions reached 76%; which
+  object is meant was only half learned.
+- Captions (a tenth of the documents) and latents as what is looked at.
+- The balance of words and pictures. With .18 of each, captions and questions, .4 of questions at
+  the end, text weighing twice as much and embeddings of 1, 97% of the questions were right, but 47%
+  of the drawings and 45% of the edits.
 - Noise on latents while the codec trains (`codec.latent_noise`). Without it, noise of .2 of a
   channel's deviation left 44% of 192 reconstructions right in the judge's eyes and of .3 left 6%: a
   drawing had to be nearly exact. With it noise of .6 leaves 97% right and the reconstructions lose
   1.7 dB.
 - Clean latents predicted (`unified.prediction`), more time near noise, normalised queries and
   keys, three sub-stages.
-- Fresh token embeddings of deviation 0.3 (`embedding_std`, from the quickstart). With 0.02, an
-  earlier run in parts had 75% of the questions right and drew alike (overall 69%), but guessed at
-  yes or no (47%) and at which of several objects was meant (shape 69%).
+- Fresh token embeddings of deviation 0.3 (`embedding_std`, from the quickstart) rather than 0.02.
 
-Questions still miss their goal: finding the object that is meant is only half learned when training
-ends (shape is, position is not), and features tell letters badly apart. Longer training, and an
-encoder taught with captions that name shapes alone (`encoder.captions="any"`), are untried.
-
-Settings were chosen by looking at scores on held-out scenes, other ones than those of the table.
+Settings were chosen by looking at scores on held-out scenes, other ones than those of the table;
+its own were seen for the settings before (76%) and for those with 97% of the questions too.
 """
 
 from __future__ import annotations
