@@ -36,7 +36,8 @@ What the scores hang on:
   as if it were the only one. In a conversation the answers before a question stand between it and
   the picture. With conversations, raw features and few captions the questions reached 76%; which
   object is meant was only half learned.
-- Captions (a tenth of the documents) and latents as what is looked at.
+- Captions, a tenth of the documents: in probes they did at least as much as questions apart. What
+  is looked at, latents here, mattered less.
 - The balance of words and pictures. With .18 of each, captions and questions, .4 of questions at
   the end, text weighing twice as much and embeddings of 1, 97% of the questions were right, but 47%
   of the drawings and 45% of the edits.
