@@ -135,7 +135,7 @@ class PackedRows:
 # ---- the manifest -----------------------------------------------------------------------------
 
 
-LATER = ("source.path", "mixture.questions")  # what older rows do not tell
+UNTOLD = ("source.path",)  # by older rows, which are taken all the same
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
@@ -146,7 +146,7 @@ def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str)
     """
     left, right = dict(_flat(found)), dict(_flat(plain(wanted)))
     for key in sorted(left.keys() | right.keys()):
-        if left.get(key) != right.get(key) and (key in left or key not in LATER):
+        if left.get(key) != right.get(key) and (key in left or key not in UNTOLD):
             raise SourceError(
                 f"{begin} {key}={left.get(key)!r}, now it is {right.get(key)!r}: use the old value "
                 "or prepare them again, into another folder"

@@ -30,7 +30,11 @@ def line_up(sizes: Standard) -> tuple[list[Contestant], list[str]]:
     """Ours first, then the peers; and what could not take part."""
     params = ours.make_stage(sizes).module.init(jax.random.key(0))
     peers, missing = torch_peers.contestants(sizes)
-    own = [ours.contestant(sizes, params), bare.contestant(sizes, params, BARE_TARGET)]
+    own = [
+        ours.contestant(sizes, params, unroll=sizes.depth),  # the peers' layers are no loop either
+        ours.contestant(sizes, params, "unicom_jax, one layer a turn"),
+        bare.contestant(sizes, params, BARE_TARGET),
+    ]
     return own + peers, missing
 
 
@@ -52,9 +56,10 @@ def step_table(contestants: list[Contestant], seconds) -> Table:
             f"{contestant.parameters / 1e6:.1f} M",
             written(time, ".0f"),
         ]
+        if contestant is not contestants[0]:
+            row.append(written(ratio, ".2f"))
         if contestant.target is not None:
             row += [
-                written(ratio, ".2f"),
                 f"≤ {contestant.target:.2f}",
                 "reached" if ratio.median <= contestant.target else "missed",
             ]

@@ -39,7 +39,7 @@ OPTIMIZER = {
 }
 
 
-def make_pathway(sizes: Standard) -> TransfusionPathway:
+def make_pathway(sizes: Standard, unroll: int = 1) -> TransfusionPathway:
     return TransfusionPathway(
         transformer=Transformer(
             vocab_size=sizes.vocab_size,
@@ -51,7 +51,7 @@ def make_pathway(sizes: Standard) -> TransfusionPathway:
             mlp_dim=sizes.mlp_dim,
             qkv_bias=False,
             qk_norm=True,
-            unroll=sizes.depth,  # as the torch peers do, whose layers are no loop
+            unroll=unroll,
         ),
         embedding=ImageEmbedding(FEATURE_DIM, sizes.latent_dim, sizes.width),
         head=make_flow_head("linear", sizes.width, sizes.latent_dim),
@@ -90,9 +90,9 @@ def make_batch(sizes: Standard) -> MixedBatch:
     )
 
 
-def make_stage(sizes: Standard) -> Stage:
+def make_stage(sizes: Standard, unroll: int = 1) -> Stage:
     """The unified stage's loss on latents that are already there."""
-    pathway = make_pathway(sizes)
+    pathway = make_pathway(sizes, unroll)
 
     def loss(params, frozen, batch, row_keys):
         return pathway.loss_terms(params, batch, frozen["features"], frozen["latents"], row_keys)
@@ -108,9 +108,9 @@ def images(sizes: Standard) -> dict[str, jax.Array]:
     return {"features": features, "latents": jnp.asarray(latents)}
 
 
-def contestant(sizes: Standard, params) -> Contestant:
-    """Our step from the given weights (copied)."""
-    stage = make_stage(sizes)
+def contestant(sizes: Standard, params, name: str = "unicom_jax", unroll: int = 1) -> Contestant:
+    """Our step from the given weights (copied), so many layers a turn of its loop."""
+    stage = make_stage(sizes, unroll)
     optimizer, schedule = make_optimizer(OPTIMIZER, stage.module.specs(), steps=1_000_000)
     trainer = Trainer(stage, optimizer, schedule, make_mesh(), seed=0)
     compiled = trainer.train_step()
@@ -121,4 +121,4 @@ def contestant(sizes: Standard, params) -> Contestant:
         state[0], metrics = compiled(state[0], frozen, batch)
         return float(jax.block_until_ready((state, metrics))[1]["loss"])
 
-    return Contestant("unicom_jax", run, stage.module.param_count())
+    return Contestant(name, run, stage.module.param_count())

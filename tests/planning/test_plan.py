@@ -67,7 +67,9 @@ def test_a_compiled_step_holds_all_that_a_run_holds_read_or_not(compiled):
 
 
 def test_no_time_is_claimed_for_a_cpu(compiled):
-    assert compiled.capacity is compiled.step_seconds is compiled.mfu is compiled.days is None
+    assert (
+        compiled.topology.capacity is compiled.step_seconds is compiled.mfu is compiled.days is None
+    )
     assert "one device" in text_of(plan_table([compiled]))
 
 
@@ -199,11 +201,11 @@ def test_a_search_ranks_what_fits_by_the_time_of_a_token():
 def test_the_nearest_setting_that_fits_changes_least():
     config = rows(tiny_config(), 64)
     plan = estimate_stage(config, "pretrain", H100)
-    short = dataclasses.replace(plan, peak=plan.capacity * 1.01)
+    short = dataclasses.replace(plan, peak=plan.topology.capacity * 1.01)
     assert nearest_fit(config, short).values == REMAT
     full = estimate_stage(changed(config, REMAT), "pretrain", H100)
     factor = 1.2 * plan.peak / full.peak  # more than remat alone saves
-    shorter = nearest_fit(config, dataclasses.replace(plan, peak=plan.capacity * factor))
+    shorter = nearest_fit(config, dataclasses.replace(plan, peak=plan.topology.capacity * factor))
     assert ("unified.transformer.remat", "full") in shorter.values
     assert dict(shorter.values)["pretrain.accumulate"] > 1
     assert nearest_fit(config, dataclasses.replace(plan, peak=1e6 * GIB * GIB)) is None

@@ -127,13 +127,17 @@ def _search(
         say(f"best: {settings[0].flags}")
 
 
+def _needs(plan: StagePlan | SamplePlan) -> str:
+    needed = f"{plan.peak / GIB:.0f} GiB" if plan.peak else "more"
+    return f"{needed} of a device's {plan.topology.capacity / GIB:.0f} GiB"
+
+
 def _check_sampling(plans: Sequence[SamplePlan]) -> None:
     """Raises DoesNotFit for the first program that needs too much."""
     for plan in plans:
         if not plan.fits:
-            needs = f"{plan.peak / GIB:.0f} GiB" if plan.peak else "more"
             raise DoesNotFit(
-                f"{SAMPLE}: {plan.name} needs {needs} of a device's {plan.capacity / GIB:.0f} GiB; "
+                f"{SAMPLE}: {plan.name} needs {_needs(plan)}; "
                 "generation runs on one device, so take one with more memory"
             )
 
@@ -143,14 +147,10 @@ def _check_fit(config: ConfigDict, plans: Sequence[StagePlan]) -> None:
     for plan in plans:
         if plan.fits:
             continue
-        needs = f"{plan.peak / GIB:.0f} GiB" if plan.peak else "more"
         mend = nearest_fit(config, plan)
         hint = (
             f"{mend.flags} should fit ({mend.plan.peak / GIB:.0f} GiB by an estimate)"
             if mend
             else "no mesh, remat or parts of the batch make it fit; take more devices"
         )
-        raise DoesNotFit(
-            f"{plan.stage} needs {needs} of a device's {plan.capacity / GIB:.0f} GiB on "
-            f"{plan.topology}; {hint}"
-        )
+        raise DoesNotFit(f"{plan.stage} needs {_needs(plan)} on {plan.topology}; {hint}")

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from data_pipelines.build import image_policy, load_or_train_tokenizer, unified_loader
+from data_pipelines.build import image_policy, load_or_train_tokenizer, row_facts, unified_loader
 from data_pipelines.images import aspect_buckets
 from data_pipelines.loader import LoaderError
-from unicom_jax.config import to_json
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
+from unicom_jax.core.attention.kernel_parts import filled_mask
 from unicom_jax.core.batch import MaskIntervals
 
 ROWS = 32  # that are looked at, at least
@@ -52,7 +53,7 @@ def visible_pairs(config: ConfigDict, stage: str) -> Visible:
     window = few[stage].window_rows
     few[stage].batch_size = window * -(-ROWS // window)
     few.data.update({"workers": 0, "threads": 1, "prefetch": 1})
-    key = f"{stage} {to_json(few)}"
+    key = json.dumps([stage, row_facts(few, stage), few.data.to_dict()], default=list)
     if key not in _COUNTED:
         _COUNTED[key] = _count(few, stage)
     return _COUNTED[key]
@@ -104,8 +105,7 @@ def _shares(mask: MaskIntervals) -> tuple[float, float]:
         slots = mask.context_start.shape[1]
         size = fitting_block(slots)
         filled = -(-slots // size) * size
-        bounds = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, filled - slots))), mask)
-        states = block_states(bounds, filled, size, size)
+        states = block_states(filled_mask(mask, filled), filled, size, size)
         return visible_share(mask, slots), jnp.mean(states > 0)
 
     pairs, blocks = jax.jit(both)(mask)

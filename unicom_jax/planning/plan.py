@@ -82,16 +82,8 @@ class StagePlan:
     unknown_loops: int = 0
 
     @property
-    def capacity(self) -> float | None:
-        """Bytes of a device's memory; None of a CPU's."""
-        accelerator = self.topology.accelerator
-        return accelerator.memory_gib * GIB if accelerator else None
-
-    @property
     def fits(self) -> bool:
-        if self.peak is None:
-            return False
-        return self.capacity is None or self.peak <= self.capacity
+        return self.topology.holds(self.peak)
 
     @property
     def step_seconds(self) -> float | None:

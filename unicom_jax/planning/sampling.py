@@ -33,7 +33,7 @@ from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.plan.roofline import Part, Roofline, make_roofline
 from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
-from unicom_jax.planning.plan import GIB, Compiled, compile_once, keep_text
+from unicom_jax.planning.plan import Compiled, compile_once, keep_text
 from unicom_jax.planning.program import abstract_rows, local_bytes, most_patches
 
 SAMPLE = "sample"  # beside the names of stages
@@ -65,13 +65,8 @@ class SamplePlan:
     parts: Mapping[str, Roofline]
 
     @property
-    def capacity(self) -> float | None:
-        accelerator = self.topology.accelerator
-        return accelerator.memory_gib * GIB if accelerator else None
-
-    @property
     def fits(self) -> bool:
-        return self.peak is not None and (self.capacity is None or self.peak <= self.capacity)
+        return self.topology.holds(self.peak)
 
 
 @dataclasses.dataclass(frozen=True)

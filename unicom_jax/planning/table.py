@@ -56,7 +56,10 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     for what in first.held:
         row(f"GiB: {what}", lambda plan, what=what: _gib(plan.held[what]))
     row("GiB: peak of a step", lambda plan: NOTHING if plan.peak is None else _gib(plan.peak))
-    row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
+    row(
+        "GiB: a device has",
+        lambda plan: _gib(plan.topology.capacity) if plan.topology.capacity else NOTHING,
+    )
     row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
     row("share of pairs that are visible", _visible)
     row("FLOPs of the model (all pairs)", lambda plan: _size(plan.all_pairs_flops))
@@ -164,7 +167,10 @@ def sample_table(plans: Sequence[SamplePlan]) -> Table:
     row("GiB: weights", lambda plan: _gib(plan.weights))
     row("GiB: keys and values", lambda plan: _gib(plan.cache))
     row("GiB: peak", lambda plan: NOTHING if plan.peak is None else _gib(plan.peak))
-    row("GiB: a device has", lambda plan: _gib(plan.capacity) if plan.capacity else NOTHING)
+    row(
+        "GiB: a device has",
+        lambda plan: _gib(plan.topology.capacity) if plan.topology.capacity else NOTHING,
+    )
     row("fits", lambda plan: "yes" if plan.fits else "NO", end=True)
     for part in dict.fromkeys(name for plan in plans for name in plan.parts):
         row(f"time: {part}", lambda plan, part=part: _part_time(plan, part))

@@ -107,19 +107,16 @@ def backward(
     k: jax.Array,
     v: jax.Array,
     mask: MaskIntervals,
-    out: jax.Array,
     log_sum: jax.Array,
+    mean: jax.Array,
     gradient: jax.Array,
     block: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """An `online.Backward`."""
     keys, block = k.shape[1], min(block, k.shape[1])
-    q, out, gradient = (_group(x, k.shape[2]) for x in (q, out, gradient))
+    q, gradient = (_group(x, k.shape[2]) for x in (q, gradient))
     k, v = _split(k, block), _split(v, block)
-    log_sum = log_sum.reshape(*q.shape[:-1], 1)
-    # sum_j w_j dw_j of the softmax's gradient w * (dw - sum_j w_j dw_j), without the weights w.
-    mean = jnp.sum(out.astype(jnp.float32) * gradient, axis=-1, keepdims=True)
-    gradient = gradient.astype(q.dtype)
+    log_sum, mean = (x.reshape(*q.shape[:-1], 1) for x in (log_sum, mean))
 
     def step(dq, block):
         first, k, v = block

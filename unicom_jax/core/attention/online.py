@@ -1,8 +1,9 @@
 """What backends share that never hold all scores: one gradient rule around two passes.
 
 A forward pass gives the output and each query's log-sum-exp; from these a backward pass computes
-the weights again, block by block (Dao et al., arXiv:2205.14135, algorithm 4). How a pass goes
-through its blocks is the backend's affair.
+the weights again, block by block (Dao et al., arXiv:2205.14135, algorithm 4). The mean, one number
+a query and head (B, H, S), is the same for all. How a pass goes through its blocks is the backend's
+affair.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LOWEST = -1e30
 # (q, k, v, mask) -> output as q, fp32 log-sum-exp (B, H, S). q is scaled; no interval passes the
 # last key; a query that sees nothing has output 0 and any finite log-sum-exp.
 Forward = Callable[..., tuple[jax.Array, jax.Array]]
-# (q, k, v, mask, output, log-sum-exp, gradient of the output) -> gradients as q, k, v.
+# (q, k, v, mask, log-sum-exp, mean, gradient of the output) -> gradients as q, k, v.
 Backward = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
@@ -58,7 +59,10 @@ def _keep(forward, backward, q, k, v, mask):
 
 
 def _differentiate(forward, backward, kept, gradient):
-    return *backward(*kept, gradient), None
+    q, k, v, mask, out, log_sum = kept
+    # sum_j w_j dw_j of the softmax's gradient w * (dw - sum_j w_j dw_j), without the weights w.
+    mean = jnp.sum(out.astype(jnp.float32) * gradient, axis=-1).swapaxes(1, 2)
+    return *backward(q, k, v, mask, log_sum, mean, gradient.astype(q.dtype)), None
 
 
 _attend.defvjp(_keep, _differentiate)

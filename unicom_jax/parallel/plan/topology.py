@@ -69,6 +69,15 @@ class Topology:
     def device_kind(self) -> str:
         return self.accelerator.kinds[0] if self.accelerator else "cpu"
 
+    @property
+    def capacity(self) -> float | None:
+        """Bytes of a device's memory; None of a CPU's."""
+        return self.accelerator.memory_gib * 2**30 if self.accelerator else None
+
+    def holds(self, peak: float | None) -> bool:
+        """Whether a device has room for so many bytes; None: the compiler gave up."""
+        return peak is not None and (self.capacity is None or peak <= self.capacity)
+
     def __str__(self) -> str:
         return f"{self.slices} x {self.name}" if self.slices > 1 else self.name
 

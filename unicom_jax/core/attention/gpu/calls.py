@@ -12,6 +12,7 @@ from jax.experimental.pallas import triton
 
 from unicom_jax.core.attention.blocks import PARTLY, WHOLE, block_states
 from unicom_jax.core.attention.gpu.kernels import forward_kernel, keys_kernel, queries_kernel
+from unicom_jax.core.attention.kernel_parts import filled_mask, like
 from unicom_jax.core.batch import MaskIntervals
 
 
@@ -72,8 +73,7 @@ def _arrange(q, k, v, mask: MaskIntervals, blocks: tuple[int, int]) -> _Arranged
     queries, keys = (
         -(-x.shape[1] // block) * block for x, block in zip((q, k), blocks, strict=True)
     )
-    more = queries - q.shape[1]
-    mask = jax.tree.map(lambda bound: jnp.pad(bound, ((0, 0), (0, more))), mask)
+    mask = filled_mask(mask, queries)
     return _Arranged(
         _filled(q, queries),
         *(_filled(x.astype(q.dtype), keys) for x in (k, v)),
@@ -103,10 +103,6 @@ def _call(kernel, grid, inputs, outputs, shapes, warps, products, arrays, interp
         interpret=interpret,
         name=f"attention_{kernel.func.__name__}",
     )(*arrays)
-
-
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
 
 def _query_specs(x: _Arranged, queries: int) -> tuple[list[pl.BlockSpec], pl.BlockSpec, ...]:
@@ -151,7 +147,7 @@ def forward(
         (x.q.shape[1] // queries, heads, len(q)),
         inputs,
         [of_queries, of_rows],
-        [_like(x.q), rows],
+        [like(x.q), rows],
         tiles.warps,
         2,
         (*_listed(x.states), x.bounds, x.q, x.k, x.v),
@@ -165,8 +161,8 @@ def backward(
     k: jax.Array,
     v: jax.Array,
     mask: MaskIntervals,
-    out: jax.Array,
     log_sum: jax.Array,
+    mean: jax.Array,
     gradient: jax.Array,
     blocks: tuple[int, int] | None = None,
     interpret: bool = False,
@@ -175,10 +171,9 @@ def backward(
     tiles = _tiles(q.shape[3], q.dtype)
     blocks = blocks or tiles.backward
     x = _arrange(q, k, v, mask, blocks)
-    mean = jnp.sum(out.astype(jnp.float32) * gradient, axis=-1).swapaxes(1, 2)
     more = x.q.shape[1] - q.shape[1]
     rows = [jnp.pad(row, ((0, 0), (0, 0), (0, more))) for row in (log_sum, mean)]
-    shared = x.bounds, x.q, x.k, x.v, _filled(gradient.astype(q.dtype), x.q.shape[1]), *rows
+    shared = x.bounds, x.q, x.k, x.v, _filled(gradient, x.q.shape[1]), *rows
     dq = _of_queries(x, shared, blocks, tiles.warps, interpret)
     dk, dv = _of_keys(x, shared, blocks, tiles.warps, interpret)
     return tuple(
@@ -196,7 +191,7 @@ def _of_queries(x: _Arranged, shared, blocks, warps: int, interpret: bool) -> ja
         (slots // queries, heads, rows),
         [*inputs, of_queries, of_rows, of_rows],
         [of_queries],
-        [_like(x.q)],
+        [like(x.q)],
         warps,
         3,
         (*_listed(x.states), *shared),
@@ -221,7 +216,7 @@ def _of_keys(x: _Arranged, shared, blocks, warps: int, interpret: bool) -> tuple
             *(of_queries, of_keys, of_keys, of_queries, of_rows, of_rows),
         ],
         [of_keys, of_keys],
-        [_like(x.k), _like(x.v)],
+        [like(x.k), like(x.v)],
         warps,
         4,
         (*_listed(states), *shared),

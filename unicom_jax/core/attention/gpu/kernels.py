@@ -19,9 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
+from unicom_jax.core.attention.kernel_parts import START, product
 from unicom_jax.core.attention.online import LOWEST
-
-START = LOWEST / 2  # of the running maximum: above hidden scores, so that their weights are 0
 
 
 def _slots(first: jax.Array, keys: int) -> jax.Array:
@@ -32,12 +31,6 @@ def _visible(bounds, slots: jax.Array) -> jax.Array:
     """Which key slots are seen; four bounds of queries along another axis."""
     context = (bounds[0] <= slots) & (slots < bounds[1])
     return context | ((bounds[2] <= slots) & (slots < bounds[3]))
-
-
-def _product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
-    """a b, summed over these axes of the two matrices."""
-    dimensions = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def _over_blocks(order, counts, step: Callable, carry: Any) -> Any:
@@ -53,13 +46,13 @@ def forward_kernel(order, counts, bounds, q, k, v, out, log_sum, *, keys: int):
     def step(j, carry, masked):
         highest, total, seen = carry
         here = pl.ds(j * keys, keys)
-        scores = _product(mine, k[here, :], (1, 1))
+        scores = product(mine, k[here, :], (1, 1))
         if masked:
             scores = jnp.where(_visible(edges, _slots(j * keys, keys)[None]), scores, LOWEST)
         new = jnp.maximum(highest, jnp.max(scores, axis=1))
         rescale, weights = jnp.exp(highest - new), jnp.exp(scores - new[:, None])
         total = total * rescale + jnp.sum(weights, axis=1)
-        seen = seen * rescale[:, None] + _product(weights.astype(v.dtype), v[here, :], (1, 0))
+        seen = seen * rescale[:, None] + product(weights.astype(v.dtype), v[here, :], (1, 0))
         return new, total, seen
 
     queries = mine.shape[0]
@@ -80,10 +73,10 @@ def _weights_and_gradient(for_scores, for_weights, log_sum, mean, visible):
     Two factors for the scores, q and k, and two for the weights' gradient, that of the output and
     v: queries first for (queries, keys), or keys first.
     """
-    weights = jnp.exp(_product(*for_scores, (1, 1)) - log_sum)
+    weights = jnp.exp(product(*for_scores, (1, 1)) - log_sum)
     if visible is not None:
         weights = jnp.where(visible, weights, 0)
-    return weights, weights * (_product(*for_weights, (1, 1)) - mean)
+    return weights, weights * (product(*for_weights, (1, 1)) - mean)
 
 
 def queries_kernel(order, counts, bounds, q, k, v, gradient, log_sum, mean, dq, *, keys: int):
@@ -97,7 +90,7 @@ def queries_kernel(order, counts, bounds, q, k, v, gradient, log_sum, mean, dq, 
         _, dscores = _weights_and_gradient(
             (mine, theirs), (given, v[here, :]), sums, means, visible
         )
-        return summed + _product(dscores.astype(k.dtype), theirs, (1, 0))
+        return summed + product(dscores.astype(k.dtype), theirs, (1, 0))
 
     summed = _over_blocks(order, counts, step, jnp.zeros(mine.shape, jnp.float32))
     dq[...] = summed.astype(dq.dtype)
@@ -122,8 +115,8 @@ def keys_kernel(
             weights, dscores = _weights_and_gradient(
                 (my_keys, theirs), (my_values, given), *rows, visible
             )
-            summed_v += _product(weights.astype(q.dtype), given, (1, 0))
-            summed_k += _product(dscores.astype(q.dtype), theirs, (1, 0))
+            summed_v += product(weights.astype(q.dtype), given, (1, 0))
+            summed_k += product(dscores.astype(q.dtype), theirs, (1, 0))
             return summed_k, summed_v
 
         return _over_blocks(order, counts, step, carry)

@@ -12,6 +12,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from unicom_jax.core.attention.blocks import block_states, with_fetches
+from unicom_jax.core.attention.kernel_parts import filled_mask, like
 from unicom_jax.core.attention.tpu.kernels import forward_kernel, keys_kernel, queries_kernel
 from unicom_jax.core.attention.tpu.sizes import Sizes, sizes_of
 from unicom_jax.core.batch import MaskIntervals
@@ -34,12 +35,6 @@ def _rows(x: jax.Array, sizes: Sizes) -> jax.Array:
     """One number a query and head, (B, H, S) -> (B, H / heads, heads, S), filled up."""
     x = jnp.pad(x, ((0, 0), (0, 0), (0, sizes.queries * sizes.query_blocks - x.shape[2])))
     return x.reshape(sizes.batch, -1, sizes.heads, x.shape[2])
-
-
-def _filled(mask: MaskIntervals, sizes: Sizes) -> MaskIntervals:
-    """The mask with further queries, which see nothing."""
-    more = sizes.queries * sizes.query_blocks - mask.context_start.shape[1]
-    return jax.tree.map(lambda bound: jnp.pad(bound, ((0, 0), (0, more))), mask)
 
 
 # ---- grids --------------------------------------------------------------------------------------
@@ -119,16 +114,12 @@ def _call(kernel, grid, inputs, outputs, shapes, scratch, cost, interpret) -> Ca
     )
 
 
-def _like(x: jax.Array) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(x.shape, x.dtype)
-
-
 def _arranged(q, k, v, mask, sizes: Sizes):
     """Block states, bounds (B, 4, S), and q, k, v heads first; all filled up."""
-    slots = sizes.keys * sizes.key_blocks
-    mask = _filled(mask, sizes)
+    queries, slots = sizes.queries * sizes.query_blocks, sizes.keys * sizes.key_blocks
+    mask = filled_mask(mask, queries)
     bounds = jnp.stack(jax.tree.leaves(mask), axis=1)
-    q = _heads_first(q, sizes.queries * sizes.query_blocks)
+    q = _heads_first(q, queries)
     k, v = (_heads_first(x.astype(q.dtype), slots) for x in (k, v))
     return block_states(mask, slots, sizes.queries, sizes.keys), bounds, q, k, v
 
@@ -157,7 +148,7 @@ def forward(
         grid,
         [specs.bounds, specs.queries, specs.keys, specs.keys],
         [specs.queries, specs.rows],
-        [_like(q), rows],
+        [like(q), rows],
         [(sizes.heads, sizes.head_dim, sizes.queries), *[(sizes.heads, sizes.queries)] * 2],
         sizes.cost(2, 2 * sizes.query_bytes(q.dtype) + again * sizes.key_bytes(q.dtype)),
         interpret,
@@ -172,19 +163,18 @@ def backward(
     k: jax.Array,
     v: jax.Array,
     mask: MaskIntervals,
-    out: jax.Array,
     log_sum: jax.Array,
+    mean: jax.Array,
     gradient: jax.Array,
     blocks: tuple[int, int] | None = None,
     interpret: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """An `online.Backward`; further arguments as for `forward`."""
     queries, keys, sizes = q.shape[1], k.shape[1], sizes_of(q, k, blocks)
-    mean = jnp.sum(out.astype(jnp.float32) * gradient, axis=-1)  # as in `chunked.backward`
-    rows = _rows(log_sum, sizes), _rows(mean.swapaxes(1, 2), sizes)
+    rows = _rows(log_sum, sizes), _rows(mean, sizes)
     of_keys = k.dtype, v.dtype
     states, bounds, q, k, v = _arranged(q, k, v, mask, sizes)
-    arrays = bounds, q, k, v, _heads_first(gradient.astype(q.dtype), q.shape[2]), *rows
+    arrays = bounds, q, k, v, _heads_first(gradient, q.shape[2]), *rows
     grid, specs = _by_queries(sizes)
     again = 2 * sizes.query_blocks * sizes.parts
     of_queries = _call(
@@ -192,7 +182,7 @@ def backward(
         grid,
         specs.backward,
         specs.queries,
-        _like(q),
+        like(q),
         [(sizes.heads, sizes.head_dim, sizes.queries)],
         sizes.cost(3, 3 * sizes.query_bytes(q.dtype) + again * sizes.key_bytes(q.dtype)),
         interpret,
@@ -205,7 +195,7 @@ def backward(
         grid,
         specs.backward,
         [specs.keys, specs.keys],
-        [_like(k), _like(v)],
+        [like(k), like(v)],
         [(sizes.keys, sizes.head_dim)] * 2,
         sizes.cost(4, again * sizes.query_bytes(q.dtype) + 4 * sizes.key_bytes(q.dtype)),
         interpret,

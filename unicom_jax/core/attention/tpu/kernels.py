@@ -18,10 +18,9 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 
 from unicom_jax.core.attention.blocks import PARTLY, WHOLE
+from unicom_jax.core.attention.kernel_parts import START, product
 from unicom_jax.core.attention.online import LOWEST
 from unicom_jax.core.attention.tpu.sizes import Sizes
-
-START = LOWEST / 2  # of the running maximum: above hidden scores, so that their weights are 0
 
 
 def _visible(bounds, block: jax.Array, sizes: Sizes) -> jax.Array:
@@ -30,12 +29,6 @@ def _visible(bounds, block: jax.Array, sizes: Sizes) -> jax.Array:
     slots += block * sizes.keys
     context = (bounds[0:1] <= slots) & (slots < bounds[1:2])
     return context | ((bounds[2:3] <= slots) & (slots < bounds[3:4]))
-
-
-def _product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
-    """a b, summed over these axes of the two matrices."""
-    dimensions = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
 
 
 def _look(code: jax.Array, visible: Callable[[], jax.Array], step: Callable) -> None:
@@ -50,8 +43,8 @@ def _hide(x: jax.Array, visible: jax.Array | None, value: float) -> jax.Array:
 
 def _weights_and_gradient(k, v, q, gradient, log_sum, mean, visible):
     """Weights of a block and the gradient of its scores, both (keys, queries) and fp32."""
-    weights = _hide(jnp.exp(_product(k, q, (1, 1)) - log_sum), visible, 0)
-    return weights, weights * (_product(v, gradient, (1, 1)) - mean)
+    weights = _hide(jnp.exp(product(k, q, (1, 1)) - log_sum), visible, 0)
+    return weights, weights * (product(v, gradient, (1, 1)) - mean)
 
 
 def forward_kernel(codes, bounds, q, k, v, out, log_sum, seen, highest, total, *, sizes: Sizes):
@@ -67,13 +60,13 @@ def forward_kernel(codes, bounds, q, k, v, out, log_sum, seen, highest, total, *
         turned = v[...].T  # (channels, keys)
         for g in range(sizes.heads):
             one = slice(g, g + 1)
-            scores = _hide(_product(k[...], q[g], (1, 1)), visible, LOWEST)
+            scores = _hide(product(k[...], q[g], (1, 1)), visible, LOWEST)
             before = highest[one]
             highest[one] = jnp.maximum(before, jnp.max(scores, axis=0, keepdims=True))
             rescale = jnp.exp(before - highest[one])
             weights = jnp.exp(scores - highest[one])
             total[one] = total[one] * rescale + jnp.sum(weights, axis=0, keepdims=True)
-            seen[g] = seen[g] * rescale + _product(turned, weights.astype(v.dtype), (1, 0))
+            seen[g] = seen[g] * rescale + product(turned, weights.astype(v.dtype), (1, 0))
 
     code = codes[(row * sizes.query_blocks + i) * sizes.key_blocks + j]
     _look(code, lambda: _visible(bounds, j, sizes), step)
@@ -98,7 +91,7 @@ def queries_kernel(codes, bounds, q, k, v, gradient, log_sum, mean, dq, summed, 
         for g in range(sizes.heads):
             rows = log_sum[g : g + 1], mean[g : g + 1]
             _, dscores = _weights_and_gradient(k[...], v[...], q[g], gradient[g], *rows, visible)
-            summed[g] += _product(turned, dscores.astype(k.dtype), (1, 0))
+            summed[g] += product(turned, dscores.astype(k.dtype), (1, 0))
 
     code = codes[(row * sizes.query_blocks + i) * sizes.key_blocks + j]
     _look(code, lambda: _visible(bounds, j, sizes), step)
@@ -125,8 +118,8 @@ def keys_kernel(
             weights, dscores = _weights_and_gradient(
                 k[...], v[...], q[g], gradient[g], *rows, visible
             )
-            summed_v[...] += _product(weights.astype(q.dtype), gradient[g], (1, 0))
-            summed_k[...] += _product(dscores.astype(q.dtype), q[g], (1, 0))
+            summed_v[...] += product(weights.astype(q.dtype), gradient[g], (1, 0))
+            summed_k[...] += product(dscores.astype(q.dtype), q[g], (1, 0))
 
     code = codes[(row * sizes.key_blocks + j) * sizes.query_blocks + i]
     _look(code, lambda: _visible(bounds, j, sizes), step)
