@@ -5,9 +5,9 @@
 Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens a picture,
 one for each place where an object can stand.
 
-A fresh clone took 15 minutes and 18 of CPU time on two cores of an AMD EPYC that other jobs shared
-(encoder 91 s, codec 119 s, pretrain 570 s), 11 min 29 s where nothing else ran: PSNR 32.6 dB,
-single objects 91% (of 32), Scenes-GenEval 44%, questions 85% (chance 42%), captions 88%, edits 64%.
+A fresh clone took 13 min 44 s with installation, 19 minutes of CPU time, on two cores of an AMD
+EPYC while tests ran beside it (encoder 63 s, codec 121 s, pretrain 497 s): PSNR 32.6 dB, single
+objects 91% (of 32), Scenes-GenEval 44%, questions 85% (chance 42%), captions 88%, edits 64%.
 README.md has the table with intervals.
 
 What made it draw in this budget, with figures of single runs on the same two cores:
