@@ -47,7 +47,7 @@ bench: $(VENV)/.bench ## time our train step beside its peers, in turns
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
 beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in an environment of its own
-	$(VENV)-beam/bin/python -m pytest -q tests/data/test_beam.py $(ARGS)
+	$(VENV)-beam/bin/python -m pytest -q tests/data/preparation/test_beam.py $(ARGS)
 
 clean: ## remove caches and the virtual environment; runs/ stays
 	rm -rf $(VENV) $(VENV)-beam .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.cache import CachedSource
 from data_pipelines.images import ImagePolicy
-from data_pipelines.loader import Loader, LoaderConfig, make_loader
-from data_pipelines.mixture import DocumentStream, mixture_of
-from data_pipelines.packing import PackingConfig
-from data_pipelines.pictures import PictureConfig, make_picture_loader
-from data_pipelines.rows import open_rows
-from data_pipelines.sequence import SequenceConfig
-from data_pipelines.sources import Source, open_source
-from data_pipelines.split import EVALUATION, TRAIN
-from data_pipelines.tasks import BRIEFLY, IN_DETAIL
-from data_pipelines.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from data_pipelines.loading.loader import Loader, LoaderConfig, make_loader
+from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
+from data_pipelines.loading.rows import open_rows
+from data_pipelines.sequences.mixture import DocumentStream, mixture_of
+from data_pipelines.sequences.packing import PackingConfig
+from data_pipelines.sequences.sequence import SequenceConfig
+from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
+from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from data_pipelines.sources.cache import CachedSource
+from data_pipelines.sources.registry import Source, open_source
+from data_pipelines.sources.split import EVALUATION, TRAIN
 
 Config = Mapping[str, Any]
 

@@ -140,7 +140,7 @@ def get_config() -> ConfigDict:
             "vocab_size": 512,  # when one is trained; replaced by the tokenizer's own size
             "tokenizer_fingerprint": "",  # filled in when a run starts; another one is refused
             "padded_vocab_size": 0,  # at least so many embedding rows (Qwen2.5-7B: 152064)
-            "prompt_open": "<|im_start|>",  # the turn's template, see data_pipelines/sequence.py
+            "prompt_open": "<|im_start|>",  # the turn's template, see sequences/sequence.py
             "prompt_close": "<|im_end|>",
             "response_close": "<|endoftext|>",
             "packed": "",  # what `unicom data prepare packed` wrote; "" packs rows while training

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
-import data_pipelines.show
-from data_pipelines.tasks import UNDERSTOOD, Text
-from data_pipelines.tokenizer import train_tokenizer
+from data_pipelines.sequences import show as drawing
+from data_pipelines.sequences.tasks import UNDERSTOOD, Text
+from data_pipelines.sequences.tokenizer import train_tokenizer
 from unicom_jax.cli import main
 from unicom_jax.inference import command
 
@@ -312,7 +312,7 @@ def show(config, folder, out, *flags) -> list[str]:
 @pytest.fixture
 def undrawn(monkeypatch):
     """`unicom data show` makes its batch, and leaves out the seconds of drawing it."""
-    monkeypatch.setattr(data_pipelines.show, "show_batch", lambda batch, tokenizer, out, row: out)
+    monkeypatch.setattr(drawing, "show_batch", lambda batch, tokenizer, out, row: out)
 
 
 def test_a_batch_of_a_folder_is_drawn(config, folder, tmp_path, capsys):

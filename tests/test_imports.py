@@ -1,4 +1,4 @@
-"""The rooms of the house import one way only: `ROOMS` is the rule, checked on the source."""
+"""Packages import one way only: `PACKAGES` is the rule, checked on the source."""
 
 from __future__ import annotations
 
@@ -9,28 +9,48 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# room -> what it may import of our own code, besides itself. The longest matching prefix counts.
-BELOW = ("unicom_jax.config", "unicom_jax.core", "unicom_jax.models", "data_pipelines")
-ROOMS: dict[str, tuple[str, ...]] = {
+HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions")
+SOURCES = (
+    *HOST_TYPES,
+    "data_pipelines.examples",
+    "data_pipelines.images",
+    "data_pipelines.scenes",
+)
+SEQUENCES = (*SOURCES, "data_pipelines.sources")
+
+# package -> what it may import of our own code, besides itself. The longest matching prefix counts.
+MODELS = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.families")
+RUNS = ("unicom_jax.config", *MODELS, "unicom_jax.interop", "unicom_jax.runs", "data_pipelines")
+PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.config": (),
     "unicom_jax.core": (),
     "unicom_jax.models": ("unicom_jax.core",),
+    "unicom_jax.families": ("unicom_jax.core", "unicom_jax.models"),
     "unicom_jax.parallel": ("unicom_jax.core",),
-    "unicom_jax.interop": BELOW,
-    "unicom_jax.training": (*BELOW, "unicom_jax.parallel", "unicom_jax.interop"),
-    "unicom_jax.inference": (*BELOW, "unicom_jax.parallel", "unicom_jax.interop"),
-    "unicom_jax.evaluation": (*BELOW, "unicom_jax.interop", "unicom_jax.inference"),
+    "unicom_jax.interop": ("unicom_jax.config", *MODELS),
+    "unicom_jax.runs": (*RUNS, "unicom_jax.parallel"),
+    "unicom_jax.training": (*RUNS, "unicom_jax.parallel"),
+    "unicom_jax.inference": (*RUNS, "unicom_jax.parallel"),
+    "unicom_jax.exchange": RUNS,
+    "unicom_jax.evaluation": (*RUNS, "unicom_jax.inference"),
     "unicom_jax.planning": (
-        *BELOW,
+        *RUNS,
         "unicom_jax.parallel",
-        "unicom_jax.interop",
         "unicom_jax.training",
         "unicom_jax.inference",
     ),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),
-    "data_pipelines": ("unicom_jax.core.batch", "unicom_jax.core.positions"),
+    "data_pipelines.examples": HOST_TYPES,
+    "data_pipelines.images": HOST_TYPES,
+    "data_pipelines.scenes": (*HOST_TYPES, "data_pipelines.examples"),
+    "data_pipelines.sources": SOURCES,
+    "data_pipelines.sequences": SEQUENCES,
+    "data_pipelines.loading": (*SEQUENCES, "data_pipelines.sequences"),
+    "data_pipelines.build": (*SEQUENCES, "data_pipelines.sequences", "data_pipelines.loading"),
+    "data_pipelines.preparation": (*HOST_TYPES, "data_pipelines"),
+    "data_pipelines": HOST_TYPES,
     "experiments": ("unicom_jax", "data_pipelines"),
 }
 OURS = ("unicom_jax", "data_pipelines", "experiments")
@@ -65,8 +85,8 @@ def imported_modules(source: str, module: str, is_package: bool = False) -> list
 
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """One line per import of `module` that the table forbids."""
-    room = max((r for r in ROOMS if within(module, r)), key=len)
-    allowed = (room, *ROOMS[room]) if room != "unicom_jax" else ROOMS[room]
+    package = max((name for name in PACKAGES if within(module, name)), key=len)
+    allowed = (package, *PACKAGES[package]) if package != "unicom_jax" else PACKAGES[package]
     found = []
     for name in imported_modules(source, module, is_package):
         ours = any(within(name, root) for root in OURS)
@@ -75,7 +95,7 @@ def violations(source: str, module: str, is_package: bool = False) -> list[str]:
             (ours and not any(within(name, prefix) for prefix in allowed))
             or any(within(name, prefix) for prefix in NOWHERE)
             or (extra and not any(within(module, prefix) for prefix in MAY_USE_EXTRAS))
-            or (room == "data_pipelines" and any(within(name, p) for p in ONLY_HOST))
+            or (within(package, "data_pipelines") and any(within(name, p) for p in ONLY_HOST))
         ):
             found.append(f"{module} imports {name}")
     return found
@@ -92,7 +112,7 @@ def module_of(path: Path) -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("path", library_files(), ids=lambda p: str(p.relative_to(ROOT)))
-def test_file_imports_only_what_its_room_may(path):
+def test_file_imports_only_what_its_package_may(path):
     module, is_package = module_of(path)
     assert violations(path.read_text(encoding="utf-8"), module, is_package) == []
 
@@ -103,14 +123,17 @@ def test_file_imports_only_what_its_room_may(path):
         ("unicom_jax.core.flow", "from unicom_jax.models import unified"),
         ("unicom_jax.core.flow", "from ..models import unified"),
         ("unicom_jax.core.flow", "from unicom_jax import models"),
-        ("unicom_jax.models.unified", "import data_pipelines.packing"),
+        ("unicom_jax.families.unified", "import data_pipelines.sequences.packing"),
         ("unicom_jax.inference.generator", "def f():\n    import unicom_jax.training.loop"),
         ("unicom_jax.evaluation.scenes", "from unicom_jax.training import loop"),
         ("unicom_jax.training.loop", "from unicom_jax import cli"),
-        ("data_pipelines.packing", "from unicom_jax.core.layers import Linear"),
-        ("data_pipelines.packing", "import jax.numpy as jnp"),
-        ("unicom_jax.models.unified", "import torch"),
-        ("data_pipelines.sources", "import tensorflow as tf"),
+        ("data_pipelines.sequences.packing", "from unicom_jax.core.layers import Linear"),
+        ("data_pipelines.sequences.packing", "import jax.numpy as jnp"),
+        ("data_pipelines.sources.folder", "from data_pipelines.sequences import tasks"),
+        ("unicom_jax.interop.transfer", "from unicom_jax.runs import checkpoint"),
+        ("unicom_jax.training.loop", "from unicom_jax.exchange import export"),
+        ("unicom_jax.families.unified", "import torch"),
+        ("data_pipelines.sources.registry", "import tensorflow as tf"),
     ],
 )
 def test_checker_reports_a_forbidden_import(module, source):
@@ -120,10 +143,10 @@ def test_checker_reports_a_forbidden_import(module, source):
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("unicom_jax.models.unified", "from unicom_jax.core.layers import Linear"),
+        ("unicom_jax.families.unified", "from unicom_jax.core.layers import Linear"),
         ("unicom_jax.training.loop", "from unicom_jax import models"),
-        ("data_pipelines.packing", "from unicom_jax.core.batch import MixedBatch"),
-        ("data_pipelines.sources", "import tensorflow_datasets as tfds"),
+        ("data_pipelines.sequences.packing", "from unicom_jax.core.batch import MixedBatch"),
+        ("data_pipelines.sources.registry", "import tensorflow_datasets as tfds"),
         ("unicom_jax.interop.huggingface", "import torch.nn"),
     ],
 )

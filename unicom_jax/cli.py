@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.exchange.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
+from unicom_jax.exchange.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
-from unicom_jax.interop.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
-from unicom_jax.interop.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
-from unicom_jax.interop.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.parallel.cpu_threads import enough_cpu_threads
 from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
+from unicom_jax.runs.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
@@ -213,8 +213,8 @@ def _console(quiet: bool = False):
 
 
 def _train(args: argparse.Namespace) -> None:
-    from unicom_jax.config import open_run
     from unicom_jax.parallel.processes import find_meeting, start
+    from unicom_jax.runs.configuration import open_run
     from unicom_jax.training.run import run_stages
     from unicom_jax.training.stopping import stop_signals
 
@@ -255,9 +255,9 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from unicom_jax.exchange.export import Options, export, read_size
     from unicom_jax.inference.verify import check_torch, verify
-    from unicom_jax.interop.export import Options, export, read_size
-    from unicom_jax.interop.weights import Choice
+    from unicom_jax.runs.weights import Choice
 
     if args.verify and args.to != "pytorch":
         raise ValueError(f"--verify compares whole models; leave it out with --to={args.to}")
@@ -274,14 +274,14 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _import(args: argparse.Namespace) -> None:
-    from unicom_jax.interop.imports import run_import
+    from unicom_jax.exchange.imports import run_import
 
     run_import(args, _console())
 
 
 def _show(args: argparse.Namespace) -> None:
     from data_pipelines.build import load_or_train_tokenizer, unified_loader
-    from data_pipelines.show import show_batch
+    from data_pipelines.sequences.show import show_batch
     from unicom_jax.config import ConfigError, resolve
     from unicom_jax.training.stages.unified import NAMES
 
@@ -295,8 +295,8 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    from data_pipelines.prepare import prepare
-    from unicom_jax.interop.packed import check_flags, prepare_packed
+    from data_pipelines.preparation.prepare import prepare
+    from unicom_jax.runs.packed import check_flags, prepare_packed
 
     check_flags(args)
     if args.dataset == "packed":

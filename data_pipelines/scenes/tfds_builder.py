@@ -2,7 +2,7 @@
 
     builder = Scenes(data_dir=directory, file_format="array_record")
     builder.download_and_prepare()
-    source = TfdsSource(builder.data_dir)   # data_pipelines/tfds_source.py
+    source = TfdsSource(builder.data_dir)   # data_pipelines/sources/tfds.py
 
 Pictures are handed to TFDS as PNG bytes: its path for arrays would import TensorFlow.
 """

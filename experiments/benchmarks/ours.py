@@ -17,10 +17,10 @@ from experiments.benchmarks.standard import (
 )
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 from unicom_jax.core.positions import image_positions
+from unicom_jax.families.transfusion import TransfusionPathway
+from unicom_jax.families.unified import ImageEmbedding
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.transformer import Transformer
-from unicom_jax.models.transfusion import TransfusionPathway
-from unicom_jax.models.unified import ImageEmbedding
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.step import Stage, Trainer

@@ -30,13 +30,13 @@ import numpy as np
 
 from experiments import quickstart
 from unicom_jax.core.module import Module
+from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
 from unicom_jax.interop.tensors import DTYPES, open_tensors, write_tensors
 from unicom_jax.interop.transfer import row_chunks
-from unicom_jax.models.build import build_codec, build_encoder
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 
 GIB = 2**30

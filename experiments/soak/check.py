@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments.soak.data import LOG_EVERY, STAGE
-from unicom_jax.interop import checkpoint as files
+from unicom_jax.runs import checkpoint as files
 
 ITEMS = (files.PARAMS, files.TRAIN, files.POSITION)
 # The clock's, this process's own, and shares since the last report, which a restart cuts short.

@@ -15,8 +15,8 @@ from array_record.python import array_record_module
 from ml_collections import ConfigDict
 
 from data_pipelines.build import open_examples
-from data_pipelines.loader import Loader
-from data_pipelines.records import SUFFIX, WRITER_OPTIONS, encode_example
+from data_pipelines.loading.loader import Loader
+from data_pipelines.sources.records import SUFFIX, WRITER_OPTIONS, encode_example
 from experiments import base
 
 BEFORE, STAGE = "encoder,codec", "pretrain"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data_pipelines import prepare_rows
-from data_pipelines.split import EVALUATION, TRAIN
+from data_pipelines.preparation import prepare_rows
+from data_pipelines.sources.split import EVALUATION, TRAIN
 
 
 def begin(config, tokenizer, out: Path, stage="pretrain", features=None, rows=None):

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from data_pipelines.build import open_examples
-from data_pipelines.split import TRAIN
+from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples
 from unicom_jax.evaluation import command

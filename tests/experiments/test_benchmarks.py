@@ -11,7 +11,7 @@ from experiments.benchmarks import bare, ours, pipeline
 from experiments.benchmarks.race import Contestant, race, ratios
 from experiments.benchmarks.standard import FLOW_WEIGHT, TEXT_WEIGHT, Standard
 from unicom_jax.core.losses import mean
-from unicom_jax.models.unified import FlowTime, add_noise
+from unicom_jax.families.unified import FlowTime, add_noise
 
 SMALL = Standard(
     width=32,

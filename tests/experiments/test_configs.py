@@ -15,18 +15,18 @@ import pytest
 from data_pipelines import build as pipelines
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import aspect_buckets
-from data_pipelines.records import write_records
+from data_pipelines.sources.records import write_records
 from experiments import base
 from unicom_jax.config import dotted_keys, load_config, resolve
 from unicom_jax.core.flow import latent_shift
-from unicom_jax.interop.autoencoder import autoencoder_facts
+from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.interop.layouts.autoencoder import describe
 from unicom_jax.models.autoencoder import flux_autoencoder
-from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.models.flux import FLUX_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.mesh import AXES, parse_mesh
+from unicom_jax.runs.autoencoder import autoencoder_facts
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.run import ORDER
 from unicom_jax.training.settings import check_settings

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from tests.data.samples import tokenizer
-from tests.models.documents import lively
+from tests.families.documents import lively
 from tests.tiny import tiny_config
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.inference.generator import Generator
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
 
 
 @pytest.fixture(scope="session")

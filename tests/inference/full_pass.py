@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.packing import PackingConfig, pack_row, stack_rows
-from data_pipelines.sequence import Document, drawing_slots
+from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.sequence import Document, drawing_slots
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.unified import embed_slots, gather_slots
 from unicom_jax.inference.generator import Generator
-from unicom_jax.models.unified import embed_slots, gather_slots
 
 
 def rows_of(generator: Generator, documents: Sequence[Document], room: int) -> MixedBatch:

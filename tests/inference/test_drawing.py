@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequence import VISION_START, build_prefix
-from data_pipelines.tasks import SOURCE, Text, unconditional_segments
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
+from data_pipelines.sequences.tasks import SOURCE, Text, unconditional_segments
+from tests.families.documents import LATENTS, TOKENS, image
 from tests.inference import full_pass
-from tests.models.documents import LATENTS, TOKENS, image
 from unicom_jax.core.flow import guide, integrate
 from unicom_jax.inference import conversations, engine
 from unicom_jax.inference.drawing import Drawing

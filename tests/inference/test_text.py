@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequence import build_prefix
-from data_pipelines.tasks import Text
+from data_pipelines.sequences.sequence import build_prefix
+from data_pipelines.sequences.tasks import Text
+from tests.families.documents import UNDERSTOOD, image
 from tests.inference import full_pass
-from tests.models.documents import UNDERSTOOD, image
 from unicom_jax.inference import engine
 from unicom_jax.inference.prompt import collate
 from unicom_jax.inference.text import Sampling, choose

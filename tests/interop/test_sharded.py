@@ -9,7 +9,7 @@ import sys
 import jax
 import pytest
 
-from tests.models.documents import lively
+from tests.families.documents import lively
 from unicom_jax.core.module import iter_specs
 from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.models.documents import lively
+from tests.families.documents import lively
 from unicom_jax.core.module import Params
 from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL
-from tests.models.documents import lively
 from tests.models.torch_weights import gradients_of, state_of, tree_of
 from tests.tiny import tiny_config
-from unicom_jax.interop.autoencoder import adopt_autoencoder, load_autoencoder
 from unicom_jax.interop.folders import module_in, write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.autoencoder import (
@@ -23,6 +22,7 @@ from unicom_jax.models.autoencoder import (
     flux_autoencoder,
 )
 from unicom_jax.models.paint_space import pack, unpack
+from unicom_jax.runs.autoencoder import adopt_autoencoder, load_autoencoder
 
 LAYOUT = LAYOUTS["autoencoder"]
 TINY = AutoencoderKL(4, (8, 16), resnets=1, groups=4, quant_conv=True, scale=0.5, shift=0.25)

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.documents import lively
+from tests.families.documents import lively
 from tests.tiny import tiny_config
-from unicom_jax.models.build import build_codec
+from unicom_jax.families.build import build_codec
 from unicom_jax.models.codec import Codec
 
 GRIDS = jnp.array([[2, 2], [2, 2]], jnp.int32)

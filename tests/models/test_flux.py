@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.documents import lively
+from tests.families.documents import lively
 from tests.models.flux_twin import SMALL, tree_of, twin_of
 from tests.models.torch_weights import assert_close, assert_trees_close, gradients_of, state_of
 from unicom_jax.core.batch import MaskIntervals

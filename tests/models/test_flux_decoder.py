@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.models.documents import lively
+from tests.families.documents import lively
 from tests.models.flux_twin import SMALL
 from tests.models.torch_weights import assert_close
 from tests.tiny import tiny_config
 from unicom_jax.core import flow
 from unicom_jax.core.attention import interval_mask
-from unicom_jax.models.build import build_codec
+from unicom_jax.families.build import build_codec
 from unicom_jax.models.flux_decoder import FluxDecoder, joint_mask
 
 DECODER = FluxDecoder(

@@ -9,11 +9,11 @@ import pytest
 
 from data_pipelines.images import ImagePolicy, patchify
 from tests.data.samples import picture
+from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL
-from tests.models.documents import lively
 from tests.tiny import tiny_config
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.models.build import build_codec, build_space
+from unicom_jax.families.build import build_codec, build_space
 from unicom_jax.models.extent import Extent
 from unicom_jax.models.paint_space import (
     LatentSpace,

@@ -12,8 +12,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from tests.tiny import tiny_config
 from unicom_jax.core.module import ParamSpec, iter_specs
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.models.autoencoder import AutoencoderKL
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.accelerators import find_accelerator, preset_mesh
 from unicom_jax.parallel.mesh import AXES, arrange, make_mesh, parse_mesh
 from unicom_jax.parallel.sharding import (

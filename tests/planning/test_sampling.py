@@ -8,11 +8,11 @@ import pytest
 from tests.planning.test_plan import text_of
 from tests.tiny import tiny_config
 from unicom_jax.inference.engine import DRAWING, PAINTING, READING, WRITING
-from unicom_jax.interop import weights
 from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.planning.sampling import OUTSIDE, WORDS, SamplePlan, plan_sampling, seen_slots
 from unicom_jax.planning.table import sample_table
+from unicom_jax.runs import weights
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ import pytest
 from tests.training.conftest import go
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
-from unicom_jax.interop import checkpoint as files
 from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.runs import checkpoint as files
 from unicom_jax.training.checkpoint import Position, restore_newest, save_state
 from unicom_jax.training.metrics import MetricWriter
 from unicom_jax.training.step import Stage, Trainer

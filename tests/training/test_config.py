@@ -10,14 +10,13 @@ import pytest
 
 from experiments import base
 from unicom_jax.config import (
-    LATER,
     ConfigError,
     apply_overrides,
     load_config,
-    open_run,
     to_json,
 )
-from unicom_jax.interop.checkpoint import read_config
+from unicom_jax.runs.checkpoint import read_config
+from unicom_jax.runs.configuration import LATER, open_run
 
 
 def test_an_override_sets_a_nested_key_and_keeps_its_type():

@@ -10,14 +10,14 @@ import pytest
 from data_pipelines.build import sequence_config
 from experiments.benchmarks import ours
 from experiments.benchmarks.standard import Standard
-from tests.models.documents import ALL, documents, pack
+from tests.families.documents import ALL, documents, pack
 from tests.tiny import tiny_config
 from tests.training.test_stages import pictures
 from unicom_jax.core.attention import attention, interval_mask, padding_mask, visible_share
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
-from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.training.flops import computed, step_flops
 from unicom_jax.training.stages.codec import codec_stage

@@ -9,20 +9,20 @@ import numpy as np
 import optax
 import pytest
 
-from data_pipelines.tasks import SOURCE, Image, Text
+from data_pipelines.sequences.tasks import SOURCE, Image, Text
 from tests.data.samples import picture, tokenizer
+from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL, write_folder
-from tests.models.documents import lively
 from tests.tiny import tiny_config
 from tests.training.conftest import go
 from tests.training.test_stages import pictures
 from unicom_jax.config import ConfigError
+from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.inference.generator import Generator
-from unicom_jax.interop import checkpoint as files
-from unicom_jax.interop.autoencoder import adopt_autoencoder
 from unicom_jax.interop.tensors import WeightsError
-from unicom_jax.models.build import build_encoder, build_unified
 from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.runs import checkpoint as files
+from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.step import Trainer
 

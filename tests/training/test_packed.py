@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import stage_loader
-from data_pipelines.records import SourceError
-from data_pipelines.rows import PROBE
-from data_pipelines.tokenizer import load_tokenizer
+from data_pipelines.loading.rows import PROBE
+from data_pipelines.sequences.tokenizer import load_tokenizer
+from data_pipelines.sources.records import SourceError
+from tests.data.loading.test_loader import assert_equal
 from tests.data.packed import begin, pack
-from tests.data.test_loader import assert_equal
 from tests.training.conftest import config, go
 from tests.training.test_resume import losses
-from unicom_jax.interop.features import FeatureMaker
-from unicom_jax.interop.packed import keep_probe
+from unicom_jax.runs.features import FeatureMaker
+from unicom_jax.runs.packed import keep_probe
 
 HALVES = ("float16", "bfloat16")
 

@@ -17,9 +17,9 @@ from rich.console import Console
 
 from tests.conftest import CACHE
 from tests.tiny import tiny_config
-from unicom_jax.interop import checkpoint as files
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup
+from unicom_jax.runs import checkpoint as files
 from unicom_jax.training.run import _prepare
 
 ROOT = Path(__file__).resolve().parents[2]

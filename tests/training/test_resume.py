@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.training.conftest import config, go
-from unicom_jax.interop import checkpoint as files
-from unicom_jax.models.build import build_codec, build_unified
+from unicom_jax.families.build import build_codec, build_unified
+from unicom_jax.runs import checkpoint as files
 
 
 def built(make, whole):

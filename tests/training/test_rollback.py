@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.training.toy import Killed, Run, same
-from unicom_jax.interop import checkpoint as files
+from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import spikes
 from unicom_jax.training.loop import TrainingError
 from unicom_jax.training.stopping import Stopped

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from tests.training.toy import Run, same, wait_for_saves
-from unicom_jax.interop import checkpoint as files
+from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import loop, saving
 from unicom_jax.training.event_files import JsonLines
 from unicom_jax.training.loop import TrainingError

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
-from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.training.settings import check_on_mesh, check_settings
 
 

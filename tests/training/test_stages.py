@@ -10,12 +10,12 @@ import pytest
 
 from data_pipelines.build import sequence_config
 from data_pipelines.images import patchify
-from data_pipelines.pictures import PictureBatch
+from data_pipelines.loading.pictures import PictureBatch
 from tests.data.samples import picture
-from tests.models.documents import ALL, documents, lively, pack
+from tests.families.documents import ALL, documents, lively, pack
 from tests.tiny import tiny_config
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.stages.codec import (
     add_latent_noise,

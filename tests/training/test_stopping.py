@@ -12,7 +12,7 @@ from rich.console import Console
 from tests.training.conftest import config, go
 from tests.training.test_resume import losses
 from unicom_jax import cli
-from unicom_jax.interop import checkpoint as files
+from unicom_jax.runs import checkpoint as files
 from unicom_jax.training.run import run_stages
 from unicom_jax.training.stopping import Stopped, stop_signals
 

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from data_pipelines.build import evaluates_on_training_data, open_examples
 from data_pipelines.scenes.scene import SceneConfig
-from data_pipelines.split import EVALUATION
+from data_pipelines.sources.split import EVALUATION
 from unicom_jax.evaluation.data import EvaluationData
 from unicom_jax.evaluation.run import SCORES_FILE, evaluate
 from unicom_jax.evaluation.scenes import scenes_data

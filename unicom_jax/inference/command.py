@@ -13,13 +13,21 @@ import numpy as np
 from rich.console import Console
 
 from data_pipelines.images import load_image
-from data_pipelines.sequence import VISION_START, build_prefix
-from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text, about_image
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
+from data_pipelines.sequences.tasks import (
+    BRIEFLY,
+    SOURCE,
+    UNDERSTOOD,
+    Image,
+    Segment,
+    Text,
+    about_image,
+)
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.chat import chat
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
-from unicom_jax.interop.weights import UNIFIED_STAGES
+from unicom_jax.runs.weights import UNIFIED_STAGES
 
 # Which options each mode reads; any other one that is given is an error, none is ignored.
 WORDS = ("max_tokens", "temperature", "top_p")

@@ -12,17 +12,17 @@ import numpy as np
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
-from data_pipelines.sequence import VISION_START, Document, SequenceConfig, build_prefix
-from data_pipelines.tasks import DRAWN, Image, Segment, Text, unconditional_segments
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.sequences.sequence import VISION_START, Document, SequenceConfig, build_prefix
+from data_pipelines.sequences.tasks import DRAWN, Image, Segment, Text, unconditional_segments
+from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
+from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_pictures
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import collate, image_slots
 from unicom_jax.inference.text import Sampling
-from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 
 PIXEL_SALT = 1_000_003  # added to the seed: a picture's pixels have noise of their own
 

@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from data_pipelines.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.sequences.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
+from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_patches, to_pictures
 from unicom_jax.inference.conversations import Conversations
-from unicom_jax.interop import weights
+from unicom_jax.runs import weights
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int32
 
-from data_pipelines.packing import PackingConfig, pack_row, stack_rows
-from data_pipelines.sequence import Document, SequenceConfig, Slots, drawing_slots
+from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.sequence import Document, SequenceConfig, Slots, drawing_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 
 SLOT_BUCKET = 32  # prefix lengths are rounded up to this, so that few programs are compiled

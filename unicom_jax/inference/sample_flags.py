@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-from unicom_jax.interop.export_flags import add_step_flag
+from unicom_jax.runs.step_flag import add_step_flag
 
 SAMPLE = "Draw, describe, answer, edit or converse with a trained model."
 SAMPLE_EXAMPLES = """\

@@ -25,15 +25,15 @@ from rich.console import Console
 from rich.table import Table
 
 import unicom_jax.interop.pytorch
-from data_pipelines.sequence import VISION_START, build_prefix
-from data_pipelines.tasks import BRIEFLY, UNDERSTOOD, Image, Text
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
+from data_pipelines.sequences.tasks import BRIEFLY, UNDERSTOOD, Image, Text
 from unicom_jax.core.module import Params
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import noise_at, to_patches
 from unicom_jax.inference.conversations import PIXEL_SALT
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.prompt import collate, image_slots
-from unicom_jax.interop import weights
+from unicom_jax.runs import weights
 
 SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
 PROMPTS = ("a red circle", "a blue square beside a small yellow star")

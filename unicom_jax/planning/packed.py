@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.build import image_policy, load_or_train_tokenizer, row_facts, unified_loader
 from data_pipelines.images import aspect_buckets
-from data_pipelines.loader import LoaderError
+from data_pipelines.loading.loader import LoaderError
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
 from unicom_jax.core.attention.kernel_parts import filled_mask

@@ -14,15 +14,15 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.build import image_policy
-from data_pipelines.pictures import PictureBatch
+from data_pipelines.loading.pictures import PictureBatch
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
-from unicom_jax.interop.autoencoder import adopt_autoencoder
+from unicom_jax.families.build import autoencoder_path, build_codec, build_encoder, build_space
 from unicom_jax.models.autoencoder import flux_autoencoder
-from unicom_jax.models.build import autoencoder_path, build_codec, build_encoder, build_space
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import HOST
+from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.training.assemble import make_trainer, tokens_per_step
 from unicom_jax.training.stages import unified
 from unicom_jax.training.state import TrainState

@@ -21,11 +21,11 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import SLOT_BUCKET, round_up
 from unicom_jax.inference.text import Sampling
-from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.costs import count_costs

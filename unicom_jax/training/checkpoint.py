@@ -1,4 +1,4 @@
-"""How a train state maps to the items of a checkpoint (`interop/checkpoint.py`)."""
+"""How a train state maps to the items of a checkpoint (`runs/checkpoint.py`)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from unicom_jax.interop import checkpoint as files
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup
+from unicom_jax.runs import checkpoint as files
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from data_pipelines.loader import Loader
+from data_pipelines.loading.loader import Loader
 from unicom_jax.core.losses import mean
 from unicom_jax.core.module import Params
 from unicom_jax.parallel.accelerators import find_accelerator

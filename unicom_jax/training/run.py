@@ -13,15 +13,10 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import build as pipelines
-from data_pipelines.tokenizer import Tokenizer
+from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.core.module import Params
-from unicom_jax.interop.autoencoder import load_autoencoder
-from unicom_jax.interop.checkpoint import is_import, restore_params, stage_steps
-from unicom_jax.interop.imports import check_stages, import_frozen_encoder
-from unicom_jax.interop.initial import build_stage, describe_sources, initial_params, sources_of
-from unicom_jax.interop.start import start_run
-from unicom_jax.models.build import build_codec, build_encoder
+from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup, Vote
 from unicom_jax.parallel.sharding import (
@@ -29,6 +24,11 @@ from unicom_jax.parallel.sharding import (
     param_shardings,
     place_batch,
 )
+from unicom_jax.runs.autoencoder import load_autoencoder
+from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.imported import check_stages, import_frozen_encoder
+from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
+from unicom_jax.runs.start import start_run
 from unicom_jax.training.assemble import make_trainer, tokens_per_step
 from unicom_jax.training.loop import Batches, LoopConfig, train
 from unicom_jax.training.settings import check_settings

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from unicom_jax.interop import checkpoint as files
-from unicom_jax.interop.storage import LOG, remove_half_written, storage_problem
 from unicom_jax.parallel.processes import ProcessGroup, Vote
+from unicom_jax.runs import checkpoint as files
+from unicom_jax.runs.storage import LOG, remove_half_written, storage_problem
 from unicom_jax.training.checkpoint import Position, restore_newest, save_state
 from unicom_jax.training.state import TrainState
 from unicom_jax.training.step import Trainer

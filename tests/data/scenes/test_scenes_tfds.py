@@ -16,7 +16,7 @@ from data_pipelines.build import load_or_train_tokenizer, unified_loader
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig
-from data_pipelines.tfds_source import TfdsSource
+from data_pipelines.sources.tfds import TfdsSource
 from tests.tiny import tiny_config
 
 directory = sys.argv[1]

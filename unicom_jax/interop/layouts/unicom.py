@@ -20,18 +20,18 @@ from typing import Any
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Specs
+from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
+from unicom_jax.families.pathway import Pathway
+from unicom_jax.families.query import QueryPathway
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
 from unicom_jax.models.autoencoder import AutoencoderKL
-from unicom_jax.models.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.paint_space import LatentSpace
-from unicom_jax.models.pathway import Pathway
 from unicom_jax.models.pixel_decoder import PixelDecoder
-from unicom_jax.models.query import QueryPathway
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 

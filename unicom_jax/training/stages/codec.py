@@ -25,7 +25,7 @@ from unicom_jax.core.flow import flow_loss, sample_time
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.models.build import build_codec, build_encoder, build_space
+from unicom_jax.families.build import build_codec, build_encoder, build_space
 from unicom_jax.parallel.sharding import fetch, place_copies
 from unicom_jax.training.step import Stage
 

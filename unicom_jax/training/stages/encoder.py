@@ -17,13 +17,13 @@ from unicom_jax.core.grids import token_mask
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.models.build import build_encoder
+from unicom_jax.families.build import build_encoder
 from unicom_jax.models.contrastive import pair_logits, sigmoid_loss, unit_norm
 from unicom_jax.training.step import Stage
 
 
 def encoder_stage(config: Mapping[str, Any]) -> Stage:
-    """The contrastive stage. Batches are `data_pipelines.pictures.PictureBatch`es."""
+    """The contrastive stage. Batches are `data_pipelines.loading.pictures.PictureBatch`es."""
     model = build_encoder(config)
     dtype = config["compute_dtype"]
 

@@ -17,10 +17,10 @@ from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.interop.features import encode
-from unicom_jax.interop.packed import check_probe, read_probe
-from unicom_jax.models.build import build_codec, build_encoder, build_unified
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.sharding import fetch
+from unicom_jax.runs.features import encode
+from unicom_jax.runs.packed import check_probe, read_probe
 from unicom_jax.training.step import Stage
 
 NAMES = ("align", "pretrain", "continue", "sft")

@@ -1,0 +1,261 @@
+"""Batches of packed rows, as a pure function of (seed, step), ahead of the training loop.
+
+Grain runs the pipeline: step -> windows -> documents -> rows -> batch, in threads or in worker
+processes. The whole state is `next_index`, the next step. A global batch is `rows` rows in a fixed
+order, of which a training process makes its share, so neither the number of those processes nor
+that of workers changes what is trained on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import multiprocessing
+import os
+import re
+import signal
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import grain
+from absl import flags
+
+from data_pipelines.sequences.mixture import DocumentStream
+from data_pipelines.sequences.packing import assign, documents_per_window, pack_row, stack_rows
+from unicom_jax.core.batch import MixedBatch
+
+Batch = TypeVar("Batch")
+STEPS = 2**62  # the stream has no end
+PROBES = 384  # documents looked at to choose how many a window gets
+RESTARTS = 3  # of the workers for one batch, before the batch itself is taken for the cause
+FEWEST = 1000  # documents that a share of unreadable ones is taken of, at least
+DEATH = re.compile(r"terminated unexpectedly with exit code (-?\d+)")  # what Grain says of it
+LOG = logging.getLogger(__name__)
+
+
+class LoaderError(Exception):
+    """Batches cannot be made any more. One line that names the cause and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderConfig:
+    """How batches are made and fetched.
+
+    Attributes:
+      rows: rows (or examples) of a global batch.
+      share: the rows of it that this process makes, ascending; None: all.
+      threads: threads that make batches, when `workers` is 0.
+      prefetch: batches made ahead.
+      workers: processes that make batches; 0 for threads. The source must be picklable then.
+      max_unreadable: share of records that may be unreadable, of at least FEWEST documents; 1: all.
+    """
+
+    rows: int
+    share: tuple[int, ...] | None = None
+    threads: int = 2
+    prefetch: int = 4
+    workers: int = 0
+    max_unreadable: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rows < 1:
+            raise ValueError(f"a batch needs at least 1 row, not {self.rows}")
+        if outside := set(self.own_rows) - set(range(self.rows)):
+            raise ValueError(f"row {min(outside)} is not one of {self.rows}; count rows from 0")
+
+    @property
+    def own_rows(self) -> tuple[int, ...]:
+        return tuple(range(self.rows)) if self.share is None else self.share
+
+
+class Loader(Generic[Batch]):
+    """An endless iterator over batches that can be stopped and continued anywhere.
+
+    Attributes:
+      next_index: the step of the next batch. It is the whole state.
+      counts: what happened to the documents of the batches handed out since the start or the last
+        `set_state`: documents, slots (used) of how many (room), left_over, unreadable, broken,
+        overlong; and restarts (of worker processes).
+
+    A worker process that dies is started again with all others, at the step whose batch is next.
+
+    Raises:
+      LoaderError: on `next`, when workers die again and again, or too many records are unreadable.
+    """
+
+    def __init__(
+        self, make: Callable[[int], tuple[Batch, Counter]], config: LoaderConfig, start: int = 0
+    ) -> None:
+        self._make, self._config = make, config
+        self._iterator: grain.DatasetIterator | None = None
+        self.set_state({"next_index": start})
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch, counts = self._next_made()
+        self.counts.update(counts)
+        self.next_index += 1
+        self._check_readable()
+        return batch
+
+    def _next_made(self) -> tuple[Batch, Counter]:
+        for deaths in itertools.count(1):
+            if self._iterator is None:
+                self._iterator, self._opened_at = self._open(), self.next_index
+                # Also at exit: Grain's threads and shared memory go before the interpreter does.
+                self._closing = weakref.finalize(self, self._iterator.close)
+            try:
+                return next(self._iterator)
+            except RuntimeError as error:
+                death = DEATH.search(str(error)) if self._config.workers else None
+                if death is None:
+                    raise
+                self._bury(int(death[1]), deaths)
+
+    def _bury(self, exit_code: int, deaths: int) -> None:
+        """Ends all workers after one of them died, so that the next batch starts them anew."""
+        workers = self._config.workers
+        worker = (self.next_index - self._opened_at) % workers  # they take turns
+        how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
+        what = f"data worker {worker} of {workers} died ({how}) before the batch of step"
+        self.close()
+        if deaths > RESTARTS:
+            raise LoaderError(
+                f"{what} {self.next_index}, {deaths} times in a row: if memory runs out, lower "
+                "--config.data.workers, prefetch or cache_mb; --config.data.workers=0 shows other "
+                "causes"
+            )
+        self.counts["restarts"] += 1
+        LOG.warning("%s %d; the workers start again there", what, self.next_index)
+
+    def _check_readable(self) -> None:
+        share, unreadable = self._config.max_unreadable, self.counts["unreadable"]
+        seen = unreadable + self.counts["documents"]
+        if unreadable > share * max(seen, FEWEST):
+            raise LoaderError(
+                f"{unreadable} of {seen} records could not be read up to step {self.next_index}, "
+                f"more than data.max_unreadable={share} allows: mend the files named above, or "
+                "raise it"
+            )
+
+    def get_state(self) -> dict[str, int]:
+        return {"next_index": self.next_index}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Continues with the batch of step `state["next_index"]`."""
+        self.close()
+        self.next_index = int(state["next_index"])
+        self.counts: Counter = Counter()
+
+    def close(self) -> None:
+        """Ends the threads or workers. A later `next` starts them anew where this one stopped."""
+        if self._iterator is not None:
+            self._closing()
+            self._iterator = None
+
+    def at(self, step: int) -> Batch:
+        """The batch of a step, made here and now."""
+        return self._make(step)[0]
+
+    def _open(self) -> grain.DatasetIterator:
+        config = self._config
+        steps = grain.MapDataset.range(self.next_index, STEPS).map(self._make)
+        if not config.workers:
+            options = grain.ReadOptions(config.threads, config.prefetch)
+            return iter(steps.to_iter_dataset(options))
+        if not flags.FLAGS.is_parsed():  # Grain's workers inherit absl flags
+            flags.FLAGS.mark_as_parsed()
+        each = max(1, config.prefetch // config.workers)
+        dataset = steps.to_iter_dataset(grain.ReadOptions(1, each))
+        processes = grain.MultiprocessingOptions(config.workers, each)
+        return iter(dataset.mp_prefetch(processes, worker_init_fn=_begin_worker))
+
+
+def _begin_worker(index: int, count: int) -> None:
+    """What a worker process does first: it leaves Ctrl-C to its trainer, and ends with it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(format=f"! data worker {index} of {count}: %(message)s")
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A trainer that is killed cannot end its workers, which would hold their memory for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class PackedBatches:
+    """Step to this process's part of a global batch of packed rows.
+
+    A window is packed as a whole, also where another process has some of its rows.
+    """
+
+    stream: DocumentStream
+    config: LoaderConfig
+    window_documents: int
+
+    def __call__(self, step: int) -> tuple[MixedBatch, Counter]:
+        rows, counts = [], Counter()
+        window_rows = self.stream.packing.window_rows
+        first = step * (self.config.rows // window_rows)
+        windows = itertools.groupby(self.config.own_rows, lambda row: row // window_rows)
+        for window, wanted in windows:
+            made = self._window(first + window, counts)
+            rows += [made[row % window_rows] for row in wanted]
+        return stack_rows(rows), counts
+
+    def _window(self, window: int, counts: Counter) -> list[MixedBatch]:
+        documents = []
+        for index in range(self.window_documents):
+            document, skipped = self.stream.document(window * self.window_documents + index)
+            documents.append(document)
+            counts.update(skipped)
+        packing, sequence = self.stream.packing, self.stream.sequence
+        rows, left_over = assign([(len(d), len(d.grids)) for d in documents], packing)
+        packed = [documents[i] for row in rows for i in row]
+        counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
+        counts.update(room=packing.window_rows * packing.slots)
+        return [pack_row([documents[i] for i in row], packing, sequence) for row in rows]
+
+
+def make_loader(
+    stream: DocumentStream,
+    config: LoaderConfig,
+    *,
+    start: int = 0,
+    window_documents: int | None = None,
+) -> Loader[MixedBatch]:
+    """The training loader of the unified stage.
+
+    Args:
+      stream: the documents.
+      config: batch size, this process's share, and the workers.
+      start: the first step.
+      window_documents: documents a window; None chooses it from the first few hundred documents.
+
+    Raises:
+      ValueError: a batch is no whole number of windows.
+    """
+    window = stream.packing.window_rows
+    if config.rows % window:
+        raise ValueError(
+            f"a batch of {config.rows} rows is no multiple of packing.window_rows {window}; "
+            "set window_rows to a divisor"
+        )
+    if window_documents is None:
+        window_documents = choose_window_documents(stream)
+    return Loader(PackedBatches(stream, config, window_documents), config, start)
+
+
+def choose_window_documents(stream: DocumentStream) -> int:
+    """How many documents a window gets, from the first few hundred of the stream."""
+    probes = [stream.document(index)[0] for index in range(PROBES)]
+    sizes = [(len(document), len(document.grids)) for document in probes]
+    return documents_per_window(sizes, stream.packing)

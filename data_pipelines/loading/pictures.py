@@ -1,0 +1,134 @@
+"""Batches of pictures with one caption each, for the encoder and codec stages."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+
+from data_pipelines.examples import Example
+from data_pipelines.images import ImagePolicy, patchify, prepare
+from data_pipelines.loading.loader import Loader, LoaderConfig
+from data_pipelines.sequences.tasks import BrokenExample, draw_caption
+from data_pipelines.sequences.tokenizer import Tokenizer
+from data_pipelines.sources.broken import read_or_next
+
+
+class PictureBatch(NamedTuple):
+    """B pictures of at most N patches, each with one caption of at most T tokens.
+
+    Attributes:
+      patches: (B, N, patch * patch * 3) uint8, raster order, zeros behind the last patch.
+      grids: (B, 2) int32 (rows, columns) of patches.
+      tokens: (B, T) int32, padded with `<|endoftext|>`.
+      lengths: (B,) int32 tokens of each caption.
+    """
+
+    patches: np.ndarray
+    grids: np.ndarray
+    tokens: np.ndarray
+    lengths: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureConfig:
+    """How pictures and captions are written.
+
+    Attributes:
+      patch: pixels on a side of a patch.
+      images: how pictures are resized.
+      pool: the patch grid's sides are multiples of it (a token-pooling compressor).
+      text_length: T. Longer captions are cut, as in SigLIP, and counted.
+      captions: "any" draws one of an example's captions; "last" takes the most detailed one, which
+        few other pictures share: the contrastive loss takes every other caption for a wrong one.
+    """
+
+    patch: int
+    images: ImagePolicy
+    pool: int = 1
+    text_length: int = 64
+    captions: str = "any"
+
+    def __post_init__(self) -> None:
+        if self.captions not in ("any", "last"):
+            raise ValueError(f"captions {self.captions!r} is unknown; choose any or last")
+        self.images.target_size(1, 1, self.patch * self.pool)  # raises where sizes do not agree
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureBatches:
+    """Step to this process's part of a global batch. Records that cannot be read are passed over.
+
+    Every epoch has its own order, every example one caption an epoch.
+    """
+
+    source: Sequence[Example]
+    tokenizer: Tokenizer
+    pictures: PictureConfig
+    config: LoaderConfig
+    seed: int
+
+    @functools.cached_property
+    def _order(self) -> grain.MapDataset:
+        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
+
+    def __call__(self, step: int) -> tuple[PictureBatch, Counter]:
+        pictures, own = self.pictures, self.config.own_rows
+        rows = len(own)
+        channels = 3 * pictures.patch**2
+        most = pictures.images.max_patches(pictures.patch, pictures.pool)
+        text = (rows, pictures.text_length)
+        batch = PictureBatch(
+            patches=np.zeros((rows, most, channels), np.uint8),
+            grids=np.zeros((rows, 2), np.int32),
+            tokens=np.full(text, self.tokenizer.end_of_document, np.int32),
+            lengths=np.zeros(rows, np.int32),
+        )
+        counts = Counter(documents=rows, truncated=0, unreadable=0)
+        for row, index in enumerate(step * self.config.rows + place for place in own):
+            example, unreadable = read_or_next(self.source, int(self._order[index]))
+            counts["unreadable"] += unreadable
+            self._write_picture(batch, row, example)
+            rng = np.random.default_rng([self.seed, index])
+            ids = self.tokenizer.encode(draw_caption(example, rng, pictures.captions == "last"))
+            counts["truncated"] += len(ids) > pictures.text_length
+            ids = ids[: pictures.text_length]
+            batch.tokens[row, : len(ids)], batch.lengths[row] = ids, len(ids)
+        return batch, counts
+
+    def _write_picture(self, batch: PictureBatch, row: int, example: Example) -> None:
+        patch = self.pictures.patch
+        try:
+            image = prepare(example.image, self.pictures.images, patch, self.pictures.pool)
+        except ValueError as error:
+            raise BrokenExample(f"example {example.key!r}: {error}") from error
+        cut = patchify(image, patch)
+        batch.patches[row, : len(cut)] = cut
+        batch.grids[row] = image.shape[0] // patch, image.shape[1] // patch
+
+
+def make_picture_loader(
+    source: Sequence[Example],
+    tokenizer: Tokenizer,
+    pictures: PictureConfig,
+    config: LoaderConfig,
+    *,
+    seed: int,
+    start: int = 0,
+) -> Loader[PictureBatch]:
+    """Batches of `config.rows` pictures as a pure function of (seed, step).
+
+    `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T) and
+    "unreadable" (records in whose place another was read).
+
+    Raises:
+      ValueError: an empty source.
+    """
+    if len(source) == 0:
+        raise ValueError("the source is empty; give it at least one example")
+    return Loader(PictureBatches(source, tokenizer, pictures, config, seed), config, start)

@@ -1,0 +1,84 @@
+"""`unicom data prepare`: data sets as ArrayRecord files on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.openmoji import Settings, prepare_openmoji
+from data_pipelines.sources.records import RecordError, SourceError, write_records
+
+SIZE = 64  # of pictures that are drawn here, unless another one is asked for
+SHARD = 10_000  # examples of a folder in one file
+
+
+def prepare(dataset: str, out: Path, package: str | None = None, size: int | None = None) -> str:
+    """Writes a data set to `out` and says what lies there and how to train on it.
+
+    Args:
+      dataset: a key of `DATA_SETS`.
+      package: openmoji: the npm package as a directory or .tgz; None fetches it. folder: the
+        folder, as `FolderSource` reads it.
+      size: side of the pictures in pixels, `SIZE` when None. A folder's stay as large as they are.
+
+    Raises:
+      SourceError: an option that the data set does not have, or what its own preparation raises.
+    """
+    return DATA_SETS[dataset](out, package, size)
+
+
+def _folder(out: Path, package: str | None, size: int | None) -> str:
+    if package is None:
+        raise SourceError("which folder? add --package=DIR, with pictures and captions.jsonl")
+    if size is not None:
+        raise SourceError(
+            "--size does nothing for a folder, whose pictures stay as large as they are; leave it "
+            "out and set --config.data.image_size in training"
+        )
+    source = FolderSource(package)
+    shards = -(-len(source) // SHARD)
+    try:
+        write_records(out / "examples", (source[i] for i in range(len(source))), shards)
+    except RecordError as error:
+        raise SourceError(str(error)) from error  # a line that training would only pass over
+    return (
+        f"{out}: {len(source)} examples of {package} in {shards} file{'s' * (shards > 1)}; train "
+        f"on them with --config.data.source.kind=array_record --config.data.source.path={out}"
+    )
+
+
+def _openmoji(out: Path, package: str | None, size: int | None) -> str:
+    size = size or SIZE
+    prepared = prepare_openmoji(out, package, Settings(size=size))
+    return (
+        f"{out}: OpenMoji {prepared.version}, {prepared.train} drawings to train on and "
+        f"{prepared.eval} held out, {size} x {size} pixels; train on them with "
+        f"--config.data.source.kind=openmoji --config.data.source.path={out}"
+    )
+
+
+def _scenes(out: Path, package: str | None, size: int | None) -> str:
+    size = size or SIZE
+    if package is not None:
+        raise SourceError("--package does nothing for scenes, which are drawn here; leave it out")
+    # TFDS takes seconds to import, and only this needs it.
+    from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig
+
+    config = ScenesBuilderConfig(name=str(size), scenes=SceneConfig(sizes=((size, size),)))
+    builder = Scenes(data_dir=str(out), config=config, file_format="array_record")
+    builder.download_and_prepare()
+    counts = {name: split.num_examples for name, split in builder.info.splits.items()}
+    return (
+        f"{builder.data_dir}: {counts['train']} scenes to train on and {counts['test']} held out, "
+        f"{size} x {size} pixels; train on them with --config.data.source.kind=tfds "
+        f"--config.data.source.path={builder.data_dir} --config.data.source.eval_split=test"
+    )
+
+
+DATA_SETS: dict[str, Callable[[Path, str | None, int | None], str]] = {
+    "folder": _folder,
+    "openmoji": _openmoji,
+    "scenes": _scenes,
+}

@@ -1,0 +1,239 @@
+"""`unicom data prepare packed`: a stage's packed rows as ArrayRecord files, made in parallel.
+
+A file holds a fixed run of windows, so its bytes do not depend on who writes it or on what was
+written before. It gets its name when it is complete; a preparation that was stopped goes on with
+the files that are missing. Apache Beam spreads the files over workers: its local runner by default,
+any other with --runner; the folder must then be one that its workers share.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import json
+import os
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_module
+
+from data_pipelines.build import document_stream, row_facts
+from data_pipelines.loading.loader import LoaderConfig, PackedBatches, choose_window_documents
+from data_pipelines.loading.rows import (
+    MANIFEST,
+    Row,
+    check_facts,
+    encode_row,
+    plain,
+    rows_of,
+)
+from data_pipelines.sequences.tokenizer import Tokenizer
+from data_pipelines.sources.records import SUFFIX, SourceError, one_line
+from data_pipelines.sources.split import EVALUATION, TRAIN
+from unicom_jax.core.batch import MixedBatch
+
+FILES = 16  # at least, so that workers share the work and a stop loses little
+ROWS = 4096  # in a file, at most
+WRITER_OPTIONS = "group_size:1,zstd:3"  # rows have long runs of zeros
+FAILED, HALF = ".failed", ".unfinished"
+
+# (pictures (R, M, N, P) uint8, grids (R, M, 2)) -> features (R, M, N, D). Must pickle.
+Features = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is to be prepared, as a worker needs it. Hashable; pickles.
+
+    Attributes:
+      config: the run's, as a Python literal: JSON has no tuples.
+      tokenizer: as JSON.
+      directory: DIR/STAGE.
+      window_documents: documents of a window, by split.
+      features: computes them in place of the pictures; None keeps the pictures.
+    """
+
+    config: str
+    stage: str
+    tokenizer: str
+    directory: str
+    window_documents: tuple[tuple[str, int], ...]
+    features: Features | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One file: the windows [start, stop) of a split."""
+
+    split: str
+    index: int
+    count: int
+    start: int
+    stop: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.split}-{self.index:05d}-of-{self.count:05d}"
+
+
+def shards_of(split: str, rows: int, window_rows: int) -> list[Shard]:
+    """The files of a split; how many there are depends on its rows alone."""
+    windows = rows // window_rows
+    count = min(windows, max(FILES, -(-rows // ROWS)))
+    edges = [index * windows // count for index in range(count + 1)]
+    return [Shard(split, i, count, edges[i], edges[i + 1]) for i in range(count)]
+
+
+def make_plan(
+    config: dict[str, Any],
+    stage: str,
+    tokenizer: Tokenizer,
+    out: Path,
+    features: Features | None = None,
+) -> Plan:
+    """Looks at the first documents of each split, which decide how many a window gets."""
+    documents = tuple(
+        (split, choose_window_documents(document_stream(config, stage, tokenizer, split)))
+        for split in (TRAIN, EVALUATION)
+    )
+    return Plan(repr(config), stage, tokenizer.to_json(), str(out / stage), documents, features)
+
+
+# ---- on a worker ------------------------------------------------------------------------------
+
+
+def write_shard(plan: Plan, shard: Shard) -> None:
+    """Writes one file and, beside it, NAME.json with its counts. One that is there stays.
+
+    What a person has to mend (a document too long, data that is gone) is told in NAME.failed
+    instead, as other exceptions make most runners try again and again.
+    """
+    final = Path(plan.directory, shard.name + SUFFIX)
+    if final.exists():
+        return
+    half = final.with_name(f"{shard.name}-{uuid.uuid4().hex}{HALF}")  # runners may try it twice
+    counts: Counter = Counter()
+    writer = array_record_module.ArrayRecordWriter(str(half), WRITER_OPTIONS)
+    try:
+        for row in shard_rows(plan, shard):
+            writer.write(encode_row(row))
+            counts.update(row.counts)
+    except BaseException as error:
+        writer.close()
+        half.unlink(missing_ok=True)
+        if not isinstance(error, ValueError | OSError):
+            raise
+        _write(final.with_name(shard.name + FAILED), one_line(error))
+        return
+    writer.close()
+    _write(final.with_name(shard.name + ".json"), json.dumps(counts))
+    os.replace(half, final)
+
+
+def shard_rows(plan: Plan, shard: Shard) -> Iterator[Row]:
+    """The rows of a file in order. A window's counts stand at its first row."""
+    make = _window_maker(plan, shard.split)
+    for window in range(shard.start, shard.stop):
+        batch, counts = make(window)
+        if plan.features is not None:
+            batch = with_features(batch, plan.features)
+        for index, row in enumerate(rows_of(batch)):
+            yield Row(row, {} if index else counts)
+
+
+def without_features(plan: Plan) -> Plan:
+    """The same rows with their pictures."""
+    return dataclasses.replace(plan, features=None)
+
+
+def with_features(batch: MixedBatch, features: Features) -> MixedBatch:
+    """`batch` with features in place of its pictures."""
+    made = features(batch.patches, batch.grids)
+    return dataclasses.replace(batch, patches=None, features=made)
+
+
+@functools.lru_cache(maxsize=4)
+def _window_maker(plan: Plan, split: str) -> PackedBatches:
+    """Window to rows. Sources are opened once a process."""
+    tokenizer = Tokenizer.from_json(plan.tokenizer)
+    stream = document_stream(ast.literal_eval(plan.config), plan.stage, tokenizer, split)
+    rows = LoaderConfig(stream.packing.window_rows)
+    return PackedBatches(stream, rows, dict(plan.window_documents)[split])
+
+
+def _write(path: Path, text: str) -> None:
+    half = path.with_name(f"{path.name}-{uuid.uuid4().hex}{HALF}")
+    half.write_text(text, encoding="utf-8")
+    os.replace(half, path)
+
+
+# ---- around the workers -----------------------------------------------------------------------
+
+
+def begin(
+    plan: Plan, tokenizer: Tokenizer, shards: Sequence[Shard], window_rows: int, about: dict
+) -> list[Shard]:
+    """Begins a preparation or goes on with one, and returns the files that are to be written.
+
+    Args:
+      about: what else the manifest says, `features` for instance; it must not change either.
+
+    Raises:
+      SourceError: the folder holds another preparation.
+    """
+    directory = Path(plan.directory)
+    facts = row_facts(ast.literal_eval(plan.config), plan.stage)
+    splits = {
+        split: {
+            "rows": window_rows * sum(s.stop - s.start for s in shards if s.split == split),
+            "shards": sum(s.split == split for s in shards),
+        }
+        for split in (TRAIN, EVALUATION)
+    }
+    facts = {**facts, "tokenizer": tokenizer.fingerprint()}
+    path = directory / MANIFEST
+    if path.is_file():
+        before = json.loads(path.read_text())
+        for about_split in before["splits"].values():
+            about_split.pop("counts", None)
+        was = {**before["facts"], **{key: before[key] for key in (*about, "splits")}}
+        check_facts({**facts, **about, "splits": splits}, was, f"{directory}: holds rows made with")
+    directory.mkdir(parents=True, exist_ok=True)
+    for stale in (*directory.glob(f"*{HALF}"), *directory.glob(f"*{FAILED}")):
+        stale.unlink()
+    tokenizer.save(directory.parent / "tokenizer")
+    manifest = {"complete": False, "stage": plan.stage, "facts": plain(facts), **about}
+    manifest["splits"] = splits
+    _write(path, json.dumps(manifest, indent=2))
+    return [shard for shard in shards if not (directory / (shard.name + SUFFIX)).exists()]
+
+
+def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
+    """Writes the manifest of a preparation whose files are all there, and returns it.
+
+    Raises:
+      SourceError: a file could not be written; the message is its worker's.
+    """
+    directory = Path(plan.directory)
+    for failed in sorted(directory.glob(f"*{FAILED}")):
+        raise SourceError(failed.read_text(encoding="utf-8"))
+    missing = [shard for shard in shards if not (directory / (shard.name + SUFFIX)).exists()]
+    if missing:
+        raise SourceError(
+            f"{directory}: {len(missing)} of {len(shards)} files are missing, {missing[0].name} "
+            "first: run the same command again, it goes on where it stopped"
+        )
+    manifest = json.loads((directory / MANIFEST).read_text())
+    for split, about in manifest["splits"].items():
+        counts: Counter = Counter()
+        for shard in shards:
+            if shard.split == split:
+                counts.update(json.loads((directory / f"{shard.name}.json").read_text()))
+        about["counts"] = dict(counts)
+    _write(directory / MANIFEST, json.dumps({**manifest, "complete": True}, indent=2))
+    return manifest

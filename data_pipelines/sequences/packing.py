@@ -1,0 +1,167 @@
+"""Documents to rows: packing inside fixed windows.
+
+A window is a fixed run of documents and a fixed number of rows. Window w owns the documents
+[w * D, (w + 1) * D) of the stream, so its rows are a pure function of (seed, w): nothing is carried
+over from the window before, any window can be built first, and a resumed run needs no buffer.
+
+Best-fit decreasing (Johnson 1974): the documents, longest first, each go into the fullest row that
+still has the slots and the image places. What fits nowhere is left over: it is returned and
+counted, never dropped in silence. Because the longest go first, only short documents are ever left
+over, and `documents_per_window` chooses D so that they are fewer than one in 500. The alternatives
+are worse here: rows that stop at the first document that does not fit lose long documents more
+often than short ones and so bend the mixture; a stream that carries documents over must be
+replayed on resume, and by every host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from data_pipelines.sequences.sequence import MASK_FIELDS, Document, SequenceConfig
+from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
+
+PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
+
+
+class OverlongDocument(ValueError):
+    """A document that fits no row. The message names the example, the limit and the mend."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PackingConfig:
+    """The shape of packed rows.
+
+    Attributes:
+      slots: S, slots a row.
+      images: M, images a row.
+      window_rows: rows of a window. More rows pack better; a batch is whole windows.
+    """
+
+    slots: int
+    images: int
+    window_rows: int = 8
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            if getattr(self, field.name) < 1:
+                raise ValueError(f"packing {field.name} must be at least 1")
+
+
+def check_fits(document: Document, config: PackingConfig) -> None:
+    """Raises OverlongDocument when `document` would fit no empty row."""
+    for name, size, limit, key in (
+        ("slots", len(document), config.slots, "sequence_length"),
+        ("images", len(document.grids), config.images, "images_per_row"),
+    ):
+        if size > limit:
+            raise OverlongDocument(
+                f"example {document.key!r} takes {size} {name}, but a row has room for {limit}; "
+                f"raise {key}, shorten the example, or set overlong='skip'"
+            )
+
+
+def assign(
+    sizes: Sequence[tuple[int, int]], config: PackingConfig
+) -> tuple[list[list[int]], list[int]]:
+    """Places documents of (slots, images) into the rows of one window.
+
+    Returns:
+      (rows, left over): for each of `window_rows` rows the indices of its documents, ascending, and
+      the indices of those that fit nowhere.
+    """
+    rows: list[list[int]] = [[] for _ in range(config.window_rows)]
+    free = [(config.slots, config.images)] * config.window_rows
+    left_over = []
+    for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
+        slots, pictures = sizes[index]
+        fitting = [r for r, room in enumerate(free) if slots <= room[0] and pictures <= room[1]]
+        if not fitting:
+            left_over.append(index)
+            continue
+        row = min(fitting, key=lambda r: (free[r], r))
+        rows[row].append(index)
+        free[row] = (free[row][0] - slots, free[row][1] - pictures)
+    return [sorted(row) for row in rows], sorted(left_over)
+
+
+def documents_per_window(
+    sizes: Sequence[tuple[int, int]], config: PackingConfig, tolerance: float = 0.002
+) -> int:
+    """The largest number of documents a window can be given so that few are left over.
+
+    Args:
+      sizes: (slots, images) of the stream's first few hundred documents, in order: the mixture
+        spreads the tasks evenly, so a run of documents varies less than a random draw.
+      tolerance: the largest share of documents that may be left over.
+    """
+    if not sizes:
+        raise ValueError("a sample of documents is needed to choose how many a window gets")
+
+    def left_over(count: int) -> float:
+        starts = range(0, len(sizes), max(1, len(sizes) // 32))
+        runs = [[sizes[(start + i) % len(sizes)] for i in range(count)] for start in starts]
+        return sum(len(assign(run, config)[1]) for run in runs) / (count * len(runs))
+
+    def last(good: Callable[[int], bool], stop: int) -> int:
+        low = 1  # one document always fits
+        while stop - low > 1:
+            middle = (low + stop) // 2
+            low, stop = (middle, stop) if good(middle) else (low, middle)
+        return low
+
+    shortest = max(1, min(slots for slots, _ in sizes))
+    return last(
+        lambda n: left_over(n) <= tolerance, config.window_rows * config.slots // shortest + 2
+    )
+
+
+def pack_row(
+    documents: Sequence[Document], config: PackingConfig, sequence: SequenceConfig
+) -> MixedBatch:
+    """One row of documents, back to back, with pads behind them; fields without the batch axis.
+
+    Mask intervals and image indices are moved to where the document stands; positions are not, as
+    rotary positions only matter relative to each other.
+    """
+    slots = config.slots
+    row = {name: np.zeros(slots, np.int32) for name in (*PER_SLOT, "image_index", *MASK_FIELDS)}
+    row["positions"] = np.zeros((slots, 2), np.int32)
+    row["target_weights"] = np.zeros(slots, np.float32)
+    patches = np.zeros((config.images, sequence.max_patches, 3 * sequence.patch**2), np.uint8)
+    grids = np.zeros((config.images, 2), np.int32)
+    start = image = 0
+    for document in documents:
+        here = slice(start, start + len(document))
+        for name in PER_SLOT:
+            row[name][here] = getattr(document, name)
+        pictured = document.roles > Role.TEXT
+        row["image_index"][here] = np.where(pictured, document.image_index + image, 0)
+        starts, stops, spans, ends = (getattr(document.mask, name) for name in MASK_FIELDS)
+        row["context_start"][here], row["context_stop"][here] = starts + start, stops + start
+        offset = np.where(ends > spans, start, 0)  # empty spans stay (0, 0)
+        row["span_start"][here], row["span_stop"][here] = spans + offset, ends + offset
+        for cut, grid in zip(document.patches, document.grids, strict=True):
+            patches[image, : len(cut)], grids[image] = cut, grid
+            image += 1
+        start += len(document)
+    mask = MaskIntervals(*(row.pop(name) for name in MASK_FIELDS))
+    return MixedBatch(mask=mask, patches=patches, grids=grids, **row)
+
+
+def stack_rows(rows: Sequence[MixedBatch]) -> MixedBatch:
+    """Rows to a batch: every field gets a leading axis B."""
+
+    def stack(parts: Sequence[object]) -> object:
+        names = [field.name for field in dataclasses.fields(parts[0])]
+        columns = {name: [getattr(part, name) for part in parts] for name in names}
+        return type(parts[0])(**{name: join(column) for name, column in columns.items()})
+
+    def join(column: list) -> object:
+        if column[0] is None:
+            return None
+        return stack(column) if dataclasses.is_dataclass(column[0]) else np.stack(column)
+
+    return stack(rows)

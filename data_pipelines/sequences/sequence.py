@@ -1,0 +1,406 @@
+"""Segments to slots: the sequence format, as one `Document` of NumPy arrays.
+
+One turn is `<|im_start|>` prompt `<|im_end|>` response `<|endoftext|>`; an image stands between
+`<|vision_start|>` and `<|vision_end|>`. Words without a prompt are a plain document. Loss is on the
+response: from the `<|im_end|>`, which predicts its first token, to the closing `<|endoftext|>`.
+`<|vision_end|>` is never predicted: how many tokens an image has is known before it is drawn.
+
+A drawn image that ends its document is only written as NOISY slots. One with something behind it is
+written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
+place, so that nothing sees it (`MaskIntervals` draws the mask). Either may have several NOISY
+copies, each with its own noise and time: one reading of the prompt then serves several of them.
+Likewise one picture serves several questions that stand apart (`Text.apart`): each goes on from it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines import images
+from data_pipelines.sequences.tasks import (
+    DRAWN,
+    SOURCE,
+    BrokenExample,
+    Image,
+    Segment,
+    Text,
+    is_response,
+)
+from data_pipelines.sequences.tokenizer import Tokenizer
+from unicom_jax.core.batch import MaskIntervals, Role
+from unicom_jax.core.positions import image_positions
+
+VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
+STRUCTURE = ("end_of_document", "turn_start", "turn_end", "vision_start", "vision_end", "image_pad")
+MASK_FIELDS = tuple(field.name for field in dataclasses.fields(MaskIntervals))
+
+# The roles under which an image is written, by what it is for and by the config's choice.
+UNDERSTANDING: dict[str, tuple[Role, ...]] = {
+    "features": (Role.UNDERSTAND,),
+    "latents": (Role.UNDERSTAND,),  # the model decides which of its streams fills these slots
+    "channel_concat": (Role.UNDERSTAND,),
+    "sequence_concat": (Role.UNDERSTAND, Role.CLEAN),
+}
+EDIT_SOURCE: dict[str, tuple[Role, ...]] = {
+    "latents": (Role.CLEAN,),
+    "features": (Role.UNDERSTAND,),
+    "both": (Role.UNDERSTAND, Role.CLEAN),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """How segments are written.
+
+    Attributes:
+      patch: pixels on a side of a patch.
+      images: how pictures are resized.
+      pool: latents have one token for pool x pool patches (a token-pooling compressor); 1: one for
+        each.
+      understanding: what an understood image feeds, a key of `UNDERSTANDING`. "sequence_concat"
+        writes features and latents as one bidirectional block, both with the image's positions.
+      edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
+      cfg_dropout: probability that a drawing document is made unconditional
+        (`tasks.drop_condition`).
+      noisy_copies: NOISY copies of each drawn image. None sees another.
+      prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
+        instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
+    """
+
+    patch: int = 16
+    images: images.ImagePolicy = images.ImagePolicy()
+    pool: int = 1
+    understanding: str = "features"
+    edit_source: str = "latents"
+    cfg_dropout: float = 0.1
+    noisy_copies: int = 1
+    prompt_open: str = "<|im_start|>"
+    prompt_close: str = "<|im_end|>"
+    response_close: str = "<|endoftext|>"
+
+    def __post_init__(self) -> None:
+        for name, table in (("understanding", UNDERSTANDING), ("edit_source", EDIT_SOURCE)):
+            if getattr(self, name) not in table:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
+                )
+        if self.pool > 1 and self.understanding == "channel_concat":
+            raise ValueError(
+                "channel_concat needs one latent a patch; set pool to 1, or another understanding"
+            )
+        if not 0.0 <= self.cfg_dropout <= 1.0:
+            raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
+        if self.noisy_copies < 1:
+            raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
+        self.images.target_size(1, 1, self.patch * self.pool)  # raises where the sizes do not agree
+
+    @property
+    def max_patches(self) -> int:
+        """N of the batch: the most patches that a picture can have."""
+        return self.images.max_patches(self.patch, self.pool)
+
+    def token_grid(self, rows: int, cols: int, role: Role) -> tuple[int, int]:
+        """(rows, columns) of tokens that an image of rows x cols patches has under a role."""
+        pooled = role != Role.UNDERSTAND or self.understanding == "latents"
+        return (rows // self.pool, cols // self.pool) if pooled else (rows, cols)
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """One training document, or the prefix of an answer, of L slots, without padding.
+
+    Attributes:
+      key: the example it comes from.
+      tokens, roles, image_index, image_token, targets: (L,) int32.
+      target_weights: (L,) float32.
+      positions: (L, 2) int32 (y, x).
+      mask: intervals (L,) int32 in slots of this document.
+      patches: per image, (rows * cols, patch * patch * 3) uint8.
+      grids: per image, (rows, cols) of patches.
+      next_position: the rotary index of a token that would follow the text.
+    """
+
+    key: str
+    tokens: np.ndarray
+    roles: np.ndarray
+    positions: np.ndarray
+    image_index: np.ndarray
+    image_token: np.ndarray
+    targets: np.ndarray
+    target_weights: np.ndarray
+    mask: MaskIntervals
+    patches: tuple[np.ndarray, ...]
+    grids: tuple[tuple[int, int], ...]
+    next_position: int
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Slots(NamedTuple):
+    """Positions (n, 2) and mask intervals (n,) of slots to be appended to a prefix."""
+
+    positions: np.ndarray
+    mask: MaskIntervals
+
+
+def drawing_slots(
+    context: int, position: int, rows: int, cols: int, slot: int | None = None
+) -> Slots:
+    """Where the NOISY tokens of an image to be drawn stand, and what they see.
+
+    Args:
+      context: the image sees the slots [0, context): all that precedes its place,
+        `<|vision_start|>` included.
+      position: rotary index of its place: `next_position` of a prefix that ends with
+        `<|vision_start|>`.
+      rows, cols: its token grid.
+      slot: its first slot; `context` unless a padded prefix or a later text lies between.
+    """
+    count = rows * cols
+    slot = context if slot is None else slot
+    return Slots(
+        image_positions(position, rows, cols),
+        MaskIntervals(
+            _fill(count, 0), _fill(count, context), _fill(count, slot), _fill(count, slot + count)
+        ),
+    )
+
+
+def build_document(
+    segments: Sequence[Segment], tokenizer: Tokenizer, config: SequenceConfig, key: str = "document"
+) -> Document:
+    """The training document of a list of segments. The loss is on what `tasks.is_response` says.
+
+    Raises:
+      ValueError: no response.
+      BrokenExample: no picture, or a text that contains structural tokens; it names `key`.
+    """
+    if not segments or not is_response(segments[-1]):
+        raise ValueError(
+            f"example {key!r}: its segments end without a response; end a task with one"
+        )
+    writer = _Writer(tokenizer, config, key, training=True)
+    writer.write(segments)
+    if isinstance(segments[-1], Text):
+        writer.markup(config.response_close, supervised=True)
+    writer.write_noisy_copies()
+    return writer.finish()
+
+
+def build_prefix(
+    segments: Sequence[Segment],
+    tokenizer: Tokenizer,
+    config: SequenceConfig,
+    opening: str = "",
+    key: str = "prompt",
+) -> Document:
+    """All that precedes an answer: prompts (and earlier turns), no targets, no noisy copies.
+
+    Args:
+      segments: the conversation so far. Drawn images in it are written CLEAN. When it ends with a
+        prompt the turn is closed and the response starts behind the prefix; when it ends in a
+        response, that response goes on.
+      opening: what the response is made to start with: `VISION_START` to draw at once, "<think>" to
+        think first.
+    """
+    writer = _Writer(tokenizer, config, key, training=False)
+    writer.write(segments)
+    if segments and not is_response(segments[-1]):
+        writer.markup(config.prompt_close)
+    writer.markup(opening)
+    return writer.finish()
+
+
+@dataclasses.dataclass
+class _Piece:
+    """A run of slots with one role and one image."""
+
+    tokens: Sequence[int]
+    role: Role
+    slots: Slots
+    image: int = 0
+    supervised: bool = False
+
+
+class _Writer:
+    """Appends pieces and keeps the slot and the rotary position at which the next one starts."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, config: SequenceConfig, key: str, training: bool
+    ) -> None:
+        self.tokenizer, self.config, self.key = tokenizer, config, key
+        self.training = training
+        self.pieces: list[_Piece] = []
+        self.patches: list[np.ndarray] = []
+        self.grids: list[tuple[int, int]] = []
+        self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
+        self.slot = self.position = 0
+        self.stem: tuple[int, int] | None = None  # slot and position that turns apart go on from
+        self.turn = 0  # first slot of the one that is being written
+
+    def write(self, segments: Sequence[Segment]) -> None:
+        config, previous = self.config, None
+        for index, segment in enumerate(segments):
+            response = is_response(segment)
+            if isinstance(segment, Text) and segment.apart:
+                if previous:
+                    self.markup(config.response_close, supervised=True)
+                self.stem = self.stem or (self.slot, self.position)
+                self.turn, self.position = self.slot, self.stem[1]
+            elif not response and previous is not False:  # it opens a turn, and ends the one before
+                if previous:
+                    self.markup(config.response_close, supervised=True)
+                self.markup(config.prompt_open)
+            if response and previous is False:
+                self.markup(config.prompt_close)
+            if isinstance(segment, Text):
+                self.text(segment)
+            else:
+                self.image(segment, last=self.training and index == len(segments) - 1)
+            previous = response
+
+    def markup(self, template: str, supervised: bool = False) -> None:
+        self._tokens(_encode(self.tokenizer, template), supervised)
+
+    def text(self, segment: Text) -> None:
+        ids = _encode(self.tokenizer, segment.text)
+        if not _structure(self.tokenizer).isdisjoint(ids):
+            raise BrokenExample(
+                f"example {self.key!r}: the text {segment.text[:60]!r} contains tokens that mark "
+                "turns or images; remove their spellings from it"
+            )
+        self._tokens(ids, segment.supervised)
+
+    def image(self, segment: Image, last: bool) -> None:
+        """One image between its marks. A drawn one gets its noisy copy later; when it is last, that
+        is all of it.
+        """
+        self.markup(VISION_START, supervised=segment.role == DRAWN)
+        image = self._keep(segment.pixels)
+        if segment.role == DRAWN:
+            self.noisy.append((image, self.slot, self.position))
+            if last:
+                return
+            self._block(image, (Role.CLEAN,))
+        elif segment.role == SOURCE:
+            self._block(image, EDIT_SOURCE[self.config.edit_source])
+        else:
+            self._block(image, UNDERSTANDING[self.config.understanding])
+        self.markup(VISION_END)
+
+    def write_noisy_copies(self) -> None:
+        for image, place, position in self.noisy:
+            rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
+            for copy in range(self.config.noisy_copies):
+                slots = drawing_slots(place, position, rows, cols, slot=self.slot)
+                index = image if copy == 0 else self._again(image)
+                self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, index))
+
+    def finish(self) -> Document:
+        pieces = self.pieces
+        tokens = _join([piece.tokens for piece in pieces], np.int32)
+        lengths = [len(piece.tokens) for piece in pieces]
+        supervised = np.repeat(np.array([piece.supervised for piece in pieces], bool), lengths)
+        targets, weights = np.zeros_like(tokens), np.zeros(len(tokens), np.float32)
+        targets[:-1] = np.where(
+            supervised[1:], tokens[1:], 0
+        )  # a slot predicts the token behind it
+        weights[:-1] = supervised[1:]
+        within = [
+            np.arange(n) if p.role != Role.TEXT else _fill(n, 0)
+            for p, n in zip(pieces, lengths, strict=True)
+        ]
+        return Document(
+            key=self.key,
+            tokens=tokens,
+            roles=np.repeat(np.array([piece.role for piece in pieces], np.int32), lengths),
+            positions=_join([piece.slots.positions for piece in pieces], np.int32).reshape(-1, 2),
+            image_index=np.repeat(np.array([piece.image for piece in pieces], np.int32), lengths),
+            image_token=_join(within, np.int32),
+            targets=targets,
+            target_weights=weights,
+            mask=MaskIntervals(
+                *(_join([getattr(p.slots.mask, f) for p in pieces], np.int32) for f in MASK_FIELDS)
+            ),
+            patches=tuple(self.patches),
+            grids=tuple(self.grids),
+            next_position=self.position,
+        )
+
+    def _keep(self, pixels: np.ndarray) -> int:
+        """Stores a picture's patches and returns its index."""
+        patch = self.config.patch
+        try:
+            picture = images.prepare(pixels, self.config.images, patch, self.config.pool)
+        except ValueError as error:
+            raise BrokenExample(f"example {self.key!r}: {error}") from error
+        self.patches.append(images.patchify(picture, patch))
+        self.grids.append((picture.shape[0] // patch, picture.shape[1] // patch))
+        return len(self.grids) - 1
+
+    def _again(self, image: int) -> int:
+        """Stores a kept picture once more: noise and time are drawn per stored picture."""
+        self.patches.append(self.patches[image])
+        self.grids.append(self.grids[image])
+        return len(self.grids) - 1
+
+    def _block(self, image: int, roles: tuple[Role, ...]) -> None:
+        """The tokens of one image in its place, once for each role: one bidirectional block, one
+        place.
+        """
+        grids = [self.config.token_grid(*self.grids[image], role) for role in roles]
+        stop = self.slot + sum(rows * cols for rows, cols in grids)
+        for role, (rows, cols) in zip(roles, grids, strict=True):
+            count = rows * cols
+            mask = MaskIntervals(
+                _fill(count, 0), _fill(count, stop), _fill(count, 0), _fill(count, 0)
+            )
+            slots = Slots(_positions(rows, cols) + self.position, mask)
+            self._append(_Piece([0] * count, role, slots, image))
+        self.position += max(rows * cols for rows, cols in grids)
+
+    def _tokens(self, ids: Sequence[int], supervised: bool) -> None:
+        count = len(ids)
+        nothing, index = _fill(count, 0), np.arange(count)
+        seen = self.slot + index + 1  # all up to itself
+        mask = MaskIntervals(nothing, seen, nothing, nothing)
+        if self.stem is not None:
+            mask = MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
+        slots = Slots(np.repeat(self.position + index[:, None], 2, axis=1), mask)
+        self._append(_Piece(ids, Role.TEXT, slots, supervised=supervised and self.training))
+        self.position += count
+
+    def _append(self, piece: _Piece) -> None:
+        self.pieces.append(piece)
+        self.slot += len(piece.tokens)
+
+
+@functools.lru_cache(maxsize=4096)
+def _encode(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+    return tuple(tokenizer.encode(words)) if words else ()
+
+
+@functools.lru_cache(maxsize=16)
+def _structure(tokenizer: Tokenizer) -> frozenset[int]:
+    return frozenset(tokenizer.require(name) for name in STRUCTURE)
+
+
+@functools.lru_cache(maxsize=256)
+def _positions(rows: int, cols: int) -> np.ndarray:
+    return image_positions(0, rows, cols)
+
+
+def _fill(count: int, value: int) -> np.ndarray:
+    return np.full(count, value, np.int32)
+
+
+def _join(parts: Sequence[Sequence[int] | np.ndarray], dtype: type) -> np.ndarray:
+    return (
+        np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.zeros(0, dtype)
+    )

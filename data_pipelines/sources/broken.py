@@ -1,0 +1,76 @@
+"""Records that cannot be read: another takes the place of each, and they are counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Sequence
+from typing import TypeVar
+
+from data_pipelines.sources.records import RecordError, SourceError
+
+LOG = logging.getLogger(__name__)
+LIMIT = 100  # records in a row after which the source itself is at fault
+NEIGHBOURS = 4  # tried before the search moves on
+PARTS = 16  # of a source; it moves on by one of them
+TOLD = 3  # unreadable records of a source that a process names; the others are only counted
+
+Record = TypeVar("Record")
+_told: weakref.WeakKeyDictionary[Sequence, set[str]] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tuple[Record, int]:
+    """The record at `index`, or the one that takes its place, and how many were passed over.
+
+    The next few records are tried first, then some further on, so that a whole file that is gone
+    does not use up the tries. Which one it is depends on what is readable and on the index alone.
+
+    Raises:
+      SourceError: `limit` records, or all of them, cannot be read.
+    """
+    size = len(source)
+    tries = min(limit, size)
+    for attempt in range(tries):
+        try:
+            return source[(index + _offset(attempt, size)) % size], attempt
+        except RecordError as error:
+            _tell(source, str(error))
+            last = error
+    raise SourceError(f"{tries} records in a row are broken, mend the data; the last: {last}")
+
+
+def _offset(attempt: int, size: int) -> int:
+    jump = size // PARTS if size > LIMIT else 0
+    return attempt + attempt // NEIGHBOURS * jump
+
+
+def _tell(source: Sequence, reason: str) -> None:
+    with _lock:
+        told = _told.setdefault(source, set())
+        if len(told) >= TOLD or reason in told:
+            return
+        told.add(reason)
+        more = "; further ones are only counted" if len(told) == TOLD else ""
+    LOG.warning("passed over: %s%s", reason, more)
+
+
+class SkipBroken:
+    """A source without its broken records: `read_or_next` at every index.
+
+    The replacement depends on the index alone, so what is made of the records stays a pure function
+    of it and no later stage meets a hole.
+    """
+
+    def __init__(self, source: Sequence[Record], limit: int = LIMIT) -> None:
+        self.source, self.limit = source, limit
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Record:
+        return read_or_next(self.source, index, self.limit)[0]
+
+    def __repr__(self) -> str:
+        return f"SkipBroken({self.source!r})"

@@ -1,0 +1,113 @@
+"""Sources by name.
+
+A source has `__len__` and `__getitem__(index) -> Example`, so `grain.MapDataset.source` takes it.
+It raises RecordError for a record that cannot be used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import os
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from data_pipelines.examples import Example
+from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.scenes.source import ScenesSource
+from data_pipelines.sources.broken import SkipBroken
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, SourceError, check_complete
+from data_pipelines.sources.split import TRAIN, split_source
+from data_pipelines.sources.tfds import TfdsSource
+
+
+class Source(Protocol):
+    """Random access to examples."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def open_source(config: Mapping[str, Any]) -> Source:
+    """Open the source that a config describes.
+
+    Args:
+      config: "kind" (a key of KINDS), the arguments of that kind, and optionally "skip_broken"
+        (default True: wrap in SkipBroken; False: the first broken record raises).
+
+    Raises:
+      SourceError: unknown kind or argument, missing argument, or nothing to open.
+    """
+    options = dict(config)
+    kind = options.pop("kind", None)
+    if kind not in KINDS:
+        raise SourceError(f"data source kind {kind!r} is unknown: {_nearest(kind, KINDS)}")
+    skip = options.pop("skip_broken", True)
+    arguments = inspect.signature(KINDS[kind]).parameters
+    _check_keys(options, arguments, f"data source {kind!r}")
+    for name, argument in arguments.items():
+        if argument.default is argument.empty and name not in options:
+            raise SourceError(f"data source {kind!r} lacks {name!r}: give it in the config")
+    source = KINDS[kind](**options)
+    return SkipBroken(source) if skip else source
+
+
+def _open_scenes(
+    seed: int = 0,
+    size: int = 100_000,
+    with_edits: bool = False,
+    scene: Mapping[str, Any] | None = None,
+) -> ScenesSource:
+    """`scene` holds fields of SceneConfig; lists become tuples."""
+    fields = dict(scene or {})
+    _check_keys(fields, [f.name for f in dataclasses.fields(SceneConfig)], "data source 'scenes'")
+    fields = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return ScenesSource(SceneConfig(**fields), seed, size, with_edits)
+
+
+def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
+    files = sorted(pathlib.Path(path).glob(f"{split}-*{SUFFIX}"))
+    if not files:
+        raise SourceError(
+            f"{path}: no OpenMoji split {split!r} there: run `unicom data prepare openmoji`"
+        )
+    check_complete(map(str, files))
+    return ArrayRecordSource(files)
+
+
+def _open_folder(
+    path: str | os.PathLike, split: str = TRAIN, held_out: float = 0.0
+) -> Sequence[Example]:
+    return split_source(FolderSource(path), split, held_out)
+
+
+def _open_array_record(
+    paths: str | os.PathLike | Sequence[str | os.PathLike],
+    split: str = TRAIN,
+    held_out: float = 0.0,
+) -> Sequence[Example]:
+    return split_source(ArrayRecordSource(paths), split, held_out)
+
+
+KINDS: dict[str, Callable[..., Source]] = {
+    "scenes": _open_scenes,
+    "array_record": _open_array_record,
+    "folder": _open_folder,
+    "tfds": TfdsSource,
+    "openmoji": _open_openmoji,
+}
+
+
+def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:
+    for key in given:
+        if key not in known:
+            raise SourceError(f"{owner} has no option {key!r}: {_nearest(key, known)}")
+
+
+def _nearest(name: Any, known: Any) -> str:
+    close = difflib.get_close_matches(str(name), list(known), n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(known)}"

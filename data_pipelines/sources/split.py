@@ -1,0 +1,73 @@
+"""A held-out share of a source that comes without an evaluation split of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from data_pipelines.examples import Example
+from data_pipelines.sources.records import SourceError
+
+TRAIN, EVALUATION = "train", "eval"
+
+
+def held_out(count: int, share: float) -> np.ndarray:
+    """Which of `count` records are held out: (count,) bool, about `share` of them.
+
+    Each record's lot is a hash of its index alone (SplitMix64, Steele et al. 2014): the same on
+    every machine and whatever is added behind it, and a larger share returns no record to training.
+    Not every k-th record, since lists often have a period.
+    """
+    lot = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        lot = (lot ^ (lot >> np.uint64(shift))) * np.uint64(factor)
+    lot ^= lot >> np.uint64(31)
+    return (lot >> np.uint64(11)) * 2.0**-53 < share
+
+
+class SplitSource:
+    """One side of a source: random access to the records that are held out, or to the others."""
+
+    def __init__(self, source: Sequence[Example], indices: np.ndarray, split: str) -> None:
+        self.source, self.indices, self.split = source, indices, split
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
+        return self.source[int(self.indices[index])]
+
+    def __repr__(self) -> str:
+        return f"SplitSource({self.source!r} {self.split})"
+
+
+def split_source(source: Sequence[Example], split: str, share: float) -> Sequence[Example]:
+    """The records of a split: "eval" has about `share` of them, "train" all others.
+
+    With a share of 0 nothing is held out: both splits are the whole source.
+
+    Raises:
+      SourceError: another split, a share outside [0, 1), or one that leaves a split empty. Asked
+        for either split, so that training does not start where evaluation could not end.
+    """
+    if split not in (TRAIN, EVALUATION):
+        raise SourceError(f"split {split!r} is unknown: choose {TRAIN} or {EVALUATION}")
+    if not 0 <= share < 1:
+        raise SourceError(
+            f"data.source.held_out={share} is no share in [0, 1): set it to 0.05, or to 0 to "
+            "evaluate on the training records"
+        )
+    if share == 0:
+        return source
+    evaluation = held_out(len(source), share)
+    for empty, mend in ((not evaluation.any(), "raise"), (evaluation.all(), "lower")):
+        if empty:
+            name = EVALUATION if mend == "raise" else TRAIN
+            raise SourceError(
+                f"data.source.held_out={share} leaves no record of {len(source)} to the {name} "
+                f"split: {mend} it, or set it to 0 to evaluate on the training records"
+            )
+    return SplitSource(source, np.flatnonzero(evaluation == (split == EVALUATION)), split)

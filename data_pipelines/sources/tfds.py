@@ -1,0 +1,155 @@
+"""Pictures with texts from TensorFlow Datasets, read without TensorFlow."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.sources.records import RecordError, SourceError, check_captions, one_line
+
+# Where known data sets keep their texts: coco_captions; flickr30k; single captions.
+CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
+# A data set with all of these holds whole examples, as that of `scenes/tfds_builder.py` does.
+WHOLE = {"key", "image", "captions", "thought"}
+WHOLE |= {f"questions/{name}" for name in ("question", "answer", "kind")}
+WHOLE |= {f"edits/{name}" for name in ("instruction", "target", "kind", "caption")}
+
+
+class TfdsSource:
+    """Random access to one split of a data set, for `grain.MapDataset.source`.
+
+    Captions come the shortest first. A data set with the features of an `Example` (`WHOLE`) gives
+    its questions, edits and plans too, all in their own order.
+
+    The data set must have been prepared with file_format="array_record"; nothing is downloaded.
+
+    Args:
+      name: a prepared directory (".../coco_captions/2014/1.1.0") or a registered name.
+      split: split name, slices included ("train[:90%]").
+      data_dir: where prepared data sets lie, for a registered name; None: TFDS's own default.
+      image: path of the picture among the features.
+      captions: path of the text or texts; None: the first of CAPTION_FEATURES that exists.
+
+    Raises:
+      SourceError: no such data set, split or feature, or the files are not ArrayRecord.
+    """
+
+    def __init__(
+        self,
+        name: str | os.PathLike,
+        split: str = "train",
+        data_dir: str | None = None,
+        image: str = "image",
+        captions: str | None = None,
+    ) -> None:
+        self.name, self.split = os.fspath(name), split
+        self._data = _open(self.name, split, data_dir)
+        features = _paths(self._data.dataset_info.features)
+        self._whole = captions is None and image == "image" and features >= WHOLE
+        wanted = CAPTION_FEATURES if captions is None else (captions,)
+        self._captions = self._find("captions", wanted, features)
+        self._image = self._find("image", (image,), features)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
+        where = f"{self.name} {self.split} record {index}"
+        try:
+            record = self._data[index]
+        except Exception as error:  # whatever a feature's decoder or the file reader may raise
+            raise RecordError(
+                f"{where}: unreadable ({one_line(error)}): prepare the data set again"
+            ) from error
+        captions = _texts(_at(record, self._captions))
+        check_captions(captions, where)
+        image = _picture(_at(record, self._image), where)
+        if not self._whole:
+            return Example(where, image, tuple(sorted(captions, key=len)))
+        return Example(
+            key=_text(record["key"]),
+            image=image,
+            captions=captions,
+            questions=_questions(record["questions"]),
+            edits=_edits(record["edits"], where),
+            thought=_text(record["thought"]),
+        )
+
+    def _find(self, option: str, wanted: Sequence[str], features: set[str]) -> str:
+        for path in wanted:
+            if path in features:
+                return path
+        raise SourceError(
+            f"{self.name}: no feature {' or '.join(map(repr, wanted))}: "
+            f"set data.source.{option} to one of {', '.join(sorted(features))}"
+        )
+
+    def __repr__(self) -> str:
+        return f"TfdsSource({self.name} {self.split})"
+
+
+def _open(name: str, split: str, data_dir: str | None) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and only this source needs it
+
+    try:
+        if os.path.isdir(name):
+            return tfds.builder_from_directory(name).as_data_source(split)
+        return tfds.data_source(name, split=split, data_dir=data_dir, download=False)
+    except Exception as error:  # tfds raises a dozen types, and a bare ImportError of TensorFlow
+        raise SourceError(
+            f"tfds {name!r} {split!r}: cannot be opened ({one_line(error)}): give the directory "
+            'of a data set prepared with file_format="array_record" and one of its splits'
+        ) from error
+
+
+def _paths(features: Mapping[str, Any], prefix: str = "") -> set[str]:
+    """Slash-separated names of all features, through sequences of dicts too."""
+    found = set()
+    for name, feature in features.items():
+        inner = getattr(feature, "feature", feature)
+        found.add(prefix + name)
+        if hasattr(inner, "items"):
+            found |= _paths(inner, f"{prefix}{name}/")
+    return found
+
+
+def _at(record: Any, path: str) -> Any:
+    for name in path.split("/"):
+        record = record[name]
+    return record
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    values = [value] if isinstance(value, str | bytes) else value
+    return tuple(map(_text, values))
+
+
+def _picture(value: Any, where: str) -> np.ndarray:
+    image = np.asarray(value)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise RecordError(
+            f"{where}: image is {image.shape} {image.dtype}, not (H, W, 3) uint8: "
+            "prepare it with an RGB Image feature"
+        )
+    return image
+
+
+def _questions(rows: Mapping[str, Any]) -> tuple[Question, ...]:
+    """TFDS gives a dictionary of sequences for a sequence of dictionaries."""
+    return tuple(map(Question, *(_texts(rows[name]) for name in ("question", "answer", "kind"))))
+
+
+def _edits(rows: Mapping[str, Any], where: str) -> tuple[Edit, ...]:
+    targets = [_picture(target, f"{where} edit target") for target in rows["target"]]
+    words = (_texts(rows[name]) for name in ("instruction", "kind", "caption"))
+    return tuple(Edit(i, t, k, c) for t, i, k, c in zip(targets, *words, strict=True))

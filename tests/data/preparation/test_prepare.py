@@ -1,0 +1,94 @@
+"""`unicom data prepare folder`: pictures and a JSONL file become ArrayRecord files."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.records import read_records
+from unicom_jax.cli import main
+
+
+def error_line(capsys, *flags):
+    """The one line on stderr of a preparation that fails."""
+    assert main(["data", "prepare", "folder", *flags]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    lines = []
+    for name, shade in (("a", 10), ("b", 200)):
+        PilImage.fromarray(np.full((8, 12, 3), shade, np.uint8)).save(folder / f"{name}.png")
+        lines.append(json.dumps({"file_name": f"{name}.png", "text": f"picture {name}"}))
+    (folder / "captions.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_a_folder_becomes_records_of_the_same_examples(photos, tmp_path, capsys):
+    out = tmp_path / "records"
+    assert main(["data", "prepare", "folder", f"--package={photos}", f"--out={out}"]) == 0
+    assert f"kind=array_record --config.data.source.path={out}" in capsys.readouterr().out
+    source = FolderSource(photos)
+    for made, given in zip(read_records(out), (source[0], source[1]), strict=True):
+        np.testing.assert_array_equal(made.image, given.image)
+        assert (made.key, made.captions) == (given.key, given.captions)
+
+
+def test_a_line_that_cannot_be_used_stops_the_preparation_and_leaves_no_file(
+    photos, tmp_path, capsys
+):
+    (photos / "b.png").unlink()
+    out = tmp_path / "records"
+    line = error_line(capsys, f"--package={photos}", f"--out={out}")
+    assert "captions.jsonl line 2" in line and list(out.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [([], "add --package=DIR"), (["--package=x", "--size=64"], "--size does nothing for a folder")],
+)
+def test_a_folder_is_named_and_keeps_its_sizes(tmp_path, capsys, flags, words):
+    assert words in error_line(capsys, f"--out={tmp_path}", *flags)
+
+
+PACKED = ["data", "prepare", "packed", "--config=experiments/quickstart.py"]
+
+
+def test_packing_without_beam_names_the_extra(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "apache_beam", None)
+    assert main([*PACKED, f"--out={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "needs Apache Beam: pip install 'unicom_jax[prepare]'" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["packed"], "whose rows? add --config=FILE"),
+        ([*PACKED[2:], "--size=64"], "--size does nothing for packed"),
+        (["scenes", "--workers=2"], "--workers does nothing for scenes"),
+        (["scenes", "--config.seed=1"], "--config.seed=1 does nothing for scenes"),
+        (["scenes", "--runner=FlinkRunner"], "--runner does nothing for scenes"),
+        ([*PACKED[2:], "--features-dtype=float16"], "--features-dtype needs --features=RUN"),
+    ],
+)
+def test_flags_of_another_preparation_are_refused_by_name(tmp_path, capsys, flags, words):
+    assert main(["data", "prepare", *flags, f"--out={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_a_runner_has_flags_only_when_it_is_named(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([*PACKED, f"--out={tmp_path}", "--wrokers=2"])
+    assert "unknown: --wrokers=2; did you mean --workers?" in capsys.readouterr().err

@@ -1,0 +1,209 @@
+"""Packing and the mask, against a reference that works slot by slot from first principles."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_pipelines.images import ImagePolicy
+from data_pipelines.sequences.packing import (
+    OverlongDocument,
+    PackingConfig,
+    assign,
+    check_fits,
+    documents_per_window,
+    pack_row,
+    stack_rows,
+)
+from data_pipelines.sequences.sequence import MASK_FIELDS, build_document
+from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from tests.data.samples import SMALL, picture, tokenizer
+from unicom_jax.core.batch import Role
+
+ROOM = PackingConfig(slots=400, images=40, window_rows=1)
+WORDS = st.sampled_from(["", "a", "a red dot", "how many dots are there?"])
+SIZES = st.sampled_from([(4, 4), (8, 4), (4, 12), (8, 8)])
+
+
+@st.composite
+def pictures(draw, roles):
+    return Image(picture(draw(st.integers(0, 99)), *draw(SIZES)), draw(st.sampled_from(roles)))
+
+
+prompts = st.lists(st.builds(Text, WORDS) | pictures([UNDERSTOOD, SOURCE]), min_size=1, max_size=3)
+responses = st.lists(
+    st.builds(Text, st.just("one"), st.just(True)) | pictures([DRAWN]), min_size=1, max_size=3
+)
+turns = st.tuples(prompts, responses).map(lambda turn: [*turn[0], *turn[1]])
+conversations = st.lists(turns, min_size=1, max_size=2).map(lambda parts: sum(parts, []))
+configs = st.builds(
+    lambda understanding, source: dataclasses.replace(
+        SMALL,
+        images=ImagePolicy("naflex", max_tokens=4),
+        understanding=understanding,
+        edit_source=source,
+    ),
+    st.sampled_from(["features", "sequence_concat"]),
+    st.sampled_from(["latents", "features", "both"]),
+)
+
+
+@st.composite
+def packed(draw):
+    """A config, documents, and the row they are packed into."""
+    config = draw(configs)
+    written = [
+        build_document(segments, tokenizer(), config, f"dots/{i}")
+        for i, segments in enumerate(draw(st.lists(conversations, min_size=1, max_size=3)))
+    ]
+    return config, written, pack_row(written, ROOM, config)
+
+
+def visible(mask):
+    """(S, S) bool of the intervals: the definition in `MaskIntervals`."""
+    key = np.arange(len(mask.context_start))
+    start, stop, span, end = (np.asarray(getattr(mask, name))[:, None] for name in MASK_FIELDS)
+    return ((start <= key) & (key < stop)) | ((span <= key) & (key < end))
+
+
+def reference(row, lengths):
+    """(S, S) bool: who sees whom, from what each slot is.
+
+    Nobody sees pads or other documents. Noisy slots are seen by those of their own image alone.
+    Otherwise one sees what comes before one's place, oneself, and all of one's own image. The place
+    of a noisy slot is that of its clean copy, or its own image's first slot.
+    """
+    slots = len(row.tokens)
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    roles, image = row.roles, row.image_index
+    seen = np.zeros((slots, slots), bool)
+    for i in range(len(document)):
+        own = [j for j in range(len(document)) if roles[j] > Role.TEXT and image[j] == image[i]]
+        clean = [j for j in own if roles[j] == Role.CLEAN]
+        for j in range(len(document)):
+            if document[i] != document[j]:
+                continue
+            if roles[i] == Role.TEXT:
+                seen[i, j] = j <= i and roles[j] != Role.NOISY
+            elif roles[i] == Role.NOISY:
+                noisy = [k for k in own if roles[k] == Role.NOISY]
+                place = min(clean or noisy)
+                seen[i, j] = j in noisy or (j < place and roles[j] != Role.NOISY)
+            else:
+                block = j in own and roles[j] != Role.NOISY
+                seen[i, j] = block or (j < i and roles[j] != Role.NOISY)
+    return seen
+
+
+@settings(max_examples=30, deadline=None)
+@given(packed())
+def test_the_mask_of_a_packed_row_is_the_one_from_first_principles(case):
+    _, written, row = case
+    np.testing.assert_array_equal(visible(row.mask), reference(row, [len(d) for d in written]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(packed())
+def test_a_packed_row_holds_every_document_exactly(case):
+    config, written, row = case
+    start = image = 0
+    for document in written:
+        here = slice(start, start + len(document))
+        for name in ("tokens", "positions", "roles", "targets", "target_weights", "image_token"):
+            np.testing.assert_array_equal(getattr(row, name)[here], getattr(document, name))
+        np.testing.assert_array_equal(visible(row.mask)[here, here], visible(document.mask))
+        pictured = document.roles != Role.TEXT
+        np.testing.assert_array_equal(
+            row.image_index[here][pictured], document.image_index[pictured] + image
+        )
+        for patches, grid in zip(document.patches, document.grids, strict=True):
+            assert tuple(row.grids[image]) == grid
+            np.testing.assert_array_equal(row.patches[image, : len(patches)], patches)
+            assert not row.patches[image, len(patches) :].any()
+            image += 1
+        start += len(document)
+    assert not row.roles[start:].any() and not row.target_weights[start:].any()
+    assert not row.grids[image:].any()
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3)), max_size=30),
+    st.integers(1, 5),
+)
+def test_every_document_is_placed_once_or_left_over_and_rows_keep_their_limits(sizes, rows):
+    config = PackingConfig(slots=20, images=4, window_rows=rows)
+    placed, left_over = assign(sizes, config)
+    assert len(placed) == rows
+    assert sorted([*sum(placed, []), *left_over]) == list(range(len(sizes)))
+    for row in placed:
+        assert sum(sizes[i][0] for i in row) <= 20 and sum(sizes[i][1] for i in row) <= 4
+    for i in left_over:  # and there really was no room
+        for row in placed:
+            slots = sum(sizes[j][0] for j in row) + sizes[i][0]
+            assert slots > 20 or sum(sizes[j][1] for j in row) + sizes[i][1] > 4
+
+
+def test_the_longest_documents_are_placed_first():
+    placed, left_over = assign(
+        [(4, 0), (10, 0), (9, 0), (3, 0), (8, 0)], PackingConfig(20, 1, window_rows=1)
+    )
+    assert placed == [[1, 2]] and left_over == [0, 3, 4]
+
+
+def test_a_window_gets_as_many_documents_as_fit_nearly_always():
+    rng = np.random.default_rng(0)
+    sizes = [(int(slots), 1) for slots in rng.integers(20, 60, 300)]
+    config = PackingConfig(slots=256, images=20, window_rows=8)
+    count = documents_per_window(sizes, config)
+    left_over = [
+        len(assign([sizes[i] for i in rng.integers(300, size=count)], config)[1])
+        for _ in range(100)
+    ]
+    assert sum(left_over) / (100 * count) < 0.01
+    assert count * 39.5 / (8 * 256) > 0.85
+
+
+def test_the_image_places_bound_a_window_too():
+    config = PackingConfig(slots=256, images=2, window_rows=4)
+    assert documents_per_window([(10, 1)] * 50, config) == 8
+
+
+def test_an_overlong_document_is_named_with_lengths_and_mend():
+    document = build_document([Text("a red dot " * 9, True)], tokenizer(), SMALL, "dots/3")
+    message = (
+        rf"'dots/3' takes {len(document)} slots, but a row has room for 8; raise sequence_length"
+    )
+    with pytest.raises(OverlongDocument, match=message):
+        check_fits(document, PackingConfig(slots=8, images=1))
+
+
+def test_too_many_images_are_named_too():
+    segments = [Image(picture(1)), Image(picture(2)), Text("one", True)]
+    document = build_document(segments, tokenizer(), SMALL, "dots/4")
+    with pytest.raises(OverlongDocument, match="'dots/4' takes 2 images, but a row has room for 1"):
+        check_fits(document, PackingConfig(slots=100, images=1))
+
+
+def test_a_row_without_pictures_has_the_same_shape():
+    document = build_document([Text("a red dot", True)], tokenizer(), SMALL)
+    row = pack_row([document], PackingConfig(slots=16, images=3), SMALL)
+    assert row.patches.shape == (3, 4, 48) and row.patches.dtype == np.uint8
+
+
+def test_stacked_rows_are_a_batch():
+    document = build_document([Text("a"), Image(picture(5), DRAWN)], tokenizer(), SMALL)
+    config = PackingConfig(slots=16, images=2)
+    batch = stack_rows([pack_row([document], config, SMALL), pack_row([], config, SMALL)])
+    assert batch.tokens.shape == (2, 16) and batch.positions.shape == (2, 16, 2)
+    assert batch.mask.span_stop.shape == (2, 16) and batch.patches.shape == (2, 2, 4, 48)
+    assert not batch.roles[1].any()
+
+
+def test_a_row_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="packing slots must be at least 1"):
+        PackingConfig(slots=0, images=1)

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+
+import grain
+import numpy as np
+import pytest
+from PIL import Image as PilImage
+
+from data_pipelines.examples import Example
+from data_pipelines.sources import broken, records
+from data_pipelines.sources import registry as sources
+from data_pipelines.sources.broken import SkipBroken, read_or_next
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.records import RecordError, SourceError
+from data_pipelines.sources.registry import open_source
+from data_pipelines.sources.tfds import TfdsSource
+
+
+def picture(value: int, height: int = 6, width: int = 5) -> np.ndarray:
+    return np.full((height, width, 3), value, np.uint8)
+
+
+def make_folder(path, rows, name="captions.jsonl", images=("a.png", "b.png")):
+    path.mkdir(exist_ok=True)
+    for value, image in enumerate(images):
+        PilImage.fromarray(picture(value)).save(path / image)
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    (path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+class FakeSource:
+    """Records named by their index; those in `broken` raise."""
+
+    def __init__(self, broken=(), size=10):
+        self.bad, self.size = set(broken), size
+
+    def __len__(self):
+        return self.size
+
+    def __getitem__(self, index):
+        if index in self.bad:
+            raise RecordError(f"record {index} is broken")
+        return Example(str(index), picture(index % 200), ("a",))
+
+
+# --- folder
+
+
+def test_a_folder_yields_pictures_with_texts_questions_and_edits(tmp_path):
+    row = {
+        "file_name": "a.png",
+        "captions": ["a longer text", "short"],
+        "questions": [{"question": "what?", "answer": "a thing", "kind": "object"}],
+        "edits": [{"instruction": "make it grey", "target": "b.png", "caption": "grey"}],
+        "thought": "plan",
+        "another column": 3,
+    }
+    (found,) = list(FolderSource(make_folder(tmp_path, [row])))
+    assert found.captions == ("short", "a longer text")  # the first is the shortest
+    assert (found.questions[0].answer, found.questions[0].kind) == ("a thing", "object")
+    assert (found.edits[0].kind, found.edits[0].caption, found.thought) == ("other", "grey", "plan")
+    np.testing.assert_array_equal(found.image, picture(0))
+    np.testing.assert_array_equal(found.edits[0].target, picture(1))
+
+
+@pytest.mark.parametrize("image_key", ["file_name", "image"])
+@pytest.mark.parametrize("text_key", ["text", "caption", "captions"])
+@pytest.mark.parametrize("list_name", ["captions.jsonl", "metadata.jsonl"])
+def test_the_usual_spellings_of_keys_and_lists_are_read(tmp_path, image_key, text_key, list_name):
+    folder = make_folder(tmp_path, [{image_key: "b.png", text_key: "größer"}], list_name)
+    assert FolderSource(folder)[0].captions == ("größer",)
+
+
+def test_blank_lines_are_no_records_but_count_as_lines(tmp_path):
+    good = {"file_name": "a.png", "text": "a"}
+    source = FolderSource(make_folder(tmp_path, [good, "", good | {"text": ""}]))
+    assert len(source) == 2
+    with pytest.raises(RecordError, match=r"captions.jsonl line 3: empty caption: give a text or"):
+        source[1]
+
+
+BROKEN_ROWS = {
+    "no json": ("{", "no JSON"),
+    "no object": ("[1]", "not a JSON object"),
+    "no image": ({"text": "a"}, "no 'file_name' or 'image'"),
+    "image is no name": ({"image": 3, "text": "a"}, "no file name"),
+    "no caption": ({"image": "a.png"}, "no 'captions' or 'caption' or 'text'"),
+    "blank caption": ({"image": "a.png", "text": "  "}, "empty caption"),
+    "empty list": ({"image": "a.png", "captions": []}, "empty caption"),
+    "caption is no text": ({"image": "a.png", "text": {"en": "a"}}, "a text or a list"),
+    "missing image": ({"image": "none.png", "text": "a"}, "none.png"),
+    "broken image": ({"image": "bad.png", "text": "a"}, "bad.png"),
+    "half a question": ({"image": "a.png", "text": "a", "questions": [{"question": "x"}]}, "answe"),
+    "broken target": (
+        {"image": "a.png", "text": "a", "edits": [{"instruction": "x", "target": "bad.png"}]},
+        "bad.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_ROWS)
+def test_a_broken_line_is_one_line_that_names_list_and_number(tmp_path, name):
+    row, reason = BROKEN_ROWS[name]
+    folder = make_folder(tmp_path, [row])
+    (folder / "bad.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    with pytest.raises(RecordError, match=f"captions.jsonl line 1: .*{reason}") as caught:
+        FolderSource(folder)[0]
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_its_list_is_refused_with_an_example_line(tmp_path):
+    with pytest.raises(SourceError, match="write captions.jsonl with lines like"):
+        FolderSource(tmp_path)
+    with pytest.raises(SourceError, match="no such folder"):
+        FolderSource(tmp_path / "none")
+    with pytest.raises(SourceError, match="no line with a picture"):
+        FolderSource(make_folder(tmp_path, [""]))
+
+
+# --- TFDS
+
+
+def tiny_tfds(directory, features, examples, file_format="array_record"):
+    """Prepare a data set of three-channel pictures and return its directory."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class TinyCaptions(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            image = {"image": tfds.features.Image(shape=(None, None, 3))}
+            features_dict = tfds.features.FeaturesDict(image | features(tfds))
+            return tfds.core.DatasetInfo(builder=self, features=features_dict)
+
+        def _split_generators(self, manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for index, example in enumerate(examples):
+                buffer = io.BytesIO(records.encode_png(picture(index)))
+                yield index, {"image": buffer} | example
+
+    builder = TinyCaptions(data_dir=str(directory), file_format=file_format)
+    builder.download_and_prepare()
+    return str(builder.data_path)
+
+
+def coco_features(tfds):
+    sentence = {"id": np.int64, "text": tfds.features.Text()}
+    return {"captions": tfds.features.Sequence(sentence)}
+
+
+COCO = [
+    {"captions": [{"id": 1, "text": "größer als"}, {"id": 2, "text": "a cat"}]},
+    {"captions": []},
+]
+
+
+@pytest.fixture(scope="module")
+def coco(tmp_path_factory):
+    return tiny_tfds(tmp_path_factory.mktemp("tfds"), coco_features, COCO)
+
+
+def test_a_coco_like_tfds_directory_yields_pictures_with_captions(coco):
+    found = {}
+    source = TfdsSource(coco)
+    for index in range(len(source)):
+        try:
+            found[index] = source[index]
+        except RecordError as error:
+            assert "record" in str(error) and "empty caption" in str(error)
+    (example,) = found.values()
+    assert example.captions == ("a cat", "größer als")
+    np.testing.assert_array_equal(example.image, picture(0))
+
+
+def test_other_caption_features_are_found_or_named(tmp_path):
+    directory = tiny_tfds(
+        tmp_path,
+        lambda tfds: {"title": tfds.features.Text(), "text": tfds.features.Text()},
+        [{"title": "a title", "text": "a text"}],
+    )
+    assert TfdsSource(directory)[0].captions == ("a text",)
+    assert TfdsSource(directory, captions="title")[0].captions == ("a title",)
+    with pytest.raises(SourceError, match="set data.source.captions to one of image, text, title"):
+        TfdsSource(directory, captions="titel")
+    with pytest.raises(SourceError, match="set data.source.image to one of"):
+        TfdsSource(directory, image="picture")
+
+
+@pytest.mark.parametrize("split", ["validation", "train"])
+def test_what_tfds_cannot_open_is_one_line_that_names_the_mend(coco, tmp_path, split):
+    name = coco if split == "validation" else str(tmp_path)  # no such split; no data set at all
+    with pytest.raises(SourceError, match=f"{name}.*prepared with file_format") as caught:
+        TfdsSource(name, split)
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_tfds_never_imports_tensorflow(coco):
+    code = (
+        "import sys; from data_pipelines.sources.tfds import TfdsSource as S\n"
+        f"s = S({coco!r}, 'train'); len(s); assert 'tensorflow' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# --- broken records
+
+
+def test_a_broken_record_is_replaced_by_the_next_good_one():
+    source = SkipBroken(FakeSource(broken=[3, 4, 9]))
+    for _ in range(2):
+        keys = [source[i].key for i in range(10)]
+        assert keys == ["0", "1", "2", "5", "5", "5", "6", "7", "8", "0"]
+
+
+def test_those_passed_over_are_counted_and_the_first_are_named(caplog):
+    source = FakeSource(broken=[1, 2, 3, 4])
+    assert [read_or_next(source, i)[1] for i in (0, 1, 3, 5)] == [0, 4, 2, 0]
+    assert [line.split(";")[0] for line in caplog.messages] == [
+        f"passed over: record {i} is broken" for i in (1, 2, 3)
+    ]
+    assert caplog.messages[-1].endswith("further ones are only counted")
+
+
+def test_a_whole_file_of_unreadable_records_is_passed_over():
+    source = FakeSource(broken=range(2000, 6000), size=8000)
+    for index in (2000, 3333, 5999):
+        record, passed = read_or_next(source, index)
+        assert not 2000 <= int(record.key) < 6000 and passed < broken.LIMIT
+
+
+def test_the_replacement_does_not_depend_on_what_was_read_before():
+    forward, backward = (SkipBroken(FakeSource(broken=[3, 4, 9])) for _ in range(2))
+    ahead = {i: forward[i].key for i in range(10)}
+    assert ahead == {i: backward[i].key for i in reversed(range(10))}
+
+
+def test_too_many_broken_records_in_a_row_stop_with_the_last_reason():
+    source = SkipBroken(FakeSource(broken=range(2, 8)), limit=6)
+    for _ in range(2):
+        with pytest.raises(SourceError, match="6 records in a row.*record 7 is broken"):
+            source[2]
+    assert source[3].key == "8"
+
+
+def test_a_source_of_only_broken_records_stops():
+    with pytest.raises(SourceError, match="10 records in a row are broken"):
+        SkipBroken(FakeSource(broken=range(10)))[5]
+
+
+def test_skipping_works_inside_grain():
+    dataset = grain.MapDataset.source(SkipBroken(FakeSource(broken=[0]))).map(lambda e: e.key)
+    assert list(dataset[:3]) == ["1", "1", "2"]
+
+
+# --- by name
+
+
+def test_every_kind_opens_from_a_config(tmp_path, coco):
+    folder = make_folder(tmp_path / "folder", [{"image": "a.png", "text": "a"}])
+    example = FolderSource(folder)[0]
+    records.write_records(tmp_path / "records" / "eval", [example])
+    configs = {
+        "folder": {"path": folder},
+        "array_record": {"paths": tmp_path / "records"},
+        "openmoji": {"path": tmp_path / "records", "split": "eval"},
+        "tfds": {"name": coco},
+        "scenes": {"size": 2, "seed": 1},
+    }
+    assert configs.keys() == sources.KINDS.keys()
+    for kind, arguments in configs.items():
+        source = open_source({"kind": kind} | arguments)
+        assert source[0].captions and source[0].image.dtype == np.uint8
+
+
+def test_broken_records_are_skipped_unless_the_config_says_no(tmp_path):
+    folder = make_folder(tmp_path, [{"image": "none"}, {"image": "a.png", "text": "good"}])
+    assert open_source({"kind": "folder", "path": folder})[0].captions == ("good",)
+    with pytest.raises(RecordError, match="line 1"):
+        open_source({"kind": "folder", "path": folder, "skip_broken": False})[0]
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"kind": "foldr", "path": "a"}, "'foldr' is unknown: did you mean 'folder'"),
+        ({"path": "a"}, "kind None is unknown: choose one of scenes"),
+        ({"kind": "folder"}, "'folder' lacks 'path'"),
+        ({"kind": "folder", "path": "a", "pahts": 1}, "no option 'pahts'"),
+        ({"kind": "scenes", "sede": 1}, "no option 'sede': did you mean 'seed'"),
+        ({"kind": "scenes", "scene": {"zzz": 1}}, "no option 'zzz'"),
+        ({"kind": "openmoji", "path": "nowhere"}, "run `unicom data prepare openmoji`"),
+    ],
+)
+def test_a_wrong_config_is_one_line_that_names_the_key_and_the_mend(config, message):
+    with pytest.raises(SourceError, match=message) as caught:
+        open_source(config)
+    assert "\n" not in str(caught.value)

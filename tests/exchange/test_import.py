@@ -1,0 +1,232 @@
+"""`unicom import` as a user meets it, and training that starts from what it wrote."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines.sequences.tokenizer import train_tokenizer
+from tests.families.documents import lively
+from tests.tiny import tiny_config
+from unicom_jax.cli import main
+from unicom_jax.config import from_json
+from unicom_jax.exchange import imports
+from unicom_jax.exchange.export import Options, export
+from unicom_jax.families.build import build_encoder, build_unified
+from unicom_jax.interop.folders import write_model
+from unicom_jax.interop.layouts.description import DESCRIPTION
+from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.mapping import places
+from unicom_jax.models.autoencoder import flux_autoencoder
+from unicom_jax.models.flux import FLUX_SIZES
+from unicom_jax.models.transformer import TRANSFORMER_SIZES
+from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs.checkpoint import read_config, restore_params, stage_steps
+
+CONFIG = """
+from tests.tiny import tiny_config
+
+def get_config():
+    return tiny_config(stages=("codec", "pretrain"), codec__steps=1, pretrain__steps=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """A folder with a configuration, a vision tower and a language model of its sizes."""
+    folder = tmp_path_factory.mktemp("given")
+    (folder / "tiny.py").write_text(CONFIG)
+    config = tiny_config()
+    vision, language = build_encoder(config).vision, build_unified(config).transformer
+    language = dataclasses.replace(language, vocab_size=300)
+    for name, layout, module in (("siglip", "siglip", vision), ("qwen", "qwen", language)):
+        write_model(folder / name, LAYOUTS[layout], module, lively(module), dtype="BF16")
+    return folder
+
+
+def run(command: str, given, workdir, *flags) -> int:
+    config = [] if (workdir / "config.json").is_file() else [f"--config={given / 'tiny.py'}"]
+    return main([command, f"--workdir={workdir}", *config, *flags])
+
+
+def parts(given):
+    return f"--encoder={given / 'siglip'}", f"--language={given / 'qwen'}"
+
+
+def weights(workdir, stage):
+    module = build_unified(read_config(workdir))
+    return restore_params(workdir, stage, module.abstract())
+
+
+def assert_same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_parts_become_step_0_of_their_stages(given, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert run("import", given, workdir, *parts(given)) == 0
+    assert stage_steps(workdir, "encoder") == stage_steps(workdir, "pretrain") == [0]
+    assert stage_steps(workdir, "codec") == []
+    config = read_config(workdir)
+    encoder = build_encoder(config)
+    vision = restore_params(workdir, "encoder", encoder.abstract(), parts=("vision",))["vision"]
+    rounded = jax.tree.map(lambda x: np.asarray(x, jax.numpy.bfloat16), lively(encoder.vision))
+    assert_same(vision, jax.tree.map(lambda x: np.asarray(x, np.float32), rounded))
+    assert "rows 300 to" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def trained(given, tmp_path_factory):
+    """A run that was imported and then trained. Not to be changed."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    assert run("import", given, workdir, *parts(given)) == 0
+    assert run("train", given, workdir) == 0
+    return workdir
+
+
+def test_training_starts_from_what_was_imported_as_from_init_from(given, trained, tmp_path):
+    keys = (
+        f"--config.encoder.init_from={given / 'siglip'}",
+        f"--config.unified.init_from={given / 'qwen'}",
+    )
+    assert run("train", given, tmp_path / "run", *keys) == 0
+    assert stage_steps(trained, "pretrain")[-1] == 1
+    assert_same(weights(trained, "pretrain"), weights(tmp_path / "run", "pretrain"))
+
+
+def test_a_dry_run_checks_and_shows_everything_and_writes_nothing(given, tmp_path, capsys):
+    assert run("import", given, tmp_path / "run", *parts(given), "--dry-run") == 0
+    assert not (tmp_path / "run").exists()
+    shown = capsys.readouterr().out
+    config = tiny_config()
+    count = build_encoder(config).vision.param_count()
+    assert f"{count:,}" in shown and "BF16" in shown and "nothing written" in shown
+
+
+def error_of(capsys, status: int) -> str:
+    assert status == 1
+    line = capsys.readouterr().err.strip()
+    assert "\n" not in line
+    return line
+
+
+def test_a_stage_that_has_weights_is_left_alone(given, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    assert run("import", given, workdir, parts(given)[0]) == 0
+    line = error_of(capsys, run("import", given, workdir, parts(given)[0]))
+    assert "encoder has checkpoints already; name a new --workdir" in line
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch, there):
+    if there:
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / "notes.txt").write_text("mine")
+
+    def fail_at_the_second(directory, params):
+        if "pretrain" in str(directory):
+            raise OSError("no space left on device")
+        directory.mkdir(parents=True)
+
+    monkeypatch.setattr(imports, "save_import", fail_at_the_second)
+    assert run("import", given, tmp_path / "run", *parts(given)) == 1
+    left = [path.name for path in tmp_path.rglob("*") if path.is_relative_to(tmp_path / "run")]
+    assert left == (["run", "notes.txt"] if there else [])
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([], "nothing to import; give --encoder"),
+        (["--language=nowhere"], "nowhere/config.json is missing"),
+        (["--compressor=x", '--config.stages=("pretrain",)'], "add codec to the stages"),
+        (["--language=x", '--config.stages=("codec",)'], "does not train the rest; add sft or"),
+        (["--decoder=x"], "set --config.codec.decoder.kind=flux"),
+        (["--model=x"], "give it alone"),
+    ],
+)
+def test_what_cannot_be_imported_is_answered_with_the_mend(given, tmp_path, capsys, flags, message):
+    assert message in error_of(capsys, run("import", given, tmp_path / "run", *flags))
+    assert not (tmp_path / "run").exists()
+
+
+# ---- a whole model ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """A trained run, and the folder it went out to."""
+    target = tmp_path_factory.mktemp("exported") / "out"
+    return trained, export(trained, target, Options())
+
+
+def test_an_exported_model_comes_back_bit_for_bit(exported, tmp_path):
+    workdir, folder = exported
+    assert main(["import", f"--model={folder}", f"--workdir={tmp_path / 'run'}"]) == 0
+    export(tmp_path / "run", tmp_path / "again", Options())
+    file = "model.safetensors"
+    assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
+    before, after = (from_json(read_config(path)) for path in (workdir, tmp_path / "run"))
+    assert before == after
+
+
+def test_a_damaged_export_leaves_no_workdir(exported, tmp_path, capsys):
+    folder = shutil.copytree(exported[1], tmp_path / "out")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    line = error_of(capsys, main(["import", f"--model={folder}", f"--workdir={tmp_path / 'run'}"]))
+    assert f"{file} is damaged" in line and not (tmp_path / "run").exists()
+
+
+def test_a_folder_that_was_not_exported_here_is_no_model(given, tmp_path, capsys):
+    status = main(["import", f"--model={given / 'qwen'}", f"--workdir={tmp_path / 'run'}"])
+    assert "config.json has no run.config" in error_of(capsys, status)
+
+
+# ---- full size, by shapes ---------------------------------------------------------------------
+
+
+def hollow(folder, layout, module) -> None:
+    """A folder whose weights have a true header and take no room on the disk."""
+    folder.mkdir()
+    (folder / DESCRIPTION).write_text(json.dumps(layout.describe(module)))
+    header, stop = {}, 0
+    for name, place in places(layout.table(module), module.specs()).items():
+        start, stop = stop, stop + 2 * math.prod(place.shape)
+        header[name] = {"dtype": "BF16", "shape": place.shape, "data_offsets": [start, stop]}
+    text = json.dumps(header).encode()
+    with (folder / f"{layout.stem}.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + stop)
+
+
+def test_the_papers_model_is_checked_at_full_size_by_shapes(tmp_path, capsys):
+    released = {
+        "encoder": ("siglip", VisionEncoder.named("so400m")),
+        "language": ("qwen", TRANSFORMER_SIZES["qwen2.5-7b"]()),
+        "decoder": ("flux", FLUX_SIZES["flux.1-dev"]()),
+        "autoencoder": ("autoencoder", flux_autoencoder()),
+    }
+    for flag, (layout, module) in released.items():
+        hollow(tmp_path / flag, LAYOUTS[layout], module)
+    train_tokenizer(["a red circle"], 300).save(tmp_path / "tokenizer")
+    status = main(
+        [
+            "import",
+            "--config=experiments/unicom_7b.py",
+            f"--config.data.tokenizer={tmp_path / 'tokenizer'}",
+            f"--workdir={tmp_path / 'run'}",
+            *(f"--{flag}={tmp_path / flag}" for flag in released),
+            "--dry-run",
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert status == 0 and not (tmp_path / "run").exists()
+    for count in ("427,888,064", "7,615,616,512", "11,901,408,320"):
+        assert count in shown

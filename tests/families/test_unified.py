@@ -1,0 +1,222 @@
+"""Pathway I: packing changes nothing, noisy copies are invisible, each input choice is obeyed."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_pipelines.sequences.sequence import drawing_slots
+from tests.families.documents import (
+    ALL,
+    DRAW,
+    EDIT,
+    LOOK,
+    PACKED,
+    TALK,
+    descend,
+    documents,
+    inputs,
+    lively,
+    make_model,
+    packing_changes_nothing,
+)
+from unicom_jax.core.batch import Role
+from unicom_jax.families import unified
+from unicom_jax.families.unified import FlowTime, draw_noise
+
+pytestmark = pytest.mark.usefixtures("noise_is_given")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def params(model):
+    return lively(model[0])
+
+
+@pytest.fixture(scope="module")
+def losses(model):
+    """Terms and the gradient of their weighted sum, compiled once for each shape of batch."""
+
+    def total(params, *args):
+        terms = model[0].loss_terms(params, *args)
+        return 5.0 * terms["flow"][0] + terms["text"][0], terms
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))
+
+
+def test_packed_documents_have_the_losses_and_gradients_of_unpacked_ones(model, params, losses):
+    gradient = packing_changes_nothing(losses, params, model[1], atol=1e-5)
+    assert all(np.any(leaf) for leaf in jax.tree.leaves(gradient))
+
+
+def test_a_noisy_copy_changes_no_text_logit_and_no_other_image(model, params, losses):
+    made = documents(ALL, model[1])
+    batch, features, latents, (time, noise) = inputs(made, PACKED, model[1])
+    _, _, _, (other_time, other_noise) = inputs(made, PACKED, model[1], noise_seed=1)
+
+    def run(*changed):  # images of the packed row whose noise and time are the other ones
+        pick = np.isin(np.arange(time.shape[1]), changed)[None]
+        drawn = (
+            np.where(pick, other_time, time),
+            np.where(pick[..., None, None], other_noise, noise),
+        )
+        (_, terms), _ = losses(params, batch, features, latents, drawn)
+        return float(terms["text"][0]), float(terms["flow"][0])
+
+    # Images of the row: 0 DRAW, 1 LOOK, 2 source and 3 target of EDIT, 4 TALK.
+    (text, flow), (text_0, flow_0) = run(), run(0)
+    (text_4, flow_4), (text_04, flow_04) = run(4), run(0, 4)
+    assert text == text_0 == text_4 == text_04
+    assert abs(flow_0 - flow) > 0.1 and abs(flow_4 - flow) > 0.1
+    # Each image's loss is its own: what two changes do together is what they do one by one.
+    np.testing.assert_allclose(flow_04 - flow, (flow_0 - flow) + (flow_4 - flow), atol=2e-4)
+
+
+def test_a_few_steps_lower_both_losses(model, params, losses):
+    arguments = inputs(documents(ALL, model[1]), PACKED, model[1])
+    _, history = descend(losses, params, arguments)
+    first, last = history[0], history[-1]
+    assert last["flow"] < 0.9 * first["flow"] and last["text"] < 0.95 * first["text"], history
+
+
+# ---- what an image is read from -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("understanding", "reads_features", "reads_latents"),
+    [
+        ("features", True, False),
+        ("latents", False, True),
+        ("channel_concat", True, True),
+        ("sequence_concat", True, True),
+    ],
+)
+def test_an_understood_image_is_read_from_what_the_config_names(
+    understanding, reads_features, reads_latents
+):
+    model, sequence = make_model(
+        unified__understanding=understanding, unified__transformer__depth=1
+    )
+    params, terms = lively(model), jax.jit(model.loss_terms)
+    batch, features, latents, noise = inputs(documents([LOOK], sequence), [[0]], sequence)
+
+    def text(features, latents):
+        return float(terms(params, batch, features, latents, noise)["text"][0])
+
+    plain = text(features, latents)
+    assert (text(features + 1, latents) != plain) == reads_features
+    assert (text(features, latents + 1) != plain) == reads_latents
+
+
+@pytest.mark.parametrize(
+    ("source", "reads_features", "reads_latents"),
+    [("latents", False, True), ("features", True, False), ("both", True, True)],
+)
+def test_the_source_of_an_edit_is_read_from_what_the_config_names(
+    source, reads_features, reads_latents
+):
+    model, sequence = make_model(unified__edit_source=source, unified__transformer__depth=1)
+    params, terms = lively(model), jax.jit(model.loss_terms)
+    batch, features, latents, noise = inputs(documents([EDIT], sequence), [[0]], sequence)
+    changed = np.array([1.0, 0.0], np.float32)[None, :, None, None]  # the source, not the target
+
+    def flow(features, latents):
+        return float(terms(params, batch, features, latents, noise)["flow"][0])
+
+    plain = flow(features, latents)
+    assert (flow(features + changed, latents) != plain) == reads_features
+    assert (flow(features, latents + changed) != plain) == reads_latents
+
+
+def test_text_after_a_drawn_image_reads_its_clean_latents(model, params):
+    terms = jax.jit(model[0].loss_terms)
+    batch, features, latents, noise = inputs(documents([TALK], model[1]), [[0]], model[1])
+    plain = terms(params, batch, features, latents, noise)["text"][0]
+    assert plain != terms(params, batch, features, latents + 1, noise)["text"][0]
+
+
+def test_an_unknown_understanding_names_the_choices():
+    with pytest.raises(ValueError, match="unified.understanding='pixels' is not one of features"):
+        unified.ImageEmbedding(FEATURES := 32, 8, FEATURES, understanding="pixels")
+
+
+# ---- noise --------------------------------------------------------------------------------
+
+
+def test_a_row_gets_the_same_noise_wherever_it_stands():
+    keys = jax.random.split(jax.random.key(0), 4)
+    time, noise = draw_noise((2, 4, 8), keys, FlowTime())
+    last_time, last_noise = draw_noise((2, 4, 8), keys[3:], FlowTime())
+    np.testing.assert_array_equal(time[3:], last_time)
+    np.testing.assert_array_equal(noise[3:], last_noise)
+    assert len(np.unique(time)) == time.size  # every image has a time of its own
+
+
+def test_without_a_drawn_image_there_is_no_flow_loss(model, params):
+    terms = jax.jit(model[0].loss_terms)
+    total, count = terms(params, *inputs(documents([LOOK], model[1]), [[0]], model[1]))["flow"]
+    assert total == 0 and count == 0
+    _, count = terms(params, *inputs(documents([DRAW], model[1]), [[0]], model[1]))["flow"]
+    assert count == 4
+
+
+# ---- what the head gives ------------------------------------------------------------------
+
+
+def velocities(prediction: str, params, latents, time) -> jax.Array:
+    """Of one image of four tokens that is drawn behind nothing, from the same weights."""
+    pathway, _ = make_model(unified__prediction=prediction)
+    slots = drawing_slots(0, 0, 2, 2)
+    mask = jax.tree.map(lambda field: jnp.asarray(field)[None], slots.mask)
+    context = pathway.begin_drawing(
+        params, pathway.transformer.init_cache(1, 4), slots.positions[None], mask,
+        jnp.array([[2, 2]]), 0,
+    )  # fmt: skip
+    return pathway.velocity(params, context, latents, time)
+
+
+def test_data_prediction_leads_along_a_straight_line_to_what_the_head_gives(params):
+    latents = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 8)), jnp.float32)
+    time = jnp.array([0.75])
+    given = velocities("velocity", params, latents, time)  # the head's own output
+    led_by_data = velocities("data", params, latents, time)
+    np.testing.assert_allclose(latents + 0.25 * led_by_data, given, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("floor", [0.05, 0.5])
+def test_data_prediction_weighs_its_error_by_the_time_that_is_left(params, floor):
+    plain, sequence = make_model()
+    pathway, _ = make_model(unified__prediction="data", unified__time_floor=floor)
+    batch, features, latents, (time, noise) = inputs(documents([DRAW], sequence), [[0]], sequence)
+    # The same weights give the same numbers x; as velocities they miss z_1 - ε, as data z_1.
+    total = {}
+    for name, model in (("velocity", plain), ("data", pathway)):
+        flow, count = model.loss_terms(params, batch, features, latents, (time, noise))["flow"]
+        total[name] = float(flow)
+        assert count == 4
+    given = head_output(plain, params, batch, features, latents, time, noise)
+    clean, speed = latents[0, 0], latents[0, 0] - noise[0, 0]
+    left = max(1.0 - time[0, 0], floor)
+    assert total["velocity"] == pytest.approx(np.square(given - speed).mean(-1).sum(), rel=1e-4)
+    expected = np.square(given - clean).mean(-1).sum() / left**2
+    assert total["data"] == pytest.approx(expected, rel=1e-4)
+
+
+def head_output(model, params, batch, features, latents, time, noise) -> np.ndarray:
+    """(4, d): what the head gives at the four NOISY slots of a row with one image."""
+    noisy = unified.add_noise(batch, latents, (time, noise), FlowTime())
+    looks = unified.gather_slots(features, batch)
+    hidden = model.embed(params, batch, looks, noisy.latents, noisy.image_time)
+    hidden, _ = model.transformer(params["transformer"], hidden, batch.positions, batch.mask)
+    return np.asarray(model.head(params["head"], hidden, noisy.time))[batch.roles == Role.NOISY]
+
+
+def test_an_unknown_prediction_names_the_choices():
+    with pytest.raises(ValueError, match="unified.prediction='noise' is not one of velocity, data"):
+        make_model(unified__prediction="noise")

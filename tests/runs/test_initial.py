@@ -1,0 +1,218 @@
+"""What a stage starts from where its configuration names released weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from tests.families.documents import lively
+from tests.models.diffusers_folder import SMALL
+from tests.tiny import tiny_config
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import map_specs
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.interop.folders import write_model
+from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.runs.initial import build_stage, initial_params, sources_of
+
+SEED = 3
+
+
+def on_device(specs):
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return map_specs(lambda spec: device, specs)
+
+
+def start(config, stage):
+    """The weights that a stage starts from, and those it would start from by chance."""
+    module = build_stage(config, stage)
+    params = initial_params(module.specs(), sources_of(config, stage), SEED, on_device)
+    return params, jax.jit(module.init)(jax.random.key(SEED))
+
+
+def same(one, other) -> bool:
+    return all(
+        np.array_equal(a, b)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    )
+
+
+def write(folder, layout, module, **changes):
+    """A folder with `module`, changed; its weights."""
+    module = dataclasses.replace(module, **changes)
+    params = lively(module)
+    write_model(folder, LAYOUTS[layout], module, params)
+    return params
+
+
+def test_without_a_folder_everything_is_chance():
+    config = tiny_config()
+    params, chance = start(config, "pretrain")
+    assert same(params, chance)
+
+
+def test_the_image_tower_comes_from_its_folder_and_the_rest_by_chance(tmp_path):
+    config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
+    given = write(tmp_path / "siglip", "siglip", build_encoder(config).vision)
+    params, chance = start(config, "encoder")
+    assert same(params["vision"], given)
+    assert all(same(params[part], chance[part]) for part in ("text", "logit_scale", "logit_bias"))
+
+
+def test_both_towers_come_where_the_text_tower_fits(tmp_path):
+    config = tiny_config(encoder__init_from=str(tmp_path / "s"), encoder__pixel_weight=0.1)
+    model = dataclasses.replace(build_encoder(config), pixel_head=False)
+    given = write(tmp_path / "s", "siglip", model)
+    params, chance = start(config, "encoder")
+    assert same({part: params[part] for part in given}, given)
+    assert same(params["pixels"], chance["pixels"])
+
+
+def test_of_both_towers_only_the_image_tower_comes_where_the_text_tower_is_another(tmp_path):
+    config = tiny_config(encoder__init_from=str(tmp_path / "s"))
+    model = build_encoder(config)
+    text = dataclasses.replace(model.text, vocab_size=77)
+    given = write(tmp_path / "s", "siglip", model, text=text)
+    params, chance = start(config, "encoder")
+    assert same(params["vision"], given["vision"])
+    assert same(params["text"], chance["text"])
+
+
+def test_the_language_model_becomes_the_transformer(tmp_path):
+    config = tiny_config(
+        unified__init_from=str(tmp_path / "qwen"), unified__transformer__embedding_std=0.3
+    )
+    given = write(tmp_path / "qwen", "qwen", build_unified(config).transformer)
+    params, chance = start(config, "pretrain")
+    assert same(params["transformer"], given)
+    assert same(params["head"], chance["head"]) and same(params["embedding"], chance["embedding"])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_rows_of_the_vocabulary_start_as_the_mean_of_the_others(tmp_path, tied):
+    config = tiny_config(
+        unified__init_from=str(tmp_path / "qwen"), unified__transformer__tied_head=tied
+    )
+    given = write(tmp_path / "qwen", "qwen", build_unified(config).transformer, vocab_size=300)
+    transformer = start(config, "pretrain")[0]["transformer"]
+    table, known = transformer["embedding"]["table"], given["embedding"]["table"]
+    assert table.shape[0] == 400 and same(table[:300], known)
+    np.testing.assert_allclose(table[300:], np.tile(np.mean(known, 0), (100, 1)), atol=1e-6)
+    if not tied:
+        kernel, known = transformer["head"]["kernel"], given["head"]["kernel"]
+        assert same(kernel[:, :300], known)
+        np.testing.assert_allclose(kernel[:, 350], np.mean(known, 1), atol=1e-6)
+
+
+def test_a_codec_that_compresses_nothing_keeps_its_empty_parts(tmp_path):
+    config = tiny_config(codec__init_from=str(tmp_path), codec__compressor="identity")
+    for part in ("compressor", "decompressor"):
+        write(tmp_path / part, "projection", getattr(build_codec(config), part))
+    params, chance = start(config, "codec")
+    assert jax.tree.structure(params) == jax.tree.structure(chance)
+
+
+def test_both_projections_come_from_their_folders(tmp_path):
+    config = tiny_config(codec__init_from=str(tmp_path))
+    codec = build_codec(config)
+    parts = ("compressor", "decompressor")
+    given = {part: write(tmp_path / part, "projection", getattr(codec, part)) for part in parts}
+    params, chance = start(config, "codec")
+    assert all(same(params[part], given[part]) for part in parts)
+    assert same(params["pixel_decoder"], chance["pixel_decoder"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"width": 48}, "set --config.unified.transformer.width=48"),
+        ({"depth": 5}, "set --config.unified.transformer.depth=5"),
+        ({"rope_theta": 1e6}, "set --config.unified.transformer.rope_theta=1000000.0"),
+        ({"tied_head": False}, "set --config.unified.transformer.tied_head=False"),
+        ({"vocab_size": 500}, "set --config.data.padded_vocab_size=500"),
+        ({"norm_eps": 1e-5}, "norm_eps=1e-05, .* no key changes; take another checkpoint"),
+    ],
+)
+def test_other_sizes_of_the_language_model_name_the_key(tmp_path, changes, mend):
+    config = tiny_config(unified__init_from=str(tmp_path / "qwen"))
+    write(tmp_path / "qwen", "qwen", build_unified(config).transformer, **changes)
+    with pytest.raises(ConfigError, match=mend) as error:
+        sources_of(config, "pretrain")
+    assert f"unified.init_from={tmp_path / 'qwen'}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"width": 48}, "set --config.encoder.vision.width=48"),
+        ({"patch_size": 8}, "set --config.data.patch=8"),
+        ({"position_rows": 4, "position_cols": 4}, "set --config.data.image_size=64"),
+        ({"naflex": True}, "set --config.encoder.naflex=True"),
+    ],
+)
+def test_other_sizes_of_the_encoder_name_the_key(tmp_path, changes, mend):
+    config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
+    write(tmp_path / "siglip", "siglip", build_encoder(config).vision, **changes)
+    with pytest.raises(ConfigError, match=mend):
+        sources_of(config, "encoder")
+
+
+def test_a_text_tower_is_no_encoder(tmp_path):
+    config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
+    write(tmp_path / "siglip", "siglip", build_encoder(config).text)
+    with pytest.raises(ConfigError, match="a text tower alone; give one with an image tower"):
+        sources_of(config, "encoder")
+
+
+@pytest.mark.parametrize(
+    ("changes", "mend"),
+    [
+        ({"out_dim": 4}, "set --config.codec.latent_dim=4"),
+        ({"in_dim": 64}, "set --config.encoder.vision.width=64"),
+        ({"heads": 2}, "set --config.codec.compressor_heads=2"),
+    ],
+)
+def test_other_sizes_of_a_projection_name_the_key(tmp_path, changes, mend):
+    config = tiny_config(codec__init_from=str(tmp_path))
+    write(tmp_path / "compressor", "projection", build_codec(config).compressor, **changes)
+    with pytest.raises(ConfigError, match=mend):
+        sources_of(config, "codec")
+
+
+def flux_config(tmp_path, autoencoder):
+    return tiny_config(
+        codec__autoencoder__path="vae",
+        codec__autoencoder__facts={"sizes": dataclasses.asdict(autoencoder), "canvas": (2, 2)},
+        codec__decoder__kind="flux",
+        codec__decoder__flux__channels=256,
+        codec__decoder__init_from=str(tmp_path / "flux"),
+    )
+
+
+def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
+    config = flux_config(tmp_path, SMALL)
+    decoder = build_codec(config).pixel_decoder
+    given = write(tmp_path / "flux", "flux", decoder.transformer)
+    params, chance = start(config, "codec")
+    assert same(params["pixel_decoder"]["transformer"], given)
+    assert same(params["pixel_decoder"]["projector"], chance["pixel_decoder"]["projector"])
+    assert same(params["compressor"], chance["compressor"])
+
+
+def test_other_sizes_of_flux_name_the_key(tmp_path):
+    config = flux_config(tmp_path, SMALL)
+    transformer = build_codec(config).pixel_decoder.transformer
+    write(tmp_path / "flux", "flux", transformer, single_depth=7)
+    with pytest.raises(ConfigError, match="set --config.codec.decoder.flux.single_depth=7"):
+        sources_of(config, "codec")
+
+
+def test_a_decoder_of_our_own_has_no_released_weights(tmp_path):
+    config = tiny_config(codec__decoder__init_from=str(tmp_path))
+    with pytest.raises(
+        ConfigError, match=r"codec\.decoder\.init_from=.* .*set --config.codec.decoder.kind=flux"
+    ):
+        sources_of(config, "codec")

@@ -1,0 +1,49 @@
+"""Small training directories with random weights, and their exports: nothing is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tests.data.samples import tokenizer
+from tests.families.documents import lively
+from tests.models.diffusers_folder import write_folder
+from tests.tiny import tiny_config
+from unicom_jax.config import to_json
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.runs import checkpoint as files
+from unicom_jax.runs.autoencoder import adopt_autoencoder
+
+
+def write_run(workdir: Path, *, averaged: bool = False, **overrides: Any) -> Path:
+    """A workdir with a checkpoint of every stage; `overrides` as for `tiny_config`.
+
+    `averaged`: the last stage's weights for use are averages, with raw ones beside them.
+    `codec__autoencoder__path` of "small" stands for a small autoencoder that is written first.
+    """
+    workdir.mkdir(parents=True)
+    if overrides.get("codec__autoencoder__path") == "small":
+        overrides["codec__autoencoder__path"] = str(workdir / "given")
+        write_folder(workdir / "given")
+    config = tiny_config(
+        data__vocab_size=tokenizer().vocab_size,
+        data__tokenizer_fingerprint=tokenizer().fingerprint(),
+        evaluation__batch_size=2,
+        **overrides,
+    )
+    adopt_autoencoder(config, workdir)
+    (workdir / "config.json").write_text(to_json(config))
+    tokenizer().save(workdir / "tokenizer")
+    modules = {
+        "encoder": (build_encoder(config), 0.15),
+        "codec": (build_codec(config), 0.3),
+        "pretrain": (build_unified(config), 0.5),
+    }
+    for seed, (stage, (module, scale)) in enumerate(modules.items(), start=1):
+        train = {"step": 7}
+        if averaged and stage == "pretrain":
+            train["raw"] = lively(module, seed + 10, scale)
+        with files.open_manager(workdir / stage / "checkpoints") as manager:
+            files.save(manager, 7, lively(module, seed, scale), train, {"next_step": 7, "seed": 0})
+            manager.wait_until_finished()
+    return workdir

@@ -1,0 +1,304 @@
+"""`unicom export`: a trained model as a folder that PyTorch users load, whole or a part of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.build import image_policy
+from data_pipelines.sequences.tokenizer import Tokenizer
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Module, Params
+from unicom_jax.exchange.model_card import model_card
+from unicom_jax.interop import pytorch
+from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.folders import fill_folder
+from unicom_jax.interop.layouts import siglip, unicom
+from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.transfer import store_weights
+from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.transformer import Transformer
+from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs import weights
+
+SOURCES = Path(pytorch.__file__).parent
+# The code that travels with the weights; `verify_unicom.py` beside it does not.
+CODE = tuple(
+    f"{name}.py"
+    for name in (
+        "configuration_unicom",
+        "modeling_unicom",
+        "modeling_unicom_layers",
+        "modeling_unicom_vision",
+        "modeling_unicom_codec",
+        "modeling_unicom_flow",
+        "modeling_unicom_flux",
+        "modeling_unicom_language",
+        "modeling_unicom_pathway",
+        "modeling_unicom_reading",
+        "modeling_unicom_generation",
+        "image_processing_unicom",
+        "processing_unicom",
+    )
+)
+DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # safetensors' name, torch's
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How a model is written.
+
+    Attributes:
+      to: "pytorch" (the whole model), or a part in its native layout: a key of `PARTS`.
+      dtype: a key of `DTYPES`.
+      shard_bytes: most bytes of a file of weights.
+      choice: which weights; by default those that the run uses itself.
+      overwrite: replace an earlier export.
+    """
+
+    to: str = "pytorch"
+    dtype: str = "fp32"
+    shard_bytes: int = 5 * 10**9
+    choice: weights.Choice = weights.IN_USE
+    overwrite: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A training run, ready to be written: where it lies, its configuration, weights, modules."""
+
+    workdir: Path
+    choice: weights.Choice
+    config: Mapping[str, Any]
+    tokenizer: Tokenizer
+    params: Mapping[str, Params]
+    module: unicom.Unicom
+
+    @property
+    def steps(self) -> dict[str, tuple[str, int]]:
+        """The stage, and its steps, that each tree of weights comes from."""
+        return weights.steps_in_use(self.workdir, self.choice.step)
+
+
+def read_size(text: str) -> int:
+    """Bytes of "5GB", "200MB" or a plain number.
+
+    Raises:
+      ValueError: nothing of the kind.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.strip().upper())
+    size = int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
+    if size < 1:
+        raise ValueError(f"--max-shard-size={text}: give a size like 5GB or 200MB")
+    return size
+
+
+def export(
+    workdir: Path,
+    target: Path,
+    options: Options,
+    check: Callable[[Path], None] = lambda folder: None,
+) -> Path:
+    """Writes `target` from the weights of a run, whole or not at all.
+
+    Args:
+      check: looks at the complete folder before it gets its name; raises where it must not.
+
+    Raises:
+      CheckpointError, TokenizerError: the run cannot be read.
+      ConfigError: the model has no such part, or one that the layout cannot say.
+      FileExistsError: `target` is there already.
+    """
+    _check_target(workdir, target, options.overwrite)
+    config, tokenizer, module = weights.describe(workdir)
+    part = PARTS.get(options.to)  # none: the whole model
+    only = part.path if part else ()
+    if part and isinstance(missing := part.find(module), str):
+        raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
+    if options.choice.step and only and only[0] != "unified":
+        raise ConfigError(
+            f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
+            f"--to={options.to} does not write; leave it out"
+        )
+    params = weights.restore(workdir, config, module, options.choice, on_host=True, only=only)
+    run = Run(workdir, options.choice, config, tokenizer, params, module)
+    with new_folder(target, replace=options.overwrite) as folder:
+        if part:
+            _write_part(run, part, folder, options)
+        else:
+            write_model(run, folder, options)
+        check(folder)
+    return target
+
+
+def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
+    if target.is_symlink():
+        raise FileExistsError(f"{target} is a link; name the folder itself")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{target} is there already; name a new folder, or replace it with --overwrite"
+        )
+    if not any(target.glob("*.safetensors")) or workdir.resolve().is_relative_to(target.resolve()):
+        raise FileExistsError(f"{target} is no earlier export, so it stays; name a new folder")
+
+
+# ---- the whole model --------------------------------------------------------------------------
+
+
+def write_model(run: Run, folder: Path, options: Options) -> None:
+    """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
+    table = unicom.table(run.module)
+    _write_json(folder / "config.json", _describe(run, options))
+    _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
+    _write_json(folder / "generation_config.json", _describe_generation(run))
+    run.tokenizer.save(folder)
+    for name in CODE:
+        shutil.copyfile(SOURCES / name, folder / name)
+    (folder / "README.md").write_text(
+        model_card(run.workdir, run.config, run.module, run.steps, options.choice)
+    )
+    dtype = DTYPES[options.dtype][0]
+    specs, shard_bytes = run.module.specs(), options.shard_bytes
+    store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
+
+
+def _describe(run: Run, options: Options) -> dict[str, Any]:
+    dtype = DTYPES[options.dtype][1]
+    return {
+        "architectures": ["UnicomModel"],
+        "model_type": "unicom",
+        "auto_map": {
+            "AutoConfig": "configuration_unicom.UnicomConfig",
+            "AutoModel": "modeling_unicom.UnicomModel",
+        },
+        "dtype": dtype,
+        "torch_dtype": dtype,  # read by transformers 4
+        **unicom.describe(run.module, run.config),
+        "run": {"config": run.config, "steps": run.steps},
+    }
+
+
+def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
+    policy = image_policy(config)
+    return {
+        "image_processor_type": "UnicomImageProcessor",
+        "auto_map": {"AutoImageProcessor": "image_processing_unicom.UnicomImageProcessor"},
+        "policy": policy.kind,
+        "size": policy.size,
+        "patch": config["data"]["patch"],
+        "pool": config["codec"]["pool"],
+        "max_tokens": policy.max_tokens,
+        "step": policy.step,
+        "max_ratio": policy.max_ratio,
+    }
+
+
+def _describe_generation(run: Run) -> dict[str, Any]:
+    sample = run.config["sample"]
+    return {
+        **_describe_stops(run),
+        "flow_steps": sample["steps"],
+        "guidance": sample["guidance"],
+        "guidance_interval": list(sample["guidance_interval"]),
+        "sampler": sample["sampler"],
+        "flow_shift": run.module.unified.flow_time.shift,
+        "codec_steps": run.config["codec"]["sample_steps"],
+        "image_size": run.config["data"]["image_size"],
+    }
+
+
+def _describe_stops(run: Run) -> dict[str, Any]:
+    """How long words go on: all that a language model alone needs."""
+    tokenizer = run.tokenizer
+    return {
+        "max_new_tokens": run.config["sample"]["max_tokens"],
+        "eos_token_id": [tokenizer.end_of_document, tokenizer.turn_end, tokenizer.vision_start],
+        "pad_token_id": tokenizer.end_of_document,
+    }
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
+
+
+# ---- parts alone ------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A part that can go out alone.
+
+    Attributes:
+      layout: a key of `LAYOUTS`.
+      path: where a run keeps its weights.
+      find: its module, or a line that says why a model has none.
+    """
+
+    layout: str
+    path: tuple[str, ...]
+    find: Callable[[unicom.Unicom], Module | str]
+
+
+def _language(kind: str) -> Callable[[unicom.Unicom], Module | str]:
+    def find(model: unicom.Unicom) -> Module | str:
+        module: Transformer = model.unified.transformer
+        own = "qwen3" if module.qk_norm else "qwen2"
+        if own != kind:
+            return f"its language model is of the family {own}; use --to={own}"
+        return module
+
+    return find
+
+
+def _flux(model: unicom.Unicom) -> Module | str:
+    """FLUX's transformer; the projector of its context has no place in that layout."""
+    decoder = model.codec.pixel_decoder
+    if not isinstance(decoder, FluxDecoder):
+        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+    return decoder.transformer
+
+
+PARTS: dict[str, Part] = {
+    "siglip2": Part("siglip", ("vision",), lambda model: model.vision),
+    "qwen2": Part("qwen", ("unified", "transformer"), _language("qwen2")),
+    "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
+    "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
+    "autoencoder": Part(
+        "autoencoder",
+        ("autoencoder",),
+        lambda model: model.autoencoder or "it paints pixels and has no autoencoder",
+    ),
+}
+
+
+def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
+    """One part as transformers or diffusers loads it."""
+    module, params = part.find(run.module), run.params
+    for name in part.path:
+        params = params[name]
+    dtype, torch_dtype = DTYPES[options.dtype]
+    fill_folder(
+        folder,
+        LAYOUTS[part.layout],
+        module,
+        params,
+        dtype=dtype,
+        shard_bytes=options.shard_bytes,
+        about={"dtype": torch_dtype},
+    )
+    if isinstance(module, Transformer):
+        run.tokenizer.save(folder)
+        _write_json(folder / "generation_config.json", _describe_stops(run))
+    if isinstance(module, VisionEncoder):
+        data = run.config["data"]
+        most = image_policy(run.config).max_patches(data["patch"], run.config["codec"]["pool"])
+        images = siglip.describe_images(module, most)
+        _write_json(folder / "preprocessor_config.json", images)

@@ -1,0 +1,48 @@
+"""The flags of `unicom export`, apart from the code behind them: `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+
+from unicom_jax.runs.step_flag import add_step_flag
+
+EXPORT = "Write a trained model, or a part of it, for PyTorch."
+EXPORT_EXAMPLES = """\
+The whole model goes to PyTorch with its own code: a script there needs torch and transformers only.
+
+  model = AutoModel.from_pretrained("DIR", trust_remote_code=True)
+  model.caption([picture]); model.draw(["a red circle"]); model.edit([picture], ["make it blue"])
+
+examples:
+  unicom export --checkpoint=RUN --to=pytorch --verify exports/model
+  unicom export --checkpoint=RUN --to=pytorch --dtype=bf16 --max-shard-size=2GB exports/model
+  unicom export --checkpoint=RUN --to=siglip2 exports/encoder      # transformers' own class"""
+TARGETS = ("pytorch", "siglip2", "qwen2", "qwen3", "flux", "autoencoder")
+
+
+def add_export_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("target", metavar="DIR", help="the folder to write")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="the workdir of a training run"
+    )
+    add_step_flag(parser)
+    parser.add_argument(
+        "--to",
+        required=True,
+        choices=TARGETS,
+        help="the whole model, or a part in the layout of transformers or diffusers",
+    )
+    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    parser.add_argument(
+        "--max-shard-size", default="5GB", metavar="SIZE", help="of a file; default: 5GB"
+    )
+    parser.add_argument(
+        "--weights",
+        choices=("ema", "raw"),
+        default="",
+        help="averaged or as trained; default: those that sample and evaluate use",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument(
+        "--verify", action="store_true", help="run both sides and compare what they give"
+    )

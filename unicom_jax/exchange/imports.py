@@ -1,0 +1,230 @@
+"""`unicom import`: released weights, or a model that went out to PyTorch, become a workdir.
+
+What is imported is step 0 of a stage: its `params` alone. A stage that is trained starts from them;
+one that is not (the encoder of most runs) is used as it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+from rich.table import Table as Page
+
+from data_pipelines.build import load_or_train_tokenizer
+from data_pipelines.sequences.tokenizer import load_tokenizer
+from unicom_jax.config import ConfigError, from_json, to_json
+from unicom_jax.core.module import Module
+from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.folders import write_model
+from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
+from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.mapping import places
+from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors
+from unicom_jax.interop.transfer import check_facts, load_weights
+from unicom_jax.runs.autoencoder import adopt_autoencoder
+from unicom_jax.runs.checkpoint import save_import, stage_steps
+from unicom_jax.runs.configuration import complete, open_run
+from unicom_jax.runs.imported import (
+    check_stages,
+    fp32_bytes,
+    import_stage,
+    on_this_host,
+    transfer_progress,
+)
+from unicom_jax.runs.initial import (
+    Source,
+    sources_of,
+)
+from unicom_jax.runs.start import start_run, use_tokenizer
+from unicom_jax.runs.weights import UNIFIED_STAGES
+
+# The key of the configuration that names the folder that a flag gives.
+FLAGS = {
+    "encoder": "encoder.init_from",
+    "language": "unified.init_from",
+    "compressor": "codec.init_from",
+    "decoder": "codec.decoder.init_from",
+    "autoencoder": "codec.autoencoder.path",
+}
+
+
+# ---- parts of a run ---------------------------------------------------------------------------
+
+
+def run_import(args: argparse.Namespace, console: Console) -> None:
+    """Does what the flags of `unicom import` ask for.
+
+    Raises:
+      ConfigError: flags that do not go together; else as `import_model` and `import_parts`.
+    """
+    workdir = Path(args.workdir)
+    folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
+    if args.model and (folders or args.config or args.overrides):
+        raise ConfigError("--model brings all parts and its configuration; give it alone")
+    if args.model:
+        import_model(Path(args.model), workdir, console, args.dry_run)
+    else:
+        config = open_run(workdir, args.config, args.overrides)
+        import_parts(config, folders, workdir, console, args.dry_run)
+    if not args.dry_run:
+        console.print(f"imported: {workdir}", markup=False, soft_wrap=True)
+
+
+def import_parts(
+    config: ConfigDict, folders: Mapping[str, str], workdir: Path, console: Console, dry_run: bool
+) -> None:
+    """Checks released weights and writes them as step 0 of their stages in `workdir`.
+
+    Args:
+      config: of the run. It is stored in `workdir`, without the folders but for the autoencoder's.
+      folders: by the names of `FLAGS`; the others are those that the configuration names.
+      dry_run: check names, shapes and types, show them, write nothing.
+
+    Raises:
+      ConfigError: nothing to import, a folder of another model, a part that would stay random.
+      WeightsError: a folder is damaged.
+      FileExistsError: a stage has a checkpoint already.
+    """
+    if "autoencoder" in folders:
+        config.codec.autoencoder.path = folders["autoencoder"]
+    stored = workdir / "tokenizer"
+    tokenizer = load_tokenizer(stored) if stored.is_dir() else load_or_train_tokenizer(config, None)
+    use_tokenizer(config, tokenizer, workdir)
+    adopt_autoencoder(config, workdir, copy=False)
+    given = from_json(config.to_dict())
+    given.update_from_flattened_dict({FLAGS[flag]: folder for flag, folder in folders.items()})
+    check_stages(given)
+    plan = _plan(given, workdir)
+    rows = [(stage, source) for stage, sources in plan.items() for source in sources]
+    _show([(s.name, stage, s.module, s.folder, s.check()) for stage, s in rows], console)
+    if dry_run:
+        console.print("nothing written")
+        return
+    with _undone_on_failure(workdir, plan):
+        start_run(config, workdir)
+        for stage, sources in plan.items():
+            import_stage(given, stage, sources, workdir, console)
+
+
+def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:
+    """The stages to be written, and from what."""
+    unified = [stage for stage in config.stages if stage in UNIFIED_STAGES][:1]
+    stages = ("encoder", "codec", *unified)
+    plan = {stage: found for stage in stages if (found := sources_of(config, stage))}
+    if not plan:
+        raise ConfigError(
+            "nothing to import; give --encoder, --language, --compressor, --decoder or --model"
+        )
+    for stage in plan:
+        if stage_steps(workdir, stage):
+            raise FileExistsError(
+                f"{workdir / stage} has checkpoints already; name a new --workdir, or delete it"
+            )
+    return plan
+
+
+@contextmanager
+def _undone_on_failure(workdir: Path, stages: Mapping[str, Any]) -> Iterator[None]:
+    """An import that fails takes back what it wrote, the workdir too where there was none."""
+    before = {path.name for path in workdir.iterdir()} if workdir.is_dir() else None
+    try:
+        yield
+    except BaseException:
+        written = [workdir / stage / "checkpoints" for stage in stages]
+        if workdir.is_dir():
+            written += [path for path in workdir.iterdir() if path.name not in (before or ())]
+        for path in written if before is not None else [workdir]:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        raise
+
+
+# ---- a whole model ----------------------------------------------------------------------------
+
+
+def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -> None:
+    """Makes a workdir, whole or not at all, of what `unicom export --to=pytorch` wrote.
+
+    Raises:
+      ConfigError: `folder` is not of that kind.
+      WeightsError: it is damaged.
+      TokenizerError: its tokenizer is missing or another one.
+      FileExistsError: `workdir` holds something already.
+    """
+    description = read_description(folder)
+    run = description.get("run")
+    if not isinstance(run, dict) or "config" not in run:
+        raise ConfigError(
+            f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
+            "write it; give parts by --encoder, --language, --compressor, --decoder instead"
+        )
+    tokenizer = load_tokenizer(folder)
+    try:
+        config = from_json(complete(run["config"]))
+        use_tokenizer(config, tokenizer, folder)
+        module = unicom.of_run(config)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{folder / DESCRIPTION}: run.config is damaged or of another version ({error!r}); "
+            "copy the file again, or import with the version that wrote it"
+        ) from error
+    unicom.check_sections(description, module, config, folder / DESCRIPTION)
+    table, tensors = unicom.table(module), open_tensors(folder)
+    check_facts(tensors, places(table, module.specs()))
+    _show([("all", "", module, folder, tensors.facts)], console)
+    if dry_run:
+        console.print("nothing written")
+        return
+    with new_folder(workdir) as new:
+        with transfer_progress(console, "reading", fp32_bytes(module)) as arrived:
+            shardings = on_this_host(module.specs())
+            params = load_weights(
+                folder, table, module.specs(), shardings=shardings, arrived=arrived
+            )
+        parts = {
+            "encoder": {"vision": params["vision"]},
+            "codec": params["codec"],
+            _unified_stage(run): params["unified"],
+        }
+        for stage, part in parts.items():
+            save_import(new / stage / "checkpoints", part)
+        if module.autoencoder is not None:
+            layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
+            write_model(new / "autoencoder", layout, module.autoencoder, weights)
+        tokenizer.save(new / "tokenizer")
+        (new / "config.json").write_text(to_json(config))
+
+
+def _unified_stage(run: Mapping[str, Any]) -> str:
+    """The stage that an exported model's transformer came from."""
+    stage = (run.get("steps") or {}).get("unified", [""])[0]
+    return stage if stage in UNIFIED_STAGES else UNIFIED_STAGES[0]
+
+
+# ---- what the user sees -----------------------------------------------------------------------
+
+Row = tuple[str, str, Module, Path, Mapping[str, TensorFact]]
+
+
+def _show(rows: list[Row], console: Console) -> None:
+    """A line a part: what the headers in its folder promise."""
+    page = Page("part", "stage", "tensors", "parameters", "size", "type", "folder", box=None)
+    for column in page.columns[2:5]:
+        column.justify = "right"
+    for part, stage, module, folder, facts in rows:
+        kinds = ", ".join(sorted({fact.dtype for fact in facts.values()}))
+        size = sum(math.prod(f.shape) * DTYPES[f.dtype].itemsize for f in facts.values()) / 1e9
+        numbers = str(len(facts)), f"{module.param_count():,}", f"{size:.2f} GB"
+        page.add_row(part, stage, *numbers, kinds, str(folder))
+    console.print(page)

@@ -1,0 +1,176 @@
+"""The README.md of an exported model: what it is, how it was made and is used, its limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.core.module import Module
+from unicom_jax.runs.weights import Choice
+
+CARD = """\
+---
+library_name: transformers
+tags: [unicom, image-to-text, text-to-image, image-editing]
+---
+
+# {name}
+
+A unified multimodal model of the UniCom family: one transformer reads words and pictures, writes
+words by next-token prediction, and draws by rectified flow on compressed continuous latents of a
+SigLIP 2 encoder. Trained with unicom_jax and exported to PyTorch.
+
+{sizes}
+
+## Use
+
+```python
+from PIL import Image
+from transformers import AutoModel
+
+model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+picture = Image.open("picture.png")
+print(model.caption([picture]))
+print(model.answer([picture], ["What colour is it?"]))
+model.draw(["a red circle"], seed=0)[0].save("drawn.png")
+model.edit([picture], ["make it blue"])[0].save("edited.png")
+model.reconstruct([picture])[0].save("reconstructed.png")
+```
+
+`paint` and `write` continue whole conversations; `model.processor` holds the tokenizer and the
+image processor. Pictures are {pictures}. The same seed gives the same picture as in JAX.
+
+## Training
+
+{training}
+
+Data: {data}. Weights: {weights}.
+
+## Scores
+
+{scores}
+
+## Limits
+
+- It knows what its data shows and little else; read the scores with their intervals.
+- It was not trained to refuse, and nothing filters what it writes or draws.
+- It draws pictures {pictures} only, and answers in a few words unless its data had longer ones.
+- bfloat16 rounds the weights of the codec too, which training keeps in float32: pictures come out
+  a little less true. Export and load in float32 to compare.
+- The text tower of the encoder's contrastive training stays behind: this model scores no picture
+  against a text.
+- `trust_remote_code=True` runs the Python files of this folder. Read them first: they import torch,
+  transformers, numpy and Pillow{diffusers}.
+
+## Licence
+
+The code in this folder is under Apache-2.0. The licence of the weights follows from the data and
+from any weights that training started from; whoever publishes them has to state it.
+"""
+
+
+def model_card(
+    workdir: Path,
+    config: Mapping[str, Any],
+    module: Module,
+    steps: Mapping[str, tuple[str, int]],
+    choice: Choice,
+) -> str:
+    """The card of a run. `steps`: part -> (stage, steps); `choice`: as given to the export."""
+    source = config["data"]["source"]
+    stages = dict.fromkeys((*config["stages"], *(name for name, _ in steps.values())))
+    return CARD.format(
+        name=workdir.resolve().name,
+        sizes=_sizes(module),
+        pictures=_pictures(config["data"]),
+        training=_training(workdir, stages, config),
+        data=f"`{source['kind']}`" + (f", {source['path']}" if source["path"] else ""),
+        weights={"ema": "averaged (EMA)", "raw": "as trained, not averaged"}.get(
+            choice.kind, "those that the run itself uses (averaged where EMA was on)"
+        )
+        + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
+        scores="Not evaluated at this step." if choice.step else _scores(workdir / "scores.json"),
+        diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
+    )
+
+
+def _sizes(module: Module) -> str:
+    unified = module.unified
+    parts = {
+        "vision encoder": module.vision,
+        "compressor and decompressor": (module.codec.compressor, module.codec.decompressor),
+        "pixel decoder": module.codec.pixel_decoder,
+        "language model": unified.transformer,
+    }
+    if module.autoencoder is not None:
+        parts["autoencoder"] = module.autoencoder
+    counts = {
+        name: sum(one.param_count() for one in (part if isinstance(part, tuple) else (part,)))
+        for name, part in parts.items()
+    }
+    whole = module.param_count()
+    counts["projections and heads"] = whole - sum(counts.values())
+    rows = [(name, f"{count:,}") for name, count in (*counts.items(), ("all", whole))]
+    return _table(("part", "parameters"), rows)
+
+
+def _pictures(data: Mapping[str, Any]) -> str:
+    side, most = data["image_size"], data["max_tokens"]
+    return {
+        "fixed": f"of {side} x {side} pixels",
+        "bucket": f"of about {side} x {side} pixels in several aspect ratios",
+        "naflex": f"of any aspect ratio with at most {most} patches of {data['patch']} pixels",
+    }[data["policy"]]
+
+
+def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -> str:
+    rows = []
+    for name in stages:
+        path = workdir / name / "stage.json"
+        if not path.is_file():
+            continue
+        facts, settings = json.loads(path.read_text()), config[name]
+        rows.append(
+            (
+                name,
+                f"{facts['steps']:,}",
+                str(settings["batch_size"]),
+                f"{settings['optimizer']}, {settings['learning_rate']:g}",
+                f"{facts['seconds'] / 60:.1f} min",
+                str(facts["device"]),
+            )
+        )
+    if not rows:
+        return "The run left no records of its stages."
+    return _table(("stage", "steps", "batch", "optimiser", "time", "on"), rows)
+
+
+def _scores(path: Path) -> str:
+    """Every score with its interval, and beside the untrained model's where that was run."""
+    if not path.is_file():
+        return "Not evaluated."
+    found = json.loads(path.read_text())
+    rows = [
+        (
+            name,
+            _number(value),
+            f"{_number(found.get(f'{name}.low'))} to {_number(found.get(f'{name}.high'))}",
+            _number(found.get(f"{name}.n")),
+            _number(found.get(f"{name}.untrained")),
+            _number(found.get(f"{name}.chance")),
+        )
+        for name, value in found.items()
+        if f"{name}.n" in found
+    ]
+    return _table(("score", "value", "95% interval", "samples", "untrained", "chance"), rows)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

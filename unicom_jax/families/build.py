@@ -1,0 +1,173 @@
+"""Modules from a configuration: the one place where config keys meet constructor arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from unicom_jax.core.flow import latent_shift
+from unicom_jax.core.module import Module
+from unicom_jax.families.query import QueryPathway
+from unicom_jax.families.transfusion import TransfusionPathway
+from unicom_jax.families.unified import FlowTime, ImageEmbedding
+from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.codec import Codec
+from unicom_jax.models.compressor import make_compressor, make_decompressor
+from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.flow_decoder import FlowDecoder
+from unicom_jax.models.flow_head import make_flow_head
+from unicom_jax.models.flux import FluxTransformer
+from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
+from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.text_encoder import TextEncoder
+from unicom_jax.models.transformer import Transformer
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+Config = Mapping[str, Any]
+PATHWAYS = ("transfusion", "query")
+DECODERS = ("dit", "flux")
+
+
+def grid_side(config: Config) -> int:
+    """Patches on a side of a picture of `data.image_size`."""
+    return config["data"]["image_size"] // config["data"]["patch"]
+
+
+def build_encoder(config: Config) -> Contrastive:
+    """The SigLIP pair of `config.encoder`; only its vision tower is used after its stage."""
+    encoder = config["encoder"]
+    side = 16 if encoder["naflex"] else grid_side(config)
+    vision = VisionEncoder(
+        patch_size=config["data"]["patch"],
+        position_rows=side,
+        position_cols=side,
+        naflex=encoder["naflex"],
+        **encoder["vision"],
+    )
+    text = TextEncoder(
+        vocab_size=config["data"]["vocab_size"], out_dim=vision.width, **encoder["text"]
+    )
+    return Contrastive(vision, text, pixel_head=encoder["pixel_weight"] > 0)
+
+
+def autoencoder_path(config: Config) -> str:
+    """`codec.autoencoder.path`; "" stands for pixels."""
+    return config["codec"]["autoencoder"]["path"]
+
+
+def build_space(config: Config) -> PaintSpace:
+    """What the pixel decoder paints in: pixels, or latents of `config.codec.autoencoder`."""
+    patch = config["data"]["patch"]
+    if not (path := autoencoder_path(config)):
+        return PixelSpace(patch)
+    facts = config["codec"]["autoencoder"]["facts"]
+    if not facts:
+        raise ValueError(
+            f"codec.autoencoder.path={path} was not read yet; call adopt_autoencoder of "
+            "unicom_jax.runs.autoencoder, as a run does when it starts"
+        )
+    sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
+    rows, cols = facts["canvas"]
+    ragged = config["data"]["policy"] == "bucket"
+    return LatentSpace(AutoencoderKL(**sizes), patch, rows, cols, ragged)
+
+
+def build_codec(config: Config) -> Codec:
+    """Compressor, decompressor and pixel decoder of `config.codec`."""
+    codec, feature_dim = config["codec"], config["encoder"]["vision"]["width"]
+    latent_dim = feature_dim if codec["compressor"] == "identity" else codec["latent_dim"]
+    window = codec["pool"] if codec["pool"] > 1 else None
+    options = {"heads": codec["compressor_heads"] or None, "window": window}
+    return Codec(
+        compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
+        decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
+        pixel_decoder=_build_decoder(config, feature_dim),
+        latent_dim=latent_dim,
+    )
+
+
+def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
+    """The pixel decoder of `codec.decoder`."""
+    sizes, space = dict(config["codec"]["decoder"]), build_space(config)
+    kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
+    del sizes["init_from"]  # where weights come from is no matter of sizes
+    if kind == "dit":
+        return PixelDecoder(channels=space.channels, feature_dim=feature_dim, **sizes)
+    if kind != "flux":
+        raise ValueError(f"codec.decoder.kind={kind!r} is not one of {', '.join(DECODERS)}")
+    if not isinstance(space, LatentSpace):
+        raise ValueError(
+            "codec.decoder.kind=flux paints latents; set codec.autoencoder.path to the folder of "
+            "FLUX's autoencoder, or codec.decoder.kind=dit"
+        )
+    if flux["channels"] != space.channels:
+        raise ValueError(
+            f"codec.decoder.flux.channels={flux['channels']}, but a token has {space.channels}: "
+            f"data.patch={space.patch} over this autoencoder; make them equal (FLUX: patch 16, 64)"
+        )
+    guidance = flux.pop("guidance")
+    flux["rope_dims"] = tuple(flux["rope_dims"])
+    transformer = FluxTransformer(out_channels=flux["channels"], **flux)
+    return FluxDecoder(transformer, feature_dim, guidance, config["compute_dtype"])
+
+
+def _most_tokens(config: Config) -> int:
+    """Latent tokens of the largest picture; only "naflex" has larger ones than `image_size`."""
+    data, pool = config["data"], config["codec"]["pool"]
+    naflex = data["policy"] == "naflex"
+    return data["max_tokens"] // pool**2 if naflex else (grid_side(config) // pool) ** 2
+
+
+def build_unified(config: Config) -> Module:
+    """The pathway of `config.unified`."""
+    unified = config["unified"]
+    latent_dim = build_codec(config).latent_dim
+    sizes = {"vocab_size": config["data"]["vocab_size"], **unified["transformer"]}
+    transformer = Transformer(**sizes)
+    tokens = (grid_side(config) // config["codec"]["pool"]) ** 2
+    shift = unified["time_shift"] or latent_shift(tokens, latent_dim)
+    shared = {
+        "transformer": transformer,
+        "embedding": ImageEmbedding(
+            feature_dim=config["encoder"]["vision"]["width"],
+            latent_dim=latent_dim,
+            width=transformer.width,
+            understanding=unified["understanding"],
+            pool=config["codec"]["pool"],
+        ),
+        "flow_time": FlowTime(unified["time"], shift),
+        "text_chunk": unified["text_chunk"],
+        "compute_dtype": config["compute_dtype"],
+    }
+    if unified["pathway"] == "transfusion":
+        head = unified["head"]
+        head = make_flow_head(
+            head["kind"],
+            transformer.width,
+            latent_dim,
+            hidden_dim=head["hidden_dim"] or None,
+            depth=head["depth"],
+        )
+        return TransfusionPathway(
+            head=head,
+            prediction=unified["prediction"],
+            time_floor=unified["time_floor"],
+            **shared,
+        )
+    if unified["pathway"] == "query":
+        decoder = PixelDecoder(
+            channels=latent_dim,
+            feature_dim=transformer.width,
+            prediction=unified["prediction"],
+            time_floor=unified["time_floor"],
+            **unified["flow_decoder"],
+        )
+        return QueryPathway(
+            queries=_most_tokens(config),
+            connector_depth=unified["connector"]["depth"],
+            flow_decoder=decoder,
+            pool=config["codec"]["pool"],
+            **shared,
+        )
+    raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {', '.join(PATHWAYS)}")

@@ -1,0 +1,106 @@
+"""The KL autoencoder of a diffusers folder, FLUX's among them: its sizes and its weights.
+
+    FOLDER/config.json, diffusion_pytorch_model.safetensors
+
+A run copies the folder into its workdir when it starts, so that the workdir needs nothing else
+later; `config.codec.autoencoder.facts` then says what the models have to know about it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data_pipelines.build import image_policy
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Params, Specs
+from unicom_jax.families.build import autoencoder_path, build_space
+from unicom_jax.interop.folders import module_in, read_model
+from unicom_jax.interop.layouts.description import DESCRIPTION
+from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.tensors import WeightsError, weight_files
+from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+
+LAYOUT = LAYOUTS["autoencoder"]
+
+
+def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -> None:
+    """Copies the autoencoder of `config.codec.autoencoder.path` into `workdir`, fills its facts in.
+
+    A workdir that has its copy keeps it; the path is not read again. Without a path: nothing.
+    `copy=False` only fills in.
+
+    Raises:
+      ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
+        (`data.policy` is "naflex").
+      ValueError: it does not fit the patch.
+    """
+    if not (path := autoencoder_path(config)):
+        return
+    if config.data.policy == "naflex":
+        raise ConfigError(
+            "codec.autoencoder.path needs pictures of a few shapes, data.policy=naflex has any; "
+            'set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
+        )
+    folder, given = workdir / AUTOENCODER, Path(path)
+    adopted = (folder / DESCRIPTION).is_file()
+    if not adopted:
+        _check_folder(given, f"codec.autoencoder.path={path}")
+    config.codec.autoencoder.facts = autoencoder_facts(config, folder if adopted else given)
+    build_space(config)  # raises where the patch does not fit
+    if copy and not adopted:
+        folder.mkdir(parents=True, exist_ok=True)
+        # The description last: it says that all is there.
+        for name in (*weight_files(given, LAYOUT.stem), DESCRIPTION):
+            shutil.copyfile(given / name, folder / f"{name}.part")
+            (folder / f"{name}.part").replace(folder / name)
+
+
+def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    """What the models have to know of the autoencoder in `folder`; only its config.json is read.
+
+    Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    """
+    canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
+    return {"sizes": dataclasses.asdict(module_in(folder, LAYOUT)), "canvas": canvas}
+
+
+def _check_folder(folder: Path, name: str) -> None:
+    for file in (DESCRIPTION, *weight_files(folder, LAYOUT.stem)):
+        if not (folder / file).is_file():
+            raise ConfigError(
+                f"{name}: there is no {file}; give the folder of a diffusers AutoencoderKL, with "
+                f"{DESCRIPTION} and {LAYOUT.stem}.safetensors"
+            )
+
+
+def load_autoencoder(
+    config: Mapping[str, Any],
+    workdir: Path,
+    shardings: Callable[[Specs], Any] | None = None,
+) -> dict[str, Params]:
+    """`{"autoencoder": weights}` from the copy in `workdir`; {} for a codec in pixel space.
+
+    Args:
+      shardings: of the weights, from their specs; None: one device holds them.
+
+    Raises:
+      WeightsError: the copy is gone or damaged, or another one than the configuration describes.
+    """
+    space = build_space(config)
+    if not isinstance(space, LatentSpace):
+        return {}
+    try:
+        places = shardings(space.autoencoder.specs()) if shardings else None
+        folder = workdir / AUTOENCODER
+        return {AUTOENCODER: read_model(folder, LAYOUT, space.autoencoder, shardings=places)}
+    except WeightsError as error:
+        raise WeightsError(
+            f"{error}; or delete {workdir / AUTOENCODER} and let `unicom train` copy it again from "
+            f"{autoencoder_path(config)}"
+        ) from error

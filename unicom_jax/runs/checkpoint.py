@@ -1,0 +1,376 @@
+"""Checkpoints on disk, for training (which writes them) and inference (which only reads).
+
+    WORKDIR/
+      config.json            the whole configuration
+      tokenizer/             Hugging Face layout
+      STAGE/checkpoints/STEP/{params,train,position}
+
+`params` holds the weights for use (averaged ones where EMA is on); `train` what only training
+needs (optimizer state, raw weights); `position` where the data stream stands.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+from flax import traverse_util
+from orbax.checkpoint import checkpoint_managers as policies
+
+from unicom_jax.core.module import Params
+from unicom_jax.runs.configuration import complete
+from unicom_jax.runs.storage import remove_half_written
+
+PARAMS, TRAIN, POSITION = "params", "train", "position"
+RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
+READ_AT_ONCE = 256 * 2**20  # bytes of weights
+CHUNK_BYTES = 64 * 2**20  # of a weight, compressed and written by itself
+
+
+class CheckpointError(Exception):
+    """A checkpoint that is missing or damaged. One line that names the path and the mend."""
+
+
+class OtherRunError(CheckpointError):
+    """A sound checkpoint of another run (other sizes, another seed): no reason to fall back."""
+
+
+@dataclasses.dataclass
+class NewestOfEvery(policies.PreservationPolicy):
+    """Keeps the newest of the steps that `every` divides: the one that training may go back to,
+    however often it was stopped since."""
+
+    every: int
+
+    def should_preserve(self, checkpoints, *, context) -> list[bool]:
+        newest = max((c.step for c in checkpoints if c.step % self.every == 0), default=None)
+        return [checkpoint.step == newest for checkpoint in checkpoints]
+
+
+def open_manager(
+    directory: Path, *, save_every: int = 0, keep: int = 3, keep_every: int = 0, keep_best: int = 0
+) -> ocp.CheckpointManager:
+    """Orbax's manager over STAGE/checkpoints: atomic and asynchronous. What is half written goes.
+
+    Kept are the last `keep`, the newest that `save_every` divides, each `keep_every`th step, and
+    the `keep_best` with the lowest loss on held-out batches of those that were saved with one.
+
+    Several processes are named one by one, because Orbax then bounds its barriers in time, and
+    leaves the folder to us.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_half_written(directory)
+    everybody = set(range(jax.process_count())) if jax.process_count() > 1 else None
+    kept = [policies.LatestN(keep)]
+    if save_every:
+        kept.append(NewestOfEvery(save_every))
+    if keep_every:
+        kept.append(policies.EveryNSteps(keep_every))
+    if keep_best:
+        best = policies.BestN(
+            get_metric_fn=held_out_loss,
+            reverse=True,
+            n=keep_best,
+            keep_checkpoints_without_metrics=False,
+        )
+        kept.append(best)
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=policies.AnyPreservationPolicy(kept),
+        best_fn=held_out_loss if keep_best else None,
+        best_mode="min",
+        create=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everybody),
+    )
+    names = (PARAMS, TRAIN, POSITION)
+    return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
+
+
+def held_out_loss(metrics: Mapping[str, float]) -> float:
+    return metrics["loss"]
+
+
+def save(
+    manager: ocp.CheckpointManager,
+    step: int,
+    params: Params,
+    train: Any,
+    position: Mapping,
+    loss: float | None = None,
+) -> None:
+    """Starts an asynchronous save; the manager's `wait_until_finished` ends it.
+
+    A checkpoint of this step that is there already is replaced: a resumed run comes by the step of
+    a newer checkpoint only when that one could not be read.
+    """
+    items = {
+        PARAMS: ocp.args.StandardSave(params, save_args=_in_chunks(params)),
+        TRAIN: ocp.args.StandardSave(train),
+        POSITION: ocp.args.JsonSave(dict(position)),
+    }
+    if step in manager.all_steps():
+        manager.delete(step)
+    measured = loss is not None and math.isfinite(loss)
+    with contextlib.nullcontext() if measured else _without_warnings():
+        manager.save(
+            step,
+            args=ocp.args.Composite(**items),
+            metrics={"loss": loss} if measured else None,
+            force=True,
+        )
+
+
+def save_import(directory: Path, params: Params) -> None:
+    """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
+
+    Parts that nobody reads may be missing. A stage that is trained from here starts with them.
+    Chunks are files of their own: Orbax's OCDBT database, which training writes, keeps all that is
+    not committed in memory, a second model.
+    """
+    handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
+    manager = ocp.CheckpointManager(directory.absolute(), item_handlers={PARAMS: handler})
+    with contextlib.closing(manager), _without_warnings():
+        request = ocp.args.PyTreeSave(params, save_args=_in_chunks(params))
+        manager.save(0, args=ocp.args.Composite(**{PARAMS: request}))
+        manager.wait_until_finished()
+
+
+def _in_chunks(params: Params) -> Any:
+    """Large weights are stored in pieces, so that reading one needs no second copy of it."""
+    return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Orbax warns that there is no OCDBT database, or no loss to rank by; that is meant."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def is_import(directory: Path, step: int) -> bool:
+    """Whether a step of STAGE/checkpoints is what `save_import` wrote."""
+    return step == 0 and not (directory / "0" / TRAIN).exists()
+
+
+def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
+    """One item of one step, onto the shardings of `abstract`.
+
+    Raises:
+      CheckpointError: it is damaged.
+      OtherRunError: its weights differ from what the config describes.
+    """
+    path = Path(manager.directory) / str(step) / item
+    if item == PARAMS:
+        _check_sizes(path, abstract)
+    argument = ocp.args.JsonRestore() if abstract is None else ocp.args.StandardRestore(abstract)
+    try:
+        return manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
+    except Exception as error:  # orbax raises many types here, all of them mean the same to a user
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+    return CheckpointError(
+        f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete the "
+        f"folder {path.parent} to fall back to the step before, or restore it from a copy"
+    )
+
+
+def _reader() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
+    """Reads one item without writing anything: the folder may be somebody else's.
+
+    Orbax's managers and checkpointers expect a whole step; they would warn about the other items.
+    Of its handlers only this one reads a part of an item.
+    """
+    return contextlib.closing(ocp.PyTreeCheckpointHandler())
+
+
+def _metadata(path: Path) -> Params:
+    """Shapes of all that an item holds."""
+    try:
+        with _reader() as reader:
+            return reader.metadata(epath.Path(path)).tree
+    except Exception as error:  # as in `restore`
+        raise _damaged(path, error) from error
+
+
+def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = None) -> None:
+    """Raises OtherRunError for the first weight that is not as the config describes it.
+
+    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own. Of
+    top-level keys other than `parts` a checkpoint may hold nothing at all, as imported ones do.
+    """
+    tree = _metadata(path)
+    if parts is not None:
+        abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
+    stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
+    for name in sorted(stored.keys() | wanted.keys()):
+        there, here = (str(one[name].shape) if name in one else "none" for one in (stored, wanted))
+        if there != here:
+            raise OtherRunError(
+                f"checkpoint {path} belongs to another model: the shape of {name} is {there} "
+                f"there and {here} in the config; use the config it was trained with, or a new "
+                "--workdir"
+            )
+
+
+def stage_steps(workdir: Path, stage: str) -> list[int]:
+    """Finished checkpoints of a stage, oldest first."""
+    directory = workdir / stage / "checkpoints"
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
+    """The checkpoint of a stage that `step` names.
+
+    Args:
+      step: a number; "best", the one with the lowest held-out loss; "": the newest.
+
+    Raises:
+      CheckpointError: there is none.
+    """
+    folder = workdir / stage / "checkpoints"
+    steps = stage_steps(workdir, stage)
+    if not steps:
+        raise CheckpointError(
+            f"no checkpoint under {folder}; run `unicom train` for stage "
+            f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
+        )
+    if not step:
+        return steps[-1]
+    if step.isdigit() and int(step) in steps:
+        return int(step)
+    losses = {n: path for n in steps if (path := folder / str(n) / "metrics/metrics").is_file()}
+    if step == "best" and losses:
+        return min(losses, key=lambda n: held_out_loss(json.loads(losses[n].read_text())))
+    lacking = "with a held-out loss (train with keep_best)" if step == "best" else "of this step"
+    raise CheckpointError(
+        f"--step={step}: {folder} has none {lacking}; leave it out, or take one of "
+        + ", ".join(map(str, steps))
+    )
+
+
+def restore_params(
+    workdir: Path,
+    stage: str,
+    abstract: Params,
+    parts: Collection[str] | None = None,
+    *,
+    step: str = "",
+    raw: bool = False,
+    on_host: bool = False,
+) -> Params:
+    """The weights for use of a stage.
+
+    Args:
+      abstract: shapes, types and places of all weights of the stage.
+      parts: the top-level keys to read; the other weights stay on the disk. None: all.
+      step: see `chosen_step`.
+      raw: the weights as trained, where those for use are averages of them.
+      on_host: as NumPy arrays, without the copy that a device makes of what Orbax has read.
+
+    Raises:
+      CheckpointError: the stage has no checkpoint, or it is damaged.
+      OtherRunError: its weights differ from `abstract`, be it in a part that is not read.
+    """
+    found = chosen_step(workdir, stage, step)
+    path = workdir.absolute() / stage / "checkpoints" / str(found)
+    _check_sizes(path / PARAMS, abstract, parts)
+    wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
+    params = _read_part(path / PARAMS, wanted, on_host)
+    if raw and has_average(workdir, stage, found):
+        flat = traverse_util.flatten_dict(wanted)
+        trained = traverse_util.flatten_dict(_metadata(path / TRAIN)[RAW])
+        request = {name: leaf for name, leaf in flat.items() if name in trained}
+        read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
+        flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
+        params = traverse_util.unflatten_dict(flat)
+    return params
+
+
+def has_average(workdir: Path, stage: str, step: int) -> bool:
+    """Whether the weights for use are averages at this step, with the raw ones beside them."""
+    path = workdir.absolute() / stage / "checkpoints" / str(step) / TRAIN
+    return path.is_dir() and RAW in _metadata(path)
+
+
+def _read_part(path: Path, wanted: Params, on_host: bool = False) -> Params:
+    """What `wanted` names of one item, where it says or on the first device, or on the host.
+
+    Orbax reads into host memory and copies from there. Large weights come one by one and before
+    the small ones, so that the copies pass while there is still room: the peak is about the model.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    flat = traverse_util.flatten_dict(wanted)
+    read: dict[tuple[str, ...], jax.Array] = {}
+    for group in _groups(flat):
+        located = {}
+        for name in group:
+            leaf = flat[name]
+            place = leaf.sharding if leaf.sharding is not None else device
+            located[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        tree = traverse_util.unflatten_dict(located)
+        how = (
+            jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+            if on_host
+            else ocp.checkpoint_utils.construct_restore_args(tree)
+        )
+        request = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
+        try:
+            with _reader() as reader:
+                part = jax.block_until_ready(reader.restore(epath.Path(path), args=request))
+        except Exception as error:  # as in `restore`
+            raise _damaged(path, error) from error
+        read |= traverse_util.flatten_dict(part)
+    return jax.tree_util.tree_map_with_path(
+        lambda name, _: read[tuple(key.key for key in name)], wanted
+    )
+
+
+def _groups(leaves: Mapping[tuple[str, ...], jax.ShapeDtypeStruct]) -> list[list[tuple[str, ...]]]:
+    """Names in groups of at most `READ_AT_ONCE` bytes, or of one weight, the largest first."""
+    sizes = {name: math.prod(leaf.shape) * leaf.dtype.itemsize for name, leaf in leaves.items()}
+    groups, filled = [], READ_AT_ONCE
+    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
+        if filled + sizes[name] > READ_AT_ONCE:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += sizes[name]
+    return groups
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The configuration that a checkpoint directory carries, completed for this version.
+
+    Raises:
+      CheckpointError: there is none, or it is not JSON.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing, so {workdir} is no checkpoint; "
+            "give the --workdir of a `unicom train` run"
+        )
+    try:
+        return complete(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{path} is not JSON ({error}); restore it from a copy") from error

@@ -1,0 +1,77 @@
+"""What a run's frozen encoder makes of pictures, computed before training."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from data_pipelines.loading.rows import DTYPES
+from unicom_jax.config import ConfigError, from_json
+from unicom_jax.core.module import Params
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.build import build_encoder
+from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs.checkpoint import read_config, restore_params
+
+AT_ONCE = 16  # pictures; always so many, so that a picture's features do not depend on the others
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureMaker:
+    """Pictures (R, M, N, P) uint8 and grids (R, M, 2) -> features (R, M, N, D). Pickles.
+
+    The encoder computes in the compute_dtype of its run; each process reads it once.
+
+    Attributes:
+      workdir: a run whose stage `encoder` was trained or imported.
+      dtype: in which features are kept, a key of `data_pipelines.loading.rows.DTYPES`.
+    """
+
+    workdir: str
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise ConfigError(f"--features-dtype={self.dtype}: choose {', '.join(DTYPES)}")
+
+    def __call__(self, patches: np.ndarray, grids: np.ndarray) -> np.ndarray:
+        look = _encoder(self.workdir)
+        shape, real = patches.shape[:-1], grids[..., 0] > 0
+        pictures, sizes = patches[real], grids[real]
+        made = [
+            look(pictures[start : start + AT_ONCE], sizes[start : start + AT_ONCE])
+            for start in range(0, len(pictures), AT_ONCE)
+        ]
+        width = made[0].shape[-1] if made else look(patches[0][:1], grids[0][:1]).shape[-1]
+        features = np.zeros((*shape, width), DTYPES[self.dtype])
+        if made:
+            features[real] = np.concatenate(made).astype(features.dtype)
+        return features
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(workdir: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    config = from_json(read_config(Path(workdir)))
+    model = build_encoder(config)
+    params = restore_params(Path(workdir), "encoder", model.abstract(), ("vision",))["vision"]
+    look = jax.jit(functools.partial(encode, model.vision, dtype=config.compute_dtype))
+
+    def padded(pictures: np.ndarray, grids: np.ndarray) -> np.ndarray:
+        count = len(pictures)
+        fill = [(0, AT_ONCE - count)]
+        pictures = np.pad(pictures, fill + [(0, 0)] * (pictures.ndim - 1))
+        return np.asarray(look(params, pictures, np.pad(grids, [*fill, (0, 0)])))[:count]
+
+    return padded
+
+
+def encode(
+    vision: VisionEncoder, params: Params, patches: jax.Array, grids: jax.Array, *, dtype: str
+) -> jax.Array:
+    """Features (B, N, D) of pictures (B, N, P) uint8, as the unified stage computes them."""
+    return vision(params, to_unit(patches).astype(dtype), grids)

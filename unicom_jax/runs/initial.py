@@ -1,0 +1,278 @@
+"""The weights that a stage starts from: released ones where `init_from` names them, else chance.
+
+    encoder.init_from         SigLIP or SigLIP 2       the image tower; both towers where the text
+                                                       tower has the sizes of `encoder.text` and
+                                                       as many rows of vocabulary
+    codec.init_from           compressor/ and decompressor/ of a folder, see layouts/projection.py
+    codec.decoder.init_from   FLUX's transformer       a decoder of kind "flux"
+    unified.init_from         Qwen2, Qwen2.5, Qwen3    the transformer
+
+Everything else of a stage keeps the values that it would have had without (`core.module`: a weight
+depends on the seed and its own path only). A vocabulary of ours that is longer than the folder's
+has rows that nobody trained: they start as the mean of all rows of the folder, which neither draws
+nor repels predictions (Hewitt 2021, "Initializing new word embeddings"). A longer one of theirs is
+refused: `data.padded_vocab_size` makes room for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Module, Params, Specs, fill_specs, init_params, iter_specs
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.interop.folders import check_model, module_in, read_model
+from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
+from unicom_jax.interop.tensors import TensorFact
+from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+Config = Mapping[str, Any]
+# Fields that say how a module computes or starts, not which weights it has.
+COMPUTE = ("remat", "unroll", "attention_backend", "attention_block", "dtype", "embedding_std")
+# Axis of the vocabulary in the weights that have one.
+VOCABULARY = {("embedding", "table"): 0, ("head", "kernel"): 1}
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A part of a stage's weights that a folder gives.
+
+    Attributes:
+      key: of the configuration, that names the folder.
+      path: of the part in the stage's tree; () where it is all of it.
+      module: the part as the folder has it.
+      vocab_size: of the part as the stage has it; 0 where it has no vocabulary that may grow.
+    """
+
+    key: str
+    path: tuple[str, ...]
+    folder: Path
+    layout: Layout
+    module: Module
+    vocab_size: int = 0
+
+    @property
+    def name(self) -> str:
+        return "/".join(self.path) or "both towers"
+
+    @property
+    def new_rows(self) -> range:
+        """The rows of our vocabulary that the folder lacks."""
+        return range(getattr(self.module, "vocab_size", 0), self.vocab_size)
+
+    def check(self) -> dict[str, TensorFact]:
+        """The tensors to be read; WeightsError where names, shapes or types are wrong."""
+        return check_model(self.folder, self.layout, self.module)
+
+
+# ---- which ------------------------------------------------------------------------------------
+
+
+def build_stage(config: Config, stage: str) -> Module:
+    """The module whose weights a stage trains."""
+    return {"encoder": build_encoder, "codec": build_codec}.get(stage, build_unified)(config)
+
+
+def sources_of(config: Config, stage: str) -> list[Source]:
+    """What a stage starts from, by the `init_from` keys of its configuration.
+
+    Raises:
+      ConfigError: a folder of another kind, or of other sizes; the key that mends it is named.
+    """
+    return {"encoder": _encoder, "codec": _codec}.get(stage, _unified)(config)
+
+
+def describe_sources(sources: list[Source]) -> str:
+    """What is read and what is not, in words."""
+    words = []
+    for source in sources:
+        new = source.new_rows
+        grown = f" (rows {new.start} to {new.stop - 1} are the mean of the others)" if new else ""
+        words.append(f"{source.name} from {source.folder}{grown}")
+    return f"starts with {', '.join(words)}"
+
+
+def _encoder(config: Config) -> list[Source]:
+    if not (given := config["encoder"]["init_from"]):
+        return []
+    key, folder, layout = "encoder.init_from", Path(given), LAYOUTS["siglip"]
+    ours, theirs = build_encoder(config), module_in(folder, layout)
+    vision = theirs.vision if isinstance(theirs, Contrastive) else theirs
+    if not isinstance(vision, VisionEncoder):
+        raise ConfigError(f"{key}={given} holds a text tower alone; give one with an image tower")
+    patch = ours.vision.patch_size
+    keys = {
+        "naflex": "encoder.naflex",
+        "patch_size": "data.patch",
+        **{name: f"encoder.vision.{name}" for name in ("width", "depth", "heads", "mlp_dim")},
+    }
+    if not ours.vision.naflex:
+        keys["position_rows"] = "data.image_size"
+        _check_same(ours.vision, vision, keys, key, given, {"position_rows": patch})
+    else:
+        _check_same(ours.vision, vision, keys, key, given)
+    if isinstance(theirs, Contrastive) and _is_same(ours.text, theirs.text):
+        return [Source(key, (), folder, layout, theirs)]
+    return [Source(key, ("vision",), folder, layout, vision)]
+
+
+def _codec(config: Config) -> list[Source]:
+    codec, settings = build_codec(config), config["codec"]
+    sources = []
+    if given := settings["init_from"]:
+        names = {"in_dim": "encoder.vision.width", "out_dim": "codec.latent_dim"}
+        back = {"in_dim": names["out_dim"], "out_dim": names["in_dim"]}
+        both = {"heads": "codec.compressor_heads", "window": "codec.pool"}
+        for part, keys in (("compressor", names | both), ("decompressor", back | both)):
+            folder, layout = Path(given) / part, LAYOUTS["projection"]
+            ours, theirs = getattr(codec, part), module_in(folder, layout)
+            if type(ours) is not type(theirs):
+                raise ConfigError(
+                    f"codec.init_from={given}: {part} is a {type(theirs).__name__}, the config "
+                    f"asks for a {type(ours).__name__}; set --config.codec.compressor"
+                )
+            _check_same(ours, theirs, keys, "codec.init_from", given)
+            sources.append(Source("codec.init_from", (part,), folder, layout, theirs))
+    if given := settings["decoder"]["init_from"]:
+        sources.append(_decoder(codec.pixel_decoder, given))
+    return sources
+
+
+def _decoder(ours: Module, given: str) -> Source:
+    key = "codec.decoder.init_from"
+    if not isinstance(ours, FluxDecoder):
+        raise ConfigError(
+            f"{key}={given}: only a FLUX decoder has released weights; leave {key} empty, or set "
+            "--config.codec.decoder.kind=flux"
+        )
+    layout, folder = LAYOUTS["flux"], Path(given)
+    theirs, prefix = module_in(folder, layout), "codec.decoder.flux."
+    names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
+    keys = {name: prefix + name for name in names if name != "out_channels"}
+    _check_same(ours.transformer, theirs, keys, key, given)
+    return Source(key, ("pixel_decoder", "transformer"), folder, layout, theirs)
+
+
+def _unified(config: Config) -> list[Source]:
+    if not (given := config["unified"]["init_from"]):
+        return []
+    key, folder, layout = "unified.init_from", Path(given), LAYOUTS["qwen"]
+    ours, theirs = build_unified(config).transformer, module_in(folder, layout)
+    names = config["unified"]["transformer"]
+    keys = {name: f"unified.transformer.{name}" for name in names}
+    same_size = dataclasses.replace(theirs, vocab_size=ours.vocab_size)
+    _check_same(ours, same_size, keys, key, given)
+    if theirs.vocab_size > ours.vocab_size:
+        raise ConfigError(
+            f"{key}={given} has {theirs.vocab_size} rows of vocabulary, the model "
+            f"{ours.vocab_size}; set --config.data.padded_vocab_size={theirs.vocab_size}"
+        )
+    return [Source(key, ("transformer",), folder, layout, theirs, ours.vocab_size)]
+
+
+def _differences(ours: Module, theirs: Module) -> dict[str, Any]:
+    """The fields of `theirs` that are not as ours."""
+    names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
+    return {
+        name: getattr(theirs, name)
+        for name in names
+        if getattr(ours, name) != getattr(theirs, name)
+    }
+
+
+def _is_same(ours: Module, theirs: Module) -> bool:
+    return not _differences(ours, theirs)
+
+
+def _check_same(
+    ours: Module,
+    theirs: Module,
+    keys: Mapping[str, str],
+    key: str,
+    given: str,
+    factors: Mapping[str, int] | None = None,
+) -> None:
+    """Raises ConfigError for the first field in which a folder's model is not the config's.
+
+    Args:
+      keys: {field: the key of the configuration that sets it}; these are looked at first.
+      factors: {field: what its key counts one of it as}.
+    """
+    found = _differences(ours, theirs)
+    for name in (*(name for name in keys if name in found), *found):
+        if name not in keys:
+            raise ConfigError(
+                f"{key}={given} has {name}={found[name]!r}, the model here "
+                f"{getattr(ours, name)!r}, which no key changes; take another checkpoint"
+            )
+        factor = (factors or {}).get(name, 1)
+        value = found[name] if factor == 1 else found[name] * factor
+        raise ConfigError(
+            f"{key}={given} has {name}={found[name]!r}, the config {getattr(ours, name)!r}; set "
+            f"--config.{keys[name]}={value}"
+        )
+
+
+# ---- the weights ------------------------------------------------------------------------------
+
+
+def initial_params(
+    specs: Specs,
+    sources: list[Source],
+    seed: int,
+    shard: Callable[[Specs], Params],
+    arrived: Callable[[int], None] = lambda nbytes: None,
+) -> Params:
+    """All weights of `specs`: from `sources`, and the rest by chance, each in its shards at once.
+
+    Args:
+      shard: shardings for a tree of specs.
+      arrived: see `transfer.load_weights`.
+
+    Raises:
+      WeightsError: a folder is damaged or does not hold what its config.json says.
+    """
+    for source in sources:
+        source.check()
+    flat, weights = dict(iter_specs(specs)), {}
+    for source in sources:
+        read = read_model(
+            source.folder,
+            source.layout,
+            source.module,
+            shardings=shard(source.module.specs()),
+            arrived=arrived,
+        )
+        for path, weight in traverse_util.flatten_dict(read).items():
+            if source.new_rows and path in VOCABULARY:
+                whole = {path: flat[source.path + path]}
+                place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
+                weight = grow(weight, source.vocab_size, VOCABULARY[path], place[path])
+            weights[source.path + path] = weight
+    rest = traverse_util.unflatten_dict({p: s for p, s in flat.items() if p not in weights})
+    if rest:
+        # Under jit and straight into the shards, as in `Trainer.init_state`.
+        fresh = jax.jit(lambda key: init_params(rest, key), out_shardings=shard(rest))
+        weights |= traverse_util.flatten_dict(fresh(jax.random.key(seed)))
+    return fill_specs(specs, weights)
+
+
+def grow(weight: jax.Array, size: int, axis: int, sharding: jax.sharding.Sharding) -> jax.Array:
+    """`weight` made `size` long along `axis`; what is new is the mean of what was there."""
+
+    def grown(weight: jax.Array) -> jax.Array:
+        mean = jnp.mean(weight, axis, dtype=jnp.float32, keepdims=True).astype(weight.dtype)
+        shape = list(weight.shape)
+        shape[axis] = size - shape[axis]
+        return jnp.concatenate([weight, jnp.broadcast_to(mean, shape)], axis)
+
+    return jax.jit(grown, out_shardings=sharding)(weight)

@@ -1,0 +1,169 @@
+"""`unicom data prepare packed`, and whether rows with features suit a run's encoder."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from data_pipelines.build import load_or_train_tokenizer
+from data_pipelines.loading.rows import PROBE, check_facts
+from data_pipelines.preparation import beam_engine
+from data_pipelines.preparation import prepare_rows as rows
+from data_pipelines.sources.records import SUFFIX, SourceError
+from data_pipelines.sources.split import EVALUATION, TRAIN
+from unicom_jax.config import ConfigError, resolve
+from unicom_jax.runs.features import FeatureMaker
+from unicom_jax.runs.weights import UNIFIED_STAGES
+
+LOG = "beam.log"
+PACKED_ONLY = ("config", "stage", "rows", "workers", "features", "features_dtype", "runner")
+FAR = (
+    0.05  # of the features' size: what another device or dtype does not reach, another encoder does
+)
+
+
+def check_flags(args: argparse.Namespace) -> None:
+    """Refuses flags of the other kind of preparation.
+
+    Raises:
+      ConfigError: names the flag.
+    """
+    packed = args.dataset == "packed"
+    for name in ("package", "size") if packed else PACKED_ONLY:
+        if getattr(args, name) is not None:
+            flag = "--" + name.replace("_", "-")
+            raise ConfigError(f"{flag} does nothing for {args.dataset}; leave it out")
+    if packed and args.config is None:
+        raise ConfigError("whose rows? add --config=FILE, as for unicom train")
+    if not packed and args.overrides:
+        raise ConfigError(f"{args.overrides[0]} does nothing for {args.dataset}; leave it out")
+    if args.features_dtype is not None and args.features is None:
+        raise ConfigError("--features-dtype needs --features=RUN")
+
+
+def prepare_packed(args: argparse.Namespace, console: Console) -> str:
+    """Packs a stage's rows and says where they lie.
+
+    Raises:
+      ConfigError: flags that do not go together, or a stage without rows.
+      SourceError: Beam is missing, the folder holds another preparation, or data cannot be packed.
+    """
+    beam_engine.check_engine(args.runner_flags)
+    config = resolve(args.config, args.overrides)
+    config.data.packed = ""  # rows are made from the source
+    stage = args.stage or "pretrain"
+    if stage not in UNIFIED_STAGES:
+        known = ", ".join(reversed(UNIFIED_STAGES))
+        raise ConfigError(f"--stage={stage} packs no rows; choose from {known}")
+    settings, run = config[stage], args.features
+    out = Path(args.out)
+    features = FeatureMaker(run, args.features_dtype or "float32") if run else None
+    stored = Path(run, "tokenizer") if run else None
+    tokenizer = load_or_train_tokenizer(config, stored if stored and stored.is_dir() else None)
+    plan = rows.make_plan(config.to_dict(), stage, tokenizer, out, features)
+    wanted = {
+        TRAIN: args.rows or settings.steps * settings.batch_size,
+        EVALUATION: settings.eval_batches * settings.batch_size,
+    }
+    window = settings.window_rows
+    shards = [
+        shard
+        for split, count in wanted.items()
+        for shard in rows.shards_of(split, -(-count // window) * window, window)
+    ]
+    about = {"features": {"dtype": features.dtype} if features else None}
+    missing = rows.begin(plan, tokenizer, shards, window, about)
+    if features:
+        keep_probe(plan, shards[0], features)
+
+    directory, total = Path(plan.directory), window * sum(s.stop - s.start for s in shards)
+    sizes = {shard.name: window * (shard.stop - shard.start) for shard in shards}
+
+    def done() -> int:
+        return sum(sizes.get(path.name.removesuffix(SUFFIX), 0) for path in directory.iterdir())
+
+    before, began = done(), time.perf_counter()
+    if before:
+        console.print(f"{directory}: goes on, {before} of {total} rows are there", soft_wrap=True)
+    if missing:
+        work = functools.partial(rows.write_shard, plan)
+        engine = (args.runner or beam_engine.LOCAL, args.workers or 1, args.runner_flags)
+        with beam_engine.progress(done, total, console):
+            beam_engine.run(work, missing, directory / LOG, *engine)
+    manifest = rows.finish(plan, shards)
+    rate = (total - before) / (time.perf_counter() - began)
+    return _summary(directory, manifest, rate)
+
+
+def _summary(directory: Path, manifest: Mapping[str, Any], rate: float) -> str:
+    splits = manifest["splits"]
+    size = sum(path.stat().st_size for path in directory.glob(f"*{SUFFIX}")) / 2**20
+    lost = {
+        name: sum(about["counts"].get(name, 0) for about in splits.values())
+        for name in ("unreadable", "broken", "overlong", "left_over")
+    }
+    passed = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
+    return (
+        f"{directory}: {splits[TRAIN]['rows']} rows to train on and {splits[EVALUATION]['rows']} "
+        f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; passed over: {passed}' * bool(passed)}; "
+        f"train on them with --config.data.packed={directory.parent}"
+    )
+
+
+# ---- features ---------------------------------------------------------------------------------
+
+
+def keep_probe(plan: rows.Plan, shard: rows.Shard, features: FeatureMaker) -> None:
+    """Keeps a few pictures with their features, by which an encoder is known again.
+
+    Raises:
+      SourceError: there is a probe of another encoder.
+    """
+    path = Path(plan.directory, PROBE)
+    pictured = next(iter(rows.shard_rows(rows.without_features(plan), shard))).batch
+    patches, grids = pictured.patches[None], pictured.grids[None]
+    made = features(patches, grids).astype(np.float32)
+    if path.is_file():
+        _compare(path, made[0], "this run's encoder")
+        return
+    with path.open("wb") as file:
+        np.savez(file, patches=patches[0], grids=grids[0], features=made[0])
+
+
+def read_probe(directory: Path, stage: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Pictures (M, N, P) and grids (M, 2) of the rows' probe; None where rows hold pictures."""
+    path = directory / stage / PROBE
+    if not path.is_file():
+        return None
+    with np.load(path) as probe:
+        return probe["patches"], probe["grids"]
+
+
+def check_probe(directory: Path, stage: str, found: np.ndarray) -> None:
+    """Compares features of the probe's pictures with those that the rows hold.
+
+    Raises:
+      SourceError: they come from another encoder.
+    """
+    _compare(directory / stage / PROBE, found, "the encoder of this run")
+
+
+def _compare(path: Path, found: np.ndarray, whose: str) -> None:
+    with np.load(path) as probe:
+        stored = probe["features"]
+    begin = f"{path.parent}: the rows were made with"
+    check_facts({"features": list(found.shape)}, {"features": list(stored.shape)}, begin)
+    size = np.sqrt(np.mean(np.square(stored)))
+    apart = np.sqrt(np.mean(np.square(stored - found))) / max(size, 1e-6)
+    if not apart <= FAR:
+        raise SourceError(
+            f"{path.parent}: the rows hold features of another encoder than {whose} "
+            f"({apart:.0%} apart): prepare them with --features=RUN of this one"
+        )
