@@ -93,6 +93,16 @@ def test_paper_latents_need_a_shift_of_four():
     assert flow.latent_shift(1024, 64) == 4.0
 
 
+def test_each_picture_is_shifted_by_its_own_number_of_tokens():
+    """Pictures of 16 and 1024 tokens of 64 channels, and an absent one."""
+    shifts = flow.latent_shift(jnp.array([[16, 1024, 0]]), 64)
+    np.testing.assert_allclose(shifts[0, :2], [0.5, 4.0], rtol=1e-6)
+    time = flow.sample_time(jax.random.key(0), (2, 3), shift=shifts)
+    plain = flow.sample_time(jax.random.key(0), (2, 3))
+    np.testing.assert_allclose(time, plain / (plain + shifts * (1 - plain)), rtol=1e-6)
+    assert np.isfinite(time).all()
+
+
 def test_loss_averages_channels_and_weighs_tokens():
     target = jnp.zeros((2, 2))
     prediction = jnp.array([[1.0, 3.0], [2.0, 2.0]])

@@ -14,11 +14,14 @@ from data_pipelines.loading.pictures import PictureBatch
 from tests.data.samples import picture
 from tests.families.documents import ALL, documents, lively, pack
 from tests.tiny import tiny_config
+from unicom_jax.core.layers import LayerNorm, RMSNorm
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.build import build_codec, build_encoder
+from unicom_jax.models.contrastive import unit_norm
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.stages.codec import (
     add_latent_noise,
+    channel_deviations,
     codec_stage,
     measure_statistics,
 )
@@ -108,6 +111,29 @@ def test_noise_on_latents_is_relative_to_each_channels_deviation_over_real_token
     np.testing.assert_allclose(at_padding[1:], noise[1:], rtol=1e-3, atol=1e-3)
     strengths = np.std(noise / np.std(raw, axis=(0, 1)), axis=(1, 2))
     assert np.all(strengths < 0.55) and np.ptp(strengths) > 0.05  # each picture has its own
+
+
+def test_a_latent_channel_that_does_not_vary_leaves_all_gradients_finite():
+    raw = jax.random.normal(jax.random.key(0), (2, 4, 3)).at[..., 1].set(0.5)
+    real, keys = jnp.ones((2, 4)), jax.random.split(jax.random.key(1), 2)
+
+    def loss(raw):
+        return jnp.sum(jnp.square(add_latent_noise(raw, real, keys, 0.5)))
+
+    gradient = jax.grad(loss)(raw)
+    assert np.isfinite(gradient).all() and np.abs(gradient[..., 1]).min() > 0
+    np.testing.assert_allclose(
+        channel_deviations(raw, real)[0], np.std(raw, axis=(0, 1))[0], rtol=1e-5
+    )
+    assert np.isfinite(jax.grad(lambda x: jnp.sum(channel_deviations(x, 0 * real)))(raw)).all()
+
+
+@pytest.mark.parametrize("norm", [unit_norm, LayerNorm(4, affine=False), RMSNorm(4)])
+def test_a_norm_of_a_constant_vector_has_a_finite_gradient(norm):
+    params = {"scale": jnp.ones(4)}
+    apply = norm if norm is unit_norm else lambda x: norm(params, x)
+    for constant in (0.0, 1.0):
+        assert np.isfinite(jax.grad(lambda x: jnp.sum(apply(x)))(jnp.full(4, constant))).all()
 
 
 def test_noise_on_latents_changes_the_losses_and_ties_the_rows_of_a_batch(vision):

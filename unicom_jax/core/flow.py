@@ -6,11 +6,12 @@ al. 2022).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Key, Shaped
+from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.losses import LossTerm
 
@@ -79,27 +80,33 @@ def velocity_to_data(
 
 
 def shift_time(
-    time: Float[Array, "*shape"], shift: float | Float[Array, ""]
+    time: Float[Array, "*shape"], shift: float | Float[Array, "*#shape"]
 ) -> Float[Array, "*shape"]:
     """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
     return time / (time + shift * (1.0 - time))
 
 
-def latent_shift(tokens: int, dims: int) -> float:
-    """s = sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025)."""
-    return (tokens * dims / 4096) ** 0.5
+def latent_shift(tokens: int | Int[Array, "*shape"], dims: int) -> float | Float32[Array, "*shape"]:
+    """s = sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025).
+
+    For an array of token counts, one of each picture, an array of shifts. An absent picture (N = 0)
+    counts as one token, so that its time stays finite.
+    """
+    if isinstance(tokens, int):
+        return math.sqrt(tokens * dims / 4096)
+    return jnp.sqrt(jnp.maximum(tokens, 1).astype(jnp.float32) * (dims / 4096))
 
 
 def sample_time(
     key: Key[Array, ""],
     shape: tuple[int, ...],
     kind: str = "uniform",
-    shift: float | Float[Array, ""] = 1.0,
+    shift: float | Float[Array, " ..."] = 1.0,
     *,
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Float32[Array, " ..."]:
-    """Training times of the given shape, shifted by `shift`.
+    """Training times of the given shape, shifted by `shift`: one number, or one for each time.
 
     "uniform" is U[0, 1); "logit_normal" is sigmoid(mean + std · N(0, 1)): a negative mean favours
     noise. `mean` and `std` belong to "logit_normal".

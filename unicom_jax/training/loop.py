@@ -166,6 +166,7 @@ def train(
         return trainer.weights_for_use(state)
     if start:
         console.print(f"{name}: goes on from the checkpoint of step {start}")
+        _tell_changed_rate(trainer, state, position, warn)
 
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
@@ -333,9 +334,26 @@ def _go_back(
         what += f", after {position.rollbacks} rollbacks"
     saver.close()
     raise TrainingError(
-        f"{what}; lower --config.{name}.learning_rate and start again, the last good checkpoint is "
-        "kept"
+        f"{what}; the last good checkpoint is kept: give the same command with a lower "
+        f"--config.{name}.learning_rate and --allow-change"
     )
+
+
+def _tell_changed_rate(
+    trainer: Trainer, state: TrainState, position: Position, warn: Callable[[str], None]
+) -> None:
+    """Says where the settings of today give another learning rate than those of the checkpoint.
+
+    The schedule is always the one that today's settings describe, over all of `steps`: with more
+    steps a cosine that had come down to 0 starts again from half its peak.
+    """
+    step, before, now = position.next_step, position.learning_rate, trainer.next_rate(state)
+    if before is not None and not np.isclose(before, now, rtol=1e-4, atol=0.0):
+        warn(
+            f"{trainer.stage.name}: the learning rate of step {step} was {before:.3g} when the "
+            f"checkpoint was saved and is {now:.3g} now, because steps, learning_rate, schedule or "
+            "warmup_steps changed; training follows the new schedule"
+        )
 
 
 def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) -> None:

@@ -122,7 +122,7 @@ def add_latent_noise(
     it too: against noise in proportion to its deviation a channel gains nothing by growing, only
     by setting apart what matters. Each row draws its strength from U[0, most).
     """
-    spread = jnp.std(raw, axis=(0, 1), where=real[..., None] > 0)
+    spread = channel_deviations(raw, real)
 
     def draw(key: jax.Array) -> jax.Array:
         strength_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
@@ -130,6 +130,19 @@ def add_latent_noise(
         return strength * jax.random.normal(noise_key, raw.shape[1:])
 
     return raw + spread * jax.vmap(draw)(row_keys)
+
+
+def channel_deviations(raw: jax.Array, real: jax.Array) -> jax.Array:
+    """Standard deviation (d,) of each channel of (B, n, d) over tokens where `real` (B, n) is 1.
+
+    At least 1e-6, with no gradient below: the root's own is infinite at 0, and a channel that does
+    not vary (yet) would turn all gradients into NaN.
+    """
+    real = real[..., None]
+    count = jnp.maximum(jnp.sum(real), 1.0)
+    mean = jnp.sum(raw * real, axis=(0, 1)) / count
+    variance = jnp.sum(jnp.square(raw - mean) * real, axis=(0, 1)) / count
+    return jnp.sqrt(jnp.maximum(variance, 1e-12))
 
 
 def measure_statistics(
