@@ -59,18 +59,25 @@ def training(**overrides) -> ConfigDict:
             "batch_size": 32,  # rows of packed sequences, or pictures (encoder, codec)
             "accumulate": 1,  # parts a batch is split into; the gradient is the big batch's
             "learning_rate": 1e-3,
-            "schedule": "constant",  # constant, cosine, linear; after the warm-up
+            "schedule": "constant",  # constant, cosine, linear, wsd; after the warm-up
+            "decay_share": 0.2,  # wsd: of the steps, at the end, in which the rate falls to 0
             "warmup_steps": 50,
             "optimizer": "adamw",  # adamw, muon
             "b1": 0.9,
             "b2": 0.95,
             "eps": 1e-6,
+            "mu_dtype": "float32",  # float32, bfloat16: how the first moments are kept
             "weight_decay": 0.01,
             "clip_norm": 1.0,
             "offload_optimizer": False,  # moments lie in the host's memory between updates
             "ema_decay": 0.0,  # 0 = off; the averaged weights are the ones saved for use
+            "ema_warmup": False,  # decay min(ema_decay, (1 + n) / (10 + n)) after n updates
             "freeze": (),  # regular expressions over weight paths, e.g. ("transformer/.*",)
+            # Ordered groups of weights, see training/groups.py, e.g.
+            # ({"match": "transformer/.*", "learning_rate": 0.1, "weight_decay": 0.0},)
+            "groups": (),
             "log_every": 20,
+            "diagnostics": False,  # norms of gradients, weights and updates of each group
             "save_every": 1000,
             "keep": 3,  # checkpoints: the last ones,
             "keep_every": 0,  # each of a step that this divides,
@@ -213,7 +220,10 @@ def get_config() -> ConfigDict:
                 },
             },
             "flow_weight": 1.0,
-            "perceptual_weight": 0.0,  # squared distance in the frozen encoder's middle layer
+            "perceptual_weight": 0.0,  # squared distance of the frozen encoder's hidden states:
+            "perceptual_layers": (0.5,),  # after these shares of its blocks, averaged,
+            "perceptual_normalise": False,  # each token's divided by its root mean square,
+            "perceptual_time": 0.0,  # pictures weighted by t to this power; 1: less near noise
             "feature_weight": 0.1,  # ‖Z − decompressor(z̃)‖²
             "time": "uniform",  # uniform, logit_normal
             "time_shift": 1.0,  # above 1: more of the time near noise

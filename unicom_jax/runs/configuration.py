@@ -17,6 +17,13 @@ from unicom_jax.config import ConfigError, apply_overrides, from_json, resolve, 
 FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint", "codec.autoencoder.facts")
 STAGES = ("encoder", "codec", "align", "pretrain", "continue", "sft")
 SURVIVAL = {"keep_best": 0, "spike_factor": 0.0, "max_rollbacks": 0}
+TRAINING = {
+    "ema_warmup": False,
+    "decay_share": 0.2,  # not used by their schedules
+    "mu_dtype": "float32",
+    "groups": [],
+    "diagnostics": False,
+}
 # Keys that older runs lack, and what those did.
 LATER = {
     "data.source.held_out": 0.0,
@@ -54,7 +61,10 @@ LATER = {
     **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
     **{f"{stage}.mixture.questions": 0.0 for stage in STAGES[2:]},
     **{f"{stage}.offload_optimizer": False for stage in STAGES},
-    **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},
+    "codec.perceptual_layers": [0.5],
+    "codec.perceptual_normalise": False,
+    "codec.perceptual_time": 0.0,
+    **{f"{stage}.{key}": value for stage in STAGES for key, value in (SURVIVAL | TRAINING).items()},
 }
 MAY_CHANGE = (
     *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "keep_best"),
@@ -62,6 +72,7 @@ MAY_CHANGE = (
     # How and where batches are made and moments lie, which does not change them.
     *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
     "offload_optimizer",
+    "diagnostics",
 )
 
 

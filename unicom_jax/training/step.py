@@ -16,6 +16,8 @@ from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
+from unicom_jax.training.diagnostics import group_norms
+from unicom_jax.training.groups import Groups
 from unicom_jax.training.spikes import no_norms, reject_spike
 from unicom_jax.training.state import TrainState, applied_updates, check_freeze, merge, split
 
@@ -141,6 +143,8 @@ class Trainer:
         min(ema_decay, (1 + n) / (10 + n)), so that it soon forgets where training started.
       offload_optimizer: moments are kept in the host's memory between updates.
       spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
+      groups: those that the optimiser was made with; they are named in the metrics.
+      diagnostics: norms of gradients, weights and updates of each group are metrics too.
     """
 
     stage: Stage
@@ -153,6 +157,8 @@ class Trainer:
     ema_warmup: bool = False
     offload_optimizer: bool = False
     spike_factor: float = 0.0
+    groups: Groups = Groups()
+    diagnostics: bool = False
 
     def __post_init__(self) -> None:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
@@ -218,6 +224,7 @@ class Trainer:
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
             norm, norms, watched = optax.tree.norm(grads), state.norms, {}
+            own = grads  # not yet NaN where the step is a spike
             if self.spike_factor:
                 grads, ratio, norms = reject_spike(
                     grads, norm, norms, state.step, self.spike_factor
@@ -226,6 +233,9 @@ class Trainer:
             opt_state = on_device(state.opt_state) if self.offload_optimizer else state.opt_state
             updates, opt_state = update(grads, opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
+            if self.diagnostics:
+                kinds = {"gradient_norm": own, "parameter_norm": trained, "update_norm": updates}
+                watched |= group_norms(kinds, self.groups.label)
             done = applied_updates(state)
             ema = self._average(state.ema, trained, done, opt_state.last_finite)
             metrics = {
@@ -233,7 +243,7 @@ class Trainer:
                 **{f"loss/{name}": mean(term) for name, term in terms.items()},
                 "gradient_norm": norm,
                 **watched,
-                "learning_rate": self.schedule(done),
+                **self._rates(done),
                 "skipped_steps": opt_state.total_notfinite,
                 "skipped_in_a_row": opt_state.notfinite_count,
             }
@@ -242,6 +252,12 @@ class Trainer:
 
         everywhere = sharding.replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
+
+    def _rates(self, done: jax.Array) -> dict[str, jax.Array]:
+        """The learning rate of the update after `done` earlier ones, and that of each group."""
+        rate = self.schedule(done)
+        own = {f"learning_rate/{name}": f * rate for name, f in self.groups.rates().items()}
+        return {"learning_rate": rate, **own}
 
     def _average(self, ema: Any, trained: Any, done: jax.Array, taken: jax.Array) -> Any:
         """The average after an update, the one after `done` earlier ones; a skipped step, which is
