@@ -253,6 +253,7 @@ def get_config() -> ConfigDict:
                 "tied_head": True,
                 "embedding_std": 0.02,  # of fresh tokens; images and blocks add numbers near 1
                 "remat": "none",
+                "logit_softcap": 0.0,  # logits of words become c·tanh(logit / c); 0: as they are
                 "unroll": 1,  # blocks a turn of the loop; more: longer to compile, maybe faster
                 "attention_backend": "dense",
             },
@@ -263,6 +264,7 @@ def get_config() -> ConfigDict:
             "flow_decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},  # query pathway
             "time": "uniform",  # uniform, logit_normal
             "time_shift": 1.0,  # 0 = sqrt(N·d/4096)
+            "z_loss": 0.0,  # factor of log² Z beside the text loss, 1e-4 for example; 0: none
             "text_chunk": 0,  # most slots of a row with logits at once; 0: an eighth, from 64 on
         }
     )

@@ -34,6 +34,7 @@ from unicom_jax.training.settings import check_on_mesh, check_settings, copies_o
         ),
         ("pretrain__max_rollbacks", -1, "pretrain.max_rollbacks=-1: give at least 0"),
         ("pretrain__accumulate", 3, "batch_size=4 cannot be split into pretrain.accumulate=3 eq"),
+        ("unified__z_loss", -1e-4, "unified.z_loss=-0.0001 would drive the logits apart"),
         ("pretrain__ema_decay", 1.0, "pretrain.ema_decay=1.0: give a decay below 1"),
         ("pretrain__ema_warmup", True, "pretrain.ema_warmup=True needs an average; set"),
         ("codec__perceptual_layers", (0.5, 2), "codec.perceptual_layers=.0.5, 2. should be sha"),

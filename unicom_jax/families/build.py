@@ -138,6 +138,7 @@ def build_unified(config: Config) -> Module:
         ),
         "flow_time": FlowTime(unified["time"], shift),
         "text_chunk": unified["text_chunk"],
+        "z_loss": unified["z_loss"],
         "compute_dtype": config["compute_dtype"],
     }
     if unified["pathway"] == "transfusion":

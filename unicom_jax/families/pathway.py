@@ -19,13 +19,14 @@ from unicom_jax.models.transformer import KVCache, Transformer
 class Pathway(Module):
     """A transformer and the embedding of image slots; subclasses say how images are drawn.
 
-    `text_chunk`: most slots of a row whose logits exist at once; 0: as `text_terms` chooses.
+    `text_chunk`, `z_loss`: see `core.losses.text_terms`.
     """
 
     transformer: Transformer
     embedding: ImageEmbedding
     flow_time: FlowTime = FlowTime()
     text_chunk: int = 0
+    z_loss: float = 0.0
     compute_dtype: str = "float32"
 
     def embed(
@@ -87,4 +88,5 @@ class Pathway(Module):
             self.transformer.head_weights(params["transformer"]),
             *map(own_slots, (hidden, batch.targets, batch.target_weights)),
             self.text_chunk,
+            self.z_loss,
         )

@@ -36,6 +36,8 @@ LATER = {
     "codec.autoencoder.path": "",
     "unified.transformer.embedding_std": 0.02,
     "unified.transformer.unroll": 1,
+    "unified.transformer.logit_softcap": 0.0,
+    "unified.z_loss": 0.0,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,

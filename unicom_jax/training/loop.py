@@ -22,6 +22,7 @@ from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training.checkpoint import Position
+from unicom_jax.training.clock import Clock, Window
 from unicom_jax.training.flops import step_flops
 from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
 from unicom_jax.training.saving import Saver, TrainingError
@@ -85,26 +86,6 @@ def data_shares(
     if new["restarts"]:
         shares["data/restarts"] = new["restarts"]
     return shares
-
-
-@dataclasses.dataclass
-class Window:
-    """Time and work since the last report."""
-
-    started: float
-    waited: float = 0.0
-    steps: int = 0
-
-    def rates(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
-        seconds = time.perf_counter() - self.started
-        rates = {
-            "steps_per_second": self.steps / seconds,
-            "tokens_per_second": self.steps * tokens / seconds,
-            "data_wait": self.waited / seconds,
-        }
-        if peak:
-            rates["mfu"] = self.steps * flops / seconds / (peak * jax.device_count())
-        return rates
 
 
 def train(
@@ -173,7 +154,8 @@ def train(
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     held_out: list[Any] | None = None
-    began = time.perf_counter()
+    began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)
+    clock = Clock(directory, start, first_skipped, active=group.index == 0)
     stopping = profiling = False
     first_profiled = start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
@@ -188,13 +170,13 @@ def train(
         make_progress(console) as progress,
     ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
-        window = Window(time.perf_counter())
+        clock.window = Window()
 
         while (step := position.next_step) < config.steps:
             # ---- data, and the step itself ------------------------------------------------
             asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
-            window.waited += time.perf_counter() - asked
+            clock.window.waited += time.perf_counter() - asked
             if peak and step == start:
                 of = trainer.stage
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
@@ -203,7 +185,7 @@ def train(
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
             state, metrics = step_fn(state, frozen, batch)
-            window.steps += 1
+            clock.window.steps += 1
             done = step + 1
             position = dataclasses.replace(position, next_step=done)
             if profiling and done >= last_profiled:
@@ -221,11 +203,13 @@ def train(
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
                     progress.update(bar, completed=position.next_step)
-                    counts, window = stream.counts.copy(), Window(time.perf_counter())
+                    counts = stream.counts.copy()
+                    clock.go_back(position.next_step, int(state.opt_state.total_notfinite))
                     continue
                 saver.look()
                 if step > start:  # the first step's rates are the compiler's
-                    values |= window.rates(tokens_per_step, flops, peak)
+                    values |= clock.window.rates(tokens_per_step, flops, peak)
+                values |= clock.report(int(values["skipped_steps"]), compiled=step == start)
                 values |= data_shares(stream.counts, counts, group)
                 counts = stream.counts.copy()
                 values |= {
@@ -235,15 +219,16 @@ def train(
                     "time": time.perf_counter() - began,
                 }
                 writer.write(done, values)
-                window = Window(time.perf_counter())
                 progress.update(bar, completed=done, note=format_note(values))
                 if progress.disable and (done % (10 * config.log_every) == 0 or step == start):
                     console.print(f"{name} {done}/{config.steps}  {format_note(values)}")
             if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
-                held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                values = evaluate(trainer, eval_fn, state, frozen, held_out)
+                jax.block_until_ready(metrics)  # steps that are under way are no evaluation
+                with clock.pause("eval"):
+                    held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
+                    values = evaluate(trainer, eval_fn, state, frozen, held_out)
                 writer.write(done, values)
-                window, loss = Window(time.perf_counter()), values["eval/loss"]
+                loss = values["eval/loss"]
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps
@@ -251,13 +236,16 @@ def train(
                 if int(metrics["skipped_in_a_row"]):
                     continue  # no checkpoint that one could go back to; a stop comes a step later
                 if not stopping:
-                    saver.save(position, state, loss)
+                    clock.keep(done)
+                    with clock.pause("save"):
+                        saver.save(position, state, loss)
             if stopping:
                 break
         batch = held_out = None  # arrays in memory shared with the workers go before these do
 
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
+    clock.keep(position.next_step)
     if stopping:
         saver.finish(position, state, loss)
         raise Stopped(
@@ -275,6 +263,7 @@ def train(
         "seconds": seconds,
         "steps_per_second": (config.steps - start) / seconds,
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
+        "goodput": clock.goodput,
         "compilations": step_fn._cache_size(),
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),

@@ -40,6 +40,11 @@ def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
             f"codec.time_shift={config['codec']['time_shift']} leaves only one time; set it above "
             "0, 1 for no shift"
         )
+    if config["unified"]["z_loss"] < 0:
+        raise ConfigError(
+            f"unified.z_loss={config['unified']['z_loss']} would drive the logits apart; give a "
+            "small factor, 1e-4 for example, or 0 for none"
+        )
     for share in config["codec"]["perceptual_layers"] or (-1,):
         if not 0 <= share <= 1:
             raise ConfigError(

@@ -122,9 +122,11 @@ class LanguageModel(nn.Module):
         qk_norm: bool,
         tied_head: bool,
         norm_eps: float,
+        logit_softcap: float = 0.0,
     ) -> None:
         super().__init__()
         self.head_dim, self.rope_theta = head_dim, rope_theta
+        self.logit_softcap = logit_softcap
         self.kv_heads, self.width = kv_heads, width
         self.model = Decoder(
             vocab_size, width, depth, norm_eps,
@@ -139,8 +141,11 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., W) -> (..., vocab_size) fp32."""
         if self.lm_head is not None:
-            return self.lm_head(hidden).float()
-        return F.linear(hidden, self.model.embed_tokens.weight.to(hidden.dtype)).float()
+            scores = self.lm_head(hidden).float()
+        else:
+            scores = F.linear(hidden, self.model.embed_tokens.weight.to(hidden.dtype)).float()
+        cap = self.logit_softcap
+        return cap * torch.tanh(scores / cap) if cap else scores
 
     def new_cache(self, rows: int, slots: int) -> KVCache:
         weight = self.model.embed_tokens.weight
