@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
-from unicom_jax.core.losses import LossTerm
+from unicom_jax.core.losses import LossTerm, LossTerms
 
 # (z, time) -> dz/dt
 VelocityFn = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
+TIME_BINS = 4  # in which the flow loss is reported
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
 
 
@@ -137,6 +138,26 @@ def flow_loss(
     weights = jnp.broadcast_to(weights.astype(jnp.float32), error.shape[:-1])
     error = jnp.where(weights[..., None] > 0, error, 0.0)
     return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1)), jnp.sum(weights)
+
+
+def flow_terms(
+    prediction: Float[Array, "*B d"],
+    target: Float[Array, "*B d"],
+    weights: Shaped[Array, "*#B"],
+    time: Float[Array, "*#B"],
+) -> LossTerms:
+    """The term `flow`, see `flow_loss`, and its parts by flow time, which are only reported.
+
+    Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
+    """
+    shape = prediction.shape[:-1]
+    weights = jnp.broadcast_to(weights.astype(jnp.float32), shape)
+    number = jnp.broadcast_to(jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1), shape)
+    terms = {"flow": flow_loss(prediction, target, weights)}
+    for index in range(TIME_BINS):
+        own = weights * (number == index)
+        terms[f"flow/t{index / TIME_BINS:.2f}"] = flow_loss(prediction, target, own)
+    return terms
 
 
 def time_grid(steps: int, shift: float | Float[Array, ""] = 1.0) -> Float[Array, " {steps+1}"]:

@@ -26,6 +26,15 @@ def mean(term: LossTerm) -> Float32[Array, ""]:
     return total / jnp.maximum(count, 1e-8)
 
 
+def reported(terms: LossTerms) -> dict[str, Float32[Array, ""]]:
+    """The mean of each term. A part of a term, `<term>/<part>`, that nothing belongs to is NaN: it
+    is not known, where an empty term is 0."""
+    return {
+        name: jnp.where(term[1] > 0, mean(term), jnp.nan) if "/" in name else mean(term)
+        for name, term in terms.items()
+    }
+
+
 def soft_cap(logits: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
     """cap · tanh(logits / cap), within ±cap (Gemma 2, arXiv 2408.00118 §2); 0: as they are."""
     return cap * jnp.tanh(logits / cap) if cap else logits

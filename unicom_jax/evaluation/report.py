@@ -41,8 +41,9 @@ SPEED = {
     "data_wait": "share of time waiting for data",
     "data/filled": "share of slots filled",
     "mfu": "model FLOPs utilisation",
+    "goodput": "share of all time in steps that count",
 }
-CLOCK = ("step", "time")
+CLOCK = ("step", "time", "time/eval", "time/save")
 
 
 @dataclasses.dataclass(frozen=True)

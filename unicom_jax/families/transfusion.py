@@ -12,7 +12,7 @@ import flax.struct
 from jaxtyping import Array, Float, Float32, Int, Key
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
-from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_loss, velocity_to_data
+from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_terms, velocity_to_data
 from unicom_jax.core.grids import token_places
 from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms
@@ -76,7 +76,8 @@ class TransfusionPathway(Pathway):
         latents: Float[Array, "B M n d"],
         row_keys: Key[Array, " B"],
     ) -> LossTerms:
-        """Terms `text` (nats a token), `flow` (squared velocity error a channel), `text_accuracy`.
+        """Terms `text` (nats a token), `flow` (squared velocity error a channel), `text_accuracy`,
+        and parts of `flow` by time.
 
         `features` and normalised `latents` are of the batch's images.
         """
@@ -92,7 +93,7 @@ class TransfusionPathway(Pathway):
                 predicted, clean, noisy.latents, noisy.time, self.time_floor
             )
         return {
-            "flow": flow_loss(predicted, target, noisy.weights),
+            **flow_terms(predicted, target, noisy.weights, noisy.time),
             **self.text_terms(params, batch, hidden),
         }
 

@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from data_pipelines.loading.loader import Loader
-from unicom_jax.core.losses import mean
+from unicom_jax.core.losses import reported
 from unicom_jax.core.module import Params
 from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
@@ -24,7 +24,7 @@ from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training.checkpoint import Position
 from unicom_jax.training.clock import Clock, Window
 from unicom_jax.training.flops import step_flops
-from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
+from unicom_jax.training.metrics import MetricWriter, format_note, known, make_progress
 from unicom_jax.training.saving import Saver, TrainingError
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
@@ -196,6 +196,7 @@ def train(
             # ---- reports ------------------------------------------------------------------
             if done % config.log_every == 0 or done == config.steps or step == start:
                 values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+                values = known(values, "loss/")
                 # At the same steps whether a run was stopped or not: so not at its first one.
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
@@ -282,7 +283,7 @@ def evaluate(
     for batch in batches:
         for term, pair in eval_fn(params, frozen, batch).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
-    means = {term: float(mean(pair)) for term, pair in totals.items()}
+    means = known({term: float(value) for term, value in reported(totals).items()})
     total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())
     return {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
 

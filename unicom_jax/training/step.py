@@ -12,7 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from unicom_jax.core.activations import ROWS, on_mesh, place
-from unicom_jax.core.losses import LossTerms, mean
+from unicom_jax.core.losses import LossTerms, mean, reported
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
@@ -240,7 +240,7 @@ class Trainer:
             ema = self._average(state.ema, trained, done, opt_state.last_finite)
             metrics = {
                 "loss": loss,
-                **{f"loss/{name}": mean(term) for name, term in terms.items()},
+                **{f"loss/{name}": value for name, value in reported(terms).items()},
                 "gradient_norm": norm,
                 **watched,
                 **self._rates(done),
