@@ -95,6 +95,7 @@ def unified_stage(**overrides) -> ConfigDict:
         {
             "sequence_length": 256,  # slots of a packed row
             "images_per_row": 8,
+            "draws_per_row": 0,  # noisy copies of its images; 0: as many as images_per_row
             "window_rows": 8,  # rows packed together; must divide batch_size
             "overlong": "error",  # error, skip: a document longer than a row
             "flow_weight": 5.0,  # λ_diff : λ_text = 5 : 1

@@ -52,6 +52,7 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
+    **{f"{stage}.draws_per_row": 0 for stage in STAGES[2:]},
     **{f"{stage}.mixture.questions": 0.0 for stage in STAGES[2:]},
     **{f"{stage}.offload_optimizer": False for stage in STAGES},
     **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},
