@@ -83,5 +83,5 @@ class MixedBatch:
     target_weights: Float32[Array, "B S"]
     patches: UInt8[Array, "B M N C"] | None
     grids: Int32[Array, "B M 2"]
-    draws: Int32[Array, "B D"]
+    draws: Int32[Array, "B draws"]
     features: Float[Array, "B M N F"] | None = None

@@ -3,7 +3,7 @@
     prepare    frozen encoders and codecs; no gradient                    once a picture
     noise      pictures at a time of the flow: z_t, t and the target      once a draw
     looked_at  vectors of the pictures that are read                      (B, M, slots, W)
-    drawn      vectors of the pictures that are drawn, and `aux`          (B, D, slots, W)
+    drawn      vectors of the pictures that are drawn, and `aux`          (B, draws, slots, W)
     condition  what the velocity needs of the hidden states of those slots
     velocity   the prediction, in the image's own shape
 
@@ -56,14 +56,14 @@ class Noised:
       clean, noise: z_1 and ε; None while a picture is sampled.
     """
 
-    noisy: Float[Array, "B D n d"]
-    time: Float[Array, "B D"]
-    grids: Int[Array, "B D 2"]
-    clean: Float[Array, "B D n d"] | None = None
-    noise: Float[Array, "B D n d"] | None = None
+    noisy: Float[Array, "B draws n d"]
+    time: Float[Array, "B draws"]
+    grids: Int[Array, "B draws 2"]
+    clean: Float[Array, "B draws n d"] | None = None
+    noise: Float[Array, "B draws n d"] | None = None
 
     @property
-    def real(self) -> Bool[Array, "B D n"]:
+    def real(self) -> Bool[Array, "B draws n"]:
         """True at tokens of a draw, False at padding."""
         return token_mask(self.grids, self.noisy.shape[2])
 
@@ -93,7 +93,9 @@ class ImageModel(Module):
         """What frozen models make of the batch's pictures, as a tree of arrays (B, M, ...)."""
         raise NotImplementedError(f"{type(self).__name__} prepares nothing")
 
-    def noise(self, prepared: Any, draws: Int[Array, "B D"], row_keys: Key[Array, " B"]) -> Noised:
+    def noise(
+        self, prepared: Any, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
+    ) -> Noised:
         """Puts each draw at a time of its own; `draws` are pictures of the row, -1: none."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
@@ -103,12 +105,12 @@ class ImageModel(Module):
         """Vectors of UNDERSTAND slots and of CLEAN slots of every picture, in raster order."""
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
-    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B D s W"], Any]:
+    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws s W"], Any]:
         """Vectors of the NOISY slots of every draw, and what else `velocity` is to have."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def condition(
-        self, params: Params, hidden: Float[Array, "B D s W"], grids: Int[Array, "B D 2"]
+        self, params: Params, hidden: Float[Array, "B draws s W"], grids: Int[Array, "B draws 2"]
     ) -> Any:
         """What `velocity` needs of the hidden states: computed once where not `reads_noise`."""
         del params, grids
@@ -116,7 +118,7 @@ class ImageModel(Module):
 
     def velocity(
         self, params: Params, condition: Any, noised: Noised, aux: Any
-    ) -> Float32[Array, "B D n d"]:
+    ) -> Float32[Array, "B draws n d"]:
         """dz/dt at z_t, for the integrator."""
         raise NotImplementedError(f"{type(self).__name__} predicts nothing")
 
@@ -127,8 +129,8 @@ class ImageModel(Module):
 
 
 def pictures_of(
-    images: Shaped[Array, "B M ..."], draws: Int[Array, "B D"]
-) -> Shaped[Array, "B D ..."]:
+    images: Shaped[Array, "B M ..."], draws: Int[Array, "B draws"]
+) -> Shaped[Array, "B draws ..."]:
     """The picture of each draw; of no draw the first one."""
     index = jnp.maximum(draws, 0).reshape(draws.shape + (1,) * (images.ndim - 2))
     return jnp.take_along_axis(images, index, axis=1)
@@ -137,7 +139,7 @@ def pictures_of(
 def noise_draws(
     latents: Float[Array, "B M n d"],
     grids: Int[Array, "B M 2"],
-    draws: Int[Array, "B D"],
+    draws: Int[Array, "B draws"],
     row_keys: Key[Array, " B"],
     flow_time: FlowTime,
 ) -> Noised:
@@ -153,9 +155,9 @@ def draw_noise(
     shape: tuple[int, ...],
     row_keys: Key[Array, " B"],
     kind: str = "uniform",
-    shifts: float | Float[Array, "B D"] = 1.0,
-) -> tuple[Float32[Array, "B D"], Float32[Array, "B D n d"]]:
-    """A time per draw and noise for rows of latents of `shape` (D, n, d).
+    shifts: float | Float[Array, "B draws"] = 1.0,
+) -> tuple[Float32[Array, "B draws"], Float32[Array, "B draws n d"]]:
+    """A time per draw and noise for rows of latents of `shape` (draws, n, d).
 
     One key a row, so that the draw does not depend on how rows are spread over devices or
     accumulation steps.

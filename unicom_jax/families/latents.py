@@ -105,10 +105,10 @@ class ImageEmbedding(Module):
     def latent(
         self,
         params: Params,
-        latents: Float[Array, "B D n {self.latent_dim}"],
-        time: Float[Array, "#B #D"],
-        grids: Int[Array, "B D 2"],
-    ) -> Float[Array, "B D n {self.width}"]:
+        latents: Float[Array, "B draws n {self.latent_dim}"],
+        time: Float[Array, "#B #draws"],
+        grids: Int[Array, "B draws 2"],
+    ) -> Float[Array, "B draws n {self.width}"]:
         """Vectors of latents at their flow time; `grids` are rows and columns of latents."""
         when = self.time(params["time"], time)[:, :, None]
         vectors = self.latent_in(params["latent_in"], latents) + when
@@ -158,7 +158,7 @@ class LatentImages(ImageModel):
         return Prepared(features, latents, batch.grids)
 
     def noise(
-        self, prepared: Prepared, draws: Int[Array, "B D"], row_keys: Key[Array, " B"]
+        self, prepared: Prepared, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
     ) -> Noised:
         grids = prepared.grids // self.embedding.pool
         return noise_draws(prepared.latents, grids, draws, row_keys, self.flow_time)

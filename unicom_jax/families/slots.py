@@ -18,7 +18,7 @@ def place_images(
     batch: MixedBatch,
     understood: Float[Array, "B M p W"],
     clean: Float[Array, "B M q W"],
-    drawn: Float[Array, "B D s W"] | None = None,
+    drawn: Float[Array, "B draws s W"] | None = None,
 ) -> Float[Array, "B S W"]:
     """`text`, with the vectors of pictures at the slots of their roles.
 
@@ -43,7 +43,7 @@ def place_images(
 
 def pick_draws(
     hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
-) -> Float[Array, "B D {slots} W"]:
+) -> Float[Array, "B draws {slots} W"]:
     """The hidden states at the NOISY slots of each draw, which stand next to each other.
 
     Behind a draw's last slot stands whatever follows in the row; of no draw, anything.

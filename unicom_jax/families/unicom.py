@@ -24,7 +24,7 @@ class UnicomImages(LatentImages):
     """Noisy latents as vectors of the sequence, and a flow head at their slots.
 
     Attributes:
-      head: hidden states (B, D, n, W) and the time of each draw to (B, D, n, latent_dim).
+      head: hidden states (B, draws, n, W) and the time of each draw to (B, draws, n, latent_dim).
       prediction: what the head gives. "velocity" is the papers'; "data" is the clean latent x̂, and
         v = (x̂ - z_t) / (1 - t) follows from it ("JiT": Li & He 2025).
       time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
@@ -43,13 +43,13 @@ class UnicomImages(LatentImages):
     def specs(self) -> Specs:
         return {"embedding": self.embedding.specs(), "head": self.head.specs()}
 
-    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B D n W"], None]:
+    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws n W"], None]:
         latents = noised.noisy.astype(self.compute_dtype)
         return self.embedding.latent(params["embedding"], latents, noised.time, noised.grids), None
 
     def velocity(
-        self, params: Params, condition: Float[Array, "B D n W"], noised: Noised, aux: None
-    ) -> Float32[Array, "B D n d"]:
+        self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
+    ) -> Float32[Array, "B draws n d"]:
         predicted = self.head(params["head"], condition, noised.time)
         if self.prediction == "velocity":
             return predicted
@@ -57,7 +57,7 @@ class UnicomImages(LatentImages):
         return data_to_velocity(predicted, noised.noisy, noised.time, floor=1e-6)
 
     def loss_terms(
-        self, params: Params, condition: Float[Array, "B D n W"], noised: Noised, aux: None
+        self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> LossTerms:
         """`flow`: squared velocity error a channel; of "data" prediction weighted by the floor."""
         if self.prediction == "velocity":

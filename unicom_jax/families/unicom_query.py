@@ -51,29 +51,29 @@ class QueryImages(LatentImages):
             return ("transformer/.*", "embedding/.*")
         return ("queries", "connector/.*", "flow_decoder/.*")
 
-    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B D n W"], None]:
+    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws n W"], None]:
         """The queries of every draw, whatever its noise."""
         draws, tokens = noised.noisy.shape[1:3]
         queries = params["queries"][:tokens].astype(self.compute_dtype)
         return jnp.broadcast_to(queries, (len(noised.noisy), draws, *queries.shape)), None
 
     def condition(
-        self, params: Params, hidden: Float[Array, "B D n W"], grids: Int[Array, "B D 2"]
-    ) -> Float[Array, "B D n W"]:
+        self, params: Params, hidden: Float[Array, "B draws n W"], grids: Int[Array, "B draws 2"]
+    ) -> Float[Array, "B draws n W"]:
         """What the connector makes of the queries' hidden states."""
         grids, flat = _flat(grids), _flat(hidden)
         mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[2])
         return self.connector(params["connector"], flat, mask).reshape(hidden.shape)
 
     def velocity(
-        self, params: Params, condition: Float[Array, "B D n W"], noised: Noised, aux: None
-    ) -> Float32[Array, "B D n d"]:
+        self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
+    ) -> Float32[Array, "B draws n d"]:
         pictures = map(_flat, (noised.noisy, noised.time, condition, noised.grids))
         speed = self.flow_decoder.velocity(params["flow_decoder"], *pictures)
         return speed.reshape(noised.noisy.shape)
 
     def loss_terms(
-        self, params: Params, condition: Float[Array, "B D n W"], noised: Noised, aux: None
+        self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> LossTerms:
         """The decoder's `flow` loss; a frozen reader only reports `text`."""
         parts = (noised.clean, noised.noise, noised.time, condition, noised.grids)
