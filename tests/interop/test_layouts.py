@@ -6,12 +6,14 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from tests.interop import foreign
 from unicom_jax.config import ConfigError
+from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.module import init_params
 from unicom_jax.interop.folders import check_model, module_in, read_model, write_model
 from unicom_jax.interop.layouts import siglip
@@ -290,8 +292,36 @@ def change(folder, **entries) -> None:
         ("qwen2_tied", {"use_sliding_window": True}, "use_sliding_window is True"),
         (
             "qwen3_tied",
-            {"rope_parameters": {"rope_type": "yarn", "factor": 4.0}},
-            "of type 'yarn', not 'default'",
+            {"rope_scaling": {"type": "dynamic", "factor": 4.0}},
+            "rope_scaling has rope_type 'dynamic'; supported are default, linear and yarn",
+        ),
+        (
+            "qwen3_tied",
+            {"rope_parameters": {"rope_type": "linear"}},
+            "factor of rope_parameters is None",
+        ),
+        (
+            "qwen2_tied",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "beta_fast": 16}},
+            "beta_fast is 16",
+        ),
+        (
+            "qwen2_tied",
+            {"rope_scaling": {"type": "yarn", "factor": 2.0, "attention_factor": 1.0}},
+            "attention_factor of rope_scaling is 1.0",
+        ),
+        (
+            "qwen2_tied",
+            {
+                "rope_parameters": {"rope_theta": 500.0},
+                "rope_scaling": {"type": "linear", "factor": 2.0},
+            },
+            "rope_theta is 10000, not 500; add rope_theta to rope_scaling",
+        ),
+        (
+            "qwen2_tied",
+            {"rope_parameters": {"full_attention": {"rope_theta": 500.0}}},
+            "rope_parameters differs between layers",
         ),
         ("qwen2_tied", {"num_key_value_heads": 3}, "is not a multiple of kv_heads=3"),
         ("autoencoder", {"_class_name": "AutoencoderDC"}, "_class_name is 'AutoencoderDC'"),
@@ -306,6 +336,50 @@ def test_a_config_of_another_model_is_refused_in_one_line(tmp_path, kind, entrie
     with pytest.raises((ConfigError, WeightsError), match=message) as error:
         module_in(tmp_path, layout)
     assert str(tmp_path / "config.json") in str(error.value) and "\n" not in str(error.value)
+
+
+YARN = {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+
+
+@pytest.mark.parametrize(
+    ("scaling", "fields"),
+    [
+        (YARN, ("yarn", 4.0, 64)),
+        ({"rope_type": "yarn", "factor": 2.0}, ("yarn", 2.0, 32_768)),
+        ({"rope_type": "linear", "factor": 3.0}, ("linear", 3.0, 0)),
+    ],
+)
+def test_scaled_rotary_positions_give_the_logits_of_transformers(tmp_path, scaling, fields):
+    """transformers takes rope_scaling before the rope_parameters that it wrote itself."""
+    torch = pytest.importorskip("torch")
+    layout, model = foreign.make("qwen2_untied")
+    model.save_pretrained(tmp_path)
+    assert "rope_parameters" in json.loads((tmp_path / "config.json").read_text())
+    change(tmp_path, rope_scaling=scaling)
+    module = module_in(tmp_path, layout)
+    assert (module.rope_scaling, module.rope_factor, module.rope_length) == fields
+    tokens = np.arange(40)[None] * 7 % 50
+    with torch.no_grad():
+        again = type(model).from_pretrained(tmp_path)(torch.from_numpy(tokens)).logits.numpy()
+        unscaled = model(torch.from_numpy(tokens)).logits.numpy()
+    params = read_model(tmp_path, layout, module)
+    found = logits_of(module, params, tokens)
+    assert np.abs(found - again).max() <= 1e-5 * np.abs(again).max()
+    assert np.abs(found - unscaled).max() > 1e-2 * np.abs(again).max()
+    write_model(tmp_path / "out", layout, module, params)  # and back to transformers
+    with torch.no_grad():
+        back = type(model).from_pretrained(tmp_path / "out")(torch.from_numpy(tokens)).logits
+    assert np.array_equal(back.numpy(), again)
+
+
+def logits_of(module, params, tokens):
+    """Logits of plain text."""
+    length = tokens.shape[1]
+    index = jnp.arange(length)[None]
+    mask = MaskIntervals(0 * index, index + 1, 0 * index, 0 * index)
+    hidden = module.embed(params, tokens)
+    hidden, _ = module(params, hidden, jnp.stack([index, index], -1), mask)
+    return np.asarray(module.logits(params, hidden))
 
 
 @pytest.mark.parametrize("text", [None, "{", "[1]"])
