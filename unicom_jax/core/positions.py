@@ -62,7 +62,7 @@ class RopeScaling:
         """What cos and sin are multiplied by."""
         return 0.1 * math.log(self.factor) + 1.0 if self.kind == "yarn" else 1.0
 
-    def frequencies(self, head_dim: int, theta: float) -> Float32[np.ndarray, "{head_dim//2}"]:
+    def frequencies(self, head_dim: int, theta: float) -> Float32[np.ndarray, " half"]:
         """Angle per position of each channel pair; theta ** (-2 i / head_dim) without scaling."""
         plain = theta ** (-2.0 * np.arange(head_dim // 2) / head_dim)
         if self.kind != "yarn":
