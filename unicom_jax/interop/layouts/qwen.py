@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unicom_jax.config import ConfigError
 from unicom_jax.core.positions import FEW_TURNS, MANY_TURNS, SCALINGS, RopeScaling
 from unicom_jax.interop.layouts.description import check_fixed, read_fields
@@ -68,6 +70,11 @@ def table(module: Transformer) -> Table:
 def twins(module: Transformer) -> dict[str, str]:
     """Tensors that may be there once more: {name: the one it has to equal}."""
     return {HEAD: EMBEDDING} if module.tied_head else {}
+
+
+def derived(module: Transformer) -> dict[str, np.ndarray]:
+    """The table of rotary frequencies that older versions of transformers stored in each layer."""
+    return {"rotary_emb.inv_freq": module.scaling.frequencies(module.head_dim, module.rope_theta)}
 
 
 def describe(module: Transformer) -> dict[str, Any]:
