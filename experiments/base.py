@@ -239,6 +239,10 @@ def get_config() -> ConfigDict:
                 "head_dim": 32,
                 "mlp_dim": 512,
                 "rope_theta": 10_000.0,
+                "rope_scaling": "none",  # none, linear, yarn: for longer texts than it was taught
+                "rope_factor": 1.0,  # how much longer
+                "rope_length": 0,  # yarn: tokens of the texts it was taught with
+                "norm_eps": 1e-6,  # 1e-5 in Qwen2.5-14B and 32B
                 "qkv_bias": True,
                 "qk_norm": False,
                 "tied_head": True,

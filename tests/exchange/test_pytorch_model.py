@@ -40,6 +40,10 @@ CONFIGURATIONS = {
         "unified__understanding": "latents",
         "unified__transformer__qkv_bias": False,
         "unified__transformer__qk_norm": True,
+        "unified__transformer__norm_eps": 1e-5,
+        "unified__transformer__rope_scaling": "yarn",
+        "unified__transformer__rope_factor": 4.0,
+        "unified__transformer__rope_length": 64,
         "codec__compressor": "mlp",
     },
     "pool": {

@@ -29,6 +29,10 @@ LATER = {
     "codec.autoencoder.path": "",
     "unified.transformer.embedding_std": 0.02,
     "unified.transformer.unroll": 1,
+    "unified.transformer.rope_scaling": "none",
+    "unified.transformer.rope_factor": 1.0,
+    "unified.transformer.rope_length": 0,
+    "unified.transformer.norm_eps": 1e-6,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,

@@ -33,6 +33,7 @@ from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.paint_space import LatentSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 
@@ -162,6 +163,7 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             **_fields(module.unified.transformer, "vocab_size", "head_dim", "mlp_dim"),
             **_fields(module.unified.transformer, "rope_theta", "norm_eps"),
             **_fields(module.unified.transformer, "qkv_bias", "qk_norm", "tied_head"),
+            **_describe_scaling(module.unified.transformer),
         },
         "codec": {
             "compressor": config["codec"]["compressor"],
@@ -200,6 +202,13 @@ def check_sections(
 
 def _fields(module: Module, *names: str) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names}
+
+
+def _describe_scaling(module: Transformer) -> dict[str, Any]:
+    """Nothing for the usual rotary positions."""
+    if module.rope_scaling == "none":
+        return {}
+    return _fields(module, "rope_scaling", "rope_factor", "rope_length")
 
 
 def _describe_vision(module: VisionEncoder) -> dict[str, Any]:
