@@ -3,20 +3,45 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
+import chex
 import numpy as np
 import pytest
 
-from data_pipelines.examples import Edit
-from tests.evaluation.helpers import COLOURS, BlindModel, PerfectModel, colour_of, examples, square
+from data_pipelines.examples import Edit, Question
+from tests.evaluation.helpers import (
+    COLOURS,
+    SIDE,
+    BlindModel,
+    PerfectModel,
+    colour_of,
+    examples,
+    square,
+)
+from unicom_jax.evaluation.data import edits_of, half_of, questions_of, sample_of
 from unicom_jax.evaluation.editing import evaluate_editing, judge_pixels
 from unicom_jax.evaluation.generation import Prompt, evaluate_generation, evaluate_retrieval
 from unicom_jax.evaluation.reconstruction import PSNR_CEILING, evaluate_reconstruction
-from unicom_jax.evaluation.suite import EvaluationConfig, balanced, first_of_each, in_batches
+from unicom_jax.evaluation.suite import (
+    REQUEST,
+    EvaluationConfig,
+    balanced,
+    first_of_each,
+    in_requests,
+)
 from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
 
 CONFIG = EvaluationConfig(image_size=32, batch_size=4)
-IMAGES = [example.image for example in examples(12)]
+EXAMPLES = examples(12)
+
+
+def asked(data):
+    return [(example, question) for example in data for question in example.questions]
+
+
+def edited(data):
+    return [(example, edit) for example in data for edit in example.edits]
 
 
 def values(result):
@@ -35,51 +60,140 @@ def prompts():
         return judge
 
     return [
-        Prompt(category, f"a {colour} square", judge_of(colour), square(colour))
+        Prompt(
+            category, f"a {colour} square", judge_of(colour), lambda colour=colour: square(colour)
+        )
         for category in ("single", "colours")
         for colour in COLOURS
     ]
 
 
 def test_a_perfect_copy_scores_the_ceiling_and_distance_zero():
-    scores = values(evaluate_reconstruction(PerfectModel(), IMAGES, CONFIG))
+    scores = values(evaluate_reconstruction(PerfectModel(), EXAMPLES, CONFIG))
     assert scores["reconstruction/psnr"] == PSNR_CEILING
     assert scores["reconstruction/ssim"] == pytest.approx(1.0)
-    assert scores["reconstruction/frechet"] == pytest.approx(0.0, abs=1e-6)
+    assert scores["reconstruction/kid"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_grey_copy_scores_low_and_far():
-    scores = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG))
+    scores = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG))
     assert scores["reconstruction/psnr"] < 10
-    assert scores["reconstruction/frechet"] > 1000
+    assert scores["reconstruction/kid"] > 1000
 
 
 def test_chance_of_reconstruction_is_another_picture():
     pair = [square("red"), square("blue")]
-    result = evaluate_reconstruction(PerfectModel(), [*pair, pair[0]], CONFIG)
+    chosen = [
+        dataclasses.replace(example, image=image)
+        for example, image in zip(EXAMPLES, [*pair, pair[0]], strict=False)
+    ]
+    result = evaluate_reconstruction(PerfectModel(), chosen, CONFIG)
     # Pairs (red, blue), (blue, red) and (red, red), whose PSNR is the ceiling.
     assert 40 < chances(result)["reconstruction/psnr"] < 50
-    assert chances(result)["reconstruction/frechet"] is None
+    assert chances(result)["reconstruction/kid"] is None
 
 
-def test_reconstruction_asks_for_batches():
-    model = PerfectModel()
-    evaluate_reconstruction(model, IMAGES, CONFIG)
-    assert model.calls == [("reconstruct", 4)] * 3
+class Noisy(PerfectModel):
+    """Draws, edits and copies noise that follows (seed, place in the request), as Generator does."""
+
+    def _noise(self, seed, count):
+        rngs = [np.random.default_rng([seed, place]) for place in range(count)]
+        return [rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for rng in rngs]
+
+    def reconstruct(self, images, *, seed):
+        self.calls.append(("reconstruct", len(images)))
+        return self._noise(seed, len(images))
+
+    def draw(self, prompts, *, seed, **options):
+        return [SimpleNamespace(image=image) for image in self._noise(seed, len(prompts))]
+
+    def edit(self, images, instructions, *, seed, **options):
+        return self._noise(seed, len(images))
 
 
-def test_frechet_distance_is_measured_by_the_given_encoder():
+@pytest.mark.parametrize(
+    ("suite", "items", "field"),
+    [
+        (evaluate_reconstruction, examples(REQUEST + 20), "reconstruction"),
+        (evaluate_generation, prompts() * 50, "image"),
+        (evaluate_retrieval, examples(40), "image"),
+        (evaluate_editing, [(e, e.edits[0]) for e in examples(REQUEST + 20)], "after"),
+    ],
+)
+def test_a_sample_gets_the_same_noise_at_every_batch_size(suite, items, field):
+    config = dataclasses.replace(CONFIG, pictures=len(items), shown=len(items))
+    small, large = (
+        [
+            getattr(record, field)
+            for record in suite(
+                Noisy(), items, dataclasses.replace(config, batch_size=size)
+            ).records
+        ]
+        for size in (32, 64)
+    )
+    chex.assert_trees_all_equal(small, large)
+    assert len({image.tobytes() for image in small}) == len(items)  # and each its own
+
+
+def test_a_model_is_asked_for_a_bounded_number_at_once():
+    model = Noisy()
+    config = dataclasses.replace(CONFIG, pictures=REQUEST + 20)
+    evaluate_reconstruction(model, examples(REQUEST + 20), config)
+    assert model.calls == [("reconstruct", REQUEST), ("reconstruct", 20)]
+
+
+@pytest.mark.parametrize(
+    ("suite", "items"),
+    [
+        (evaluate_reconstruction, EXAMPLES),
+        (evaluate_captions, EXAMPLES),
+        (evaluate_retrieval, EXAMPLES),
+        (evaluate_answers, [(e, q) for e in EXAMPLES for q in e.questions[:1]]),
+        (evaluate_editing, [(e, e.edits[0]) for e in EXAMPLES]),
+    ],
+)
+def test_every_sample_keeps_its_outcome_and_few_keep_their_pictures(suite, items):
+    records = suite(PerfectModel(), items, dataclasses.replace(CONFIG, shown=2)).records
+    assert [record.key for record in records] == [example.key for example in EXAMPLES]
+    with_pictures = [
+        any(isinstance(value, np.ndarray) for value in vars(record).values()) for record in records
+    ]
+    assert with_pictures == [True] * 2 + [False] * 10
+
+
+def test_pictures_are_scored_in_their_own_shapes():
+    class Shaped(PerfectModel):
+        def draw(self, prompts, *, size, **options):
+            self.calls.append(size)
+            return [SimpleNamespace(image=np.zeros((*size, 3), np.uint8)) for _ in prompts]
+
+        def features(self, images):
+            return np.stack([image.mean(axis=(0, 1)) for image in images])
+
+    wide = [
+        dataclasses.replace(e, image=e.image if i % 2 else e.image[:16])
+        for i, e in enumerate(examples(6))
+    ]
+    model = Shaped()
+    result = evaluate_retrieval(model, wide, CONFIG)
+    assert model.calls == [(16, 32), (32, 32)]
+    assert {record.key: record.image.shape for record in result.records} == {
+        example.key: example.image.shape for example in wide
+    }
+
+
+def test_the_kernel_distance_is_measured_by_the_given_encoder():
     class Measured(PerfectModel):
         def features(self, images):
-            return super().features(images) * 2.0
+            return np.zeros((len(images), 4))
 
-    own = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG))
-    other = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG, encoder=Measured()))
-    assert other["reconstruction/frechet"] == pytest.approx(4 * own["reconstruction/frechet"])
+    own = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG))
+    other = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG, encoder=Measured()))
+    assert own["reconstruction/kid"] > other["reconstruction/kid"] == 0.0
 
 
 def test_right_answers_score_one_by_kind_and_over_all():
-    scores = values(evaluate_answers(PerfectModel(), examples(), CONFIG))
+    scores = values(evaluate_answers(PerfectModel(), asked(examples()), CONFIG))
     assert scores == {
         "understanding/qa": 1.0,
         "understanding/qa/colour": 1.0,
@@ -88,7 +202,7 @@ def test_right_answers_score_one_by_kind_and_over_all():
 
 
 def test_chance_of_an_answer_is_the_commonest_one():
-    result = evaluate_answers(BlindModel(), examples(6), CONFIG)
+    result = evaluate_answers(BlindModel(), asked(examples(6)), CONFIG)
     assert chances(result)["understanding/qa/colour"] == pytest.approx(1 / 3)
     assert chances(result)["understanding/qa/count"] == 1.0
     assert chances(result)["understanding/qa"] == pytest.approx(2 / 3)
@@ -96,9 +210,63 @@ def test_chance_of_an_answer_is_the_commonest_one():
 
 
 def test_questions_are_limited_by_kind():
-    config = dataclasses.replace(CONFIG, questions=2)
-    result = evaluate_answers(PerfectModel(), examples(6), config)
-    assert [r.kind for r in result.records] == ["colour"] * 2 + ["count"] * 2
+    chosen = questions_of(examples(6), 2)
+    assert [question.kind for _, question in chosen] == ["colour"] * 2 + ["count"] * 2
+    assert [example.key for example, _ in chosen] == ["squares/0", "squares/1"] * 2
+    assert len(questions_of(examples(6), 0)) == 0
+
+
+def test_edits_are_taken_in_turn_from_every_kind():
+    odd = Edit("make it blue", square("blue"), "odd")
+    data = [dataclasses.replace(e, edits=(*e.edits, odd)) for e in examples(3)]
+    assert [edit.kind for _, edit in edits_of(data, 3)] == ["recolour", "odd", "recolour"]
+
+
+def test_questions_about_one_picture_widen_the_interval():
+    """Two questions with one answer say no more than one of them."""
+    data = [
+        dataclasses.replace(e, questions=(e.questions[0],) * 4, key=f"squares/{i}")
+        for i, e in enumerate(examples(12))
+    ]
+    (once, _), (four, _) = (
+        evaluate_answers(
+            BlindModel(), [(e, q) for e in data for q in e.questions[:n]], CONFIG
+        ).scores
+        for n in (1, 4)
+    )
+    assert four.interval.value == once.interval.value
+    assert four.interval.low == pytest.approx(once.interval.low, abs=0.02)
+    assert four.count == 4 * once.count
+
+
+def test_answers_are_compared_by_the_rule_that_the_configuration_names():
+    class Rough(PerfectModel):
+        def answer(self, images, questions, **options):
+            return ["104"] * len(images)
+
+    question = Question("how much?", "100", "number")
+    chosen = [(example, question) for example in examples(4)]
+    for rule, right in {"exact": 0.0, "relaxed": 1.0}.items():
+        config = dataclasses.replace(CONFIG, answer_rule=rule)
+        assert values(evaluate_answers(Rough(), chosen, config))["understanding/qa"] == right
+    with pytest.raises(ValueError, match="answer_rule 'vqs' is unknown; choose one of exact, vqa"):
+        dataclasses.replace(CONFIG, answer_rule="vqs")
+
+
+def test_development_and_test_share_no_record_and_keep_theirs_when_records_are_added():
+    halves = {split: half_of(range(101), split) for split in ("development", "test")}
+    development, test = (set(map(int, half.indices)) for half in halves.values())
+    assert not development & test
+    assert len(development | test) == 101 and 35 < len(test) < 65
+    assert test <= set(map(int, half_of(range(200), "test").indices))
+
+
+def test_the_sample_is_not_the_first_records_and_grows_by_appending():
+    few, many = sample_of(range(1000), 10), sample_of(range(1000), 50)
+    assert [few[i] for i in range(10)] == [many[i] for i in range(10)]
+    assert max(few[i] for i in range(10)) > 500
+    assert len({many[i] for i in range(50)}) == 50
+    assert len(sample_of(range(3), 50)) == 3
 
 
 def test_a_caption_may_match_any_true_one():
@@ -149,24 +317,27 @@ def test_retrieval_finds_the_pictures_of_distinct_captions():
         for example, colour in zip(examples(3), COLOURS, strict=True)
     ]
     found = evaluate_retrieval(PerfectModel(), distinct, CONFIG)
-    assert values(found) == {"generation/retrieval": 1.0}
-    assert chances(found) == {"generation/retrieval": pytest.approx(1 / 3)}
+    assert values(found)["generation/retrieval"] == 1.0
+    assert values(found)["generation/kid"] == pytest.approx(0.0)
+    assert chances(found)["generation/retrieval"] == pytest.approx(1 / 3)
     assert found.records[0].correct is None
     assert found.records[0].reason == "retrieved at rank 1 of 3"
 
 
 def test_retrieval_does_not_find_grey_drawings():
-    assert values(evaluate_retrieval(BlindModel(), examples(6), CONFIG)) != {
-        "generation/retrieval": 1.0
-    }
+    found = values(evaluate_retrieval(BlindModel(), examples(6), CONFIG))
+    assert found["generation/retrieval"] < 1.0
+    assert found["generation/kid"] > 0.0
 
 
 def test_a_true_edit_reaches_its_target_and_keeps_the_rest():
-    assert set(values(evaluate_editing(PerfectModel(), examples(), CONFIG)).values()) == {1.0}
+    assert set(values(evaluate_editing(PerfectModel(), edited(examples()), CONFIG)).values()) == {
+        1.0
+    }
 
 
 def test_an_editor_that_does_nothing_is_the_chance_of_editing():
-    result = evaluate_editing(PerfectModel(), examples(), CONFIG)
+    result = evaluate_editing(PerfectModel(), edited(examples()), CONFIG)
     assert chances(result) == {
         "editing/success": 0.0,
         "editing/reached": 0.0,
@@ -176,7 +347,7 @@ def test_an_editor_that_does_nothing_is_the_chance_of_editing():
 
 
 def test_an_edit_that_paints_over_everything_is_no_success():
-    scores = values(evaluate_editing(BlindModel(), examples(), CONFIG))
+    scores = values(evaluate_editing(BlindModel(), edited(examples()), CONFIG))
     assert scores["editing/success"] == scores["editing/unchanged"] == 0.0
 
 
@@ -185,7 +356,7 @@ def test_an_edit_of_another_size_fails_with_the_sizes():
         def edit(self, images, instructions, **options):
             return [image[:16] for image in images]
 
-    result = evaluate_editing(Cropper(), examples(3), CONFIG)
+    result = evaluate_editing(Cropper(), edited(examples(3)), CONFIG)
     assert {record.reason for record in result.records} == {"size 32x16, not 32x32"}
 
 
@@ -211,11 +382,13 @@ def test_first_of_each_takes_kind_after_kind():
     assert first_of_each(items, lambda x: x[0], 2) == ["a1", "a2", "b1", "b2"]
 
 
-def test_batches_report_their_progress():
+def test_requests_report_their_progress_and_have_seeds_of_their_own():
     done = []
-    starts = [start for start, _ in in_batches(range(5), 2, done.append)]
-    assert starts == [0, 2, 4]
-    assert done == [2, 2, 1]
+    requests = list(in_requests(range(2 * REQUEST + 5), 7, done.append))
+    assert [len(items) for _, items in requests] == done == [REQUEST, REQUEST, 5]
+    seeds = [seed for seed, _ in requests]
+    assert len(set(seeds)) == 3
+    assert seeds != [seed for seed, _ in in_requests(range(2 * REQUEST + 5), 8)]
 
 
 def test_configuration_is_read_from_a_run():
@@ -254,5 +427,5 @@ def test_pictures_are_compared_as_the_encoder_saw_them():
         def prepared(self, image):
             return np.ascontiguousarray(image[::2, ::2])
 
-    scores = values(evaluate_reconstruction(Halver(), IMAGES, CONFIG))
+    scores = values(evaluate_reconstruction(Halver(), EXAMPLES, CONFIG))
     assert scores["reconstruction/psnr"] == PSNR_CEILING
