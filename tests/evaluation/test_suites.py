@@ -94,7 +94,7 @@ def test_chance_of_reconstruction_is_another_picture():
 
 
 class Noisy(PerfectModel):
-    """Draws, edits and copies noise that follows (seed, place in the request), as Generator does."""
+    """Draws, edits and copies are noise of (seed, place in the request), as Generator's is."""
 
     def _noise(self, seed, count):
         rngs = [np.random.default_rng([seed, place]) for place in range(count)]
