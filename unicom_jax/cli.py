@@ -250,7 +250,7 @@ def _report(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.report import write_report
 
     path = write_report(Path(args.workdir))
-    _console().print(f"report: {path}", soft_wrap=True)
+    _console().print(f"report: {path}", markup=False, soft_wrap=True)
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -46,7 +46,7 @@ class Style:
 
     unit: str  # "%" is shown as 100 times the value
     higher_is_better: bool
-    digits: int
+    form: str  # of the number, as in a format string
     worst: float
     best: float | None  # None: the axis ends at the largest number shown
 
@@ -54,17 +54,17 @@ class Style:
         if value is None:
             return "–"
         scaled = 100.0 * value if self.unit == "%" else value
-        return f"{scaled:.{self.digits}f}{self.unit if self.unit == '%' else ''}"
+        return f"{scaled:{self.form}}{self.unit if self.unit == '%' else ''}"
 
 
-PERCENT = Style("%", True, 1, 0.0, 1.0)
+PERCENT = Style("%", True, ".1f", 0.0, 1.0)
 STYLES = {
-    "reconstruction/psnr": Style("dB", True, 2, 0.0, None),
-    "reconstruction/ssim": Style("", True, 3, 0.0, 1.0),
-    "reconstruction/kid": Style("", False, 4, 0.0, None),
-    "reconstruction/frechet": Style("", False, 3, 0.0, None),  # of runs before KID
-    "generation/kid": Style("", False, 4, 0.0, None),
-    "understanding/caption_f1": Style("", True, 3, 0.0, 1.0),
+    "reconstruction/psnr": Style("dB", True, ".2f", 0.0, None),
+    "reconstruction/ssim": Style("", True, ".3f", 0.0, 1.0),
+    "reconstruction/kid": Style("", False, ".3g", 0.0, None),
+    "reconstruction/frechet": Style("", False, ".3f", 0.0, None),  # of runs before KID
+    "generation/kid": Style("", False, ".3g", 0.0, None),
+    "understanding/caption_f1": Style("", True, ".3f", 0.0, 1.0),
 }
 
 
