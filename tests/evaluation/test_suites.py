@@ -304,6 +304,12 @@ def test_generation_scores_each_category_and_their_mean():
     assert chances(result)["generation/single"] == 0.0
 
 
+def test_a_single_prompt_has_no_chance():
+    assert set(chances(evaluate_generation(PerfectModel(), prompts()[:1], CONFIG)).values()) == {
+        None
+    }
+
+
 def test_a_refused_drawing_keeps_its_reason():
     result = evaluate_generation(BlindModel(), prompts(), CONFIG)
     wrong = [record for record in result.records if not record.correct]

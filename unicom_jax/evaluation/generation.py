@@ -73,7 +73,7 @@ def evaluate_generation(
         "generation/overall",
         mean_of_proportions([score.interval for score in scores]),
         len(records),
-        sum(blind.values()) / len(blind),
+        None if None in blind.values() else sum(blind.values()) / len(blind),
     )
     return SuiteResult([*scores, overall], records)
 
@@ -144,8 +144,10 @@ def _draw(
     return [np.asarray(drawing.image) for drawing in drawings]
 
 
-def _blind(prompts: Sequence[Prompt]) -> float:
-    """How often the next prompt's right picture satisfies a prompt."""
+def _blind(prompts: Sequence[Prompt]) -> float | None:
+    """How often the next prompt's right picture satisfies a prompt; None of a single prompt."""
+    if len(prompts) == 1:
+        return None
     others = [*prompts[1:], prompts[0]]
     accepted = [p.judge(o.reference())[0] for p, o in zip(prompts, others, strict=True)]
     return sum(accepted) / len(accepted)
