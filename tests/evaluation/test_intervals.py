@@ -53,6 +53,11 @@ def test_the_interval_of_a_mean_is_students():
     assert mean_interval([1.0, 2.0, 3.0, 4.0]) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
 
 
+def test_the_interval_of_a_mean_is_cut_where_values_end():
+    values = [0.9, 1.0, 1.0]
+    assert mean_interval(values, bounds=(0.0, 1.0)).high == 1.0 < mean_interval(values).high
+
+
 def questions(rng, pictures, each, spread):
     """Outcomes of `each` questions about every picture; pictures are unlike by `spread`."""
     rates = np.clip(0.5 + spread * rng.choice((-1, 1), pictures), 0, 1)

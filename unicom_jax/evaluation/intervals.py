@@ -65,12 +65,17 @@ def clustered_wilson(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> 
     return _wilson(rate, count / max(design, 1.0) * shrunk)
 
 
-def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None = None) -> Interval:
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
     """A mean and its interval by Student's t, mean ± t s/√n with n - 1 degrees of freedom.
 
     Args:
       clusters: of each value, where several belong together: the cluster-robust variance
         (Liang & Zeger 1986) then takes the place of s²/n, and clusters count in place of values.
+      bounds: of a value; the interval is cut at them.
 
     Raises ValueError with fewer than two values or clusters: one says nothing of the spread.
     """
@@ -82,7 +87,8 @@ def mean_interval(values: Sequence[float], clusters: Sequence[Hashable] | None =
             "least 2 samples"
         )
     half = _t95(len(sums) - 1) * math.sqrt(_robust_variance(array, sums))
-    return Interval(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half)
+    mean = float(array.mean())
+    return Interval(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
 
 
 def _by_cluster(

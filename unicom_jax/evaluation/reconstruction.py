@@ -57,7 +57,8 @@ def evaluate_reconstruction(
             blind.add(original)
     if not records:
         return SuiteResult([], [])
-    psnrs, ssims = (mean_interval([getattr(r, name) for r in records]) for name in ("psnr", "ssim"))
+    psnrs = mean_interval([record.psnr for record in records])
+    ssims = mean_interval([record.ssim for record in records], bounds=(-1.0, 1.0))
     distance = kernel_distance(np.concatenate(true), np.concatenate(painted))
     chance_psnr, chance_ssim = blind.means()
     scores = [

@@ -90,8 +90,7 @@ def graded(
     """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t."""
     if set(marks) <= {0.0, 1.0}:
         return proportion(name, [mark == 1.0 for mark in marks], chance, clusters)
-    value, low, high = mean_interval(marks, clusters)
-    return Score(name, Interval(value, max(0.0, low), min(1.0, high)), len(marks), chance)
+    return Score(name, mean_interval(marks, clusters, bounds=(0.0, 1.0)), len(marks), chance)
 
 
 def flatten(

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 
 from data_pipelines.examples import Example, Question
 from unicom_jax.evaluation.answers import RULES, Rule, exact, normalise, token_f1
-from unicom_jax.evaluation.intervals import mean_interval
 from unicom_jax.evaluation.protocol import UnifiedModel
 from unicom_jax.evaluation.records import Answer, Caption, Log
 from unicom_jax.evaluation.scores import Score, graded, proportion
@@ -117,9 +116,11 @@ def evaluate_captions(
         (correct(said, e), token_f1(said, e.captions)) for e in map(examples.__getitem__, chosen)
     ]
     chance, chance_overlap = (sum(column) / len(blind) for column in zip(*blind, strict=True))
-    overlap = mean_interval([record.overlap for record in records])
+    keys = [record.key for record in records]
     scores = [
-        proportion("understanding/caption", [record.correct for record in records], chance),
-        Score("understanding/caption_f1", overlap, len(records), chance_overlap),
+        proportion("understanding/caption", [record.correct for record in records], chance, keys),
+        graded(
+            "understanding/caption_f1", [record.overlap for record in records], chance_overlap, keys
+        ),
     ]
     return SuiteResult(scores, records)
