@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
+from unicom_jax.evaluation.generation import Prompt
 from unicom_jax.evaluation.intervals import mean_interval, wilson
 from unicom_jax.evaluation.records import (
     Answer,
@@ -60,6 +61,24 @@ def colour_of(image: np.ndarray) -> str:
     inside = image[image.min(axis=-1) < 200].astype(float)
     mean = inside.mean(axis=0) if len(inside) else np.full(3, 255.0)
     return min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
+
+
+def prompts() -> list[Prompt]:
+    """Prompts of two categories, each judged by the colour of the square."""
+
+    def judge_of(colour):
+        def judge(image):
+            return (True, "") if colour_of(image) == colour else (False, f"no {colour} square")
+
+        return judge
+
+    return [
+        Prompt(
+            category, f"a {colour} square", judge_of(colour), lambda colour=colour: square(colour)
+        )
+        for category in ("single", "colours")
+        for colour in COLOURS
+    ]
 
 
 class PerfectModel:
