@@ -6,6 +6,7 @@ import math
 import sys
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import pytest
 
 from unicom_jax.core.losses import reported
@@ -58,7 +59,9 @@ def test_wandb_that_is_missing_is_named_with_its_extra(monkeypatch, tmp_path):
 
 
 def test_a_part_of_a_term_without_a_token_is_left_out_and_other_nan_is_kept():
-    terms = {"flow": (0.0, 0.0), "flow/t0.25": (0.0, 0.0), "flow/t0.50": (3.0, 2.0)}
+    nothing = (jnp.zeros(()), jnp.zeros(()))
+    half = (jnp.float32(3.0), jnp.float32(2.0))
+    terms = {"flow": nothing, "flow/t0.25": nothing, "flow/t0.50": half}
     values = {f"loss/{name}": float(value) for name, value in reported(terms).items()}
     values |= {"loss": math.nan, "gradient_norm/head": math.nan}
     left = known(values, "loss/")

@@ -95,7 +95,7 @@ def test_a_term_of_weight_zero_is_not_computed(vision):
         pictures(),
         jax.random.split(jax.random.key(0), 4),
     )
-    assert set(terms) == {"flow", "feature"}
+    assert {name for name in terms if "/" not in name} == {"flow", "feature"}
 
 
 def test_noise_on_latents_is_relative_to_each_channels_deviation_over_real_tokens():
@@ -236,7 +236,7 @@ def test_a_codec_whose_compressor_has_no_weights_has_a_loss(vision):
     assert set(trained) == {"compressor", "decompressor", "pixel_decoder"}
     keys = jax.random.split(jax.random.key(0), 4)
     terms = jax.eval_shape(stage.loss, merge(trained, held), {"encoder": vision}, pictures(), keys)
-    assert set(terms) == {"flow", "feature"}
+    assert {name for name in terms if "/" not in name} == {"flow", "feature"}
 
 
 def test_the_query_pathway_learns_to_read_in_a_stage_without_a_flow_loss():

@@ -81,7 +81,7 @@ def velocity_to_data(
 
 
 def shift_time(
-    time: Float[Array, "*shape"], shift: float | Float[Array, "*#shape"]
+    time: Float[Array, "*shape"], shift: float | Float[Array, " ..."]
 ) -> Float[Array, "*shape"]:
     """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
     return time / (time + shift * (1.0 - time))
@@ -132,12 +132,8 @@ def flow_loss(
 
     Tokens of weight 0 cannot make it NaN.
     """
-    error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
-    if weights is None:
-        weights = jnp.ones(error.shape[:-1])
-    weights = jnp.broadcast_to(weights.astype(jnp.float32), error.shape[:-1])
-    error = jnp.where(weights[..., None] > 0, error, 0.0)
-    return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1)), jnp.sum(weights)
+    weights, error = _weighted_errors(prediction, target, weights)
+    return jnp.sum(weights * error), jnp.sum(weights)
 
 
 def flow_terms(
@@ -146,18 +142,29 @@ def flow_terms(
     weights: Shaped[Array, "*#B"],
     time: Float[Array, "*#B"],
 ) -> LossTerms:
-    """The term `flow`, see `flow_loss`, and its parts by flow time, which are only reported.
+    """The term `flow`, as of `flow_loss`, and its parts by flow time, which are only reported.
 
     Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
     """
-    shape = prediction.shape[:-1]
-    weights = jnp.broadcast_to(weights.astype(jnp.float32), shape)
-    number = jnp.broadcast_to(jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1), shape)
-    terms = {"flow": flow_loss(prediction, target, weights)}
+    weights, error = _weighted_errors(prediction, target, weights)
+    terms = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    number = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1)
     for index in range(TIME_BINS):
         own = weights * (number == index)
-        terms[f"flow/t{index / TIME_BINS:.2f}"] = flow_loss(prediction, target, own)
+        terms[f"flow/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * error), jnp.sum(own))
     return terms
+
+
+def _weighted_errors(
+    prediction: jax.Array, target: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """fp32 weights and squared errors of tokens (*B), 0 where the weight is."""
+    error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
+    if weights is None:
+        weights = jnp.ones(error.shape[:-1])
+    weights = jnp.broadcast_to(weights.astype(jnp.float32), error.shape[:-1])
+    error = jnp.where(weights[..., None] > 0, error, 0.0)
+    return weights, jnp.mean(jnp.square(error), axis=-1)
 
 
 def time_grid(steps: int, shift: float | Float[Array, ""] = 1.0) -> Float[Array, " {steps+1}"]:

@@ -38,6 +38,10 @@ LATER = {
     "unified.transformer.unroll": 1,
     "unified.transformer.logit_softcap": 0.0,
     "unified.z_loss": 0.0,
+    "unified.transformer.rope_scaling": "none",
+    "unified.transformer.rope_factor": 1.0,
+    "unified.transformer.rope_length": 0,
+    "unified.transformer.norm_eps": 1e-6,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,
@@ -61,6 +65,7 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
+    **{f"{stage}.draws_per_row": 0 for stage in STAGES[2:]},
     **{f"{stage}.mixture.questions": 0.0 for stage in STAGES[2:]},
     **{f"{stage}.offload_optimizer": False for stage in STAGES},
     "codec.perceptual_layers": [0.5],

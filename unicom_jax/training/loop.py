@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -283,7 +284,8 @@ def evaluate(
     for batch in batches:
         for term, pair in eval_fn(params, frozen, batch).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
-    means = known({term: float(value) for term, value in reported(totals).items()})
+    means = reported(jax.tree.map(jnp.float32, totals))
+    means = known({term: float(value) for term, value in means.items()})
     total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())
     return {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
 

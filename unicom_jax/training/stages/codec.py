@@ -67,7 +67,7 @@ def codec_stage(
         flow, painted = codec.pixel_decoder.loss(
             params["pixel_decoder"], tokens, noise, time, restored, batch.grids
         )
-        terms = {"flow": flow, "feature": flow_loss(restored, features, real)}
+        terms = {**flow, "feature": flow_loss(restored, features, real)}
         if settings["perceptual_weight"]:
 
             def look(patches: jax.Array) -> tuple[jax.Array, ...]:
