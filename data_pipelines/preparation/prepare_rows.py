@@ -23,6 +23,7 @@ import numpy as np
 from array_record.python import array_record_module
 
 from data_pipelines.build import document_stream, row_facts
+from data_pipelines.faults import SourceError, one_line
 from data_pipelines.loading.loader import LoaderConfig, PackedBatches, choose_window_documents
 from data_pipelines.loading.rows import (
     MANIFEST,
@@ -33,7 +34,7 @@ from data_pipelines.loading.rows import (
     rows_of,
 )
 from data_pipelines.sequences.tokenizer import Tokenizer
-from data_pipelines.sources.records import SUFFIX, SourceError, one_line
+from data_pipelines.sources.records import SUFFIX
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.core.batch import MixedBatch
 
@@ -198,7 +199,7 @@ def begin(
     facts = {**facts, "tokenizer": tokenizer.fingerprint()}
     path = directory / MANIFEST
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         for about_split in before["splits"].values():
             about_split.pop("counts", None)
         was = {**before["facts"], **{key: before[key] for key in (*about, "splits")}}
@@ -228,12 +229,14 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
             f"{directory}: {len(missing)} of {len(shards)} files are missing, {missing[0].name} "
             "first: run the same command again, it goes on where it stopped"
         )
-    manifest = json.loads((directory / MANIFEST).read_text())
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     for split, about in manifest["splits"].items():
         counts: Counter = Counter()
         for shard in shards:
             if shard.split == split:
-                counts.update(json.loads((directory / f"{shard.name}.json").read_text()))
+                counts.update(
+                    json.loads((directory / f"{shard.name}.json").read_text(encoding="utf-8"))
+                )
         about["counts"] = dict(counts)
     _write(directory / MANIFEST, json.dumps({**manifest, "complete": True}, indent=2))
     return manifest

@@ -15,11 +15,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from data_pipelines.examples import Example
+from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, SourceError, check_complete
+from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, check_complete
 from data_pipelines.sources.split import TRAIN, split_source
 from data_pipelines.sources.tfds import TfdsSource
 

@@ -187,7 +187,7 @@ def test_other_caption_features_are_found_or_named(tmp_path):
     )
     assert TfdsSource(directory)[0].captions == ("a text",)
     assert TfdsSource(directory, captions="title")[0].captions == ("a title",)
-    with pytest.raises(SourceError, match="set data.source.captions to one of image, text, title"):
+    with pytest.raises(SourceError, match="set data.source.captions to one of text, title"):
         TfdsSource(directory, captions="titel")
     with pytest.raises(SourceError, match="set data.source.image to one of"):
         TfdsSource(directory, image="picture")

@@ -87,7 +87,7 @@ def test_the_workers_of_a_killed_trainer_end_too(tmp_path):
 @pytest.fixture
 def files(tmp_path):
     """Forty records in four files."""
-    return write_records(tmp_path / "train", map(example, range(40)), shards=4)
+    return write_records(tmp_path / "train", [example(i) for i in range(40)], shards=4)
 
 
 @contextmanager
@@ -164,7 +164,7 @@ def test_a_few_unreadable_records_at_the_start_do_not(files):
 def test_the_stages_count_unreadable_records_and_keep_to_the_configured_share(
     tmp_path, stage, monkeypatch
 ):
-    (path,) = write_records(tmp_path / "train", map(example, range(20)))
+    (path,) = write_records(tmp_path / "train", [example(i) for i in range(20)])
     config = tiny_config(data__source__kind="array_record", data__source__held_out=0.0)
     config.data.source.path = str(path)
     config.data.patch, config.data.image_size, config.data.max_unreadable = 4, 8, 0.2
