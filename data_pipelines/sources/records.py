@@ -32,8 +32,7 @@ from data_pipelines.decoding import encode_png, load_image, shown
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.traits import SUFFIX as TRAITS_SUFFIX
-from data_pipelines.sources.traits import TRAITS, load_traits, store_traits, traits_of
+from data_pipelines.sources.traits import TRAITS, load_traits, sidecar, store_traits, traits_of
 
 Content = TypeVar("Content")
 FORMAT = "example/1"
@@ -123,15 +122,19 @@ def write_shards(
     names = [f"{prefix}-{i:05d}-of-{len(parts):05d}" for i in range(len(parts))]
     os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
     old = f"{glob.escape(prefix)}-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
-    _remove(glob.glob(old + UNFINISHED))  # of a preparation that was killed
+    for stray in glob.glob(old + UNFINISHED):  # of a preparation that was killed
+        os.remove(stray)
     try:
         traits = [
             _write_shard(name + UNFINISHED, part) for name, part in zip(names, parts, strict=True)
         ]
     except BaseException:
-        _remove(name + UNFINISHED for name in names)
+        for name in names:
+            pathlib.Path(name + UNFINISHED).unlink(missing_ok=True)
         raise
-    _remove(found for end in (SUFFIX, TRAITS_SUFFIX) for found in glob.glob(old + end))
+    for path in glob.glob(old + SUFFIX):
+        os.remove(path)
+        sidecar(path).unlink(missing_ok=True)
     for name, found in zip(names, traits, strict=True):
         os.replace(name + UNFINISHED, name + SUFFIX)
         store_traits(name + SUFFIX, found)
@@ -149,11 +152,6 @@ def _write_shard(path: str, examples: Iterable[Example]) -> np.ndarray:
     finally:
         writer.close()
     return np.frombuffer(bytes(traits), np.uint8)
-
-
-def _remove(paths: Iterable[str]) -> None:
-    for path in paths:
-        pathlib.Path(path).unlink(missing_ok=True)
 
 
 class ArrayRecordSource(Generic[Content]):

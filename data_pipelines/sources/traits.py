@@ -1,7 +1,7 @@
 """What a record can serve besides its picture and captions: questions, edits, a thought.
 
 A record's traits are one byte, a sum of `TRAITS`, so that those of 100 million records take 100 MB.
-Records on disk keep them in a `.traits.npy` file beside each ArrayRecord file.
+Records on disk keep them in a hidden `.traits.npy` file beside each ArrayRecord file.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def traits_of_source(source: Any) -> np.ndarray | None:
 
 
 def sidecar(records: str | os.PathLike) -> pathlib.Path:
-    """The file that holds the traits of an ArrayRecord file."""
-    return pathlib.Path(records).with_suffix(SUFFIX)
+    """The file with the traits of an ArrayRecord file; hidden, so that no pattern finds it."""
+    path = pathlib.Path(records)
+    return path.with_name(f".{path.stem}{SUFFIX}")
 
 
 def load_traits(records: str | os.PathLike, count: int) -> np.ndarray | None:

@@ -122,3 +122,25 @@ def test_a_path_without_files_is_refused_by_name(tmp_path):
         records.ArrayRecordSource(tmp_path)
     with pytest.raises(records.SourceError, match="no paths given"):
         records.ArrayRecordSource([])
+
+
+def test_two_sets_of_files_in_one_folder_are_not_read_twice(tmp_path):
+    (path,) = records.write_records(tmp_path / "a", [example(0)])
+    content = path.read_bytes()
+    for name in ("a-00000-of-00002", "a-00001-of-00002"):
+        (tmp_path / f"{name}.array_record").write_bytes(content)
+    message = "holds two sets of files, of-00001 and of-00002, .*delete one set"
+    with pytest.raises(records.SourceError, match=message):
+        records.ArrayRecordSource(tmp_path)
+    assert len(records.ArrayRecordSource(path)) == 1
+
+
+def test_the_home_directory_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    records.write_records(tmp_path / "data" / "a", [example(0)])
+    assert len(records.ArrayRecordSource("~/data")) == 1
+
+
+def test_a_pattern_of_several_files_is_still_one(tmp_path):
+    records.write_records(tmp_path / "a", [example(i) for i in range(4)], shards=4)
+    assert len(records.ArrayRecordSource(tmp_path / "a-0000[12]-*")) == 2
