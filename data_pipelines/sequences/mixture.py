@@ -2,8 +2,9 @@
 
 Document i is a pure function of (seed, i). Tasks follow each other in blocks of 1000 documents in
 which each has its share to the nearest thousandth, spread evenly (jittered stratification), so a
-short run of documents has nearly the shares of the whole. Each task walks through its own source
-in an order that is shuffled anew every epoch, so that examples are seen equally often.
+short run of documents has nearly the shares of the whole. Each task walks through those records of
+its own source that can serve it, in an order that is shuffled anew every epoch, so that examples are
+seen equally often.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from data_pipelines.sequences.sequence import Document, SequenceConfig, build_do
 from data_pipelines.sequences.tasks import TASKS, BrokenExample, drop_condition
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
+from data_pipelines.sources.chosen import records_with
 
 BLOCK = 1000
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
@@ -108,7 +110,11 @@ def mixture_of(
 
     Args:
       weights: task name to weight, such as {"text_to_image": 0.45, "text": 0.25}.
-      sources: one source for all tasks, or one for each task by name.
+      sources: one source for all tasks, or one for each task by name. A task reads only the records
+        that have what it needs, where the source knows them (`sources.traits`).
+
+    Raises:
+      ValueError: as `Mixture`, or a task whose source has no record for it.
     """
     if not isinstance(sources, Mapping):
         sources = dict.fromkeys(weights, sources)
@@ -117,7 +123,23 @@ def mixture_of(
         raise ValueError(
             f"task {missing[0]!r} has no source; give one for each task of the mixture"
         )
-    return Mixture([Entry(task, weight, sources[task]) for task, weight in weights.items()], seed)
+    entries = [
+        Entry(task, weight, _serving(task, sources[task]) if weight else sources[task])
+        for task, weight in weights.items()
+    ]
+    return Mixture(entries, seed)
+
+
+def _serving(task: str, source: Sequence[Example]) -> Sequence[Example]:
+    """The records of a source that can serve a task."""
+    needs = TASKS[task].needs if task in TASKS else ()
+    fit = records_with(source, needs)
+    if len(source) and not len(fit):
+        raise ValueError(
+            f"no record of {source!r} has {' or '.join(needs)}, which the task {task!r} needs: add "
+            "some, or set its weight in the mixture to 0"
+        )
+    return fit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -198,7 +198,7 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
     Raises:
       TokenizerError: nothing readable at `path`, or a required token is missing.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         backend = _parse(file.read_text(encoding="utf-8", errors="replace"), str(file))

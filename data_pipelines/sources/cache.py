@@ -37,6 +37,9 @@ class CachedSource:
             self.bytes += size
         return example
 
+    def __repr__(self) -> str:
+        return repr(self.source)
+
     def traits(self) -> np.ndarray | None:
         return traits_of_source(self.source)
 

@@ -14,7 +14,6 @@ from data_pipelines.loading.loader import LoaderConfig, make_loader
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
-from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sources.cache import CachedSource
 from tests.data.samples import SMALL, Dots, example, tokenizer
 
@@ -199,8 +198,16 @@ def test_the_shares_of_processes_are_pictures_of_the_same_global_batch():
             np.testing.assert_array_equal(left[list(share)], right)
 
 
-def test_a_picture_without_caption_is_named():
-    with pytest.raises(BrokenExample, match="'dots/0' has an empty caption"):
+def test_a_picture_without_caption_is_replaced_by_the_next_and_counted():
+    batches = pictures(Dots(6, bad={2: {"captions": ("",)}}))
+    whole, made = pictures(Dots(6)).at(0), next(batches)
+    same = (whole.patches == made.patches).all((1, 2))
+    assert batches.counts["broken"] == 1 and same.sum() == 5
+
+
+def test_a_source_without_a_usable_picture_names_the_last_reason():
+    message = "100 examples in a row cannot be used, .* 'dots/0' has an empty caption"
+    with pytest.raises(ValueError, match=message):
         pictures([example(0, captions=("",))] * 6).at(0)
 
 

@@ -114,6 +114,10 @@ def test_packing_without_beam_names_the_extra(tmp_path, monkeypatch, capsys):
         (["scenes", "--workers=2"], "--workers does nothing for scenes"),
         (["scenes", "--config.seed=1"], "--config.seed=1 does nothing for scenes"),
         (["scenes", "--runner=FlinkRunner"], "--runner does nothing for scenes"),
+        (
+            [*PACKED[2:], "--runner=FlinkRunner", "--workers=2"],
+            "--workers does nothing for --runner=F",
+        ),
         ([*PACKED[2:], "--features-dtype=float16"], "--features-dtype needs --features=RUN"),
     ],
 )
