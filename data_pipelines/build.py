@@ -9,7 +9,12 @@ from typing import Any
 
 from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy
-from data_pipelines.loading.loader import Loader, LoaderConfig, make_loader
+from data_pipelines.loading.loader import (
+    Loader,
+    LoaderConfig,
+    choose_window_documents,
+    make_loader,
+)
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
 from data_pipelines.loading.rows import open_rows
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
@@ -18,8 +23,12 @@ from data_pipelines.sequences.sequence import SequenceConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data_pipelines.sources.cache import CachedSource
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.identity import Identity, folder_identity, records_identity
+from data_pipelines.sources.records import SUFFIX, find_records
 from data_pipelines.sources.registry import KINDS, Source, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
+from data_pipelines.sources.tfds import record_files
 
 Config = Mapping[str, Any]
 
@@ -225,7 +234,9 @@ def row_facts(config: Config, stage: str) -> dict[str, Any]:
         source["scene"] = dict(source["scene"])
     for key in source.keys() & set(PATHS):
         source["path"] = Path(source.pop(key)).name
+    given = config[stage]["window_documents"]
     return {
+        **({"window_documents": given} if given else {}),
         "seed": config["seed"],
         "source": source,
         "mixture": stage_weights(config, stage),
@@ -251,7 +262,45 @@ def unified_loader(
             Path(packed).expanduser(), stage, split, facts, tokenizer.fingerprint(), loading, seed
         )
         return Loader(rows, loading, start)
-    return make_loader(document_stream(config, stage, tokenizer, split), loading, start=start)
+    stream = document_stream(config, stage, tokenizer, split)
+    return make_loader(
+        stream, loading, start=start, window_documents=window_documents(config, stage, tokenizer)
+    )
+
+
+def window_documents(config: Config, stage: str, tokenizer: Tokenizer) -> int:
+    """Documents of a window of a stage, in both splits: the configured number, or else one measured
+    on the first documents of the training split.
+    """
+    given = config[stage]["window_documents"]
+    return given or choose_window_documents(document_stream(config, stage, tokenizer, TRAIN))
+
+
+def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
+    """What the configured data look like, and the folder that they are in, if it is one.
+
+    Scenes have no identity besides the configuration.
+
+    Raises:
+      SourceError: there are no such data.
+    """
+    source = config["data"]["source"]
+    path, folder = source["path"], None
+    match source["kind"]:
+        case "folder":
+            folder = FolderSource(path)
+            found = folder_identity(folder)
+        case "array_record" | "openmoji":
+            found = records_identity(find_records(path))
+        case "tfds":
+            found = records_identity(record_files(path))
+        case _:
+            found = {}
+    if packed := config["data"]["packed"]:
+        for stage in sorted(Path(packed).expanduser().glob("*/")):
+            rows = records_identity(map(str, sorted(stage.glob(f"*{SUFFIX}"))))
+            found |= {f"{stage.name}/{name}": mark for name, mark in rows.items()}
+    return found, folder
 
 
 def picture_loader(

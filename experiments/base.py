@@ -96,6 +96,7 @@ def unified_stage(**overrides) -> ConfigDict:
             "sequence_length": 256,  # slots of a packed row
             "images_per_row": 8,
             "window_rows": 8,  # rows packed together; must divide batch_size
+            "window_documents": 0,  # in a window; 0 = measured when the stage starts, then kept
             "overlong": "error",  # error, skip: a document longer than a row
             "flow_weight": 5.0,  # λ_diff : λ_text = 5 : 1
             "text_weight": 1.0,
@@ -131,6 +132,7 @@ def get_config() -> ConfigDict:
                 "captions": "",  # tfds: the one that holds the texts; "" = found by its usual names
             },
             "scenes": dict(SCENES),
+            "fingerprint": "",  # of the data; "" = of those that are there when the run starts
             "patch": 16,
             "policy": "fixed",  # fixed, naflex, bucket
             "image_size": 64,

@@ -230,7 +230,7 @@ def make_loader(
     config: LoaderConfig,
     *,
     start: int = 0,
-    window_documents: int | None = None,
+    window_documents: int,
 ) -> Loader[MixedBatch]:
     """The training loader of the unified stage.
 
@@ -238,7 +238,7 @@ def make_loader(
       stream: the documents.
       config: batch size, this process's share, and the workers.
       start: the first step.
-      window_documents: documents a window; None chooses it from the first few hundred documents.
+      window_documents: documents of a window; `choose_window_documents` measures it.
 
     Raises:
       ValueError: a batch is no whole number of windows.
@@ -249,8 +249,6 @@ def make_loader(
             f"a batch of {config.rows} rows is no multiple of packing.window_rows {window}; "
             "set window_rows to a divisor"
         )
-    if window_documents is None:
-        window_documents = choose_window_documents(stream)
     return Loader(PackedBatches(stream, config, window_documents), config, start)
 
 

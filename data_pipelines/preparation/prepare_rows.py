@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from data_pipelines.build import document_stream, row_facts
+from data_pipelines.build import document_stream, row_facts, window_documents
 from data_pipelines.faults import SourceError, one_line
-from data_pipelines.loading.loader import LoaderConfig, PackedBatches, choose_window_documents
+from data_pipelines.loading.loader import LoaderConfig, PackedBatches
 from data_pipelines.loading.rows import (
     MANIFEST,
     Row,
@@ -55,7 +55,7 @@ class Plan:
       config: the run's, as a Python literal: JSON has no tuples.
       tokenizer: as JSON.
       directory: DIR/STAGE.
-      window_documents: documents of a window, by split.
+      window_documents: documents of a window.
       features: computes them in place of the pictures; None keeps the pictures.
     """
 
@@ -63,7 +63,7 @@ class Plan:
     stage: str
     tokenizer: str
     directory: str
-    window_documents: tuple[tuple[str, int], ...]
+    window_documents: int
     features: Features | None = None
 
 
@@ -97,11 +97,8 @@ def make_plan(
     out: Path,
     features: Features | None = None,
 ) -> Plan:
-    """Looks at the first documents of each split, which decide how many a window gets."""
-    documents = tuple(
-        (split, choose_window_documents(document_stream(config, stage, tokenizer, split)))
-        for split in (TRAIN, EVALUATION)
-    )
+    """Looks at the first documents, which decide how many a window gets."""
+    documents = window_documents(config, stage, tokenizer)
     return Plan(repr(config), stage, tokenizer.to_json(), str(out / stage), documents, features)
 
 
@@ -164,7 +161,7 @@ def _window_maker(plan: Plan, split: str) -> PackedBatches:
     tokenizer = Tokenizer.from_json(plan.tokenizer)
     stream = document_stream(ast.literal_eval(plan.config), plan.stage, tokenizer, split)
     rows = LoaderConfig(stream.packing.window_rows)
-    return PackedBatches(stream, rows, dict(plan.window_documents)[split])
+    return PackedBatches(stream, rows, plan.window_documents)
 
 
 def _write(path: Path, text: str) -> None:

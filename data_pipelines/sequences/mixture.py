@@ -2,9 +2,8 @@
 
 Document i is a pure function of (seed, i). Tasks follow each other in blocks of 1000 documents in
 which each has its share to the nearest thousandth, spread evenly (jittered stratification), so a
-short run of documents has nearly the shares of the whole. Each task walks through those records of
-its own source that can serve it, in an order that is shuffled anew every epoch, so that examples are
-seen equally often.
+short run of documents has nearly the shares of the whole. Each task walks through the records that
+can serve it, in an order that is shuffled anew every epoch, so that they are seen equally often.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from data_pipelines.sequences.tasks import TASKS, BrokenExample, drop_condition
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.chosen import records_with
+from data_pipelines.sources.traits import traits_of_source
 
 BLOCK = 1000
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
@@ -123,17 +123,21 @@ def mixture_of(
         raise ValueError(
             f"task {missing[0]!r} has no source; give one for each task of the mixture"
         )
-    entries = [
-        Entry(task, weight, _serving(task, sources[task]) if weight else sources[task])
-        for task, weight in weights.items()
-    ]
+    entries, known = [], {}  # traits by the identity of their source: finding them takes a while
+    for task, weight in weights.items():
+        source, needs = sources[task], TASKS[task].needs if task in TASKS and weight else ()
+        if needs and id(source) not in known:
+            known[id(source)] = traits_of_source(source)
+        traits = known[id(source)] if needs else None
+        entries.append(Entry(task, weight, _serving(task, source, needs, traits)))
     return Mixture(entries, seed)
 
 
-def _serving(task: str, source: Sequence[Example]) -> Sequence[Example]:
+def _serving(
+    task: str, source: Sequence[Example], needs: tuple[str, ...], traits: np.ndarray | None
+) -> Sequence[Example]:
     """The records of a source that can serve a task."""
-    needs = TASKS[task].needs if task in TASKS else ()
-    fit = records_with(source, needs)
+    fit = source if traits is None else records_with(source, needs, traits)
     if len(source) and not len(fit):
         raise ValueError(
             f"no record of {source!r} has {' or '.join(needs)}, which the task {task!r} needs: add "

@@ -32,14 +32,14 @@ class Chosen:
         return None if found is None else found[self.indices]
 
 
-def records_with(source: Sequence[Example], names: Sequence[str]) -> Sequence[Example]:
-    """The records of a source that have at least one of the traits `names`.
+def records_with(
+    source: Sequence[Example], names: Sequence[str], traits: np.ndarray
+) -> Sequence[Example]:
+    """The records of a source that have at least one of the traits `names`; the source itself where
+    all have.
 
-    It is the source itself where no trait is asked for, where all records qualify, or where the
-    source does not know: then unfit records are found out one by one.
+    Args:
+      traits: of all its records, `traits_of_source`.
     """
-    traits = traits_of_source(source) if names else None
-    if traits is None:
-        return source
     indices = np.flatnonzero(traits & np.uint8(sum(TRAITS[name] for name in names)))
     return source if len(indices) == len(source) else Chosen(source, indices)

@@ -65,7 +65,7 @@ class FolderSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         where = f"{shown(self.list)} line {self._lines[index]}"
-        line = patiently(lambda: self._line(index), where)
+        line = patiently(lambda: self.line(index), where)
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -88,7 +88,8 @@ class FolderSource:
     def __repr__(self) -> str:
         return f"FolderSource({shown(self.list)})"
 
-    def _line(self, index: int) -> bytes:
+    def line(self, index: int) -> bytes:
+        """The line of a row, as it is in the list."""
         with open(self.list, "rb") as file:
             file.seek(self._offsets[index])
             return file.readline()

@@ -124,6 +124,32 @@ def _open(name: str, split: str, data_dir: str | None) -> Any:
         ) from error
 
 
+def record_files(name: str | os.PathLike) -> list[str]:
+    """The ArrayRecord files of a prepared directory or of a registered data set, all splits'.
+
+    Raises:
+      SourceError: there are none.
+    """
+    folder = os.path.expanduser(os.fspath(name))
+    if not os.path.isdir(folder):
+        folder = str(_builder(folder).data_path)
+    found = [os.path.join(folder, file) for file in os.listdir(folder) if ".array_record" in file]
+    if not found:
+        raise SourceError(f"{shown(folder)}: holds no ArrayRecord file of a data set: prepare it")
+    return sorted(found)
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and only this source needs it
+
+    try:
+        return tfds.builder(name)
+    except Exception as error:  # tfds raises a dozen types
+        raise SourceError(
+            f"tfds {name!r}: no such data set ({one_line(error)}): give its directory"
+        ) from error
+
+
 def _leaves(features: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """All features by slash-separated names, through sequences of dicts too; of a sequence the
     feature of its elements.

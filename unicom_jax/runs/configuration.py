@@ -26,6 +26,7 @@ LATER = {
     "data.scenes.jitter": 0.025,
     "data.max_unreadable": 0.1,  # older runs had no bound
     "data.packed": "",
+    "data.fingerprint": "",
     "codec.autoencoder.path": "",
     "unified.transformer.embedding_std": 0.02,
     "unified.transformer.unroll": 1,
@@ -52,6 +53,7 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
+    **{f"{stage}.window_documents": 0 for stage in STAGES[2:]},
     **{f"{stage}.mixture.questions": 0.0 for stage in STAGES[2:]},
     **{f"{stage}.offload_optimizer": False for stage in STAGES},
     **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},
@@ -62,6 +64,7 @@ MAY_CHANGE = (
     # How and where batches are made and moments lie, which does not change them.
     *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
     "offload_optimizer",
+    "fingerprint",  # naming the present one says that data may have changed
 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.images import ImagePolicy
-from data_pipelines.loading.loader import LoaderConfig, make_loader
+from data_pipelines.loading.loader import LoaderConfig, choose_window_documents, make_loader
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
@@ -25,6 +25,7 @@ def loader(seed=0, bad=None, window_documents=8, start=0, **config):
     packing = PackingConfig(slots=128, images=16, window_rows=2)
     stream = DocumentStream(mixture, tokenizer(), SMALL, packing, broken="skip")
     config = LoaderConfig(**{"rows": 4, "threads": 1, "prefetch": 2, **config})
+    window_documents = window_documents or choose_window_documents(stream)
     return make_loader(stream, config, window_documents=window_documents, start=start)
 
 
