@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing, contextmanager
 
@@ -15,6 +16,7 @@ import pytest
 
 from data_pipelines.build import stage_loader
 from data_pipelines.loading import loader as loaders
+from data_pipelines.loading import workers
 from data_pipelines.loading.loader import Loader, LoaderConfig, LoaderError
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.records import (
@@ -36,14 +38,39 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_doubled(caplog):
         before = set(multiprocessing.active_children())
         os.kill(next(iter(before)).pid, signal.SIGKILL)
         made += take(batches, 6)
-        for child in before:
-            child.join(timeout=60)  # one that was told to end may take its time
         assert not before & set(multiprocessing.active_children())
         for step, batch in enumerate(made):
             assert_equal(batch, loader().at(step))
     assert batches.counts["restarts"] == 1 and batches.counts["documents"] == 8 * 16
     (line,) = caplog.messages
     assert "of 2 died (SIGKILL) before the batch of step" in line
+
+
+def hangs_later(step):
+    if step > 1:
+        time.sleep(10_000)
+    return step, Counter()
+
+
+def test_a_worker_that_hangs_is_ended_when_the_loader_is_closed(monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 0.5)
+    batches = Loader(hangs_later, LoaderConfig(1, workers=2))
+    take(batches, 2)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
+
+
+def quick(step):
+    return step, Counter()
+
+
+def test_a_worker_that_was_not_asked_for_a_batch_yet_ends_with_the_others(monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 1.0)
+    batches = Loader(quick, LoaderConfig(1, workers=3))
+    take(batches, 1)
+    batches.close()
+    assert multiprocessing.active_children() == []
 
 
 def deadly(step):
