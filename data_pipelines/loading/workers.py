@@ -1,8 +1,7 @@
 """The worker processes of a loader: each says who it is, and all end for certain.
 
-Grain asks its workers to stop and waits. It does not reach one whose iterator it has started but
-not used yet, and it waits for ever for one that hangs. So each worker leaves its process number in
-a folder of the loader, and closing kills those that are still there after a while.
+Grain asks its workers to stop and waits, for ever where one hangs. So each worker leaves its number
+in a folder of the loader, and closing kills those that are still there after a while.
 """
 
 from __future__ import annotations

@@ -45,6 +45,18 @@ def start(config, workdir):
     return keep_data(config, load_or_train_tokenizer(config, workdir / "tokenizer"), workdir, MIXED)
 
 
+@pytest.fixture(autouse=True)
+def few_documents(monkeypatch):
+    monkeypatch.setattr("data_pipelines.loading.loader.PROBES", 32)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """As if a stage had a checkpoint."""
+    monkeypatch.setattr(data, "any_started", lambda workdir: True)
+
+
+@pytest.mark.usefixtures("started")
 def test_the_documents_of_a_window_are_measured_once_and_kept(photos, tmp_path, monkeypatch):
     first = config_of(photos)
     start(first, tmp_path)
@@ -64,6 +76,7 @@ def test_the_documents_of_a_window_are_measured_once_and_kept(photos, tmp_path, 
         assert loader._make.window_documents == measured
 
 
+@pytest.mark.usefixtures("started")
 def test_another_mixture_or_number_has_a_window_of_its_own(photos, tmp_path):
     start(config_of(photos), tmp_path)
     longer = config_of(photos, pretrain__sequence_length=192)
@@ -74,6 +87,7 @@ def test_another_mixture_or_number_has_a_window_of_its_own(photos, tmp_path):
     assert given.pretrain.window_documents == 3
 
 
+@pytest.mark.usefixtures("started")
 def test_data_that_changed_are_refused_and_it_is_said_how(photos, tmp_path):
     start(config_of(photos), tmp_path)
     write_rows(photos, 14)
@@ -94,6 +108,7 @@ def test_data_that_changed_are_refused_and_it_is_said_how(photos, tmp_path):
         start(consent, tmp_path)  # consent was to those data alone
 
 
+@pytest.mark.usefixtures("started")
 def test_moved_data_are_the_same(photos, tmp_path):
     start(config_of(photos), tmp_path)
     assert start(config_of(photos.rename(tmp_path / "elsewhere")), tmp_path) == []
@@ -116,7 +131,26 @@ def test_a_finished_run_needs_no_data(photos, tmp_path, monkeypatch):
         keep_data(config, tokenizer, tmp_path, MIXED)
 
 
+@pytest.mark.usefixtures("started")
 def test_a_damaged_file_is_one_line(photos, tmp_path):
     (tmp_path / data.DATA).write_text("{", encoding="utf-8")
-    with pytest.raises(ConfigError, match="data.json is not JSON .*: restore it from a copy"):
+    with pytest.raises(ConfigError, match="data.json is not JSON .*; restore it from a copy"):
         start(config_of(photos), tmp_path)
+
+
+def test_before_a_checkpoint_other_data_are_taken(photos, tmp_path):
+    start(config_of(photos), tmp_path)
+    write_rows(photos, 14)
+    assert start(config_of(photos), tmp_path) == []
+
+
+def test_the_other_processes_read_what_the_first_one_has_measured(photos, tmp_path, monkeypatch):
+    start(config_of(photos), tmp_path)
+    tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
+    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
+    other = config_of(photos)
+    keep_data(other, tokenizer, tmp_path, MIXED, first=False)
+    assert other.pretrain.window_documents > 0
+    write_rows(photos, 14)
+    with pytest.raises(ConfigError, match="this process sees other data than process 0: captions"):
+        keep_data(other, tokenizer, tmp_path, MIXED, first=False)

@@ -61,18 +61,6 @@ def test_a_worker_that_hangs_is_ended_when_the_loader_is_closed(monkeypatch):
     assert multiprocessing.active_children() == []
 
 
-def quick(step):
-    return step, Counter()
-
-
-def test_a_worker_that_was_not_asked_for_a_batch_yet_ends_with_the_others(monkeypatch):
-    monkeypatch.setattr(workers, "GRACE", 1.0)
-    batches = Loader(quick, LoaderConfig(1, workers=3))
-    take(batches, 1)
-    batches.close()
-    assert multiprocessing.active_children() == []
-
-
 def deadly(step):
     if multiprocessing.parent_process():
         os.kill(os.getpid(), signal.SIGKILL)
