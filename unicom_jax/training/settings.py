@@ -1,63 +1,11 @@
-"""Values of a configuration that would only fail later: under jit, or after hours of training."""
+"""What a mesh asks of a stage's settings; all other checks are in `config.check`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.flow import SAMPLERS, TIME_KINDS
-from unicom_jax.models.pixel_decoder import PREDICTIONS
-
-COMPUTE_DTYPES = ("float32", "bfloat16")
-AT_LEAST = {
-    **dict.fromkeys(("batch_size", "accumulate", "log_every", "keep", "eval_batches"), 1),
-    "max_skipped": 1,
-    "max_rollbacks": 0,
-    "keep_best": 0,
-}
-
-
-def check_settings(config: Mapping[str, Any], stages: Iterable[str]) -> None:
-    """Looks at what all stages share, and at the settings of `stages`.
-
-    Raises:
-      ConfigError: names the key, its value and what it may be.
-    """
-    choices = {
-        "compute_dtype": (config["compute_dtype"], COMPUTE_DTYPES),
-        "sample.sampler": (config["sample"]["sampler"], SAMPLERS),
-        "codec.time": (config["codec"]["time"], TIME_KINDS),
-        "codec.decoder.prediction": (config["codec"]["decoder"]["prediction"], PREDICTIONS),
-        "unified.prediction": (config["unified"]["prediction"], PREDICTIONS),
-        "unified.time": (config["unified"]["time"], TIME_KINDS),
-    }
-    for key, (value, known) in choices.items():
-        if value not in known:
-            raise ConfigError(f"{key}={value!r} is unknown; choose {' or '.join(known)}")
-    if config["codec"]["time_shift"] <= 0:
-        raise ConfigError(
-            f"codec.time_shift={config['codec']['time_shift']} leaves only one time; set it above "
-            "0, 1 for no shift"
-        )
-    if config["unified"]["z_loss"] < 0:
-        raise ConfigError(
-            f"unified.z_loss={config['unified']['z_loss']} would drive the logits apart; give a "
-            "small factor, 1e-4 for example, or 0 for none"
-        )
-    for share in config["codec"]["perceptual_layers"] or (-1,):
-        if not 0 <= share <= 1:
-            raise ConfigError(
-                f"codec.perceptual_layers={config['codec']['perceptual_layers']} should be shares "
-                "of the encoder's depth from 0 to 1, at least one; (0.5,) is its middle layer"
-            )
-    if config["codec"]["perceptual_time"] < 0:
-        raise ConfigError(
-            f"codec.perceptual_time={config['codec']['perceptual_time']} would weight pictures "
-            "near noise without bound; give 0 or more"
-        )
-    for stage in stages:
-        _check_stage(stage, config[stage])
 
 
 def check_on_mesh(stage: str, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
@@ -129,41 +77,3 @@ def _attention_heads(stage: str, config: Mapping[str, Any]) -> dict[str, int]:
         if unified["pathway"] == "query":
             heads["unified.flow_decoder.heads"] = unified["flow_decoder"]["heads"]
     return heads
-
-
-def _check_stage(stage: str, settings: Mapping[str, Any]) -> None:
-    for name, least in AT_LEAST.items():
-        if settings[name] < least:
-            raise ConfigError(f"{stage}.{name}={settings[name]}: give at least {least}")
-    if settings["clip_norm"] <= 0:
-        raise ConfigError(
-            f"{stage}.clip_norm={settings['clip_norm']} would make every update zero; give a norm "
-            "above 0, a large one not to clip"
-        )
-    if settings["spike_factor"] and settings["spike_factor"] <= 1:
-        raise ConfigError(
-            f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
-            "medians, 10 for example, or 0 to skip none"
-        )
-    if settings["schedule"] == "wsd" and not 0 < settings["decay_share"] <= 1:
-        raise ConfigError(
-            f"{stage}.decay_share={settings['decay_share']}: give the share of the steps in which "
-            "the rate falls, above 0 and at most 1"
-        )
-    if not 0 <= settings["ema_decay"] < 1:
-        raise ConfigError(
-            f"{stage}.ema_decay={settings['ema_decay']}: give a decay below 1, or 0 for no average"
-        )
-    if settings["ema_warmup"] and not settings["ema_decay"]:
-        raise ConfigError(f"{stage}.ema_warmup=True needs an average; set {stage}.ema_decay")
-    eval_every, save_every = settings["eval_every"], settings["save_every"]
-    if settings["keep_best"] and (not eval_every or save_every % eval_every):
-        raise ConfigError(
-            f"{stage}.keep_best={settings['keep_best']} needs a held-out loss at every checkpoint; "
-            f"set {stage}.eval_every to a divisor of save_every={save_every}"
-        )
-    if settings["batch_size"] % settings["accumulate"]:
-        raise ConfigError(
-            f"{stage}.batch_size={settings['batch_size']} cannot be split into "
-            f"{stage}.accumulate={settings['accumulate']} equal parts; change one of them"
-        )
