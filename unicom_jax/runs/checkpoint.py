@@ -16,7 +16,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
 from unicom_jax.config import ConfigError
+from unicom_jax.core import lora
 from unicom_jax.core.module import Params
 from unicom_jax.runs import configuration
 from unicom_jax.runs.storage import remove_half_written
@@ -270,6 +271,7 @@ def restore_params(
     step: str = "",
     raw: bool = False,
     on_host: bool = False,
+    adapters: Callable[[Params], Params] = lora.merge,
 ) -> Params:
     """The weights for use of a stage.
 
@@ -279,6 +281,8 @@ def restore_params(
       step: see `chosen_step`.
       raw: the weights as trained, where those for use are averages of them.
       on_host: as NumPy arrays, without the copy that a device makes of what Orbax has read.
+      adapters: what becomes of a stage's adapters, which `abstract` does not have: merged into
+        their kernels, or left out (`lora.base_weights`), or returned beside them (`dict`).
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
@@ -286,6 +290,7 @@ def restore_params(
     """
     found = chosen_step(workdir, stage, step)
     path = workdir.absolute() / stage / "checkpoints" / str(found)
+    abstract = _with_adapters(path / PARAMS, abstract)
     _check_sizes(path / PARAMS, abstract, parts)
     wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
     params = _read_part(path / PARAMS, wanted, on_host)
@@ -296,7 +301,27 @@ def restore_params(
         read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
         flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
         params = traverse_util.unflatten_dict(flat)
-    return params
+    return adapters(params)
+
+
+def _with_adapters(path: Path, abstract: Params) -> Params:
+    """`abstract` with the adapters that are stored, as copies on the devices of their kernels."""
+    flat = traverse_util.flatten_dict(abstract, keep_empty_nodes=True)
+    for layer, adapter in lora.adapters(_metadata(path)).items():
+        kernel = flat.get((*layer, "kernel"))
+        place = getattr(kernel, "sharding", None)
+        if isinstance(place, jax.sharding.NamedSharding):
+            place = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
+        for name, stored in adapter.items():
+            leaf = jax.ShapeDtypeStruct(stored.shape, np.float32, sharding=place)
+            flat[(*layer, lora.ADAPTER, name)] = leaf
+    return traverse_util.unflatten_dict(flat)
+
+
+def has_adapters(workdir: Path, stage: str, step: int) -> bool:
+    """Whether a stage's weights at this step have adapters beside them."""
+    path = workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS
+    return bool(lora.adapters(_metadata(path)))
 
 
 def has_average(workdir: Path, stage: str, step: int) -> bool:

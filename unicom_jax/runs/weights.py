@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
+from unicom_jax.core import lora
 from unicom_jax.core.module import Params
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.interop.layouts.unicom import Unicom, of_run
@@ -18,6 +19,7 @@ from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import (
     CheckpointError,
     chosen_step,
+    has_adapters,
     has_average,
     read_config,
     restore_params,
@@ -32,7 +34,8 @@ class Choice:
     """Which weights of a run.
 
     Attributes:
-      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+      kind: "ema", "raw" (not averaged), "base" (those under the adapters of a LoRA stage), or "":
+        those for use, averaged ones where EMA was on, with adapters merged.
       step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
     """
 
@@ -102,12 +105,14 @@ def restore(
     *,
     on_host: bool = False,
     only: Sequence[str] = (),
+    keep_adapters: bool = False,
 ) -> dict[str, Params]:
     """The weights `vision`, `codec`, `unified`, for a codec over latents `autoencoder`.
 
     Args:
       on_host: as NumPy arrays, see `restore_params`.
       only: path of the one part to read, e.g. ("unified", "transformer"); (): all.
+      keep_adapters: leave those of a LoRA stage beside the weights, not merged.
 
     Raises:
       CheckpointError: no checkpoint there, a damaged one, or none of what `choice` asks for.
@@ -119,7 +124,19 @@ def restore(
         raise CheckpointError(
             f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
         )
-    options = {"raw": choice.kind == "raw", "on_host": on_host}
+    if choice.kind == "base" and not any(
+        has_adapters(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
+    ):
+        raise CheckpointError(
+            f"{workdir} has no adapters over its weights; leave --weights out, or train a stage "
+            "with lora.rank"
+        )
+    merged = lora.base_weights if choice.kind == "base" else lora.merge
+    options = {
+        "raw": choice.kind == "raw",
+        "on_host": on_host,
+        "adapters": dict if keep_adapters else merged,
+    }
     abstract = {
         "vision": build_encoder(config).abstract(),
         "codec": module.codec.abstract(),
