@@ -266,17 +266,23 @@ def unified_loader(
         )
         return Loader(rows, loading, start)
     stream = document_stream(config, stage, tokenizer, split)
-    return make_loader(
-        stream, loading, start=start, window_documents=window_documents(config, stage, tokenizer)
-    )
+    of_training = stream if split == TRAIN else None
+    documents = window_documents(config, stage, tokenizer, of_training)
+    return make_loader(stream, loading, start=start, window_documents=documents)
 
 
-def window_documents(config: Config, stage: str, tokenizer: Tokenizer) -> int:
+def window_documents(
+    config: Config, stage: str, tokenizer: Tokenizer, stream: DocumentStream | None = None
+) -> int:
     """Documents of a window of a stage, in both splits: the configured number, or else one measured
     on the first documents of the training split.
+
+    Args:
+      stream: those documents; None opens them.
     """
-    given = config[stage]["window_documents"]
-    return given or choose_window_documents(document_stream(config, stage, tokenizer, TRAIN))
+    if given := config[stage]["window_documents"]:
+        return given
+    return choose_window_documents(stream or document_stream(config, stage, tokenizer, TRAIN))
 
 
 def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
