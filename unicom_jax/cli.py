@@ -1,4 +1,4 @@
-"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data."""
+"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data, config."""
 
 from __future__ import annotations
 
@@ -58,6 +58,13 @@ sees whom, and the rotary positions.
 examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
+
+EXPLAIN = "Show what a configuration key means, its default, its range, and whether it may change."
+EXPLAIN_EXAMPLES = """\
+examples:
+  unicom config explain                            # all groups
+  unicom config explain unified.transformer        # the keys of a group
+  unicom config explain pretrain.learning_rate     # one key"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -142,6 +149,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
+    _add_config(commands)
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
@@ -181,6 +189,13 @@ def _command(
     return parser
 
 
+def _add_config(commands) -> None:
+    config = commands.add_parser("config", help="Look up configuration keys.", allow_abbrev=False)
+    actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parser = _command(actions, "explain", _explain, EXPLAIN, EXPLAIN_EXAMPLES)
+    parser.add_argument("key", nargs="?", default="", metavar="KEY", help="a key or a group")
+
+
 def _add_data(commands) -> None:
     data = commands.add_parser("data", help="Look at and prepare data.", allow_abbrev=False)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -216,7 +231,9 @@ def _train(args: argparse.Namespace) -> None:
     from unicom_jax.training.run import run_stages
     from unicom_jax.training.stopping import stop_signals
 
-    config = open_run(Path(args.workdir), args.config, args.overrides)
+    config = open_run(
+        Path(args.workdir), args.config, args.overrides, allow_change=args.allow_change
+    )
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
@@ -291,6 +308,12 @@ def _show(args: argparse.Namespace) -> None:
     loader = unified_loader(config, args.stage, tokenizer)
     path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
     _console().print(f"step {args.step} of stage {args.stage}: {path}", soft_wrap=True)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from unicom_jax.config.explain import explain
+
+    _console().print(explain(args.key.removeprefix("--config.")), markup=False, soft_wrap=True)
 
 
 def _prepare(args: argparse.Namespace) -> None:
