@@ -11,6 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from data_pipelines import build as pipelines
 from data_pipelines.sequences.tokenizer import Tokenizer
@@ -27,6 +28,7 @@ from unicom_jax.parallel.sharding import (
 )
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.start import start_run
@@ -87,7 +89,10 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
             f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
             "written; give a --workdir on a file system that all processes share"
         )
-    tokenizer = start_run(config, workdir, first=group.index == 0)
+    first = group.index == 0
+    tokenizer = start_run(config, workdir, first=first)
+    for change in keep_data(config, tokenizer, workdir, unified.NAMES, first=first):
+        console.print(f"data: {escape(change)}", soft_wrap=True)
     if config.encoder.init_from and "encoder" not in config.stages:
         if group.count > 1 and not stage_steps(workdir, "encoder"):
             raise ConfigError(
