@@ -214,7 +214,8 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
         f"Sampling: {about['steps']} {about['sampler']} steps, guidance {about['guidance']:g}"
         f"{between}, seed {about['seed']}, {'with' if about['think'] else 'without'} a plan in "
         "words. Prompts are not rewritten.": True,
-        f"Answers are compared by the rule “{about['answer_rule']}”.": True,
+        f"Drawings are judged by {about['judge']}, answers compared by the rule "
+        f"“{about['answer_rule']}”.": True,
         f"Shapes of the pictures (height x width): {shown}{more}.": shapes,
         f"The image policy is {policy}, but the pictures are square: no other shape was scored.": (
             shapes and square and policy != "fixed"
