@@ -70,7 +70,9 @@ def run_evaluate(
         console=console,
     )
     print_scores(flat, console)
-    console.print(f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False)
+    console.print(
+        f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False, soft_wrap=True
+    )
     return flat
 
 

@@ -216,6 +216,7 @@ def train(
                 # At the same steps whether a run was stopped or not: so not at its first one.
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
+                    writer.write(done, values)  # the report reads it; dropped on a way back
                     state = metrics = None  # there is no room for two
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
