@@ -135,6 +135,7 @@ def build_unified(config: Config) -> UnifiedModel:
         transformer=transformer,
         images=PATHWAYS[unified["pathway"]](config, transformer),
         text_chunk=unified["text_chunk"],
+        z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
 

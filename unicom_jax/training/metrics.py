@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
 from collections.abc import Mapping
@@ -99,6 +100,16 @@ def _start_wandb(project: str, directory: Path):
     )
 
 
+def known(values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """`values` without those parts of loss terms, `<prefix><term>/<part>`, that are NaN because no
+    token belonged to them (`core.losses.reported`)."""
+
+    def is_part(name: str) -> bool:
+        return name.startswith(prefix) and "/" in name.removeprefix(prefix)
+
+    return {k: v for k, v in values.items() if not (math.isnan(v) and is_part(k))}
+
+
 def make_progress(console: Console) -> Progress:
     """A bar with step, rate, loss and time left."""
     return Progress(
@@ -121,7 +132,7 @@ def format_note(values: Mapping[str, float]) -> str:
     losses = [
         f"{name.removeprefix('loss/')} {value:.3g}"
         for name, value in values.items()
-        if name.startswith("loss/")
+        if name.startswith("loss/") and name.count("/") == 1
     ]
     rate = values.get("tokens_per_second")
     return "  ".join([*losses, f"{rate / 1000:.1f}k tok/s"] if rate else losses)

@@ -133,9 +133,11 @@ class LanguageModel(nn.Module):
         rope_scaling: str = "none",
         rope_factor: float = 1.0,
         rope_length: int = 0,
+        logit_softcap: float = 0.0,
     ) -> None:
         super().__init__()
         self.head_dim = head_dim
+        self.logit_softcap = logit_softcap
         self.rope = head_dim, rope_theta, rope_scaling, rope_factor, rope_length
         self.kv_heads, self.width = kv_heads, width
         self.model = Decoder(
@@ -151,8 +153,11 @@ class LanguageModel(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., W) -> (..., vocab_size) fp32."""
         if self.lm_head is not None:
-            return self.lm_head(hidden).float()
-        return F.linear(hidden, self.model.embed_tokens.weight.to(hidden.dtype)).float()
+            scores = self.lm_head(hidden).float()
+        else:
+            scores = F.linear(hidden, self.model.embed_tokens.weight.to(hidden.dtype)).float()
+        cap = self.logit_softcap
+        return cap * torch.tanh(scores / cap) if cap else scores
 
     def new_cache(self, rows: int, slots: int) -> KVCache:
         weight = self.model.embed_tokens.weight
