@@ -39,6 +39,7 @@ EXTRAS = {
         *TORCH,
         "accelerate>=1.10",
         "beartype>=0.20",
+        "chex>=0.1.90",
         "hypothesis>=6.100",
         "pytest>=8.3",
         "pytest-xdist>=3.6",

@@ -22,7 +22,7 @@ from rich.table import Table as Page
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer
-from unicom_jax.config import ConfigError, from_json, to_json
+from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.core.module import Module
 from unicom_jax.exchange.export import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
@@ -35,7 +35,7 @@ from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors, weight_
 from unicom_jax.interop.transfer import check_facts, load_weights
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.runs.checkpoint import save_import, stage_steps
-from unicom_jax.runs.configuration import complete, open_run
+from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.imported import (
     check_stages,
     fp32_bytes,

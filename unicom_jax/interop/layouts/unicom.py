@@ -21,8 +21,9 @@ from typing import Any
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
-from unicom_jax.families.pathway import Pathway
-from unicom_jax.families.query import QueryPathway
+from unicom_jax.families.images import ImageModel
+from unicom_jax.families.unicom_query import QueryImages
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
 from unicom_jax.models.autoencoder import AutoencoderKL
@@ -42,7 +43,7 @@ class Unicom(Module):
 
     vision: VisionEncoder
     codec: Codec
-    unified: Pathway
+    unified: UnifiedModel
     autoencoder: AutoencoderKL | None = None
 
     def specs(self) -> Specs:
@@ -79,7 +80,7 @@ def table(module: Unicom) -> Table:
             Rule("codec/statistics/std", "statistics.std"),
         ),
         prefixed(qwen.table(unified.transformer), "unified/transformer/", "language_model."),
-        prefixed(_pathway(unified), "unified/"),
+        prefixed(_pathway(unified.images), "unified/"),
     ]
     if module.autoencoder is not None:
         own = autoencoder.table(module.autoencoder)
@@ -111,13 +112,13 @@ def _mlp(ours: str, theirs: str) -> Table:
     return (*linear(f"{ours}/up", f"{theirs}.fc1"), *linear(f"{ours}/down", f"{theirs}.fc2"))
 
 
-def _pathway(module: Pathway) -> Table:
+def _pathway(module: ImageModel) -> Table:
     embedding = (
         *_mlp("embedding/projector", "embedding.projector"),
         *linear("embedding/latent_in", "embedding.latent_in"),
         *_mlp("embedding/time", "embedding.time"),
     )
-    if isinstance(module, QueryPathway):
+    if isinstance(module, QueryImages):
         return (
             *embedding,
             Rule("queries", "queries.weight"),
@@ -192,7 +193,7 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
         },
         "pixel_decoder": _describe_painter(codec.pixel_decoder),
         "autoencoder": None if own is None else autoencoder.describe(own),
-        "pathway": _describe_pathway(module.unified),
+        "pathway": _describe_pathway(module.unified.images),
         "sequence": describe_sequence(module, config),
     }
 
@@ -201,7 +202,7 @@ def describe_sequence(module: Unicom, config: Mapping[str, Any]) -> dict[str, An
     """How words and pictures are written: the fields of `Format` in the exported code."""
     turns = {name: config["data"][name] for name in ("prompt_open", "prompt_close")}
     return {
-        "understanding": module.unified.embedding.understanding,
+        "understanding": module.unified.images.embedding.understanding,
         "edit_source": config["unified"]["edit_source"],
         "pool": config["codec"]["pool"],
         **turns,
@@ -261,11 +262,12 @@ def _describe_decoder(module: PixelDecoder) -> dict[str, Any]:
     return {**sizes, **_fields(module, "rope_theta", "prediction")}
 
 
-def _describe_pathway(module: Pathway) -> dict[str, Any]:
-    if isinstance(module, QueryPathway):
+def _describe_pathway(module: ImageModel) -> dict[str, Any]:
+    if isinstance(module, QueryImages):
         return {
             "kind": "query",
-            **_fields(module, "queries", "connector_depth"),
+            "queries": module.queries,
+            "connector_depth": module.connector.depth,
             "flow_decoder": _describe_decoder(module.flow_decoder),
         }
     kinds = {LinearHead: ("linear",), MlpHead: ("mlp", "hidden_dim")}
