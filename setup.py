@@ -37,6 +37,7 @@ EXTRAS = {
     "torch": TORCH,
     "test": [
         *TORCH,
+        "accelerate>=1.10",
         "beartype>=0.20",
         "chex>=0.1.90",
         "hypothesis>=6.100",
