@@ -138,14 +138,16 @@ def _at(config: ConfigDict, name: str) -> Any:
     return config
 
 
-def hint(name: str) -> str:
-    """What to write in place of a key that does not exist."""
+def hint(name: str, prefix: str = "") -> str:
+    """What to write in place of a key that does not exist, with `prefix` before keys."""
     if group := group_of(name):
-        inside = ", ".join(f"{name}.{key}" for key in list(group.keys)[:4])
+        inside = ", ".join(f"{prefix}{name}.{key}" for key in list(group.keys)[:4])
         return f"it is a group; set one of {inside}"
     near, group = nearest(name, (*KEYS, *GROUPS)), name.rpartition(".")[0]
+    if near:
+        return f"did you mean {prefix}{near}?"
     inside = f" {group}" if group and group_of(group) else ""
-    return f"did you mean {near}?" if near else f"`unicom config explain{inside}` lists the keys"
+    return f"`unicom config explain{inside}` lists the keys"
 
 
 def check_values(config: ConfigDict) -> None:

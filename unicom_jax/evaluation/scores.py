@@ -11,7 +11,9 @@ from pathlib import Path
 
 import rich.box
 import rich.console
+import rich.markup
 import rich.table
+import rich.text
 
 from unicom_jax.evaluation.intervals import Interval, wilson
 
@@ -147,14 +149,15 @@ def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -
         colour = COLOURS[standing(flat, name)]
         unit = f" [dim]{style.unit}[/]" if style.unit not in ("", "%") else ""
         arrow = "" if style.higher_is_better else " [dim]↓[/]"  # lower is better
-        table.add_row(
-            f"{name}{unit}{arrow}",
+        cells = (
+            f"{rich.markup.escape(name)}{unit}{arrow}",
             f"[bold {colour}]{show(flat[name])}[/]",
             f"{show(flat.get(f'{name}.low'))}–{show(flat.get(f'{name}.high'))}",
             f"[dim]{show(flat.get(f'{name}.untrained'))}[/]",
             f"[dim]{show(flat.get(f'{name}.chance'))}[/]",
             f"[dim]{flat.get(f'{name}.n')}[/]",
         )
+        table.add_row(*map(rich.text.Text.from_markup, cells))
     return table
 
 

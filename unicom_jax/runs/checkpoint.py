@@ -30,8 +30,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params
 from unicom_jax.runs import configuration
-from unicom_jax.runs.storage import remove_half_written
+from unicom_jax.runs.storage import remove_half_written, take_folders_literally
 from unicom_jax.runs.workdir import CONFIG, stage_steps
+
+take_folders_literally()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
