@@ -17,6 +17,11 @@ from typing import Any
 from unicom_jax.config.key import checked_path
 from unicom_jax.console import protect_output, settle_output
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.evaluation.evaluate_flags import (
+    EVALUATE,
+    EVALUATE_EXAMPLES,
+    add_evaluate_flags,
+)
 from unicom_jax.exchange.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.exchange.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
@@ -30,6 +35,7 @@ from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_fla
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
+REPORT = "Write one self-contained HTML page about a run."
 OUR_PACKAGES = ("unicom_jax", "data_pipelines")
 PATH_FLAGS = {
     *("workdir", "checkpoint", "config", "out", "keep", "target", "package", "features", "image"),
@@ -152,7 +158,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
     add_plan_flags(_command(commands, "plan", _plan, PLAN, PLAN_EXAMPLES, overrides=True))
     add_sample_flags(_command(commands, "sample", _sample, SAMPLE, SAMPLE_EXAMPLES))
-    _add_run_commands(commands)
+    add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
+    report = _command(commands, "report", _report, REPORT)
+    report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
@@ -217,16 +225,6 @@ def _command(
     parser.set_defaults(takes_runner_flags=False, runner_flags=[])
     parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
-
-
-def _add_run_commands(commands) -> None:
-    table = (
-        ("evaluate", _evaluate, "Score a run beside its untrained self; writes scores.json."),
-        ("report", _report, "Write one self-contained HTML page about a run."),
-    )
-    for name, run, text in table:
-        parser = _command(commands, name, run, text)
-        parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
 
 
 def _add_config(commands) -> None:
@@ -299,7 +297,8 @@ def _sample(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.command import run_evaluate
 
-    run_evaluate(Path(args.workdir), _console())
+    choice = {"step": args.step, "split": args.split, "baseline": args.baseline}
+    run_evaluate(Path(args.workdir), _console(), **choice)
 
 
 def _report(args: argparse.Namespace) -> None:

@@ -187,7 +187,8 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> None:
             raise ConfigError(f"{flag!r} is not understood; overrides look like --config.seed=1")
         if key not in KEYS:
             raise ConfigError(
-                f"--config.{key}: {'' if group_of(key) else 'unknown key; '}{hint(key)}"
+                f"--config.{key}: {'' if group_of(key) else 'unknown key; '}"
+                f"{hint(key, '--config.')}"
             )
         _put(config, key, checked(name, KEYS[key], parse(name, KEYS[key], text)))
 

@@ -129,6 +129,13 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     **TRAINING,
     "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
     "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
+    "draws_per_row": Key(
+        0,
+        "Noisy copies of pictures in a packed row; 0: as many as images_per_row.",
+        least=0,
+        resume=RECORDED,
+        before=0,
+    ),
     "window_rows": Key(
         8, "Rows that are packed together; divides batch_size.", least=1, resume=RECORDED
     ),
