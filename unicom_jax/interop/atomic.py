@@ -1,4 +1,4 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
@@ -13,6 +13,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PART = ".part"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 file that is the old one or the new one at every moment.
+
+    A sibling `.NAME.PID.part` is filled, put on the disk and renamed; an error removes it. What
+    UTF-8 cannot say (half of a surrogate pair) becomes "?".
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="replace")
+        _sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
@@ -122,25 +139,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 file that is there whole, or as it was before.
-
-    What UTF-8 cannot say (half of a surrogate pair) becomes "?".
-
-    Raises OSError when the disk is full; nothing is left behind.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", errors="replace") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

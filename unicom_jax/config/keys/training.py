@@ -131,7 +131,7 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
     "draws_per_row": Key(
         0,
-        "Noisy copies of pictures in a packed row; 0: as many as images_per_row.",
+        "Most noisy copies of its pictures in a packed row; 0: as many as images_per_row.",
         least=0,
         resume=RECORDED,
         before=0,

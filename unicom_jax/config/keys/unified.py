@@ -15,14 +15,19 @@ TRANSFORMER = Group(
         "rope_theta": Key(10_000.0, "Base of the rotary frequencies.", above=0),
         "rope_scaling": Key(
             "none",
-            "Stretches rotary positions for longer texts than the model was taught with.",
+            "How rotary positions are stretched for longer texts than the weights were trained on.",
             choices=("none", "linear", "yarn"),
             before="none",
         ),
         "rope_factor": Key(1.0, "How much longer those texts are.", least=1, before=1.0),
-        "rope_length": Key(0, "Tokens of the texts it was taught with (yarn).", least=0, before=0),
+        "rope_length": Key(
+            0, "yarn: tokens of the texts that the weights were trained on.", least=0, before=0
+        ),
         "norm_eps": Key(
-            1e-6, "Added to the mean square in norms; Qwen2.5-14B, 32B: 1e-5.", above=0, before=1e-6
+            1e-6,
+            "Added to the mean square in RMSNorm; 1e-5 in Qwen2.5-14B and 32B.",
+            above=0,
+            before=1e-6,
         ),
         "qkv_bias": Key(True, "Biases on queries, keys and values, as in Qwen2."),
         "qk_norm": Key(False, "Normalise queries and keys, as in Qwen3."),
