@@ -163,9 +163,8 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
     run.tokenizer.save(folder)
     for name in CODE:
         shutil.copyfile(SOURCES / name, folder / name)
-    (folder / "README.md").write_text(
-        model_card(run.workdir, run.config, run.module, run.steps, options.choice)
-    )
+    card = model_card(run.workdir, run.config, run.module, run.steps, options.choice)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     dtype = DTYPES[options.dtype][0]
     specs, shard_bytes = run.module.specs(), options.shard_bytes
     store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
@@ -227,7 +226,7 @@ def _describe_stops(run: Run) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 # ---- parts alone ------------------------------------------------------------------------------

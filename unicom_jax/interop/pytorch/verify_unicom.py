@@ -27,7 +27,7 @@ def main(folder: str, reference_file: str, result_file: str) -> None:
     result = {name: compare(model, reference) for name, compare in COMPARISONS.items()}
     if found := [name for name in ("jax", "unicom_jax") if name in sys.modules]:
         raise SystemExit(f"the exported model imported {', '.join(found)}")
-    with open(result_file, "w") as file:
+    with open(result_file, "w", encoding="utf-8") as file:
         json.dump(result, file)
 
 
