@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import sys
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict
 
 from unicom_jax.config.key import KINDS, ConfigError, checked, nearest, parse
 from unicom_jax.config.schema import GROUPS, KEYS, group_of, values
+
+SHIPPED = "unicom_jax.experiments"  # where a wheel has them, see setup.py
 
 
 def resolve(path: str, overrides: Iterable[str]) -> ConfigDict:
@@ -69,10 +72,26 @@ def _module(file: Path) -> Iterator[ModuleType]:
     sys.path.insert(0, folder)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
-        yield module
+        with _experiments():
+            spec.loader.exec_module(module)
+            yield module
     finally:
         sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def _experiments() -> Iterator[None]:
+    """`from experiments import base` works with a wheel, too, which has it under our name."""
+    found = importlib.util.find_spec("experiments")
+    if (found is not None and found.origin) or importlib.util.find_spec(SHIPPED) is None:
+        yield
+        return
+    sys.modules["experiments"] = importlib.import_module(SHIPPED)
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
+            del sys.modules[name]
 
 
 def _place(file: Path, error: BaseException) -> str:
