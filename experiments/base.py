@@ -101,6 +101,7 @@ def unified_stage(**overrides) -> ConfigDict:
             "text_weight": 1.0,
             "noisy_copies": 1,  # noises and times for each drawn image; one prompt serves all
             "cfg_dropout": 0.1,  # share of drawing documents trained without their words
+            "image_dropout": 0.0,  # and without their pictures, so that pictures can guide edits
             "mixture": dict(NO_TASKS),
         }
     )

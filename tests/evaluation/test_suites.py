@@ -108,7 +108,7 @@ def test_a_caption_may_match_any_true_one():
 
 def test_a_caption_in_other_words_needs_a_judge():
     class Poet(PerfectModel):
-        def caption(self, images, *, max_tokens, temperature, seed):
+        def caption(self, images, *, max_tokens, temperature, seed, first):
             return [f"lo, {colour_of(image)}" for image in images]
 
     def judge(text, example):

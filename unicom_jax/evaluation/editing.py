@@ -85,7 +85,8 @@ def evaluate_editing(
             [example.image for example, _ in batch],
             [edit.instruction for _, edit in batch],
             **config.drawing,
-            seed=config.seed + start,
+            seed=config.seed,
+            first=start,
         )
         for (example, edit), after in zip(batch, edited, strict=True):
             before = model.prepared(example.image)

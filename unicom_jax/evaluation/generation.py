@@ -120,7 +120,8 @@ def _draw(
         size=(config.image_size, config.image_size),
         think=config.think,
         **config.drawing,
-        seed=config.seed + start,
+        seed=config.seed,
+        first=start,
     )
     return [np.asarray(drawing.image) for drawing in drawings]
 

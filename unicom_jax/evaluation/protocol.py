@@ -19,7 +19,11 @@ class Drawn(Protocol):
 
 
 class UnifiedModel(Protocol):
-    """Every method takes a list and keeps its order."""
+    """Every method takes a list and keeps its order.
+
+    What is random follows from `seed` and a place: an item's in the list, counted from `first`. So
+    scores do not depend on how many samples one call gets.
+    """
 
     def answer(
         self,
@@ -29,11 +33,18 @@ class UnifiedModel(Protocol):
         max_tokens: int,
         temperature: float,
         seed: int,
+        first: int,
     ) -> list[str]:
         """One answer a picture and question; temperature 0 is greedy."""
 
     def caption(
-        self, images: Sequence[Picture], *, max_tokens: int, temperature: float, seed: int
+        self,
+        images: Sequence[Picture],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        first: int,
     ) -> list[str]:
         """One caption a picture."""
 
@@ -48,6 +59,7 @@ class UnifiedModel(Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
+        first: int,
     ) -> Sequence[Drawn]:
         """One picture of `size` = (height, width) a prompt."""
 
@@ -61,10 +73,11 @@ class UnifiedModel(Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
+        first: int,
     ) -> Sequence[Picture]:
         """One edited picture a picture and instruction, at the size of the `prepared` source."""
 
-    def reconstruct(self, images: Sequence[Picture], *, seed: int) -> Sequence[Picture]:
+    def reconstruct(self, images: Sequence[Picture], *, seed: int, first: int) -> Sequence[Picture]:
         """The codec alone: encode, compress, decompress, paint; at the size of `prepared`."""
 
     def prepared(self, image: Picture) -> Picture:

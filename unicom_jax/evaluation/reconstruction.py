@@ -43,7 +43,7 @@ def evaluate_reconstruction(
     copies: list[Picture] = []
     features: list[tuple[np.ndarray, np.ndarray]] = []
     for start, batch in in_batches(originals, config.batch_size, progress):
-        painted = model.reconstruct(batch, seed=config.seed + start)
+        painted = model.reconstruct(batch, seed=config.seed, first=start)
         copies.extend(painted)
         features.append((encoder.features(batch), encoder.features(painted)))
     records = [

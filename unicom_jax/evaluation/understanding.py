@@ -47,7 +47,8 @@ def evaluate_answers(
             questions,
             max_tokens=config.max_tokens,
             temperature=0.0,
-            seed=config.seed + start,
+            seed=config.seed,
+            first=start,
         )
         for (image, q), text in zip(batch, predictions, strict=True):
             correct = exact_match(text, (q.answer,))
@@ -93,7 +94,8 @@ def evaluate_captions(
             [example.image for example in batch],
             max_tokens=config.max_tokens,
             temperature=0.0,
-            seed=config.seed + start,
+            seed=config.seed,
+            first=start,
         )
     if not chosen:
         return SuiteResult([], [])
