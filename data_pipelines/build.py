@@ -164,7 +164,10 @@ def stage_sequence(config: Config, stage: str) -> SequenceConfig:
 def stage_packing(config: Config, stage: str) -> PackingConfig:
     settings = config[stage]
     return PackingConfig(
-        settings["sequence_length"], settings["images_per_row"], settings["window_rows"]
+        slots=settings["sequence_length"],
+        images=settings["images_per_row"],
+        window_rows=settings["window_rows"],
+        draws=settings["draws_per_row"],
     )
 
 

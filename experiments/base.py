@@ -95,6 +95,7 @@ def unified_stage(**overrides) -> ConfigDict:
         {
             "sequence_length": 256,  # slots of a packed row
             "images_per_row": 8,
+            "draws_per_row": 0,  # noisy copies of its images; 0: as many as images_per_row
             "window_rows": 8,  # rows packed together; must divide batch_size
             "overlong": "error",  # error, skip: a document longer than a row
             "flow_weight": 5.0,  # λ_diff : λ_text = 5 : 1
@@ -239,6 +240,10 @@ def get_config() -> ConfigDict:
                 "head_dim": 32,
                 "mlp_dim": 512,
                 "rope_theta": 10_000.0,
+                "rope_scaling": "none",  # none, linear, yarn: for longer texts than it was taught
+                "rope_factor": 1.0,  # how much longer
+                "rope_length": 0,  # yarn: tokens of the texts it was taught with
+                "norm_eps": 1e-6,  # 1e-5 in Qwen2.5-14B and 32B
                 "qkv_bias": True,
                 "qk_norm": False,
                 "tied_head": True,

@@ -218,7 +218,7 @@ class PackedBatches:
             documents.append(document)
             counts.update(skipped)
         packing, sequence = self.stream.packing, self.stream.sequence
-        rows, left_over = assign([(len(d), len(d.grids)) for d in documents], packing)
+        rows, left_over = assign([d.size for d in documents], packing)
         packed = [documents[i] for row in rows for i in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)
@@ -257,5 +257,4 @@ def make_loader(
 def choose_window_documents(stream: DocumentStream) -> int:
     """How many documents a window gets, from the first few hundred of the stream."""
     probes = [stream.document(index)[0] for index in range(PROBES)]
-    sizes = [(len(document), len(document.grids)) for document in probes]
-    return documents_per_window(sizes, stream.packing)
+    return documents_per_window([document.size for document in probes], stream.packing)

@@ -39,7 +39,7 @@ from data_pipelines.sources.records import (
     SourceError,
     one_line,
 )
-from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 FORMAT = "row/1"
 MANIFEST = "manifest.json"
@@ -82,6 +82,10 @@ def decode_row(data: bytes, where: str) -> Row:
             for name, (dtype, shape, raw) in content["fields"].items()
         }
         mask = MaskIntervals(*(arrays.pop(name) for name in MASK_FIELDS))
+        if "draws" not in arrays:  # an older row: a draw for each image, and its index
+            drawn = arrays["image_index"][arrays["roles"] == Role.NOISY]
+            images = np.arange(len(arrays["grids"]), dtype=np.int32)
+            arrays["draws"] = np.where(np.isin(images, drawn), images, np.int32(-1))
         return Row(MixedBatch(mask=mask, **{"patches": None, **arrays}), content["counts"])
     except Exception as error:  # msgpack alone has half a dozen unrelated error types
         raise RecordError(
@@ -141,7 +145,8 @@ class PackedRows:
 # ---- the manifest -----------------------------------------------------------------------------
 
 
-UNTOLD = ("source.path",)  # by older rows, which are taken all the same
+# Not recorded with older rows, which are accepted all the same.
+UNTOLD = ("source.path", "packing.draws")
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:

@@ -79,7 +79,7 @@ def velocity_to_data(
 
 
 def shift_time(
-    time: Float[Array, "*shape"], shift: float | Float[Array, ""]
+    time: Float[Array, "*shape"], shift: float | Float[Array, " ..."]
 ) -> Float[Array, "*shape"]:
     """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
     return time / (time + shift * (1.0 - time))
@@ -94,7 +94,7 @@ def sample_time(
     key: Key[Array, ""],
     shape: tuple[int, ...],
     kind: str = "uniform",
-    shift: float | Float[Array, ""] = 1.0,
+    shift: float | Float[Array, " ..."] = 1.0,
     *,
     mean: float = 0.0,
     std: float = 1.0,

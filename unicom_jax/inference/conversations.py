@@ -143,8 +143,7 @@ class Conversations:
         groups: dict[tuple[Canvas, Drawing], list[int]] = {}
         for place, segments in enumerate(said):
             canvas = canvas_of(grids[place], self.models.space, self.sequence)
-            pictured = any(isinstance(one, Image) for one in segments)
-            own = settings if pictured else dataclasses.replace(settings, image_guidance=1.0)
+            own = self.suited(settings, segments, grids[place])
             groups.setdefault((canvas, own), []).append(place)
 
         results: dict[int, Picture] = {}
@@ -172,11 +171,22 @@ class Conversations:
                 f"{unknown[0]} is no option of drawing; known are {', '.join(sorted(known))}"
             )
         defaults = {name: value for name, value in self.config["sample"].items() if name in known}
-        defaults["shift"] = self.models.unified.flow_time.shift
         given = {name: value for name, value in options.items() if value is not None}
         settings = Drawing(**(defaults | given))
         # JSON knows lists only; a static argument has to be hashable.
         return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
+
+    def suited(
+        self, settings: Drawing, segments: Sequence[Segment], grid: tuple[int, int]
+    ) -> Drawing:
+        """`settings` for one picture: its shift, and guidance by pictures only where it has any."""
+        if not any(isinstance(segment, Image) for segment in segments):
+            settings = dataclasses.replace(settings, image_guidance=1.0)
+        if settings.shift is None:
+            images, tokens = self.models.unified.images, grid[0] * grid[1] // self.sequence.pool**2
+            shift = images.flow_time.shift_of(tokens, images.shape_of(tokens)[1])
+            settings = dataclasses.replace(settings, shift=float(shift))
+        return settings
 
     def codec_steps(self, settings: Drawing) -> int:
         return settings.codec_steps or self.config["codec"]["sample_steps"]
@@ -345,7 +355,7 @@ class Conversations:
         """
         token_grids = np.asarray(grids, np.int32) // self.sequence.pool
         noise = [
-            noise_at(seed, [place], LATENTS, (rows * cols, self.models.codec.latent_dim))[0]
+            noise_at(seed, [place], LATENTS, self.models.unified.images.shape_of(rows * cols))[0]
             for place, (rows, cols) in zip(places, token_grids, strict=True)
         ]
         lengths, next_positions, start = behind

@@ -141,34 +141,18 @@ def read(
     Returns:
       Those hidden states, and the cache, which may no longer be used where it was given.
     """
-    features, latents = _seen(models, params, batch, patches)
-    hidden, cache = models.unified.prefill(
-        params["unified"], batch, features, latents, cache, start
-    )
+    prepared = None if patches is None else _prepared(models, params, batch, patches)
+    hidden, cache = models.unified.prefill(params["unified"], batch, prepared, cache, start)
     return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], cache
 
 
-def _seen(
-    models: Models, params: Weights, batch: MixedBatch, patches: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """Features and latents (B, M, N, ...) of all rows' pictures; each is encoded once."""
-    rows, images = batch.grids.shape[:2]
-    if patches is None:
-        widths = models.vision.width, models.codec.latent_dim
-        dtypes = models.unified.compute_dtype, jnp.float32
-        return tuple(
-            jnp.zeros((rows, images, 1, width), dtype)
-            for width, dtype in zip(widths, dtypes, strict=True)
-        )
-    requests = patches.shape[0]
-    branches = rows // requests
-    grids = batch.grids[::branches].reshape(requests * images, 2)
-    features = look(models, params, patches.reshape(-1, *patches.shape[2:]), grids)
-    latents = models.codec.encode(params["codec"], features, grids)
-    return tuple(
-        x.reshape(requests, images, *x.shape[1:]).repeat(branches, axis=0)
-        for x in (features, latents)
-    )
+def _prepared(models: Models, params: Weights, batch: MixedBatch, patches: jax.Array) -> Any:
+    """What frozen models make of all rows' pictures; each request's are encoded once."""
+    branches = batch.tokens.shape[0] // patches.shape[0]
+    requests = jax.tree.map(lambda x: x[::branches], batch).replace(patches=patches)
+    frozen = {"encoder": params["vision"], "codec": params["codec"]}
+    prepared = models.unified.images.prepare(frozen, requests)
+    return jax.tree.map(lambda x: x.repeat(branches, axis=0), prepared)
 
 
 @program(WRITING, static=("mode",), donate=("writing",))

@@ -137,9 +137,8 @@ class Session:
     ) -> np.ndarray:
         """The picture that follows `context`."""
         model = self.model
-        if not any(isinstance(segment, Image) for segment in context):
-            settings = dataclasses.replace(settings, image_guidance=1.0)
         grid = model.drawn_grid(context, size)
+        settings = model.suited(settings, context, grid)
         canvas = canvas_of(grid, model.models.space, model.sequence)
         tokens = canvas.patches // model.sequence.pool**2
         documents = model.branches(context, settings)

@@ -20,6 +20,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
@@ -164,7 +165,8 @@ def _draw(
     positions = np.zeros((rows, tokens, 2), np.int32)
     mask = MaskIntervals(*(np.zeros((rows, tokens), np.int32) for _ in range(4)))
     slots = bucket(WORDS)
-    prompt = abstract_rows(config, rows, slots, images=1).replace(patches=None)
+    packing = PackingConfig(slots, images=1)
+    prompt = abstract_rows(config, rows, packing).replace(patches=None)
     cache, start = _cache(models, rows, slots + tokens), np.zeros((), np.int32)
     latents = np.zeros((1, tokens, models.codec.latent_dim), np.float32)
     canvas = np.zeros((1, grid**2, models.codec.pixel_decoder.channels), np.float32)
@@ -206,7 +208,7 @@ def _write(
     """A text behind one picture and a question."""
     seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool)
     limit, slots = config.sample.max_tokens, bucket(seen + WORDS)
-    prompt = abstract_rows(config, 1, slots, images=1)
+    prompt = abstract_rows(config, 1, PackingConfig(slots, images=1))
     cache, one = _cache(models, 1, slots + bucket(limit)), np.zeros(1, np.int32)
     scalar, hidden = (
         one[0],

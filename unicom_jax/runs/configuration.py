@@ -29,6 +29,10 @@ LATER = {
     "codec.autoencoder.path": "",
     "unified.transformer.embedding_std": 0.02,
     "unified.transformer.unroll": 1,
+    "unified.transformer.rope_scaling": "none",
+    "unified.transformer.rope_factor": 1.0,
+    "unified.transformer.rope_length": 0,
+    "unified.transformer.norm_eps": 1e-6,
     "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
     "evaluation.think": False,
     "evaluation.shown": 12,
@@ -52,6 +56,7 @@ LATER = {
         "attention_backend": "dense",
     },
     **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
+    **{f"{stage}.draws_per_row": 0 for stage in STAGES[2:]},
     **{f"{stage}.mixture.questions": 0.0 for stage in STAGES[2:]},
     **{f"{stage}.offload_optimizer": False for stage in STAGES},
     **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},

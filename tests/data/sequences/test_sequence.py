@@ -167,7 +167,8 @@ def test_several_noisy_copies_see_what_the_first_sees_and_not_each_other(segment
         assert set(thrice.mask.span_start[copy]) == {copy[0]}
         assert set(thrice.mask.span_stop[copy]) == {copy[-1] + 1}
         np.testing.assert_array_equal(thrice.positions[copy], thrice.positions[noisy[0]])
-    assert len(set(thrice.image_index[noisy[:, 0]])) == 3  # each draws its own noise
+    assert thrice.image_index[noisy[:, 0]].tolist() == [0, 1, 2]  # each has noise of its own
+    assert thrice.draws == (0, 0, 0) and len(thrice.patches) == 1  # and the picture is there once
 
 
 def seen(document, slots):
@@ -197,7 +198,8 @@ def test_patches_are_the_picture_and_tokens_index_them():
     for patches, segment in zip(document.patches, (LOOK, PAINT, DRAW), strict=True):
         np.testing.assert_array_equal(patches, patchify(segment.pixels, 4))
     pictured = document.roles != Role.TEXT
-    assert document.image_index[pictured].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert document.image_index[pictured].tolist() == [0] * 4 + [1] * 4 + [0] * 4  # first draw
+    assert document.draws == (2,)
     assert document.image_token[pictured].tolist() == [0, 1, 2, 3] * 3
 
 
@@ -315,6 +317,8 @@ def test_a_picture_of_the_wrong_kind_is_named():
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
         ({"cfg_dropout": 1.5}, r"cfg_dropout must lie in \[0, 1\], not 1.5"),
+        ({"image_dropout": 1.5}, "image_dropout is 1.5; it must lie between 0 and 1 - cfg_dropout"),
+        ({"cfg_dropout": 0.6, "image_dropout": 0.6}, "image_dropout is 0.6"),
         ({"patch": 3}, "image size 8 is not a multiple of 3"),
     ],
 )
