@@ -49,7 +49,7 @@ def test_the_cache_has_room_for_what_is_read_and_what_is_made(plans):
     slot = 2 * 2 * 1 * 16 * 4  # keys and values, layers, heads, channels, bytes
     draw, write = plans
     assert draw.cache == 2 * (WORDS + 4) * slot  # with and without the words, four tokens each
-    assert write.cache == (128 + 32) * slot  # picture and question take 68 slots, the answer 9
+    assert write.cache == 256 * slot  # picture and question take 68 slots of 128, the answer 9
 
 
 def test_every_loop_belongs_to_the_part_that_turns_it(plans):

@@ -232,7 +232,7 @@ class Conversations:
         self, prefixes: Prefixes, limit: int, seed: int, places: Sequence[int]
     ) -> tuple[Writing, Tail]:
         """Reads prefixes with room for an answer behind each."""
-        room = bucket(limit)
+        room = bucket(prefixes.slots + limit) - prefixes.slots
         hidden, cache = self._read(prefixes, room)
         tail = self.tail(prefixes.lengths, prefixes.next_positions, prefixes.slots, seed, places)
         return begin_writing(hidden, cache, room), tail

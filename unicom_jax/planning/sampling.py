@@ -209,12 +209,13 @@ def _write(
     seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool)
     limit, slots = config.sample.max_tokens, bucket(seen + WORDS)
     prompt = abstract_rows(config, 1, PackingConfig(slots, images=1))
-    cache, one = _cache(models, 1, slots + bucket(limit)), np.zeros(1, np.int32)
+    room = bucket(slots + limit) - slots
+    cache, one = _cache(models, 1, slots + room), np.zeros(1, np.int32)
     scalar, hidden = (
         one[0],
         jax.ShapeDtypeStruct((1, models.unified.transformer.width), models.unified.compute_dtype),
     )
-    writing = jax.eval_shape(lambda x, cache: begin_writing(x, cache, bucket(limit)), hidden, cache)
+    writing = jax.eval_shape(lambda x, cache: begin_writing(x, cache, room), hidden, cache)
     tail = Tail(one, one, scalar, one, np.uint32(0), np.zeros(STOPS, np.int32))
     reading = prompt.replace(patches=None), prompt.patches, one, cache, scalar
     arrays = writing, tail, scalar, Sampling().numbers
