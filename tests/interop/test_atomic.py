@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.atomic import new_folder, write_text
 
 
 def names(folder):
@@ -71,3 +73,22 @@ def test_of_two_that_may_replace_the_last_stays_whole(tmp_path):
         (a / "a").write_text("1")
         (b / "b").write_text("2")
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["b"]
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    write_text(path, "old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new and longer")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_half_a_surrogate_pair_can_be_written(tmp_path):
+    write_text(tmp_path / "page.html", "a \ud83d b")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "a ? b"

@@ -18,12 +18,15 @@ class Drawn(Protocol):
     def image(self) -> Picture: ...
 
 
-class UnifiedModel(Protocol):
-    """Every method takes a list and keeps its order.
+class Encoder(Protocol):
+    """What measures pictures: the encoder alone."""
 
-    What is random follows from `seed` and a place: an item's in the list, counted from `first`. So
-    scores do not depend on how many samples one call gets.
-    """
+    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
+        """The encoder's pooled features."""
+
+
+class UnifiedModel(Encoder, Protocol):
+    """Every method takes a list and keeps its order. Noise follows (seed, place in the list)."""
 
     def answer(
         self,
@@ -33,18 +36,11 @@ class UnifiedModel(Protocol):
         max_tokens: int,
         temperature: float,
         seed: int,
-        first: int,
     ) -> list[str]:
         """One answer a picture and question; temperature 0 is greedy."""
 
     def caption(
-        self,
-        images: Sequence[Picture],
-        *,
-        max_tokens: int,
-        temperature: float,
-        seed: int,
-        first: int,
+        self, images: Sequence[Picture], *, max_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """One caption a picture."""
 
@@ -59,7 +55,6 @@ class UnifiedModel(Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
-        first: int,
     ) -> Sequence[Drawn]:
         """One picture of `size` = (height, width) a prompt."""
 
@@ -73,15 +68,11 @@ class UnifiedModel(Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
-        first: int,
     ) -> Sequence[Picture]:
         """One edited picture a picture and instruction, at the size of the `prepared` source."""
 
-    def reconstruct(self, images: Sequence[Picture], *, seed: int, first: int) -> Sequence[Picture]:
+    def reconstruct(self, images: Sequence[Picture], *, seed: int) -> Sequence[Picture]:
         """The codec alone: encode, compress, decompress, paint; at the size of `prepared`."""
 
     def prepared(self, image: Picture) -> Picture:
         """The picture as the encoder sees it: resized under the image policy."""
-
-    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
-        """The encoder's pooled features."""

@@ -20,7 +20,7 @@ LATENTS, PIXELS = 0, 1  # streams of noise that one picture takes
 
 def prepared(image: Picture, sequence: SequenceConfig) -> Picture:
     """The picture as the encoder sees it: resized under the image policy."""
-    return pictures.prepare(image, sequence.images, sequence.patch, sequence.pool)
+    return pictures.prepare(image, sequence.images, sequence.patch, sequence.unit)
 
 
 def to_patches(

@@ -33,36 +33,35 @@ class Canvas:
 def canvas_of(grid: Grid, space: PaintSpace, sequence: SequenceConfig) -> Canvas:
     """The canvas for a picture of rows x columns patches."""
     rows, cols = grid
-    pool = sequence.pool**2
-    patches = min(power_of_two(rows * cols // pool) * pool, sequence.max_patches)
+    slot = sequence.unit**2  # patches of a slot
+    patches = min(power_of_two(rows * cols // slot) * slot, sequence.max_patches)
     if isinstance(space, PixelSpace):
         return Canvas(patches, space)
     if rows * cols == patches and rows == cols:
         return Canvas(patches, space.of_grid(rows, cols))
-    return Canvas(patches, _ragged(space, _smallest(grid, sequence.images, sequence.patch, pool)))
+    return Canvas(patches, _ragged(space, _smallest(grid, sequence)))
 
 
 def _ragged(space: LatentSpace, grid: Grid) -> LatentSpace:
     return dataclasses.replace(space, rows=grid[0], cols=grid[1], ragged=True)
 
 
-def _smallest(grid: Grid, policy: ImagePolicy, patch: int, pool: int) -> Grid:
+def _smallest(grid: Grid, sequence: SequenceConfig) -> Grid:
     """The canvas with the fewest patches on which a grid fits; its own where none does."""
     fitting = [
         canvas
-        for canvas in _canvases(policy, patch, pool)
+        for canvas in _canvases(sequence.images, sequence.patch, sequence.unit)
         if grid[0] <= canvas[0] and grid[1] <= canvas[1]
     ]
     return min(fitting, key=lambda canvas: canvas[0] * canvas[1], default=grid)
 
 
 @functools.lru_cache(maxsize=16)
-def _canvases(policy: ImagePolicy, patch: int, pool: int) -> tuple[Grid, ...]:
+def _canvases(policy: ImagePolicy, patch: int, unit: int) -> tuple[Grid, ...]:
     """For aspect buckets, neighbours share one; the other policies have few shapes anyway."""
     if policy.kind != "bucket":
         return ()
-    unit = patch * int(pool**0.5)
-    sizes = aspect_buckets(policy.size, unit, policy.step, policy.max_ratio)
+    sizes = aspect_buckets(policy.size, patch * unit, policy.step, policy.max_ratio)
     half = len(sizes) // 2
     groups = [
         group

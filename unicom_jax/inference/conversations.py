@@ -183,8 +183,8 @@ class Conversations:
         if not any(isinstance(segment, Image) for segment in segments):
             settings = dataclasses.replace(settings, image_guidance=1.0)
         if settings.shift is None:
-            images, tokens = self.models.unified.images, grid[0] * grid[1] // self.sequence.pool**2
-            shift = images.flow_time.shift_of(tokens, images.shape_of(tokens)[1])
+            images, slots = self.models.unified.images, grid[0] * grid[1] // self.sequence.unit**2
+            shift = images.flow_time.shift_of(*images.shape_of(slots))
             settings = dataclasses.replace(settings, shift=float(shift))
         return settings
 
@@ -288,7 +288,7 @@ class Conversations:
     ) -> tuple[int, int]:
         """Patch rows and columns of the picture to draw: asked for, the source's, or the usual."""
         config = self.sequence
-        unit = config.patch * config.pool
+        unit = config.patch * config.unit
         if size is None:
             sources = [s.pixels for s in segments if isinstance(s, Image)]
             side = self.config["data"]["image_size"]
@@ -329,11 +329,14 @@ class Conversations:
     ) -> Any:
         """Latents of one picture behind each conversation."""
         documents = [one for said in conversations for one in self.branches(said, settings)]
-        count, tokens = len(settings.branches), canvas.patches // self.sequence.pool**2
-        prefixes = collate(documents, self.sequence, count)
-        _, cache = self._read(prefixes, tokens)
+        prefixes = collate(documents, self.sequence, len(settings.branches))
+        _, cache = self._read(prefixes, self.slots_of(canvas))
         behind = prefixes.lengths, prefixes.next_positions, prefixes.slots
-        return self.latents(cache, behind, places, grids, tokens, settings, seed)
+        return self.latents(cache, behind, places, grids, canvas, settings, seed)
+
+    def slots_of(self, canvas: Canvas) -> int:
+        """Slots that a drawn picture takes."""
+        return canvas.patches // self.sequence.unit**2
 
     def latents(
         self,
@@ -341,7 +344,7 @@ class Conversations:
         behind: tuple[np.ndarray, np.ndarray, int],
         places: Sequence[int],
         grids: Sequence[tuple[int, int]],
-        tokens: int,
+        canvas: Canvas,
         settings: Drawing,
         seed: int,
     ) -> Any:
@@ -351,20 +354,21 @@ class Conversations:
           behind: lengths and next positions of the prefixes, and the slot that the picture starts
             in.
           grids: patch rows and columns of each.
-          tokens: latents of the largest; the cache has room for so many from there on.
+          canvas: of all of them; the cache has room for its `slots_of` from there on.
         """
-        token_grids = np.asarray(grids, np.int32) // self.sequence.pool
+        images, slots = self.models.unified.images, self.slots_of(canvas)
+        latent_grids = np.asarray(grids, np.int32) // self.sequence.pool
+        slot_grids = np.asarray(grids, np.int32) // self.sequence.unit
         noise = [
-            noise_at(seed, [place], LATENTS, self.models.unified.images.shape_of(rows * cols))[0]
-            for place, (rows, cols) in zip(places, token_grids, strict=True)
+            noise_at(seed, [place], LATENTS, images.shape_of(int(rows * cols)))[0]
+            for place, (rows, cols) in zip(places, slot_grids, strict=True)
         ]
         lengths, next_positions, start = behind
-        slots = image_slots(lengths, next_positions, token_grids, tokens, start)
+        where = image_slots(lengths, next_positions, slot_grids, slots, start)
+        filled = padded_rows(noise, images.shape_of(slots)[0])
         return engine.draw(
             self.models, self.params, cache,
-            *self.models.place(
-                (slots.positions, slots.mask, token_grids, padded_rows(noise, tokens))
-            ),
+            *self.models.place((where.positions, where.mask, latent_grids, filled)),
             np.int32(start), settings.numbers, plan=settings.plan,
         )  # fmt: skip
 

@@ -126,7 +126,7 @@ def draw_latents(
     pathway: Module,
     params: Params,
     cache: KVCache,
-    positions: Int[Array, "B n 2"],
+    positions: Int[Array, "B s 2"],
     mask: MaskIntervals,
     grids: Int[Array, "R 2"],
     noise: Float[Array, "R n d"],
@@ -140,9 +140,9 @@ def draw_latents(
 
     Args:
       cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start); room
-        for n more.
-      mask: of the n tokens, in cache slots.
-      grids: token rows and columns. What is computed behind a picture's last token is arbitrary.
+        for s more.
+      positions, mask: of the s slots of the picture, the mask in cache slots.
+      grids: rows and columns of its n tokens. What is computed behind the last one is arbitrary.
     """
     branches = len(plan.branches)
 

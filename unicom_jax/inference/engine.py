@@ -178,7 +178,7 @@ def draw(
     models: Models,
     params: Weights,
     cache: KVCache,
-    positions: Int[Array, "B n 2"],
+    positions: Int[Array, "B s 2"],
     mask: MaskIntervals,
     grids: Int[Array, "R 2"],
     noise: Float[Array, "R n d"],

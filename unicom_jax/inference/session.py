@@ -140,17 +140,16 @@ class Session:
         grid = model.drawn_grid(context, size)
         settings = model.suited(settings, context, grid)
         canvas = canvas_of(grid, model.models.space, model.sequence)
-        tokens = canvas.patches // model.sequence.pool**2
         documents = model.branches(context, settings)
         for name, document in zip(settings.branches, documents, strict=True):
             self._hold(name, document, room=0)
         start = bucket(max(map(len, documents)))
         caches = tuple(self.held[name].cache for name in settings.branches)
-        cache = _side_by_side(model.models, caches, start, tokens)
+        cache = _side_by_side(caches, start, model.slots_of(canvas))
         lengths = np.array([len(document) for document in documents], np.int32)
         positions = np.array([document.next_position for document in documents], np.int32)
         latents = model.latents(
-            cache, (lengths, positions, start), [0], [grid], tokens, settings, seed
+            cache, (lengths, positions, start), [0], [grid], canvas, settings, seed
         )
         (picture,) = model.pixels(latents, [0], [grid], canvas, model.codec_steps(settings), seed)
         return picture
@@ -247,9 +246,7 @@ def _part(
     return row, batch.patches[:, order] if shown else None
 
 
-def _side_by_side(
-    models: engine.Models, caches: tuple[KVCache, ...], start: int, room: int
-) -> KVCache:
+def _side_by_side(caches: tuple[KVCache, ...], start: int, room: int) -> KVCache:
     """Caches of one row each as rows of one: their first `start` slots, and `room` more."""
 
     def join(*parts: jax.Array) -> jax.Array:

@@ -81,7 +81,7 @@ def verify(
             np.savez(reference, **reference_of(generator))
         with console.status("comparing in PyTorch"):
             _run_script(folder, reference, result)
-        found = json.loads(result.read_text())
+        found = json.loads(result.read_text(encoding="utf-8"))
     _print(found, console)
     if missed := [name for name, value in found.items() if not value <= LIMITS[name][0]]:
         raise VerifyError(
@@ -206,7 +206,7 @@ def _scored(generator: Generator) -> dict[str, np.ndarray]:
         [Text(PROMPTS[0])], generator.tokenizer, generator.sequence, VISION_START
     )
     prefixes = collate([document], generator.sequence)
-    grids = np.array([_grid(generator)], np.int32) // pool
+    grids = np.array([_grid(generator)], np.int32) // pool  # no family with a fold is exported
     tokens = int(grids[0].prod())
     slots = image_slots(prefixes.lengths, prefixes.next_positions, grids, tokens, prefixes.slots)
     (noise,) = noise_at(0, [0], LATENTS, (tokens, models.codec.latent_dim))

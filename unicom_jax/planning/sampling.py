@@ -161,14 +161,14 @@ def _draw(
     names = ("steps", "guidance", "guidance_interval", "sampler")
     drawing = Drawing(**{name: config.sample[name] for name in names})
     grid = side // config.data.patch
-    tokens, rows = (grid // pool) ** 2, len(drawing.branches)
+    rows, tokens = len(drawing.branches), (grid // (pool * config.unified.fold)) ** 2
     positions = np.zeros((rows, tokens, 2), np.int32)
     mask = MaskIntervals(*(np.zeros((rows, tokens), np.int32) for _ in range(4)))
     slots = bucket(WORDS)
     packing = PackingConfig(slots, images=1)
     prompt = abstract_rows(config, rows, packing).replace(patches=None)
     cache, start = _cache(models, rows, slots + tokens), np.zeros((), np.int32)
-    latents = np.zeros((1, tokens, models.codec.latent_dim), np.float32)
+    latents = np.zeros((1, *models.unified.images.shape_of(tokens)), np.float32)
     canvas = np.zeros((1, grid**2, models.codec.pixel_decoder.channels), np.float32)
     grids = np.zeros((1, 2), np.int32)
     seen = dataclasses.replace(models, space=models.space.of_grid(grid, grid))

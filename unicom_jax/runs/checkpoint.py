@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -27,9 +26,13 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
+from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params
-from unicom_jax.runs.configuration import complete
-from unicom_jax.runs.storage import remove_half_written
+from unicom_jax.runs import configuration
+from unicom_jax.runs.storage import remove_half_written, take_folders_literally
+from unicom_jax.runs.workdir import CONFIG, read_json, stage_steps
+
+take_folders_literally()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -229,15 +232,6 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
             )
 
 
-def stage_steps(workdir: Path, stage: str) -> list[int]:
-    """Finished checkpoints of a stage, oldest first."""
-    directory = workdir / stage / "checkpoints"
-    if not directory.is_dir():
-        return []
-    names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
     """The checkpoint of a stage that `step` names.
 
@@ -260,7 +254,7 @@ def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
         return int(step)
     losses = {n: path for n in steps if (path := folder / str(n) / "metrics/metrics").is_file()}
     if step == "best" and losses:
-        return min(losses, key=lambda n: held_out_loss(json.loads(losses[n].read_text())))
+        return min(losses, key=lambda n: held_out_loss(read_json(losses[n], CheckpointError)))
     lacking = "with a held-out loss (train with keep_best)" if step == "best" else "of this step"
     raise CheckpointError(
         f"--step={step}: {folder} has none {lacking}; leave it out, or take one of "
@@ -362,15 +356,15 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """The configuration that a checkpoint directory carries, completed for this version.
 
     Raises:
-      CheckpointError: there is none, or it is not JSON.
+      CheckpointError: there is none, or it is damaged.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing, so {workdir} is no checkpoint; "
             "give the --workdir of a `unicom train` run"
         )
     try:
-        return complete(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); restore it from a copy") from error
+        return configuration.read_config(workdir)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +21,7 @@ from data_pipelines.preparation import prepare_rows as rows
 from data_pipelines.sources.records import SUFFIX, SourceError
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
+from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
 from unicom_jax.runs.weights import UNIFIED_STAGES
 
@@ -44,6 +47,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ConfigError("whose rows? add --config=FILE, as for unicom train")
     if not packed and args.overrides:
         raise ConfigError(f"{args.overrides[0]} does nothing for {args.dataset}; leave it out")
+    if args.workers is not None and args.runner not in (None, beam_engine.LOCAL):
+        raise ConfigError(
+            f"--workers does nothing for --runner={args.runner}, which has flags of its own for "
+            "that; leave it out"
+        )
     if args.features_dtype is not None and args.features is None:
         raise ConfigError("--features-dtype needs --features=RUN")
 
@@ -113,7 +121,7 @@ def _summary(directory: Path, manifest: Mapping[str, Any], rate: float) -> str:
     return (
         f"{directory}: {splits[TRAIN]['rows']} rows to train on and {splits[EVALUATION]['rows']} "
         f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; passed over: {passed}' * bool(passed)}; "
-        f"train on them with --config.data.packed={directory.parent}"
+        f"train on them with {shlex.quote(f'--config.data.packed={directory.parent}')}"
     )
 
 
@@ -133,8 +141,9 @@ def keep_probe(plan: rows.Plan, shard: rows.Shard, features: FeatureMaker) -> No
     if path.is_file():
         _compare(path, made[0], "this run's encoder")
         return
-    with path.open("wb") as file:
-        np.savez(file, patches=patches[0], grids=grids[0], features=made[0])
+    content = io.BytesIO()
+    np.savez(content, patches=patches[0], grids=grids[0], features=made[0])
+    write_bytes(path, content.getvalue())
 
 
 def read_probe(directory: Path, stage: str) -> tuple[np.ndarray, np.ndarray] | None:
