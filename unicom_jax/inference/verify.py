@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.box
+from flax import traverse_util
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +34,7 @@ from unicom_jax.inference.arrays import noise_at, to_patches
 from unicom_jax.inference.conversations import PIXEL_SALT
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.prompt import collate, image_slots
+from unicom_jax.interop.layouts import unicom
 from unicom_jax.runs import weights
 
 SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
@@ -70,7 +72,7 @@ def verify(
     """Compares the export in `folder` with the run in `workdir` and prints a table.
 
     Args:
-      dtype, choice: "fp32" or "bf16" and the choice of weights, as they were exported.
+      dtype, choice: "fp32", "bf16" or "fp16" and the choice of weights, as they were exported.
 
     Raises:
       VerifyError: a difference is over its limit, or the exported model does not run.
@@ -83,7 +85,7 @@ def verify(
             np.savez(reference, **reference_of(generator))
         with console.status("comparing in PyTorch"):
             _run_script(folder, reference, result)
-        found = json.loads(result.read_text())
+        found = json.loads(result.read_text(encoding="utf-8"))
     _print(found, console)
     if missed := [name for name, value in found.items() if not value <= LIMITS[name][0]]:
         raise VerifyError(
@@ -94,8 +96,12 @@ def verify(
 
 def _generator(workdir: Path, dtype: str, choice: weights.Choice) -> Generator:
     config, tokenizer, params = weights.load(workdir, choice)
-    if dtype == "bf16":
-        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
+    if dtype != "fp32":
+        kind = {"bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
+        rounded = unicom.rounded_paths(unicom.of_run(config))
+        flat = traverse_util.flatten_dict(params, sep="/")
+        flat |= {path: flat[path].astype(kind).astype(flat[path].dtype) for path in rounded}
+        params = traverse_util.unflatten_dict(flat, sep="/")
     return Generator({**config, "compute_dtype": "float32"}, tokenizer, params)
 
 
