@@ -135,11 +135,19 @@ def test_the_model_card_tells_parts_stages_and_scores(run, tmp_path):
     card = (export(workdir, tmp_path / "out", Options()) / "README.md").read_text()
     assert "| language model | " in card and "| pretrain | 7 | 4 |" in card
     assert "| generation/all | 0.5 | 0.34 to – | 32 | – | – |" in card
-    assert 'AutoModel.from_pretrained("run", trust_remote_code=True)' in card
+    scores["about"] = {"split": "test", "checkpoints": {"unified": "pretrain 7"}}
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    card = (export(workdir, tmp_path / "same", Options()) / "README.md").read_text()
+    assert "On the test split." in card and "| generation/all | 0.5 |" in card
     metadata = ModelCard(card).data
     assert metadata.pipeline_tag == "any-to-any" and metadata.license == "other"
     (result,) = metadata.eval_results
     assert (result.metric_type, result.metric_value) == ("generation/all", 0.5)
+    scores["about"]["checkpoints"]["unified"] = "pretrain 5"
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    card = (export(workdir, tmp_path / "other", Options()) / "README.md").read_text()
+    assert "the scores of the run are of pretrain 5" in card and "generation/all" not in card
+    assert 'AutoModel.from_pretrained("run", trust_remote_code=True)' in card
 
 
 def test_no_folder_of_this_machine_is_named_in_an_export(tmp_path):
@@ -314,7 +322,7 @@ def test_an_earlier_step_of_the_last_stage_goes_out_where_it_is_asked_for(tmp_pa
     expected = tensors(export(other, tmp_path / "expected", Options()))
     assert all(np.array_equal(chosen[name], expected[name]) for name in expected)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "of stage pretrain at step 7" in card and "Not evaluated at this step" in card
+    assert "of stage pretrain at step 7" in card and "Not evaluated." in card
     with pytest.raises(ConfigError, match="--step=7 .* --to=siglip2 does not write"):
         export(workdir, tmp_path / "none", Options(to="siglip2", choice=Choice(step="7")))
     with pytest.raises(CheckpointError, match="--step=8: .* none of this step; .* one of 7, 9"):

@@ -31,6 +31,7 @@ from unicom_jax.runs import weights
 CONFIGURATIONS = {
     "transfusion": {
         "unified__transformer__tied_head": False,
+        "unified__transformer__logit_softcap": 2.0,
         "unified__time_shift": 0.0,
         "sample__steps": 3,
         "sample__guidance_interval": (0.2, 0.5),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from unicom_jax.core.module import Module
+from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.weights import Choice
+from unicom_jax.runs.workdir import read_json
 
 CARD = """\
 ---
@@ -94,9 +95,9 @@ def model_card(
     source = config["data"]["source"]
     stages = dict.fromkeys((*config["stages"], *(name for name, _ in steps.values())))
     name = workdir.resolve().name
-    scores = {} if choice.step else _read_json(workdir / "scores.json")
+    scores = _scores(workdir / "scores.json", steps, choice)
     return CARD.format(
-        metadata=_metadata(name, config, scores),
+        metadata=_metadata(name, config, {} if isinstance(scores, str) else scores),
         name=name,
         sizes=_sizes(module),
         pictures=_pictures(config["data"]),
@@ -106,7 +107,7 @@ def model_card(
             choice.kind, "those that the run itself uses (averaged where EMA was on)"
         )
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
-        scores="Not evaluated at this step." if choice.step else _scores(scores),
+        scores=scores if isinstance(scores, str) else _score_table(scores),
         diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
     )
 
@@ -176,9 +177,15 @@ def _pictures(data: Mapping[str, Any]) -> str:
 def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -> str:
     rows = []
     for name in stages:
-        if not (facts := _read_json(workdir / name / "stage.json")):
+        path = workdir / name / "stage.json"
+        if not path.is_file():
             continue
-        settings = config[name]
+        facts, settings = read_json(path, CheckpointError), config[name]
+        if lacking := {"steps", "seconds", "device"} - facts.keys():
+            raise CheckpointError(
+                f"{path} lacks {', '.join(sorted(lacking))}; restore it from a copy, or delete "
+                "it to export without the record of this stage"
+            )
         rows.append(
             (
                 name,
@@ -194,14 +201,27 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
     return _table(("stage", "steps", "batch", "optimiser", "time", "on"), rows)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-
-
-def _scores(found: Mapping[str, Any]) -> str:
-    """Every score with its interval, and beside the untrained model's where that was run."""
-    if not found:
+def _scores(
+    path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice
+) -> dict[str, Any] | str:
+    """The scores of the checkpoints of the card, or a sentence that says why there are none."""
+    if not path.is_file():
         return "Not evaluated."
+    found = read_json(path, CheckpointError)
+    evaluated = found.get("about", {}).get("checkpoints", {})
+    if any(
+        evaluated.get(part, f"{stage} {n}") != f"{stage} {n}" for part, (stage, n) in steps.items()
+    ):
+        of = ", ".join(evaluated.values())
+        return f"Not evaluated at this step; the scores of the run are of {of}."
+    if choice.step and not evaluated:
+        return "Not evaluated at this step."
+    return found
+
+
+def _score_table(found: Mapping[str, Any]) -> str:
+    """Every score with its interval, and beside the untrained model's where that was run."""
+    about = found.get("about", {})
     rows = [
         (
             name,
@@ -214,7 +234,8 @@ def _scores(found: Mapping[str, Any]) -> str:
         for name, value in found.items()
         if f"{name}.n" in found
     ]
-    return _table(("score", "value", "95% interval", "samples", "untrained", "chance"), rows)
+    table = _table(("score", "value", "95% interval", "samples", "untrained", "chance"), rows)
+    return f"On the {about['split']} split.\n\n{table}" if "split" in about else table
 
 
 def _number(value: float | None) -> str:

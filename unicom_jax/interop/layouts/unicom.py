@@ -202,6 +202,8 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             **_fields(module.unified.transformer, "vocab_size", "head_dim", "mlp_dim"),
             **_fields(module.unified.transformer, "rope_theta", "norm_eps"),
             **_fields(module.unified.transformer, "qkv_bias", "qk_norm", "tied_head"),
+            # Only where there is one: older exports lack the key.
+            **({"logit_softcap": cap} if (cap := module.unified.transformer.logit_softcap) else {}),
             **_describe_scaling(module.unified.transformer),
         },
         "codec": {

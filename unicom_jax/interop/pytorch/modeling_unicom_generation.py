@@ -257,7 +257,7 @@ class Generation(Standard):
 
         if self.head is None:
             queries = self.queries(torch.arange(count, device=device))
-            queries = queries.expand(len(lengths), -1, -1)
+            queries = (queries + places).expand(len(lengths), -1, -1)
             condition = self.connector(run(queries))
             return lambda noisy, time: self.flow_decoder.velocity(noisy, time, condition, grid)
 

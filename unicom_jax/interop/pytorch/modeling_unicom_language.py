@@ -147,8 +147,10 @@ class LanguageModel(nn.Module):
         rope_scaling: str = "none",
         rope_factor: float = 1.0,
         rope_length: int = 0,
+        logit_softcap: float = 0.0,
     ) -> None:
         super().__init__()
+        self.logit_softcap = logit_softcap
         self.rope = head_dim, rope_theta, rope_scaling, rope_factor, rope_length
         self.model = Decoder(
             vocab_size, width, depth, norm_eps,
@@ -162,7 +164,9 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., W) -> (..., vocab_size) fp32."""
-        return self.lm_head(hidden).float()
+        scores = self.lm_head(hidden).float()
+        cap = self.logit_softcap
+        return cap * torch.tanh(scores / cap) if cap else scores
 
     def forward(
         self,
