@@ -83,7 +83,7 @@ def test_tokenizer_and_image_processor_load_by_their_auto_classes(exported):
     assert tokenizer.decode(tokenizer.encode("a red dot")) == "a red dot"
     processor = AutoImageProcessor.from_pretrained(exported, trust_remote_code=True)
     seen = processor(np.zeros((50, 40, 3), np.uint8))
-    assert seen["grids"] == [(2, 2)] and seen["patches"][0].shape == (4, 768)
+    assert seen["image_grids"].tolist() == [[[2, 2]]] and seen["pixel_values"].shape == (1, 4, 768)
 
 
 def test_a_script_without_jax_loads_it_and_gives_the_same(run, exported, capsys):

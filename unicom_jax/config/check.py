@@ -118,6 +118,11 @@ def _check_codec(config: Config) -> None:
         )
     if codec["pool"] == 1 and codec["compressor"] == "pool":
         raise ConfigError("codec.compressor=pool needs --config.codec.pool=2 or more")
+    if not codec["perceptual_layers"]:
+        raise ConfigError(
+            "codec.perceptual_layers=() compares nothing; give shares of the encoder's depth, "
+            "(0.5,) for its middle layer"
+        )
     if codec["decoder"]["kind"] == "dit":
         _divides(config, "codec.decoder.heads", "codec.decoder.width", even=True)
 
@@ -164,6 +169,8 @@ def _check_stage(stage: str, settings: Config) -> None:
             f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
             "medians, 10 for example, or 0 to skip none"
         )
+    if settings["ema_warmup"] and not settings["ema_decay"]:
+        raise ConfigError(f"{stage}.ema_warmup=True needs an average; set {stage}.ema_decay")
     eval_every, save_every = settings["eval_every"], settings["save_every"]
     if settings["keep_best"] and (not eval_every or save_every % eval_every):
         raise ConfigError(

@@ -43,9 +43,11 @@ SPEED = {
     "data_wait": "share of time waiting for data",
     "data/filled": "share of slots filled",
     "mfu": "model FLOPs utilisation",
+    "goodput": "share of all time in steps that count",
 }
-SHARES = ("data_wait", "data/filled", "mfu")  # beside accuracies, what lies between 0 and 1
-CLOCK = ("step", "time")
+# Beside accuracies, what is between 0 and 1.
+SHARES = ("data_wait", "data/filled", "mfu", "goodput")
+CLOCK = ("step", "time", "time/eval", "time/save")
 
 
 @dataclasses.dataclass(frozen=True)

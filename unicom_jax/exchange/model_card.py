@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.module import Module
+from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.weights import Choice
+from unicom_jax.runs.workdir import read_json
 
 CARD = """\
 ---
@@ -131,7 +132,12 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
         path = workdir / name / "stage.json"
         if not path.is_file():
             continue
-        facts, settings = json.loads(path.read_text()), config[name]
+        facts, settings = read_json(path, CheckpointError), config[name]
+        if lacking := {"steps", "seconds", "device"} - facts.keys():
+            raise CheckpointError(
+                f"{path} lacks {', '.join(sorted(lacking))}; restore it from a copy, or delete "
+                "it to export without the record of this stage"
+            )
         rows.append(
             (
                 name,
@@ -154,7 +160,7 @@ def _scores(path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice) ->
     """
     if not path.is_file():
         return "Not evaluated."
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_json(path, CheckpointError)
     about = found.get("about", {})
     evaluated = about.get("checkpoints", {})
     if any(

@@ -84,6 +84,7 @@ def build_codec(config: Config) -> Codec:
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
         pixel_decoder=_build_decoder(config, feature_dim),
         latent_dim=latent_dim,
+        pool=codec["pool"],
     )
 
 
@@ -134,6 +135,7 @@ def build_unified(config: Config) -> UnifiedModel:
         transformer=transformer,
         images=PATHWAYS[unified["pathway"]](config, transformer),
         text_chunk=unified["text_chunk"],
+        z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
 

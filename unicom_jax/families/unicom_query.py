@@ -80,10 +80,9 @@ class QueryImages(LatentImages):
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> LossTerms:
-        """The decoder's `flow` loss; a frozen reader only reports `text`."""
+        """The decoder's `flow` loss and its parts by time; a frozen reader only reports `text`."""
         parts = (noised.clean, noised.noise, noised.time, condition, noised.grids)
-        flow, _ = self.flow_decoder.loss(params["flow_decoder"], *map(_flat, parts))
-        return {"flow": flow}
+        return self.flow_decoder.loss(params["flow_decoder"], *map(_flat, parts))[0]
 
 
 def _flat(x: Any) -> jax.Array:
