@@ -12,7 +12,7 @@ import rich.console
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data_pipelines.build import open_examples
+from data_pipelines.build import data_identity, open_examples
 from data_pipelines.sources.records import SourceError
 from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
@@ -21,6 +21,7 @@ from unicom_jax.cli import main
 from unicom_jax.config.schema import KEYS
 from unicom_jax.evaluation import command
 from unicom_jax.evaluation.answers import RULES
+from unicom_jax.evaluation.report import write_report
 from unicom_jax.evaluation.scores import read_about
 from unicom_jax.evaluation.suite import EvaluationConfig
 
@@ -161,6 +162,25 @@ def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
     about = read_about(tmp_path / "scores.json")
     assert (about["split"], about["trained_on"]) == ("development", told)
     assert ("load", "12") in asked
+
+
+def test_data_that_changed_since_training_are_told(tmp_path, stand_in):
+    config = folder_config(tmp_path, 0.5)
+    stand_in(config)
+    identity, _ = data_identity(config)
+    (tmp_path / "data.json").write_text(json.dumps({"identity": identity}))
+    listing = tmp_path / "pictures" / "captions.jsonl"
+    for told in (False, True):
+        stream = io.StringIO()
+        console = rich.console.Console(file=stream, width=300)
+        command.run_evaluate(tmp_path, console, baseline=False)
+        assert (
+            "the data changed since training: captions.jsonl has the same rows in"
+            in stream.getvalue()
+        ) == told
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert ("may have been trained on" in page) == told
+        listing.write_text("".join(reversed(listing.read_text().splitlines(keepends=True))))
 
 
 def test_the_command_leaves_the_untrained_model_out(tmp_path, stand_in):

@@ -223,6 +223,8 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
             shapes and square and policy != "fixed"
         ),
         "Nothing was held out: these are scores on training data.": about.get("trained_on"),
+        f"The data changed since training ({'; '.join(about.get('data_changed', []))}), so some of "
+        "the samples may have been trained on.": about.get("data_changed"),
     }
     return [line for line, holds in lines.items() if holds]
 
