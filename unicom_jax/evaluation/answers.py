@@ -88,7 +88,7 @@ def vqa_normalise(text: str) -> str:
     """
     text = text.lower().translate(QUOTES)
     text = re.sub(r"(?<=\d),(?=\d)", "", text)
-    text = re.sub(r"(?<!\d)\.|\.(?!\d)", "", text)
+    text = re.sub(r"\.(?!\d)", "", text)
     removed = set(string.punctuation) - set(".':")
     words = "".join(" " if char in removed else char for char in text).split()
     words = [DIGITS.get(word, word) for word in words if word not in ARTICLES]
