@@ -28,8 +28,8 @@ def normalise(text: str) -> str:
 
     Kept is whatever changes the meaning: letters with their combining marks, in every script;
     signs, currencies and other symbols ("-5", "$5", "5%", "+"); points, commas and colons inside
-    numbers ("1.5", "3:30"), and apostrophes inside words. A text of punctuation alone stands for
-    itself, so it does not equal an empty one.
+    numbers ("1.5", "3:30"), and apostrophes inside words. A text of punctuation alone is kept
+    whole, so it does not equal an empty one.
     """
     folded = _fold(text)
     kept = (_kept(folded, index) for index in range(len(folded)))
