@@ -1,4 +1,4 @@
-"""One evaluation: all suites on a model, then on the same model untrained; scores and records on disk."""
+"""One evaluation: all suites on a model, then on the same model untrained; files of both."""
 
 from __future__ import annotations
 
