@@ -28,17 +28,12 @@ import ml_dtypes  # gives NumPy the name "bfloat16"
 import msgpack
 import numpy as np
 
+from data_pipelines.faults import RecordError, SourceError, one_line
 from data_pipelines.loading.loader import LoaderConfig
 from data_pipelines.sequences.packing import stack_rows
 from data_pipelines.sequences.sequence import MASK_FIELDS
 from data_pipelines.sources.broken import read_or_next
-from data_pipelines.sources.records import (
-    SUFFIX,
-    ArrayRecordSource,
-    RecordError,
-    SourceError,
-    one_line,
-)
+from data_pipelines.sources.records import SUFFIX, ArrayRecordSource
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 FORMAT = "row/1"
@@ -146,7 +141,7 @@ class PackedRows:
 
 
 # Not recorded with older rows, which are accepted all the same.
-UNTOLD = ("source.path", "packing.draws")
+UNTOLD = ("source.path", "packing.draws", "sequence.fold")
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
@@ -187,7 +182,7 @@ def read_manifest(directory: Path, stage: str) -> dict[str, Any]:
     again = "run `unicom data prepare packed` with"
     flags = f"--stage={stage} --out={directory}"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(
             f"{path}: data.packed has no rows of stage {stage!r}: {again} {flags}, or unset it"

@@ -52,12 +52,12 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
 
 def _check_data(config: Config) -> None:
     data = config["data"]
-    policy, size, unit = data["policy"], data["image_size"], data["patch"] * config["codec"]["pool"]
+    pool, fold = config["codec"]["pool"], config["unified"]["fold"]
+    policy, size, unit = data["policy"], data["image_size"], data["patch"] * pool * fold
     if policy != "naflex" and size % unit:
         what = f"data.patch={data['patch']}"
-        what += (
-            f" times codec.pool={config['codec']['pool']}" if config["codec"]["pool"] > 1 else ""
-        )
+        what += f" times codec.pool={pool}" if pool > 1 else ""
+        what += f" times unified.fold={fold}" if fold > 1 else ""
         raise ConfigError(
             f"data.image_size={size} is not a multiple of {what}; take "
             f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
@@ -65,7 +65,7 @@ def _check_data(config: Config) -> None:
     if policy == "bucket" and data["bucket_step"] % unit:
         raise ConfigError(
             f"data.bucket_step={data['bucket_step']} is not a multiple of {unit} pixels "
-            "(data.patch times codec.pool)"
+            "(data.patch times codec.pool times unified.fold)"
         )
     if not data["response_close"]:
         raise ConfigError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.build import image_policy
+from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params
@@ -299,6 +299,6 @@ def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
         _write_json(folder / "generation_config.json", _describe_stops(run))
     if isinstance(module, VisionEncoder):
         data = run.config["data"]
-        most = image_policy(run.config).max_patches(data["patch"], run.config["codec"]["pool"])
+        most = image_policy(run.config).max_patches(data["patch"], grid_unit(run.config))
         images = siglip.describe_images(module, most)
         _write_json(folder / "preprocessor_config.json", images)

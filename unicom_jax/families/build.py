@@ -141,6 +141,11 @@ def build_unified(config: Config) -> UnifiedModel:
 def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
     """The fields of `LatentImages`."""
     unified, codec = config["unified"], build_codec(config)
+    if unified["fold"] != 1:
+        raise ValueError(
+            f"unified.fold={unified['fold']}: a slot of unified.pathway={unified['pathway']} holds "
+            "one latent; set it to 1"
+        )
     return {
         "embedding": ImageEmbedding(
             feature_dim=config["encoder"]["vision"]["width"],

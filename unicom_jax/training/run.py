@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from data_pipelines import build as pipelines
+from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.config.check import check_settings
@@ -27,6 +28,8 @@ from unicom_jax.parallel.sharding import (
 )
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.configuration import data_start
+from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.start import start_run
@@ -87,7 +90,10 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
             f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
             "written; give a --workdir on a file system that all processes share"
         )
-    tokenizer = start_run(config, workdir, first=group.index == 0)
+    first = group.index == 0
+    tokenizer = start_run(config, workdir, first=first)
+    for change in keep_data(config, tokenizer, workdir, unified.NAMES, first=first):
+        console.print(f"data: {change}", markup=False, soft_wrap=True)
     if config.encoder.init_from and "encoder" not in config.stages:
         if group.count > 1 and not stage_steps(workdir, "encoder"):
             raise ConfigError(
@@ -112,7 +118,11 @@ def _run_stage(
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
 
     def batches(part: str) -> Batches:
-        return lambda start: pipelines.stage_loader(config, name, tokenizer, part, start, share)
+        def stream(start: int) -> Loader:
+            first = data_start(workdir, name, start, settings.batch_size)
+            return pipelines.stage_loader(config, name, tokenizer, part, first, share)
+
+        return stream
 
     def statistics_batches() -> Iterator[Any]:
         with closing(batches("train")(0)) as stream:

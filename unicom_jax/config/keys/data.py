@@ -114,6 +114,15 @@ SCENES = Group(
         resume=RECORDED,
     ),
 )
+IDENTITY = {
+    "fingerprint": Key(
+        "",
+        'Which data are meant; "": those that are there when the run first starts. Naming the '
+        "present ones lets a run resume after its data changed.",
+        resume=NEUTRAL,
+        before="",
+    ),
+}
 PICTURES = {
     "patch": Key(16, "Side of a patch in pixels.", least=1),
     "policy": Key(
@@ -171,5 +180,5 @@ LOADING = each(
 )
 DATA = Group(
     "The data of all stages.",
-    {"source": SOURCE, "scenes": SCENES, **PICTURES, **WORDS, **LOADING},
+    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **LOADING},
 )

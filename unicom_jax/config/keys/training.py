@@ -139,6 +139,13 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     "window_rows": Key(
         8, "Rows that are packed together; divides batch_size.", least=1, resume=RECORDED
     ),
+    "window_documents": Key(
+        0,
+        "Documents in a window; 0: measured when the run first starts, then kept.",
+        least=0,
+        resume=RECORDED,
+        before=0,
+    ),
     "overlong": Key(
         "error",
         "What to do with a document that is longer than a row.",

@@ -63,6 +63,13 @@ UNIFIED = Group(
             "transfusion (Pathway I) or query (Pathway II); see docs/configurations.md.",
             choices=("transfusion", "query"),
         ),
+        "fold": Key(
+            1,
+            "Latents on a side of a slot; 2: an image takes a quarter of the slots (pathways that "
+            "support it).",
+            least=1,
+            before=1,
+        ),
         "understanding": Key(
             "features",
             "What the model reads of a picture it is asked about.",

@@ -249,7 +249,7 @@ class Generation(Reading):
             return self.language_model(hidden, positions, mask, context.cache, context.start)
 
         if self.head is None:
-            queries = self.queries[:count].to(self.dtype).expand(len(lengths), -1, -1)
+            queries = (self.queries[:count] + places).expand(len(lengths), -1, -1)
             condition = self.connector(run(queries))
             return lambda noisy, time: self.flow_decoder.velocity(noisy, time, condition, grid)
 
