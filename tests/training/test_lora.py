@@ -61,6 +61,9 @@ def test_a_run_keeps_the_base_resumes_its_adapters_and_hands_merged_weights_on(w
     assert not same(raw, merged)
     _, _, used = weights.load(workdir)
     assert same(used["unified"], merged)
+    small = jax.tree.map(lambda leaf: leaf.update(dtype="bfloat16"), module.abstract())
+    rounded = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), merged)
+    assert same(restore_params(workdir, "sft", small), rounded)
     shutil.rmtree(workdir / "sft" / "checkpoints" / "4")
     go(workdir, "sft", **SETTINGS)
     assert stage_steps(workdir, "sft") == [2, 4]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.training.toy import Killed, Run, same
+from unicom_jax.evaluation.report import write_report
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import spikes
 from unicom_jax.training.loop import LoopConfig, TrainingError
@@ -92,6 +93,14 @@ def test_training_goes_back_so_many_times_and_then_stops(tmp_path):
     assert isinstance(run.error, TrainingError) and "after 2 rollbacks; the last good" in line
     assert line.endswith("with a lower --config.toy.learning_rate and --allow-change")
     assert "2 steps in a row up to step 5 had non-finite gradients" in line and "\n" not in line
+
+
+def test_the_steps_that_training_stopped_at_are_in_its_metrics_and_its_report(tmp_path):
+    run = Run(tmp_path / "toy", stream={"bad": range(5, 40)}, max_skipped=2)
+    assert isinstance(run.error, TrainingError)
+    assert run.lines[-1]["skipped_in_a_row"] == 2
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<b>toy</b> diverged: " in page
 
 
 def test_before_the_first_checkpoint_there_is_no_way_back(tmp_path):

@@ -114,9 +114,10 @@ def base_weights(params: Params) -> Params:
 
 
 def merge(params: Params) -> Params:
-    """Weights for use: kernel + scale · a b, in fp32, where a layer has an adapter.
+    """Weights for use: kernel + scale · a b, computed in fp32, where a layer has an adapter.
 
-    NumPy arrays give NumPy arrays; a merged kernel of JAX is placed as the kernel was.
+    NumPy arrays give NumPy arrays; a merged kernel of JAX is placed as the kernel was. Its type is
+    the kernel's.
     """
     flat = traverse_util.flatten_dict(base_weights(params), keep_empty_nodes=True)
     for path, adapter in adapters(params).items():
@@ -128,12 +129,13 @@ def merge(params: Params) -> Params:
 
 
 def _merged_on_host(kernel: np.ndarray, adapter: Mapping[str, np.ndarray]) -> np.ndarray:
-    return kernel + np.asarray(adapter["scale"])[..., None, None] * (adapter["a"] @ adapter["b"])
+    scale = np.asarray(adapter["scale"], np.float32)[..., None, None]
+    return (kernel + scale * (adapter["a"] @ adapter["b"])).astype(kernel.dtype)
 
 
 def _merged(place: jax.sharding.Sharding) -> Callable[[jax.Array, Mapping[str, Any]], jax.Array]:
     def merged(kernel: jax.Array, adapter: Mapping[str, Any]) -> jax.Array:
         product = jnp.matmul(adapter["a"], adapter["b"], precision=jax.lax.Precision.HIGHEST)
-        return kernel + adapter["scale"][..., None, None] * product
+        return (kernel + adapter["scale"][..., None, None] * product).astype(kernel.dtype)
 
     return jax.jit(merged, out_shardings=place)

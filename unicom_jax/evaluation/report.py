@@ -203,28 +203,30 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
     """How the scores were made, in sentences; [] where the file does not say."""
     if not about:
         return []
-    shapes = about["shapes"]
+    shapes, policy = about["shapes"], about.get("policy", "fixed")
     shown = ", ".join(f"{shape} ({count})" for shape, count in list(shapes.items())[:8])
     more = f" and {len(shapes) - 8} more" if len(shapes) > 8 else ""
     square = all(len(set(shape.split(" x "))) == 1 for shape in shapes)
     low, high = about["guidance_interval"]
     between = "" if (low, high) == (0, 1) else f" between flow times {low:g} and {high:g}"
-    lines = [
-        f"The {about['split']} split of {about['data']}; checkpoints: "
-        + ", ".join(f"{part} from {name}" for part, name in about["checkpoints"].items())
-        + ".",
+    used = (f"{part} from {name}" for part, name in about.get("checkpoints", {}).items())
+    lines = {
+        f"The {about.get('split')} split of {about.get('data')}.": "split" in about,
+        f"Checkpoints: {', '.join(used)}.": about.get("checkpoints"),
         f"Sampling: {about['steps']} {about['sampler']} steps, guidance {about['guidance']:g}"
         f"{between}, seed {about['seed']}, {'with' if about['think'] else 'without'} a plan in "
-        f"words. Prompts are not rewritten. Answers are compared by the rule “"
-        f"{about['answer_rule']}”.",
-        f"Shapes of the pictures (height x width): {shown}{more}." if shapes else "",
-        f"The image policy is {about['policy']}, but the pictures are square: no other shape was "
-        "scored."
-        if shapes and square and about["policy"] != "fixed"
-        else "",
-        "Nothing was held out: these are scores on training data." if about["trained_on"] else "",
-    ]
-    return [line for line in lines if line]
+        "words. Prompts are not rewritten.": True,
+        f"Drawings are judged by {about['judge']}, answers compared by the rule "
+        f"“{about['answer_rule']}”.": True,
+        f"Shapes of the pictures (height x width): {shown}{more}.": shapes,
+        f"The image policy is {policy}, but the pictures are square: no other shape was scored.": (
+            shapes and square and policy != "fixed"
+        ),
+        "Nothing was held out: these are scores on training data.": about.get("trained_on"),
+        f"The data changed since training ({'; '.join(about.get('data_changed', []))}), so some of "
+        "the samples may have been trained on.": about.get("data_changed"),
+    }
+    return [line for line, holds in lines.items() if holds]
 
 
 def _troubles(run: Run) -> list[tuple[str, str]]:
@@ -276,14 +278,14 @@ def _curves(stage: Stage) -> list[Chart]:
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
     evals = _numeric_keys(stage.evals, skip=CLOCK)
-    twins = {
-        key: twin
+    held_out = {
+        key: name
         for key in train
-        for twin in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
-        if twin in evals
+        for name in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
+        if name in evals
     }
-    charts = [_chart(stage, key, twins.get(key)) for key in train]
-    charts += [_chart(stage, None, key) for key in evals if key not in twins.values()]
+    charts = [_chart(stage, key, held_out.get(key)) for key in train]
+    charts += [_chart(stage, None, key) for key in evals if key not in held_out.values()]
     return [chart for chart in charts if chart.svg]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import rich.box
 import rich.console
 import rich.table
+import rich.text
 from rich.markup import escape
 
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
@@ -30,7 +31,7 @@ class Score:
       name: "suite/quantity", for example "understanding/qa".
       interval: value and 95% interval.
       count: number of samples behind it.
-      chance: what somebody scores who never looks at the picture or the prompt; None where that has
+      chance: the score of a guess that ignores the picture or the prompt; None where that has
         no meaning. Each suite says how it is taken.
     """
 
@@ -96,7 +97,7 @@ def graded(
 def flatten(
     scores: Sequence[Score], untrained: Sequence[Score] = ()
 ) -> dict[str, float | int | None]:
-    """`name: value` with `name.<facet>` beside each for all FACETS, in order.
+    """`name: value`, each followed by `name.<facet>` for all FACETS, in order.
 
     `untrained` are the same scores of a freshly initialised model; null where it was not run.
     """
@@ -190,7 +191,7 @@ COLOURS = {"above": "green", "level": "yellow", "below": "red", "": "default"}
 
 
 def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -> rich.table.Table:
-    """The scores beside the untrained model and chance; green where the whole interval is up."""
+    """The scores beside the untrained model and chance; green where `standing` is "above"."""
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("score", no_wrap=True)
     for heading in ("value", "95% interval", "untrained", "chance", "n"):
@@ -206,7 +207,7 @@ def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -
         unit = f" [dim]{style.unit}[/]" if style.unit not in ("", "%") else ""
         untrained = show(flat.get(f"{name}.untrained"))
         arrow = "" if style.higher_is_better else " [dim]↓[/]"  # lower is better
-        table.add_row(
+        cells = (
             f"{escape(name)}{unit}{arrow}",
             f"[bold {colour}]{show(flat[name])}[/]",
             f"{show(flat.get(f'{name}.low'))}–{show(flat.get(f'{name}.high'))}",
@@ -214,6 +215,7 @@ def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -
             f"[dim]{show(flat.get(f'{name}.chance'))}[/]",
             f"[dim]{flat.get(f'{name}.n')}[/]",
         )
+        table.add_row(*map(rich.text.Text.from_markup, cells))
     return table
 
 

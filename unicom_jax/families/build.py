@@ -84,6 +84,7 @@ def build_codec(config: Config) -> Codec:
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
         pixel_decoder=_build_decoder(config, feature_dim),
         latent_dim=latent_dim,
+        pool=codec["pool"],
     )
 
 

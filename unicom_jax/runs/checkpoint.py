@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -31,8 +30,10 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core import lora
 from unicom_jax.core.module import Params
 from unicom_jax.runs import configuration
-from unicom_jax.runs.storage import remove_half_written
-from unicom_jax.runs.workdir import CONFIG, stage_steps
+from unicom_jax.runs.storage import remove_half_written, take_folders_literally
+from unicom_jax.runs.workdir import CONFIG, read_json, stage_steps
+
+take_folders_literally()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -254,7 +255,7 @@ def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
         return int(step)
     losses = {n: path for n in steps if (path := folder / str(n) / "metrics/metrics").is_file()}
     if step == "best" and losses:
-        return min(losses, key=lambda n: held_out_loss(json.loads(losses[n].read_text())))
+        return min(losses, key=lambda n: held_out_loss(read_json(losses[n], CheckpointError)))
     lacking = "with a held-out loss (train with keep_best)" if step == "best" else "of this step"
     raise CheckpointError(
         f"--step={step}: {folder} has none {lacking}; leave it out, or take one of "
@@ -290,6 +291,7 @@ def restore_params(
     """
     found = chosen_step(workdir, stage, step)
     path = workdir.absolute() / stage / "checkpoints" / str(found)
+    dtypes = {name: leaf.dtype for name, leaf in traverse_util.flatten_dict(abstract).items()}
     abstract = _with_adapters(path / PARAMS, abstract)
     _check_sizes(path / PARAMS, abstract, parts)
     wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
@@ -301,15 +303,22 @@ def restore_params(
         read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
         flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
         params = traverse_util.unflatten_dict(flat)
-    return adapters(params)
+    flat = traverse_util.flatten_dict(adapters(params), keep_empty_nodes=True)
+    for name in dtypes.keys() & flat.keys():
+        if flat[name].dtype != dtypes[name]:
+            flat[name] = flat[name].astype(dtypes[name])
+    return traverse_util.unflatten_dict(flat)
 
 
 def _with_adapters(path: Path, abstract: Params) -> Params:
-    """`abstract` with the adapters that are stored, as copies on the devices of their kernels."""
+    """`abstract` with the adapters that are stored, as copies on the devices of their kernels,
+    which are read in fp32 like them, so that their sum is rounded once."""
     flat = traverse_util.flatten_dict(abstract, keep_empty_nodes=True)
     for layer, adapter in lora.adapters(_metadata(path)).items():
-        kernel = flat.get((*layer, "kernel"))
-        place = getattr(kernel, "sharding", None)
+        if (kernel := flat.get((*layer, "kernel"))) is None:
+            continue  # of another model, as `_check_sizes` will tell
+        flat[(*layer, "kernel")] = kernel.update(dtype=np.float32)
+        place = kernel.sharding
         if isinstance(place, jax.sharding.NamedSharding):
             place = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
         for name, stored in adapter.items():

@@ -19,6 +19,7 @@ from rich.console import Console
 from data_pipelines.loading.loader import Loader
 from unicom_jax.core.losses import reported
 from unicom_jax.core.module import Params
+from unicom_jax.interop.atomic import write_text
 from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
@@ -201,6 +202,7 @@ def train(
                 # At the same steps whether a run was stopped or not: so not at its first one.
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
+                    writer.write(done, values)  # the report reads it; dropped on a way back
                     state = metrics = None  # there is no room for two
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
@@ -362,4 +364,4 @@ def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) ->
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         **facts,
     }
-    (directory / "stage.json").write_text(json.dumps(about, indent=2))
+    write_text(directory / "stage.json", json.dumps(about, indent=2))

@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from unicom_jax.interop.atomic import write_text
 from unicom_jax.training.event_files import Board, JsonLines
 
 
@@ -90,12 +91,12 @@ def _start_wandb(project: str, directory: Path):
         ) from None
     kept = directory / "wandb_id"  # a stage that goes on continues its run there
     if not kept.exists():
-        kept.write_text(secrets.token_hex(8))
+        write_text(kept, secrets.token_hex(8))
     return wandb.init(
         project=project,
         dir=str(directory),
         name=directory.name,
-        id=kept.read_text().strip(),
+        id=kept.read_text(encoding="utf-8").strip(),
         resume="allow",
     )
 
