@@ -264,6 +264,7 @@ def _console(quiet: bool = False):
 
 
 def _train(args: argparse.Namespace) -> None:
+    from unicom_jax.evaluation.while_training import make_observer
     from unicom_jax.parallel.processes import find_meeting, start
     from unicom_jax.runs.configuration import open_run
     from unicom_jax.training.run import run_stages
@@ -279,7 +280,8 @@ def _train(args: argparse.Namespace) -> None:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
     lock = workdir_lock(workdir) if group.index == 0 else contextlib.nullcontext()
     with stop_signals() as stop, group.noticing_loss(), lock:
-        run_stages(config, workdir, _console(group.index > 0), stages, group, stop)
+        console = _console(group.index > 0)
+        run_stages(config, workdir, console, stages, group, stop, make_observer)
 
 
 def _plan(args: argparse.Namespace) -> None:
