@@ -103,6 +103,33 @@ def store(config: ConfigDict, workdir: Path) -> None:
     write_text(path, text)
 
 
+def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
+    """The batch of `batch_size` at which the data go on after a stage has read `batches`.
+
+    That is `batches` itself, unless the batch size was changed on the way: then the rows count that
+    were read, so that none is read twice.
+    """
+    rows, since, size = 0, 0, batch_size
+    for step, old, new in _batch_changes(workdir, stage):
+        if step <= batches:
+            rows, since, size = rows + (step - since) * old, step, new
+    return -(-(rows + (batches - since) * size) // batch_size) if rows else batches
+
+
+def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
+    """(step, old size, new size) of a stage's changes of its batch size, oldest first."""
+    path = workdir / HISTORY
+    if not path.is_file():
+        return []
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    key = f"{stage}.batch_size"
+    return [
+        (entry["steps"].get(stage, 0), *entry["changes"][key])
+        for entry in entries
+        if key in entry["changes"] and stage in entry["steps"]
+    ]
+
+
 def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
     """(key, stored value, new value) of the keys that differ, but for those that a run fills in."""
     old = dict(values(stored))
