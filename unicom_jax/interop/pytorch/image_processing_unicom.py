@@ -142,7 +142,7 @@ def _to_srgb(image: PilImage.Image) -> PilImage.Image:
         levels = np.asarray(image)
         if not 0 <= levels.min() <= levels.max() <= white:
             raise ValueError(
-                f"the levels of a picture of mode {image.mode} must lie in [0, {white:g}]"
+                f"the levels of a picture of mode {image.mode} must be in [0, {white:g}]"
             )
         levels = np.rint(levels * (255.0 / white)).astype(np.uint8)
         return PilImage.fromarray(levels).convert("RGB")
