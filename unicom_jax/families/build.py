@@ -69,7 +69,7 @@ def build_space(config: Config) -> PaintSpace:
         )
     sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
     rows, cols = facts["canvas"]
-    ragged = config["data"]["policy"] == "bucket"
+    ragged = config["data"]["policy"].startswith("bucket")
     return LatentSpace(AutoencoderKL(**sizes), patch, rows, cols, ragged)
 
 
