@@ -37,8 +37,7 @@ class Pathway(Module):
         time: Float[Array, "B M"],
     ) -> Float[Array, "B S W"]:
         """The input vectors of all slots; image arrays as for `embed_slots`."""
-        text = self.transformer.embed(params["transformer"], batch.tokens)
-        text = text.astype(self.compute_dtype)
+        text = self.transformer.embed(params["transformer"], batch.tokens, self.compute_dtype)
         return embed_slots(
             self.embedding, params["embedding"], text, batch, features, latents, time
         )
@@ -87,4 +86,5 @@ class Pathway(Module):
             self.transformer.head_weights(params["transformer"]),
             *map(own_slots, (hidden, batch.targets, batch.target_weights)),
             self.text_chunk,
+            self.transformer.head_weights(self.transformer.specs()),
         )

@@ -200,12 +200,14 @@ class Transformer(Module):
             specs["head"] = self.head.specs()
         return specs
 
-    def embed(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S {self.width}"]:
-        """Vectors of token ids, in the dtype of the table."""
-        return self.embedding(params["embedding"], place(tokens, ROWS, SLOTS))
+    def embed(
+        self, params: Params, tokens: Int[Array, "B S"], dtype: Any = None
+    ) -> Float[Array, "B S {self.width}"]:
+        """Vectors of token ids, in `dtype` (by default the table's)."""
+        return self.embedding(params["embedding"], tokens, dtype)
 
     def head_weights(self, params: Params) -> Params:
-        """Those of `params` that `logits` reads."""
+        """Those of `params` that `logits` reads. Of `specs()` too."""
         name = "embedding" if self.tied_head else "head"
         return {name: params[name]}
 
