@@ -114,8 +114,11 @@ def get_config() -> ConfigDict:
     config.stages = ("encoder", "codec", "pretrain")  # run in this order
     # Sizes of slice, data, fsdp, context, tensor; -1 = all that is left. "auto": the accelerator's
     config.mesh = "fsdp=-1"  # preset, parallel/accelerators.py
-    # bfloat16 on TPU and GPU; norms, losses and the codec, but for a FLUX decoder, stay fp32
+    # bfloat16 on TPU and GPU. Norms, the compressor, time embeddings, modulation, logits and losses
+    # stay fp32 (core/precision.py).
     config.compute_dtype = "float32"
+    # compute, float32: in which weight gradients leave their products and are summed over devices
+    config.gradient_dtype = "compute"  # (core/gradients.py)
     config.wandb_project = ""
 
     config.data = ConfigDict(
@@ -176,10 +179,12 @@ def get_config() -> ConfigDict:
             "compressor": "attention",  # attention, mlp, pool, identity
             "latent_dim": 32,
             "compressor_heads": 0,  # 0 = feature_dim / latent_dim
+            "attention_backend": "dense",  # kind "attention"; the decoder has its own
             "latent_noise": 0.0,  # most noise on latents in training, in deviations of a channel
             "pool": 1,  # kind "pool": each side of the token grid is divided by this
             "autoencoder": {  # the decoder paints pixels, or latents of a frozen autoencoder
                 "path": "",  # "" = pixels; else a folder of a diffusers AutoencoderKL
+                "attention_backend": "dense",  # dense, chunked: of its one attention block
                 "facts": {},  # its sizes; filled in when a run starts, which copies the folder
             },
             "decoder": {
@@ -246,11 +251,22 @@ def get_config() -> ConfigDict:
                 "unroll": 1,  # blocks a turn of the loop; more: longer to compile, maybe faster
                 "attention_backend": "dense",
             },
-            "head": {"kind": "linear", "hidden_dim": 0, "depth": 3},
+            "head": {"kind": "linear", "hidden_dim": 0, "depth": 3, "remat": "none"},
             "prediction": "velocity",  # velocity, data: what the flow head (decoder) gives
             "time_floor": 0.05,  # least 1 - t in the loss of data prediction
-            "connector": {"depth": 2},  # query pathway only
-            "flow_decoder": {"width": 192, "depth": 4, "heads": 4, "mlp_dim": 768},  # query pathway
+            "connector": {  # query pathway only
+                "depth": 2,
+                "remat": "none",
+                "attention_backend": "dense",
+            },
+            "flow_decoder": {  # query pathway only: fields of models.pixel_decoder.PixelDecoder
+                "width": 192,
+                "depth": 4,
+                "heads": 4,
+                "mlp_dim": 768,
+                "remat": False,
+                "attention_backend": "dense",
+            },
             "time": "uniform",  # uniform, logit_normal
             "time_shift": 1.0,  # 0 = sqrt(N·d/4096)
             "text_chunk": 0,  # most slots of a row with logits at once; 0: an eighth, from 64 on

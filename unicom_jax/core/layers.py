@@ -1,6 +1,7 @@
 """The small layers everything is built of.
 
-Compute follows the dtype of the activations; norms run in fp32.
+Compute follows the dtype of the activations; norms run in fp32. Products of fp32 activations are
+fp32 on every platform (`core.precision`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from unicom_jax.core.lookup import look_up
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
 from unicom_jax.core.module import ones as ones_init
 from unicom_jax.core.module import zeros as zeros_init
+from unicom_jax.core.precision import precision_of
 
 gelu_tanh = partial(jax.nn.gelu, approximate=True)
 gelu_exact = partial(jax.nn.gelu, approximate=False)
@@ -54,7 +56,12 @@ def matmul(
 
 
 def _product(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
+    return jnp.matmul(
+        x,
+        kernel.astype(x.dtype),
+        precision=precision_of(x.dtype),
+        preferred_element_type=out_dtype,
+    )
 
 
 _matmul = jax.custom_vjp(_product, nondiff_argnums=(2,))
@@ -72,11 +79,18 @@ def _matmul_backward(
     gradient = gradient.astype(x.dtype)
     rows = tuple(range(x.ndim - 1))
     kernel_gradient = jax.lax.dot_general(
-        x, gradient, ((rows, rows), ((), ())), preferred_element_type=gradient_dtype(x.dtype)
+        x,
+        gradient,
+        ((rows, rows), ((), ())),
+        precision=precision_of(x.dtype),
+        preferred_element_type=gradient_dtype(x.dtype),
     )
     # Contracted where it lies: a transposed kernel would be gathered over devices once more.
     x_gradient = jax.lax.dot_general(
-        gradient, kernel.astype(x.dtype), (((x.ndim - 1,), (1,)), ((), ()))
+        gradient,
+        kernel.astype(x.dtype),
+        (((x.ndim - 1,), (1,)), ((), ())),
+        precision=precision_of(x.dtype),
     )
     return x_gradient, kernel_gradient.astype(kernel.dtype)
 

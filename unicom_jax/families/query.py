@@ -49,11 +49,14 @@ class QueryPathway(Pathway):
     connector_depth: int
     flow_decoder: PixelDecoder
     pool: int = 1
+    connector_remat: str = "none"
+    connector_backend: str = "dense"
 
     @property
     def connector(self) -> EncoderStack:
         width, heads = self.transformer.width, self.transformer.heads
-        return EncoderStack(width, self.connector_depth, heads, 4 * width)
+        remat, backend = self.connector_remat, self.connector_backend
+        return EncoderStack(width, self.connector_depth, heads, 4 * width, remat, backend)
 
     def specs(self) -> Specs:
         width = self.transformer.width

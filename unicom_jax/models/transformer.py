@@ -26,7 +26,7 @@ from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import apply_rope, rope
-from unicom_jax.core.remat import REMAT_POLICIES
+from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 # The scope of attention within packed rows, by which `training/flops.py` knows its products.
 ROW_ATTENTION = "row_attention"
@@ -153,8 +153,7 @@ class Transformer(Module):
             raise ValueError(
                 f"head_dim={self.head_dim} is odd; rotary positions turn channel pairs"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
+        check_remat(self.remat)
         if self.unroll < 1:
             raise ValueError(f"unroll={self.unroll}: a turn of the loop computes at least 1 block")
         check_backend(self.attention_backend, self.attention_block)

@@ -42,6 +42,7 @@ def make_trainer(
         settings.ema_decay,
         offload_optimizer=settings.offload_optimizer,
         spike_factor=settings.spike_factor,
+        gradient_dtype=config.gradient_dtype,
     )
 
 

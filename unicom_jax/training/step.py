@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from unicom_jax.core.activations import ROWS, on_mesh, place
+from unicom_jax.core.gradients import COMPUTE, weight_gradients
 from unicom_jax.core.losses import LossTerms, mean
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
@@ -64,7 +65,9 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
 
-def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
+def make_gradients(
+    stage: Stage, accumulate: int, mesh: Mesh, gradient_dtype: str = COMPUTE
+) -> Callable:
     """(trained, held, frozen, batch, keys) -> (total loss, terms, gradients of `trained`).
 
     Gradients lie where their weights lie, so devices hold no more of a sum than of a weight.
@@ -115,7 +118,7 @@ def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
         return jax.lax.scan(add, (loss, terms, grads), parts)[0]
 
     def placed(*arguments):
-        with on_mesh(mesh):
+        with on_mesh(mesh), weight_gradients(gradient_dtype):
             return (whole if accumulate == 1 else accumulated)(*arguments)
 
     return placed
@@ -128,6 +131,7 @@ class Trainer:
     Attributes:
       offload_optimizer: moments lie in the host's memory between updates.
       spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
+      gradient_dtype: of weight gradients until they are summed (`core.gradients`).
     """
 
     stage: Stage
@@ -139,6 +143,7 @@ class Trainer:
     ema_decay: float = 0.0
     offload_optimizer: bool = False
     spike_factor: float = 0.0
+    gradient_dtype: str = COMPUTE
 
     def __post_init__(self) -> None:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
@@ -195,7 +200,7 @@ class Trainer:
 
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
-        gradients = make_gradients(self.stage, self.accumulate, self.mesh)
+        gradients = make_gradients(self.stage, self.accumulate, self.mesh, self.gradient_dtype)
         update = optax.with_extra_args_support(self.optimizer).update
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
