@@ -16,7 +16,6 @@ from tests.families.documents import lively
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import from_json
-from unicom_jax.exchange import imports
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.interop.folders import write_model
@@ -27,6 +26,7 @@ from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.flux import FLUX_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs import imported
 from unicom_jax.runs.checkpoint import read_config, restore_params, stage_steps
 
 CONFIG = """
@@ -134,7 +134,7 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
             raise OSError("no space left on device")
         directory.mkdir(parents=True)
 
-    monkeypatch.setattr(imports, "save_import", fail_at_the_second)
+    monkeypatch.setattr(imported, "save_import", fail_at_the_second)
     assert run("import", given, tmp_path / "run", *parts(given)) == 1
     left = [path.name for path in tmp_path.rglob("*") if path.is_relative_to(tmp_path / "run")]
     assert left == (["run", "notes.txt"] if there else [])
