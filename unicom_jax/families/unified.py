@@ -101,17 +101,21 @@ class ImageEmbedding(Module):
 
     def places(self, batch: MixedBatch) -> Int[Array, "B S 2"]:
         """(row, column) in its image of every image slot."""
-        rows = jnp.arange(batch.tokens.shape[0])[:, None]
-        columns = batch.grids[rows, batch.image_index, 1]
+        columns = jnp.take_along_axis(batch.grids[..., 1], batch.image_index, axis=1)
         pooled = (batch.roles != Role.UNDERSTAND) | (self.understanding == "latents")
         columns = jnp.maximum(jnp.where(pooled, columns // self.pool, columns), 1)
         return jnp.stack([batch.image_token // columns, batch.image_token % columns], axis=-1)
 
 
 def gather_slots(images: Shaped[Array, "B M n c"], batch: MixedBatch) -> Shaped[Array, "B S c"]:
-    """Reads per-image arrays at every sequence slot."""
-    rows = jnp.arange(images.shape[0])[:, None]
-    return images[rows, batch.image_index, batch.image_token]
+    """Reads per-image arrays at every sequence slot.
+
+    Along each row, so that devices which hold other rows exchange nothing.
+    """
+    tokens = images.shape[2]
+    flat = images.reshape(len(images), -1, images.shape[3])
+    index = batch.image_index * tokens + batch.image_token
+    return jnp.take_along_axis(flat, index[..., None], axis=1)
 
 
 def slot_times(
@@ -129,10 +133,13 @@ def scatter_images(
     slots: Float[Array, "B S c"], batch: MixedBatch, images: tuple[int, int]
 ) -> Float[Array, "B {images[0]} {images[1]} c"]:
     """Writes the NOISY slots back to per-image arrays; zero elsewhere."""
-    rows = jnp.arange(slots.shape[0])[:, None]
     drawn = jnp.where((batch.roles == Role.NOISY)[..., None], slots, 0)
-    out = jnp.zeros((slots.shape[0], *images, slots.shape[-1]), slots.dtype)
-    return out.at[rows, batch.image_index, batch.image_token].add(drawn)
+
+    def write(drawn: jax.Array, index: jax.Array, token: jax.Array) -> jax.Array:
+        empty = jnp.zeros((*images, slots.shape[-1]), slots.dtype)
+        return empty.at[index, token].add(drawn)
+
+    return jax.vmap(write)(drawn, batch.image_index, batch.image_token)
 
 
 def embed_slots(
