@@ -131,7 +131,7 @@ def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pie
     Returns:
       The sums and the outputs, in the order of the slots (B S, ...).
     """
-    hidden, targets, weights = (jnp.reshape(x, (-1, *x.shape[2:])) for x in pieces)
+    hidden, targets, weights = (jnp.asarray(x).reshape(-1, *x.shape[2:]) for x in pieces)
     order, real = _front_first(work.chunks, pieces[2])
 
     def step(total: tuple, chunk: tuple) -> tuple[tuple, Any]:
