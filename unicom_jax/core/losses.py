@@ -73,7 +73,7 @@ def text_terms(
       `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit.
     """
     work = _Work(logits, _chunk_count(hidden.shape[1], chunk), _axes(head, specs))
-    nll, hits = _sums(work, head, hidden, targets, weights)
+    nll, hits = _sums(work, head, *map(jnp.asarray, (hidden, targets, weights)))
     count = jnp.sum(weights)
     return {"text": (nll, count), "text_accuracy": (hits, count)}
 
@@ -131,7 +131,7 @@ def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pie
     Returns:
       The sums and the outputs, in the order of the slots (B S, ...).
     """
-    hidden, targets, weights = (jnp.asarray(x).reshape(-1, *x.shape[2:]) for x in pieces)
+    hidden, targets, weights = (x.reshape(-1, *x.shape[2:]) for x in pieces)
     order, real = _front_first(work.chunks, pieces[2])
 
     def step(total: tuple, chunk: tuple) -> tuple[tuple, Any]:
