@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Real, Shaped
+from jaxtyping import Array, Float, Float32, Int, Real
 
 from unicom_jax.core.activations import ROWS, SLOTS, MeshAxes, place
 from unicom_jax.core.gradients import gradient_dtype, needs_rule
@@ -281,18 +281,6 @@ def place_embedding(
     angles = places.astype(jnp.float32)[..., None] * frequencies  # (..., 2, dim / 4)
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return waves.reshape(*places.shape[:-1], dim)
-
-
-def at_slots(
-    values: Shaped[Array, "B ..."], which: Int[Array, "B S"] | None
-) -> Shaped[Array, "B ..."]:
-    """values (B, k, ...) at each slot by its index `which` into k; None: they broadcast already."""
-    if which is None:
-        return values
-    values, which = place(values, ROWS), place(which, ROWS, SLOTS)
-    return jnp.take_along_axis(
-        values, which.reshape(which.shape + (1,) * (values.ndim - 2)), axis=1
-    )
 
 
 @dataclasses.dataclass(frozen=True)

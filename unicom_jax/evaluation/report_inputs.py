@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
-from unicom_jax.evaluation.scores import read_scores
+from unicom_jax.evaluation.scores import read_about, read_scores
 
 # Stages in the order of training; others follow by the time their metrics were begun.
 STAGE_ORDER = ("encoder", "codec", "unified", "align", "pretrain", "continue", "sft")
@@ -43,6 +43,7 @@ class Run:
     config: dict[str, Any]
     stages: list[Stage]
     scores: dict[str, float | int | None]
+    about: dict[str, Any]
     records: dict[str, list[dict[str, Any]]]
 
     @property
@@ -64,6 +65,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
         config=_read_dict(workdir / "config.json"),
         stages=[_read_stage(workdir, path.parent) for path in _stage_files(workdir)],
         scores=read_scores(scores) if scores.exists() else {},
+        about=read_about(scores) if scores.exists() else {},
         records=read_records(folder) if (folder / RECORDS_FILE).exists() else {},
     )
 

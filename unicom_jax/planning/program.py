@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.build import image_policy
+from data_pipelines.build import image_policy, stage_packing
 from data_pipelines.loading.pictures import PictureBatch
+from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
 from unicom_jax.families.build import autoencoder_path, build_codec, build_encoder, build_space
@@ -82,9 +83,9 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
 
 def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
     """Shapes and types of a stage's global batch, as its loader makes it from pictures."""
-    settings, rows = config[name], config[name]["batch_size"]
+    rows = config[name]["batch_size"]
     if name in unified.NAMES:
-        return abstract_rows(config, rows, settings["sequence_length"], settings["images_per_row"])
+        return abstract_rows(config, rows, stage_packing(config, name))
     patch = config["data"]["patch"]
     return PictureBatch(
         patches=_array(rows, most_patches(config), 3 * patch**2, dtype=np.uint8),
@@ -94,8 +95,9 @@ def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
     )
 
 
-def abstract_rows(config: Mapping[str, Any], rows: int, slots: int, images: int) -> MixedBatch:
+def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) -> MixedBatch:
     """Shapes and types of rows of text and images."""
+    slots, images, draws = packing.room
     return MixedBatch(
         tokens=_array(rows, slots),
         positions=_array(rows, slots, 2),
@@ -109,6 +111,7 @@ def abstract_rows(config: Mapping[str, Any], rows: int, slots: int, images: int)
             rows, images, most_patches(config), 3 * config["data"]["patch"] ** 2, dtype=np.uint8
         ),
         grids=_array(rows, images, 2),
+        draws=_array(rows, draws),
     )
 
 

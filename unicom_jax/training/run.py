@@ -11,10 +11,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from data_pipelines import build as pipelines
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
+from unicom_jax.config.check import check_settings
 from unicom_jax.core.module import Params
 from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
@@ -26,12 +28,12 @@ from unicom_jax.parallel.sharding import (
 )
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.start import start_run
 from unicom_jax.training.assemble import make_trainer, tokens_per_step
 from unicom_jax.training.loop import Batches, LoopConfig, train
-from unicom_jax.training.settings import check_settings
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
 
@@ -62,9 +64,6 @@ def run_stages(
     """
     group = group or ProcessGroup()
     stages = config.stages if only is None else only
-    for name in stages:
-        if name not in ORDER:
-            raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(ORDER)}")
     check_stages(config)
     check_settings(config, stages)
     with group.first_before_others("preparing the workdir"):
@@ -90,7 +89,10 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
             f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
             "written; give a --workdir on a file system that all processes share"
         )
-    tokenizer = start_run(config, workdir)
+    first = group.index == 0
+    tokenizer = start_run(config, workdir, first=first)
+    for change in keep_data(config, tokenizer, workdir, unified.NAMES, first=first):
+        console.print(f"data: {escape(change)}", soft_wrap=True)
     if config.encoder.init_from and "encoder" not in config.stages:
         if group.count > 1 and not stage_steps(workdir, "encoder"):
             raise ConfigError(
