@@ -53,6 +53,13 @@ DECLARED: dict[str, Key | Group] = {
         resume=RECORDED,
         before="compute",
     ),
+    "xla_flags": Key(
+        "auto",
+        "auto: XLA's flags for the accelerator that is here, see docs/meshes.md; off: none.",
+        choices=("auto", "off"),
+        resume=NEUTRAL,
+        before="auto",
+    ),
     "wandb_project": Key(
         "", 'Mirror metrics to this project of Weights & Biases; "": not.', resume=NEUTRAL
     ),

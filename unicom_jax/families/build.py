@@ -74,7 +74,7 @@ def build_space(config: Config) -> PaintSpace:
     rows, cols = facts["canvas"]
     ragged = config["data"]["policy"] == "bucket"
     backend = config["codec"]["autoencoder"]["attention_backend"]
-    autoencoder = AutoencoderKL(**sizes, attention_backend=backend)
+    autoencoder = AutoencoderKL(**{**sizes, "attention_backend": backend})
     return LatentSpace(autoencoder, patch, rows, cols, ragged, config["compute_dtype"])
 
 
