@@ -107,6 +107,8 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
     for plan in plans:
         if plan.roofline and plan.roofline.exchanges:
             console.print(exchange_table(plan))
+        for warning in plan.warnings:
+            console.print(f"! {plan.stage}: {warning}", markup=False, soft_wrap=True)
         if plan.unknown_loops:
             console.print(
                 f"! {plan.stage}: {plan.unknown_loops} loops of unknown length count once"
