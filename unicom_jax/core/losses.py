@@ -39,6 +39,20 @@ def mean(term: LossTerm) -> Float32[Array, ""]:
     return total / jnp.maximum(count, 1e-8)
 
 
+def reported(terms: LossTerms) -> dict[str, Float32[Array, ""]]:
+    """The mean of each term. A part of a term, `<term>/<part>`, that nothing belongs to is NaN: it
+    is not known, where an empty term is 0."""
+    return {
+        name: jnp.where(term[1] > 0, mean(term), jnp.nan) if "/" in name else mean(term)
+        for name, term in terms.items()
+    }
+
+
+def soft_cap(logits: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
+    """cap · tanh(logits / cap), within ±cap (Gemma 2, arXiv 2408.00118 §2); 0: as they are."""
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
 def text_terms(
     logits: Logits,
     head: Any,
@@ -46,6 +60,7 @@ def text_terms(
     targets: Int[Array, "B S"],
     weights: Float32[Array, "B S"],
     chunk: int = 0,
+    z_loss: float = 0.0,
     specs: Any = None,
 ) -> LossTerms:
     """Next-token cross-entropy and accuracy, from logits of the predicted slots alone.
@@ -66,16 +81,22 @@ def text_terms(
       hidden: states after the final norm.
       weights: of the targets, 0 where nothing is predicted. No gradient reaches them.
       chunk: at most so many slots of a row at a time; 0: an eighth of a row, 64 slots at least.
+      z_loss: factor of log² Z, Z the sum of exp(logits), which keeps the logits' offset near 0
+        (PaLM, Chowdhery et al. 2022 §5: 1e-4).
       specs: the head's `ParamSpec`s. On a mesh the gradient of a weight is then scattered to where
         its "embed" dimension lies; None: it is summed whole.
 
     Returns:
-      `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit.
+      `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit. With
+      `z_loss`, `text` is the cross-entropy plus z_loss · log² Z, and `text_z` (log² Z) says how
+      much of it that is.
     """
-    work = _Work(logits, _chunk_count(hidden.shape[1], chunk), _axes(head, specs))
-    nll, hits = _sums(work, head, *map(jnp.asarray, (hidden, targets, weights)))
+    work = _Work(logits, _chunk_count(hidden.shape[1], chunk), z_loss, _axes(head, specs))
+    total, seen = _sums(work, head, *map(jnp.asarray, (hidden, targets, weights)))
+    hits, squares = seen
     count = jnp.sum(weights)
-    return {"text": (nll, count), "text_accuracy": (hits, count)}
+    terms = {"text": (total, count), "text_accuracy": (hits, count)}
+    return {**terms, "text_z": (squares, count)} if z_loss else terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +105,7 @@ class _Work:
 
     logits: Logits
     chunks: int
+    z_loss: float
     axes: tuple[tuple[str | None, ...], ...]
 
 
@@ -98,16 +120,25 @@ def _chunk_count(slots: int, chunk: int) -> int:
 
 
 def _chunk_sums(
-    logits: Logits, head: Any, hidden: jax.Array, targets: jax.Array, weights: jax.Array
+    logits: Logits,
+    z_loss: float,
+    head: Any,
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sums of -log p(target) and of hits, all slots at once."""
+    """Weighted sums of -log p(target) + z_loss · log² Z, and of hits and log² Z, all slots at
+    once."""
     scores = logits(head, hidden)
     # Sums and maxima over the vocabulary, no look-up: each device then works on its own part of it.
     hot = targets[..., None] == jnp.arange(scores.shape[-1])
     picked = jnp.sum(jnp.where(hot, scores, 0.0), axis=-1)
-    nll = jax.nn.logsumexp(scores, axis=-1) - picked
-    hits = jax.lax.stop_gradient(picked >= jnp.max(scores, axis=-1))
-    return jnp.sum(nll * weights), jnp.sum(hits * weights)
+    log_z = jax.nn.logsumexp(scores, axis=-1)
+    loss, square = log_z - picked, jnp.square(log_z)
+    if z_loss:
+        loss = loss + z_loss * square
+    seen = jnp.stack([picked >= jnp.max(scores, axis=-1), jax.lax.stop_gradient(square)])
+    return jnp.sum(loss * weights), jnp.sum(seen * weights, axis=range(1, seen.ndim))
 
 
 def _front_first(chunks: int, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -151,25 +182,26 @@ def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pie
 
 def _local_sums(work: _Work, head: Any, *pieces: jax.Array) -> tuple[jax.Array, jax.Array]:
     def one_chunk(*pieces: jax.Array) -> tuple[tuple, None]:
-        return _chunk_sums(work.logits, head, *pieces), None
+        return _chunk_sums(work.logits, work.z_loss, head, *pieces), None
 
-    return _over_chunks(work, one_chunk, (jnp.zeros(()), jnp.zeros(())), None, pieces)[0]
+    return _over_chunks(work, one_chunk, (jnp.zeros(()), jnp.zeros(2)), None, pieces)[0]
 
 
 def _local_gradients(work: _Work, head: Any, *pieces: jax.Array) -> tuple:
-    """(nll, hits), the head's gradient, in fp32, and that of the hidden states."""
-    gradient = jax.value_and_grad(partial(_chunk_sums, work.logits), (0, 1), has_aux=True)
+    """What `_chunk_sums` gives, the head's gradient, in fp32, and that of the hidden states."""
+    sums = partial(_chunk_sums, work.logits, work.z_loss)
+    gradient = jax.value_and_grad(sums, (0, 1), has_aux=True)
 
     def one_chunk(*pieces: jax.Array) -> tuple[tuple, jax.Array]:
         # Weights in fp32 have gradients in fp32. Within a chunk XLA undoes the two casts.
         wide = jax.tree.map(lambda w: w.astype(jnp.float32), head)
-        (nll, hits), (head_gradient, hidden_gradient) = gradient(wide, *pieces)
-        return (nll, hits, head_gradient), hidden_gradient
+        sums, (head_gradient, hidden_gradient) = gradient(wide, *pieces)
+        return (*sums, head_gradient), hidden_gradient
 
     hidden, chunks = pieces[0], work.chunks
     skipped = jnp.zeros((-(-math.prod(hidden.shape[:2]) // chunks), hidden.shape[2]), hidden.dtype)
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), head)
-    start = (jnp.zeros(()), jnp.zeros(()), zeros)
+    start = (jnp.zeros(()), jnp.zeros(2), zeros)
     total, hidden_gradient = _over_chunks(work, one_chunk, start, skipped, pieces)
     return total[:2], total[2], hidden_gradient.reshape(hidden.shape)
 
@@ -257,7 +289,7 @@ def _sums_forward(work, head, hidden, targets, weights):
 
 def _sums_backward(work, residuals, gradient):
     head_gradient, hidden_gradient, like = residuals
-    scale, _ = gradient  # hits have no gradient
+    scale, _ = gradient  # what is only reported has no gradient
     head_gradient = jax.tree.map(lambda x, w: (scale * x).astype(w.dtype), head_gradient, like)
     return head_gradient, (scale * hidden_gradient).astype(hidden_gradient.dtype), None, None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.build import image_policy
+from unicom_jax.training.groups import read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import codec, encoder, unified
@@ -28,10 +30,12 @@ def make_trainer(
       ConfigError: settings that this mesh cannot serve.
     """
     settings = config[name]
-    check_on_mesh(name, settings, mesh.shape)
+    check_on_mesh(name, config, mesh.shape)
     stage = _make_stage(name, config, statistics_batches)
+    groups = read_groups(settings.groups, stage.module.specs(), f"{name}.groups")
+    stage = dataclasses.replace(stage, freeze=(*stage.freeze, *groups.frozen()))
     trained, _ = split(stage.module.specs(), stage.freeze)
-    optimizer, schedule = make_optimizer(settings, trained, settings.steps)
+    optimizer, schedule = make_optimizer(settings, trained, settings.steps, groups)
     return Trainer(
         stage,
         optimizer,
@@ -40,9 +44,12 @@ def make_trainer(
         config.seed,
         settings.accumulate,
         settings.ema_decay,
+        settings.ema_warmup,
         offload_optimizer=settings.offload_optimizer,
         spike_factor=settings.spike_factor,
         gradient_dtype=config.gradient_dtype,
+        groups=groups,
+        diagnostics=settings.diagnostics,
     )
 
 

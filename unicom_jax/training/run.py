@@ -34,6 +34,7 @@ from unicom_jax.runs.initial import build_stage, describe_sources, initial_param
 from unicom_jax.runs.start import start_run
 from unicom_jax.training.assemble import make_trainer, tokens_per_step
 from unicom_jax.training.loop import Batches, LoopConfig, train
+from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
 
@@ -125,6 +126,8 @@ def _run_stage(
                 yield place_batch(batch, mesh)
 
     trainer = make_trainer(name, config, mesh, statistics_batches)
+    for line in copies_on_mesh(name, config, mesh.shape):
+        console.print(f"! {line}", soft_wrap=True)
     frozen = _frozen_parts(name, config, workdir, mesh)
     if name in unified.NAMES and config.data.packed:
         unified.check_packed_features(config, name, frozen)
