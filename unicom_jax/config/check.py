@@ -62,10 +62,15 @@ def _check_data(config: Config) -> None:
             f"data.image_size={size} is not a multiple of {what}; take "
             f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
         )
-    if policy == "bucket" and data["bucket_step"] % unit:
+    if policy.startswith("bucket") and data["bucket_step"] % unit:
         raise ConfigError(
             f"data.bucket_step={data['bucket_step']} is not a multiple of {unit} pixels "
             "(data.patch times codec.pool times unified.fold)"
+        )
+    if policy == "bucket_walk" and size % data["bucket_step"]:
+        raise ConfigError(
+            f"data.image_size={size} is not a multiple of data.bucket_step={data['bucket_step']}, "
+            "as policy bucket_walk needs it"
         )
     if not data["response_close"]:
         raise ConfigError(

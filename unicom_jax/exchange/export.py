@@ -89,7 +89,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run, ready to be written: where it lies, its configuration, weights, modules."""
+    """A training run, ready to be written: its folder, configuration, weights, modules."""
 
     workdir: Path
     choice: weights.Choice
@@ -303,7 +303,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part that can go out alone.
+    """A part that can be exported alone.
 
     Attributes:
       layout: a key of `LAYOUTS`.
@@ -331,7 +331,7 @@ def _flux(model: unicom.Unicom) -> Module | str:
     """FLUX's transformer; the projector of its context has no place in that layout."""
     decoder = model.codec.pixel_decoder
     if not isinstance(decoder, FluxDecoder):
-        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+        return "its pixel decoder is a DiT of our own, not FLUX; export it with --to=pytorch"
     return decoder.transformer
 
 

@@ -1,4 +1,4 @@
-"""`unicom import`: released weights, or a model that went out to PyTorch, become a workdir.
+"""`unicom import`: released weights, or a model exported to PyTorch, become a workdir.
 
 What is imported is step 0 of a stage: its `params` alone. A stage that is trained starts from them;
 one that is not (the encoder of most runs) is used as it is.

@@ -172,9 +172,11 @@ def _sizes(module: Module) -> str:
 
 def _pictures(data: Mapping[str, Any]) -> str:
     side, most = data["image_size"], data["max_tokens"]
+    about = f"of about {side} x {side} pixels in several aspect ratios"
     return {
         "fixed": f"of {side} x {side} pixels",
-        "bucket": f"of about {side} x {side} pixels in several aspect ratios",
+        "bucket": about,
+        "bucket_walk": about,
         "naflex": f"of any aspect ratio with at most {most} patches of {data['patch']} pixels",
     }[data["policy"]]
 

@@ -23,7 +23,6 @@ from data_pipelines.build import (
     row_facts,
     unified_loader,
 )
-from data_pipelines.images import aspect_buckets
 from data_pipelines.loading.loader import LoaderError
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
@@ -97,9 +96,8 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
     config.data.source.update({"kind": "scenes", "size": EXAMPLES})
-    if policy.kind == "bucket":
-        unit = config.data.patch * grid_unit(config)
-        config.data.scenes.sizes = aspect_buckets(policy.size, unit, policy.step, policy.max_ratio)
+    if buckets := policy.buckets(config.data.patch * grid_unit(config)):
+        config.data.scenes.sizes = buckets
     config[stage].overlong = "skip"
     return config
 

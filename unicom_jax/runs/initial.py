@@ -11,7 +11,7 @@ Everything else of a stage keeps the values that it would have had without (`cor
 depends on the seed and its own path only). A vocabulary of ours that is longer than the folder's
 has rows that nobody trained: they start as the mean of all rows of the folder, which neither draws
 nor repels predictions (Hewitt 2021, "Initializing new word embeddings"). A longer one of theirs is
-refused: `data.padded_vocab_size` makes room for it.
+refused: `data.padded_vocab_size` makes it large enough.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def sources_of(config: Config, stage: str) -> list[Source]:
     """What a stage starts from, by the `init_from` keys of its configuration.
 
     Raises:
-      ConfigError: a folder of another kind, or of other sizes; the key that mends it is named.
+      ConfigError: a folder of another kind, or of other sizes; the key to set is named.
     """
     return {"encoder": _encoder, "codec": _codec}.get(stage, _unified)(config)
 

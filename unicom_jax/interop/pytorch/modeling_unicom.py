@@ -142,7 +142,7 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any):
-        """As in transformers, with the processor: a folder that stands alone. A model that came
+        """As in transformers, with the processor: a complete folder. A model that came
         from no folder has none; its weights are saved alone."""
         super().save_pretrained(save_directory, *args, **options)
         if self._processor and options.get("is_main_process", args[0] if args else True):
