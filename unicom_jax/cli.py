@@ -264,13 +264,16 @@ def _console(quiet: bool = False):
 
 
 def _train(args: argparse.Namespace) -> None:
+    from unicom_jax.evaluation.while_training import make_observer
     from unicom_jax.parallel.processes import find_meeting, start
+    from unicom_jax.runs.compiler import prepare_compiler
     from unicom_jax.runs.configuration import open_run
     from unicom_jax.training.run import run_stages
     from unicom_jax.training.stopping import stop_signals
 
     workdir = Path(args.workdir)
     config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
+    prepare_compiler(config.xla_flags, workdir, args.compilation_cache, args.dump_hlo)
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
@@ -279,7 +282,8 @@ def _train(args: argparse.Namespace) -> None:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
     lock = workdir_lock(workdir) if group.index == 0 else contextlib.nullcontext()
     with stop_signals() as stop, group.noticing_loss(), lock:
-        run_stages(config, workdir, _console(group.index > 0), stages, group, stop)
+        console = _console(group.index > 0)
+        run_stages(config, workdir, console, stages, group, stop, make_observer)
 
 
 def _plan(args: argparse.Namespace) -> None:

@@ -109,8 +109,9 @@ def test_data_that_changed_are_refused_and_it_is_said_how(photos, tmp_path):
 
 
 @pytest.mark.usefixtures("started")
-def test_moved_data_are_the_same(photos, tmp_path):
+def test_moved_data_are_the_same_and_keep_their_windows(photos, tmp_path, monkeypatch):
     start(config_of(photos), tmp_path)
+    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
     assert start(config_of(photos.rename(tmp_path / "elsewhere")), tmp_path) == []
 
 

@@ -40,9 +40,25 @@ DECLARED: dict[str, Key | Group] = {
     ),
     "compute_dtype": Key(
         "float32",
-        "Type of matrix products; norms, losses and the codec (but for a FLUX decoder) stay fp32.",
+        "Type of matrix products; norms, the compressor, time embeddings, modulation, logits and "
+        "losses stay float32.",
         choices=("float32", "bfloat16"),
         resume=RECORDED,
+    ),
+    "gradient_dtype": Key(
+        "compute",
+        "Type in which weight gradients leave their products and are summed over devices; "
+        "compute: that of compute_dtype.",
+        choices=("compute", "float32"),
+        resume=RECORDED,
+        before="compute",
+    ),
+    "xla_flags": Key(
+        "auto",
+        "auto: XLA's flags for the accelerator that is here, see docs/meshes.md; off: none.",
+        choices=("auto", "off"),
+        resume=NEUTRAL,
+        before="auto",
     ),
     "wandb_project": Key(
         "", 'Mirror metrics to this project of Weights & Biases; "": not.', resume=NEUTRAL

@@ -28,10 +28,12 @@ from unicom_jax.parallel.plan.traffic import fabric_of
 from unicom_jax.planning.packed import Visible, visible_pairs
 from unicom_jax.planning.program import (
     StepProgram,
+    gradient_bytes,
     local_bytes,
     make_program,
     weight_sizes,
 )
+from unicom_jax.planning.tiles import tile_warning
 from unicom_jax.training.flops import Shares, flops_by_shares
 from unicom_jax.training.stages import unified
 from unicom_jax.training.state import split
@@ -59,6 +61,7 @@ class StagePlan:
       estimated: nothing was compiled.
       seconds: that compiling took.
       unknown_loops: loops of the program whose length its text does not tell.
+      warnings: lines about its settings.
     """
 
     stage: str
@@ -80,6 +83,7 @@ class StagePlan:
     estimated: bool
     seconds: float = 0.0
     unknown_loops: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -219,7 +223,11 @@ def facts_of(
 ) -> dict[str, Any]:
     """What is known of a plan before anything is compiled or traced."""
     settings = config[name]
+    trained, _ = split(program.stage.module.specs(), program.stage.freeze)
+    specs, mesh = [spec for _, spec in iter_specs(trained)], program.trainer.mesh
+    tiles = tile_warning(specs, mesh, gradient_bytes(config)) if topology.is_tpu else ""
     return {
+        "warnings": tuple(filter(None, [tiles])),
         "stage": name,
         "topology": topology,
         "mesh": dict(program.trainer.mesh.shape),

@@ -17,6 +17,7 @@ from data_pipelines.build import grid_unit, image_policy, stage_packing
 from data_pipelines.loading.pictures import PictureBatch
 from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.gradients import COMPUTE
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
 from unicom_jax.families.build import autoencoder_path, build_codec, build_encoder, build_space
 from unicom_jax.models.autoencoder import flux_autoencoder
@@ -143,6 +144,12 @@ def _placed(specs: Specs, mesh: Mesh) -> Any:
         return jax.ShapeDtypeStruct(spec.shape, spec.dtype, sharding=where)
 
     return map_specs(place, specs)
+
+
+def gradient_bytes(config: Mapping[str, Any]) -> int:
+    """Of a number of a weight gradient between devices."""
+    compute = config["gradient_dtype"] == COMPUTE
+    return jax.numpy.dtype(config["compute_dtype"]).itemsize if compute else 4
 
 
 def local_bytes(tree: Any) -> int:

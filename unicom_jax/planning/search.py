@@ -21,6 +21,7 @@ Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
 
 REMATS = ("none", "dots", "full")  # "offload" depends on links to the host
 TENSOR = (1, 2, 4, 8)
+COPIES, LEAST_SHARDS = (2, 4, 8), 8  # of all weights on a slice of TPUs; devices of a copy
 BATCH = (0.5, 1, 2)  # times the configuration's
 PARTS = (1, 2, 4, 8)
 
@@ -86,10 +87,15 @@ def _get(config: ConfigDict, key: str) -> object:
 
 
 def _meshes(topology: Topology) -> list[str]:
-    """Weights over all of a slice, or what a tensor axis leaves; of GPUs all or a node."""
+    """Weights over all of a slice, over half or a quarter or an eighth of it (whose shards may be
+    whole tiles, `planning/tiles.py`), or what a tensor axis leaves; of GPUs all or a node."""
     slices = f"slice={topology.slices}," if topology.slices > 1 else ""
     lines = [f"{slices}fsdp=-1"]
-    if topology.accelerator and not topology.is_tpu and topology.shape[0] > 1:
+    if topology.is_tpu:
+        whole = topology.devices // topology.slices
+        parts = (whole // copies for copies in COPIES if whole % copies == 0)
+        lines += [f"{slices}data=-1,fsdp={part}" for part in parts if part >= LEAST_SHARDS]
+    elif topology.accelerator and topology.shape[0] > 1:
         lines.append(f"data=-1,fsdp={topology.shape[1]}")
     lines += [
         f"{line},tensor={size}"
@@ -132,8 +138,11 @@ def search(
     return [*sorted(done, key=_order), *estimates[compile_best:]]
 
 
-def _order(setting: Setting) -> tuple[bool, float]:
-    return not setting.plan.fits, setting.seconds_a_token
+def _order(setting: Setting) -> tuple[bool, float, float]:
+    """What fits first, then by the least time; what binds alike, by the time without overlap."""
+    plan = setting.plan
+    in_turn = plan.roofline.in_turn / plan.tokens if plan.roofline else 0.0
+    return not plan.fits, setting.seconds_a_token, in_turn
 
 
 def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:

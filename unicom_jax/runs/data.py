@@ -134,7 +134,9 @@ def _window(
 ) -> dict[str, Any]:
     """The window of a stage: the kept one, unless the configuration decides on another."""
     given = config[stage].window_documents
-    about = json.dumps([row_facts(config, stage), tokenizer.fingerprint()], default=list)
+    rows = row_facts(config, stage)
+    rows["source"].pop("path", None)  # data may move
+    about = json.dumps([rows, tokenizer.fingerprint()], default=list)
     facts = hashlib.sha256(about.encode()).hexdigest()[:16]
     if kept and kept["facts"] == facts and given in (0, kept["documents"]):
         return kept

@@ -47,6 +47,7 @@ def make_trainer(
         settings.ema_warmup,
         offload_optimizer=settings.offload_optimizer,
         spike_factor=settings.spike_factor,
+        gradient_dtype=config.gradient_dtype,
         groups=groups,
         diagnostics=settings.diagnostics,
     )

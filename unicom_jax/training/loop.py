@@ -34,6 +34,8 @@ from unicom_jax.training.stopping import Stopped
 
 # First batch -> batches from there on, this process's rows.
 Batches = Callable[[int], Loader]
+# (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
+Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
 LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
@@ -47,6 +49,7 @@ class LoopConfig:
       save_every: checkpoints besides the last one; `keep` of them stay, each `keep_every`th, and
         the `keep_best` with the lowest loss on held-out batches.
       eval_every: loss on held-out batches, `eval_batches` of them.
+      sample_every: what the observer sees; see `train`.
       max_skipped: skipped steps in a row (looked at every `log_every`) after which training goes
         back to the last good checkpoint and on with the data after them.
       max_rollbacks: how often; then it stops.
@@ -62,6 +65,7 @@ class LoopConfig:
     keep_best: int = 0
     eval_every: int = 0
     eval_batches: int = 4
+    sample_every: int = 0
     max_skipped: int = 20
     max_rollbacks: int = 0
     profile_start: int = 0
@@ -103,6 +107,7 @@ def train(
     tokens_per_step: int = 0,
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    observe: Observer | None = None,
 ) -> Params:
     """Trains one stage, or goes on where its directory stands, and returns the weights for use.
 
@@ -116,6 +121,8 @@ def train(
       tokens_per_step: for the reported rates.
       group: the processes of the run; by default this one alone.
       asked_to_stop: asked after every step; what one process says holds for all.
+      observe: called every `sample_every` steps, by all processes alike; what it returns is
+        written with the metrics. It may keep no weights: the next step overwrites them.
 
     Raises:
       Stopped: somebody asked to stop; the last step is saved.
@@ -233,6 +240,12 @@ def train(
                     values = evaluate(trainer, eval_fn, state, frozen, held_out)
                 writer.write(done, values)
                 loss = values["eval/loss"]
+            if observe and config.sample_every and done % config.sample_every == 0:
+                jax.block_until_ready(metrics)
+                with clock.pause("sample"):
+                    values, pictures = observe(done, trainer.weights_for_use(state))
+                writer.write(done, values)
+                writer.show(done, pictures)
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps

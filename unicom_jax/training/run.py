@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -34,12 +35,14 @@ from unicom_jax.runs.imported import check_stages, import_frozen_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.start import start_run
 from unicom_jax.training.assemble import make_trainer, tokens_per_step
-from unicom_jax.training.loop import Batches, LoopConfig, train
+from unicom_jax.training.loop import Batches, LoopConfig, Observer, train
 from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
 
 ORDER = ("encoder", "codec", *unified.NAMES)
+
+MakeObserver = Callable[[ConfigDict, Path, Mesh, Params], Observer]
 
 
 def run_stages(
@@ -49,12 +52,15 @@ def run_stages(
     only: tuple[str, ...] | None = None,
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    make_observer: MakeObserver | None = None,
 ) -> None:
     """Trains `config.stages` (or those of them in `only`) in `workdir`; finished ones are skipped.
 
     Args:
       group: the processes of the run, all of which call this alike; by default this one alone.
       asked_to_stop: see `train`.
+      make_observer: of what `train` observes in unified stages with `sample_every`, given the
+        configuration, the workdir, the mesh and the stage's frozen weights.
 
     Raises:
       ConfigError: an unknown stage, a setting that cannot be, or an autoencoder that is missing or
@@ -80,7 +86,9 @@ def run_stages(
     for name in stages:
         if Vote(mesh).now(asked_to_stop()):
             raise Stopped(f"stopped before stage {name}; the same command goes on")
-        _run_stage(name, config, tokenizer, workdir, mesh, console, group, asked_to_stop)
+        _run_stage(
+            name, config, tokenizer, workdir, mesh, console, group, asked_to_stop, make_observer
+        )
 
 
 def _prepare(config: ConfigDict, workdir: Path, console: Console, group: ProcessGroup) -> Tokenizer:
@@ -114,6 +122,7 @@ def _run_stage(
     console: Console,
     group: ProcessGroup,
     asked_to_stop: Callable[[], bool],
+    make_observer: MakeObserver | None,
 ) -> None:
     settings = config[name]
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
@@ -136,6 +145,9 @@ def _run_stage(
     frozen = _frozen_parts(name, config, workdir, mesh)
     if name in unified.NAMES and config.data.packed:
         unified.check_packed_features(config, name, frozen)
+    observe = None
+    if make_observer is not None and settings.get("sample_every"):
+        observe = make_observer(config, workdir, mesh, frozen)
     loop = LoopConfig(
         **{
             field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings
@@ -154,6 +166,7 @@ def _run_stage(
         tokens_per_step=tokens_per_step(name, config),
         group=group,
         asked_to_stop=asked_to_stop,
+        observe=observe,
     )
 
 

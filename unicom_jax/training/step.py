@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from unicom_jax.core.activations import ROWS, on_mesh, place
+from unicom_jax.core.gradients import COMPUTE, weight_gradients
 from unicom_jax.core.losses import LossTerms, mean, reported
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
@@ -79,7 +80,9 @@ def in_parts(rows: Any, parts: int) -> Any:
     return jax.tree.map(split_rows, rows)
 
 
-def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
+def make_gradients(
+    stage: Stage, accumulate: int, mesh: Mesh, gradient_dtype: str = COMPUTE
+) -> Callable:
     """(trained, held, frozen, batch, keys) -> (total loss, terms, gradients of `trained`).
 
     Gradients are placed as their weights are, so devices hold no more of a sum than of a weight.
@@ -125,7 +128,7 @@ def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
         return jax.lax.scan(add, (loss, terms, grads), parts)[0]
 
     def placed(*arguments):
-        with on_mesh(mesh):
+        with on_mesh(mesh), weight_gradients(gradient_dtype):
             return (whole if accumulate == 1 else accumulated)(*arguments)
 
     return placed
@@ -143,6 +146,7 @@ class Trainer:
         min(ema_decay, (1 + n) / (10 + n)), so that it soon forgets where training started.
       offload_optimizer: moments are kept in the host's memory between updates.
       spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
+      gradient_dtype: of weight gradients until they are summed (`core.gradients`).
       groups: those that the optimiser was made with; they are named in the metrics.
       diagnostics: norms of gradients, weights and updates of each group are metrics too.
     """
@@ -157,6 +161,7 @@ class Trainer:
     ema_warmup: bool = False
     offload_optimizer: bool = False
     spike_factor: float = 0.0
+    gradient_dtype: str = COMPUTE
     groups: Groups = Groups()
     diagnostics: bool = False
 
@@ -215,7 +220,7 @@ class Trainer:
 
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
-        gradients = make_gradients(self.stage, self.accumulate, self.mesh)
+        gradients = make_gradients(self.stage, self.accumulate, self.mesh, self.gradient_dtype)
         update = optax.with_extra_args_support(self.optimizer).update
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:

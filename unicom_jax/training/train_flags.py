@@ -12,6 +12,9 @@ examples:
   unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
 
+XLA gets the flags that suit the accelerator (unicom plan shows them; LIBTPU_INIT_ARGS and XLA_FLAGS
+have the last word; --config.xla_flags=off leaves them out).
+
 --config.KEY=VALUE sets any key; docs/keys.md lists them, `unicom config explain KEY` shows one. A
 run keeps its configuration. When it resumes, keys that do not change what is learned (length,
 logging, mesh, memory, location of the data) may change; learning rates, batches, mixtures, loss
@@ -45,6 +48,15 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         "WORKDIR/config_history.jsonl keeps them",
     )
     parser.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
+    parser.add_argument(
+        "--compilation-cache",
+        metavar="DIR",
+        help="keep compiled programs there, for the next start; 'off': nowhere. Default: "
+        "JAX_COMPILATION_CACHE_DIR if it is set, else compiled/ of the workdir, but not on a CPU",
+    )
+    parser.add_argument(
+        "--dump-hlo", metavar="DIR", help="write every program there as XLA compiles it, as text"
+    )
     several = parser.add_argument_group("several processes (by default what the environment says)")
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others"

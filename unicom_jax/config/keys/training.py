@@ -211,5 +211,13 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         resume=RECORDED,
         before=0.0,
     ),
+    "sample_every": Key(
+        0,
+        "Steps between two looks at what the model draws: pictures and generation scores in "
+        "TensorBoard and Weights & Biases; 0: none.",
+        least=0,
+        resume=NEUTRAL,
+        before=0,
+    ),
     "mixture": MIXTURE,
 }
