@@ -49,6 +49,12 @@ def open_run(
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
     if path is None:
+        present = {name for name, _ in values(stored)}
+        if missing := [name for name in KEYS if name not in present]:
+            raise ConfigError(
+                f"{workdir / CONFIG} lacks the key {missing[0]}, so another version of unicom_jax "
+                "wrote it; use that version, or start another --workdir"
+            )
         config = from_json(stored)
         try:
             check_values(config)
