@@ -84,6 +84,13 @@ from any weights that training started from; whoever publishes them has to state
 """
 
 
+KINDS = {
+    "ema": "averaged (EMA)",
+    "raw": "as trained, not averaged",
+    "base": "those under the adapters of its last stage",
+}
+
+
 def model_card(
     workdir: Path,
     config: Mapping[str, Any],
@@ -103,9 +110,7 @@ def model_card(
         pictures=_pictures(config["data"]),
         training=_training(workdir, stages, config),
         data=f"`{source['kind']}`",
-        weights={"ema": "averaged (EMA)", "raw": "as trained, not averaged"}.get(
-            choice.kind, "those that the run itself uses (averaged where EMA was on)"
-        )
+        weights=KINDS.get(choice.kind, "those that the run itself uses (averaged where EMA was on)")
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
         scores=scores if isinstance(scores, str) else _score_table(scores),
         diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",

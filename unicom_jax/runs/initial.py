@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Module, Params, Specs, fill_specs, init_params, iter_specs
+from unicom_jax.core.module import Module, Params, Specs, complete_params, iter_specs
 from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
@@ -264,12 +264,8 @@ def initial_params(
                 place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
                 weight = grow(weight, source.vocab_size, VOCABULARY[path], place[path])
             weights[source.path + path] = weight
-    rest = traverse_util.unflatten_dict({p: s for p, s in flat.items() if p not in weights})
-    if rest:
-        # Under jit and straight into the shards, as in `Trainer.init_state`.
-        fresh = jax.jit(lambda key: init_params(rest, key), out_shardings=shard(rest))
-        weights |= traverse_util.flatten_dict(fresh(jax.random.key(seed)))
-    return fill_specs(specs, weights)
+    given = traverse_util.unflatten_dict(weights)
+    return complete_params(specs, given, jax.random.key(seed), shard)
 
 
 def grow(weight: jax.Array, size: int, axis: int, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
+from unicom_jax.core import lora
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, fill_specs, iter_specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.interop.layouts.unicom import Unicom, of_run
@@ -22,6 +23,7 @@ from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import (
     CheckpointError,
     chosen_step,
+    has_adapters,
     has_average,
     read_config,
     restore_params,
@@ -36,7 +38,8 @@ class Choice:
     """Which weights of a run.
 
     Attributes:
-      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+      kind: "ema", "raw" (not averaged), "base" (those under the adapters of a LoRA stage), or "":
+        those for use, averaged ones where EMA was on, with adapters merged.
       step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
     """
 
@@ -114,6 +117,7 @@ def restore(
     *,
     on_host: bool = False,
     only: Sequence[str] = (),
+    keep_adapters: bool = False,
     mesh: Mesh | None = None,
     for_use: bool = False,
 ) -> dict[str, Params]:
@@ -124,6 +128,7 @@ def restore(
       for_use: in the dtypes that a model is used with, see `abstract_weights`.
       on_host: as NumPy arrays, see `restore_params`.
       only: path of the one part to read, e.g. ("unified", "transformer"); (): all.
+      keep_adapters: leave those of a LoRA stage beside the weights, not merged.
 
     Raises:
       CheckpointError: no checkpoint there, a damaged one, or none of what `choice` asks for.
@@ -135,7 +140,19 @@ def restore(
         raise CheckpointError(
             f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
         )
-    options = {"raw": choice.kind == "raw", "on_host": on_host}
+    if choice.kind == "base" and not any(
+        has_adapters(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
+    ):
+        raise CheckpointError(
+            f"{workdir} has no adapters over its weights; leave --weights out, or train a stage "
+            "with lora.rank"
+        )
+    merged = lora.base_weights if choice.kind == "base" else lora.merge
+    options = {
+        "raw": choice.kind == "raw",
+        "on_host": on_host,
+        "adapters": dict if keep_adapters else merged,
+    }
     modules = {"vision": build_encoder(config), "codec": module.codec, "unified": module.unified}
     dtype = config["compute_dtype"] if for_use else None
     abstract = {

@@ -10,6 +10,9 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.build import image_policy
+from unicom_jax.config import ConfigError
+from unicom_jax.core.lora import BASE, Lora
+from unicom_jax.core.module import iter_specs
 from unicom_jax.training.groups import read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
@@ -32,9 +35,13 @@ def make_trainer(
     settings = config[name]
     check_on_mesh(name, config, mesh.shape)
     stage = _make_stage(name, config, statistics_batches)
+    if settings.get("lora", {}).get("rank"):
+        stage = _with_adapters(stage, settings.lora)
     groups = read_groups(settings.groups, stage.module.specs(), f"{name}.groups")
     stage = dataclasses.replace(stage, freeze=(*stage.freeze, *groups.frozen()))
     trained, _ = split(stage.module.specs(), stage.freeze)
+    if not any(iter_specs(trained)):
+        raise ConfigError(f"{name} trains no weight: freeze, groups or lora hold all of them")
     optimizer, schedule = make_optimizer(settings, trained, settings.steps, groups)
     return Trainer(
         stage,
@@ -61,6 +68,12 @@ def _make_stage(
         "codec": lambda: codec.codec_stage(config, statistics_batches),
     }
     return makers.get(name, lambda: unified.unified_stage(name, config))()
+
+
+def _with_adapters(stage: Stage, settings: ConfigDict) -> Stage:
+    """`stage` with low-rank adapters as all that it trains; its loss computes with both."""
+    module = Lora(stage.module, settings.rank, settings.alpha, settings.targets)
+    return dataclasses.replace(stage, module=module, freeze=(*stage.freeze, BASE))
 
 
 def tokens_per_step(name: str, config: ConfigDict) -> int:

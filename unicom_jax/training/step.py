@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from unicom_jax.core.activations import ROWS, on_mesh, place
 from unicom_jax.core.gradients import COMPUTE, weight_gradients
 from unicom_jax.core.losses import LossTerms, mean, reported
-from unicom_jax.core.module import Module, Params
+from unicom_jax.core.module import Module, Params, complete_params
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.diagnostics import group_norms
@@ -174,7 +174,10 @@ class Trainer:
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
-        """A fresh state, already sharded; `params` replaces the random start and is used up."""
+        """A fresh state, already sharded; `params` replaces the random start and is used up.
+
+        Adapters that `params` lack (`core.lora`) are fresh.
+        """
 
         def fresh(key: jax.Array) -> TrainState:
             return self._state_of(self.stage.module.init(key))
@@ -182,6 +185,10 @@ class Trainer:
         key = jax.random.key(self.seed)
         if params is None:
             return jax.jit(fresh, out_shardings=self.shardings())(key)
+        specs = self.stage.module.specs()
+        params = complete_params(
+            specs, params, key, lambda some: sharding.param_shardings(some, self.mesh)
+        )
         # Donated, so that there is no second copy of the weights.
         return jax.jit(self._state_of, out_shardings=self.shardings(), donate_argnums=0)(params)
 
