@@ -93,6 +93,7 @@ def unified_stage(**overrides) -> ConfigDict:
     config = training(b2=0.95)
     config.update(
         {
+            "init_from": "",  # WORKDIR:STAGE of another run whose weights it starts from
             "sequence_length": 256,  # slots of a packed row
             "images_per_row": 8,
             "window_rows": 8,  # rows packed together; must divide batch_size
@@ -111,7 +112,10 @@ def unified_stage(**overrides) -> ConfigDict:
 def get_config() -> ConfigDict:
     config = ConfigDict()
     config.seed = 0
-    config.stages = ("encoder", "codec", "pretrain")  # run in this order
+    config.stages = ("encoder", "codec", "pretrain")  # run in this order; may repeat a stage
+    # Each stage (and each time that it is repeated) has its own order of data and its own noise;
+    # False: all share those of `seed`, as in runs from before this key.
+    config.stage_seeds = True
     # Sizes of slice, data, fsdp, context, tensor; -1 = all that is left. "auto": the accelerator's
     config.mesh = "fsdp=-1"  # preset, parallel/accelerators.py
     # bfloat16 on TPU and GPU; norms, losses and the codec, but for a FLUX decoder, stay fp32

@@ -67,8 +67,8 @@ def adopt_flux(config):
 
 def stage_of(name, config):
     if name == "encoder":
-        return encoder_stage(config)
-    return codec_stage(config, list) if name == "codec" else unified_stage(name, config)
+        return encoder_stage("encoder", config)
+    return codec_stage("codec", config, list) if name == "codec" else unified_stage(name, config)
 
 
 # --- all of them

@@ -44,8 +44,9 @@ from unicom_jax.runs.initial import (
     Source,
     sources_of,
 )
+from unicom_jax.runs.stages import IN_MODEL, PARTS, STAGES, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
-from unicom_jax.runs.weights import UNIFIED_STAGES
+from unicom_jax.runs.trained import first_of
 
 # The key of the configuration that names the folder that a flag gives.
 FLAGS = {
@@ -117,8 +118,7 @@ def import_parts(
 
 def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:
     """The stages to be written, and from what."""
-    unified = [stage for stage in config.stages if stage in UNIFIED_STAGES][:1]
-    stages = ("encoder", "codec", *unified)
+    stages = [first_of(config, part).label for part in PARTS]
     plan = {stage: found for stage in stages if (found := sources_of(config, stage))}
     if not plan:
         raise ConfigError(
@@ -192,13 +192,9 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             params = load_weights(
                 folder, table, module.specs(), shardings=shardings, arrived=arrived
             )
-        parts = {
-            "encoder": {"vision": params["vision"]},
-            "codec": params["codec"],
-            _unified_stage(run): params["unified"],
-        }
-        for stage, part in parts.items():
-            save_import(new / stage / "checkpoints", part)
+        for tree, of in IN_MODEL.items():
+            whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
+            save_import(new / _stage_of(tree, run) / "checkpoints", whole)
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
             write_model(new / "autoencoder", layout, module.autoencoder, weights)
@@ -206,10 +202,12 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
         (new / "config.json").write_text(to_json(config))
 
 
-def _unified_stage(run: Mapping[str, Any]) -> str:
-    """The stage that an exported model's transformer came from."""
-    stage = (run.get("steps") or {}).get("unified", [""])[0]
-    return stage if stage in UNIFIED_STAGES else UNIFIED_STAGES[0]
+def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
+    """The stage that a tree of an exported model came from; the last that trains it, untold."""
+    part, told = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
+    if (found := parse(told)) and found.spec.part == part:
+        return told
+    return [name for name, spec in STAGES.items() if spec.part == part][-1]
 
 
 # ---- what the user sees -----------------------------------------------------------------------

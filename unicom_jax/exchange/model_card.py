@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.module import Module
+from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
 
 CARD = """\
@@ -80,7 +81,8 @@ def model_card(
 ) -> str:
     """The card of a run. `steps`: part -> (stage, steps); `choice`: as given to the export."""
     source = config["data"]["source"]
-    stages = dict.fromkeys((*config["stages"], *(name for name, _ in steps.values())))
+    used = (parse(label) for label, _ in steps.values())
+    stages = [stage.label for stage in in_order(config, filter(None, used))]
     return CARD.format(
         name=workdir.resolve().name,
         sizes=_sizes(module),
@@ -131,7 +133,7 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
         path = workdir / name / "stage.json"
         if not path.is_file():
             continue
-        facts, settings = json.loads(path.read_text()), config[name]
+        facts, settings = json.loads(path.read_text()), settings_of(config, name)
         rows.append(
             (
                 name,

@@ -11,14 +11,14 @@ from typing import Any
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from unicom_jax.config import ConfigError, apply_overrides, from_json, resolve, to_json
+from unicom_jax.config import ConfigError, apply_overrides, from_json, load_config, to_json
+from unicom_jax.runs.stages import STAGES
 
 # Beginnings of keys that a run fills in at its start, from its tokenizer and its autoencoder.
 FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint", "codec.autoencoder.facts")
-STAGES = ("encoder", "codec", "align", "pretrain", "continue", "sft")
-SURVIVAL = {"keep_best": 0, "spike_factor": 0.0, "max_rollbacks": 0}
 # Keys that older runs lack, and what those did.
 LATER = {
+    "stage_seeds": False,
     "data.source.held_out": 0.0,
     "data.source.eval_split": "",
     "data.source.image": "image",
@@ -51,11 +51,15 @@ LATER = {
         "remat": "none",
         "attention_backend": "dense",
     },
-    **{f"{stage}.noisy_copies": 1 for stage in STAGES[2:]},
-    **{f"{stage}.mixture.questions": 0.0 for stage in STAGES[2:]},
-    **{f"{stage}.offload_optimizer": False for stage in STAGES},
-    **{f"{stage}.{key}": value for stage in STAGES for key, value in SURVIVAL.items()},
 }
+# The same for the settings of every stage, and of those that train on packed rows.
+LATER_IN_STAGES = {
+    "offload_optimizer": False,
+    "keep_best": 0,
+    "spike_factor": 0.0,
+    "max_rollbacks": 0,
+}
+LATER_ON_ROWS = {"init_from": "", "noisy_copies": 1, "mixture.questions": 0.0}
 MAY_CHANGE = (
     *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "keep_best"),
     *("max_rollbacks", "stages"),
@@ -77,11 +81,10 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
     stored = _read_stored(stored_path) if stored_path.is_file() else None
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
-    if path is None:
-        config = from_json(stored)
-        apply_overrides(config, overrides)
-    else:
-        config = resolve(path, overrides)
+    config = from_json(stored) if path is None else load_config(path)
+    if stored is not None:
+        config.stage_seeds = stored["stage_seeds"]  # a run keeps the rule that it began with
+    apply_overrides(config, overrides)
     if stored is not None:
         _check_same(json.loads(to_json(config)), stored, workdir)
         config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
@@ -91,7 +94,12 @@ def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> Confi
 def complete(stored: dict[str, Any]) -> dict[str, Any]:
     """A stored configuration with the keys that came after it, set to what it did without them."""
     stored = copy.deepcopy(stored)
-    for key, value in LATER.items():
+    later = dict(LATER)
+    for name, spec in STAGES.items():
+        of_stage = LATER_IN_STAGES | (LATER_ON_ROWS if spec.loader == "rows" else {})
+        if name in stored:
+            later |= {f"{name}.{key}": value for key, value in of_stage.items()}
+    for key, value in later.items():
         *groups, name = key.split(".")
         place = stored
         for group in groups:

@@ -10,18 +10,24 @@ from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer
 from unicom_jax.config import to_json
 from unicom_jax.runs.autoencoder import adopt_autoencoder
+from unicom_jax.runs.origin import check_tokenizers, take_autoencoder, take_tokenizer
 
 
 def start_run(config: ConfigDict, workdir: Path) -> Tokenizer:
     """Puts tokenizer, autoencoder and config.json into `workdir`; fills `config` in from them.
 
     Raises:
-      TokenizerError: the tokenizer is not the one that the run was started with.
-      ConfigError: the autoencoder is missing or does not fit.
+      TokenizerError: the tokenizer is not the one that the run was started with, or not that of
+        the run whose weights it starts from.
+      ConfigError: the autoencoder is missing or does not fit, or a stage starts from the weights of
+        a run that has none.
     """
     workdir.mkdir(parents=True, exist_ok=True)
+    take_tokenizer(config, workdir)
     tokenizer = load_or_train_tokenizer(config, workdir / "tokenizer")
     use_tokenizer(config, tokenizer, workdir)
+    check_tokenizers(config, workdir)
+    take_autoencoder(config, workdir)
     adopt_autoencoder(config, workdir)
     stored, text = workdir / "config.json", to_json(config)
     if not stored.is_file() or stored.read_text() != text:

@@ -169,6 +169,7 @@ def train(
 
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
+    prepare_fn, inner_steps = trainer.prepare_step(), trainer.stage.inner_steps
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     held_out: list[Any] | None = None
@@ -194,14 +195,16 @@ def train(
             asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
             window.waited += time.perf_counter() - asked
+            batch = prepare_fn(state, frozen, batch)
             if peak and step == start:
                 of = trainer.stage
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
-                flops = step_flops(of, frozen, batch, *shares)
+                flops = inner_steps * step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
-            state, metrics = step_fn(state, frozen, batch)
+            for _ in range(inner_steps):
+                state, metrics = step_fn(state, frozen, batch)
             window.steps += 1
             done = step + 1
             position = dataclasses.replace(position, next_step=done)
@@ -240,7 +243,7 @@ def train(
                     console.print(f"{name} {done}/{config.steps}  {format_note(values)}")
             if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
                 held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                values = evaluate(trainer, eval_fn, state, frozen, held_out)
+                values = evaluate(trainer, eval_fn, prepare_fn, state, frozen, held_out)
                 writer.write(done, values)
                 window, loss = Window(time.perf_counter()), values["eval/loss"]
 
@@ -275,6 +278,7 @@ def train(
         "steps_per_second": (config.steps - start) / seconds,
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
         "compilations": step_fn._cache_size(),
+        **({"prepare_compilations": prepare_fn._cache_size()} if trainer.stage.prepare else {}),
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
@@ -284,13 +288,24 @@ def train(
 
 
 def evaluate(
-    trainer: Trainer, eval_fn: Callable, state: TrainState, frozen: Params, batches: list[Any]
+    trainer: Trainer,
+    eval_fn: Callable,
+    prepare_fn: Callable,
+    state: TrainState,
+    frozen: Params,
+    batches: list[Any],
 ) -> dict[str, float]:
-    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`."""
+    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`.
+
+    Like the loss, what prepares them sees the weights for use, and the same noise at every step.
+    """
     params = trainer.weights_for_use(state)
+    # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
+    fixed = dataclasses.replace(state, params=params, step=state.step * 0)
     totals: dict[str, Any] = {}
     for batch in batches:
-        for term, pair in eval_fn(params, frozen, batch).items():
+        prepared = prepare_fn(fixed, frozen, batch)
+        for term, pair in eval_fn(params, frozen, prepared).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
     means = {term: float(mean(pair)) for term, pair in totals.items()}
     total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from data_pipelines.build import load_or_train_tokenizer, row_facts, stage_loader
+from data_pipelines.build import load_or_train_tokenizer, row_facts
 from data_pipelines.loading.rows import (
     DTYPES,
     Row,
@@ -25,6 +25,7 @@ from tests.data.loading.test_loader import assert_equal, leaves, loader, take
 from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
 from tests.tiny import tiny_config
+from unicom_jax.runs.loading import stage_loader
 
 
 def small(**overrides):

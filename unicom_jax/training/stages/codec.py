@@ -33,7 +33,7 @@ STATISTICS = "statistics/.*"
 
 
 def codec_stage(
-    config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
+    name: str, config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
 ) -> Stage:
     """The codec stage over the frozen encoder (`frozen["encoder"]`, a vision tower's weights).
 
@@ -42,7 +42,7 @@ def codec_stage(
     Args:
       statistics_batches: held-in picture batches on which latent statistics are measured.
     """
-    settings = config["codec"]
+    settings = config[name]
     vision, codec = build_encoder(config).vision, build_codec(config)
     space, middle = build_space(config), vision.depth // 2
 
@@ -77,7 +77,7 @@ def codec_stage(
     if settings["perceptual_weight"]:
         weights["perceptual"] = settings["perceptual_weight"]
     return Stage(
-        name="codec",
+        name=name,
         module=codec,
         loss=loss,
         weights=weights,
