@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import jax
@@ -71,6 +72,7 @@ def test_what_is_prepared_is_a_function_of_seed_step_weights_and_stage(one, prep
     others = {
         "step": (one, state.replace(step=state.step + 1)),
         "weights": (one, state.replace(params=jax.tree.map(lambda w: w + 1, state.params))),
+        "seed": (dataclasses.replace(one, seed=4), state),
         "stage": (test_step.trainer(preparing(), noise_fold=1), state),
     }
     for name, (trainer, changed) in others.items():

@@ -60,6 +60,7 @@ def needs_encoder(config: Config, workdir: Path) -> bool:
     """Whether a released encoder that is not trained here has still to be imported."""
     return bool(
         given_folders(config, VISION.part)
+        and VISION.part not in given_parts(config)
         and all(one.spec.part != VISION.part for one in occurrences(config["stages"]))
         and furthest(config, workdir, VISION.part) is None
     )
