@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-tpu lint format bench beam clean
+.PHONY: help quickstart test test-tpu lint format docs bench beam clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ lint: $(VENV)/.test ## check style only
 format: $(VENV)/.test ## mend what the formatter and linter can mend
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
+
+docs: $(VENV)/.runtime ## write the pages of docs/ that are generated
+	$(BIN)/python -m unicom_jax.config.explain > docs/keys.md
 
 bench: $(VENV)/.bench ## time our train step beside its peers, in turns
 	$(BIN)/python -m experiments.benchmarks $(ARGS)

@@ -38,6 +38,7 @@ EXTRAS = {
     "test": [
         *TORCH,
         "beartype>=0.20",
+        "chex>=0.1.90",
         "hypothesis>=6.100",
         "pytest>=8.3",
         "pytest-xdist>=3.6",

@@ -12,8 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy
-from data_pipelines.loading.loader import Loader, LoaderConfig, make_loader
+from data_pipelines.loading.loader import (
+    Loader,
+    LoaderConfig,
+    choose_window_documents,
+    make_loader,
+)
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
 from data_pipelines.loading.rows import open_rows
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
@@ -22,24 +28,41 @@ from data_pipelines.sequences.sequence import SequenceConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data_pipelines.sources.cache import CachedSource
-from data_pipelines.sources.registry import Source, open_source
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.identity import Identity, folder_identity, records_identity
+from data_pipelines.sources.records import SUFFIX, find_records
+from data_pipelines.sources.registry import KINDS, Source, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
+from data_pipelines.sources.tfds import record_files
 
 Config = Mapping[str, Any]
 
 NEEDS_EDITS = ("edit", "interleaved")
 EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are another draw
 TOKENIZER_EXAMPLES = 3000
-PATHS = ("path", "paths", "name")  # options of a source that say where it lies
+PATHS = ("path", "paths", "name")  # options of a source that say where its data are
+
+# Options of data.source: the kinds of source that read them, and the value that stands for unset.
+SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "path": (("array_record", "folder", "openmoji", "tfds"), ""),
+    "held_out": (("array_record", "folder"), 0.05),
+    "split": (("tfds",), "train"),
+    "eval_split": (("tfds",), ""),
+    "image": (("tfds",), "image"),
+    "captions": (("tfds",), ""),
+}
 
 
 def source_options(config: Config, split: str, with_edits: bool) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
     Scenes are split by seed, OpenMoji by file, folders and records by `held_out`, TFDS by name.
-    Only the keys of the configured kind are read.
+
+    Raises:
+      SourceError: an option is set that the configured kind does not read.
     """
     source, kind = config["data"]["source"], config["data"]["source"]["kind"]
+    _check_source(source, kind)
     evaluation = split == EVALUATION
     arguments = {
         "scenes": lambda: {
@@ -67,6 +90,15 @@ def source_options(config: Config, split: str, with_edits: bool) -> dict[str, An
         },
     }
     return {"kind": kind, **arguments.get(kind, dict)()}
+
+
+def _check_source(source: Config, kind: str) -> None:
+    for key, (kinds, unset) in SOURCE_KEYS.items():
+        if kind in KINDS and kind not in kinds and source[key] != unset:
+            raise SourceError(
+                f"data.source.{key}={source[key]!r} does nothing for kind {kind!r}, only for "
+                f"{', '.join(kinds)}: set it to {unset!r}, or choose another data.source.kind"
+            )
 
 
 def evaluates_on_training_data(config: Config) -> bool:
@@ -164,7 +196,10 @@ def stage_sequence(config: Config, stage: str) -> SequenceConfig:
 def stage_packing(config: Config, stage: str) -> PackingConfig:
     settings = config[stage]
     return PackingConfig(
-        settings["sequence_length"], settings["images_per_row"], settings["window_rows"]
+        slots=settings["sequence_length"],
+        images=settings["images_per_row"],
+        window_rows=settings["window_rows"],
+        draws=settings["draws_per_row"],
     )
 
 
@@ -219,7 +254,9 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
         source["scene"] = dict(source["scene"])
     for key in source.keys() & set(PATHS):
         source["path"] = Path(source.pop(key)).name
+    given = config[stage]["window_documents"]
     return {
+        **({"window_documents": given} if given else {}),
         "seed": config["seed"],
         **({} if seed is None else {"stage_seed": seed}),
         "source": source,
@@ -249,7 +286,7 @@ def unified_loader(
     loading = _loader_config(config, config[stage]["batch_size"], share)
     if packed := config["data"]["packed"]:
         rows = open_rows(
-            Path(packed),
+            Path(packed).expanduser(),
             folder or stage,
             split,
             row_facts(config, stage, seed=seed),
@@ -259,7 +296,44 @@ def unified_loader(
         )
         return Loader(rows, loading, start)
     stream = document_stream(config, stage, tokenizer, split, seed=seed)
-    return make_loader(stream, loading, start=start)
+    return make_loader(
+        stream, loading, start=start, window_documents=window_documents(config, stage, tokenizer)
+    )
+
+
+def window_documents(config: Config, stage: str, tokenizer: Tokenizer) -> int:
+    """Documents of a window of a stage, in both splits: the configured number, or else one measured
+    on the first documents of the training split.
+    """
+    given = config[stage]["window_documents"]
+    return given or choose_window_documents(document_stream(config, stage, tokenizer, TRAIN))
+
+
+def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
+    """What the configured data look like, and the folder that they are in, if it is one.
+
+    Scenes have no identity besides the configuration.
+
+    Raises:
+      SourceError: there are no such data.
+    """
+    source = config["data"]["source"]
+    path, folder = source["path"], None
+    match source["kind"]:
+        case "folder":
+            folder = FolderSource(path)
+            found = folder_identity(folder)
+        case "array_record" | "openmoji":
+            found = records_identity(find_records(path))
+        case "tfds":
+            found = records_identity(record_files(path))
+        case _:
+            found = {}
+    if packed := config["data"]["packed"]:
+        for stage in sorted(Path(packed).expanduser().glob("*/")):
+            rows = records_identity(map(str, sorted(stage.glob(f"*{SUFFIX}"))))
+            found |= {f"{stage.name}/{name}": mark for name, mark in rows.items()}
+    return found, folder
 
 
 def picture_loader(

@@ -35,7 +35,8 @@ class Example:
 
     Attributes:
       key: stable name of the record, for error messages.
-      image: (H, W, 3) uint8 sRGB.
+      image: (H, W, 3) uint8 sRGB. On its way into records, it and the targets of edits may be the
+        bytes of a picture file instead (`decoding.load_file`).
       captions: at least one; the first is the short one that names what matters.
       questions: question-answer pairs, may be empty.
       edits: instruction-target pairs, may be empty.

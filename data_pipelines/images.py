@@ -1,14 +1,10 @@
-"""Pixels to patches: reading, resizing under an image policy, and cutting into raster-ordered
-patches.
-"""
+"""Pixels to patches: resizing under an image policy, and cutting into raster-ordered patches."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import math
-import os
 
 import numpy as np
 from PIL import Image as PilImage
@@ -164,16 +160,21 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_and_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Scales the picture until it covers height x width, then cuts out the centre.
+    """Scales the picture until it covers height x width and cuts out the centre.
 
-    No distortion, but the edges of one side are lost.
+    No distortion, but the edges of one side are lost. Only what is kept is scaled, so that memory
+    does not grow with the picture's aspect ratio.
     """
-    scale = max(height / image.shape[0], width / image.shape[1])
-    covered = resize(
-        image, max(height, round(image.shape[0] * scale)), max(width, round(image.shape[1] * scale))
-    )
-    top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
-    return covered[top : top + height, left : left + width]
+    if image.shape[:2] == (height, width):
+        return image
+    rows, cols = image.shape[:2]
+    scale = max(height / rows, width / cols)
+    covered = max(height, round(rows * scale)), max(width, round(cols * scale))
+    top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
+    down, across = rows / covered[0], cols / covered[1]  # from pixels of the covering picture
+    box = (left * across, top * down, (left + width) * across, (top + height) * down)
+    scaled = PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR, box)
+    return np.asarray(scaled)
 
 
 def patchify(image: np.ndarray, patch: int) -> np.ndarray:
@@ -201,25 +202,3 @@ def unpatchify(patches: np.ndarray, rows: int, cols: int, patch: int) -> np.ndar
         patches[: rows * cols].reshape(rows, cols, patch, patch, channels).transpose(0, 2, 1, 3, 4)
     )
     return np.ascontiguousarray(grid).reshape(rows * patch, cols * patch, channels)
-
-
-def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
-    """Reads a picture from a path or encoded bytes as (H, W, 3) uint8 sRGB.
-
-    Transparency lies on white.
-
-    Raises:
-      ValueError: one line that names the file, when it is missing, truncated or not a picture.
-    """
-    name = f"<{len(source)} bytes>" if isinstance(source, bytes) else os.fspath(source)
-    try:
-        with PilImage.open(io.BytesIO(source) if isinstance(source, bytes) else source) as picture:
-            if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
-                picture = picture.convert("RGBA")
-                paper = PilImage.new("RGBA", picture.size, "white")
-                return np.asarray(PilImage.alpha_composite(paper, picture).convert("RGB"))
-            return np.asarray(picture.convert("RGB"))
-    except (OSError, SyntaxError, ValueError, PilImage.DecompressionBombError) as error:
-        raise ValueError(
-            f"cannot read image {name}: {error}; give a whole PNG, JPEG or WebP file"
-        ) from error

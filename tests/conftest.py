@@ -31,6 +31,7 @@ import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
 SHAPED = (
     "unicom_jax.core",
     "unicom_jax.models",
+    "unicom_jax.families",
     "unicom_jax.inference",
     "unicom_jax.evaluation.metrics",
 )

@@ -12,8 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions")
 SOURCES = (
     *HOST_TYPES,
+    "data_pipelines.decoding",
     "data_pipelines.examples",
+    "data_pipelines.faults",
     "data_pipelines.images",
+    "data_pipelines.marks",
     "data_pipelines.scenes",
 )
 SEQUENCES = (*SOURCES, "data_pipelines.sources")
@@ -42,7 +45,10 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),
+    "data_pipelines.decoding": ("data_pipelines.faults",),
     "data_pipelines.examples": HOST_TYPES,
+    "data_pipelines.faults": (),
+    "data_pipelines.marks": (),
     "data_pipelines.images": HOST_TYPES,
     "data_pipelines.scenes": (*HOST_TYPES, "data_pipelines.examples"),
     "data_pipelines.sources": SOURCES,

@@ -1,4 +1,4 @@
-"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data."""
+"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data, config."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.evaluation.evaluate_flags import (
+    EVALUATE,
+    EVALUATE_EXAMPLES,
+    add_evaluate_flags,
+)
 from unicom_jax.exchange.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.exchange.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
@@ -24,6 +29,7 @@ from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_fla
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
+REPORT = "Write one self-contained HTML page about a run."
 OUR_PACKAGES = ("unicom_jax", "data_pipelines")
 
 ABOUT = """\
@@ -52,6 +58,13 @@ sees whom, and the rotary positions.
 examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
+
+EXPLAIN = "Show what a configuration key means, its default, its range, and whether it may change."
+EXPLAIN_EXAMPLES = """\
+examples:
+  unicom config explain                            # all groups
+  unicom config explain unified.transformer        # the keys of a group
+  unicom config explain pretrain.learning_rate     # one key"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,10 +143,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
     add_plan_flags(_command(commands, "plan", _plan, PLAN, PLAN_EXAMPLES, overrides=True))
     add_sample_flags(_command(commands, "sample", _sample, SAMPLE, SAMPLE_EXAMPLES))
-    _add_run_commands(commands)
+    add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
+    report = _command(commands, "report", _report, REPORT)
+    report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
+    _add_config(commands)
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
@@ -173,14 +189,11 @@ def _command(
     return parser
 
 
-def _add_run_commands(commands) -> None:
-    table = (
-        ("evaluate", _evaluate, "Score a run beside its untrained self; writes scores.json."),
-        ("report", _report, "Write one self-contained HTML page about a run."),
-    )
-    for name, run, text in table:
-        parser = _command(commands, name, run, text)
-        parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+def _add_config(commands) -> None:
+    config = commands.add_parser("config", help="Look up configuration keys.", allow_abbrev=False)
+    actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
+    parser = _command(actions, "explain", _explain, EXPLAIN, EXPLAIN_EXAMPLES)
+    parser.add_argument("key", nargs="?", default="", metavar="KEY", help="a key or a group")
 
 
 def _add_data(commands) -> None:
@@ -218,7 +231,9 @@ def _train(args: argparse.Namespace) -> None:
     from unicom_jax.training.run import run_stages
     from unicom_jax.training.stopping import stop_signals
 
-    config = open_run(Path(args.workdir), args.config, args.overrides)
+    config = open_run(
+        Path(args.workdir), args.config, args.overrides, allow_change=args.allow_change
+    )
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
@@ -244,14 +259,15 @@ def _sample(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.command import run_evaluate
 
-    run_evaluate(Path(args.workdir), _console())
+    choice = {"step": args.step, "split": args.split, "baseline": args.baseline}
+    run_evaluate(Path(args.workdir), _console(), **choice)
 
 
 def _report(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.report import write_report
 
     path = write_report(Path(args.workdir))
-    _console().print(f"report: {path}", soft_wrap=True)
+    _console().print(f"report: {path}", markup=False, soft_wrap=True)
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -293,6 +309,12 @@ def _show(args: argparse.Namespace) -> None:
     loader = stage_loader(config, stage, tokenizer)
     path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
     _console().print(f"step {args.step} of stage {stage}: {path}", soft_wrap=True)
+
+
+def _explain(args: argparse.Namespace) -> None:
+    from unicom_jax.config.explain import explain
+
+    _console().print(explain(args.key.removeprefix("--config.")), markup=False, soft_wrap=True)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -9,13 +9,11 @@ that of workers changes what is trained on.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import logging
-import multiprocessing
-import os
 import re
 import signal
-import threading
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from typing import Generic, TypeVar
 import grain
 from absl import flags
 
+from data_pipelines.loading import workers
 from data_pipelines.sequences.mixture import DocumentStream
 from data_pipelines.sequences.packing import assign, documents_per_window, pack_row, stack_rows
 from unicom_jax.core.batch import MixedBatch
@@ -38,7 +37,7 @@ LOG = logging.getLogger(__name__)
 
 
 class LoaderError(Exception):
-    """Batches cannot be made any more. One line that names the cause and the mend."""
+    """Batches cannot be made any more. One line that names the cause and the cure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,8 +107,6 @@ class Loader(Generic[Batch]):
         for deaths in itertools.count(1):
             if self._iterator is None:
                 self._iterator, self._opened_at = self._open(), self.next_index
-                # Also at exit: Grain's threads and shared memory go before the interpreter does.
-                self._closing = weakref.finalize(self, self._iterator.close)
             try:
                 return next(self._iterator)
             except RuntimeError as error:
@@ -120,10 +117,10 @@ class Loader(Generic[Batch]):
 
     def _bury(self, exit_code: int, deaths: int) -> None:
         """Ends all workers after one of them died, so that the next batch starts them anew."""
-        workers = self._config.workers
-        worker = (self.next_index - self._opened_at) % workers  # they take turns
+        count = self._config.workers
+        worker = (self.next_index - self._opened_at) % count  # they take turns
         how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
-        what = f"data worker {worker} of {workers} died ({how}) before the batch of step"
+        what = f"data worker {worker} of {count} died ({how}) before the batch of step"
         self.close()
         if deaths > RESTARTS:
             raise LoaderError(
@@ -140,7 +137,7 @@ class Loader(Generic[Batch]):
         if unreadable > share * max(seen, FEWEST):
             raise LoaderError(
                 f"{unreadable} of {seen} records could not be read up to step {self.next_index}, "
-                f"more than data.max_unreadable={share} allows: mend the files named above, or "
+                f"more than data.max_unreadable={share} allows: repair the files named above, or "
                 "raise it"
             )
 
@@ -166,28 +163,22 @@ class Loader(Generic[Batch]):
     def _open(self) -> grain.DatasetIterator:
         config = self._config
         steps = grain.MapDataset.range(self.next_index, STEPS).map(self._make)
+        # Both are closed at exit too: threads and shared memory go before the interpreter does.
         if not config.workers:
             options = grain.ReadOptions(config.threads, config.prefetch)
-            return iter(steps.to_iter_dataset(options))
+            iterator = iter(steps.to_iter_dataset(options))
+            self._closing = weakref.finalize(self, iterator.close)
+            return iterator
         if not flags.FLAGS.is_parsed():  # Grain's workers inherit absl flags
             flags.FLAGS.mark_as_parsed()
         each = max(1, config.prefetch // config.workers)
         dataset = steps.to_iter_dataset(grain.ReadOptions(1, each))
         processes = grain.MultiprocessingOptions(config.workers, each)
-        return iter(dataset.mp_prefetch(processes, worker_init_fn=_begin_worker))
-
-
-def _begin_worker(index: int, count: int) -> None:
-    """What a worker process does first: it leaves Ctrl-C to its trainer, and ends with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.basicConfig(format=f"! data worker {index} of {count}: %(message)s")
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A trainer that is killed cannot end its workers, which would hold their memory for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
+        folder = workers.new_folder()
+        begin = functools.partial(workers.begin_worker, folder)
+        iterator = iter(dataset.mp_prefetch(processes, worker_init_fn=begin))
+        self._closing = weakref.finalize(self, workers.end_workers, iterator.close, folder)
+        return iterator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +209,7 @@ class PackedBatches:
             documents.append(document)
             counts.update(skipped)
         packing, sequence = self.stream.packing, self.stream.sequence
-        rows, left_over = assign([(len(d), len(d.grids)) for d in documents], packing)
+        rows, left_over = assign([d.size for d in documents], packing)
         packed = [documents[i] for row in rows for i in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)
@@ -230,7 +221,7 @@ def make_loader(
     config: LoaderConfig,
     *,
     start: int = 0,
-    window_documents: int | None = None,
+    window_documents: int,
 ) -> Loader[MixedBatch]:
     """The training loader of the unified stage.
 
@@ -238,7 +229,7 @@ def make_loader(
       stream: the documents.
       config: batch size, this process's share, and the workers.
       start: the first step.
-      window_documents: documents a window; None chooses it from the first few hundred documents.
+      window_documents: documents of a window; `choose_window_documents` measures it.
 
     Raises:
       ValueError: a batch is no whole number of windows.
@@ -249,13 +240,10 @@ def make_loader(
             f"a batch of {config.rows} rows is no multiple of packing.window_rows {window}; "
             "set window_rows to a divisor"
         )
-    if window_documents is None:
-        window_documents = choose_window_documents(stream)
     return Loader(PackedBatches(stream, config, window_documents), config, start)
 
 
 def choose_window_documents(stream: DocumentStream) -> int:
     """How many documents a window gets, from the first few hundred of the stream."""
     probes = [stream.document(index)[0] for index in range(PROBES)]
-    sizes = [(len(document), len(document.grids)) for document in probes]
-    return documents_per_window(sizes, stream.packing)
+    return documents_per_window([document.size for document in probes], stream.packing)

@@ -14,6 +14,7 @@ import numpy as np
 from data_pipelines.examples import Example
 from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.loading.loader import Loader, LoaderConfig
+from data_pipelines.sequences.mixture import ATTEMPTS
 from data_pipelines.sequences.tasks import BrokenExample, draw_caption
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
@@ -62,7 +63,8 @@ class PictureConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PictureBatches:
-    """Step to this process's part of a global batch. Records that cannot be read are passed over.
+    """Step to this process's part of a global batch. Records that cannot be read or used are passed
+    over and counted.
 
     Every epoch has its own order, every example one caption an epoch.
     """
@@ -89,27 +91,32 @@ class PictureBatches:
             tokens=np.full(text, self.tokenizer.end_of_document, np.int32),
             lengths=np.zeros(rows, np.int32),
         )
-        counts = Counter(documents=rows, truncated=0, unreadable=0)
+        counts = Counter(documents=rows, truncated=0, unreadable=0, broken=0)
         for row, index in enumerate(step * self.config.rows + place for place in own):
-            example, unreadable = read_or_next(self.source, int(self._order[index]))
-            counts["unreadable"] += unreadable
-            self._write_picture(batch, row, example)
-            rng = np.random.default_rng([self.seed, index])
-            ids = self.tokenizer.encode(draw_caption(example, rng, pictures.captions == "last"))
+            image, caption = self._picture(index, counts)
+            cut = patchify(image, pictures.patch)
+            batch.patches[row, : len(cut)] = cut
+            batch.grids[row] = [side // pictures.patch for side in image.shape[:2]]
+            ids = self.tokenizer.encode(caption)
             counts["truncated"] += len(ids) > pictures.text_length
             ids = ids[: pictures.text_length]
             batch.tokens[row, : len(ids)], batch.lengths[row] = ids, len(ids)
         return batch, counts
 
-    def _write_picture(self, batch: PictureBatch, row: int, example: Example) -> None:
-        patch = self.pictures.patch
-        try:
-            image = prepare(example.image, self.pictures.images, patch, self.pictures.pool)
-        except ValueError as error:
-            raise BrokenExample(f"example {example.key!r}: {error}") from error
-        cut = patchify(image, patch)
-        batch.patches[row, : len(cut)] = cut
-        batch.grids[row] = image.shape[0] // patch, image.shape[1] // patch
+    def _picture(self, index: int, counts: Counter) -> tuple[np.ndarray, str]:
+        """Picture and caption of the example whose turn it is, or of the next that has both."""
+        pictures, place = self.pictures, int(self._order[index])
+        for shift in range(ATTEMPTS):
+            example, unreadable = read_or_next(self.source, (place + shift) % len(self.source))
+            counts["unreadable"] += unreadable
+            rng = np.random.default_rng([self.seed, index])
+            try:
+                image = prepare(example.image, pictures.images, pictures.patch, pictures.pool)
+                return image, draw_caption(example, rng, pictures.captions == "last")
+            except ValueError as error:
+                counts["broken"] += 1
+                reason = error if isinstance(error, BrokenExample) else f"{example.key!r}: {error}"
+        raise ValueError(f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}")
 
 
 def make_picture_loader(
@@ -123,8 +130,8 @@ def make_picture_loader(
 ) -> Loader[PictureBatch]:
     """Batches of `config.rows` pictures as a pure function of (seed, step).
 
-    `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T) and
-    "unreadable" (records in whose place another was read).
+    `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T), "unreadable"
+    and "broken" (records in whose place another was read, and examples without a usable caption).
 
     Raises:
       ValueError: an empty source.

@@ -28,18 +28,13 @@ import ml_dtypes  # gives NumPy the name "bfloat16"
 import msgpack
 import numpy as np
 
+from data_pipelines.faults import RecordError, SourceError, one_line
 from data_pipelines.loading.loader import LoaderConfig
 from data_pipelines.sequences.packing import stack_rows
 from data_pipelines.sequences.sequence import MASK_FIELDS
 from data_pipelines.sources.broken import read_or_next
-from data_pipelines.sources.records import (
-    SUFFIX,
-    ArrayRecordSource,
-    RecordError,
-    SourceError,
-    one_line,
-)
-from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from data_pipelines.sources.records import SUFFIX, ArrayRecordSource
+from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 FORMAT = "row/1"
 MANIFEST = "manifest.json"
@@ -82,6 +77,10 @@ def decode_row(data: bytes, where: str) -> Row:
             for name, (dtype, shape, raw) in content["fields"].items()
         }
         mask = MaskIntervals(*(arrays.pop(name) for name in MASK_FIELDS))
+        if "draws" not in arrays:  # an older row: a draw for each image, and its index
+            drawn = arrays["image_index"][arrays["roles"] == Role.NOISY]
+            images = np.arange(len(arrays["grids"]), dtype=np.int32)
+            arrays["draws"] = np.where(np.isin(images, drawn), images, np.int32(-1))
         return Row(MixedBatch(mask=mask, **{"patches": None, **arrays}), content["counts"])
     except Exception as error:  # msgpack alone has half a dozen unrelated error types
         raise RecordError(
@@ -141,7 +140,8 @@ class PackedRows:
 # ---- the manifest -----------------------------------------------------------------------------
 
 
-UNTOLD = ("source.path",)  # by older rows, which are taken all the same
+# Not recorded with older rows, which are accepted all the same.
+UNTOLD = ("source.path", "packing.draws")
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
@@ -182,7 +182,7 @@ def read_manifest(directory: Path, stage: str) -> dict[str, Any]:
     again = "run `unicom data prepare packed` with"
     flags = f"--stage={stage} --out={directory}"
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(
             f"{path}: data.packed has no rows of stage {stage!r}: {again} {flags}, or unset it"

@@ -12,7 +12,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from data_pipelines.sources.records import SourceError, one_line
+from data_pipelines.faults import SourceError, one_line
 
 LOCAL = "FnApiRunner"  # Beam's local runner for batches
 POLL = 0.5  # seconds

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+from data_pipelines.decoding import load_file, shown
+from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.openmoji import Settings, prepare_openmoji
-from data_pipelines.sources.records import RecordError, SourceError, write_records
+from data_pipelines.sources.records import write_records
 
 SIZE = 64  # of pictures that are drawn here, unless another one is asked for
 SHARD = 10_000  # examples of a folder in one file
@@ -37,15 +40,16 @@ def _folder(out: Path, package: str | None, size: int | None) -> str:
             "--size does nothing for a folder, whose pictures stay as large as they are; leave it "
             "out and set --config.data.image_size in training"
         )
-    source = FolderSource(package)
+    source = FolderSource(package, load_file)
     shards = -(-len(source) // SHARD)
     try:
-        write_records(out / "examples", (source[i] for i in range(len(source))), shards)
+        write_records(out / "examples", source, shards)
     except RecordError as error:
         raise SourceError(str(error)) from error  # a line that training would only pass over
     return (
-        f"{out}: {len(source)} examples of {package} in {shards} file{'s' * (shards > 1)}; train "
-        f"on them with --config.data.source.kind=array_record --config.data.source.path={out}"
+        f"{shown(out)}: {len(source)} examples of {shown(package)} in {shards} "
+        f"file{'s' * (shards > 1)}; train on them with --config.data.source.kind=array_record "
+        f"{_flag('path', out)}"
     )
 
 
@@ -53,9 +57,9 @@ def _openmoji(out: Path, package: str | None, size: int | None) -> str:
     size = size or SIZE
     prepared = prepare_openmoji(out, package, Settings(size=size))
     return (
-        f"{out}: OpenMoji {prepared.version}, {prepared.train} drawings to train on and "
+        f"{shown(out)}: OpenMoji {prepared.version}, {prepared.train} drawings to train on and "
         f"{prepared.eval} held out, {size} x {size} pixels; train on them with "
-        f"--config.data.source.kind=openmoji --config.data.source.path={out}"
+        f"--config.data.source.kind=openmoji {_flag('path', out)}"
     )
 
 
@@ -71,10 +75,15 @@ def _scenes(out: Path, package: str | None, size: int | None) -> str:
     builder.download_and_prepare()
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
     return (
-        f"{builder.data_dir}: {counts['train']} scenes to train on and {counts['test']} held out, "
-        f"{size} x {size} pixels; train on them with --config.data.source.kind=tfds "
-        f"--config.data.source.path={builder.data_dir} --config.data.source.eval_split=test"
+        f"{shown(builder.data_dir)}: {counts['train']} scenes to train on and {counts['test']} "
+        f"held out, {size} x {size} pixels; train on them with --config.data.source.kind=tfds "
+        f"{_flag('path', builder.data_dir)} --config.data.source.eval_split=test"
     )
+
+
+def _flag(key: str, value: str | Path) -> str:
+    """An option of the source as a shell takes it, whatever characters the value has."""
+    return shlex.quote(f"--config.data.source.{key}={shown(value)}")
 
 
 DATA_SETS: dict[str, Callable[[Path, str | None, int | None], str]] = {

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from data_pipelines.build import document_stream, row_facts
-from data_pipelines.loading.loader import LoaderConfig, PackedBatches, choose_window_documents
+from data_pipelines.build import document_stream, row_facts, window_documents
+from data_pipelines.faults import SourceError, one_line
+from data_pipelines.loading.loader import LoaderConfig, PackedBatches
 from data_pipelines.loading.rows import (
     MANIFEST,
     Row,
@@ -33,7 +34,7 @@ from data_pipelines.loading.rows import (
     rows_of,
 )
 from data_pipelines.sequences.tokenizer import Tokenizer
-from data_pipelines.sources.records import SUFFIX, SourceError, one_line
+from data_pipelines.sources.records import SUFFIX
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.core.batch import MixedBatch
 
@@ -54,7 +55,7 @@ class Plan:
       config: the run's, as a Python literal: JSON has no tuples.
       tokenizer: as JSON.
       directory: DIR/STAGE.
-      window_documents: documents of a window, by split.
+      window_documents: documents of a window.
       seed: of the order of the documents to train on; None: the configuration's.
       features: computes them in place of the pictures; None keeps the pictures.
     """
@@ -63,7 +64,7 @@ class Plan:
     stage: str
     tokenizer: str
     directory: str
-    window_documents: tuple[tuple[str, int], ...]
+    window_documents: int
     seed: int | None = None
     features: Features | None = None
 
@@ -101,19 +102,13 @@ def make_plan(
     seed: int | None = None,
     folder: str = "",
 ) -> Plan:
-    """Looks at the first documents of each split, which decide how many a window gets.
+    """Looks at the first documents, which decide how many a window gets.
 
     Args:
       out: DIR.
       folder: of the stage's rows there; by default the stage's name.
     """
-    documents = tuple(
-        (
-            split,
-            choose_window_documents(document_stream(config, stage, tokenizer, split, seed=seed)),
-        )
-        for split in (TRAIN, EVALUATION)
-    )
+    documents = window_documents(config, stage, tokenizer)
     directory = str(out / (folder or stage))
     return Plan(repr(config), stage, tokenizer.to_json(), directory, documents, seed, features)
 
@@ -178,7 +173,7 @@ def _window_maker(plan: Plan, split: str) -> PackedBatches:
     config = ast.literal_eval(plan.config)
     stream = document_stream(config, plan.stage, tokenizer, split, seed=plan.seed)
     rows = LoaderConfig(stream.packing.window_rows)
-    return PackedBatches(stream, rows, dict(plan.window_documents)[split])
+    return PackedBatches(stream, rows, plan.window_documents)
 
 
 def _write(path: Path, text: str) -> None:
@@ -213,7 +208,7 @@ def begin(
     facts = {**facts, "tokenizer": tokenizer.fingerprint()}
     path = directory / MANIFEST
     if path.is_file():
-        before = json.loads(path.read_text())
+        before = json.loads(path.read_text(encoding="utf-8"))
         for about_split in before["splits"].values():
             about_split.pop("counts", None)
         was = {**before["facts"], **{key: before[key] for key in (*about, "splits")}}
@@ -243,12 +238,14 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
             f"{directory}: {len(missing)} of {len(shards)} files are missing, {missing[0].name} "
             "first: run the same command again, it goes on where it stopped"
         )
-    manifest = json.loads((directory / MANIFEST).read_text())
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     for split, about in manifest["splits"].items():
         counts: Counter = Counter()
         for shard in shards:
             if shard.split == split:
-                counts.update(json.loads((directory / f"{shard.name}.json").read_text()))
+                counts.update(
+                    json.loads((directory / f"{shard.name}.json").read_text(encoding="utf-8"))
+                )
         about["counts"] = dict(counts)
     _write(directory / MANIFEST, json.dumps({**manifest, "complete": True}, indent=2))
     return manifest

@@ -94,6 +94,7 @@ def _yesno(scene: Scene, config: SceneConfig, rng: random.Random) -> Question | 
         )
     item = rng.choice(scene.objects)
     phrase = Phrase(1, item.shape, item.letter, item.colour)
+    answer = answer or not _has_near_miss(item, scene, config)
     while not answer and any(phrase.fits(other) for other in scene.objects):
         shape, colour = item.shape, item.colour  # a near miss: change the colour or the shape
         if rng.random() < 0.5 and len(config.colours) > 1 or len(config.shapes) == 1:
@@ -103,6 +104,19 @@ def _yesno(scene: Scene, config: SceneConfig, rng: random.Random) -> Question | 
         letter = (item.letter or rng.choice(config.letters)) if shape == LETTER else ""
         phrase = Phrase(1, shape, letter, colour)
     return Question(f"is there {phrase_text(phrase)}?", "yes" if answer else "no", "yesno")
+
+
+def _has_near_miss(item: SceneObject, scene: Scene, config: SceneConfig) -> bool:
+    """Whether the scene lacks an object that differs from `item` in colour or shape alone."""
+
+    def misses(shape: str, colour: str) -> bool:
+        letters = ("",) if shape != LETTER else (item.letter,) if item.letter else config.letters
+        phrases = (Phrase(1, shape, letter, colour) for letter in letters)
+        return any(not any(phrase.fits(other) for other in scene.objects) for phrase in phrases)
+
+    return any(misses(item.shape, colour) for colour in config.colours) or any(
+        misses(shape, item.colour) for shape in config.shapes
+    )
 
 
 def _text(scene: Scene, config: SceneConfig, rng: random.Random) -> Question | None:

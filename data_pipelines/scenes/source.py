@@ -45,8 +45,7 @@ class ScenesSource:
         scene = self.scene(index)
         rng = random_stream(self.seed, index, "words")
         edits: tuple[Edit, ...] = ()
-        if self.with_edits:
-            edit = self.edit(index)
+        if self.with_edits and (edit := self._edit(index)) is not None:
             after = captions(edit.after, random_stream(self.seed, index, "edited words"))[0]
             edits = (Edit(edit.instruction, render(edit.after), edit.kind, after),)
         return Example(
@@ -63,8 +62,17 @@ class ScenesSource:
         return sample_scene(self.config, random_stream(self.seed, self._checked(index), "scene"))
 
     def edit(self, index: int) -> SceneEdit:
-        """The edit of a record with its scenes, for the judge."""
-        index = self._checked(index)
+        """The edit of a record with its scenes, for the judge.
+
+        Raises:
+          ValueError: the configuration allows no edit of this scene.
+        """
+        edit = self._edit(self._checked(index))
+        if edit is None:
+            raise ValueError(f"record {index}: its scene allows no edit; give at least two colours")
+        return edit
+
+    def _edit(self, index: int) -> SceneEdit | None:
         return sample_edit(self.scene(index), self.config, random_stream(self.seed, index, "edit"))
 
     def _checked(self, index: int) -> int:

@@ -2,8 +2,8 @@
 
 Document i is a pure function of (seed, i). Tasks follow each other in blocks of 1000 documents in
 which each has its share to the nearest thousandth, spread evenly (jittered stratification), so a
-short run of documents has nearly the shares of the whole. Each task walks through its own source
-in an order that is shuffled anew every epoch, so that examples are seen equally often.
+short run of documents has nearly the shares of the whole. Each task walks through the records that
+can serve it, in an order that is shuffled anew every epoch, so that they are seen equally often.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from data_pipelines.sequences.sequence import Document, SequenceConfig, build_do
 from data_pipelines.sequences.tasks import TASKS, BrokenExample, drop_condition
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
+from data_pipelines.sources.chosen import records_with
+from data_pipelines.sources.traits import traits_of_source
 
 BLOCK = 1000
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
@@ -108,7 +110,11 @@ def mixture_of(
 
     Args:
       weights: task name to weight, such as {"text_to_image": 0.45, "text": 0.25}.
-      sources: one source for all tasks, or one for each task by name.
+      sources: one source for all tasks, or one for each task by name. A task reads only the records
+        that have what it needs, where the source knows them (`sources.traits`).
+
+    Raises:
+      ValueError: as `Mixture`, or a task whose source has no record for it.
     """
     if not isinstance(sources, Mapping):
         sources = dict.fromkeys(weights, sources)
@@ -117,7 +123,27 @@ def mixture_of(
         raise ValueError(
             f"task {missing[0]!r} has no source; give one for each task of the mixture"
         )
-    return Mixture([Entry(task, weight, sources[task]) for task, weight in weights.items()], seed)
+    entries, known = [], {}  # traits by the identity of their source: finding them takes a while
+    for task, weight in weights.items():
+        source, needs = sources[task], TASKS[task].needs if task in TASKS and weight else ()
+        if needs and id(source) not in known:
+            known[id(source)] = traits_of_source(source)
+        traits = known[id(source)] if needs else None
+        entries.append(Entry(task, weight, _serving(task, source, needs, traits)))
+    return Mixture(entries, seed)
+
+
+def _serving(
+    task: str, source: Sequence[Example], needs: tuple[str, ...], traits: np.ndarray | None
+) -> Sequence[Example]:
+    """The records of a source that can serve a task."""
+    fit = source if traits is None else records_with(source, needs, traits)
+    if len(source) and not len(fit):
+        raise ValueError(
+            f"no record of {source!r} has {' or '.join(needs)}, which the task {task!r} needs: add "
+            "some, or set its weight in the mixture to 0"
+        )
+    return fit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,12 @@ A window is a fixed run of documents and a fixed number of rows. Window w owns t
 over from the window before, any window can be built first, and a resumed run needs no buffer.
 
 Best-fit decreasing (Johnson 1974): the documents, longest first, each go into the fullest row that
-still has the slots and the image places. What fits nowhere is left over: it is returned and
-counted, never dropped in silence. Because the longest go first, only short documents are ever left
-over, and `documents_per_window` chooses D so that they are fewer than one in 500. The alternatives
-are worse here: rows that stop at the first document that does not fit lose long documents more
-often than short ones and so bend the mixture; a stream that carries documents over must be
-replayed on resume, and by every host.
+still has the slots and the places for images and draws. What fits nowhere is left over: it is
+returned and counted, never dropped in silence. Because the longest go first, only short documents
+are ever left over, and `documents_per_window` chooses how many documents a window owns so that they
+are fewer than one in 500. The alternatives are worse here: rows that stop at the first document
+that does not fit lose long documents more often than short ones and so bend the mixture; a stream
+that carries documents over must be replayed on resume, and by every host.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from data_pipelines.sequences.sequence import MASK_FIELDS, Document, SequenceConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
+Size = tuple[int, int, int]  # slots, images and draws of a document or a row
 PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
 
 
@@ -38,24 +39,30 @@ class PackingConfig:
       slots: S, slots a row.
       images: M, images a row.
       window_rows: rows of a window. More rows pack better; a batch is whole windows.
+      draws: D, draws a row: noisy copies of its images; 0: as many as images.
     """
 
     slots: int
     images: int
     window_rows: int = 8
+    draws: int = 0
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            if getattr(self, field.name) < 1:
-                raise ValueError(f"packing {field.name} must be at least 1")
+        for name, least in (("slots", 1), ("images", 1), ("window_rows", 1), ("draws", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"packing {name} must be at least {least}")
+
+    @property
+    def room(self) -> Size:
+        """What an empty row has room for."""
+        return self.slots, self.images, self.draws or self.images
 
 
 def check_fits(document: Document, config: PackingConfig) -> None:
     """Raises OverlongDocument when `document` would fit no empty row."""
-    for name, size, limit, key in (
-        ("slots", len(document), config.slots, "sequence_length"),
-        ("images", len(document.grids), config.images, "images_per_row"),
-    ):
+    what = ("slots", "images", "draws")
+    keys = ("sequence_length", "images_per_row", "draws_per_row")
+    for name, size, limit, key in zip(what, document.size, config.room, keys, strict=True):
         if size > limit:
             raise OverlongDocument(
                 f"example {document.key!r} takes {size} {name}, but a row has room for {limit}; "
@@ -63,38 +70,40 @@ def check_fits(document: Document, config: PackingConfig) -> None:
             )
 
 
-def assign(
-    sizes: Sequence[tuple[int, int]], config: PackingConfig
-) -> tuple[list[list[int]], list[int]]:
-    """Places documents of (slots, images) into the rows of one window.
+def assign(sizes: Sequence[Size], config: PackingConfig) -> tuple[list[list[int]], list[int]]:
+    """Places documents into the rows of one window.
 
     Returns:
       (rows, left over): for each of `window_rows` rows the indices of its documents, ascending, and
       the indices of those that fit nowhere.
     """
     rows: list[list[int]] = [[] for _ in range(config.window_rows)]
-    free = [(config.slots, config.images)] * config.window_rows
+    free = [config.room] * config.window_rows
     left_over = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
-        slots, pictures = sizes[index]
-        fitting = [r for r, room in enumerate(free) if slots <= room[0] and pictures <= room[1]]
+        size = sizes[index]
+        fitting = [
+            row
+            for row, room in enumerate(free)
+            if all(need <= have for need, have in zip(size, room, strict=True))
+        ]
         if not fitting:
             left_over.append(index)
             continue
         row = min(fitting, key=lambda r: (free[r], r))
         rows[row].append(index)
-        free[row] = (free[row][0] - slots, free[row][1] - pictures)
+        free[row] = tuple(have - need for have, need in zip(free[row], size, strict=True))
     return [sorted(row) for row in rows], sorted(left_over)
 
 
 def documents_per_window(
-    sizes: Sequence[tuple[int, int]], config: PackingConfig, tolerance: float = 0.002
+    sizes: Sequence[Size], config: PackingConfig, tolerance: float = 0.002
 ) -> int:
     """The largest number of documents a window can be given so that few are left over.
 
     Args:
-      sizes: (slots, images) of the stream's first few hundred documents, in order: the mixture
-        spreads the tasks evenly, so a run of documents varies less than a random draw.
+      sizes: of the stream's first few hundred documents, in order: the mixture spreads the tasks
+        evenly, so a run of documents varies less than a random draw.
       tolerance: the largest share of documents that may be left over.
     """
     if not sizes:
@@ -112,7 +121,7 @@ def documents_per_window(
             low, stop = (middle, stop) if good(middle) else (low, middle)
         return low
 
-    shortest = max(1, min(slots for slots, _ in sizes))
+    shortest = max(1, min(slots for slots, _, _ in sizes))
     return last(
         lambda n: left_over(n) <= tolerance, config.window_rows * config.slots // shortest + 2
     )
@@ -132,13 +141,16 @@ def pack_row(
     row["target_weights"] = np.zeros(slots, np.float32)
     patches = np.zeros((config.images, sequence.max_patches, 3 * sequence.patch**2), np.uint8)
     grids = np.zeros((config.images, 2), np.int32)
-    start = image = 0
+    draws = np.full(config.room[2], -1, np.int32)
+    start = image = draw = 0
     for document in documents:
         here = slice(start, start + len(document))
         for name in PER_SLOT:
             row[name][here] = getattr(document, name)
-        pictured = document.roles > Role.TEXT
-        row["image_index"][here] = np.where(pictured, document.image_index + image, 0)
+        first = np.select([document.roles == Role.NOISY, document.roles > Role.TEXT], [draw, image])
+        row["image_index"][here] = document.image_index + first
+        draws[draw : draw + len(document.draws)] = np.array(document.draws, np.int32) + image
+        draw += len(document.draws)
         starts, stops, spans, ends = (getattr(document.mask, name) for name in MASK_FIELDS)
         row["context_start"][here], row["context_stop"][here] = starts + start, stops + start
         offset = np.where(ends > spans, start, 0)  # empty spans stay (0, 0)
@@ -148,7 +160,7 @@ def pack_row(
             image += 1
         start += len(document)
     mask = MaskIntervals(*(row.pop(name) for name in MASK_FIELDS))
-    return MixedBatch(mask=mask, patches=patches, grids=grids, **row)
+    return MixedBatch(mask=mask, patches=patches, grids=grids, draws=draws, **row)
 
 
 def stack_rows(rows: Sequence[MixedBatch]) -> MixedBatch:

@@ -120,6 +120,7 @@ class Document:
       target_weights: (L,) float32.
       positions: (L, 2) int32 (y, x).
       mask: intervals (L,) int32 in slots of this document.
+      draws: which image each noisy copy is of; `image_index` of NOISY slots counts these.
       patches: per image, (rows * cols, patch * patch * 3) uint8.
       grids: per image, (rows, cols) of patches.
       next_position: the rotary index of a token that would follow the text.
@@ -136,10 +137,16 @@ class Document:
     mask: MaskIntervals
     patches: tuple[np.ndarray, ...]
     grids: tuple[tuple[int, int], ...]
+    draws: tuple[int, ...]
     next_position: int
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    @property
+    def size(self) -> tuple[int, int, int]:
+        """(slots, images, draws): what it takes of a row."""
+        return len(self.tokens), len(self.grids), len(self.draws)
 
 
 class Slots(NamedTuple):
@@ -219,7 +226,7 @@ def build_prefix(
 
 @dataclasses.dataclass
 class _Piece:
-    """A run of slots with one role and one image."""
+    """A run of slots with one role and one image; NOISY ones have one draw instead."""
 
     tokens: Sequence[int]
     role: Role
@@ -239,6 +246,7 @@ class _Writer:
         self.pieces: list[_Piece] = []
         self.patches: list[np.ndarray] = []
         self.grids: list[tuple[int, int]] = []
+        self.draws: list[int] = []  # the image of each
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
         self.stem: tuple[int, int] | None = None  # slot and position that turns apart go on from
@@ -297,10 +305,10 @@ class _Writer:
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
             rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
-            for copy in range(self.config.noisy_copies):
+            for _ in range(self.config.noisy_copies):
                 slots = drawing_slots(place, position, rows, cols, slot=self.slot)
-                index = image if copy == 0 else self._again(image)
-                self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, index))
+                self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, len(self.draws)))
+                self.draws.append(image)
 
     def finish(self) -> Document:
         pieces = self.pieces
@@ -330,6 +338,7 @@ class _Writer:
             ),
             patches=tuple(self.patches),
             grids=tuple(self.grids),
+            draws=tuple(self.draws),
             next_position=self.position,
         )
 
@@ -342,12 +351,6 @@ class _Writer:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))
         self.grids.append((picture.shape[0] // patch, picture.shape[1] // patch))
-        return len(self.grids) - 1
-
-    def _again(self, image: int) -> int:
-        """Stores a kept picture once more: noise and time are drawn per stored picture."""
-        self.patches.append(self.patches[image])
-        self.grids.append(self.grids[image])
         return len(self.grids) - 1
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:

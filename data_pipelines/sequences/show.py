@@ -127,6 +127,10 @@ def _cut(batch: MixedBatch, row: int) -> _Row:
     fields["image_tokens"] = np.array(
         [((images == images[i]) & (roles == roles[i])).sum() for i in range(slots)]
     )
+    # NOISY slots count draws; what is shown are pictures.
+    draws, noisy = np.asarray(batch.draws[row]), fields["roles"] == Role.NOISY
+    pictures = draws[np.where(noisy, fields["image_index"], 0)]
+    fields["image_index"] = np.where(noisy, pictures, fields["image_index"])
     starts = np.unique(fields["context_start"][fields["roles"] != Role.PAD])
     return _Row(fields, starts.tolist(), slots)
 

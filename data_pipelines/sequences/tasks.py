@@ -216,23 +216,26 @@ def draw_caption(example: Example, rng: np.random.Generator, last: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task and how many examples it takes at a time."""
+    """A task, how many examples it takes at a time, and the fields of which an example needs one
+    that is not empty; every example has a picture and captions.
+    """
 
     function: TaskFunction
     arity: int = 1
+    needs: tuple[str, ...] = ()
 
 
 TASKS: dict[str, Task] = {
     "text": Task(text),
     "text_to_image": Task(text_to_image),
     "image_to_text": Task(image_to_text),
-    "visual_qa": Task(visual_qa),
-    "conversation": Task(conversation),
-    "questions": Task(questions),
-    "edit": Task(edit),
+    "visual_qa": Task(visual_qa, needs=("questions",)),
+    "conversation": Task(conversation, needs=("questions",)),
+    "questions": Task(questions, needs=("questions",)),
+    "edit": Task(edit, needs=("edits",)),
     "several_images": Task(several_images, arity=2),
-    "think_then_draw": Task(think_then_draw),
-    "interleaved": Task(interleaved),
+    "think_then_draw": Task(think_then_draw, needs=("thought",)),
+    "interleaved": Task(interleaved, needs=("questions", "edits")),
 }
 
 

@@ -15,18 +15,8 @@ from collections.abc import Iterable, Sequence
 
 import tokenizers
 
-# Attribute -> spelling, as in Qwen2.5 (the last two: Qwen3). The order fixes the ids 0..7 of a
-# trained tokenizer.
-SPECIAL_TOKENS = {
-    "end_of_document": "<|endoftext|>",
-    "turn_start": "<|im_start|>",
-    "turn_end": "<|im_end|>",
-    "vision_start": "<|vision_start|>",
-    "vision_end": "<|vision_end|>",
-    "image_pad": "<|image_pad|>",
-    "think_start": "<think>",
-    "think_end": "</think>",
-}
+from data_pipelines.marks import SPECIAL_TOKENS
+
 OPTIONAL_TOKENS = ("think_start", "think_end")  # Qwen2.5 has none
 BYTE_ALPHABET = 256
 
@@ -208,7 +198,7 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
     Raises:
       TokenizerError: nothing readable at `path`, or a required token is missing.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         backend = _parse(file.read_text(encoding="utf-8", errors="replace"), str(file))

@@ -8,7 +8,10 @@ import weakref
 from collections.abc import Sequence
 from typing import TypeVar
 
-from data_pipelines.sources.records import RecordError, SourceError
+import numpy as np
+
+from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.sources.traits import traits_of_source
 
 LOG = logging.getLogger(__name__)
 LIMIT = 100  # records in a row after which the source itself is at fault
@@ -38,7 +41,7 @@ def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tu
         except RecordError as error:
             _tell(source, str(error))
             last = error
-    raise SourceError(f"{tries} records in a row are broken, mend the data; the last: {last}")
+    raise SourceError(f"{tries} records in a row are broken, repair the data; the last: {last}")
 
 
 def _offset(attempt: int, size: int) -> int:
@@ -70,7 +73,12 @@ class SkipBroken:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
+        if not 0 <= index < len(self):  # else iterating would begin again and never end
+            raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         return read_or_next(self.source, index, self.limit)[0]
+
+    def traits(self) -> np.ndarray | None:
+        return traits_of_source(self.source)
 
     def __repr__(self) -> str:
         return f"SkipBroken({self.source!r})"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from data_pipelines.examples import Example
+from data_pipelines.sources.traits import traits_of_source
 
 
 class CachedSource:
@@ -33,6 +36,12 @@ class CachedSource:
             self._kept[index] = example
             self.bytes += size
         return example
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+    def traits(self) -> np.ndarray | None:
+        return traits_of_source(self.source)
 
 
 def _size(example: Example) -> int:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Edit, Example, Question
-from data_pipelines.images import load_image
-from data_pipelines.sources.records import RecordError, SourceError, check_captions
+from data_pipelines.faults import RecordError, SourceError, patiently
+from data_pipelines.sources.checks import check_texts
+from data_pipelines.sources.traits import TRAITS
 
 LISTS = ("captions.jsonl", "metadata.jsonl")  # looked for in this order
 IMAGE_KEYS = ("file_name", "image")
@@ -34,16 +36,27 @@ class FolderSource:
 
     Only line offsets are kept in memory; a line is read, and its faults are found, on access.
 
+    Args:
+      path: the folder; "~" is the home directory.
+      read: path of a picture -> what an `Example` holds of it; `decoding.load_file` keeps files.
+
     Raises:
-      SourceError: the folder or its list is missing, or the list is empty.
+      SourceError: the folder or its list is missing, or the list is empty; on access: the disk or
+        the network fails.
     """
 
-    def __init__(self, path: str | os.PathLike) -> None:
-        self.path = pathlib.Path(path)
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        read: Callable[[pathlib.Path], np.ndarray | bytes] = load_image,
+    ) -> None:
+        self.path, self._read = pathlib.Path(path).expanduser(), read
         self.list = _find_list(self.path)
         self._lines, self._offsets = _line_offsets(self.list)
         if not len(self._offsets):
-            raise SourceError(f"{self.list}: no line with a picture: add one JSON object a line")
+            raise SourceError(
+                f"{shown(self.list)}: no line with a picture: add one JSON object a line"
+            )
 
     def __len__(self) -> int:
         return len(self._offsets)
@@ -51,40 +64,56 @@ class FolderSource:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
-        where = f"{self.list} line {self._lines[index]}"
-        with open(self.list, "rb") as file:
-            file.seek(self._offsets[index])
-            line = file.readline()
+        where = f"{shown(self.list)} line {self._lines[index]}"
+        line = patiently(lambda: self.line(index), where)
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RecordError(f"{where}: no JSON ({error}): write one object a line") from None
         if not isinstance(row, dict):
             raise RecordError(f"{where}: not a JSON object: write {{...}} with file_name and text")
         return self._example(row, where)
 
+    def traits(self) -> np.ndarray:
+        """(N,) uint8 traits, from one pass over the list; pictures are not looked at."""
+        found = np.zeros(len(self), np.uint8)
+        names = [(name, b'"' + name.encode() + b'"') for name in TRAITS]
+        with open(self.list, "rb") as file:
+            lines = (line for line in file if line.strip())
+            for index, line in enumerate(lines):
+                if any(quoted in line for _, quoted in names):
+                    found[index] = _line_traits(line)
+        return found
+
     def __repr__(self) -> str:
-        return f"FolderSource({self.list})"
+        return f"FolderSource({shown(self.list)})"
+
+    def line(self, index: int) -> bytes:
+        """The line of a row, as it is in the list."""
+        with open(self.list, "rb") as file:
+            file.seek(self._offsets[index])
+            return file.readline()
 
     def _example(self, row: Mapping[str, Any], where: str) -> Example:
         name = _first(row, IMAGE_KEYS, where)
         texts = _first(row, CAPTION_KEYS, where)
         captions = [texts] if isinstance(texts, str) else texts
-        if not isinstance(captions, list):
+        if not isinstance(captions, list) or not all(isinstance(text, str) for text in captions):
             raise RecordError(f"{where}: captions must be a text or a list of texts")
-        check_captions(captions, where)
         questions = [
             Question(*_fields(item, ("question", "answer"), {"kind": "other"}, where))
-            for item in row.get("questions") or ()
+            for item in _optional(row, "questions", list, where)
         ]
-        return Example(
+        example = Example(
             key=where,
             image=self._image(name, where),
             captions=tuple(sorted(captions, key=len)),
             questions=tuple(questions),
-            edits=tuple(self._edit(item, where) for item in row.get("edits") or ()),
-            thought=str(row.get("thought") or ""),
+            edits=tuple(self._edit(item, where) for item in _optional(row, "edits", list, where)),
+            thought=_optional(row, "thought", str, where),
         )
+        check_texts(example, where)
+        return example
 
     def _edit(self, item: Any, where: str) -> Edit:
         defaults = {"kind": "other", "caption": ""}
@@ -93,23 +122,45 @@ class FolderSource:
         )
         return Edit(instruction, self._image(target, where), kind, caption)
 
-    def _image(self, name: Any, where: str) -> np.ndarray:
+    def _image(self, name: Any, where: str) -> np.ndarray | bytes:
         if not isinstance(name, str) or not name:
             raise RecordError(f"{where}: {name!r} is no file name: give one relative to the folder")
         try:
-            return load_image(self.path / name)
+            return patiently(lambda: self._read(self.path / name), where)
+        except SourceError:
+            raise
         except ValueError as error:
             raise RecordError(f"{where}: {error}") from error
 
 
+def _optional(row: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
+    """A column that may be missing or null, and then is empty."""
+    value = row.get(key)
+    if value is None:
+        return kind()
+    if not isinstance(value, kind):
+        wanted = {list: "a list of objects", str: "a text"}[kind]
+        raise RecordError(f"{where}: {key} is {value!r}: give {wanted}, or leave it out")
+    return value
+
+
+def _line_traits(line: bytes) -> int:
+    """The traits that a line seems to have; its faults are reported where it is read."""
+    try:
+        row = json.loads(line)
+        return sum(value for name, value in TRAITS.items() if row.get(name))
+    except (ValueError, AttributeError, RecursionError):
+        return 0
+
+
 def _find_list(path: pathlib.Path) -> pathlib.Path:
     if not path.is_dir():
-        raise SourceError(f"{path}: no such folder: check the path")
+        raise SourceError(f"{shown(path)}: no such folder: check the path")
     for name in LISTS:
         if (path / name).is_file():
             return path / name
     raise SourceError(
-        f"{path}: holds neither {' nor '.join(LISTS)}: write {LISTS[0]} with lines like "
+        f"{shown(path)}: holds neither {' nor '.join(LISTS)}: write {LISTS[0]} with lines like "
         '{"file_name": "cat.jpg", "text": "a cat"}'
     )
 
@@ -128,7 +179,7 @@ def _line_offsets(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
 
 def _first(row: Mapping[str, Any], keys: tuple[str, ...], where: str) -> Any:
     for key in keys:
-        if key in row:
+        if row.get(key) is not None:
             return row[key]
     raise RecordError(f"{where}: no {' or '.join(map(repr, keys))}: add it or remove the line")
 

@@ -19,8 +19,9 @@ from collections.abc import Iterator
 import resvg_py
 from rich.progress import track
 
+from data_pipelines.decoding import load_image
 from data_pipelines.examples import Edit, Example
-from data_pipelines.images import load_image
+from data_pipelines.faults import SourceError, one_line
 from data_pipelines.sources.openmoji_texts import (
     Catalogue,
     Drawing,
@@ -29,7 +30,7 @@ from data_pipelines.sources.openmoji_texts import (
     read_drawings,
     stable_hash,
 )
-from data_pipelines.sources.records import SourceError, one_line, write_records
+from data_pipelines.sources.records import write_shards
 
 PACKAGE = "openmoji@17.0.0"
 TABLE, LICENCE, DRAWINGS = "data/openmoji.json", "LICENSE.txt", "color/svg"
@@ -200,8 +201,8 @@ def _write(
     held_out = [d for d in drawings if stable_hash(family(d)) % 100 < settings.eval_percent]
     train = [d for d in drawings if stable_hash(family(d)) % 100 >= settings.eval_percent]
     for split, chosen, shards in (("train", train, settings.shards), ("eval", held_out, 1)):
-        examples = _examples(chosen, catalogue, settings)
-        write_records(ready / split, examples, shards)
+        parts = [_examples(chosen[k::shards], catalogue, settings) for k in range(shards)]
+        write_shards(ready / split, parts)
     prepared = Prepared(_version(root), settings, len(train), len(held_out))
     notice = NOTICE_TEXT.format(version=prepared.version, **dataclasses.asdict(settings))
     (ready / NOTICE).write_text(notice, encoding="utf-8")

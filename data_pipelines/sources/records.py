@@ -2,75 +2,66 @@
 
 A record is one msgpack map
 
-    {"format": "example/1", "key": str, "image": PNG, "captions": [str, ...],
+    {"format": "example/1", "key": str, "image": FILE, "captions": [str, ...],
      "questions": [[question, answer, kind], ...],
-     "edits": [[instruction, PNG, kind, caption], ...], "thought": str}
+     "edits": [[instruction, FILE, kind, caption], ...], "thought": str}
 
-with PNG as bytes, so any language with a msgpack reader can use the files. Pictures are lossless.
+with FILE the bytes of a PNG, JPEG or WebP file, so any language with a msgpack reader can use the
+records. Pictures are lossless: made ones are PNG, those of files keep the file's bytes.
 """
 
 from __future__ import annotations
 
 import bisect
+import contextlib
 import glob
-import io
 import itertools
+import logging
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-import grain
 import msgpack
 import numpy as np
 from array_record.python import array_record_module
-from PIL import Image as PilImage
 
+from data_pipelines.decoding import encode_png, load_image, shown
 from data_pipelines.examples import Edit, Example, Question
-from data_pipelines.images import load_image
+from data_pipelines.faults import RecordError, SourceError, one_line, patiently
+from data_pipelines.sources.checks import check_texts
+from data_pipelines.sources.traits import TRAITS, load_traits, sidecar, store_traits, traits_of
 
 Content = TypeVar("Content")
 FORMAT = "example/1"
-SUFFIX = ".array_record"
+SUFFIX, UNFINISHED = ".array_record", ".unfinished"
+MOST_OPEN = 64  # files that a source keeps open for reading
 SHARD_NAME = re.compile(rf"(?P<prefix>.*)-(?P<index>\d{{5}})-of-(?P<count>\d{{5}}){SUFFIX}")
-# One record a group: the only layout with cheap random access. PNG does not compress further.
+# One record a group: the only layout with cheap random access. Pictures do not compress further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
-
-
-class RecordError(ValueError):
-    """One record that cannot be used; the message names the file, the index and the mend."""
-
-
-class SourceError(ValueError):
-    """A whole source that cannot be opened; the message names the path or key and the mend."""
-
-
-def one_line(error: BaseException) -> str:
-    """First line of an error's message, or its type where it has none."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def encode_png(image: np.ndarray) -> bytes:
-    """(H, W, 3) uint8 to PNG bytes."""
-    buffer = io.BytesIO()
-    PilImage.fromarray(image).save(buffer, "PNG", compress_level=3)  # twice as fast as 6, same size
-    return buffer.getvalue()
+READER_OPTIONS = "readahead_buffer_size:0"  # for random access
+LOG = logging.getLogger(__name__)
 
 
 def encode_example(example: Example) -> bytes:
-    """One record. Inverse of `decode_example`."""
-    edits = [[e.instruction, encode_png(e.target), e.kind, e.caption] for e in example.edits]
+    """One record. Inverse of `decode_example`, which decodes pictures given as bytes too."""
+    edits = [[e.instruction, _file_of(e.target), e.kind, e.caption] for e in example.edits]
     content = {
         "format": FORMAT,
         "key": example.key,
-        "image": encode_png(example.image),
+        "image": _file_of(example.image),
         "captions": list(example.captions),
         "questions": [[q.question, q.answer, q.kind] for q in example.questions],
         "edits": edits,
         "thought": example.thought,
     }
     return msgpack.packb(content)
+
+
+def _file_of(picture: np.ndarray | bytes) -> bytes:
+    return picture if isinstance(picture, bytes) else encode_png(picture)
 
 
 def decode_example(data: bytes, where: str) -> Example:
@@ -103,42 +94,64 @@ def decode_example(data: bytes, where: str) -> Example:
         raise RecordError(
             f"{where}: broken record ({one_line(error)}): write the file again"
         ) from error
-    check_captions(example.captions, where)
+    check_texts(example, where)
     return example
 
 
-def check_captions(captions: Sequence[str], where: str) -> None:
-    """Raise a RecordError unless there is at least one caption and none is blank."""
-    if not captions or not all(isinstance(text, str) and text.strip() for text in captions):
-        raise RecordError(f"{where}: empty caption: give a text or remove the record")
-
-
 def write_records(
-    prefix: str | os.PathLike, examples: Iterable[Example], shards: int = 1
+    prefix: str | os.PathLike, examples: Sequence[Example], shards: int = 1
 ) -> list[pathlib.Path]:
     """Write examples to `prefix`-00000-of-0000N.array_record, example i to shard i mod N.
 
-    The files get their names only when all are complete. Returns the paths.
+    See `write_shards`.
+    """
+    every = range(len(examples))
+    return write_shards(prefix, [(examples[i] for i in every[k::shards]) for k in range(shards)])
+
+
+def write_shards(
+    prefix: str | os.PathLike, parts: Sequence[Iterable[Example]]
+) -> list[pathlib.Path]:
+    """Write each part to a file of its own, `prefix`-00000-of-0000N.array_record and so on.
+
+    One file is open at a time. The files, and the traits beside them, get their names only when all
+    are complete; files of another number of shards with this prefix are removed then, so that no
+    record is there twice. Returns the paths.
     """
     prefix = os.fspath(prefix)
-    paths = [pathlib.Path(f"{prefix}-{i:05d}-of-{shards:05d}{SUFFIX}") for i in range(shards)]
-    paths[0].parent.mkdir(parents=True, exist_ok=True)
-    unfinished = [path.with_suffix(".unfinished") for path in paths]
-    writers = [
-        array_record_module.ArrayRecordWriter(str(path), WRITER_OPTIONS) for path in unfinished
-    ]
+    names = [f"{prefix}-{i:05d}-of-{len(parts):05d}" for i in range(len(parts))]
+    os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
+    old = f"{glob.escape(prefix)}-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
+    for stray in glob.glob(old + UNFINISHED):  # of a preparation that was killed
+        os.remove(stray)
     try:
-        for example, writer in zip(examples, itertools.cycle(writers), strict=False):
-            writer.write(encode_example(example))
+        traits = [
+            _write_shard(name + UNFINISHED, part) for name, part in zip(names, parts, strict=True)
+        ]
     except BaseException:
-        for writer, path in zip(writers, unfinished, strict=True):
-            writer.close()
-            path.unlink()
+        for name in names:
+            pathlib.Path(name + UNFINISHED).unlink(missing_ok=True)
         raise
-    for writer, path, final in zip(writers, unfinished, paths, strict=True):
+    for path in glob.glob(old + SUFFIX):
+        os.remove(path)
+        sidecar(path).unlink(missing_ok=True)
+    for name, found in zip(names, traits, strict=True):
+        os.replace(name + UNFINISHED, name + SUFFIX)
+        store_traits(name + SUFFIX, found)
+    return [pathlib.Path(name + SUFFIX) for name in names]
+
+
+def _write_shard(path: str, examples: Iterable[Example]) -> np.ndarray:
+    """Writes one file and returns the traits of its records."""
+    writer = array_record_module.ArrayRecordWriter(path, WRITER_OPTIONS)
+    traits = bytearray()
+    try:
+        for example in examples:
+            writer.write(encode_example(example))
+            traits.append(traits_of(example))
+    finally:
         writer.close()
-        path.replace(final)
-    return paths
+    return np.frombuffer(bytes(traits), np.uint8)
 
 
 class ArrayRecordSource(Generic[Content]):
@@ -149,7 +162,8 @@ class ArrayRecordSource(Generic[Content]):
       decode: (bytes, file and index) -> what a record holds; by default an Example.
 
     Raises:
-      SourceError: no file is found, or one is not an ArrayRecord file.
+      SourceError: no file is found, or one is not an ArrayRecord file; on access: the disk or the
+        network fails.
     """
 
     def __init__(
@@ -158,26 +172,97 @@ class ArrayRecordSource(Generic[Content]):
         decode: Callable[[bytes, str], Content] = decode_example,
     ) -> None:
         self.paths, self._decode = find_records(paths), decode
-        self._files = [_open_records(path) for path in self.paths]
-        self._stops = list(itertools.accumulate(len(file) for file in self._files))
+        self._stops = list(itertools.accumulate(map(count_records, self.paths)))
+        self._readers = _Readers(self.paths)
 
     def __len__(self) -> int:
         return self._stops[-1]
 
     def __getitem__(self, index: int) -> Content:
         file = bisect.bisect_right(self._stops, index)
-        if index < 0 or file == len(self._files):
+        if index < 0 or file == len(self.paths):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         local = index - (self._stops[file - 1] if file else 0)
-        where = f"{self.paths[file]} record {local}"
+        where = f"{shown(self.paths[file])} record {local}"
+        return self._decode(self._read(file, local, where), where)
+
+    def _read(self, file: int, local: int, where: str) -> bytes:
         try:
-            data = self._files[file][local]
+            return patiently(lambda: self._readers.read(file, local), where)
+        except SourceError:
+            raise
         except Exception as error:  # the reader's own errors are C++ statuses
             raise RecordError(f"{where}: unreadable ({one_line(error)}): write it again") from error
-        return self._decode(data, where)
+
+    def traits(self) -> np.ndarray:
+        """(N,) uint8 traits of the examples: those stored beside the files, or else found by
+        reading every record of a file once and then stored.
+        """
+        return np.concatenate([self._traits_of(file) for file in range(len(self.paths))])
+
+    def _traits_of(self, file: int) -> np.ndarray:
+        path, start = self.paths[file], self._stops[file - 1] if file else 0
+        count = self._stops[file] - start
+        if (found := load_traits(path, count)) is not None:
+            return found
+        LOG.warning(
+            "%s: reading all %d records once to learn what each can serve", shown(path), count
+        )
+        found = np.zeros(count, np.uint8)
+        for local in range(count):
+            with contextlib.suppress(RecordError):  # it can serve nothing, and is counted in use
+                found[local] = _raw_traits(self._read(file, local, f"{shown(path)} record {local}"))
+        store_traits(path, found)
+        return found
 
     def __repr__(self) -> str:
-        return f"ArrayRecordSource({self.paths[0]} and {len(self.paths) - 1} more)"
+        return f"ArrayRecordSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+
+
+def _raw_traits(data: bytes) -> int:
+    """The traits of an encoded example, whose pictures are not decoded."""
+    try:
+        content = msgpack.unpackb(data)
+        return sum(value for name, value in TRAITS.items() if content[name])
+    except Exception:  # the reason is found, and reported, where the record is read
+        return 0
+
+
+class _Readers:
+    """Reads records by file and index. The latest `MOST_OPEN` files stay open. Pickles."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._begin()
+
+    def _begin(self) -> None:
+        self._open: dict[int, Any] = {}  # the least recently used file first
+        self._lock = threading.Lock()
+
+    def read(self, file: int, record: int) -> bytes:
+        with self._lock:
+            reader = self._open.pop(file, None)
+            if reader is None:
+                path = os.fspath(self._paths[file])
+                reader = array_record_module.ArrayRecordReader(
+                    path, options=READER_OPTIONS, file_reader_buffer_size=2**15
+                )
+            self._open[file] = reader
+            if len(self._open) > MOST_OPEN:
+                # It closes when the last thread that reads from it lets go of it.
+                del self._open[next(iter(self._open))]
+        try:
+            return reader.read([record])[0]
+        except Exception:
+            with self._lock:
+                self._open.pop(file, None)  # one that failed to open never recovers
+            raise
+
+    def __getstate__(self) -> Sequence[str]:
+        return self._paths
+
+    def __setstate__(self, paths: Sequence[str]) -> None:
+        self.__init__(paths)
 
 
 def read_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Iterator[Example]:
@@ -187,49 +272,80 @@ def read_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Iter
 
 
 def find_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """Sorted files of a file name, a directory, a glob pattern, or a list of these."""
-    if isinstance(paths, str | os.PathLike):
-        name = os.fspath(paths)
-        whole = os.path.isdir(name)
-        found = sorted(glob.glob(os.path.join(name, "*" + SUFFIX) if whole else name))
+    """Sorted files of a file name, a directory, a glob pattern, or a list of these.
+
+    A name that exists is taken as it is, whatever characters it has; "~" is the home directory.
+    """
+    if not isinstance(paths, str | os.PathLike):
+        found = [file for path in paths for file in find_records(path)]
         if not found:
-            raise SourceError(
-                f"{name}: no {SUFFIX} file there: check the path, or prepare the data"
-            )
-        if whole:
-            check_complete(found)
+            raise SourceError("no paths given: name at least one file, directory or pattern")
         return found
-    found = [file for path in paths for file in find_records(path)]
+    name = os.path.expanduser(os.fspath(paths))
+    whole = os.path.isdir(name)
+    if whole:
+        found = sorted(glob.glob(os.path.join(glob.escape(name), "*" + SUFFIX)))
+    else:
+        found = [name] if os.path.lexists(name) else sorted(glob.glob(name))
     if not found:
-        raise SourceError("no paths given: name at least one file, directory or pattern")
+        raise SourceError(
+            f"{shown(name)}: no {SUFFIX} file there: check the path, or prepare the data"
+        )
+    if whole:
+        check_complete(found)
     return found
 
 
 def check_complete(paths: Iterable[str]) -> None:
-    """Raises a SourceError where the names `x-00000-of-0000N` lack one of the N files of an x."""
-    found: dict[tuple[str, str], set[int]] = {}
+    """Checks file names like `x-00000-of-00003.array_record`.
+
+    Raises:
+      SourceError: one of the files of an x is missing, or an x was written twice, in different
+        numbers of files.
+    """
+    found: dict[str, dict[int, set[int]]] = {}
     for path in paths:
         if part := SHARD_NAME.fullmatch(path):
-            found.setdefault((part["prefix"], part["count"]), set()).add(int(part["index"]))
-    for (prefix, count), indices in found.items():
-        if missing := sorted(set(range(int(count))) - indices):
+            indices = found.setdefault(part["prefix"], {}).setdefault(int(part["count"]), set())
+            indices.add(int(part["index"]))
+    for prefix, counts in found.items():
+        for count, indices in counts.items():
+            if missing := sorted(set(range(count)) - indices):
+                raise SourceError(
+                    f"{shown(prefix)}-{missing[0]:05d}-of-{count:05d}{SUFFIX}: is missing, as "
+                    f"{len(missing)} of {count} files: copy the missing ones again, or name those "
+                    "that you want"
+                )
+        if len(counts) > 1:
+            which = " and ".join(f"of-{count:05d}" for count in sorted(counts))
             raise SourceError(
-                f"{prefix}-{missing[0]:05d}-of-{count}{SUFFIX}: is missing, as {len(missing)} of "
-                f"{int(count)} files: copy the missing ones again, or name those that you want"
+                f"{shown(prefix)}-*: the folder holds two sets of files, {which}, and records "
+                "would be read twice: delete one set, or name the files that you want"
             )
 
 
-def _open_records(path: str) -> grain.sources.ArrayRecordDataSource:
+def count_records(path: str) -> int:
+    """How many records a file holds.
+
+    Raises:
+      SourceError: it cannot be read or is not a complete ArrayRecord file.
+    """
     try:
-        with open(path, "rb"):  # the reader's own words for this are a page long
-            pass
+        patiently(lambda: open(path, "rb").close(), shown(path))  # the reader's words fill a page
     except OSError as error:
         raise SourceError(
-            f"{path}: cannot be read ({error.strerror}): let this user read it, or copy it again"
+            f"{shown(path)}: cannot be read ({error.strerror}): let this user read it, or copy it "
+            "again"
         ) from error
     try:
-        return grain.sources.ArrayRecordDataSource(path)
+        reader = array_record_module.ArrayRecordReader(os.fspath(path), options=READER_OPTIONS)
+        count = reader.num_records()
+        if not reader.ok():
+            reader.read([0])  # raises what is wrong
+        reader.close()
     except Exception as error:  # a C++ status again
         raise SourceError(
-            f"{path}: not a complete ArrayRecord file ({one_line(error)}): write or copy it again"
+            f"{shown(path)}: not a complete ArrayRecord file ({one_line(error)}): write or copy it "
+            "again"
         ) from error
+    return count

@@ -14,12 +14,14 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from data_pipelines.decoding import shown
 from data_pipelines.examples import Example
+from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, SourceError, check_complete
+from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, check_complete
 from data_pipelines.sources.split import TRAIN, split_source
 from data_pipelines.sources.tfds import TfdsSource
 
@@ -70,10 +72,10 @@ def _open_scenes(
 
 
 def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
-    files = sorted(pathlib.Path(path).glob(f"{split}-*{SUFFIX}"))
+    files = sorted(pathlib.Path(path).expanduser().glob(f"{split}-*{SUFFIX}"))
     if not files:
         raise SourceError(
-            f"{path}: no OpenMoji split {split!r} there: run `unicom data prepare openmoji`"
+            f"{shown(path)}: no OpenMoji split {split!r} there: run `unicom data prepare openmoji`"
         )
     check_complete(map(str, files))
     return ArrayRecordSource(files)

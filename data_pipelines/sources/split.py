@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
-from data_pipelines.sources.records import SourceError
+from data_pipelines.faults import SourceError
+from data_pipelines.sources.chosen import Chosen
 
 TRAIN, EVALUATION = "train", "eval"
 
@@ -26,19 +27,12 @@ def held_out(count: int, share: float) -> np.ndarray:
     return (lot >> np.uint64(11)) * 2.0**-53 < share
 
 
-class SplitSource:
+class SplitSource(Chosen):
     """One side of a source: random access to the records that are held out, or to the others."""
 
     def __init__(self, source: Sequence[Example], indices: np.ndarray, split: str) -> None:
-        self.source, self.indices, self.split = source, indices, split
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
-        return self.source[int(self.indices[index])]
+        super().__init__(source, indices)
+        self.split = split
 
     def __repr__(self) -> str:
         return f"SplitSource({self.source!r} {self.split})"
@@ -63,11 +57,11 @@ def split_source(source: Sequence[Example], split: str, share: float) -> Sequenc
     if share == 0:
         return source
     evaluation = held_out(len(source), share)
-    for empty, mend in ((not evaluation.any(), "raise"), (evaluation.all(), "lower")):
+    for empty, cure in ((not evaluation.any(), "raise"), (evaluation.all(), "lower")):
         if empty:
-            name = EVALUATION if mend == "raise" else TRAIN
+            name = EVALUATION if cure == "raise" else TRAIN
             raise SourceError(
                 f"data.source.held_out={share} leaves no record of {len(source)} to the {name} "
-                f"split: {mend} it, or set it to 0 to evaluate on the training records"
+                f"split: {cure} it, or set it to 0 to evaluate on the training records"
             )
     return SplitSource(source, np.flatnonzero(evaluation == (split == EVALUATION)), split)

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image as PilImage
 
+from data_pipelines.decoding import shown, to_srgb
 from data_pipelines.examples import Edit, Example, Question
-from data_pipelines.sources.records import RecordError, SourceError, check_captions, one_line
+from data_pipelines.faults import RecordError, SourceError, one_line, patiently
+from data_pipelines.sources.checks import check_texts
 
 # Where known data sets keep their texts: coco_captions; flickr30k; single captions.
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
@@ -32,7 +35,8 @@ class TfdsSource:
       split: split name, slices included ("train[:90%]").
       data_dir: where prepared data sets lie, for a registered name; None: TFDS's own default.
       image: path of the picture among the features.
-      captions: path of the text or texts; None: the first of CAPTION_FEATURES that exists.
+      captions: path of the text or texts, or of a class label, whose names are captions then; None:
+        the first of CAPTION_FEATURES that exists.
 
     Raises:
       SourceError: no such data set, split or feature, or the files are not ArrayRecord.
@@ -46,13 +50,15 @@ class TfdsSource:
         image: str = "image",
         captions: str | None = None,
     ) -> None:
-        self.name, self.split = os.fspath(name), split
+        self.name, self.split = os.path.expanduser(os.fspath(name)), split
         self._data = _open(self.name, split, data_dir)
-        features = _paths(self._data.dataset_info.features)
-        self._whole = captions is None and image == "image" and features >= WHOLE
+        features = _leaves(self._data.dataset_info.features)
+        self._whole = captions is None and image == "image" and features.keys() >= WHOLE
         wanted = CAPTION_FEATURES if captions is None else (captions,)
-        self._captions = self._find("captions", wanted, features)
-        self._image = self._find("image", (image,), features)
+        texts = [name for name, feature in features.items() if _is_text(feature)]
+        self._captions = self._find("captions", wanted, texts)
+        self._classes = getattr(features[self._captions], "names", None)
+        self._image = self._find("image", (image,), list(features))
 
     def __len__(self) -> int:
         return len(self._data)
@@ -60,15 +66,21 @@ class TfdsSource:
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
-        where = f"{self.name} {self.split} record {index}"
+        where = f"{shown(self.name)} {self.split} record {index}"
         try:
-            record = self._data[index]
+            record = patiently(lambda: self._data[index], where)
+        except SourceError:
+            raise
         except Exception as error:  # whatever a feature's decoder or the file reader may raise
             raise RecordError(
                 f"{where}: unreadable ({one_line(error)}): prepare the data set again"
             ) from error
-        captions = _texts(_at(record, self._captions))
-        check_captions(captions, where)
+        example = self._example(record, where)
+        check_texts(example, where)
+        return example
+
+    def _example(self, record: Mapping[str, Any], where: str) -> Example:
+        captions = _texts(_at(record, self._captions), self._classes)
         image = _picture(_at(record, self._image), where)
         if not self._whole:
             return Example(where, image, tuple(sorted(captions, key=len)))
@@ -81,13 +93,17 @@ class TfdsSource:
             thought=_text(record["thought"]),
         )
 
-    def _find(self, option: str, wanted: Sequence[str], features: set[str]) -> str:
+    def traits(self) -> np.ndarray | None:
+        """Data sets with captions alone serve nothing else; of others it is not known."""
+        return None if self._whole else np.zeros(len(self), np.uint8)
+
+    def _find(self, option: str, wanted: Sequence[str], features: Sequence[str]) -> str:
         for path in wanted:
             if path in features:
                 return path
         raise SourceError(
-            f"{self.name}: no feature {' or '.join(map(repr, wanted))}: "
-            f"set data.source.{option} to one of {', '.join(sorted(features))}"
+            f"{shown(self.name)}: no feature {' or '.join(map(repr, wanted))}: "
+            f"set data.source.{option} to one of {', '.join(sorted(features)) or '(none fits)'}"
         )
 
     def __repr__(self) -> str:
@@ -108,15 +124,50 @@ def _open(name: str, split: str, data_dir: str | None) -> Any:
         ) from error
 
 
-def _paths(features: Mapping[str, Any], prefix: str = "") -> set[str]:
-    """Slash-separated names of all features, through sequences of dicts too."""
-    found = set()
+def record_files(name: str | os.PathLike) -> list[str]:
+    """The ArrayRecord files of a prepared directory or of a registered data set, all splits'.
+
+    Raises:
+      SourceError: there are none.
+    """
+    folder = os.path.expanduser(os.fspath(name))
+    if not os.path.isdir(folder):
+        folder = str(_builder(folder).data_path)
+    found = [os.path.join(folder, file) for file in os.listdir(folder) if ".array_record" in file]
+    if not found:
+        raise SourceError(f"{shown(folder)}: holds no ArrayRecord file of a data set: prepare it")
+    return sorted(found)
+
+
+def _builder(name: str) -> Any:
+    import tensorflow_datasets as tfds  # slow to import, and only this source needs it
+
+    try:
+        return tfds.builder(name)
+    except Exception as error:  # tfds raises a dozen types
+        raise SourceError(
+            f"tfds {name!r}: no such data set ({one_line(error)}): give its directory"
+        ) from error
+
+
+def _leaves(features: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """All features by slash-separated names, through sequences of dicts too; of a sequence the
+    feature of its elements.
+    """
+    found = {}
     for name, feature in features.items():
         inner = getattr(feature, "feature", feature)
-        found.add(prefix + name)
+        found[prefix + name] = inner
         if hasattr(inner, "items"):
-            found |= _paths(inner, f"{prefix}{name}/")
+            found |= _leaves(inner, f"{prefix}{name}/")
     return found
+
+
+def _is_text(feature: Any) -> bool:
+    """Whether its values can be captions: texts, or classes, which have names."""
+    dtype = getattr(feature, "np_dtype", None)
+    texts = isinstance(dtype, type | np.dtype) and np.dtype(dtype).kind in "OSU"
+    return texts or getattr(feature, "names", None) is not None
 
 
 def _at(record: Any, path: str) -> Any:
@@ -129,19 +180,25 @@ def _text(value: bytes | str) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def _texts(value: Any, classes: Sequence[str] | None = None) -> tuple[str, ...]:
+    """The texts of one value or several. `classes` are the names of values that are labels."""
+    if classes is not None:
+        return tuple(classes[label] for label in np.atleast_1d(value))
     values = [value] if isinstance(value, str | bytes) else value
     return tuple(map(_text, values))
 
 
 def _picture(value: Any, where: str) -> np.ndarray:
+    """(H, W, 3) uint8 of a feature with one, three or four channels, on white where transparent."""
     image = np.asarray(value)
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+    if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
         raise RecordError(
             f"{where}: image is {image.shape} {image.dtype}, not (H, W, 3) uint8: "
             "prepare it with an RGB Image feature"
         )
-    return image
+    if image.shape[2] == 3:
+        return image
+    return np.asarray(to_srgb(PilImage.fromarray(image[..., 0] if image.shape[2] == 1 else image)))
 
 
 def _questions(rows: Mapping[str, Any]) -> tuple[Question, ...]:

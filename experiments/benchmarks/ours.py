@@ -17,8 +17,9 @@ from experiments.benchmarks.standard import (
 )
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 from unicom_jax.core.positions import image_positions
-from unicom_jax.families.transfusion import TransfusionPathway
-from unicom_jax.families.unified import ImageEmbedding
+from unicom_jax.families.latents import ImageEmbedding, Prepared
+from unicom_jax.families.unicom import UnicomImages
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.parallel.mesh import make_mesh
@@ -39,8 +40,8 @@ OPTIMIZER = {
 }
 
 
-def make_pathway(sizes: Standard, unroll: int = 1) -> TransfusionPathway:
-    return TransfusionPathway(
+def make_pathway(sizes: Standard, unroll: int = 1) -> UnifiedModel:
+    return UnifiedModel(
         transformer=Transformer(
             vocab_size=sizes.vocab_size,
             width=sizes.width,
@@ -53,8 +54,10 @@ def make_pathway(sizes: Standard, unroll: int = 1) -> TransfusionPathway:
             qk_norm=True,
             unroll=unroll,
         ),
-        embedding=ImageEmbedding(FEATURE_DIM, sizes.latent_dim, sizes.width),
-        head=make_flow_head("linear", sizes.width, sizes.latent_dim),
+        images=UnicomImages(
+            embedding=ImageEmbedding(FEATURE_DIM, sizes.latent_dim, sizes.width),
+            head=make_flow_head("linear", sizes.width, sizes.latent_dim),
+        ),
     )
 
 
@@ -87,6 +90,7 @@ def make_batch(sizes: Standard) -> MixedBatch:
         target_weights=per_row((slot < text - 1).astype(np.float32)),
         patches=np.zeros((rows, 1, sizes.image_tokens, 3), np.uint8),
         grids=np.full((rows, 1, 2), sizes.grid, np.int32),
+        draws=np.zeros((rows, 1), np.int32),
     )
 
 
@@ -95,7 +99,8 @@ def make_stage(sizes: Standard, unroll: int = 1) -> Stage:
     pathway = make_pathway(sizes, unroll)
 
     def loss(params, frozen, batch, row_keys):
-        return pathway.loss_terms(params, batch, frozen["features"], frozen["latents"], row_keys)
+        prepared = Prepared(frozen["features"], frozen["latents"], batch.grids)
+        return pathway.loss_terms(params, batch, prepared, row_keys)
 
     weights = {"flow": FLOW_WEIGHT, "text": TEXT_WEIGHT}
     return Stage("benchmark", pathway, loss, weights)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from PIL import Image as PilImage
 from data_pipelines.images import (
     ImagePolicy,
     aspect_buckets,
-    load_image,
     naflex_size,
     nearest_bucket,
     patchify,
@@ -137,30 +136,19 @@ def test_a_size_that_is_no_multiple_of_the_patch_says_so():
         prepare(picture(0), ImagePolicy("fixed", size=30), patch=4)
 
 
-def test_load_image_reads_paths_and_bytes_alike(tmp_path):
-    image = picture(1)
-    path = tmp_path / "a.png"
-    PilImage.fromarray(image).save(path)
-    np.testing.assert_array_equal(load_image(path), image)
-    np.testing.assert_array_equal(load_image(path.read_bytes()), image)
+@pytest.mark.parametrize("sides", [(1, 400_000), (400_000, 1)])
+def test_a_bucket_of_an_extreme_picture_takes_no_more_memory_than_the_picture(sides):
+    image = np.zeros((*sides, 3), np.uint8)
+    tracemalloc.start()
+    made = prepare(image, ImagePolicy("bucket", size=64, step=16), patch=16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert made.shape[0] * made.shape[1] <= 64**2
+    assert peak < 2 * image.nbytes  # the picture that covers the bucket would be 2,000 times larger
 
 
-def test_transparent_pixels_lie_on_white():
-    data = io.BytesIO()
-    PilImage.new("RGBA", (2, 2), (255, 0, 0, 0)).save(data, "PNG")
-    assert (load_image(data.getvalue()) == 255).all()
-
-
-def test_a_truncated_image_is_named_in_one_line(tmp_path):
-    path = tmp_path / "cut.png"
-    data = io.BytesIO()
-    PilImage.fromarray(picture(2, 64, 64)).save(data, "PNG")
-    path.write_bytes(data.getvalue()[:500])
-    with pytest.raises(ValueError, match="cannot read image .*cut.png: .*; give") as error:
-        load_image(path)
-    assert "\n" not in str(error.value)
-
-
-def test_a_missing_image_is_named(tmp_path):
-    with pytest.raises(ValueError, match="cannot read image .*nowhere.png"):
-        load_image(tmp_path / "nowhere.png")
+def test_a_bucket_is_filled_as_if_the_whole_picture_were_scaled_and_cut():
+    image = picture(3, 50, 90)
+    covering = np.asarray(PilImage.fromarray(image).resize((115, 64), PilImage.Resampling.BILINEAR))
+    made = resize_and_crop(image, 64, 64).astype(int)
+    np.testing.assert_allclose(made, covering[:, 25:89], atol=1)

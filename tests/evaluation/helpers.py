@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
+from unicom_jax.evaluation.generation import Prompt
 from unicom_jax.evaluation.intervals import mean_interval, wilson
 from unicom_jax.evaluation.records import (
     Answer,
@@ -60,6 +61,24 @@ def colour_of(image: np.ndarray) -> str:
     inside = image[image.min(axis=-1) < 200].astype(float)
     mean = inside.mean(axis=0) if len(inside) else np.full(3, 255.0)
     return min(COLOURS, key=lambda name: float(np.abs(mean - COLOURS[name]).sum()))
+
+
+def prompts() -> list[Prompt]:
+    """Prompts of two categories, each judged by the colour of the square."""
+
+    def judge_of(colour):
+        def judge(image):
+            return (True, "") if colour_of(image) == colour else (False, f"no {colour} square")
+
+        return judge
+
+    return [
+        Prompt(
+            category, f"a {colour} square", judge_of(colour), lambda colour=colour: square(colour)
+        )
+        for category in ("single", "colours")
+        for colour in COLOURS
+    ]
 
 
 class PerfectModel:
@@ -130,12 +149,12 @@ def fake_scores() -> dict[str, float | int | None]:
     scores = [
         Score("reconstruction/psnr", mean_interval(psnr), 128, 11.8),
         Score("reconstruction/ssim", mean_interval(rng.normal(0.83, 0.06, 128)), 128, 0.61),
-        Score("reconstruction/frechet", mean_interval(rng.normal(0.42, 0.3, 128)), 128),
+        Score("reconstruction/kid", mean_interval(rng.normal(0.042, 0.03, 128)), 128),
     ]
     blind = [
         Score("reconstruction/psnr", mean_interval(untrained), 128),
         Score("reconstruction/ssim", mean_interval([0.11, 0.13]), 128),
-        Score("reconstruction/frechet", mean_interval([6.0, 6.2]), 128),
+        Score("reconstruction/kid", mean_interval([0.6, 0.62]), 128),
     ]
     rates = {
         "generation/single": (17, 20, 0.06),
@@ -159,13 +178,32 @@ def fake_scores() -> dict[str, float | int | None]:
     return flatten(scores, blind)
 
 
+def fake_about() -> dict[str, object]:
+    """How `fake_scores` were made."""
+    return {
+        "split": "test",
+        "data": "scenes",
+        "trained_on": False,
+        "policy": "fixed",
+        "checkpoints": {"vision": "encoder 300", "codec": "codec 500", "unified": "pretrain 600"},
+        "shapes": {"32 x 32": 128},
+        "steps": 20,
+        "guidance": 3.0,
+        "guidance_interval": [0.0, 1.0],
+        "sampler": "euler",
+        "think": False,
+        "seed": 0,
+        "answer_rule": "exact",
+    }
+
+
 def write_fake_run(workdir: Path) -> Path:
     """A run folder with everything that a report shows."""
     rng = np.random.default_rng(1)
     workdir.mkdir(parents=True, exist_ok=True)
     config = {"name": "quickstart", "seed": 0, "stages": ["encoder", "codec", "unified"]}
     (workdir / "config.json").write_text(json.dumps(config))
-    write_scores(workdir / "scores.json", fake_scores())
+    write_scores(workdir / "scores.json", fake_scores(), fake_about())
     _write_stage(workdir / "unified", {"flow": 1.1, "text": 5.2}, 600, rng)
     _write_stage(workdir / "encoder", {"contrastive": 4.1}, 300, rng)
     codec = {"latent_mean": list(rng.normal(0, 0.3, 32)), "latent_std": list(rng.gamma(6, 0.2, 32))}
@@ -207,17 +245,20 @@ def _write_fake_records(folder: Path, rng) -> None:
         folder,
         {
             "reconstructions": [
-                Reconstruction(e.image, _noisy(e.image, rng), 21.0 + i % 5, 0.8)
+                Reconstruction(e.key, e.image, _noisy(e.image, rng), 21.0 + i % 5, 0.8)
                 for i, e in enumerate(data)
             ],
             "generations": [
-                Generation(c, e.captions[0], _noisy(e.image, rng), ok, "" if ok else "0 of 1 red")
+                Generation(
+                    e.key, c, e.captions[0], _noisy(e.image, rng), ok, "" if ok else "0 of 1 red"
+                )
                 for c in categories
                 for e, ok in zip(data[:6], rng.random(6) < 0.6, strict=True)
                 for ok in [bool(ok)]
             ],
             "edits": [
                 Editing(
+                    e.key,
                     kind,
                     e.edits[0].instruction,
                     e.image,
@@ -233,13 +274,27 @@ def _write_fake_records(folder: Path, rng) -> None:
             ],
             "answers": [
                 Answer(
-                    q.kind, e.image, q.question, q.answer, q.answer if i % 3 else "<two>", i % 3 > 0
+                    e.key,
+                    q.kind,
+                    e.image,
+                    q.question,
+                    q.answer,
+                    q.answer if i % 3 else "<two>",
+                    float(i % 3 > 0),
+                    i % 3 > 0,
                 )
                 for i, e in enumerate(data[:5])
                 for q in e.questions
             ],
             "captions": [
-                Caption(e.image, e.captions[0], e.captions[0] if i % 2 else "a circle", i % 2 > 0)
+                Caption(
+                    e.key,
+                    e.image,
+                    e.captions[0],
+                    e.captions[0] if i % 2 else "a circle",
+                    i % 2 > 0,
+                    0.5 + 0.5 * (i % 2),
+                )
                 for i, e in enumerate(data[:6])
             ],
         },

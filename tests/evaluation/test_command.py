@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+from types import SimpleNamespace
 
 import pytest
 import rich.console
@@ -11,10 +13,13 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from data_pipelines.build import open_examples
+from data_pipelines.sources.records import SourceError
 from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples
+from unicom_jax.cli import main
 from unicom_jax.evaluation import command
+from unicom_jax.evaluation.scores import read_about
 from unicom_jax.evaluation.suite import EvaluationConfig
 
 
@@ -39,15 +44,16 @@ def test_scenes_are_drawn_from_the_distribution_that_was_trained_on():
     config = small(quickstart.get_config())
     config.data.scenes.update(shapes=("circle", "square"), colours=("red", "green"))
     data = command.data_of(as_stored(config), EvaluationConfig.of(config))
-    words = set(" ".join(c for e in data.examples for c in e.captions[:1]).split())
+    some = [data.examples[index] for index in range(6)]
+    words = set(" ".join(c for e in some for c in e.captions[:1]).split())
     assert {"circle", "square"} & words
     assert not {"star", "heart", "blue", "pink"} & words
 
 
-def write_folder(folder):
+def write_folder(folder, count=12):
     folder.mkdir()
     rows = []
-    for index, example in enumerate(examples(5)):
+    for index, example in enumerate(examples(count)):
         Image.fromarray(example.image).save(folder / f"{index}.png")
         rows.append({"image": f"{index}.png", "captions": list(example.captions)})
     (folder / "captions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -57,45 +63,146 @@ def test_a_folder_of_pictures_is_evaluated_without_a_judge(tmp_path):
     write_folder(tmp_path / "pictures")
     config = small(base.get_config())
     config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=0.0)
-    data = command.data_of(as_stored(config), EvaluationConfig.of(config))
-    assert len(data.examples) == 5
-    assert data.prompts == ()
+    settings = dataclasses.replace(EvaluationConfig.of(config), pictures=12)
+    halves = [
+        command.data_of(as_stored(config), settings, split) for split in ("development", "test")
+    ]
+    keys = [{half.examples[i].key for i in range(len(half.examples))} for half in halves]
+    assert not keys[0] & keys[1]
+    assert len(keys[0] | keys[1]) == 12
+    assert halves[0].prompts == ()
+
+
+def test_a_half_of_too_few_records_says_what_to_do(tmp_path):
+    write_folder(tmp_path / "pictures", count=4)
+    config = small(base.get_config())
+    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=0.0)
+    with pytest.raises(SourceError, match="too few for intervals; hold out more"):
+        for split in ("development", "test"):
+            command.data_of(as_stored(config), EvaluationConfig.of(config), split)
+
+
+def test_scenes_are_scored_in_the_shapes_of_the_image_policy():
+    config = small(quickstart.get_config())
+    config.data.scenes.sizes = ((48, 96), (96, 48))
+    shapes = {"fixed": {(48, 48)}, "naflex": {(48, 96), (96, 48)}}
+    for policy, expected in shapes.items():
+        config.data.update(policy=policy, max_tokens=48 * 96 // config.data.patch**2)
+        data = command.data_of(as_stored(config), EvaluationConfig.of(config))
+        pictures = [data.examples[index].image for index in range(6)]
+        pictures += [prompt.reference() for prompt in data.prompts]
+        assert {picture.shape[:2] for picture in pictures} == expected, policy
 
 
 def test_pictures_that_were_trained_on_are_not_evaluated(tmp_path):
-    write_folder(tmp_path / "pictures")
-    config = small(base.get_config())
-    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=0.5)
+    config = folder_config(tmp_path, 0.5)
     held = {
-        example.key for example in command.data_of(config, EvaluationConfig.of(config)).examples
+        example.key
+        for split in ("development", "test")
+        for example in command.data_of(config, EvaluationConfig.of(config), split).examples
     }
     trained = open_examples(config, TRAIN)
     assert held and not held & {trained[index].key for index in range(len(trained))}
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.0, True), (0.5, False)])
-def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
-    tmp_path, monkeypatch, share, told
-):
-    write_folder(tmp_path / "pictures")
-    config = small(base.get_config())
-    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=share)
+@pytest.fixture
+def stand_in(monkeypatch):
+    """Replaces the models of the command; returns what was asked of them."""
+    asked = []
 
     class Loaded:
         @staticmethod
-        def load(workdir):
+        def load(workdir, step):
+            asked.append(("load", step))
             model = PerfectModel()
-            model.config, model.tokenizer = as_stored(config), None
+            model.calls = asked
             return model
 
         @staticmethod
         def untrained(config, tokenizer):
+            asked.append(("untrained", config["seed"]))
             return BlindModel()
 
-    monkeypatch.setattr(command, "Generator", Loaded)
+    def use(config):
+        monkeypatch.setattr(command, "Generator", Loaded)
+        monkeypatch.setattr(command, "encoder_of", lambda model: PerfectModel())
+        monkeypatch.setattr(command, "describe", lambda workdir: (as_stored(config), None, None))
+        return asked
+
+    return use
+
+
+def folder_config(tmp_path, share):
+    write_folder(tmp_path / "pictures", count=24)
+    config = small(base.get_config())
+    config.data.source.update(kind="folder", path=str(tmp_path / "pictures"), held_out=share)
+    return config
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.0, True), (0.5, False)])
+def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
+    tmp_path, stand_in, share, told
+):
+    asked = stand_in(folder_config(tmp_path, share))
     stream = io.StringIO()
-    flat = command.run_evaluate(tmp_path, rich.console.Console(file=stream, width=100))
+    console = rich.console.Console(file=stream, width=100)
+    flat = command.run_evaluate(tmp_path, console, split="development", step="12")
     assert flat["understanding/caption"] == 1.0
     assert flat["understanding/caption.untrained"] == 0.0
     assert ("scores on training data" in stream.getvalue()) == told
     assert "understanding/caption " in stream.getvalue()
+    assert "scores on the development split" in stream.getvalue()
+    about = read_about(tmp_path / "scores.json")
+    assert (about["split"], about["trained_on"]) == ("development", told)
+    assert ("load", "12") in asked
+
+
+def test_the_command_leaves_the_untrained_model_out(tmp_path, stand_in):
+    asked = stand_in(folder_config(tmp_path, 0.5))
+    quiet = rich.console.Console(file=io.StringIO())
+    flat = command.run_evaluate(tmp_path, quiet, baseline=False)
+    assert flat["understanding/caption.untrained"] is None
+    assert not [call for call in asked if call[0] == "untrained"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ([], {"step": "", "split": "test", "baseline": True}),
+        (
+            ["--step=best", "--split=development", "--no-baseline"],
+            {"step": "best", "split": "development", "baseline": False},
+        ),
+    ],
+)
+def test_the_flags_reach_the_command(tmp_path, monkeypatch, flags, expected):
+    found = {}
+    monkeypatch.setattr(
+        command, "run_evaluate", lambda workdir, console, **choice: found.update(choice)
+    )
+    assert main(["evaluate", f"--workdir={tmp_path}", *flags]) == 0
+    assert found == expected
+
+
+def test_help_explains_the_flags(capsys):
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    said = capsys.readouterr().out
+    for text in ("--step", "--split", "--no-baseline", "outcomes.jsonl", "development"):
+        assert text in said
+
+
+def test_the_encoder_is_all_that_stays_of_the_trained_model(tmp_path):
+    held = SimpleNamespace(
+        config={}, tokenizer=None, params={"vision": 1, "codec": 2, "unified": 3}
+    )
+    made = []
+
+    class Kept:
+        def __init__(self, *arguments):
+            made.append(arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "Generator", Kept)
+        command.encoder_of(held)
+    assert made == [({}, None, {"vision": 1})]

@@ -7,9 +7,10 @@ import pytest
 from scipy.stats import binom
 
 from unicom_jax.evaluation.intervals import (
-    jackknife,
+    clustered_wilson,
     mean_interval,
     mean_of_proportions,
+    u_statistic_interval,
     wilson,
 )
 
@@ -39,10 +40,63 @@ def test_no_samples_make_no_proportion():
         wilson(0, 0)
 
 
-def test_mean_interval_is_the_normal_one():
-    values = [1.0, 2.0, 3.0, 4.0]
-    half = 1.959964 * np.std(values, ddof=1) / 2
-    assert mean_interval(values) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+@pytest.mark.parametrize("count", [3, 10, 40])
+def test_the_interval_of_a_mean_covers_the_truth_at_every_number_of_samples(count):
+    samples = np.random.default_rng(0).normal(1.0, 2.0, (1500, count))
+    covered = [low <= 1.0 <= high for _, low, high in map(mean_interval, samples)]
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.02)
+
+
+def test_the_interval_of_a_mean_is_students():
+    # Quantile of t with 3 degrees of freedom: 3.182446.
+    half = 3.182446 * np.std([1.0, 2.0, 3.0, 4.0], ddof=1) / 2
+    assert mean_interval([1.0, 2.0, 3.0, 4.0]) == pytest.approx((2.5, 2.5 - half, 2.5 + half))
+
+
+def test_the_interval_of_a_mean_is_cut_where_values_end():
+    values = [0.9, 1.0, 1.0]
+    assert mean_interval(values, bounds=(0.0, 1.0)).high == 1.0 < mean_interval(values).high
+
+
+def questions(rng, pictures, each, spread):
+    """Outcomes of `each` questions about every picture; pictures are unlike by `spread`."""
+    rates = np.clip(0.5 + spread * rng.choice((-1, 1), pictures), 0, 1)
+    outcomes = rng.random((pictures, each)) < rates[:, None]
+    return outcomes.ravel(), np.repeat(np.arange(pictures), each)
+
+
+def coverage(interval, truth=0.5, **sizes):
+    rng = np.random.default_rng(0)
+    found = [interval(*questions(rng, **sizes)) for _ in range(600)]
+    return np.mean([low <= truth <= high for _, low, high in found])
+
+
+@pytest.mark.parametrize("interval", [clustered_wilson, mean_interval])
+@pytest.mark.parametrize("spread", [0.0, 0.3, 0.5])
+def test_questions_about_one_picture_do_not_count_as_independent(interval, spread):
+    sizes = {"pictures": 20, "each": 6, "spread": spread}
+    assert coverage(interval, **sizes) > 0.92
+    alone = coverage(lambda outcomes, _: wilson(int(outcomes.sum()), outcomes.size), **sizes)
+    assert alone < 0.85 or spread == 0.0
+
+
+def test_clusters_of_one_sample_give_wilsons_interval():
+    outcomes = [True, False, True, True, False]
+    assert clustered_wilson(outcomes, range(5)) == wilson(3, 5)
+
+
+def test_equal_outcomes_count_clusters():
+    assert clustered_wilson([True] * 12, [0, 1, 2, 3] * 3) == pytest.approx(wilson(4, 4))
+
+
+def test_clusters_of_one_value_give_the_plain_interval_of_a_mean():
+    values = [0.1, 0.4, 0.9]
+    assert mean_interval(values, "abc") == pytest.approx(mean_interval(values))
+
+
+def test_one_cluster_has_no_interval_of_a_mean():
+    with pytest.raises(ValueError, match="in 1 clusters has no interval"):
+        mean_interval([0.1, 0.4, 0.9], "aaa")
 
 
 def test_one_value_has_no_interval():
@@ -62,12 +116,12 @@ def test_mean_of_proportions_is_narrower_than_its_parts():
     assert high - low < min(part.high - part.low for part in parts)
 
 
-def test_jackknife_of_a_mean_is_the_normal_interval():
-    values = np.random.default_rng(0).normal(50, 5, 400)
-    estimate = jackknife(lambda indices: float(values[indices].mean()), 400, groups=400)
-    assert estimate == pytest.approx(mean_interval(values), rel=1e-6)
+def test_a_u_statistic_of_a_sum_is_twice_the_mean():
+    values = np.random.default_rng(0).normal(50, 5, 60)
+    found = u_statistic_interval(values[:, None] + values[None])
+    assert np.array(found) == pytest.approx(2 * np.array(mean_interval(values)))
 
 
-def test_jackknife_needs_three_samples():
+def test_a_jackknife_needs_three_samples():
     with pytest.raises(ValueError, match="at least 3"):
-        jackknife(lambda indices: 0.0, 2)
+        u_statistic_interval(np.zeros((2, 2)))

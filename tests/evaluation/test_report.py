@@ -8,9 +8,9 @@ import re
 
 import pytest
 
-from tests.evaluation.helpers import write_fake_run
+from tests.evaluation.helpers import fake_about, write_fake_run
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
-from unicom_jax.evaluation.report import duration, write_report
+from unicom_jax.evaluation.report import about_lines, duration, write_report
 from unicom_jax.evaluation.report_inputs import read_run
 
 SECTIONS = (
@@ -119,7 +119,7 @@ def test_only_metrics_give_curves_and_say_what_is_missing(tmp_path):
     (tmp_path / "codec" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<h3>codec</h3>" in page
-    assert "No scores here yet" in page
+    assert "No scores yet" in page
     assert "1.5 s" in page
 
 
@@ -160,6 +160,96 @@ def test_a_chart_leaves_out_what_is_not_finite():
     svg = line_chart([Series([1, 2, 3], [1.0, float("nan"), 2.0])], "loss")
     assert "nan" not in svg
     assert line_chart([Series([1], [float("inf")])], "loss") == ""
+
+
+def write_metrics(folder, rows):
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_a_diverged_run_gets_a_page_that_says_so(tmp_path):
+    nan = float("nan")
+    rows = [
+        {"step": step, "time": 0.1 * step, "loss": loss, "loss/flow": loss, "gradient_norm": loss}
+        for step, loss in ((10, 2.0), (20, nan), (30, 1.5), (40, nan), (50, float("inf")))
+    ]
+    rows.append({"step": 50, "eval/loss": nan, "eval/flow": nan})
+    write_metrics(tmp_path / "pretrain", rows)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    said = page[page.index('class="trouble"') :].split("</p>")[0]
+    assert "<b>pretrain</b> diverged" in said
+    assert "gradient_norm is not a finite number from step 40 to its last, 50" in said
+    assert "<h3>pretrain</h3>" in page
+
+
+def test_a_run_that_only_knows_not_a_number_gets_a_page(tmp_path):
+    rows = [{"step": 1, "time": float("nan"), "loss": float("nan"), "tokens_per_second": None}]
+    write_metrics(tmp_path / "codec", rows)
+    facts = {"latent_std": [float("nan")], "latent_mean": [float("nan")], "seconds": None}
+    (tmp_path / "codec" / "stage.json").write_text(json.dumps(facts))
+    assert "<b>codec</b> diverged" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_a_stage_that_skipped_to_its_end_diverged(tmp_path):
+    rows = [{"step": 5, "loss": 1.0, "skipped_in_a_row": s} for s in (0, 5)]
+    write_metrics(tmp_path / "sft", rows)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<b>sft</b> diverged: its last 5 steps up to 5 were skipped" in page
+
+
+def test_a_stage_without_an_end_says_how_far_it_came(tmp_path):
+    write_metrics(tmp_path / "sft", [{"step": 5, "loss": 1.0}])
+    (tmp_path / "config.json").write_text(json.dumps({"sft": {"steps": 80}}))
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<b>sft</b> has not ended: its last logged step is 5 of 80" in page
+
+
+def test_stages_that_ended_well_are_not_remarked_on(page):
+    assert 'class="trouble"' not in page
+
+
+def test_how_the_scores_were_made_is_said(page):
+    for fact in ("test split of scenes", "20 euler steps, guidance 3", "unified from pretrain 600"):
+        assert fact in page
+    assert "rule “exact”" in page
+
+
+def test_a_policy_of_many_shapes_that_was_scored_on_squares_says_so():
+    said = " ".join(about_lines({**fake_about(), "policy": "bucket"}))
+    assert "policy is bucket, but the pictures are square" in said
+    shapes = {"32 x 64": 3, "32 x 32": 1}
+    wide = " ".join(about_lines({**fake_about(), "policy": "bucket", "shapes": shapes}))
+    assert "square" not in wide and "32 x 64 (3), 32 x 32 (1)" in wide
+
+
+def test_scores_of_an_older_version_are_shown_without_how_they_were_made(tmp_path):
+    old = {"understanding/qa": 0.5, "understanding/qa.n": 4, "understanding/qa.untrained": 0.1}
+    (tmp_path / "scores.json").write_text(json.dumps(old))
+    assert "50.0%" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
+def test_the_page_of_an_earlier_report_stays_when_a_new_one_fails(tmp_path):
+    workdir = write_fake_run(tmp_path / "run")
+    before = write_report(workdir).read_bytes()
+    (workdir / "scores.json").write_text("{")
+    with pytest.raises(ValueError, match=r"scores\.json: not valid JSON"):
+        write_report(workdir)
+    assert (workdir / "report.html").read_bytes() == before
+
+
+@pytest.mark.parametrize("key", ["loss/text_accuracy", "loss/retrieval", "data_wait"])
+def test_rates_have_a_linear_axis_from_0_to_1(tmp_path, key):
+    rows = [{"step": s, key: value} for s, value in ((1, 0.001), (2, 0.1), (3, 0.4))]
+    write_metrics(tmp_path / "encoder", rows)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    chart = page[page.index('<svg class="chart"') :].split("</svg>")[0]
+    ticks = re.findall(r'class="tick end" x="38"[^>]*>([^<]*)<', chart)
+    assert (ticks[0], ticks[-1]) == ("0", "1")
+    assert "logarithmic" not in chart
+
+
+def test_what_is_not_finite_has_a_short_name():
+    assert [short_number(float(x)) for x in ("nan", "inf", "-inf")] == ["NaN", "∞", "−∞"]
 
 
 def test_a_wide_range_is_drawn_logarithmically():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import io
-import json
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +16,11 @@ from PIL import Image
 from data_pipelines.scenes import geneval
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples
 from unicom_jax.evaluation.data import EvaluationData
-from unicom_jax.evaluation.records import read_records
+from unicom_jax.evaluation.records import read_outcomes, read_records
+from unicom_jax.evaluation.report import write_report
 from unicom_jax.evaluation.run import evaluate
 from unicom_jax.evaluation.scenes import scenes_data
+from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.evaluation.suite import EvaluationConfig
 
 CONFIG = EvaluationConfig(
@@ -28,7 +32,7 @@ class Oracle(BlindModel):
     """Knows the held-out scenes by heart."""
 
     def __init__(self, data: EvaluationData) -> None:
-        self.drawings = {prompt.text: prompt.reference for prompt in data.prompts}
+        self.drawings = {prompt.text: prompt.reference() for prompt in data.prompts}
         self.by_image = {example.image.tobytes(): example for example in data.examples}
 
     def _known(self, images):
@@ -62,7 +66,7 @@ def scenes():
 def run(scenes, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("run")
     quiet = rich.console.Console(file=io.StringIO())
-    flat = evaluate(Oracle(scenes), BlindModel(), CONFIG, workdir, data=scenes, console=quiet)
+    flat = evaluate(lambda: Oracle(scenes), BlindModel, CONFIG, workdir, data=scenes, console=quiet)
     return workdir, flat
 
 
@@ -96,7 +100,9 @@ def test_counts_are_per_category_and_per_kind(run):
 
 def test_scores_on_disk_are_the_scores_returned(run):
     workdir, flat = run
-    assert json.loads((workdir / "scores.json").read_text()) == flat
+    assert read_scores(workdir / "scores.json") == flat
+    assert read_about(workdir / "scores.json")["shapes"] == {"64 x 64": CONFIG.pictures}
+    assert read_about(workdir / "scores.json")["answer_rule"] == "exact"
 
 
 def test_records_name_pictures_that_exist(run):
@@ -104,7 +110,7 @@ def test_records_name_pictures_that_exist(run):
     records = read_records(workdir / "evaluation")
     assert set(records) == {"reconstructions", "generations", "answers", "captions", "edits"}
     assert set(records["edits"][0]) == {
-        *("kind", "instruction", "before", "after", "target"),
+        *("key", "kind", "instruction", "before", "after", "target"),
         *("success", "reached", "unchanged", "reason"),
     }
     with Image.open(workdir / "evaluation" / records["edits"][0]["target"]) as image:
@@ -121,7 +127,7 @@ def test_a_second_evaluation_leaves_no_stale_pictures(scenes, tmp_path):
     quiet = rich.console.Console(file=io.StringIO())
     for shown in (2, 1):
         config = EvaluationConfig(**{**vars(CONFIG), "shown": shown, "edits": 0, "questions": 0})
-        evaluate(Oracle(scenes), None, config, tmp_path, data=scenes, console=quiet)
+        evaluate(lambda: Oracle(scenes), None, config, tmp_path, data=scenes, console=quiet)
     assert len(list((tmp_path / "evaluation" / "captions").glob("*.png"))) == 1
 
 
@@ -131,11 +137,86 @@ def test_held_out_scenes_are_the_same_in_every_run(scenes):
     assert np.array_equal(again.examples[3].image, scenes.examples[3].image)
 
 
+def test_development_and_test_are_other_scenes(scenes):
+    other = scenes_data(CONFIG, split="development")
+    assert not np.array_equal(other.examples[3].image, scenes.examples[3].image)
+    assert [p.text for p in other.prompts] != [p.text for p in scenes.prompts]
+
+
+def test_scenes_come_in_the_sizes_of_training(tmp_path):
+    config = dataclasses.replace(CONFIG, prompts=8, questions=0, edits=4, shown=99)
+    data = scenes_data(config, sizes=((48, 80), (64, 64)))
+    quiet = rich.console.Console(file=io.StringIO())
+    oracle = Oracle(data)
+    oracle.draw = lambda prompts, *, size, **options: [
+        SimpleNamespace(image=oracle.drawings[prompt]) for prompt in prompts
+    ]
+    flat = evaluate(lambda: oracle, None, config, tmp_path, data=data, console=quiet)
+    assert flat["generation/overall"] == flat["editing/success"] == 1.0
+    assert set(read_about(tmp_path / "scores.json")["shapes"]) == {"48 x 80", "64 x 64"}
+
+
+def test_the_trained_model_leaves_the_memory_before_the_untrained_one_comes(scenes, tmp_path):
+    held = []
+
+    def load():
+        model = Oracle(scenes)
+        held.append(weakref.ref(model))
+        return model
+
+    def load_untrained():
+        assert held[0]() is None
+        return BlindModel()
+
+    config = dataclasses.replace(CONFIG, questions=0, edits=0, prompts=0)
+    quiet = rich.console.Console(file=io.StringIO())
+    flat = evaluate(
+        load,
+        load_untrained,
+        config,
+        tmp_path,
+        data=scenes,
+        encoder_of=lambda model: PerfectModel(),
+        console=quiet,
+    )
+    assert flat["reconstruction/psnr.untrained"] < flat["reconstruction/psnr"]
+
+
+def test_every_sample_of_both_models_is_in_the_outcomes(run, scenes):
+    workdir, flat = run
+    rows = read_outcomes(workdir / "evaluation")
+    for model in ("trained", "untrained"):
+        mine = [row for row in rows if row["model"] == model]
+        answers = [row for row in mine if row["suite"] == "answers"]
+        assert len(answers) == flat["understanding/qa.n"]
+        assert len([row for row in mine if row["suite"] == "generations"]) == 24
+        facet = "" if model == "trained" else ".untrained"
+        mean = sum(row["score"] for row in answers) / len(answers)
+        assert mean == pytest.approx(flat[f"understanding/qa{facet}"])
+    pairs = collections.Counter(
+        (row["suite"], row["key"], row.get("question"), row.get("instruction")) for row in rows
+    )
+    assert set(pairs.values()) == {2}
+
+
+def test_half_a_surrogate_pair_does_not_lose_an_evaluation(tmp_path):
+    class Broken(PerfectModel):
+        def caption(self, images, **options):
+            return ["a \ud83d square"] * len(images)
+
+    config = EvaluationConfig(image_size=32, pictures=4, prompts=0, questions=0, edits=0)
+    quiet = rich.console.Console(file=io.StringIO())
+    data = EvaluationData(examples(4))
+    evaluate(Broken, None, config, tmp_path, data=data, console=quiet)
+    assert read_outcomes(tmp_path / "evaluation")[-1]["prediction"] == "a \ud83d square"
+    assert "a ? square" in write_report(tmp_path).read_text(encoding="utf-8")
+
+
 def test_data_without_prompts_is_scored_by_retrieval_and_without_untrained_by_null(tmp_path):
     config = EvaluationConfig(image_size=32, pictures=6, questions=2, edits=2, batch_size=4)
     data = EvaluationData(examples(6))
     quiet = rich.console.Console(file=io.StringIO())
-    flat = evaluate(PerfectModel(), None, config, tmp_path, data=data, console=quiet)
+    flat = evaluate(PerfectModel, None, config, tmp_path, data=data, console=quiet)
     assert "generation/overall" not in flat
     assert flat["generation/retrieval.n"] == 6
     assert flat["understanding/qa.untrained"] is None
@@ -143,4 +224,4 @@ def test_data_without_prompts_is_scored_by_retrieval_and_without_untrained_by_nu
 
 def test_nothing_to_evaluate_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no examples and no prompts"):
-        evaluate(PerfectModel(), None, CONFIG, tmp_path, data=EvaluationData([]))
+        evaluate(PerfectModel, None, CONFIG, tmp_path, data=EvaluationData([]))

@@ -9,12 +9,14 @@ import pytest
 import rich.console
 
 from tests.evaluation.helpers import fake_scores
-from unicom_jax.evaluation.intervals import Interval
+from unicom_jax.evaluation.intervals import Interval, mean_interval
 from unicom_jax.evaluation.scores import (
     Score,
     flatten,
+    graded,
     print_scores,
     proportion,
+    read_about,
     read_scores,
     score_names,
     standing,
@@ -23,11 +25,13 @@ from unicom_jax.evaluation.scores import (
 
 
 def flat_score(name, value, low, high, untrained=None, chance=None):
-    before = [Score(name, Interval(untrained, 0, 0), 1)] if untrained is not None else []
+    if isinstance(untrained, float):
+        untrained = (untrained, untrained)
+    before = [Score(name, Interval(untrained[0], *untrained), 1)] if untrained else []
     return flatten([Score(name, Interval(value, low, high), 10, chance)], before)
 
 
-def test_a_score_lies_flat_with_its_five_facets():
+def test_a_score_is_flat_with_its_facets():
     flat = flat_score("understanding/qa", 0.8, 0.7, 0.9, untrained=0.1, chance=0.3)
     assert flat == {
         "understanding/qa": 0.8,
@@ -35,17 +39,19 @@ def test_a_score_lies_flat_with_its_five_facets():
         "understanding/qa.low": 0.7,
         "understanding/qa.high": 0.9,
         "understanding/qa.untrained": 0.1,
+        "understanding/qa.untrained_low": 0.1,
+        "understanding/qa.untrained_high": 0.1,
         "understanding/qa.chance": 0.3,
     }
 
 
 def test_what_was_not_measured_is_null(tmp_path):
     path = tmp_path / "scores.json"
-    write_scores(path, flat_score("reconstruction/frechet", float("nan"), 0.0, 1.0))
+    write_scores(path, flat_score("reconstruction/kid", float("nan"), 0.0, 1.0))
     written = json.loads(path.read_text())
-    assert written["reconstruction/frechet"] is None
-    assert written["reconstruction/frechet.untrained"] is None
-    assert written["reconstruction/frechet.chance"] is None
+    assert written["reconstruction/kid"] is None
+    assert written["reconstruction/kid.untrained"] is None
+    assert written["reconstruction/kid.chance"] is None
 
 
 def test_scores_come_back_as_written_and_in_order(tmp_path):
@@ -55,7 +61,7 @@ def test_scores_come_back_as_written_and_in_order(tmp_path):
     assert score_names(flat)[:4] == [
         "reconstruction/psnr",
         "reconstruction/ssim",
-        "reconstruction/frechet",
+        "reconstruction/kid",
         "generation/single",
     ]
 
@@ -81,9 +87,57 @@ def test_a_score_stands_above_only_with_its_whole_interval(low, high, expected):
     assert standing(flat, "understanding/qa") == expected
 
 
+def test_a_score_is_compared_with_the_untrained_models_interval():
+    overlap = flat_score("understanding/qa", 0.5, 0.4, 0.6, untrained=(0.2, 0.45))
+    assert standing(overlap, "understanding/qa") == "level"
+    clear = flat_score("understanding/qa", 0.5, 0.46, 0.6, untrained=(0.2, 0.45))
+    assert standing(clear, "understanding/qa") == "above"
+    worse = flat_score("understanding/qa", 0.1, 0.0, 0.15, untrained=(0.2, 0.45))
+    assert standing(worse, "understanding/qa") == "below"
+
+
+def test_a_distance_is_compared_with_the_untrained_models_interval():
+    overlap = flat_score("reconstruction/kid", 0.5, 0.4, 0.6, untrained=(0.55, 0.8))
+    assert standing(overlap, "reconstruction/kid") == "level"
+    clear = flat_score("reconstruction/kid", 0.5, 0.4, 0.54, untrained=(0.55, 0.8))
+    assert standing(clear, "reconstruction/kid") == "above"
+
+
+def test_a_chance_that_cannot_be_passed_is_no_bar():
+    alone = flat_score("editing/unchanged", 0.9, 0.8, 0.95, chance=1.0)
+    assert standing(alone, "editing/unchanged") == ""
+    beside = flat_score("editing/unchanged", 0.9, 0.8, 0.95, untrained=(0.0, 0.1), chance=1.0)
+    assert standing(beside, "editing/unchanged") == "above"
+
+
+@pytest.mark.parametrize("kind", ["[/x]", "[red]", "a.low", "x.n"])
+def test_any_kind_of_question_can_stand_in_the_table(kind):
+    flat = flatten([proportion(f"understanding/qa/{kind}", [True, False])])
+    assert score_names(flat) == [f"understanding/qa/{kind}"]
+    stream = io.StringIO()
+    print_scores(flat, rich.console.Console(file=stream, width=100))
+    assert f"understanding/qa/{kind} " in stream.getvalue()
+
+
+def test_how_scores_were_made_stands_beside_them(tmp_path):
+    path = tmp_path / "scores.json"
+    write_scores(path, fake_scores(), {"split": "test", "guidance": 3.0})
+    assert read_about(path) == {"split": "test", "guidance": 3.0}
+    assert read_scores(path) == fake_scores()
+
+
+def test_marks_between_0_and_1_have_the_interval_of_a_mean():
+    marks = [0.3, 1.0, 0.6, 0.9]
+    value, low, high = graded("understanding/qa", marks, 0.1, "abcd").interval
+    assert (value, low) == pytest.approx(mean_interval(marks)[:2])
+    assert mean_interval(marks).high > high == 1.0
+    whole = graded("understanding/qa", [0.0, 1.0, 1.0], 0.1, "abc")
+    assert whole == proportion("understanding/qa", [False, True, True], 0.1)
+
+
 def test_a_small_distance_stands_above_a_large_one():
-    flat = flat_score("reconstruction/frechet", 1.0, 0.8, 1.2, untrained=5.0)
-    assert standing(flat, "reconstruction/frechet") == "above"
+    flat = flat_score("reconstruction/kid", 1.0, 0.8, 1.2, untrained=5.0)
+    assert standing(flat, "reconstruction/kid") == "above"
 
 
 def test_a_score_without_a_baseline_stands_nowhere():

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from data_pipelines.examples import Edit
-from tests.evaluation.helpers import COLOURS, BlindModel, PerfectModel, colour_of, examples, square
+from data_pipelines.examples import Edit, Question
+from tests.evaluation.helpers import (
+    COLOURS,
+    BlindModel,
+    PerfectModel,
+    colour_of,
+    examples,
+    prompts,
+    square,
+)
 from unicom_jax.evaluation.editing import evaluate_editing, judge_pixels
-from unicom_jax.evaluation.generation import Prompt, evaluate_generation, evaluate_retrieval
+from unicom_jax.evaluation.generation import evaluate_generation, evaluate_retrieval
 from unicom_jax.evaluation.reconstruction import PSNR_CEILING, evaluate_reconstruction
-from unicom_jax.evaluation.suite import EvaluationConfig, balanced, first_of_each, in_batches
+from unicom_jax.evaluation.suite import EvaluationConfig
 from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
 
 CONFIG = EvaluationConfig(image_size=32, batch_size=4)
-IMAGES = [example.image for example in examples(12)]
+EXAMPLES = examples(12)
+
+
+def asked(data):
+    return [(example, question) for example in data for question in example.questions]
+
+
+def edited(data):
+    return [(example, edit) for example in data for edit in example.edits]
 
 
 def values(result):
@@ -27,59 +44,64 @@ def chances(result):
     return {score.name: score.chance for score in result.scores}
 
 
-def prompts():
-    def judge_of(colour):
-        def judge(image):
-            return (True, "") if colour_of(image) == colour else (False, f"no {colour} square")
-
-        return judge
-
-    return [
-        Prompt(category, f"a {colour} square", judge_of(colour), square(colour))
-        for category in ("single", "colours")
-        for colour in COLOURS
-    ]
-
-
 def test_a_perfect_copy_scores_the_ceiling_and_distance_zero():
-    scores = values(evaluate_reconstruction(PerfectModel(), IMAGES, CONFIG))
+    scores = values(evaluate_reconstruction(PerfectModel(), EXAMPLES, CONFIG))
     assert scores["reconstruction/psnr"] == PSNR_CEILING
     assert scores["reconstruction/ssim"] == pytest.approx(1.0)
-    assert scores["reconstruction/frechet"] == pytest.approx(0.0, abs=1e-6)
+    assert scores["reconstruction/kid"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_grey_copy_scores_low_and_far():
-    scores = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG))
+    scores = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG))
     assert scores["reconstruction/psnr"] < 10
-    assert scores["reconstruction/frechet"] > 1000
+    assert scores["reconstruction/kid"] > 1000
 
 
 def test_chance_of_reconstruction_is_another_picture():
     pair = [square("red"), square("blue")]
-    result = evaluate_reconstruction(PerfectModel(), [*pair, pair[0]], CONFIG)
+    chosen = [
+        dataclasses.replace(example, image=image)
+        for example, image in zip(EXAMPLES, [*pair, pair[0]], strict=False)
+    ]
+    result = evaluate_reconstruction(PerfectModel(), chosen, CONFIG)
     # Pairs (red, blue), (blue, red) and (red, red), whose PSNR is the ceiling.
     assert 40 < chances(result)["reconstruction/psnr"] < 50
-    assert chances(result)["reconstruction/frechet"] is None
+    assert chances(result)["reconstruction/kid"] is None
 
 
-def test_reconstruction_asks_for_batches():
-    model = PerfectModel()
-    evaluate_reconstruction(model, IMAGES, CONFIG)
-    assert model.calls == [("reconstruct", 4)] * 3
+def test_pictures_are_scored_in_their_own_shapes():
+    class Shaped(PerfectModel):
+        def draw(self, prompts, *, size, **options):
+            self.calls.append(size)
+            return [SimpleNamespace(image=np.zeros((*size, 3), np.uint8)) for _ in prompts]
+
+        def features(self, images):
+            return np.stack([image.mean(axis=(0, 1)) for image in images])
+
+    wide = [
+        dataclasses.replace(e, image=e.image if i % 2 else e.image[:16])
+        for i, e in enumerate(examples(6))
+    ]
+    model = Shaped()
+    result = evaluate_retrieval(model, wide, CONFIG)
+    assert model.calls == [(16, 32), (32, 32)]
+    assert {record.key: record.image.shape for record in result.records} == {
+        example.key: example.image.shape for example in wide
+    }
 
 
-def test_frechet_distance_is_measured_by_the_given_encoder():
+def test_the_kernel_distance_is_measured_by_the_given_encoder():
     class Measured(PerfectModel):
         def features(self, images):
-            return super().features(images) * 2.0
+            return np.zeros((len(images), 4))
 
-    own = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG))
-    other = values(evaluate_reconstruction(BlindModel(), IMAGES, CONFIG, encoder=Measured()))
-    assert other["reconstruction/frechet"] == pytest.approx(4 * own["reconstruction/frechet"])
+    own = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG))
+    other = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG, encoder=Measured()))
+    assert own["reconstruction/kid"] > other["reconstruction/kid"] == 0.0
 
 
 def test_right_answers_score_one_by_kind_and_over_all():
-    scores = values(evaluate_answers(PerfectModel(), examples(), CONFIG))
+    scores = values(evaluate_answers(PerfectModel(), asked(examples()), CONFIG))
     assert scores == {
         "understanding/qa": 1.0,
         "understanding/qa/colour": 1.0,
@@ -88,17 +110,42 @@ def test_right_answers_score_one_by_kind_and_over_all():
 
 
 def test_chance_of_an_answer_is_the_commonest_one():
-    result = evaluate_answers(BlindModel(), examples(6), CONFIG)
+    result = evaluate_answers(BlindModel(), asked(examples(6)), CONFIG)
     assert chances(result)["understanding/qa/colour"] == pytest.approx(1 / 3)
     assert chances(result)["understanding/qa/count"] == 1.0
     assert chances(result)["understanding/qa"] == pytest.approx(2 / 3)
     assert values(result)["understanding/qa/colour"] == pytest.approx(1 / 3)
 
 
-def test_questions_are_limited_by_kind():
-    config = dataclasses.replace(CONFIG, questions=2)
-    result = evaluate_answers(PerfectModel(), examples(6), config)
-    assert [r.kind for r in result.records] == ["colour"] * 2 + ["count"] * 2
+def test_questions_about_one_picture_widen_the_interval():
+    """Two questions with one answer say no more than one of them."""
+    data = [
+        dataclasses.replace(e, questions=(e.questions[0],) * 4, key=f"squares/{i}")
+        for i, e in enumerate(examples(12))
+    ]
+    (once, _), (four, _) = (
+        evaluate_answers(
+            BlindModel(), [(e, q) for e in data for q in e.questions[:n]], CONFIG
+        ).scores
+        for n in (1, 4)
+    )
+    assert four.interval.value == once.interval.value
+    assert four.interval.low == pytest.approx(once.interval.low, abs=0.02)
+    assert four.count == 4 * once.count
+
+
+def test_answers_are_compared_by_the_rule_that_the_configuration_names():
+    class Rough(PerfectModel):
+        def answer(self, images, questions, **options):
+            return ["104"] * len(images)
+
+    question = Question("how much?", "100", "number")
+    chosen = [(example, question) for example in examples(4)]
+    for rule, right in {"exact": 0.0, "relaxed": 1.0}.items():
+        config = dataclasses.replace(CONFIG, answer_rule=rule)
+        assert values(evaluate_answers(Rough(), chosen, config))["understanding/qa"] == right
+    with pytest.raises(ValueError, match="answer_rule 'vqs' is unknown; choose one of exact, vqa"):
+        dataclasses.replace(CONFIG, answer_rule="vqs")
 
 
 def test_a_caption_may_match_any_true_one():
@@ -136,6 +183,12 @@ def test_generation_scores_each_category_and_their_mean():
     assert chances(result)["generation/single"] == 0.0
 
 
+def test_a_single_prompt_has_no_chance():
+    assert set(chances(evaluate_generation(PerfectModel(), prompts()[:1], CONFIG)).values()) == {
+        None
+    }
+
+
 def test_a_refused_drawing_keeps_its_reason():
     result = evaluate_generation(BlindModel(), prompts(), CONFIG)
     wrong = [record for record in result.records if not record.correct]
@@ -149,24 +202,27 @@ def test_retrieval_finds_the_pictures_of_distinct_captions():
         for example, colour in zip(examples(3), COLOURS, strict=True)
     ]
     found = evaluate_retrieval(PerfectModel(), distinct, CONFIG)
-    assert values(found) == {"generation/retrieval": 1.0}
-    assert chances(found) == {"generation/retrieval": pytest.approx(1 / 3)}
+    assert values(found)["generation/retrieval"] == 1.0
+    assert values(found)["generation/kid"] == pytest.approx(0.0)
+    assert chances(found)["generation/retrieval"] == pytest.approx(1 / 3)
     assert found.records[0].correct is None
     assert found.records[0].reason == "retrieved at rank 1 of 3"
 
 
 def test_retrieval_does_not_find_grey_drawings():
-    assert values(evaluate_retrieval(BlindModel(), examples(6), CONFIG)) != {
-        "generation/retrieval": 1.0
-    }
+    found = values(evaluate_retrieval(BlindModel(), examples(6), CONFIG))
+    assert found["generation/retrieval"] < 1.0
+    assert found["generation/kid"] > 0.0
 
 
 def test_a_true_edit_reaches_its_target_and_keeps_the_rest():
-    assert set(values(evaluate_editing(PerfectModel(), examples(), CONFIG)).values()) == {1.0}
+    assert set(values(evaluate_editing(PerfectModel(), edited(examples()), CONFIG)).values()) == {
+        1.0
+    }
 
 
 def test_an_editor_that_does_nothing_is_the_chance_of_editing():
-    result = evaluate_editing(PerfectModel(), examples(), CONFIG)
+    result = evaluate_editing(PerfectModel(), edited(examples()), CONFIG)
     assert chances(result) == {
         "editing/success": 0.0,
         "editing/reached": 0.0,
@@ -176,7 +232,7 @@ def test_an_editor_that_does_nothing_is_the_chance_of_editing():
 
 
 def test_an_edit_that_paints_over_everything_is_no_success():
-    scores = values(evaluate_editing(BlindModel(), examples(), CONFIG))
+    scores = values(evaluate_editing(BlindModel(), edited(examples()), CONFIG))
     assert scores["editing/success"] == scores["editing/unchanged"] == 0.0
 
 
@@ -185,7 +241,7 @@ def test_an_edit_of_another_size_fails_with_the_sizes():
         def edit(self, images, instructions, **options):
             return [image[:16] for image in images]
 
-    result = evaluate_editing(Cropper(), examples(3), CONFIG)
+    result = evaluate_editing(Cropper(), edited(examples(3)), CONFIG)
     assert {record.reason for record in result.records} == {"size 32x16, not 32x32"}
 
 
@@ -200,22 +256,6 @@ def test_pixels_tell_reached_from_unchanged():
     assert verdict.reached
     assert not verdict.unchanged
     assert "rest moved" in verdict.reason
-
-
-def test_balanced_takes_kinds_in_turn():
-    assert balanced(["a1", "a2", "a3", "b1"], lambda x: x[0], 3) == ["a1", "b1", "a2"]
-
-
-def test_first_of_each_takes_kind_after_kind():
-    items = ["a1", "b1", "a2", "a3", "b2"]
-    assert first_of_each(items, lambda x: x[0], 2) == ["a1", "a2", "b1", "b2"]
-
-
-def test_batches_report_their_progress():
-    done = []
-    starts = [start for start, _ in in_batches(range(5), 2, done.append)]
-    assert starts == [0, 2, 4]
-    assert done == [2, 2, 1]
 
 
 def test_configuration_is_read_from_a_run():
@@ -254,5 +294,5 @@ def test_pictures_are_compared_as_the_encoder_saw_them():
         def prepared(self, image):
             return np.ascontiguousarray(image[::2, ::2])
 
-    scores = values(evaluate_reconstruction(Halver(), IMAGES, CONFIG))
+    scores = values(evaluate_reconstruction(Halver(), EXAMPLES, CONFIG))
     assert scores["reconstruction/psnr"] == PSNR_CEILING

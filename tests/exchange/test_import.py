@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import shutil
@@ -10,13 +11,14 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from tests.families.documents import lively
+from tests.models.diffusers_folder import write_folder
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import from_json
-from unicom_jax.exchange import imports
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.interop.folders import write_model
@@ -27,6 +29,7 @@ from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.flux import FLUX_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs import imported
 from unicom_jax.runs.checkpoint import read_config, restore_params, stage_steps
 
 CONFIG = """
@@ -134,7 +137,7 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
             raise OSError("no space left on device")
         directory.mkdir(parents=True)
 
-    monkeypatch.setattr(imports, "save_import", fail_at_the_second)
+    monkeypatch.setattr(imported, "save_import", fail_at_the_second)
     assert run("import", given, tmp_path / "run", *parts(given)) == 1
     left = [path.name for path in tmp_path.rglob("*") if path.is_relative_to(tmp_path / "run")]
     assert left == (["run", "notes.txt"] if there else [])
@@ -154,6 +157,76 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
 def test_what_cannot_be_imported_is_answered_with_the_mend(given, tmp_path, capsys, flags, message):
     assert message in error_of(capsys, run("import", given, tmp_path / "run", *flags))
     assert not (tmp_path / "run").exists()
+
+
+# ---- autoencoders -----------------------------------------------------------------------------
+
+
+def test_an_autoencoder_alone_is_imported(given, tmp_path, capsys):
+    write_folder(tmp_path / "vae")
+    flags = f"--autoencoder={tmp_path / 'vae'}"
+    assert run("import", given, tmp_path / "dry", flags, "--dry-run") == 0
+    assert "autoencoder" in capsys.readouterr().out and not (tmp_path / "dry").exists()
+    assert run("import", given, tmp_path / "run", flags) == 0
+    assert (tmp_path / "run" / "autoencoder" / "config.json").is_file()
+    assert read_config(tmp_path / "run")["codec"]["autoencoder"]["facts"]
+
+
+def spoil(file, kind: str) -> str:
+    """Damages a file of weights; gives what the message says."""
+    if kind == "cut in half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        return "is damaged"
+    state = load_file(file)
+    name = sorted(state)[0]
+    if kind == "nan":
+        state[name] = np.full_like(state[name], np.nan)
+    else:
+        del state[name]
+    save_file(state, file)
+    return f"{name} holds NaN" if kind == "nan" else f"lacks {name}"
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        *itertools.product(("import", "dry run", "train"), ("cut in half", "incomplete")),
+        ("import", "nan"),
+        ("train", "nan"),  # a dry run reads headers only
+    ],
+)
+def test_a_damaged_autoencoder_is_refused_before_anything_is_computed(
+    given, tmp_path, capsys, command, kind
+):
+    write_folder(tmp_path / "vae")
+    message = spoil(tmp_path / "vae" / "diffusion_pytorch_model.safetensors", kind)
+    workdir, folder = tmp_path / "run", tmp_path / "vae"
+    status = {
+        "import": lambda: run("import", given, workdir, f"--autoencoder={folder}"),
+        "dry run": lambda: run("import", given, workdir, f"--autoencoder={folder}", "--dry-run"),
+        "train": lambda: run("train", given, workdir, f"--config.codec.autoencoder.path={folder}"),
+    }[command]()
+    assert message in error_of(capsys, status)
+    assert not list(workdir.glob("*/checkpoints"))
+
+
+def test_weights_that_are_not_finite_are_not_imported(given, tmp_path, capsys):
+    folder = shutil.copytree(given / "qwen", tmp_path / "qwen")
+    file = folder / "model.safetensors"
+    state = load_file(file)
+    state["model.norm.weight"][3] = np.inf
+    save_file(state, file)
+    status = run("import", given, tmp_path / "run", f"--language={folder}")
+    assert "model.norm.weight holds NaN or infinite values" in error_of(capsys, status)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_import_says_which_of_two_copies_of_the_weights_it_reads(given, tmp_path, capsys):
+    folder = shutil.copytree(given / "qwen", tmp_path / "qwen")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    assert run("import", given, tmp_path / "run", f"--language={folder}", "--dry-run") == 0
+    shown = capsys.readouterr().out
+    assert f"note: model.safetensors.index.json in {folder} is not read" in shown
 
 
 # ---- a whole model ----------------------------------------------------------------------------

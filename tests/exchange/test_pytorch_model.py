@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -20,7 +19,6 @@ from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run
 from unicom_jax.core.batch import Role
 from unicom_jax.exchange.export import Options, export
-from unicom_jax.families.unified import add_noise, gather_slots
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.layouts import unicom
@@ -42,6 +40,10 @@ CONFIGURATIONS = {
         "unified__understanding": "latents",
         "unified__transformer__qkv_bias": False,
         "unified__transformer__qk_norm": True,
+        "unified__transformer__norm_eps": 1e-5,
+        "unified__transformer__rope_scaling": "yarn",
+        "unified__transformer__rope_factor": 4.0,
+        "unified__transformer__rope_length": 64,
         "codec__compressor": "mlp",
     },
     "pool": {
@@ -116,21 +118,45 @@ def test_every_output_is_that_of_jax(name, tmp_path):
     assert not missed
 
 
+def at_slots(batch, prepared, noised) -> dict[str, np.ndarray]:
+    """What the exported model takes of the pictures: arrays over slots, looked up one by one."""
+    shape = batch.roles.shape
+    found = {
+        "features": np.zeros((*shape, prepared.features.shape[-1]), np.float32),
+        "latents": np.zeros((*shape, prepared.latents.shape[-1]), np.float32),
+        "target": np.zeros((*shape, prepared.latents.shape[-1]), np.float32),
+        "time": np.ones(shape, np.float32),
+        "places": np.zeros((*shape, 2), np.int32),
+    }
+    for row, slot in zip(*np.nonzero(batch.roles > Role.TEXT), strict=True):
+        image, token = batch.image_index[row, slot], batch.image_token[row, slot]
+        if noisy := batch.roles[row, slot] == Role.NOISY:
+            draw, image = image, batch.draws[row, image]
+            found["time"][row, slot] = noised.time[row, draw]
+            found["target"][row, slot] = (noised.clean - noised.noise)[row, draw, token]
+        found["features"][row, slot] = prepared.features[row, image, token]
+        latents = noised.noisy[row, draw] if noisy else prepared.latents[row, image]
+        found["latents"][row, slot] = latents[token]
+        found["places"][row, slot] = divmod(token, batch.grids[row, image, 1])
+    return found
+
+
 def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, monkeypatch):
     config, _, params = weights.load(run)
     module, params = unicom.of_run(config), params["unified"]
     pathway = module.unified
     give_noise(monkeypatch)
     sequence = Generator(config, None, {"unified": params}).sequence
-    batch, features, latents, draws = inputs(documents(ALL, sequence), PACKED, sequence)
+    batch, prepared, draws = inputs(documents(ALL, sequence), PACKED, sequence)
 
     def loss(params):
-        terms = pathway.loss_terms(params, batch, features, latents, draws)
+        terms = pathway.loss_terms(params, batch, prepared, draws)
         return 5.0 * terms["flow"][0] + terms["text"][0]
 
     expected_loss, expected = jax.value_and_grad(loss)(params)
 
-    noisy = add_noise(batch, latents, draws, pathway.flow_time)
+    noised = pathway.images.noise(prepared, batch.draws, draws)
+    slots = at_slots(batch, prepared, noised)
 
     def tensor(x):
         return torch.from_numpy(np.array(x))
@@ -143,16 +169,13 @@ def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, m
         positions=tensor(batch.positions),
         intervals=tensor(np.stack(intervals, -1)),
         roles=tensor(batch.roles),
-        features=tensor(gather_slots(jnp.asarray(features), batch)),
-        latents=tensor(noisy.latents),
-        time=tensor(noisy.time),
-        places=tensor(pathway.embedding.places(jax.tree.map(jnp.asarray, batch))),
+        **{name: tensor(values) for name, values in slots.items() if name != "target"},
     )
-    error = (out.velocity - tensor(noisy.target)).square().mean(-1)
+    error = (out.velocity - tensor(slots["target"])).square().mean(-1)
     nll = torch.nn.functional.cross_entropy(
         out.logits.flatten(0, 1), tensor(batch.targets).long().flatten(), reduction="none"
     )
-    total = 5.0 * (error * tensor(noisy.weights)).sum()
+    total = 5.0 * (error * tensor(batch.roles == Role.NOISY)).sum()
     total = total + (nll * tensor(batch.target_weights).flatten()).sum()
     total.backward()
     np.testing.assert_allclose(total.item(), expected_loss, rtol=1e-5)

@@ -11,7 +11,7 @@ from experiments.benchmarks import bare, ours, pipeline
 from experiments.benchmarks.race import Contestant, race, ratios
 from experiments.benchmarks.standard import FLOW_WEIGHT, TEXT_WEIGHT, Standard
 from unicom_jax.core.losses import mean
-from unicom_jax.families.unified import FlowTime, add_noise
+from unicom_jax.families.images import draw_noise
 
 SMALL = Standard(
     width=32,
@@ -42,10 +42,8 @@ def both_losses():
     batch = jax.tree.map(jnp.asarray, ours.make_batch(SMALL))
     frozen, stage = ours.images(SMALL), ours.make_stage(SMALL)
     row_keys = jax.random.split(jax.random.key(2), SMALL.rows)
-    draw = add_noise(batch, frozen["latents"], row_keys, FlowTime())
-    image = slice(SMALL.text_tokens, None)
     clean = jnp.asarray(SMALL.latents())
-    time, noise = draw.time[:, SMALL.text_tokens], clean - draw.target[:, image]
+    time, noise = (x[:, 0] for x in draw_noise((1, *clean.shape[1:]), row_keys))
     bare_loss, tokens = bare.make_loss(SMALL), jnp.asarray(SMALL.tokens())
 
     def our_loss(params):

@@ -22,9 +22,10 @@ from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.module import Module, Params
-from unicom_jax.families import query, unified
+from unicom_jax.families import images
 from unicom_jax.families.build import build_unified
-from unicom_jax.families.transfusion import TransfusionPathway
+from unicom_jax.families.latents import LatentImages, Prepared
+from unicom_jax.families.unified import UnifiedModel
 
 TOKENS, FEATURES, LATENTS = 4, 32, 8  # of an image of the tiny configuration
 
@@ -85,9 +86,10 @@ def pack(
 def arrays(
     made: Sequence[Document], rows: Sequence[Sequence[int]], kind: str, seed: int = 0
 ) -> np.ndarray:
-    """Random numbers (B, M, ...) of the images of `pack(made, rows)`.
+    """Random numbers of the images or draws of `pack(made, rows)`.
 
-    kind: "features" (B, M, N, D), "latents" or "noise" (B, M, N, d), "time" (B, M) in [0, 1).
+    kind: of images "features" (B, M, N, F) or "latents" (B, M, N, d), of draws "noise" (B, D, N, d)
+    or "time" (B, D) in [0, 1).
     """
     shape = {
         "features": (TOKENS, FEATURES),
@@ -95,8 +97,10 @@ def arrays(
         "noise": (TOKENS, LATENTS),
         "time": (),
     }[kind]
-    places = [[(i, m) for i in row for m in range(len(made[i].grids))] for row in rows]
-    out = np.zeros((len(rows), max(1, *map(len, places)), *shape), np.float32)
+    held = "draws" if kind in ("noise", "time") else "grids"
+    places = [[(i, m) for i in row for m in range(len(getattr(made[i], held)))] for row in rows]
+    most = max(1, *(sum(len(made[i].grids) for i in row) for row in rows))  # as in `pack`
+    out = np.zeros((len(rows), most, *shape), np.float32)
     salt = ("features", "latents", "noise", "time").index(kind)
     for row, row_places in enumerate(places):
         for column, (document, picture_index) in enumerate(row_places):
@@ -111,12 +115,13 @@ def inputs(
     rows: Sequence[Sequence[int]],
     sequence: SequenceConfig,
     noise_seed: int = 0,
-) -> tuple:
-    """(batch, features, latents, (time, noise)): what `loss_terms` takes behind the weights, where
+) -> tuple[MixedBatch, Prepared, tuple[np.ndarray, np.ndarray]]:
+    """(batch, prepared, (time, noise)): what `loss_terms` takes behind the weights, where
     `give_noise` has (time, noise) in the place of random keys."""
     draws = (arrays(made, rows, kind, noise_seed) for kind in ("time", "noise"))
     looks = (arrays(made, rows, kind) for kind in ("features", "latents"))
-    return (pack(made, rows, sequence), *looks, tuple(draws))
+    batch = pack(made, rows, sequence)
+    return batch, Prepared(*looks, batch.grids), tuple(draws)
 
 
 def cut(batch: MixedBatch, start: int, stop: int) -> MixedBatch:
@@ -132,10 +137,8 @@ def give_noise(patch: pytest.MonkeyPatch) -> None:
 
     What is no key is refused by the check of shapes, so the calls that pass it on go without.
     """
-    for module in (unified, query):
-        patch.setattr(module, "draw_noise", lambda shape, draws, flow_time: draws)
-    losses = (TransfusionPathway.loss_terms, query.QueryPathway.loss_terms)
-    for function in (unified.add_noise, *losses):
+    patch.setattr(images, "draw_noise", lambda shape, draws, kind, shifts: draws)
+    for function in (images.noise_draws, LatentImages.noise, UnifiedModel.loss_terms):
         patch.setattr(function, "__no_type_check__", True, raising=False)
 
 

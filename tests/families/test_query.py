@@ -91,29 +91,29 @@ def test_drawing_behind_a_cached_prefix_reads_what_training_reads(model, params)
     """The condition of a drawn image is the same from a packed row as from a cache."""
     pathway, sequence = model
     made = documents([ALL[1]], sequence)
-    batch, features, latents, (time, noise) = inputs(made, [[0]], sequence)
+    batch, prepared, (time, noise) = inputs(made, [[0]], sequence)
     prefix = len(made[0]) - TOKENS
 
     @jax.jit
-    def cached(params, batch, features, latents, noisy, time):
+    def cached(params, batch, prepared, noisy, time):
         read, drawn = cut(batch, 0, prefix), cut(batch, prefix, prefix + TOKENS)
         cache = pathway.transformer.init_cache(1, prefix + TOKENS)
-        _, cache = pathway.prefill(params, read, features, latents, cache)
+        _, cache = pathway.prefill(params, read, prepared, cache)
         context = pathway.begin_drawing(
             params, cache, drawn.positions, drawn.mask, jnp.array([[2, 2]]), prefix
         )
         return pathway.velocity(params, context, noisy, time)
 
-    clean = latents[:, 0]
+    clean = prepared.latents[:, 0]
     noisy = time[:, 0, None, None] * clean + (1 - time[:, 0, None, None]) * noise[:, 0]
-    predicted = cached(params, batch, features, latents, noisy, time[:, 0])
+    predicted = cached(params, batch, prepared, noisy, time[:, 0])
     error = np.square(np.asarray(predicted) - (clean - noise[:, 0])).mean(-1).sum()
-    terms = jax.jit(pathway.loss_terms)(params, batch, features, latents, (time, noise))
+    terms = jax.jit(pathway.loss_terms)(params, batch, prepared, (time, noise))
     np.testing.assert_allclose(error, terms["flow"][0], rtol=1e-4)
 
 
 def test_there_is_a_query_for_every_token_that_a_picture_can_have():
     fixed = build_unified(tiny_config(unified__pathway="query"))
-    assert fixed.queries == TOKENS
+    assert fixed.images.queries == TOKENS
     free = tiny_config(unified__pathway="query", data__policy="naflex", data__max_tokens=36)
-    assert build_unified(free).queries == 36
+    assert build_unified(free).images.queries == 36

@@ -22,9 +22,9 @@ from tests.families.documents import (
     make_model,
     packing_changes_nothing,
 )
-from unicom_jax.core.batch import Role
-from unicom_jax.families import unified
-from unicom_jax.families.unified import FlowTime, draw_noise
+from unicom_jax.families.images import draw_noise
+from unicom_jax.families.latents import ImageEmbedding
+from unicom_jax.families.slots import pick_draws, place_images
 
 pytestmark = pytest.mark.usefixtures("noise_is_given")
 
@@ -57,25 +57,25 @@ def test_packed_documents_have_the_losses_and_gradients_of_unpacked_ones(model, 
 
 def test_a_noisy_copy_changes_no_text_logit_and_no_other_image(model, params, losses):
     made = documents(ALL, model[1])
-    batch, features, latents, (time, noise) = inputs(made, PACKED, model[1])
-    _, _, _, (other_time, other_noise) = inputs(made, PACKED, model[1], noise_seed=1)
+    batch, prepared, (time, noise) = inputs(made, PACKED, model[1])
+    _, _, (other_time, other_noise) = inputs(made, PACKED, model[1], noise_seed=1)
 
-    def run(*changed):  # images of the packed row whose noise and time are the other ones
+    def run(*changed):  # draws of the packed row whose noise and time are the other ones
         pick = np.isin(np.arange(time.shape[1]), changed)[None]
         drawn = (
             np.where(pick, other_time, time),
             np.where(pick[..., None, None], other_noise, noise),
         )
-        (_, terms), _ = losses(params, batch, features, latents, drawn)
+        (_, terms), _ = losses(params, batch, prepared, drawn)
         return float(terms["text"][0]), float(terms["flow"][0])
 
-    # Images of the row: 0 DRAW, 1 LOOK, 2 source and 3 target of EDIT, 4 TALK.
+    # Draws of the row: 0 of DRAW, 1 of EDIT, 2 of TALK.
     (text, flow), (text_0, flow_0) = run(), run(0)
-    (text_4, flow_4), (text_04, flow_04) = run(4), run(0, 4)
-    assert text == text_0 == text_4 == text_04
-    assert abs(flow_0 - flow) > 0.1 and abs(flow_4 - flow) > 0.1
-    # Each image's loss is its own: what two changes do together is what they do one by one.
-    np.testing.assert_allclose(flow_04 - flow, (flow_0 - flow) + (flow_4 - flow), atol=2e-4)
+    (text_2, flow_2), (text_02, flow_02) = run(2), run(0, 2)
+    assert text == text_0 == text_2 == text_02
+    assert abs(flow_0 - flow) > 0.1 and abs(flow_2 - flow) > 0.1
+    # Each draw's loss is its own: what two changes do together is what they do one by one.
+    np.testing.assert_allclose(flow_02 - flow, (flow_0 - flow) + (flow_2 - flow), atol=2e-4)
 
 
 def test_a_few_steps_lower_both_losses(model, params, losses):
@@ -104,14 +104,14 @@ def test_an_understood_image_is_read_from_what_the_config_names(
         unified__understanding=understanding, unified__transformer__depth=1
     )
     params, terms = lively(model), jax.jit(model.loss_terms)
-    batch, features, latents, noise = inputs(documents([LOOK], sequence), [[0]], sequence)
+    batch, prepared, noise = inputs(documents([LOOK], sequence), [[0]], sequence)
 
-    def text(features, latents):
-        return float(terms(params, batch, features, latents, noise)["text"][0])
+    def text(**changed):
+        return float(terms(params, batch, prepared.replace(**changed), noise)["text"][0])
 
-    plain = text(features, latents)
-    assert (text(features + 1, latents) != plain) == reads_features
-    assert (text(features, latents + 1) != plain) == reads_latents
+    plain = text()
+    assert (text(features=prepared.features + 1) != plain) == reads_features
+    assert (text(latents=prepared.latents + 1) != plain) == reads_latents
 
 
 @pytest.mark.parametrize(
@@ -123,27 +123,28 @@ def test_the_source_of_an_edit_is_read_from_what_the_config_names(
 ):
     model, sequence = make_model(unified__edit_source=source, unified__transformer__depth=1)
     params, terms = lively(model), jax.jit(model.loss_terms)
-    batch, features, latents, noise = inputs(documents([EDIT], sequence), [[0]], sequence)
-    changed = np.array([1.0, 0.0], np.float32)[None, :, None, None]  # the source, not the target
+    batch, prepared, noise = inputs(documents([EDIT], sequence), [[0]], sequence)
+    source = np.array([1.0, 0.0], np.float32)[None, :, None, None]  # not the target
 
-    def flow(features, latents):
-        return float(terms(params, batch, features, latents, noise)["flow"][0])
+    def flow(**changed):
+        return float(terms(params, batch, prepared.replace(**changed), noise)["flow"][0])
 
-    plain = flow(features, latents)
-    assert (flow(features + changed, latents) != plain) == reads_features
-    assert (flow(features, latents + changed) != plain) == reads_latents
+    plain = flow()
+    assert (flow(features=prepared.features + source) != plain) == reads_features
+    assert (flow(latents=prepared.latents + source) != plain) == reads_latents
 
 
 def test_text_after_a_drawn_image_reads_its_clean_latents(model, params):
     terms = jax.jit(model[0].loss_terms)
-    batch, features, latents, noise = inputs(documents([TALK], model[1]), [[0]], model[1])
-    plain = terms(params, batch, features, latents, noise)["text"][0]
-    assert plain != terms(params, batch, features, latents + 1, noise)["text"][0]
+    batch, prepared, noise = inputs(documents([TALK], model[1]), [[0]], model[1])
+    plain = terms(params, batch, prepared, noise)["text"][0]
+    changed = prepared.replace(latents=prepared.latents + 1)
+    assert plain != terms(params, batch, changed, noise)["text"][0]
 
 
 def test_an_unknown_understanding_names_the_choices():
     with pytest.raises(ValueError, match="unified.understanding='pixels' is not one of features"):
-        unified.ImageEmbedding(FEATURES := 32, 8, FEATURES, understanding="pixels")
+        ImageEmbedding(FEATURES := 32, 8, FEATURES, understanding="pixels")
 
 
 # ---- noise --------------------------------------------------------------------------------
@@ -151,8 +152,8 @@ def test_an_unknown_understanding_names_the_choices():
 
 def test_a_row_gets_the_same_noise_wherever_it_stands():
     keys = jax.random.split(jax.random.key(0), 4)
-    time, noise = draw_noise((2, 4, 8), keys, FlowTime())
-    last_time, last_noise = draw_noise((2, 4, 8), keys[3:], FlowTime())
+    time, noise = draw_noise((2, 4, 8), keys)
+    last_time, last_noise = draw_noise((2, 4, 8), keys[3:])
     np.testing.assert_array_equal(time[3:], last_time)
     np.testing.assert_array_equal(noise[3:], last_noise)
     assert len(np.unique(time)) == time.size  # every image has a time of its own
@@ -193,28 +194,31 @@ def test_data_prediction_leads_along_a_straight_line_to_what_the_head_gives(para
 def test_data_prediction_weighs_its_error_by_the_time_that_is_left(params, floor):
     plain, sequence = make_model()
     pathway, _ = make_model(unified__prediction="data", unified__time_floor=floor)
-    batch, features, latents, (time, noise) = inputs(documents([DRAW], sequence), [[0]], sequence)
+    batch, prepared, (time, noise) = inputs(documents([DRAW], sequence), [[0]], sequence)
     # The same weights give the same numbers x; as velocities they miss z_1 - ε, as data z_1.
     total = {}
     for name, model in (("velocity", plain), ("data", pathway)):
-        flow, count = model.loss_terms(params, batch, features, latents, (time, noise))["flow"]
+        flow, count = model.loss_terms(params, batch, prepared, (time, noise))["flow"]
         total[name] = float(flow)
         assert count == 4
-    given = head_output(plain, params, batch, features, latents, time, noise)
-    clean, speed = latents[0, 0], latents[0, 0] - noise[0, 0]
+    given = head_output(plain, params, batch, prepared, (time, noise))
+    clean, speed = prepared.latents[0, 0], prepared.latents[0, 0] - noise[0, 0]
     left = max(1.0 - time[0, 0], floor)
     assert total["velocity"] == pytest.approx(np.square(given - speed).mean(-1).sum(), rel=1e-4)
     expected = np.square(given - clean).mean(-1).sum() / left**2
     assert total["data"] == pytest.approx(expected, rel=1e-4)
 
 
-def head_output(model, params, batch, features, latents, time, noise) -> np.ndarray:
+def head_output(model, params, batch, prepared, draws) -> np.ndarray:
     """(4, d): what the head gives at the four NOISY slots of a row with one image."""
-    noisy = unified.add_noise(batch, latents, (time, noise), FlowTime())
-    looks = unified.gather_slots(features, batch)
-    hidden = model.embed(params, batch, looks, noisy.latents, noisy.image_time)
+    images = model.images
+    noised = images.noise(prepared, batch.draws, draws)
+    text = model.transformer.embed(params["transformer"], batch.tokens)
+    vectors = *images.looked_at(params, prepared), images.drawn(params, noised)[0]
+    hidden = place_images(text, batch, *vectors)
     hidden, _ = model.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-    return np.asarray(model.head(params["head"], hidden, noisy.time))[batch.roles == Role.NOISY]
+    states = pick_draws(hidden, batch, 4)
+    return np.asarray(images.head(params["head"], states, noised.time))[0, 0]
 
 
 def test_an_unknown_prediction_names_the_choices():

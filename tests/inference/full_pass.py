@@ -11,8 +11,8 @@ import numpy as np
 from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
 from data_pipelines.sequences.sequence import Document, drawing_slots
 from unicom_jax.core.batch import MixedBatch, Role
-from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.unified import embed_slots, gather_slots
+from unicom_jax.families.images import Noised
+from unicom_jax.families.slots import place_images
 from unicom_jax.inference.generator import Generator
 
 
@@ -28,23 +28,14 @@ def hidden_states(
     generator: Generator, params, batch: MixedBatch, noisy: jax.Array, time: jax.Array
 ) -> jax.Array:
     """Hidden states (B, S, W); NOISY slots hold `noisy` (B, n, d) at `time` (a scalar)."""
-    models, pathway = generator.models, generator.models.unified
-    rows, images = batch.grids.shape[:2]
-    grids = batch.grids.reshape(rows * images, 2)
-    patches = to_unit(batch.patches.reshape(rows * images, *batch.patches.shape[2:]))
-    features = models.vision(params["vision"], patches, grids)
-    latents = models.codec.encode(params["codec"], features, grids)
-    features, latents = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
-
-    drawn = batch.roles == Role.NOISY
-    noisy = jnp.take_along_axis(noisy, batch.image_token[..., None], axis=1)
-    slot_latents = jnp.where(drawn[..., None], noisy, gather_slots(latents, batch))
-    unified = params["unified"]
+    pathway = generator.models.unified
+    unified, images = params["unified"], pathway.images
+    prepared = images.prepare({"encoder": params["vision"], "codec": params["codec"]}, batch)
+    grids = batch.grids[:, -1:] // generator.sequence.pool
+    noised = Noised(noisy[:, None], jnp.full((len(noisy), 1), time), grids)
+    drawn, _ = images.drawn(unified, noised)
     text = pathway.transformer.embed(unified["transformer"], batch.tokens)
-    hidden = embed_slots(
-        pathway.embedding, unified["embedding"], text, batch, gather_slots(features, batch),
-        slot_latents, jnp.full((rows, images), time),
-    )  # fmt: skip
+    hidden = place_images(text, batch, *images.looked_at(unified, prepared), drawn)
     return pathway.transformer(unified["transformer"], hidden, batch.positions, batch.mask)[0]
 
 
@@ -83,7 +74,7 @@ def velocity(generator: Generator, documents: Sequence[Document], rows: int, col
         batch.roles[row, here] = Role.NOISY
         batch.positions[row, here] = slots.positions
         batch.image_token[row, here] = np.arange(count)
-        batch.image_index[row, here] = batch.grids.shape[1] - 1
+        batch.image_index[row, here] = 0  # the row's only draw
         batch.grids[row, -1] = rows, cols
         for name in ("context_start", "context_stop", "span_start", "span_stop"):
             getattr(batch.mask, name)[row, here] = getattr(slots.mask, name)
@@ -93,7 +84,7 @@ def velocity(generator: Generator, documents: Sequence[Document], rows: int, col
     def run(noisy: jax.Array, time: jax.Array) -> jax.Array:
         hidden = hidden_states(generator, generator.params, batch, noisy, time)
         at_image = jnp.take_along_axis(hidden, places[..., None], axis=1)
-        return pathway.head(
+        return pathway.images.head(
             generator.params["unified"]["head"], at_image, jnp.full(at_image.shape[:2], time)
         )
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from unicom_jax.interop.atomic import new_folder
+from unicom_jax.interop.atomic import new_folder, write_text
 
 
 def names(folder):
@@ -45,8 +47,48 @@ def test_what_is_there_already_is_left_alone(tmp_path):
 
 
 def test_what_a_killed_attempt_left_is_cleared_away(tmp_path):
-    (tmp_path / ".out.part").mkdir()
-    (tmp_path / ".out.part" / "old").write_text("half")
+    (tmp_path / ".out.abcd.part").mkdir()
+    (tmp_path / ".out.abcd.part" / "old").write_text("half")
     with new_folder(tmp_path / "out") as folder:
         (folder / "a").write_text("1")
     assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a"]
+
+
+def test_two_at_once_do_not_disturb_each_other_and_the_second_is_refused(tmp_path):
+    first, second = (new_folder(tmp_path / "out") for _ in range(2))
+    with pytest.raises(FileExistsError, match="written by another process meanwhile"), second as b:
+        with first as a:
+            for number, folder in enumerate((a, b)):
+                (folder / "a").write_text(str(number))
+        (b / "b").write_text("1")
+    assert (tmp_path / "out" / "a").read_text() == "0"
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["a"]
+
+
+def test_of_two_that_may_replace_the_last_stays_whole(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").write_text("old")
+    first, second = (new_folder(tmp_path / "out", replace=True) for _ in range(2))
+    with second as b, first as a:
+        (a / "a").write_text("1")
+        (b / "b").write_text("2")
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["b"]
+
+
+def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    path = tmp_path / "page.html"
+    write_text(path, "old")
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        write_text(path, "new and longer")
+    assert path.read_text() == "old"
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_half_a_surrogate_pair_can_be_written(tmp_path):
+    write_text(tmp_path / "page.html", "a \ud83d b")
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == "a ? b"

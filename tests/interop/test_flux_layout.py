@@ -37,7 +37,7 @@ def test_a_folder_comes_back_bit_for_bit_and_diffusers_computes_the_same(tmp_pat
 
     module = module_of(json.loads((given / "config.json").read_text()), given / "config.json")
     assert module == SMALL
-    params = load_weights(given, table(module), module.specs(), stem=STEM)
+    params = load_weights(open_tensors(given, STEM), table(module), module.specs())
     back.mkdir()
     (back / "config.json").write_text(json.dumps(describe(module)))
     size = 60_000 if shard else 10**9

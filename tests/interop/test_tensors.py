@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from unicom_jax.interop import tensors
-from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
+from unicom_jax.interop.tensors import WeightsError, open_tensors, weight_files, write_tensors
 
 SHAPES = {"a": (3, 4), "b": (5,), "c": (2, 2), "d": ()}
 
@@ -98,6 +98,58 @@ def test_a_shard_cut_short_is_named(tmp_path, keep):
         open_tensors(tmp_path)
 
 
+def both(folder, stem: str) -> None:
+    """Shards with an index, and a single file with other values beside them."""
+    write(folder, shard_bytes=1, stem=stem)
+    write_tensors(folder, SHAPES, lambda name: values(name) + 1, np.dtype(np.float32), stem=stem)
+
+
+def test_the_single_file_is_read_before_shards_as_transformers_does(tmp_path):
+    both(tmp_path, "model")
+    folder = open_tensors(tmp_path)
+    assert np.array_equal(folder.read("a"), values("a") + 1)
+    assert folder.unread == tmp_path / "model.safetensors.index.json"
+
+
+def test_the_index_is_read_before_a_single_file_as_diffusers_does(tmp_path):
+    both(tmp_path, "diffusion_pytorch_model")
+    folder = open_tensors(tmp_path, "diffusion_pytorch_model")
+    assert np.array_equal(folder.read("a"), values("a"))
+    assert folder.unread == tmp_path / "diffusion_pytorch_model.safetensors"
+
+
+def test_an_index_left_behind_without_its_shards_is_ignored(tmp_path):
+    both(tmp_path, "model")
+    for shard in tmp_path.glob("*-of-*"):
+        shard.unlink()
+    (tmp_path / "model.safetensors.index.json").write_text("not read at all")
+    assert open_tensors(tmp_path).facts.keys() == SHAPES.keys()
+    assert weight_files(tmp_path).names == ["model.safetensors"]
+
+
+def test_an_index_of_diffusers_without_its_shards_names_the_file_that_is_there(tmp_path):
+    both(tmp_path, "diffusion_pytorch_model")
+    for shard in tmp_path.glob("*-of-*"):
+        shard.unlink()
+    with pytest.raises(WeightsError, match=r"is missing; .* or delete .*index.json to read"):
+        open_tensors(tmp_path, "diffusion_pytorch_model")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_refused_with_their_tensor(tmp_path, dtype, bad):
+    def spoilt(name):
+        array = values(name).copy()
+        array[array > array.max() - 0.01] = bad if name == "b" else 1.0
+        return array
+
+    write_tensors(tmp_path, SHAPES, spoilt, np.dtype(dtype))
+    folder = open_tensors(tmp_path)
+    folder.read_finite("a")
+    with pytest.raises(WeightsError, match=r"model\.safetensors: b holds NaN or infinite values"):
+        folder.read_finite("b")
+
+
 def test_an_index_that_promises_too_much_is_named(tmp_path):
     write(tmp_path, shard_bytes=1)
     index = tmp_path / "model.safetensors.index.json"
@@ -111,5 +163,5 @@ def test_an_index_that_promises_too_much_is_named(tmp_path):
 @pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {"a": 1}}'])
 def test_an_index_that_is_none_is_named(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
-    with pytest.raises(WeightsError, match="no index of shards"):
+    with pytest.raises(WeightsError, match="not an index of shards"):
         open_tensors(tmp_path)

@@ -131,9 +131,15 @@ def test_both_projections_come_from_their_folders(tmp_path):
         ({"width": 48}, "set --config.unified.transformer.width=48"),
         ({"depth": 5}, "set --config.unified.transformer.depth=5"),
         ({"rope_theta": 1e6}, "set --config.unified.transformer.rope_theta=1000000.0"),
+        ({"norm_eps": 1e-5}, "set --config.unified.transformer.norm_eps=1e-05"),
+        (
+            {"rope_scaling": "yarn", "rope_factor": 4.0, "rope_length": 64},
+            "set --config.unified.transformer.rope_factor=4.0 "
+            "--config.unified.transformer.rope_length=64 "
+            "--config.unified.transformer.rope_scaling=yarn",
+        ),
         ({"tied_head": False}, "set --config.unified.transformer.tied_head=False"),
         ({"vocab_size": 500}, "set --config.data.padded_vocab_size=500"),
-        ({"norm_eps": 1e-5}, "norm_eps=1e-05, .* no key changes; take another checkpoint"),
     ],
 )
 def test_other_sizes_of_the_language_model_name_the_key(tmp_path, changes, mend):

@@ -19,6 +19,10 @@ from rich.console import Console
 from experiments import base
 from tests.training.conftest import config
 from tests.training.toy import same
+from unicom_jax.config import KEYS
+from unicom_jax.config import STAGES as DECLARED
+from unicom_jax.config.key import Group
+from unicom_jax.config.keys.training import TRAINING
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.core.pixels import to_unit
@@ -84,13 +88,17 @@ def brightness(monkeypatch):
     )
     monkeypatch.setitem(LOSSES, "brightness", brightness_stage)
     monkeypatch.setitem(STAGES, "brightness", row)
+    monkeypatch.setitem(DECLARED, "brightness", Group("Settings.", TRAINING))
+    for name, key in TRAINING.items():
+        monkeypatch.setitem(KEYS, f"brightness.{name}", key)
 
 
 def with_brightness(*stages):
     made = config(stages=stages)
-    made.brightness = base.training(
-        steps=3, batch_size=4, log_every=1, warmup_steps=1, save_every=1, learning_rate=1e-4
-    )
+    with made.unlocked():
+        made.brightness = base.training(
+            steps=3, batch_size=4, log_every=1, warmup_steps=1, save_every=1, learning_rate=1e-4
+        )
     return made
 
 

@@ -59,13 +59,16 @@ class MixedBatch:
       positions: (y, x), rotary; equal at text slots.
       mask: two intervals per slot.
       roles: a `Role` per slot.
-      image_index: which of the row's images an image slot belongs to; 0 elsewhere.
-      image_token: which token of that image; 0 elsewhere.
+      image_index: which of the row's images an image slot belongs to, at NOISY slots which of its
+        draws; 0 elsewhere.
+      image_token: which token of that image or draw; 0 elsewhere.
       targets: token to be predicted at each slot.
       target_weights: 0 where nothing is predicted.
       patches: raster order, each of the C = patch * patch * 3 numbers flattened as (row, column,
         channel); None where there are features.
       grids: (rows, columns) of patches; (0, 0) where there is no image.
+      draws: which of the row's images each draw is of; -1 where there is no draw. A draw has noise
+        and a time of its own, and several may be of one image, which is then encoded once.
       features: what the frozen encoder makes of the patches, where it was computed before, in
         float32, bfloat16 or float16; 0 behind an image's last patch. Else None.
     """
@@ -80,4 +83,5 @@ class MixedBatch:
     target_weights: Float32[Array, "B S"]
     patches: UInt8[Array, "B M N C"] | None
     grids: Int32[Array, "B M 2"]
+    draws: Int32[Array, "B draws"]
     features: Float[Array, "B M N F"] | None = None

@@ -6,7 +6,9 @@ al. 2022).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -79,7 +81,7 @@ def velocity_to_data(
 
 
 def shift_time(
-    time: Float[Array, "*shape"], shift: float | Float[Array, ""]
+    time: Float[Array, "*shape"], shift: float | Float[Array, " ..."]
 ) -> Float[Array, "*shape"]:
     """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
     return time / (time + shift * (1.0 - time))
@@ -94,7 +96,7 @@ def sample_time(
     key: Key[Array, ""],
     shape: tuple[int, ...],
     kind: str = "uniform",
-    shift: float | Float[Array, ""] = 1.0,
+    shift: float | Float[Array, " ..."] = 1.0,
     *,
     mean: float = 0.0,
     std: float = 1.0,
@@ -139,58 +141,170 @@ def time_grid(steps: int, shift: float | Float[Array, ""] = 1.0) -> Float[Array,
     return shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
 
 
-def _euler_step(
-    velocity_fn: VelocityFn, z: jax.Array, start: jax.Array, stop: jax.Array
-) -> jax.Array:
-    return z + (stop - start) * velocity_fn(z, start)
+class Trajectory(NamedTuple):
+    """What an integration went through.
+
+    Attributes:
+      states: z at each time of the grid, noise and result included.
+      times: the grid.
+      log_probs: of each step from its state to the next, a row (see `SdeStep`); None where the
+        steps are those of an ODE, whose next state has no density.
+    """
+
+    states: Float[Array, "times ..."]
+    times: Float[Array, " times"]
+    log_probs: Float32[Array, "steps B"] | None
 
 
-def _heun_step(
-    velocity_fn: VelocityFn, z: jax.Array, start: jax.Array, stop: jax.Array
-) -> jax.Array:
+@dataclasses.dataclass(frozen=True)
+class EulerStep:
+    """z + (t1 - t0) v. Steps of an ODE need no key and have no log-probability (None)."""
+
+    stochastic = False
+
+    def __call__(
+        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: None = None
+    ) -> tuple[jax.Array, None]:
+        return z + (t1 - t0) * velocity_fn(z, t0), None
+
+
+@dataclasses.dataclass(frozen=True)
+class HeunStep:
     """Trapezoidal corrector after an Euler predictor; the step that ends at t = 1 stays Euler.
 
     A data-predicting network knows no velocity at t = 1 (0 / 0). One Euler step of local error
     O(h²) leaves the method at second order (Karras et al. 2022, algorithm 1).
     """
-    first = velocity_fn(z, start)
-    predicted = z + (stop - start) * first
 
-    def correct(_: None) -> jax.Array:
-        return z + 0.5 * (stop - start) * (first + velocity_fn(predicted, stop))
+    stochastic = False
 
-    return jax.lax.cond(stop < 1.0, correct, lambda _: predicted, None)
+    def __call__(
+        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: None = None
+    ) -> tuple[jax.Array, None]:
+        first = velocity_fn(z, t0)
+        predicted = z + (t1 - t0) * first
+
+        def correct(_: None) -> jax.Array:
+            return z + 0.5 * (t1 - t0) * (first + velocity_fn(predicted, t1))
+
+        return jax.lax.cond(t1 < 1.0, correct, lambda _: predicted, None), None
 
 
-SAMPLERS = {"euler": _euler_step, "heun": _heun_step}
+@dataclasses.dataclass(frozen=True)
+class SdeStep:
+    """A step of the SDE with the marginals of the flow, so that the next state has a density.
+
+        mean = z + [v - s² / (2 (1 - t)) (z - t v)] (t1 - t0)      s = level sqrt((1 - t) / t)
+
+    -(z - t v) / (1 - t) is the score, so the drift corrects for the noise s sqrt(t1 - t0) that the
+    step adds ("Flow-GRPO": Liu et al. 2025, here with t = 1 as data). At t = 0, s takes t1 for t.
+    The marginals are those of the ODE for many steps only. A level of 0 would be Euler's step, and
+    is refused: it has no density.
+    """
+
+    level: float = 0.7
+
+    stochastic = True
+
+    def __post_init__(self) -> None:
+        if not self.level > 0:
+            raise ValueError(
+                f"an SDE step of noise level {self.level} is a step of the ODE and has no "
+                "log-probability; give a level above 0, or integrate with euler"
+            )
+
+    def moments(
+        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Mean (like z) and deviation (a scalar) of the next state."""
+        speed, left = velocity_fn(z, t0), 1.0 - t0
+        spread = self.level * jnp.sqrt(left / jnp.where(t0 > 0, t0, t1))
+        drift = speed - jnp.square(spread) / (2.0 * left) * (z - t0 * speed)
+        return z + drift * (t1 - t0), spread * jnp.sqrt(t1 - t0)
+
+    def __call__(
+        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        mean, deviation = self.moments(velocity_fn, z, t0, t1)
+        after = mean + deviation * _normal(key, z.shape, z.dtype)
+        return after, _log_density(jax.lax.stop_gradient(after), mean, deviation)
+
+    def log_prob(
+        self, velocity_fn: VelocityFn, z: jax.Array, after: jax.Array, t0: jax.Array, t1: jax.Array
+    ) -> Float32[Array, " B"]:
+        """Of a step that was made from `z` to `after`, under this velocity."""
+        return _log_density(after, *self.moments(velocity_fn, z, t0, t1))
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Unit Gaussian, from one key or from one key a row (which then does not depend on others)."""
+    if key.ndim == 0:
+        return jax.random.normal(key, shape, dtype)
+    return jax.vmap(lambda row: jax.random.normal(row, shape[1:], dtype))(key)
+
+
+def _log_density(value: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
+    """Log-density of an isotropic Gaussian, averaged over the dimensions of a row: (B,).
+
+    An average, as in Flow-GRPO: a sum over a picture's numbers would leave the clip range of any
+    policy gradient within one step.
+    """
+    logs = -0.5 * (jnp.square((value - mean) / deviation) + jnp.log(2.0 * jnp.pi))
+    logs = (logs - jnp.log(deviation)).astype(jnp.float32)
+    return jnp.mean(logs, axis=tuple(range(1, logs.ndim)))
+
+
+FlowStep = EulerStep | HeunStep | SdeStep
+SAMPLERS: dict[str, FlowStep] = {"euler": EulerStep(), "heun": HeunStep()}
 
 
 def integrate(
     velocity_fn: VelocityFn,
     noise: Float[Array, "*shape"],
     steps: int,
-    sampler: str = "euler",
+    sampler: str | FlowStep = "euler",
     shift: float | Float[Array, ""] = 1.0,
-) -> Float[Array, "*shape"]:
+    *,
+    key: Key[Array, "*#B"] | None = None,
+    trajectory: bool = False,
+) -> Float[Array, "*shape"] | tuple[Float[Array, "*shape"], Trajectory]:
     """Carries `noise` from t = 0 to t = 1 along dz/dt = velocity_fn(z, t), in fp32 or better.
 
     `velocity_fn` gets the state and a scalar time. One `scan` runs all steps, so the compiled code
     holds it once (Heun: twice) whatever their number.
+
+    Args:
+      sampler: a name of `SAMPLERS`, or a step (z, t0, t1, key) -> (z, log-probability).
+      key: of a step that draws noise: one, or one a row.
+      trajectory: also return the states, times and log-probabilities on the way.
     """
-    if sampler not in SAMPLERS:
+    if isinstance(sampler, str) and sampler not in SAMPLERS:
         raise ValueError(f"sampler {sampler!r} is unknown; choose one of {sorted(SAMPLERS)}")
-    step = SAMPLERS[sampler]
+    step = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+    if step.stochastic and key is None:
+        raise ValueError(f"{type(step).__name__} draws noise; give integrate a key")
 
     def field(z: jax.Array, time: jax.Array) -> jax.Array:
         return velocity_fn(z, time).astype(z.dtype)
 
-    def body(z: jax.Array, interval: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        return step(field, z, *interval), None
+    def body(z: jax.Array, interval: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        number, t0, t1 = interval
+        step_key = _fold(key, number) if step.stochastic else None
+        after, log_prob = step(field, z, t0, t1, step_key)
+        return after, (after, log_prob) if trajectory else None
 
     start = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
     times = time_grid(steps, shift).astype(start.dtype)
-    final, _ = jax.lax.scan(body, start, (times[:-1], times[1:]))
-    return final
+    final, passed = jax.lax.scan(body, start, (jnp.arange(steps), times[:-1], times[1:]))
+    if not trajectory:
+        return final
+    states, log_probs = passed
+    return final, Trajectory(jnp.concatenate([start[None], states]), times, log_probs)
+
+
+def _fold(key: jax.Array, number: jax.Array) -> jax.Array:
+    fold = jax.random.fold_in
+    return fold(key, number) if key.ndim == 0 else jax.vmap(fold, (0, None))(key, number)
 
 
 def guide(

@@ -14,9 +14,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int, Real, Shaped
+from jaxtyping import Array, Float, Float32, Int, Real
 
-from unicom_jax.core.activations import ROWS, SLOTS, TENSOR, place
+from unicom_jax.core.activations import TENSOR, place
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
 from unicom_jax.core.module import ones as ones_init
 from unicom_jax.core.module import zeros as zeros_init
@@ -242,18 +242,6 @@ def place_embedding(
     angles = places.astype(jnp.float32)[..., None] * frequencies  # (..., 2, dim / 4)
     waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
     return waves.reshape(*places.shape[:-1], dim)
-
-
-def at_slots(
-    values: Shaped[Array, "B ..."], which: Int[Array, "B S"] | None
-) -> Shaped[Array, "B ..."]:
-    """values (B, k, ...) at each slot by its index `which` into k; None: they broadcast already."""
-    if which is None:
-        return values
-    values, which = place(values, ROWS), place(which, ROWS, SLOTS)
-    return jnp.take_along_axis(
-        values, which.reshape(which.shape + (1,) * (values.ndim - 2)), axis=1
-    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,9 @@ with it keep their meaning.
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,21 +21,89 @@ from jaxtyping import Array, Float, Float32, Int32, Real
 Turns = tuple[Float32[Array, "B S half"], Float32[Array, "B S half"]]
 
 
-def rope(positions: Real[Array, "B S 2"], head_dim: int, theta: float) -> Turns:
+SCALINGS = ("none", "linear", "yarn")
+# Turns within the trained length: pairs of channels that make more keep their frequency, pairs that
+# make fewer are slowed down by the whole factor (YaRN, section 3.2).
+MANY_TURNS, FEW_TURNS = 32, 1
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are slowed down so that a model reads longer texts than it learned.
+
+    Attributes:
+      kind: "none"; "linear": all frequencies divided by `factor` (Chen et al., arXiv:2306.15595);
+        "yarn": low frequencies only, with a ramp in between, and cos and sin enlarged by
+        0.1 ln(factor) + 1 (Peng et al., arXiv:2309.00071).
+      factor: by how much the context grows, at least 1.
+      length: tokens of the context that the model was trained with ("yarn" only).
+    """
+
+    kind: str = "none"
+    factor: float = 1.0
+    length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in SCALINGS:
+            raise ValueError(f"rope_scaling={self.kind!r} is unknown; use one of {SCALINGS}")
+        if self.factor < 1.0 or (self.kind == "none" and self.factor != 1.0):
+            raise ValueError(
+                f"rope_factor={self.factor} with rope_scaling={self.kind!r}; it has to be 1 for "
+                "'none' and at least 1 for the others"
+            )
+        if (self.kind == "yarn") != (self.length > 0):
+            raise ValueError(
+                f"rope_length={self.length} with rope_scaling={self.kind!r}; give the trained "
+                "context length for 'yarn', and 0 for the others"
+            )
+
+    @property
+    def magnitude(self) -> float:
+        """What cos and sin are multiplied by."""
+        return 0.1 * math.log(self.factor) + 1.0 if self.kind == "yarn" else 1.0
+
+    def frequencies(self, head_dim: int, theta: float) -> Float32[np.ndarray, " half"]:
+        """Angle per position of each channel pair; theta ** (-2 i / head_dim) without scaling."""
+        plain = theta ** (-2.0 * np.arange(head_dim // 2) / head_dim)
+        if self.kind != "yarn":
+            return (plain / self.factor).astype(np.float32)
+
+        def pair_with(turns: float) -> float:
+            """The (fractional) channel pair that makes so many turns in the trained context."""
+            return head_dim * math.log(self.length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+        first = max(math.floor(pair_with(MANY_TURNS)), 0)
+        last = min(math.ceil(pair_with(FEW_TURNS)), head_dim - 1)
+        slowed = np.clip((np.arange(head_dim // 2) - first) / ((last - first) or 1e-3), 0.0, 1.0)
+        return (plain * (1.0 - slowed) + plain / self.factor * slowed).astype(np.float32)
+
+
+UNSCALED = RopeScaling()
+
+
+def rope(
+    positions: Real[Array, "B S 2"],
+    head_dim: int,
+    theta: float,
+    scaling: RopeScaling = UNSCALED,
+) -> Turns:
     """(cos, sin) of the rotation angles. Even frequencies turn with y, odd ones with x.
 
     Args:
       positions: (y, x).
       head_dim: even number of channels of a head.
       theta: base; frequency i is theta ** (-2 i / head_dim).
+      scaling: for contexts longer than the model was trained with.
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of channels; head_dim {head_dim} is odd")
-    index = np.arange(head_dim // 2)
-    frequencies = (theta ** (-2.0 * index / head_dim)).astype(np.float32)
+    frequencies = scaling.frequencies(head_dim, theta)
     y, x = positions[..., :1].astype(jnp.float32), positions[..., 1:].astype(jnp.float32)
-    angles = jnp.where(index % 2 == 0, y, x) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
+    angles = jnp.where(np.arange(head_dim // 2) % 2 == 0, y, x) * frequencies
+    cos, sin = jnp.cos(angles), jnp.sin(angles)
+    if scaling.magnitude == 1.0:
+        return cos, sin
+    return cos * scaling.magnitude, sin * scaling.magnitude
 
 
 def axial_rope(

@@ -22,20 +22,25 @@ class Series:
     role: str = "train"
 
 
-def line_chart(series: Sequence[Series], label: str) -> str:
+def line_chart(series: Sequence[Series], label: str, *, rate: bool = False) -> str:
     """An SVG of curves over training steps. Values that are not finite leave gaps out.
 
     A "train" curve is drawn faint with its running mean on top, an "eval" curve as dots on a line.
     Returns "" when no curve has a finite point.
+
+    Args:
+      rate: the values are shares of a whole: the axis is linear from 0 to 1. Others get an axis
+        that fits them, a logarithmic one where they span a wide range.
     """
     series = [clean for curve in series if (clean := _finite(curve)).xs]
     if not series:
         return ""
     ys = [y for curve in series for y in curve.ys]
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
+    logarithmic = not rate and min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO
     last = max(x for curve in series for x in curve.xs)
     x_axis = _Axis(0.0, max(float(last), 1.0), LEFT, WIDTH - RIGHT, False)
-    y_axis = _Axis.over(ys, HEIGHT - BOTTOM, TOP, logarithmic)
+    held = [0.0, 1.0, *ys] if rate else ys
+    y_axis = _Axis.over(held, HEIGHT - BOTTOM, TOP, logarithmic)
     body = [
         *_grid(x_axis, y_axis),
         *(part for curve in series for part in _curve(curve, x_axis, y_axis)),
@@ -122,7 +127,9 @@ def _tick_step(span: float, count: int) -> float:
 
 
 def short_number(value: float) -> str:
-    """A number in at most five characters: 12k, 3.4M, 0.02, 2e-5."""
+    """A number in at most five characters: 12k, 3.4M, 0.02, 2e-5; NaN or ∞ where it is none."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
     size = abs(value)
     for scale, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if size >= scale:

@@ -8,42 +8,94 @@ from typing import Any
 
 from rich.console import Console
 
-from data_pipelines.build import evaluates_on_training_data, open_examples
+from data_pipelines.build import evaluates_on_training_data, image_policy, open_examples
 from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.sources.records import SourceError
 from data_pipelines.sources.split import EVALUATION
-from unicom_jax.evaluation.data import EvaluationData
+from unicom_jax.evaluation.data import TEST, EvaluationData, half_of, sample_of
 from unicom_jax.evaluation.run import SCORES_FILE, evaluate
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
-from unicom_jax.evaluation.suite import EvaluationConfig
+from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
 from unicom_jax.inference.generator import Generator
+from unicom_jax.runs.weights import describe, steps_in_use
 
 
-def run_evaluate(workdir: Path, console: Console) -> dict[str, float | int | None]:
-    """Scores the newest weights of a run beside the same model untrained; prints the table.
+def run_evaluate(
+    workdir: Path,
+    console: Console,
+    *,
+    step: str = "",
+    split: str = TEST,
+    baseline: bool = True,
+) -> dict[str, float | int | None]:
+    """Scores the weights of a run, then the same model untrained; prints the table.
+
+    Args:
+      step: of the unified model, as for `Generator.load`.
+      split: development or test.
+      baseline: whether the untrained model is scored, too.
 
     Raises CheckpointError without a checkpoint, SourceError without the data.
     """
-    generator = Generator.load(workdir)
-    untrained = Generator.untrained(generator.config, generator.tokenizer)
-    settings = EvaluationConfig.of(generator.config)
-    if evaluates_on_training_data(generator.config):
+    config, tokenizer, _ = describe(workdir)
+    used = steps_in_use(workdir, step)
+    settings = EvaluationConfig.of(config)
+    trained_on = evaluates_on_training_data(config)
+    if trained_on:
         console.print(
             "nothing was held out (data.source.held_out, eval_split): "
             "these are scores on training data"
         )
-    data = data_of(generator.config, settings)
-    flat = evaluate(generator, untrained, settings, workdir, data=data, console=console)
+    about = {
+        "split": split,
+        "data": config["data"]["source"]["kind"],
+        "trained_on": trained_on,
+        "policy": config["data"]["policy"],
+        "checkpoints": {part: f"{stage} {number}" for part, (stage, number) in used.items()},
+    }
+    flat = evaluate(
+        lambda: Generator.load(workdir, step),
+        (lambda: Generator.untrained(config, tokenizer)) if baseline else None,
+        settings,
+        workdir,
+        data=data_of(config, settings, split),
+        encoder_of=encoder_of,
+        about=about,
+        console=console,
+    )
     print_scores(flat, console)
-    console.print(f"scores: {workdir / SCORES_FILE}")
+    console.print(f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False)
     return flat
 
 
-def data_of(run: Mapping[str, Any], settings: EvaluationConfig) -> EvaluationData:
-    """The evaluation data of a run's configuration: Scenes with the exact judge, others without."""
+def encoder_of(generator: Generator) -> Generator:
+    """A generator that holds the weights of the encoder alone, for `features`."""
+    vision = {"vision": generator.params["vision"]}
+    return Generator(generator.config, generator.tokenizer, vision)
+
+
+def data_of(
+    run: Mapping[str, Any], settings: EvaluationConfig, split: str = TEST
+) -> EvaluationData:
+    """The evaluation data of a run's configuration: Scenes with the exact judge, others without.
+
+    Pictures keep the shapes that they have in training under the run's image policy.
+
+    Raises SourceError when a split has too few records.
+    """
     if run["data"]["source"]["kind"] == "scenes":
         fields = run["data"]["scenes"].items()  # JSON knows lists only
         fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields}
-        return scenes_data(settings, SceneConfig(**fields))
+        policy, unit = image_policy(run), run["data"]["patch"] * run["codec"]["pool"]
+        sizes = [policy.target_size(*size, unit) for size in fields["sizes"]]
+        scenes = SceneConfig(**fields)
+        return scenes_data(settings, scenes, sizes=tuple(dict.fromkeys(sizes)), split=split)
     source = open_examples(run, EVALUATION, with_edits=settings.edits > 0)
-    return EvaluationData([source[i] for i in range(min(len(source), settings.examples))])
+    examples = sample_of(half_of(source, split), settings.examples)
+    if settings.pictures and len(examples) < FEWEST:
+        raise SourceError(
+            f"the {split} half of {len(source)} held-out records has {len(examples)}, too few for "
+            f"intervals; hold out more (data.source.held_out), at least {FEWEST} a half"
+        )
+    return EvaluationData(examples)

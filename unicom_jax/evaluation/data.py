@@ -1,14 +1,24 @@
-"""What is evaluated on: pictures with texts, prompts, and the judges that the data set has."""
+"""What is evaluated on: a seeded sample of pictures with texts, prompts, and their judges."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
-from data_pipelines.examples import Example
+import numpy as np
+
+from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.sources.records import SourceError
+from data_pipelines.sources.split import SplitSource, held_out
 from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt
+from unicom_jax.evaluation.suite import balanced, first_of_each
 from unicom_jax.evaluation.understanding import CaptionJudge
+
+DEVELOPMENT, TEST = "development", "test"
+SPLITS = (DEVELOPMENT, TEST)
+SAMPLE_SEED = 20_231_107  # not the run's: all runs on the same data see the same sample
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +26,8 @@ class EvaluationData:
     """Held-out examples with their judges.
 
     Attributes:
-      examples: pictures with captions, and questions and edits where the data set has them.
+      examples: pictures with captions, and questions and edits where the data set has them. They
+        are read when they are used and not kept.
       prompts: judged prompts. Without any, drawings are looked up by retrieval instead.
       judge_edit: says whether an edit succeeded; by default from the pixels of the true target.
       judge_caption: says whether a caption in other words is true; None: only stored ones count.
@@ -26,3 +37,75 @@ class EvaluationData:
     prompts: Sequence[Prompt] = ()
     judge_edit: EditJudge = judge_pixels
     judge_caption: CaptionJudge | None = None
+
+
+def half_of(source: Sequence[Example], split: str) -> Sequence[Example]:
+    """The half of held-out records that is for development, or the one for testing.
+
+    Each record's half is a hash of its index alone, so records that are added change no other's.
+
+    Raises SourceError when the half is empty.
+    """
+    development = held_out(len(source), 0.5)
+    indices = np.flatnonzero(development == (split == DEVELOPMENT))
+    if not len(indices):
+        raise SourceError(
+            f"of {len(source)} held-out records none is in the {split} half; hold out more "
+            "(data.source.held_out)"
+        )
+    return SplitSource(source, indices, split)
+
+
+def sample_of(source: Sequence[Example], count: int) -> Sequence[Example]:
+    """Up to `count` records of a source, drawn without replacement; the same in every run.
+
+    A larger sample begins with the smaller one.
+    """
+    order = np.random.default_rng(SAMPLE_SEED).permutation(len(source))
+    return SplitSource(source, order[:count], "sample")
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts(Sequence[tuple[Example, Any]]):
+    """Questions or edits of examples, each with its example, read when it is asked for.
+
+    Attributes:
+      field: "questions" or "edits".
+      places: (index of the example, index of its question or edit, kind).
+    """
+
+    examples: Sequence[Example]
+    field: str
+    places: Sequence[tuple[int, int, str]]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> tuple[Example, Any]:
+        of_example, of_part, _ = self.places[index]
+        example = self.examples[of_example]
+        return example, getattr(example, self.field)[of_part]
+
+
+def questions_of(examples: Sequence[Example], count: int) -> Sequence[tuple[Example, Question]]:
+    """The first `count` questions of every kind, kind after kind, with their examples."""
+    places = _places(examples, "questions") if count else []
+    return Parts(examples, "questions", first_of_each(places, _kind, count))
+
+
+def edits_of(examples: Sequence[Example], count: int) -> Sequence[tuple[Example, Edit]]:
+    """`count` edits, taken in turn from every kind, with their examples."""
+    places = _places(examples, "edits") if count else []
+    return Parts(examples, "edits", balanced(places, _kind, count))
+
+
+def _places(examples: Sequence[Example], field: str) -> list[tuple[int, int, str]]:
+    return [
+        (index, number, part.kind)
+        for index in range(len(examples))
+        for number, part in enumerate(getattr(examples[index], field))
+    ]
+
+
+def _kind(place: tuple[int, int, str]) -> str:
+    return place[2]

@@ -10,15 +10,14 @@ import numpy as np
 from data_pipelines.examples import Edit, Example
 from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.protocol import UnifiedModel
-from unicom_jax.evaluation.records import Editing
+from unicom_jax.evaluation.records import Editing, Log
 from unicom_jax.evaluation.scores import Score, proportion
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
     Progress,
     SuiteResult,
-    balanced,
     by_kind,
-    in_batches,
+    in_requests,
     silent,
 )
 
@@ -66,33 +65,32 @@ def judge_pixels(example: Example, edit: Edit, before: Picture, after: Picture) 
 
 def evaluate_editing(
     model: UnifiedModel,
-    examples: Sequence[Example],
+    edits: Sequence[tuple[Example, Edit]],
     config: EvaluationConfig,
     *,
     judge: EditJudge = judge_pixels,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Success, target reached, rest unchanged, and success by kind; kinds are sampled evenly.
+    """Success, target reached, rest unchanged, and success by kind.
 
-    Chance is an editor that hands the picture back as it was: all is unchanged, little is reached.
+    The edits of one picture are a cluster. Chance is an editor that hands the picture back as it
+    was: all is unchanged, little is reached.
     """
-    pairs = [(example, edit) for example in examples for edit in example.edits]
-    pairs = balanced(pairs, lambda pair: pair[1].kind, config.edits)
-    records: list[Editing] = []
-    idle: list[Editing] = []
-    for start, batch in in_batches(pairs, config.batch_size, progress):
+    records: Log[Editing] = Log(config.shown)
+    idle: Log[Editing] = Log(0)
+    for seed, request in in_requests(edits, config.seed, progress):
         edited = model.edit(
-            [example.image for example, _ in batch],
-            [edit.instruction for _, edit in batch],
+            [example.image for example, _ in request],
+            [edit.instruction for _, edit in request],
             **config.drawing,
-            seed=config.seed + start,
+            seed=seed,
         )
-        for (example, edit), after in zip(batch, edited, strict=True):
+        for (example, edit), after in zip(request, edited, strict=True):
             before = model.prepared(example.image)
             edit = dataclasses.replace(edit, target=model.prepared(edit.target))
             records.append(_record(example, edit, before, after, judge))
             idle.append(_record(example, edit, before, before, judge))
-    return SuiteResult(_scores(records, idle) if records else [], list(records))
+    return SuiteResult(_scores(records, idle) if records else [], records)
 
 
 def _record(
@@ -104,6 +102,7 @@ def _record(
         sizes = [f"{image.shape[1]}x{image.shape[0]}" for image in (after, edit.target)]
         verdict = EditVerdict(False, False, f"size {sizes[0]}, not {sizes[1]}")
     return Editing(
+        key=example.key,
         kind=edit.kind,
         instruction=edit.instruction,
         before=before,
@@ -117,14 +116,14 @@ def _record(
 
 
 def _scores(records: Sequence[Editing], idle: Sequence[Editing]) -> list[Score]:
-    scores = []
-    for quantity in ("success", "reached", "unchanged"):
-        blind = [getattr(record, quantity) for record in idle]
-        outcomes = [getattr(record, quantity) for record in records]
-        scores.append(proportion(f"editing/{quantity}", outcomes, sum(blind) / len(blind)))
-    blind_kinds = by_kind(idle, lambda record: record.kind)
+    names = ("success", "reached", "unchanged")
+    scores = [_score(f"editing/{name}", records, idle, name) for name in names]
+    blind = by_kind(idle, lambda record: record.kind)
     for kind, group in sorted(by_kind(records, lambda record: record.kind).items()):
-        blind = [record.success for record in blind_kinds[kind]]
-        outcomes = [record.success for record in group]
-        scores.append(proportion(f"editing/success/{kind}", outcomes, sum(blind) / len(blind)))
+        scores.append(_score(f"editing/success/{kind}", group, blind[kind], "success"))
     return scores
+
+
+def _score(name: str, records: Sequence[Editing], idle: Sequence[Editing], quantity: str) -> Score:
+    outcomes, blind = ([getattr(r, quantity) for r in rows] for rows in (records, idle))
+    return proportion(name, outcomes, sum(blind) / len(blind), [r.key for r in records])

@@ -10,16 +10,17 @@ import numpy as np
 from data_pipelines.examples import Example
 from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.intervals import mean_of_proportions
+from unicom_jax.evaluation.kernel_distance import kernel_distance
 from unicom_jax.evaluation.metrics import retrieval_ranks
-from unicom_jax.evaluation.protocol import UnifiedModel
-from unicom_jax.evaluation.records import Generation
+from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
+from unicom_jax.evaluation.records import Generation, Log
 from unicom_jax.evaluation.scores import Score, proportion
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
     Progress,
     SuiteResult,
     by_kind,
-    in_batches,
+    in_requests_of_one_shape,
     silent,
 )
 
@@ -28,12 +29,15 @@ Verdict = tuple[bool, str]  # correct, and why not ("" when it is)
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """A prompt of a category, with the judge of its pictures and a picture that is right."""
+    """A prompt of a category, with the judge of its pictures.
+
+    `reference` makes a picture that is right; what is drawn gets its shape.
+    """
 
     category: str
     text: str
     judge: Callable[[Picture], Verdict]
-    reference: Picture
+    reference: Callable[[], Picture]
 
 
 def evaluate_generation(
@@ -48,26 +52,30 @@ def evaluate_generation(
     The categories are GenEval's (Ghosh et al. 2023). Chance is a painter who draws without fault
     but never reads: each prompt judged on the right picture of the next prompt of its category.
     """
-    records: list[Generation] = []
-    for start, batch in in_batches(prompts, config.batch_size, progress):
-        drawn = _draw(model, [prompt.text for prompt in batch], config, start)
-        for prompt, image in zip(batch, drawn, strict=True):
-            correct, reason = prompt.judge(image)
-            records.append(Generation(prompt.category, prompt.text, image, correct, reason))
-    if not records:
+    if not prompts:
         return SuiteResult([], [])
+    shapes = [_shape(model, prompt.reference()) for prompt in prompts]
+    records: Log[Generation] = Log(config.shown)
+    outcomes: dict[str, list[bool]] = {prompt.category: [] for prompt in prompts}
+    requests = in_requests_of_one_shape(prompts, shapes, config.seed, progress)
+    for seed, shape, request in requests:
+        drawn = _draw(model, [prompt.text for _, prompt in request], shape, config, seed)
+        for (index, prompt), image in zip(request, drawn, strict=True):
+            correct, reason = prompt.judge(image)
+            outcomes[prompt.category].append(correct)
+            key = f"prompt/{index}"
+            records.append(Generation(key, prompt.category, prompt.text, image, correct, reason))
     blind = {kind: _blind(group) for kind, group in by_kind(prompts, _category).items()}
     scores = [
-        proportion(f"generation/{kind}", [bool(r.correct) for r in group], blind[kind])
-        for kind, group in by_kind(records, _category).items()
+        proportion(f"generation/{kind}", correct, blind[kind]) for kind, correct in outcomes.items()
     ]
     overall = Score(
         "generation/overall",
         mean_of_proportions([score.interval for score in scores]),
         len(records),
-        sum(blind.values()) / len(blind),
+        None if None in blind.values() else sum(blind.values()) / len(blind),
     )
-    return SuiteResult([*scores, overall], list(records))
+    return SuiteResult([*scores, overall], records)
 
 
 def evaluate_retrieval(
@@ -75,58 +83,71 @@ def evaluate_retrieval(
     examples: Sequence[Example],
     config: EvaluationConfig,
     *,
-    encoder: UnifiedModel | None = None,
+    encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
     """Without an exact judge: is a drawing nearest, of all pictures, to the one captioned so?
 
-    Draws every example's first caption and looks the drawing up among the examples' own pictures by
-    cosine in the encoder's feature space. Chance is 1 / number of pictures. It rewards what the
-    encoder sees, no more: a drawing that is found is not thereby right. `encoder` as in
-    `evaluate_reconstruction`.
+    Draws the first captions of `config.pictures` examples, each in the shape of its picture, and
+    looks the drawings up among these pictures by cosine in the encoder's feature space. Chance is
+    1 / number of pictures. It rewards what the encoder sees, no more: a drawing that is found is
+    not thereby right. The kernel distance (KID) compares the drawings with the pictures as two
+    sets. `encoder` as in `evaluate_reconstruction`.
     """
     encoder = encoder or model
-    chosen = list(examples[: config.pictures])
-    records: list[Generation] = []
-    keys, queries = [], []
-    for start, batch in in_batches(chosen, config.batch_size, progress):
-        captions = [example.captions[0] for example in batch]
-        drawn = _draw(model, captions, config, start)
-        keys.append(encoder.features([example.image for example in batch]))
-        queries.append(encoder.features(drawn))
-        records += [
-            Generation("caption", c, i, None, "") for c, i in zip(captions, drawn, strict=True)
-        ]
-    if not records:
+    chosen = range(min(config.pictures, len(examples)))
+    if not chosen:
         return SuiteResult([], [])
-    ranks = retrieval_ranks(np.concatenate(queries), np.concatenate(keys))
-    records = [
-        dataclasses.replace(record, reason=f"retrieved at rank {rank + 1} of {len(ranks)}")
-        for record, rank in zip(records, ranks, strict=True)
-    ]
+    shapes = [_shape(model, examples[index].image) for index in chosen]
+    records: Log[Generation] = Log(config.shown)
+    keys, queries = [], []
+    for seed, shape, request in in_requests_of_one_shape(chosen, shapes, config.seed, progress):
+        true = [examples[index] for index, _ in request]
+        drawn = _draw(model, [example.captions[0] for example in true], shape, config, seed)
+        keys.append(encoder.features([example.image for example in true]))
+        queries.append(encoder.features(drawn))
+        for example, image in zip(true, drawn, strict=True):
+            caption = example.captions[0]
+            records.append(Generation(example.key, "caption", caption, image, None, ""))
+    drawn_features, true_features = np.concatenate(queries), np.concatenate(keys)
+    ranks = retrieval_ranks(drawn_features, true_features)
+    for index, rank in enumerate(ranks):
+        reason = f"retrieved at rank {rank + 1} of {len(ranks)}"
+        records[index] = dataclasses.replace(records[index], reason=reason)
     found = [bool(rank == 0) for rank in ranks]
-    return SuiteResult([proportion("generation/retrieval", found, 1 / len(found))], list(records))
+    distance = kernel_distance(true_features, drawn_features)
+    scores = [
+        proportion("generation/retrieval", found, 1 / len(found)),
+        Score("generation/kid", distance, len(found)),
+    ]
+    return SuiteResult(scores, records)
 
 
-def _category(item: Prompt | Generation) -> str:
-    return item.category
+def _category(prompt: Prompt) -> str:
+    return prompt.category
+
+
+def _shape(model: UnifiedModel, picture: Picture) -> tuple[int, int]:
+    """Height and width in which a picture like this one is drawn."""
+    height, width, _ = model.prepared(picture).shape
+    return height, width
 
 
 def _draw(
-    model: UnifiedModel, prompts: Sequence[str], config: EvaluationConfig, start: int
+    model: UnifiedModel,
+    prompts: Sequence[str],
+    shape: tuple[int, int],
+    config: EvaluationConfig,
+    seed: int,
 ) -> list[Picture]:
-    drawings = model.draw(
-        prompts,
-        size=(config.image_size, config.image_size),
-        think=config.think,
-        **config.drawing,
-        seed=config.seed + start,
-    )
+    drawings = model.draw(prompts, size=shape, think=config.think, **config.drawing, seed=seed)
     return [np.asarray(drawing.image) for drawing in drawings]
 
 
-def _blind(prompts: Sequence[Prompt]) -> float:
-    """How often the next prompt's right picture satisfies a prompt."""
+def _blind(prompts: Sequence[Prompt]) -> float | None:
+    """How often the next prompt's right picture satisfies a prompt; None of a single prompt."""
+    if len(prompts) == 1:
+        return None
     others = [*prompts[1:], prompts[0]]
-    accepted = [p.judge(o.reference)[0] for p, o in zip(prompts, others, strict=True)]
+    accepted = [p.judge(o.reference())[0] for p, o in zip(prompts, others, strict=True)]
     return sum(accepted) / len(accepted)

@@ -1,12 +1,14 @@
-"""95% intervals. A score without one does not say whether it moved."""
+"""95% intervals of proportions, means and distances of samples."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
+from jaxtyping import Float
 
 Z95 = 1.959963984540054  # 97.5% quantile of the standard normal
 
@@ -20,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def wilson(successes: int, count: int) -> Interval:
-    """A proportion with its Wilson score interval (Wilson 1927): inside [0, 1], honest at its ends.
+    """A proportion with its Wilson score interval (Wilson 1927), which stays inside [0, 1].
 
     Raises ValueError without samples or when successes are not in 0..count.
     """
@@ -28,7 +30,10 @@ def wilson(successes: int, count: int) -> Interval:
         raise ValueError(
             f"{successes} successes out of {count} is no proportion; evaluate at least 1 sample"
         )
-    rate = successes / count
+    return _wilson(successes / count, count)
+
+
+def _wilson(rate: float, count: float) -> Interval:
     scale = 1.0 + Z95**2 / count
     centre = (rate + Z95**2 / (2 * count)) / scale
     half = Z95 / scale * math.sqrt(rate * (1 - rate) / count + Z95**2 / (4 * count**2))
@@ -36,19 +41,77 @@ def wilson(successes: int, count: int) -> Interval:
     return Interval(rate, min(max(0.0, centre - half), rate), max(min(1.0, centre + half), rate))
 
 
-def mean_interval(values: Sequence[float]) -> Interval:
-    """A mean and its normal interval, mean ± 1.96 s/√n.
+def clustered_wilson(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> Interval:
+    """A proportion of samples that come in clusters, such as several questions about one picture.
 
-    Raises ValueError with fewer than two values: one says nothing of the spread.
+    Wilson's interval at the effective number of samples: their number over the design effect,
+    which is the cluster-robust variance over that of independent samples, times the ratio of
+    Student's quantiles for the degrees of freedom (Korn & Graubard 1998). Equal to `wilson` where
+    every sample is a cluster of its own. Where all outcomes agree, nothing tells how alike the
+    samples of a cluster are, and the clusters are counted.
+
+    Raises ValueError without samples.
+    """
+    values, sums = np.asarray(outcomes, np.float64), _by_cluster(outcomes, clusters)
+    count, groups = values.size, len(sums)
+    if count == groups:
+        return wilson(int(values.sum()), count)
+    rate = float(values.mean())
+    if groups == 1 or rate in (0.0, 1.0):
+        return _wilson(rate, groups)
+    robust = _robust_variance(values, sums)
+    design = robust * (count - 1) / (rate * (1 - rate))
+    shrunk = (_t95(count - 1) / _t95(groups - 1)) ** 2
+    return _wilson(rate, count / max(design, 1.0) * shrunk)
+
+
+def mean_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable] | None = None,
+    bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> Interval:
+    """A mean and its interval by Student's t, mean ± t s/√n with n - 1 degrees of freedom.
+
+    Args:
+      clusters: of each value, where several belong together: the cluster-robust variance
+        (Liang & Zeger 1986) then takes the place of s²/n, and clusters count in place of values.
+      bounds: of a value; the interval is cut at them.
+
+    Raises ValueError with fewer than two values or clusters: one says nothing of the spread.
     """
     array = np.asarray(values, np.float64)
-    if array.size < 2:
+    sums = _by_cluster(array, range(array.size) if clusters is None else clusters)
+    if len(sums) < 2:
         raise ValueError(
-            f"a mean of {array.size} values has no interval; evaluate at least 2 samples"
+            f"a mean of {array.size} values in {len(sums)} clusters has no interval; evaluate at "
+            "least 2 samples"
         )
+    half = _t95(len(sums) - 1) * math.sqrt(_robust_variance(array, sums))
     mean = float(array.mean())
-    half = Z95 * float(array.std(ddof=1)) / math.sqrt(array.size)
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, max(bounds[0], mean - half), min(bounds[1], mean + half))
+
+
+def _by_cluster(
+    values: Sequence[float] | np.ndarray, clusters: Sequence[Hashable]
+) -> dict[Hashable, tuple[float, int]]:
+    """Sum and number of the values of each cluster."""
+    sums: dict[Hashable, tuple[float, int]] = {}
+    for value, cluster in zip(values, clusters, strict=True):
+        total, count = sums.get(cluster, (0.0, 0))
+        sums[cluster] = total + float(value), count + 1
+    return sums
+
+
+def _robust_variance(values: np.ndarray, sums: Mapping[Hashable, tuple[float, int]]) -> float:
+    """Variance of the mean: G/(G - 1) times the sum of squared cluster residuals over n²."""
+    mean, groups = values.mean(), len(sums)
+    squares = sum((total - count * mean) ** 2 for total, count in sums.values())
+    return groups / (groups - 1) * squares / values.size**2
+
+
+def _t95(degrees: int) -> float:
+    """97.5% quantile of Student's t."""
+    return float(scipy.stats.t.ppf(0.975, degrees))
 
 
 def mean_of_proportions(parts: Sequence[Interval]) -> Interval:
@@ -65,18 +128,22 @@ def mean_of_proportions(parts: Sequence[Interval]) -> Interval:
     return Interval(value, max(0.0, value - below), min(1.0, value + above))
 
 
-def jackknife(statistic: Callable[[np.ndarray], float], count: int, groups: int = 20) -> Interval:
-    """Interval of a statistic that is no mean: delete-a-group jackknife (Kott 2001).
+def u_statistic_interval(kernel: Float[np.ndarray, "n n"]) -> Interval:
+    """Mean of a symmetric kernel over pairs of different samples, with a jackknife interval.
 
-    `statistic(indices)` computes it on the samples named by an int array. A bootstrap would repeat
-    samples and so inflate a Fréchet distance; leaving a few out does not. The low end is cut at 0.
+    The mean is a U-statistic of degree 2, hence without bias. Its variance is the delete-one
+    jackknife's (Arvesen 1969), which is too large where the statistic is degenerate, as for two
+    equal distributions: there the interval is longer than it had to be, never too short.
+
+    Raises ValueError with fewer than three samples.
     """
-    groups = min(groups, count)
-    if groups < 3:
+    count = len(kernel)
+    if count < 3:
         raise ValueError(f"a jackknife over {count} samples; evaluate at least 3")
-    indices = np.arange(count)
-    value = statistic(indices)
-    left_out = np.array([statistic(indices[indices % groups != g]) for g in range(groups)])
-    variance = (groups - 1) / groups * float(np.sum(np.square(left_out - left_out.mean())))
-    half = Z95 * math.sqrt(variance)
-    return Interval(value, max(0.0, value - half), value + half)
+    rows = kernel.sum(axis=1) - np.diagonal(kernel)
+    total = float(rows.sum())
+    value = total / (count * (count - 1))
+    left_out = (total - 2 * rows) / ((count - 1) * (count - 2))
+    variance = (count - 1) / count * float(np.sum(np.square(left_out - left_out.mean())))
+    half = _t95(count - 1) * math.sqrt(variance)
+    return Interval(value, value - half, value + half)

@@ -1,9 +1,6 @@
-"""How near two pictures, two sets of features or two texts are. NumPy and SciPy only."""
+"""How alike two pictures or two sets of features are. NumPy and SciPy only."""
 
 from __future__ import annotations
-
-import collections
-import re
 
 import numpy as np
 from jaxtyping import Int, Real
@@ -52,39 +49,6 @@ def ssim(first: Picture, second: Picture) -> float:
     return float(np.mean(numerator / denominator))
 
 
-def frechet_distance(
-    first: Real[np.ndarray, "_pictures F"], second: Real[np.ndarray, "_pictures F"]
-) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to two sets of pictures' features.
-
-    |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), Dowson & Landau 1982. The features are the
-    encoder's own, so the number speaks of distance *in the encoder's feature space*. It is not FID,
-    which is defined on Inception-v3 features, and compares only between runs that share the
-    encoder.
-
-    tr (S1 S2)^(1/2) is taken as tr (A S2 A)^(1/2) with A = S1^(1/2): symmetric, so `eigh` is exact
-    even where fewer samples than dimensions leave the covariances singular.
-    """
-    first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
-        raise ValueError(
-            f"feature sets must be (n, D) and (m, D), got {first.shape} and {second.shape}; "
-            "pool each picture to one vector of the same encoder"
-        )
-    if min(len(first), len(second)) < 2:
-        raise ValueError(
-            "a Fréchet distance needs at least 2 pictures a set; evaluate more samples"
-        )
-    mean_gap = float(np.sum(np.square(first.mean(axis=0) - second.mean(axis=0))))
-    covariance_1 = np.atleast_2d(np.cov(first, rowvar=False))
-    covariance_2 = np.atleast_2d(np.cov(second, rowvar=False))
-    root = _symmetric_sqrt(covariance_1)
-    middle = np.linalg.eigvalsh(root @ covariance_2 @ root)
-    cross = float(np.sum(np.sqrt(np.maximum(middle, 0.0))))
-    distance = mean_gap + float(np.trace(covariance_1) + np.trace(covariance_2)) - 2.0 * cross
-    return max(distance, 0.0)  # rounding can leave -1e-12 for equal sets
-
-
 def retrieval_ranks(
     queries: Real[np.ndarray, "pictures F"], keys: Real[np.ndarray, "pictures F"]
 ) -> Int[np.ndarray, " pictures"]:
@@ -95,26 +59,6 @@ def retrieval_ranks(
     similarity = _unit(queries) @ _unit(keys).T
     own = np.diagonal(similarity)[:, None]
     return np.sum(similarity >= own - 1e-9, axis=1) - 1
-
-
-def normalise(text: str) -> str:
-    """Lower case, no punctuation, single spaces: how answers and captions are compared."""
-    return " ".join(re.findall(r"\w+", text.lower()))
-
-
-def exact_match(prediction: str, references: tuple[str, ...]) -> bool:
-    """Whether a prediction equals one of the references after `normalise`."""
-    return normalise(prediction) in {normalise(reference) for reference in references}
-
-
-def token_f1(prediction: str, references: tuple[str, ...]) -> float:
-    """Best F1 of the words shared with one of the references (as in SQuAD), in [0, 1]."""
-    return max(_f1(normalise(prediction).split(), normalise(r).split()) for r in references)
-
-
-def _f1(prediction: list[str], reference: list[str]) -> float:
-    shared = sum((collections.Counter(prediction) & collections.Counter(reference)).values())
-    return 2.0 * shared / (len(prediction) + len(reference)) if shared else 0.0
 
 
 def _pair(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,11 +75,6 @@ def _blur(image: np.ndarray) -> np.ndarray:
     taps /= taps.sum()
     blurred = correlate1d(correlate1d(image, taps, axis=0), taps, axis=1)
     return blurred[radius:-radius, radius:-radius]
-
-
-def _symmetric_sqrt(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return (vectors * np.sqrt(np.maximum(values, 0.0))) @ vectors.T
 
 
 def _unit(features: np.ndarray) -> np.ndarray:

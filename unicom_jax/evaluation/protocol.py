@@ -18,8 +18,15 @@ class Drawn(Protocol):
     def image(self) -> Picture: ...
 
 
-class UnifiedModel(Protocol):
-    """Every method takes a list and keeps its order."""
+class Encoder(Protocol):
+    """What measures pictures: the encoder alone."""
+
+    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
+        """The encoder's pooled features."""
+
+
+class UnifiedModel(Encoder, Protocol):
+    """Every method takes a list and keeps its order. Noise follows (seed, place in the list)."""
 
     def answer(
         self,
@@ -69,6 +76,3 @@ class UnifiedModel(Protocol):
 
     def prepared(self, image: Picture) -> Picture:
         """The picture as the encoder sees it: resized under the image policy."""
-
-    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
-        """The encoder's pooled features."""

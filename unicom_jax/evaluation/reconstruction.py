@@ -6,17 +6,19 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from data_pipelines.examples import Example
 from unicom_jax.core.picture import Picture
-from unicom_jax.evaluation.intervals import jackknife, mean_interval
-from unicom_jax.evaluation.metrics import frechet_distance, psnr, ssim
-from unicom_jax.evaluation.protocol import UnifiedModel
-from unicom_jax.evaluation.records import Reconstruction
+from unicom_jax.evaluation.intervals import mean_interval
+from unicom_jax.evaluation.kernel_distance import kernel_distance
+from unicom_jax.evaluation.metrics import psnr, ssim
+from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
+from unicom_jax.evaluation.records import Log, Reconstruction
 from unicom_jax.evaluation.scores import Score
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
     Progress,
     SuiteResult,
-    in_batches,
+    in_requests,
     silent,
 )
 
@@ -25,54 +27,78 @@ PSNR_CEILING = 100.0  # dB; stands for a perfect copy, whose PSNR is infinite
 
 def evaluate_reconstruction(
     model: UnifiedModel,
-    images: Sequence[Picture],
+    examples: Sequence[Example],
     config: EvaluationConfig,
     *,
-    encoder: UnifiedModel | None = None,
+    encoder: Encoder | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """PSNR, SSIM and Fréchet distance of reconstructions of `images`.
+    """PSNR, SSIM and kernel distance (KID) of reconstructions of the first `config.pictures`.
 
     A copy is compared with the picture as the encoder saw it, resized under the image policy.
-    `encoder` measures the Fréchet distance (default: the model itself). Give the trained model when
-    an untrained one is evaluated: distances compare only in one feature space.
+    `encoder` measures the distance (default: the model itself). Give the trained model's when an
+    untrained one is evaluated: distances compare only in one feature space.
     Chance is a codec that ignores its input: PSNR and SSIM of each picture against the next one.
     """
     encoder = encoder or model
-    originals = [model.prepared(image) for image in images]
-    copies: list[Picture] = []
-    features: list[tuple[np.ndarray, np.ndarray]] = []
-    for start, batch in in_batches(originals, config.batch_size, progress):
-        painted = model.reconstruct(batch, seed=config.seed + start)
-        copies.extend(painted)
-        features.append((encoder.features(batch), encoder.features(painted)))
-    records = [
-        Reconstruction(a, b, min(psnr(a, b), PSNR_CEILING), ssim(a, b))
-        for a, b in zip(originals, copies, strict=True)
-    ]
-    true_features, painted_features = (np.concatenate(side) for side in zip(*features, strict=True))
-
-    def frechet(indices: np.ndarray) -> float:
-        return frechet_distance(true_features[indices], painted_features[indices])
-
-    count = len(records)
-    psnrs, ssims = [r.psnr for r in records], [r.ssim for r in records]
+    records: Log[Reconstruction] = Log(config.shown)
+    true, painted = [], []
+    blind = _OfOthers(_psnr, ssim)
+    count = min(config.pictures, len(examples))
+    for seed, request in in_requests(range(count), config.seed, progress):
+        chosen = [examples[index] for index in request]
+        originals = [model.prepared(example.image) for example in chosen]
+        copies = model.reconstruct(originals, seed=seed)
+        true.append(encoder.features(originals))
+        painted.append(encoder.features(copies))
+        for example, original, copy in zip(chosen, originals, copies, strict=True):
+            found = _psnr(original, copy), ssim(original, copy)
+            records.append(Reconstruction(example.key, original, copy, *found))
+            blind.add(original)
+    if not records:
+        return SuiteResult([], [])
+    psnrs = mean_interval([record.psnr for record in records])
+    ssims = mean_interval([record.ssim for record in records], bounds=(-1.0, 1.0))
+    distance = kernel_distance(np.concatenate(true), np.concatenate(painted))
+    chance_psnr, chance_ssim = blind.means()
     scores = [
-        Score("reconstruction/psnr", mean_interval(psnrs), count, _of_others(originals, _psnr)),
-        Score("reconstruction/ssim", mean_interval(ssims), count, _of_others(originals, ssim)),
-        Score("reconstruction/frechet", jackknife(frechet, count), count),
+        Score("reconstruction/psnr", psnrs, count, chance_psnr),
+        Score("reconstruction/ssim", ssims, count, chance_ssim),
+        Score("reconstruction/kid", distance, count),
     ]
-    return SuiteResult(scores, list(records))
+    return SuiteResult(scores, records)
+
+
+class _OfOthers:
+    """Mean measures of each picture against the next one of its size, the last against the first.
+
+    Keeps two pictures.
+    """
+
+    def __init__(self, *measures: Callable[[Picture, Picture], float]) -> None:
+        self._measures = measures
+        self._first: Picture | None = None
+        self._last: Picture | None = None
+        self._values: list[list[float]] = []
+
+    def add(self, picture: Picture) -> None:
+        if self._last is None:
+            self._first = picture
+        else:
+            self._compare(self._last, picture)
+        self._last = picture
+
+    def means(self) -> list[float | None]:
+        """One number a measure; None where no two neighbours are of one size."""
+        self._compare(self._last, self._first)
+        if not self._values:
+            return [None] * len(self._measures)
+        return [float(np.mean(values)) for values in zip(*self._values, strict=True)]
+
+    def _compare(self, first: Picture, second: Picture) -> None:
+        if first.shape == second.shape:
+            self._values.append([measure(first, second) for measure in self._measures])
 
 
 def _psnr(first: Picture, second: Picture) -> float:
     return min(psnr(first, second), PSNR_CEILING)
-
-
-def _of_others(
-    images: Sequence[Picture], measure: Callable[[Picture, Picture], float]
-) -> float | None:
-    """Mean measure of each picture against the next one of its size; None without such pairs."""
-    pairs = zip(images, [*images[1:], images[0]], strict=True)
-    values = [measure(a, b) for a, b in pairs if a.shape == b.shape]
-    return float(np.mean(values)) if values else None

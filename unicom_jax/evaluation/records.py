@@ -1,26 +1,35 @@
-"""Per-sample outcomes: dataclasses in memory, `records.json` with PNG files beside it on disk."""
+"""Per-sample outcomes: dataclasses in memory, files in a run's folder `evaluation/`.
+
+`outcomes.jsonl` has a line a sample, `records.json` those that the report shows, with PNG files.
+"""
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 
 from unicom_jax.core.picture import Picture
+from unicom_jax.interop.atomic import new_folder
+
+# Every record has a `key`: of its picture's example or of its prompt. Pictures are None where only
+# the outcome is kept.
 
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
     """A picture and what the codec made of it, with PSNR in dB."""
 
-    original: Picture
-    reconstruction: Picture
+    key: str
+    original: Picture | None
+    reconstruction: Picture | None
     psnr: float
     ssim: float
 
@@ -29,9 +38,10 @@ class Reconstruction:
 class Generation:
     """A picture drawn from a prompt. `correct` is None where the data set has no exact judge."""
 
+    key: str
     category: str
     prompt: str
-    image: Picture
+    image: Picture | None
     correct: bool | None
     reason: str
 
@@ -40,11 +50,12 @@ class Generation:
 class Editing:
     """An edit with its two verdicts; `success` is both."""
 
+    key: str
     kind: str
     instruction: str
-    before: Picture
-    after: Picture
-    target: Picture
+    before: Picture | None
+    after: Picture | None
+    target: Picture | None
     success: bool
     reached: bool
     unchanged: bool
@@ -53,43 +64,111 @@ class Editing:
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """A question about a picture, the true answer and the model's."""
+    """A question about a picture, the true answer and the model's.
 
+    `score` is what the rule of comparing gives, from 0 to 1; `correct`: at least half of it.
+    """
+
+    key: str
     kind: str
-    image: Picture
+    image: Picture | None
     question: str
     answer: str
     prediction: str
+    score: float
     correct: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """A picture, a true caption and the model's."""
+    """A picture, a true caption and the model's; `overlap` is the F1 of their words."""
 
-    image: Picture
+    key: str
+    image: Picture | None
     caption: str
     prediction: str
     correct: bool
+    overlap: float
 
 
 Record = Reconstruction | Generation | Editing | Answer | Caption
+OneRecord = TypeVar("OneRecord", Reconstruction, Generation, Editing, Answer, Caption)
 RECORDS_FILE = "records.json"
+OUTCOMES_FILE = "outcomes.jsonl"
+
+
+def kind_of(record: Record) -> str:
+    """What a record is grouped by: the kind of a question or edit, the category of a prompt."""
+    return getattr(record, "kind", getattr(record, "category", ""))
+
+
+class Log(list[OneRecord]):
+    """Records of one suite. The first `shown` of each kind keep their pictures, the others only
+    their outcome, so that memory does not grow with the number of samples."""
+
+    def __init__(self, shown: int) -> None:
+        super().__init__()
+        self._left = collections.defaultdict(lambda: shown)
+
+    def append(self, record: OneRecord) -> None:
+        kind = kind_of(record)
+        self._left[kind] -= 1
+        super().append(record if self._left[kind] >= 0 else _without_pictures(record))
+
+
+def _pictures(record: Record) -> list[str]:
+    """Names of the fields that hold a picture."""
+    names = [field.name for field in dataclasses.fields(record)]
+    return [name for name in names if isinstance(getattr(record, name), np.ndarray)]
+
+
+def _without_pictures(record: OneRecord) -> OneRecord:
+    return dataclasses.replace(record, **dict.fromkeys(_pictures(record)))
 
 
 def write_records(
-    folder: str | os.PathLike[str], records: Mapping[str, Sequence[Record]]
-) -> dict[str, list[dict[str, Any]]]:
-    """Writes `folder/records.json`: a list per name; pictures become paths relative to `folder`.
+    folder: str | os.PathLike[str],
+    records: Mapping[str, Sequence[Record]],
+    untrained: Mapping[str, Sequence[Record]] | None = None,
+) -> None:
+    """Writes the folder of an evaluation whole, in the place of an earlier one.
 
-    A picture lies at `<list>/<index>_<field>.png`. Returns what was written.
+    `records.json` holds a list per name of the records that kept their pictures, kind after kind;
+    pictures are paths relative to `folder`, `<list>/<index>_<field>.png`. `outcomes.jsonl` holds
+    one line a sample of either model, without pictures.
+
+    Raises OSError when the disk is full; an earlier folder is then still there.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    plain = {name: _write_list(folder, name, rows) for name, rows in records.items()}
-    text = json.dumps(plain, indent=1, ensure_ascii=False)
-    (folder / RECORDS_FILE).write_text(text + "\n", encoding="utf-8")
-    return plain
+    with new_folder(Path(folder), replace=True) as part:
+        plain = {name: _write_list(part, name, rows) for name, rows in records.items()}
+        # ASCII only: texts of data sets may hold half of a surrogate pair, which UTF-8 cannot say.
+        (part / RECORDS_FILE).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        with (part / OUTCOMES_FILE).open("w", encoding="utf-8") as lines:
+            for model, suites in (("trained", records), ("untrained", untrained or {})):
+                for row in _outcomes(model, suites):
+                    lines.write(json.dumps(row, separators=(",", ":")) + "\n")
+
+
+def _outcomes(model: str, suites: Mapping[str, Sequence[Record]]) -> Iterator[dict[str, Any]]:
+    for suite, rows in suites.items():
+        for row in rows:
+            plain = vars(_without_pictures(row))
+            known = {name: value for name, value in plain.items() if value is not None}
+            yield {"model": model, "suite": suite, **known}
+
+
+def read_outcomes(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The lines of `folder/outcomes.jsonl`: "model" (trained, untrained), "suite", and the fields
+    of the suite's record. Samples of two evaluations pair up by suite, key and question,
+    instruction or prompt.
+
+    Raises ValueError naming the file when it is not such JSON.
+    """
+    path = Path(folder) / OUTCOMES_FILE
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from None
 
 
 def read_records(folder: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
@@ -105,19 +184,18 @@ def read_records(folder: str | os.PathLike[str]) -> dict[str, list[dict[str, Any
 
 
 def _write_list(folder: Path, name: str, rows: Sequence[Record]) -> list[dict[str, Any]]:
-    (folder / name).mkdir(exist_ok=True)
-    for stale in (folder / name).glob("*.png"):
-        stale.unlink()
-    return [_write_row(folder, f"{name}/{index:04d}", row) for index, row in enumerate(rows)]
+    (folder / name).mkdir()
+    shown: dict[str, list[Record]] = {}
+    for row in rows:
+        if _pictures(row):
+            shown.setdefault(kind_of(row), []).append(row)
+    ordered = [row for group in shown.values() for row in group]
+    return [_write_row(folder, f"{name}/{index:04d}", row) for index, row in enumerate(ordered)]
 
 
 def _write_row(folder: Path, stem: str, row: Record) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for field in dataclasses.fields(row):
-        value = getattr(row, field.name)
-        if isinstance(value, np.ndarray):
-            path = f"{stem}_{field.name}.png"
-            Image.fromarray(value).save(folder / path)
-            value = path
-        plain[field.name] = value
+    plain = dict(vars(row))
+    for name in _pictures(row):
+        plain[name] = f"{stem}_{name}.png"
+        Image.fromarray(getattr(row, name)).save(folder / plain[name])
     return plain

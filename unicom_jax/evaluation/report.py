@@ -20,7 +20,9 @@ from PIL import Image
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
 from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
 from unicom_jax.evaluation.scores import FACETS, score_names, standing, style_of
+from unicom_jax.evaluation.stage_health import trouble
 from unicom_jax.evaluation.suite import by_kind
+from unicom_jax.interop.atomic import write_text
 
 REPORT_FILE = "report.html"
 MAX_SIDE = 384  # pixels; a larger picture is inlined smaller
@@ -32,7 +34,7 @@ HEADLINES = {
     "understanding/caption": "captions exact",
     "editing/success": "edits done",
 }
-LABELS = {"psnr": "PSNR", "ssim": "SSIM", "frechet": "Fréchet distance", "qa": "QA"}
+LABELS = {"psnr": "PSNR", "ssim": "SSIM", "kid": "KID", "frechet": "Fréchet distance", "qa": "QA"}
 LABELS |= {"caption_f1": "caption, F1 of words"}
 # Keys of metrics.jsonl that speak of speed, with their axis in words.
 SPEED = {
@@ -42,6 +44,7 @@ SPEED = {
     "data/filled": "share of slots filled",
     "mfu": "model FLOPs utilisation",
 }
+SHARES = ("data_wait", "data/filled", "mfu")  # beside accuracies, what lies between 0 and 1
 CLOCK = ("step", "time")
 
 
@@ -72,13 +75,14 @@ class ScoreRow:
 def write_report(workdir: str | os.PathLike[str]) -> Path:
     """Writes `workdir/report.html` from what the run left there and returns its path.
 
-    A section whose input is missing says so in one line. Raises FileNotFoundError without the
+    A section whose input is missing says so in one line, as does a stage that diverged or has not
+    ended. Raises FileNotFoundError without the
     folder and ValueError, naming the file, when an input is not readable.
     """
     run = read_run(workdir)
     page = _environment().get_template("report.html.j2").render(**_view(run))
     path = run.workdir / REPORT_FILE
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)
     return path
 
 
@@ -108,6 +112,8 @@ def _view(run: Run) -> dict[str, Any]:
         "name": run.name,
         "picture": functools.partial(picture_uri, run.workdir / "evaluation"),
         "stages": run.stages,
+        "troubles": _troubles(run),
+        "about": about_lines(run.about) if rows else [],
         "parameters": parameters,
         "total_parameters": sum(parameters.values()),
         "total_seconds": sum(_seconds(stage) for stage in run.stages),
@@ -139,7 +145,7 @@ def score_rows(flat: Mapping[str, float | int | None]) -> list[ScoreRow]:
 def _score_row(flat: Mapping[str, float | int | None], name: str) -> ScoreRow:
     style = style_of(name)
     facets = {facet: flat.get(f"{name}.{facet}") for facet in FACETS}
-    shown = {"value": flat[name], **{f: facets[f] for f in ("low", "high", "untrained", "chance")}}
+    shown = {"value": flat[name], **{facet: facets[facet] for facet in FACETS if facet != "n"}}
     known = {key: value for key, value in shown.items() if value is not None}
     best = style.best if style.best is not None else max([*known.values(), 1e-9]) * 1.05
     span = best - style.worst
@@ -181,12 +187,52 @@ def picture_uri(folder: Path, relative: str) -> Markup:
 
 def duration(seconds: float) -> str:
     """Seconds in words of two units at most: "2 h 05 min", "3 min 20 s", "8.2 s"."""
+    if not math.isfinite(seconds):
+        return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def about_lines(about: Mapping[str, Any]) -> list[str]:
+    """How the scores were made, in sentences; [] where the file does not say."""
+    if not about:
+        return []
+    shapes = about["shapes"]
+    shown = ", ".join(f"{shape} ({count})" for shape, count in list(shapes.items())[:8])
+    more = f" and {len(shapes) - 8} more" if len(shapes) > 8 else ""
+    square = all(len(set(shape.split(" x "))) == 1 for shape in shapes)
+    low, high = about["guidance_interval"]
+    between = "" if (low, high) == (0, 1) else f" between flow times {low:g} and {high:g}"
+    lines = [
+        f"The {about['split']} split of {about['data']}; checkpoints: "
+        + ", ".join(f"{part} from {name}" for part, name in about["checkpoints"].items())
+        + ".",
+        f"Sampling: {about['steps']} {about['sampler']} steps, guidance {about['guidance']:g}"
+        f"{between}, seed {about['seed']}, {'with' if about['think'] else 'without'} a plan in "
+        f"words. Prompts are not rewritten. Answers are compared by the rule “"
+        f"{about['answer_rule']}”.",
+        f"Shapes of the pictures (height x width): {shown}{more}." if shapes else "",
+        f"The image policy is {about['policy']}, but the pictures are square: no other shape was "
+        "scored."
+        if shapes and square and about["policy"] != "fixed"
+        else "",
+        "Nothing was held out: these are scores on training data." if about["trained_on"] else "",
+    ]
+    return [line for line in lines if line]
+
+
+def _troubles(run: Run) -> list[tuple[str, str]]:
+    """(name, sentence) of each stage that did not end well."""
+    found = []
+    for stage in run.stages:
+        settings = run.config.get(stage.name)
+        planned = settings.get("steps") if isinstance(settings, Mapping) else None
+        found.append((stage.name, trouble(stage.train, stage.evals, stage.facts, planned)))
+    return [(name, text) for name, text in found if text]
 
 
 def _parameters(stages: Sequence[Stage]) -> dict[str, int]:
@@ -256,7 +302,13 @@ def _chart(stage: Stage, train: str | None, evaluation: str | None, title: str =
     latest = (
         " · ".join(short_number(curve.ys[-1]) for curve in series if curve.ys) if finite else ""
     )
-    return Chart(title, latest, Markup(line_chart(series, f"{stage.name}: {title}")))
+    rate = _is_rate(train or evaluation or "")
+    return Chart(title, latest, Markup(line_chart(series, f"{stage.name}: {title}", rate=rate)))
+
+
+def _is_rate(key: str) -> bool:
+    name = key.rpartition("/")[2]
+    return key in SHARES or name == "retrieval" or name.endswith("accuracy")
 
 
 def _numeric_keys(rows: Sequence[Mapping[str, Any]], skip: Sequence[str]) -> list[str]:

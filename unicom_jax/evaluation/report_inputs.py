@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
-from unicom_jax.evaluation.scores import read_scores
+from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.runs.stages import STAGES, in_order, parse
 
 
@@ -41,6 +41,7 @@ class Run:
     config: dict[str, Any]
     stages: list[Stage]
     scores: dict[str, float | int | None]
+    about: dict[str, Any]
     records: dict[str, list[dict[str, Any]]]
 
     @property
@@ -63,6 +64,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
         config=config,
         stages=[_read_stage(workdir, path.parent) for path in _stage_files(workdir, config)],
         scores=read_scores(scores) if scores.exists() else {},
+        about=read_about(scores) if scores.exists() else {},
         records=read_records(folder) if (folder / RECORDS_FILE).exists() else {},
     )
 

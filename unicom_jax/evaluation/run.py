@@ -1,19 +1,22 @@
-"""One evaluation: all suites on a model and on its untrained twin, scores and records on disk."""
+"""One evaluation: all suites on a model, then on its untrained twin; scores and records on disk."""
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import rich.console
 import rich.progress
 
-from unicom_jax.evaluation.data import EvaluationData
+from data_pipelines.examples import Edit, Example, Question
+from unicom_jax.evaluation.data import EvaluationData, edits_of, questions_of
 from unicom_jax.evaluation.editing import evaluate_editing
-from unicom_jax.evaluation.generation import evaluate_generation, evaluate_retrieval
-from unicom_jax.evaluation.protocol import UnifiedModel
+from unicom_jax.evaluation.generation import Prompt, evaluate_generation, evaluate_retrieval
+from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.records import write_records
 from unicom_jax.evaluation.scenes import scenes_data
@@ -27,65 +30,95 @@ RECORDS_FOLDER = "evaluation"
 Suite = Callable[[UnifiedModel, Progress], SuiteResult]
 
 
+@dataclasses.dataclass(frozen=True)
+class Samples:
+    """What both models are scored on. Questions and edits are read when they are used."""
+
+    pictures: int
+    prompts: Sequence[Prompt]
+    questions: Sequence[tuple[Example, Question]]
+    edits: Sequence[tuple[Example, Edit]]
+
+
 def evaluate(
-    generator: UnifiedModel,
-    untrained_generator: UnifiedModel | None,
+    load: Callable[[], UnifiedModel],
+    load_untrained: Callable[[], UnifiedModel] | None,
     config: EvaluationConfig,
     workdir: str | os.PathLike[str],
     *,
     data: EvaluationData | None = None,
+    encoder_of: Callable[[UnifiedModel], Encoder] = lambda model: model,
+    about: Mapping[str, Any] | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float | int | None]:
     """Runs every suite, writes `scores.json` and `evaluation/`, and returns the flat scores.
 
+    The two models are in memory one after the other, except for what `encoder_of` keeps.
+
     Args:
-      generator: the trained model.
-      untrained_generator: the same model with fresh weights, scored in the same way; None leaves
-        the `.untrained` numbers null.
+      load: gives the trained model.
+      load_untrained: gives the same model with fresh weights, which is scored in the same way; None
+        leaves the `.untrained` numbers null.
       config: how much is evaluated and how the model samples.
       workdir: the run's folder; made when missing.
-      data: what to evaluate on; held-out Scenes of `config.image_size` by default.
+      data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
+      encoder_of: the part of the trained model that measures features of both models' pictures.
+      about: facts about the scores for `scores.json`, beside the settings.
       console: where progress is shown.
 
     Raises ValueError when there is nothing to evaluate.
     """
     data = data or scenes_data(config)
-    suites = plan_suites(data, config, encoder=generator)
+    samples = choose_samples(data, config)
+    model = load()
+    encoder = encoder_of(model)
+    suites = suites_of(samples, data, config, encoder)
     if not suites:
         raise ValueError(
             "evaluation: no examples and no prompts; give data or raise the sample counts"
         )
-    results = _run("trained", suites, generator, console)
-    blind = _run("untrained", suites, untrained_generator, console) if untrained_generator else {}
+    results = _run("trained", suites, model, console)
+    shapes = _shapes(model, data.examples, samples.pictures)
+    del model  # there may be no room for two
+    blind: dict[str, SuiteResult] = {}
+    if load_untrained is not None:
+        without_pictures = dataclasses.replace(config, shown=0)
+        suites = suites_of(samples, data, without_pictures, encoder)
+        blind = _run("untrained", suites, load_untrained(), console)
     flat = flatten(_scores(results), _scores(blind))
-    workdir = Path(workdir)
-    records = {
-        name: first_of_each(result.records, _kind, config.shown) for name, result in results.items()
-    }
-    write_records(workdir / RECORDS_FOLDER, records)
-    write_scores(workdir / SCORES_FILE, flat)
+    facts = {**(about or {}), "shapes": shapes, **_settings(config)}
+    write_records(Path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
+    write_scores(Path(workdir) / SCORES_FILE, flat, facts)
     return flat
 
 
-def plan_suites(
-    data: EvaluationData, config: EvaluationConfig, *, encoder: UnifiedModel
+def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:
+    """The samples that the configuration asks for. Looks through the examples once or twice."""
+    return Samples(
+        pictures=min(config.pictures, len(data.examples)),
+        prompts=first_of_each(data.prompts, lambda prompt: prompt.category, config.prompts),
+        questions=questions_of(data.examples, config.questions),
+        edits=edits_of(data.examples, config.edits),
+    )
+
+
+def suites_of(
+    samples: Samples, data: EvaluationData, config: EvaluationConfig, encoder: Encoder
 ) -> dict[str, tuple[Suite, int]]:
-    """The suites that the data and the configuration ask for: records name -> (suite, samples)."""
-    pictures = [example.image for example in data.examples[: config.pictures]]
-    prompts = first_of_each(data.prompts, lambda prompt: prompt.category, config.prompts)
-    kinds = collections.Counter(q.kind for example in data.examples for q in example.questions)
-    edits = sum(len(example.edits) for example in data.examples)
+    """The suites that have samples: name of the records -> (suite, number of samples)."""
 
     def reconstruct(model: UnifiedModel, progress: Progress) -> SuiteResult:
-        return evaluate_reconstruction(model, pictures, config, encoder=encoder, progress=progress)
+        return evaluate_reconstruction(
+            model, data.examples, config, encoder=encoder, progress=progress
+        )
 
     def draw(model: UnifiedModel, progress: Progress) -> SuiteResult:
         if data.prompts:
-            return evaluate_generation(model, prompts, config, progress=progress)
+            return evaluate_generation(model, samples.prompts, config, progress=progress)
         return evaluate_retrieval(model, data.examples, config, encoder=encoder, progress=progress)
 
     def answer(model: UnifiedModel, progress: Progress) -> SuiteResult:
-        return evaluate_answers(model, data.examples, config, progress=progress)
+        return evaluate_answers(model, samples.questions, config, progress=progress)
 
     def caption(model: UnifiedModel, progress: Progress) -> SuiteResult:
         return evaluate_captions(
@@ -94,16 +127,16 @@ def plan_suites(
 
     def edit(model: UnifiedModel, progress: Progress) -> SuiteResult:
         return evaluate_editing(
-            model, data.examples, config, judge=data.judge_edit, progress=progress
+            model, samples.edits, config, judge=data.judge_edit, progress=progress
         )
 
-    retrieved = len(pictures) if config.prompts else 0
+    retrieved = samples.pictures if config.prompts else 0
     planned = {
-        "reconstructions": (reconstruct, len(pictures)),
-        "generations": (draw, len(prompts) if data.prompts else retrieved),
-        "answers": (answer, sum(min(n, config.questions) for n in kinds.values())),
-        "captions": (caption, len(pictures)),
-        "edits": (edit, min(config.edits, edits)),
+        "reconstructions": (reconstruct, samples.pictures),
+        "generations": (draw, len(samples.prompts) if data.prompts else retrieved),
+        "answers": (answer, len(samples.questions)),
+        "captions": (caption, samples.pictures),
+        "edits": (edit, len(samples.edits)),
     }
     return {name: plan for name, plan in planned.items() if plan[1]}
 
@@ -132,5 +165,19 @@ def _scores(results: Mapping[str, SuiteResult]) -> list:
     return [score for result in results.values() for score in result.scores]
 
 
-def _kind(record: object) -> str:
-    return getattr(record, "kind", getattr(record, "category", ""))
+def _records(results: Mapping[str, SuiteResult]) -> dict[str, Sequence]:
+    return {name: result.records for name, result in results.items()}
+
+
+def _shapes(model: UnifiedModel, examples: Sequence[Example], count: int) -> dict[str, int]:
+    """How many of the pictures the model saw in each shape, "height x width" in pixels."""
+    shapes = collections.Counter(
+        "{} x {}".format(*model.prepared(examples[index].image).shape[:2]) for index in range(count)
+    )
+    return dict(shapes.most_common())
+
+
+def _settings(config: EvaluationConfig) -> dict[str, Any]:
+    """How the model sampled and how its answers were compared."""
+    names = ("steps", "guidance", "guidance_interval", "sampler", "think", "seed", "answer_rule")
+    return {name: getattr(config, name) for name in names}

@@ -3,54 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
+from functools import partial
 
 from data_pipelines.examples import Edit, Example
 from data_pipelines.scenes import geneval
 from data_pipelines.scenes.render import render
-from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.scenes.scene import Scene, SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from unicom_jax.core.picture import Picture
-from unicom_jax.evaluation.data import EvaluationData
+from unicom_jax.evaluation.data import DEVELOPMENT, TEST, EvaluationData
 from unicom_jax.evaluation.editing import EditVerdict
 from unicom_jax.evaluation.generation import Prompt, Verdict
 from unicom_jax.evaluation.suite import EvaluationConfig
 
 # Not the run's seed: all runs are scored on the same scenes, and none was trained on them.
-HELD_OUT_SEED = 7_919_417
+SEEDS = {DEVELOPMENT: 7_919_417, TEST: 15_485_863}
 
 
-def scenes_data(config: EvaluationConfig, scenes: SceneConfig | None = None) -> EvaluationData:
-    """Held-out scenes of `config.image_size`, as many as the counts of the configuration need.
+def scenes_data(
+    config: EvaluationConfig,
+    scenes: SceneConfig | None = None,
+    *,
+    sizes: Sequence[tuple[int, int]] = (),
+    split: str = TEST,
+) -> EvaluationData:
+    """Held-out scenes, as many as the counts of the configuration need.
 
     Args:
       config: how much is evaluated.
       scenes: the distribution of scenes the model was trained on; its picture sizes are replaced.
+      sizes: heights and widths in pixels of the pictures; squares of `config.image_size` without.
+      split: which of two independent draws.
     """
-    size = (config.image_size, config.image_size)
-    scenes = dataclasses.replace(scenes or SceneConfig(), sizes=(size,))
-    source = ScenesSource(scenes, HELD_OUT_SEED, max(config.examples, 1), config.edits > 0)
-    examples = [source[index] for index in range(config.examples)]
-    places = {example.key: index for index, example in enumerate(examples)}
+    sizes = tuple(sizes) or ((config.image_size, config.image_size),)
+    scenes = dataclasses.replace(scenes or SceneConfig(), sizes=sizes)
+    seed = SEEDS[split]
+    source = ScenesSource(scenes, seed, max(config.examples, 1), config.edits > 0)
 
     def judge_edit(example: Example, edit: Edit, before: Picture, after: Picture) -> EditVerdict:
         del edit  # a scene has one
-        verdict = geneval.edit_verdict(before, after, source.edit(places[example.key]))
+        verdict = geneval.edit_verdict(before, after, source.edit(_place(example)))
         return EditVerdict(verdict.reached, verdict.kept, verdict.reason)
 
     def judge_caption(text: str, example: Example) -> bool:
-        return geneval.caption_verdict(text, source.scene(places[example.key])).correct
+        return geneval.caption_verdict(text, source.scene(_place(example))).correct
 
     prompts = [
-        _prompt(prompt, render(scene))
+        _prompt(prompt, scene)
         for category in geneval.CATEGORIES
-        for scene, prompt in geneval.cases(category, config.prompts, HELD_OUT_SEED, scenes)
+        for scene, prompt in geneval.cases(category, config.prompts, seed, scenes)
     ]
-    return EvaluationData(examples, prompts, judge_edit, judge_caption)
+    return EvaluationData(
+        examples=source if config.examples else [],
+        prompts=prompts,
+        judge_edit=judge_edit,
+        judge_caption=judge_caption,
+    )
 
 
-def _prompt(prompt: geneval.Prompt, reference: Picture) -> Prompt:
+def _place(example: Example) -> int:
+    """The index of an example in its source, the last part of its key."""
+    return int(example.key.rpartition("/")[2])
+
+
+def _prompt(prompt: geneval.Prompt, scene: Scene) -> Prompt:
     def judge(image: Picture) -> Verdict:
         verdict = geneval.verdict(image, prompt)
         return verdict.correct, verdict.reason
 
-    return Prompt(prompt.category, prompt.text, judge, reference)
+    return Prompt(prompt.category, prompt.text, judge, partial(render, scene))

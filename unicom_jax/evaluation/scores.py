@@ -6,16 +6,20 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import rich.box
 import rich.console
 import rich.table
+from rich.markup import escape
 
-from unicom_jax.evaluation.intervals import Interval, wilson
+from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
+from unicom_jax.interop.atomic import write_text
 
-FACETS = ("n", "low", "high", "untrained", "chance")
+FACETS = ("n", "low", "high", "untrained", "untrained_low", "untrained_high", "chance")
+ABOUT = "about"  # the key of scores.json that says how the scores were made
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +46,7 @@ class Style:
 
     unit: str  # "%" is shown as 100 times the value
     higher_is_better: bool
-    digits: int
+    form: str  # of the number, as in a format string
     worst: float
     best: float | None  # None: the axis ends at the largest number shown
 
@@ -50,15 +54,17 @@ class Style:
         if value is None:
             return "–"
         scaled = 100.0 * value if self.unit == "%" else value
-        return f"{scaled:.{self.digits}f}{self.unit if self.unit == '%' else ''}"
+        return f"{scaled:{self.form}}{self.unit if self.unit == '%' else ''}"
 
 
-PERCENT = Style("%", True, 1, 0.0, 1.0)
+PERCENT = Style("%", True, ".1f", 0.0, 1.0)
 STYLES = {
-    "reconstruction/psnr": Style("dB", True, 2, 0.0, None),
-    "reconstruction/ssim": Style("", True, 3, 0.0, 1.0),
-    "reconstruction/frechet": Style("", False, 3, 0.0, None),
-    "understanding/caption_f1": Style("", True, 3, 0.0, 1.0),
+    "reconstruction/psnr": Style("dB", True, ".2f", 0.0, None),
+    "reconstruction/ssim": Style("", True, ".3f", 0.0, 1.0),
+    "reconstruction/kid": Style("", False, ".3g", 0.0, None),
+    "reconstruction/frechet": Style("", False, ".3f", 0.0, None),  # of runs before KID
+    "generation/kid": Style("", False, ".3g", 0.0, None),
+    "understanding/caption_f1": Style("", True, ".3f", 0.0, 1.0),
 }
 
 
@@ -67,65 +73,117 @@ def style_of(name: str) -> Style:
     return STYLES.get(name, PERCENT)
 
 
-def proportion(name: str, outcomes: Sequence[bool], chance: float | None = None) -> Score:
-    """The share of successes with its Wilson interval."""
-    return Score(name, wilson(sum(outcomes), len(outcomes)), len(outcomes), chance)
+def proportion(
+    name: str,
+    outcomes: Sequence[bool],
+    chance: float | None = None,
+    clusters: Sequence[Hashable] | None = None,
+) -> Score:
+    """The share of successes with its Wilson interval; `clusters` as for `clustered_wilson`."""
+    clusters = range(len(outcomes)) if clusters is None else clusters
+    return Score(name, clustered_wilson(outcomes, clusters), len(outcomes), chance)
+
+
+def graded(
+    name: str, marks: Sequence[float], chance: float | None, clusters: Sequence[Hashable]
+) -> Score:
+    """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t."""
+    if set(marks) <= {0.0, 1.0}:
+        return proportion(name, [mark == 1.0 for mark in marks], chance, clusters)
+    return Score(name, mean_interval(marks, clusters, bounds=(0.0, 1.0)), len(marks), chance)
 
 
 def flatten(
     scores: Sequence[Score], untrained: Sequence[Score] = ()
 ) -> dict[str, float | int | None]:
-    """`name: value` with `name.n`, `.low`, `.high`, `.untrained`, `.chance` beside each, in order.
+    """`name: value` with `name.<facet>` beside each for all FACETS, in order.
 
     `untrained` are the same scores of a freshly initialised model; null where it was not run.
     """
-    baseline = {score.name: score.interval.value for score in untrained}
+    baseline = {score.name: score.interval for score in untrained}
     flat: dict[str, float | int | None] = {}
     for score in scores:
-        facets = (score.count, score.interval.low, score.interval.high, baseline.get(score.name))
+        before = baseline.get(score.name, (None, None, None))
+        facets = (score.count, score.interval.low, score.interval.high, *before, score.chance)
         flat[score.name] = score.interval.value
-        for facet, value in zip(FACETS, (*facets, score.chance), strict=True):
+        for facet, value in zip(FACETS, facets, strict=True):
             flat[f"{score.name}.{facet}"] = value
     return flat
 
 
-def write_scores(path: str | os.PathLike[str], flat: Mapping[str, float | int | None]) -> None:
-    """Writes flat scores as JSON; a number that is not finite becomes null, which JSON can say."""
+def write_scores(
+    path: str | os.PathLike[str],
+    flat: Mapping[str, float | int | None],
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes flat scores as JSON, with `about` under a key of that name in front.
+
+    A number that is not finite becomes null. The file is there whole or as it was before.
+    """
     finite = {key: None if _not_finite(value) else value for key, value in flat.items()}
-    Path(path).write_text(json.dumps(finite, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps({ABOUT: dict(about or {}), **finite}, indent=2, allow_nan=False)
+    write_text(Path(path), text + "\n")
 
 
 def read_scores(path: str | os.PathLike[str]) -> dict[str, float | int | None]:
-    """Reads what `write_scores` wrote. Raises ValueError naming the file if it is not that."""
+    """The flat scores that `write_scores` wrote.
+
+    Raises ValueError naming the file if it is not that.
+    """
+    return {key: value for key, value in _read(path).items() if key != ABOUT}
+
+
+def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """How the scores of a file were made; {} where an older version wrote it."""
+    return dict(_read(path).get(ABOUT, {}))
+
+
+def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        flat = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from None
-    if not isinstance(flat, dict):
+    if not isinstance(content, dict):
         raise ValueError(f"{path}: expected flat `name: value` pairs; run the evaluation again")
-    return flat
+    return content
 
 
 def score_names(flat: Mapping[str, float | int | None]) -> list[str]:
     """The scores of a flat dict, without their facets, in order."""
-    return [key for key in flat if key.rpartition(".")[2] not in FACETS]
+    return [key for key in flat if f"{key}.n" in flat]
 
 
 def standing(flat: Mapping[str, float | int | None], name: str) -> str:
     """ "above", "level" or "below": the score against the better of untrained and chance.
 
-    "level" when the interval reaches over the baseline; "" when there is nothing to compare with.
+    "above" when the whole interval is better than chance and than the untrained model's whole
+    interval, "below" when it is worse than one of them, "level" when they overlap; "" when there is
+    nothing to compare with. A chance that is the best value there can be is no bar: nothing could
+    pass it.
     """
-    baselines = [flat.get(f"{name}.{facet}") for facet in ("untrained", "chance")]
-    baselines = [value for value in baselines if value is not None]
-    value, low, high = (flat.get(key) for key in (name, f"{name}.low", f"{name}.high"))
-    if not baselines or value is None or low is None or high is None:
+    style = style_of(name)
+    sign = 1 if style.higher_is_better else -1
+    facet = {key: flat.get(f"{name}.{key}") for key in FACETS}
+    low, high = _ends(facet["low"], facet["high"], sign)
+    bars = [_ends(facet["untrained_low"], facet["untrained_high"], sign)]
+    if facet["chance"] is not None and facet["chance"] != style.best:
+        bars.append((sign * facet["chance"],) * 2)
+    bars = [bar for bar in bars if bar[0] is not None]
+    if not bars or low is None:
         return ""
-    if style_of(name).higher_is_better:
-        bar = max(baselines)
-        return "above" if low > bar else "below" if high < bar else "level"
-    bar = min(baselines)
-    return "above" if high < bar else "below" if low > bar else "level"
+    if all(low > best for _, best in bars):
+        return "above"
+    return "below" if any(high < worst for worst, _ in bars) else "level"
+
+
+def _ends(
+    low: float | None, high: float | None, sign: int
+) -> tuple[float, float] | tuple[None, None]:
+    """The ends of an interval, the worse one first, on a scale on which more is better."""
+    if low is None or high is None:
+        return None, None
+    worse, better = sorted((sign * low, sign * high))
+    return worse, better
 
 
 COLOURS = {"above": "green", "level": "yellow", "below": "red", "": "default"}
@@ -146,12 +204,13 @@ def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -
         show = style.show
         colour = COLOURS[standing(flat, name)]
         unit = f" [dim]{style.unit}[/]" if style.unit not in ("", "%") else ""
+        untrained = show(flat.get(f"{name}.untrained"))
         arrow = "" if style.higher_is_better else " [dim]↓[/]"  # lower is better
         table.add_row(
-            f"{name}{unit}{arrow}",
+            f"{escape(name)}{unit}{arrow}",
             f"[bold {colour}]{show(flat[name])}[/]",
             f"{show(flat.get(f'{name}.low'))}–{show(flat.get(f'{name}.high'))}",
-            f"[dim]{show(flat.get(f'{name}.untrained'))}[/]",
+            f"[dim]{untrained}[/]",
             f"[dim]{show(flat.get(f'{name}.chance'))}[/]",
             f"[dim]{flat.get(f'{name}.n')}[/]",
         )

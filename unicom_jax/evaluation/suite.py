@@ -1,4 +1,4 @@
-"""What the suites share: their settings, their result, batches and balanced choices."""
+"""What the suites share: their settings, their result, requests and balanced choices."""
 
 from __future__ import annotations
 
@@ -8,11 +8,16 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+
+from unicom_jax.evaluation.answers import RULES
 from unicom_jax.evaluation.records import Record
 from unicom_jax.evaluation.scores import Score
 
 Item = TypeVar("Item")
 EXAMPLES_A_QUESTION, EXAMPLES_AN_EDIT = 6, 2
+FEWEST = 3  # pictures that a distance with an interval can be measured on
+REQUEST = 256  # samples that a model is asked for at once; fixed, as noise is numbered within one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,17 +25,18 @@ class EvaluationConfig:
     """How much is evaluated and how the model samples.
 
     Attributes:
-      image_size: height and width in pixels of Scenes pictures and of what is drawn.
-      pictures: reconstructed pictures, also the size of both feature sets of the Fréchet distance,
-        and captioned pictures.
+      image_size: height and width in pixels of Scenes pictures where no other sizes are given.
+      pictures: reconstructed and captioned pictures, also the size of both sets of features of the
+        kernel distance.
       prompts: drawn prompts a category.
       questions: questions a kind.
       edits: edits in all, spread evenly over their kinds.
       shown: records kept per list and kind, with their pictures on disk.
-      batch_size: samples a generator call.
+      batch_size: samples that the generator computes at once; changes speed and memory alone.
       steps, guidance, guidance_interval, sampler: of drawing and editing.
       think: whether the model plans in words before it draws.
       max_tokens: of an answer or caption.
+      answer_rule: how answers are compared with the true ones, a key of `answers.RULES`.
       seed: of the sampler.
     """
 
@@ -47,6 +53,7 @@ class EvaluationConfig:
     sampler: str = "euler"
     think: bool = False
     max_tokens: int = 64
+    answer_rule: str = "exact"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -55,10 +62,15 @@ class EvaluationConfig:
         for name, low in (least | dict.fromkeys(counts, 0)).items():
             if getattr(self, name) < low:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give at least {low}")
-        if self.pictures in (1, 2):
+        if 0 < self.pictures < FEWEST:
             raise ValueError(
                 f"evaluation.pictures is {self.pictures}: too few for intervals; "
-                "give 0 or at least 3"
+                f"give 0 or at least {FEWEST}"
+            )
+        if self.answer_rule not in RULES:
+            raise ValueError(
+                f"evaluation.answer_rule {self.answer_rule!r} is unknown; choose one of "
+                f"{', '.join(RULES)}"
             )
 
     @property
@@ -106,14 +118,38 @@ def silent(_: int) -> None:
     """Progress that nobody watches."""
 
 
-def in_batches(
-    items: Sequence[Item], size: int, progress: Progress = silent
-) -> Iterator[tuple[int, Sequence[Item]]]:
-    """Yields (index of the first, up to `size` items); reports each batch once it was used."""
-    for start in range(0, len(items), size):
-        batch = items[start : start + size]
-        yield start, batch
-        progress(len(batch))
+def in_requests(
+    items: Sequence[Item], seed: int, progress: Progress = silent, *, first: int = 0
+) -> Iterator[tuple[int, list[Item]]]:
+    """Yields (seed of the request, its items), up to REQUEST of them; reports each that was used.
+
+    A model numbers noise by the place in a request. Requests are of one size whatever the model
+    computes at once, so the noise of a sample depends on `seed` and its place alone. Items are read
+    when their turn comes.
+
+    Args:
+      first: number of the first request, where other requests of the same seed went before.
+    """
+    for number, start in enumerate(range(0, len(items), REQUEST), start=first):
+        request = [items[index] for index in range(start, min(start + REQUEST, len(items)))]
+        source = np.random.SeedSequence(seed, spawn_key=(number,))
+        yield int(source.generate_state(1)[0]), request
+        progress(len(request))
+
+
+def in_requests_of_one_shape(
+    items: Sequence[Item],
+    shapes: Sequence[tuple[int, int]],
+    seed: int,
+    progress: Progress = silent,
+) -> Iterator[tuple[int, tuple[int, int], list[tuple[int, Item]]]]:
+    """As `in_requests`, but yields (seed, shape, numbered items), all items of one shape."""
+    first = 0
+    for shape in sorted(set(shapes)):
+        chosen = [index for index, own in enumerate(shapes) if own == shape]
+        for request_seed, indices in in_requests(chosen, seed, progress, first=first):
+            yield request_seed, shape, [(index, items[index]) for index in indices]
+            first += 1
 
 
 def balanced(items: Sequence[Item], kind: Callable[[Item], str], count: int) -> list[Item]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import collections
 from collections.abc import Callable, Sequence
 
-from data_pipelines.examples import Example
-from unicom_jax.evaluation.intervals import mean_interval
-from unicom_jax.evaluation.metrics import exact_match, normalise, token_f1
+from data_pipelines.examples import Example, Question
+from unicom_jax.evaluation.answers import RULES, Rule, exact, normalise, token_f1
 from unicom_jax.evaluation.protocol import UnifiedModel
-from unicom_jax.evaluation.records import Answer, Caption
-from unicom_jax.evaluation.scores import Score, proportion
+from unicom_jax.evaluation.records import Answer, Caption, Log
+from unicom_jax.evaluation.scores import Score, graded, proportion
 from unicom_jax.evaluation.suite import (
     EvaluationConfig,
     Progress,
     SuiteResult,
     by_kind,
-    first_of_each,
-    in_batches,
+    in_requests,
     silent,
 )
 
@@ -27,45 +25,60 @@ CaptionJudge = Callable[[str, Example], bool]
 
 def evaluate_answers(
     model: UnifiedModel,
-    examples: Sequence[Example],
+    questions: Sequence[tuple[Example, Question]],
     config: EvaluationConfig,
     *,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Exact match of greedy answers, overall and by kind of question.
+    """Greedy answers compared by `config.answer_rule`, overall and by kind of question.
 
-    Case and punctuation do not count. Chance is somebody who sees the kind of question but not the
-    picture and always gives that kind's commonest answer in this sample; no blind guess is better.
+    The questions of one picture are a cluster. Chance is somebody who sees the kind of question but
+    not the picture and always gives that kind's commonest answer in this sample.
     """
-    pairs = [(example.image, q) for example in examples for q in example.questions]
-    pairs = first_of_each(pairs, lambda pair: pair[1].kind, config.questions)
-    records: list[Answer] = []
-    for start, batch in in_batches(pairs, config.batch_size, progress):
-        images, questions = [image for image, _ in batch], [q.question for _, q in batch]
+    rule = RULES[config.answer_rule]
+    records: Log[Answer] = Log(config.shown)
+    for seed, request in in_requests(questions, config.seed, progress):
         predictions = model.answer(
-            images,
-            questions,
+            [example.image for example, _ in request],
+            [question.question for _, question in request],
             max_tokens=config.max_tokens,
             temperature=0.0,
-            seed=config.seed + start,
+            seed=seed,
         )
-        for (image, q), text in zip(batch, predictions, strict=True):
-            correct = exact_match(text, (q.answer,))
-            records.append(Answer(q.kind, image, q.question, q.answer, text, correct))
+        for (example, q), text in zip(request, predictions, strict=True):
+            mark = rule(text, (q.answer,))
+            records.append(
+                Answer(
+                    key=example.key,
+                    kind=q.kind,
+                    image=example.image,
+                    question=q.question,
+                    answer=q.answer,
+                    prediction=text,
+                    score=mark,
+                    correct=mark >= 0.5,
+                )
+            )
     if not records:
         return SuiteResult([], [])
     groups = by_kind(records, lambda record: record.kind)
-    commonest = {kind: _commonest([r.answer for r in group]) for kind, group in groups.items()}
-    everything = proportion(
-        "understanding/qa", [r.correct for r in records], sum(commonest.values()) / len(records)
-    )
-    each = [
-        proportion(
-            f"understanding/qa/{kind}", [r.correct for r in group], commonest[kind] / len(group)
-        )
-        for kind, group in sorted(groups.items())
-    ]
-    return SuiteResult([everything, *each], list(records))
+    blind = {kind: _commonest([r.answer for r in group], rule) for kind, group in groups.items()}
+    chance = sum(blind[record.kind] for record in records) / len(records)
+    scores = [_score("understanding/qa", records, chance)]
+    for kind, group in sorted(groups.items()):
+        scores.append(_score(f"understanding/qa/{kind}", group, blind[kind]))
+    return SuiteResult(scores, records)
+
+
+def _score(name: str, records: Sequence[Answer], chance: float) -> Score:
+    return graded(name, [r.score for r in records], chance, [r.key for r in records])
+
+
+def _commonest(answers: Sequence[str], rule: Rule) -> float:
+    """The mark of the commonest answer, given to every question."""
+    common = collections.Counter(map(normalise, answers)).most_common(1)[0][0]
+    said = next(answer for answer in answers if normalise(answer) == common)
+    return sum(rule(said, (answer,)) for answer in answers) / len(answers)
 
 
 def evaluate_captions(
@@ -82,33 +95,32 @@ def evaluate_captions(
     without one, only the stored captions are. Chance is the commonest caption of the sample, said
     of every picture.
     """
-    chosen = list(examples[: config.pictures])
+    chosen = range(min(config.pictures, len(examples)))
 
     def correct(text: str, example: Example) -> bool:
-        return exact_match(text, example.captions) or (judge is not None and judge(text, example))
+        return exact(text, example.captions) == 1.0 or (judge is not None and judge(text, example))
 
-    predictions: list[str] = []
-    for start, batch in in_batches(chosen, config.batch_size, progress):
-        predictions += model.caption(
-            [example.image for example in batch],
-            max_tokens=config.max_tokens,
-            temperature=0.0,
-            seed=config.seed + start,
-        )
-    if not chosen:
+    records: Log[Caption] = Log(config.shown)
+    for seed, request in in_requests(chosen, config.seed, progress):
+        true = [examples[index] for index in request]
+        images = [example.image for example in true]
+        texts = model.caption(images, max_tokens=config.max_tokens, temperature=0.0, seed=seed)
+        for example, text in zip(true, texts, strict=True):
+            verdict, overlap = correct(text, example), token_f1(text, example.captions)
+            caption = example.captions[0]
+            records.append(Caption(example.key, example.image, caption, text, verdict, overlap))
+    if not records:
         return SuiteResult([], [])
-    records = [
-        Caption(example.image, example.captions[0], text, correct(text, example))
-        for example, text in zip(chosen, predictions, strict=True)
+    said = collections.Counter(record.caption for record in records).most_common(1)[0][0]
+    blind = [
+        (correct(said, e), token_f1(said, e.captions)) for e in map(examples.__getitem__, chosen)
     ]
-    blind = collections.Counter(record.caption for record in records).most_common(1)[0][0]
-    chance = sum(correct(blind, example) for example in chosen) / len(chosen)
-    exact = proportion("understanding/caption", [r.correct for r in records], chance)
-    overlaps = [token_f1(t, e.captions) for t, e in zip(predictions, chosen, strict=True)]
-    blind_overlap = sum(token_f1(blind, e.captions) for e in chosen) / len(chosen)
-    overlap = Score("understanding/caption_f1", mean_interval(overlaps), len(chosen), blind_overlap)
-    return SuiteResult([exact, overlap], list(records))
-
-
-def _commonest(answers: Sequence[str]) -> int:
-    return collections.Counter(map(normalise, answers)).most_common(1)[0][1]
+    chance, chance_overlap = (sum(column) / len(blind) for column in zip(*blind, strict=True))
+    keys = [record.key for record in records]
+    scores = [
+        proportion("understanding/caption", [record.correct for record in records], chance, keys),
+        graded(
+            "understanding/caption_f1", [record.overlap for record in records], chance_overlap, keys
+        ),
+    ]
+    return SuiteResult(scores, records)

@@ -16,23 +16,24 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table as Page
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import load_tokenizer
-from unicom_jax.config import ConfigError, from_json, to_json
+from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.core.module import Module
 from unicom_jax.interop.atomic import new_folder
-from unicom_jax.interop.folders import write_model
+from unicom_jax.interop.folders import check_model, module_in, write_model
 from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
-from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors
+from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors, weight_files
 from unicom_jax.interop.transfer import check_facts, load_weights
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.runs.checkpoint import save_import, stage_steps
-from unicom_jax.runs.configuration import complete, open_run
+from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.imported import (
     check_stages,
     fp32_bytes,
@@ -105,8 +106,16 @@ def import_parts(
     given.update_from_flattened_dict({FLAGS[flag]: folder for flag, folder in folders.items()})
     check_stages(given)
     plan = _plan(given, workdir)
-    rows = [(stage, source) for stage, sources in plan.items() for source in sources]
-    _show([(s.name, stage, s.module, s.folder, s.check()) for stage, s in rows], console)
+    parts = [(stage, source) for stage, sources in plan.items() for source in sources]
+    rows = [(s.name, stage, s.module, s.folder, s.check()) for stage, s in parts]
+    if "autoencoder" in folders:
+        folder, layout = Path(folders["autoencoder"]), LAYOUTS["autoencoder"]
+        module = module_in(folder, layout)
+        rows.append(("autoencoder", "", module, folder, check_model(folder, layout, module)))
+    if not rows:
+        flags = ", ".join(f"--{flag}" for flag in FLAGS)
+        raise ConfigError(f"nothing to import; give {flags} or --model")
+    _show(rows, console)
     if dry_run:
         console.print("nothing written")
         return
@@ -120,10 +129,6 @@ def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:
     """The stages to be written, and from what."""
     stages = [first_of(config, part).label for part in PARTS]
     plan = {stage: found for stage in stages if (found := sources_of(config, stage))}
-    if not plan:
-        raise ConfigError(
-            "nothing to import; give --encoder, --language, --compressor, --decoder or --model"
-        )
     for stage in plan:
         if stage_steps(workdir, stage):
             raise FileExistsError(
@@ -190,7 +195,7 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
         with transfer_progress(console, "reading", fp32_bytes(module)) as arrived:
             shardings = on_this_host(module.specs())
             params = load_weights(
-                folder, table, module.specs(), shardings=shardings, arrived=arrived
+                tensors, table, module.specs(), shardings=shardings, arrived=arrived
             )
         for tree, of in IN_MODEL.items():
             whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
@@ -199,7 +204,7 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
             write_model(new / "autoencoder", layout, module.autoencoder, weights)
         tokenizer.save(new / "tokenizer")
-        (new / "config.json").write_text(to_json(config))
+        (new / "config.json").write_text(to_json(config), encoding="utf-8")
 
 
 def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
@@ -216,13 +221,27 @@ Row = tuple[str, str, Module, Path, Mapping[str, TensorFact]]
 
 
 def _show(rows: list[Row], console: Console) -> None:
-    """A line a part: what the headers in its folder promise."""
-    page = Page("part", "stage", "tensors", "parameters", "size", "type", "folder", box=None)
+    """A line for each part: what the headers in its folder say, and which files are read."""
+    page = Page("part", "stage", "tensors", "parameters", "size", "type", "read from", box=None)
     for column in page.columns[2:5]:
         column.justify = "right"
     for part, stage, module, folder, facts in rows:
         kinds = ", ".join(sorted({fact.dtype for fact in facts.values()}))
         size = sum(math.prod(f.shape) * DTYPES[f.dtype].itemsize for f in facts.values()) / 1e9
         numbers = str(len(facts)), f"{module.param_count():,}", f"{size:.2f} GB"
-        page.add_row(part, stage, *numbers, kinds, str(folder))
+        page.add_row(part, stage, *numbers, kinds, escape(_files(folder, facts)))
     console.print(page)
+    for folder, unread in {(row[3], one) for row in rows if (one := _unread(row[3]))}:
+        note = f"note: {unread.name} in {folder} is not read, as the Hub's libraries do not either"
+        console.print(note, markup=False, soft_wrap=True)
+
+
+def _files(folder: Path, facts: Mapping[str, TensorFact]) -> str:
+    """The one file, or the folder and the number of its shards."""
+    shards = {fact.shard for fact in facts.values()}
+    return str(next(iter(shards))) if len(shards) == 1 else f"{folder} ({len(shards)} shards)"
+
+
+def _unread(folder: Path) -> Path | None:
+    stems = {layout.stem for layout in LAYOUTS.values()}
+    return next((one for stem in stems if (one := weight_files(folder, stem).unread)), None)

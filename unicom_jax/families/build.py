@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from unicom_jax.core.flow import latent_shift
-from unicom_jax.core.module import Module
-from unicom_jax.families.query import QueryPathway
-from unicom_jax.families.transfusion import TransfusionPathway
-from unicom_jax.families.unified import FlowTime, ImageEmbedding
+from unicom_jax.families.images import FlowTime, ImageModel
+from unicom_jax.families.latents import ImageEmbedding
+from unicom_jax.families.unicom import UnicomImages
+from unicom_jax.families.unicom_query import QueryImages
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.models.autoencoder import AutoencoderKL
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.encoder_stack import EncoderStack
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
@@ -25,7 +26,6 @@ from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 Config = Mapping[str, Any]
-PATHWAYS = ("transfusion", "query")
 DECODERS = ("dit", "flux")
 
 
@@ -119,55 +119,88 @@ def _most_tokens(config: Config) -> int:
     return data["max_tokens"] // pool**2 if naflex else (grid_side(config) // pool) ** 2
 
 
-def build_unified(config: Config) -> Module:
-    """The pathway of `config.unified`."""
+def build_unified(config: Config) -> UnifiedModel:
+    """The transformer of `config.unified` and the image side of its family.
+
+    Raises:
+      ValueError: an unknown `unified.pathway`.
+    """
     unified = config["unified"]
-    latent_dim = build_codec(config).latent_dim
-    sizes = {"vocab_size": config["data"]["vocab_size"], **unified["transformer"]}
-    transformer = Transformer(**sizes)
-    tokens = (grid_side(config) // config["codec"]["pool"]) ** 2
-    shift = unified["time_shift"] or latent_shift(tokens, latent_dim)
-    shared = {
-        "transformer": transformer,
+    if unified["pathway"] not in PATHWAYS:
+        known = ", ".join(PATHWAYS)
+        raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {known}")
+    transformer = Transformer(vocab_size=config["data"]["vocab_size"], **unified["transformer"])
+    return UnifiedModel(
+        transformer=transformer,
+        images=PATHWAYS[unified["pathway"]](config, transformer),
+        text_chunk=unified["text_chunk"],
+        compute_dtype=config["compute_dtype"],
+    )
+
+
+def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
+    """The fields of `LatentImages`."""
+    unified, codec = config["unified"], build_codec(config)
+    return {
         "embedding": ImageEmbedding(
             feature_dim=config["encoder"]["vision"]["width"],
-            latent_dim=latent_dim,
-            width=transformer.width,
+            latent_dim=codec.latent_dim,
+            width=width,
             understanding=unified["understanding"],
             pool=config["codec"]["pool"],
         ),
-        "flow_time": FlowTime(unified["time"], shift),
-        "text_chunk": unified["text_chunk"],
+        "vision": build_encoder(config).vision,
+        "codec": codec,
+        "flow_time": FlowTime(unified["time"], unified["time_shift"]),
         "compute_dtype": config["compute_dtype"],
     }
-    if unified["pathway"] == "transfusion":
-        head = unified["head"]
-        head = make_flow_head(
+
+
+def usual_shift(config: Config, images: ImageModel) -> float:
+    """The shift of sampling times for a picture of `data.image_size`."""
+    tokens = (grid_side(config) // config["codec"]["pool"]) ** 2
+    return images.flow_time.shift_of(tokens, images.shape_of(tokens)[1])
+
+
+def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
+    """Pathway I."""
+    unified, shared = config["unified"], _frozen_parts(config, transformer.width)
+    head = unified["head"]
+    return UnicomImages(
+        head=make_flow_head(
             head["kind"],
             transformer.width,
-            latent_dim,
+            shared["embedding"].latent_dim,
             hidden_dim=head["hidden_dim"] or None,
             depth=head["depth"],
-        )
-        return TransfusionPathway(
-            head=head,
-            prediction=unified["prediction"],
-            time_floor=unified["time_floor"],
-            **shared,
-        )
-    if unified["pathway"] == "query":
-        decoder = PixelDecoder(
-            channels=latent_dim,
-            feature_dim=transformer.width,
-            prediction=unified["prediction"],
-            time_floor=unified["time_floor"],
-            **unified["flow_decoder"],
-        )
-        return QueryPathway(
-            queries=_most_tokens(config),
-            connector_depth=unified["connector"]["depth"],
-            flow_decoder=decoder,
-            pool=config["codec"]["pool"],
-            **shared,
-        )
-    raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {', '.join(PATHWAYS)}")
+        ),
+        prediction=unified["prediction"],
+        time_floor=unified["time_floor"],
+        **shared,
+    )
+
+
+def build_query(config: Config, transformer: Transformer) -> ImageModel:
+    """Pathway II."""
+    unified, width = config["unified"], transformer.width
+    shared = _frozen_parts(config, width)
+    decoder = PixelDecoder(
+        channels=shared["embedding"].latent_dim,
+        feature_dim=width,
+        prediction=unified["prediction"],
+        time_floor=unified["time_floor"],
+        **unified["flow_decoder"],
+    )
+    return QueryImages(
+        queries=_most_tokens(config),
+        connector=EncoderStack(width, unified["connector"]["depth"], transformer.heads, 4 * width),
+        flow_decoder=decoder,
+        **shared,
+    )
+
+
+# A new family is a file with an `ImageModel` and a row here.
+PATHWAYS: dict[str, Callable[[Config, Transformer], ImageModel]] = {
+    "transfusion": build_unicom,
+    "query": build_query,
+}

@@ -1,210 +1,176 @@
-"""What both pathways share: images become sequence vectors, and a batch becomes loss terms."""
+"""`UnifiedModel`: one transformer over rows of words and pictures.
+
+It embeds words, places the vectors that an `ImageModel` makes of pictures into their slots, runs
+the transformer, and picks the hidden states of drawn pictures up again. Text is predicted from
+hidden states by the head of the vocabulary, pictures by the image model (papers: UniCom §3,
+Transfusion arXiv 2408.11039).
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Key, Shaped
+from jaxtyping import Array, Float, Float32, Int, Key
 
-from unicom_jax.core.batch import MixedBatch, Role
-from unicom_jax.core.flow import interpolate, sample_time, velocity
-from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, at_slots, place_embedding
+from unicom_jax.core.activations import own_slots
+from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
-
-UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
-
-
-@dataclasses.dataclass(frozen=True)
-class FlowTime:
-    """How training draws the flow time: `core.flow.sample_time`'s choices."""
-
-    kind: str = "uniform"
-    shift: float = 1.0
+from unicom_jax.families.images import ImageModel, Noised
+from unicom_jax.families.slots import pick_draws, place_images
+from unicom_jax.models.transformer import KVCache, Transformer
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageEmbedding(Module):
-    """Sequence vectors of image slots.
+@flax.struct.dataclass
+class DrawingContext:
+    """All that the velocity of one picture a row needs besides z_t; built once a picture.
 
-    UNDERSTAND slots hold a two-layer projection of what `understanding` names: the encoder's
-    `features`, the codec's `latents`, both joined along channels (`channel_concat`), or both one
-    after the other (`sequence_concat`: the UNDERSTAND slots hold features and CLEAN slots follow).
-    CLEAN and NOISY slots hold a linear map of the latents plus an embedding of their flow time
-    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path. All of them
-    are told their row and column (as in BAGEL): rotary positions alone only say how far apart two
-    slots are, and a noisy token knows nothing else of its place.
-
-    `pool`: patches on a side of a latent's window.
+    Attributes:
+      grids: rows and columns of the picture's tokens.
+      condition: of an image model that does not read z_t in its slots; else None.
+      cache, positions, mask, start: of one that does: the prefix, and the picture's slots.
     """
 
-    feature_dim: int
-    latent_dim: int
-    width: int
-    understanding: str = "features"
-    pool: int = 1
+    grids: Int[Array, "B 1 2"]
+    condition: Any = None
+    cache: KVCache | None = None
+    positions: Int[Array, "B s 2"] | None = None
+    mask: MaskIntervals | None = None
+    start: int | Int[Array, ""] = 0
 
-    def __post_init__(self) -> None:
-        if self.understanding not in UNDERSTANDING:
-            raise ValueError(
-                f"unified.understanding={self.understanding!r} is not one of "
-                f"{', '.join(UNDERSTANDING)}"
-            )
 
-    @property
-    def projector(self) -> Mlp:
-        in_dim = {
-            "latents": self.latent_dim,
-            "channel_concat": self.feature_dim + self.latent_dim,
-        }.get(self.understanding, self.feature_dim)
-        return Mlp(in_dim, self.width, self.width)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnifiedModel(Module):
+    """A transformer and the image side of a family.
 
-    @property
-    def latent_in(self) -> Linear:
-        return Linear(self.latent_dim, self.width, axes=("latent", "embed"))
+    `text_chunk`: most slots of a row whose logits exist at once; 0: as `text_terms` chooses.
+    """
 
-    @property
-    def time(self) -> TimeEmbedding:
-        return TimeEmbedding(self.width)
+    transformer: Transformer
+    images: ImageModel
+    text_chunk: int = 0
+    compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
+        return {"transformer": self.transformer.specs(), **self.images.specs()}
+
+    def frozen(self, *, draws: bool) -> tuple[str, ...]:
+        """Weights that a stage does not train, as patterns; `draws`: it has a flow loss."""
+        return self.images.frozen(draws=draws)
+
+    def loss_terms(
+        self, params: Params, batch: MixedBatch, prepared: Any, row_keys: Key[Array, " B"]
+    ) -> LossTerms:
+        """Terms `text` (nats a token), `text_accuracy`, and those of the drawn pictures.
+
+        `prepared`: what `images.prepare` made of the batch's pictures.
+        """
+        images = self.images
+        noised = images.noise(prepared, batch.draws, row_keys)
+        drawn, aux = images.drawn(params, noised)
+        hidden = self._embed(params, batch, (*images.looked_at(params, prepared), drawn))
+        hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
+        states = pick_draws(hidden, batch, drawn.shape[2])
+        condition = images.condition(params, states, noised.grids)
         return {
-            "projector": self.projector.specs(),
-            "latent_in": self.latent_in.specs(),
-            "time": self.time.specs(),
+            **images.loss_terms(params, condition, noised, aux),
+            **self.text_terms(params, batch, hidden),
         }
 
-    def understood(
+    def text_terms(
+        self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
+    ) -> LossTerms:
+        """Terms `text` (nats a token) and `text_accuracy`."""
+        return text_terms(
+            self.transformer.logits,
+            self.transformer.head_weights(params["transformer"]),
+            *map(own_slots, (hidden, batch.targets, batch.target_weights)),
+            self.text_chunk,
+        )
+
+    def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
+        """Next-token logits."""
+        return self.transformer.logits(params["transformer"], hidden)
+
+    # ---- sampling -------------------------------------------------------------------------
+
+    def prefill(
         self,
         params: Params,
-        features: Float[Array, "*B {self.feature_dim}"],
-        latents: Float[Array, "*B {self.latent_dim}"],
-    ) -> Float[Array, "*B {self.width}"]:
-        """Projects raw features and clean latents of a slot."""
-        inputs = {
-            "latents": lambda: latents,
-            "channel_concat": lambda: jnp.concatenate([features, latents], axis=-1),
-        }.get(self.understanding, lambda: features)()
-        return self.projector(params["projector"], inputs)
+        batch: MixedBatch,
+        prepared: Any,
+        cache: KVCache,
+        start: int | Int[Array, ""] = 0,
+    ) -> tuple[Float[Array, "B S W"], KVCache]:
+        """Reads slots without draws into the cache at `start`: hidden states and cache.
 
-    def latent(
+        The mask of `batch` refers to cache slots.
+        """
+        looked_at = self.images.looked_at(params, prepared)
+        hidden = self._embed(params, batch, looked_at)
+        return self.transformer(
+            params["transformer"], hidden, batch.positions, batch.mask, cache, start
+        )
+
+    def begin_drawing(
         self,
         params: Params,
-        latents: Float[Array, "*B {self.latent_dim}"],
-        time: Float[Array, " ..."],
-        which: Int[Array, "*B"] | None = None,
-    ) -> Float[Array, "*B {self.width}"]:
-        """Embeds latents at their flow time; `time` and `which` as for `at_slots`."""
-        when = at_slots(self.time(params["time"], time), which)
-        return self.latent_in(params["latent_in"], latents) + when
+        cache: KVCache,
+        positions: Int[Array, "B s 2"],
+        mask: MaskIntervals,
+        grids: Int[Array, "B 2"],
+        start: int | Int[Array, ""],
+    ) -> DrawingContext:
+        """Prepares for drawing one picture a row behind a cached prefix.
 
-    def places(self, batch: MixedBatch) -> Int[Array, "B S 2"]:
-        """(row, column) in its image of every image slot."""
-        rows = jnp.arange(batch.tokens.shape[0])[:, None]
-        columns = batch.grids[rows, batch.image_index, 1]
-        pooled = (batch.roles != Role.UNDERSTAND) | (self.understanding == "latents")
-        columns = jnp.maximum(jnp.where(pooled, columns // self.pool, columns), 1)
-        return jnp.stack([batch.image_token // columns, batch.image_token % columns], axis=-1)
+        Args:
+          positions, mask: of the picture's slots, the mask in cache slots.
+          grids: rows and columns of its tokens.
+          start: its first cache slot.
+        """
+        grids = grids[:, None]
+        context = DrawingContext(grids, None, cache, positions, mask, start)
+        if self.images.reads_noise:
+            return context
+        nothing = jnp.zeros((*grids.shape[:2], *self.images.shape_of(positions.shape[1])))
+        noised = Noised(nothing, jnp.zeros(grids.shape[:2]), grids)
+        return DrawingContext(grids, self._condition(params, context, noised)[0])
 
+    def velocity(
+        self,
+        params: Params,
+        context: DrawingContext,
+        noisy: Float[Array, "B n d"],
+        time: Float[Array, " B"],
+    ) -> Float32[Array, "B n d"]:
+        """dz/dt at z_t: only the picture's own slots are run, or none at all."""
+        noised = Noised(noisy[:, None], time[:, None], context.grids)
+        condition, aux = context.condition, None
+        if condition is None:
+            condition, aux = self._condition(params, context, noised)
+        return self.images.velocity(params, condition, noised, aux)[:, 0]
 
-def gather_slots(images: Shaped[Array, "B M n c"], batch: MixedBatch) -> Shaped[Array, "B S c"]:
-    """Reads per-image arrays at every sequence slot."""
-    rows = jnp.arange(images.shape[0])[:, None]
-    return images[rows, batch.image_index, batch.image_token]
+    def _condition(
+        self, params: Params, context: DrawingContext, noised: Noised
+    ) -> tuple[Any, Any]:
+        drawn, aux = self.images.drawn(params, noised)
+        hidden, _ = self.transformer(
+            params["transformer"],
+            drawn[:, 0].astype(self.compute_dtype),
+            context.positions,
+            context.mask,
+            context.cache,
+            context.start,
+        )
+        return self.images.condition(params, hidden[:, None], noised.grids), aux
 
-
-def slot_times(
-    time: Float[Array, "B M"], batch: MixedBatch
-) -> tuple[Float[Array, "B M+1"], Int[Array, "B S"]]:
-    """The few flow times that a row knows, the last one 1, and which of them each slot has.
-
-    `time` is that of the images' NOISY slots; all other slots are at 1.
-    """
-    times = jnp.pad(time, ((0, 0), (0, 1)), constant_values=1.0)
-    return times, jnp.where(batch.roles == Role.NOISY, batch.image_index, time.shape[1])
-
-
-def scatter_images(
-    slots: Float[Array, "B S c"], batch: MixedBatch, images: tuple[int, int]
-) -> Float[Array, "B {images[0]} {images[1]} c"]:
-    """Writes the NOISY slots back to per-image arrays; zero elsewhere."""
-    rows = jnp.arange(slots.shape[0])[:, None]
-    drawn = jnp.where((batch.roles == Role.NOISY)[..., None], slots, 0)
-    out = jnp.zeros((slots.shape[0], *images, slots.shape[-1]), slots.dtype)
-    return out.at[rows, batch.image_index, batch.image_token].add(drawn)
-
-
-def embed_slots(
-    embedding: ImageEmbedding,
-    params: Params,
-    text: Float[Array, "B S W"],
-    batch: MixedBatch,
-    features: Float[Array, "B S F"],
-    latents: Float[Array, "B S d"],
-    time: Float[Array, "B M"],
-) -> Float[Array, "B S W"]:
-    """The input vectors of all slots.
-
-    Args:
-      text: embedded tokens.
-      features: raw features at each slot.
-      latents: latents at each slot, noisy ones where the role is NOISY.
-      time: flow time of each image's NOISY slots; CLEAN ones are at 1.
-    """
-    roles = batch.roles[..., None]
-    understood = embedding.understood(
-        params, features.astype(text.dtype), latents.astype(text.dtype)
-    )
-    times, which = slot_times(time, batch)
-    painted = embedding.latent(params, latents.astype(text.dtype), times, which).astype(text.dtype)
-    image = jnp.where(roles == Role.UNDERSTAND, understood, painted)
-    image = image + place_embedding(embedding.places(batch), embedding.width).astype(text.dtype)
-    return jnp.where(roles > Role.TEXT, image, text)
-
-
-@dataclasses.dataclass(frozen=True)
-class NoisySlots:
-    """One draw of noise for a batch: latents on the path, their time and the velocity to learn."""
-
-    latents: Float[Array, "B S d"]
-    image_time: Float32[Array, "B M"]
-    time: Float32[Array, "B S"]  # 1 where the role is not NOISY
-    target: Float[Array, "B S d"]
-    weights: Float32[Array, "B S"]  # 1 at NOISY slots
-
-
-def draw_noise(
-    shape: tuple[int, ...], row_keys: Key[Array, " B"], flow_time: FlowTime
-) -> tuple[Float32[Array, "B M"], Float32[Array, "B M n d"]]:
-    """A time per image and noise for rows of latents of `shape` (M, n, d).
-
-    One key a row, so that the draw does not depend on how rows are spread over devices or
-    accumulation steps.
-    """
-
-    def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        time_key, noise_key = jax.random.split(key)
-        time = sample_time(time_key, shape[:1], flow_time.kind, shift=flow_time.shift)
-        return time, jax.random.normal(noise_key, shape, jnp.float32)
-
-    return jax.vmap(draw)(row_keys)
-
-
-def add_noise(
-    batch: MixedBatch,
-    latents: Float[Array, "B M n d"],
-    row_keys: Key[Array, " B"],
-    flow_time: FlowTime,
-) -> NoisySlots:
-    """Puts every drawn image of the batch, its clean normalised latents, at a time of its own."""
-    image_time, noise = draw_noise(latents.shape[1:], row_keys, flow_time)
-    clean, noise = gather_slots(latents, batch), gather_slots(noise, batch)
-    time = at_slots(*slot_times(image_time, batch))
-    return NoisySlots(
-        latents=interpolate(clean, noise, time[..., None]),  # t = 1 leaves clean slots clean
-        image_time=image_time,
-        time=time,
-        target=velocity(clean, noise),
-        weights=(batch.roles == Role.NOISY).astype(jnp.float32),
-    )
+    def _embed(
+        self, params: Params, batch: MixedBatch, images: tuple[jax.Array, ...]
+    ) -> Float[Array, "B S W"]:
+        """The input vectors of all slots; `images` as for `place_images`."""
+        text = self.transformer.embed(params["transformer"], batch.tokens)
+        return place_images(text.astype(self.compute_dtype), batch, *images)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.console import Console
 
-from data_pipelines.images import load_image
+from data_pipelines.decoding import load_image
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from data_pipelines.sequences.tasks import (
     BRIEFLY,

@@ -17,7 +17,13 @@ from data_pipelines.sequences.tasks import DRAWN, Image, Segment, Text, uncondit
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
-from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
+from unicom_jax.families.build import (
+    build_codec,
+    build_encoder,
+    build_space,
+    build_unified,
+    usual_shift,
+)
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_pictures
 from unicom_jax.inference.drawing import Drawing
@@ -89,7 +95,7 @@ class Conversations:
             guidance=float(defaults["guidance"] if guidance is None else guidance),
             sampler=defaults["sampler"] if sampler is None else sampler,
             interval=tuple(interval),  # JSON knows lists only; a static argument has to be hashable
-            shift=self.models.unified.flow_time.shift,
+            shift=usual_shift(self.config, self.models.unified.images),
         )
         sizes = [self._drawn_grid(segments, size) for segments in conversations]
         results: list[Picture | None] = [None] * len(conversations)

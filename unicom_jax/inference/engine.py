@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.latents import Prepared
 from unicom_jax.inference.drawing import Drawing, draw_latents
 from unicom_jax.inference.text import Sampling, generate
 from unicom_jax.models.codec import Codec
@@ -74,10 +75,11 @@ def read(
     features = look(models, params, patches, grids)
     latents = models.codec.encode(params["codec"], features, grids)
     features, latents = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
+    prepared = Prepared(features, latents, batch.grids)
     unified = models.unified
     slots = batch.tokens.shape[1] + room
     cache = unified.transformer.init_cache(rows, slots, unified.compute_dtype)
-    return unified.prefill(params["unified"], batch, features, latents, cache)
+    return unified.prefill(params["unified"], batch, prepared, cache)
 
 
 @partial(jax.jit, static_argnames=("models", "max_tokens", "sampling"))

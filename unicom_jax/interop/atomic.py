@@ -1,54 +1,86 @@
-"""Folders that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+PART = ".part"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a UTF-8 file that is the old one or the new one at every moment.
+
+    A sibling `.NAME.PID.part` is filled, put on the disk and renamed; an error removes it. What
+    UTF-8 cannot say (half of a surrogate pair) becomes "?".
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8", errors="replace")
+        _sync(part)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextlib.contextmanager
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends without an error.
 
-    Until then it is a hidden sibling of `target`, on the same file system; an error (an interrupt
-    too) removes it. Its files are on the disk before it gets its name. Only a process that is
-    killed leaves the sibling behind, `.NAME.part`, and the next attempt clears it away.
+    Until then it is a hidden sibling of `target`, on the same file system, with a name of its own
+    (`.NAME.xxxxxxxx.part`), so that two processes can write at once. An error (an interrupt too)
+    removes it. Its files are on the disk before it gets its name. Only a process that is killed
+    leaves the sibling behind; it held a lock on it, and the next attempt removes those whose lock
+    is free.
 
     Args:
-      replace: a folder that is at `target` already stays until the new one is complete, and then
-        goes. Between two renames it is called `.NAME.old`.
+      replace: a folder that is at `target` already stays until the new one is complete, and is then
+        removed. Between two renames its name is that of the new one with the ending `.old`.
 
     Raises:
       FileExistsError: there is something at `target` already, other than an empty folder or one
-        that may be replaced.
+        that may be replaced; or another process put it there meanwhile.
       OSError: the disk is full; nothing is left behind.
     """
     target = Path(os.path.abspath(target))
     may_go = _is_empty(target) or (replace and target.is_dir())
     if target.is_symlink() or (target.exists() and not may_go):
         raise FileExistsError(f"{target} is there already; name a new or empty folder")
-    part, old = (target.with_name(f".{target.name}.{end}") for end in ("part", "old"))
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(target)
+    part, lock = _new_part(target)
+    old = part.with_suffix(".old")
     try:
         yield part
         for path in sorted(part.rglob("*")):
             _sync(path)
         _sync(part)
-        if target.exists() and not _is_empty(target):
-            shutil.rmtree(old, ignore_errors=True)
-            target.replace(old)
-        part.replace(target)  # takes the place of an empty folder
+        if replace and target.exists() and not _is_empty(target):
+            with contextlib.suppress(FileNotFoundError):  # moved by another process just now
+                target.replace(old)
+        try:
+            part.replace(target)  # takes the place of an empty folder
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise FileExistsError(
+                f"{target} was written by another process meanwhile; name a new folder"
+            ) from error
         _sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except BaseException as error:
         if old.exists() and not target.exists():
             old.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise OSError(
@@ -56,6 +88,44 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
                 "another disk"
             ) from error
         raise
+    finally:
+        os.close(lock)
+
+
+def _new_part(target: Path) -> tuple[Path, int]:
+    """A new sibling of `target`, and the handle that locks it for as long as this process lives."""
+    while True:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent))
+        with contextlib.suppress(FileNotFoundError):  # taken for an abandoned one: make another
+            part.chmod(0o777 & ~_umask())
+            handle = os.open(part, os.O_RDONLY)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if part.exists():
+                return part, handle
+            os.close(handle)
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Removes what killed attempts at `target` left behind: folders that no process locks."""
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*{PART}"):
+        try:
+            handle = os.open(part, os.O_RDONLY)
+        except OSError:  # gone meanwhile
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(part, ignore_errors=True)
+        except OSError:  # in use, or a file system without locks
+            continue
+        finally:
+            os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def _is_empty(path: Path) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params
@@ -13,7 +16,7 @@ from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
 from unicom_jax.interop.layouts.layout import Layout
 from unicom_jax.interop.mapping import Table, places, prefixed
-from unicom_jax.interop.tensors import TensorFact, TensorFolder, open_tensors
+from unicom_jax.interop.tensors import DTYPES, TensorFact, TensorFolder, open_tensors
 from unicom_jax.interop.transfer import check_facts, load_weights, store_weights
 
 
@@ -39,10 +42,27 @@ def check_model(folder: Path, layout: Layout, module: Module) -> dict[str, Tenso
     Raises:
       WeightsError: the folder is damaged or holds another model.
     """
+    return _checked(folder, layout, module)[0]
+
+
+def check_numbers(folder: Path, layout: Layout, module: Module) -> None:
+    """Reads all tensors of `module` once, and keeps none.
+
+    Raises:
+      WeightsError: as `check_model`; a tensor holds NaN or infinite values.
+    """
+    facts, tensors = _checked(folder, layout, module)
+    for name in facts:
+        tensors.read_finite(name)
+
+
+def _checked(
+    folder: Path, layout: Layout, module: Module
+) -> tuple[dict[str, TensorFact], TensorFolder]:
     tensors, table = _named(folder, layout, module)
     wanted = places(table, module.specs())
     check_facts(tensors, wanted, **_allowances(layout, module))
-    return {name: tensors.facts[name] for name in wanted}
+    return {name: tensors.facts[name] for name in wanted}, tensors
 
 
 def read_model(
@@ -59,12 +79,11 @@ def read_model(
     `module` is what `module_in` gives, or a part of it that the layout has a table for (the image
     tower of both).
     """
-    _, table = _named(folder, layout, module)
+    tensors, table = _named(folder, layout, module)
     return load_weights(
-        folder,
+        tensors,
         table,
         module.specs(),
-        stem=layout.stem,
         shardings=shardings,
         dtype=dtype,
         arrived=arrived,
@@ -106,7 +125,8 @@ def fill_folder(
       dtype, shard_bytes, written: see `transfer.store_weights`.
     """
     description = {**layout.describe(module), **(about or {})}
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, default=list) + "\n")
+    text = json.dumps(description, indent=2, default=list) + "\n"
+    (folder / DESCRIPTION).write_text(text, encoding="utf-8")
     store_weights(
         folder,
         layout.table(module),
@@ -129,10 +149,24 @@ def _allowances(layout: Layout, module: Module) -> dict[str, Any]:
 
 def _named(folder: Path, layout: Layout, module: Module) -> tuple[TensorFolder, Table]:
     """The folder's headers, and the table with the beginning that its names have."""
-    tensors, table = open_tensors(folder, layout.stem), layout.table(module)
+    tensors = open_tensors(folder, layout.stem).renamed(layout.new_name)
+    table = layout.table(module)
     names = places(table, module.specs())
 
     def found(prefix: str) -> int:
         return sum(prefix + name in tensors.facts for name in names)
 
-    return tensors, prefixed(table, theirs=max(layout.prefixes(module), key=found))
+    prefix = max(layout.prefixes(module), key=found)
+    return _without_derived(tensors, layout.derived(module)), prefixed(table, theirs=prefix)
+
+
+def _without_derived(tensors: TensorFolder, derived: Mapping[str, np.ndarray]) -> TensorFolder:
+    """Leaves out stored tables that hold what follows from config.json anyway; others stay."""
+    kept = dict(tensors.facts)
+    for ending, expected in derived.items():
+        for name, fact in tensors.facts.items():
+            if name.endswith(ending) and fact.shape == expected.shape and fact.dtype in DTYPES:
+                found = tensors.read(name).astype(np.float64)
+                if np.allclose(found, expected, rtol=1e-2, atol=0.0):  # bfloat16 has 8 bits
+                    del kept[name]
+    return dataclasses.replace(tensors, facts=kept)

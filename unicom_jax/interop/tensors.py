@@ -3,7 +3,9 @@
     FOLDER/STEM.safetensors
     FOLDER/STEM-00001-of-00003.safetensors, ..., STEM.safetensors.index.json
 
-STEM is "model" for transformers and "diffusion_pytorch_model" for diffusers. Both directions hold
+STEM is "model" for transformers and "diffusion_pytorch_model" for diffusers. Where a folder holds
+the single file and an index too, we read what those libraries read: transformers takes the single
+file and diffusers the index (`weight_files`). Both directions hold
 one tensor at a time, reading even only the part of it that is asked for. The format is eight bytes
 with the length of a JSON header, the header, the raw values
 (https://huggingface.co/docs/safetensors/index#format). The library checks it when a file is opened;
@@ -33,7 +35,11 @@ DTYPES = {
 
 
 class WeightsError(Exception):
-    """A folder of weights that is missing, damaged or of another model. One line with the mend."""
+    """A folder of weights that is missing, damaged or of another model; in one line."""
+
+
+# diffusers looks for an index first, transformers for the single file.
+INDEX_FIRST = "diffusion_pytorch_model"
 
 
 # Read at once where only some columns of a tensor are wanted; values that are written at once.
@@ -52,10 +58,35 @@ class TensorFact:
 
 @dataclasses.dataclass(frozen=True)
 class TensorFolder:
-    """A folder whose headers were read; contents are read when asked for."""
+    """A folder whose headers were read; contents are read when asked for.
+
+    `unread`: a file of weights that is there and not read, see `WeightFiles`.
+    """
 
     path: Path
     facts: Mapping[str, TensorFact]
+    unread: Path | None = None
+
+    def renamed(self, new_name: Callable[[str], str]) -> TensorFolder:
+        """The same tensors under other names."""
+        facts = {new_name(name): fact for name, fact in self.facts.items()}
+        return dataclasses.replace(self, facts=facts)
+
+    def read_finite(self, name: str, window: Sequence[slice] = ()) -> np.ndarray:
+        """As `read`.
+
+        Raises:
+          WeightsError: a value is NaN or infinite.
+        """
+        part = self.read(name, window)
+        flat = part.reshape(-1)
+        for start in range(0, flat.size, CHUNK_BYTES):  # no mask as large as the tensor
+            if not np.isfinite(flat[start : start + CHUNK_BYTES]).all():
+                raise WeightsError(
+                    f"{self.facts[name].shard}: {name} holds NaN or infinite values; copy the file "
+                    "again, or take weights from before training diverged"
+                )
+        return part
 
     def read(self, name: str, window: Sequence[slice] = ()) -> np.ndarray:
         """A tensor in its own type (bfloat16 from ml_dtypes), or the part of it in a window.
@@ -95,48 +126,78 @@ def _read_into(file: io.RawIOBase, array: np.ndarray, path: Path) -> None:
 
 
 def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
-    """Reads the headers of all shards of `folder`.
+    """Reads the headers of all files that `weight_files` names.
 
     Raises:
-      WeightsError: no weights, a shard that is missing, cut short or unreadable, or an index that
+      WeightsError: no weights, a file that is missing, cut short or unreadable, or an index that
         names other tensors than the shards hold.
     """
-    index = _index_path(folder, stem)
-    promised = _read_index(index) if index.is_file() else None
+    files = weight_files(folder, stem)
     facts: dict[str, TensorFact] = {}
-    for path in _shards(folder, stem, promised):
+    for path in files.shards:
         if not path.is_file():
-            raise WeightsError(
-                f"{path} is missing; copy it into the folder again, or give the folder that "
-                f"holds {stem}.safetensors or its shards with {index.name}"
-            )
+            raise WeightsError(_missing(path, files, stem))
         try:
             facts |= _read_header(path)
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is damaged ({error}); copy it again") from error
-    _check_promise(index, promised, facts)
-    return TensorFolder(folder, facts)
+    for name, shard in sorted(files.promised.items()):
+        if name not in facts or facts[name].shard.name != shard:
+            raise WeightsError(
+                f"{files.index} promises {name} in {shard}, which does not hold it; copy both again"
+            )
+    return TensorFolder(folder, facts, files.unread)
 
 
-def weight_files(folder: Path, stem: str = "model") -> list[str]:
-    """The names of all files that hold the weights, the index among them, there or not.
+@dataclasses.dataclass(frozen=True)
+class WeightFiles:
+    """Which files of a folder hold its weights; they may be missing.
+
+    Attributes:
+      shards: the files that are read. index: their index; None for a single file.
+      promised: the shard of each tensor, by the index.
+      unread: a file that is there and is not read, since the others take precedence.
+    """
+
+    shards: tuple[Path, ...]
+    index: Path | None = None
+    promised: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    unread: Path | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """All that a copy of the weights needs."""
+        return [path.name for path in (*self.shards, *([self.index] if self.index else ()))]
+
+
+def weight_files(folder: Path, stem: str = "model") -> WeightFiles:
+    """The files of weights that transformers, or diffusers for its stem, reads in `folder`.
 
     Raises:
-      WeightsError: the index cannot be read.
+      WeightsError: the index is to be read and cannot be.
     """
-    index = _index_path(folder, stem)
-    promised = _read_index(index) if index.is_file() else None
-    shards = [path.name for path in _shards(folder, stem, promised)]
-    return shards if promised is None else [*shards, index.name]
+    single, index = folder / f"{stem}.safetensors", _index_path(folder, stem)
+    both = single.is_file() and index.is_file()
+    if not index.is_file() or (both and stem != INDEX_FIRST):
+        return WeightFiles((single,), unread=index if both else None)
+    promised = _read_index(index)
+    shards = tuple(folder / name for name in sorted(set(promised.values())))
+    return WeightFiles(shards, index, promised, single if both else None)
+
+
+def _missing(path: Path, files: WeightFiles, stem: str) -> str:
+    if files.unread:
+        return f"{path} is missing; copy it again, or delete {files.index} to read {files.unread}"
+    if files.index:
+        return f"{path} is missing, which {files.index.name} names; copy it into the folder again"
+    return (
+        f"{path} is missing; give the folder that holds it, or its shards with "
+        f"{stem}.safetensors.index.json"
+    )
 
 
 def _index_path(folder: Path, stem: str) -> Path:
     return folder / f"{stem}.safetensors.index.json"
-
-
-def _shards(folder: Path, stem: str, promised: Mapping[str, str] | None) -> list[Path]:
-    files = {f"{stem}.safetensors"} if promised is None else set(promised.values())
-    return sorted(folder / file for file in files)
 
 
 def _read_header(path: Path) -> dict[str, TensorFact]:
@@ -156,22 +217,14 @@ def _read_header(path: Path) -> dict[str, TensorFact]:
 
 def _read_index(path: Path) -> dict[str, str]:
     try:
-        found = dict(json.loads(path.read_text())["weight_map"])
+        found = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
         if not all(isinstance(shard, str) for shard in found.values()):
             raise TypeError("a shard's name is no text")
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{path} is no index of shards ({error!r}); copy it again") from error
-
-
-def _check_promise(
-    index: Path, promised: Mapping[str, str] | None, facts: Mapping[str, TensorFact]
-) -> None:
-    for name, shard in sorted((promised or {}).items()):
-        if name not in facts or facts[name].shard.name != shard:
-            raise WeightsError(
-                f"{index} promises {name} in {shard}, which does not hold it; copy both again"
-            )
+        raise WeightsError(
+            f"{path} is not an index of shards ({error!r}); copy it again"
+        ) from error
 
 
 def write_tensors(
@@ -209,7 +262,7 @@ def write_tensors(
     if len(plan) > 1:
         total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
         listing = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        _index_path(folder, stem).write_text(json.dumps(listing, indent=2) + "\n")
+        _index_path(folder, stem).write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_shard(

@@ -13,12 +13,12 @@ import numpy as np
 from flax import traverse_util
 
 from unicom_jax.core.module import Params, Specs, fill_specs, iter_specs
+from unicom_jax.interop.explain import explain_extra, explain_shape, explain_type, quantised
 from unicom_jax.interop.mapping import Place, Table, places
 from unicom_jax.interop.tensors import (
     DTYPES,
     TensorFolder,
     WeightsError,
-    open_tensors,
     write_tensors,
 )
 
@@ -50,32 +50,29 @@ def check_facts(
       WeightsError: for the first that are missing, left over or not as expected.
     """
     there, twins = tensors.facts, twins or {}
-    if missing := sorted(wanted.keys() - there.keys()):
-        hint = "".join(f" ({(hints or {})[name]})" for name in missing if name in (hints or {}))
-        raise WeightsError(
-            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model{hint}"
-        )
     extra = sorted(
         name
         for name in there.keys() - wanted.keys() - twins.keys()
         if not name.startswith(tuple(spare))
     )
-    if extra:
+    if name := quantised(extra):
+        raise WeightsError(f"{tensors.path}: {name} {explain_extra(name)}")
+    if missing := sorted(wanted.keys() - there.keys()):
+        hint = "".join(f" ({(hints or {})[name]})" for name in missing if name in (hints or {}))
         raise WeightsError(
-            f"{tensors.path} holds {_some(extra)}, for which the model has no place; "
-            "check the sizes in its config.json"
+            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model{hint}"
         )
+    if extra:
+        others = f" (and {len(extra) - 1} more tensors)" if len(extra) > 1 else ""
+        raise WeightsError(f"{tensors.path}: {extra[0]}{others} {explain_extra(extra[0])}")
     for name in (*wanted, *(twin for twin in twins if twin in there)):
         fact, shape = there[name], wanted[twins.get(name, name)].shape
+        if fact.dtype not in DTYPES:
+            raise WeightsError(f"{fact.shard}: {name} has type {fact.dtype}; {explain_type(fact)}")
         if fact.shape != shape:
             raise WeightsError(
                 f"{fact.shard}: {name} has shape {fact.shape}, the config asks for {shape}; "
-                "check the sizes in its config.json"
-            )
-        if fact.dtype not in DTYPES:
-            raise WeightsError(
-                f"{fact.shard}: {name} has type {fact.dtype}; convert it to one of "
-                f"{', '.join(DTYPES)}"
+                f"{explain_shape(name, fact.shape, shape)}"
             )
 
 
@@ -122,11 +119,10 @@ def _some(names: list[str]) -> str:
 
 
 def load_weights(
-    folder: Path,
+    tensors: TensorFolder,
     table: Table,
     specs: Specs,
     *,
-    stem: str = "model",
     shardings: Params | None = None,
     dtype: Any = None,
     spare: Sequence[str] = (),
@@ -141,17 +137,17 @@ def load_weights(
     one shard of one weight on the host; on CPU it becomes the weight without a copy.
 
     Args:
+      tensors: an opened folder.
       table: rules for the weights of `specs`.
-      stem: see `interop.tensors`.
       shardings: a tree like `specs`, of shardings; None: the default device.
       dtype: of all weights; None: what `specs` say.
       spare, twins, hints: see `check_facts`.
       arrived: is told the size of each weight that is there.
 
     Raises:
-      WeightsError: the folder is damaged or holds another model.
+      WeightsError: the folder is damaged or holds another model, or numbers that are not finite.
     """
-    tensors, wanted = open_tensors(folder, stem), places(table, specs)
+    wanted = places(table, specs)
     check_facts(tensors, wanted, spare=spare, twins=twins, hints=hints)
     check_values(tensors, wanted, twins)
     by_path = _by_path(wanted)
@@ -209,7 +205,7 @@ def _read_part(
     """The part `index` of one of our weights, filled layer by layer."""
     host = aligned_empty([one.stop - one.start for one in index], dtype)
     for name, place in parts:
-        read = partial(tensors.read, name)
+        read = partial(tensors.read_finite, name)
         if place.layer is None:
             host[...] = place.read(path, index, read)
         elif index[0].start <= place.layer < index[0].stop:

@@ -6,9 +6,9 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float, Float32
 
-from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, at_slots, gelu_tanh
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, gelu_tanh
 from unicom_jax.core.modulation import Modulation, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 
@@ -35,10 +35,9 @@ class LinearHead(Module):
         params: Params,
         hidden: Float[Array, "*B {self.width}"],
         time: Float[Array, " ..."],
-        which: Int[Array, "*B"] | None = None,
     ) -> Float32[Array, "*B {self.latent_dim}"]:
         """The velocity; the times are not needed."""
-        del time, which
+        del time
         return _output(self.width, self.latent_dim)(params["output"], hidden.astype(jnp.float32))
 
 
@@ -63,10 +62,9 @@ class MlpHead(Module):
         params: Params,
         hidden: Float[Array, "*B {self.width}"],
         time: Float[Array, " ..."],
-        which: Int[Array, "*B"] | None = None,
     ) -> Float32[Array, "*B {self.latent_dim}"]:
         """The velocity; the times are not needed."""
-        del time, which
+        del time
         inner = gelu_tanh(self.up(params["up"], hidden)).astype(jnp.float32)
         return _output(self.hidden_dim, self.latent_dim)(params["output"], inner)
 
@@ -108,27 +106,20 @@ class AdaLnHead(Module):
         params: Params,
         hidden: Float[Array, "*B {self.width}"],
         time: Float[Array, " ..."],
-        which: Int[Array, "*B"] | None = None,
     ) -> Float32[Array, "*B {self.latent_dim}"]:
-        """The velocity; `time` broadcasts to `*B`.
-
-        With `which`, hidden is (B, S, W) and time (B, k) as for `at_slots`: what depends on the
-        time alone is then computed k times a row.
-        """
+        """The velocity; `time` has leading axes of `hidden`."""
         ends, block = self._ends, self._block
+        time = time.reshape(time.shape + (1,) * (hidden.ndim - 1 - time.ndim))
         condition = ends["time"](params["time"], time)
 
-        def modulate(module: Modulation, weights: Params) -> list[jax.Array]:
-            return [at_slots(part, which) for part in module(weights, condition)]
-
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
-            scale, shift, gate = modulate(block["modulation"], weights["modulation"])
+            scale, shift, gate = block["modulation"](weights["modulation"], condition)
             update = block["mlp"](weights["mlp"], modulated_norm(x, scale, shift))
             return x + gate.astype(x.dtype) * update, None
 
         x = ends["input"](params["input"], hidden)
         x, _ = jax.lax.scan(step, x, params["blocks"])
-        scale, shift = modulate(ends["modulation"], params["modulation"])
+        scale, shift = ends["modulation"](params["modulation"], condition)
         x = modulated_norm(x.astype(jnp.float32), scale, shift)
         return ends["output"](params["output"], x)
 

@@ -25,7 +25,7 @@ from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
-from unicom_jax.core.positions import apply_rope, rope
+from unicom_jax.core.positions import RopeScaling, apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES
 
 # The scope of attention within packed rows, by which `training/flops.py` knows its products.
@@ -123,6 +123,7 @@ class Transformer(Module):
     beside image vectors and block outputs of size 1, words drown in it.
     `unroll`: blocks that one turn of the loop over them computes. More than one lets the compiler
     order work across blocks, for as much more to compile; no number changes but by rounding.
+    `rope_scaling`, `rope_factor`, `rope_length`: see `core.positions.RopeScaling`.
     """
 
     vocab_size: int
@@ -133,6 +134,9 @@ class Transformer(Module):
     head_dim: int
     mlp_dim: int
     rope_theta: float = 1e6
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0
+    rope_length: int = 0
     qkv_bias: bool = True
     qk_norm: bool = False
     tied_head: bool = True
@@ -158,6 +162,11 @@ class Transformer(Module):
         if self.unroll < 1:
             raise ValueError(f"unroll={self.unroll}: a turn of the loop computes at least 1 block")
         check_backend(self.attention_backend, self.attention_block)
+        RopeScaling(self.rope_scaling, self.rope_factor, self.rope_length)  # checks them
+
+    @property
+    def scaling(self) -> RopeScaling:
+        return RopeScaling(self.rope_scaling, self.rope_factor, self.rope_length)
 
     @property
     def embedding(self) -> Embedding:
@@ -243,7 +252,7 @@ class Transformer(Module):
         Returns:
           Hidden states after the final norm, and the updated cache (None without one).
         """
-        angles = rope(positions, self.head_dim, self.rope_theta)
+        angles = rope(positions, self.head_dim, self.rope_theta, self.scaling)
         if cache is None:
             hidden = self._run(params["blocks"], hidden, angles, mask)
         else:

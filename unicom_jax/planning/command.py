@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 
 from unicom_jax.config import ConfigError, resolve
+from unicom_jax.config.check import check_settings
 from unicom_jax.parallel.plan.topology import Topology, missing_compiler, parse_topology
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import GIB, StagePlan, plan_stage
@@ -27,7 +28,6 @@ from unicom_jax.planning.table import (
     visible_line,
 )
 from unicom_jax.runs.stages import STAGES
-from unicom_jax.training.settings import check_settings
 
 
 class DoesNotFit(Exception):

@@ -13,8 +13,9 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.build import image_policy
+from data_pipelines.build import image_policy, stage_packing
 from data_pipelines.loading.pictures import PictureBatch
+from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
 from unicom_jax.families.build import autoencoder_path, build_space
@@ -89,16 +90,15 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
 
 def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
     """Shapes and types of a stage's global batch, as its loader makes it from pictures."""
-    return ABSTRACT[spec_of(name).loader](config, settings_of(config, name))
+    return ABSTRACT[spec_of(name).loader](config, spec_of(name).name)
 
 
-def _abstract_packed(config: Mapping[str, Any], settings: Mapping[str, Any]) -> MixedBatch:
-    sizes = (settings[key] for key in ("batch_size", "sequence_length", "images_per_row"))
-    return abstract_rows(config, *sizes)
+def _abstract_packed(config: Mapping[str, Any], name: str) -> MixedBatch:
+    return abstract_rows(config, config[name]["batch_size"], stage_packing(config, name))
 
 
-def _abstract_pictures(config: Mapping[str, Any], settings: Mapping[str, Any]) -> PictureBatch:
-    rows, patch = settings["batch_size"], config["data"]["patch"]
+def _abstract_pictures(config: Mapping[str, Any], name: str) -> PictureBatch:
+    rows, patch = config[name]["batch_size"], config["data"]["patch"]
     return PictureBatch(
         patches=_array(rows, most_patches(config), 3 * patch**2, dtype=np.uint8),
         grids=_array(rows, 2),
@@ -107,15 +107,16 @@ def _abstract_pictures(config: Mapping[str, Any], settings: Mapping[str, Any]) -
     )
 
 
-# By `StageSpec.loader`.
-ABSTRACT: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Any]] = {
+# By `StageSpec.loader`: (configuration, name of the stage's settings) -> batch.
+ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "rows": _abstract_packed,
     "pictures": _abstract_pictures,
 }
 
 
-def abstract_rows(config: Mapping[str, Any], rows: int, slots: int, images: int) -> MixedBatch:
+def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) -> MixedBatch:
     """Shapes and types of rows of text and images."""
+    slots, images, draws = packing.room
     return MixedBatch(
         tokens=_array(rows, slots),
         positions=_array(rows, slots, 2),
@@ -129,6 +130,7 @@ def abstract_rows(config: Mapping[str, Any], rows: int, slots: int, images: int)
             rows, images, most_patches(config), 3 * config["data"]["patch"] ** 2, dtype=np.uint8
         ),
         grids=_array(rows, images, 2),
+        draws=_array(rows, draws),
     )
 
 

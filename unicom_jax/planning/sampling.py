@@ -20,8 +20,15 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
+from unicom_jax.families.build import (
+    build_codec,
+    build_encoder,
+    build_space,
+    build_unified,
+    usual_shift,
+)
 from unicom_jax.inference import engine
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import SLOT_BUCKET, round_up
@@ -144,14 +151,14 @@ def _draw(
         float(settings.guidance),
         settings.sampler,
         tuple(settings.guidance_interval),
-        models.unified.flow_time.shift,
+        usual_shift(config, models.unified.images),
     )
     grid = side // config.data.patch
     tokens, rows = (grid // pool) ** 2, drawing.branches
     positions = np.zeros((rows, tokens, 2), np.int32)
     mask = MaskIntervals(*(np.zeros((rows, tokens), np.int32) for _ in range(4)))
     channels = models.codec.pixel_decoder.channels
-    prompt = abstract_rows(config, rows, WORDS, images=1)
+    prompt = abstract_rows(config, rows, PackingConfig(WORDS, images=1))
     arrays = (
         prompt, positions, mask, np.zeros((1, 2), np.int32),
         np.zeros((1, tokens, models.codec.latent_dim), np.float32),
@@ -184,7 +191,7 @@ def _write(
     one = jax.ShapeDtypeStruct((1,), np.int32)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
     arrays = (
-        abstract_rows(config, 1, slots, images=1), one, one,
+        abstract_rows(config, 1, PackingConfig(slots, images=1)), one, one,
         jax.ShapeDtypeStruct((STOPS,), np.int32), keys,
     )  # fmt: skip
     lowered = engine.write.lower(

@@ -20,7 +20,7 @@ from data_pipelines.build import image_policy
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.families.build import autoencoder_path, build_space
-from unicom_jax.interop.folders import module_in, read_model
+from unicom_jax.interop.folders import check_model, check_numbers, module_in, read_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.tensors import WeightsError, weight_files
@@ -33,9 +33,12 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
     """Copies the autoencoder of `config.codec.autoencoder.path` into `workdir`, fills its facts in.
 
     A workdir that has its copy keeps it; the path is not read again. Without a path: nothing.
-    `copy=False` only fills in.
+    `copy=False` only fills in. Its weights are checked in any case, so that a damaged file is found
+    now and not by the stage that needs it; those that are copied are read once, for numbers that
+    are not finite.
 
     Raises:
+      WeightsError: the weights are damaged, or are not those that its config.json describes.
       ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
         (`data.policy` is "naflex").
       ValueError: it does not fit the patch.
@@ -51,12 +54,17 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
     adopted = (folder / DESCRIPTION).is_file()
     if not adopted:
         _check_folder(given, f"codec.autoencoder.path={path}")
-    config.codec.autoencoder.facts = autoencoder_facts(config, folder if adopted else given)
+    found = folder if adopted else given
+    config.codec.autoencoder.facts = autoencoder_facts(config, found)
     build_space(config)  # raises where the patch does not fit
-    if copy and not adopted:
+    module = module_in(found, LAYOUT)
+    if adopted or not copy:
+        check_model(found, LAYOUT, module)
+    else:
+        check_numbers(found, LAYOUT, module)
         folder.mkdir(parents=True, exist_ok=True)
         # The description last: it says that all is there.
-        for name in (*weight_files(given, LAYOUT.stem), DESCRIPTION):
+        for name in (*weight_files(given, LAYOUT.stem).names, DESCRIPTION):
             shutil.copyfile(given / name, folder / f"{name}.part")
             (folder / f"{name}.part").replace(folder / name)
 
@@ -71,7 +79,7 @@ def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
 
 
 def _check_folder(folder: Path, name: str) -> None:
-    for file in (DESCRIPTION, *weight_files(folder, LAYOUT.stem)):
+    for file in (DESCRIPTION, *weight_files(folder, LAYOUT.stem).names):
         if not (folder / file).is_file():
             raise ConfigError(
                 f"{name}: there is no {file}; give the folder of a diffusers AutoencoderKL, with "

@@ -27,9 +27,11 @@ from etils import epath
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
+from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params
-from unicom_jax.runs.configuration import complete
+from unicom_jax.runs import configuration
 from unicom_jax.runs.storage import remove_half_written
+from unicom_jax.runs.workdir import CONFIG, stage_steps
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -229,15 +231,6 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
             )
 
 
-def stage_steps(workdir: Path, stage: str) -> list[int]:
-    """Finished checkpoints of a stage, oldest first."""
-    directory = workdir / stage / "checkpoints"
-    if not directory.is_dir():
-        return []
-    names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
-
-
 def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
     """The checkpoint of a stage that `step` names.
 
@@ -362,15 +355,15 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """The configuration that a checkpoint directory carries, completed for this version.
 
     Raises:
-      CheckpointError: there is none, or it is not JSON.
+      CheckpointError: there is none, or it is damaged.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if not path.is_file():
         raise CheckpointError(
             f"{path} is missing, so {workdir} is no checkpoint; "
             "give the --workdir of a `unicom train` run"
         )
     try:
-        return complete(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); restore it from a copy") from error
+        return configuration.read_config(workdir)
+    except ConfigError as error:
+        raise CheckpointError(str(error)) from error

@@ -1,128 +1,158 @@
-"""The configuration that a workdir holds: stored, completed for this version, compared."""
+"""The configuration that a workdir holds: stored, completed for this version, compared, changed.
+
+What a resumed run may change is declared with each key (`config.key`): neutral keys always,
+recorded ones with `--allow-change`, structural ones never. A stage that has not started is free.
+"""
 
 from __future__ import annotations
 
-import copy
+import datetime
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
-from unicom_jax.config import ConfigError, apply_overrides, from_json, load_config, to_json
-from unicom_jax.runs.stages import STAGES
-
-# Beginnings of keys that a run fills in at its start, from its tokenizer and its autoencoder.
-FILLED_IN = ("data.vocab_size", "data.tokenizer_fingerprint", "codec.autoencoder.facts")
-# Keys that older runs lack, and what those did.
-LATER = {
-    "stage_seeds": False,
-    "data.source.held_out": 0.0,
-    "data.source.eval_split": "",
-    "data.source.image": "image",
-    "data.source.captions": "",
-    "data.scenes.jitter": 0.025,
-    "data.max_unreadable": 0.1,  # older runs had no bound
-    "data.packed": "",
-    "codec.autoencoder.path": "",
-    "unified.transformer.embedding_std": 0.02,
-    "unified.transformer.unroll": 1,
-    "sample.guidance_interval": [0.0, 1.0],  # a list, as JSON has it
-    "evaluation.think": False,
-    "evaluation.shown": 12,
-    "codec.autoencoder.facts": {},
-    **{f"{part}.init_from": "" for part in ("encoder", "codec", "codec.decoder", "unified")},
-    "codec.decoder.kind": "dit",
-    "codec.decoder.prediction": "data",
-    "codec.decoder.rope_theta": 100.0,
-    "codec.decoder.flux": {  # not used by that kind
-        "channels": 64,
-        "double_depth": 2,
-        "single_depth": 4,
-        "heads": 6,
-        "head_dim": 32,
-        "context_dim": 192,
-        "pooled_dim": 32,
-        "guidance_embeds": False,
-        "guidance": 1.0,
-        "rope_dims": [4, 14, 14],
-        "remat": "none",
-        "attention_backend": "dense",
-    },
-}
-# The same for the settings of every stage, and of those that train on packed rows.
-LATER_IN_STAGES = {
-    "offload_optimizer": False,
-    "keep_best": 0,
-    "spike_factor": 0.0,
-    "max_rollbacks": 0,
-}
-LATER_ON_ROWS = {"init_from": "", "noisy_copies": 1, "mixture.questions": 0.0}
-MAY_CHANGE = (
-    *("steps", "save_every", "eval_every", "log_every", "keep", "keep_every", "keep_best"),
-    *("max_rollbacks", "stages"),
-    # How and where batches are made and moments lie, which does not change them.
-    *("mesh", "workers", "threads", "prefetch", "cache_mb", "max_unreadable", "packed"),
-    "offload_optimizer",
+from unicom_jax.config import (
+    KEYS,
+    STAGES,
+    UNIFIED_STAGES,
+    ConfigError,
+    apply_overrides,
+    complete,
+    from_json,
+    load_config,
+    to_json,
+    values,
 )
+from unicom_jax.config.files import check_values
+from unicom_jax.config.key import NEUTRAL, RECORDED
+from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.workdir import CONFIG, HISTORY, read_json, stage_steps
 
 
-def open_run(workdir: Path, path: str | None, overrides: Iterable[str]) -> ConfigDict:
-    """The configuration of a run that starts or goes on in `workdir`, stored there as config.json.
+def open_run(
+    workdir: Path, path: str | None, overrides: Iterable[str], *, allow_change: bool = False
+) -> ConfigDict:
+    """The configuration of a run that starts or resumes in `workdir`. Nothing is written.
 
-    A run that goes on keeps its configuration: only how long and how often may change.
+    Args:
+      path: of a configuration file; None: the stored configuration.
+      allow_change: take other values of recorded keys.
 
     Raises:
-      ConfigError: no configuration given and none stored, or one that contradicts the stored one.
+      ConfigError: no configuration given and none stored, a stored one that is damaged, or one that
+        contradicts the stored one.
     """
-    stored_path = workdir / "config.json"
-    stored = _read_stored(stored_path) if stored_path.is_file() else None
+    stored = read_config(workdir) if (workdir / CONFIG).is_file() else None
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
-    config = from_json(stored) if path is None else load_config(path)
-    if stored is not None:
+    if path is None:
+        config = from_json(stored)
+        try:
+            check_values(config)
+        except ConfigError as error:
+            raise ConfigError(f"{workdir / CONFIG}: {error}") from error
+    else:
+        config = load_config(path)
+    if stored is not None and any_started(workdir):
         config.stage_seeds = stored["stage_seeds"]  # a run keeps the rule that it began with
     apply_overrides(config, overrides)
     if stored is not None:
-        _check_same(json.loads(to_json(config)), stored, workdir)
-        config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
+        for name, old, new in differences(stored, config):
+            _check_change(name, old, new, workdir, stored, allow_change)
+        if any_started(workdir):
+            config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
     return config
 
 
-def complete(stored: dict[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the keys that came after it, set to what it did without them."""
-    stored = copy.deepcopy(stored)
-    later = dict(LATER)
-    for name, spec in STAGES.items():
-        of_stage = LATER_IN_STAGES | (LATER_ON_ROWS if spec.loader == "rows" else {})
-        if name in stored:
-            later |= {f"{name}.{key}": value for key, value in of_stage.items()}
-    for key, value in later.items():
-        *groups, name = key.split(".")
-        place = stored
-        for group in groups:
-            place = place.setdefault(group, {})
-        place.setdefault(name, copy.copy(value))
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The configuration that a workdir holds, completed for this version.
+
+    Raises:
+      ConfigError: it is damaged, or of a version with other keys.
+    """
+    path = workdir / CONFIG
+    stored = complete(read_json(path, ConfigError))
+    if unknown := [name for name, _ in values(stored) if name not in KEYS]:
+        raise ConfigError(
+            f"{path} has the key {unknown[0]}, which this version of unicom_jax does not know; use "
+            "the version that wrote it, or remove the key"
+        )
     return stored
 
 
-def _read_stored(path: Path) -> dict[str, Any]:
-    try:
-        return complete(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{path} is not JSON ({error}); restore it from a copy") from error
+def store(config: ConfigDict, workdir: Path) -> None:
+    """Writes config.json, whole or not at all, and what changed into the history."""
+    path, text = workdir / CONFIG, to_json(config)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") == text:
+            return
+        changes = {
+            name: [old, new]
+            for name, old, new in differences(read_config(workdir), config)
+            if KEYS[name].resume != NEUTRAL
+        }
+        if changes:
+            line = {
+                "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                "steps": {s: steps[-1] for s in STAGES if (steps := stage_steps(workdir, s))},
+                "changes": changes,
+            }
+            with (workdir / HISTORY).open("a", encoding="utf-8") as history:
+                history.write(json.dumps(line, ensure_ascii=False) + "\n")
+    write_text(path, text)
 
 
-def _check_same(new: dict[str, Any], stored: dict[str, Any], workdir: Path) -> None:
-    old_flat, new_flat = flatten_dict(stored, sep="."), flatten_dict(new, sep=".")
-    for key in sorted(old_flat.keys() | new_flat.keys()):
-        old, now = old_flat.get(key), new_flat.get(key)
-        group = key.split(".")[0]
-        free = key.split(".")[-1] in MAY_CHANGE or group in ("sample", "evaluation")
-        if old != now and not free and not key.startswith(FILLED_IN):
-            raise ConfigError(
-                f"{workdir} was started with {key}={old!r}, now it is {now!r}; use the old value "
-                "or another --workdir"
-            )
+def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
+    """(key, stored value, new value) of the keys that differ, but for those that a run fills in."""
+    old = dict(values(stored))
+    new = dict(values(json.loads(to_json(config))))
+    for name in KEYS:
+        if old.get(name) != new.get(name) and not KEYS[name].filled_in:
+            yield name, old.get(name), new.get(name)
+
+
+def any_started(workdir: Path) -> bool:
+    """Whether a stage has a checkpoint, an imported one included."""
+    return any(stage_steps(workdir, stage) for stage in STAGES)
+
+
+def _check_change(
+    name: str,
+    old: Any,
+    new: Any,
+    workdir: Path,
+    stored: Mapping[str, Any],
+    allow_change: bool,
+) -> None:
+    key = KEYS[name]
+    if key.resume == NEUTRAL or not _started(name, workdir, stored):
+        return
+    switched = key.switch and bool(old) != bool(new)
+    if key.resume == RECORDED and not switched:
+        if allow_change:
+            return
+        raise ConfigError(
+            f"{workdir} was started with {name}={old!r}, now it is {new!r}; add --allow-change to "
+            "train on with the new value, or use the old one"
+        )
+    raise ConfigError(
+        f"{workdir} was started with {name}={old!r}, now it is {new!r}; use the old value or "
+        "another --workdir"
+    )
+
+
+def _started(name: str, workdir: Path, stored: Mapping[str, Any]) -> bool:
+    """Whether a stage that depends on the key has a checkpoint."""
+    first = name.split(".")[0]
+    if first in STAGES:
+        stages: Iterable[str] = (first,)
+    elif first == "unified":
+        stages = UNIFIED_STAGES
+    elif name == "data.padded_vocab_size":  # only of weights that are trained here
+        stages = (*stored["stages"], *UNIFIED_STAGES)
+    else:
+        stages = STAGES
+    return any(stage_steps(workdir, stage) for stage in stages)

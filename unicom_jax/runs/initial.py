@@ -244,25 +244,28 @@ def _check_same(
     given: str,
     factors: Mapping[str, int] | None = None,
 ) -> None:
-    """Raises ConfigError for the first field in which a folder's model is not the config's.
+    """Raises ConfigError where a folder's model is not the config's; all keys to set are named.
 
     Args:
-      keys: {field: the key of the configuration that sets it}; these are looked at first.
+      keys: {field: the key of the configuration that sets it}.
       factors: {field: what its key counts one of it as}.
     """
-    found = _differences(ours, theirs)
-    for name in (*(name for name in keys if name in found), *found):
-        if name not in keys:
-            raise ConfigError(
-                f"{key}={given} has {name}={found[name]!r}, the model here "
-                f"{getattr(ours, name)!r}, which no key changes; take another checkpoint"
-            )
+    if not (found := _differences(ours, theirs)):
+        return
+    if not (named := [name for name in keys if name in found]):
+        name = next(iter(found))
+        raise ConfigError(
+            f"{key}={given} has {name}={found[name]!r}, the model here "
+            f"{getattr(ours, name)!r}, which no key changes; take another checkpoint"
+        )
+    there = ", ".join(f"{name}={found[name]!r}" for name in named)
+    here = ", ".join(repr(getattr(ours, name)) for name in named)
+    flags = []
+    for name in named:
         factor = (factors or {}).get(name, 1)
         value = found[name] if factor == 1 else found[name] * factor
-        raise ConfigError(
-            f"{key}={given} has {name}={found[name]!r}, the config {getattr(ours, name)!r}; set "
-            f"--config.{keys[name]}={value}"
-        )
+        flags.append(f"--config.{keys[name]}={value}")
+    raise ConfigError(f"{key}={given} has {there}, the config {here}; set {' '.join(flags)}")
 
 
 # ---- the weights ------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from data_pipelines.sequences.tokenizer import TokenizerError, load_tokenizer
+from data_pipelines.sequences.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module
 from unicom_jax.models.paint_space import AUTOENCODER
@@ -107,14 +107,14 @@ def _read(origin: Origin) -> list[str]:
 # ---- the tokenizer ----------------------------------------------------------------------------
 
 
-def take_tokenizer(config: Config, workdir: Path) -> None:
-    """Copies the other run's tokenizer into a workdir that has none and is not given one."""
-    here, data = workdir / "tokenizer", config["data"]
-    if here.is_dir() or data["tokenizer"] or data["packed"]:
-        return
+def given_tokenizer(config: Config, workdir: Path) -> Tokenizer | None:
+    """The other run's tokenizer, unless the configuration names one or rows that were packed with
+    one; None: no other run is named."""
+    if config["data"]["tokenizer"] or config["data"]["packed"]:
+        return None
     for origin in _wanted(config, workdir):
-        load_tokenizer(origin.workdir / "tokenizer").save(here)
-        return
+        return load_tokenizer(origin.workdir / "tokenizer")
+    return None
 
 
 def check_tokenizers(config: Config, workdir: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -44,6 +45,11 @@ def check_flags(args: argparse.Namespace) -> None:
         raise ConfigError("whose rows? add --config=FILE, as for unicom train")
     if not packed and args.overrides:
         raise ConfigError(f"{args.overrides[0]} does nothing for {args.dataset}; leave it out")
+    if args.workers is not None and args.runner not in (None, beam_engine.LOCAL):
+        raise ConfigError(
+            f"--workers does nothing for --runner={args.runner}, which has flags of its own for "
+            "that; leave it out"
+        )
     if args.features_dtype is not None and args.features is None:
         raise ConfigError("--features-dtype needs --features=RUN")
 
@@ -119,7 +125,7 @@ def _summary(directory: Path, manifest: Mapping[str, Any], rate: float) -> str:
     return (
         f"{directory}: {splits[TRAIN]['rows']} rows to train on and {splits[EVALUATION]['rows']} "
         f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; passed over: {passed}' * bool(passed)}; "
-        f"train on them with --config.data.packed={directory.parent}"
+        f"train on them with {shlex.quote(f'--config.data.packed={directory.parent}')}"
     )
 
 

@@ -7,14 +7,21 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from data_pipelines.build import load_or_train_tokenizer
-from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer
-from unicom_jax.config import to_json
+from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
+from unicom_jax.interop.atomic import new_folder
 from unicom_jax.runs.autoencoder import adopt_autoencoder
-from unicom_jax.runs.origin import check_tokenizers, take_autoencoder, take_tokenizer
+from unicom_jax.runs.configuration import any_started, store
+from unicom_jax.runs.origin import check_tokenizers, given_tokenizer, take_autoencoder
 
 
-def start_run(config: ConfigDict, workdir: Path) -> Tokenizer:
+def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Tokenizer:
     """Puts tokenizer, autoencoder and config.json into `workdir`; fills `config` in from them.
+
+    Where no stage has a checkpoint yet, the tokenizer is made again: an earlier start may have
+    ended half way, or with another configuration.
+
+    Args:
+      first: of the processes of a run; the others read what it has written.
 
     Raises:
       TokenizerError: the tokenizer is not the one that the run was started with, or not that of
@@ -22,18 +29,22 @@ def start_run(config: ConfigDict, workdir: Path) -> Tokenizer:
       ConfigError: the autoencoder is missing or does not fit, or a stage starts from the weights of
         a run that has none.
     """
-    workdir.mkdir(parents=True, exist_ok=True)
-    take_tokenizer(config, workdir)
-    tokenizer = load_or_train_tokenizer(config, workdir / "tokenizer")
+    stored = workdir / "tokenizer"
+    if first:
+        workdir.mkdir(parents=True, exist_ok=True)
+    if first and not any_started(workdir):
+        config.data.tokenizer_fingerprint = ""
+        tokenizer = given_tokenizer(config, workdir) or load_or_train_tokenizer(config, None)
+        with new_folder(stored, replace=True) as folder:
+            tokenizer.save(folder)
+    else:
+        tokenizer = load_tokenizer(stored)
     use_tokenizer(config, tokenizer, workdir)
     check_tokenizers(config, workdir)
     take_autoencoder(config, workdir)
     adopt_autoencoder(config, workdir)
-    stored, text = workdir / "config.json", to_json(config)
-    if not stored.is_file() or stored.read_text() != text:
-        part = stored.with_suffix(".part")  # whole or not at all: other processes read it
-        part.write_text(text)
-        part.replace(stored)
+    if first:
+        store(config, workdir)
     return tokenizer
 
 

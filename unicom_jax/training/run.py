@@ -11,9 +11,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.markup import escape
 
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
+from unicom_jax.config.check import check_settings
 from unicom_jax.core.module import Params
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup, Vote
@@ -25,6 +27,7 @@ from unicom_jax.parallel.sharding import (
 from unicom_jax.runs import loading
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_parts, needs_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.stages import PARTS, Occurrence, Subtree, select
@@ -32,7 +35,6 @@ from unicom_jax.runs.start import start_run
 from unicom_jax.runs.trained import furthest, source_label
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.loop import Batches, LoopConfig, train
-from unicom_jax.training.settings import check_settings
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
 
@@ -88,7 +90,10 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
             f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
             "written; give a --workdir on a file system that all processes share"
         )
-    tokenizer = start_run(config, workdir)
+    first = group.index == 0
+    tokenizer = start_run(config, workdir, first=first)
+    for change in keep_data(config, tokenizer, workdir, first=first):
+        console.print(f"data: {escape(change)}", soft_wrap=True)
     if group.count > 1 and needs_encoder(config, workdir):
         raise ConfigError(
             "several processes do not import an encoder; before, in one process: unicom "

@@ -12,8 +12,11 @@ examples:
   unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
 
---config.KEY=VALUE sets any key; experiments/base.py lists them with their meaning. A run keeps its
-configuration: on a workdir that exists, only how long, how often and on which mesh may change.
+--config.KEY=VALUE sets any key; docs/keys.md lists them, `unicom config explain KEY` shows one. A
+run keeps its configuration. When it resumes, keys that do not change what is learned (length,
+logging, mesh, memory, location of the data) may change; learning rates, batches, mixtures, loss
+weights and guards may with --allow-change; sizes may not, unless no stage that depends on them has
+started.
 
 several processes: start the same command once a host (experiments/launch/ has SLURM, Kubernetes and
 ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU pods,
@@ -34,6 +37,12 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
+    )
+    parser.add_argument(
+        "--allow-change",
+        action="store_true",
+        help="take new values of keys that change what is learned (rates, batches, mixtures, ...); "
+        "WORKDIR/config_history.jsonl keeps them",
     )
     parser.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
     several = parser.add_argument_group("several processes (by default what the environment says)")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.images import ImagePolicy
-from data_pipelines.loading.loader import LoaderConfig, make_loader
+from data_pipelines.loading.loader import LoaderConfig, choose_window_documents, make_loader
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
-from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sources.cache import CachedSource
 from tests.data.samples import SMALL, Dots, example, tokenizer
 
@@ -26,6 +25,7 @@ def loader(seed=0, bad=None, window_documents=8, start=0, **config):
     packing = PackingConfig(slots=128, images=16, window_rows=2)
     stream = DocumentStream(mixture, tokenizer(), SMALL, packing, broken="skip")
     config = LoaderConfig(**{"rows": 4, "threads": 1, "prefetch": 2, **config})
+    window_documents = window_documents or choose_window_documents(stream)
     return make_loader(stream, config, window_documents=window_documents, start=start)
 
 
@@ -199,8 +199,16 @@ def test_the_shares_of_processes_are_pictures_of_the_same_global_batch():
             np.testing.assert_array_equal(left[list(share)], right)
 
 
-def test_a_picture_without_caption_is_named():
-    with pytest.raises(BrokenExample, match="'dots/0' has an empty caption"):
+def test_a_picture_without_caption_is_replaced_by_the_next_and_counted():
+    batches = pictures(Dots(6, bad={2: {"captions": ("",)}}))
+    whole, made = pictures(Dots(6)).at(0), next(batches)
+    same = (whole.patches == made.patches).all((1, 2))
+    assert batches.counts["broken"] == 1 and same.sum() == 5
+
+
+def test_a_source_without_a_usable_picture_names_the_last_reason():
+    message = "100 examples in a row cannot be used, .* 'dots/0' has an empty caption"
+    with pytest.raises(ValueError, match=message):
         pictures([example(0, captions=("",))] * 6).at(0)
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 
+import msgpack
 import numpy as np
 import pytest
 
@@ -25,6 +26,7 @@ from tests.data.loading.test_loader import assert_equal, leaves, loader, take
 from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
 from tests.tiny import tiny_config
+from unicom_jax.core.batch import Role
 from unicom_jax.runs.loading import stage_loader
 
 
@@ -65,6 +67,17 @@ def test_a_row_survives_its_bytes(dtype):
         assert_equal(found.batch, batch)
         assert found.counts == {"documents": 3}
         assert [leaf.dtype for leaf in leaves(found.batch)] == [x.dtype for x in leaves(batch)]
+
+
+def test_a_row_from_before_draws_were_recorded_has_a_draw_for_each_drawn_image():
+    (row, *_) = rows_of(loader().at(0))
+    content = msgpack.unpackb(encode_row(Row(row, {})))
+    del content["fields"]["draws"]
+    drawn = row.image_index[row.roles == Role.NOISY]
+    found = decode_row(msgpack.packb(content), "here").batch.draws
+    assert found.dtype == np.int32 and len(found) == len(row.grids)
+    assert set(np.flatnonzero(found >= 0)) == set(drawn)
+    np.testing.assert_array_equal(found[drawn], drawn)
 
 
 @pytest.mark.parametrize("data", [b"\xc1", encode_row(Row(next(rows_of(loader().at(0))), {}))[:99]])

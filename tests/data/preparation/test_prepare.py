@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 
 import numpy as np
@@ -52,6 +53,40 @@ def test_a_line_that_cannot_be_used_stops_the_preparation_and_leaves_no_file(
     assert "captions.jsonl line 2" in line and list(out.iterdir()) == []
 
 
+def test_a_photo_keeps_the_bytes_of_its_file(photos, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    PilImage.fromarray(noise).save(photos / "a.png", "JPEG")
+    out = tmp_path / "records"
+    assert main(["data", "prepare", "folder", f"--package={photos}", f"--out={out}"]) == 0
+    (file,) = out.glob("*.array_record")
+    assert (photos / "a.png").read_bytes() in file.read_bytes()
+
+
+def test_a_second_preparation_in_other_shards_takes_the_place_of_the_first(
+    photos, tmp_path, monkeypatch
+):
+    out = tmp_path / "records"
+    command = ["data", "prepare", "folder", f"--package={photos}", f"--out={out}"]
+    for size in (10_000, 1, 10_000):
+        monkeypatch.setattr("data_pipelines.preparation.prepare.SHARD", size)
+        (out / "examples-00007-of-00009.unfinished").parent.mkdir(exist_ok=True)
+        (out / "examples-00007-of-00009.unfinished").touch()  # of one that was killed
+        assert main(command) == 0
+        assert len(list(read_records(out))) == 2
+        assert len(list(out.iterdir())) == (4 if size == 1 else 2)  # records and their traits
+
+
+@pytest.mark.parametrize("name", ["photos [v2]", "with space", "a*?{b}", "it's $HOME", "-dash"])
+def test_a_folder_of_any_name_is_prepared_and_the_printed_command_names_it(
+    photos, tmp_path, capsys, name
+):
+    folder, out = photos.rename(tmp_path / name), tmp_path / f"records {name}"
+    assert main(["data", "prepare", "folder", f"--package={folder}", f"--out={out}"]) == 0
+    flags = shlex.split(capsys.readouterr().out.partition("train on them with ")[2])
+    assert f"--config.data.source.path={out}" in flags
+    assert len(list(read_records(out))) == len(list(read_records(next(out.glob("*d"))))) == 2
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [([], "add --package=DIR"), (["--package=x", "--size=64"], "--size does nothing for a folder")],
@@ -79,6 +114,10 @@ def test_packing_without_beam_names_the_extra(tmp_path, monkeypatch, capsys):
         (["scenes", "--workers=2"], "--workers does nothing for scenes"),
         (["scenes", "--config.seed=1"], "--config.seed=1 does nothing for scenes"),
         (["scenes", "--runner=FlinkRunner"], "--runner does nothing for scenes"),
+        (
+            [*PACKED[2:], "--runner=FlinkRunner", "--workers=2"],
+            "--workers does nothing for --runner=F",
+        ),
         ([*PACKED[2:], "--features-dtype=float16"], "--features-dtype needs --features=RUN"),
     ],
 )

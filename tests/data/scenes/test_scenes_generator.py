@@ -146,3 +146,31 @@ def test_circles_stay_round_in_wide_pictures():
 def test_bad_configuration_is_named(change, message):
     with pytest.raises(ValueError, match=message):
         SceneConfig(**change)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "colours"),
+    [
+        (("circle",), ("red",)),
+        (("circle",), ("red", "blue")),
+        (("circle", "square"), ("red", "blue")),
+        (("letter",), ("red",)),
+    ],
+)
+def test_few_looks_give_examples_with_questions(shapes, colours):
+    config = SceneConfig(
+        shapes=shapes, colours=colours, letters=("A",), object_weights=(1, 1, 1, 1)
+    )
+    source = ScenesSource(config, size=200, with_edits=True)
+    examples = [source[index] for index in range(200)]
+    assert all(example.questions for example in examples)
+    assert any(example.edits for example in examples)
+
+
+def test_a_scene_that_allows_no_edit_is_an_example_without_one():
+    config = SceneConfig(shapes=("circle",), colours=("red",), object_weights=(0, 0, 0, 1))
+    source = ScenesSource(config, size=20, with_edits=True)
+    bare = [index for index in range(20) if not source[index].edits]
+    assert bare
+    with pytest.raises(ValueError, match="its scene allows no edit; give at least two colours"):
+        source.edit(bare[0])

@@ -12,6 +12,7 @@ from data_pipelines.sequences.mixture import DocumentStream, Entry, Mixture, mix
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig
 from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sources.records import RecordError
+from data_pipelines.sources.traits import traits_of
 from tests.data.samples import SMALL, Dots, Holes, tokenizer
 
 WEIGHTS = {"text": 0.25, "text_to_image": 0.45, "image_to_text": 0.15, "edit": 0.15}
@@ -174,3 +175,51 @@ def test_dropout_reaches_the_documents():
     mixture = mixture_of({"text_to_image": 1.0}, Dots(), seed=0)
     documents = DocumentStream(mixture, tokenizer(), config, PackingConfig(64, 4))
     assert len(documents.document(0)[0]) == 2 + 1 + 4  # an empty turn, the mark, four noisy tokens
+
+
+# ---- records that can serve a task ------------------------------------------------------------
+
+
+class Known(Dots):
+    """As `Dots`, and it knows what its records can serve."""
+
+    def traits(self):
+        return np.array([traits_of(self[index]) for index in range(len(self))], np.uint8)
+
+
+def rare(size, having, field="edits"):
+    return Known(size, bad={index: {field: ()} for index in range(size) if index not in having})
+
+
+def test_a_task_draws_evenly_from_the_few_records_that_can_serve_it():
+    having = {3, 4, 5, 250, 251, 399}  # in clusters, far apart
+    documents = stream(rare(400, having), {"edit": 1.0}, broken="skip")
+    assert Counter(keys(documents, 60)) == {f"dots/{index}": 10 for index in having}
+    assert all(not documents.document(index)[1] for index in range(60))
+
+
+def test_the_other_tasks_draw_from_all_records():
+    documents = stream(rare(40, {7}), {"edit": 0.5, "text_to_image": 0.5})
+    drawn = {"edit": Counter(), "text_to_image": Counter()}
+    for index in range(80):
+        task = documents.mixture.entries[documents.mixture.pick(index).entry].task
+        drawn[task][documents.document(index)[0].key] += 1
+    assert len(drawn["text_to_image"]) == 40 and set(drawn["edit"]) == {"dots/7"}
+
+
+def test_an_interleaved_document_needs_questions_or_edits():
+    bad = {index: {"questions": (), "edits": ()} for index in range(9)}
+    bad[3], bad[6] = {"questions": ()}, {"edits": ()}
+    documents = stream(Known(10, bad), {"interleaved": 1.0}, slots=200)
+    assert set(keys(documents, 30)) == {"dots/3", "dots/6", "dots/9"}
+
+
+def test_a_task_that_no_record_can_serve_is_named_at_once():
+    with pytest.raises(ValueError, match=r"no record of .* has edits, which the task 'edit' needs"):
+        stream(rare(10, ()), {"edit": 1.0})
+    stream(rare(10, ()), {"edit": 0.0, "text": 1.0})
+
+
+def test_where_all_records_can_serve_nothing_changes():
+    one, two = (stream(source(30), WEIGHTS) for source in (Dots, Known))
+    assert keys(one, 50) == keys(two, 50)

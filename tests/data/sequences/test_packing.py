@@ -73,13 +73,14 @@ def visible(mask):
 def reference(row, lengths):
     """(S, S) bool: who sees whom, from what each slot is.
 
-    Nobody sees pads or other documents. Noisy slots are seen by those of their own image alone.
+    Nobody sees pads or other documents. Noisy slots are seen by those of their own draw alone.
     Otherwise one sees what comes before one's place, oneself, and all of one's own image. The place
     of a noisy slot is that of its clean copy, or its own image's first slot.
     """
     slots = len(row.tokens)
     document = np.repeat(np.arange(len(lengths)), lengths)
-    roles, image = row.roles, row.image_index
+    roles, draw = row.roles, row.image_index
+    image = np.where(roles == Role.NOISY, row.draws[np.where(roles == Role.NOISY, draw, 0)], draw)
     seen = np.zeros((slots, slots), bool)
     for i in range(len(document)):
         own = [j for j in range(len(document)) if roles[j] > Role.TEXT and image[j] == image[i]]
@@ -90,7 +91,7 @@ def reference(row, lengths):
             if roles[i] == Role.TEXT:
                 seen[i, j] = j <= i and roles[j] != Role.NOISY
             elif roles[i] == Role.NOISY:
-                noisy = [k for k in own if roles[k] == Role.NOISY]
+                noisy = [k for k in own if roles[k] == Role.NOISY and draw[k] == draw[i]]
                 place = min(clean or noisy)
                 seen[i, j] = j in noisy or (j < place and roles[j] != Role.NOISY)
             else:
@@ -110,16 +111,21 @@ def test_the_mask_of_a_packed_row_is_the_one_from_first_principles(case):
 @given(packed())
 def test_a_packed_row_holds_every_document_exactly(case):
     config, written, row = case
-    start = image = 0
+    start = image = draw = 0
     for document in written:
         here = slice(start, start + len(document))
         for name in ("tokens", "positions", "roles", "targets", "target_weights", "image_token"):
             np.testing.assert_array_equal(getattr(row, name)[here], getattr(document, name))
         np.testing.assert_array_equal(visible(row.mask)[here, here], visible(document.mask))
-        pictured = document.roles != Role.TEXT
-        np.testing.assert_array_equal(
-            row.image_index[here][pictured], document.image_index[pictured] + image
-        )
+        for role in Role:
+            first = {Role.NOISY: draw, Role.TEXT: 0}.get(role, image)
+            of = document.roles == role
+            found = row.image_index[here][of]
+            np.testing.assert_array_equal(found, document.image_index[of] + first)
+        count = len(document.draws)
+        drawn = np.array(document.draws, int) + image
+        np.testing.assert_array_equal(row.draws[draw : draw + count], drawn)
+        draw += count
         for patches, grid in zip(document.patches, document.grids, strict=True):
             assert tuple(row.grids[image]) == grid
             np.testing.assert_array_equal(row.patches[image, : len(patches)], patches)
@@ -127,37 +133,36 @@ def test_a_packed_row_holds_every_document_exactly(case):
             image += 1
         start += len(document)
     assert not row.roles[start:].any() and not row.target_weights[start:].any()
-    assert not row.grids[image:].any()
+    assert not row.grids[image:].any() and np.all(row.draws[draw:] == -1)
 
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3)), max_size=30),
+    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3), st.integers(0, 2)), max_size=30),
     st.integers(1, 5),
 )
 def test_every_document_is_placed_once_or_left_over_and_rows_keep_their_limits(sizes, rows):
-    config = PackingConfig(slots=20, images=4, window_rows=rows)
+    config = PackingConfig(slots=20, images=4, window_rows=rows, draws=2)
     placed, left_over = assign(sizes, config)
     assert len(placed) == rows
     assert sorted([*sum(placed, []), *left_over]) == list(range(len(sizes)))
     for row in placed:
-        assert sum(sizes[i][0] for i in row) <= 20 and sum(sizes[i][1] for i in row) <= 4
+        assert np.all(np.sum([sizes[i] for i in row] or [(0, 0, 0)], axis=0) <= config.room)
     for i in left_over:  # and there really was no room
         for row in placed:
-            slots = sum(sizes[j][0] for j in row) + sizes[i][0]
-            assert slots > 20 or sum(sizes[j][1] for j in row) + sizes[i][1] > 4
+            assert np.any(np.sum([sizes[j] for j in (*row, i)], axis=0) > config.room)
 
 
 def test_the_longest_documents_are_placed_first():
     placed, left_over = assign(
-        [(4, 0), (10, 0), (9, 0), (3, 0), (8, 0)], PackingConfig(20, 1, window_rows=1)
+        [(slots, 0, 0) for slots in (4, 10, 9, 3, 8)], PackingConfig(20, 1, window_rows=1)
     )
     assert placed == [[1, 2]] and left_over == [0, 3, 4]
 
 
 def test_a_window_gets_as_many_documents_as_fit_nearly_always():
     rng = np.random.default_rng(0)
-    sizes = [(int(slots), 1) for slots in rng.integers(20, 60, 300)]
+    sizes = [(int(slots), 1, 1) for slots in rng.integers(20, 60, 300)]
     config = PackingConfig(slots=256, images=20, window_rows=8)
     count = documents_per_window(sizes, config)
     left_over = [
@@ -168,9 +173,11 @@ def test_a_window_gets_as_many_documents_as_fit_nearly_always():
     assert count * 39.5 / (8 * 256) > 0.85
 
 
-def test_the_image_places_bound_a_window_too():
+def test_the_places_for_images_and_draws_bound_a_window_too():
     config = PackingConfig(slots=256, images=2, window_rows=4)
-    assert documents_per_window([(10, 1)] * 50, config) == 8
+    assert documents_per_window([(10, 1, 0)] * 50, config) == 8
+    config = PackingConfig(slots=256, images=9, window_rows=4, draws=3)
+    assert documents_per_window([(10, 1, 3)] * 50, config) == 4
 
 
 def test_an_overlong_document_is_named_with_lengths_and_mend():
@@ -187,6 +194,15 @@ def test_too_many_images_are_named_too():
     document = build_document(segments, tokenizer(), SMALL, "dots/4")
     with pytest.raises(OverlongDocument, match="'dots/4' takes 2 images, but a row has room for 1"):
         check_fits(document, PackingConfig(slots=100, images=1))
+
+
+def test_too_many_draws_are_named_too():
+    config = dataclasses.replace(SMALL, noisy_copies=3)
+    segments = [Text("a red dot"), Image(picture(1), DRAWN)]
+    document = build_document(segments, tokenizer(), config, "dots/5")
+    assert document.size[1:] == (1, 3)
+    with pytest.raises(OverlongDocument, match="takes 3 draws.* raise draws_per_row"):
+        check_fits(document, PackingConfig(slots=100, images=2))
 
 
 def test_a_row_without_pictures_has_the_same_shape():

@@ -167,7 +167,8 @@ def test_several_noisy_copies_see_what_the_first_sees_and_not_each_other(segment
         assert set(thrice.mask.span_start[copy]) == {copy[0]}
         assert set(thrice.mask.span_stop[copy]) == {copy[-1] + 1}
         np.testing.assert_array_equal(thrice.positions[copy], thrice.positions[noisy[0]])
-    assert len(set(thrice.image_index[noisy[:, 0]])) == 3  # each draws its own noise
+    assert thrice.image_index[noisy[:, 0]].tolist() == [0, 1, 2]  # each has noise of its own
+    assert thrice.draws == (0, 0, 0) and len(thrice.patches) == 1  # and the picture is there once
 
 
 def seen(document, slots):
@@ -197,7 +198,8 @@ def test_patches_are_the_picture_and_tokens_index_them():
     for patches, segment in zip(document.patches, (LOOK, PAINT, DRAW), strict=True):
         np.testing.assert_array_equal(patches, patchify(segment.pixels, 4))
     pictured = document.roles != Role.TEXT
-    assert document.image_index[pictured].tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert document.image_index[pictured].tolist() == [0] * 4 + [1] * 4 + [0] * 4  # first draw
+    assert document.draws == (2,)
     assert document.image_token[pictured].tolist() == [0, 1, 2, 3] * 3
 
 

@@ -37,7 +37,7 @@ def test_an_example_survives_its_bytes():
 
 
 def test_written_examples_are_read_back_by_index_from_every_shard(tmp_path):
-    paths = records.write_records(tmp_path / "train", (example(i) for i in range(7)), shards=3)
+    paths = records.write_records(tmp_path / "train", [example(i) for i in range(7)], shards=3)
     source = records.ArrayRecordSource(tmp_path)
     assert len(paths) == 3 and len(source) == 7
     assert sorted(source[i].key for i in range(7)) == [f"picture {i}" for i in range(7)]
@@ -47,7 +47,7 @@ def test_written_examples_are_read_back_by_index_from_every_shard(tmp_path):
 
 
 def test_one_shard_keeps_the_order(tmp_path):
-    paths = records.write_records(tmp_path / "a", (example(i) for i in range(3)))
+    paths = records.write_records(tmp_path / "a", [example(i) for i in range(3)])
     assert [e.key for e in records.read_records(paths)] == ["picture 0", "picture 1", "picture 2"]
 
 
@@ -71,7 +71,7 @@ def test_an_interrupted_write_leaves_no_file(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        records.write_records(tmp_path / "a", broken(), shards=2)
+        records.write_shards(tmp_path / "a", [[example(1)], broken()])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -101,7 +101,7 @@ def test_a_broken_record_in_a_file_names_its_place_in_that_file(tmp_path, monkey
         return b"junk" if ex.key == "picture 3" else b""
 
     monkeypatch.setattr(records, "encode_example", encode)
-    records.write_records(tmp_path / "a", (example(i) for i in range(4)), shards=2)
+    records.write_records(tmp_path / "a", [example(i) for i in range(4)], shards=2)
     source = records.ArrayRecordSource(tmp_path)
     with pytest.raises(records.RecordError, match=r"a-00001-of-00002.array_record record 1: "):
         source[3]
@@ -122,3 +122,25 @@ def test_a_path_without_files_is_refused_by_name(tmp_path):
         records.ArrayRecordSource(tmp_path)
     with pytest.raises(records.SourceError, match="no paths given"):
         records.ArrayRecordSource([])
+
+
+def test_two_sets_of_files_in_one_folder_are_not_read_twice(tmp_path):
+    (path,) = records.write_records(tmp_path / "a", [example(0)])
+    content = path.read_bytes()
+    for name in ("a-00000-of-00002", "a-00001-of-00002"):
+        (tmp_path / f"{name}.array_record").write_bytes(content)
+    message = "holds two sets of files, of-00001 and of-00002, .*delete one set"
+    with pytest.raises(records.SourceError, match=message):
+        records.ArrayRecordSource(tmp_path)
+    assert len(records.ArrayRecordSource(path)) == 1
+
+
+def test_the_home_directory_may_be_written_as_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    records.write_records(tmp_path / "data" / "a", [example(0)])
+    assert len(records.ArrayRecordSource("~/data")) == 1
+
+
+def test_a_pattern_of_several_files_is_still_one(tmp_path):
+    records.write_records(tmp_path / "a", [example(i) for i in range(4)], shards=4)
+    assert len(records.ArrayRecordSource(tmp_path / "a-0000[12]-*")) == 2

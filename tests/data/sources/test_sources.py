@@ -11,8 +11,10 @@ import pytest
 from PIL import Image as PilImage
 
 from data_pipelines.examples import Example
+from data_pipelines.marks import SPECIAL_TOKENS
 from data_pipelines.sources import broken, records
 from data_pipelines.sources import registry as sources
+from data_pipelines.sources import tfds as tfds_source
 from data_pipelines.sources.broken import SkipBroken, read_or_next
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.records import RecordError, SourceError
@@ -84,6 +86,7 @@ def test_blank_lines_are_no_records_but_count_as_lines(tmp_path):
         source[1]
 
 
+NAN = float("nan")
 BROKEN_ROWS = {
     "no json": ("{", "no JSON"),
     "no object": ("[1]", "not a JSON object"),
@@ -96,6 +99,31 @@ BROKEN_ROWS = {
     "missing image": ({"image": "none.png", "text": "a"}, "none.png"),
     "broken image": ({"image": "bad.png", "text": "a"}, "bad.png"),
     "half a question": ({"image": "a.png", "text": "a", "questions": [{"question": "x"}]}, "answe"),
+    "questions are NaN": ({"image": "a.png", "text": "a", "questions": NAN}, "questions is nan"),
+    "questions are a number": ({"image": "a.png", "text": "a", "questions": 3}, "questions is 3"),
+    "edits are true": ({"image": "a.png", "text": "a", "edits": True}, "edits is True"),
+    "a question without list": (
+        {"image": "a.png", "text": "a", "questions": {"question": "q", "answer": "a"}},
+        "give a list of objects",
+    ),
+    "thought is NaN": (
+        {"image": "a.png", "text": "a", "thought": NAN},
+        "thought is nan: give a te",
+    ),
+    "thought is a list": ({"image": "a.png", "text": "a", "thought": ["b"]}, "thought is"),
+    "caption is NaN": ({"image": "a.png", "text": NAN}, "a text or a list of texts"),
+    "caption is null": ({"image": "a.png", "text": None}, "no 'captions' or 'caption' or 'text'"),
+    "a caption is a number": (
+        {"image": "a.png", "captions": ["a", 5]},
+        "a text or a list of texts",
+    ),
+    "half an emoji": ({"image": "a.png", "text": "a \ud83d"}, "half a character"),
+    "half an emoji in an answer": (
+        {"image": "a.png", "text": "a", "questions": [{"question": "q", "answer": "\ude00"}]},
+        "half a character",
+    ),
+    "a file name with NUL": ({"image": "a\0b.png", "text": "a"}, "null byte"),
+    "too deep": ("[" * 100_000, "no JSON"),
     "broken target": (
         {"image": "a.png", "text": "a", "edits": [{"instruction": "x", "target": "bad.png"}]},
         "bad.png",
@@ -111,6 +139,43 @@ def test_a_broken_line_is_one_line_that_names_list_and_number(tmp_path, name):
     with pytest.raises(RecordError, match=f"captions.jsonl line 1: .*{reason}") as caught:
         FolderSource(folder)[0]
     assert "\n" not in str(caught.value)
+
+
+def test_an_empty_cell_is_a_missing_one(tmp_path):
+    empty = {"questions": None, "edits": None, "thought": None, "text": None}
+    row = {"image": "a.png", "caption": "in the other column"} | empty
+    (found,) = FolderSource(make_folder(tmp_path, [row]))
+    assert found.captions == ("in the other column",)
+    assert (found.questions, found.edits, found.thought) == ((), (), "")
+
+
+MARKED = [
+    {"text": "how do I print {} in a chat?"},
+    {"text": "a", "questions": [{"question": "what is {}?", "answer": "a mark"}]},
+    {"text": "a", "questions": [{"question": "what?", "answer": "{}"}]},
+    {"text": "a", "edits": [{"instruction": "draw {}", "target": "b.png"}]},
+    {"text": "a", "thought": "first {} then"},
+]
+
+
+@pytest.mark.parametrize("mark", SPECIAL_TOKENS.values())
+def test_a_text_that_spells_a_mark_of_the_model_breaks_its_record_in_every_source(tmp_path, mark):
+    rows = [json.dumps({"image": "a.png"} | row).replace("{}", mark) for row in MARKED]
+    source = FolderSource(make_folder(tmp_path, rows))
+    for index in range(len(MARKED)):
+        with pytest.raises(
+            RecordError, match=f"line {index + 1}: a text spells '{mark}'".replace("|", ".")
+        ):
+            source[index]
+    marked = records.encode_example(Example("k", picture(0), (f"see {mark}",)))
+    with pytest.raises(RecordError, match="a text spells"):
+        records.decode_example(marked, "x")
+
+
+@pytest.mark.parametrize("words", ["half a mark <|im_sta", "IM START < | im_start | >", "<thinks>"])
+def test_a_text_that_only_resembles_a_mark_is_read(tmp_path, words):
+    row = {"image": "a.png", "text": words}
+    assert FolderSource(make_folder(tmp_path, [row]))[0].captions == (words,)
 
 
 def test_a_folder_without_its_list_is_refused_with_an_example_line(tmp_path):
@@ -187,10 +252,33 @@ def test_other_caption_features_are_found_or_named(tmp_path):
     )
     assert TfdsSource(directory)[0].captions == ("a text",)
     assert TfdsSource(directory, captions="title")[0].captions == ("a title",)
-    with pytest.raises(SourceError, match="set data.source.captions to one of image, text, title"):
+    with pytest.raises(SourceError, match="set data.source.captions to one of text, title"):
         TfdsSource(directory, captions="titel")
     with pytest.raises(SourceError, match="set data.source.image to one of"):
         TfdsSource(directory, image="picture")
+
+
+def test_the_names_of_classes_become_captions(tmp_path):
+    directory = tiny_tfds(
+        tmp_path,
+        lambda tfds: {"label": tfds.features.ClassLabel(names=["cat", "dog"])},
+        [{"label": 0}, {"label": 1}],
+    )
+    with pytest.raises(SourceError, match="set data.source.captions to one of label"):
+        TfdsSource(directory)
+    found = TfdsSource(directory, captions="label")
+    assert sorted(found[i].captions for i in range(2)) == [("cat",), ("dog",)]
+    with pytest.raises(SourceError, match="set data.source.captions to one of label"):
+        TfdsSource(directory, captions="image")
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 40), (4, 147)])
+def test_gray_and_transparent_pictures_of_tfds_become_rgb(channels, expected):
+    image = np.full((6, 5, channels), 40, np.uint8)
+    if channels == 4:
+        image[..., 3] = 128  # half transparent on white
+    made = tfds_source._picture(image, "x")
+    assert made.shape == (6, 5, 3) and abs(int(made[0, 0, 0]) - expected) <= 1
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])
@@ -252,6 +340,16 @@ def test_too_many_broken_records_in_a_row_stop_with_the_last_reason():
 def test_a_source_of_only_broken_records_stops():
     with pytest.raises(SourceError, match="10 records in a row are broken"):
         SkipBroken(FakeSource(broken=range(10)))[5]
+
+
+def test_going_through_a_source_ends():
+    assert [example.key for example in SkipBroken(FakeSource(broken=[0, 9]))] == [
+        *("1", "1", "2", "3", "4", "5", "6", "7", "8"),
+        "1",
+    ]
+    for outside in (-1, 10):
+        with pytest.raises(IndexError):
+            SkipBroken(FakeSource())[outside]
 
 
 def test_skipping_works_inside_grain():

@@ -165,3 +165,23 @@ def test_an_index_behind_the_last_record_ends_the_source():
     assert list(SplitSource(range(10), np.array([2, 5]), TRAIN)) == [2, 5]
     with pytest.raises(IndexError, match=r"index -1 is not in \[0, 2\)"):
         SplitSource(range(10), np.array([2, 5]), TRAIN)[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "key", "value"),
+    [
+        ("openmoji", "held_out", 0.2),
+        ("tfds", "held_out", 0.0),
+        ("folder", "split", "test"),
+        ("folder", "eval_split", "test"),
+        ("array_record", "captions", "title"),
+        ("array_record", "image", "photo"),
+        ("scenes", "path", "photos"),
+    ],
+)
+def test_an_option_that_the_source_does_not_read_is_refused(kind, key, value):
+    config = tiny_config(data__source__kind=kind)
+    config.data.source[key] = value
+    message = rf"data.source.{key}={value!r} does nothing for kind '{kind}', only for .*: set it to"
+    with pytest.raises(SourceError, match=message):
+        source_options(config, TRAIN, False)

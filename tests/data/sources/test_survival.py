@@ -8,12 +8,14 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from contextlib import closing, contextmanager
 
 import pytest
 
 from data_pipelines.loading import loader as loaders
+from data_pipelines.loading import workers
 from data_pipelines.loading.loader import Loader, LoaderConfig, LoaderError
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.records import (
@@ -36,14 +38,27 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_doubled(caplog):
         before = set(multiprocessing.active_children())
         os.kill(next(iter(before)).pid, signal.SIGKILL)
         made += take(batches, 6)
-        for child in before:
-            child.join(timeout=60)  # one that was told to end may take its time
         assert not before & set(multiprocessing.active_children())
         for step, batch in enumerate(made):
             assert_equal(batch, loader().at(step))
     assert batches.counts["restarts"] == 1 and batches.counts["documents"] == 8 * 16
     (line,) = caplog.messages
     assert "of 2 died (SIGKILL) before the batch of step" in line
+
+
+def hangs_later(step):
+    if step > 1:
+        time.sleep(10_000)
+    return step, Counter()
+
+
+def test_a_worker_that_hangs_is_ended_when_the_loader_is_closed(monkeypatch):
+    monkeypatch.setattr(workers, "GRACE", 0.5)
+    batches = Loader(hangs_later, LoaderConfig(1, workers=2))
+    take(batches, 2)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert multiprocessing.active_children() == []
 
 
 def deadly(step):
@@ -87,7 +102,7 @@ def test_the_workers_of_a_killed_trainer_end_too(tmp_path):
 @pytest.fixture
 def files(tmp_path):
     """Forty records in four files."""
-    return write_records(tmp_path / "train", map(example, range(40)), shards=4)
+    return write_records(tmp_path / "train", [example(i) for i in range(40)], shards=4)
 
 
 @contextmanager
@@ -164,7 +179,7 @@ def test_a_few_unreadable_records_at_the_start_do_not(files):
 def test_the_stages_count_unreadable_records_and_keep_to_the_configured_share(
     tmp_path, stage, monkeypatch
 ):
-    (path,) = write_records(tmp_path / "train", map(example, range(20)))
+    (path,) = write_records(tmp_path / "train", [example(i) for i in range(20)])
     config = tiny_config(data__source__kind="array_record", data__source__held_out=0.0)
     config.data.source.path = str(path)
     config.data.patch, config.data.image_size, config.data.max_unreadable = 4, 8, 0.2

@@ -6,6 +6,7 @@ Our tree has diffusers' own names, so the table follows from the weights: convol
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,16 @@ def table(module: AutoencoderKL) -> Table:
         axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: ()}[len(spec.shape)]
         rules.append(Rule("/".join((*stem, leaf)), name, axes))
     return tuple(rules)
+
+
+# The attention of diffusers before 0.15, which it still reads: old name, new name.
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(OLD_NAMES)})\.(?=weight$|bias$)")
+
+
+def new_name(name: str) -> str:
+    """The name of a tensor today, from its name in a file of any version."""
+    return _OLD.sub(lambda found: f"{found[1]}.{OLD_NAMES[found[2]]}.", name)
 
 
 def describe(module: AutoencoderKL) -> dict[str, Any]:

@@ -7,9 +7,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unicom_jax.core.module import Module
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Table
+from unicom_jax.interop.tensors import INDEX_FIRST
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Layout:
       spare: beginnings of tensors that may be there and are not read.
       twins: tensors that may be there once more: {name: the one it has to equal}.
       hints: what to say besides where a tensor is missing.
+      new_name: of a tensor, from its name in files of older versions.
+      derived: tables that may be stored and follow from config.json: {end of the name: values}.
     """
 
     table: Callable[[Module], Table]
@@ -36,9 +41,11 @@ class Layout:
     spare: Callable[[Module], tuple[str, ...]] = lambda module: ()
     twins: Callable[[Module], Mapping[str, str]] = lambda module: {}
     hints: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    new_name: Callable[[str], str] = lambda name: name
+    derived: Callable[[Module], Mapping[str, np.ndarray]] = lambda module: {}
 
 
-DIFFUSERS = "diffusion_pytorch_model"
+DIFFUSERS = INDEX_FIRST
 
 LAYOUTS: dict[str, Layout] = {
     "siglip": Layout(
@@ -48,10 +55,21 @@ LAYOUTS: dict[str, Layout] = {
         prefixes=siglip.prefixes,
         spare=siglip.spare,
     ),
-    "qwen": Layout(qwen.table, qwen.describe, qwen.module_of, twins=qwen.twins, hints=qwen.HINTS),
+    "qwen": Layout(
+        qwen.table,
+        qwen.describe,
+        qwen.module_of,
+        twins=qwen.twins,
+        hints=qwen.HINTS,
+        derived=qwen.derived,
+    ),
     "projection": Layout(projection.table, projection.describe, projection.module_of),
     "autoencoder": Layout(
-        autoencoder.table, autoencoder.describe, autoencoder.module_of, stem=DIFFUSERS
+        autoencoder.table,
+        autoencoder.describe,
+        autoencoder.module_of,
+        stem=DIFFUSERS,
+        new_name=autoencoder.new_name,
     ),
     "flux": Layout(flux.table, flux.describe, flux.module_of, stem=DIFFUSERS),
 }

@@ -7,11 +7,15 @@ norms of queries and keys (`qk_norm`). A tied head is not in the file, or is the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from unicom_jax.config import ConfigError
+from unicom_jax.core.positions import FEW_TURNS, MANY_TURNS, SCALINGS, RopeScaling
 from unicom_jax.interop.layouts.description import check_fixed, read_fields
 from unicom_jax.interop.mapping import Rule, Table, linear, norm
 from unicom_jax.models.transformer import Transformer
@@ -68,6 +72,11 @@ def twins(module: Transformer) -> dict[str, str]:
     return {HEAD: EMBEDDING} if module.tied_head else {}
 
 
+def derived(module: Transformer) -> dict[str, np.ndarray]:
+    """The table of rotary frequencies that older versions of transformers stored in each layer."""
+    return {"rotary_emb.inv_freq": module.scaling.frequencies(module.head_dim, module.rope_theta)}
+
+
 def describe(module: Transformer) -> dict[str, Any]:
     """The config.json of `module`, for text alone.
 
@@ -86,9 +95,7 @@ def describe(module: Transformer) -> dict[str, Any]:
         **{key: getattr(module, ours) for ours, (key, _) in FIELDS.items()},
         "num_key_value_heads": module.kv_heads,
         "head_dim": module.head_dim,
-        # transformers 5 reads the first, older versions the second.
-        "rope_parameters": {"rope_type": "default", "rope_theta": module.rope_theta},
-        "rope_theta": module.rope_theta,
+        **_describe_rope(module),
         "hidden_act": "silu",
         "use_sliding_window": False,
         "attention_dropout": 0.0,
@@ -112,16 +119,81 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
         **sizes,
         kv_heads=config.get("num_key_value_heads") or sizes["heads"],
         head_dim=config.get("head_dim") or default,
-        rope_theta=_rope_theta(config, path),
+        **_rope(config, path),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
     )
 
 
-def _rope_theta(config: Mapping[str, Any], path: Path) -> float:
-    """The base of the rotary positions; no stretching of them (YaRN, linear, ...)."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+# ---- rotary positions -------------------------------------------------------------------------
+
+# What transformers lets a config.json say about YaRN besides factor and length, and what ours is.
+YARN_FIXED = {
+    "beta_fast": (None, MANY_TURNS),
+    "beta_slow": (None, FEW_TURNS),
+    "mscale": (None, 0),
+    "mscale_all_dim": (None, 0),
+    "truncate": (True,),
+}
+DEFAULT_THETA = 10_000.0  # of transformers, where config.json names none
+
+
+def _describe_rope(module: Transformer) -> dict[str, Any]:
+    """The entries of config.json about rotary positions."""
+    rope = {"rope_type": "default", "rope_theta": module.rope_theta}
+    if module.rope_scaling != "none":
+        rope |= {"rope_type": module.rope_scaling, "factor": module.rope_factor}
+    if module.rope_scaling == "yarn":
+        rope["original_max_position_embeddings"] = module.rope_length
+    # transformers 5 reads the first, older versions the others.
+    older = {"rope_scaling": dict(rope)} if module.rope_scaling != "none" else {}
+    return {"rope_parameters": rope, "rope_theta": module.rope_theta, **older}
+
+
+def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Our fields for the rotary positions, read as transformers reads them: `rope_scaling` first.
+
+    Raises:
+      ConfigError: a kind of scaling that ours does not know, or one that is described halfway.
+    """
+    key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
+    rope = config.get(key) or {}
+    if not isinstance(rope, Mapping) or any(isinstance(one, Mapping) for one in rope.values()):
+        raise ConfigError(f"{path}: {key} differs between layers; {MEND}")
+    if (config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0) != 1.0:
+        raise ConfigError(f"{path}: partial_rotary_factor turns a part of each head; {MEND}")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise ConfigError(f"{path}: rotary positions are of type {kind!r}, not 'default'; {MEND}")
-    return float(rope.get("rope_theta", config.get("rope_theta", 10_000.0)))
+    theta = float(rope.get("rope_theta", config.get("rope_theta", DEFAULT_THETA)))
+    other = (config.get("rope_parameters") or {}).get("rope_theta", theta)
+    if key == "rope_scaling" and other != theta:
+        raise ConfigError(
+            f"{path}: transformers takes rope_scaling instead of rope_parameters, and then "
+            f"rope_theta is {theta:g}, not {other:g}; add rope_theta to rope_scaling"
+        )
+    if kind == "default":
+        return {"rope_theta": theta}
+    if kind not in SCALINGS:
+        raise ConfigError(
+            f"{path}: {key} has rope_type {kind!r}; supported are default, linear and yarn "
+            "(dynamic scaling depends on the length of each text, packed rows have no such length)"
+        )
+    if not isinstance(factor := rope.get("factor"), int | float) or factor < 1:
+        raise ConfigError(f"{path}: factor of {key} is {factor!r}; give a number of at least 1")
+    scaled = {"rope_theta": theta, "rope_scaling": kind, "rope_factor": float(factor)}
+    if kind == "linear":
+        return scaled
+    check_fixed(rope, YARN_FIXED, path, "leave it out of the description of YaRN")
+    usual = RopeScaling("yarn", float(factor), 1).magnitude
+    if not math.isclose(rope.get("attention_factor") or usual, usual, rel_tol=1e-6):
+        raise ConfigError(
+            f"{path}: attention_factor of {key} is {rope['attention_factor']!r}, ours follows from "
+            f"the factor ({usual:g}); leave it out"
+        )
+    lengths = (
+        config.get("original_max_position_embeddings"),
+        rope.get("original_max_position_embeddings"),
+        config.get("max_position_embeddings"),
+        32_768,  # transformers' default in both families
+    )
+    length = next(length for length in lengths if length is not None)
+    return {**scaled, "rope_length": int(length)}

@@ -21,8 +21,9 @@ from typing import Any
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
-from unicom_jax.families.pathway import Pathway
-from unicom_jax.families.query import QueryPathway
+from unicom_jax.families.images import ImageModel
+from unicom_jax.families.unicom_query import QueryImages
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
 from unicom_jax.models.autoencoder import AutoencoderKL
@@ -32,6 +33,7 @@ from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.paint_space import LatentSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 
@@ -41,7 +43,7 @@ class Unicom(Module):
 
     vision: VisionEncoder
     codec: Codec
-    unified: Pathway
+    unified: UnifiedModel
     autoencoder: AutoencoderKL | None = None
 
     def specs(self) -> Specs:
@@ -78,7 +80,7 @@ def table(module: Unicom) -> Table:
             Rule("codec/statistics/std", "latent_std"),
         ),
         prefixed(qwen.table(unified.transformer), "unified/transformer/", "language_model."),
-        prefixed(_pathway(unified), "unified/"),
+        prefixed(_pathway(unified.images), "unified/"),
     ]
     if module.autoencoder is not None:
         own = autoencoder.table(module.autoencoder)
@@ -90,13 +92,13 @@ def _mlp(ours: str, theirs: str) -> Table:
     return (*linear(f"{ours}/up", f"{theirs}.fc1"), *linear(f"{ours}/down", f"{theirs}.fc2"))
 
 
-def _pathway(module: Pathway) -> Table:
+def _pathway(module: ImageModel) -> Table:
     embedding = (
         *_mlp("embedding/projector", "embedding.projector"),
         *linear("embedding/latent_in", "embedding.latent_in"),
         *_mlp("embedding/time", "embedding.time"),
     )
-    if isinstance(module, QueryPathway):
+    if isinstance(module, QueryImages):
         return (
             *embedding,
             Rule("queries", "queries"),
@@ -161,6 +163,7 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             **_fields(module.unified.transformer, "vocab_size", "head_dim", "mlp_dim"),
             **_fields(module.unified.transformer, "rope_theta", "norm_eps"),
             **_fields(module.unified.transformer, "qkv_bias", "qk_norm", "tied_head"),
+            **_describe_scaling(module.unified.transformer),
         },
         "codec": {
             "compressor": config["codec"]["compressor"],
@@ -171,9 +174,9 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
         },
         "pixel_decoder": _describe_painter(codec.pixel_decoder),
         "autoencoder": None if own is None else autoencoder.describe(own),
-        "pathway": _describe_pathway(module.unified),
+        "pathway": _describe_pathway(module.unified.images),
         "sequence": {
-            "understanding": module.unified.embedding.understanding,
+            "understanding": module.unified.images.embedding.understanding,
             "edit_source": config["unified"]["edit_source"],
             "pool": config["codec"]["pool"],
             **templates,
@@ -201,6 +204,13 @@ def _fields(module: Module, *names: str) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names}
 
 
+def _describe_scaling(module: Transformer) -> dict[str, Any]:
+    """Nothing for the usual rotary positions."""
+    if module.rope_scaling == "none":
+        return {}
+    return _fields(module, "rope_scaling", "rope_factor", "rope_length")
+
+
 def _describe_vision(module: VisionEncoder) -> dict[str, Any]:
     return {
         **_fields(module, "width", "depth", "heads", "mlp_dim", "naflex"),
@@ -226,11 +236,12 @@ def _describe_decoder(module: PixelDecoder) -> dict[str, Any]:
     return {**sizes, **_fields(module, "rope_theta", "prediction")}
 
 
-def _describe_pathway(module: Pathway) -> dict[str, Any]:
-    if isinstance(module, QueryPathway):
+def _describe_pathway(module: ImageModel) -> dict[str, Any]:
+    if isinstance(module, QueryImages):
         return {
             "kind": "query",
-            **_fields(module, "queries", "connector_depth"),
+            "queries": module.queries,
+            "connector_depth": module.connector.depth,
             "flow_decoder": _describe_decoder(module.flow_decoder),
         }
     kinds = {LinearHead: ("linear",), MlpHead: ("mlp", "hidden_dim")}

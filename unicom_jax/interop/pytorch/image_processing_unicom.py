@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import io
 import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image as PilImage
+from PIL import ImageCms, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
 Picture = Any  # a PIL image, or an (H, W, 3) uint8 array
@@ -91,29 +93,30 @@ class UnicomImageProcessor(BaseImageProcessor):
     def prepare(self, image: Picture) -> np.ndarray:
         """The picture as the model sees it, (H, W, 3) uint8."""
         pixels = to_array(image)
-        height, width = self.target_size(*pixels.shape[:2])
+        rows, cols = pixels.shape[:2]
+        height, width = self.target_size(rows, cols)
         if self.policy != "bucket":
             return resize(pixels, height, width)
-        scale = max(height / pixels.shape[0], width / pixels.shape[1])
-        covered = resize(
-            pixels,
-            max(height, round(pixels.shape[0] * scale)),
-            max(width, round(pixels.shape[1] * scale)),
-        )
-        top, left = (covered.shape[0] - height) // 2, (covered.shape[1] - width) // 2
-        return covered[top : top + height, left : left + width]
+        # The part of the picture that is kept; scaling all of it would take unbounded memory.
+        scale = max(height / rows, width / cols)
+        covered = max(height, round(rows * scale)), max(width, round(cols * scale))
+        top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
+        down, across = rows / covered[0], cols / covered[1]
+        box = (left * across, top * down, (left + width) * across, (top + height) * down)
+        return resize(pixels, height, width, box)
 
     def _buckets(self) -> tuple[tuple[int, int], ...]:
         return aspect_buckets(self.size, self.patch * self.pool, self.step, self.max_ratio)
 
 
 def to_array(image: Picture) -> np.ndarray:
-    """(H, W, 3) uint8 of a PIL image or an array; transparency lies on white."""
+    """(H, W, 3) uint8 sRGB of a PIL image or an array.
+
+    A PIL image is turned as its EXIF orientation says, its ICC profile is converted to sRGB, levels
+    of 16 bits and floats in [0, 1] become 8 bits, and transparency is put on white.
+    """
     if isinstance(image, PilImage.Image):
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image.convert("RGBA")
-            image = PilImage.alpha_composite(PilImage.new("RGBA", image.size, "white"), image)
-        return np.asarray(image.convert("RGB"))
+        return np.asarray(_to_srgb(ImageOps.exif_transpose(image)))
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ValueError(
@@ -123,12 +126,72 @@ def to_array(image: Picture) -> np.ndarray:
     return image
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Bilinear, antialiased where it shrinks."""
+def _to_srgb(image: PilImage.Image) -> PilImage.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        white = 1.0 if image.mode == "F" else 65535.0
+        levels = np.asarray(image)
+        if not 0 <= levels.min() <= levels.max() <= white:
+            raise ValueError(
+                f"the levels of a picture of mode {image.mode} must lie in [0, {white:g}]"
+            )
+        levels = np.rint(levels * (255.0 / white)).astype(np.uint8)
+        return PilImage.fromarray(levels).convert("RGB")
+    profile = image.info.get("icc_profile")
+    if image.mode not in ("RGBA", "LA", "PA") and "transparency" not in image.info:
+        return _without_profile(image, profile)
+    image = image.convert("RGBA")
+    colours = _without_profile(image.convert("RGB"), profile)
+    colours.putalpha(image.getchannel("A"))
+    paper = PilImage.new("RGBA", image.size, "white")
+    return PilImage.alpha_composite(paper, colours).convert("RGB")
+
+
+def _without_profile(image: PilImage.Image, profile: bytes | None) -> PilImage.Image:
+    """An opaque image in sRGB; a profile that is damaged or of other colours is left out."""
+    mode, transform = _transform_of(image.mode, profile)
+    if transform is None or "CMYK" in {mode, image.mode} and mode != image.mode:
+        return image.convert("RGB")
+    return ImageCms.applyTransform(image.convert(mode), transform)
+
+
+@functools.lru_cache(maxsize=64)
+def _transform_of(mode: str, profile: bytes | None) -> tuple[str | None, Any]:
+    """(mode, the transform from it to sRGB); no transform where it would change nothing."""
+    try:
+        if mode == "LAB":
+            source = ImageCms.createProfile("LAB")
+        elif profile is None:
+            return None, None
+        else:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            mode = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}[source.profile.xcolor_space.strip()]
+        srgb, intent = ImageCms.createProfile("sRGB"), 0
+        if mode != "LAB":
+            intent = ImageCms.getDefaultIntent(source)
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", renderingIntent=intent)
+    except (OSError, ValueError, KeyError, ImageCms.PyCMSError):
+        return None, None
+    if mode in ("RGB", "L"):
+        steps = np.arange(0, 256, 51, dtype=np.uint8)
+        cube = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(1, -1, 3)
+        samples = PilImage.fromarray(cube if mode == "RGB" else steps[None])
+        moved = np.asarray(ImageCms.applyTransform(samples, transform)).astype(int)
+        if np.abs(moved - np.asarray(samples.convert("RGB"))).max() <= 3:
+            return None, None
+    return mode, transform
+
+
+def resize(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    box: tuple[float, float, float, float] | None = None,
+) -> np.ndarray:
+    """Bilinear, antialiased where it shrinks. `box`: (left, top, right, bottom) of what is kept."""
     if image.shape[:2] == (height, width):
         return image
-    resized = PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR)
-    return np.asarray(resized)
+    picture = PilImage.fromarray(image)
+    return np.asarray(picture.resize((width, height), PilImage.Resampling.BILINEAR, box))
 
 
 def naflex_size(height: int, width: int, unit: int, max_tokens: int) -> tuple[int, int]:

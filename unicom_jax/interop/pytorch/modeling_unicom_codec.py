@@ -25,6 +25,7 @@ from .modeling_unicom_layers import (
     grid_places,
     modulated_norm,
     rope,
+    rope_frequencies,
 )
 
 Grid = tuple[int, int]
@@ -202,7 +203,7 @@ class DiffusionTransformer(nn.Module):
         condition: (B, N, feature_dim) features of the same places.
         """
         places = grid_places(*grid, device=noisy.device)[None]
-        angles = rope(places, self.head_dim, self.rope_theta)
+        angles = rope(places, rope_frequencies(self.head_dim, self.rope_theta)[0])
         steering = self.time(time[:, None])
         x = self.patch(noisy.to(condition.dtype)) + self.condition(condition)
         for block in self.blocks:

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .modeling_unicom_layers import Linear, RMSNorm, SwiGlu, apply_rope, attention, rope
+from .modeling_unicom_layers import (
+    Linear,
+    RMSNorm,
+    SwiGlu,
+    apply_rope,
+    attention,
+    rope,
+    rope_frequencies,
+)
 
 
 @dataclasses.dataclass
@@ -122,9 +130,13 @@ class LanguageModel(nn.Module):
         qk_norm: bool,
         tied_head: bool,
         norm_eps: float,
+        rope_scaling: str = "none",
+        rope_factor: float = 1.0,
+        rope_length: int = 0,
     ) -> None:
         super().__init__()
-        self.head_dim, self.rope_theta = head_dim, rope_theta
+        self.head_dim = head_dim
+        self.rope = head_dim, rope_theta, rope_scaling, rope_factor, rope_length
         self.kv_heads, self.width = kv_heads, width
         self.model = Decoder(
             vocab_size, width, depth, norm_eps,
@@ -166,7 +178,8 @@ class LanguageModel(nn.Module):
         Returns:
           (B, S, W) after the final norm.
         """
-        angles = rope(positions, self.head_dim, self.rope_theta)
+        frequencies, magnitude = rope_frequencies(*self.rope)
+        angles = tuple(magnitude * part for part in rope(positions, frequencies))
         for number, layer in enumerate(self.model.layers):
             kept = None if cache is None else (cache.keys[number], cache.values[number])
             hidden = layer(hidden, angles, mask, kept, start)

@@ -121,14 +121,36 @@ def grid_places(rows: int, cols: int, device: torch.device | None = None) -> Ten
     return torch.stack([index // cols, index % cols], dim=-1)
 
 
-def rope(positions: Tensor, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rope_frequencies(
+    head_dim: int, theta: float, scaling: str = "none", factor: float = 1.0, length: int = 0
+) -> tuple[Tensor, float]:
+    """Angles per position (head_dim / 2,) fp32 on the CPU, and what cos and sin are multiplied by.
+
+    Frequency i is theta ** (-2 i / head_dim). scaling "linear" divides all of them by `factor`,
+    "yarn" the low ones only (Peng et al. 2023), for a model trained with texts of `length` tokens.
+    """
+    index = torch.arange(head_dim // 2, dtype=torch.float64, device="cpu")
+    plain = theta ** (-2.0 * index / head_dim)
+    if scaling != "yarn":
+        return (plain / factor).float(), 1.0
+
+    def pair_with(turns: float) -> float:
+        return head_dim * math.log(length / (2 * math.pi * turns)) / (2 * math.log(theta))
+
+    first = max(math.floor(pair_with(32)), 0)
+    last = min(math.ceil(pair_with(1)), head_dim - 1)
+    slowed = ((index - first) / ((last - first) or 1e-3)).clamp(0.0, 1.0)
+    frequencies = plain * (1.0 - slowed) + plain / factor * slowed
+    return frequencies.float(), 0.1 * math.log(factor) + 1.0
+
+
+def rope(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """(cos, sin), each (..., head_dim / 2) fp32, of positions (..., 2) = (y, x).
 
     Even frequencies turn with y and odd ones with x: RoPE (Su et al. 2021) where y = x.
     """
-    index = torch.arange(head_dim // 2, dtype=torch.float64, device="cpu")
-    frequencies = (theta ** (-2.0 * index / head_dim)).float().to(positions.device)
-    turns_with_x = (torch.arange(head_dim // 2, device=positions.device) % 2).bool()
+    frequencies = frequencies.to(positions.device)
+    turns_with_x = (torch.arange(len(frequencies), device=positions.device) % 2).bool()
     y, x = positions[..., :1].float(), positions[..., 1:].float()
     angles = torch.where(turns_with_x, x, y) * frequencies
     return angles.cos(), angles.sin()

@@ -1,0 +1,207 @@
+"""Picture files to (H, W, 3) uint8 sRGB arrays, upright and of bounded size."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import math
+import os
+import pathlib
+
+import numpy as np
+from PIL import Image as PilImage
+from PIL import ImageCms
+
+from data_pipelines.faults import machine_fault, one_line
+
+ENOUGH = 2**24  # pixels; larger pictures are reduced by a whole factor when they are read
+KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files are stored in records as they are
+_WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
+_ORIENTATION = 0x0112  # EXIF
+_TURNS = {
+    2: PilImage.Transpose.FLIP_LEFT_RIGHT,
+    3: PilImage.Transpose.ROTATE_180,
+    4: PilImage.Transpose.FLIP_TOP_BOTTOM,
+    5: PilImage.Transpose.TRANSPOSE,
+    6: PilImage.Transpose.ROTATE_270,
+    7: PilImage.Transpose.TRANSVERSE,
+    8: PilImage.Transpose.ROTATE_90,
+}
+_PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+_SAME = 3  # levels of 255: the most by which an sRGB profile may move a colour and is left out
+
+
+def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
+    """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB.
+
+    The picture is turned as its EXIF orientation says, its ICC profile is converted to sRGB, 16-bit
+    levels and floats in [0, 1] are scaled to 8 bits, and transparency is put on white. A picture of
+    more than `ENOUGH` pixels is reduced by a whole factor until it has fewer; Pillow refuses one of
+    more than 179 million pixels. Of an animation the first frame is taken.
+
+    Raises:
+      ValueError: one line that names the file, when it is missing, truncated or not a picture.
+      OSError: the machine cannot read it (`faults.machine_fault`).
+    """
+    if isinstance(source, bytes):
+        return _decoded(source, f"<{len(source)} bytes>")
+    return _decoded(read_file(source), shown(source))
+
+
+def load_file(path: str | os.PathLike) -> bytes:
+    """The bytes of a picture file that can be decoded: its own where records keep its format
+    (`KEPT`), else those of a PNG of the same pixels.
+
+    Raises:
+      ValueError, OSError: as for `load_image`.
+    """
+    data = read_file(path)
+    pixels = _decoded(data, shown(path))
+    with PilImage.open(io.BytesIO(data)) as picture:
+        if picture.format in KEPT and not getattr(picture, "is_animated", False):
+            return data
+    return encode_png(pixels)
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """(H, W, 3) uint8 to PNG bytes."""
+    buffer = io.BytesIO()
+    PilImage.fromarray(image).save(buffer, "PNG", compress_level=3)  # twice as fast as 6, same size
+    return buffer.getvalue()
+
+
+def read_file(path: str | os.PathLike) -> bytes:
+    """The content of a picture file; errors as for `load_image`."""
+    try:
+        return pathlib.Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if machine_fault(error):
+            raise
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise ValueError(f"cannot read image {shown(path)}: {reason}; check the name") from error
+
+
+def shown(path: str | os.PathLike) -> str:
+    """A path for messages and record keys: bytes that are not UTF-8 become U+FFFD."""
+    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def to_srgb(picture: PilImage.Image) -> PilImage.Image:
+    """An opened picture in mode RGB: upright, in sRGB, on white where it is transparent.
+
+    Raises:
+      ValueError: levels outside the range of their format.
+    """
+    picture.load()  # first: some formats turn themselves then
+    profile, turn = picture.info.get("icc_profile"), _TURNS.get(_orientation(picture))
+    picture = _eight_bits(picture)
+    alpha = picture.mode in _WITH_ALPHA or "transparency" in picture.info
+    picture = _reduced(picture.convert("RGBA") if alpha else picture)
+    picture = _blended(picture, profile) if alpha else _converted(picture, profile)
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _decoded(data: bytes, name: str) -> np.ndarray:
+    try:
+        with PilImage.open(io.BytesIO(data)) as picture:
+            if (factor := _factor(picture)) > 1 and picture.format == "JPEG":
+                picture.draft(None, (picture.width // factor, picture.height // factor))
+            return np.asarray(to_srgb(picture))
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise OSError, SyntaxError, RuntimeError ...
+        unknown = isinstance(error, PilImage.UnidentifiedImageError)
+        reason = "it is not a picture that Pillow knows" if unknown else one_line(error)
+        raise ValueError(
+            f"cannot read image {name}: {reason}; give a whole PNG, JPEG or WebP file"
+        ) from error
+
+
+def _factor(picture: PilImage.Image) -> int:
+    return math.ceil(math.sqrt(picture.width * picture.height / ENOUGH))
+
+
+def _reduced(picture: PilImage.Image) -> PilImage.Image:
+    if (factor := _factor(picture)) == 1:
+        return picture
+    mode = {"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)  # the others can be reduced
+    return picture.convert(mode).reduce(factor)
+
+
+def _orientation(picture: PilImage.Image) -> int:
+    try:
+        return picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # EXIF that cannot be parsed: the picture itself is whole
+        return 1
+
+
+def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
+    """Modes with more than 8 bits a level, in mode L."""
+    if picture.mode == "F":
+        values, white = np.asarray(picture), 1.0
+    elif picture.mode.startswith("I"):
+        values, white = np.asarray(picture), 65535.0
+    else:
+        return picture
+    low, high = float(values.min()), float(values.max())
+    if not 0 <= low <= high <= white:  # NaN included
+        raise ValueError(
+            f"its levels go from {low:g} to {high:g}, those of {picture.mode} files must lie in "
+            f"[0, {white:g}]"
+        )
+    return PilImage.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))
+
+
+def _blended(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
+    """An RGBA picture on white."""
+    alpha = picture.getchannel("A")
+    picture = _converted(picture.convert("RGB"), profile)
+    picture.putalpha(alpha)
+    paper = PilImage.new("RGBA", picture.size, "white")
+    return PilImage.alpha_composite(paper, picture).convert("RGB")
+
+
+def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
+    """A picture without transparency in sRGB."""
+    if picture.mode == "LAB":
+        return ImageCms.applyTransform(picture, _from_lab())
+    mode, transform = _transform(profile) if profile else (None, None)
+    if transform is None:
+        return picture.convert("RGB")
+    if picture.mode != mode:
+        if "CMYK" in (mode, picture.mode) or mode == "LAB":
+            return picture.convert("RGB")  # the profile is one of other colours
+        picture = picture.convert(mode)
+    return ImageCms.applyTransform(picture, transform)
+
+
+@functools.lru_cache(maxsize=64)
+def _transform(profile: bytes) -> tuple[str | None, ImageCms.ImageCmsTransform | None]:
+    """(mode, its transform to sRGB); no transform for sRGB itself and for a damaged profile.
+
+    lcms copies what a transform remembers before it uses it, so threads can share one.
+    """
+    with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError, KeyError):
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        mode = _PROFILE_MODES[source.profile.xcolor_space.strip()]
+        intent = ImageCms.getDefaultIntent(source)
+        srgb = ImageCms.createProfile("sRGB")
+        transform = ImageCms.buildTransform(source, srgb, mode, "RGB", renderingIntent=intent)
+        if mode not in ("RGB", "L") or not _changes_nothing(mode, transform):
+            return mode, transform
+    return None, None
+
+
+def _changes_nothing(mode: str, transform: ImageCms.ImageCmsTransform) -> bool:
+    levels = np.arange(0, 256, 51, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(1, -1, 3)
+    samples = PilImage.fromarray(cube) if mode == "RGB" else PilImage.fromarray(levels[None])
+    moved = np.asarray(ImageCms.applyTransform(samples, transform)).astype(int)
+    return bool(np.abs(moved - np.asarray(samples.convert("RGB"))).max() <= _SAME)
+
+
+@functools.cache
+def _from_lab() -> ImageCms.ImageCmsTransform:
+    profiles = (ImageCms.createProfile(name) for name in ("LAB", "sRGB"))
+    return ImageCms.buildTransform(*profiles, "LAB", "RGB")

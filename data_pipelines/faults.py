@@ -1,0 +1,91 @@
+"""Whose fault an error is: the record's, which another one replaces, or the machine's, which is
+waited for and then ends the run.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Value = TypeVar("Value")
+PAUSES = (0.1, 0.5, 2.0)  # seconds between the attempts to read despite a fault of the machine
+
+# What is wrong with one file rather than with the disk, the network or this process.
+_RECORDS = frozenset(
+    {
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EACCES,
+        errno.EPERM,
+        errno.EINVAL,
+    }
+)
+# Looked for in the messages of readers that raise no OSError, such as ArrayRecord's.
+_MACHINES = (
+    *(errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM),
+    *(errno.ESTALE, errno.ENOTCONN, errno.ESHUTDOWN, errno.ECONNRESET, errno.ECONNABORTED),
+    *(errno.ECONNREFUSED, errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
+    *(errno.ENETDOWN, errno.EAGAIN, errno.EBUSY, errno.EPIPE),
+)
+_CURES = {
+    errno.EMFILE: "raise the limit of this shell (ulimit -n 65536)",
+    errno.ENFILE: "close other programs, or raise the limit of this machine (fs.file-max)",
+    errno.ENOMEM: "lower --config.data.workers, prefetch or cache_mb",
+}
+_CURE = "check the disk or the network, then run the same command again"
+
+
+class RecordError(ValueError):
+    """One record that cannot be used; the message names the file, the index and the cure."""
+
+
+class SourceError(ValueError):
+    """A source that cannot be opened or read; the message names the path or key and the cure."""
+
+
+def one_line(error: BaseException) -> str:
+    """First line of an error's message, or its type where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def machine_fault(error: BaseException) -> int | None:
+    """The errno of an error that is the machine's fault; None where a record is at fault.
+
+    Running out of file descriptors, a failing disk or a lost connection say nothing about the
+    record. A missing file, a wrong checksum and data that cannot be decoded do.
+    """
+    if isinstance(error, OSError):
+        return error.errno if error.errno and error.errno not in _RECORDS else None
+    text = str(error)
+    return next((code for code in _MACHINES if os.strerror(code) in text), None)
+
+
+def patiently(read: Callable[[], Value], where: str) -> Value:
+    """`read()`, tried again after a short while as long as the machine is at fault.
+
+    Args:
+      where: begins the message: what is read.
+
+    Raises:
+      SourceError: the machine does not recover. Any other error of `read` passes unchanged.
+    """
+    for pause in (*PAUSES, None):
+        try:
+            return read()
+        except Exception as error:  # ArrayRecord's errors are of several unrelated types
+            code = machine_fault(error)
+            if code is None:
+                raise
+            if pause is None:
+                cure = _CURES.get(code, _CURE)
+                raise SourceError(
+                    f"{where}: cannot be read ({os.strerror(code)}): {cure}"
+                ) from None
+        time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")

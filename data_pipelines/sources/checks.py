@@ -1,0 +1,53 @@
+"""What the texts of every record have to be, whatever source it comes from and whatever stage
+reads it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from data_pipelines.examples import Example
+from data_pipelines.faults import RecordError
+from data_pipelines.marks import SPECIAL_TOKENS
+
+# Spelled in a text they would become the tokens that mark turns, images and thoughts.
+_MARKS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS.values())))
+
+
+def check_texts(example: Example, where: str) -> None:
+    """Checks all texts of an example.
+
+    Raises:
+      RecordError: there is no caption, one is blank, or a text cannot be written as UTF-8 or spells
+        a mark of the model; the message begins with `where`.
+    """
+    if not all([example.captions, *(text.strip() for text in example.captions)]):
+        raise RecordError(f"{where}: empty caption: give a text or remove the record")
+    for text in _texts(example):
+        if found := _MARKS.search(text):
+            raise RecordError(
+                f"{where}: a text spells {found[0]!r}, which marks turns, images or thoughts: "
+                "remove it from the text, or remove the record"
+            )
+        if not text.isascii():
+            _check_utf8(text, where)
+
+
+def _check_utf8(text: str, where: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(
+            f"{where}: a text has half a character ({text[error.start]!a}) at position "
+            f"{error.start}: cut texts between characters, or remove the record"
+        ) from None
+
+
+def _texts(example: Example) -> Iterator[str]:
+    yield from example.captions
+    for question in example.questions:
+        yield from (question.question, question.answer, question.kind)
+    for edit in example.edits:
+        yield from (edit.instruction, edit.kind, edit.caption)
+    yield example.thought

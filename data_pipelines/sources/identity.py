@@ -1,0 +1,150 @@
+"""What data look like from outside: cheap to find, and different when the data are.
+
+An identity maps the name of each file to a `Mark`. Names are relative, so that data may move. Of
+ArrayRecord files the size and a few blocks count; a list of texts counts as a whole, since opening
+it reads all of it anyway, and of its pictures the sizes of a sample.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from data_pipelines.decoding import shown
+from data_pipelines.sources.folder import IMAGE_KEYS, FolderSource
+
+BLOCKS, BLOCK = 16, 4096  # how many are looked at in a file, and their bytes
+PICTURES = 64  # of a folder whose sizes are looked at
+NAMED = 3  # files that a message names
+
+
+class Mark(NamedTuple):
+    """What one file looks like.
+
+    Attributes:
+      size: bytes.
+      digest: of the content, or of some blocks of it.
+      rows: of a list of texts; 0 for other files.
+      unordered: of a list of texts, the same for its rows in any order.
+      pictures: of a list of texts, a digest of the sizes of some of its pictures.
+    """
+
+    size: int
+    digest: str
+    rows: int = 0
+    unordered: int = 0
+    pictures: str = ""
+
+
+Identity = Mapping[str, Mark]
+
+
+def records_identity(paths: Iterable[str]) -> Identity:
+    """The identity of ArrayRecord files."""
+    return {shown(os.path.basename(path)): _sampled(path) for path in paths}
+
+
+def folder_identity(source: FolderSource) -> Identity:
+    """The identity of pictures in a folder with their list of texts."""
+    digest, rows, unordered = hashlib.sha256(), 0, 0
+    with open(source.list, "rb") as file:
+        for line in file:
+            digest.update(line)
+            if content := line.strip():
+                rows, unordered = rows + 1, (unordered + zlib.crc32(content)) % 2**64
+        size = file.tell()
+    pictures = _pictures(source)
+    return {source.list.name: Mark(size, _short(digest), rows, unordered, pictures)}
+
+
+def fingerprint(identity: Identity) -> str:
+    """16 hex digits of an identity."""
+    return _short(hashlib.sha256(json.dumps(identity, sort_keys=True).encode()))
+
+
+def from_json(stored: Mapping[str, list]) -> Identity:
+    """An identity that was stored as JSON, where a mark is a list."""
+    return {name: Mark(*mark) for name, mark in stored.items()}
+
+
+def changes(before: Identity, now: Identity, folder: FolderSource | None = None) -> list[str]:
+    """What is different, in words; nothing where both are the same.
+
+    Args:
+      folder: the source that `now` is the identity of, for more about its list.
+    """
+    found = []
+    for what, names in (
+        ("missing", before.keys() - now.keys()),
+        ("new", now.keys() - before.keys()),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            found.append(f"{', '.join(sorted(names)[:NAMED])}{more} {_verb(names)} {what}")
+    for name in sorted(before.keys() & now.keys()):
+        if before[name] != now[name]:
+            found.append(f"{name} {_change(before[name], now[name], folder)}")
+    if len(found) > NAMED + 2:
+        found[NAMED + 1 :] = [f"{len(found) - NAMED - 1} more files changed"]
+    return found
+
+
+def _verb(names: Iterable[str]) -> str:
+    return "is" if len(list(names)) == 1 else "are"
+
+
+def _change(before: Mark, now: Mark, folder: FolderSource | None) -> str:
+    if not before.rows:
+        return "was rewritten"
+    if before.digest == now.digest:
+        return "is the same, but its pictures changed"
+    if before.unordered == now.unordered:
+        return "has the same rows in another order"
+    count = f"({before.rows} rows before, {now.rows} now)"
+    if folder is not None and _starts_with(folder.list, before):
+        return f"has new rows at its end {count}"
+    return f"was rewritten {count}"
+
+
+def _starts_with(path: pathlib.Path, mark: Mark) -> bool:
+    with open(path, "rb") as file:
+        digest, left = hashlib.sha256(), mark.size
+        while left and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+    return not left and _short(digest) == mark.digest
+
+
+def _sampled(path: str) -> Mark:
+    size, digest = os.path.getsize(path), hashlib.sha256()
+    with open(path, "rb") as file:
+        for index in range(BLOCKS):
+            file.seek(max(0, size - BLOCK) * index // (BLOCKS - 1))
+            digest.update(file.read(BLOCK))
+    return Mark(size, _short(digest))
+
+
+def _pictures(source: FolderSource) -> str:
+    digest = hashlib.sha256()
+    for index in range(0, len(source), -(-len(source) // PICTURES)):
+        digest.update(f"{_picture_size(source, index)} ".encode())
+    return _short(digest)
+
+
+def _picture_size(source: FolderSource, index: int) -> int:
+    """Bytes of the picture of a row; -1 where the row or the picture is broken."""
+    try:
+        row = json.loads(source.line(index))
+        name = next(row[key] for key in IMAGE_KEYS if row.get(key) is not None)
+        return (source.path / name).stat().st_size
+    except (OSError, ValueError, TypeError, AttributeError, StopIteration):
+        return -1
+
+
+def _short(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:16]

@@ -1,0 +1,62 @@
+"""What a record can serve besides its picture and captions: questions, edits, a thought.
+
+A record's traits are one byte, a sum of `TRAITS`, so that those of 100 million records take 100 MB.
+Records on disk keep them in a hidden `.traits.npy` file beside each ArrayRecord file.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.examples import Example
+
+TRAITS = {"questions": 1, "edits": 2, "thought": 4}
+SUFFIX = ".traits.npy"
+LOG = logging.getLogger(__name__)
+
+
+def traits_of(example: Example) -> int:
+    """The traits of one example."""
+    return sum(value for name, value in TRAITS.items() if getattr(example, name))
+
+
+def traits_of_source(source: Any) -> np.ndarray | None:
+    """(N,) uint8 traits of a source's records; None where it does not know them."""
+    read = getattr(source, "traits", None)
+    return None if read is None else read()
+
+
+def sidecar(records: str | os.PathLike) -> pathlib.Path:
+    """The file with the traits of an ArrayRecord file; hidden, so that no pattern finds it."""
+    path = pathlib.Path(records)
+    return path.with_name(f".{path.stem}{SUFFIX}")
+
+
+def load_traits(records: str | os.PathLike, count: int) -> np.ndarray | None:
+    """The stored traits of an ArrayRecord file of `count` records; None: none, or outdated."""
+    path = sidecar(records)
+    try:
+        if path.stat().st_mtime_ns < pathlib.Path(records).stat().st_mtime_ns:
+            return None  # the records were written anew, without their traits
+        found = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+        return None
+    return found if found.shape == (count,) and found.dtype == np.uint8 else None
+
+
+def store_traits(records: str | os.PathLike, traits: np.ndarray) -> None:
+    """Stores the traits of an ArrayRecord file beside it, where that folder can be written to."""
+    path = sidecar(records)
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.save(file, traits)
+        os.chmod(file.name, 0o644)
+        os.replace(file.name, path)
+    except OSError as error:
+        LOG.warning("%s: cannot be written (%s); the next start reads again", path, error.strerror)

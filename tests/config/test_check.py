@@ -1,0 +1,201 @@
+"""Settings that would only fail later, or train nonsense in silence, are refused at the start."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from experiments import base
+from tests.tiny import tiny_config
+from unicom_jax.config import ConfigError, apply_overrides
+from unicom_jax.config.check import check_settings
+from unicom_jax.families.build import build_codec, build_encoder
+from unicom_jax.training.settings import check_on_mesh
+
+REFUSED = """
+encoder.save_every=-1
+encoder.steps=0
+encoder.steps=-3
+encoder.learning_rate=-0.001
+encoder.learning_rate=1e999
+encoder.learning_rate=nan
+encoder.warmup_steps=-5
+encoder.ema_decay=1.0
+encoder.ema_decay=1.5
+encoder.ema_decay=-1.0
+encoder.batch_size=0
+encoder.b1=1.0
+encoder.b2=1.5
+encoder.eps=0
+encoder.weight_decay=-1
+encoder.eval_every=-1
+encoder.schedule=cosin
+encoder.optimizer=adam
+encoder.freeze=('(',)
+seed=-1
+seed=99999999999
+seed=1.5
+data.threads=0
+data.prefetch=0
+data.workers=-1
+data.cache_mb=-1
+data.image_size=0
+data.image_size=50
+data.patch=0
+data.source.size=0
+encoder.vision.heads=3
+encoder.vision.heads=0
+encoder.vision.depth=0
+encoder.text.max_length=0
+encoder.captions=first
+encoder.vision.attention_backend=flash
+encoder.vision.remat=maybe
+compute_dtype=bf16
+encoder.profile_start=-1
+wandb_project=mine
+encoder.accumulate=3
+encoder.max_rollbacks=-1
+encoder.keep_every=-1
+data.max_unreadable=-1
+data.max_unreadable=2
+data.scenes.colours=('mauve',)
+stages=()
+stages=("painter",)
+pretrain.sequence_length=0
+pretrain.images_per_row=0
+pretrain.window_rows=3
+pretrain.window_rows=0
+pretrain.mixture.text_to_image=-1.0
+pretrain.mixture.text_to_image=1e999
+pretrain.cfg_dropout=2
+pretrain.flow_weight=-1
+pretrain.flow_weight=0 pretrain.text_weight=0
+pretrain.mixture.text_to_image=0.0 pretrain.mixture.visual_qa=0 pretrain.mixture.edit=0
+pretrain.noisy_copies=0
+unified.transformer.kv_heads=3
+unified.transformer.head_dim=15
+unified.transformer.rope_theta=0
+unified.transformer.unroll=0
+unified.text_chunk=-1
+unified.time_shift=-1
+unified.pathway=both
+codec.latent_dim=0
+codec.latent_dim=7
+codec.statistics_batches=0
+codec.sample_steps=0
+codec.latent_noise=-1
+codec.pool=2
+codec.pool=0
+codec.compressor=pool
+codec.compressor=mlp codec.compressor_heads=2
+codec.decoder.time_floor=0
+codec.decoder.heads=3
+codec.time_shift=0
+data.padded_vocab_size=-5
+data.response_close=
+sample.sampler=huen
+sample.guidance_interval=(0.9,0.1)
+codec.time=normal
+unified.time=normal
+codec.decoder.prediction=noise
+unified.prediction=noise
+pretrain.log_every=0
+pretrain.keep=0
+pretrain.spike_factor=0.5
+pretrain.keep_best=2
+pretrain.clip_norm=0
+data.scenes.alike_share=0.8
+data.scenes.shapes=()
+""".strip().splitlines()
+ACCEPTED = """
+encoder.save_every=0
+encoder.steps=1e3
+encoder.learning_rate=0
+encoder.warmup_steps=0
+encoder.warmup_steps=100
+encoder.batch_size=1
+data.scenes.shapes=circle
+stages=encoder,codec
+codec.pool=2 codec.compressor=pool
+unified.transformer.unroll=7
+data.padded_vocab_size=5000
+encoder.keep_best=1 encoder.eval_every=1
+""".strip().splitlines()
+
+
+def check(flags: str) -> None:
+    config = tiny_config()
+    apply_overrides(config, [f"--config.{flag}" for flag in flags.split()])
+    check_settings(config, config.stages)
+
+
+@pytest.mark.parametrize("flags", REFUSED)
+def test_a_value_out_of_range_is_refused_at_the_start_in_one_line(flags, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)  # as if it were not installed
+    with pytest.raises(ConfigError) as error:
+        check(flags)
+    message = str(error.value)
+    assert "\n" not in message and flags.split("=")[0].rpartition(".")[2] in message
+
+
+@pytest.mark.parametrize("flags", ACCEPTED)
+def test_an_unusual_value_that_can_be_is_accepted(flags):
+    check(flags)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("compute_dtype", "float8", "compute_dtype='float8' is unknown; choose float32 or bfl"),
+        ("sample__sampler", "huen", "sample.sampler='huen' is unknown; choose euler or heun"),
+        ("pretrain__log_every", 0, "pretrain.log_every=0: give at least 1"),
+        (
+            "pretrain__spike_factor",
+            0.5,
+            "pretrain.spike_factor=0.5 would skip usual steps; give",
+        ),
+        (
+            "pretrain__keep_best",
+            2,
+            "keep_best=2 needs a held-out loss at every checkpoint; set",
+        ),
+        ("pretrain__accumulate", 3, "batch_size=4 cannot be split into pretrain.accumulate=3 eq"),
+        ("pretrain__clip_norm", 0.0, "pretrain.clip_norm=0.0: give above 0"),
+        ("codec__latent_dim", 7, "take one of 1, 2, 4, 8, 16, 32, or set codec.compressor_heads"),
+        ("data__image_size", 50, "not a multiple of data.patch=16; take 48 or 64"),
+    ],
+)
+def test_the_message_says_what_would_do(key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        check_settings(tiny_config(**{key: value}), ("codec", "pretrain"))
+
+
+def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
+    config = tiny_config(pretrain__sequence_length=90)
+    check_on_mesh("pretrain", config.pretrain, {"context": 2})
+    check_on_mesh("codec", config.codec, {"context": 4})  # pictures are not split
+    with pytest.raises(ConfigError, match="pretrain.sequence_length=90 .* over context=4 of the"):
+        check_on_mesh("pretrain", config.pretrain, {"context": 4})
+
+
+def test_only_the_stages_that_run_are_looked_at():
+    check_settings(tiny_config(sft__log_every=0), ("encoder", "codec", "pretrain"))
+
+
+def test_an_unknown_stage_is_named():
+    with pytest.raises(ConfigError, match="stage 'paint' is unknown; stages are encoder, codec"):
+        check_settings(base.get_config(), ("paint",))
+
+
+@pytest.mark.parametrize(
+    ("build", "key"),
+    [
+        (build_encoder, "encoder__vision__attention_backend"),
+        (build_codec, "codec__decoder__attention_backend"),
+    ],
+)
+def test_an_attention_backend_is_checked_where_the_model_is_declared(build, key):
+    with pytest.raises(ValueError, match="'flash'; use one of") as error:
+        build(tiny_config(**{key: "flash"})).specs()
+    assert "\n" not in str(error.value)

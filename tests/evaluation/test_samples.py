@@ -1,0 +1,143 @@
+"""Which samples are taken, in what order a model is asked for them, and what is kept of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+
+import chex
+import numpy as np
+import pytest
+
+from data_pipelines.examples import Edit
+from tests.evaluation.helpers import SIDE, PerfectModel, examples, prompts, square
+from unicom_jax.evaluation.data import edits_of, half_of, questions_of, sample_of
+from unicom_jax.evaluation.editing import evaluate_editing
+from unicom_jax.evaluation.generation import evaluate_generation, evaluate_retrieval
+from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
+from unicom_jax.evaluation.suite import (
+    REQUEST,
+    EvaluationConfig,
+    balanced,
+    first_of_each,
+    in_requests,
+)
+from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
+
+CONFIG = EvaluationConfig(image_size=32, batch_size=4)
+EXAMPLES = examples(12)
+
+
+def test_questions_are_limited_by_kind():
+    chosen = questions_of(examples(6), 2)
+    assert [question.kind for _, question in chosen] == ["colour"] * 2 + ["count"] * 2
+    assert [example.key for example, _ in chosen] == ["squares/0", "squares/1"] * 2
+    assert len(questions_of(examples(6), 0)) == 0
+
+
+def test_edits_are_taken_in_turn_from_every_kind():
+    odd = Edit("make it blue", square("blue"), "odd")
+    data = [dataclasses.replace(e, edits=(*e.edits, odd)) for e in examples(3)]
+    assert [edit.kind for _, edit in edits_of(data, 3)] == ["recolour", "odd", "recolour"]
+
+
+def test_development_and_test_share_no_record_and_keep_theirs_when_records_are_added():
+    halves = {split: half_of(range(101), split) for split in ("development", "test")}
+    development, test = (set(map(int, half.indices)) for half in halves.values())
+    assert not development & test
+    assert len(development | test) == 101 and 35 < len(test) < 65
+    assert test <= set(map(int, half_of(range(200), "test").indices))
+
+
+def test_the_sample_is_not_the_first_records_and_grows_by_appending():
+    few, many = sample_of(range(1000), 10), sample_of(range(1000), 50)
+    assert [few[i] for i in range(10)] == [many[i] for i in range(10)]
+    assert max(few[i] for i in range(10)) > 500
+    assert len({many[i] for i in range(50)}) == 50
+    assert len(sample_of(range(3), 50)) == 3
+
+
+def test_balanced_takes_kinds_in_turn():
+    assert balanced(["a1", "a2", "a3", "b1"], lambda x: x[0], 3) == ["a1", "b1", "a2"]
+
+
+def test_first_of_each_takes_kind_after_kind():
+    items = ["a1", "b1", "a2", "a3", "b2"]
+    assert first_of_each(items, lambda x: x[0], 2) == ["a1", "a2", "b1", "b2"]
+
+
+def test_requests_report_their_progress_and_have_seeds_of_their_own():
+    done = []
+    requests = list(in_requests(range(2 * REQUEST + 5), 7, done.append))
+    assert [len(items) for _, items in requests] == done == [REQUEST, REQUEST, 5]
+    seeds = [seed for seed, _ in requests]
+    assert len(set(seeds)) == 3
+    assert seeds != [seed for seed, _ in in_requests(range(2 * REQUEST + 5), 8)]
+
+
+class Noisy(PerfectModel):
+    """Draws, edits and copies are noise of (seed, place in the request), as Generator's is."""
+
+    def _noise(self, seed, count):
+        rngs = [np.random.default_rng([seed, place]) for place in range(count)]
+        return [rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for rng in rngs]
+
+    def reconstruct(self, images, *, seed):
+        self.calls.append(("reconstruct", len(images)))
+        return self._noise(seed, len(images))
+
+    def draw(self, prompts, *, seed, **options):
+        return [SimpleNamespace(image=image) for image in self._noise(seed, len(prompts))]
+
+    def edit(self, images, instructions, *, seed, **options):
+        return self._noise(seed, len(images))
+
+
+@pytest.mark.parametrize(
+    ("suite", "items", "field"),
+    [
+        (evaluate_reconstruction, examples(REQUEST + 20), "reconstruction"),
+        (evaluate_generation, prompts() * 50, "image"),
+        (evaluate_retrieval, examples(40), "image"),
+        (evaluate_editing, [(e, e.edits[0]) for e in examples(REQUEST + 20)], "after"),
+    ],
+)
+def test_a_sample_gets_the_same_noise_at_every_batch_size(suite, items, field):
+    config = dataclasses.replace(CONFIG, pictures=len(items), shown=len(items))
+    small, large = (
+        [
+            getattr(record, field)
+            for record in suite(
+                Noisy(), items, dataclasses.replace(config, batch_size=size)
+            ).records
+        ]
+        for size in (32, 64)
+    )
+    chex.assert_trees_all_equal(small, large)
+    assert len({image.tobytes() for image in small}) == len(items)  # and each its own
+
+
+def test_a_model_is_asked_for_a_bounded_number_at_once():
+    model = Noisy()
+    config = dataclasses.replace(CONFIG, pictures=REQUEST + 20)
+    evaluate_reconstruction(model, examples(REQUEST + 20), config)
+    assert model.calls == [("reconstruct", REQUEST), ("reconstruct", 20)]
+
+
+@pytest.mark.parametrize(
+    ("suite", "items"),
+    [
+        (evaluate_reconstruction, EXAMPLES),
+        (evaluate_captions, EXAMPLES),
+        (evaluate_retrieval, EXAMPLES),
+        (evaluate_answers, [(e, q) for e in EXAMPLES for q in e.questions[:1]]),
+        (evaluate_editing, [(e, e.edits[0]) for e in EXAMPLES]),
+    ],
+)
+def test_every_sample_keeps_its_outcome_and_few_keep_their_pictures(suite, items):
+    records = suite(PerfectModel(), items, dataclasses.replace(CONFIG, shown=2)).records
+    assert [record.key for record in records] == [example.key for example in EXAMPLES]
+    with_pictures = [
+        any(isinstance(value, np.ndarray) for value in vars(record).values()) for record in records
+    ]
+    assert with_pictures == [True] * 2 + [False] * 10

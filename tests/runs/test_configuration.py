@@ -1,0 +1,213 @@
+"""What a workdir keeps of its configuration, and what may change when a run resumes."""
+
+from __future__ import annotations
+
+import functools
+import json
+import operator
+
+import pytest
+
+from experiments import base
+from unicom_jax.config import KEYS, ConfigError, load_config, to_json
+from unicom_jax.config.key import ALWAYS, NEUTRAL
+from unicom_jax.runs.checkpoint import CheckpointError, read_config
+from unicom_jax.runs.configuration import open_run, store
+
+QUICKSTART = "experiments/quickstart.py"
+LATER = {name: key.before for name, key in KEYS.items() if key.before is not ALWAYS}
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """A workdir with the quickstart's configuration in which no stage has started."""
+    store(load_config(QUICKSTART), tmp_path)
+    return tmp_path
+
+
+def start(workdir, *stages):
+    for stage in stages:
+        (workdir / stage / "checkpoints" / "5").mkdir(parents=True)
+
+
+def stored(workdir):
+    return json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+
+
+def change(workdir, *flags, allow=False):
+    return open_run(workdir, None, [f"--config.{flag}" for flag in flags], allow_change=allow)
+
+
+def test_a_stored_run_opens_without_a_file_and_equals_what_was_stored(workdir):
+    assert json.loads(to_json(change(workdir))) == stored(workdir)
+
+
+def test_an_empty_workdir_without_config_asks_for_one(tmp_path):
+    with pytest.raises(ConfigError, match="give --config"):
+        open_run(tmp_path, None, [])
+
+
+@pytest.mark.parametrize("name", [name for name, key in KEYS.items() if key.resume == NEUTRAL])
+def test_a_neutral_key_may_always_change(workdir, name):
+    start(workdir, "encoder", "codec", "pretrain")
+    key = KEYS[name]
+    other = next((c for c in key.choices if c != key.default), None)
+    other = other or {bool: "true", int: 3, float: 0.5, str: "x", tuple: "(0.0, 0.5)"}[key.kind]
+    opened = change(workdir, f"{name}={other}")
+    assert functools.reduce(operator.getitem, name.split("."), opened) != key.default or other == 3
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "pretrain.learning_rate=0.001",
+        "pretrain.batch_size=8",
+        "pretrain.clip_norm=0.5",
+        "pretrain.mixture.edit=0.5",
+        "pretrain.max_skipped=50",
+        "pretrain.ema_decay=0.5",
+        "data.source.held_out=0.1",
+    ],
+)
+def test_a_recorded_key_changes_with_the_flag_alone(workdir, flag):
+    start(workdir, "encoder", "codec", "pretrain")
+    with pytest.raises(ConfigError, match=f"{flag.partition('=')[0]}.*add --allow-change") as error:
+        change(workdir, flag)
+    assert "\n" not in str(error.value)
+    change(workdir, flag, allow=True)
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [
+        "codec.latent_dim=16",
+        "unified.transformer.depth=2",
+        "data.patch=8",
+        "seed=3",
+        "pretrain.ema_decay=0",  # a checkpoint without averages holds other things
+        "pretrain.spike_factor=10",
+        "encoder.pixel_weight=0",
+    ],
+)
+def test_a_structural_change_is_refused_even_with_the_flag(workdir, flag):
+    start(workdir, "encoder", "codec", "pretrain")
+    with pytest.raises(ConfigError, match="use the old value or another --workdir"):
+        change(workdir, flag, allow=True)
+
+
+def test_the_refusal_names_key_and_both_values(workdir):
+    start(workdir, "codec")
+    with pytest.raises(ConfigError, match=r"codec.latent_dim=32, now it is 16"):
+        change(workdir, "codec.latent_dim=16")
+
+
+def test_stages_that_have_not_started_are_free(workdir):
+    start(workdir, "encoder", "codec")
+    change(workdir, "pretrain.learning_rate=0.1", "pretrain.ema_decay=0", "sft.batch_size=8")
+    change(workdir, "unified.transformer.depth=2", "unified.pathway=query")
+    with pytest.raises(ConfigError, match="codec.latent_dim"):
+        change(workdir, "codec.latent_dim=16")
+
+
+def test_everything_is_free_before_the_first_checkpoint(workdir):
+    opened = change(workdir, "data.patch=8", "codec.latent_dim=16", "seed=3")
+    assert opened.data.patch == 8
+
+
+def test_rows_of_vocabulary_may_be_added_until_a_stage_that_is_trained_here_has_started(workdir):
+    change(workdir, "stages=pretrain")
+    config = change(workdir, "stages=pretrain")
+    store(config, workdir)
+    start(workdir, "encoder")  # imported, not trained here
+    change(workdir, "data.padded_vocab_size=5000")
+    start(workdir, "pretrain")
+    with pytest.raises(ConfigError, match="padded_vocab_size"):
+        change(workdir, "data.padded_vocab_size=5000")
+
+
+def test_allowed_changes_are_kept_in_a_history(workdir):
+    start(workdir, "encoder", "codec", "pretrain")
+    store(change(workdir, "pretrain.steps=7000"), workdir)  # neutral: not in the history
+    assert not (workdir / "config_history.jsonl").exists()
+    store(change(workdir, "pretrain.learning_rate=0.5", allow=True), workdir)
+    store(change(workdir, "pretrain.clip_norm=2", allow=True), workdir)
+    text = (workdir / "config_history.jsonl").read_text(encoding="utf-8")
+    first, second = map(json.loads, text.splitlines())
+    assert first["changes"] == {"pretrain.learning_rate": [0.01, 0.5]}
+    assert first["steps"] == {"encoder": 5, "codec": 5, "pretrain": 5} and "time" in first
+    assert second["changes"] == {"pretrain.clip_norm": [1.0, 2.0]}
+    assert stored(workdir)["pretrain"]["steps"] == 7000
+
+
+def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_file(workdir):
+    start(workdir, "encoder", "codec", "pretrain")
+    config = stored(workdir)
+    config["codec"]["autoencoder"]["facts"] = {"sizes": {"widths": [8, 8]}, "canvas": [2, 2]}
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert open_run(workdir, QUICKSTART, []).codec.autoencoder.path == ""
+    kept = change(workdir).codec.autoencoder.facts
+    assert kept.sizes.widths == (8, 8) and kept.canvas == (2, 2)
+
+
+# ---- other versions, damaged files ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", sorted(LATER))
+def test_a_run_from_before_a_key_resumes_as_it_was(workdir, key):
+    config = stored(workdir)
+    *groups, name = key.split(".")
+    del functools.reduce(dict.__getitem__, groups, config)[name]
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    found = functools.reduce(operator.getitem, key.split("."), change(workdir))
+    assert (found.to_dict() if key.endswith("facts") else found) == LATER[key]
+    found = functools.reduce(operator.getitem, key.split("."), read_config(workdir))
+    assert found == LATER[key]
+
+
+def test_a_run_from_before_there_were_autoencoders_resumes_in_pixels(workdir):
+    start(workdir, "codec")
+    config = stored(workdir)
+    del config["codec"]["autoencoder"]
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert open_run(workdir, QUICKSTART, []).codec.autoencoder.path == ""
+    with pytest.raises(ConfigError, match=r"codec.autoencoder.path='', now it is 'vae'"):
+        open_run(workdir, QUICKSTART, ["--config.codec.autoencoder.path=vae"])
+
+
+def damaged(text):
+    return {
+        "cut": text[:300],
+        "empty": "",
+        "a list": "[]",
+        "a pointer": "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    }
+
+
+@pytest.mark.parametrize("kind", ["cut", "empty", "a list", "a pointer"])
+def test_a_damaged_configuration_is_named_in_one_line(workdir, kind):
+    path = workdir / "config.json"
+    path.write_text(damaged(path.read_text(encoding="utf-8"))[kind], encoding="utf-8")
+    for attempt in (lambda: change(workdir), lambda: read_config(workdir)):
+        with pytest.raises((ConfigError, CheckpointError)) as error:
+            attempt()
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_key_of_a_later_version_is_refused_and_a_missing_one_named(workdir):
+    config = stored(workdir)
+    config["codec"]["from_the_future"] = 1
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ConfigError, match="codec.from_the_future.*use the version that wrote it"):
+        change(workdir)
+    with pytest.raises(CheckpointError, match="codec.from_the_future"):
+        read_config(workdir)
+    del config["codec"]["from_the_future"], config["codec"]["latent_dim"]
+    (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(ConfigError, match="codec.latent_dim is missing"):
+        change(workdir)
+
+
+def test_carriage_returns_in_a_stored_configuration_do_no_harm(workdir):
+    path = workdir / "config.json"
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert change(workdir).seed == base.get_config().seed

@@ -1,0 +1,200 @@
+"""Values that do not go together: they would fail only later, or train something else in silence.
+
+`files.check_values` looks at each key by itself; here are the rules between several.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from unicom_jax.config.key import ConfigError, checked
+from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, values
+
+Config = Mapping[str, Any]
+
+
+def check_settings(config: Config, stages: Iterable[str]) -> None:
+    """Looks at what all stages share, and at the settings of `stages`.
+
+    Raises:
+      ConfigError: names the key, its value and what it may be.
+    """
+    stages = tuple(stages)
+    for stage in stages:
+        if stage not in STAGES:
+            raise ConfigError(f"stage {stage!r} is unknown; stages are {', '.join(STAGES)}")
+    others = set(STAGES) - set(stages)
+    for name, value in values(config):
+        # The towers of `encoder` and the sizes of `codec` matter to stages after them, too.
+        if name in KEYS and name.split(".")[0] not in others & set(UNIFIED_STAGES):
+            checked(name, KEYS[name], value)
+    if not config["stages"]:
+        raise ConfigError("stages=() trains nothing; give at least one stage")
+    _check_data(config)
+    _check_encoder(config)
+    _check_codec(config)
+    if set(stages) & set(UNIFIED_STAGES):
+        _check_unified(config)
+    if config["wandb_project"] and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(
+            f"wandb_project={config['wandb_project']!r} needs a package that is missing; "
+            "pip install 'unicom_jax[wandb]', or leave the key empty"
+        )
+    for stage in stages:
+        _check_stage(stage, config[stage])
+        if stage in UNIFIED_STAGES:
+            _check_rows(stage, config[stage])
+
+
+def _check_data(config: Config) -> None:
+    data = config["data"]
+    policy, size, unit = data["policy"], data["image_size"], data["patch"] * config["codec"]["pool"]
+    if policy != "naflex" and size % unit:
+        what = f"data.patch={data['patch']}"
+        what += (
+            f" times codec.pool={config['codec']['pool']}" if config["codec"]["pool"] > 1 else ""
+        )
+        raise ConfigError(
+            f"data.image_size={size} is not a multiple of {what}; take "
+            f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
+        )
+    if policy == "bucket" and data["bucket_step"] % unit:
+        raise ConfigError(
+            f"data.bucket_step={data['bucket_step']} is not a multiple of {unit} pixels "
+            "(data.patch times codec.pool)"
+        )
+    if not data["response_close"]:
+        raise ConfigError(
+            "data.response_close is empty, so no answer would ever end; give the text that ends one"
+        )
+    low, high = config["sample"]["guidance_interval"]
+    if low > high:
+        raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
+    scenes = data["scenes"]
+    if data["source"]["kind"] != "scenes":
+        return
+    for name in ("sizes", "object_weights", "shapes", "colours", "object_sizes", "backgrounds"):
+        if not scenes[name]:
+            raise ConfigError(f"data.scenes.{name} is empty; give at least one")
+    if scenes["alike_share"] + scenes["distinct_share"] > 1:
+        raise ConfigError("data.scenes.alike_share and distinct_share sum to more than 1")
+    if max(scenes["object_weights"]) <= 0:
+        raise ConfigError("data.scenes.object_weights are all 0; give one of them a weight")
+
+
+def _check_encoder(config: Config) -> None:
+    for tower in ("vision", "text"):
+        _divides(config, f"encoder.{tower}.heads", f"encoder.{tower}.width")
+
+
+def _check_codec(config: Config) -> None:
+    codec, width = config["codec"], config["encoder"]["vision"]["width"]
+    if codec["compressor"] == "attention":
+        wide, narrow = max(width, codec["latent_dim"]), min(width, codec["latent_dim"])
+        heads = codec["compressor_heads"]
+        if not heads and wide % narrow:
+            raise ConfigError(
+                f"codec.latent_dim={codec['latent_dim']} does not divide encoder.vision.width="
+                f"{width}; take one of {_divisors(width)}, or set codec.compressor_heads"
+            )
+        if heads and wide % heads:
+            raise ConfigError(
+                f"codec.compressor_heads={heads} does not divide {wide} channels; take one of "
+                f"{_divisors(wide)}"
+            )
+    elif codec["compressor_heads"]:
+        raise ConfigError(
+            f"codec.compressor_heads={codec['compressor_heads']} is for codec.compressor=attention;"
+            " leave it 0"
+        )
+    if codec["pool"] > 1 and codec["compressor"] != "pool":
+        raise ConfigError(
+            f"codec.pool={codec['pool']} needs --config.codec.compressor=pool, not "
+            f"{codec['compressor']}"
+        )
+    if codec["pool"] == 1 and codec["compressor"] == "pool":
+        raise ConfigError("codec.compressor=pool needs --config.codec.pool=2 or more")
+    if codec["decoder"]["kind"] == "dit":
+        _divides(config, "codec.decoder.heads", "codec.decoder.width", even=True)
+
+
+def _check_unified(config: Config) -> None:
+    unified = config["unified"]
+    _divides(config, "unified.transformer.kv_heads", "unified.transformer.heads")
+    if unified["transformer"]["head_dim"] % 2:
+        raise ConfigError(
+            f"unified.transformer.head_dim={unified['transformer']['head_dim']} is odd; rotary "
+            "positions turn pairs of channels"
+        )
+    if config["codec"]["pool"] > 1 and unified["understanding"] == "channel_concat":
+        raise ConfigError(
+            "unified.understanding=channel_concat needs one latent for each patch: set "
+            "codec.pool=1 or another understanding"
+        )
+    if unified["pathway"] == "query":
+        _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+
+
+def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:
+    """`part` must divide `whole`; `even`: with an even quotient."""
+    small, large = _at(config, part), _at(config, whole)
+    if large % (small * (2 if even else 1)):
+        what = "leaves an odd number of channels a head of" if even else "does not divide"
+        fits = _divisors(large // 2) if even and large % 2 == 0 else _divisors(large)
+        raise ConfigError(f"{part}={small} {what} {whole}={large}; take one of {fits}")
+
+
+def _at(config: Config, name: str) -> Any:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def _check_stage(stage: str, settings: Config) -> None:
+    if settings["spike_factor"] and settings["spike_factor"] <= 1:
+        raise ConfigError(
+            f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
+            "medians, 10 for example, or 0 to skip none"
+        )
+    eval_every, save_every = settings["eval_every"], settings["save_every"]
+    if settings["keep_best"] and (not eval_every or save_every % eval_every):
+        raise ConfigError(
+            f"{stage}.keep_best={settings['keep_best']} needs a held-out loss at every checkpoint; "
+            f"set {stage}.eval_every to a divisor of save_every={save_every}"
+        )
+    if settings["batch_size"] % settings["accumulate"]:
+        raise ConfigError(
+            f"{stage}.batch_size={settings['batch_size']} cannot be split into "
+            f"{stage}.accumulate={settings['accumulate']} equal parts; change one of them"
+        )
+    for pattern in settings["freeze"]:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ConfigError(
+                f"{stage}.freeze: {pattern!r} is not a regular expression ({error})"
+            ) from error
+
+
+def _check_rows(stage: str, settings: Config) -> None:
+    if settings["batch_size"] % settings["window_rows"]:
+        raise ConfigError(
+            f"{stage}.window_rows={settings['window_rows']} does not divide "
+            f"{stage}.batch_size={settings['batch_size']}; take one of "
+            f"{_divisors(settings['batch_size'])}"
+        )
+    if math.isclose(sum(dict(settings["mixture"]).values()), 0.0):
+        raise ConfigError(
+            f"{stage}.mixture is 0 for every task; give one a share, for example "
+            f"--config.{stage}.mixture.text_to_image=1"
+        )
+    if not settings["flow_weight"] and not settings["text_weight"]:
+        raise ConfigError(f"{stage}.flow_weight and text_weight are both 0: nothing is learned")

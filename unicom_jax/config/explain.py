@@ -1,0 +1,110 @@
+"""What is declared of keys, for people: `unicom config explain`, and the page docs/keys.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from unicom_jax.config.key import NEUTRAL, RECORDED, STRUCTURAL, ConfigError, Group, Key
+from unicom_jax.config.schema import DECLARED, KEYS, UNIFIED_STAGES, group_of
+
+ON_RESUME = {
+    NEUTRAL: "may change",
+    RECORDED: "may change with --allow-change",
+    STRUCTURAL: "must not change",
+}
+PAGE_HEAD = """\
+# Configuration keys
+
+Generated from [`unicom_jax/config/keys`](../unicom_jax/config/keys) by `make docs`. `unicom config
+explain KEY` shows one of them, `--config.KEY=VALUE` sets it. The last column says what a run that
+resumes makes of another value:
+
+- **may change**: it does not change what is learned.
+- **with `--allow-change`**: `unicom train --allow-change` takes the new value and adds a line to
+  `WORKDIR/config_history.jsonl`.
+- **fixed**: the value stays, unless no stage that depends on it has started.
+
+"""
+COLUMNS = {NEUTRAL: "may change", RECORDED: "with `--allow-change`", STRUCTURAL: "fixed"}
+
+
+def explain(name: str) -> str:
+    """Lines about a key, or about the keys of a group; "" is the whole configuration.
+
+    Raises:
+      ConfigError: there is no such key; the nearest one is named.
+    """
+    from unicom_jax.config.files import hint
+
+    if name in KEYS:
+        return "\n".join(_about_key(name, KEYS[name]))
+    group = group_of(name) if name else Group("All keys and groups of a configuration.", DECLARED)
+    if group is None:
+        raise ConfigError(f"{name}: unknown key; {hint(name)}")
+    prefix = f"{name}." if name else ""
+    width = max(len(prefix + key) for key in group.keys) + 2
+    lines = [group.meaning, ""]
+    for key, entry in group.keys.items():
+        more = "..." if isinstance(entry, Group) else f"[{entry.default!r}]"
+        lines.append(f"{prefix + key:<{width}}{entry.meaning} {more}")
+    return "\n".join(lines)
+
+
+def _about_key(name: str, key: Key) -> Iterator[str]:
+    yield f"{name} = {key.default!r}"
+    yield f"  {key.meaning}"
+    yield f"  type: {key.kind.__name__}" + (f", {key.allowed()}" if key.allowed() else "")
+    rule = ON_RESUME[key.resume]
+    if key.switch:
+        rule += ", but not be switched on or off"
+    if key.filled_in:
+        rule = "set by the run"
+    yield f"  when a run resumes: {rule}"
+
+
+def reference_page() -> str:
+    """docs/keys.md."""
+    parts = [PAGE_HEAD, "## General\n\n", _table("", _plain(DECLARED))]
+    shared = UNIFIED_STAGES[0]
+    for name, entry in DECLARED.items():
+        if isinstance(entry, Group) and name not in UNIFIED_STAGES[1:]:
+            title = ", ".join(UNIFIED_STAGES) if name == shared else name
+            parts.append(f"\n## {title}\n\n{_about_group(name, entry, title)}")
+    return "".join(parts)
+
+
+def _about_group(name: str, group: Group, title: str) -> str:
+    many = title != name
+    meaning = "The stages of the unified model; each has these keys." if many else group.meaning
+    parts = [meaning, "\n\n", _table("STAGE" if many else name, _plain(group.keys))]
+    for inner, entry in group.keys.items():
+        if isinstance(entry, Group):
+            below = _about_group(f"{name}.{inner}", entry, f"{name}.{inner}")
+            label = f"STAGE.{inner}" if many else f"{name}.{inner}"
+            below = below.replace(f"`{name}.", "`STAGE.") if many else below
+            parts.append(f"\n### {label}\n\n{below}")
+    return "".join(parts)
+
+
+def _plain(keys: Mapping[str, Key | Group]) -> dict[str, Key]:
+    return {name: key for name, key in keys.items() if isinstance(key, Key)}
+
+
+def _table(prefix: str, keys: Mapping[str, Key]) -> str:
+    if not keys:
+        return ""
+    lines = ["| key | default | may be | meaning | on resume |", "|---|---|---|---|---|"]
+    for name, key in keys.items():
+        full = f"{prefix}.{name}" if prefix else name
+        rule = "set by the run" if key.filled_in else COLUMNS[key.resume]
+        cells = (f"`{full}`", f"`{key.default!r}`", _may_be(key), key.meaning, rule)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _may_be(key: Key) -> str:
+    return key.allowed() or {"str": "text", "dict": ""}.get(key.kind.__name__, key.kind.__name__)
+
+
+if __name__ == "__main__":
+    print(reference_page(), end="")

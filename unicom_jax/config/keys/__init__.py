@@ -1,0 +1,1 @@
+"""The declarations of all configuration keys, one file for each part of a run."""

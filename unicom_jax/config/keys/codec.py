@@ -1,0 +1,131 @@
+"""Keys of the codec: compressor, decompressor and pixel decoder."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
+from unicom_jax.config.keys.encoder import ATTENTION_BACKEND, REMAT, tower
+from unicom_jax.config.keys.training import TRAINING
+
+TIMES = ("uniform", "logit_normal")
+PREDICTIONS = ("data", "velocity")
+
+# Runs from before there was this kind of decoder do not use it: they get the defaults.
+_FLUX = {
+    "channels": Key(64, "Numbers of a token: (data.patch / shrinking)² latent channels.", least=1),
+    "double_depth": Key(2, "Blocks with separate weights for image and features.", least=0),
+    "single_depth": Key(4, "Blocks with shared weights.", least=0),
+    "heads": Key(6, "Attention heads.", least=1),
+    "head_dim": Key(32, "Channels of a head.", least=2),
+    "context_dim": Key(192, "Channels of the features as the blocks get them.", least=1),
+    "pooled_dim": Key(32, "Size of the pooled vector, which is zero here; FLUX.1: 768.", least=1),
+    "guidance_embeds": Key(False, "Whether it takes a guidance scale; dev: True, schnell: False."),
+    "guidance": Key(1.0, "The guidance scale it is given.", least=0),
+    "rope_dims": Key((4, 14, 14), "Channels of a head for (0, row, column).", least=0, length=3),
+    "remat": REMAT,
+    "attention_backend": ATTENTION_BACKEND,
+}
+FLUX = Group(
+    "A decoder of kind flux.",
+    {name: dataclasses.replace(key, before=key.default) for name, key in _FLUX.items()},
+)
+DECODER = Group(
+    "The pixel decoder.",
+    {
+        "kind": Key(
+            "dit",
+            "dit: a transformer over patches; flux: FLUX.1 over an autoencoder's latents.",
+            choices=("dit", "flux"),
+            before="dit",
+        ),
+        "init_from": Key(
+            "",
+            'A folder of a diffusers FLUX transformer to start from (kind flux); "": none.',
+            path=True,
+            before="",
+        ),
+        **tower(192, 4, 4, 768),
+        "rope_theta": Key(100.0, "Base of the rotary frequencies.", above=0, before=100.0),
+        "prediction": Key(
+            "data",
+            "What the network predicts (kind dit); velocity suits latents of an autoencoder.",
+            choices=PREDICTIONS,
+            before="data",
+        ),
+        "time_floor": Key(
+            0.05,
+            "Least 1 - t in the loss of data prediction; higher: less weight near the data.",
+            above=0,
+            most=1,
+            resume=RECORDED,
+        ),
+        "remat": Key(
+            False, "Compute blocks again in the backward pass to save memory.", resume=NEUTRAL
+        ),
+        "attention_backend": ATTENTION_BACKEND,
+        "flux": FLUX,
+    },
+)
+LOSSES = each(
+    {
+        "flow_weight": Key(1.0, "Weight of the decoder's flow loss.", least=0),
+        "perceptual_weight": Key(
+            0.0, "Weight of the squared distance in the frozen encoder's middle layer.", least=0
+        ),
+        "feature_weight": Key(0.1, "Weight of the decompressor's squared error.", least=0),
+        "time": Key("uniform", "Distribution of the flow's time.", choices=TIMES),
+        "time_shift": Key(1.0, "Above 1: more of the time near noise; 1: no shift.", above=0),
+        "statistics_batches": Key(
+            16, "Batches from which the latents' mean and deviation are taken.", least=1
+        ),
+    },
+    resume=RECORDED,
+)
+CODEC = Group(
+    "The stage codec and what it trains.",
+    {
+        **TRAINING,
+        "batch_size": dataclasses.replace(TRAINING["batch_size"], default=64),
+        "init_from": Key(
+            "",
+            "A folder with compressor/ and decompressor/ to start from, or WORKDIR:STAGE of "
+            'another run; "": none.',
+            path=True,
+            before="",
+        ),
+        "compressor": Key(
+            "attention",
+            "Kind of the compressor.",
+            choices=("attention", "mlp", "pool", "identity"),
+        ),
+        "latent_dim": Key(32, "Channels of a latent token.", least=1),
+        "compressor_heads": Key(
+            0, "Heads of the attention compressor; 0: feature_dim / latent_dim.", least=0
+        ),
+        "latent_noise": Key(
+            0.0,
+            "Most noise on latents in training, in deviations of a channel.",
+            least=0,
+            resume=RECORDED,
+        ),
+        "pool": Key(1, "Both sides of the token grid are divided by this (kind pool).", least=1),
+        "autoencoder": Group(
+            "The frozen autoencoder whose latents the decoder paints.",
+            {
+                "path": Key(
+                    "",
+                    'A folder of a diffusers AutoencoderKL; "": the decoder paints pixels.',
+                    path=True,
+                    before="",
+                ),
+                "facts": Key(
+                    {}, "Its sizes; a run sets them when it copies it.", filled_in=True, before={}
+                ),
+            },
+        ),
+        "decoder": DECODER,
+        **LOSSES,
+        "sample_steps": Key(8, "Flow steps of the decoder when painting.", least=1, resume=NEUTRAL),
+    },
+)

@@ -1,0 +1,184 @@
+"""Keys of the data: the source, how pictures and words become tokens, how batches are made."""
+
+from __future__ import annotations
+
+from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
+
+SOURCE = Group(
+    "Where examples come from.",
+    {
+        "kind": Key(
+            "scenes",
+            "The kind of source; see docs/configurations.md.",
+            choices=("scenes", "array_record", "folder", "tfds", "openmoji"),
+            resume=RECORDED,
+        ),
+        "path": Key(
+            "",
+            "A folder, ArrayRecord files, or the name of a prepared TFDS data set.",
+            path=True,
+            resume=NEUTRAL,
+        ),
+        "size": Key(20_000, "Scenes in an epoch (scenes only).", least=1, resume=RECORDED),
+        "held_out": Key(
+            0.05,
+            "Share of records kept for evaluation (folder and array_record).",
+            least=0,
+            below=1,
+            resume=RECORDED,
+            before=0.0,
+        ),
+        "split": Key("train", "The split to train on (tfds).", resume=RECORDED),
+        "eval_split": Key(
+            "",
+            'The split to evaluate on (tfds); "": the one trained on.',
+            resume=RECORDED,
+            before="",
+        ),
+        "image": Key(
+            "image", "The feature that holds the picture (tfds).", resume=RECORDED, before="image"
+        ),
+        "captions": Key(
+            "",
+            'The feature that holds the texts (tfds); "": found by its usual names.',
+            resume=RECORDED,
+            before="",
+        ),
+    },
+)
+SCENES = Group(
+    "What the embedded data set Scenes draws.",
+    each(
+        {
+            "sizes": Key(((64, 64),), "Sizes (height, width) in pixels, drawn equally often."),
+            "object_weights": Key(
+                (3.0, 3.0, 2.0, 2.0), "How often there are one, two, ... objects.", least=0
+            ),
+            "shapes": Key(
+                (
+                    "circle",
+                    "square",
+                    "triangle",
+                    "star",
+                    "cross",
+                    "ring",
+                    "diamond",
+                    "heart",
+                    "letter",
+                ),
+                "Shapes of objects.",
+                choices=(
+                    "circle",
+                    "square",
+                    "triangle",
+                    "star",
+                    "cross",
+                    "ring",
+                    "diamond",
+                    "heart",
+                    "letter",
+                ),
+            ),
+            "letters": Key(
+                ("A", "C", "E", "H", "L", "S", "T", "U"),
+                "Letters that the shape letter draws.",
+                choices=("A", "C", "E", "H", "L", "S", "T", "U"),
+            ),
+            "colours": Key(
+                ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
+                "Colours of objects.",
+                choices=("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
+            ),
+            "object_sizes": Key(
+                ("small", "large"), "Sizes of objects.", choices=("small", "large")
+            ),
+            "backgrounds": Key(
+                ("white", "gray", "black", "sky", "night"),
+                "Backgrounds.",
+                choices=("white", "gray", "black", "sky", "night"),
+            ),
+            "alike_share": Key(
+                0.3, "Share of scenes whose objects are all alike.", least=0, most=1
+            ),
+            "distinct_share": Key(
+                0.5, "Share of scenes whose objects all differ.", least=0, most=1
+            ),
+            "jitter": Key(
+                0.025,
+                "Largest shift of an object from its place, as a share of the axis.",
+                least=0,
+                most=0.025,
+                before=0.025,
+            ),
+        },
+        resume=RECORDED,
+    ),
+)
+IDENTITY = {
+    "fingerprint": Key(
+        "",
+        'Which data are meant; "": those that are there when the run first starts. Naming the '
+        "present ones lets a run resume after its data changed.",
+        resume=NEUTRAL,
+        before="",
+    ),
+}
+PICTURES = {
+    "patch": Key(16, "Side of a patch in pixels.", least=1),
+    "policy": Key(
+        "fixed",
+        "How pictures are resized; see docs/configurations.md.",
+        choices=("fixed", "naflex", "bucket"),
+    ),
+    "image_size": Key(64, "Side of a square picture in pixels (fixed and bucket).", least=1),
+    "max_tokens": Key(1024, "Most patches of a picture (naflex).", least=1),
+    "bucket_step": Key(
+        64, "Pixels between the long sides of neighbouring sizes (bucket).", least=1
+    ),
+}
+WORDS = {
+    "tokenizer": Key(
+        "", 'A folder with tokenizer.json; "": one is trained on the source.', path=True
+    ),
+    "vocab_size": Key(
+        512,
+        "Size of a tokenizer that is trained; a run replaces it by the size it got.",
+        least=1,
+        filled_in=True,
+    ),
+    "tokenizer_fingerprint": Key(
+        "", "Of the run's tokenizer; a run sets it, and refuses another one.", filled_in=True
+    ),
+    "padded_vocab_size": Key(
+        0, "Embedding rows are at least this many (Qwen2.5-7B: 152064).", least=0
+    ),
+    "prompt_open": Key("<|im_start|>", "Text that opens a user's turn."),
+    "prompt_close": Key("<|im_end|>", "Text that closes it."),
+    "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
+}
+LOADING = each(
+    {
+        "packed": Key(
+            "",
+            'Folder that `unicom data prepare packed` wrote; "": rows are packed while training.',
+            path=True,
+            before="",
+        ),
+        "cache_mb": Key(512, "Memory for decoded examples in MB.", least=0),
+        "threads": Key(2, "Threads that make batches, where there are no workers.", least=1),
+        "prefetch": Key(8, "Batches made ahead.", least=1),
+        "workers": Key(0, "Processes that make batches; 0: threads do.", least=0),
+        "max_unreadable": Key(
+            0.1,
+            "Share of records that may be unreadable before a run stops.",
+            least=0,
+            most=1,
+            before=0.1,  # older runs had no bound
+        ),
+    },
+    resume=NEUTRAL,
+)
+DATA = Group(
+    "The data of all stages.",
+    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **LOADING},
+)

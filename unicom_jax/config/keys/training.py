@@ -1,0 +1,180 @@
+"""Keys that every stage has: how long, how much at a time, with which optimiser."""
+
+from __future__ import annotations
+
+from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
+
+LENGTH = {
+    "steps": Key(1000, "Length of the stage in steps.", least=1, resume=NEUTRAL),
+    "batch_size": Key(
+        32,
+        "Rows of packed sequences a step, or pictures (stages encoder and codec).",
+        least=1,
+        resume=RECORDED,
+    ),
+    "accumulate": Key(
+        1,
+        "Parts a batch is split into to save memory; the gradient is that of the whole batch.",
+        least=1,
+        resume=NEUTRAL,
+    ),
+}
+OPTIMIZER = {
+    "learning_rate": Key(1e-3, "Peak learning rate.", least=0, resume=RECORDED),
+    "schedule": Key(
+        "constant",
+        "Course of the learning rate after the warm-up.",
+        choices=("constant", "cosine", "linear"),
+        resume=RECORDED,
+    ),
+    "warmup_steps": Key(50, "Steps over which the rate rises.", least=0, resume=RECORDED),
+    "optimizer": Key("adamw", "The optimiser; see docs/optimizer.md.", choices=("adamw", "muon")),
+    "b1": Key(0.9, "Decay of the first moment.", least=0, below=1, resume=RECORDED),
+    "b2": Key(0.95, "Decay of the second moment.", least=0, below=1, resume=RECORDED),
+    "eps": Key(1e-6, "Added to the root of the second moment.", above=0, resume=RECORDED),
+    "weight_decay": Key(0.01, "Decoupled decay of matrices.", least=0, resume=RECORDED),
+    "clip_norm": Key(
+        1.0,
+        "Largest norm of the gradient; a larger gradient is scaled down to it.",
+        above=0,
+        resume=RECORDED,
+    ),
+    "offload_optimizer": Key(
+        False,
+        "Keep the optimiser's moments in the host's memory between updates.",
+        resume=NEUTRAL,
+        before=False,
+    ),
+    "ema_decay": Key(
+        0.0,
+        "Decay of the averaged weights, which are then the ones saved for use; 0: no averaging.",
+        least=0,
+        below=1,
+        resume=RECORDED,
+        switch=True,
+    ),
+    "freeze": Key(
+        (),
+        'Regular expressions over weight paths that are not trained, e.g. ("transformer/.*",).',
+        item=str,
+    ),
+}
+REPORTS = each(
+    {
+        "log_every": Key(20, "Steps between two reports.", least=1),
+        "save_every": Key(1000, "Steps between two checkpoints; 0: only at the end.", least=0),
+        "keep": Key(3, "Newest checkpoints that are kept.", least=1),
+        "keep_every": Key(
+            0, "Each checkpoint whose step this divides is kept as well; 0: none.", least=0
+        ),
+        "keep_best": Key(
+            0,
+            "Checkpoints with the lowest held-out loss that are kept as well.",
+            least=0,
+            before=0,
+        ),
+        "eval_every": Key(0, "Steps between two held-out losses; 0: none.", least=0),
+        "eval_batches": Key(4, "Held-out batches for each of them.", least=1),
+        "profile_start": Key(10, "First step of a profiler trace, from the start.", least=0),
+        "profile_steps": Key(0, "Length of the trace in steps; 0: no trace.", least=0),
+        "max_rollbacks": Key(
+            0,
+            "Times that training returns to the last good checkpoint and skips the data after it.",
+            least=0,
+            before=0,
+        ),
+    },
+    resume=NEUTRAL,
+)
+GUARDS = {
+    "spike_factor": Key(
+        0.0,
+        "Skip a step whose gradient norm is above this many medians of the recent ones; 0: none.",
+        least=0,
+        resume=RECORDED,
+        switch=True,
+        before=0.0,
+    ),
+    "max_skipped": Key(
+        20,
+        "Skipped steps in a row that end training, or return it to the last good checkpoint.",
+        least=1,
+        resume=RECORDED,
+    ),
+}
+TRAINING: dict[str, Key | Group] = LENGTH | OPTIMIZER | REPORTS | GUARDS
+
+MIXTURE = Group(
+    "Shares of the tasks among the documents; they are divided by their sum.",
+    each(
+        {
+            "text": Key(0.0, "Captions and other words alone."),
+            "text_to_image": Key(0.0, "Draw a picture from its caption."),
+            "image_to_text": Key(0.0, "Describe a picture."),
+            "visual_qa": Key(0.0, "One question about a picture."),
+            "conversation": Key(0.0, "All questions about a picture, one after the other."),
+            "questions": Key(
+                0.0, "All questions about a picture, each as if it were the only one.", before=0.0
+            ),
+            "edit": Key(0.0, "Change a picture as an instruction says."),
+            "several_images": Key(0.0, "A question about one of several pictures."),
+            "think_then_draw": Key(0.0, "Write a plan, then draw by it."),
+            "interleaved": Key(0.0, "Several turns with words and pictures."),
+        },
+        least=0,
+        resume=RECORDED,
+    ),
+)
+UNIFIED_STAGE: dict[str, Key | Group] = {
+    **TRAINING,
+    "init_from": Key(
+        "",
+        'WORKDIR:STAGE of another run whose weights the stage starts from; "": what came before.',
+        path=True,
+        before="",
+    ),
+    "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
+    "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
+    "draws_per_row": Key(
+        0,
+        "Most noisy copies of its pictures in a packed row; 0: as many as images_per_row.",
+        least=0,
+        resume=RECORDED,
+        before=0,
+    ),
+    "window_rows": Key(
+        8, "Rows that are packed together; divides batch_size.", least=1, resume=RECORDED
+    ),
+    "window_documents": Key(
+        0,
+        "Documents in a window; 0: measured when the run first starts, then kept.",
+        least=0,
+        resume=RECORDED,
+        before=0,
+    ),
+    "overlong": Key(
+        "error",
+        "What to do with a document that is longer than a row.",
+        choices=("error", "skip"),
+        resume=RECORDED,
+    ),
+    "flow_weight": Key(
+        5.0, "Weight of the flow loss; 0 trains words alone.", least=0, resume=RECORDED
+    ),
+    "text_weight": Key(1.0, "Weight of the text loss.", least=0, resume=RECORDED),
+    "noisy_copies": Key(
+        1,
+        "Noises and times for each drawn picture; all share one reading of the prompt.",
+        least=1,
+        resume=RECORDED,
+        before=1,
+    ),
+    "cfg_dropout": Key(
+        0.1,
+        "Share of drawing documents that are trained without their words, for guidance.",
+        least=0,
+        most=1,
+        resume=RECORDED,
+    ),
+    "mixture": MIXTURE,
+}

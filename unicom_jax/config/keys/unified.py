@@ -1,0 +1,110 @@
+"""Keys of the unified model: its pathway, transformer and heads."""
+
+from __future__ import annotations
+
+from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key
+from unicom_jax.config.keys.codec import PREDICTIONS, TIMES
+from unicom_jax.config.keys.encoder import ATTENTION_BACKEND, REMAT, tower
+
+TRANSFORMER = Group(
+    "The transformer that reads and writes.",
+    {
+        **tower(192, 6, 6, 512),
+        "kv_heads": Key(2, "Heads of keys and values; divides heads.", least=1),
+        "head_dim": Key(32, "Channels of a head; even.", least=2),
+        "rope_theta": Key(10_000.0, "Base of the rotary frequencies.", above=0),
+        "rope_scaling": Key(
+            "none",
+            "How rotary positions are stretched for longer texts than the weights were trained on.",
+            choices=("none", "linear", "yarn"),
+            before="none",
+        ),
+        "rope_factor": Key(1.0, "How much longer those texts are.", least=1, before=1.0),
+        "rope_length": Key(
+            0, "yarn: tokens of the texts that the weights were trained on.", least=0, before=0
+        ),
+        "norm_eps": Key(
+            1e-6,
+            "Added to the mean square in RMSNorm; 1e-5 in Qwen2.5-14B and 32B.",
+            above=0,
+            before=1e-6,
+        ),
+        "qkv_bias": Key(True, "Biases on queries, keys and values, as in Qwen2."),
+        "qk_norm": Key(False, "Normalise queries and keys, as in Qwen3."),
+        "tied_head": Key(True, "The embedding table predicts tokens, too."),
+        "embedding_std": Key(
+            0.02,
+            "Deviation of fresh token embeddings; what images and blocks add is near 1.",
+            above=0,
+            before=0.02,
+        ),
+        "remat": REMAT,
+        "unroll": Key(
+            1,
+            "Blocks computed by one turn of the loop; more compile longer and may run faster.",
+            least=1,
+            resume=NEUTRAL,
+            before=1,
+        ),
+        "attention_backend": ATTENTION_BACKEND,
+    },
+)
+UNIFIED = Group(
+    "The unified model, which stages align, pretrain, continue and sft train.",
+    {
+        "init_from": Key(
+            "",
+            'A folder of Qwen2, Qwen2.5 or Qwen3 for the transformer; "": random initialisation.',
+            path=True,
+            before="",
+        ),
+        "pathway": Key(
+            "transfusion",
+            "transfusion (Pathway I) or query (Pathway II); see docs/configurations.md.",
+            choices=("transfusion", "query"),
+        ),
+        "understanding": Key(
+            "features",
+            "What the model reads of a picture it is asked about.",
+            choices=("features", "latents", "channel_concat", "sequence_concat"),
+        ),
+        "edit_source": Key(
+            "latents",
+            "What the model reads of a picture it is to edit.",
+            choices=("latents", "features", "both"),
+        ),
+        "transformer": TRANSFORMER,
+        "head": Group(
+            "The flow head (transfusion).",
+            {
+                "kind": Key("linear", "Kind of head.", choices=("linear", "mlp", "adaln")),
+                "hidden_dim": Key(0, "Channels inside; 0: those of the transformer.", least=0),
+                "depth": Key(3, "Blocks (adaln).", least=1),
+            },
+        ),
+        "prediction": Key(
+            "velocity", "What the flow head or decoder predicts.", choices=PREDICTIONS
+        ),
+        "time_floor": Key(
+            0.05, "Least 1 - t in the loss of data prediction.", above=0, most=1, resume=RECORDED
+        ),
+        "connector": Group(
+            "Between transformer and flow decoder (query).",
+            {"depth": Key(2, "Blocks.", least=1)},
+        ),
+        "flow_decoder": Group("The flow decoder (query).", tower(192, 4, 4, 768)),
+        "time": Key("uniform", "Distribution of the time.", choices=TIMES, resume=RECORDED),
+        "time_shift": Key(
+            1.0,
+            "Above 1: more of the time near noise; 0: sqrt(tokens · channels / 4096).",
+            least=0,
+            resume=RECORDED,
+        ),
+        "text_chunk": Key(
+            0,
+            "Most slots of a row whose logits exist at once; 0: an eighth of it, at least 64.",
+            least=0,
+            resume=NEUTRAL,
+        ),
+    },
+)

@@ -1,0 +1,41 @@
+"""Keys of what is done with a trained model: sampling and evaluation."""
+
+from __future__ import annotations
+
+from unicom_jax.config.key import NEUTRAL, Group, Key, each
+
+SAMPLE = Group(
+    "Defaults of `unicom sample`, of evaluation and of exported models.",
+    each(
+        {
+            "steps": Key(20, "Flow steps of a drawing.", least=1),
+            "guidance": Key(3.0, "Classifier-free guidance; 1: none.", least=0),
+            "guidance_interval": Key(
+                (0.0, 1.0),
+                "Flow times between which guidance acts; 1 is the finished picture.",
+                least=0,
+                most=1,
+                length=2,
+                before=(0.0, 1.0),
+            ),
+            "sampler": Key("euler", "Solver of the flow.", choices=("euler", "heun")),
+            "max_tokens": Key(64, "Longest answer in tokens.", least=1),
+        },
+        resume=NEUTRAL,
+    ),
+)
+EVALUATION = Group(
+    "How much `unicom evaluate` looks at.",
+    each(
+        {
+            "prompts": Key(32, "Prompts of each category to draw.", least=0),
+            "pictures": Key(128, "Pictures to reconstruct and describe.", least=0),
+            "questions": Key(64, "Questions of each kind.", least=0),
+            "edits": Key(64, "Pictures to edit.", least=0),
+            "shown": Key(12, "Examples of each kind in the report.", least=0, before=12),
+            "think": Key(False, "Write a plan before drawing.", before=False),
+            "batch_size": Key(64, "Pictures computed at once.", least=1),
+        },
+        resume=NEUTRAL,
+    ),
+)

@@ -1,0 +1,126 @@
+"""The declaration of a whole configuration: defaults, types, ranges, meanings, rules on resume.
+
+Defaults, validation, hints, `unicom config explain`, docs/keys.md and what a run may change when it
+resumes are all read from `KEYS`. A key that is not declared does not exist.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from unicom_jax.config.key import ALWAYS, NEUTRAL, RECORDED, Group, Key, flatten
+from unicom_jax.config.keys.codec import CODEC
+from unicom_jax.config.keys.data import DATA
+from unicom_jax.config.keys.encoder import ENCODER
+from unicom_jax.config.keys.training import TRAINING, UNIFIED_STAGE
+from unicom_jax.config.keys.unified import UNIFIED
+from unicom_jax.config.keys.use import EVALUATION, SAMPLE
+
+# The settings of every stage; what a stage trains, and how, its row in `runs/stages.py` says.
+STAGES: dict[str, Group] = {
+    "encoder": ENCODER,
+    "codec": CODEC,
+    **{
+        stage: Group(f"The stage {stage} of the unified model.", UNIFIED_STAGE)
+        for stage in ("align", "pretrain", "continue", "sft")
+    },
+}
+UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is UNIFIED_STAGE)
+
+DECLARED: dict[str, Key | Group] = {
+    "seed": Key(0, "Of everything that is drawn at random.", least=0, most=2**31 - 1),
+    "stages": Key(
+        ("encoder", "codec", "pretrain"),
+        "The stages that are trained, in this order; one may stand there several times.",
+        choices=STAGES,
+        resume=NEUTRAL,
+    ),
+    "stage_seeds": Key(
+        True,
+        "Give each stage, and each time that it is repeated, its own order of data and its own "
+        "noise; False: all share those of `seed`, as older runs did.",
+        before=False,
+    ),
+    "mesh": Key(
+        "fsdp=-1",
+        "Sizes of slice, data, fsdp, context and tensor, -1 for all devices that are left; "
+        "auto: the accelerator's preset. See docs/meshes.md.",
+        resume=NEUTRAL,
+    ),
+    "compute_dtype": Key(
+        "float32",
+        "Type of matrix products; norms, losses and the codec (but for a FLUX decoder) stay fp32.",
+        choices=("float32", "bfloat16"),
+        resume=RECORDED,
+    ),
+    "wandb_project": Key(
+        "", 'Mirror metrics to this project of Weights & Biases; "": not.', resume=NEUTRAL
+    ),
+    "data": DATA,
+    **STAGES,
+    "unified": UNIFIED,
+    "sample": SAMPLE,
+    "evaluation": EVALUATION,
+}
+KEYS = flatten(DECLARED)
+GROUPS = {
+    name for key in KEYS for name in itertools.accumulate(key.split(".")[:-1], "{}.{}".format)
+}
+
+
+def defaults(declared: Mapping[str, Key | Group] = DECLARED) -> ConfigDict:
+    """A configuration of all defaults. It is locked: a key that is not declared cannot be set."""
+    config = ConfigDict(
+        {
+            name: defaults(entry.keys) if isinstance(entry, Group) else copy.copy(entry.default)
+            for name, entry in declared.items()
+        }
+    )
+    return config.lock()
+
+
+def stage_defaults(stage: str, **changes: Any) -> ConfigDict:
+    """The keys of training of one stage alone, with `changes`."""
+    declared = UNIFIED_STAGE if stage in UNIFIED_STAGES else TRAINING
+    config = defaults(declared)
+    config.update(changes)
+    return config
+
+
+def values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of everything in a configuration; a declared dict is one value."""
+    for name, value in config.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping | ConfigDict) and key not in KEYS:
+            yield from values(value, f"{key}.")
+        else:
+            yield key, value
+
+
+def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration with the keys that came after it, set to what it did without them."""
+    completed = copy.deepcopy(dict(stored))
+    for stage in STAGES.keys() - stored.keys():  # it came later, and was not trained
+        completed[stage] = defaults(STAGES[stage].keys).to_dict()
+    for name, key in KEYS.items():
+        if key.before is ALWAYS:
+            continue
+        *groups, last = name.split(".")
+        place = completed
+        for group in groups:
+            place = place.setdefault(group, {})
+        place.setdefault(last, copy.copy(key.before))
+    return completed
+
+
+def group_of(name: str) -> Group | None:
+    """The group of a dotted name; None where there is none."""
+    found: Any = Group("", DECLARED)
+    for part in name.split("."):
+        found = found.keys.get(part) if isinstance(found, Group) else None
+    return found if isinstance(found, Group) else None

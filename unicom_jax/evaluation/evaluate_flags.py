@@ -1,0 +1,42 @@
+"""The flags of `unicom evaluate`. Imports nothing heavy, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+
+from unicom_jax.runs.step_flag import add_step_flag
+
+EVALUATE = "Score a run beside the same model untrained."
+EVALUATE_EXAMPLES = """\
+Writes into the workdir, each file whole or not at all:
+  scores.json                every score with its 95% interval, and how it was made
+  evaluation/outcomes.jsonl  what every single sample gave, to compare two runs sample by sample
+  evaluation/records.json    the samples that unicom report shows, with their pictures
+
+How much is evaluated, and how the model samples, is in the groups evaluation and sample of the
+configuration. Scenes of both splits are draws that no run was trained on. Other data are split by
+data.source.held_out or eval_split; the held-out records are halved by a hash of their place.
+
+examples:
+  while working     unicom evaluate --workdir=runs/quickstart --split=development
+  to report         unicom evaluate --workdir=runs/quickstart
+  an earlier step   unicom evaluate --workdir=runs/quickstart --step=best"""
+
+
+def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    add_step_flag(parser)
+    parser.add_argument(
+        "--split",
+        choices=("development", "test"),
+        default="test",
+        help="development: for every choice made while working; test (default): for what is "
+        "reported. They share no sample",
+    )
+    parser.add_argument(
+        "--no-baseline",
+        dest="baseline",
+        action="store_false",
+        help="leave out the untrained model, which takes as long as the trained one; it is loaded "
+        "when the trained one has left the memory",
+    )

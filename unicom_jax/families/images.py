@@ -1,0 +1,172 @@
+"""`ImageModel`: how the pictures of a batch become vectors for sequence slots, and come back.
+
+    prepare    frozen encoders and codecs; no gradient                    once a picture
+    noise      pictures at a time of the flow: z_t, t and the target      once a draw
+    looked_at  vectors of the pictures that are read                      (B, M, slots, W)
+    drawn      vectors of the pictures that are drawn, and `aux`          (B, draws, slots, W)
+    condition  what the velocity needs of the hidden states of those slots
+    velocity   the prediction, in the image's own shape
+
+A picture keeps its own shape (tokens of `channels` numbers, as its codec makes them) on all this
+way. Only `families/unified.py` knows sequence slots: it places the vectors of `looked_at` and
+`drawn` and picks up hidden states again. So a slot need not be one latent, an encoder may be
+trained inside the loss, time need not be added to anything, and a head may look at a whole image.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
+
+from unicom_jax.core.batch import MixedBatch
+from unicom_jax.core.flow import flow_loss, interpolate, latent_shift, sample_time, velocity
+from unicom_jax.core.grids import token_mask
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Module, Params
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowTime:
+    """How training draws the flow time: the choices of `core.flow.sample_time`.
+
+    `shift` 0 takes s = sqrt(N d / 4096) of each picture's own N tokens of d channels.
+    """
+
+    kind: str = "uniform"
+    shift: float = 1.0
+
+    def shift_of(self, tokens: Any, channels: int) -> Any:
+        """The shift of pictures of so many tokens: a number, or an array like `tokens`."""
+        return self.shift or latent_shift(tokens, channels)
+
+
+@flax.struct.dataclass
+class Noised:
+    """Draws at their times, in the image's own shape.
+
+    Attributes:
+      noisy: z_t.
+      time: flow time t of each draw.
+      grids: rows and columns of the n tokens; (0, 0) where there is no draw.
+      clean, noise: z_1 and ε; None while a picture is sampled.
+    """
+
+    noisy: Float[Array, "B draws n d"]
+    time: Float[Array, "B draws"]
+    grids: Int[Array, "B draws 2"]
+    clean: Float[Array, "B draws n d"] | None = None
+    noise: Float[Array, "B draws n d"] | None = None
+
+    @property
+    def real(self) -> Bool[Array, "B draws n"]:
+        """True at tokens of a draw, False at padding."""
+        return token_mask(self.grids, self.noisy.shape[2])
+
+
+class ImageModel(Module):
+    """The image side of a family. Its `specs` join the transformer's in one tree of weights.
+
+    The defaults are those of a flow over latents with a head that gives the velocity.
+
+    Attributes:
+      reads_noise: whether the slots of a drawn picture depend on z_t. If not, the transformer runs
+        once a picture and only `velocity` at each step of sampling.
+    """
+
+    reads_noise = True
+
+    def frozen(self, *, draws: bool) -> tuple[str, ...]:
+        """Weights that a stage does not train, as patterns; `draws`: it has a flow loss."""
+        del draws
+        return ()
+
+    def shape_of(self, slots: int) -> tuple[int, int]:
+        """(n, d): a picture's own shape where it takes so many slots."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def prepare(self, frozen: Params, batch: MixedBatch) -> Any:
+        """What frozen models make of the batch's pictures, as a tree of arrays (B, M, ...)."""
+        raise NotImplementedError(f"{type(self).__name__} prepares nothing")
+
+    def noise(
+        self, prepared: Any, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
+    ) -> Noised:
+        """Puts each draw at a time of its own; `draws` are pictures of the row, -1: none."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def looked_at(
+        self, params: Params, prepared: Any
+    ) -> tuple[Float[Array, "B M p W"], Float[Array, "B M q W"]]:
+        """Vectors of UNDERSTAND slots and of CLEAN slots of every picture, in raster order."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing")
+
+    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws s W"], Any]:
+        """Vectors of the NOISY slots of every draw, and what else `velocity` is to have."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def condition(
+        self, params: Params, hidden: Float[Array, "B draws s W"], grids: Int[Array, "B draws 2"]
+    ) -> Any:
+        """What `velocity` needs of the hidden states: computed once where not `reads_noise`."""
+        del params, grids
+        return hidden
+
+    def velocity(
+        self, params: Params, condition: Any, noised: Noised, aux: Any
+    ) -> Float32[Array, "B draws n d"]:
+        """dz/dt at z_t, for the integrator."""
+        raise NotImplementedError(f"{type(self).__name__} predicts nothing")
+
+    def loss_terms(self, params: Params, condition: Any, noised: Noised, aux: Any) -> LossTerms:
+        """Terms of the draws; `flow` is the squared error of the velocity, a channel."""
+        predicted = self.velocity(params, condition, noised, aux)
+        return {"flow": flow_loss(predicted, velocity(noised.clean, noised.noise), noised.real)}
+
+
+def pictures_of(
+    images: Shaped[Array, "B M ..."], draws: Int[Array, "B draws"]
+) -> Shaped[Array, "B draws ..."]:
+    """The picture of each draw; of no draw the first one."""
+    index = jnp.maximum(draws, 0).reshape(draws.shape + (1,) * (images.ndim - 2))
+    return jnp.take_along_axis(images, index, axis=1)
+
+
+def noise_draws(
+    latents: Float[Array, "B M n d"],
+    grids: Int[Array, "B M 2"],
+    draws: Int[Array, "B draws"],
+    row_keys: Key[Array, " B"],
+    flow_time: FlowTime,
+) -> Noised:
+    """Every draw of clean latents at a time of its own. `grids`: rows and columns of latents."""
+    grids = jnp.where((draws >= 0)[..., None], pictures_of(grids, draws), 0)
+    clean = pictures_of(latents, draws)
+    shifts = flow_time.shift_of(jnp.maximum(grids[..., 0] * grids[..., 1], 1), latents.shape[-1])
+    time, noise = draw_noise(clean.shape[1:], row_keys, flow_time.kind, shifts)
+    return Noised(interpolate(clean, noise, time), time, grids, clean, noise)
+
+
+def draw_noise(
+    shape: tuple[int, ...],
+    row_keys: Key[Array, " B"],
+    kind: str = "uniform",
+    shifts: float | Float[Array, "B draws"] = 1.0,
+) -> tuple[Float32[Array, "B draws"], Float32[Array, "B draws n d"]]:
+    """A time per draw and noise for rows of latents of `shape` (draws, n, d).
+
+    One key a row, so that the draw does not depend on how rows are spread over devices or
+    accumulation steps.
+    """
+
+    def draw(key: jax.Array, shift: jax.Array) -> tuple[jax.Array, jax.Array]:
+        time_key, noise_key = jax.random.split(key)
+        time = sample_time(time_key, shape[:1], kind, shift=shift)
+        return time, jax.random.normal(noise_key, shape, jnp.float32)
+
+    shifts = jnp.broadcast_to(jnp.asarray(shifts, jnp.float32), (len(row_keys), shape[0]))
+    return jax.vmap(draw)(row_keys, shifts)

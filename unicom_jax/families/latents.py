@@ -1,0 +1,175 @@
+"""What both UniCom pathways do alike: frozen features and latents, read and noised.
+
+pixels ─ encoder ─ features Z ─ compressor ─ latents z̃        frozen, once a picture
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from unicom_jax.core.activations import PICTURES, ROWS, place
+from unicom_jax.core.batch import MixedBatch
+from unicom_jax.core.grids import token_places
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, place_embedding
+from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
+from unicom_jax.models.codec import Codec
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
+
+
+@flax.struct.dataclass
+class Prepared:
+    """Raw features Z and normalised latents z̃ of the pictures of a batch, and their patch grids."""
+
+    features: Float[Array, "B M N F"]
+    latents: Float[Array, "B M n d"]
+    grids: Int[Array, "B M 2"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageEmbedding(Module):
+    """Vectors of image slots.
+
+    UNDERSTAND slots hold a two-layer projection of what `understanding` names: the encoder's
+    `features`, the codec's `latents`, both joined along channels (`channel_concat`), or both one
+    after the other (`sequence_concat`: the UNDERSTAND slots hold features and CLEAN slots follow).
+    CLEAN and NOISY slots hold a linear map of the latents plus an embedding of their flow time
+    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path. All of them
+    know their row and column (as in BAGEL): rotary positions alone only say how far apart two slots
+    are, and a noisy token knows nothing else of its place.
+
+    `pool`: patches on a side of a latent's window.
+    """
+
+    feature_dim: int
+    latent_dim: int
+    width: int
+    understanding: str = "features"
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        if self.understanding not in UNDERSTANDING:
+            raise ValueError(
+                f"unified.understanding={self.understanding!r} is not one of "
+                f"{', '.join(UNDERSTANDING)}"
+            )
+
+    @property
+    def projector(self) -> Mlp:
+        in_dim = {
+            "latents": self.latent_dim,
+            "channel_concat": self.feature_dim + self.latent_dim,
+        }.get(self.understanding, self.feature_dim)
+        return Mlp(in_dim, self.width, self.width)
+
+    @property
+    def latent_in(self) -> Linear:
+        return Linear(self.latent_dim, self.width, axes=("latent", "embed"))
+
+    @property
+    def time(self) -> TimeEmbedding:
+        return TimeEmbedding(self.width)
+
+    def specs(self) -> Specs:
+        return {
+            "projector": self.projector.specs(),
+            "latent_in": self.latent_in.specs(),
+            "time": self.time.specs(),
+        }
+
+    def understood(
+        self,
+        params: Params,
+        features: Float[Array, "B M N {self.feature_dim}"],
+        latents: Float[Array, "B M n {self.latent_dim}"],
+        grids: Int[Array, "B M 2"],
+    ) -> Float[Array, "B M p {self.width}"]:
+        """Vectors of pictures of `grids` patches."""
+        match self.understanding:
+            case "latents":
+                inputs, grids = latents, grids // self.pool
+            case "channel_concat":
+                inputs = jnp.concatenate([features, latents], axis=-1)
+            case _:
+                inputs = features
+        return self._placed(self.projector(params["projector"], inputs), grids)
+
+    def latent(
+        self,
+        params: Params,
+        latents: Float[Array, "B draws n {self.latent_dim}"],
+        time: Float[Array, "#B #draws"],
+        grids: Int[Array, "B draws 2"],
+    ) -> Float[Array, "B draws n {self.width}"]:
+        """Vectors of latents at their flow time; `grids` are rows and columns of latents."""
+        when = self.time(params["time"], time)[:, :, None]
+        vectors = self.latent_in(params["latent_in"], latents) + when
+        return self._placed(vectors.astype(latents.dtype), grids)
+
+    def _placed(self, vectors: jax.Array, grids: jax.Array) -> jax.Array:
+        places = token_places(grids, vectors.shape[2])
+        return vectors + place_embedding(places, self.width).astype(vectors.dtype)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LatentImages(ImageModel):
+    """Pictures as features and latents of a frozen encoder and codec; subclasses draw them.
+
+    Attributes:
+      vision, codec: run by `prepare` alone; None where features and latents are at hand.
+    """
+
+    embedding: ImageEmbedding
+    vision: VisionEncoder | None = None
+    codec: Codec | None = None
+    flow_time: FlowTime = FlowTime()
+    compute_dtype: str = "float32"
+
+    def shape_of(self, slots: int) -> tuple[int, int]:
+        return slots, self.embedding.latent_dim
+
+    def prepare(self, frozen: Params, batch: MixedBatch) -> Prepared:
+        """By `frozen["encoder"]` and `frozen["codec"]`.
+
+        Features that the batch brings along are taken as they are: the encoder does not run.
+        """
+        rows, images = batch.grids.shape[:2]
+        grids = place(batch.grids.reshape(rows * images, 2), PICTURES)
+        pictures = batch.patches if batch.features is None else batch.features
+        pictures = place(pictures.reshape(rows * images, *pictures.shape[2:]), PICTURES)
+        if batch.features is None:
+            pixels = to_unit(pictures).astype(self.compute_dtype)
+            features = self.vision(frozen["encoder"], pixels, grids)
+        else:
+            features = pictures.astype(self.compute_dtype)
+        latents = self.codec.encode(frozen["codec"], features, grids)
+        # Any slot of a row may hold a token of any of the row's pictures.
+        features, latents = (
+            place(x, ROWS).reshape(rows, images, *x.shape[1:]) for x in (features, latents)
+        )
+        return Prepared(features, latents, batch.grids)
+
+    def noise(
+        self, prepared: Prepared, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
+    ) -> Noised:
+        grids = prepared.grids // self.embedding.pool
+        return noise_draws(prepared.latents, grids, draws, row_keys, self.flow_time)
+
+    def looked_at(
+        self, params: Params, prepared: Prepared
+    ) -> tuple[Float[Array, "B M p W"], Float[Array, "B M q W"]]:
+        embedding, weights = self.embedding, params["embedding"]
+        features, latents = (
+            x.astype(self.compute_dtype) for x in (prepared.features, prepared.latents)
+        )
+        understood = embedding.understood(weights, features, latents, prepared.grids)
+        grids = prepared.grids // embedding.pool
+        return understood, embedding.latent(weights, latents, jnp.ones((1, 1)), grids)

@@ -1,0 +1,56 @@
+"""Between pictures and sequence slots: vectors into their slots, hidden states out of them.
+
+Both directions are gathers along a row (`take_along_axis`), so that devices which hold other rows
+have nothing to exchange.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from unicom_jax.core.activations import ROWS, SLOTS, place
+from unicom_jax.core.batch import MixedBatch, Role
+
+
+def place_images(
+    text: Float[Array, "B S W"],
+    batch: MixedBatch,
+    understood: Float[Array, "B M p W"],
+    clean: Float[Array, "B M q W"],
+    drawn: Float[Array, "B draws s W"] | None = None,
+) -> Float[Array, "B S W"]:
+    """`text`, with the vectors of pictures at the slots of their roles.
+
+    Slot (image i, token j) takes vector [i, j] of its role's array. A batch without draws needs no
+    `drawn`.
+    """
+    arrays = {Role.UNDERSTAND: understood, Role.CLEAN: clean}
+    if drawn is not None:
+        arrays[Role.NOISY] = drawn
+    rows, width = text.shape[0], text.shape[-1]
+    index, first = jnp.zeros_like(batch.roles), 0
+    for role, array in arrays.items():
+        here = first + batch.image_index * array.shape[2] + batch.image_token
+        index = jnp.where(batch.roles == role, here, index)
+        first += array.shape[1] * array.shape[2]
+    flat = [array.reshape(rows, -1, width).astype(text.dtype) for array in arrays.values()]
+    vectors = place(jnp.concatenate(flat, axis=1), ROWS)
+    index = place(index, ROWS, SLOTS)
+    pictured = jnp.take_along_axis(vectors, index[..., None], axis=1)
+    return jnp.where((batch.roles > Role.TEXT)[..., None], pictured, text)
+
+
+def pick_draws(
+    hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
+) -> Float[Array, "B draws {slots} W"]:
+    """The hidden states at the NOISY slots of each draw, which stand next to each other.
+
+    Behind a draw's last slot stands whatever follows in the row; of no draw, anything.
+    """
+    noisy = (batch.roles == Role.NOISY) & (batch.image_token == 0)
+    draws = jnp.arange(batch.draws.shape[1])[:, None]
+    first = jnp.argmax(noisy[:, None] & (batch.image_index[:, None] == draws), axis=-1)
+    index = jnp.minimum(first[..., None] + jnp.arange(slots), hidden.shape[1] - 1)
+    flat = index.reshape(len(hidden), -1, 1)
+    return jnp.take_along_axis(hidden, flat, axis=1).reshape(*index.shape, hidden.shape[-1])

@@ -1,0 +1,86 @@
+"""UniCom, Pathway II (the paper's ablation): frozen reader, learnable queries, connector, decoder.
+
+The slots where Pathway I puts noisy latents hold learnable queries instead, one a latent token.
+They read the frozen transformer's context; a small bidirectional connector turns their hidden
+states into conditions; a DiT draws the latents under these conditions. The transformer runs once an
+image, only the flow decoder at every step.
+
+A stage without a flow loss (`align`) teaches the reader; later ones leave it as it is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
+
+from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Params, ParamSpec, Specs, normal
+from unicom_jax.families.images import Noised
+from unicom_jax.families.latents import LatentImages
+from unicom_jax.models.encoder_stack import EncoderStack
+from unicom_jax.models.pixel_decoder import PixelDecoder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QueryImages(LatentImages):
+    """`queries` learnable vectors, a connector and a flow decoder."""
+
+    queries: int
+    connector: EncoderStack
+    flow_decoder: PixelDecoder
+
+    reads_noise = False
+
+    def specs(self) -> Specs:
+        width = self.embedding.width
+        return {
+            "embedding": self.embedding.specs(),
+            "queries": ParamSpec((self.queries, width), (None, "embed"), normal(0.02)),
+            "connector": self.connector.specs(),
+            "flow_decoder": self.flow_decoder.specs(),
+        }
+
+    def frozen(self, *, draws: bool) -> tuple[str, ...]:
+        """The reader while it learns to draw; before that, what draws: a reader is taught first."""
+        if draws:
+            return ("transformer/.*", "embedding/.*")
+        return ("queries", "connector/.*", "flow_decoder/.*")
+
+    def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws n W"], None]:
+        """The queries of every draw, whatever its noise."""
+        draws, tokens = noised.noisy.shape[1:3]
+        queries = params["queries"][:tokens].astype(self.compute_dtype)
+        return jnp.broadcast_to(queries, (len(noised.noisy), draws, *queries.shape)), None
+
+    def condition(
+        self, params: Params, hidden: Float[Array, "B draws n W"], grids: Int[Array, "B draws 2"]
+    ) -> Float[Array, "B draws n W"]:
+        """What the connector makes of the queries' hidden states."""
+        grids, flat = _flat(grids), _flat(hidden)
+        mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[2])
+        return self.connector(params["connector"], flat, mask).reshape(hidden.shape)
+
+    def velocity(
+        self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
+    ) -> Float32[Array, "B draws n d"]:
+        pictures = map(_flat, (noised.noisy, noised.time, condition, noised.grids))
+        speed = self.flow_decoder.velocity(params["flow_decoder"], *pictures)
+        return speed.reshape(noised.noisy.shape)
+
+    def loss_terms(
+        self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
+    ) -> LossTerms:
+        """The decoder's `flow` loss; a frozen reader only reports `text`."""
+        parts = (noised.clean, noised.noise, noised.time, condition, noised.grids)
+        flow, _ = self.flow_decoder.loss(params["flow_decoder"], *map(_flat, parts))
+        return {"flow": flow}
+
+
+def _flat(x: Any) -> jax.Array:
+    """(B, D, ...) -> (B D, ...)."""
+    return x.reshape(-1, *x.shape[2:])

@@ -1,0 +1,124 @@
+"""The data of a run, kept in its `data.json`: what they looked like when it started, and how many
+documents each stage packs into a window.
+
+Both decide its batches. The number of documents is measured on what can be read at that moment, so
+measuring it again on another host or at another start could give another one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from data_pipelines.build import data_identity, row_facts, window_documents
+from data_pipelines.sequences.tokenizer import Tokenizer
+from data_pipelines.sources.identity import changes, fingerprint, from_json
+from unicom_jax.config import ConfigError
+from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.checkpoint import is_import
+from unicom_jax.runs.configuration import any_started
+from unicom_jax.runs.stages import STAGES, Occurrence, occurrences
+from unicom_jax.runs.workdir import read_json, stage_steps
+
+DATA = "data.json"
+
+
+def keep_data(
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    workdir: Path,
+    *,
+    first: bool = True,
+) -> list[str]:
+    """Checks that the data are those that the run was started with, and fills in how many documents
+    a window of its stages has.
+
+    Nothing is read where all stages of the configuration are finished, and nothing is compared
+    before a stage has a checkpoint.
+
+    Args:
+      config: of the run; `window_documents` of the stages that pack rows is set in it.
+      first: of the processes of a run; the others read what it has written.
+
+    Returns:
+      How data differ that changed with the user's consent, in words; nothing where they are the
+      same.
+
+    Raises:
+      ConfigError: the data changed, or are not those of `data.fingerprint`, or other processes see
+        other data.
+      SourceError: there are no data.
+    """
+    pending = dict.fromkeys(
+        stage.name
+        for stage in occurrences(config.stages)
+        if not _is_finished(config, workdir, stage)
+    )
+    if not pending:
+        return []
+    path = workdir / DATA
+    kept = path.is_file() and (not first or any_started(workdir))
+    stored = read_json(path, ConfigError) if kept else {}
+    changed = _check_identity(config, workdir, stored, first)
+    windows = stored.setdefault("windows", {})
+    for stage in pending:
+        if STAGES[stage].loader == "rows" and not config.data.packed:
+            windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
+            config[stage].window_documents = windows[stage]["documents"]
+    if first:
+        write_text(path, json.dumps(stored, indent=2) + "\n")
+    return changed
+
+
+def _is_finished(config: ConfigDict, workdir: Path, stage: Occurrence) -> bool:
+    steps, checkpoints = stage_steps(workdir, stage.label), workdir / stage.label / "checkpoints"
+    if not steps or is_import(checkpoints, steps[-1]):
+        return False
+    return steps[-1] >= config[stage.name].steps
+
+
+def _check_identity(
+    config: ConfigDict, workdir: Path, stored: dict[str, Any], first: bool
+) -> list[str]:
+    """Compares the data with those of the run and of `data.fingerprint`, and stores what is new."""
+    now, folder = data_identity(config)
+    present, wanted = fingerprint(now), config.data.fingerprint
+    if "identity" not in stored:
+        if wanted not in ("", present):
+            raise ConfigError(
+                f"data.fingerprint={wanted!r} names other data than those at "
+                f"{config.data.source.path}, which have {present}: look for the data that were "
+                'meant, or set it to ""'
+            )
+        changed = []
+    elif changed := changes(from_json(stored["identity"]), now, folder):
+        if not first:
+            raise ConfigError(
+                f"this process sees other data than process 0: {'; '.join(changed)}: give all the "
+                "same"
+            )
+        if wanted != present:
+            raise ConfigError(
+                f"{workdir}: the data changed since this run was started: {'; '.join(changed)}: "
+                "put them back, start another --workdir, or train on with them, with "
+                f"--config.data.fingerprint={present}"
+            )
+        stored.setdefault("earlier", []).append(stored["fingerprint"])
+    stored["identity"], stored["fingerprint"] = now, present
+    return changed
+
+
+def _window(
+    config: ConfigDict, stage: str, tokenizer: Tokenizer, kept: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The window of a stage: the kept one, unless the configuration decides on another."""
+    given = config[stage].window_documents
+    about = json.dumps([row_facts(config, stage), tokenizer.fingerprint()], default=list)
+    facts = hashlib.sha256(about.encode()).hexdigest()[:16]
+    if kept and kept["facts"] == facts and given in (0, kept["documents"]):
+        return kept
+    return {"facts": facts, "documents": window_documents(config, stage, tokenizer)}

@@ -1,0 +1,44 @@
+"""The files of a workdir by name, and how the small ones are read. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+CONFIG = "config.json"
+HISTORY = "config_history.jsonl"  # what `--allow-change` changed
+LFS = "version https://git-lfs"
+
+
+def stage_steps(workdir: Path, stage: str) -> list[int]:
+    """Finished checkpoints of a stage, oldest first."""
+    directory = workdir / stage / "checkpoints"
+    if not directory.is_dir():
+        return []
+    names = (path.name for path in directory.iterdir() if path.is_dir())
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def read_json(path: Path, error: type[Exception]) -> dict[str, Any]:
+    """The object that a JSON file holds.
+
+    Raises:
+      error: it is cut, holds something else, or stands for a file that Git LFS has not fetched.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text)
+    except UnicodeDecodeError as reason:
+        raise error(f"{path} is not UTF-8 text ({reason}); restore it from a copy") from reason
+    except json.JSONDecodeError as reason:
+        if text.startswith(LFS):
+            raise error(
+                f"{path} is a pointer of Git LFS, not the file; run git lfs pull"
+            ) from reason
+        raise error(f"{path} is not JSON ({reason}); restore it from a copy") from reason
+    if not isinstance(found, Mapping):
+        kind = type(found).__name__
+        raise error(f"{path} holds a {kind} where an object is expected; restore it from a copy")
+    return dict(found)
