@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-tpu lint format docs bench beam clean
+.PHONY: help quickstart test test-tpu wheel-test lint format docs bench beam clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test: lint ## check style and run the tests (about twelve minutes on two cores)
 # libtpu stands beside the environment, not in it: JAX would look for TPUs in every other command.
 test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels for TPUs that are not there, with libtpu (a minute)
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -q -n 0 -m tpu_aot $(ARGS)
+
+wheel-test: $(VENV)/.runtime ## build the wheel and train, sample and report with it alone, in an empty folder
+	BIN=$(BIN) .ci/wheel-test
 
 lint: $(VENV)/.test ## check style only
 	$(BIN)/ruff check $(CODE)

@@ -1,10 +1,46 @@
-"""Package metadata: what is installed, what it needs, and the `unicom` command."""
+"""Package metadata: what is installed, what it needs, and the `unicom` command.
+
+In a checkout `data_pipelines` and `experiments` are packages beside `unicom_jax`. These names are
+too general to claim in somebody's environment, so a wheel has them as `unicom_jax.data_pipelines`
+and `unicom_jax.experiments` (the configurations alone), and the imports of its files say so. An
+editable installation has them as they are.
+"""
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+EDITABLE = {"editable_wheel", "develop"} & set(sys.argv)
+MOVED = ("data_pipelines", "experiments")
+IMPORTS = re.compile(rf"^(\s*from )({'|'.join(MOVED)})(?=[. ])", re.MULTILINE)
+
+
+def packages() -> list[str]:
+    ours = find_packages(include=["unicom_jax*"])
+    if EDITABLE:
+        return ours + find_packages(include=[f"{name}*" for name in MOVED])
+    moved = [*find_packages(include=["data_pipelines*"]), "experiments"]
+    return ours + [f"unicom_jax.{name}" for name in moved]
+
+
+class MovedImports(build_py):
+    """Copies the files and writes the imports of moved packages under their new name."""
+
+    def run(self) -> None:
+        super().run()
+        if EDITABLE:
+            return
+        for path in Path(self.build_lib).rglob("*.py"):
+            text = path.read_text(encoding="utf-8")
+            moved = IMPORTS.sub(r"\1unicom_jax.\2", text)
+            if moved != text:
+                path.write_text(moved, encoding="utf-8")
+
 
 RUNTIME = [
     "absl-py>=2.1",
@@ -37,6 +73,7 @@ EXTRAS = {
     "torch": TORCH,
     "test": [
         *TORCH,
+        "accelerate>=1.10",
         "beartype>=0.20",
         "chex>=0.1.90",
         "hypothesis>=6.100",
@@ -61,8 +98,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
-    packages=find_packages(include=["unicom_jax*", "data_pipelines*", "experiments*"]),
-    include_package_data=True,
+    packages=packages(),
+    package_dir={} if EDITABLE else {f"unicom_jax.{name}": name for name in MOVED},
+    package_data={"unicom_jax.evaluation": ["templates/*"]},
+    cmdclass={"build_py": MovedImports},
     install_requires=RUNTIME,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["unicom = unicom_jax.cli:main"]},

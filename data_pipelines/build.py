@@ -126,6 +126,11 @@ def image_policy(config: Config) -> ImagePolicy:
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
 
 
+def grid_unit(config: Config) -> int:
+    """Patches by which the sides of every picture's patch grid can be divided."""
+    return config["codec"]["pool"] * config["unified"]["fold"]
+
+
 def sequence_config(
     config: Config, cfg_dropout: float = 0.0, noisy_copies: int = 1
 ) -> SequenceConfig:
@@ -135,6 +140,7 @@ def sequence_config(
         patch=data["patch"],
         images=image_policy(config),
         pool=config["codec"]["pool"],
+        fold=config["unified"]["fold"],
         understanding=unified["understanding"],
         edit_source=unified["edit_source"],
         cfg_dropout=cfg_dropout,
@@ -350,7 +356,7 @@ def picture_loader(
     pictures = PictureConfig(
         patch=config["data"]["patch"],
         images=image_policy(config),
-        pool=config["codec"]["pool"],
+        pool=grid_unit(config),
         text_length=config["encoder"]["text"]["max_length"],
         captions=config["encoder"]["captions"],
     )

@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
     config.unified.transformer.update({"depth": 4, "qk_norm": True})
     for name in ("pretrain", "continue", "sft"):
         config[name].update(config.pretrain)
-        config[name].update({"noisy_copies": 4, "images_per_row": 20, "mixture": MIXTURE})
+        config[name].update({"noisy_copies": 4, "draws_per_row": 20, "mixture": MIXTURE})
     config.pretrain.update({"steps": 2500, "schedule": "constant", "text_weight": 2.0})
     config["continue"].update({"steps": 3500, "schedule": "linear", "text_weight": 2.0})
     config.sft.update({"steps": 2500, "schedule": "linear", "text_weight": 4.0})

@@ -120,6 +120,42 @@ def test_what_cannot_be_sampled_is_said_before_a_checkpoint_is_read(capsys, flag
     assert line.startswith("unicom sample: ") and words in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "--workdir="], "--workdir is empty"),
+        (["train", "--workdir=gs://bucket/run"], "no object stores"),
+        (["train", "--workdir=s3://bucket/run"], "no object stores"),
+        (["train", "--workdir=a\\b"], "backslash"),
+        (["train", "--workdir=caf\udce9"], "not UTF-8"),
+        (["sample", "--checkpoint=gs://b/r", "--prompt=x"], "no object stores"),
+        (["sample", "--checkpoint=r", "--image=https://example.org/x.png"], "web addresses"),
+        (["data", "prepare", "scenes", "--out=gs://bucket/scenes"], "no object stores"),
+        (["export", "--checkpoint=r", "--to=pytorch", ""], "--target is empty"),
+    ],
+)
+def test_a_path_that_cannot_be_is_refused_in_one_line(
+    capsys, monkeypatch, tmp_path, arguments, words
+):
+    monkeypatch.chdir(tmp_path)
+    assert words in error_line(capsys, *arguments)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_tilde_in_a_flag_is_the_home_directory(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    line = error_line(capsys, "train", "--workdir=~/runs/one")
+    assert f"{tmp_path}/runs/one holds no run yet" in line
+
+
+def test_explain_shows_what_is_declared_of_a_key(capsys):
+    assert main(["config", "explain", "codec.latent_dim"]) == 0
+    assert "codec.latent_dim = 32" in capsys.readouterr().out
+    assert "did you mean codec.latent_dim?" in error_line(
+        capsys, "config", "explain", "codec.latent_dims"
+    )
+
+
 def test_an_unknown_config_key_is_named_with_the_nearest_one(capsys, config, tmp_path):
     where = f"--workdir={tmp_path / 'new'}"
     line = error_line(capsys, "train", f"--config={config}", where, "--config.codec.latent_dims=3")

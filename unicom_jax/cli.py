@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import logging
 import os
@@ -13,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.config.key import checked_path
+from unicom_jax.console import protect_output, settle_output
 from unicom_jax.core.memory import keep_freed_memory
 from unicom_jax.evaluation.evaluate_flags import (
     EVALUATE,
@@ -23,14 +26,21 @@ from unicom_jax.exchange.export_flags import EXPORT, EXPORT_EXAMPLES, add_export
 from unicom_jax.exchange.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
 from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
 from unicom_jax.parallel.cpu_threads import enough_cpu_threads
+from unicom_jax.parallel.platform import skip_absent_tpus
 from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
+from unicom_jax.runs.lock import workdir_lock
 from unicom_jax.runs.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
+from unicom_jax.runs.workdir import check_name
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
 REPORT = "Write one self-contained HTML page about a run."
 OUR_PACKAGES = ("unicom_jax", "data_pipelines")
+PATH_FLAGS = {
+    *("workdir", "checkpoint", "config", "out", "keep", "target", "package", "features", "image"),
+    *("encoder", "language", "compressor", "decoder", "autoencoder", "model"),
+}
 
 ABOUT = """\
 Train and use multimodal models that look at pictures, talk about them, draw and edit them.
@@ -73,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is None:
         _own_the_process(args.command)
     try:
+        _clean(args)
         args.run(args)
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept" if args.command == "train" else ""
@@ -81,17 +92,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"{args.prog}: {error}", file=sys.stderr, flush=True)
+        print(f"{args.prog}: {_readable(str(error))}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
     else:
         status = 0
-    if arguments is None and status not in (0, 75):
-        args.leave(status)
+    if arguments is None:
+        settle_output()
+        if status not in (0, 75):
+            args.leave(status)
     return status
 
 
 def _own_the_process(command: str) -> None:
-    """What concerns the whole process, and only where the command line started it."""
+    """What concerns the whole process, where the command line started it and no test."""
+    protect_output()
+    skip_absent_tpus()
     if command not in ("import", "export"):  # they come near the memory's limit and repeat nothing
         keep_freed_memory()
     enough_cpu_threads()
@@ -166,6 +181,29 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
+def _clean(args: argparse.Namespace) -> None:
+    """Writes out `~` in flags that name files; refuses empty ones and object stores."""
+    given = vars(args)
+    for name in PATH_FLAGS & given.keys():
+        flag, value = f"--{name}", given[name]
+        if isinstance(value, list):
+            given[name] = [checked_path(flag, path, empty=False) for path in value]
+        elif value is not None:
+            given[name] = checked_path(flag, value, empty=False)
+    if args.command in ("train", "import"):
+        check_name(args.workdir)
+    for name in ("prompt", "ask", "edit"):  # bytes that are no UTF-8 come as lone surrogates
+        value = given.get(name)
+        if isinstance(value, str):
+            given[name] = _readable(value)
+        elif isinstance(value, list):
+            given[name] = list(map(_readable, value))
+
+
+def _readable(text: str) -> str:
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
 def _nearest(flag: str, parser: argparse.ArgumentParser) -> str:
     known = re.findall(r"--[a-z-]+", parser.format_usage())
     close = difflib.get_close_matches(flag.partition("=")[0], known, n=1)
@@ -220,9 +258,9 @@ def _add_data(commands) -> None:
 
 
 def _console(quiet: bool = False):
-    from rich.console import Console
+    from unicom_jax.console import PlainConsole
 
-    return Console(highlight=False, quiet=quiet)
+    return PlainConsole(quiet=quiet)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -231,17 +269,17 @@ def _train(args: argparse.Namespace) -> None:
     from unicom_jax.training.run import run_stages
     from unicom_jax.training.stopping import stop_signals
 
-    config = open_run(
-        Path(args.workdir), args.config, args.overrides, allow_change=args.allow_change
-    )
+    workdir = Path(args.workdir)
+    config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
     stages = tuple(args.stages.split(",")) if args.stages else None
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
     args.leave = group.leave
     if group.count > 1:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
-    with stop_signals() as stop, group.noticing_loss():
-        run_stages(config, Path(args.workdir), _console(group.index > 0), stages, group, stop)
+    lock = workdir_lock(workdir) if group.index == 0 else contextlib.nullcontext()
+    with stop_signals() as stop, group.noticing_loss(), lock:
+        run_stages(config, workdir, _console(group.index > 0), stages, group, stop)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -267,7 +305,7 @@ def _report(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.report import write_report
 
     path = write_report(Path(args.workdir))
-    _console().print(f"report: {path}", markup=False, soft_wrap=True)
+    _console().print(f"report: {path}")
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -286,13 +324,15 @@ def _export(args: argparse.Namespace) -> None:
     with console.status("writing"):
         check = partial(verify, workdir, dtype=args.dtype, choice=choice, console=console)
         target = export(workdir, Path(args.target), options, *([check] if args.verify else []))
-    console.print(f"exported: {target}", markup=False, soft_wrap=True)
+    console.print(f"exported: {target}")
 
 
 def _import(args: argparse.Namespace) -> None:
     from unicom_jax.exchange.imports import run_import
 
-    run_import(args, _console())
+    writes = not args.dry_run and not args.model  # a whole model takes its place by one rename
+    with workdir_lock(Path(args.workdir)) if writes else contextlib.nullcontext():
+        run_import(args, _console())
 
 
 def _show(args: argparse.Namespace) -> None:
@@ -308,13 +348,13 @@ def _show(args: argparse.Namespace) -> None:
     tokenizer = load_or_train_tokenizer(config, None)
     loader = stage_loader(config, stage, tokenizer)
     path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
-    _console().print(f"step {args.step} of stage {stage}: {path}", soft_wrap=True)
+    _console().print(f"step {args.step} of stage {stage}: {path}")
 
 
 def _explain(args: argparse.Namespace) -> None:
     from unicom_jax.config.explain import explain
 
-    _console().print(explain(args.key.removeprefix("--config.")), markup=False, soft_wrap=True)
+    _console().print(explain(args.key))
 
 
 def _prepare(args: argparse.Namespace) -> None:
@@ -326,7 +366,7 @@ def _prepare(args: argparse.Namespace) -> None:
         line = prepare_packed(args, _console())
     else:
         line = prepare(args.dataset, Path(args.out), args.package, args.size)
-    _console().print(line, markup=False, soft_wrap=True)
+    _console().print(line)
 
 
 if __name__ == "__main__":

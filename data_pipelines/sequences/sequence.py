@@ -62,6 +62,8 @@ class SequenceConfig:
       images: how pictures are resized.
       pool: latents have one token for pool x pool patches (a token-pooling compressor); 1: one for
         each.
+      fold: latents on a side of a slot: an image takes fold² times fewer slots than it has tokens,
+        under every role.
       understanding: what an understood image feeds, a key of `UNDERSTANDING`. "sequence_concat"
         writes features and latents as one bidirectional block, both with the image's positions.
       edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
@@ -75,6 +77,7 @@ class SequenceConfig:
     patch: int = 16
     images: images.ImagePolicy = images.ImagePolicy()
     pool: int = 1
+    fold: int = 1
     understanding: str = "features"
     edit_source: str = "latents"
     cfg_dropout: float = 0.1
@@ -97,17 +100,23 @@ class SequenceConfig:
             raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
-        self.images.target_size(1, 1, self.patch * self.pool)  # raises where the sizes do not agree
+        self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree
+
+    @property
+    def unit(self) -> int:
+        """Patches on a side of a slot; the patch grid's sides are multiples of it."""
+        return self.pool * self.fold
 
     @property
     def max_patches(self) -> int:
         """N of the batch: the most patches that a picture can have."""
-        return self.images.max_patches(self.patch, self.pool)
+        return self.images.max_patches(self.patch, self.unit)
 
     def token_grid(self, rows: int, cols: int, role: Role) -> tuple[int, int]:
-        """(rows, columns) of tokens that an image of rows x cols patches has under a role."""
+        """(rows, columns) of slots that an image of rows x cols patches takes under a role."""
         pooled = role != Role.UNDERSTAND or self.understanding == "latents"
-        return (rows // self.pool, cols // self.pool) if pooled else (rows, cols)
+        side = self.unit if pooled else self.fold
+        return rows // side, cols // side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -346,7 +355,7 @@ class _Writer:
         """Stores a picture's patches and returns its index."""
         patch = self.config.patch
         try:
-            picture = images.prepare(pixels, self.config.images, patch, self.config.pool)
+            picture = images.prepare(pixels, self.config.images, patch, self.config.unit)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))

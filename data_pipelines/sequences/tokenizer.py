@@ -11,7 +11,8 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import tokenizers
 
@@ -19,6 +20,8 @@ from data_pipelines.marks import SPECIAL_TOKENS
 
 OPTIONAL_TOKENS = ("think_start", "think_end")  # Qwen2.5 has none
 BYTE_ALPHABET = 256
+# What a given tokenizer says about its use and a run keeps for whoever loads it later.
+KEPT = ("chat_template", "eos_token", "pad_token", "model_max_length", "padding_side")
 
 
 class TokenizerError(ValueError):
@@ -32,11 +35,16 @@ class Tokenizer:
     Can be pickled (for loader processes). Two tokenizers are interchangeable when their
     `fingerprint()`s agree.
 
+    Attributes:
+      details: entries of a given tokenizer_config.json that decide no ids, as its chat template
+        (`KEPT`); `save` writes them again.
+
     Raises:
       TokenizerError: the backend lacks a special token that every sequence needs.
     """
 
     backend: tokenizers.Tokenizer
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         required = SPECIAL_TOKENS.keys() - set(OPTIONAL_TOKENS)
@@ -138,6 +146,8 @@ class Tokenizer:
             "additional_special_tokens": [token for token in present if token != end],
             "clean_up_tokenization_spaces": False,
             "add_bos_token": False,
+            "model_input_names": ["input_ids", "attention_mask"],
+            **self.details,
         }
         (directory / "tokenizer.json").write_text(self.to_json(), encoding="utf-8")
         text = json.dumps(config, indent=2) + "\n"
@@ -211,7 +221,32 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
     if add_missing:
         absent = [token for token in SPECIAL_TOKENS.values() if _special_id(backend, token) is None]
         backend.add_special_tokens([_added(token) for token in absent])
-    return Tokenizer(backend)
+    return Tokenizer(backend, _details(path) if path.is_dir() else {})
+
+
+def _details(folder: pathlib.Path) -> dict[str, Any]:
+    """The entries `KEPT` of a folder's tokenizer_config.json; a chat template may have its file."""
+    found = _read_json(folder / "tokenizer_config.json")
+    details = {name: found[name] for name in KEPT if found.get(name) is not None}
+    for name in ("eos_token", "pad_token"):
+        if isinstance(details.get(name), dict):  # as older versions write a token
+            details[name] = details[name]["content"]
+    old, template = folder / "chat_template.json", folder / "chat_template.jinja"
+    if old.is_file():
+        details |= {k: v for k, v in _read_json(old).items() if k == "chat_template"}
+    if template.is_file():
+        details["chat_template"] = template.read_text(encoding="utf-8")
+    return details
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a JSON file; {} where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise TokenizerError(f"{path} cannot be read ({error}); copy it again") from error
 
 
 def check_tokenizer(tokenizer: Tokenizer, fingerprint: str, owner: str) -> None:

@@ -49,7 +49,7 @@ def write_language_model(folder: Path, module: Module, dtype: str) -> None:
     """A folder as `save_pretrained` leaves it, with random weights."""
     layout, rng = LAYOUTS["qwen"], np.random.default_rng(0)
     folder.mkdir(parents=True)
-    (folder / DESCRIPTION).write_text(json.dumps(layout.describe(module)))
+    (folder / DESCRIPTION).write_text(json.dumps(layout.describe(module)), encoding="utf-8")
     named = places(layout.table(module), module.specs())
     shapes = {name: place.shape for name, place in named.items()}
     write_tensors(

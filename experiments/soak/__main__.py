@@ -175,13 +175,15 @@ def soak(folder: Path, kills: int, seed: int, console: Console) -> int:
             report = folder / "differences.txt"
 
             def compare() -> int:
-                report.write_text("\n".join(check.differences(calm, one.workdir)))
+                report.write_text("\n".join(check.differences(calm, one.workdir)), encoding="utf-8")
                 return 0
 
             if wait(fork(compare, folder / "compare.log")):
-                one.lost.append(f"not comparable: {(folder / 'compare.log').read_text()[-500:]}")
+                one.lost.append(
+                    f"not comparable: {(folder / 'compare.log').read_text(encoding='utf-8')[-500:]}"
+                )
             else:
-                one.different = report.read_text().splitlines()
+                one.different = report.read_text(encoding="utf-8").splitlines()
         console.print(table(one, poison, steps, time.monotonic() - began))
         for line in [*one.lost, *(one.different or ())]:
             console.print(f"lost: {line}", markup=False)

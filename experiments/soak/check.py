@@ -52,7 +52,7 @@ def _read(workdir: Path, item: str) -> dict[str, np.ndarray]:
     step = files.stage_steps(workdir, STAGE)[-1]
     path = (workdir / STAGE / "checkpoints" / str(step) / item).absolute()
     if item == files.POSITION:
-        tree = json.loads((path / "metadata").read_text())
+        tree = json.loads((path / "metadata").read_text(encoding="utf-8"))
     else:
         with files.ocp.StandardCheckpointer() as reader:
             tree = reader.restore(path)
@@ -61,7 +61,7 @@ def _read(workdir: Path, item: str) -> dict[str, np.ndarray]:
 
 
 def _curve(workdir: Path) -> dict[int, dict]:
-    lines = map(json.loads, (workdir / STAGE / "metrics.jsonl").open())
+    lines = map(json.loads, (workdir / STAGE / "metrics.jsonl").open(encoding="utf-8"))
     return {
         line["step"]: {
             key: value

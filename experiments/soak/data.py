@@ -107,7 +107,8 @@ def write_config(folder: Path, steps: int) -> Path:
         "def get_config():\n"
         f"    config = soak_config({steps})\n"
         f"    config.data.source.update(kind='array_record', path={str(_records(folder))!r})\n"
-        "    return config\n"
+        "    return config\n",
+        encoding="utf-8",
     )
     return path
 

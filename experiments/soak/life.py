@@ -59,7 +59,7 @@ def fill(ballast: Path) -> None:
 def live(flags: list[str], log: Path, poison: Poison, plan: Plan, ballast: Path) -> End:
     """`unicom train` with `flags` in a process of its own, until its end."""
     status = wait(fork(lambda: _train(flags, poison, plan, ballast), log))
-    return End(status, log.read_text(errors="replace"))
+    return End(status, log.read_text(encoding="utf-8", errors="replace"))
 
 
 def fork(work: Callable[[], int], log: Path) -> int:

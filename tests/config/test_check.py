@@ -105,6 +105,16 @@ pretrain.keep=0
 pretrain.spike_factor=0.5
 pretrain.keep_best=2
 pretrain.clip_norm=0
+pretrain.decay_share=0
+pretrain.decay_share=1.5
+pretrain.ema_warmup=True
+pretrain.mu_dtype=float16
+pretrain.groups=('transformer/.*',)
+codec.perceptual_layers=()
+codec.perceptual_layers=(0.5,2)
+codec.perceptual_time=-1
+unified.z_loss=-1e-4
+unified.transformer.logit_softcap=-1
 data.scenes.alike_share=0.8
 data.scenes.shapes=()
 """.strip().splitlines()
@@ -119,6 +129,9 @@ data.scenes.shapes=circle
 stages=encoder,codec
 codec.pool=2 codec.compressor=pool
 unified.transformer.unroll=7
+pretrain.ema_warmup=True pretrain.ema_decay=0.99
+pretrain.groups={'match':'transformer/.*'}
+codec.perceptual_layers=0.25,0.5
 data.padded_vocab_size=5000
 encoder.keep_best=1 encoder.eval_every=1
 """.strip().splitlines()
@@ -173,10 +186,10 @@ def test_the_message_says_what_would_do(key, value, message):
 
 def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
     config = tiny_config(pretrain__sequence_length=90)
-    check_on_mesh("pretrain", config.pretrain, {"context": 2})
-    check_on_mesh("codec", config.codec, {"context": 4})  # pictures are not split
+    check_on_mesh("pretrain", config, {"context": 2})
+    check_on_mesh("codec", config, {"context": 4})  # pictures are not split
     with pytest.raises(ConfigError, match="pretrain.sequence_length=90 .* over context=4 of the"):
-        check_on_mesh("pretrain", config.pretrain, {"context": 4})
+        check_on_mesh("pretrain", config, {"context": 4})
 
 
 def test_only_the_stages_that_run_are_looked_at():

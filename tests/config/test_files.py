@@ -74,8 +74,8 @@ def test_a_tilde_in_a_path_is_the_home_directory(monkeypatch):
 @pytest.mark.parametrize(
     ("flag", "words"),
     [
-        ("codec.latent_dims=3", ("codec.latent_dims", "did you mean codec.latent_dim?")),
-        ("pretrian.steps=3", ("did you mean pretrain.steps?",)),
+        ("codec.latent_dims=3", ("codec.latent_dims", "did you mean --config.codec.latent_dim?")),
+        ("pretrian.steps=3", ("did you mean --config.pretrain.steps?",)),
         ("codec=3", ("it is a group", "codec.")),
         ("pretrain.mixture.drw=1", ("unicom config explain pretrain.mixture",)),
         ("codec.steps=many", ("--config.codec.steps='many'", "whole number (int)")),

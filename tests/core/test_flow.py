@@ -93,11 +93,35 @@ def test_paper_latents_need_a_shift_of_four():
     assert flow.latent_shift(1024, 64) == 4.0
 
 
+def test_each_picture_is_shifted_by_its_own_number_of_tokens():
+    """Pictures of 16 and 1024 tokens of 64 channels, and an absent one."""
+    shifts = flow.latent_shift(jnp.array([[16, 1024, 0]]), 64)
+    np.testing.assert_allclose(shifts[0, :2], [0.5, 4.0], rtol=1e-6)
+    time = flow.sample_time(jax.random.key(0), (2, 3), shift=shifts)
+    plain = flow.sample_time(jax.random.key(0), (2, 3))
+    np.testing.assert_allclose(time, plain / (plain + shifts * (1 - plain)), rtol=1e-6)
+    assert np.isfinite(time).all()
+
+
 def test_loss_averages_channels_and_weighs_tokens():
     target = jnp.zeros((2, 2))
     prediction = jnp.array([[1.0, 3.0], [2.0, 2.0]])
     total, count = flow.flow_loss(prediction, target, jnp.array([0.5, 2.0]))
     assert (float(total), float(count)) == (0.5 * 5 + 2 * 4, 2.5)
+
+
+def test_parts_of_the_loss_by_time_add_up_to_it_and_hold_the_tokens_of_their_times():
+    rng = np.random.default_rng(0)
+    prediction, target = rng.standard_normal((2, 5, 3)), rng.standard_normal((2, 5, 3))
+    time = np.array([[0.0, 0.1, 0.3, 0.49, 0.5], [0.74, 0.99, 1.0, 0.2, 0.8]])
+    weights = np.array([[1, 1, 1, 2, 1], [1, 1, 1, 0, 1]], np.float32)
+    terms = flow.flow_terms(jnp.asarray(prediction), jnp.asarray(target), weights, time)
+    total, count = terms.pop("flow")
+    assert [float(term[1]) for term in terms.values()] == [2, 3, 2, 3]
+    assert list(terms) == ["flow/t0.00", "flow/t0.25", "flow/t0.50", "flow/t0.75"]
+    np.testing.assert_allclose(sum(term[0] for term in terms.values()), total, rtol=1e-6)
+    second = np.square(prediction - target).mean(-1)[0, 2:4] @ [1, 2]
+    np.testing.assert_allclose(terms["flow/t0.25"][0], second, rtol=1e-6)
 
 
 def test_token_of_weight_zero_leaves_loss_and_gradient_finite():

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unicom_jax.core.losses import text_terms
+from unicom_jax.core.losses import soft_cap, text_terms
 
 ROWS, SLOTS, WIDTH, VOCABULARY = 2, 12, 8, 20
 
@@ -49,6 +49,42 @@ def test_value_and_gradients_are_those_of_the_plain_loss_whatever_the_chunk(chun
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
     for ours, plain in zip(grads, expected_grads, strict=True):
         np.testing.assert_allclose(ours, plain, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [0, 5])
+def test_z_loss_adds_the_square_of_log_z_in_value_and_gradient(chunk):
+    head, hidden, targets, weights = problem()
+
+    def plain(head, hidden):
+        log_z = jax.nn.logsumexp(logits(head, hidden), axis=-1)
+        extra = 0.3 * jnp.sum(jnp.square(log_z) * weights) / jnp.sum(weights)
+        return plain_loss(head, hidden, targets, weights) + extra
+
+    def ours(head, hidden):
+        terms = text_terms(logits, head, hidden, targets, weights, chunk, z_loss=0.3)
+        total, count = terms["text"]
+        return total / count, terms
+
+    expected, expected_grads = jax.value_and_grad(plain, (0, 1))(head, hidden)
+    (loss, terms), grads = jax.value_and_grad(ours, (0, 1), has_aux=True)(head, hidden)
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+    for left, right in zip(grads, expected_grads, strict=True):
+        np.testing.assert_allclose(left, right, atol=1e-5)
+    # What is left of the loss without its share of log² Z is the cross-entropy.
+    bare = terms["text"][0] - 0.3 * terms["text_z"][0]
+    np.testing.assert_allclose(bare / terms["text"][1], our_loss(*problem()), rtol=1e-5)
+
+
+def test_without_z_loss_there_is_no_term_of_it():
+    assert set(text_terms(logits, *problem(), 5)) == {"text", "text_accuracy"}
+
+
+def test_a_soft_cap_bounds_logits_keeps_their_order_and_is_off_at_zero():
+    scores = jnp.linspace(-100.0, 100.0, 9)
+    capped = soft_cap(scores, 30.0)
+    np.testing.assert_allclose(capped, 30 * np.tanh(np.linspace(-100, 100, 9) / 30), rtol=1e-6)
+    assert np.all(np.diff(capped) > 0) and np.abs(capped).max() < 30.0
+    assert soft_cap(scores, 0.0) is scores
 
 
 def test_accuracy_is_the_weighted_share_of_highest_logits():

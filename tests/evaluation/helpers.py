@@ -187,6 +187,7 @@ def fake_about() -> dict[str, object]:
         "policy": "fixed",
         "checkpoints": {"vision": "encoder 300", "codec": "codec 500", "unified": "pretrain 600"},
         "shapes": {"32 x 32": 128},
+        "judge": "the exact judge of the data",
         "steps": 20,
         "guidance": 3.0,
         "guidance_interval": [0.0, 1.0],

@@ -18,7 +18,9 @@ from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples
 from unicom_jax.cli import main
+from unicom_jax.config.schema import KEYS
 from unicom_jax.evaluation import command
+from unicom_jax.evaluation.answers import RULES
 from unicom_jax.evaluation.scores import read_about
 from unicom_jax.evaluation.suite import EvaluationConfig
 
@@ -26,6 +28,10 @@ from unicom_jax.evaluation.suite import EvaluationConfig
 def small(config: ConfigDict) -> ConfigDict:
     config.evaluation.update(pictures=4, prompts=1, questions=1, edits=2)
     return config
+
+
+def test_every_answer_rule_can_be_configured():
+    assert KEYS["evaluation.answer_rule"].choices == tuple(RULES)
 
 
 def as_stored(config: ConfigDict) -> dict:

@@ -194,7 +194,7 @@ def test_a_stage_that_skipped_to_its_end_diverged(tmp_path):
     rows = [{"step": 5, "loss": 1.0, "skipped_in_a_row": s} for s in (0, 5)]
     write_metrics(tmp_path / "sft", rows)
     page = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "<b>sft</b> diverged: its last 5 steps up to 5 were skipped" in page
+    assert "<b>sft</b> diverged: its last 5 steps up to 5 were skipped, for their" in page
 
 
 def test_a_stage_without_an_end_says_how_far_it_came(tmp_path):
@@ -202,6 +202,15 @@ def test_a_stage_without_an_end_says_how_far_it_came(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"sft": {"steps": 80}}))
     page = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<b>sft</b> has not ended: its last logged step is 5 of 80" in page
+
+
+def test_a_finished_stage_whose_last_step_was_skipped_did_not_diverge(tmp_path):
+    rows = [{"step": s, "loss": 1.0, "gradient_norm": float("nan")} for s in (8, 9)]
+    write_metrics(tmp_path / "sft", [{"step": 7, "loss": 1.0, "gradient_norm": 1.0}, rows[1]])
+    (tmp_path / "sft" / "stage.json").write_text('{"steps": 9}')
+    assert 'class="trouble"' not in write_report(tmp_path).read_text(encoding="utf-8")
+    (tmp_path / "sft" / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "diverged: gradient_norm" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_stages_that_ended_well_are_not_remarked_on(page):

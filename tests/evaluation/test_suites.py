@@ -283,7 +283,9 @@ def test_an_unknown_key_is_refused_with_the_nearest():
         EvaluationConfig.of(whole)
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"edits": -1}, {"pictures": 2}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"edits": -1}, {"pictures": 2}, {"batch_size": 999}]
+)
 def test_counts_out_of_range_are_refused(wrong):
     with pytest.raises(ValueError, match=rf"evaluation\.{next(iter(wrong))} is "):
         EvaluationConfig(**wrong)

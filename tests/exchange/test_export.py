@@ -83,7 +83,7 @@ def test_tokenizer_and_image_processor_load_by_their_auto_classes(exported):
     assert tokenizer.decode(tokenizer.encode("a red dot")) == "a red dot"
     processor = AutoImageProcessor.from_pretrained(exported, trust_remote_code=True)
     seen = processor(np.zeros((50, 40, 3), np.uint8))
-    assert seen["grids"] == [(2, 2)] and seen["patches"][0].shape == (4, 768)
+    assert seen["image_grids"].tolist() == [[[2, 2]]] and seen["pixel_values"].shape == (1, 4, 768)
 
 
 def test_a_script_without_jax_loads_it_and_gives_the_same(run, exported, capsys):
@@ -132,6 +132,14 @@ def test_the_model_card_tells_parts_stages_and_scores(run, tmp_path):
     card = (export(workdir, tmp_path / "out", Options()) / "README.md").read_text()
     assert "| language model | " in card and "| pretrain | 7 | 4 |" in card
     assert "| generation/all | 0.5 | 0.34 to – | 32 | – | – |" in card
+    scores["about"] = {"split": "test", "checkpoints": {"unified": "pretrain 7"}}
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    card = (export(workdir, tmp_path / "same", Options()) / "README.md").read_text()
+    assert "On the test split." in card and "| generation/all | 0.5 |" in card
+    scores["about"]["checkpoints"]["unified"] = "pretrain 5"
+    (workdir / "scores.json").write_text(json.dumps(scores))
+    card = (export(workdir, tmp_path / "other", Options()) / "README.md").read_text()
+    assert "the scores of the run are of pretrain 5" in card and "generation/all" not in card
     assert 'AutoModel.from_pretrained("run", trust_remote_code=True)' in card
 
 
@@ -235,7 +243,7 @@ def test_an_earlier_step_of_the_last_stage_goes_out_where_it_is_asked_for(tmp_pa
     expected = tensors(export(other, tmp_path / "expected", Options()))
     assert all(np.array_equal(chosen[name], expected[name]) for name in expected)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "of stage pretrain at step 7" in card and "Not evaluated at this step" in card
+    assert "of stage pretrain at step 7" in card and "Not evaluated." in card
     with pytest.raises(ConfigError, match="--step=7 .* --to=siglip2 does not write"):
         export(workdir, tmp_path / "none", Options(to="siglip2", choice=Choice(step="7")))
     with pytest.raises(CheckpointError, match="--step=8: .* none of this step; .* one of 7, 9"):

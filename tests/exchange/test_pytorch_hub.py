@@ -54,13 +54,13 @@ def test_a_process_that_is_not_the_main_one_writes_nothing(model, tmp_path):
 
 def test_input_embeddings_can_be_taken_and_put(model):
     before, ids = model.get_input_embeddings(), torch.tensor([[1, 20, 30]])
-    expected = model(ids).hidden_states
+    expected = model(ids).logits
     doubled = torch.nn.Embedding.from_pretrained(2 * before.weight.detach())
     model.set_input_embeddings(doubled)
     assert model.get_input_embeddings() is doubled
-    assert not torch.allclose(model(ids).hidden_states, expected)
+    assert not torch.allclose(model(ids).logits, expected)
     model.set_input_embeddings(before)
-    assert torch.equal(model(ids).hidden_states, expected)
+    assert torch.equal(model(ids).logits, expected)
 
 
 def test_the_vocabulary_keeps_its_size(model):
@@ -106,20 +106,19 @@ def test_checkpointing_runs_layers_twice_and_changes_no_gradient(model, reentran
 
 
 @pytest.mark.parametrize(("kind", "array"), [("pt", torch.Tensor), ("np", np.ndarray)])
-def test_pictures_come_as_one_array_where_asked(kind, array):
-    images, processor = [picture(n, 40, 30) for n in range(2)], UnicomImageProcessor(size=32)
-    listed, stacked = processor(images), processor(images, return_tensors=kind)
-    assert all(isinstance(value, array) for value in stacked.values())
-    np.testing.assert_array_equal(np.asarray(stacked["patches"]), np.stack(listed["patches"]))
-    assert np.asarray(stacked["grids"]).tolist() == [[2, 2], [2, 2]]
-
-
-def test_pictures_of_several_sizes_fill_no_array():
-    processor = UnicomImageProcessor("naflex", max_tokens=6)
+def test_pictures_of_several_sizes_come_as_one_array(kind, array):
     images = [picture(1, 16, 200), picture(2, 32, 32)]
-    assert len(processor(images)["patches"]) == 2
-    with pytest.raises(ValueError, match="return_tensors='pt': these pictures have from"):
-        processor(images, return_tensors="pt")
+    processor = UnicomImageProcessor("naflex", max_tokens=6)
+    seen = processor(images, return_tensors=kind)
+    assert all(isinstance(value, array) for value in seen.values())
+    grids = np.asarray(seen["image_grids"])
+    assert grids.shape == (2, 1, 2)
+    for row, image in enumerate(images):
+        patches = patchify(processor.prepare(image), 16)
+        assert grids[row, 0].prod() == len(patches)
+        values = np.asarray(seen["pixel_values"])[row]
+        np.testing.assert_allclose(values[: len(patches)], patches / 127.5 - 1, atol=1e-6)
+        assert not values[len(patches) :].any()
 
 
 # ---- parts alone ------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from unicom_jax.runs import weights
 CONFIGURATIONS = {
     "transfusion": {
         "unified__transformer__tied_head": False,
+        "unified__transformer__logit_softcap": 2.0,
         "unified__time_shift": 0.0,
         "sample__steps": 3,
         "sample__guidance_interval": (0.2, 0.5),
@@ -164,7 +165,7 @@ def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, m
     mask = batch.mask
     intervals = [mask.context_start, mask.context_stop, mask.span_start, mask.span_stop]
     model.zero_grad()
-    out = model(
+    out = model.forward_slots(
         tensor(batch.tokens).long(),
         positions=tensor(batch.positions),
         intervals=tensor(np.stack(intervals, -1)),
@@ -329,7 +330,7 @@ def test_everything_is_computed_on_the_models_own_device(model):
     """No accelerator is needed: "meta" computes nothing, but refuses tensors of another device."""
     with torch.device("meta"):
         other = type(model)(model.config)
-    other._processor, other._defaults = model.processor, model.defaults
+    other._processor, other.generation_config = model.processor, model.generation_config
     said = [theirs(model, Text("a red dot"))]
     noise = torch.zeros(1, 4, model.config.codec["latent_dim"], device="meta")
     latents = other.draw_latents([said], (2, 2), noise, steps=2, guidance=2.0)
@@ -337,7 +338,7 @@ def test_everything_is_computed_on_the_models_own_device(model):
     tokens = torch.zeros(1, 4, model.config.pixel_decoder["channels"], device="meta")
     time = torch.zeros(1, device="meta")
     assert other.pixel_decoder.velocity(tokens, time, condition, (2, 2)).device.type == "meta"
-    context = other.read([model.processor.prefix(said)], 1)
+    context = other.read([model.processor.prefix(said)])
     token = torch.zeros(1, dtype=torch.long, device="meta")
     assert other._feed(context, token, 0).device.type == "meta"
 

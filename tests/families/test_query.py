@@ -24,6 +24,7 @@ from tests.families.documents import (
 from tests.tiny import tiny_config
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
+from unicom_jax.families.images import Noised
 
 pytestmark = pytest.mark.usefixtures("noise_is_given")
 
@@ -110,6 +111,15 @@ def test_drawing_behind_a_cached_prefix_reads_what_training_reads(model, params)
     error = np.square(np.asarray(predicted) - (clean - noise[:, 0])).mean(-1).sum()
     terms = jax.jit(pathway.loss_terms)(params, batch, prepared, (time, noise))
     np.testing.assert_allclose(error, terms["flow"][0], rtol=1e-4)
+
+
+def test_a_query_knows_its_row_and_column(model, params):
+    """The same tokens stand at other places in a picture of another shape."""
+    images = model[0].images
+    noisy, time = jnp.zeros((1, 2, TOKENS, 8)), jnp.zeros((1, 2))
+    square, wide = images.drawn(params, Noised(noisy, time, jnp.array([[[2, 2], [1, 4]]])))[0][0]
+    same = [bool(np.allclose(a, b)) for a, b in zip(square, wide, strict=True)]
+    assert same == [True, True, False, False]  # (0, 0) and (0, 1) in both; then (1, 0) and (0, 2)
 
 
 def test_there_is_a_query_for_every_token_that_a_picture_can_have():

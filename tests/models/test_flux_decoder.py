@@ -53,7 +53,8 @@ def test_velocity_is_minus_what_flux_says_at_sigma_one_minus_time():
 def test_the_loss_is_the_squared_error_of_the_velocity_over_real_tokens():
     noisy = flow.interpolate(DATA, NOISE, TIME)
     speed = predict(PARAMS, noisy, TIME, CONDITION, GRIDS)
-    (total, count), clean = DECODER.loss(PARAMS, DATA, NOISE, TIME, CONDITION, GRIDS)
+    terms, clean = DECODER.loss(PARAMS, DATA, NOISE, TIME, CONDITION, GRIDS)
+    total, count = terms["flow"]
     squares = np.square(speed - (DATA - NOISE)).mean(-1) * VALID
     np.testing.assert_allclose(total, squares.sum(), rtol=1e-5)
     assert float(count) == VALID.sum()
@@ -110,7 +111,8 @@ def test_an_absent_picture_is_zero_and_harms_no_gradient():
     grids = GRIDS.at[1].set(0)
 
     def loss(params):
-        (total, count), _ = DECODER.loss(params, DATA, NOISE, TIME, CONDITION, grids)
+        terms, _ = DECODER.loss(params, DATA, NOISE, TIME, CONDITION, grids)
+        total, count = terms["flow"]
         return total / count
 
     assert not np.any(predict(PARAMS, NOISE, TIME, CONDITION, grids)[1])

@@ -38,7 +38,8 @@ def test_fresh_decoder_predicts_a_grey_image():
 
 
 def test_loss_of_data_prediction_is_weighted_by_the_floored_distance():
-    (total, count), clean = DECODER.loss(FRESH, PATCHES, NOISE, TIME, CONDITION, GRIDS)
+    terms, clean = DECODER.loss(FRESH, PATCHES, NOISE, TIME, CONDITION, GRIDS)
+    total, count = terms["flow"]
     weight = 1 / np.maximum(1 - np.asarray(TIME), 0.05) ** 2  # x̂ = 0, so the error is x itself
     squares = np.square(PATCHES).mean(-1) * VALID
     np.testing.assert_allclose(total, (weight[:, None] * squares).sum(), rtol=1e-5)
@@ -48,7 +49,8 @@ def test_loss_of_data_prediction_is_weighted_by_the_floored_distance():
 
 def test_loss_of_velocity_prediction_is_the_plain_squared_error():
     decoder = dataclasses.replace(DECODER, prediction="velocity")
-    (total, _), clean = decoder.loss(FRESH, PATCHES, NOISE, TIME, CONDITION, GRIDS)
+    terms, clean = decoder.loss(FRESH, PATCHES, NOISE, TIME, CONDITION, GRIDS)
+    total, _ = terms["flow"]
     squares = np.square(PATCHES - NOISE).mean(-1) * VALID
     np.testing.assert_allclose(total, squares.sum(), rtol=1e-5)
     time = np.asarray(TIME)[:, None, None]
@@ -109,7 +111,7 @@ def test_bf16_condition_gives_fp32_predictions_close_to_those_of_fp32():
 def test_remat_changes_no_gradient():
     def gradient(decoder):
         arguments = (PATCHES, NOISE, TIME, CONDITION, GRIDS)
-        return jax.jit(jax.grad(lambda p: decoder.loss(p, *arguments)[0][0]))(TRAINED)
+        return jax.jit(jax.grad(lambda p: decoder.loss(p, *arguments)[0]["flow"][0]))(TRAINED)
 
     plain, again = gradient(DECODER), gradient(dataclasses.replace(DECODER, remat=True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), plain, again)
@@ -128,7 +130,8 @@ def test_decoder_learns_to_paint_what_the_condition_says():
         return condition @ paint, noise, jax.random.uniform(keys[2], (16,)), condition, grids
 
     def loss(params, key):
-        (total, count), _ = decoder.loss(params, *draw(key))
+        terms, _ = decoder.loss(params, *draw(key))
+        total, count = terms["flow"]
         return total / count
 
     def update(carry, key):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from types import SimpleNamespace
 
+import jax.numpy as jnp
 import pytest
 
-from unicom_jax.training.metrics import MetricWriter
+from unicom_jax.core.losses import reported
+from unicom_jax.training.metrics import MetricWriter, format_note, known
 
 
 class Run:
@@ -53,3 +56,19 @@ def test_wandb_that_is_missing_is_named_with_its_extra(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ValueError, match=r"pip install 'unicom_jax\[wandb\]'"):
         MetricWriter(tmp_path, wandb_project="demo")
+
+
+def test_a_part_of_a_term_without_a_token_is_left_out_and_other_nan_is_kept():
+    nothing = (jnp.zeros(()), jnp.zeros(()))
+    half = (jnp.float32(3.0), jnp.float32(2.0))
+    terms = {"flow": nothing, "flow/t0.25": nothing, "flow/t0.50": half}
+    values = {f"loss/{name}": float(value) for name, value in reported(terms).items()}
+    values |= {"loss": math.nan, "gradient_norm/head": math.nan}
+    left = known(values, "loss/")
+    assert left["loss/flow/t0.50"] == 1.5 and left["loss/flow"] == 0.0
+    assert set(left) == {*values} - {"loss/flow/t0.25"}
+    assert set(known({"flow/t0.25": math.nan, "flow": math.nan})) == {"flow"}
+
+
+def test_what_a_person_watches_leaves_the_parts_out():
+    assert format_note({"loss/flow": 0.5, "loss/flow/t0.25": 0.4}) == "flow 0.5"

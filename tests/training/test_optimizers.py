@@ -26,8 +26,22 @@ def test_decay_is_half_way_down_in_the_middle(shape, half):
     np.testing.assert_allclose(schedule(50), half, atol=1e-6)
 
 
+def test_wsd_stays_at_the_peak_and_falls_to_zero_over_the_last_steps():
+    config = base.training(learning_rate=1.0, warmup_steps=10, schedule="wsd", decay_share=0.2)
+    schedule = make_schedule(config, 100)
+    rates = [schedule(step) for step in (0, 10, 50, 80, 85, 90, 100)]
+    np.testing.assert_allclose(rates, [0.1, 1, 1, 1, 0.75, 0.5, 0], atol=1e-6)
+
+
+def test_a_longer_wsd_run_agrees_with_a_shorter_one_until_that_one_decays():
+    config = base.training(learning_rate=1.0, warmup_steps=10, schedule="wsd", decay_share=0.1)
+    short, long = make_schedule(config, 100), make_schedule(config, 300)
+    assert [float(short(s)) for s in range(90)] == [float(long(s)) for s in range(90)]
+    assert short(95) < long(95) == 1.0
+
+
 def test_an_unknown_schedule_or_optimizer_names_the_choices():
-    with pytest.raises(ValueError, match="constant, cosine, linear"):
+    with pytest.raises(ValueError, match="constant, cosine, linear, wsd"):
         make_schedule(base.training(schedule="step"), 10)
     with pytest.raises(ValueError, match="adamw, muon"):
         make_optimizer(base.training(optimizer="sgd"), SPECS, 10)

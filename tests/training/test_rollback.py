@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from tests.training.toy import Killed, Run, same
+from unicom_jax.evaluation.report import write_report
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import spikes
-from unicom_jax.training.loop import TrainingError
+from unicom_jax.training.loop import LoopConfig, TrainingError
 from unicom_jax.training.stopping import Stopped
 
 # Checkpoint at 3, none at 6: batch 5 is bad. After batch 6 two steps in a row were skipped.
@@ -86,13 +90,22 @@ def test_training_goes_back_so_many_times_and_then_stops(tmp_path):
     run = Run(tmp_path, stream={"bad": range(4, 99)}, max_skipped=2, max_rollbacks=2)
     assert run.said.count("goes back to step 3") == 2
     line = str(run.error)
-    assert isinstance(run.error, TrainingError) and "after 2 rollbacks; lower --config.toy" in line
+    assert isinstance(run.error, TrainingError) and "after 2 rollbacks; the last good" in line
+    assert line.endswith("with a lower --config.toy.learning_rate and --allow-change")
     assert "2 steps in a row up to step 5 had non-finite gradients" in line and "\n" not in line
+
+
+def test_the_steps_that_training_stopped_at_are_in_its_metrics_and_its_report(tmp_path):
+    run = Run(tmp_path / "toy", stream={"bad": range(5, 40)}, max_skipped=2)
+    assert isinstance(run.error, TrainingError)
+    assert run.lines[-1]["skipped_in_a_row"] == 2
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert "<b>toy</b> diverged: " in page
 
 
 def test_before_the_first_checkpoint_there_is_no_way_back(tmp_path):
     run = Run(tmp_path, stream={"bad": (0, 1)}, max_skipped=2, max_rollbacks=2)
-    assert "before the first checkpoint; lower" in str(run.error)
+    assert "before the first checkpoint; the last good" in str(run.error)
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_back_to(tmp_path):
@@ -100,6 +113,24 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_back_to(tmp_pa
     (tmp_path / "checkpoints" / "6" / files.POSITION / "metadata").write_text("")
     run = Run(tmp_path, **BAD)
     assert "goes back to step 3" in run.said and run.error is None
+
+
+# ---- a changed schedule -------------------------------------------------------------------------
+
+
+def test_more_steps_of_a_finished_cosine_say_that_the_learning_rate_rises_again(tmp_path):
+    cosine = {"settings": {"schedule": "cosine", "warmup_steps": 0}}
+    Run(tmp_path, steps=4, trainer={**cosine, "steps": 4})
+    longer = Run(tmp_path, steps=8, trainer={**cosine, "steps": 8})
+    line = "! toy: the learning rate of step 4 was 0 when the checkpoint was saved and is 0.005 now"
+    assert line in longer.said
+    assert longer.lines[4]["learning_rate"] == pytest.approx(0.005)
+
+
+def test_a_run_that_goes_on_unchanged_says_nothing_of_its_learning_rate(tmp_path):
+    Run(tmp_path, stop=stop_after(2))
+    again = Run(tmp_path)
+    assert "goes on from" in again.said and "learning rate" not in again.said
 
 
 # ---- spikes -------------------------------------------------------------------------------------
@@ -118,6 +149,35 @@ def test_a_step_with_a_spiking_gradient_changes_nothing_and_is_counted(short_win
     assert run.lines[5]["gradient_norm_ratio"] > 100 > 10 > run.lines[4]["gradient_norm_ratio"]
     nan = Run(tmp_path / "nan", stream={"bad": (5,)}, **WATCHED)
     assert same(run.weights, nan.weights)  # skipped alike
+
+
+def skipped(norms):
+    """Which steps with gradients of these norms are rejected."""
+
+    @jax.jit
+    def step(window, numbered):
+        number, norm = numbered
+        grads, _, window = spikes.reject_spike({"w": norm}, norm, window, number, 10.0)
+        return window, jnp.isnan(grads["w"])
+
+    numbered = jnp.arange(len(norms)), jnp.asarray(norms, jnp.float32)
+    return np.array(jax.lax.scan(step, spikes.no_norms(), numbered)[1])
+
+
+def test_a_gradient_norm_that_rises_for_good_is_skipped_for_fewer_steps_than_end_a_run():
+    rejected = skipped([1.0] * 100 + [50.0] * 40)
+    (steps,) = np.nonzero(rejected)
+    assert list(steps) == list(range(100, 108)) and len(steps) < LoopConfig(1).max_skipped
+
+
+def test_single_spikes_move_neither_median_so_all_of_them_are_skipped():
+    norms = np.ones(140)
+    norms[70::5] = 50.0
+    assert list(np.nonzero(skipped(norms))[0]) == list(range(70, 140, 5))
+
+
+def test_a_norm_that_falls_for_good_skips_nothing():
+    assert not skipped([50.0] * 100 + [1.0] * 40).any()
 
 
 def test_until_half_the_window_is_known_nothing_is_a_spike(short_window, tmp_path):

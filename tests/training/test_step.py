@@ -44,13 +44,14 @@ def stage(**changes) -> Stage:
     return Stage("toy", TwoLayers(), loss, {"main": 1.0, "rare": 0.5}, **changes)
 
 
-def trainer(toy: Stage | None = None, **options) -> Trainer:
+def trainer(
+    toy: Stage | None = None, *, settings: dict | None = None, steps: int = 100, **options
+) -> Trainer:
+    """Of a stage of so many `steps`; `settings` are configuration keys, the rest are fields."""
     toy = toy or stage()
-    settings = base.training(
-        warmup_steps=1, learning_rate=0.01, optimizer=options.pop("name", "adamw")
-    )
+    config = base.training(**{"warmup_steps": 1, "learning_rate": 0.01, **(settings or {})})
     trained, _ = split(toy.module.specs(), toy.freeze)
-    optimizer, schedule = make_optimizer(settings, trained, 100)
+    optimizer, schedule = make_optimizer(config, trained, steps)
     return Trainer(toy, optimizer, schedule, make_mesh("fsdp=-1"), seed=3, **options)
 
 
@@ -109,7 +110,9 @@ def test_a_step_with_non_finite_gradients_changes_nothing_and_is_counted():
     bad["x"][0, 0] = np.nan
     state, metrics = step(state, {}, bad)
     assert int(metrics["skipped_steps"]) == 1 and int(metrics["skipped_in_a_row"]) == 1
-    for left, right in zip(jax.tree.leaves(kept[0]), jax.tree.leaves(state.params), strict=True):
+    for left, right in zip(
+        jax.tree.leaves(kept), jax.tree.leaves((state.params, state.ema)), strict=True
+    ):
         np.testing.assert_array_equal(left, right)
     state, metrics = step(state, {}, batch())
     assert int(metrics["skipped_steps"]) == 1 and int(metrics["skipped_in_a_row"]) == 0
@@ -126,9 +129,53 @@ def test_the_average_is_that_of_the_recursion_and_is_what_is_used():
     np.testing.assert_allclose(used, expected, rtol=1e-6)
 
 
+def test_a_young_average_forgets_where_it_started():
+    one = trainer(ema_decay=0.9, ema_warmup=True)
+    state, step = one.init_state(), one.train_step()
+    expected = np.array(state.params["first"]["kernel"])
+    for done in range(3):
+        state, _ = step(state, {}, batch())
+        decay = min(0.9, (1 + done) / (10 + done))
+        expected = decay * expected + (1 - decay) * np.array(state.params["first"]["kernel"])
+    np.testing.assert_allclose(state.ema["first"]["kernel"], expected, rtol=1e-6)
+
+
+def test_the_reported_learning_rate_is_that_of_the_applied_updates():
+    """The update itself tells the rate: AdamW's first ones have the size of the rate."""
+    one = trainer(settings={"warmup_steps": 4})
+    state, step = one.init_state(), one.train_step()
+    bad = batch()
+    bad["x"][0, 0] = np.nan
+    rates, moved = [], []
+    for data in (bad, bad, bad, batch(), batch()):
+        before = np.array(state.params["second"]["bias"])
+        state, metrics = step(state, {}, data)
+        rates.append(float(metrics["learning_rate"]))
+        moved.append(np.abs(np.array(state.params["second"]["bias"]) - before).max())
+    np.testing.assert_allclose(rates, [0.0025, 0.0025, 0.0025, 0.0025, 0.005], rtol=1e-6)
+    np.testing.assert_allclose(moved[:4], [0, 0, 0, 0.0025], rtol=0.01)
+    assert one.next_rate(state) == pytest.approx(0.0075)
+
+
+def test_evaluation_in_parts_gives_the_terms_of_the_whole_batch():
+    whole, parts = trainer(), trainer(accumulate=4)
+    params = whole.init_state().params
+    seen = []
+
+    def loss(params, frozen, data, keys):
+        seen.append(len(keys))
+        return whole.stage.loss(params, frozen, data, keys)
+
+    parts = dataclasses.replace(parts, stage=dataclasses.replace(parts.stage, loss=loss))
+    terms = jax.device_get(parts.eval_step()(params, {}, batch()))
+    expected = jax.device_get(whole.eval_step()(params, {}, batch()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), terms, expected)
+    assert set(seen) == {2}  # two of the eight rows at a time
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_each_optimizer_lowers_the_loss_and_compiles_once(name):
-    one = trainer(name=name)
+    one = trainer(settings={"optimizer": name})
     state, step = one.init_state(), one.train_step()
     losses = []
     for _ in range(60):

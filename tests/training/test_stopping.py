@@ -48,13 +48,34 @@ def test_a_stop_in_the_last_step_ends_the_stage_and_does_not_begin_the_next(copy
     assert (workdir / "codec" / "stage.json").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_the_first_signal_is_remembered(number, capfd):
     with stop_signals() as asked_to_stop:
         assert not asked_to_stop()
         os.kill(os.getpid(), number)
         assert asked_to_stop()
     assert "stopping after the next save" in capfd.readouterr().err
+
+
+def test_a_signal_that_is_ignored_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with stop_signals() as asked_to_stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not asked_to_stop()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_is_remembered_where_stderr_is_gone(monkeypatch):
+    def gone(*arguments):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "write", gone)
+    with stop_signals() as asked_to_stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert asked_to_stop()
 
 
 def test_a_second_ctrl_c_interrupts():

@@ -52,12 +52,12 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
 
 def _check_data(config: Config) -> None:
     data = config["data"]
-    policy, size, unit = data["policy"], data["image_size"], data["patch"] * config["codec"]["pool"]
+    pool, fold = config["codec"]["pool"], config["unified"]["fold"]
+    policy, size, unit = data["policy"], data["image_size"], data["patch"] * pool * fold
     if policy != "naflex" and size % unit:
         what = f"data.patch={data['patch']}"
-        what += (
-            f" times codec.pool={config['codec']['pool']}" if config["codec"]["pool"] > 1 else ""
-        )
+        what += f" times codec.pool={pool}" if pool > 1 else ""
+        what += f" times unified.fold={fold}" if fold > 1 else ""
         raise ConfigError(
             f"data.image_size={size} is not a multiple of {what}; take "
             f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
@@ -65,7 +65,7 @@ def _check_data(config: Config) -> None:
     if policy == "bucket" and data["bucket_step"] % unit:
         raise ConfigError(
             f"data.bucket_step={data['bucket_step']} is not a multiple of {unit} pixels "
-            "(data.patch times codec.pool)"
+            "(data.patch times codec.pool times unified.fold)"
         )
     if not data["response_close"]:
         raise ConfigError(
@@ -118,6 +118,11 @@ def _check_codec(config: Config) -> None:
         )
     if codec["pool"] == 1 and codec["compressor"] == "pool":
         raise ConfigError("codec.compressor=pool needs --config.codec.pool=2 or more")
+    if not codec["perceptual_layers"]:
+        raise ConfigError(
+            "codec.perceptual_layers=() compares nothing; give shares of the encoder's depth, "
+            "(0.5,) for its middle layer"
+        )
     if codec["decoder"]["kind"] == "dit":
         _divides(config, "codec.decoder.heads", "codec.decoder.width", even=True)
 
@@ -164,6 +169,8 @@ def _check_stage(stage: str, settings: Config) -> None:
             f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
             "medians, 10 for example, or 0 to skip none"
         )
+    if settings["ema_warmup"] and not settings["ema_decay"]:
+        raise ConfigError(f"{stage}.ema_warmup=True needs an average; set {stage}.ema_decay")
     eval_every, save_every = settings["eval_every"], settings["save_every"]
     if settings["keep_best"] and (not eval_every or save_every % eval_every):
         raise ConfigError(

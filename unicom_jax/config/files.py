@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import sys
@@ -16,6 +17,8 @@ from ml_collections import ConfigDict
 
 from unicom_jax.config.key import KINDS, ConfigError, checked, nearest, parse
 from unicom_jax.config.schema import GROUPS, KEYS, group_of, values
+
+SHIPPED = "unicom_jax.experiments"  # where a wheel has them, see setup.py
 
 
 def resolve(path: str, overrides: Iterable[str]) -> ConfigDict:
@@ -69,10 +72,26 @@ def _module(file: Path) -> Iterator[ModuleType]:
     sys.path.insert(0, folder)
     sys.modules[name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
-        yield module
+        with _experiments():
+            spec.loader.exec_module(module)
+            yield module
     finally:
         sys.path.remove(folder)
+
+
+@contextlib.contextmanager
+def _experiments() -> Iterator[None]:
+    """`from experiments import base` works with a wheel, too, which has it under our name."""
+    found = importlib.util.find_spec("experiments")
+    if (found is not None and found.origin) or importlib.util.find_spec(SHIPPED) is None:
+        yield
+        return
+    sys.modules["experiments"] = importlib.import_module(SHIPPED)
+    try:
+        yield
+    finally:
+        for name in [name for name in sys.modules if name.partition(".")[0] == "experiments"]:
+            del sys.modules[name]
 
 
 def _place(file: Path, error: BaseException) -> str:
@@ -138,14 +157,16 @@ def _at(config: ConfigDict, name: str) -> Any:
     return config
 
 
-def hint(name: str) -> str:
-    """What to write in place of a key that does not exist."""
+def hint(name: str, prefix: str = "") -> str:
+    """What to write in place of a key that does not exist, with `prefix` before keys."""
     if group := group_of(name):
-        inside = ", ".join(f"{name}.{key}" for key in list(group.keys)[:4])
+        inside = ", ".join(f"{prefix}{name}.{key}" for key in list(group.keys)[:4])
         return f"it is a group; set one of {inside}"
     near, group = nearest(name, (*KEYS, *GROUPS)), name.rpartition(".")[0]
+    if near:
+        return f"did you mean {prefix}{near}?"
     inside = f" {group}" if group and group_of(group) else ""
-    return f"did you mean {near}?" if near else f"`unicom config explain{inside}` lists the keys"
+    return f"`unicom config explain{inside}` lists the keys"
 
 
 def check_values(config: ConfigDict) -> None:
@@ -185,7 +206,8 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> None:
             raise ConfigError(f"{flag!r} is not understood; overrides look like --config.seed=1")
         if key not in KEYS:
             raise ConfigError(
-                f"--config.{key}: {'' if group_of(key) else 'unknown key; '}{hint(key)}"
+                f"--config.{key}: {'' if group_of(key) else 'unknown key; '}"
+                f"{hint(key, '--config.')}"
             )
         _put(config, key, checked(name, KEYS[key], parse(name, KEYS[key], text)))
 

@@ -7,17 +7,19 @@ al. 2022).
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Key, Shaped
+from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
-from unicom_jax.core.losses import LossTerm
+from unicom_jax.core.losses import LossTerm, LossTerms
 
 # (z, time) -> dz/dt
 VelocityFn = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
+TIME_BINS = 4  # in which the flow loss is reported
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
 
 
@@ -87,9 +89,15 @@ def shift_time(
     return time / (time + shift * (1.0 - time))
 
 
-def latent_shift(tokens: int, dims: int) -> float:
-    """s = sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025)."""
-    return (tokens * dims / 4096) ** 0.5
+def latent_shift(tokens: int | Int[Array, "*shape"], dims: int) -> float | Float32[Array, "*shape"]:
+    """s = sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025).
+
+    For an array of token counts, one of each picture, an array of shifts. An absent picture (N = 0)
+    counts as one token, so that its time stays finite.
+    """
+    if isinstance(tokens, int):
+        return math.sqrt(tokens * dims / 4096)
+    return jnp.sqrt(jnp.maximum(tokens, 1).astype(jnp.float32) * (dims / 4096))
 
 
 def sample_time(
@@ -101,7 +109,7 @@ def sample_time(
     mean: float = 0.0,
     std: float = 1.0,
 ) -> Float32[Array, " ..."]:
-    """Training times of the given shape, shifted by `shift`.
+    """Training times of the given shape, shifted by `shift`: one number, or one for each time.
 
     "uniform" is U[0, 1); "logit_normal" is sigmoid(mean + std · N(0, 1)): a negative mean favours
     noise. `mean` and `std` belong to "logit_normal".
@@ -126,12 +134,39 @@ def flow_loss(
 
     Tokens of weight 0 cannot make it NaN.
     """
+    weights, error = _weighted_errors(prediction, target, weights)
+    return jnp.sum(weights * error), jnp.sum(weights)
+
+
+def flow_terms(
+    prediction: Float[Array, "*B d"],
+    target: Float[Array, "*B d"],
+    weights: Shaped[Array, "*#B"],
+    time: Float[Array, "*#B"],
+) -> LossTerms:
+    """The term `flow`, as of `flow_loss`, and its parts by flow time, which are only reported.
+
+    Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
+    """
+    weights, error = _weighted_errors(prediction, target, weights)
+    terms = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    number = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1)
+    for index in range(TIME_BINS):
+        own = weights * (number == index)
+        terms[f"flow/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * error), jnp.sum(own))
+    return terms
+
+
+def _weighted_errors(
+    prediction: jax.Array, target: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """fp32 weights and squared errors of tokens (*B), 0 where the weight is."""
     error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
     if weights is None:
         weights = jnp.ones(error.shape[:-1])
     weights = jnp.broadcast_to(weights.astype(jnp.float32), error.shape[:-1])
     error = jnp.where(weights[..., None] > 0, error, 0.0)
-    return jnp.sum(weights * jnp.mean(jnp.square(error), axis=-1)), jnp.sum(weights)
+    return weights, jnp.mean(jnp.square(error), axis=-1)
 
 
 def time_grid(steps: int, shift: float | Float[Array, ""] = 1.0) -> Float[Array, " {steps+1}"]:

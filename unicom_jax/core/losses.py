@@ -26,6 +26,20 @@ def mean(term: LossTerm) -> Float32[Array, ""]:
     return total / jnp.maximum(count, 1e-8)
 
 
+def reported(terms: LossTerms) -> dict[str, Float32[Array, ""]]:
+    """The mean of each term. A part of a term, `<term>/<part>`, that nothing belongs to is NaN: it
+    is not known, where an empty term is 0."""
+    return {
+        name: jnp.where(term[1] > 0, mean(term), jnp.nan) if "/" in name else mean(term)
+        for name, term in terms.items()
+    }
+
+
+def soft_cap(logits: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
+    """cap · tanh(logits / cap), within ±cap (Gemma 2, arXiv 2408.00118 §2); 0: as they are."""
+    return cap * jnp.tanh(logits / cap) if cap else logits
+
+
 def text_terms(
     logits: Logits,
     head: Any,
@@ -33,6 +47,7 @@ def text_terms(
     targets: Int[Array, "B S"],
     weights: Float32[Array, "B S"],
     chunk: int = 0,
+    z_loss: float = 0.0,
 ) -> LossTerms:
     """Next-token cross-entropy and accuracy, from logits of the predicted slots alone.
 
@@ -47,15 +62,28 @@ def text_terms(
       hidden: states after the final norm.
       weights: of the targets, 0 where nothing is predicted. No gradient reaches them.
       chunk: at most so many slots of a row at a time; 0: an eighth of a row, 64 slots at least.
+      z_loss: factor of log² Z, Z the sum of exp(logits), which keeps the logits' offset near 0
+        (PaLM, Chowdhery et al. 2022 §5: 1e-4).
 
     Returns:
-      `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit.
+      `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit. With
+      `z_loss`, `text` is the cross-entropy plus z_loss · log² Z, and `text_z` (log² Z) says how
+      much of it that is.
     """
     order = jnp.argsort(weights == 0, axis=1, stable=True)
-    nll, hits = _sums(logits, _chunk_count(order.shape[1], chunk), head, hidden, targets, weights,
-                      order)  # fmt: skip
+    total, (hits, squares) = _sums(
+        logits,
+        _chunk_count(order.shape[1], chunk),
+        z_loss,
+        head,
+        hidden,
+        targets,
+        weights,
+        order,
+    )
     count = jnp.sum(weights)
-    return {"text": (nll, count), "text_accuracy": (hits, count)}
+    terms = {"text": (total, count), "text_accuracy": (hits, count)}
+    return {**terms, "text_z": (squares, count)} if z_loss else terms
 
 
 def _chunk_count(slots: int, chunk: int) -> int:
@@ -63,16 +91,25 @@ def _chunk_count(slots: int, chunk: int) -> int:
 
 
 def _chunk_sums(
-    logits: Logits, head: Any, hidden: jax.Array, targets: jax.Array, weights: jax.Array
+    logits: Logits,
+    z_loss: float,
+    head: Any,
+    hidden: jax.Array,
+    targets: jax.Array,
+    weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sums of -log p(target) and of hits, all slots at once."""
+    """Weighted sums of -log p(target) + z_loss · log² Z, and of hits and log² Z, all slots at
+    once."""
     scores = logits(head, hidden)
     # Sums and maxima over the vocabulary, no look-up: each device then works on its own part of it.
     hot = targets[..., None] == jnp.arange(scores.shape[-1])
     picked = jnp.sum(jnp.where(hot, scores, 0.0), axis=-1)
-    nll = jax.nn.logsumexp(scores, axis=-1) - picked
-    hits = jax.lax.stop_gradient(picked >= jnp.max(scores, axis=-1))
-    return jnp.sum(nll * weights), jnp.sum(hits * weights)
+    log_z = jax.nn.logsumexp(scores, axis=-1)
+    loss, square = log_z - picked, jnp.square(log_z)
+    if z_loss:
+        loss = loss + z_loss * square
+    seen = jnp.stack([picked >= jnp.max(scores, axis=-1), jax.lax.stop_gradient(square)])
+    return jnp.sum(loss * weights), jnp.sum(seen * weights, axis=range(1, seen.ndim))
 
 
 def _in_chunks(chunks: int, order: jax.Array, pieces: Pieces) -> tuple[Pieces, jax.Array]:
@@ -90,10 +127,11 @@ def _in_chunks(chunks: int, order: jax.Array, pieces: Pieces) -> tuple[Pieces, j
     return (hidden, targets, weights), jnp.any(weights != 0, axis=(1, 2))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _sums(
     logits: Logits,
     chunks: int,
+    z_loss: float,
     head: Any,
     hidden: jax.Array,
     targets: jax.Array,
@@ -104,16 +142,16 @@ def _sums(
         pieces, used = chunk
 
         def add(total: tuple) -> tuple:
-            return jax.tree.map(jnp.add, total, _chunk_sums(logits, head, *pieces))
+            return jax.tree.map(jnp.add, total, _chunk_sums(logits, z_loss, head, *pieces))
 
         return jax.lax.cond(used, add, lambda total: total, total), None
 
-    start = (jnp.zeros(()), jnp.zeros(()))
+    start = (jnp.zeros(()), jnp.zeros(2))
     return jax.lax.scan(step, start, _in_chunks(chunks, order, (hidden, targets, weights)))[0]
 
 
-def _sums_forward(logits, chunks, head, hidden, targets, weights, order):
-    gradient = jax.value_and_grad(partial(_chunk_sums, logits), (0, 1), has_aux=True)
+def _sums_forward(logits, chunks, z_loss, head, hidden, targets, weights, order):
+    gradient = jax.value_and_grad(partial(_chunk_sums, logits, z_loss), (0, 1), has_aux=True)
 
     def step(total: tuple, chunk: tuple) -> tuple[tuple, jax.Array]:
         pieces, used = chunk
@@ -124,16 +162,16 @@ def _sums_forward(logits, chunks, head, hidden, targets, weights, order):
 
         return jax.lax.cond(used, add, lambda total: (total, jnp.zeros_like(pieces[0])), total)
 
-    start = (jnp.zeros(()), jnp.zeros(()), jax.tree.map(jnp.zeros_like, head))
-    (nll, hits, head_gradient), hidden_gradient = jax.lax.scan(
+    start = (jnp.zeros(()), jnp.zeros(2), jax.tree.map(jnp.zeros_like, head))
+    (total, seen, head_gradient), hidden_gradient = jax.lax.scan(
         step, start, _in_chunks(chunks, order, (hidden, targets, weights))
     )
-    return (nll, hits), (head_gradient, hidden_gradient, order)
+    return (total, seen), (head_gradient, hidden_gradient, order)
 
 
-def _sums_backward(logits, chunks, residuals, gradient):
+def _sums_backward(logits, chunks, z_loss, residuals, gradient):
     head_gradient, hidden_gradient, order = residuals
-    scale, _ = gradient  # hits have no gradient
+    scale, _ = gradient  # what is only reported has no gradient
     rows, slots = order.shape
     hidden_gradient = jnp.moveaxis(hidden_gradient, 0, 1).reshape(
         rows, -1, hidden_gradient.shape[-1]

@@ -8,7 +8,12 @@ from typing import Any
 
 from rich.console import Console
 
-from data_pipelines.build import evaluates_on_training_data, image_policy, open_examples
+from data_pipelines.build import (
+    evaluates_on_training_data,
+    grid_unit,
+    image_policy,
+    open_examples,
+)
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.records import SourceError
 from data_pipelines.sources.split import EVALUATION
@@ -65,7 +70,9 @@ def run_evaluate(
         console=console,
     )
     print_scores(flat, console)
-    console.print(f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False)
+    console.print(
+        f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False, soft_wrap=True
+    )
     return flat
 
 
@@ -87,7 +94,7 @@ def data_of(
     if run["data"]["source"]["kind"] == "scenes":
         fields = run["data"]["scenes"].items()  # JSON knows lists only
         fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields}
-        policy, unit = image_policy(run), run["data"]["patch"] * run["codec"]["pool"]
+        policy, unit = image_policy(run), run["data"]["patch"] * grid_unit(run)
         sizes = [policy.target_size(*size, unit) for size in fields["sizes"]]
         scenes = SceneConfig(**fields)
         return scenes_data(settings, scenes, sizes=tuple(dict.fromkeys(sizes)), split=split)

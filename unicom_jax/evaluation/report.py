@@ -43,9 +43,11 @@ SPEED = {
     "data_wait": "share of time waiting for data",
     "data/filled": "share of slots filled",
     "mfu": "model FLOPs utilisation",
+    "goodput": "share of all time in steps that count",
 }
-SHARES = ("data_wait", "data/filled", "mfu")  # beside accuracies, what lies between 0 and 1
-CLOCK = ("step", "time")
+# Beside accuracies, what is between 0 and 1.
+SHARES = ("data_wait", "data/filled", "mfu", "goodput")
+CLOCK = ("step", "time", "time/eval", "time/save")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,28 +203,28 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
     """How the scores were made, in sentences; [] where the file does not say."""
     if not about:
         return []
-    shapes = about["shapes"]
+    shapes, policy = about["shapes"], about.get("policy", "fixed")
     shown = ", ".join(f"{shape} ({count})" for shape, count in list(shapes.items())[:8])
     more = f" and {len(shapes) - 8} more" if len(shapes) > 8 else ""
     square = all(len(set(shape.split(" x "))) == 1 for shape in shapes)
     low, high = about["guidance_interval"]
     between = "" if (low, high) == (0, 1) else f" between flow times {low:g} and {high:g}"
-    lines = [
-        f"The {about['split']} split of {about['data']}; checkpoints: "
-        + ", ".join(f"{part} from {name}" for part, name in about["checkpoints"].items())
-        + ".",
+    used = (f"{part} from {name}" for part, name in about.get("checkpoints", {}).items())
+    lines = {
+        f"The {about.get('split')} split of {about.get('data')}.": "split" in about,
+        f"Checkpoints: {', '.join(used)}.": about.get("checkpoints"),
         f"Sampling: {about['steps']} {about['sampler']} steps, guidance {about['guidance']:g}"
         f"{between}, seed {about['seed']}, {'with' if about['think'] else 'without'} a plan in "
-        f"words. Prompts are not rewritten. Answers are compared by the rule “"
-        f"{about['answer_rule']}”.",
-        f"Shapes of the pictures (height x width): {shown}{more}." if shapes else "",
-        f"The image policy is {about['policy']}, but the pictures are square: no other shape was "
-        "scored."
-        if shapes and square and about["policy"] != "fixed"
-        else "",
-        "Nothing was held out: these are scores on training data." if about["trained_on"] else "",
-    ]
-    return [line for line in lines if line]
+        "words. Prompts are not rewritten.": True,
+        f"Drawings are judged by {about['judge']}, answers compared by the rule "
+        f"“{about['answer_rule']}”.": True,
+        f"Shapes of the pictures (height x width): {shown}{more}.": shapes,
+        f"The image policy is {policy}, but the pictures are square: no other shape was scored.": (
+            shapes and square and policy != "fixed"
+        ),
+        "Nothing was held out: these are scores on training data.": about.get("trained_on"),
+    }
+    return [line for line, holds in lines.items() if holds]
 
 
 def _troubles(run: Run) -> list[tuple[str, str]]:

@@ -70,14 +70,13 @@ def evaluate(
     """
     data = data or scenes_data(config)
     samples = choose_samples(data, config)
-    model = load()
-    encoder = encoder_of(model)
-    suites = suites_of(samples, data, config, encoder)
-    if not suites:
+    if not any((samples.pictures, samples.prompts, samples.questions, samples.edits)):
         raise ValueError(
             "evaluation: no examples and no prompts; give data or raise the sample counts"
         )
-    results = _run("trained", suites, model, console)
+    model = load()
+    encoder = encoder_of(model)
+    results = _run("trained", suites_of(samples, data, config, encoder), model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
     del model  # there may be no room for two
     blind: dict[str, SuiteResult] = {}
@@ -86,7 +85,8 @@ def evaluate(
         suites = suites_of(samples, data, without_pictures, encoder)
         blind = _run("untrained", suites, load_untrained(), console)
     flat = flatten(_scores(results), _scores(blind))
-    facts = {**(about or {}), "shapes": shapes, **_settings(config)}
+    judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
+    facts = {**(about or {}), "shapes": shapes, "judge": judge, **_settings(config)}
     write_records(Path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
     write_scores(Path(workdir) / SCORES_FILE, flat, facts)
     return flat

@@ -13,6 +13,7 @@ from typing import Any
 import rich.box
 import rich.console
 import rich.table
+import rich.text
 from rich.markup import escape
 
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
@@ -206,7 +207,7 @@ def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -
         unit = f" [dim]{style.unit}[/]" if style.unit not in ("", "%") else ""
         untrained = show(flat.get(f"{name}.untrained"))
         arrow = "" if style.higher_is_better else " [dim]↓[/]"  # lower is better
-        table.add_row(
+        cells = (
             f"{escape(name)}{unit}{arrow}",
             f"[bold {colour}]{show(flat[name])}[/]",
             f"{show(flat.get(f'{name}.low'))}–{show(flat.get(f'{name}.high'))}",
@@ -214,6 +215,7 @@ def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -
             f"[dim]{show(flat.get(f'{name}.chance'))}[/]",
             f"[dim]{flat.get(f'{name}.n')}[/]",
         )
+        table.add_row(*map(rich.text.Text.from_markup, cells))
     return table
 
 

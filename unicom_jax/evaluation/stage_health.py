@@ -23,33 +23,31 @@ def trouble(
       planned: number of steps in the configuration.
     """
     rows = sorted([*train, *evals], key=lambda row: row["step"])
-    first = _first_of_the_last_bad(rows)
     last = max([0, *(row["step"] for row in rows)])
+    ended = 0 < last <= int(facts.get("steps") or 0)
+    first, key = min(
+        ((bad[0], key) for key in WATCHED if len(bad := _bad_end(rows, key)) > ended),
+        default=(None, ""),
+    )
     if first is not None:
-        step, key = first
-        return f"diverged: {key} is not a finite number from step {step} to its last, {last}"
-    ended = int(facts.get("steps") or 0)
-    if rows and rows[-1].get("skipped_in_a_row") and last > ended:
-        count = int(rows[-1]["skipped_in_a_row"])
-        return (
-            f"diverged: its last {count} steps up to {last} were skipped, as gradients had spikes"
-        )
-    if rows and not ended:
-        of = f" of {planned}" if planned else ""
-        return f"has not ended: its last logged step is {last}{of}"
-    return ""
+        return f"diverged: {key} is not a finite number from step {first} to its last, {last}"
+    if ended or not rows:
+        return ""
+    if skipped := int(rows[-1].get("skipped_in_a_row") or 0):
+        return f"diverged: its last {skipped} steps up to {last} were skipped, for their gradients"
+    return f"has not ended: its last logged step is {last}" + (f" of {planned}" if planned else "")
 
 
-def _first_of_the_last_bad(rows: Sequence[Mapping[str, Any]]) -> tuple[int, str] | None:
-    """(step, key) from which on a watched number is not finite in any row that has it."""
-    starts = {}
+def _bad_end(rows: Sequence[Mapping[str, Any]], key: str) -> list[int]:
+    """The last steps at which `key` was logged and never a finite number again.
+
+    One such step is no divergence of a stage that ended: it was skipped.
+    """
+    steps: list[int] = []
     for row in rows:
-        for key in WATCHED:
-            if key in row and _finite(row[key]):
-                starts.pop(key, None)
-            elif key in row:
-                starts.setdefault(key, row["step"])
-    return min(((step, key) for key, step in starts.items()), default=None)
+        if key in row:
+            steps = [] if _finite(row[key]) else [*steps, row["step"]]
+    return steps
 
 
 def _finite(value: object) -> bool:

@@ -62,6 +62,11 @@ class EvaluationConfig:
         for name, low in (least | dict.fromkeys(counts, 0)).items():
             if getattr(self, name) < low:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give at least {low}")
+        if self.batch_size > REQUEST:
+            raise ValueError(
+                f"evaluation.batch_size is {self.batch_size}; give at most {REQUEST}, the "
+                "number of samples in a request"
+            )
         if 0 < self.pictures < FEWEST:
             raise ValueError(
                 f"evaluation.pictures is {self.pictures}: too few for intervals; "

@@ -7,10 +7,10 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
-from data_pipelines.build import image_policy
+from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params
@@ -21,6 +21,7 @@ from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import siglip, unicom
 from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.transformer import Transformer
@@ -42,11 +43,24 @@ CODE = tuple(
         "modeling_unicom_language",
         "modeling_unicom_pathway",
         "modeling_unicom_reading",
+        "modeling_unicom_standard",
         "modeling_unicom_generation",
         "image_processing_unicom",
         "processing_unicom",
+        "sequence_unicom",
     )
 )
+AUTO_MODELS = (
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForImageTextToText",
+    "AutoModelForMultimodalLM",
+)
+PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
+# Where transformers keeps chat templates besides the default one.
+GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
+# Keys of a configuration that name a file or folder.
+PLACES = ("path", "init_from", "tokenizer", "packed")
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # safetensors' name, torch's
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -159,13 +173,13 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
     table = unicom.table(run.module)
     _write_json(folder / "config.json", _describe(run, options))
     _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
+    _write_json(folder / "processor_config.json", _describe_processor(run))
     _write_json(folder / "generation_config.json", _describe_generation(run))
-    run.tokenizer.save(folder)
+    _write_tokenizer(run, folder)
     for name in CODE:
         shutil.copyfile(SOURCES / name, folder / name)
-    (folder / "README.md").write_text(
-        model_card(run.workdir, run.config, run.module, run.steps, options.choice)
-    )
+    card = model_card(run.workdir, run.config, run.module, run.steps, options.choice)
+    (folder / "README.md").write_text(card, encoding="utf-8")
     dtype = DTYPES[options.dtype][0]
     specs, shard_bytes = run.module.specs(), options.shard_bytes
     store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
@@ -178,13 +192,56 @@ def _describe(run: Run, options: Options) -> dict[str, Any]:
         "model_type": "unicom",
         "auto_map": {
             "AutoConfig": "configuration_unicom.UnicomConfig",
-            "AutoModel": "modeling_unicom.UnicomModel",
+            **dict.fromkeys(AUTO_MODELS, "modeling_unicom.UnicomModel"),
+            **PROCESSOR,
         },
+        "hidden_size": run.module.unified.transformer.width,
+        "vocab_size": run.module.unified.transformer.vocab_size,
+        "image_token_id": run.tokenizer.image_pad,
         "dtype": dtype,
         "torch_dtype": dtype,  # read by transformers 4
         **unicom.describe(run.module, run.config),
-        "run": {"config": run.config, "steps": run.steps},
+        "run": {"config": without_places(run.config), "steps": run.steps},
     }
+
+
+def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's configuration with the names of its files and folders, but not where they were."""
+
+    def hidden(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: hidden(name, one) for name, one in value.items()}
+        if not isinstance(value, str) or "\n" in value:
+            return value
+        if key in PLACES or value.startswith(("/", "~", "./", "../")) or "://" in value:
+            return PurePath(value).name
+        return value
+
+    return hidden("", config)
+
+
+def _describe_processor(run: Run) -> dict[str, Any]:
+    return {
+        "processor_class": "UnicomProcessor",
+        "auto_map": PROCESSOR,
+        "sequence": unicom.describe_sequence(run.module, run.config),
+    }
+
+
+def _write_tokenizer(run: Run, folder: Path) -> None:
+    """The tokenizer with the chat template of the format that the model was trained with.
+
+    A template that was given to the run stays beside it under the name "original".
+    """
+    details = {k: v for k, v in run.tokenizer.details.items() if k != "chat_template"}
+    details["padding_side"] = "left"  # `generate` continues all rows at their right end
+    dataclasses.replace(run.tokenizer, details=details).save(folder)
+    template = Format(**unicom.describe_sequence(run.module, run.config)).chat_template()
+    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+    if isinstance(given := run.tokenizer.details.get("chat_template"), str):
+        path = folder / GIVEN_TEMPLATE
+        path.parent.mkdir()
+        path.write_text(given, encoding="utf-8")
 
 
 def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,7 +284,7 @@ def _describe_stops(run: Run) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
 # ---- parts alone ------------------------------------------------------------------------------
@@ -300,6 +357,6 @@ def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
         _write_json(folder / "generation_config.json", _describe_stops(run))
     if isinstance(module, VisionEncoder):
         data = run.config["data"]
-        most = image_policy(run.config).max_patches(data["patch"], run.config["codec"]["pool"])
+        most = image_policy(run.config).max_patches(data["patch"], grid_unit(run.config))
         images = siglip.describe_images(module, most)
         _write_json(folder / "preprocessor_config.json", images)

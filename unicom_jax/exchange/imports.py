@@ -7,6 +7,7 @@ one that is not (the encoder of most runs) is used as it is.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import shutil
 from collections.abc import Iterator, Mapping
@@ -20,9 +21,10 @@ from rich.markup import escape
 from rich.table import Table as Page
 
 from data_pipelines.build import load_or_train_tokenizer
-from data_pipelines.sequences.tokenizer import load_tokenizer
+from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer
 from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.core.module import Module
+from unicom_jax.exchange.export import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
 from unicom_jax.interop.layouts import unicom
@@ -174,7 +176,7 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
             "write it; give parts by --encoder, --language, --compressor, --decoder instead"
         )
-    tokenizer = load_tokenizer(folder)
+    tokenizer = _given_tokenizer(folder)
     try:
         config = from_json(complete(run["config"]))
         use_tokenizer(config, tokenizer, folder)
@@ -185,8 +187,9 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             "copy the file again, or import with the version that wrote it"
         ) from error
     unicom.check_sections(description, module, config, folder / DESCRIPTION)
-    table, tensors = unicom.table(module), open_tensors(folder)
-    check_facts(tensors, places(table, module.specs()))
+    table, tensors = unicom.table(module), open_tensors(folder).renamed(unicom.new_name)
+    twins = unicom.twins(module)
+    check_facts(tensors, places(table, module.specs()), twins=twins)
     _show([("all", "", module, folder, tensors.facts)], console)
     if dry_run:
         console.print("nothing written")
@@ -195,7 +198,12 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
         with transfer_progress(console, "reading", fp32_bytes(module)) as arrived:
             shardings = on_this_host(module.specs())
             params = load_weights(
-                tensors, table, module.specs(), shardings=shardings, arrived=arrived
+                tensors,
+                table,
+                module.specs(),
+                twins=twins,
+                shardings=shardings,
+                arrived=arrived,
             )
         for tree, of in IN_MODEL.items():
             whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
@@ -213,6 +221,19 @@ def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
     if (found := parse(told)) and found.spec.part == part:
         return told
     return [name for name, spec in STAGES.items() if spec.part == part][-1]
+
+
+def _given_tokenizer(folder: Path) -> Tokenizer:
+    """An export's tokenizer as its run had it, with the chat template that was given to the run.
+
+    The template of the export itself follows from the configuration.
+    """
+    tokenizer = load_tokenizer(folder)
+    given = folder / GIVEN_TEMPLATE
+    details = {name: value for name, value in tokenizer.details.items() if name != "chat_template"}
+    if given.is_file():
+        details["chat_template"] = given.read_text(encoding="utf-8")
+    return dataclasses.replace(tokenizer, details=details)
 
 
 # ---- what the user sees -----------------------------------------------------------------------

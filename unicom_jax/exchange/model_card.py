@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.module import Module
+from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
+from unicom_jax.runs.workdir import read_json
 
 CARD = """\
 ---
@@ -93,7 +94,7 @@ def model_card(
             choice.kind, "those that the run itself uses (averaged where EMA was on)"
         )
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
-        scores="Not evaluated at this step." if choice.step else _scores(workdir / "scores.json"),
+        scores=_scores(workdir / "scores.json", steps, choice),
         diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
     )
 
@@ -133,7 +134,12 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
         path = workdir / name / "stage.json"
         if not path.is_file():
             continue
-        facts, settings = json.loads(path.read_text()), settings_of(config, name)
+        facts, settings = read_json(path, CheckpointError), settings_of(config, name)
+        if lacking := {"steps", "seconds", "device"} - facts.keys():
+            raise CheckpointError(
+                f"{path} lacks {', '.join(sorted(lacking))}; restore it from a copy, or delete "
+                "it to export without the record of this stage"
+            )
         rows.append(
             (
                 name,
@@ -149,11 +155,23 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
     return _table(("stage", "steps", "batch", "optimiser", "time", "on"), rows)
 
 
-def _scores(path: Path) -> str:
-    """Every score with its interval, and beside the untrained model's where that was run."""
+def _scores(path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice) -> str:
+    """Every score with its interval, and beside the untrained model's where that was run.
+
+    Scores of other checkpoints than those of the card are left out.
+    """
     if not path.is_file():
         return "Not evaluated."
-    found = json.loads(path.read_text())
+    found = read_json(path, CheckpointError)
+    about = found.get("about", {})
+    evaluated = about.get("checkpoints", {})
+    if any(
+        evaluated.get(part, f"{stage} {n}") != f"{stage} {n}" for part, (stage, n) in steps.items()
+    ):
+        of = ", ".join(evaluated.values())
+        return f"Not evaluated at this step; the scores of the run are of {of}."
+    if choice.step and not evaluated:
+        return "Not evaluated at this step."
     rows = [
         (
             name,
@@ -166,7 +184,8 @@ def _scores(path: Path) -> str:
         for name, value in found.items()
         if f"{name}.n" in found
     ]
-    return _table(("score", "value", "95% interval", "samples", "untrained", "chance"), rows)
+    table = _table(("score", "value", "95% interval", "samples", "untrained", "chance"), rows)
+    return f"On the {about['split']} split.\n\n{table}" if "split" in about else table
 
 
 def _number(value: float | None) -> str:

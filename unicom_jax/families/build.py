@@ -84,6 +84,7 @@ def build_codec(config: Config) -> Codec:
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
         pixel_decoder=_build_decoder(config, feature_dim),
         latent_dim=latent_dim,
+        pool=codec["pool"],
     )
 
 
@@ -134,6 +135,7 @@ def build_unified(config: Config) -> UnifiedModel:
         transformer=transformer,
         images=PATHWAYS[unified["pathway"]](config, transformer),
         text_chunk=unified["text_chunk"],
+        z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
 
@@ -141,6 +143,11 @@ def build_unified(config: Config) -> UnifiedModel:
 def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
     """The fields of `LatentImages`."""
     unified, codec = config["unified"], build_codec(config)
+    if unified["fold"] != 1:
+        raise ValueError(
+            f"unified.fold={unified['fold']}: a slot of unified.pathway={unified['pathway']} holds "
+            "one latent; set it to 1"
+        )
     return {
         "embedding": ImageEmbedding(
             feature_dim=config["encoder"]["vision"]["width"],

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_loss, interpolate, latent_shift, sample_time, velocity
+from unicom_jax.core.flow import flow_terms, interpolate, latent_shift, sample_time, velocity
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
@@ -123,9 +123,11 @@ class ImageModel(Module):
         raise NotImplementedError(f"{type(self).__name__} predicts nothing")
 
     def loss_terms(self, params: Params, condition: Any, noised: Noised, aux: Any) -> LossTerms:
-        """Terms of the draws; `flow` is the squared error of the velocity, a channel."""
+        """Terms of the draws; `flow` is the squared error of the velocity, a channel, with its
+        parts by time (`core.flow.flow_terms`)."""
         predicted = self.velocity(params, condition, noised, aux)
-        return {"flow": flow_loss(predicted, velocity(noised.clean, noised.noise), noised.real)}
+        target = velocity(noised.clean, noised.noise)
+        return flow_terms(predicted, target, noised.real, noised.time[..., None])
 
 
 def pictures_of(

@@ -19,7 +19,7 @@ from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, place_embedding
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
-from unicom_jax.models.codec import Codec
+from unicom_jax.models.latent_codec import LatentCodec
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
@@ -129,7 +129,7 @@ class LatentImages(ImageModel):
 
     embedding: ImageEmbedding
     vision: VisionEncoder | None = None
-    codec: Codec | None = None
+    codec: LatentCodec | None = None
     flow_time: FlowTime = FlowTime()
     compute_dtype: str = "float32"
 
@@ -142,15 +142,18 @@ class LatentImages(ImageModel):
         Features that the batch brings along are taken as they are: the encoder does not run.
         """
         rows, images = batch.grids.shape[:2]
-        grids = place(batch.grids.reshape(rows * images, 2), PICTURES)
-        pictures = batch.patches if batch.features is None else batch.features
-        pictures = place(pictures.reshape(rows * images, *pictures.shape[2:]), PICTURES)
+
+        def flat(x: jax.Array) -> jax.Array:
+            return place(x.reshape(rows * images, *x.shape[2:]), PICTURES)
+
+        grids = flat(batch.grids)
+        pixels = None if batch.patches is None else to_unit(flat(batch.patches))
         if batch.features is None:
-            pixels = to_unit(pictures).astype(self.compute_dtype)
-            features = self.vision(frozen["encoder"], pixels, grids)
+            features = self.vision(frozen["encoder"], pixels.astype(self.compute_dtype), grids)
         else:
-            features = pictures.astype(self.compute_dtype)
-        latents = self.codec.encode(frozen["codec"], features, grids)
+            features = flat(batch.features).astype(self.compute_dtype)
+        seen = features if self.codec.reads == "features" else pixels
+        latents = self.codec.encode(frozen["codec"], seen, grids)
         # Any slot of a row may hold a token of any of the row's pictures.
         features, latents = (
             place(x, ROWS).reshape(rows, images, *x.shape[1:]) for x in (features, latents)

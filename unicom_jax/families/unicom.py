@@ -10,7 +10,7 @@ import dataclasses
 
 from jaxtyping import Array, Float, Float32
 
-from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_loss
+from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_terms
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.families.images import Noised
@@ -66,4 +66,4 @@ class UnicomImages(LatentImages):
         both = floored_velocities(
             predicted, noised.clean, noised.noisy, noised.time, self.time_floor
         )
-        return {"flow": flow_loss(*both, noised.real)}
+        return flow_terms(*both, noised.real, noised.time[..., None])

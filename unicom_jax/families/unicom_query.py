@@ -14,10 +14,11 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.attention import padding_mask
+from unicom_jax.core.grids import token_places
+from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
 from unicom_jax.families.images import Noised
@@ -52,10 +53,14 @@ class QueryImages(LatentImages):
         return ("queries", "connector/.*", "flow_decoder/.*")
 
     def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws n W"], None]:
-        """The queries of every draw, whatever its noise."""
-        draws, tokens = noised.noisy.shape[1:3]
-        queries = params["queries"][:tokens].astype(self.compute_dtype)
-        return jnp.broadcast_to(queries, (len(noised.noisy), draws, *queries.shape)), None
+        """The queries of every draw at their places, whatever its noise.
+
+        Without places, as papers leave it, a query would mean another row and column in each aspect
+        ratio, and the comparison with Pathway I, whose latents know theirs, would be unfair.
+        """
+        tokens, width = noised.noisy.shape[2], self.embedding.width
+        places = place_embedding(token_places(noised.grids, tokens), width)
+        return (params["queries"][:tokens] + places).astype(self.compute_dtype), None
 
     def condition(
         self, params: Params, hidden: Float[Array, "B draws n W"], grids: Int[Array, "B draws 2"]
@@ -75,10 +80,9 @@ class QueryImages(LatentImages):
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> LossTerms:
-        """The decoder's `flow` loss; a frozen reader only reports `text`."""
+        """The decoder's `flow` loss and its parts by time; a frozen reader only reports `text`."""
         parts = (noised.clean, noised.noise, noised.time, condition, noised.grids)
-        flow, _ = self.flow_decoder.loss(params["flow_decoder"], *map(_flat, parts))
-        return {"flow": flow}
+        return self.flow_decoder.loss(params["flow_decoder"], *map(_flat, parts))[0]
 
 
 def _flat(x: Any) -> jax.Array:

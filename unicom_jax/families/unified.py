@@ -47,12 +47,13 @@ class DrawingContext:
 class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
-    `text_chunk`: most slots of a row whose logits exist at once; 0: as `text_terms` chooses.
+    `text_chunk`, `z_loss`: see `core.losses.text_terms`.
     """
 
     transformer: Transformer
     images: ImageModel
     text_chunk: int = 0
+    z_loss: float = 0.0
     compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
@@ -90,6 +91,7 @@ class UnifiedModel(Module):
             self.transformer.head_weights(params["transformer"]),
             *map(own_slots, (hidden, batch.targets, batch.target_weights)),
             self.text_chunk,
+            self.z_loss,
         )
 
     def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:

@@ -83,7 +83,7 @@ def verify(
             np.savez(reference, **reference_of(generator))
         with console.status("comparing in PyTorch"):
             _run_script(folder, reference, result)
-        found = json.loads(result.read_text())
+        found = json.loads(result.read_text(encoding="utf-8"))
     _print(found, console)
     if missed := [name for name, value in found.items() if not value <= LIMITS[name][0]]:
         raise VerifyError(

@@ -21,10 +21,15 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     A sibling `.NAME.PID.part` is filled, put on the disk and renamed; an error removes it. What
     UTF-8 cannot say (half of a surrogate pair) becomes "?".
     """
+    write_bytes(path, text.encode("utf-8", "replace"))
+
+
+def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
+    """As `write_text`, of bytes."""
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8", errors="replace")
+        part.write_bytes(content)
         _sync(part)
         part.replace(path)
     except BaseException:

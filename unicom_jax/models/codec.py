@@ -18,16 +18,18 @@ from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
 from unicom_jax.models.flow_decoder import FlowDecoder
+from unicom_jax.models.latent_codec import LatentCodec
 
 
 @dataclasses.dataclass(frozen=True)
-class Codec(Module):
+class Codec(LatentCodec):
     """Features to latents and back, and on to tokens."""
 
     compressor: Module
     decompressor: Module
     pixel_decoder: FlowDecoder
     latent_dim: int
+    pool: int = 1
 
     def specs(self) -> Specs:
         statistics = {

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core import flow
 from unicom_jax.core.grids import token_mask
-from unicom_jax.core.losses import LossTerm
+from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
 
 
@@ -58,17 +58,18 @@ class FlowDecoder(Module):
         time: Float[Array, " B"],
         condition: Float[Array, "B N F"],
         grids: Int[Array, "B 2"],
-    ) -> tuple[LossTerm, Float32[Array, "B N C"]]:
+    ) -> tuple[LossTerms, Float32[Array, "B N C"]]:
         """Flow loss of clean `tokens`, noised by `noise` at `time`.
 
         Returns:
-          (sum, count) over valid tokens of the squared velocity error averaged over channels, and
-          the predicted clean tokens, for perceptual terms.
+          Over valid tokens the squared velocity error averaged over channels, as `flow` and its
+          parts by time (`core.flow.flow_terms`), and the predicted clean tokens, for perceptual
+          terms.
         """
         noisy = flow.interpolate(tokens, noise, time)
         speed = self(params, noisy, time, condition, grids)
         clean = flow.velocity_to_data(speed, noisy, time)
-        return masked_loss(speed, flow.velocity(tokens, noise), clean, grids)
+        return masked_loss(speed, flow.velocity(tokens, noise), clean, time, grids)
 
     def sample(
         self,
@@ -94,8 +95,10 @@ def masked_loss(
     speed: Float[Array, "B N C"],
     target: Float[Array, "B N C"],
     clean: Float[Array, "B N C"],
+    time: Float[Array, " B"],
     grids: Int[Array, "B 2"],
-) -> tuple[LossTerm, Float32[Array, "B N C"]]:
+) -> tuple[LossTerms, Float32[Array, "B N C"]]:
     """What `loss` returns, from velocities and clean tokens with anything at padding."""
     valid = token_mask(grids, speed.shape[1])
-    return flow.flow_loss(speed, target, valid), jnp.where(valid[..., None], clean, 0.0)
+    terms = flow.flow_terms(speed, target, valid, time[:, None])
+    return terms, jnp.where(valid[..., None], clean, 0.0)

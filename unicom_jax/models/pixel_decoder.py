@@ -18,7 +18,7 @@ from unicom_jax.core.attention import attention, check_backend, padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, SwiGlu, TimeEmbedding
-from unicom_jax.core.losses import LossTerm
+from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.modulation import Modulation, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import Turns, apply_rope, rope
@@ -186,11 +186,11 @@ class PixelDecoder(FlowDecoder):
         time: Float[Array, " B"],
         condition: Float[Array, "B N F"],
         grids: Int[Array, "B 2"],
-    ) -> tuple[LossTerm, Float32[Array, "B N C"]]:
+    ) -> tuple[LossTerms, Float32[Array, "B N C"]]:
         """See `FlowDecoder`; "data" prediction is weighted by 1 / max(1 - t, time_floor)²."""
         if self.prediction == "velocity":
             return super().loss(params, tokens, noise, time, condition, grids)
         noisy = flow.interpolate(tokens, noise, time)
         clean = self(params, noisy, time, condition, grids)
         speed, target = flow.floored_velocities(clean, tokens, noisy, time, self.time_floor)
-        return masked_loss(speed, target, clean, grids)
+        return masked_loss(speed, target, clean, time, grids)

@@ -24,6 +24,7 @@ from unicom_jax.core.activations import ROWS, SLOTS, place
 from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
+from unicom_jax.core.losses import soft_cap
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import RopeScaling, apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES
@@ -121,6 +122,7 @@ class Transformer(Module):
 
     `embedding_std`: of fresh token embeddings. Qwen's 0.02 suits a model that learns words first;
     beside image vectors and block outputs of size 1, words drown in it.
+    `logit_softcap`: bound of the vocabulary's logits, see `core.losses.soft_cap`; 0: none.
     `unroll`: blocks that one turn of the loop over them computes. More than one lets the compiler
     order work across blocks, for as much more to compile; no number changes but by rounding.
     `rope_scaling`, `rope_factor`, `rope_length`: see `core.positions.RopeScaling`.
@@ -142,6 +144,7 @@ class Transformer(Module):
     tied_head: bool = True
     norm_eps: float = 1e-6
     embedding_std: float = 0.02
+    logit_softcap: float = 0.0
     remat: str = "none"
     unroll: int = 1
     attention_backend: str = "dense"
@@ -159,6 +162,10 @@ class Transformer(Module):
             )
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
+        if self.logit_softcap < 0:
+            raise ValueError(
+                f"logit_softcap={self.logit_softcap}: give a bound above 0, 0 for none"
+            )
         if self.unroll < 1:
             raise ValueError(f"unroll={self.unroll}: a turn of the loop computes at least 1 block")
         check_backend(self.attention_backend, self.attention_block)
@@ -223,8 +230,10 @@ class Transformer(Module):
     ) -> Float32[Array, "*B {self.vocab_size}"]:
         """Next-token logits of final hidden states."""
         if self.tied_head:
-            return self.embedding.attend(params["embedding"], hidden)
-        return matmul(hidden, params["head"]["kernel"], jnp.float32)
+            scores = self.embedding.attend(params["embedding"], hidden)
+        else:
+            scores = matmul(hidden, params["head"]["kernel"], jnp.float32)
+        return soft_cap(scores, self.logit_softcap)
 
     def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
         shape = (self.depth, batch, slots, self.kv_heads, self.head_dim)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from data_pipelines.build import image_policy, load_or_train_tokenizer, row_facts
+from data_pipelines.build import grid_unit, image_policy, load_or_train_tokenizer, row_facts
 from data_pipelines.images import aspect_buckets
 from data_pipelines.loading.loader import LoaderError
 from unicom_jax.core.attention import visible_share
@@ -93,9 +93,9 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
-    config.data.source.update({"kind": "scenes", "size": EXAMPLES})
+    config.data.source.update({"kind": "scenes", "size": EXAMPLES, "path": ""})
     if policy.kind == "bucket":
-        unit = config.data.patch * config.codec.pool
+        unit = config.data.patch * grid_unit(config)
         config.data.scenes.sizes = aspect_buckets(policy.size, unit, policy.step, policy.max_ratio)
     config[stage].overlong = "skip"
     return config

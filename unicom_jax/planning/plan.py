@@ -125,7 +125,7 @@ def keep_text(compiled: Compiled, name: str, keep: Path | None) -> None:
     """Writes a compiled program's text to NAME.hlo of the folder `keep`, where there is one."""
     if keep and compiled.text:
         keep.mkdir(parents=True, exist_ok=True)
-        (keep / f"{name}.hlo").write_text(compiled.text)
+        (keep / f"{name}.hlo").write_text(compiled.text, encoding="utf-8")
 
 
 def plan_stage(

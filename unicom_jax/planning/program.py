@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from data_pipelines.build import image_policy, stage_packing
+from data_pipelines.build import grid_unit, image_policy, stage_packing
 from data_pipelines.loading.pictures import PictureBatch
 from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
@@ -136,7 +136,7 @@ def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) 
 
 def most_patches(config: Mapping[str, Any]) -> int:
     """Of a picture under the configuration's policy."""
-    return image_policy(config).max_patches(config["data"]["patch"], config["codec"]["pool"])
+    return image_policy(config).max_patches(config["data"]["patch"], grid_unit(config))
 
 
 def _array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
@@ -205,7 +205,7 @@ def assume_flux(config: ConfigDict) -> str:
     if Path(path).is_dir():
         adopt_autoencoder(config, Path(path), copy=False)
         return ""
-    canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
+    canvas = image_policy(config).canvas(config.data.patch, grid_unit(config))
     config.codec.autoencoder.facts = {
         "sizes": dataclasses.asdict(flux_autoencoder()),
         "canvas": canvas,

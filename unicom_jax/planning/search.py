@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ml_collections import ConfigDict
 
+from unicom_jax.config import ConfigError
 from unicom_jax.parallel.plan.topology import Topology, missing_compiler
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import StagePlan, plan_stage
@@ -113,8 +114,8 @@ def search(
     for values in grid(config, stage, topology) if settings is None else settings:
         try:
             plan = estimate_stage(changed(config, values), stage, topology)
-        except ValueError:
-            continue  # rows that do not divide over this mesh, or see each other (contrastive)
+        except (ValueError, ConfigError):
+            continue  # rows or heads that do not divide over this mesh, rows that see each other
         estimates.append(Setting(values, plan))
     estimates.sort(key=_order)
     compile_best = 0 if missing_compiler(topology) else compile_best
@@ -154,7 +155,7 @@ def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:
     for values in steps:
         try:
             estimate = estimate_stage(changed(config, values), stage, topology)
-        except ValueError:
+        except (ValueError, ConfigError):
             continue
         scaled = dataclasses.replace(estimate, peak=estimate.peak * scale)
         if scaled.fits:

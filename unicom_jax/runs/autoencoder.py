@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_pipelines.build import image_policy
+from data_pipelines.build import grid_unit, image_policy
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.families.build import autoencoder_path, build_space
@@ -74,7 +74,7 @@ def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
 
     Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
     """
-    canvas = image_policy(config).canvas(config.data.patch, config.codec.pool)
+    canvas = image_policy(config).canvas(config.data.patch, grid_unit(config))
     return {"sizes": dataclasses.asdict(module_in(folder, LAYOUT)), "canvas": canvas}
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import math
 from collections.abc import Collection, Iterator, Mapping
@@ -30,8 +29,10 @@ from orbax.checkpoint import checkpoint_managers as policies
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Params
 from unicom_jax.runs import configuration
-from unicom_jax.runs.storage import remove_half_written
-from unicom_jax.runs.workdir import CONFIG, stage_steps
+from unicom_jax.runs.storage import remove_half_written, take_folders_literally
+from unicom_jax.runs.workdir import CONFIG, read_json, stage_steps
+
+take_folders_literally()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -253,7 +254,7 @@ def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
         return int(step)
     losses = {n: path for n in steps if (path := folder / str(n) / "metrics/metrics").is_file()}
     if step == "best" and losses:
-        return min(losses, key=lambda n: held_out_loss(json.loads(losses[n].read_text())))
+        return min(losses, key=lambda n: held_out_loss(read_json(losses[n], CheckpointError)))
     lacking = "with a held-out loss (train with keep_best)" if step == "best" else "of this step"
     raise CheckpointError(
         f"--step={step}: {folder} has none {lacking}; leave it out, or take one of "

@@ -48,7 +48,10 @@ from unicom_jax.runs.stages import PARTS, names_a_run, spec_of
 
 Config = Mapping[str, Any]
 # Fields that say how a module computes or starts, not which weights it has.
-COMPUTE = ("remat", "unroll", "attention_backend", "attention_block", "dtype", "embedding_std")
+COMPUTE = (
+    *("remat", "unroll", "attention_backend", "attention_block", "dtype", "embedding_std"),
+    "logit_softcap",
+)
 # Axis of the vocabulary in the weights that have one.
 VOCABULARY = {("embedding", "table"): 0, ("head", "kernel"): 1}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import io
 import shlex
 import time
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from data_pipelines.preparation import prepare_rows as rows
 from data_pipelines.sources.records import SUFFIX, SourceError
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
+from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
 from unicom_jax.runs.stages import check_row_stage, data_seed, row_stages, settings_of, spec_of
 
@@ -145,8 +147,9 @@ def keep_probe(plan: rows.Plan, shard: rows.Shard, features: FeatureMaker) -> No
     if path.is_file():
         _compare(path, made[0], "this run's encoder")
         return
-    with path.open("wb") as file:
-        np.savez(file, patches=patches[0], grids=grids[0], features=made[0])
+    content = io.BytesIO()
+    np.savez(content, patches=patches[0], grids=grids[0], features=made[0])
+    write_bytes(path, content.getvalue())
 
 
 def read_probe(directory: Path, stage: str) -> tuple[np.ndarray, np.ndarray] | None:

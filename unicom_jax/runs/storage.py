@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from etils import epath
 
 HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of it is there
 SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which writes the arrays, says
@@ -28,6 +31,27 @@ def remove_half_written(directory: Path) -> None:
     if jax.process_index() == 0:
         for path in directory.glob(HALF_WRITTEN):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def take_folders_literally() -> None:
+    """From now on `epath.Path.glob` takes only its argument as a pattern, not the path before it.
+
+    Orbax looks for the parts of a checkpoint with it. In a folder such as `lr[3e-4]` etils finds
+    none, so that Orbax drops them in silence and leaves checkpoints that nobody can read.
+    """
+    local = type(epath.Path(os.sep))
+    found = local.glob
+    if getattr(found, "literal", False):
+        return
+
+    def below(self: epath.Path, pattern: str) -> Iterator[epath.Path]:
+        folder = os.fspath(self)
+        if glob.escape(folder) == folder:
+            return found(self, pattern)
+        return (local(path) for path in glob.glob(os.path.join(glob.escape(folder), pattern)))
+
+    below.literal = True
+    local.glob = below
 
 
 class StorageLog(logging.Filter):

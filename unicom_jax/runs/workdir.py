@@ -3,13 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.config.key import ConfigError
+
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
 LFS = "version https://git-lfs"
+
+
+def check_name(workdir: str) -> None:
+    """Refuses a path below which checkpoints cannot be written.
+
+    Raises:
+      ConfigError: TensorStore takes a backslash for a slash, and needs names in UTF-8.
+    """
+    if "\\" in workdir:
+        raise ConfigError(f"--workdir={workdir} has a backslash; use a path without one")
+    if any("\ud800" <= sign <= "\udfff" for sign in os.path.abspath(workdir)):
+        raise ConfigError(
+            f"--workdir={workdir} is not UTF-8; use another name, or set PYTHONUTF8=1 where the "
+            "locale is to blame"
+        )
 
 
 def stage_steps(workdir: Path, stage: str) -> list[int]:

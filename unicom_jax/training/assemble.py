@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unicom_jax.runs.stages import noise_fold, spec_of
+from unicom_jax.training.groups import read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
@@ -32,12 +33,13 @@ def make_trainer(
     """
     spec = spec_of(label)
     settings = config[spec.name]
-    check_on_mesh(label, settings, mesh.shape)
+    check_on_mesh(spec.name, config, mesh.shape)
     stage = LOSSES[spec.loss](spec.name, config, statistics_batches)
-    stage = dataclasses.replace(stage, name=label)
+    groups = read_groups(settings.groups, stage.module.specs(), f"{spec.name}.groups")
+    stage = dataclasses.replace(stage, name=label, freeze=(*stage.freeze, *groups.frozen()))
     trained, _ = split(stage.module.specs(), stage.freeze)
     updates = settings.steps * stage.inner_steps
-    optimizer, schedule = make_optimizer(settings, trained, updates)
+    optimizer, schedule = make_optimizer(settings, trained, updates, groups)
     return Trainer(
         stage,
         optimizer,
@@ -46,7 +48,10 @@ def make_trainer(
         config.seed,
         settings.accumulate,
         settings.ema_decay,
+        settings.ema_warmup,
         offload_optimizer=settings.offload_optimizer,
         spike_factor=settings.spike_factor,
+        groups=groups,
+        diagnostics=settings.diagnostics,
         noise_fold=noise_fold(config, label),
     )

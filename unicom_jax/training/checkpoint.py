@@ -23,11 +23,14 @@ class Position:
       next_step: steps taken, skipped ones included.
       data_offset: batches that were left behind by going back to an earlier checkpoint.
       rollbacks: how often that was.
+      learning_rate: of step `next_step`, under the settings that the position was saved with; None
+        where it was not saved yet, or by a version that did not note it.
     """
 
     next_step: int = 0
     data_offset: int = 0
     rollbacks: int = 0
+    learning_rate: float | None = None
 
 
 def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
@@ -48,6 +51,7 @@ def save_state(
 ) -> None:
     """Saves asynchronously. `loss`: on held-out batches, where it was measured at this step."""
     train = _train_item(trainer, state)
+    position = dataclasses.replace(position, learning_rate=trainer.next_rate(state))
     stands = {**dataclasses.asdict(position), "seed": trainer.seed}
     weights = trainer.weights_for_use(state)
     files.save(manager, position.next_step, weights, train, stands, loss)

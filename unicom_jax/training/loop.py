@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
 from data_pipelines.loading.loader import Loader
-from unicom_jax.core.losses import mean
+from unicom_jax.core.losses import reported
 from unicom_jax.core.module import Params
+from unicom_jax.interop.atomic import write_text
 from unicom_jax.parallel.accelerators import find_accelerator
 from unicom_jax.parallel.processes import ProcessGroup, Vote
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training.checkpoint import Position
+from unicom_jax.training.clock import Clock, Window
 from unicom_jax.training.flops import step_flops
-from unicom_jax.training.metrics import MetricWriter, format_note, make_progress
+from unicom_jax.training.metrics import MetricWriter, format_note, known, make_progress
 from unicom_jax.training.saving import Saver, TrainingError
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
@@ -87,26 +90,6 @@ def data_shares(
     return shares
 
 
-@dataclasses.dataclass
-class Window:
-    """Time and work since the last report."""
-
-    started: float
-    waited: float = 0.0
-    steps: int = 0
-
-    def rates(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
-        seconds = time.perf_counter() - self.started
-        rates = {
-            "steps_per_second": self.steps / seconds,
-            "tokens_per_second": self.steps * tokens / seconds,
-            "data_wait": self.waited / seconds,
-        }
-        if peak:
-            rates["mfu"] = self.steps * flops / seconds / (peak * jax.device_count())
-        return rates
-
-
 def train(
     trainer: Trainer,
     frozen: Params,
@@ -166,6 +149,7 @@ def train(
         return trainer.weights_for_use(state)
     if start:
         console.print(f"{name}: goes on from the checkpoint of step {start}")
+        _tell_changed_rate(trainer, state, position, warn)
 
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
@@ -173,7 +157,8 @@ def train(
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     held_out: list[Any] | None = None
-    began = time.perf_counter()
+    began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)
+    clock = Clock(directory, start, first_skipped, active=group.index == 0)
     stopping = profiling = False
     first_profiled = start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
@@ -188,13 +173,13 @@ def train(
         make_progress(console) as progress,
     ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
-        window = Window(time.perf_counter())
+        clock.window = Window()
 
         while (step := position.next_step) < config.steps:
             # ---- data, and the step itself ------------------------------------------------
             asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
-            window.waited += time.perf_counter() - asked
+            clock.window.waited += time.perf_counter() - asked
             batch = prepare_fn(state, frozen, batch)
             if peak and step == start:
                 of = trainer.stage
@@ -205,7 +190,7 @@ def train(
                 profiling = True
             for _ in range(inner_steps):
                 state, metrics = step_fn(state, frozen, batch)
-            window.steps += 1
+            clock.window.steps += 1
             done = step + 1
             position = dataclasses.replace(position, next_step=done)
             if profiling and done >= last_profiled:
@@ -216,18 +201,22 @@ def train(
             # ---- reports ------------------------------------------------------------------
             if done % config.log_every == 0 or done == config.steps or step == start:
                 values = {key: float(value) for key, value in jax.device_get(metrics).items()}
+                values = known(values, "loss/")
                 # At the same steps whether a run was stopped or not: so not at its first one.
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
+                    writer.write(done, values)  # the report reads it; dropped on a way back
                     state = metrics = None  # there is no room for two
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
                     progress.update(bar, completed=position.next_step)
-                    counts, window = stream.counts.copy(), Window(time.perf_counter())
+                    counts = stream.counts.copy()
+                    clock.go_back(position.next_step, int(state.opt_state.total_notfinite))
                     continue
                 saver.look()
                 if step > start:  # the first step's rates are the compiler's
-                    values |= window.rates(tokens_per_step, flops, peak)
+                    values |= clock.window.rates(tokens_per_step, flops, peak)
+                values |= clock.report(int(values["skipped_steps"]), compiled=step == start)
                 values |= data_shares(stream.counts, counts, group)
                 counts = stream.counts.copy()
                 values |= {
@@ -237,15 +226,16 @@ def train(
                     "time": time.perf_counter() - began,
                 }
                 writer.write(done, values)
-                window = Window(time.perf_counter())
                 progress.update(bar, completed=done, note=format_note(values))
                 if progress.disable and (done % (10 * config.log_every) == 0 or step == start):
                     console.print(f"{name} {done}/{config.steps}  {format_note(values)}")
             if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
-                held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                values = evaluate(trainer, eval_fn, prepare_fn, state, frozen, held_out)
+                jax.block_until_ready(metrics)  # steps that are under way are no evaluation
+                with clock.pause("eval"):
+                    held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
+                    values = evaluate(trainer, eval_fn, prepare_fn, state, frozen, held_out)
                 writer.write(done, values)
-                window, loss = Window(time.perf_counter()), values["eval/loss"]
+                loss = values["eval/loss"]
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps
@@ -253,13 +243,16 @@ def train(
                 if int(metrics["skipped_in_a_row"]):
                     continue  # no checkpoint that one could go back to; a stop comes a step later
                 if not stopping:
-                    saver.save(position, state, loss)
+                    clock.keep(done)
+                    with clock.pause("save"):
+                        saver.save(position, state, loss)
             if stopping:
                 break
         batch = held_out = None  # arrays in memory shared with the workers go before these do
 
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
+    clock.keep(position.next_step)
     if stopping:
         saver.finish(position, state, loss)
         raise Stopped(
@@ -277,6 +270,7 @@ def train(
         "seconds": seconds,
         "steps_per_second": (config.steps - start) / seconds,
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
+        "goodput": clock.goodput,
         "compilations": step_fn._cache_size(),
         **({"prepare_compilations": prepare_fn._cache_size()} if trainer.stage.prepare else {}),
         **({"best_step": saver.best_step} if config.keep_best else {}),
@@ -307,7 +301,8 @@ def evaluate(
         prepared = prepare_fn(fixed, frozen, batch)
         for term, pair in eval_fn(params, frozen, prepared).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
-    means = {term: float(mean(pair)) for term, pair in totals.items()}
+    means = reported(jax.tree.map(jnp.float32, totals))
+    means = known({term: float(value) for term, value in means.items()})
     total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())
     return {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
 
@@ -348,9 +343,26 @@ def _go_back(
         what += f", after {position.rollbacks} rollbacks"
     saver.close()
     raise TrainingError(
-        f"{what}; lower --config.{name}.learning_rate and start again, the last good checkpoint is "
-        "kept"
+        f"{what}; the last good checkpoint is kept: give the same command with a lower "
+        f"--config.{name}.learning_rate and --allow-change"
     )
+
+
+def _tell_changed_rate(
+    trainer: Trainer, state: TrainState, position: Position, warn: Callable[[str], None]
+) -> None:
+    """Says where the settings of today give another learning rate than those of the checkpoint.
+
+    The schedule is always the one that today's settings describe, over all of `steps`: with more
+    steps a cosine that had come down to 0 starts again from half its peak.
+    """
+    step, before, now = position.next_step, position.learning_rate, trainer.next_rate(state)
+    if before is not None and not np.isclose(before, now, rtol=1e-4, atol=0.0):
+        warn(
+            f"{trainer.stage.name}: the learning rate of step {step} was {before:.3g} when the "
+            f"checkpoint was saved and is {now:.3g} now, because steps, learning_rate, schedule or "
+            "warmup_steps changed; training follows the new schedule"
+        )
 
 
 def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) -> None:
@@ -367,4 +379,4 @@ def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) ->
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         **facts,
     }
-    (directory / "stage.json").write_text(json.dumps(about, indent=2))
+    write_text(directory / "stage.json", json.dumps(about, indent=2))

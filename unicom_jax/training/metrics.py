@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import sys
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from unicom_jax.interop.atomic import write_text
 from unicom_jax.training.event_files import Board, JsonLines
 
 
@@ -89,14 +91,24 @@ def _start_wandb(project: str, directory: Path):
         ) from None
     kept = directory / "wandb_id"  # a stage that goes on continues its run there
     if not kept.exists():
-        kept.write_text(secrets.token_hex(8))
+        write_text(kept, secrets.token_hex(8))
     return wandb.init(
         project=project,
         dir=str(directory),
         name=directory.name,
-        id=kept.read_text().strip(),
+        id=kept.read_text(encoding="utf-8").strip(),
         resume="allow",
     )
+
+
+def known(values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
+    """`values` without those parts of loss terms, `<prefix><term>/<part>`, that are NaN because no
+    token belonged to them (`core.losses.reported`)."""
+
+    def is_part(name: str) -> bool:
+        return name.startswith(prefix) and "/" in name.removeprefix(prefix)
+
+    return {k: v for k, v in values.items() if not (math.isnan(v) and is_part(k))}
 
 
 def make_progress(console: Console) -> Progress:
@@ -121,7 +133,7 @@ def format_note(values: Mapping[str, float]) -> str:
     losses = [
         f"{name.removeprefix('loss/')} {value:.3g}"
         for name, value in values.items()
-        if name.startswith("loss/")
+        if name.startswith("loss/") and name.count("/") == 1
     ]
     rate = values.get("tokens_per_second")
     return "  ".join([*losses, f"{rate / 1000:.1f}k tok/s"] if rate else losses)

@@ -36,7 +36,13 @@ RMS = 0.2  # of an update; AdamW's size, so that one learning rate serves both
 
 
 def muon(
-    learning_rate: optax.ScalarOrSchedule, specs: Specs, *, b1: float, b2: float, eps: float
+    learning_rate: optax.ScalarOrSchedule,
+    specs: Specs,
+    *,
+    b1: float,
+    b2: float,
+    eps: float,
+    mu_dtype: str = "float32",
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for linear kernels, AdamW for tables, norms and biases; without weight decay.
 
@@ -48,14 +54,16 @@ def muon(
       specs: of the trained weights.
       b1, b2: of AdamW, which like Muon looks ahead (Nesterov).
       eps: of both.
+      mu_dtype: in which both keep their first moment from one update to the next.
     """
     matrices = optax.chain(
-        scale_by_muon(specs, eps),
+        scale_by_muon(specs, eps, mu_dtype),
         _scale_by_size(specs),
         optax.scale(RMS),
         optax.scale_by_learning_rate(learning_rate),
     )
-    others = optax.adamw(learning_rate, b1=b1, b2=b2, eps=eps, weight_decay=0.0, nesterov=True)
+    adam = {"b1": b1, "b2": b2, "eps": eps, "mu_dtype": mu_dtype}
+    others = optax.adamw(learning_rate, **adam, weight_decay=0.0, nesterov=True)
     labels = map_specs(lambda spec: "muon" if is_kernel(spec) else "adam", specs)
     return optax.partition({"muon": matrices, "adam": others}, labels)
 
@@ -69,7 +77,9 @@ def _sides(spec: ParamSpec) -> list[int]:
     return [i for i, axis in enumerate(spec.axes) if axis != "layers"]
 
 
-def scale_by_muon(specs: Specs, eps: float) -> optax.GradientTransformationExtraArgs:
+def scale_by_muon(
+    specs: Specs, eps: float, mu_dtype: str = "float32"
+) -> optax.GradientTransformationExtraArgs:
     """Momentum with Nesterov's look ahead, then `orthogonalize`."""
     known = dict(iter_specs(specs))
 
@@ -78,7 +88,7 @@ def scale_by_muon(specs: Specs, eps: float) -> optax.GradientTransformationExtra
     def init(params: Any) -> optax.contrib.MuonState:
         return optax.contrib.MuonState(
             count=jnp.zeros((), jnp.int32),
-            mu=optax.tree.zeros_like(params),
+            mu=optax.tree.zeros_like(params, dtype=mu_dtype),
             ns_coeffs=jnp.asarray(COEFFICIENTS),
         )
 
@@ -86,7 +96,7 @@ def scale_by_muon(specs: Specs, eps: float) -> optax.GradientTransformationExtra
         grads: Any, state: Any, params: Any = None, *, mesh: Mesh | None = None, **_: Any
     ) -> tuple[Any, optax.contrib.MuonState]:
         count = optax.safe_increment(state.count)
-        mu = optax.tree.update_moment(grads, state.mu, BETA, 1)
+        mu = optax.tree.update_moment(grads, optax.tree.cast(state.mu, jnp.float32), BETA, 1)
         ahead = jax.tree.map(
             lambda m, g: BETA * m + (1 - BETA) * g,
             optax.tree.bias_correction(mu, BETA, optax.safe_increment(count)),
@@ -96,7 +106,8 @@ def scale_by_muon(specs: Specs, eps: float) -> optax.GradientTransformationExtra
         leaves = [leaf for _, leaf in named]
         wanted = [known[tuple(key.key for key in path)] for path, _ in named]
         updates = orthogonalize(leaves, wanted, eps, mesh)
-        return jax.tree.unflatten(tree, updates), state._replace(count=count, mu=mu)
+        kept = optax.tree.cast(mu, mu_dtype)
+        return jax.tree.unflatten(tree, updates), state._replace(count=count, mu=kept)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

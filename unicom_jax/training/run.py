@@ -35,6 +35,7 @@ from unicom_jax.runs.start import start_run
 from unicom_jax.runs.trained import furthest, source_label
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.loop import Batches, LoopConfig, train
+from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
 
@@ -125,6 +126,8 @@ def _run_stage(
                 yield place_batch(batch, mesh)
 
     trainer = make_trainer(label, config, mesh, statistics_batches)
+    for line in copies_on_mesh(stage.name, config, mesh.shape):
+        console.print(f"! {line}", soft_wrap=True)
     frozen = _frozen_parts(stage, config, workdir, mesh)
     if stage.spec.loader == "rows" and config.data.packed:
         unified.check_packed_features(config, label, frozen)

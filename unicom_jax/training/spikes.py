@@ -1,9 +1,15 @@
 """Steps whose gradient norm jumps: they are made non-finite, so that the optimiser skips them.
 
-A step is a spike when its gradient norm is above `factor` times the median of the norms of the
-last `WINDOW` steps. All of it happens inside the compiled step, so no host waits for it. Leaving
-out steps by their gradient norm is common for large models (OLMo 2's spike score, PaLM's skipped
-batches); the median, unlike a mean, is not moved by the spikes that it is to find.
+A step is a spike when its gradient norm is above `factor` times the usual norm. That is the median
+of the last `WINDOW` steps, or that of the last `RECENT` steps where it is higher. All of it happens
+inside the compiled step, so no host waits for it. Leaving out steps by their gradient norm is
+common for large models (OLMo 2's spike score, PaLM's skipped batches); a median, unlike a mean, is
+not moved by the few spikes that it is to find.
+
+The short median is what ends the skipping when the norm has risen for good (other data, another
+phase of training): rejected norms enter the window too, so after `RECENT` / 2 steps at the new
+level the short median is the new level and steps are taken again. With the long median alone that
+would take `WINDOW` / 2 steps, more than `max_skipped` allows by default.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 WINDOW = 64  # norms; until half of them are known, nothing counts as a spike
+RECENT = 16  # the newest of them; a lasting rise is skipped for half as many steps
 
 
 def no_norms() -> jax.Array:
@@ -24,19 +31,24 @@ def no_norms() -> jax.Array:
 def reject_spike(
     grads: Any, norm: jax.Array, norms: jax.Array, step: jax.Array, factor: float
 ) -> tuple[Any, jax.Array, jax.Array]:
-    """(gradients, all NaN at a spike; norm over median, 0 while unknown; the window with `norm`).
+    """(gradients, all NaN at a spike; norm over usual norm, 0 while unknown; window with `norm`).
 
-    Spikes enter the window like other finite norms: a level that stays is the new normal once it
-    is half of the window, if training gets that far.
+    Spikes enter the window like other finite norms.
 
     Args:
       grads: tree of gradients with the global norm `norm`, ().
-      norms: the last norms, (WINDOW,); step s lies at s modulo WINDOW.
+      norms: the last norms, (WINDOW,); that of step s is at index s modulo WINDOW.
       step: steps taken before this one, ().
     """
-    ratio = norm / jnp.sort(norms)[WINDOW // 2]
+    newest = norms[(step - 1 - jnp.arange(min(RECENT, WINDOW))) % WINDOW]
+    ratio = norm / jnp.maximum(_median(norms), _median(newest))
     spike = ratio > factor
     grads = jax.tree.map(lambda grad: jnp.where(spike, jnp.nan, grad), grads)
     place = step % WINDOW
     kept = jnp.where(jnp.isfinite(norm), norm, norms[place])
     return grads, ratio, norms.at[place].set(kept)
+
+
+def _median(norms: jax.Array) -> jax.Array:
+    """The upper median of (n,): half of the norms suffice to raise it."""
+    return jnp.sort(norms)[len(norms) // 2]

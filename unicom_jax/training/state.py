@@ -46,6 +46,14 @@ def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
     return traverse_util.unflatten_dict(trained), traverse_util.unflatten_dict(held)
 
 
+def applied_updates(state: TrainState) -> jax.Array:
+    """int32 scalar: updates that the optimiser has applied, its own count; skipped steps are none.
+
+    `opt_state` is that of `optax.apply_if_finite`.
+    """
+    return state.step - state.opt_state.total_notfinite
+
+
 def merge(*trees: Params) -> Params:
     """The inverse of `split`; later trees win."""
     flat: dict = {}

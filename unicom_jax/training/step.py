@@ -13,12 +13,14 @@ import optax
 from jax.sharding import Mesh
 
 from unicom_jax.core.activations import ROWS, on_mesh, place
-from unicom_jax.core.losses import LossTerms, mean
+from unicom_jax.core.losses import LossTerms, mean, reported
 from unicom_jax.core.module import Module, Params
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
+from unicom_jax.training.diagnostics import group_norms
+from unicom_jax.training.groups import Groups
 from unicom_jax.training.spikes import no_norms, reject_spike
-from unicom_jax.training.state import TrainState, check_freeze, merge, split
+from unicom_jax.training.state import TrainState, applied_updates, check_freeze, merge, split
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
 PrepareFunction = Callable[[Params, Params, Any, jax.Array], Any]
@@ -79,15 +81,27 @@ def row_keys(key: jax.Array, rows: int) -> jax.Array:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
 
+def in_parts(rows: Any, parts: int) -> Any:
+    """Arrays (B, ...) as (parts, B / parts, ...): part p has the rows p, p + parts, ...
+
+    So each device finds its rows of every part among its own rows of the batch.
+    """
+
+    def split_rows(x: jax.Array) -> jax.Array:
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:])
+        return place(jnp.swapaxes(x, 0, 1), (), ROWS)
+
+    return jax.tree.map(split_rows, rows)
+
+
 def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
     """(trained, held, frozen, batch, keys) -> (total loss, terms, gradients of `trained`).
 
-    Gradients lie where their weights lie, so devices hold no more of a sum than of a weight.
+    Gradients are placed as their weights are, so devices hold no more of a sum than of a weight.
 
-    With accumulation a part takes every `accumulate`th row, so that each device finds its rows of
-    every part among its rows of the batch. The counts of the whole batch are summed first (they do
-    not depend on the weights, so XLA drops the forward pass of that scan); each part then
-    contributes exactly what it would in one big batch.
+    With accumulation the batch is computed `in_parts`. The counts of the whole batch are summed
+    first (they do not depend on the weights, so XLA drops the forward pass of that scan); each part
+    then contributes exactly what it would in one big batch.
     """
 
     def total(trained, held, frozen, batch, keys, counts):
@@ -105,12 +119,8 @@ def make_gradients(stage: Stage, accumulate: int, mesh: Mesh) -> Callable:
     def whole(trained, held, frozen, batch, keys):
         return gradient(trained, held, frozen, batch, keys, None)
 
-    def part_of(x: jax.Array) -> jax.Array:
-        parts = x.reshape(x.shape[0] // accumulate, accumulate, *x.shape[1:])
-        return place(jnp.swapaxes(parts, 0, 1), (), ROWS)
-
     def accumulated(trained, held, frozen, batch, keys):
-        parts = jax.tree.map(part_of, (batch, keys))
+        parts = in_parts((batch, keys), accumulate)
 
         def count(part):
             terms = stage.loss(merge(trained, held), frozen, *part)
@@ -141,8 +151,15 @@ class Trainer:
     """The compiled pieces of a stage's training on a mesh.
 
     Attributes:
-      offload_optimizer: moments lie in the host's memory between updates.
+      schedule: learning rate by the number of updates that were applied: a skipped step leaves the
+        optimiser's count, and with it the rate, where it was.
+      ema_decay: of the running average of the trained weights; 0: there is none.
+      ema_warmup: the average follows faster at first: after n updates the decay is
+        min(ema_decay, (1 + n) / (10 + n)), so that it soon forgets where training started.
+      offload_optimizer: moments are kept in the host's memory between updates.
       spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
+      groups: those that the optimiser was made with; they are named in the metrics.
+      diagnostics: norms of gradients, weights and updates of each group are metrics too.
       noise_fold: a number of the stage's own, folded into the key of its noise; None: stages of the
         same seed draw the same noise at the same step.
     """
@@ -154,8 +171,11 @@ class Trainer:
     seed: int
     accumulate: int = 1
     ema_decay: float = 0.0
+    ema_warmup: bool = False
     offload_optimizer: bool = False
     spike_factor: float = 0.0
+    groups: Groups = Groups()
+    diagnostics: bool = False
     noise_fold: int | None = None
 
     def __post_init__(self) -> None:
@@ -245,6 +265,7 @@ class Trainer:
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
             norm, norms, watched = optax.tree.norm(grads), state.norms, {}
+            own = grads  # not yet NaN where the step is a spike
             if self.spike_factor:
                 grads, ratio, norms = reject_spike(
                     grads, norm, norms, state.step, self.spike_factor
@@ -253,15 +274,17 @@ class Trainer:
             opt_state = on_device(state.opt_state) if self.offload_optimizer else state.opt_state
             updates, opt_state = update(grads, opt_state, trained, mesh=self.mesh)
             trained = optax.apply_updates(trained, updates)
-            ema = state.ema
-            if self.ema_decay:
-                ema = optax.incremental_update(trained, ema, 1.0 - self.ema_decay)
+            if self.diagnostics:
+                kinds = {"gradient_norm": own, "parameter_norm": trained, "update_norm": updates}
+                watched |= group_norms(kinds, self.groups.label)
+            done = applied_updates(state)
+            ema = self._average(state.ema, trained, done, opt_state.last_finite)
             metrics = {
                 "loss": loss,
-                **{f"loss/{name}": mean(term) for name, term in terms.items()},
+                **{f"loss/{name}": value for name, value in reported(terms).items()},
                 "gradient_norm": norm,
                 **watched,
-                "learning_rate": self.schedule(state.step),
+                **self._rates(done),
                 "skipped_steps": opt_state.total_notfinite,
                 "skipped_in_a_row": opt_state.notfinite_count,
             }
@@ -271,13 +294,42 @@ class Trainer:
         everywhere = sharding.replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
 
+    def _rates(self, done: jax.Array) -> dict[str, jax.Array]:
+        """The learning rate of the update after `done` earlier ones, and that of each group."""
+        rate = self.schedule(done)
+        own = {f"learning_rate/{name}": f * rate for name, f in self.groups.rates().items()}
+        return {"learning_rate": rate, **own}
+
+    def _average(self, ema: Any, trained: Any, done: jax.Array, taken: jax.Array) -> Any:
+        """The average after an update, the one after `done` earlier ones; a skipped step, which is
+        not `taken`, leaves it as it was."""
+        if not self.ema_decay:
+            return ema
+        share = 1.0 - self.ema_decay
+        if self.ema_warmup:
+            share = jnp.maximum(share, 9.0 / (10.0 + done))  # 1 - (1 + n) / (10 + n)
+        return optax.incremental_update(trained, ema, jnp.where(taken, share, 0.0))
+
+    def next_rate(self, state: TrainState) -> float:
+        """The learning rate of the next update."""
+        return float(self.schedule(int(applied_updates(state))))
+
     def eval_step(self) -> Callable[[Params, Params, Any], LossTerms]:
-        """The jitted loss terms of a batch, with noise that does not depend on the step."""
+        """The jitted loss terms of a batch, with noise that does not depend on the step.
+
+        With accumulation one part is computed at a time, as in training, so that evaluation takes
+        no more memory than a step.
+        """
 
         def step(params: Params, frozen: Params, batch: Any) -> LossTerms:
             rows = jax.tree.leaves(batch)[0].shape[0]
+            keys = row_keys(jax.random.key(0), rows)
             with on_mesh(self.mesh):
-                return self.stage.loss(params, frozen, batch, row_keys(jax.random.key(0), rows))
+                if self.accumulate == 1:
+                    return self.stage.loss(params, frozen, batch, keys)
+                parts = in_parts((batch, keys), self.accumulate)
+                terms = jax.lax.map(lambda part: self.stage.loss(params, frozen, *part), parts)
+                return jax.tree.map(lambda x: x.sum(0), terms)
 
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 

@@ -1,4 +1,4 @@
-"""Being stopped: SIGTERM, as schedulers send it before they take a machine, and Ctrl-C."""
+"""Being stopped: by SIGTERM, which schedulers send first, a closed terminal, or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ class Stopped(Exception):
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost, the same command goes on
 
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it, SIGTERM and the first SIGINT are remembered instead of ending the process.
+    """Within it SIGTERM, SIGHUP (a terminal that has closed) and the first SIGINT are remembered
+    instead of ending the process. Signals that are ignored, as SIGHUP under nohup, stay so.
 
     What it yields says whether one came. A second SIGINT interrupts at once.
     """
@@ -29,9 +33,14 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
         heard.append(number)
         # Not print: the handler may run in the middle of another one.
         hint = "; Ctrl-C again ends at once" if number == signal.SIGINT else ""
-        os.write(2, f"! stopping after the next save{hint}\n".encode())
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, f"! stopping after the next save{hint}\n".encode())
 
-    before = {number: signal.signal(number, hear) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        number: signal.signal(number, hear)
+        for number in STOPS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield lambda: bool(heard)
     finally:

@@ -71,7 +71,23 @@ LOSSES = each(
     {
         "flow_weight": Key(1.0, "Weight of the decoder's flow loss.", least=0),
         "perceptual_weight": Key(
-            0.0, "Weight of the squared distance in the frozen encoder's middle layer.", least=0
+            0.0, "Weight of the squared distance of the frozen encoder's hidden states.", least=0
+        ),
+        "perceptual_layers": Key(
+            (0.5,),
+            "After which shares of the encoder's blocks; their mean counts.",
+            least=0,
+            most=1,
+            before=(0.5,),
+        ),
+        "perceptual_normalise": Key(
+            False, "Divide each token's state by its root mean square first.", before=False
+        ),
+        "perceptual_time": Key(
+            0.0,
+            "Weight pictures by t to this power; 1 discounts predictions from noise.",
+            least=0,
+            before=0.0,
         ),
         "feature_weight": Key(0.1, "Weight of the decompressor's squared error.", least=0),
         "time": Key("uniform", "Distribution of the flow's time.", choices=TIMES),

@@ -24,14 +24,28 @@ OPTIMIZER = {
     "schedule": Key(
         "constant",
         "Course of the learning rate after the warm-up.",
-        choices=("constant", "cosine", "linear"),
+        choices=("constant", "cosine", "linear", "wsd"),
         resume=RECORDED,
+    ),
+    "decay_share": Key(
+        0.2,
+        "Share of the steps, at the end, in which the rate falls to 0 (schedule wsd).",
+        above=0,
+        most=1,
+        resume=RECORDED,
+        before=0.2,
     ),
     "warmup_steps": Key(50, "Steps over which the rate rises.", least=0, resume=RECORDED),
     "optimizer": Key("adamw", "The optimiser; see docs/optimizer.md.", choices=("adamw", "muon")),
     "b1": Key(0.9, "Decay of the first moment.", least=0, below=1, resume=RECORDED),
     "b2": Key(0.95, "Decay of the second moment.", least=0, below=1, resume=RECORDED),
     "eps": Key(1e-6, "Added to the root of the second moment.", above=0, resume=RECORDED),
+    "mu_dtype": Key(
+        "float32",
+        "Type in which the first moments are kept.",
+        choices=("float32", "bfloat16"),
+        before="float32",
+    ),
     "weight_decay": Key(0.01, "Decoupled decay of matrices.", least=0, resume=RECORDED),
     "clip_norm": Key(
         1.0,
@@ -53,10 +67,23 @@ OPTIMIZER = {
         resume=RECORDED,
         switch=True,
     ),
+    "ema_warmup": Key(
+        False,
+        "Let the average forget its start: decay min(ema_decay, (1 + n) / (10 + n)) at update n.",
+        resume=RECORDED,
+        before=False,
+    ),
     "freeze": Key(
         (),
         'Regular expressions over weight paths that are not trained, e.g. ("transformer/.*",).',
         item=str,
+    ),
+    "groups": Key(
+        (),
+        "Ordered groups of weights with their own learning rate or decay, or frozen, e.g. "
+        '({"match": "transformer/.*", "learning_rate": 0.1},); see docs/optimizer.md.',
+        item=dict,
+        before=(),
     ),
 }
 REPORTS = each(
@@ -75,6 +102,11 @@ REPORTS = each(
         ),
         "eval_every": Key(0, "Steps between two held-out losses; 0: none.", least=0),
         "eval_batches": Key(4, "Held-out batches for each of them.", least=1),
+        "diagnostics": Key(
+            False,
+            "Report norms of gradients, weights and updates of each group of weights.",
+            before=False,
+        ),
         "profile_start": Key(10, "First step of a profiler trace, from the start.", least=0),
         "profile_steps": Key(0, "Length of the trace in steps; 0: no trace.", least=0),
         "max_rollbacks": Key(

@@ -38,6 +38,12 @@ TRANSFORMER = Group(
             above=0,
             before=0.02,
         ),
+        "logit_softcap": Key(
+            0.0,
+            "Bound c of the logits of words, which become c tanh(logit / c); 0: none.",
+            least=0,
+            before=0.0,
+        ),
         "remat": REMAT,
         "unroll": Key(
             1,
@@ -62,6 +68,13 @@ UNIFIED = Group(
             "transfusion",
             "transfusion (Pathway I) or query (Pathway II); see docs/configurations.md.",
             choices=("transfusion", "query"),
+        ),
+        "fold": Key(
+            1,
+            "Latents on a side of a slot; 2: an image takes a quarter of the slots (pathways that "
+            "support it).",
+            least=1,
+            before=1,
         ),
         "understanding": Key(
             "features",
@@ -99,6 +112,13 @@ UNIFIED = Group(
             "Above 1: more of the time near noise; 0: sqrt(tokens · channels / 4096).",
             least=0,
             resume=RECORDED,
+        ),
+        "z_loss": Key(
+            0.0,
+            "Factor of log² Z beside the text loss, which keeps logits near 0, e.g. 1e-4; 0: none.",
+            least=0,
+            resume=RECORDED,
+            before=0.0,
         ),
         "text_chunk": Key(
             0,

@@ -34,6 +34,12 @@ EVALUATION = Group(
             "edits": Key(64, "Pictures to edit.", least=0),
             "shown": Key(12, "Examples of each kind in the report.", least=0, before=12),
             "think": Key(False, "Write a plan before drawing.", before=False),
+            "answer_rule": Key(
+                "exact",
+                "How answers are compared with the true ones (docs/evaluation.md).",
+                choices=("exact", "vqa", "relaxed", "anls", "choice"),
+                before="exact",
+            ),
             "batch_size": Key(64, "Pictures computed at once.", least=1),
         },
         resume=NEUTRAL,

@@ -22,7 +22,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"{path} is missing; give a folder that holds it beside the weights")
     try:
-        return dict(json.loads(path.read_text()))
+        return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); restore it from a copy") from error
 

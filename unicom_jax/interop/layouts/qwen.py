@@ -81,8 +81,13 @@ def describe(module: Transformer) -> dict[str, Any]:
     """The config.json of `module`, for text alone.
 
     Raises:
-      ValueError: biases and norms of attention as neither family has them.
+      ValueError: biases and norms of attention as neither family has them, or bounded logits.
     """
+    if module.logit_softcap:
+        raise ValueError(
+            f"Qwen has no bound on its logits, so logit_softcap={module.logit_softcap} would be "
+            "lost; export the whole model with --to=pytorch"
+        )
     if module.qkv_bias == module.qk_norm:
         raise ValueError(
             "Qwen2 has biases of query, key and value, Qwen3 norms of query and key; "

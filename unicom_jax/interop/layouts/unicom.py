@@ -4,7 +4,7 @@ ours                        theirs
 vision                      vision_model              as Siglip2VisionModel
 codec/compressor, ...       compressor, decompressor  as UniTok where it is attention
 codec/pixel_decoder         pixel_decoder
-codec/statistics            latent_mean, latent_std
+codec/statistics            statistics
 unified/transformer         language_model            as Qwen2ForCausalLM
 unified/embedding, ...      embedding, head           (Pathway II: queries, connector, ...)
 autoencoder                 autoencoder               as diffusers' AutoencoderKL
@@ -76,8 +76,8 @@ def table(module: Unicom) -> Table:
         prefixed(projection.table(codec.decompressor), "codec/decompressor/", "decompressor."),
         prefixed(_decoder(codec.pixel_decoder), "codec/pixel_decoder/", "pixel_decoder."),
         (
-            Rule("codec/statistics/mean", "latent_mean"),
-            Rule("codec/statistics/std", "latent_std"),
+            Rule("codec/statistics/mean", "statistics.mean"),
+            Rule("codec/statistics/std", "statistics.std"),
         ),
         prefixed(qwen.table(unified.transformer), "unified/transformer/", "language_model."),
         prefixed(_pathway(unified.images), "unified/"),
@@ -86,6 +86,26 @@ def table(module: Unicom) -> Table:
         own = autoencoder.table(module.autoencoder)
         tables.append(prefixed(own, "autoencoder/", "autoencoder."))
     return tuple(rule for rules in tables for rule in rules)
+
+
+# Names of earlier exports: {old: new}.
+OLD_NAMES = {
+    "latent_mean": "statistics.mean",
+    "latent_std": "statistics.std",
+    "queries": "queries.weight",
+}
+
+
+def new_name(name: str) -> str:
+    """The name of a tensor today, from its name in an export of any version."""
+    return OLD_NAMES.get(name, name)
+
+
+def twins(module: Unicom) -> dict[str, str]:
+    """Tensors that may be there once more: {name: the one it equals}."""
+    prefix = "language_model."
+    named = qwen.twins(module.unified.transformer)
+    return {prefix + name: prefix + other for name, other in named.items()}
 
 
 def _mlp(ours: str, theirs: str) -> Table:
@@ -101,7 +121,7 @@ def _pathway(module: ImageModel) -> Table:
     if isinstance(module, QueryImages):
         return (
             *embedding,
-            Rule("queries", "queries"),
+            Rule("queries", "queries.weight"),
             *siglip.blocks("connector", "connector.layers.{layer}"),
             *prefixed(_decoder(module.flow_decoder), "flow_decoder/", "flow_decoder."),
         )
@@ -153,8 +173,7 @@ def _decoder(module: FlowDecoder) -> Table:
 
 def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
     """The sections of `UnicomConfig` for `module`, made from the run's `config`."""
-    data, codec = config["data"], module.codec
-    templates = {name: data[name] for name in ("prompt_open", "prompt_close", "response_close")}
+    codec = module.codec
     own = module.autoencoder
     return {
         "vision": _describe_vision(module.vision),
@@ -163,6 +182,8 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             **_fields(module.unified.transformer, "vocab_size", "head_dim", "mlp_dim"),
             **_fields(module.unified.transformer, "rope_theta", "norm_eps"),
             **_fields(module.unified.transformer, "qkv_bias", "qk_norm", "tied_head"),
+            # Only where there is one: older exports lack the key.
+            **({"logit_softcap": cap} if (cap := module.unified.transformer.logit_softcap) else {}),
             **_describe_scaling(module.unified.transformer),
         },
         "codec": {
@@ -175,12 +196,19 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
         "pixel_decoder": _describe_painter(codec.pixel_decoder),
         "autoencoder": None if own is None else autoencoder.describe(own),
         "pathway": _describe_pathway(module.unified.images),
-        "sequence": {
-            "understanding": module.unified.images.embedding.understanding,
-            "edit_source": config["unified"]["edit_source"],
-            "pool": config["codec"]["pool"],
-            **templates,
-        },
+        "sequence": describe_sequence(module, config),
+    }
+
+
+def describe_sequence(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
+    """How words and pictures are written: the fields of `Format` in the exported code."""
+    turns = {name: config["data"][name] for name in ("prompt_open", "prompt_close")}
+    return {
+        "understanding": module.unified.images.embedding.understanding,
+        "edit_source": config["unified"]["edit_source"],
+        "pool": config["codec"]["pool"],
+        **turns,
+        "response_close": config["data"]["response_close"],
     }
 
 

@@ -25,9 +25,23 @@ class UnicomConfig(PretrainedConfig):
       sequence: how words and pictures are written: understanding, edit_source, pool and the turn's
         template prompt_open, prompt_close, response_close.
       run: the configuration and the steps of the training run, for the way back to JAX.
+      image_token_id: of `<|image_pad|>`, which stands for a slot of a picture.
+      hidden_size, vocab_size, num_hidden_layers, ...: of the language model, under the names that
+        tools look for; they follow from `language`.
     """
 
     model_type = "unicom"
+    keys_to_ignore_at_inference = ("past_key_values",)
+    # transformers' name: ours
+    LANGUAGE_SIZES = {
+        "hidden_size": "width",
+        "vocab_size": "vocab_size",
+        "intermediate_size": "mlp_dim",
+        "num_hidden_layers": "depth",
+        "num_attention_heads": "heads",
+        "num_key_value_heads": "kv_heads",
+        "head_dim": "head_dim",
+    }
 
     def __init__(
         self,
@@ -39,9 +53,15 @@ class UnicomConfig(PretrainedConfig):
         pathway: dict[str, Any] | None = None,
         sequence: dict[str, Any] | None = None,
         run: dict[str, Any] | None = None,
+        image_token_id: int | None = None,
+        use_cache: bool = True,
         **kwargs: Any,
     ) -> None:
+        for theirs, ours in self.LANGUAGE_SIZES.items():
+            kwargs[theirs] = (language or {}).get(ours)
+        kwargs["tie_word_embeddings"] = (language or {}).get("tied_head", False)
         super().__init__(**kwargs)
+        self.image_token_id, self.use_cache = image_token_id, use_cache
         self.vision = vision or {}
         self.language = language or {}
         self.codec = codec or {}

@@ -13,7 +13,8 @@ from PIL import Image as PilImage
 from PIL import ImageCms, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
 
-Picture = Any  # a PIL image, or an (H, W, 3) uint8 array
+from .sequence_unicom import Picture
+
 POLICIES = ("fixed", "naflex", "bucket")
 
 
@@ -28,7 +29,8 @@ class UnicomImageProcessor(BaseImageProcessor):
       step: pixels between the long sides of neighbouring buckets; the longest is 1 : max_ratio.
     """
 
-    model_input_names = ["patches"]
+    model_input_names = ["pixel_values", "image_grids"]
+    _auto_class = "AutoImageProcessor"
 
     def __init__(
         self,
@@ -50,22 +52,25 @@ class UnicomImageProcessor(BaseImageProcessor):
     def preprocess(
         self, images: Picture | Sequence[Picture], *, return_tensors: str | None = None
     ) -> BatchFeature:
-        """`patches`: (N, patch * patch * 3) uint8 of each picture; `grids`: its (rows, columns).
+        """What the model sees of each picture.
 
-        Args:
-          return_tensors: None gives lists by picture; "pt" or "np" one array of each, for which
-            all pictures must have one number of patches.
+        Returns:
+          `pixel_values` (B, N, patch * patch * 3) in -1..1, a picture's patches in raster order and
+          zeros behind them, and `image_grids` (B, 1, 2), its rows and columns of patches.
         """
         listed = images if isinstance(images, list | tuple) else [images]
         prepared = [self.prepare(image) for image in listed]
-        patches = [patchify(image, self.patch) for image in prepared]
-        grids = [self.grid(image) for image in prepared]
-        if return_tensors is not None and len(counts := sorted({len(p) for p in patches})) > 1:
-            raise ValueError(
-                f"return_tensors={return_tensors!r}: these pictures have from {counts[0]} to "
-                f"{counts[-1]} patches and fill no one array; leave it out to get a list"
-            )
-        return BatchFeature({"patches": patches, "grids": grids}, tensor_type=return_tensors)
+        data = {
+            "pixel_values": pad_patches([self.pixel_values([image]) for image in prepared]),
+            "image_grids": np.array([[self.grid(image)] for image in prepared], np.int64),
+        }
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def pixel_values(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """Patches (N, patch * patch * 3) fp32 in -1..1 of prepared pictures, one after another."""
+        if not images:
+            return np.zeros((0, 3 * self.patch**2), np.float32)
+        return to_unit(np.concatenate([patchify(image, self.patch) for image in images]))
 
     def grid(self, image: np.ndarray) -> tuple[int, int]:
         """Rows and columns of patches of a prepared picture."""
@@ -222,6 +227,19 @@ def aspect_buckets(
     ]
     wide = [(short, long) for short, long in wide if short >= unit]
     return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
+
+
+def to_unit(pixels: np.ndarray) -> np.ndarray:
+    """uint8 0..255 to fp32 -1..1."""
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1.0)
+
+
+def pad_patches(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Patches (N_i, C) of several rows as one array (B, max N_i, C), zeros behind them."""
+    joined = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), np.float32)
+    for place, row in zip(joined, rows, strict=True):
+        place[: len(row)] = row
+    return joined
 
 
 def patchify(image: np.ndarray, patch: int) -> np.ndarray:

@@ -5,7 +5,9 @@ words + noise -> language_model -> velocity -> ... -> latents -> decompressor ->
 
 from transformers import AutoModel
 model = AutoModel.from_pretrained(FOLDER, trust_remote_code=True)
-model.caption([picture]); model.draw(["a red circle"]); model.edit([picture], ["make it blue"])
+model.caption(picture); model.draw("a red circle"); model.edit(picture, "make it blue")
+
+It also is a causal language model of transformers, with `forward`, `generate` and pipelines.
 """
 
 from __future__ import annotations
@@ -16,13 +18,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import ModelOutput
 
 from .configuration_unicom import UnicomConfig
+from .image_processing_unicom import UnicomImageProcessor
 from .modeling_unicom_codec import (
     AutoencoderSpace,
     DiffusionTransformer,
+    LatentStatistics,
     make_autoencoder,
     make_projections,
 )
@@ -30,16 +34,22 @@ from .modeling_unicom_flow import data_to_velocity
 from .modeling_unicom_flux import FluxDecoder
 from .modeling_unicom_generation import Generation
 from .modeling_unicom_language import LanguageModel, interval_mask
+from .modeling_unicom_layers import Attention
 from .modeling_unicom_pathway import ImageEmbedding, make_head
 from .modeling_unicom_vision import Encoder, VisionTransformer
-from .processing_unicom import Role
+from .processing_unicom import UnicomProcessor
+from .sequence_unicom import Role
 
 Grid = tuple[int, int]
+# What says where a model comes from, to be passed on for the files beside its weights.
+SOURCE_OPTIONS = (
+    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
+)  # fmt: skip
 
 
 @dataclasses.dataclass
 class UnicomOutput(ModelOutput):
-    """What `UnicomModel.forward` gives.
+    """What `UnicomModel.forward_slots` gives.
 
     Attributes:
       logits: (B, S, vocab_size) fp32 scores of the next word.
@@ -53,13 +63,26 @@ class UnicomOutput(ModelOutput):
     hidden_states: Tensor | None = None
 
 
-class UnicomModel(Generation, PreTrainedModel):
-    """All parts of a model. `Generation` has what one does with it."""
+class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
+    """All parts of a model. `Generation` has what one does with it, `Standard` what tools ask for.
+
+    The codec, flow times and the flow head stay in fp32 whatever type the model is loaded in.
+    """
 
     config_class = UnicomConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
+    input_modalities = ("image", "text")
     _no_split_modules = ("DecoderLayer", "EncoderLayer", "DiffusionBlock")
+    _keep_in_fp32_modules_strict = (
+        "compressor", "decompressor", "statistics", r"^autoencoder\.", r"^head\.",
+        r"^embedding\.time\.", r"^flow_decoder\.time\.",
+    )  # fmt: skip
+    _skip_keys_device_placement = ("past_key_values", "cache")
+    _tied_weights_keys = {
+        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
+    }
+    _supports_sdpa = True
     supports_gradient_checkpointing = True
 
     def __init__(self, config: UnicomConfig) -> None:
@@ -67,8 +90,7 @@ class UnicomModel(Generation, PreTrainedModel):
         codec, pathway = config.codec, config.pathway
         self.vision_model = VisionTransformer(**config.vision)
         self.compressor, self.decompressor = make_projections(**codec)
-        self.register_buffer("latent_mean", torch.zeros(codec["latent_dim"]))
-        self.register_buffer("latent_std", torch.ones(codec["latent_dim"]))
+        self.statistics = LatentStatistics(codec["latent_dim"])
         self.pixel_decoder = make_pixel_decoder(**config.pixel_decoder)
         self.autoencoder = make_autoencoder(config.autoencoder) if config.autoencoder else None
         self.language_model = LanguageModel(**config.language)
@@ -80,24 +102,52 @@ class UnicomModel(Generation, PreTrainedModel):
             self.head = make_head(width=width, latent_dim=codec["latent_dim"], **pathway["head"])
         else:  # the frozen language model reads, a decoder of its own draws
             self.head = None
-            self.queries = nn.Parameter(torch.zeros(pathway["queries"], width))
+            self.queries = nn.Embedding(pathway["queries"], width)
             sizes = width, config.language["heads"], 4 * width
             self.connector = Encoder(pathway["connector_depth"], *sizes)
             self.flow_decoder = DiffusionTransformer(**pathway["flow_decoder"])
+        self.loss_type = "ForCausalLM"
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.config = config
+        if config.pixel_decoder["kind"] == "dit":  # FLUX is large, and trained in bfloat16
+            self._keep_in_fp32_modules_strict = (
+                *self._keep_in_fp32_modules_strict,
+                r"^pixel_decoder\.",
+            )
         self.post_init()
 
     # ---- what transformers asks of every model ----------------------------------------------
 
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike | None, *args: Any, **options: Any):
+        """As in transformers, with the processor of the same folder, revision and subfolder."""
+        found = super().from_pretrained(name, *args, **options)
+        model = found[0] if isinstance(found, tuple) else found
+        shared = {key: options[key] for key in SOURCE_OPTIONS if key in options}
+        model._processor = model._read_processor(name, shared)
+        return found
+
+    def _read_processor(
+        self, name: str | os.PathLike | None, source: dict[str, Any]
+    ) -> UnicomProcessor | None:
+        """The processor from where the model came from; None where only weights are there."""
+        try:
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **source)
+            images = UnicomImageProcessor.from_pretrained(name, **source)
+        except (OSError, ValueError, TypeError):
+            return None
+        return UnicomProcessor(
+            images, tokenizer, chat_template=tokenizer.chat_template, sequence=self.config.sequence
+        )
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any):
-        """As in transformers, with tokenizer, image processor and defaults: a folder that stands
-        alone. A model that came from no folder has none of these; its weights are saved alone."""
-        beside = ()
-        if self.config.name_or_path:  # read before a file is written: they may be gone
-            beside = (self.processor.tokenizer, self.processor.images, self.defaults)
+        """As in transformers, with the processor: a folder that stands alone. A model that came
+        from no folder has none; its weights are saved alone."""
         super().save_pretrained(save_directory, *args, **options)
-        if options.get("is_main_process", args[0] if args else True):
-            for part in beside:
-                part.save_pretrained(save_directory)
+        if self._processor and options.get("is_main_process", args[0] if args else True):
+            self.processor.save_pretrained(save_directory)
+            self.processor.image_processor.save_pretrained(save_directory)
 
     def get_input_embeddings(self) -> nn.Embedding:
         return self.language_model.model.embed_tokens
@@ -105,6 +155,14 @@ class UnicomModel(Generation, PreTrainedModel):
     def set_input_embeddings(self, value: nn.Embedding) -> None:
         """A tied head scores words with it, too."""
         self.language_model.model.embed_tokens = value
+        if self.config.tie_word_embeddings:
+            self.language_model.lm_head.weight = value.weight
+
+    def get_output_embeddings(self) -> nn.Linear:
+        return self.language_model.lm_head
+
+    def set_output_embeddings(self, value: nn.Linear) -> None:
+        self.language_model.lm_head = value
 
     def resize_token_embeddings(
         self,
@@ -130,22 +188,20 @@ class UnicomModel(Generation, PreTrainedModel):
     # ---- pictures ---------------------------------------------------------------------------
 
     def look(self, patches: Tensor, grid: Grid) -> Tensor:
-        """Features (B, N, D) of uint8 patches (B, N, P * P * 3)."""
-        return self.vision_model(to_unit(patches).to(self.dtype), grid)
+        """Features (B, N, D) of patches (B, N, P * P * 3) in -1..1."""
+        return self.vision_model(patches.to(self.dtype), grid)
 
     def compress(self, features: Tensor, grid: Grid) -> Tensor:
         """Normalised latents (B, n, d) fp32 of features (B, N, D)."""
-        raw = self.compressor(features.float(), grid)
-        return (raw - self.latent_mean.float()) / self.latent_std.float()
+        return self.statistics(self.compressor(features, grid))
 
     def decompress(self, latents: Tensor, grid: Grid) -> Tensor:
         """Features (B, N, D) fp32 of normalised latents (B, n, d)."""
-        raw = latents.float() * self.latent_std.float() + self.latent_mean.float()
-        return self.decompressor(raw, grid)
+        return self.decompressor(self.statistics(latents, restore=True), grid)
 
     # ---- a prepared sequence ----------------------------------------------------------------
 
-    def forward(
+    def forward_slots(
         self,
         input_ids: Tensor,
         positions: Tensor | None = None,
@@ -207,8 +263,3 @@ def make_pixel_decoder(kind: str, **sizes: Any) -> nn.Module:
     if kind not in kinds:
         raise ValueError(f"pixel_decoder.kind {kind!r} is unknown to this version of the model")
     return kinds[kind](**sizes)
-
-
-def to_unit(pixels: Tensor) -> Tensor:
-    """uint8 0..255 to fp32 -1..1."""
-    return pixels.float() / 127.5 - 1.0

@@ -1,6 +1,6 @@
 """The codec: features to latents and back, and the diffusion transformer that paints from them.
 
-All of it computes in fp32. All pictures of a batch have one grid of patches.
+All of it is kept and computed in fp32. All pictures of a batch have one grid of patches.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from .modeling_unicom_flow import data_to_velocity
 from .modeling_unicom_layers import (
+    Attention,
     LayerNorm,
-    Linear,
     Mlp,
-    Modulation,
     RMSNorm,
     SwiGlu,
     TimeEmbedding,
     apply_rope,
-    attention,
     gelu_tanh,
     grid_places,
+    in_type_of,
     modulated_norm,
+    modulation,
     rope,
     rope_frequencies,
 )
@@ -34,18 +34,32 @@ Grid = tuple[int, int]
 # ---- compressors ------------------------------------------------------------------------------
 
 
-class ProjectionAttention(nn.Module):
+class LatentStatistics(nn.Module):
+    """Mean and deviation of raw latents; normalised ones have mean 0 and deviation 1."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(latent_dim))
+        self.register_buffer("std", torch.ones(latent_dim))
+
+    def forward(self, latents: Tensor, restore: bool = False) -> Tensor:
+        """Raw latents normalised, or normalised ones made raw; fp32."""
+        mean, std = self.mean.float(), self.std.float()
+        return latents.float() * std + mean if restore else (latents.float() - mean) / std
+
+
+class ProjectionAttention(Attention):
     """UniTok's attention: down (in > out) averages heads of width in / heads, up joins them."""
 
     def __init__(self, in_dim: int, out_dim: int, heads: int) -> None:
         super().__init__()
         inner = max(in_dim, out_dim)
         self.heads, self.down = heads, in_dim > out_dim
-        self.qkv = Linear(in_dim, 3 * inner, bias=False)
+        self.qkv = nn.Linear(in_dim, 3 * inner, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(inner))
         self.v_bias = nn.Parameter(torch.zeros(inner))
         self.register_buffer("zero_k_bias", torch.zeros(inner))
-        self.proj = Linear(inner // heads if self.down else out_dim, out_dim)
+        self.proj = nn.Linear(inner // heads if self.down else out_dim, out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         biases = (self.q_bias, self.zero_k_bias, self.v_bias)
@@ -53,7 +67,7 @@ class ProjectionAttention(nn.Module):
             (part + bias.to(x.dtype)).unflatten(-1, (self.heads, -1))
             for part, bias in zip(self.qkv(x).chunk(3, dim=-1), biases, strict=True)
         )
-        mixed = attention(q, k, v)
+        mixed = self.mix(q, k, v)
         return self.proj(mixed.unflatten(-1, (self.heads, -1)).mean(-2) if self.down else mixed)
 
 
@@ -63,8 +77,8 @@ class GeGlu(nn.Module):
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
         self.norm = LayerNorm(width)
-        self.w0, self.w1 = Linear(width, hidden), Linear(width, hidden)
-        self.w2 = Linear(hidden, width)
+        self.w0, self.w1 = nn.Linear(width, hidden), nn.Linear(width, hidden)
+        self.w2 = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.norm(x)
@@ -78,10 +92,11 @@ class AttentionProjection(nn.Module):
         super().__init__()
         norm = functools.partial(LayerNorm, eps=1e-5)
         self.norm1, self.attn = norm(in_dim), ProjectionAttention(in_dim, out_dim, heads)
-        self.norm3, self.proj = norm(in_dim), Linear(in_dim, out_dim)
+        self.norm3, self.proj = norm(in_dim), nn.Linear(in_dim, out_dim)
         self.norm2, self.mlp = norm(out_dim), GeGlu(out_dim, 2 * out_dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = in_type_of(self.proj, x)
         y = self.proj(self.norm3(x)) + self.attn(self.norm1(x))
         return y + self.mlp(self.norm2(y))
 
@@ -93,7 +108,7 @@ class MlpProjection(Mlp):
         super().__init__(in_dim, max(in_dim, out_dim), out_dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        return super().forward(x)
+        return super().forward(in_type_of(self.fc1, x))
 
 
 class PoolProjection(nn.Module):
@@ -101,12 +116,12 @@ class PoolProjection(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, window: int) -> None:
         super().__init__()
-        self.window, self.proj = window, Linear(window**2 * in_dim, out_dim)
+        self.window, self.proj = window, nn.Linear(window**2 * in_dim, out_dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         rows, cols = (size // self.window for size in grid)
         squares = x.unflatten(1, (rows, self.window, cols, self.window)).transpose(2, 3)
-        return self.proj(squares.flatten(3).flatten(1, 2))
+        return self.proj(in_type_of(self.proj, squares.flatten(3).flatten(1, 2)))
 
 
 class UnpoolProjection(nn.Module):
@@ -114,11 +129,11 @@ class UnpoolProjection(nn.Module):
 
     def __init__(self, in_dim: int, out_dim: int, window: int) -> None:
         super().__init__()
-        self.window, self.proj = window, Linear(in_dim, window**2 * out_dim)
+        self.window, self.proj = window, nn.Linear(in_dim, window**2 * out_dim)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         rows, cols = (size // self.window for size in grid)
-        squares = self.proj(x).unflatten(-1, (self.window, self.window, -1))
+        squares = self.proj(in_type_of(self.proj, x)).unflatten(-1, (self.window, self.window, -1))
         squares = squares.unflatten(1, (rows, cols)).transpose(2, 3)
         return squares.flatten(1, 4)
 
@@ -147,14 +162,14 @@ def make_projections(
 # ---- the diffusion transformer ----------------------------------------------------------------
 
 
-class DiffusionBlock(nn.Module):
+class DiffusionBlock(Attention):
     """Attention over the image and a SwiGLU MLP, each shifted, scaled and gated by time."""
 
     def __init__(self, width: int, heads: int, mlp_dim: int) -> None:
         super().__init__()
         self.heads = heads
-        self.modulation = Modulation(width, 6)
-        self.qkv, self.output = Linear(width, 3 * width, bias=False), Linear(width, width)
+        self.modulation = nn.Linear(width, 6 * width)
+        self.qkv, self.output = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.query_norm, self.key_norm = RMSNorm(width // heads), RMSNorm(width // heads)
         self.mlp = SwiGlu(width, mlp_dim)
 
@@ -162,10 +177,10 @@ class DiffusionBlock(nn.Module):
         # Heads come before (query, key, value) in the rows of the weight.
         q, k, v = self.qkv(x).unflatten(-1, (self.heads, -1)).chunk(3, dim=-1)
         q, k = apply_rope(self.query_norm(q), *angles), apply_rope(self.key_norm(k), *angles)
-        return self.output(attention(q, k, v))
+        return self.output(self.mix(q, k, v))
 
     def forward(self, x: Tensor, time: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        steering = (part.to(x.dtype) for part in self.modulation(time))
+        steering = (part.to(x.dtype) for part in modulation(self.modulation, time, 6))
         scale1, shift1, gate1, scale2, shift2, gate2 = steering
         x = x + gate1 * self.attend(modulated_norm(x, scale1, shift1), angles)
         return x + gate2 * self.mlp(modulated_norm(x, scale2, shift2))
@@ -174,8 +189,7 @@ class DiffusionBlock(nn.Module):
 class DiffusionTransformer(nn.Module):
     """A DiT over the tokens of an image, conditioned token by token (Peebles & Xie 2023).
 
-    `prediction`: what the network gives, the clean "data" or the "velocity". Compute follows the
-    type of the condition, results are fp32.
+    `prediction`: what the network gives, the clean "data" or the "velocity". Results are fp32.
     """
 
     def __init__(
@@ -191,11 +205,11 @@ class DiffusionTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.head_dim, self.rope_theta, self.prediction = width // heads, rope_theta, prediction
-        self.patch = Linear(channels, width)
+        self.patch = nn.Linear(channels, width)
         self.condition = Mlp(feature_dim, width, width, activation="silu")
         self.time = TimeEmbedding(width)
         self.blocks = nn.ModuleList(DiffusionBlock(width, heads, mlp_dim) for _ in range(depth))
-        self.modulation, self.output = Modulation(width, 2), Linear(width, channels)
+        self.modulation, self.output = nn.Linear(width, 2 * width), nn.Linear(width, channels)
 
     def forward(self, noisy: Tensor, time: Tensor, condition: Tensor, grid: Grid) -> Tensor:
         """The network's own prediction (B, N, C) for noisy (B, N, C) at time (B,).
@@ -205,11 +219,13 @@ class DiffusionTransformer(nn.Module):
         places = grid_places(*grid, device=noisy.device)[None]
         angles = rope(places, rope_frequencies(self.head_dim, self.rope_theta)[0])
         steering = self.time(time[:, None])
-        x = self.patch(noisy.to(condition.dtype)) + self.condition(condition)
+        x = self.patch(in_type_of(self.patch, noisy))
+        x = x + self.condition(in_type_of(self.condition.fc1, condition))
         for block in self.blocks:
             x = block(x, steering, angles)
-        scale, shift = self.modulation(steering)
-        return self.output(modulated_norm(x.float(), scale, shift))
+        scale, shift = modulation(self.modulation, steering, 2)
+        x = modulated_norm(x.float(), scale, shift)
+        return self.output(in_type_of(self.output, x)).float()
 
     def velocity(self, noisy: Tensor, time: Tensor, condition: Tensor, grid: Grid) -> Tensor:
         """dx/dt (B, N, C) at t < 1."""

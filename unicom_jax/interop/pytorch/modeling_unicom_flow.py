@@ -44,10 +44,10 @@ def integrate(
         raise ValueError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
     z, times = noise.float(), time_grid(steps, shift)
     for start, stop in zip(times[:-1], times[1:], strict=True):
-        first = velocity(z, start).float()
+        first = velocity(z, start).to(z)
         after = z + (stop - start) * first
         if sampler == "heun" and stop < 1.0:
-            after = z + 0.5 * (stop - start) * (first + velocity(after, stop).float())
+            after = z + 0.5 * (stop - start) * (first + velocity(after, stop).to(z))
         z = after
     return z
 

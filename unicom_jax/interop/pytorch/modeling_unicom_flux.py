@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .modeling_unicom_layers import Mlp, grid_places
+from .modeling_unicom_layers import Mlp, grid_places, in_type_of
 
 Grid = tuple[int, int]
 
@@ -47,11 +47,11 @@ class FluxDecoder(nn.Module):
         flux, batch = self.transformer, len(noisy)
         places = nn.functional.pad(grid_places(*grid, device=noisy.device), (1, 0))
         told = noisy.new_full((batch,), self.guidance) if flux.config.guidance_embeds else None
-        context = self.projector(condition.to(flux.dtype))
+        context = self.projector(in_type_of(self.projector.fc1, condition))
         pooled = torch.zeros(batch, flux.config.pooled_projection_dim, device=noisy.device)
         out = flux(
             hidden_states=noisy.to(flux.dtype),
-            encoder_hidden_states=context,
+            encoder_hidden_states=context.to(flux.dtype),
             pooled_projections=pooled.to(flux.dtype),
             timestep=1.0 - time,
             img_ids=places.float(),

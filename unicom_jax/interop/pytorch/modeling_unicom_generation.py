@@ -18,8 +18,9 @@ from .image_processing_unicom import Picture, unpatchify
 from .modeling_unicom_flow import guide, integrate
 from .modeling_unicom_language import interval_mask
 from .modeling_unicom_layers import grid_places, place_embedding
-from .modeling_unicom_reading import Context, Reading
-from .processing_unicom import (
+from .modeling_unicom_reading import Context
+from .modeling_unicom_standard import Standard
+from .sequence_unicom import (
     SOURCE,
     VISION_START,
     Image,
@@ -33,28 +34,33 @@ from .processing_unicom import (
 Grid = tuple[int, int]
 # Latent noise (n, d) and pixel noise (N, C) of every picture: two arrays or lists, by picture.
 Noise = tuple[Sequence[Any], Sequence[Any]]
+Pictures = Picture | Sequence[Picture]
+Texts = str | Sequence[str]
 DESCRIBE = "Describe briefly."
 PIXEL_SALT = 1_000_003  # added to the seed: a picture's pixels have noise of their own
 
 
-class Generation(Reading):
-    """Methods of `UnicomModel`; pictures are PIL images or (H, W, 3) uint8 arrays."""
+class Generation(Standard):
+    """Methods of `UnicomModel`; pictures are PIL images or (H, W, 3) uint8 arrays.
+
+    Pictures and texts are lists of one length. A picture alone is a list of one, and so is a text
+    alone; beside several pictures it stands for all of them.
+    """
 
     # ---- what one asks for --------------------------------------------------------------------
 
-    def caption(self, images: Sequence[Picture], prompt: str = DESCRIBE, **options) -> list[str]:
+    def caption(self, images: Pictures, prompt: str = DESCRIBE, **options: Any) -> list[str]:
         """Describes each picture; options as for `write`."""
-        return self.answer(images, [prompt] * len(images), **options)
+        return self.answer(images, prompt, **options)
 
-    def answer(
-        self, images: Sequence[Picture], questions: Sequence[str], **options: Any
-    ) -> list[str]:
+    def answer(self, images: Pictures, questions: Texts, **options: Any) -> list[str]:
         """Answers question i about picture i; options as for `write`."""
-        pairs = zip(images, questions, strict=True)
+        pairs = _pairs(images, questions, "questions")
         return self.write([[Image(image), Words(text)] for image, text in pairs], **options)
 
-    def draw(self, prompts: Sequence[str], *, think: bool = False, **options) -> list:
+    def draw(self, prompts: Texts, *, think: bool = False, **options: Any) -> list[PilImage.Image]:
         """Draws each prompt; options as for `paint`. `think`: write a plan first, draw by it."""
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         segments: list[list[Segment]] = [[Words(prompt)] for prompt in prompts]
         if think:
             thoughts = self.write(segments, opening="<think>")
@@ -65,15 +71,15 @@ class Generation(Reading):
             ]
         return self.paint(segments, **options)
 
-    def edit(self, images: Sequence[Picture], instructions: Sequence[str], **options) -> list:
+    def edit(self, images: Pictures, instructions: Texts, **options: Any) -> list[PilImage.Image]:
         """Changes picture i as instruction i says; options as for `paint`."""
-        pairs = zip(images, instructions, strict=True)
+        pairs = _pairs(images, instructions, "instructions")
         return self.paint([[Image(image, SOURCE), Words(text)] for image, text in pairs], **options)
 
     @torch.no_grad()
     def reconstruct(
         self,
-        images: Sequence[Picture],
+        images: Pictures,
         *,
         noise: Sequence[Any] | None = None,
         seed: int = 0,
@@ -84,8 +90,9 @@ class Generation(Reading):
 
         `noise`: pixel noise (N, C) by picture.
         """
-        prepared = [self.processor.images.prepare(image) for image in images]
-        grids = [self.processor.images.grid(image) for image in prepared]
+        processor = self.processor.image_processor
+        prepared = [processor.prepare(image) for image in _listed(images)]
+        grids = [processor.grid(image) for image in prepared]
 
         def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
             latents = self.encode([prepared[i] for i in batch])[1]
@@ -117,21 +124,22 @@ class Generation(Reading):
         texts: list[str] = []
         for first in range(0, len(conversations), batch_size):
             some = conversations[first : first + batch_size]
-            context = self.read([self.processor.prefix(c, opening) for c in some], limit)
+            context = self.read([self.processor.prefix(c, opening) for c in some])
             choose = _chooser(temperature, top_p, generator)
-            texts += [self.processor.decode(row) for row in self.generate(context, limit, choose)]
+            written = self.continue_tokens(context, limit, choose)
+            texts += [self.processor.words_of(row) for row in written]
         return texts
 
-    def generate(
+    def continue_tokens(
         self, context: Context, max_tokens: int, choose: Callable[[Tensor], Tensor]
     ) -> list[list[int]]:
         """Token ids behind each prefix, the stop token included."""
-        stops = torch.tensor(self.processor.stops, device=self.device)
         hidden, rows = context.hidden, len(context.hidden)
-        done = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        stops = torch.tensor(self.processor.stops, device=hidden.device)
+        done = torch.zeros(rows, dtype=torch.bool, device=hidden.device)
         written: list[list[int]] = [[] for _ in range(rows)]
         for index in range(max_tokens):
-            token = choose(self.language_model.logits(hidden))
+            token = choose(self.language_model.logits(hidden)).to(done.device)
             ids, ended = token.tolist(), done.tolist()
             for row in range(rows):
                 if not ended[row]:
@@ -143,15 +151,14 @@ class Generation(Reading):
         return written
 
     def _feed(self, context: Context, token: Tensor, index: int) -> Tensor:
-        """Writes one token a row into slot start + index: the hidden states (B, W)."""
+        """Adds one token a row to the cache, at slot start + index: the hidden states (B, W)."""
         zeros = torch.zeros_like(context.lengths)
         start, stop = zeros + context.start, zeros + context.start + index + 1
         intervals = torch.stack([zeros, context.lengths, start, stop], dim=-1)[:, None]
         positions = (context.next_positions + index)[:, None, None].expand(-1, 1, 2)
         mask = interval_mask(intervals, context.start + index + 1)
         embedded = self.language_model.embed(token[:, None])
-        slot = context.start + index
-        return self.language_model(embedded, positions, mask, context.cache, slot)[:, 0]
+        return self.language_model(embedded, positions, mask, context.cache)[:, 0]
 
     # ---- pictures -------------------------------------------------------------------------------
 
@@ -193,7 +200,7 @@ class Generation(Reading):
         latent_dim = self.config.codec["latent_dim"]
 
         def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
-            tokens = self.processor.token_grid(grid, Role.NOISY)
+            tokens = self.processor.format.token_grid(grid, Role.NOISY)
             shapes = (tokens[0] * tokens[1], latent_dim), (grid[0] * grid[1], pixel_channels)
             latent_noise, pixel_noise = (
                 self._noise(given, batch, shape, seed + salt, generator)
@@ -224,7 +231,7 @@ class Generation(Reading):
         if guidance != 1.0:
             branches.append([unconditional(c) for c in conversations])
         prefixes = [self.processor.prefix(c, VISION_START) for branch in branches for c in branch]
-        field = self.begin_drawing(self.read(prefixes, grid[0] * grid[1]), grid)
+        field = self.begin_drawing(self.read(prefixes), grid)
 
         def velocity(latents: Tensor, time: Tensor) -> Tensor:
             both = torch.cat([latents] * len(branches))
@@ -235,7 +242,7 @@ class Generation(Reading):
 
     def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
         """(noisy latents (B, n, d), time (B,)) -> velocity, of a picture behind each prefix."""
-        count, lengths, device = grid[0] * grid[1], context.lengths, self.device
+        count, lengths, device = grid[0] * grid[1], context.lengths, context.lengths.device
         offsets = torch.tensor(image_positions(0, *grid), device=device)
         positions = context.next_positions[:, None, None] + offsets
         zeros = torch.zeros_like(lengths)
@@ -246,16 +253,17 @@ class Generation(Reading):
 
         def run(hidden: Tensor) -> Tensor:
             hidden = hidden.to(self.dtype)
-            return self.language_model(hidden, positions, mask, context.cache, context.start)
+            return self.language_model(hidden, positions, mask, context.cache, keep=False)
 
         if self.head is None:
-            queries = self.queries[:count].to(self.dtype).expand(len(lengths), -1, -1)
+            queries = self.queries(torch.arange(count, device=device))
+            queries = (queries + places).expand(len(lengths), -1, -1)
             condition = self.connector(run(queries))
             return lambda noisy, time: self.flow_decoder.velocity(noisy, time, condition, grid)
 
         def velocity(noisy: Tensor, time: Tensor) -> Tensor:
             slot_time = time[:, None].expand(-1, count)
-            hidden = run(self.embedding.latent(noisy.to(self.dtype), slot_time) + places)
+            hidden = run(self.embedding.latent(noisy, slot_time) + places)
             return self.head_velocity(hidden, noisy, slot_time)
 
         return velocity
@@ -277,7 +285,7 @@ class Generation(Reading):
 
     def _drawn_grid(self, segments: Sequence[Segment], size: tuple[int, int] | None) -> Grid:
         """Patches of the picture to draw: as asked, as the source's, or the usual."""
-        images = self.processor.images
+        images = self.processor.image_processor
         usual = (self.defaults.image_size,) * 2
         if size is None:
             sources = [s.pixels for s in segments if isinstance(s, Image)]
@@ -302,17 +310,36 @@ class Generation(Reading):
     ) -> Tensor:
         """(B, *shape) fp32 of the pictures at `places` of the request."""
         if given is not None:
-            return torch.stack([torch.as_tensor(given[i]) for i in places]).float().to(self.device)
+            stacked = torch.stack([torch.as_tensor(given[i]) for i in places])
+            return stacked.float().to(self.work_device)
         if generator is not None:
             device = generator.device
-            return torch.randn(len(places), *shape, generator=generator, device=device).to(
-                self.device
-            )
+            drawn = torch.randn(len(places), *shape, generator=generator, device=device)
+            return drawn.to(self.work_device)
         drawn = [
             np.random.default_rng([seed, place]).standard_normal(shape, np.float32)
             for place in places
         ]
-        return torch.from_numpy(np.stack(drawn)).to(self.device)
+        return torch.from_numpy(np.stack(drawn)).to(self.work_device)
+
+
+def _listed(images: Pictures) -> list[Picture]:
+    return list(images) if isinstance(images, list | tuple) else [images]
+
+
+def _pairs(images: Pictures, texts: Texts, name: str) -> list[tuple[Picture, str]]:
+    """Each picture with its text.
+
+    Raises:
+      ValueError: not as many texts as pictures.
+    """
+    listed = _listed(images)
+    texts = [texts] * len(listed) if isinstance(texts, str) else texts
+    if len(texts) != len(listed):
+        raise ValueError(
+            f"{len(listed)} images and {len(texts)} {name}; give one each, or one text for all"
+        )
+    return list(zip(listed, texts, strict=True))
 
 
 def to_bytes(values: Tensor) -> np.ndarray:

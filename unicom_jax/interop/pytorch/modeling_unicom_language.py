@@ -6,30 +6,19 @@ Weights are named as in transformers' `Qwen2ForCausalLM` (`qkv_bias`) and `Qwen3
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from transformers import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .modeling_unicom_layers import (
-    Linear,
+    Attention,
     RMSNorm,
     SwiGlu,
     apply_rope,
-    attention,
     rope,
     rope_frequencies,
 )
-
-
-@dataclasses.dataclass
-class KVCache:
-    """Rotated keys and values of every layer, each (B, T, K, D) with T slots a row."""
-
-    keys: list[Tensor]
-    values: list[Tensor]
 
 
 def interval_mask(intervals: Tensor, keys: int) -> Tensor:
@@ -43,9 +32,12 @@ def interval_mask(intervals: Tensor, keys: int) -> Tensor:
     return ((start <= slots) & (slots < stop)) | ((span <= slots) & (slots < end))
 
 
-class SelfAttention(nn.Module):
+class SelfAttention(Attention):
+    """Grouped-query attention; `layer` is its number in the cache."""
+
     def __init__(
         self,
+        layer: int,
         width: int,
         heads: int,
         kv_heads: int,
@@ -55,32 +47,55 @@ class SelfAttention(nn.Module):
         norm_eps: float,
     ) -> None:
         super().__init__()
-        self.head_dim = head_dim
-        self.q_proj = Linear(width, heads * head_dim, bias=qkv_bias)
-        self.k_proj = Linear(width, kv_heads * head_dim, bias=qkv_bias)
-        self.v_proj = Linear(width, kv_heads * head_dim, bias=qkv_bias)
-        self.o_proj = Linear(heads * head_dim, width, bias=False)
+        self.layer, self.head_dim = layer, head_dim
+        self.q_proj = nn.Linear(width, heads * head_dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(width, kv_heads * head_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(width, kv_heads * head_dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(heads * head_dim, width, bias=False)
         self.q_norm = RMSNorm(head_dim, norm_eps) if qk_norm else None
         self.k_norm = RMSNorm(head_dim, norm_eps) if qk_norm else None
 
-    def project(self, x: Tensor, angles: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """x (B, S, W) -> rotated q (B, S, H, D), rotated k and v (B, S, K, D)."""
+    def forward(
+        self,
+        x: Tensor,
+        angles: tuple[Tensor, Tensor],
+        mask: Tensor,
+        cache: Cache | None,
+        keep: bool,
+    ) -> Tensor:
         q, k, v = (
             layer(x).unflatten(-1, (-1, self.head_dim))
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
         if self.q_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return apply_rope(q, *angles), apply_rope(k, *angles), v
+        q, k = apply_rope(q, *angles), apply_rope(k, *angles)
+        if cache is not None:
+            k, v = self._with_cached(k, v, cache, keep)
+            if (spare := k.shape[1] - mask.shape[-1]) > 0:  # slots that a static cache has ready
+                mask = nn.functional.pad(mask, (0, spare), value=False)
+        return self.o_proj(self.mix(q, k, v, mask))
+
+    def _with_cached(self, k: Tensor, v: Tensor, cache: Cache, keep: bool) -> tuple[Tensor, Tensor]:
+        """All keys and values (B, T, K, D); the new ones stay in the cache where `keep` says so."""
+        k, v = k.transpose(1, 2), v.transpose(1, 2)  # as transformers' caches have them
+        if keep:
+            k, v = cache.update(k, v, self.layer)
+        else:
+            held = cache.layers[self.layer]
+            k, v = torch.cat([held.keys, k], dim=2), torch.cat([held.values, v], dim=2)
+        return k.transpose(1, 2), v.transpose(1, 2)
 
 
 class DecoderLayer(GradientCheckpointingLayer):
     """x += Attention(RMSNorm x); x += SwiGLU(RMSNorm x)."""
 
-    def __init__(self, width: int, mlp_dim: int, norm_eps: float, **attention_sizes: int) -> None:
+    def __init__(
+        self, layer: int, width: int, mlp_dim: int, norm_eps: float, **attention_sizes: int
+    ) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(width, norm_eps)
-        self.self_attn = SelfAttention(width, norm_eps=norm_eps, **attention_sizes)
+        self.self_attn = SelfAttention(layer, width, norm_eps=norm_eps, **attention_sizes)
         self.post_attention_layernorm = RMSNorm(width, norm_eps)
         self.mlp = SwiGlu(width, mlp_dim)
 
@@ -89,15 +104,11 @@ class DecoderLayer(GradientCheckpointingLayer):
         hidden: Tensor,
         angles: tuple[Tensor, Tensor],
         mask: Tensor,
-        cache: tuple[Tensor, Tensor] | None,
-        start: int,
+        cache: Cache | None,
+        keep: bool,
     ) -> Tensor:
-        q, k, v = self.self_attn.project(self.input_layernorm(hidden), angles)
-        if cache is not None:
-            stop = start + hidden.shape[1]
-            cache[0][:, start:stop], cache[1][:, start:stop] = k, v
-            k, v = (kept[:, : mask.shape[-1]] for kept in cache)
-        hidden = hidden + self.self_attn.o_proj(attention(q, k, v, mask))
+        normed = self.input_layernorm(hidden)
+        hidden = hidden + self.self_attn(normed, angles, mask, cache, keep)
         return hidden + self.mlp(self.post_attention_layernorm(hidden))
 
 
@@ -108,13 +119,16 @@ class Decoder(nn.Module):
         super().__init__()
         self.embed_tokens = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList(
-            DecoderLayer(width, norm_eps=norm_eps, **sizes) for _ in range(depth)
+            DecoderLayer(number, width, norm_eps=norm_eps, **sizes) for number in range(depth)
         )
         self.norm = RMSNorm(width, norm_eps)
 
 
 class LanguageModel(nn.Module):
-    """Hidden states of words and image tokens alike; `logits` scores the next word."""
+    """Hidden states of words and image tokens alike; `logits` scores the next word.
+
+    A tied head (`tied_head`) is tied by transformers, see `UnicomModel._tied_weights_keys`.
+    """
 
     def __init__(
         self,
@@ -133,54 +147,53 @@ class LanguageModel(nn.Module):
         rope_scaling: str = "none",
         rope_factor: float = 1.0,
         rope_length: int = 0,
+        logit_softcap: float = 0.0,
     ) -> None:
         super().__init__()
-        self.head_dim = head_dim
+        self.logit_softcap = logit_softcap
         self.rope = head_dim, rope_theta, rope_scaling, rope_factor, rope_length
-        self.kv_heads, self.width = kv_heads, width
         self.model = Decoder(
             vocab_size, width, depth, norm_eps,
             heads=heads, kv_heads=kv_heads, head_dim=head_dim, mlp_dim=mlp_dim,
             qkv_bias=qkv_bias, qk_norm=qk_norm,
         )  # fmt: skip
-        self.lm_head = None if tied_head else Linear(width, vocab_size, bias=False)
+        self.lm_head = nn.Linear(width, vocab_size, bias=False)
 
     def embed(self, tokens: Tensor) -> Tensor:
         return self.model.embed_tokens(tokens)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(..., W) -> (..., vocab_size) fp32."""
-        if self.lm_head is not None:
-            return self.lm_head(hidden).float()
-        return F.linear(hidden, self.model.embed_tokens.weight.to(hidden.dtype)).float()
-
-    def new_cache(self, rows: int, slots: int) -> KVCache:
-        weight = self.model.embed_tokens.weight
-        shape = (rows, slots, self.kv_heads, self.head_dim)
-        fresh = [[weight.new_zeros(shape) for _ in self.model.layers] for _ in range(2)]
-        return KVCache(*fresh)
+        scores = self.lm_head(hidden).float()
+        cap = self.logit_softcap
+        return cap * torch.tanh(scores / cap) if cap else scores
 
     def forward(
         self,
         hidden: Tensor,
         positions: Tensor,
         mask: Tensor,
-        cache: KVCache | None = None,
-        start: int = 0,
+        cache: Cache | None = None,
+        *,
+        keep: bool = True,
+        states: list[Tensor] | None = None,
     ) -> Tensor:
         """Runs all layers.
 
         Args:
           hidden: (B, S, W) embeddings. positions: (B, S, 2) (y, x).
-          mask: (B, S, T) bool over the S slots, or over the first T slots of the cache.
-          cache: what earlier calls wrote; the new keys and values go to [start, start + S) first.
+          mask: (B, S, T) bool over the slots of the cache and the S new ones behind them.
+          cache: keys and values of earlier calls, each layer's on the device of that layer. The new
+            ones are added to it, or, where `keep` is false, seen in this call only.
+          states: a list to which the input of each layer is added.
 
         Returns:
           (B, S, W) after the final norm.
         """
         frequencies, magnitude = rope_frequencies(*self.rope)
         angles = tuple(magnitude * part for part in rope(positions, frequencies))
-        for number, layer in enumerate(self.model.layers):
-            kept = None if cache is None else (cache.keys[number], cache.values[number])
-            hidden = layer(hidden, angles, mask, kept, start)
+        for layer in self.model.layers:
+            if states is not None:
+                states.append(hidden)
+            hidden = layer(hidden, angles, mask, cache, keep)
         return self.model.norm(hidden)

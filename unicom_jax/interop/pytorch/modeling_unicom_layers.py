@@ -1,4 +1,8 @@
-"""The small layers of all parts. They compute in the type of their input; norms in fp32."""
+"""The small layers of all parts. They compute in the type of their input; norms in fp32.
+
+Linear layers are torch's own, so that quantising libraries find and replace them. Where a part is
+kept in another type than what comes in, `in_type_of` casts at its entry.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,13 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers import PretrainedConfig
 
 
-class Linear(nn.Linear):
-    """y = x W^T + b in the type of x, whatever type the weights are kept in."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+def in_type_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """x in the type that `layer` computes in; as it is where the weights are quantised."""
+    dtype = layer.weight.dtype
+    return x.to(dtype) if dtype.is_floating_point and dtype.itemsize > 1 else x
 
 
 class LayerNorm(nn.LayerNorm):
@@ -53,7 +56,7 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int, hidden: int, out: int, activation: str = "gelu_tanh") -> None:
         super().__init__()
-        self.fc1, self.fc2 = Linear(width, hidden), Linear(hidden, out)
+        self.fc1, self.fc2 = nn.Linear(width, hidden), nn.Linear(hidden, out)
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -65,16 +68,16 @@ class SwiGlu(nn.Module):
 
     def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.gate_proj = Linear(width, hidden, bias=False)
-        self.up_proj = Linear(width, hidden, bias=False)
-        self.down_proj = Linear(hidden, width, bias=False)
+        self.gate_proj = nn.Linear(width, hidden, bias=False)
+        self.up_proj = nn.Linear(width, hidden, bias=False)
+        self.down_proj = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class TimeEmbedding(Mlp):
-    """Flow time (...) -> (..., width) fp32: 256 sinusoids, then a two-layer SiLU MLP."""
+    """Flow time (...) -> (..., width): 256 sinusoids in fp32, then a two-layer SiLU MLP."""
 
     FREQUENCIES = 256
 
@@ -87,18 +90,12 @@ class TimeEmbedding(Mlp):
         exponents = torch.tensor(-math.log(10_000.0), device="cpu") * index / half
         frequencies = exponents.double().exp().float().to(time.device)
         angles = 1000.0 * time.float()[..., None] * frequencies
-        return super().forward(torch.cat([angles.cos(), angles.sin()], dim=-1))
+        return super().forward(in_type_of(self.fc1, torch.cat([angles.cos(), angles.sin()], -1)))
 
 
-class Modulation(Linear):
-    """`parts` vectors of `width` from a condition: SiLU, then Linear (DiT: Peebles & Xie 2023)."""
-
-    def __init__(self, width: int, parts: int) -> None:
-        super().__init__(width, parts * width)
-        self.parts = parts
-
-    def forward(self, condition: Tensor) -> tuple[Tensor, ...]:
-        return super().forward(F.silu(condition)).chunk(self.parts, dim=-1)
+def modulation(layer: nn.Linear, condition: Tensor, parts: int) -> tuple[Tensor, ...]:
+    """`parts` vectors from a condition: SiLU, then `layer` (DiT: Peebles & Xie 2023)."""
+    return layer(in_type_of(layer, F.silu(condition))).chunk(parts, dim=-1)
 
 
 def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
@@ -164,24 +161,44 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return turned.to(x.dtype)
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D)) v over the keys that `mask` shows.
+class Attention(nn.Module):
+    """What all attention layers share: how softmax(q k^T / sqrt(D)) v is computed.
 
-    Args:
-      q: (B, S, H, D); k, v: (B, T, K, D), each key head serves H / K query heads in a row.
-      mask: (B, S, T) bool, true where a query sees a key. A query that sees nothing gives 0.
-
-    Returns:
-      (B, S, H * D).
+    `config`: the model's, whose `attn_implementation` is "sdpa" or "eager"; None: "sdpa".
     """
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    blind = None
+
+    config: PretrainedConfig | None = None
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The mean of v over the keys that `mask` shows.
+
+        Args:
+          q: (B, S, H, D); k, v: (B, T, K, D), each key head serves H / K query heads in a row.
+          mask: (B, S, T) bool, true where a query sees a key. A query that sees nothing gives 0.
+
+        Returns:
+          (B, S, H * D).
+        """
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        blind = None
+        if mask is not None:
+            blind = ~mask.any(dim=-1)
+            mask = (mask | blind[..., None])[:, None]  # a row of -inf only would be NaN
+        if self.config is not None and self.config._attn_implementation == "eager":
+            mixed = _eager(q, k, v, mask)
+        else:
+            grouped = q.shape[1] != k.shape[1]
+            mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+        mixed = mixed.transpose(1, 2)
+        if blind is not None:
+            mixed = mixed.masked_fill(blind[..., None, None], 0)
+        return mixed.flatten(-2)
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of (B, H, S, D) written out, its softmax in fp32."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], dim=1) for x in (k, v))
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
     if mask is not None:
-        blind = ~mask.any(dim=-1)
-        mask = (mask | blind[..., None])[:, None]  # a row of -inf only would be NaN
-    mixed = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, enable_gqa=q.shape[1] != k.shape[1]
-    ).transpose(1, 2)
-    if blind is not None:
-        mixed = mixed.masked_fill(blind[..., None, None], 0)
-    return mixed.flatten(-2)
+        scores = scores.masked_fill(~mask, float("-inf"))
+    return scores.float().softmax(dim=-1).to(v.dtype) @ v

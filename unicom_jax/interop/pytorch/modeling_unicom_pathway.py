@@ -6,12 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from .modeling_unicom_layers import (
-    Linear,
     Mlp,
-    Modulation,
     TimeEmbedding,
     gelu_tanh,
+    in_type_of,
     modulated_norm,
+    modulation,
     place_embedding,
 )
 
@@ -29,19 +29,18 @@ class ImageEmbedding(nn.Module):
         self.width, self.understanding = width, understanding
         joined = {"latents": latent_dim, "channel_concat": feature_dim + latent_dim}
         self.projector = Mlp(joined.get(understanding, feature_dim), width, width)
-        self.latent_in, self.time = Linear(latent_dim, width), TimeEmbedding(width)
+        self.latent_in, self.time = nn.Linear(latent_dim, width), TimeEmbedding(width)
 
     def understood(self, features: Tensor, latents: Tensor) -> Tensor:
         """Features (..., D) and latents (..., d) of the same tokens -> (..., W)."""
-        if self.understanding == "latents":
-            return self.projector(latents)
+        seen = {"latents": latents}.get(self.understanding, features)
         if self.understanding == "channel_concat":
-            return self.projector(torch.cat([features, latents], dim=-1))
-        return self.projector(features)
+            seen = torch.cat([features, latents.to(features)], dim=-1)
+        return self.projector(in_type_of(self.projector.fc1, seen))
 
     def latent(self, latents: Tensor, time: Tensor) -> Tensor:
-        """Latents (..., d) at flow time (...) -> (..., W) fp32."""
-        return self.latent_in(latents) + self.time(time)
+        """Latents (..., d) at flow time (...) -> (..., W) in the type of the time embedding."""
+        return self.latent_in(in_type_of(self.latent_in, latents)) + self.time(time)
 
     def forward(
         self,
@@ -61,33 +60,35 @@ class ImageEmbedding(nn.Module):
 
 
 # ---- heads: hidden states (..., W) at time (...) to velocities (..., d) fp32 --------------------
+# A head is kept in fp32 (`_keep_in_fp32_modules_strict`).
 
 
 class LinearHead(nn.Module):
     def __init__(self, width: int, latent_dim: int) -> None:
         super().__init__()
-        self.output = Linear(width, latent_dim)
+        self.output = nn.Linear(width, latent_dim)
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        return self.output(hidden.float())
+        return self.output(in_type_of(self.output, hidden)).float()
 
 
 class MlpHead(nn.Module):
     def __init__(self, width: int, latent_dim: int, hidden_dim: int) -> None:
         super().__init__()
-        self.up, self.output = Linear(width, hidden_dim), Linear(hidden_dim, latent_dim)
+        self.up, self.output = nn.Linear(width, hidden_dim), nn.Linear(hidden_dim, latent_dim)
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
-        return self.output(gelu_tanh(self.up(hidden)).float())
+        return self.output(gelu_tanh(self.up(in_type_of(self.up, hidden)))).float()
 
 
 class AdaLnBlock(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mlp, self.modulation = Mlp(width, width, width, "silu"), Modulation(width, 3)
+        self.mlp = Mlp(width, width, width, "silu")
+        self.modulation = nn.Linear(width, 3 * width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift, gate = self.modulation(condition)
+        scale, shift, gate = modulation(self.modulation, condition, 3)
         return x + gate.to(x.dtype) * self.mlp(modulated_norm(x, scale, shift))
 
 
@@ -96,16 +97,18 @@ class AdaLnHead(nn.Module):
 
     def __init__(self, width: int, latent_dim: int, hidden_dim: int, depth: int) -> None:
         super().__init__()
-        self.input, self.time = Linear(width, hidden_dim), TimeEmbedding(hidden_dim)
+        self.input, self.time = nn.Linear(width, hidden_dim), TimeEmbedding(hidden_dim)
         self.blocks = nn.ModuleList(AdaLnBlock(hidden_dim) for _ in range(depth))
-        self.modulation, self.output = Modulation(hidden_dim, 2), Linear(hidden_dim, latent_dim)
+        self.modulation = nn.Linear(hidden_dim, 2 * hidden_dim)
+        self.output = nn.Linear(hidden_dim, latent_dim)
 
     def forward(self, hidden: Tensor, time: Tensor) -> Tensor:
         condition = self.time(time)
-        x = self.input(hidden)
+        x = self.input(in_type_of(self.input, hidden))
         for block in self.blocks:
             x = block(x, condition)
-        return self.output(modulated_norm(x.float(), *self.modulation(condition)))
+        x = modulated_norm(x.float(), *modulation(self.modulation, condition, 2))
+        return self.output(in_type_of(self.output, x)).float()
 
 
 HEADS = {"linear": LinearHead, "mlp": MlpHead, "adaln": AdaLnHead}

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import Cache, DynamicCache, GenerationConfig
 
-from .image_processing_unicom import patchify
-from .modeling_unicom_language import KVCache, interval_mask
+from .image_processing_unicom import patchify, to_unit
+from .modeling_unicom_language import interval_mask
 from .modeling_unicom_layers import grid_places, place_embedding
-from .processing_unicom import Prefix, Role, UnicomProcessor
+from .processing_unicom import UnicomProcessor
+from .sequence_unicom import Block, Prefix, Role
 
 Grid = tuple[int, int]
 
@@ -23,53 +24,71 @@ class Context:
     """Prefixes in a cache.
 
     Attributes:
-      hidden: (B, W) state of each prefix's last slot. start: the first free slot.
+      hidden: (B, W) state of each prefix's last slot. start: slots in the cache, padding included.
       lengths, next_positions: (B,) slots in use, and the rotary index of what follows.
     """
 
     hidden: Tensor
-    cache: KVCache
+    cache: Cache
     start: int
     lengths: Tensor
     next_positions: Tensor
+
+
+@dataclasses.dataclass
+class Placed:
+    """A picture and its slots in a row of a batch: patches (N, P * P * 3) in -1..1."""
+
+    row: int
+    patches: Tensor
+    grid: Grid
+    blocks: Sequence[Block]
 
 
 class Reading:
     """The half of `UnicomModel` that takes in."""
 
     _processor: UnicomProcessor | None = None
-    _defaults: GenerationConfig | None = None
 
     @property
     def processor(self) -> UnicomProcessor:
-        """Tokenizer and image processor, from the folder the model was loaded from."""
+        """Tokenizer and image processor, from the folder that the model was loaded from."""
         if self._processor is None:
-            self._processor = UnicomProcessor.from_pretrained(
-                self.config.name_or_path, self.config.sequence
+            raise ValueError(
+                "this model has no tokenizer and no image processor: they were not beside its "
+                "weights; load it with from_pretrained from an exported folder"
             )
         return self._processor
 
     @property
     def defaults(self) -> GenerationConfig:
         """generation_config.json: max_new_tokens, flow_steps, guidance, sampler, ..."""
-        if self._defaults is None:
-            self._defaults = GenerationConfig.from_pretrained(self.config.name_or_path)
-        return self._defaults
+        return self.generation_config
+
+    @property
+    def work_device(self) -> torch.device:
+        """Where computing starts; with offloaded weights that is not where they are kept."""
+        embedding = self.get_input_embeddings()
+        hook = getattr(embedding, "_hf_hook", None)  # of accelerate, or a sequence of them
+        for one in getattr(hook, "hooks", (hook,)):
+            if (found := getattr(one, "execution_device", None)) is not None:
+                return torch.empty(0, device=found).device
+        return embedding.weight.device
 
     @torch.no_grad()
     def encode(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Features (B, N, D) and normalised latents (B, n, d) of prepared pictures of one size."""
-        patch = self.processor.images.patch
-        patches = torch.from_numpy(np.stack([patchify(image, patch) for image in images]))
-        grid = self.processor.images.grid(images[0])
-        features = self.look(patches.to(self.device), grid)
+        images_of = self.processor.image_processor
+        patches = np.stack([patchify(image, images_of.patch) for image in images])
+        grid = images_of.grid(images[0])
+        features = self.look(torch.from_numpy(to_unit(patches)).to(self.work_device), grid)
         return features, self.compress(features, grid)
 
     @torch.no_grad()
-    def read(self, prefixes: Sequence[Prefix], room: int) -> Context:
-        """Reads prefixes, one a row, into a cache with `room` slots behind them."""
+    def read(self, prefixes: Sequence[Prefix]) -> Context:
+        """Reads prefixes, one a row, into a cache."""
         rows, start = len(prefixes), max(map(len, prefixes))
-        device = self.device
+        device = self.work_device
         tokens = torch.zeros(rows, start, dtype=torch.long, device=device)
         positions = torch.zeros(rows, start, 2, dtype=torch.long, device=device)
         intervals = torch.zeros(rows, start, 4, dtype=torch.long, device=device)
@@ -79,35 +98,52 @@ class Reading:
             positions[row, :length] = torch.tensor(prefix.positions, device=device)
             intervals[row, :length, 1] = torch.tensor(prefix.sees, device=device)
         hidden = self.language_model.embed(tokens)
-        self._place_images(hidden, prefixes)
-        cache = self.language_model.new_cache(rows, start + room)
-        mask = interval_mask(intervals, start)
-        hidden = self.language_model(hidden, positions, mask, cache)
+        self.place_pictures(hidden, self._pictures(prefixes))
+        cache = DynamicCache()
+        hidden = self.language_model(hidden, positions, interval_mask(intervals, start), cache)
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
         following = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
-        last = hidden[torch.arange(rows, device=device), lengths - 1]
-        return Context(last, cache, start, lengths, following)
+        last = lengths.to(hidden.device) - 1
+        chosen = hidden[torch.arange(rows, device=hidden.device), last].to(device)
+        return Context(chosen, cache, start, lengths, following)
 
-    def _place_images(self, hidden: Tensor, prefixes: Sequence[Prefix]) -> None:
-        """Writes the vectors of all pictures into their slots; equal sizes are seen together."""
-        found = [(r, i) for r, prefix in enumerate(prefixes) for i in range(len(prefix.images))]
-        pixels = {(r, i): prefixes[r].images[i] for r, i in found}
-        for shape in {image.shape for image in pixels.values()}:
-            members = [key for key in found if pixels[key].shape == shape]
-            features, latents = self.encode([pixels[key] for key in members])
-            for (row, image), feature, latent in zip(members, features, latents, strict=True):
-                for block in (b for b in prefixes[row].blocks if b.image == image):
+    def _pictures(self, prefixes: Sequence[Prefix]) -> list[Placed]:
+        processor = self.processor.image_processor
+        return [
+            Placed(
+                row,
+                torch.from_numpy(to_unit(patchify(image, processor.patch))),
+                processor.grid(image),
+                [block for block in prefix.blocks if block.image == number],
+            )
+            for row, prefix in enumerate(prefixes)
+            for number, image in enumerate(prefix.images)
+        ]
+
+    def place_pictures(self, hidden: Tensor, pictures: Sequence[Placed]) -> None:
+        """Writes the vectors of pictures into their slots of hidden (B, S, W).
+
+        Pictures of one grid go through the encoder together.
+        """
+        for grid in sorted({picture.grid for picture in pictures}):
+            some = [picture for picture in pictures if picture.grid == grid]
+            patches = torch.stack([picture.patches for picture in some])
+            features = self.look(patches.to(self.work_device), grid)
+            latents = self.compress(features, grid)
+            for picture, feature, latent in zip(some, features, latents, strict=True):
+                for block in picture.blocks:
                     stop = block.start + block.grid[0] * block.grid[1]
                     vectors = self._image_vectors(feature, latent, block.role, block.grid)
-                    hidden[row, block.start : stop] = vectors
+                    hidden[picture.row, block.start : stop] = vectors.to(hidden)
 
     def _image_vectors(self, features: Tensor, latents: Tensor, role: Role, grid: Grid) -> Tensor:
         """(n, W) of one picture's features (N, D) and latents (n, d) under a role."""
-        latents = latents.to(self.dtype)
         if role == Role.UNDERSTAND:
             vectors = self.embedding.understood(features, latents)
         else:
             time = torch.ones(len(latents), device=latents.device)
-            vectors = self.embedding.latent(latents, time).to(self.dtype)
-        places = grid_places(*grid, device=latents.device)
-        return vectors + place_embedding(places, self.embedding.width).to(self.dtype)
+            vectors = self.embedding.latent(latents, time)
+        places = grid_places(*grid, device=vectors.device)
+        # Both parts are rounded before they are added, as in training.
+        places = place_embedding(places, self.embedding.width).to(self.dtype)
+        return vectors.to(self.dtype) + places

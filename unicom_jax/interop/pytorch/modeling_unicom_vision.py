@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .modeling_unicom_layers import LayerNorm, Linear, Mlp, attention
+from .modeling_unicom_layers import Attention, LayerNorm, Mlp, in_type_of
 
 Grid = tuple[int, int]
 
 
-class EncoderAttention(nn.Module):
+class EncoderAttention(Attention):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.q_proj, self.k_proj = Linear(width, width), Linear(width, width)
-        self.v_proj, self.out_proj = Linear(width, width), Linear(width, width)
+        self.q_proj, self.k_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.v_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
         q, k, v = (
             layer(x).unflatten(-1, (self.heads, -1))
             for layer in (self.q_proj, self.k_proj, self.v_proj)
         )
-        return self.out_proj(attention(q, k, v))
+        return self.out_proj(self.mix(q, k, v))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -70,11 +70,12 @@ class VisionEmbeddings(nn.Module):
         super().__init__()
         self.grid, self.naflex = (rows, cols), naflex
         flat = 3 * patch**2
-        self.patch_embedding = Linear(flat, width) if naflex else PatchConv(patch, width)
+        self.patch_embedding = nn.Linear(flat, width) if naflex else PatchConv(patch, width)
         self.position_embedding = nn.Embedding(rows * cols, width)
 
     def forward(self, patches: Tensor, grid: Grid) -> Tensor:
-        table = self.position_embedding.weight
+        rows = torch.arange(self.grid[0] * self.grid[1], device=patches.device)
+        table = self.position_embedding(rows)
         if self.naflex:
             table = resize_positions(table.unflatten(0, self.grid), grid)
         elif tuple(grid) != self.grid:
@@ -82,7 +83,28 @@ class VisionEmbeddings(nn.Module):
                 f"this model sees pictures of {self.grid} patches only, not of {tuple(grid)}; "
                 "prepare them with its image processor"
             )
-        return self.patch_embedding(patches) + table.to(patches.dtype)
+        vectors = self.patch_embedding(in_type_of(self.patch_embedding, patches))
+        return vectors + table.to(vectors)
+
+
+class ProbeAttention(Attention):
+    """Attention of one query to all tokens, with the weights of torch's `MultiheadAttention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(torch.zeros(3 * width, width))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, probe: Tensor, features: Tensor) -> Tensor:
+        """probe (B, 1, W), features (B, N, W) -> (B, 1, W)."""
+        weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+        q, k, v = (
+            nn.functional.linear(x, weight, bias).unflatten(-1, (self.heads, -1))
+            for x, weight, bias in zip((probe, features, features), weights, biases, strict=True)
+        )
+        return self.out_proj(self.mix(q, k, v))
 
 
 class PoolingHead(nn.Module):
@@ -91,13 +113,13 @@ class PoolingHead(nn.Module):
     def __init__(self, width: int, heads: int, mlp_dim: int) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.zeros(1, 1, width))
-        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attention = ProbeAttention(width, heads)
         self.layernorm, self.mlp = LayerNorm(width), Mlp(width, mlp_dim, width)
 
     def forward(self, features: Tensor) -> Tensor:
         features = features.to(self.probe.dtype)
         probe = self.probe.expand(len(features), -1, -1)
-        pooled = self.attention(probe, features, features, need_weights=False)[0][:, 0]
+        pooled = self.attention(probe, features)[:, 0]
         return pooled + self.mlp(self.layernorm(pooled))
 
 

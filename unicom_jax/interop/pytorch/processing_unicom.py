@@ -1,166 +1,165 @@
-"""Words and pictures to the sequence that a UniCom model reads.
-
-One turn is prompt_open, prompt, prompt_close, response, response_close; a picture stands between
-`<|vision_start|>` and `<|vision_end|>`. Words are causal, the tokens of a picture see each other.
-"""
+"""The processor of a UniCom model: words and pictures to what `UnicomModel` takes."""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from .image_processing_unicom import Picture, UnicomImageProcessor
-
-VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
-THINK = ("<think>", "</think>")
-# Tokens that mark turns and pictures; a user's words may not contain them.
-STRUCTURE = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    VISION_START,
+from .image_processing_unicom import Picture, UnicomImageProcessor, pad_patches
+from .sequence_unicom import (
+    IMAGE_PAD,
+    STOPS,
+    STRUCTURE,
+    THINK,
     VISION_END,
-    "<|image_pad|>",
+    VISION_START,
+    Format,
+    Image,
+    Prefix,
+    Segment,
+    Words,
 )
-STOPS = ("<|endoftext|>", "<|im_end|>", VISION_START)  # the ends of a stretch of words
-UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # what a picture is there for
+
+__all__ = ["Image", "UnicomProcessor", "Words"]
 
 
-class Role(enum.IntEnum):
-    """What a slot of a sequence holds."""
+class UnicomProcessor(ProcessorMixin):
+    """A tokenizer, an image processor and the sequence format of a model's configuration.
 
-    PAD = 0
-    TEXT = 1
-    UNDERSTAND = 2  # features of a picture that is looked at
-    CLEAN = 3  # clean latents of a picture that is edited or was drawn before
-    NOISY = 4  # noisy latents of a picture that is being drawn
-
-
-# The roles under which a picture is written, by the model's choice.
-UNDERSTANDING_ROLES = {
-    "features": (Role.UNDERSTAND,),
-    "latents": (Role.UNDERSTAND,),
-    "channel_concat": (Role.UNDERSTAND,),
-    "sequence_concat": (Role.UNDERSTAND, Role.CLEAN),
-}
-SOURCE_ROLES = {
-    "latents": (Role.CLEAN,),
-    "features": (Role.UNDERSTAND,),
-    "both": (Role.UNDERSTAND, Role.CLEAN),
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Words:
-    """A stretch of text: of the user, or of the model's `response`."""
-
-    text: str
-    response: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """A picture: "understood" and "source" (of an edit) are the user's, "drawn" is the model's."""
-
-    pixels: Picture
-    use: str = UNDERSTOOD
-
-    @property
-    def response(self) -> bool:
-        return self.use == DRAWN
-
-
-Segment = Words | Image
-
-
-def unconditional(segments: Sequence[Segment]) -> list[Segment]:
-    """The same context without its words, for classifier-free guidance.
-
-    The user's words become empty (their turn marks stay), the model's vanish, pictures stay.
-    """
-    silent = [Words("") if isinstance(s, Words) and not s.response else s for s in segments]
-    return [s for s in silent if isinstance(s, Image) or not s.response]
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-    """The slots [start, start + rows * cols) that hold a picture's tokens under one role."""
-
-    image: int
-    role: Role
-    start: int
-    grid: tuple[int, int]
-
-
-@dataclasses.dataclass
-class Prefix:
-    """All that precedes an answer, slot by slot.
-
-    Attributes:
-      tokens: ids, 0 at the slots of pictures. positions: rotary (y, x) of each slot.
-      sees: each slot sees the slots before this one.
-      blocks: where pictures lie. images: the pictures, resized.
-      next_position: the rotary index of what follows.
+    Args:
+      image_processor: a `UnicomImageProcessor`. tokenizer: any of transformers' fast ones.
+      sequence: as in the model's config.json, see `Format`.
     """
 
-    tokens: list[int] = dataclasses.field(default_factory=list)
-    positions: list[tuple[int, int]] = dataclasses.field(default_factory=list)
-    sees: list[int] = dataclasses.field(default_factory=list)
-    blocks: list[Block] = dataclasses.field(default_factory=list)
-    images: list[np.ndarray] = dataclasses.field(default_factory=list)
-    next_position: int = 0
-
-    def __len__(self) -> int:
-        return len(self.tokens)
-
-    def add_words(self, ids: Sequence[int]) -> None:
-        for token in ids:
-            self.tokens.append(token)
-            self.positions.append((self.next_position,) * 2)
-            self.sees.append(len(self.tokens))
-            self.next_position += 1
-
-    def add_image(self, image: np.ndarray, grids: Sequence[tuple[Role, tuple[int, int]]]) -> None:
-        """One picture under several roles: one block in which all see all, at one place."""
-        stop = len(self) + sum(rows * cols for _, (rows, cols) in grids)
-        for role, grid in grids:
-            self.blocks.append(Block(len(self.images), role, len(self), grid))
-            self.tokens += [0] * (grid[0] * grid[1])
-            self.positions += image_positions(self.next_position, *grid)
-            self.sees += [stop] * (grid[0] * grid[1])
-        self.images.append(image)
-        self.next_position += max(rows * cols for _, (rows, cols) in grids)
-
-
-def image_positions(start: int, rows: int, cols: int) -> list[tuple[int, int]]:
-    """Rotary (y, x) of an image around the diagonal, from text index `start`."""
-    y, x = (start + (rows * cols - size) // 2 for size in (rows, cols))
-    return [(y + row, x + col) for row in range(rows) for col in range(cols)]
-
-
-class UnicomProcessor:
-    """A tokenizer, an image processor and the sequence format of a model's configuration."""
+    _auto_class = "AutoProcessor"
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
         image_processor: UnicomImageProcessor,
-        sequence: dict[str, Any],
+        tokenizer: PreTrainedTokenizerBase,
+        chat_template: str | None = None,
+        sequence: dict[str, Any] | None = None,
     ) -> None:
-        self.tokenizer, self.images, self.sequence = tokenizer, image_processor, sequence
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
+        if not sequence:
+            raise ValueError(
+                "the processor needs the section `sequence` of the model's config.json; load it "
+                "with AutoProcessor.from_pretrained from an exported folder"
+            )
+        self.sequence = dict(sequence)
+        self.image_token = IMAGE_PAD
+        self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
         self.structure = frozenset(tokenizer.convert_tokens_to_ids(list(STRUCTURE)))
         self.stops = tokenizer.convert_tokens_to_ids(list(STOPS))
 
-    @classmethod
-    def from_pretrained(cls, folder: str, sequence: dict[str, Any]) -> UnicomProcessor:
-        """From a model's folder or its name on the Hub; `sequence` is that of its config."""
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
-        return cls(tokenizer, UnicomImageProcessor.from_pretrained(folder), sequence)
+    @property
+    def format(self) -> Format:
+        return Format(**self.sequence)
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["input_ids", "attention_mask", "pixel_values", "image_grids"]
+
+    # ---- what transformers asks of every processor ---------------------------------------------
+
+    def __call__(
+        self,
+        images: Picture | Sequence[Picture] | Sequence[Sequence[Picture]] | None = None,
+        text: str | Sequence[str] | None = None,
+        *,
+        return_tensors: str | None = None,
+        **options: Any,
+    ) -> BatchFeature:
+        """Inputs of `UnicomModel.forward` and `generate`.
+
+        Args:
+          images: pictures in the order of their marks `<|image_pad|>` in `text`, in one list or in
+            one a text. Texts without any mark are taken as what a user says about their picture:
+            each becomes a turn that begins with its pictures.
+          text: one text or several, as `apply_chat_template` writes them.
+          options: of the tokenizer: padding, truncation, ... Padding is on the left by default, as
+            `generate` needs it.
+
+        Returns:
+          `input_ids` and `attention_mask` (B, S), and with pictures `pixel_values` (B, N, P * P *
+          3), the patches of all pictures of a row in -1..1, and `image_grids` (B, pictures, 2),
+          their rows and columns of patches; both are filled up with zeros.
+        """
+        if text is None:
+            raise ValueError("give text too; a picture alone can be described with model.caption")
+        options |= {**options.pop("text_kwargs", {}), **options.pop("images_kwargs", {})}
+        for unused in ("videos", "audio", "videos_kwargs", "audio_kwargs", "common_kwargs"):
+            if options.pop(unused, None):
+                raise ValueError(f"this model takes pictures and words, no {unused}")
+        texts = [text] if isinstance(text, str) else list(text)
+        rows = self._rows(images, texts)
+        if any(rows) and not any(IMAGE_PAD in one for one in texts):
+            texts = [self._turn(one, len(row)) for one, row in zip(texts, rows, strict=True)]
+        seen = [[self.image_processor.prepare(picture) for picture in row] for row in rows]
+        texts = [self._widened(one, row) for one, row in zip(texts, seen, strict=True)]
+        options = {"padding_side": "left", "return_token_type_ids": False} | options
+        data = dict(self.tokenizer(texts, return_tensors=return_tensors, **options))
+        if any(rows):
+            data |= self._pixels(seen)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def _rows(self, images: Any, texts: list[str]) -> list[list[Picture]]:
+        """The pictures of each text."""
+        if images is None:
+            images = []
+        if not isinstance(images, list | tuple):
+            images = [images]
+        if images and isinstance(images[0], list | tuple):
+            if len(images) != len(texts):
+                raise ValueError(f"{len(images)} lists of images for {len(texts)} texts")
+            return [list(row) for row in images]
+        counts = [one.count(IMAGE_PAD) for one in texts]
+        if images and not any(counts):  # as many for each text
+            counts = [len(images) // len(texts)] * len(texts)
+        if sum(counts) != len(images):
+            raise ValueError(
+                f"the texts have {sum(counts)} marks {IMAGE_PAD} for {len(images)} images; give "
+                "one mark an image"
+            )
+        stops = np.cumsum(counts)
+        return [
+            list(images[stop - count : stop]) for stop, count in zip(stops, counts, strict=True)
+        ]
+
+    def _turn(self, text: str, pictures: int) -> str:
+        """A user's turn about that many pictures, up to where the answer begins."""
+        marks = (VISION_START + IMAGE_PAD + VISION_END) * pictures
+        return f"{self.format.prompt_open}{marks}{text}{self.format.prompt_close}"
+
+    def _widened(self, text: str, pictures: Sequence[np.ndarray]) -> str:
+        """`text` with as many marks for each picture as it takes slots."""
+        if text.count(IMAGE_PAD) != len(pictures):
+            raise ValueError(
+                f"the text {text[:60]!r} has {text.count(IMAGE_PAD)} marks {IMAGE_PAD} for "
+                f"{len(pictures)} images; give one mark an image"
+            )
+        left = iter(pictures)
+
+        def marks(_: re.Match) -> str:
+            return IMAGE_PAD * self.format.slots(self.image_processor.grid(next(left)))
+
+        return re.sub(re.escape(IMAGE_PAD), marks, text)
+
+    def _pixels(self, rows: Sequence[Sequence[np.ndarray]]) -> dict[str, np.ndarray]:
+        """`pixel_values` and `image_grids` of prepared pictures."""
+        grids = np.zeros((len(rows), max(map(len, rows)), 2), np.int64)
+        joined = []
+        for number, row in enumerate(rows):
+            joined.append(self.image_processor.pixel_values(row))
+            for place, picture in enumerate(row):
+                grids[number, place] = self.image_processor.grid(picture)
+        return {"pixel_values": pad_patches(joined), "image_grids": grids}
+
+    # ---- conversations of the model's own methods -----------------------------------------------
 
     def prefix(self, segments: Sequence[Segment], opening: str = "") -> Prefix:
         """The sequence of a conversation so far.
@@ -172,39 +171,32 @@ class UnicomProcessor:
         Raises:
           ValueError: words with tokens that mark turns or pictures.
         """
-        prefix, template, previous = Prefix(), self.sequence, None
+        prefix, form, previous = Prefix(), self.format, None
         for segment in segments:
             if not segment.response and previous is not False:  # a prompt opens a turn
                 if previous:
-                    prefix.add_words(self.encode(template["response_close"]))
-                prefix.add_words(self.encode(template["prompt_open"]))
+                    prefix.add_words(self.ids_of(form.response_close))
+                prefix.add_words(self.ids_of(form.prompt_open))
             if segment.response and previous is False:
-                prefix.add_words(self.encode(template["prompt_close"]))
+                prefix.add_words(self.ids_of(form.prompt_close))
             if isinstance(segment, Words):
                 prefix.add_words(self._user_words(segment.text))
             else:
-                prefix.add_words(self.encode(VISION_START))
-                pixels = self.images.prepare(segment.pixels)
-                grid = self.images.grid(pixels)
-                roles = self._roles(segment.use)
-                prefix.add_image(pixels, [(role, self.token_grid(grid, role)) for role in roles])
-                prefix.add_words(self.encode(VISION_END))
+                prefix.add_words(self.ids_of(VISION_START))
+                pixels = self.image_processor.prepare(segment.pixels)
+                grid = self.image_processor.grid(pixels)
+                prefix.add_image(pixels, form.grids(grid, segment.use))
+                prefix.add_words(self.ids_of(VISION_END))
             previous = segment.response
         if previous is False:
-            prefix.add_words(self.encode(template["prompt_close"]))
-        prefix.add_words(self.encode(opening))
+            prefix.add_words(self.ids_of(form.prompt_close))
+        prefix.add_words(self.ids_of(opening))
         return prefix
 
-    def token_grid(self, grid: tuple[int, int], role: Role) -> tuple[int, int]:
-        """Rows and columns of the tokens that a picture of `grid` patches has under a role."""
-        pool = self.sequence["pool"]
-        pooled = role != Role.UNDERSTAND or self.sequence["understanding"] == "latents"
-        return (grid[0] // pool, grid[1] // pool) if pooled else grid
-
-    def encode(self, text: str) -> list[int]:
+    def ids_of(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
-    def decode(self, tokens: Sequence[int]) -> str:
+    def words_of(self, tokens: Sequence[int]) -> str:
         """Words of tokens; of special tokens only those around a thought are spelt."""
         think = {self.tokenizer.convert_tokens_to_ids(spelling): spelling for spelling in THINK}
         pieces, run = [], []
@@ -222,17 +214,10 @@ class UnicomProcessor:
         )
 
     def _user_words(self, text: str) -> list[int]:
-        ids = self.encode(text)
+        ids = self.ids_of(text)
         if not self.structure.isdisjoint(ids):
             raise ValueError(
                 f"the text {text[:60]!r} contains tokens that mark turns or images; remove their "
                 "spellings from it"
             )
         return ids
-
-    def _roles(self, use: str) -> tuple[Role, ...]:
-        if use == DRAWN:
-            return (Role.CLEAN,)
-        if use == SOURCE:
-            return SOURCE_ROLES[self.sequence["edit_source"]]
-        return UNDERSTANDING_ROLES[self.sequence["understanding"]]

@@ -27,7 +27,7 @@ def main(folder: str, reference_file: str, result_file: str) -> None:
     result = {name: compare(model, reference) for name, compare in COMPARISONS.items()}
     if found := [name for name in ("jax", "unicom_jax") if name in sys.modules]:
         raise SystemExit(f"the exported model imported {', '.join(found)}")
-    with open(result_file, "w") as file:
+    with open(result_file, "w", encoding="utf-8") as file:
         json.dump(result, file)
 
 
@@ -54,7 +54,7 @@ def _texts(reference: Reference, name: str) -> list[str]:
 
 
 def _encoded(model: AutoModel, reference: Reference) -> tuple[torch.Tensor, torch.Tensor]:
-    return model.encode([model.processor.images.prepare(reference["images.0"])])
+    return model.encode([model.processor.image_processor.prepare(reference["images.0"])])
 
 
 def features(model: AutoModel, reference: Reference) -> float:
@@ -71,24 +71,24 @@ def latents(model: AutoModel, reference: Reference) -> float:
     return _relative(_encoded(model, reference)[1][0], reference["latents"])
 
 
-def _context(model: AutoModel, reference: Reference, room: int) -> object:
+def _context(model: AutoModel, reference: Reference) -> object:
     segments = sys.modules[type(model.processor).__module__]
     prefix = model.processor.prefix(
         [segments.Words(_texts(reference, "prompts")[0])], segments.VISION_START
     )
-    return model.read([prefix], room)
+    return model.read([prefix])
 
 
 @torch.no_grad()
 def logits(model: AutoModel, reference: Reference) -> float:
-    scores = model.language_model.logits(_context(model, reference, 0).hidden)
+    scores = model.language_model.logits(_context(model, reference).hidden)
     return _relative(scores[0], reference["logits"])
 
 
 @torch.no_grad()
 def velocity(model: AutoModel, reference: Reference) -> float:
     noisy, grid = torch.from_numpy(reference["latent_noise.0"])[None], reference["token_grid"]
-    field = model.begin_drawing(_context(model, reference, noisy.shape[1]), tuple(grid.tolist()))
+    field = model.begin_drawing(_context(model, reference), tuple(grid.tolist()))
     speed = field(noisy, torch.tensor([float(reference["time"])]))
     return _relative(speed[0], reference["velocity"])
 
@@ -103,7 +103,7 @@ def captions(model: AutoModel, reference: Reference) -> float:
         for image in images
     ]
     limit = int(reference["max_tokens"])
-    written = model.generate(model.read(prefixes, limit), limit, lambda x: x.argmax(dim=-1))
+    written = model.continue_tokens(model.read(prefixes), limit, lambda x: x.argmax(dim=-1))
     expected = [row.tolist() for row in _listed(reference, "captions")]
     differing = 0
     for ours, theirs in zip(written, expected, strict=True):

@@ -9,11 +9,15 @@ The flow is over patches of pixels, or over latents of a frozen autoencoder into
 encodes the picture (`models/paint_space.py`). The perceptual term compares hidden states of the
 frozen encoder for the picture and for the clean picture that the pixel decoder predicts at the
 drawn time: always in pixels, so with an autoencoder its gradient passes back through its decoder.
+It is the mean over `perceptual_layers`. As in LPIPS (Zhang et al. 2018), hidden states may be
+normalised token by token (`perceptual_normalise`), else layers and tokens with large numbers rule;
+and as a prediction from nearly pure noise can only be a blur, pictures may be weighted by t^p,
+p = `perceptual_time`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +26,7 @@ import numpy as np
 
 from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.flow import flow_loss, sample_time
-from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.losses import LossTerm, LossTerms
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.build import build_codec, build_encoder, build_space
@@ -44,7 +48,8 @@ def codec_stage(
     """
     settings = config[name]
     vision, codec = build_encoder(config).vision, build_codec(config)
-    space, middle = build_space(config), vision.depth // 2
+    space = build_space(config)
+    layers = tuple(int(share * vision.depth) for share in settings["perceptual_layers"])
 
     def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
         batch = jax.tree.map(lambda x: place(x, PICTURES), batch)
@@ -62,15 +67,17 @@ def codec_stage(
         flow, painted = codec.pixel_decoder.loss(
             params["pixel_decoder"], tokens, noise, time, restored, batch.grids
         )
-        terms = {"flow": flow, "feature": flow_loss(restored, features, real)}
+        terms = {**flow, "feature": flow_loss(restored, features, real)}
         if settings["perceptual_weight"]:
 
-            def look(patches: jax.Array) -> jax.Array:
-                return vision.hidden_states(frozen["encoder"], patches, batch.grids, (middle,))[0]
+            def look(patches: jax.Array) -> tuple[jax.Array, ...]:
+                return vision.hidden_states(frozen["encoder"], patches, batch.grids, layers)
 
             target = jax.lax.stop_gradient(look(pixels))
             painted = space.decode(frozen, painted, batch.grids)
-            terms["perceptual"] = flow_loss(look(painted), target, real)
+            weight = real * time[:, None] ** settings["perceptual_time"]
+            normalise = settings["perceptual_normalise"]
+            terms["perceptual"] = perceptual_loss(look(painted), target, weight, normalise)
         return terms
 
     weights = {"flow": settings["flow_weight"], "feature": settings["feature_weight"]}
@@ -88,6 +95,31 @@ def codec_stage(
         ),
         facts=_statistics_facts,
     )
+
+
+def perceptual_loss(
+    states: Sequence[jax.Array],
+    targets: Sequence[jax.Array],
+    weight: jax.Array,
+    normalise: bool,
+) -> LossTerm:
+    """Squared distance of hidden states (B, N, W), one of each layer: a mean over channels and
+    layers, weighted by `weight` (B, N).
+
+    Args:
+      normalise: divide each token's state by its root mean square first; the distance of two states
+        is then 2 - 2 cos of the angle between them.
+    """
+
+    def unit(state: jax.Array) -> jax.Array:
+        state = state.astype(jnp.float32)
+        square = jnp.mean(jnp.square(state), axis=-1, keepdims=True)
+        return state * jax.lax.rsqrt(square + 1e-6)
+
+    if normalise:
+        states, targets = ([unit(state) for state in some] for some in (states, targets))
+    terms = [flow_loss(*pair, weight) for pair in zip(states, targets, strict=True)]
+    return sum(total for total, _ in terms) / len(terms), terms[0][1]
 
 
 def _statistics_facts(params: Params) -> dict[str, list[float]]:
@@ -122,7 +154,7 @@ def add_latent_noise(
     it too: against noise in proportion to its deviation a channel gains nothing by growing, only
     by setting apart what matters. Each row draws its strength from U[0, most).
     """
-    spread = jnp.std(raw, axis=(0, 1), where=real[..., None] > 0)
+    spread = channel_deviations(raw, real)
 
     def draw(key: jax.Array) -> jax.Array:
         strength_key, noise_key = jax.random.split(jax.random.fold_in(key, 1))
@@ -130,6 +162,19 @@ def add_latent_noise(
         return strength * jax.random.normal(noise_key, raw.shape[1:])
 
     return raw + spread * jax.vmap(draw)(row_keys)
+
+
+def channel_deviations(raw: jax.Array, real: jax.Array) -> jax.Array:
+    """Standard deviation (d,) of each channel of (B, n, d) over tokens where `real` (B, n) is 1.
+
+    At least 1e-6, with no gradient below: the root's own is infinite at 0, and a channel that does
+    not vary (yet) would turn all gradients into NaN.
+    """
+    real = real[..., None]
+    count = jnp.maximum(jnp.sum(real), 1.0)
+    mean = jnp.sum(raw * real, axis=(0, 1)) / count
+    variance = jnp.sum(jnp.square(raw - mean) * real, axis=(0, 1)) / count
+    return jnp.sqrt(jnp.maximum(variance, 1e-12))
 
 
 def measure_statistics(

@@ -1,0 +1,60 @@
+"""The suites with `Generator` itself, on a tiny model of random weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import inspect
+import weakref
+
+import chex
+import jax
+import pytest
+
+from tests.evaluation.helpers import examples
+from tests.runs.workdirs import write_run
+from unicom_jax.evaluation.command import encoder_of
+from unicom_jax.evaluation.protocol import UnifiedModel
+from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
+from unicom_jax.evaluation.suite import EvaluationConfig
+from unicom_jax.inference.generator import Generator
+
+METHODS = ("answer", "caption", "draw", "edit", "reconstruct", "prepared", "features")
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield write_run(tmp_path_factory.mktemp("runs") / "tiny")
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_generator_takes_what_the_suites_give(name):
+    asked = inspect.signature(getattr(UnifiedModel, name)).parameters.values()
+    given = {parameter.name: None for parameter in asked if parameter.name != "self"}
+    inspect.signature(getattr(Generator, name)).bind(None, **given)
+
+
+def test_a_picture_is_reconstructed_alike_at_every_batch_size(workdir):
+    generator = Generator.load(workdir)
+    config = EvaluationConfig(image_size=32, pictures=5, shown=5)
+    copies = []
+    for size in (2, 4):
+        generator.batch_size = size
+        records = evaluate_reconstruction(
+            generator, examples(5), dataclasses.replace(config, batch_size=size)
+        ).records
+        copies.append([record.reconstruction.astype(int) for record in records])
+    chex.assert_trees_all_close(*copies, atol=1)  # levels of 255
+
+
+def test_the_encoder_that_stays_holds_no_other_weights(workdir):
+    generator = Generator.load(workdir)
+    expected = generator.features([examples(1)[0].image])
+    encoder, gone = encoder_of(generator), weakref.ref(generator)
+    del generator
+    gc.collect()
+    assert gone() is None
+    assert set(encoder.params) == {"vision"}
+    chex.assert_trees_all_equal(encoder.features([examples(1)[0].image]), expected)

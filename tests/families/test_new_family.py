@@ -1,0 +1,70 @@
+"""A new family is one file: the real loop trains it, whatever it does with pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from tests.families.toy import build_toy
+from tests.tiny import tiny_config
+from unicom_jax.config import KEYS
+from unicom_jax.core.batch import Role
+from unicom_jax.families import build
+from unicom_jax.runs import checkpoint
+from unicom_jax.training.run import run_stages
+
+ONE_STEP = {f"{stage}__{key}": 1 for stage in ("encoder", "codec") for key in ("steps", "keep")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def family():
+    """`unified.pathway=toy`: one row in the table of families, one choice of the key."""
+    key = KEYS["unified.pathway"]
+    known = dataclasses.replace(key, choices=(*key.choices, "toy"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(build.PATHWAYS, "toy", build_toy)
+        patch.setitem(KEYS, "unified.pathway", known)
+        yield
+
+
+def config(**overrides):
+    return tiny_config(unified__pathway="toy", unified__fold=2, **ONE_STEP, **overrides)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("toy") / "run"
+    run_stages(config(), workdir, Console(file=io.StringIO(), width=200))
+    return workdir
+
+
+def test_the_loop_trains_the_encoder_inside_the_loss(run):
+    module = build.build_unified(checkpoint.read_config(run))
+    trained = checkpoint.restore_params(run, "pretrain", module.abstract())
+    fresh = module.init(jax.random.key(0))
+    assert set(trained) == {"transformer", "eye", "sketch", "time", "head"}
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(trained))
+    assert not np.array_equal(trained["eye"]["up"]["kernel"], fresh["eye"]["up"]["kernel"])
+    assert (
+        json.loads((run / "pretrain/stage.json").read_text(encoding="utf-8"))["compilations"] == 1
+    )
+
+
+def test_a_picture_of_four_latents_takes_one_slot():
+    settings = config()
+    batch = stage_loader(settings, "pretrain", load_or_train_tokenizer(settings, None)).at(0)
+    assert np.all(batch.grids[batch.grids[..., 0] > 0] == 2)
+    noisy = batch.roles == Role.NOISY
+    assert noisy.sum() == (batch.draws >= 0).sum() and not batch.image_token[noisy].any()
+
+
+def test_a_family_that_cannot_fold_refuses_it():
+    with pytest.raises(ValueError, match="unified.fold=2: a slot of unified.pathway=transfusion"):
+        build.build_unified(tiny_config(unified__fold=2))

@@ -1,0 +1,65 @@
+"""What every latent codec promises to the model that draws in it."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tests.families.documents import lively
+from tests.models.diffusers_folder import SMALL
+from tests.tiny import tiny_config
+from unicom_jax.families.build import build_codec
+from unicom_jax.models.latent_codec import AutoencoderCodec
+from unicom_jax.models.paint_space import LatentSpace
+
+CODECS = {
+    "compressor": lambda: build_codec(tiny_config()),
+    "pooling compressor": lambda: build_codec(tiny_config(codec__compressor="pool", codec__pool=2)),
+    "autoencoder": lambda: AutoencoderCodec(LatentSpace(SMALL, 4, 2, 2)),
+}
+GRIDS = jnp.array([[2, 2]])
+
+
+@pytest.fixture(params=CODECS)
+def codec(request):
+    return CODECS[request.param]()
+
+
+@pytest.fixture
+def case(codec):
+    """Weights and what the codec reads of one picture of 2 x 2 patches."""
+    params = lively(codec)
+    if "statistics" in params:
+        params["statistics"]["std"] = jnp.abs(params["statistics"]["std"]) + 0.5
+    channels = 32 if codec.reads == "features" else 48
+    inputs = np.random.default_rng(0).uniform(-1, 1, (1, 4, channels)).astype(np.float32)
+    return params, jnp.asarray(inputs)
+
+
+def test_a_picture_has_a_latent_for_every_place_of_its_grid(codec, case):
+    params, inputs = case
+    rows, columns = codec.grid(GRIDS)[0]
+    assert codec.encode(params, inputs, GRIDS).shape == (1, rows * columns, codec.latent_dim)
+
+
+def test_normalising_is_undone_by_denormalising(codec, case):
+    params, inputs = case
+    latents = codec.encode(params, inputs, GRIDS)
+    raw = codec.denormalise(params, latents)
+    np.testing.assert_allclose(codec.normalise(params, raw), latents, rtol=1e-5, atol=1e-6)
+
+
+def test_latents_are_decoded_to_a_token_for_every_patch(codec, case):
+    params, inputs = case
+    noise = jnp.zeros((1, 4, 768 if codec.reads == "features" else 48))
+    latents = codec.encode(params, inputs, GRIDS)
+    painted = codec.decode(params, latents, GRIDS, noise, steps=1)
+    assert painted.shape == noise.shape and bool(jnp.isfinite(painted).all())
+
+
+def test_continuous_latents_are_not_quantised(codec, case):
+    params, inputs = case
+    latents = codec.encode(params, inputs, GRIDS)
+    kept, terms = codec.quantise(params, latents)
+    assert kept is latents and terms == {}

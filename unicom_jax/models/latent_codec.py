@@ -1,0 +1,119 @@
+"""`LatentCodec`: what a unified model may draw in. One protocol for all kinds of latents.
+
+    encode   features, or patches of pixels, to normalised latents (B, n, latent_dim)
+    decode   normalised latents to tokens of the space that they are painted in
+
+`models/codec.py` is the attention compressor with a diffusion pixel decoder; `AutoencoderCodec` a
+KL autoencoder. A codec of discrete codes also implements `quantise`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+import jax
+from jaxtyping import Array, Float, Float32, Int
+
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+
+
+class LatentCodec(Module):
+    """Base of the codecs.
+
+    Attributes:
+      latent_dim: channels d of a latent.
+      reads: what `encode` takes: "features" of the frozen encoder, or "pixels", patches in [-1, 1].
+      pool: patches on a side of a latent.
+    """
+
+    latent_dim: int
+    reads: Literal["features", "pixels"] = "features"
+    pool: int = 1
+
+    def grid(self, grids: Int[Array, "*B 2"]) -> Int[Array, "*B 2"]:
+        """Rows and columns of latents, of pictures of so many patches."""
+        return grids // self.pool
+
+    def encode(
+        self, params: Params, inputs: Float[Array, "B N C"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B n d"]:
+        """Normalised latents: what the unified model sees and draws. `grids`: of patches."""
+        raise NotImplementedError(f"{type(self).__name__} encodes nothing")
+
+    def decode(
+        self,
+        params: Params,
+        latents: Float[Array, "B n d"],
+        grids: Int[Array, "B 2"],
+        noise: Float[Array, "B N c"],
+        steps: int,
+        sampler: str = "euler",
+    ) -> Float32[Array, "B N c"]:
+        """Tokens of the paint space, of normalised latents.
+
+        Args:
+          grids: of patches.
+          noise: unit Gaussian; of a decoder that paints by a flow. Others ignore it.
+          steps, sampler: of that flow.
+        """
+        raise NotImplementedError(f"{type(self).__name__} decodes nothing")
+
+    def normalise(self, params: Params, raw: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+        """Raw latents to about unit variance, as they are drawn; here they are so already."""
+        del params
+        return raw
+
+    def denormalise(self, params: Params, latents: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
+        """Inverse of `normalise`."""
+        del params
+        return latents
+
+    def quantise(
+        self, params: Params, latents: Float[Array, "B n d"]
+    ) -> tuple[Float[Array, "B n d"], LossTerms]:
+        """The nearest latents that can be spelt in codes, and the loss terms of spelling them.
+
+        Continuous codecs leave latents as they are and add no term.
+        """
+        del params
+        return latents, {}
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderCodec(LatentCodec):
+    """The packed latents of a KL autoencoder, normalised by its own shift and scale.
+
+    Its weights are those of the autoencoder: `params` of every method.
+    """
+
+    space: LatentSpace
+
+    reads = "pixels"
+
+    @property
+    def latent_dim(self) -> int:
+        return self.space.channels
+
+    def specs(self) -> Specs:
+        return self.space.autoencoder.specs()
+
+    def encode(
+        self, params: Params, inputs: Float[Array, "B N C"], grids: Int[Array, "B 2"]
+    ) -> Float32[Array, "B N {self.latent_dim}"]:
+        return self.space.encode({AUTOENCODER: params}, inputs, grids)
+
+    def decode(
+        self,
+        params: Params,
+        latents: Float[Array, "B N {self.latent_dim}"],
+        grids: Int[Array, "B 2"],
+        noise: jax.Array | None = None,
+        steps: int = 1,
+        sampler: str = "euler",
+    ) -> Float32[Array, "B N C"]:
+        """Patches of pixels: the autoencoder paints them itself."""
+        del noise, steps, sampler
+        return self.space.decode({AUTOENCODER: params}, latents, grids)

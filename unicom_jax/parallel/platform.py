@@ -1,0 +1,30 @@
+"""Which platform JAX starts on, where what is installed and what is there differ."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+GOOGLE = "0x1ae0"  # PCI vendor
+PCI = Path("/sys/bus/pci/devices")
+
+
+def skip_absent_tpus() -> None:
+    """Where libtpu is installed (`jax[tpu]`, as `unicom plan` needs it) but no TPU is there, JAX
+    starts without it: libtpu would write a page of warnings. Call it before JAX starts.
+
+    Nothing is done where JAX_PLATFORMS or JAX_FORCE_TPU_INIT is set, or another plugin may serve.
+    """
+    said = os.environ.get("JAX_PLATFORMS") or "JAX_FORCE_TPU_INIT" in os.environ
+    if said or importlib.util.find_spec("libtpu") is None or _tpus() or _plugins():
+        return
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _tpus() -> bool:
+    return any(path.read_text(encoding="ascii").strip() == GOOGLE for path in PCI.glob("*/vendor"))
+
+
+def _plugins() -> bool:
+    return importlib.util.find_spec("jax_plugins") is not None

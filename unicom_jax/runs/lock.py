@@ -1,0 +1,123 @@
+"""One writer for each workdir: a lock that names its holder, and frees itself when that has died.
+
+`WORKDIR/.lock` holds host, process and time. A POSIX record lock on it, which the system drops with
+the process, decides between processes that share its file system's locks. Where a file system has
+none, or keeps them to one host, the age of the file decides: its holder touches it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+NAME = ".lock"
+TOUCH = 20.0  # seconds between two signs of life
+STALE = 120.0  # without one for so long, the holder on another host is taken for dead
+READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+
+
+class LockedError(Exception):
+    """Another process writes to the workdir. One line that names it."""
+
+
+@contextlib.contextmanager
+def workdir_lock(workdir: Path) -> Iterator[None]:
+    """Holds the lock of `workdir`, which is made where it does not exist.
+
+    A folder that can only be read has no lock: nobody can write there. A folder that was made here
+    and is left empty by an error is removed again.
+
+    Raises:
+      LockedError: another process holds the lock.
+    """
+    made = not workdir.exists()
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / NAME
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in READ_ONLY:
+            raise
+        yield
+        return
+    try:
+        _take(handle, path)
+        stop = threading.Event()
+        threading.Thread(target=_touch, args=(path, stop), daemon=True).start()
+        try:
+            yield
+        finally:
+            stop.set()
+            os.ftruncate(handle, 0)  # free, for whoever cannot see the record lock
+    finally:
+        with contextlib.suppress(OSError):
+            if made and [entry.name for entry in workdir.iterdir()] == [NAME]:
+                path.unlink()
+                workdir.rmdir()
+        os.close(handle)
+
+
+def _take(handle: int, path: Path) -> None:
+    locks = True
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise LockedError(_message(path, _holder(handle))) from None
+        if error.errno not in NO_LOCKS:
+            raise
+        locks = False
+    holder = _holder(handle)
+    elsewhere = not locks or holder.get("host") != socket.gethostname()
+    if holder and elsewhere and _age(path) < STALE:
+        raise LockedError(_message(path, holder))
+    about = {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+    }
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, json.dumps(about).encode(), 0)
+
+
+def _holder(handle: int) -> dict[str, Any]:
+    try:
+        found = json.loads(os.pread(handle, 4096, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _message(path: Path, holder: dict[str, Any]) -> str:
+    who = "another process"
+    if holder:
+        who = f"process {holder.get('process')} on {holder.get('host')}"
+        who += f" since {holder.get('since')}"
+    return (
+        f"{path.parent} is in use by {who}; wait until it ends, stop it, or use another --workdir"
+    )
+
+
+def _age(path: Path) -> float:
+    """Seconds since the last sign of life, by the clock of the file system."""
+    with tempfile.TemporaryFile(dir=path.parent) as now:
+        now.write(b"x")
+        now.flush()
+        return os.fstat(now.fileno()).st_mtime - path.stat().st_mtime
+
+
+def _touch(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(TOUCH):
+        with contextlib.suppress(OSError):
+            os.utime(path)
