@@ -132,7 +132,10 @@ def grid_unit(config: Config) -> int:
 
 
 def sequence_config(
-    config: Config, cfg_dropout: float = 0.0, noisy_copies: int = 1
+    config: Config,
+    cfg_dropout: float = 0.0,
+    noisy_copies: int = 1,
+    image_dropout: float = 0.0,
 ) -> SequenceConfig:
     """How segments are written. Dropout and several noisy copies belong to training."""
     unified, data = config["unified"], config["data"]
@@ -144,6 +147,7 @@ def sequence_config(
         understanding=unified["understanding"],
         edit_source=unified["edit_source"],
         cfg_dropout=cfg_dropout,
+        image_dropout=image_dropout,
         noisy_copies=noisy_copies,
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
@@ -196,7 +200,8 @@ def _loader_config(config: Config, rows: int, share: Share) -> LoaderConfig:
 def stage_sequence(config: Config, stage: str) -> SequenceConfig:
     """How a stage's documents are written in training."""
     settings = config[stage]
-    return sequence_config(config, settings["cfg_dropout"], settings["noisy_copies"])
+    names = ("cfg_dropout", "noisy_copies", "image_dropout")
+    return sequence_config(config, *(settings[name] for name in names))
 
 
 def stage_packing(config: Config, stage: str) -> PackingConfig:
@@ -302,17 +307,24 @@ def unified_loader(
         )
         return Loader(rows, loading, start)
     stream = document_stream(config, stage, tokenizer, split, seed=seed)
-    return make_loader(
-        stream, loading, start=start, window_documents=window_documents(config, stage, tokenizer)
-    )
+    # Measured in the run's own order, so that all times that a stage is trained pack alike.
+    of_training = stream if split == TRAIN and seed is None else None
+    documents = window_documents(config, stage, tokenizer, of_training)
+    return make_loader(stream, loading, start=start, window_documents=documents)
 
 
-def window_documents(config: Config, stage: str, tokenizer: Tokenizer) -> int:
+def window_documents(
+    config: Config, stage: str, tokenizer: Tokenizer, stream: DocumentStream | None = None
+) -> int:
     """Documents of a window of a stage, in both splits: the configured number, or else one measured
     on the first documents of the training split.
+
+    Args:
+      stream: those documents; None opens them.
     """
-    given = config[stage]["window_documents"]
-    return given or choose_window_documents(document_stream(config, stage, tokenizer, TRAIN))
+    if given := config[stage]["window_documents"]:
+        return given
+    return choose_window_documents(stream or document_stream(config, stage, tokenizer, TRAIN))
 
 
 def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:

@@ -127,7 +127,7 @@ def write_shard(plan: Plan, shard: Shard) -> None:
         return
     half = final.with_name(f"{shard.name}-{uuid.uuid4().hex}{HALF}")  # runners may try it twice
     counts: Counter = Counter()
-    writer = array_record_module.ArrayRecordWriter(str(half), WRITER_OPTIONS)
+    writer = array_record_module.ArrayRecordWriter(os.fsencode(half), WRITER_OPTIONS)
     try:
         for row in shard_rows(plan, shard):
             writer.write(encode_row(row))

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from data_pipelines.build import load_or_train_tokenizer
 from tests.families.toy import build_toy
 from tests.tiny import tiny_config
 from unicom_jax.config import KEYS
 from unicom_jax.core.batch import Role
 from unicom_jax.families import build
 from unicom_jax.runs import checkpoint
+from unicom_jax.runs.loading import stage_loader
 from unicom_jax.training.run import run_stages
 
 ONE_STEP = {f"{stage}__{key}": 1 for stage in ("encoder", "codec") for key in ("steps", "keep")}

@@ -8,8 +8,9 @@ stage:
 
 - as a subscript, `config["codec"]` or `frozen["encoder"]`, as the attribute `config.codec`, and
   at the beginning of a configuration key, "codec.init_from";
-- as a key of a dict display that has another key which is no stage (a tree of parts); a display
-  with keys that are stages only would choose by stage;
+- as a key of a dict display that has another key which is no stage, or whose values are all taken
+  out of another tree by subscripts (a tree of parts); any other display with keys that are stages
+  only would choose by stage;
 - as a member of a tuple or list that has another member which is no stage (a path, several parts).
 
 Everywhere else (a comparison, an argument, a default, a case) they name the stage.
@@ -38,7 +39,8 @@ def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:
         case ast.Subscript():
             return parent.slice is node
         case ast.Dict():
-            return node in parent.keys and not all(map(is_stage, parent.keys))
+            taken = all(isinstance(value, ast.Subscript) for value in parent.values)
+            return node in parent.keys and (taken or not all(map(is_stage, parent.keys)))
         case ast.Tuple() | ast.List():
             return not all(map(is_stage, parent.elts))
     return False
@@ -105,6 +107,7 @@ def test_the_checker_reports_a_place_that_names_a_stage(source):
         "width = config.encoder.vision.width",
         'vision = frozen["encoder"]',
         'params = {"vision": one, "codec": two}',
+        'frozen = {"encoder": params["vision"], "codec": params["codec"]}',
         'path = ("codec", "pixel_decoder")',
         'key = "codec.init_from"',
         '"""Stages such as sft and pretrain."""',

@@ -35,7 +35,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that the report shows; an empty container stands for a missing file."""
+    """All that the report shows; a container is empty where the file is missing."""
 
     workdir: Path
     config: dict[str, Any]
@@ -105,7 +105,7 @@ def _read_stage(workdir: Path, folder: Path) -> Stage:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON. An unfinished last line, left by a run that was killed, is passed over."""
+    """Lines of JSON. An unfinished last line, left by a run that was killed, is skipped."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from flax import traverse_util
+
 from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
-from unicom_jax.config import ConfigError
+from unicom_jax.config import KEYS, ConfigError
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange.model_card import model_card
 from unicom_jax.families.build import usual_shift
@@ -59,9 +61,8 @@ AUTO_MODELS = (
 PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
 # Where transformers keeps chat templates besides the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
-# Keys of a configuration that name a file or folder.
-PLACES = ("path", "init_from", "tokenizer", "packed")
-DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # safetensors' name, torch's
+# safetensors' name, torch's
+DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -180,9 +181,15 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
         shutil.copyfile(SOURCES / name, folder / name)
     card = model_card(run.workdir, run.config, run.module, run.steps, options.choice)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    dtype = DTYPES[options.dtype][0]
-    specs, shard_bytes = run.module.specs(), options.shard_bytes
-    store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
+    store_weights(
+        folder,
+        table,
+        run.module.specs(),
+        run.params,
+        dtype=DTYPES[options.dtype][0],
+        kept=unicom.kept_in_fp32(run.module),
+        shard_bytes=options.shard_bytes,
+    )
 
 
 def _describe(run: Run, options: Options) -> dict[str, Any]:
@@ -208,16 +215,14 @@ def _describe(run: Run, options: Options) -> dict[str, Any]:
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration with the names of its files and folders, but not where they were."""
 
-    def hidden(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: hidden(name, one) for name, one in value.items()}
-        if not isinstance(value, str) or "\n" in value:
-            return value
-        if key in PLACES or value.startswith(("/", "~", "./", "../")) or "://" in value:
-            return PurePath(value).name
-        return value
-
-    return hidden("", config)
+    flat = traverse_util.flatten_dict(
+        json.loads(json.dumps(config)), sep=".", keep_empty_nodes=True
+    )
+    for key, value in flat.items():
+        declared = KEYS.get(key)
+        if isinstance(value, str) and declared is not None and declared.path:
+            flat[key] = PurePath(value).name
+    return traverse_util.unflatten_dict(flat, sep=".")
 
 
 def _describe_processor(run: Run) -> dict[str, Any]:

@@ -11,7 +11,7 @@ EXPORT_EXAMPLES = """\
 The whole model goes to PyTorch with its own code: a script there needs torch and transformers only.
 
   model = AutoModel.from_pretrained("DIR", trust_remote_code=True)
-  model.caption([picture]); model.draw(["a red circle"]); model.edit([picture], ["make it blue"])
+  model.caption(picture); model.draw("a red circle"); model.edit(picture, "make it blue")
 
 examples:
   unicom export --checkpoint=RUN --to=pytorch --verify exports/model
@@ -32,7 +32,12 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         choices=TARGETS,
         help="the whole model, or a part in the layout of transformers or diffusers",
     )
-    parser.add_argument("--dtype", choices=("fp32", "bf16"), default="fp32", help="default: fp32")
+    parser.add_argument(
+        "--dtype",
+        choices=("fp32", "bf16", "fp16"),
+        default="fp32",
+        help="default: fp32; a whole model keeps its codec in fp32",
+    )
     parser.add_argument(
         "--max-shard-size", default="5GB", metavar="SIZE", help="of a file; default: 5GB"
     )

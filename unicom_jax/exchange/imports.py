@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Page
+from rich.text import Text
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer
@@ -250,7 +250,7 @@ def _show(rows: list[Row], console: Console) -> None:
         kinds = ", ".join(sorted({fact.dtype for fact in facts.values()}))
         size = sum(math.prod(f.shape) * DTYPES[f.dtype].itemsize for f in facts.values()) / 1e9
         numbers = str(len(facts)), f"{module.param_count():,}", f"{size:.2f} GB"
-        page.add_row(part, stage, *numbers, kinds, escape(_files(folder, facts)))
+        page.add_row(part, stage, *numbers, kinds, Text(_files(folder, facts)))
     console.print(page)
     for folder, unread in {(row[3], one) for row in rows if (one := _unread(row[3]))}:
         note = f"note: {unread.name} in {folder} is not read, as the Hub's libraries do not either"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,25 @@ def keep_data(
     if first:
         write_text(path, json.dumps(stored, indent=2) + "\n")
     return changed
+
+
+def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
+    """How the source differs from the one that a run was trained on, in words.
+
+    Nothing where it is the same, or where the run did not keep what it looked like. Packed rows are
+    not compared.
+
+    Raises:
+      ConfigError: data.json cannot be read.
+      SourceError: there are no data.
+    """
+    path = workdir / DATA
+    stored = read_json(path, ConfigError).get("identity", {}) if path.is_file() else {}
+    before = {name: mark for name, mark in stored.items() if "/" not in name}
+    if not before:
+        return []
+    now, folder = data_identity({**config, "data": {**config["data"], "packed": ""}})
+    return changes(from_json(before), now, folder)
 
 
 def _is_finished(config: ConfigDict, workdir: Path, stage: Occurrence) -> bool:

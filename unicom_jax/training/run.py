@@ -11,8 +11,8 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.markup import escape
 
+from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.config.check import check_settings
@@ -27,6 +27,7 @@ from unicom_jax.parallel.sharding import (
 from unicom_jax.runs import loading
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_parts, needs_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
@@ -94,7 +95,7 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
     first = group.index == 0
     tokenizer = start_run(config, workdir, first=first)
     for change in keep_data(config, tokenizer, workdir, first=first):
-        console.print(f"data: {escape(change)}", soft_wrap=True)
+        console.print(f"data: {change}", markup=False, soft_wrap=True)
     if group.count > 1 and needs_encoder(config, workdir):
         raise ConfigError(
             "several processes do not import an encoder; before, in one process: unicom "
@@ -118,7 +119,11 @@ def _run_stage(
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
 
     def batches(part: str) -> Batches:
-        return lambda start: loading.stage_loader(config, label, tokenizer, part, start, share)
+        def stream(start: int) -> Loader:
+            first = data_start(workdir, label, start, settings.batch_size)
+            return loading.stage_loader(config, label, tokenizer, part, first, share)
+
+        return stream
 
     def statistics_batches() -> Iterator[Any]:
         with closing(batches("train")(0)) as stream:

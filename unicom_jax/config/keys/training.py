@@ -208,5 +208,14 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         most=1,
         resume=RECORDED,
     ),
+    "image_dropout": Key(
+        0.0,
+        "Share of drawing documents that keep their words and lose their pictures, for guidance by "
+        "pictures; at most 1 - cfg_dropout.",
+        least=0,
+        most=1,
+        resume=RECORDED,
+        before=0.0,
+    ),
     "mixture": MIXTURE,
 }
