@@ -172,6 +172,12 @@ LORA = Group(
 UNIFIED_STAGE: dict[str, Key | Group] = {
     **TRAINING,
     "lora": LORA,
+    "init_from": Key(
+        "",
+        'WORKDIR:STAGE of another run whose weights the stage starts from; "": what came before.',
+        path=True,
+        before="",
+    ),
     "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
     "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
     "draws_per_row": Key(
