@@ -29,8 +29,8 @@ from unicom_jax.runs.checkpoint import (
     restore_params,
     stage_steps,
 )
-
-UNIFIED_STAGES = ("sft", "continue", "pretrain", "align")  # the furthest one is used
+from unicom_jax.runs.stages import IN_MODEL, PARTS
+from unicom_jax.runs.trained import source_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,8 +64,11 @@ def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
     Args:
       step: of the unified model, as for `Choice`.
     """
-    furthest = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
-    return {"vision": ("encoder", ""), "codec": ("codec", ""), "unified": (furthest, step)}
+    config = read_config(workdir)
+    return {
+        tree: (source_label(config, workdir, of.part), step if tree == "unified" else "")
+        for tree, of in IN_MODEL.items()
+    }
 
 
 def steps_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, int]]:
@@ -153,19 +156,19 @@ def restore(
         "on_host": on_host,
         "adapters": dict if keep_adapters else merged,
     }
-    modules = {"vision": build_encoder(config), "codec": module.codec, "unified": module.unified}
     dtype = config["compute_dtype"] if for_use else None
-    abstract = {
-        name: abstract_weights(part, "" if name == "vision" else name, dtype, mesh)
-        for name, part in modules.items()
-    }
     params: dict[str, Params] = {}
     for tree, (stage, step) in stages_in_use(workdir, choice.step).items():
         if only and only[0] != tree:
             continue
-        parts = ("vision",) if tree == "vision" else only[1:2] or None
-        found = restore_params(workdir, stage, abstract[tree], parts=parts, step=step, **options)
-        params[tree] = found["vision"] if tree == "vision" else found
+        of = IN_MODEL[tree]
+        name = "" if isinstance(of.keys, str) else tree  # its key begins the paths already
+        whole = PARTS[of.part].build(config) if of.keys else getattr(module, tree)
+        abstract = abstract_weights(whole, name, dtype, mesh)
+        parts = of.read or only[1:2] or None
+        params[tree] = of.of(
+            restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
+        )
     if not only or only[0] == AUTOENCODER:
         places = mesh and (lambda specs: param_shardings(specs, mesh))
         params |= load_autoencoder(config, workdir, places)

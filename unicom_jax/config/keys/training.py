@@ -172,6 +172,12 @@ LORA = Group(
 UNIFIED_STAGE: dict[str, Key | Group] = {
     **TRAINING,
     "lora": LORA,
+    "init_from": Key(
+        "",
+        'WORKDIR:STAGE of another run whose weights the stage starts from; "": what came before.',
+        path=True,
+        before="",
+    ),
     "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
     "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
     "draws_per_row": Key(
@@ -233,4 +239,11 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         before=0,
     ),
     "mixture": MIXTURE,
+    "eval_by_task": Key(
+        False,
+        "Report held-out losses of each task of the mixture too, as eval/text/TASK; they take as "
+        "long again for each.",
+        resume=NEUTRAL,
+        before=False,
+    ),
 }
