@@ -41,7 +41,8 @@ def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tu
         except RecordError as error:
             _tell(source, str(error))
             last = error
-    raise SourceError(f"{tries} records in a row are broken, repair the data; the last: {last}")
+    which = f"{tries} records in a row" if tries < size else f"all {size} records of {source!r}"
+    raise SourceError(f"{which} are broken, repair the data; the last: {last}")
 
 
 def _offset(attempt: int, size: int) -> int:

@@ -118,11 +118,11 @@ class SuiteResult:
     records: list[Record]
 
 
-Progress = Callable[[int], None]  # told how many more samples are done
+Progress = Callable[[int], None]  # called with how many more samples are done
 
 
 def silent(_: int) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 def in_requests(

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.box
+from flax import traverse_util
 from rich.console import Console
 from rich.table import Table
 
@@ -31,6 +32,7 @@ from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import LATENTS, PIXELS, noise_at, to_patches
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.prompt import collate, image_slots
+from unicom_jax.interop.layouts import unicom
 from unicom_jax.runs import weights
 
 SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
@@ -68,7 +70,7 @@ def verify(
     """Compares the export in `folder` with the run in `workdir` and prints a table.
 
     Args:
-      dtype, choice: "fp32" or "bf16" and the choice of weights, as they were exported.
+      dtype, choice: "fp32", "bf16" or "fp16" and the choice of weights, as they were exported.
 
     Raises:
       VerifyError: a difference is over its limit, or the exported model does not run.
@@ -92,8 +94,12 @@ def verify(
 
 def _generator(workdir: Path, dtype: str, choice: weights.Choice) -> Generator:
     config, tokenizer, params = weights.load(workdir, choice)
-    if dtype == "bf16":
-        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
+    if dtype != "fp32":
+        kind = {"bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
+        rounded = unicom.rounded_paths(unicom.of_run(config))
+        flat = traverse_util.flatten_dict(params, sep="/")
+        flat |= {path: flat[path].astype(kind).astype(flat[path].dtype) for path in rounded}
+        params = traverse_util.unflatten_dict(flat, sep="/")
     return Generator({**config, "compute_dtype": "float32"}, tokenizer, params)
 
 
