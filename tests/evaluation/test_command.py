@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 import rich.console
@@ -216,19 +215,3 @@ def test_help_explains_the_flags(capsys):
     said = capsys.readouterr().out
     for text in ("--step", "--split", "--no-baseline", "outcomes.jsonl", "development"):
         assert text in said
-
-
-def test_the_encoder_is_all_that_stays_of_the_trained_model(tmp_path):
-    held = SimpleNamespace(
-        config={}, tokenizer=None, params={"vision": 1, "codec": 2, "unified": 3}
-    )
-    made = []
-
-    class Kept:
-        def __init__(self, *arguments):
-            made.append(arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "Generator", Kept)
-        command.encoder_of(held)
-    assert made == [({}, None, {"vision": 1})]
