@@ -99,7 +99,7 @@ def mixture(stage: str) -> dict[str, float]:
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.stages = ("codec", "align", "pretrain", "continue", "sft")
-    config.mesh = "data=-1,fsdp=64"
+    config.mesh = "data=-1,fsdp=32"
     config.compute_dtype = "bfloat16"
     _data(config)
     _encoder(config)

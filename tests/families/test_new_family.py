@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from data_pipelines.build import load_or_train_tokenizer
 from tests.families.toy import build_toy
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
@@ -21,6 +21,7 @@ from unicom_jax.core.batch import Role
 from unicom_jax.families import build
 from unicom_jax.inference.generator import Generator
 from unicom_jax.runs import checkpoint
+from unicom_jax.runs.loading import stage_loader
 from unicom_jax.training.run import run_stages
 
 TOY = {"unified__pathway": "toy", "unified__fold": 2}

@@ -219,7 +219,7 @@ def test_a_key_of_a_later_version_is_refused_and_a_missing_one_named(workdir):
         read_config(workdir)
     del config["codec"]["from_the_future"], config["codec"]["latent_dim"]
     (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ConfigError, match="codec.latent_dim is missing"):
+    with pytest.raises(ConfigError, match="lacks the key codec.latent_dim"):
         change(workdir)
 
 

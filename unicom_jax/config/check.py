@@ -187,12 +187,16 @@ def _check_stage(stage: str, settings: Config) -> None:
             f"{stage}.batch_size={settings['batch_size']} cannot be split into "
             f"{stage}.accumulate={settings['accumulate']} equal parts; change one of them"
         )
-    for pattern in settings["freeze"]:
+    lora = settings.get("lora", {})
+    if lora.get("rank") and not lora["targets"]:
+        raise ConfigError(f"{stage}.lora.targets=() trains nothing; name layers, or set rank=0")
+    patterns = {"freeze": settings["freeze"], "lora.targets": lora.get("targets", ())}
+    for key, pattern in ((key, pattern) for key, some in patterns.items() for pattern in some):
         try:
             re.compile(pattern)
         except re.error as error:
             raise ConfigError(
-                f"{stage}.freeze: {pattern!r} is not a regular expression ({error})"
+                f"{stage}.{key}: {pattern!r} is not a regular expression ({error})"
             ) from error
 
 

@@ -128,7 +128,7 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not least <= value <= most:
+        if not least <= value <= most or value == float("inf"):
             bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
             raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {bounds}")
         return value

@@ -160,6 +160,7 @@ def train(
 
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
+    prepare_fn, inner_steps = trainer.prepare_step(), trainer.stage.inner_steps
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     held_out: list[Any] | None = None
@@ -186,14 +187,16 @@ def train(
             asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
             clock.window.waited += time.perf_counter() - asked
+            batch = prepare_fn(state, frozen, batch)
             if peak and step == start:
                 of = trainer.stage
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
-                flops = step_flops(of, frozen, batch, *shares)
+                flops = inner_steps * step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
-            state, metrics = step_fn(state, frozen, batch)
+            for _ in range(inner_steps):
+                state, metrics = step_fn(state, frozen, batch)
             clock.window.steps += 1
             done = step + 1
             position = dataclasses.replace(position, next_step=done)
@@ -237,7 +240,7 @@ def train(
                 jax.block_until_ready(metrics)  # steps that are under way are no evaluation
                 with clock.pause("eval"):
                     held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                    values = evaluate(trainer, eval_fn, state, frozen, held_out)
+                    values = evaluate(trainer, eval_fn, prepare_fn, state, frozen, held_out)
                 writer.write(done, values)
                 loss = values["eval/loss"]
             if observe and config.sample_every and done % config.sample_every == 0:
@@ -282,6 +285,7 @@ def train(
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
         "goodput": clock.goodput,
         "compilations": step_fn._cache_size(),
+        **({"prepare_compilations": prepare_fn._cache_size()} if trainer.stage.prepare else {}),
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
@@ -291,13 +295,24 @@ def train(
 
 
 def evaluate(
-    trainer: Trainer, eval_fn: Callable, state: TrainState, frozen: Params, batches: list[Any]
+    trainer: Trainer,
+    eval_fn: Callable,
+    prepare_fn: Callable,
+    state: TrainState,
+    frozen: Params,
+    batches: list[Any],
 ) -> dict[str, float]:
-    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`."""
+    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`.
+
+    Like the loss, what prepares them sees the weights for use, and the same noise at every step.
+    """
     params = trainer.weights_for_use(state)
+    # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
+    fixed = dataclasses.replace(state, params=params, step=state.step * 0)
     totals: dict[str, Any] = {}
     for batch in batches:
-        for term, pair in eval_fn(params, frozen, batch).items():
+        prepared = prepare_fn(fixed, frozen, batch)
+        for term, pair in eval_fn(params, frozen, prepared).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
     means = reported(jax.tree.map(jnp.float32, totals))
     means = known({term: float(value) for term, value in means.items()})

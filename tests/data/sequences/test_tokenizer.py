@@ -5,6 +5,7 @@ import pickle
 import random
 
 import pytest
+import tokenizers
 
 from data_pipelines.sequences import tokenizer as tokenizer_lib
 
@@ -185,3 +186,20 @@ def test_an_unreadable_tokenizer_is_one_line_that_names_the_file(tmp_path, conte
     with pytest.raises(tokenizer_lib.TokenizerError, match="tokenizer.json") as caught:
         tokenizer_lib.load_tokenizer(file)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        tokenizers.models.WordLevel({"a": 0}, unk_token="[UNK]"),
+        tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]"),
+        tokenizers.models.Unigram([("a", -1.0)]),
+        tokenizers.models.BPE({"a": 0}, []),  # would drop what it does not know in silence
+    ],
+    ids=["words", "pieces", "unigram", "bpe"],
+)
+def test_a_tokenizer_that_cannot_write_every_text_is_refused(model, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(tokenizers.Tokenizer(model).to_str(), encoding="utf-8")
+    with pytest.raises(tokenizer_lib.TokenizerError, match="does not know; give it an unk_token"):
+        tokenizer_lib.load_tokenizer(tmp_path)
