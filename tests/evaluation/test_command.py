@@ -133,6 +133,8 @@ def stand_in(monkeypatch):
         monkeypatch.setattr(command, "Generator", Loaded)
         monkeypatch.setattr(command, "encoder_of", lambda model: PerfectModel())
         monkeypatch.setattr(command, "describe", lambda workdir: (as_stored(config), None, None))
+        used = {"unified": ("pretrain", 12)}
+        monkeypatch.setattr(command, "steps_in_use", lambda workdir, step: used)
         return asked
 
     return use
@@ -160,6 +162,7 @@ def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
     assert "scores on the development split" in stream.getvalue()
     about = read_about(tmp_path / "scores.json")
     assert (about["split"], about["trained_on"]) == ("development", warned)
+    assert about["checkpoints"] == {"unified": "pretrain 12"}
     assert ("load", "12") in asked
 
 
