@@ -132,6 +132,14 @@ def test_a_finished_run_needs_no_data(photos, tmp_path, monkeypatch):
         keep_data(config, tokenizer, tmp_path, MIXED)
 
 
+def test_stages_on_packed_rows_need_no_data(photos, tmp_path):
+    config = config_of(photos, data__packed="rows", stages=("pretrain",))
+    tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
+    (photos / "captions.jsonl").unlink()
+    assert keep_data(config, tokenizer, tmp_path, MIXED) == []
+    assert config.pretrain.window_documents == 0
+
+
 @pytest.mark.usefixtures("started")
 def test_a_damaged_file_is_one_line(photos, tmp_path):
     (tmp_path / data.DATA).write_text("{", encoding="utf-8")

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.build import (
+    SOURCE_KEYS,
     grid_unit,
     image_policy,
     load_or_train_tokenizer,
@@ -96,7 +97,9 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
-    config.data.source.update({"kind": "scenes", "size": EXAMPLES})
+    unset = {key: value for key, (_, value) in SOURCE_KEYS.items()}
+    config.data.source.update({**unset, "kind": "scenes", "size": EXAMPLES})
+    config[stage].window_documents = 0
     if policy.kind == "bucket":
         unit = config.data.patch * grid_unit(config)
         config.data.scenes.sizes = aspect_buckets(policy.size, unit, policy.step, policy.max_ratio)

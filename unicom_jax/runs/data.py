@@ -37,8 +37,8 @@ def keep_data(
     """Checks that the data are those that the run was started with, and fills in how many documents
     a window of its stages has.
 
-    Nothing is read where all stages of the configuration are finished, and nothing is compared
-    before a stage has a checkpoint.
+    Nothing is read where the stages that are not finished train on packed rows, and nothing is
+    compared before a stage has a checkpoint.
 
     Args:
       config: of the run; `window_documents` of the stages in `mixed` is set in it.
@@ -60,10 +60,11 @@ def keep_data(
     path = workdir / DATA
     kept = path.is_file() and (not first or any_started(workdir))
     stored = read_json(path, ConfigError) if kept else {}
-    changed = _check_identity(config, workdir, stored, first)
+    from_source = [stage for stage in pending if not (stage in mixed and config.data.packed)]
+    changed = _check_identity(config, workdir, stored, first) if from_source else []
     windows = stored.setdefault("windows", {})
-    for stage in pending:
-        if stage in mixed and not config.data.packed:
+    for stage in from_source:
+        if stage in mixed:
             windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
             config[stage].window_documents = windows[stage]["documents"]
     if first:
