@@ -74,20 +74,31 @@ def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
     return [segment for segment in silent if isinstance(segment, Image) or not segment.supervised]
 
 
+def without_pictures(segments: Sequence[Segment]) -> list[Segment]:
+    """The same context without its pictures, for guidance by them."""
+    return [segment for segment in segments if isinstance(segment, Text)]
+
+
 def drop_condition(
-    segments: Sequence[Segment], probability: float, rng: np.random.Generator
+    segments: Sequence[Segment],
+    probability: float,
+    rng: np.random.Generator,
+    image_probability: float = 0.0,
 ) -> list[Segment]:
-    """With the given probability makes everything before the last drawn image unconditional. Others
-    pass unchanged.
+    """Takes the words, or the pictures, from everything before the last drawn image.
+
+    Words go with the given probability, pictures with `image_probability`, never both. Documents
+    that draw nothing pass unchanged.
     """
     drawn = [
         index
         for index, segment in enumerate(segments)
         if isinstance(segment, Image) and segment.role == DRAWN
     ]
-    if not drawn or rng.random() >= probability:
+    if not drawn or (chance := rng.random()) >= probability + image_probability:
         return list(segments)
-    return [*unconditional_segments(segments[: drawn[-1]]), *segments[drawn[-1] :]]
+    drop = unconditional_segments if chance < probability else without_pictures
+    return [*drop(segments[: drawn[-1]]), *segments[drawn[-1] :]]
 
 
 def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:

@@ -254,7 +254,7 @@ def test_a_conversation_is_written_slot_for_slot_as_in_jax(
     np.testing.assert_array_equal(roles, expected.roles)
 
 
-@pytest.mark.parametrize("policy", ["fixed", "naflex", "bucket"])
+@pytest.mark.parametrize("policy", ["fixed", "naflex", "bucket", "bucket_walk"])
 @pytest.mark.parametrize("shape", [(32, 32), (31, 57), (200, 40), (5, 300)])
 def test_pictures_are_resized_to_the_bit_as_in_jax(model, generator, policy, shape):
     config = {**generator.config, "data": {**generator.config["data"], "policy": policy}}

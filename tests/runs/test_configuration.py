@@ -12,7 +12,7 @@ from experiments import base
 from unicom_jax.config import KEYS, ConfigError, load_config, to_json
 from unicom_jax.config.key import ALWAYS, NEUTRAL
 from unicom_jax.runs.checkpoint import CheckpointError, read_config
-from unicom_jax.runs.configuration import open_run, store
+from unicom_jax.runs.configuration import data_start, open_run, store
 
 QUICKSTART = "experiments/quickstart.py"
 OTHERS = ("align", "continue", "sft")  # have the same keys as pretrain
@@ -142,6 +142,19 @@ def test_allowed_changes_are_kept_in_a_history(workdir):
     assert stored(workdir)["pretrain"]["steps"] == 7000
 
 
+def test_after_a_change_of_the_batch_no_row_is_read_twice(workdir):
+    start(workdir, "encoder", "codec", "pretrain")  # all at step 5
+    assert data_start(workdir, "pretrain", 9, 4) == 9
+    store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)  # from 4
+    assert data_start(workdir, "pretrain", 5, 8) == 3  # 5 x 4 = 20 rows: 3 batches of 8
+    assert data_start(workdir, "pretrain", 6, 8) == 4
+    assert data_start(workdir, "pretrain", 7, 8) == 5
+    assert data_start(workdir, "codec", 7, 64) == 7
+    (workdir / "pretrain/checkpoints/9").mkdir()
+    store(change(workdir, "pretrain.batch_size=2", "pretrain.window_rows=2", allow=True), workdir)
+    assert data_start(workdir, "pretrain", 10, 2) == (5 * 4 + 4 * 8 + 2) // 2
+
+
 def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_file(workdir):
     start(workdir, "encoder", "codec", "pretrain")
     config = stored(workdir)
@@ -206,7 +219,7 @@ def test_a_key_of_a_later_version_is_refused_and_a_missing_one_named(workdir):
         read_config(workdir)
     del config["codec"]["from_the_future"], config["codec"]["latent_dim"]
     (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ConfigError, match="codec.latent_dim is missing"):
+    with pytest.raises(ConfigError, match="lacks the key codec.latent_dim"):
         change(workdir)
 
 

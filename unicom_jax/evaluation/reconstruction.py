@@ -22,7 +22,7 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
-PSNR_CEILING = 100.0  # dB; stands for a perfect copy, whose PSNR is infinite
+PSNR_CEILING = 100.0  # dB; given to a perfect copy, whose PSNR is infinite
 
 
 def evaluate_reconstruction(

@@ -223,6 +223,8 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
             shapes and square and policy != "fixed"
         ),
         "Nothing was held out: these are scores on training data.": about.get("trained_on"),
+        f"The data changed since training ({'; '.join(about.get('data_changed', []))}), so some of "
+        "the samples may have been trained on.": about.get("data_changed"),
     }
     return [line for line, holds in lines.items() if holds]
 
@@ -276,14 +278,14 @@ def _curves(stage: Stage) -> list[Chart]:
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
     evals = _numeric_keys(stage.evals, skip=CLOCK)
-    twins = {
-        key: twin
+    held_out = {
+        key: name
         for key in train
-        for twin in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
-        if twin in evals
+        for name in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
+        if name in evals
     }
-    charts = [_chart(stage, key, twins.get(key)) for key in train]
-    charts += [_chart(stage, None, key) for key in evals if key not in twins.values()]
+    charts = [_chart(stage, key, held_out.get(key)) for key in train]
+    charts += [_chart(stage, None, key) for key in evals if key not in held_out.values()]
     return [chart for chart in charts if chart.svg]
 
 

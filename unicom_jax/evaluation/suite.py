@@ -17,6 +17,7 @@ from unicom_jax.evaluation.scores import Score
 Item = TypeVar("Item")
 EXAMPLES_A_QUESTION, EXAMPLES_AN_EDIT = 6, 2
 FEWEST = 3  # pictures that a distance with an interval can be measured on
+WATCHING = ("watched", "scored")  # keys of `sample` that only `while_training` reads
 REQUEST = 256  # samples that a model is asked for at once; fixed, as noise is numbered within one
 
 
@@ -98,6 +99,7 @@ class EvaluationConfig:
         Raises ValueError for a key of `evaluation` or `sample` that has no meaning here.
         """
         values = dict(config["evaluation"]) | dict(config["sample"])
+        values = {key: value for key, value in values.items() if key not in WATCHING}
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -116,11 +118,11 @@ class SuiteResult:
     records: list[Record]
 
 
-Progress = Callable[[int], None]  # told how many more samples are done
+Progress = Callable[[int], None]  # called with how many more samples are done
 
 
 def silent(_: int) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
 def in_requests(

@@ -32,8 +32,8 @@ def evaluate_answers(
 ) -> SuiteResult:
     """Greedy answers compared by `config.answer_rule`, overall and by kind of question.
 
-    The questions of one picture are a cluster. Chance is somebody who sees the kind of question but
-    not the picture and always gives that kind's commonest answer in this sample.
+    The questions of one picture are a cluster. Chance is the score of
+    always giving the commonest answer to this kind of question in the sample.
     """
     rule = RULES[config.answer_rule]
     records: Log[Answer] = Log(config.shown)

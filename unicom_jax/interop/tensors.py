@@ -233,21 +233,24 @@ def write_tensors(
     tensor: Callable[[str], np.ndarray],
     dtype: np.dtype,
     *,
+    wider: Mapping[str, np.dtype] | None = None,
     stem: str = "model",
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes tensors; `tensor(name)` is asked for each just once, when its turn has come.
 
     Shards are filled in the order of `shapes` up to `shard_bytes` (a larger tensor has one to
-    itself); one shard alone gets no index. Values are cast to `dtype`. A file is byte for byte what
-    safetensors' own writer makes of the same tensors.
+    itself); one shard alone gets no index. Values are cast to `dtype`, or to their type in `wider`.
+    A file is byte for byte what safetensors' own writer makes of the same tensors.
 
     Raises:
-      ValueError: a tensor that has not its shape of `shapes`.
+      ValueError: a tensor that has not its shape of `shapes`, or values that are too large for its
+        type.
     """
+    kinds = {name: (wider or {}).get(name, dtype) for name in shapes}
     plan, size = [[]], 0
     for name, shape in shapes.items():
-        nbytes = math.prod(shape) * dtype.itemsize
+        nbytes = math.prod(shape) * kinds[name].itemsize
         if plan[-1] and size + nbytes > shard_bytes:
             plan.append([])
             size = 0
@@ -257,10 +260,12 @@ def write_tensors(
     for number, names in enumerate(plan, start=1):
         ending = f"-{number:05d}-of-{len(plan):05d}" if len(plan) > 1 else ""
         file = f"{stem}{ending}.safetensors"
-        _write_shard(folder / file, {name: shapes[name] for name in sorted(names)}, tensor, dtype)
+        # By type and then by name, as the library's writer orders them.
+        names.sort(key=lambda name: (-kinds[name].itemsize, name))
+        _write_shard(folder / file, {name: shapes[name] for name in names}, tensor, kinds)
         weight_map |= dict.fromkeys(names, file)
     if len(plan) > 1:
-        total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+        total = sum(math.prod(shapes[name]) * kind.itemsize for name, kind in kinds.items())
         listing = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _index_path(folder, stem).write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
 
@@ -269,13 +274,17 @@ def _write_shard(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     tensor: Callable[[str], np.ndarray],
-    dtype: np.dtype,
+    kinds: Mapping[str, np.dtype],
 ) -> None:
-    kind = next(name for name, known in DTYPES.items() if known == dtype)
+    spelt = {known: name for name, known in DTYPES.items()}
     header, stop = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
-        start, stop = stop, stop + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, stop]}
+        start, stop = stop, stop + math.prod(shape) * kinds[name].itemsize
+        header[name] = {
+            "dtype": spelt[kinds[name]],
+            "shape": list(shape),
+            "data_offsets": [start, stop],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
     with path.open("wb") as file:
@@ -286,5 +295,14 @@ def _write_shard(
                 raise ValueError(f"{name} was promised with shape {shape}, not {array.shape}")
             values = array.reshape(-1)
             for start in range(0, values.size, CHUNK_BYTES):  # no second copy in another type
-                chunk = values[start : start + CHUNK_BYTES].astype(dtype, copy=False)
+                chunk = _cast(values[start : start + CHUNK_BYTES], kinds[name], name)
                 file.write(memoryview(np.ascontiguousarray(chunk).view(np.uint8)))
+
+
+def _cast(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """`values` in another type; ValueError where they leave the small range of float16."""
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype, copy=False)
+    if dtype == DTYPES["F16"] and not np.isfinite(cast[np.isfinite(values)]).all():
+        raise ValueError(f"{name} has values that float16 cannot hold; write bf16 or fp32 instead")
+    return cast

@@ -27,7 +27,7 @@ from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
 from unicom_jax.core.losses import soft_cap
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import RopeScaling, apply_rope, rope
-from unicom_jax.core.remat import REMAT_POLICIES
+from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 # The scope of attention within packed rows, by which `training/flops.py` knows its products.
 ROW_ATTENTION = "row_attention"
@@ -109,10 +109,11 @@ class SelfAttention(Module):
         v: Float[Array, "B T K D"],
         mask: MaskIntervals,
     ) -> Float[Array, "B S {self.width}"]:
+        # The scores of a single query, a step of decoding, are few: no scan over blocks of keys.
+        one = q.shape[1] == 1
+        backend, block = ("dense", None) if one else (self.backend, self.block)
         with jax.named_scope(ROW_ATTENTION):
-            y = attention(
-                q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
-            )
+            y = attention(q, k, v, mask, backend=backend, block=block, rows=ROWS, slots=SLOTS)
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 
@@ -160,8 +161,7 @@ class Transformer(Module):
             raise ValueError(
                 f"head_dim={self.head_dim} is odd; rotary positions turn channel pairs"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
+        check_remat(self.remat)
         if self.logit_softcap < 0:
             raise ValueError(
                 f"logit_softcap={self.logit_softcap}: give a bound above 0, 0 for none"
@@ -216,12 +216,14 @@ class Transformer(Module):
             specs["head"] = self.head.specs()
         return specs
 
-    def embed(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S {self.width}"]:
-        """Vectors of token ids, in the dtype of the table."""
-        return self.embedding(params["embedding"], place(tokens, ROWS, SLOTS))
+    def embed(
+        self, params: Params, tokens: Int[Array, "B S"], dtype: Any = None
+    ) -> Float[Array, "B S {self.width}"]:
+        """Vectors of token ids, in `dtype` (by default the table's)."""
+        return self.embedding(params["embedding"], tokens, dtype)
 
     def head_weights(self, params: Params) -> Params:
-        """Those of `params` that `logits` reads."""
+        """Those of `params` that `logits` reads. Of `specs()` too."""
         name = "embedding" if self.tied_head else "head"
         return {name: params[name]}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.checkpoint import is_import
 from unicom_jax.runs.configuration import any_started
+from unicom_jax.runs.stages import STAGES, Occurrence, occurrences
 from unicom_jax.runs.workdir import read_json, stage_steps
 
 DATA = "data.json"
@@ -30,7 +32,6 @@ def keep_data(
     config: ConfigDict,
     tokenizer: Tokenizer,
     workdir: Path,
-    mixed: tuple[str, ...],
     *,
     first: bool = True,
 ) -> list[str]:
@@ -41,8 +42,7 @@ def keep_data(
     compared before a stage has a checkpoint.
 
     Args:
-      config: of the run; `window_documents` of the stages in `mixed` is set in it.
-      mixed: the stages that train on packed documents.
+      config: of the run; `window_documents` of the stages that pack rows is set in it.
       first: of the processes of a run; the others read what it has written.
 
     Returns:
@@ -54,17 +54,22 @@ def keep_data(
         other data.
       SourceError: there are no data.
     """
-    pending = [stage for stage in config.stages if not _is_finished(config, workdir, stage)]
+    pending = dict.fromkeys(
+        stage.name
+        for stage in occurrences(config.stages)
+        if not _is_finished(config, workdir, stage)
+    )
     if not pending:
         return []
     path = workdir / DATA
     kept = path.is_file() and (not first or any_started(workdir))
     stored = read_json(path, ConfigError) if kept else {}
-    from_source = [stage for stage in pending if not (stage in mixed and config.data.packed)]
+    packed = bool(config.data.packed)
+    from_source = [name for name in pending if not (packed and STAGES[name].loader == "rows")]
     changed = _check_identity(config, workdir, stored, first) if from_source else []
     windows = stored.setdefault("windows", {})
     for stage in from_source:
-        if stage in mixed:
+        if STAGES[stage].loader == "rows":
             windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
             config[stage].window_documents = windows[stage]["documents"]
     if first:
@@ -72,11 +77,29 @@ def keep_data(
     return changed
 
 
-def _is_finished(config: ConfigDict, workdir: Path, stage: str) -> bool:
-    steps, checkpoints = stage_steps(workdir, stage), workdir / stage / "checkpoints"
+def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
+    """How the source differs from the one that a run was trained on, in words.
+
+    Nothing where it is the same, or where the run did not keep what it looked like. Packed rows are
+    not compared.
+
+    Raises:
+      ConfigError: data.json cannot be read.
+      SourceError: there are no data.
+    """
+    path = workdir / DATA
+    before = read_json(path, ConfigError).get("identity", {}) if path.is_file() else {}
+    if not before:
+        return []
+    now, folder = data_identity(config)
+    return changes(from_json(before), now, folder)
+
+
+def _is_finished(config: ConfigDict, workdir: Path, stage: Occurrence) -> bool:
+    steps, checkpoints = stage_steps(workdir, stage.label), workdir / stage.label / "checkpoints"
     if not steps or is_import(checkpoints, steps[-1]):
         return False
-    return steps[-1] >= config[stage].steps
+    return steps[-1] >= config[stage.name].steps
 
 
 def _check_identity(

@@ -34,6 +34,8 @@ from unicom_jax.training.stopping import Stopped
 
 # First batch -> batches from there on, this process's rows.
 Batches = Callable[[int], Loader]
+# (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
+Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
 LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
@@ -47,6 +49,7 @@ class LoopConfig:
       save_every: checkpoints besides the last one; `keep` of them stay, each `keep_every`th, and
         the `keep_best` with the lowest loss on held-out batches.
       eval_every: loss on held-out batches, `eval_batches` of them.
+      sample_every: what the observer sees; see `train`.
       max_skipped: skipped steps in a row (looked at every `log_every`) after which training goes
         back to the last good checkpoint and on with the data after them.
       max_rollbacks: how often; then it stops.
@@ -62,6 +65,7 @@ class LoopConfig:
     keep_best: int = 0
     eval_every: int = 0
     eval_batches: int = 4
+    sample_every: int = 0
     max_skipped: int = 20
     max_rollbacks: int = 0
     profile_start: int = 0
@@ -103,6 +107,7 @@ def train(
     tokens_per_step: int = 0,
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    observe: Observer | None = None,
 ) -> Params:
     """Trains one stage, or goes on where its directory stands, and returns the weights for use.
 
@@ -116,6 +121,8 @@ def train(
       tokens_per_step: for the reported rates.
       group: the processes of the run; by default this one alone.
       asked_to_stop: asked after every step; what one process says holds for all.
+      observe: called every `sample_every` steps, by all processes alike; what it returns is
+        written with the metrics. It may keep no weights: the next step overwrites them.
 
     Raises:
       Stopped: somebody asked to stop; the last step is saved.
@@ -153,6 +160,7 @@ def train(
 
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
+    prepare_fn, inner_steps = trainer.prepare_step(), trainer.stage.inner_steps
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     held_out: list[Any] | None = None
@@ -179,14 +187,16 @@ def train(
             asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
             clock.window.waited += time.perf_counter() - asked
+            batch = prepare_fn(state, frozen, batch)
             if peak and step == start:
                 of = trainer.stage
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
-                flops = step_flops(of, frozen, batch, *shares)
+                flops = inner_steps * step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
-            state, metrics = step_fn(state, frozen, batch)
+            for _ in range(inner_steps):
+                state, metrics = step_fn(state, frozen, batch)
             clock.window.steps += 1
             done = step + 1
             position = dataclasses.replace(position, next_step=done)
@@ -230,9 +240,15 @@ def train(
                 jax.block_until_ready(metrics)  # steps that are under way are no evaluation
                 with clock.pause("eval"):
                     held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                    values = evaluate(trainer, eval_fn, state, frozen, held_out)
+                    values = evaluate(trainer, eval_fn, prepare_fn, state, frozen, held_out)
                 writer.write(done, values)
                 loss = values["eval/loss"]
+            if observe and config.sample_every and done % config.sample_every == 0:
+                jax.block_until_ready(metrics)
+                with clock.pause("sample"):
+                    values, pictures = observe(done, trainer.weights_for_use(state))
+                writer.write(done, values)
+                writer.show(done, pictures)
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps
@@ -269,6 +285,7 @@ def train(
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
         "goodput": clock.goodput,
         "compilations": step_fn._cache_size(),
+        **({"prepare_compilations": prepare_fn._cache_size()} if trainer.stage.prepare else {}),
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
@@ -278,13 +295,24 @@ def train(
 
 
 def evaluate(
-    trainer: Trainer, eval_fn: Callable, state: TrainState, frozen: Params, batches: list[Any]
+    trainer: Trainer,
+    eval_fn: Callable,
+    prepare_fn: Callable,
+    state: TrainState,
+    frozen: Params,
+    batches: list[Any],
 ) -> dict[str, float]:
-    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`."""
+    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`.
+
+    Like the loss, what prepares them sees the weights for use, and the same noise at every step.
+    """
     params = trainer.weights_for_use(state)
+    # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
+    fixed = dataclasses.replace(state, params=params, step=state.step * 0)
     totals: dict[str, Any] = {}
     for batch in batches:
-        for term, pair in eval_fn(params, frozen, batch).items():
+        prepared = prepare_fn(fixed, frozen, batch)
+        for term, pair in eval_fn(params, frozen, prepared).items():
             totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
     means = reported(jax.tree.map(jnp.float32, totals))
     means = known({term: float(value) for term, value in means.items()})
