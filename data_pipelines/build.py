@@ -255,7 +255,7 @@ def document_stream(
 
 
 def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[str, Any]:
-    """What decides a stage's packed rows, besides the tokenizer and what lies at the source's path.
+    """What decides a stage's packed rows, besides the tokenizer and the data at the source's path.
 
     Two configurations with the same facts have the same rows, bit for bit, where the same data lie
     at both paths. Of a path its last part counts: data may move, but not become others.
