@@ -101,6 +101,25 @@ def test_each_layer_keeps_its_keys_where_they_are(plain):
         assert torch.equal(layer.keys, keys)
 
 
+def test_layers_on_other_devices_get_copies_of_their_inputs_and_give_the_same(exported, plain):
+    """Emulated: accelerate copies the tensors among a layer's inputs to the layer's device."""
+
+    def copied(value):
+        if isinstance(value, torch.Tensor):
+            return value.clone()
+        if isinstance(value, tuple | list):
+            return type(value)(copied(one) for one in value)
+        return value
+
+    model = load(exported)
+    for layer in model.language_model.model.layers:
+        layer.register_forward_pre_hook(
+            lambda _, args, options: (copied(args), {k: copied(v) for k, v in options.items()}),
+            with_kwargs=True,
+        )
+    assert_same(outputs(model), plain[1])
+
+
 # ---- precision and attention ------------------------------------------------------------------
 
 

@@ -143,11 +143,11 @@ def at_slots(batch, prepared, noised) -> dict[str, np.ndarray]:
 
 
 def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, monkeypatch):
-    config, _, params = weights.load(run)
+    config, tokenizer, params = weights.load(run)
     module, params = unicom.of_run(config), params["unified"]
     pathway = module.unified
     give_noise(monkeypatch)
-    sequence = Generator(config, None, {"unified": params}).sequence
+    sequence = Generator(config, tokenizer, {"unified": params}).sequence
     batch, prepared, draws = inputs(documents(ALL, sequence), PACKED, sequence)
 
     def loss(params):

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import pytest
 
+from tests.parallel.programs import on_eight_devices
 from tests.training import test_step
 from tests.training.test_step import TwoLayers, batch
 from tests.training.toy import Run, same
@@ -118,3 +119,12 @@ def test_stages_of_one_seed_draw_their_own_noise():
 
     shared, one, other = first_loss(), first_loss(noise_fold=1), first_loss(noise_fold=2)
     assert len({shared, one, other}) == 3 and one == first_loss(noise_fold=1)
+
+
+def test_batches_are_prepared_on_the_mesh_each_device_its_rows():
+    told = json.loads(on_eight_devices("-m", "tests.training.preparing_devices").stdout)
+    one, eight = told["one"], told["eight"]
+    assert set(one["rows"].values()) == {8} and set(eight["rows"].values()) == {1}
+    np.testing.assert_allclose(eight["targets"], one["targets"], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-4)
+    assert one["compilations"] == eight["compilations"] == [1, 1]

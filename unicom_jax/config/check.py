@@ -48,6 +48,11 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         _check_stage(stage, config[stage])
         if stage in UNIFIED_STAGES:
             _check_rows(stage, config[stage])
+            if config[stage]["eval_by_task"] and config["data"]["packed"]:
+                raise ConfigError(
+                    f"{stage}.eval_by_task=True makes rows of each task, and data.packed has rows "
+                    "of the mixture only; leave one of them out"
+                )
 
 
 def _check_data(config: Config) -> None:

@@ -42,16 +42,16 @@ def make_observer(config: Any, workdir: Path, mesh: Any, frozen: Params) -> Obse
     """
     _, tokenizer, module = weights.describe(workdir)
 
-    def read(*part: str) -> Params:
-        return weights.restore(workdir, config, module, only=part, mesh=mesh)
+    def read(path: tuple[str, ...]) -> Params:
+        return weights.restore(workdir, config, module, only=path, mesh=mesh)
 
     painter = {
-        name: read("codec", name)["codec"][name] for name in ("decompressor", "pixel_decoder")
+        name: read(("codec", name))["codec"][name] for name in ("decompressor", "pixel_decoder")
     }
     held = {
         "vision": frozen["encoder"],
         "codec": {**frozen["codec"], **painter},
-        **read(AUTOENCODER),
+        **read((AUTOENCODER,)),
     }
     settings = EvaluationConfig.of(config)
     settings = dataclasses.replace(settings, shown=0, pictures=0, questions=0, edits=0)

@@ -243,7 +243,7 @@ def _answer_together(generator: Generator, request: Request, console: Console) -
     segments = [*(Image(image, UNDERSTOOD) for image in request.images), Text(question)]
     check_length(segments, generator, console)
     with console.status("looking"):
-        (answer,) = generator.write(segments, **request.options)
+        (answer,) = generator.write([segments], **request.options)
     _say(console, answer)
 
 

@@ -197,19 +197,28 @@ def abstract_weights(
 
 
 def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) -> dict[str, Params]:
-    """Random weights of the modules of `config`, an autoencoder's too, sharded over `mesh`."""
+    """Random weights of the modules of `config`, an autoencoder's too, sharded over `mesh`.
 
-    def fresh(module: Module, key: jax.Array) -> Params:
-        if mesh is None or mesh.size == 1:
-            return module.init(key)
-        return jax.jit(module.init, out_shardings=param_shardings(module.specs(), mesh))(key)
+    In the dtypes that a trained model is used with, so both take the same memory and programs.
+    """
+
+    def fresh(module: Module, tree: str, key: jax.Array) -> Params:
+        dtype = None if tree == AUTOENCODER else config["compute_dtype"]
+        abstract = abstract_weights(module, tree, dtype, mesh)
+
+        def init(key: jax.Array) -> Params:
+            return jax.tree.map(lambda x, kind: x.astype(kind.dtype), module.init(key), abstract)
+
+        places = jax.tree.map(lambda kind: kind.sharding, abstract)
+        return jax.jit(init, out_shardings=places)(key)
 
     keys = jax.random.split(jax.random.key(seed), 3)
     params = {
-        "vision": fresh(build_encoder(config).vision, keys[0]),
-        "codec": fresh(build_codec(config), keys[1]),
-        "unified": fresh(build_unified(config), keys[2]),
+        "vision": fresh(build_encoder(config).vision, "vision", keys[0]),
+        "codec": fresh(build_codec(config), "codec", keys[1]),
+        "unified": fresh(build_unified(config), "unified", keys[2]),
     }
     if isinstance(space := build_space(config), LatentSpace):
-        params[AUTOENCODER] = fresh(space.autoencoder, jax.random.fold_in(keys[1], 1))
+        key = jax.random.fold_in(keys[1], 1)
+        params[AUTOENCODER] = fresh(space.autoencoder, AUTOENCODER, key)
     return params

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from data_pipelines.loading.loader import Loader
-from unicom_jax.core.losses import reported
 from unicom_jax.core.module import Params
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.parallel.accelerators import find_accelerator
@@ -26,14 +23,13 @@ from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training.checkpoint import Position
 from unicom_jax.training.clock import Clock, Window
 from unicom_jax.training.flops import step_flops
+from unicom_jax.training.held_out import Batches, HeldOut
 from unicom_jax.training.metrics import MetricWriter, format_note, known, make_progress
 from unicom_jax.training.saving import Saver, TrainingError
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 from unicom_jax.training.stopping import Stopped
 
-# First batch -> batches from there on, this process's rows.
-Batches = Callable[[int], Loader]
 # (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
 Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
 LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
@@ -108,6 +104,7 @@ def train(
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
     observe: Observer | None = None,
+    eval_tasks: Mapping[str, Batches] | None = None,
 ) -> Params:
     """Trains one stage, or goes on where its directory stands, and returns the weights for use.
 
@@ -123,6 +120,7 @@ def train(
       asked_to_stop: asked after every step; what one process says holds for all.
       observe: called every `sample_every` steps, by all processes alike; what it returns is
         written with the metrics. It may keep no weights: the next step overwrites them.
+      eval_tasks: held-out batches of single tasks, see `HeldOut`.
 
     Raises:
       Stopped: somebody asked to stop; the last step is saved.
@@ -159,11 +157,11 @@ def train(
         _tell_changed_rate(trainer, state, position, warn)
 
     # ---- compiled pieces ------------------------------------------------------------------
-    step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
-    prepare_fn, inner_steps = trainer.prepare_step(), trainer.stage.inner_steps
+    step_fn, prepare_fn = trainer.train_step(), trainer.prepare_step()
+    inner_steps = trainer.stage.inner_steps
+    held_out = HeldOut(trainer, prepare_fn, eval_batches, config.eval_batches, eval_tasks)
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
-    held_out: list[Any] | None = None
     began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)
     clock = Clock(directory, start, first_skipped, active=group.index == 0)
     stopping = profiling = False
@@ -239,8 +237,7 @@ def train(
             if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
                 jax.block_until_ready(metrics)  # steps that are under way are no evaluation
                 with clock.pause("eval"):
-                    held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                    values = evaluate(trainer, eval_fn, prepare_fn, state, frozen, held_out)
+                    values = held_out.evaluate(state, frozen)
                 writer.write(done, values)
                 loss = values["eval/loss"]
             if observe and config.sample_every and done % config.sample_every == 0:
@@ -292,37 +289,6 @@ def train(
     if group.index == 0:
         _write_facts(directory, trainer, facts)
     return weights
-
-
-def evaluate(
-    trainer: Trainer,
-    eval_fn: Callable,
-    prepare_fn: Callable,
-    state: TrainState,
-    frozen: Params,
-    batches: list[Any],
-) -> dict[str, float]:
-    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`.
-
-    Like the loss, what prepares them sees the weights for use, and the same noise at every step.
-    """
-    params = trainer.weights_for_use(state)
-    # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
-    fixed = dataclasses.replace(state, params=params, step=state.step * 0)
-    totals: dict[str, Any] = {}
-    for batch in batches:
-        prepared = prepare_fn(fixed, frozen, batch)
-        for term, pair in eval_fn(params, frozen, prepared).items():
-            totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
-    means = reported(jax.tree.map(jnp.float32, totals))
-    means = known({term: float(value) for term, value in means.items()})
-    total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())
-    return {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
-
-
-def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
-    with closing(batches(0)) as stream:
-        return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
 
 
 def _go_back(

@@ -134,6 +134,13 @@ def _run_stage(
 
         return stream
 
+    def of_task(task: str) -> Batches:
+        """Held-out batches of one task of the mixture alone."""
+        alone = config.copy_and_resolve_references()
+        alone[stage.name].mixture.update({name: float(name == task) for name in settings.mixture})
+        alone[stage.name].window_documents = 0  # as many as suit this task
+        return lambda start: loading.stage_loader(alone, label, tokenizer, "eval", start, share)
+
     def statistics_batches() -> Iterator[Any]:
         with closing(batches("train")(0)) as stream:
             for batch in itertools.islice(stream, settings.statistics_batches):
@@ -167,7 +174,15 @@ def _run_stage(
         group=group,
         asked_to_stop=asked_to_stop,
         observe=observe,
+        eval_tasks={task: of_task(task) for task in _tasks(settings)},
     )
+
+
+def _tasks(settings: ConfigDict) -> list[str]:
+    """The tasks whose held-out loss is reported by itself."""
+    if not settings.get("eval_by_task"):
+        return []
+    return [task for task, share in settings.mixture.items() if share]
 
 
 def _restore(config: ConfigDict, workdir: Path, label: str, subtree: Subtree, mesh: Any) -> Params:

@@ -239,4 +239,11 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         before=0,
     ),
     "mixture": MIXTURE,
+    "eval_by_task": Key(
+        False,
+        "Report held-out losses of each task of the mixture too, as eval/text/TASK; they take as "
+        "long again for each.",
+        resume=NEUTRAL,
+        before=False,
+    ),
 }

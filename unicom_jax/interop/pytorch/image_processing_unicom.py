@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageCms, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import load_image
 
 from .sequence_unicom import Picture
 
@@ -98,7 +100,7 @@ class UnicomImageProcessor(BaseImageProcessor):
 
     def prepare(self, image: Picture) -> np.ndarray:
         """The picture as the model sees it, (H, W, 3) uint8."""
-        pixels = to_array(image)
+        pixels = to_array(opened(image))
         rows, cols = pixels.shape[:2]
         height, width = self.target_size(rows, cols)
         if not self._buckets():
@@ -117,6 +119,13 @@ class UnicomImageProcessor(BaseImageProcessor):
         if (table := tables.get(self.policy)) is None:
             return ()
         return table(self.size, self.patch * self.pool, self.step, self.max_ratio)
+
+
+def opened(image: Picture) -> Picture:
+    """The picture itself, where its file, address or base64 text is given."""
+    if not isinstance(image, str | os.PathLike):
+        return image
+    return PilImage.open(image) if os.path.isfile(image) else load_image(str(image))
 
 
 def to_array(image: Picture) -> np.ndarray:

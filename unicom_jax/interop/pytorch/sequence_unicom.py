@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-Picture = Any  # a PIL image, or an (H, W, 3) uint8 array
+Picture = Any  # a PIL image, an (H, W, 3) uint8 array, or the path or address of a file
 Grid = tuple[int, int]
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
