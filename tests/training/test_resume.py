@@ -29,7 +29,10 @@ def lines(workdir, stage):
 def losses(workdir, stage):
     """Step -> values, without what the clock says."""
     clock = ("time", "steps_per_second", "tokens_per_second", "data_wait", "goodput")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines(workdir, stage)]
+    return [
+        {k: v for k, v in line.items() if k not in clock and not k.startswith("time/")}
+        for line in lines(workdir, stage)
+    ]
 
 
 def same(left, right) -> bool:
