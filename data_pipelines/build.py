@@ -1,4 +1,9 @@
-"""Pipelines from a configuration: which source, which tokenizer, which batches a stage gets."""
+"""Pipelines from a configuration: which source, which tokenizer, which batches a stage gets.
+
+`stage` is the name of a stage's settings in the configuration. `seed` decides the order of its
+training documents; by default it is that of the configuration. What is held out is always read in
+the same order, so that losses of several stages can be compared.
+"""
 
 from __future__ import annotations
 
@@ -214,8 +219,20 @@ def stage_weights(config: Config, stage: str) -> dict[str, float]:
     return {task: weight for task, weight in config[stage]["mixture"].items() if weight}
 
 
+def order_seed(config: Config, split: str, seed: int | None) -> int:
+    """The seed of a split's order."""
+    if split == EVALUATION:
+        return config["seed"] + 1
+    return config["seed"] if seed is None else seed
+
+
 def document_stream(
-    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN
+    config: Config,
+    stage: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    *,
+    seed: int | None = None,
 ) -> DocumentStream:
     """The documents of a stage's mixture."""
     weights = stage_weights(config, stage)
@@ -227,7 +244,7 @@ def document_stream(
         mixture_of(
             weights,
             {task: edits if task in NEEDS_EDITS else plain for task in weights},
-            config["seed"] + (split == EVALUATION),
+            order_seed(config, split, seed),
         ),
         tokenizer,
         stage_sequence(config, stage),
@@ -237,7 +254,7 @@ def document_stream(
     )
 
 
-def row_facts(config: Config, stage: str) -> dict[str, Any]:
+def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[str, Any]:
     """What decides a stage's packed rows, besides the tokenizer and what lies at the source's path.
 
     Two configurations with the same facts have the same rows, bit for bit, where the same data lie
@@ -252,6 +269,7 @@ def row_facts(config: Config, stage: str) -> dict[str, Any]:
     return {
         **({"window_documents": given} if given else {}),
         "seed": config["seed"],
+        **({} if seed is None else {"stage_seed": seed}),
         "source": source,
         "mixture": stage_weights(config, stage),
         "overlong": config[stage]["overlong"],
@@ -267,17 +285,30 @@ def unified_loader(
     split: str = TRAIN,
     start: int = 0,
     share: Share = None,
+    *,
+    seed: int | None = None,
+    folder: str = "",
 ) -> Loader:
-    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here."""
+    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here.
+
+    Args:
+      folder: of the stage's rows in `data.packed`; by default the stage's name.
+    """
     loading = _loader_config(config, config[stage]["batch_size"], share)
     if packed := config["data"]["packed"]:
-        facts, seed = row_facts(config, stage), config["seed"]
         rows = open_rows(
-            Path(packed).expanduser(), stage, split, facts, tokenizer.fingerprint(), loading, seed
+            Path(packed).expanduser(),
+            folder or stage,
+            split,
+            row_facts(config, stage, seed=seed),
+            tokenizer.fingerprint(),
+            loading,
+            order_seed(config, TRAIN, seed),
         )
         return Loader(rows, loading, start)
-    stream = document_stream(config, stage, tokenizer, split)
-    of_training = stream if split == TRAIN else None
+    stream = document_stream(config, stage, tokenizer, split, seed=seed)
+    # Measured in the run's own order, so that all times that a stage is trained pack alike.
+    of_training = stream if split == TRAIN and seed is None else None
     documents = window_documents(config, stage, tokenizer, of_training)
     return make_loader(stream, loading, start=start, window_documents=documents)
 
@@ -330,8 +361,10 @@ def picture_loader(
     split: str = TRAIN,
     start: int = 0,
     share: Share = None,
+    *,
+    seed: int | None = None,
 ) -> Loader:
-    """Pictures with one caption each: stages `encoder` and `codec`."""
+    """Pictures with one caption each."""
     pictures = PictureConfig(
         patch=config["data"]["patch"],
         images=image_policy(config),
@@ -344,19 +377,6 @@ def picture_loader(
         tokenizer,
         pictures,
         _loader_config(config, config[stage]["batch_size"], share),
-        seed=config["seed"] + (split == EVALUATION),
+        seed=order_seed(config, split, seed),
         start=start,
     )
-
-
-def stage_loader(
-    config: Config,
-    stage: str,
-    tokenizer: Tokenizer,
-    split: str = TRAIN,
-    start: int = 0,
-    share: Share = None,
-) -> Loader:
-    """The batches of any stage from step `start` on; of each the rows in `share`."""
-    make = picture_loader if stage in ("encoder", "codec") else unified_loader
-    return make(config, stage, tokenizer, split, start, share)

@@ -56,6 +56,7 @@ class Plan:
       tokenizer: as JSON.
       directory: DIR/STAGE.
       window_documents: documents of a window.
+      seed: of the order of the documents to train on; None: the configuration's.
       features: computes them in place of the pictures; None keeps the pictures.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     tokenizer: str
     directory: str
     window_documents: int
+    seed: int | None = None
     features: Features | None = None
 
 
@@ -96,10 +98,19 @@ def make_plan(
     tokenizer: Tokenizer,
     out: Path,
     features: Features | None = None,
+    *,
+    seed: int | None = None,
+    folder: str = "",
 ) -> Plan:
-    """Looks at the first documents, which decide how many a window gets."""
+    """Looks at the first documents, which decide how many a window gets.
+
+    Args:
+      out: DIR.
+      folder: of the stage's rows there; by default the stage's name.
+    """
     documents = window_documents(config, stage, tokenizer)
-    return Plan(repr(config), stage, tokenizer.to_json(), str(out / stage), documents, features)
+    directory = str(out / (folder or stage))
+    return Plan(repr(config), stage, tokenizer.to_json(), directory, documents, seed, features)
 
 
 # ---- on a worker ------------------------------------------------------------------------------
@@ -159,7 +170,8 @@ def with_features(batch: MixedBatch, features: Features) -> MixedBatch:
 def _window_maker(plan: Plan, split: str) -> PackedBatches:
     """Window to rows. Sources are opened once a process."""
     tokenizer = Tokenizer.from_json(plan.tokenizer)
-    stream = document_stream(ast.literal_eval(plan.config), plan.stage, tokenizer, split)
+    config = ast.literal_eval(plan.config)
+    stream = document_stream(config, plan.stage, tokenizer, split, seed=plan.seed)
     rows = LoaderConfig(stream.packing.window_rows)
     return PackedBatches(stream, rows, plan.window_documents)
 
@@ -185,7 +197,7 @@ def begin(
       SourceError: the folder holds another preparation.
     """
     directory = Path(plan.directory)
-    facts = row_facts(ast.literal_eval(plan.config), plan.stage)
+    facts = row_facts(ast.literal_eval(plan.config), plan.stage, seed=plan.seed)
     splits = {
         split: {
             "rows": window_rows * sum(s.stop - s.start for s in shards if s.split == split),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 import rich.console
@@ -134,6 +133,8 @@ def stand_in(monkeypatch):
         monkeypatch.setattr(command, "Generator", Loaded)
         monkeypatch.setattr(command, "encoder_of", lambda model: PerfectModel())
         monkeypatch.setattr(command, "describe", lambda workdir: (as_stored(config), None, None))
+        used = {"unified": ("pretrain", 12)}
+        monkeypatch.setattr(command, "steps_in_use", lambda workdir, step: used)
         return asked
 
     return use
@@ -161,6 +162,7 @@ def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
     assert "scores on the development split" in stream.getvalue()
     about = read_about(tmp_path / "scores.json")
     assert (about["split"], about["trained_on"]) == ("development", warned)
+    assert about["checkpoints"] == {"unified": "pretrain 12"}
     assert ("load", "12") in asked
 
 
@@ -216,19 +218,3 @@ def test_help_explains_the_flags(capsys):
     said = capsys.readouterr().out
     for text in ("--step", "--split", "--no-baseline", "outcomes.jsonl", "development"):
         assert text in said
-
-
-def test_the_encoder_is_all_that_stays_of_the_trained_model(tmp_path):
-    held = SimpleNamespace(
-        config={}, tokenizer=None, params={"vision": 1, "codec": 2, "unified": 3}
-    )
-    made = []
-
-    class Kept:
-        def __init__(self, *arguments):
-            made.append(arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "Generator", Kept)
-        command.encoder_of(held)
-    assert made == [({}, None, {"vision": 1})]

@@ -53,7 +53,7 @@ class Oracle(BlindModel):
     def edit(self, images, instructions, **options):
         return [example.edits[0].target for example in self._known(images)]
 
-    def reconstruct(self, images, *, seed):
+    def reconstruct(self, images, *, seed, first):
         return [image.copy() for image in images]
 
 

@@ -55,7 +55,8 @@ def test_neutral_keys_may_always_change(workdir):
     for name, key in KEYS.items():
         if key.resume == NEUTRAL:
             choice = next((choice for choice in key.choices if choice != key.default), None)
-            changes.append(f"{name}={choice or others[key.kind]}")
+            texts = key.kind is tuple and key.item_kind is str
+            changes.append(f"{name}={choice or ('a,b' if texts else others[key.kind])}")
     opened = change(workdir, *changes)
     assert len(changes) > 50 and opened.data.workers == 5 and opened.pretrain.steps == 5
 
@@ -153,6 +154,14 @@ def test_after_a_change_of_the_batch_no_row_is_read_twice(workdir):
     (workdir / "pretrain/checkpoints/9").mkdir()
     store(change(workdir, "pretrain.batch_size=2", "pretrain.window_rows=2", allow=True), workdir)
     assert data_start(workdir, "pretrain", 10, 2) == (5 * 4 + 4 * 8 + 2) // 2
+
+
+def test_a_repeated_stage_counts_its_own_batches_after_a_change(workdir):
+    start(workdir, "encoder", "codec", "pretrain")
+    (workdir / "pretrain-2/checkpoints/2").mkdir(parents=True)
+    store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)  # from 4
+    assert data_start(workdir, "pretrain-2", 4, 8) == (2 * 4 + 2 * 8) // 8
+    assert data_start(workdir, "pretrain-3", 4, 8) == 4  # it had not begun
 
 
 def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_file(workdir):

@@ -28,7 +28,7 @@ def lines(workdir, stage):
 
 def losses(workdir, stage):
     """Step -> values, without what the clock says."""
-    clock = ("time", "steps_per_second", "tokens_per_second", "data_wait")
+    clock = ("time", "steps_per_second", "tokens_per_second", "data_wait", "goodput")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines(workdir, stage)]
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, PartitionSpec
@@ -26,6 +27,9 @@ ROWS: MeshAxes = ("slice", "data", "fsdp")  # of a batch
 SLOTS: MeshAxes = ("context",)  # of a packed row
 PICTURES: MeshAxes = (*ROWS, *SLOTS)  # of a batch of pictures
 TENSOR: MeshAxes = ("tensor",)  # of heads, hidden channels and vocabulary
+# A weight is needed whole where it meets activations, so it may lie on any devices that compute
+# the same sequence too: those along `context` hold parts of it, as those along `fsdp` do.
+EMBED: MeshAxes = ("fsdp", "context")  # of the weights' "embed" dimension
 
 
 def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
@@ -58,12 +62,18 @@ def count(axes: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
+def split_over(
+    shape: Sequence[int], axes: Sequence[MeshAxes], mesh: Mesh | AbstractMesh
+) -> tuple[MeshAxes, ...]:
+    """For each leading dimension those of its mesh axes that split it."""
+    return tuple(fitting(names, size, mesh) for names, size in zip(axes, shape, strict=False))
+
+
 def place(x: jax.Array, *axes: MeshAxes) -> jax.Array:
     """x, with its leading dimensions over these mesh axes as far as they divide; others whole."""
     if (mesh := current_mesh()) is None:
         return x
-    split = (fitting(names, size, mesh) for names, size in zip(axes, x.shape, strict=False))
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*split))
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*split_over(x.shape, axes, mesh)))
 
 
 def own_slots(x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """The small layers everything is built of.
 
-Compute follows the dtype of the activations; norms run in fp32.
+Compute follows the dtype of the activations; norms run in fp32. Products of fp32 activations are
+fp32 on every platform (`core.precision`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Real
 
-from unicom_jax.core.activations import TENSOR, place
+from unicom_jax.core.activations import ROWS, SLOTS, MeshAxes, place
+from unicom_jax.core.gradients import gradient_dtype, needs_rule
+from unicom_jax.core.lookup import look_up
 from unicom_jax.core.module import Initializer, Module, Params, ParamSpec, Specs, fan_in, normal
 from unicom_jax.core.module import ones as ones_init
 from unicom_jax.core.module import zeros as zeros_init
+from unicom_jax.core.precision import precision_of
 
 gelu_tanh = partial(jax.nn.gelu, approximate=True)
 gelu_exact = partial(jax.nn.gelu, approximate=False)
@@ -35,17 +39,29 @@ def matmul(
 ) -> Float[Array, "*B out"]:
     """x times kernel, computed in the dtype of x and accumulated in `out_dtype`.
 
-    The values and gradients are those of `x @ kernel`; only the order of the factors in the weight
-    gradient is ours. JAX writes it as (gradient^T x)^T, which XLA's CPU compiler turns into a
-    product with slow strides; written as x^T gradient a train step takes three quarters of the time
-    there. The kernel is kept as it is, not in its cast form, so `jax.lax.scan` over layers saves
-    no second copy of the weights.
+    The values and gradients are those of `x @ kernel`. Where XLA compiles for CPU, the gradient has
+    a rule of ours that only changes the order of the factors in the weight gradient. JAX writes it
+    as (gradient^T x)^T, which XLA's CPU compiler turns into a product with slow strides; written as
+    x^T gradient a train step takes three quarters of the time there. `jax.jvp` does not pass
+    through such a rule; `core.gradients.forward_mode` leaves it out. Elsewhere there is none,
+    unless weight gradients are to leave their products in fp32 (`core.gradients`) or `out_dtype`
+    differs from the dtype of x, as for logits.
+
+    The kernel is kept as it is, not in its cast form, so `jax.lax.scan` over layers saves no second
+    copy of the weights.
     """
-    return _matmul(x, kernel, jnp.dtype(out_dtype or x.dtype))
+    out_dtype = jnp.dtype(out_dtype or x.dtype)
+    product = _matmul if needs_rule(out_dtype == x.dtype) else _product
+    return product(x, kernel, out_dtype)
 
 
 def _product(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype) -> jax.Array:
-    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=out_dtype)
+    return jnp.matmul(
+        x,
+        kernel.astype(x.dtype),
+        precision=precision_of(x.dtype),
+        preferred_element_type=out_dtype,
+    )
 
 
 _matmul = jax.custom_vjp(_product, nondiff_argnums=(2,))
@@ -62,16 +78,38 @@ def _matmul_backward(
     x, kernel = residuals
     gradient = gradient.astype(x.dtype)
     rows = tuple(range(x.ndim - 1))
-    kernel_gradient = jax.lax.dot_general(x, gradient, ((rows, rows), ((), ())))
-    return gradient @ kernel.T.astype(x.dtype), kernel_gradient.astype(kernel.dtype)
+    kernel_gradient = jax.lax.dot_general(
+        x,
+        gradient,
+        ((rows, rows), ((), ())),
+        precision=precision_of(x.dtype),
+        preferred_element_type=gradient_dtype(x.dtype),
+    )
+    # Contracted where it lies: a transposed kernel would be gathered over devices once more.
+    x_gradient = jax.lax.dot_general(
+        gradient,
+        kernel.astype(x.dtype),
+        (((x.ndim - 1,), (1,)), ((), ())),
+        precision=precision_of(x.dtype),
+    )
+    return x_gradient, kernel_gradient.astype(kernel.dtype)
 
 
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+ADAPTER = "lora"  # the name of a layer's low-rank change beside its kernel, see `core.lora`
+
+
+def low_rank(adapter: Params, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+    """scale · (x a) b, with the scale applied in fp32 to the few numbers in the middle."""
+    inner = matmul(x, adapter["a"], jnp.float32) * adapter["scale"]
+    return matmul(inner.astype(x.dtype), adapter["b"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Linear(Module):
-    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,)."""
+    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,); maybe an `ADAPTER`."""
 
     in_dim: int
     out_dim: int
@@ -89,6 +127,8 @@ class Linear(Module):
         self, params: Params, x: Float[Array, "*B {self.in_dim}"]
     ) -> Float[Array, "*B {self.out_dim}"]:
         y = matmul(x, params["kernel"])
+        if ADAPTER in params:
+            y = y + low_rank(params[ADAPTER], x)
         return y + params["bias"].astype(x.dtype) if self.bias else y
 
 
@@ -204,9 +244,19 @@ class Embedding(Module):
         init = normal(self.stddev)
         return {"table": ParamSpec((self.count, self.dim), ("vocab", "embed"), init)}
 
-    def __call__(self, params: Params, ids: Int[Array, "*B"]) -> Float[Array, "*B {self.dim}"]:
-        # Vectors are to lie where their ids do, so each device reads whole ones.
-        return jnp.take(place(params["table"], TENSOR), ids, axis=0)
+    def __call__(
+        self,
+        params: Params,
+        ids: Int[Array, "*B"],
+        dtype: Any = None,
+        axes: tuple[MeshAxes, ...] = (ROWS, SLOTS),
+    ) -> Float[Array, "*B {self.dim}"]:
+        """The vectors of `ids`, in `dtype` (by default the table's).
+
+        `axes`: mesh axes over which the dimensions of `ids` lie; the vectors then lie there too.
+        """
+        table = params["table"]
+        return look_up(table, place(ids, *axes), jnp.dtype(dtype or table.dtype), axes)
 
     def attend(
         self, params: Params, x: Float[Array, "*B {self.dim}"]

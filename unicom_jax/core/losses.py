@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
 from jaxtyping import Array, Float, Float32, Int, Real
+
+from unicom_jax.core.activations import (
+    EMBED,
+    PICTURES,
+    TENSOR,
+    MeshAxes,
+    current_mesh,
+    fitting,
+)
+from unicom_jax.core.gradients import gradient_dtype
 
 LossTerm = tuple[Float32[Array, ""], float | Real[Array, ""]]  # (weighted sum, sum of weights)
 LossTerms = Mapping[str, LossTerm]
@@ -48,13 +61,19 @@ def text_terms(
     weights: Float32[Array, "B S"],
     chunk: int = 0,
     z_loss: float = 0.0,
+    specs: Any = None,
 ) -> LossTerms:
     """Next-token cross-entropy and accuracy, from logits of the predicted slots alone.
 
-    The slots of a row that predict a token are moved to its front, rows are cut into chunks, and
-    chunks in which no row predicts anything are skipped. Logits exist for one chunk at a time, in
-    the backward pass too: where a gradient is asked for, each chunk's is taken right behind its
-    loss, and the backward pass only scales it (as in Liger's fused loss, Hsu et al. 2024).
+    The slots that predict a token are moved to the front, all slots are cut into chunks, and chunks
+    in which nothing is predicted are skipped. Logits exist for one chunk at a time, in the backward
+    pass too: where a gradient is asked for, each chunk's is taken right behind its loss, and the
+    backward pass only scales it (as in Liger's fused loss, Hsu et al. 2024).
+
+    On a mesh each device does so with the rows that lie on it: it skips chunks by its own rows,
+    whatever the others predict. The head's weights are gathered once, in the dtype of `hidden`.
+    Their gradient is summed over chunks in fp32 and over devices once (`core.gradients`: in which
+    dtype).
 
     Args:
       logits: called as logits(head, hidden).
@@ -64,26 +83,36 @@ def text_terms(
       chunk: at most so many slots of a row at a time; 0: an eighth of a row, 64 slots at least.
       z_loss: factor of log² Z, Z the sum of exp(logits), which keeps the logits' offset near 0
         (PaLM, Chowdhery et al. 2022 §5: 1e-4).
+      specs: the head's `ParamSpec`s. On a mesh the gradient of a weight is then scattered to where
+        its "embed" dimension lies; None: it is summed whole.
 
     Returns:
       `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit. With
       `z_loss`, `text` is the cross-entropy plus z_loss · log² Z, and `text_z` (log² Z) says how
       much of it that is.
     """
-    order = jnp.argsort(weights == 0, axis=1, stable=True)
-    total, (hits, squares) = _sums(
-        logits,
-        _chunk_count(order.shape[1], chunk),
-        z_loss,
-        head,
-        hidden,
-        targets,
-        weights,
-        order,
-    )
+    work = _Work(logits, _chunk_count(hidden.shape[1], chunk), z_loss, _axes(head, specs))
+    total, seen = _sums(work, head, *map(jnp.asarray, (hidden, targets, weights)))
+    hits, squares = seen
     count = jnp.sum(weights)
     terms = {"text": (total, count), "text_accuracy": (hits, count)}
     return {**terms, "text_z": (squares, count)} if z_loss else terms
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """`axes`: the logical names of the dimensions of each of the head's weights."""
+
+    logits: Logits
+    chunks: int
+    z_loss: float
+    axes: tuple[tuple[str | None, ...], ...]
+
+
+def _axes(head: Any, specs: Any) -> tuple[tuple[str | None, ...], ...]:
+    if specs is None:
+        return tuple((None,) * leaf.ndim for leaf in jax.tree.leaves(head))
+    return tuple(spec.axes for spec in jax.tree.leaves(specs))
 
 
 def _chunk_count(slots: int, chunk: int) -> int:
@@ -112,76 +141,157 @@ def _chunk_sums(
     return jnp.sum(loss * weights), jnp.sum(seen * weights, axis=range(1, seen.ndim))
 
 
-def _in_chunks(chunks: int, order: jax.Array, pieces: Pieces) -> tuple[Pieces, jax.Array]:
-    """(B, S, ...) arrays in `order`, as (chunks, B, S / chunks, ...), and which chunks are used."""
-    padding = -order.shape[1] % chunks
-    inside = jnp.pad(jnp.ones_like(order), ((0, 0), (0, padding)))
-    order = jnp.pad(order, ((0, 0), (0, padding)))
+def _front_first(chunks: int, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Numbers of the slots of weights (B, S), those that predict first, as (chunks, B S / chunks).
 
-    def split(x: jax.Array) -> jax.Array:
-        x = jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), axis=1)
-        return jnp.moveaxis(x.reshape(x.shape[0], chunks, -1, *x.shape[2:]), 1, 0)
-
-    hidden, targets, weights = map(split, pieces)
-    weights = weights * jnp.moveaxis(inside.reshape(len(order), chunks, -1), 1, 0)
-    return (hidden, targets, weights), jnp.any(weights != 0, axis=(1, 2))
+    And which of them are slots at all: the last chunk may be filled up.
+    """
+    order = jnp.argsort(weights.reshape(-1) == 0, stable=True)
+    padding = -len(order) % chunks
+    real = jnp.pad(jnp.ones_like(order), (0, padding))
+    return jnp.pad(order, (0, padding)).reshape(chunks, -1), real.reshape(chunks, -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _sums(
-    logits: Logits,
-    chunks: int,
-    z_loss: float,
-    head: Any,
-    hidden: jax.Array,
-    targets: jax.Array,
-    weights: jax.Array,
-    order: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    def step(total: tuple, chunk: tuple) -> tuple[tuple, None]:
-        pieces, used = chunk
+def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pieces: Pieces):
+    """Adds up `one_chunk(*pieces of a chunk) -> (sums, output)` over chunks that are in use.
+
+    Args:
+      skipped: the output of a chunk that is not.
+      pieces: (B, S, ...) each.
+
+    Returns:
+      The sums and the outputs, in the order of the slots (B S, ...).
+    """
+    hidden, targets, weights = (x.reshape(-1, *x.shape[2:]) for x in pieces)
+    order, real = _front_first(work.chunks, pieces[2])
+
+    def step(total: tuple, chunk: tuple) -> tuple[tuple, Any]:
+        places, real = chunk
+        weight = weights[places] * real
 
         def add(total: tuple) -> tuple:
-            return jax.tree.map(jnp.add, total, _chunk_sums(logits, z_loss, head, *pieces))
+            sums, output = one_chunk(hidden[places], targets[places], weight)
+            return jax.tree.map(jnp.add, total, sums), output
 
-        return jax.lax.cond(used, add, lambda total: total, total), None
+        return jax.lax.cond(jnp.any(weight != 0), add, lambda total: (total, skipped), total)
 
-    start = (jnp.zeros(()), jnp.zeros(2))
-    return jax.lax.scan(step, start, _in_chunks(chunks, order, (hidden, targets, weights)))[0]
-
-
-def _sums_forward(logits, chunks, z_loss, head, hidden, targets, weights, order):
-    gradient = jax.value_and_grad(partial(_chunk_sums, logits, z_loss), (0, 1), has_aux=True)
-
-    def step(total: tuple, chunk: tuple) -> tuple[tuple, jax.Array]:
-        pieces, used = chunk
-
-        def add(total: tuple) -> tuple[tuple, jax.Array]:
-            sums, (head_gradient, hidden_gradient) = gradient(head, *pieces)
-            return jax.tree.map(jnp.add, total, (*sums, head_gradient)), hidden_gradient
-
-        return jax.lax.cond(used, add, lambda total: (total, jnp.zeros_like(pieces[0])), total)
-
-    start = (jnp.zeros(()), jnp.zeros(2), jax.tree.map(jnp.zeros_like, head))
-    (total, seen, head_gradient), hidden_gradient = jax.lax.scan(
-        step, start, _in_chunks(chunks, order, (hidden, targets, weights))
-    )
-    return (total, seen), (head_gradient, hidden_gradient, order)
+    total, outputs = jax.lax.scan(step, start, (order, real))
+    back = jnp.argsort(order.reshape(-1)[: len(weights)])
+    return total, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[back], outputs)
 
 
-def _sums_backward(logits, chunks, z_loss, residuals, gradient):
-    head_gradient, hidden_gradient, order = residuals
+def _local_sums(work: _Work, head: Any, *pieces: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def one_chunk(*pieces: jax.Array) -> tuple[tuple, None]:
+        return _chunk_sums(work.logits, work.z_loss, head, *pieces), None
+
+    return _over_chunks(work, one_chunk, (jnp.zeros(()), jnp.zeros(2)), None, pieces)[0]
+
+
+def _local_gradients(work: _Work, head: Any, *pieces: jax.Array) -> tuple:
+    """What `_chunk_sums` gives, the head's gradient, in fp32, and that of the hidden states."""
+    sums = partial(_chunk_sums, work.logits, work.z_loss)
+    gradient = jax.value_and_grad(sums, (0, 1), has_aux=True)
+
+    def one_chunk(*pieces: jax.Array) -> tuple[tuple, jax.Array]:
+        # Weights in fp32 have gradients in fp32. Within a chunk XLA undoes the two casts.
+        wide = jax.tree.map(lambda w: w.astype(jnp.float32), head)
+        sums, (head_gradient, hidden_gradient) = gradient(wide, *pieces)
+        return (*sums, head_gradient), hidden_gradient
+
+    hidden, chunks = pieces[0], work.chunks
+    skipped = jnp.zeros((-(-math.prod(hidden.shape[:2]) // chunks), hidden.shape[2]), hidden.dtype)
+    zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), head)
+    start = (jnp.zeros(()), jnp.zeros(2), zeros)
+    total, hidden_gradient = _over_chunks(work, one_chunk, start, skipped, pieces)
+    return total[:2], total[2], hidden_gradient.reshape(hidden.shape)
+
+
+def _on_devices(work: _Work, local: Callable, head: Any, pieces: Pieces, gradients: bool) -> Any:
+    """`local(work, head, *pieces)` on each device's own rows, and its sums over all of them."""
+    dtype, mesh = pieces[0].dtype, current_mesh()
+    # Rounded before they are gathered, the weights take half the bytes.
+    head = jax.tree.map(lambda w: w.astype(dtype), head)
+    devices = () if mesh is None else fitting(PICTURES, len(pieces[0]), mesh)
+    if not devices:
+        return local(work, head, *pieces)
+
+    def run(head: Any, *pieces: jax.Array) -> Any:
+        out = local(work, head, *pieces)  # every device has the head whole
+        if not gradients:
+            return jax.lax.psum(out, devices)
+        sums, head_gradient, hidden_gradient = out
+        rounded = jax.tree.map(lambda x: x.astype(gradient_dtype(dtype))[None], head_gradient)
+        return jax.lax.psum(sums, devices), rounded, hidden_gradient
+
+    everywhere, own = PartitionSpec(), PartitionSpec(devices)
+    out = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(everywhere, own, own, own),
+        out_specs=(everywhere, own, own) if gradients else everywhere,
+        axis_names=frozenset(devices),  # XLA splits the vocabulary over `tensor`
+        check_vma=False,
+    )(head, *pieces)
+    if not gradients:
+        return out
+    sums, head_gradient, hidden_gradient = out
+    leaves, treedef = jax.tree.flatten(head_gradient)
+    summed = [_scatter(*pair, devices, mesh) for pair in zip(leaves, work.axes, strict=True)]
+    return sums, jax.tree.unflatten(treedef, summed), hidden_gradient
+
+
+def _scatter(
+    parts: jax.Array, axes: tuple[str | None, ...], devices: MeshAxes, mesh: AbstractMesh
+) -> jax.Array:
+    """The sum of a weight's gradient over `devices`, (devices, *shape), where the weight lies.
+
+    A program of its own for all axes of the mesh: in one that leaves `tensor` to XLA, XLA gathers
+    what it scatters.
+    """
+    shape = parts.shape[1:]
+    over = {"embed": fitting(EMBED, shape[axes.index("embed")], mesh)} if "embed" in axes else {}
+    over = {name: names for name, names in over.items() if names and set(names) <= set(devices)}
+    if "vocab" in axes:
+        over["vocab"] = fitting(TENSOR, shape[axes.index("vocab")], mesh)
+    placed = [over.get(name, ()) for name in axes]
+
+    def run(part: jax.Array) -> jax.Array:
+        part, rest = part[0], devices
+        if names := over.get("embed"):
+            at = axes.index("embed")
+            part = jax.lax.psum_scatter(part, names, scatter_dimension=at, tiled=True)
+            rest = tuple(axis for axis in devices if axis not in names)
+        return jax.lax.psum(part, rest) if rest else part
+
+    kept = [names if name == "vocab" else () for name, names in zip(axes, placed, strict=True)]
+    return jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=PartitionSpec(devices, *kept),
+        out_specs=PartitionSpec(*placed),
+        check_vma=False,
+    )(parts)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(
+    work: _Work, head: Any, hidden: jax.Array, targets: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    return _on_devices(work, _local_sums, head, (hidden, targets, weights), gradients=False)
+
+
+def _sums_forward(work, head, hidden, targets, weights):
+    pieces = hidden, targets, weights
+    sums, *gradients = _on_devices(work, _local_gradients, head, pieces, gradients=True)
+    like = jax.tree.map(lambda w: jnp.zeros((0,), w.dtype), head)
+    return sums, (*gradients, like)
+
+
+def _sums_backward(work, residuals, gradient):
+    head_gradient, hidden_gradient, like = residuals
     scale, _ = gradient  # what is only reported has no gradient
-    rows, slots = order.shape
-    hidden_gradient = jnp.moveaxis(hidden_gradient, 0, 1).reshape(
-        rows, -1, hidden_gradient.shape[-1]
-    )
-    place = jnp.argsort(order, axis=1)
-    hidden_gradient = jnp.take_along_axis(hidden_gradient, place[..., None], axis=1)
-    head_gradient, hidden_gradient = jax.tree.map(
-        lambda x: (scale * x).astype(x.dtype), (head_gradient, hidden_gradient)
-    )
-    return head_gradient, hidden_gradient, None, None, None
+    head_gradient = jax.tree.map(lambda x, w: (scale * x).astype(w.dtype), head_gradient, like)
+    return head_gradient, (scale * hidden_gradient).astype(hidden_gradient.dtype), None, None
 
 
 _sums.defvjp(_sums_forward, _sums_backward)

@@ -49,3 +49,9 @@ REMAT_POLICIES: dict[str, Callable[[Callable], Callable]] = {
     "full": partial(_checkpoint, policy=jax.checkpoint_policies.nothing_saveable),
     "offload": _offloaded,
 }
+
+
+def check_remat(name: str) -> None:
+    """Raises a ValueError if there is no policy of this name."""
+    if name not in REMAT_POLICIES:
+        raise ValueError(f"unknown remat {name!r}; use one of {', '.join(REMAT_POLICIES)}")

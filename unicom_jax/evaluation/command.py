@@ -88,7 +88,7 @@ def run_evaluate(
 def encoder_of(generator: Generator) -> Generator:
     """A generator that holds the weights of the encoder alone, for `features`."""
     vision = {"vision": generator.params["vision"]}
-    return Generator(generator.config, generator.tokenizer, vision)
+    return Generator(generator.config, generator.tokenizer, vision, generator.models.mesh)
 
 
 def data_of(

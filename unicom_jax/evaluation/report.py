@@ -19,7 +19,7 @@ from PIL import Image
 
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
 from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
-from unicom_jax.evaluation.scores import FACETS, score_names, standing, style_of
+from unicom_jax.evaluation.scores import FACETS, PERCENT, score_names, standing, style_of
 from unicom_jax.evaluation.stage_health import trouble
 from unicom_jax.evaluation.suite import by_kind
 from unicom_jax.interop.atomic import write_text
@@ -312,7 +312,8 @@ def _chart(stage: Stage, train: str | None, evaluation: str | None, title: str =
 
 def _is_rate(key: str) -> bool:
     name = key.rpartition("/")[2]
-    return key in SHARES or name == "retrieval" or name.endswith("accuracy")
+    scored = key.startswith("generation/") and style_of(key) is PERCENT
+    return scored or key in SHARES or name == "retrieval" or name.endswith("accuracy")
 
 
 def _numeric_keys(rows: Sequence[Mapping[str, Any]], skip: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import KEYS, ConfigError
 from unicom_jax.core.module import Module, Params
+from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
 from unicom_jax.families.build import usual_shift
 from unicom_jax.interop import pytorch
@@ -71,7 +72,8 @@ class Options:
     """How a model is written.
 
     Attributes:
-      to: "pytorch" (the whole model), or a part in its native layout: a key of `PARTS`.
+      to: "pytorch" (the whole model), "peft" (adapters), or a part in its native layout: a key of
+        `PARTS`.
       dtype: a key of `DTYPES`.
       shard_bytes: most bytes of a file of weights.
       choice: which weights; by default those that the run uses itself.
@@ -87,7 +89,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run, ready to be written: where it lies, its configuration, weights, modules."""
+    """A training run, ready to be written: its folder, configuration, weights, modules."""
 
     workdir: Path
     choice: weights.Choice
@@ -133,8 +135,8 @@ def export(
     """
     _check_target(workdir, target, options.overwrite)
     config, tokenizer, module = weights.describe(workdir)
-    part = PARTS.get(options.to)  # none: the whole model
-    only = part.path if part else ()
+    part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
+    only = part.path if part else ("unified",) * apart
     if part and isinstance(missing := part.find(module), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
     if options.choice.step and only and only[0] != "unified":
@@ -142,11 +144,15 @@ def export(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
             f"--to={options.to} does not write; leave it out"
         )
-    params = weights.restore(workdir, config, module, options.choice, on_host=True, only=only)
+    params = weights.restore(
+        workdir, config, module, options.choice, on_host=True, only=only, keep_adapters=apart
+    )
     run = Run(workdir, options.choice, config, tokenizer, params, module)
     with new_folder(target, replace=options.overwrite) as folder:
         if part:
             _write_part(run, part, folder, options)
+        elif apart:
+            peft.write_adapters(folder, module, params, DTYPES[options.dtype][0])
         else:
             write_model(run, folder, options)
         check(folder)
@@ -297,7 +303,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part that can go out alone.
+    """A part that can be exported alone.
 
     Attributes:
       layout: a key of `LAYOUTS`.
@@ -325,7 +331,7 @@ def _flux(model: unicom.Unicom) -> Module | str:
     """FLUX's transformer; the projector of its context has no place in that layout."""
     decoder = model.codec.pixel_decoder
     if not isinstance(decoder, FluxDecoder):
-        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+        return "its pixel decoder is a DiT of our own, not FLUX; export it with --to=pytorch"
     return decoder.transformer
 
 

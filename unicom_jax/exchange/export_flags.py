@@ -16,8 +16,10 @@ The whole model goes to PyTorch with its own code: a script there needs torch an
 examples:
   unicom export --checkpoint=RUN --to=pytorch --verify exports/model
   unicom export --checkpoint=RUN --to=pytorch --dtype=bf16 --max-shard-size=2GB exports/model
+  unicom export --checkpoint=RUN --to=pytorch --weights=base exports/base  # and its adapters:
+  unicom export --checkpoint=RUN --to=peft exports/adapters
   unicom export --checkpoint=RUN --to=siglip2 exports/encoder      # transformers' own class"""
-TARGETS = ("pytorch", "siglip2", "qwen2", "qwen3", "flux", "autoencoder")
+TARGETS = ("pytorch", "peft", "siglip2", "qwen2", "qwen3", "flux", "autoencoder")
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +32,8 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         choices=TARGETS,
-        help="the whole model, or a part in the layout of transformers or diffusers",
+        help="the whole model, the adapters of a LoRA stage as PEFT reads them, or a part in the "
+        "layout of transformers or diffusers",
     )
     parser.add_argument(
         "--dtype",
@@ -43,9 +46,10 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--weights",
-        choices=("ema", "raw"),
+        choices=("ema", "raw", "base"),
         default="",
-        help="averaged or as trained; default: those that sample and evaluate use",
+        help="averaged, as trained, or those under the adapters of a LoRA stage; default: those "
+        "that sample and evaluate use",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument(

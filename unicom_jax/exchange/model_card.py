@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from unicom_jax.core.module import Module
 from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
 from unicom_jax.runs.workdir import read_json
 
@@ -84,6 +85,13 @@ from any weights that training started from; whoever publishes them has to state
 """
 
 
+KINDS = {
+    "ema": "averaged (EMA)",
+    "raw": "as trained, not averaged",
+    "base": "those under the adapters of its last stage",
+}
+
+
 def model_card(
     workdir: Path,
     config: Mapping[str, Any],
@@ -93,7 +101,8 @@ def model_card(
 ) -> str:
     """The card of a run. `steps`: part -> (stage, steps); `choice`: as given to the export."""
     source = config["data"]["source"]
-    stages = dict.fromkeys((*config["stages"], *(name for name, _ in steps.values())))
+    used = (parse(label) for label, _ in steps.values())
+    stages = [stage.label for stage in in_order(config, filter(None, used))]
     name = workdir.resolve().name
     scores = _scores(workdir / "scores.json", steps, choice)
     return CARD.format(
@@ -103,9 +112,7 @@ def model_card(
         pictures=_pictures(config["data"]),
         training=_training(workdir, stages, config),
         data=f"`{source['kind']}`",
-        weights={"ema": "averaged (EMA)", "raw": "as trained, not averaged"}.get(
-            choice.kind, "those that the run itself uses (averaged where EMA was on)"
-        )
+        weights=KINDS.get(choice.kind, "those that the run itself uses (averaged where EMA was on)")
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
         scores=scores if isinstance(scores, str) else _score_table(scores),
         diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
@@ -167,9 +174,11 @@ def _sizes(module: Module) -> str:
 
 def _pictures(data: Mapping[str, Any]) -> str:
     side, most = data["image_size"], data["max_tokens"]
+    about = f"of about {side} x {side} pixels in several aspect ratios"
     return {
         "fixed": f"of {side} x {side} pixels",
-        "bucket": f"of about {side} x {side} pixels in several aspect ratios",
+        "bucket": about,
+        "bucket_walk": about,
         "naflex": f"of any aspect ratio with at most {most} patches of {data['patch']} pixels",
     }[data["policy"]]
 
@@ -180,7 +189,7 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
         path = workdir / name / "stage.json"
         if not path.is_file():
             continue
-        facts, settings = read_json(path, CheckpointError), config[name]
+        facts, settings = read_json(path, CheckpointError), settings_of(config, name)
         if lacking := {"steps", "seconds", "device"} - facts.keys():
             raise CheckpointError(
                 f"{path} lacks {', '.join(sorted(lacking))}; restore it from a copy, or delete "

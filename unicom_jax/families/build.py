@@ -46,7 +46,10 @@ def build_encoder(config: Config) -> Contrastive:
         **encoder["vision"],
     )
     text = TextEncoder(
-        vocab_size=config["data"]["vocab_size"], out_dim=vision.width, **encoder["text"]
+        vocab_size=config["data"]["vocab_size"],
+        out_dim=vision.width,
+        dtype=config["compute_dtype"],
+        **encoder["text"],
     )
     return Contrastive(vision, text, pixel_head=encoder["pixel_weight"] > 0)
 
@@ -69,8 +72,10 @@ def build_space(config: Config) -> PaintSpace:
         )
     sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
     rows, cols = facts["canvas"]
-    ragged = config["data"]["policy"] == "bucket"
-    return LatentSpace(AutoencoderKL(**sizes), patch, rows, cols, ragged)
+    ragged = config["data"]["policy"].startswith("bucket")
+    backend = config["codec"]["autoencoder"]["attention_backend"]
+    autoencoder = AutoencoderKL(**{**sizes, "attention_backend": backend})
+    return LatentSpace(autoencoder, patch, rows, cols, ragged, config["compute_dtype"])
 
 
 def build_codec(config: Config) -> Codec:
@@ -78,7 +83,11 @@ def build_codec(config: Config) -> Codec:
     codec, feature_dim = config["codec"], config["encoder"]["vision"]["width"]
     latent_dim = feature_dim if codec["compressor"] == "identity" else codec["latent_dim"]
     window = codec["pool"] if codec["pool"] > 1 else None
-    options = {"heads": codec["compressor_heads"] or None, "window": window}
+    options = {
+        "heads": codec["compressor_heads"] or None,
+        "window": window,
+        "backend": codec["attention_backend"],
+    }
     return Codec(
         compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
@@ -94,7 +103,12 @@ def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
     kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
     del sizes["init_from"]  # where weights come from is no matter of sizes
     if kind == "dit":
-        return PixelDecoder(channels=space.channels, feature_dim=feature_dim, **sizes)
+        return PixelDecoder(
+            channels=space.channels,
+            feature_dim=feature_dim,
+            compute_dtype=config["compute_dtype"],
+            **sizes,
+        )
     if kind != "flux":
         raise ValueError(f"codec.decoder.kind={kind!r} is not one of {', '.join(DECODERS)}")
     if not isinstance(space, LatentSpace):
@@ -180,6 +194,7 @@ def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
             shared["embedding"].latent_dim,
             hidden_dim=head["hidden_dim"] or None,
             depth=head["depth"],
+            remat=head["remat"],
         ),
         prediction=unified["prediction"],
         time_floor=unified["time_floor"],
@@ -190,6 +205,8 @@ def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
 def build_query(config: Config, transformer: Transformer) -> ImageModel:
     """Pathway II."""
     unified, width = config["unified"], transformer.width
+    connector = dict(unified["connector"])
+    depth, backend = connector.pop("depth"), connector.pop("attention_backend")
     shared = _frozen_parts(config, width)
     decoder = PixelDecoder(
         channels=shared["embedding"].latent_dim,
@@ -200,7 +217,9 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
     return QueryImages(
         queries=_most_tokens(config),
-        connector=EncoderStack(width, unified["connector"]["depth"], transformer.heads, 4 * width),
+        connector=EncoderStack(
+            width, depth, transformer.heads, 4 * width, backend=backend, **connector
+        ),
         flow_decoder=decoder,
         **shared,
     )

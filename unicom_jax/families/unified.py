@@ -92,6 +92,7 @@ class UnifiedModel(Module):
             *map(own_slots, (hidden, batch.targets, batch.target_weights)),
             self.text_chunk,
             self.z_loss,
+            self.transformer.head_weights(self.transformer.specs()),
         )
 
     def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
@@ -175,6 +176,5 @@ class UnifiedModel(Module):
         self, params: Params, batch: MixedBatch, images: tuple[jax.Array, ...] | None
     ) -> Float[Array, "B S W"]:
         """The input vectors of all slots; `images` as for `place_images`, None: text alone."""
-        text = self.transformer.embed(params["transformer"], batch.tokens)
-        text = text.astype(self.compute_dtype)
+        text = self.transformer.embed(params["transformer"], batch.tokens, self.compute_dtype)
         return text if images is None else place_images(text, batch, *images)

@@ -28,7 +28,7 @@ from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.chat import chat
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
-from unicom_jax.runs.weights import UNIFIED_STAGES
+from unicom_jax.runs.stages import row_stages
 
 # Which options each mode reads; any other one that is given is an error, none is ignored.
 CHOICE = ("max_tokens", "temperature", "top_p", "top_k")
@@ -192,8 +192,8 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
     Raises:
       ValueError: absurdly more.
     """
-    stages = [name for name in generator.config["stages"] if name in UNIFIED_STAGES]
-    trained = max(generator.config[name]["sequence_length"] for name in stages or ["pretrain"])
+    stages = row_stages(generator.config)
+    trained = max(generator.config[name]["sequence_length"] for name in stages)
     length = len(build_prefix(segments, generator.tokenizer, generator.sequence, VISION_START))
     if length > ABSURD * trained:
         raise ValueError(
@@ -243,7 +243,7 @@ def _answer_together(generator: Generator, request: Request, console: Console) -
     segments = [*(Image(image, UNDERSTOOD) for image in request.images), Text(question)]
     check_length(segments, generator, console)
     with console.status("looking"):
-        (answer,) = generator.write(segments, **request.options)
+        (answer,) = generator.write([segments], **request.options)
     _say(console, answer)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Float32
 
 from data_pipelines.sequences.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
@@ -68,10 +67,14 @@ class Generator(Conversations):
         config: Mapping[str, Any],
         tokenizer: Tokenizer,
         seed: int = 0,
-        mesh: Mesh | None = None,
+        mesh: str | None = None,
     ) -> Generator:
-        """The same model with random weights, an autoencoder's too: the baseline of every score."""
-        return cls(config, tokenizer, weights.untrained(config, seed, mesh), mesh)
+        """The same model with random weights, an autoencoder's too: the baseline of every score.
+
+        `mesh`: as for `load`.
+        """
+        devices = make_mesh(mesh or "fsdp=-1", jax.devices())
+        return cls(config, tokenizer, weights.untrained(config, seed, devices), devices)
 
     def answer(
         self,

@@ -142,7 +142,7 @@ def load_weights(
       shardings: a tree like `specs`, of shardings; None: the default device.
       dtype: of all weights; None: what `specs` say.
       spare, twins, hints: see `check_facts`.
-      arrived: is told the size of each weight that is there.
+      arrived: is called with the size of each weight that has been read.
 
     Raises:
       WeightsError: the folder is damaged or holds another model, or numbers that are not finite.
@@ -239,8 +239,8 @@ def store_weights(
     """Writes `params` under the names of the table, one foreign tensor in memory at a time.
 
     Values are cast to `dtype`, rounded to nearest where that has fewer bits; what was read in it
-    comes out as it went in. Tensors whose names begin with one of `kept` are written in F32.
-    `written` is told the size of each tensor. Wrap it in
+    is written unchanged. Tensors whose names begin with one of `kept` are written in F32.
+    `written` is called with the size of each tensor. Wrap it in
     `interop.atomic.new_folder`.
     """
     wanted = places(table, specs)
@@ -262,7 +262,7 @@ def store_weights(
 def _on_host(weight: Any, layer: int | None) -> np.ndarray:
     """A weight, or a layer of it, on the host; no copy of it stays with a JAX array.
 
-    `np.asarray` would keep one there, unless the array lies in the host's memory already.
+    `np.asarray` would keep one there, unless the array is in the host's memory already.
     """
     if isinstance(weight, np.ndarray) or _lies_on_host(weight):
         host = np.asarray(weight)

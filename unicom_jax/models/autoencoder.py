@@ -22,9 +22,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from unicom_jax.core.activations import PICTURES, place
-from unicom_jax.core.attention import attention
+from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
+from unicom_jax.core.precision import precision_of
 from unicom_jax.models.extent import Extent
 
 Parts = Mapping[str, Any]  # nested dict of modules, of the shape of the weights
@@ -70,6 +71,7 @@ class Conv(Module):
             window_strides=(self.stride, self.stride),
             padding="SAME" if self.stride == 1 else ((0, 1), (0, 1)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            precision=precision_of(x.dtype),
         )
         return place(y + params["bias"].astype(x.dtype), PICTURES)
 
@@ -141,6 +143,7 @@ class AttentionBlock(Module):
 
     dim: int
     groups: int
+    backend: str = "dense"
 
     @property
     def _parts(self) -> Parts:
@@ -168,7 +171,7 @@ class AttentionBlock(Module):
         query, key, value = (
             parts[name](params[name], source)[:, :, None] for name, source in sources.items()
         )
-        mixed = attention(query, key, value, mask)[:, :, 0]
+        mixed = attention(query, key, value, mask, backend=self.backend)[:, :, 0]
         return x + parts["to_out"]["0"](params["to_out"]["0"], mixed).reshape(x.shape)
 
 
@@ -178,11 +181,12 @@ class MidBlock(Module):
 
     dim: int
     groups: int
+    backend: str = "dense"
 
     @property
     def _parts(self) -> Parts:
         resnet = ResnetBlock(self.dim, self.dim, self.groups)
-        attend = AttentionBlock(self.dim, self.groups)
+        attend = AttentionBlock(self.dim, self.groups, self.backend)
         return {"resnets": _numbered([resnet, resnet]), "attentions": _numbered([attend])}
 
     def specs(self) -> Specs:
@@ -255,6 +259,7 @@ class Half(Module):
     resnets: int
     groups: int
     up: bool
+    backend: str = "dense"
 
     @property
     def _parts(self) -> Parts:
@@ -263,7 +268,7 @@ class Half(Module):
         return {
             "conv_in": Conv(self.in_dim, widths[0]),
             "blocks": _blocks(widths[0], widths, self.resnets, groups, self.up),
-            "mid_block": MidBlock(deep, groups),
+            "mid_block": MidBlock(deep, groups, self.backend),
             "conv_norm_out": GroupNorm(widths[-1], groups),
             "conv_out": Conv(widths[-1], self.out_dim),
         }
@@ -301,6 +306,8 @@ class AutoencoderKL(Module):
       groups: of the group norms.
       quant_conv: whether 1 x 1 convolutions stand at both sides of the latents.
       scale, shift: normalised latents are (z - shift) * scale.
+      attention_backend: "dense" or "chunked"; the kernels of "fused" take no head as wide as this
+        one, of all channels.
     """
 
     latent_channels: int
@@ -311,8 +318,10 @@ class AutoencoderKL(Module):
     scale: float = 1.0
     shift: float = 0.0
     image_channels: int = 3
+    attention_backend: str = "dense"
 
     def __post_init__(self) -> None:
+        check_backend(self.attention_backend)
         if any(width % self.groups for width in self.widths):
             raise ValueError(
                 f"autoencoder widths {self.widths} are not all multiples of groups={self.groups}; "
@@ -325,15 +334,11 @@ class AutoencoderKL(Module):
 
     @property
     def _parts(self) -> dict[str, Module]:
-        image, latent, resnets, groups = (
-            self.image_channels,
-            self.latent_channels,
-            self.resnets,
-            self.groups,
-        )
+        image, latent, widths = self.image_channels, self.latent_channels, self.widths
+        half = partial(Half, groups=self.groups, backend=self.attention_backend)
         parts = {
-            "encoder": Half(image, 2 * latent, self.widths, resnets, groups, up=False),
-            "decoder": Half(latent, image, self.widths[::-1], resnets + 1, groups, up=True),
+            "encoder": half(image, 2 * latent, widths, self.resnets, up=False),
+            "decoder": half(latent, image, widths[::-1], self.resnets + 1, up=True),
         }
         if self.quant_conv:
             parts["quant_conv"] = Conv(2 * latent, 2 * latent, size=1)

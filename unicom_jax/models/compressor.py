@@ -7,6 +7,9 @@ Four kinds, all free of position embeddings:
   pool       each window x window square of tokens becomes one latent: n = N / window²
   identity   no compression
 
+All products are fp32 (`core.precision`), whatever `compute_dtype` says: the statistics of latents
+are measured on what comes out here, and a unified model learns to draw it.
+
 Padding tokens never reach valid ones and come out as zeros. `grids` (B, 2) int32 are the rows and
 columns of the *features*, for the compressor and the decompressor alike.
 """
@@ -20,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
-from unicom_jax.core.attention import attention, padding_mask
+from unicom_jax.core.attention import attention, check_backend, padding_mask
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp, gelu_tanh, matmul
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, zeros
@@ -49,6 +52,7 @@ class SelfAttention(Module):
     in_dim: int
     out_dim: int
     heads: int
+    backend: str = "dense"
 
     @property
     def inner(self) -> int:
@@ -77,7 +81,7 @@ class SelfAttention(Module):
             part.reshape(batch, tokens, self.heads, -1) for part in (query, key, value)
         )
         mask = padding_mask(grids[:, 0] * grids[:, 1], tokens)
-        mixed = attention(query, key, value, mask)
+        mixed = attention(query, key, value, mask, backend=self.backend)
         if self.in_dim > self.out_dim:
             mixed = mixed.mean(axis=2)
         else:
@@ -120,8 +124,10 @@ class AttentionProjection(_PerToken):
     in_dim: int
     out_dim: int
     heads: int
+    backend: str = "dense"
 
     def __post_init__(self) -> None:
+        check_backend(self.backend)
         wide = max(self.in_dim, self.out_dim)
         if wide % self.heads:
             raise ValueError(
@@ -133,7 +139,7 @@ class AttentionProjection(_PerToken):
     def _parts(self) -> dict[str, Module]:
         return {
             "norm1": LayerNorm(self.in_dim, NORM_EPS),
-            "attention": SelfAttention(self.in_dim, self.out_dim, self.heads),
+            "attention": SelfAttention(self.in_dim, self.out_dim, self.heads, self.backend),
             "norm3": LayerNorm(self.in_dim, NORM_EPS),
             "linear": Linear(self.in_dim, self.out_dim, axes=("embed", None)),
             "norm2": LayerNorm(self.out_dim, NORM_EPS),
@@ -283,7 +289,13 @@ def _attention_heads(feature_dim: int, latent_dim: int, heads: int | None) -> in
 
 
 def _make(
-    kind: str, feature_dim: int, latent_dim: int, heads: int | None, window: int | None, down: bool
+    kind: str,
+    feature_dim: int,
+    latent_dim: int,
+    heads: int | None,
+    window: int | None,
+    backend: str,
+    down: bool,
 ) -> Module:
     ends = (feature_dim, latent_dim) if down else (latent_dim, feature_dim)
     if kind not in KINDS:
@@ -297,7 +309,8 @@ def _make(
             f'window={window} with compressor {kind!r}: only "pool" has one, and needs it'
         )
     if kind == "attention":
-        return AttentionProjection(*ends, _attention_heads(feature_dim, latent_dim, heads))
+        heads = _attention_heads(feature_dim, latent_dim, heads)
+        return AttentionProjection(*ends, heads, backend)
     if kind == "mlp":
         return MlpProjection(*ends)
     if kind == "pool":
@@ -316,6 +329,7 @@ def make_compressor(
     *,
     heads: int | None = None,
     window: int | None = None,
+    backend: str = "dense",
 ) -> Module:
     """(params, features (B, N, F), grids (B, 2)) -> latents (B, n, d) fp32.
 
@@ -323,8 +337,9 @@ def make_compressor(
       kind: "attention", "mlp", "pool" or "identity".
       heads: of "attention"; feature_dim / latent_dim when None, as in the paper.
       window: of "pool", whose n is N / window²; the others have n = N and `.window` 1.
+      backend: of "attention", as in `core.attention`. "dense" holds N x N scores a head, in fp32.
     """
-    return _make(kind, feature_dim, latent_dim, heads, window, down=True)
+    return _make(kind, feature_dim, latent_dim, heads, window, backend, down=True)
 
 
 def make_decompressor(
@@ -334,9 +349,10 @@ def make_decompressor(
     *,
     heads: int | None = None,
     window: int | None = None,
+    backend: str = "dense",
 ) -> Module:
     """(params, latents (B, n, d), grids (B, 2)) -> features (B, N, F) fp32.
 
     Takes the arguments of `make_compressor` in the same order, and the same grids of the features.
     """
-    return _make(kind, feature_dim, latent_dim, heads, window, down=False)
+    return _make(kind, feature_dim, latent_dim, heads, window, backend, down=False)

@@ -18,7 +18,7 @@ from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
-from unicom_jax.core.remat import REMAT_POLICIES
+from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,10 +146,7 @@ class EncoderStack(Module):
     norm_eps: float = 1e-6
 
     def __post_init__(self) -> None:
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(
-                f"remat={self.remat!r} is unknown; take one of {', '.join(REMAT_POLICIES)}"
-            )
+        check_remat(self.remat)
 
     @property
     def block(self) -> EncoderBlock:

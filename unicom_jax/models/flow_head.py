@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
 from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, gelu_tanh
-from unicom_jax.core.modulation import Modulation, modulated_norm
+from unicom_jax.core.modulation import Modulation, gated_sum, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
+from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 
 def _output(width: int, latent_dim: int) -> Linear:
@@ -74,12 +75,17 @@ class AdaLnHead(Module):
     """Residual MLP blocks modulated by time, as the diffusion head of MAR (Li et al. 2024).
 
     MAR's head denoises a latent given a condition; here the hidden state holds both already.
+    `remat`: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
     """
 
     width: int
     latent_dim: int
     hidden_dim: int
     depth: int
+    remat: str = "none"
+
+    def __post_init__(self) -> None:
+        check_remat(self.remat)
 
     @property
     def _block(self) -> dict[str, Module]:
@@ -115,30 +121,36 @@ class AdaLnHead(Module):
         def step(x: jax.Array, weights: Params) -> tuple[jax.Array, None]:
             scale, shift, gate = block["modulation"](weights["modulation"], condition)
             update = block["mlp"](weights["mlp"], modulated_norm(x, scale, shift))
-            return x + gate.astype(x.dtype) * update, None
+            return gated_sum(x, gate, update), None
 
         x = ends["input"](params["input"], hidden)
-        x, _ = jax.lax.scan(step, x, params["blocks"])
+        x, _ = jax.lax.scan(REMAT_POLICIES[self.remat](step), x, params["blocks"])
         scale, shift = ends["modulation"](params["modulation"], condition)
         x = modulated_norm(x.astype(jnp.float32), scale, shift)
         return ends["output"](params["output"], x)
 
 
 def make_flow_head(
-    kind: str, width: int, latent_dim: int, *, hidden_dim: int | None = None, depth: int = 3
+    kind: str,
+    width: int,
+    latent_dim: int,
+    *,
+    hidden_dim: int | None = None,
+    depth: int = 3,
+    remat: str = "none",
 ) -> Module:
     """The head named `kind` from hidden states of `width` to velocities of `latent_dim`.
 
     Args:
       kind: "linear", "mlp" or "adaln".
       hidden_dim: inner width of "mlp" and "adaln"; `width` when None.
-      depth: residual blocks of "adaln".
+      depth, remat: residual blocks of "adaln", and what they keep for the backward pass.
     """
     inner = hidden_dim or width
     heads = {
         "linear": lambda: LinearHead(width, latent_dim),
         "mlp": lambda: MlpHead(width, latent_dim, inner),
-        "adaln": lambda: AdaLnHead(width, latent_dim, inner, depth),
+        "adaln": lambda: AdaLnHead(width, latent_dim, inner, depth, remat),
     }
     if kind not in heads:
         raise ValueError(f"flow head {kind!r} is unknown; choose one of {sorted(heads)}")

@@ -26,10 +26,10 @@ from unicom_jax.core.activations import PICTURES, place
 from unicom_jax.core.attention import attention, check_backend
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, TimeEmbedding, gelu_tanh
-from unicom_jax.core.modulation import Modulation, modulated_norm
+from unicom_jax.core.modulation import Modulation, gated_sum, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import Turns, apply_paired_rope, axial_rope
-from unicom_jax.core.remat import REMAT_POLICIES
+from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 MLP_RATIO = 4  # of every MLP's hidden width to the width
 ROPE_THETA = 10_000.0
@@ -114,9 +114,10 @@ class Stream(Module):
     ) -> Float[Array, "B S W"]:
         """The block's output, of x and what the attention brought it."""
         parts = self._parts
-        gate1, shift, scale, gate2 = (part.astype(x.dtype) for part in steers[2:])
-        x = x + gate1 * parts["output"](params["output"], mixed)
-        return x + gate2 * parts["mlp"](params["mlp"], modulated_norm(x, scale, shift))
+        gate1, shift, scale, gate2 = steers[2:]
+        x = gated_sum(x, gate1, parts["output"](params["output"], mixed))
+        out = parts["mlp"](params["mlp"], modulated_norm(x, scale, shift))
+        return gated_sum(x, gate2, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +201,7 @@ class SingleBlock(Module):
         hidden = gelu_tanh(parts["mlp"](params["mlp"], normed))
         out = parts["attention_output"](params["attention_output"], mixed)
         out = out + parts["mlp_output"](params["mlp_output"], hidden)
-        return x + gate.astype(x.dtype) * out
+        return gated_sum(x, gate, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,8 +235,7 @@ class FluxTransformer(Module):
 
     def __post_init__(self) -> None:
         check_backend(self.attention_backend)
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat {self.remat!r} is unknown; use one of {tuple(REMAT_POLICIES)}")
+        check_remat(self.remat)
         if sum(self.rope_dims) != self.head_dim or any(dim % 2 for dim in self.rope_dims):
             raise ValueError(
                 f"rope_dims {self.rope_dims} do not share out a head_dim of {self.head_dim}; give "

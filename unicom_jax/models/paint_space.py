@@ -58,6 +58,7 @@ class LatentSpace:
       rows, cols: patches of the canvas; no picture has more.
       ragged: pictures may be smaller than the canvas (aspect buckets). Each is computed as if it
         were alone, at the cost of the whole canvas.
+      compute_dtype: of the autoencoder's convolutions; its norms are fp32.
     """
 
     autoencoder: AutoencoderKL
@@ -65,6 +66,7 @@ class LatentSpace:
     rows: int
     cols: int
     ragged: bool = False
+    compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         factor = self.autoencoder.factor
@@ -95,9 +97,10 @@ class LatentSpace:
         `frozen["autoencoder"]` holds its weights; grids are rows and columns of patches.
         """
         images = self._lay_out(patches.astype(jnp.float32), grids)
-        images = image_of(images, self.rows, self.cols, self.patch)
+        images = image_of(images, self.rows, self.cols, self.patch).astype(self.compute_dtype)
         latents = self.autoencoder.encode(frozen[AUTOENCODER], images, extent=self._extent(grids))
-        return self._take_up(pack(latents, self.side), grids, patches.shape[1])
+        packed = pack(latents.astype(jnp.float32), self.side)
+        return self._take_up(packed, grids, patches.shape[1])
 
     def decode(
         self,
@@ -107,9 +110,10 @@ class LatentSpace:
     ) -> Float32[Array, "B N 3*{self.patch}**2"]:
         """Patches, about [-1, 1]; 0 at padding."""
         latents = self._lay_out(tokens.astype(jnp.float32), grids)
-        latents = unpack(latents, self.rows, self.cols, self.side)
+        latents = unpack(latents, self.rows, self.cols, self.side).astype(self.compute_dtype)
         images = self.autoencoder.decode(frozen[AUTOENCODER], latents, self._extent(grids))
-        return self._take_up(patches_of(images, self.patch), grids, tokens.shape[1])
+        patches = patches_of(images.astype(jnp.float32), self.patch)
+        return self._take_up(patches, grids, tokens.shape[1])
 
     def of_grid(self, rows: int, cols: int) -> LatentSpace:
         """The space for batches in which every picture has rows x cols patches."""

@@ -19,7 +19,7 @@ from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import Linear, Mlp, RMSNorm, SwiGlu, TimeEmbedding
 from unicom_jax.core.losses import LossTerms
-from unicom_jax.core.modulation import Modulation, modulated_norm
+from unicom_jax.core.modulation import Modulation, gated_sum, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import Turns, apply_rope, rope
 from unicom_jax.models.flow_decoder import FlowDecoder, masked_loss
@@ -74,9 +74,11 @@ class DecoderBlock(Module):
         """`time` is embedded; `mask` hides padding."""
         parts = self._parts
         steering = parts["modulation"](params["modulation"], time)
-        scale1, shift1, gate1, scale2, shift2, gate2 = (part.astype(x.dtype) for part in steering)
-        x = x + gate1 * self._attend(params, modulated_norm(x, scale1, shift1), turns, mask)
-        return x + gate2 * parts["mlp"](params["mlp"], modulated_norm(x, scale2, shift2))
+        scale1, shift1, gate1, scale2, shift2, gate2 = steering
+        mixed = self._attend(params, modulated_norm(x, scale1, shift1), turns, mask)
+        x = gated_sum(x, gate1, mixed)
+        out = parts["mlp"](params["mlp"], modulated_norm(x, scale2, shift2))
+        return gated_sum(x, gate2, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +96,9 @@ class PixelDecoder(FlowDecoder):
       time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
       attention_backend: as in `core.attention`.
       remat: recompute each block in the backward pass instead of keeping its activations.
+      compute_dtype: of the blocks' activations; "": that of the condition.
 
-    Compute follows the dtype of the condition; predictions, losses and samples are fp32.
+    The time embedding, modulation, the last layer, predictions, losses and samples are fp32.
     """
 
     channels: int
@@ -109,6 +112,7 @@ class PixelDecoder(FlowDecoder):
     time_floor: float = 0.05
     attention_backend: str = "dense"
     remat: bool = False
+    compute_dtype: str = ""
 
     def __post_init__(self) -> None:
         if self.prediction not in PREDICTIONS:
@@ -149,6 +153,7 @@ class PixelDecoder(FlowDecoder):
     ) -> Float32[Array, "B N C"]:
         """Clean patches or velocity; see `FlowDecoder`."""
         ends, tokens = self._ends, noisy.shape[1]
+        condition = condition.astype(self.compute_dtype or condition.dtype)
         turns = rope(token_places(grids, tokens), self.width // self.heads, self.rope_theta)
         mask = padding_mask(grids[:, 0] * grids[:, 1], tokens)
         steering = ends["time"](params["time"], time[:, None])

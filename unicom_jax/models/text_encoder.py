@@ -6,7 +6,7 @@ import dataclasses
 
 from jaxtyping import Array, Float, Int
 
-from unicom_jax.core.activations import PICTURES, place
+from unicom_jax.core.activations import PICTURES
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.layers import Embedding, Linear
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
@@ -69,7 +69,7 @@ class TextEncoder(Tower):
             raise ValueError(
                 f"texts of {slots} tokens exceed max_length {self.max_length}; truncate them"
             )
-        x = self.embedding(params["embedding"], place(tokens, PICTURES))
+        x = self.embedding(params["embedding"], tokens, axes=(PICTURES,))
         x = x + params["positions"][:slots]
         mask = None if lengths is None else padding_mask(lengths, slots)
         x = self.stack(params["blocks"], x.astype(self.dtype), mask)

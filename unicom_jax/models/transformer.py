@@ -27,7 +27,7 @@ from unicom_jax.core.layers import Embedding, Linear, RMSNorm, SwiGlu, matmul
 from unicom_jax.core.losses import soft_cap
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import RopeScaling, apply_rope, rope
-from unicom_jax.core.remat import REMAT_POLICIES
+from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 # The scope of attention within packed rows, by which `training/flops.py` knows its products.
 ROW_ATTENTION = "row_attention"
@@ -161,8 +161,7 @@ class Transformer(Module):
             raise ValueError(
                 f"head_dim={self.head_dim} is odd; rotary positions turn channel pairs"
             )
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"unknown remat {self.remat!r}; use one of {tuple(REMAT_POLICIES)}")
+        check_remat(self.remat)
         if self.logit_softcap < 0:
             raise ValueError(
                 f"logit_softcap={self.logit_softcap}: give a bound above 0, 0 for none"
@@ -217,12 +216,14 @@ class Transformer(Module):
             specs["head"] = self.head.specs()
         return specs
 
-    def embed(self, params: Params, tokens: Int[Array, "B S"]) -> Float[Array, "B S {self.width}"]:
-        """Vectors of token ids, in the dtype of the table."""
-        return self.embedding(params["embedding"], place(tokens, ROWS, SLOTS))
+    def embed(
+        self, params: Params, tokens: Int[Array, "B S"], dtype: Any = None
+    ) -> Float[Array, "B S {self.width}"]:
+        """Vectors of token ids, in `dtype` (by default the table's)."""
+        return self.embedding(params["embedding"], tokens, dtype)
 
     def head_weights(self, params: Params) -> Params:
-        """Those of `params` that `logits` reads."""
+        """Those of `params` that `logits` reads. Of `specs()` too."""
         name = "embedding" if self.tied_head else "head"
         return {name: params[name]}
 

@@ -21,6 +21,8 @@ class Accelerator:
       network: bytes/s one way of the network between slices or nodes, a device's share.
       torus: axes of the torus of links; 0: a switch joins the devices of a node.
       wrap: an axis of at least so many chips is closed to a ring.
+      flags: of XLA, that others train with on it (`parallel/xla_flags.py`); (): none are known.
+      environment: further variables of that kind, (name, value).
     """
 
     name: str
@@ -34,11 +36,91 @@ class Accelerator:
     network: float
     torus: int = 0
     wrap: int = 0
+    flags: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def flags_variable(self) -> str:
+        """The environment variable that its compiler reads flags from."""
+        return "LIBTPU_INIT_ARGS" if self.torus else "XLA_FLAGS"
 
 
 # A TPU slice is one torus of fast links, so weights are sharded over all of it and only gradients
 # cross between slices. GPUs have fast links (NVLink) within a node: sharded there, copied across.
 TORUS, NODES = "slice={slices},fsdp=-1", "data=-1,fsdp={node}"
+
+# Exchanges that run beside products, and room on the chip for the compiler, as in published launch
+# scripts: MaxText's configs/tpu for v5e, v5p and v6e, tpu-recipes' training/ironwood for tpu7x,
+# gpu-recipes' training/a3ultra and JAX-Toolbox's test-maxtext.sh for Hopper.
+_FUSED_EXCHANGES = (
+    "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
+    "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
+    "--xla_tpu_overlap_compute_collective_tc=true",
+    "--xla_enable_async_all_gather=true",
+)
+_DATA_PARALLEL = (
+    "--xla_tpu_enable_data_parallel_all_reduce_opt=true",
+    "--xla_tpu_data_parallel_opt_different_sized_ops=true",
+)
+V5E_FLAGS = (
+    "--xla_tpu_enable_async_collective_fusion=true",
+    *_FUSED_EXCHANGES,
+    *_DATA_PARALLEL,
+)
+V5P_FLAGS = (
+    *V5E_FLAGS,
+    "--xla_enable_async_collective_permute=true",
+    "--xla_tpu_enable_ag_backward_pipelining=true",
+    "--xla_tpu_megacore_fusion_allow_ags=false",
+    "--xla_tpu_scoped_vmem_limit_kib=98304",
+)
+V6E_FLAGS = (
+    *_FUSED_EXCHANGES,
+    "--xla_tpu_use_minor_sharding_for_major_trivial_input=true",
+    "--xla_tpu_relayout_group_size_threshold_for_reduce_scatter=1",
+    "--xla_tpu_assign_all_reduce_scatter_layout=true",
+    "--xla_tpu_scoped_vmem_limit_kib=98304",
+)
+TPU7X_FLAGS = (
+    "--xla_tpu_scoped_vmem_limit_kib=65536",
+    "--xla_tpu_bf16_emission_mode=NATIVE_EMISSION",
+    "--xla_tpu_enable_sparse_core_reduce_scatter_v2=true",
+    *(
+        f"--xla_tpu_enable_sparse_core_collective_offload_{kind}=true"
+        for kind in (
+            *("all_gather", "2d_all_gather", "3d_all_gather"),
+            *("nd_reduce_scatter", "all_reduce", "reduce_scatter"),
+        )
+    ),
+    "--xla_tpu_use_single_sparse_core_for_all_gather_offload=true",
+    "--xla_tpu_use_tc_device_shape_on_sc=true",
+    "--xla_sc_disable_megacore_partitioning=true",
+    "--xla_enable_async_all_gather=true",
+    "--xla_tpu_prefer_async_allgather_to_allreduce=true",
+    "--xla_tpu_enable_latency_hiding_layer_scheduler=true",
+    "--xla_tpu_enable_layer_scheduler_for_dependent_collectives=true",
+    "--xla_tpu_scheduler_percent_shared_memory_limit=150",
+    "--xla_tpu_enable_sparse_core_collective_aggregator=true",
+    "--xla_tpu_enable_all_gather_offload_tracing=true",
+)
+HOPPER_FLAGS = (
+    "--xla_gpu_enable_latency_hiding_scheduler=true",
+    "--xla_gpu_enable_triton_gemm=false",
+    "--xla_gpu_enable_command_buffer=",
+    "--xla_gpu_all_reduce_combine_threshold_bytes=1073741824",
+    "--xla_gpu_all_gather_combine_threshold_bytes=134217728",
+    "--xla_gpu_reduce_scatter_combine_threshold_bytes=134217728",
+    "--xla_gpu_enable_pipelined_all_gather=true",
+    "--xla_gpu_enable_pipelined_reduce_scatter=true",
+    "--xla_gpu_enable_pipelined_all_reduce=true",
+    "--xla_gpu_enable_while_loop_double_buffering=true",
+    "--xla_gpu_enable_all_gather_combine_by_dim=false",
+    "--xla_gpu_enable_reduce_scatter_combine_by_dim=false",
+)
+HOPPER_ENVIRONMENT = (
+    ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
+    ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9"),
+)
 
 # Peaks from the vendors' data sheets, of a tpu7x half a chip's. TPUs: a page for each under
 # docs.cloud.google.com/tpu/docs; a link's rate is the chip's, one way, over its 6 or 4 ports, and
@@ -47,20 +129,33 @@ TORUS, NODES = "slice={slices},fsdp=-1", "data=-1,fsdp={node}"
 ACCELERATORS = (
     Accelerator("v4", ("TPU v4",), 275e12, 32, 4, TORUS, 1.228e12, 50e9, 6.25e9, 3, 4),
     Accelerator(
-        "v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16, 4, TORUS, 819e9, 50e9, 3.125e9, 2, 16
+        "v5e", ("TPU v5 lite", "TPU v5e"), 197e12, 16, 4, TORUS, 819e9, 50e9, 3.125e9, 2, 16,
+        V5E_FLAGS,
     ),
-    Accelerator("v5p", ("TPU v5p", "TPU v5"), 459e12, 95, 4, TORUS, 2.765e12, 100e9, 6.25e9, 3, 4),
     Accelerator(
-        "v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32, 4, TORUS, 1.638e12, 100e9, 12.5e9, 2, 16
+        "v5p", ("TPU v5p", "TPU v5"), 459e12, 95, 4, TORUS, 2.765e12, 100e9, 6.25e9, 3, 4,
+        V5P_FLAGS,
     ),
-    Accelerator("tpu7x", ("TPU7x",), 1153.5e12, 96, 8, TORUS, 3.69e12, 50e9, 6.25e9, 3, 4),
+    Accelerator(
+        "v6e", ("TPU v6 lite", "TPU v6e"), 918e12, 32, 4, TORUS, 1.638e12, 100e9, 12.5e9, 2, 16,
+        V6E_FLAGS,
+    ),
+    Accelerator(
+        "tpu7x", ("TPU7x",), 1153.5e12, 96, 8, TORUS, 3.69e12, 50e9, 6.25e9, 3, 4, TPU7X_FLAGS
+    ),
     Accelerator("a100", ("NVIDIA A100",), 312e12, 40, 8, NODES, 1.555e12, 300e9, 25e9),
     Accelerator(
         "a100-80", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB"), 312e12, 80, 8, NODES,
         2.039e12, 300e9, 25e9,
     ),
-    Accelerator("h100", ("NVIDIA H100",), 989e12, 79, 8, NODES, 3.35e12, 450e9, 50e9),
-    Accelerator("h200", ("NVIDIA H200",), 989e12, 140, 8, NODES, 4.8e12, 450e9, 50e9),
+    Accelerator(
+        "h100", ("NVIDIA H100",), 989e12, 79, 8, NODES, 3.35e12, 450e9, 50e9,
+        flags=HOPPER_FLAGS, environment=HOPPER_ENVIRONMENT,
+    ),
+    Accelerator(
+        "h200", ("NVIDIA H200",), 989e12, 140, 8, NODES, 4.8e12, 450e9, 50e9,
+        flags=HOPPER_FLAGS, environment=HOPPER_ENVIRONMENT,
+    ),
 )  # fmt: skip
 
 

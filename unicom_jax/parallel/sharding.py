@@ -12,14 +12,12 @@ from flax import traverse_util
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding
 
-from unicom_jax.core.activations import ROWS, TENSOR, MeshAxes, fitting
+from unicom_jax.core.activations import EMBED, ROWS, TENSOR, MeshAxes, fitting
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
 from unicom_jax.parallel.mesh import AXES
 
-# A weight is needed whole where it meets activations, so it may lie on any devices that compute
-# the same sequence too: those along `context` hold parts of it, as those along `fsdp` do.
 RULES: dict[str | None, MeshAxes] = {
-    "embed": ("fsdp", "context"),
+    "embed": EMBED,
     "features": (),
     "latent": (),
     "mlp": TENSOR,

@@ -14,6 +14,7 @@ from rich.console import Console
 from unicom_jax.config import ConfigError, resolve
 from unicom_jax.config.check import check_settings
 from unicom_jax.parallel.plan.topology import Topology, missing_compiler, parse_topology
+from unicom_jax.parallel.xla_flags import OFF, add_flags, describe_flags
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import GIB, StagePlan, plan_stage
 from unicom_jax.planning.program import assume_flux
@@ -27,7 +28,7 @@ from unicom_jax.planning.table import (
     search_table,
     visible_line,
 )
-from unicom_jax.training.run import ORDER
+from unicom_jax.runs.stages import STAGES
 
 
 class DoesNotFit(Exception):
@@ -47,11 +48,12 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         resolve(args.config, args.overrides),
         parse_topology(args.topology, args.slices),
     )
-    stages = tuple(args.stage.split(",")) if args.stage else config.stages
+    # A stage that is repeated has one plan.
+    stages = tuple(dict.fromkeys(args.stage.split(",") if args.stage else config.stages))
     for name in stages:
-        if name not in (*ORDER, SAMPLE):
+        if name not in (*STAGES, SAMPLE):
             raise ConfigError(
-                f"--stage={name} is unknown; stages are {', '.join((*ORDER, SAMPLE))}"
+                f"--stage={name} is unknown; stages are {', '.join((*STAGES, SAMPLE))}"
             )
     stages, samples = tuple(name for name in stages if name != SAMPLE), SAMPLE in stages
     check_settings(config, stages)
@@ -67,12 +69,16 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     keep = Path(args.keep) if args.keep else None
     compiles = not (args.estimate or missing_compiler(topology))
     make = partial(plan_stage, keep=keep) if compiles else estimate_stage
+    if compiles and config.xla_flags != OFF and (entry := topology.accelerator):
+        add_flags(entry)
     plans = []
     for name in stages:
         with console.status(f"{name}: planning for {topology}"):
             plans.append(make(config, name, topology))
     if plans:
         _show(plans, console)
+    if compiles and (line := describe_flags(topology.accelerator, config.xla_flags)):
+        console.print(line, markup=False, soft_wrap=True)
     if samples:
         with console.status(f"{SAMPLE}: planning for {topology}"):
             drawn = plan_sampling(config, topology, keep)
@@ -102,6 +108,8 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
     for plan in plans:
         if plan.roofline and plan.roofline.exchanges:
             console.print(exchange_table(plan))
+        for warning in plan.warnings:
+            console.print(f"! {plan.stage}: {warning}", markup=False, soft_wrap=True)
         if plan.unknown_loops:
             console.print(
                 f"! {plan.stage}: {plan.unknown_loops} loops of unknown length count once"

@@ -7,7 +7,8 @@ and the factors and results of all products: the scores of attention among them,
 keeps on the chip, only a kernel (`attention_backend="fused"`). Links carry what the placement
 asks for:
 
-    weights   gathered over fsdp for the forward and the backward pass, gradients scattered back
+    weights   gathered over fsdp for the forward and the backward pass, gradients scattered back;
+              all-reduced where their shards are no whole tiles of a TPU (`planning/tiles.py`)
     tensor    two all-reduces of a layer's hidden states, forward and backward
     slice     gradients, reduced over slices (and `data`)
 """
@@ -34,7 +35,8 @@ from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import Topology
 from unicom_jax.parallel.plan.traffic import Exchange, received
 from unicom_jax.planning.plan import StagePlan, facts_of, shares_of
-from unicom_jax.planning.program import StepProgram, local_bytes, make_program
+from unicom_jax.planning.program import StepProgram, gradient_bytes, local_bytes, make_program
+from unicom_jax.planning.tiles import is_broken
 from unicom_jax.training.flops import Shares, computed, flops_by_shares, loss_of
 from unicom_jax.training.state import split
 
@@ -167,9 +169,14 @@ def _exchanges(
             yield _exchange(kind, axes, what, whole, mesh, topology)
 
     yield from exchange("all-gather", ("fsdp",), "weights", 2 * parts * weights * bytes_each)
-    yield from exchange("reduce-scatter", ("fsdp",), "weights", parts * weights * 4)
+    gradient = gradient_bytes(config)
+    torn = [spec for spec in specs if topology.is_tpu and is_broken(spec, mesh, gradient)]
+    whole = sum(_over_tensor(spec, mesh) for spec in torn)
+    for kind, part in (("all-reduce", whole), ("reduce-scatter", weights - whole)):
+        if part > 0:
+            yield from exchange(kind, ("fsdp",), "weights", parts * part * gradient)
     copies = ("slice", "data")
-    yield from exchange("all-reduce", copies, "weights", weights / mesh.shape["fsdp"] * 4)
+    yield from exchange("all-reduce", copies, "weights", weights / mesh.shape["fsdp"] * gradient)
     outward = [spec for spec in specs if spec.axes[-2:-1] in (("heads",), ("mlp",))]
     hidden = sum(spec.size // spec.shape[-2] for spec in outward)  # layers x width
     whole = 2 * program.tokens / shards * hidden * bytes_each  # forward and backward

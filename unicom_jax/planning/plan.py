@@ -28,12 +28,14 @@ from unicom_jax.parallel.plan.traffic import fabric_of
 from unicom_jax.planning.packed import Visible, visible_pairs
 from unicom_jax.planning.program import (
     StepProgram,
+    gradient_bytes,
     local_bytes,
     make_program,
     weight_sizes,
 )
+from unicom_jax.planning.tiles import tile_warning
+from unicom_jax.runs.stages import spec_of
 from unicom_jax.training.flops import Shares, flops_by_shares
-from unicom_jax.training.stages import unified
 from unicom_jax.training.state import split
 
 GIB = 2**30
@@ -59,6 +61,7 @@ class StagePlan:
       estimated: nothing was compiled.
       seconds: that compiling took.
       unknown_loops: loops of the program whose length its text does not tell.
+      warnings: lines about its settings.
     """
 
     stage: str
@@ -80,6 +83,7 @@ class StagePlan:
     estimated: bool
     seconds: float = 0.0
     unknown_loops: int = 0
+    warnings: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -219,7 +223,11 @@ def facts_of(
 ) -> dict[str, Any]:
     """What is known of a plan before anything is compiled or traced."""
     settings = config[name]
+    trained, _ = split(program.stage.module.specs(), program.stage.freeze)
+    specs, mesh = [spec for _, spec in iter_specs(trained)], program.trainer.mesh
+    tiles = tile_warning(specs, mesh, gradient_bytes(config)) if topology.is_tpu else ""
     return {
+        "warnings": tuple(filter(None, [tiles])),
         "stage": name,
         "topology": topology,
         "mesh": dict(program.trainer.mesh.shape),
@@ -229,7 +237,7 @@ def facts_of(
         "tokens": program.tokens,
         "images": program.images,
         "steps": settings.steps,
-        "visible": visible_pairs(config, name) if name in unified.NAMES else None,
+        "visible": visible_pairs(config, name) if spec_of(name).loader == "rows" else None,
         "held": {
             "weights": local_bytes(program.state.params),
             "moments": local_bytes(program.state.opt_state),

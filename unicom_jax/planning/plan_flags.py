@@ -46,7 +46,9 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="only these; default: all stages of the configuration. 'sample' plans generation",
     )
-    parser.add_argument("--keep", metavar="DIR", help="write the compiled programs there, as text")
+    parser.add_argument(
+        "--keep", "--dump-hlo", metavar="DIR", help="write the compiled programs there, as text"
+    )
     parser.add_argument(
         "--estimate", action="store_true", help="compile nothing, even where a compiler is there"
     )

@@ -16,13 +16,15 @@ from unicom_jax.config import ConfigError
 from unicom_jax.parallel.plan.topology import Topology, missing_compiler
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import StagePlan, plan_stage
+from unicom_jax.runs.stages import PARTS, spec_of
 
 Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
 
 REMATS = ("none", "dots", "full")  # "offload" depends on links to the host
 TENSOR = (1, 2, 4, 8)
+COPIES, LEAST_SHARDS = (2, 4, 8), 8  # of all weights on a slice of TPUs; devices of a copy
 BATCH = (0.5, 1, 2)  # times the configuration's
-PARTS = (1, 2, 4, 8)
+ACCUMULATE = (1, 2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +49,7 @@ def _written(value: object) -> str:
 
 def remat_key(config: ConfigDict, stage: str) -> str:
     """The key that says what the stage's large stack keeps for its backward pass."""
-    if stage == "encoder":
-        return "encoder.vision.remat"
-    if stage != "codec":
-        return "unified.transformer.remat"
-    flux = config.codec.decoder.kind == "flux"
-    return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
+    return PARTS[spec_of(stage).part].remat(config)
 
 
 def changed(config: ConfigDict, values: Values) -> ConfigDict:
@@ -73,8 +70,8 @@ def grid(config: ConfigDict, stage: str, topology: Topology) -> Iterator[Values]
     remats = (False, True) if isinstance(_get(config, key), bool) else REMATS
     rows = config[stage].batch_size
     batches = [int(rows * factor) for factor in BATCH if rows * factor >= 1]
-    parts = PARTS if stage not in ("encoder",) else (1,)  # a contrastive batch stays whole
-    for mesh, remat, batch, part in itertools.product(_meshes(topology), remats, batches, parts):
+    choices = _meshes(topology), remats, batches, ACCUMULATE
+    for mesh, remat, batch, part in itertools.product(*choices):
         values = [("mesh", mesh), (key, remat), (f"{stage}.batch_size", batch)]
         yield (*values, (f"{stage}.accumulate", part))
 
@@ -86,10 +83,15 @@ def _get(config: ConfigDict, key: str) -> object:
 
 
 def _meshes(topology: Topology) -> list[str]:
-    """Weights over all of a slice, or what a tensor axis leaves; of GPUs all or a node."""
+    """Weights over all of a slice, over half or a quarter or an eighth of it (whose shards may be
+    whole tiles, `planning/tiles.py`), or what a tensor axis leaves; of GPUs all or a node."""
     slices = f"slice={topology.slices}," if topology.slices > 1 else ""
     lines = [f"{slices}fsdp=-1"]
-    if topology.accelerator and not topology.is_tpu and topology.shape[0] > 1:
+    if topology.is_tpu:
+        whole = topology.devices // topology.slices
+        parts = (whole // copies for copies in COPIES if whole % copies == 0)
+        lines += [f"{slices}data=-1,fsdp={part}" for part in parts if part >= LEAST_SHARDS]
+    elif topology.accelerator and topology.shape[0] > 1:
         lines.append(f"data=-1,fsdp={topology.shape[1]}")
     lines += [
         f"{line},tensor={size}"
@@ -119,7 +121,7 @@ def search(
         try:
             plan = estimate_stage(changed(config, values), stage, topology)
         except (ValueError, ConfigError):
-            continue  # rows or heads that do not divide over this mesh
+            continue  # rows or heads that do not divide over this mesh, rows that see each other
         estimates.append(Setting(values, plan))
     estimates.sort(key=_order)
     compile_best = 0 if missing_compiler(topology) else compile_best
@@ -132,8 +134,11 @@ def search(
     return [*sorted(done, key=_order), *estimates[compile_best:]]
 
 
-def _order(setting: Setting) -> tuple[bool, float]:
-    return not setting.plan.fits, setting.seconds_a_token
+def _order(setting: Setting) -> tuple[bool, float, float]:
+    """What fits first, then by the least time; what binds alike, by the time without overlap."""
+    plan = setting.plan
+    in_turn = plan.roofline.in_turn / plan.tokens if plan.roofline else 0.0
+    return not plan.fits, setting.seconds_a_token, in_turn
 
 
 def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:
@@ -147,7 +152,7 @@ def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:
     scale = plan.peak / here.peak if plan.peak else 1.0
     full = True if isinstance(_get(config, key), bool) else "full"
     remat = () if _get(config, key) == full else ((key, full),)
-    parts = [part for part in PARTS if part > config[stage].accumulate and stage != "encoder"]
+    parts = [part for part in ACCUMULATE if part > config[stage].accumulate]
     steps = [remat] if remat else []
     steps += [(*remat, (f"{stage}.accumulate", part)) for part in parts]
     steps += [

@@ -22,13 +22,14 @@ from unicom_jax.config import (
     apply_overrides,
     complete,
     from_json,
-    resolve,
+    load_config,
     to_json,
     values,
 )
 from unicom_jax.config.files import check_values
 from unicom_jax.config.key import NEUTRAL, RECORDED
 from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.stages import parse, spec_of
 from unicom_jax.runs.workdir import CONFIG, HISTORY, read_json, stage_steps
 
 
@@ -60,9 +61,11 @@ def open_run(
             check_values(config)
         except ConfigError as error:
             raise ConfigError(f"{workdir / CONFIG}: {error}") from error
-        apply_overrides(config, overrides)
     else:
-        config = resolve(path, overrides)
+        config = load_config(path)
+    if stored is not None and any_started(workdir):
+        config.stage_seeds = stored["stage_seeds"]  # a run keeps the rule that it began with
+    apply_overrides(config, overrides)
     if stored is not None:
         for name, old, new in differences(stored, config):
             _check_change(name, old, new, workdir, stored, allow_change)
@@ -101,7 +104,7 @@ def store(config: ConfigDict, workdir: Path) -> None:
         if changes:
             line = {
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "steps": {s: steps[-1] for s in STAGES if (steps := stage_steps(workdir, s))},
+                "steps": _steps(workdir),
                 "changes": changes,
             }
             with (workdir / HISTORY).open("a", encoding="utf-8") as history:
@@ -109,8 +112,16 @@ def store(config: ConfigDict, workdir: Path) -> None:
     write_text(path, text)
 
 
+def _steps(workdir: Path) -> dict[str, int]:
+    """The newest checkpoint of each stage, and of each time that one was repeated."""
+    labels = sorted(path.name for path in workdir.iterdir() if parse(path.name))
+    return {label: steps[-1] for label in labels if (steps := stage_steps(workdir, label))}
+
+
 def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
     """The batch of `batch_size` at which the data go on after a stage has read `batches`.
+
+    `stage` is its label (`runs/stages.py`).
 
     That is `batches` itself, unless the batch size was changed on the way: then the rows count that
     were read, so that none is read twice.
@@ -128,7 +139,7 @@ def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
     if not path.is_file():
         return []
     entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    key = f"{stage}.batch_size"
+    key = f"{spec_of(stage).name}.batch_size"
     return [
         (entry["steps"].get(stage, 0), *entry["changes"][key])
         for entry in entries

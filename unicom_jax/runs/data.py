@@ -22,6 +22,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.checkpoint import is_import
 from unicom_jax.runs.configuration import any_started
+from unicom_jax.runs.stages import STAGES, Occurrence, occurrences
 from unicom_jax.runs.workdir import read_json, stage_steps
 
 DATA = "data.json"
@@ -31,7 +32,6 @@ def keep_data(
     config: ConfigDict,
     tokenizer: Tokenizer,
     workdir: Path,
-    mixed: tuple[str, ...],
     *,
     first: bool = True,
 ) -> list[str]:
@@ -42,8 +42,7 @@ def keep_data(
     before a stage has a checkpoint.
 
     Args:
-      config: of the run; `window_documents` of the stages in `mixed` is set in it.
-      mixed: the stages that train on packed documents.
+      config: of the run; `window_documents` of the stages that pack rows is set in it.
       first: of the processes of a run; the others read what it has written.
 
     Returns:
@@ -55,7 +54,11 @@ def keep_data(
         other data.
       SourceError: there are no data.
     """
-    pending = [stage for stage in config.stages if not _is_finished(config, workdir, stage)]
+    pending = dict.fromkeys(
+        stage.name
+        for stage in occurrences(config.stages)
+        if not _is_finished(config, workdir, stage)
+    )
     if not pending:
         return []
     path = workdir / DATA
@@ -64,7 +67,7 @@ def keep_data(
     changed = _check_identity(config, workdir, stored, first)
     windows = stored.setdefault("windows", {})
     for stage in pending:
-        if stage in mixed and not config.data.packed:
+        if STAGES[stage].loader == "rows" and not config.data.packed:
             windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
             config[stage].window_documents = windows[stage]["documents"]
     if first:
@@ -91,11 +94,11 @@ def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
     return changes(from_json(before), now, folder)
 
 
-def _is_finished(config: ConfigDict, workdir: Path, stage: str) -> bool:
-    steps, checkpoints = stage_steps(workdir, stage), workdir / stage / "checkpoints"
+def _is_finished(config: ConfigDict, workdir: Path, stage: Occurrence) -> bool:
+    steps, checkpoints = stage_steps(workdir, stage.label), workdir / stage.label / "checkpoints"
     if not steps or is_import(checkpoints, steps[-1]):
         return False
-    return steps[-1] >= config[stage].steps
+    return steps[-1] >= config[stage.name].steps
 
 
 def _check_identity(
@@ -134,7 +137,9 @@ def _window(
 ) -> dict[str, Any]:
     """The window of a stage: the kept one, unless the configuration decides on another."""
     given = config[stage].window_documents
-    about = json.dumps([row_facts(config, stage), tokenizer.fingerprint()], default=list)
+    rows = row_facts(config, stage)
+    rows["source"].pop("path", None)  # data may move
+    about = json.dumps([rows, tokenizer.fingerprint()], default=list)
     facts = hashlib.sha256(about.encode()).hexdigest()[:16]
     if kept and kept["facts"] == facts and given in (0, kept["documents"]):
         return kept

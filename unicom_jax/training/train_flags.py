@@ -11,6 +11,11 @@ examples:
   unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
   unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
+  unicom train --config=experiments/scenes_base.py --workdir=runs/sft --config.stages=sft \\
+      --config.sft.init_from=runs/scenes:continue          # start from another run's weights
+
+XLA gets the flags that suit the accelerator (unicom plan shows them; LIBTPU_INIT_ARGS and XLA_FLAGS
+have the last word; --config.xla_flags=off leaves them out).
 
 --config.KEY=VALUE sets any key; docs/keys.md lists them, `unicom config explain KEY` shows one. A
 run keeps its configuration. When it resumes, keys that do not change what is learned (length,
@@ -44,7 +49,20 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="take new values of keys that change what is learned (rates, batches, mixtures, ...); "
         "WORKDIR/config_history.jsonl keeps them",
     )
-    parser.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
+    parser.add_argument(
+        "--stages",
+        metavar="A,B",
+        help="only these of the configuration's stages; pretrain-2 is the second time of a stage",
+    )
+    parser.add_argument(
+        "--compilation-cache",
+        metavar="DIR",
+        help="keep compiled programs there, for the next start; 'off': nowhere. Default: "
+        "JAX_COMPILATION_CACHE_DIR if it is set, else compiled/ of the workdir, but not on a CPU",
+    )
+    parser.add_argument(
+        "--dump-hlo", metavar="DIR", help="write every program there as XLA compiles it, as text"
+    )
     several = parser.add_argument_group("several processes (by default what the environment says)")
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others"

@@ -105,7 +105,8 @@ CODEC = Group(
         "batch_size": dataclasses.replace(TRAINING["batch_size"], default=64),
         "init_from": Key(
             "",
-            'A folder with compressor/ and decompressor/ to start from; "": none.',
+            "A folder with compressor/ and decompressor/ to start from, or WORKDIR:STAGE of "
+            'another run; "": none.',
             path=True,
             before="",
         ),
@@ -118,6 +119,7 @@ CODEC = Group(
         "compressor_heads": Key(
             0, "Heads of the attention compressor; 0: feature_dim / latent_dim.", least=0
         ),
+        "attention_backend": dataclasses.replace(ATTENTION_BACKEND, before="dense"),
         "latent_noise": Key(
             0.0,
             "Most noise on latents in training, in deviations of a channel.",
@@ -133,6 +135,13 @@ CODEC = Group(
                     'A folder of a diffusers AutoencoderKL; "": the decoder paints pixels.',
                     path=True,
                     before="",
+                ),
+                "attention_backend": Key(
+                    "dense",
+                    "How its attention block is computed; its one head is too wide for fused.",
+                    choices=("dense", "chunked"),
+                    resume=NEUTRAL,
+                    before="dense",
                 ),
                 "facts": Key(
                     {}, "Its sizes; a run sets them when it copies it.", filled_in=True, before={}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key
 from unicom_jax.config.keys.codec import PREDICTIONS, TIMES
 from unicom_jax.config.keys.encoder import ATTENTION_BACKEND, REMAT, tower
@@ -93,6 +95,7 @@ UNIFIED = Group(
                 "kind": Key("linear", "Kind of head.", choices=("linear", "mlp", "adaln")),
                 "hidden_dim": Key(0, "Channels inside; 0: those of the transformer.", least=0),
                 "depth": Key(3, "Blocks (adaln).", least=1),
+                "remat": dataclasses.replace(REMAT, before="none"),
             },
         ),
         "prediction": Key(
@@ -103,9 +106,25 @@ UNIFIED = Group(
         ),
         "connector": Group(
             "Between transformer and flow decoder (query).",
-            {"depth": Key(2, "Blocks.", least=1)},
+            {
+                "depth": Key(2, "Blocks.", least=1),
+                "remat": dataclasses.replace(REMAT, before="none"),
+                "attention_backend": dataclasses.replace(ATTENTION_BACKEND, before="dense"),
+            },
         ),
-        "flow_decoder": Group("The flow decoder (query).", tower(192, 4, 4, 768)),
+        "flow_decoder": Group(
+            "The flow decoder (query).",
+            {
+                **tower(192, 4, 4, 768),
+                "remat": Key(
+                    False,
+                    "Compute blocks again in the backward pass to save memory.",
+                    resume=NEUTRAL,
+                    before=False,
+                ),
+                "attention_backend": dataclasses.replace(ATTENTION_BACKEND, before="dense"),
+            },
+        ),
         "time": Key("uniform", "Distribution of the time.", choices=TIMES, resume=RECORDED),
         "time_shift": Key(
             1.0,

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from unicom_jax.core.attention.intervals import interval_mask
 from unicom_jax.core.attention.online import LOWEST, attend
 from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.precision import product
 
 
 def chunked_attention(
@@ -63,9 +64,6 @@ def _firsts(k: jax.Array) -> jax.Array:
     return jnp.arange(k.shape[0], dtype=jnp.int32) * k.shape[3]
 
 
-_product = partial(jnp.einsum, preferred_element_type=jnp.float32)
-
-
 def _visible(mask: MaskIntervals, first: jax.Array, k: jax.Array) -> jax.Array:
     return interval_mask(mask, k.shape[-2], first)[:, None, None]
 
@@ -82,12 +80,12 @@ def forward(
         maximum, total, out = carry
         first, k, v = block
         visible = _visible(mask, first, k)
-        scores = jnp.where(visible, _product("bhgsd,bhtd->bhgst", q, k), LOWEST)
+        scores = jnp.where(visible, product("bhgsd,bhtd->bhgst", q, k), LOWEST)
         new_maximum = jnp.maximum(maximum, jnp.max(scores, axis=-1))
         rescale = jnp.exp(maximum - new_maximum)
         weights = jnp.where(visible, jnp.exp(scores - new_maximum[..., None]), 0)
         total = total * rescale + jnp.sum(weights, axis=-1)
-        seen = _product("bhgst,bhtd->bhgsd", weights.astype(v.dtype), v)
+        seen = product("bhgst,bhtd->bhgsd", weights.astype(v.dtype), v)
         return (new_maximum, total, out * rescale[..., None] + seen), None
 
     start = (
@@ -120,13 +118,13 @@ def backward(
 
     def step(dq, block):
         first, k, v = block
-        scores = _product("bhgsd,bhtd->bhgst", q, k)
+        scores = product("bhgsd,bhtd->bhgst", q, k)
         weights = jnp.where(_visible(mask, first, k), jnp.exp(scores - log_sum), 0)
-        dweights = _product("bhgsd,bhtd->bhgst", gradient, v)
+        dweights = product("bhgsd,bhtd->bhgst", gradient, v)
         dscores = (weights * (dweights - mean)).astype(q.dtype)
-        dv = _product("bhgst,bhgsd->bhtd", weights.astype(q.dtype), gradient)
-        dk = _product("bhgst,bhgsd->bhtd", dscores, q)
-        dq = dq + _product("bhgst,bhtd->bhgsd", dscores, k)
+        dv = product("bhgst,bhgsd->bhtd", weights.astype(q.dtype), gradient)
+        dk = product("bhgst,bhgsd->bhtd", dscores, q)
+        dq = dq + product("bhgst,bhtd->bhgsd", dscores, k)
         return dq, (dk.astype(k.dtype), dv.astype(v.dtype))
 
     dq, (dk, dv) = jax.lax.scan(step, jnp.zeros(q.shape, jnp.float32), (_firsts(k), k, v))

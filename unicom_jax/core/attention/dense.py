@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from unicom_jax.core.attention.intervals import interval_mask, sees_something
 from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.precision import product
 
 HIDDEN = -1e30  # a score that no softmax can see; finite, so that no NaN arises from inf - inf
 
@@ -21,7 +22,7 @@ def dense_attention(
     q = (q * scale).reshape(batch, queries, kv_heads, heads // kv_heads, head_dim)
     q, k, v = q.transpose(0, 2, 3, 1, 4), k.transpose(0, 2, 1, 3), v.transpose(0, 2, 1, 3)
 
-    scores = jnp.einsum("bhgsd,bhtd->bhgst", q, k, preferred_element_type=jnp.float32)
+    scores = product("bhgsd,bhtd->bhgst", q, k)
     if mask is not None:
         scores = jnp.where(interval_mask(mask, keys)[:, None, None], scores, HIDDEN)
     # The softmax, divided by its sum only after the product with v: a division of S x D in place of
@@ -29,9 +30,7 @@ def dense_attention(
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - highest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.einsum(
-        "bhgst,bhtd->bhgsd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32
-    )
+    out = product("bhgst,bhtd->bhgsd", weights.astype(v.dtype), v)
     out = (out / total).astype(v.dtype)
 
     out = out.transpose(0, 3, 1, 2, 4).reshape(batch, queries, heads, head_dim)

@@ -7,14 +7,20 @@ import jax.numpy as jnp
 
 from unicom_jax.core.attention.online import LOWEST
 from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.precision import precision_of
 
 START = LOWEST / 2  # of the running maximum: above hidden scores, so that their weights are 0
 
 
 def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
     """a b, summed over these axes of the two matrices, in fp32."""
-    dimensions = (((over[0],), (over[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=jnp.float32)
+    return jax.lax.dot_general(
+        a,
+        b,
+        (((over[0],), (over[1],)), ((), ())),
+        precision=precision_of(a.dtype),
+        preferred_element_type=jnp.float32,
+    )
 
 
 def like(x: jax.Array) -> jax.ShapeDtypeStruct:

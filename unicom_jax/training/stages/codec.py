@@ -37,7 +37,7 @@ STATISTICS = "statistics/.*"
 
 
 def codec_stage(
-    config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
+    name: str, config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
 ) -> Stage:
     """The codec stage over the frozen encoder (`frozen["encoder"]`, a vision tower's weights).
 
@@ -46,15 +46,17 @@ def codec_stage(
     Args:
       statistics_batches: held-in picture batches on which latent statistics are measured.
     """
-    settings = config["codec"]
+    settings = config[name]
     vision, codec = build_encoder(config).vision, build_codec(config)
-    space = build_space(config)
+    space, dtype = build_space(config), config["compute_dtype"]
     layers = tuple(int(share * vision.depth) for share in settings["perceptual_layers"])
 
     def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
         batch = jax.tree.map(lambda x: place(x, PICTURES), batch)
         pixels = to_unit(batch.patches)
-        features = jax.lax.stop_gradient(vision(frozen["encoder"], pixels, batch.grids))
+        features = jax.lax.stop_gradient(
+            vision(frozen["encoder"], pixels.astype(dtype), batch.grids)
+        )
         raw = codec.compress(params, features, batch.grids)
         if settings["latent_noise"]:
             kept = _real_tokens(batch.grids, raw.shape[1], features.shape[1])
@@ -71,6 +73,7 @@ def codec_stage(
         if settings["perceptual_weight"]:
 
             def look(patches: jax.Array) -> tuple[jax.Array, ...]:
+                patches = patches.astype(dtype)
                 return vision.hidden_states(frozen["encoder"], patches, batch.grids, layers)
 
             target = jax.lax.stop_gradient(look(pixels))
@@ -84,14 +87,14 @@ def codec_stage(
     if settings["perceptual_weight"]:
         weights["perceptual"] = settings["perceptual_weight"]
     return Stage(
-        name="codec",
+        name=name,
         module=codec,
         loss=loss,
         weights=weights,
         freeze=(STATISTICS, *settings["freeze"]),
         rows_are_independent=not settings["latent_noise"],  # it is measured against the batch
         finish=lambda params, frozen: measure_statistics(
-            codec, vision, params, frozen, statistics_batches()
+            codec, vision, params, frozen, statistics_batches(), dtype
         ),
         facts=_statistics_facts,
     )
@@ -178,7 +181,12 @@ def channel_deviations(raw: jax.Array, real: jax.Array) -> jax.Array:
 
 
 def measure_statistics(
-    codec: Module, vision: Module, params: Params, frozen: Params, batches: Iterator[Any]
+    codec: Module,
+    vision: Module,
+    params: Params,
+    frozen: Params,
+    batches: Iterator[Any],
+    compute_dtype: str = "float32",
 ) -> Params:
     """Mean and deviation of every latent channel over the real tokens of `batches`.
 
@@ -194,7 +202,8 @@ def measure_statistics(
 
     @jax.jit
     def latents_of(params: Params, frozen: Params, batch: Any) -> tuple[jax.Array, jax.Array]:
-        features = vision(frozen["encoder"], to_unit(batch.patches), batch.grids)
+        pixels = to_unit(batch.patches).astype(compute_dtype)  # as the unified stages look at them
+        features = vision(frozen["encoder"], pixels, batch.grids)
         raw = codec.compress(params, features, batch.grids)
         return raw, _real_tokens(batch.grids, raw.shape[1], features.shape[1]) > 0
 

@@ -1,0 +1,73 @@
+"""Rows of a table that is sharded by columns, read where their numbers are.
+
+    table (V, W) over f devices, W / f columns each        ids: n of their own on each device
+
+A device sends its ids to the others, reads its columns of everybody's rows, and the pieces are
+exchanged, so that each device ends with its n rows whole. Backward the gradients of these rows go
+the same way, and each device adds them up, in the table's dtype, in its own columns of it: nobody
+needs the whole table or its whole gradient. Either way n W numbers reach a device.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
+from jaxtyping import Array, Float, Int
+
+from unicom_jax.core.activations import (
+    EMBED,
+    TENSOR,
+    MeshAxes,
+    current_mesh,
+    fitting,
+    place,
+    split_over,
+)
+
+
+def look_up(
+    table: Float[Array, "V W"],
+    ids: Int[Array, "*B"],
+    dtype: jnp.dtype,
+    axes: tuple[MeshAxes, ...],
+) -> Float[Array, "*B W"]:
+    """Rows `ids` of the table, in `dtype`.
+
+    Args:
+      axes: mesh axes over which the dimensions of `ids` lie, as far as they divide.
+    """
+    if (mesh := current_mesh()) is not None:
+        placed = split_over(ids.shape, axes, mesh)
+        taken = tuple(axis for names in placed for axis in names)
+        columns = fitting(EMBED, table.shape[1], mesh)
+        if columns and set(columns) <= set(taken):
+            return _exchange(table, ids, dtype, mesh, placed, columns)
+    # Rows are to lie where their ids do, so each device reads whole ones.
+    return jnp.take(place(table, TENSOR), ids, axis=0).astype(dtype)
+
+
+def _exchange(
+    table: jax.Array,
+    ids: jax.Array,
+    dtype: jnp.dtype,
+    mesh: AbstractMesh,
+    placed: tuple[MeshAxes, ...],
+    columns: MeshAxes,
+) -> jax.Array:
+    def run(part: jax.Array, ids: jax.Array) -> jax.Array:
+        everybodys = jax.lax.all_gather(ids.reshape(-1), columns, tiled=True)
+        pieces = jnp.take(part, everybodys, axis=0).astype(dtype)
+        rows = jax.lax.all_to_all(pieces, columns, split_axis=0, concat_axis=1, tiled=True)
+        return rows.reshape(*ids.shape, -1)
+
+    return jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(PartitionSpec(None, columns), PartitionSpec(*placed)),
+        out_specs=PartitionSpec(*placed, None),
+        axis_names=frozenset(
+            axis for names in placed for axis in names
+        ),  # XLA splits the vocabulary over `tensor`
+        check_vma=False,
+    )(table, ids)
