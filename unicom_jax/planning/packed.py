@@ -25,6 +25,8 @@ from data_pipelines.build import (
 )
 from data_pipelines.images import aspect_buckets
 from data_pipelines.loading.loader import LoaderError
+from unicom_jax.config.keys.data import DATA
+from unicom_jax.config.schema import defaults
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
 from unicom_jax.core.attention.kernel_parts import filled_mask
@@ -96,7 +98,8 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
-    config.data.source.update({"kind": "scenes", "size": EXAMPLES})
+    config.data.source = defaults(DATA.keys)["source"]  # other keys are refused with Scenes
+    config.data.source.size = EXAMPLES
     if policy.kind == "bucket":
         unit = config.data.patch * grid_unit(config)
         config.data.scenes.sizes = aspect_buckets(policy.size, unit, policy.step, policy.max_ratio)
