@@ -179,6 +179,7 @@ def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_fil
 
 @pytest.mark.parametrize("key", sorted(key for key in LATER if key.split(".")[0] not in OTHERS))
 def test_a_run_from_before_a_key_resumes_as_it_was(workdir, key):
+    start(workdir, "encoder", "codec", "pretrain")
     config = stored(workdir)
     *groups, name = key.split(".")
     del functools.reduce(dict.__getitem__, groups, config)[name]

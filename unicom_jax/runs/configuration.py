@@ -149,8 +149,10 @@ def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
 
 def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
     """(key, stored value, new value) of the keys that differ, but for those that a run fills in."""
-    old = dict(values(stored))
-    new = dict(values(json.loads(to_json(config))))
+    old, new = (  # both as JSON has them, which knows no tuples
+        dict(values(json.loads(text)))
+        for text in (json.dumps(stored, default=list), to_json(config))
+    )
     for name in KEYS:
         if old.get(name) != new.get(name) and not KEYS[name].filled_in:
             yield name, old.get(name), new.get(name)
