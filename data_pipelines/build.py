@@ -30,7 +30,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.identity import Identity, folder_identity, records_identity
-from data_pipelines.sources.records import SUFFIX, find_records
+from data_pipelines.sources.records import find_records
 from data_pipelines.sources.registry import KINDS, Source, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
@@ -255,7 +255,7 @@ def document_stream(
 
 
 def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[str, Any]:
-    """What decides a stage's packed rows, besides the tokenizer and what lies at the source's path.
+    """What decides a stage's packed rows, besides the tokenizer and the data at the source's path.
 
     Two configurations with the same facts have the same rows, bit for bit, where the same data lie
     at both paths. Of a path its last part counts: data may move, but not become others.
@@ -328,9 +328,9 @@ def window_documents(
 
 
 def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
-    """What the configured data look like, and the folder that they are in, if it is one.
+    """What the data of the configured source look like, and their folder, if it is one.
 
-    Scenes have no identity besides the configuration.
+    Scenes have no identity besides the configuration. Packed rows have a manifest that is compared.
 
     Raises:
       SourceError: there are no such data.
@@ -347,10 +347,6 @@ def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
             found = records_identity(record_files(path))
         case _:
             found = {}
-    if packed := config["data"]["packed"]:
-        for stage in sorted(Path(packed).expanduser().glob("*/")):
-            rows = records_identity(map(str, sorted(stage.glob(f"*{SUFFIX}"))))
-            found |= {f"{stage.name}/{name}": mark for name, mark in rows.items()}
     return found, folder
 
 

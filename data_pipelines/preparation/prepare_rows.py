@@ -1,7 +1,7 @@
 """`unicom data prepare packed`: a stage's packed rows as ArrayRecord files, made in parallel.
 
 A file holds a fixed run of windows, so its bytes do not depend on who writes it or on what was
-written before. It gets its name when it is complete; a preparation that was stopped goes on with
+written before. It gets its name when it is complete; a stopped preparation resumes with
 the files that are missing. Apache Beam spreads the files over workers: its local runner by default,
 any other with --runner; the folder must then be one that its workers share.
 """
@@ -119,7 +119,7 @@ def make_plan(
 def write_shard(plan: Plan, shard: Shard) -> None:
     """Writes one file and, beside it, NAME.json with its counts. One that is there stays.
 
-    What a person has to mend (a document too long, data that is gone) is told in NAME.failed
+    What a person has to fix (a document too long, data that is gone) is written to NAME.failed
     instead, as other exceptions make most runners try again and again.
     """
     final = Path(plan.directory, shard.name + SUFFIX)
@@ -188,7 +188,7 @@ def _write(path: Path, text: str) -> None:
 def begin(
     plan: Plan, tokenizer: Tokenizer, shards: Sequence[Shard], window_rows: int, about: dict
 ) -> list[Shard]:
-    """Begins a preparation or goes on with one, and returns the files that are to be written.
+    """Begins or resumes a preparation, and returns the files that are to be written.
 
     Args:
       about: what else the manifest says, `features` for instance; it must not change either.
@@ -236,7 +236,7 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
     if missing:
         raise SourceError(
             f"{directory}: {len(missing)} of {len(shards)} files are missing, {missing[0].name} "
-            "first: run the same command again, it goes on where it stopped"
+            "first: run the same command again, it resumes where it stopped"
         )
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     for split, about in manifest["splits"].items():

@@ -20,7 +20,7 @@ BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts o
 
 
 class BrokenExample(ValueError):
-    """An example that lacks what its task needs. The message names the example and the mend."""
+    """An example that lacks what its task needs; the message names it and how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True)

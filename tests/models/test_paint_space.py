@@ -14,10 +14,13 @@ from tests.models.diffusers_folder import SMALL
 from tests.tiny import tiny_config
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.build import build_codec, build_space
+from unicom_jax.models import paint_space
+from unicom_jax.models.autoencoder import AutoencoderKL
 from unicom_jax.models.extent import Extent
 from unicom_jax.models.paint_space import (
     LatentSpace,
     PixelSpace,
+    canvases,
     image_of,
     pack,
     patches_of,
@@ -87,6 +90,35 @@ def test_pictures_of_several_shapes_share_a_canvas_as_if_each_were_alone(frozen,
         alone = one(frozen, given[row : row + 1, :count], SHAPES[row : row + 1])
         np.testing.assert_allclose(together[row, :count], alone[0], atol=2e-5)
         assert not np.any(together[row, count:])
+
+
+def test_canvases_hold_every_grid_with_the_fewest_patches():
+    found = canvases(64, 64, 1024)
+    assert found == [(25, 64), (41, 39), (64, 24)]
+    for rows in range(1, 65):
+        canvas = next(size for size in found if size[0] >= rows)
+        assert min(64, 1024 // rows) <= canvas[1]
+    assert canvases(2, 3, 6) == [(2, 3)]
+    assert canvases(4, 4, 4) == [(1, 4), (2, 2), (4, 1)]
+
+
+def test_pictures_on_their_own_canvases_have_the_values_and_gradients_of_one_for_all(monkeypatch):
+    tiny = AutoencoderKL(2, (2, 2), resnets=1, groups=1)
+    space = LatentSpace(tiny, 2, 4, 4, ragged=True)  # of 16 patches pictures have up to four
+    frozen = {"autoencoder": lively(tiny, scale=0.2)}
+    grids = jnp.array([[4, 1], [2, 2], [1, 4], [2, 1]], jnp.int32)
+    patches = jax.random.normal(jax.random.key(0), (4, 4, 12))
+
+    def squares(patches):
+        out = space.decode(frozen, space.encode(frozen, patches, grids), grids)
+        return jnp.sum(out**2), out
+
+    small = jax.jit(jax.grad(squares, has_aux=True))(patches)
+    monkeypatch.setattr(paint_space, "canvases", lambda rows, cols, tokens: [(rows, cols)])
+    whole = jax.jit(lambda patches: jax.grad(squares, has_aux=True)(patches))(patches)
+    for ours, theirs in zip(small, whole, strict=True):
+        assert jnp.any(theirs != 0)
+        np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))
 
 
 def test_an_extent_says_what_lies_inside_at_every_resolution():

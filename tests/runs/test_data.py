@@ -16,8 +16,6 @@ from unicom_jax.config import ConfigError
 from unicom_jax.runs import data
 from unicom_jax.runs.data import keep_data
 
-MIXED = ("align", "pretrain", "continue", "sft")
-
 
 @pytest.fixture
 def photos(tmp_path):
@@ -130,6 +128,14 @@ def test_a_finished_run_needs_no_data(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "stage_steps", lambda workdir, stage: [])
     with pytest.raises(SourceError, match="holds neither captions.jsonl"):
         keep_data(config, tokenizer, tmp_path)
+
+
+def test_stages_on_packed_rows_need_no_data(photos, tmp_path):
+    config = config_of(photos, data__packed="rows", stages=("pretrain",))
+    tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
+    (photos / "captions.jsonl").unlink()
+    assert keep_data(config, tokenizer, tmp_path) == []
+    assert config.pretrain.window_documents == 0
 
 
 @pytest.mark.usefixtures("started")

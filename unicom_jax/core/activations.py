@@ -16,10 +16,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
-from jax.sharding import AbstractMesh, Mesh, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 
 MeshAxes = tuple[str, ...]
 
@@ -38,9 +39,11 @@ def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
 
 
 def current_mesh() -> AbstractMesh | None:
-    """The mesh that is set; None where there is none or it has one device."""
+    """The mesh that is set; None where there is none, where it has one device, and in a program
+    that each device runs by itself (`jax.shard_map`)."""
     mesh = jax.sharding.get_abstract_mesh()
-    return None if mesh.empty or mesh.size == 1 else mesh
+    manual = all(kind == AxisType.Manual for kind in mesh.axis_types)
+    return None if mesh.empty or mesh.size == 1 or manual else mesh
 
 
 def fitting(axes: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
@@ -74,6 +77,24 @@ def place(x: jax.Array, *axes: MeshAxes) -> jax.Array:
     if (mesh := current_mesh()) is None:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split_over(x.shape, axes, mesh)))
+
+
+def on_own_pictures(run: Callable[..., jax.Array], weights: Any, *pictures: jax.Array) -> jax.Array:
+    """`run(weights, *pictures)`, each device on its own pictures and with all of the weights.
+
+    For programs that depend on a picture's shape. The weights get no gradient.
+    """
+    weights = jax.lax.stop_gradient(weights)
+    if (mesh := current_mesh()) is None:
+        return run(weights, *pictures)
+    own = PartitionSpec(fitting(PICTURES, len(pictures[0]), mesh))
+    return jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), *(own for _ in pictures)),
+        out_specs=own,
+        check_vma=False,
+    )(weights, *pictures)
 
 
 def own_slots(x: jax.Array) -> jax.Array:

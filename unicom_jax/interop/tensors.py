@@ -34,6 +34,10 @@ DTYPES = {
 }
 
 
+# The bits of infinity: NaN has more.
+EXPONENTS = {DTYPES["F16"]: 0x7C00, DTYPES["BF16"]: 0x7F80}
+
+
 class WeightsError(Exception):
     """A folder of weights that is missing, damaged or of another model; in one line."""
 
@@ -81,7 +85,7 @@ class TensorFolder:
         part = self.read(name, window)
         flat = part.reshape(-1)
         for start in range(0, flat.size, CHUNK_BYTES):  # no mask as large as the tensor
-            if not np.isfinite(flat[start : start + CHUNK_BYTES]).all():
+            if not _all_finite(flat[start : start + CHUNK_BYTES]):
                 raise WeightsError(
                     f"{self.facts[name].shard}: {name} holds NaN or infinite values; copy the file "
                     "again, or take weights from before training diverged"
@@ -115,6 +119,14 @@ class TensorFolder:
                     _read_into(file, chunk, fact.shard)
                     target[...] = chunk[(slice(None), *columns)]
         return part.reshape(() if not fact.shape else part.shape)
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; half types by their bits, which is many times faster."""
+    if (exponent := EXPONENTS.get(values.dtype)) is None:
+        return bool(np.isfinite(values).all())
+    magnitudes = values.view(np.uint16) & 0x7FFF
+    return not magnitudes.size or int(magnitudes.max()) < exponent
 
 
 def _read_into(file: io.RawIOBase, array: np.ndarray, path: Path) -> None:

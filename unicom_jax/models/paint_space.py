@@ -9,11 +9,15 @@ The autoencoder is given, never trained: its weights are no part of the codec's.
 from __future__ import annotations
 
 import dataclasses
+import functools
+from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Shaped
 
+from unicom_jax.core.activations import on_own_pictures
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.module import Params
 from unicom_jax.models.autoencoder import AutoencoderKL
@@ -57,7 +61,7 @@ class LatentSpace:
       patch: P, pixels on a side of a patch; a token holds (P/f)² latents of c channels.
       rows, cols: patches of the canvas; no picture has more.
       ragged: pictures may be smaller than the canvas (aspect buckets). Each is computed as if it
-        were alone, at the cost of the whole canvas.
+        were alone, on the smallest of a few canvases that has room for it (`canvases`).
       compute_dtype: of the autoencoder's convolutions; its norms are fp32.
     """
 
@@ -96,6 +100,9 @@ class LatentSpace:
         They are means of the posterior, shifted and scaled as the autoencoder's config says.
         `frozen["autoencoder"]` holds its weights; grids are rows and columns of patches.
         """
+        return self._by_canvas(LatentSpace._encode, frozen, patches, grids)
+
+    def _encode(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
         images = self._lay_out(patches.astype(jnp.float32), grids)
         images = image_of(images, self.rows, self.cols, self.patch).astype(self.compute_dtype)
         latents = self.autoencoder.encode(frozen[AUTOENCODER], images, extent=self._extent(grids))
@@ -109,11 +116,36 @@ class LatentSpace:
         grids: Int[Array, "B 2"],
     ) -> Float32[Array, "B N 3*{self.patch}**2"]:
         """Patches, about [-1, 1]; 0 at padding."""
+        return self._by_canvas(LatentSpace._decode, frozen, tokens, grids)
+
+    def _decode(self, frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
         latents = self._lay_out(tokens.astype(jnp.float32), grids)
         latents = unpack(latents, self.rows, self.cols, self.side).astype(self.compute_dtype)
         images = self.autoencoder.decode(frozen[AUTOENCODER], latents, self._extent(grids))
         patches = patches_of(images.astype(jnp.float32), self.patch)
         return self._take_up(patches, grids, tokens.shape[1])
+
+    def _by_canvas(
+        self, run: Callable[..., jax.Array], frozen: Params, tokens: jax.Array, grids: jax.Array
+    ) -> jax.Array:
+        """`run(space, frozen, tokens, grids)`, each picture in the space of its own canvas."""
+        sizes = canvases(self.rows, self.cols, tokens.shape[1]) if self.ragged else []
+        if len(sizes) < 2:
+            return run(self, frozen, tokens, grids)
+        spaces = [dataclasses.replace(self, rows=rows, cols=cols) for rows, cols in sizes]
+        # Within a branch, or each would keep room for what all of them keep.
+        branches = [jax.checkpoint(partial(run, space)) for space in spaces]
+        tops = jnp.array([rows for rows, _ in sizes[:-1]])
+
+        def one(frozen: Params, tokens: jax.Array, grid: jax.Array) -> jax.Array:
+            which = jnp.sum(grid[0] > tops)
+            return jax.lax.switch(which, branches, frozen, tokens[None], grid[None])[0]
+
+        def each(frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
+            return jax.lax.map(lambda picture: one(frozen, *picture), (tokens, grids))
+
+        weights = {AUTOENCODER: frozen[AUTOENCODER]}
+        return on_own_pictures(each, weights, tokens, grids)
 
     def of_grid(self, rows: int, cols: int) -> LatentSpace:
         """The space for batches in which every picture has rows x cols patches."""
@@ -150,6 +182,34 @@ class LatentSpace:
 
 
 PaintSpace = PixelSpace | LatentSpace
+
+CANVASES = 3  # that a space of many shapes has; each is compiled on its own
+
+
+@functools.cache
+def canvases(rows: int, cols: int, tokens: int, count: int = CANVASES) -> list[tuple[int, int]]:
+    """At most `count` canvases for all grids of at most rows x cols patches, `tokens` in number.
+
+    Each (rows, columns) has room for the grids of more rows than the one before it has; so the
+    first one with rows enough is a grid's. The largest is as small as can be: 64 x 64 patches of
+    which a picture has 1024 take canvases of 25 x 64, 41 x 39 and 64 x 24. One canvas serves all
+    where more would save less than a quarter of it.
+    """
+
+    def stairs(area: int) -> list[tuple[int, int]]:
+        """Canvases of at most `area` patches; [] where `count` of them do not do."""
+        found, top = [], 0
+        while top < rows:
+            width = max(1, min(cols, tokens // (top + 1)))
+            reached = min(rows, area // width)
+            if reached <= top or len(found) == count:
+                return []
+            found.append((reached, width))
+            top = reached
+        return found
+
+    whole = rows * cols
+    return next(filter(None, map(stairs, range(1, 3 * whole // 4))), [(rows, cols)])
 
 
 def _select(tokens: jax.Array, index: jax.Array, real: jax.Array) -> jax.Array:

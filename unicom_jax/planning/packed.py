@@ -16,7 +16,13 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from data_pipelines.build import grid_unit, image_policy, load_or_train_tokenizer, row_facts
+from data_pipelines.build import (
+    SOURCE_KEYS,
+    grid_unit,
+    image_policy,
+    load_or_train_tokenizer,
+    row_facts,
+)
 from data_pipelines.loading.loader import LoaderError
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
@@ -92,7 +98,9 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
-    config.data.source.update({"kind": "scenes", "size": EXAMPLES, "path": ""})
+    unset = {key: value for key, (_, value) in SOURCE_KEYS.items()}
+    config.data.source.update({**unset, "kind": "scenes", "size": EXAMPLES})
+    config[stage].window_documents = 0
     if buckets := policy.buckets(config.data.patch * grid_unit(config)):
         config.data.scenes.sizes = buckets
     config[stage].overlong = "skip"

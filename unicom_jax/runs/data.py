@@ -38,8 +38,8 @@ def keep_data(
     """Checks that the data are those that the run was started with, and fills in how many documents
     a window of its stages has.
 
-    Nothing is read where all stages of the configuration are finished, and nothing is compared
-    before a stage has a checkpoint.
+    Nothing is read where the stages that are not finished train on packed rows, and nothing is
+    compared before a stage has a checkpoint.
 
     Args:
       config: of the run; `window_documents` of the stages that pack rows is set in it.
@@ -64,10 +64,12 @@ def keep_data(
     path = workdir / DATA
     kept = path.is_file() and (not first or any_started(workdir))
     stored = read_json(path, ConfigError) if kept else {}
-    changed = _check_identity(config, workdir, stored, first)
+    packed = bool(config.data.packed)
+    from_source = [name for name in pending if not (packed and STAGES[name].loader == "rows")]
+    changed = _check_identity(config, workdir, stored, first) if from_source else []
     windows = stored.setdefault("windows", {})
-    for stage in pending:
-        if STAGES[stage].loader == "rows" and not config.data.packed:
+    for stage in from_source:
+        if STAGES[stage].loader == "rows":
             windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
             config[stage].window_documents = windows[stage]["documents"]
     if first:
@@ -86,11 +88,10 @@ def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
       SourceError: there are no data.
     """
     path = workdir / DATA
-    stored = read_json(path, ConfigError).get("identity", {}) if path.is_file() else {}
-    before = {name: mark for name, mark in stored.items() if "/" not in name}
+    before = read_json(path, ConfigError).get("identity", {}) if path.is_file() else {}
     if not before:
         return []
-    now, folder = data_identity({**config, "data": {**config["data"], "packed": ""}})
+    now, folder = data_identity(config)
     return changes(from_json(before), now, folder)
 
 

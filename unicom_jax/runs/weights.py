@@ -212,12 +212,14 @@ def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) ->
         places = jax.tree.map(lambda kind: kind.sharding, abstract)
         return jax.jit(init, out_shardings=places)(key)
 
-    keys = jax.random.split(jax.random.key(seed), 3)
-    params = {
-        "vision": fresh(build_encoder(config).vision, "vision", keys[0]),
-        "codec": fresh(build_codec(config), "codec", keys[1]),
-        "unified": fresh(build_unified(config), "unified", keys[2]),
+    modules = {
+        "vision": build_encoder(config).vision,
+        "codec": build_codec(config),
+        "unified": build_unified(config),
     }
+    keys = jax.random.split(jax.random.key(seed), len(modules))
+    trees = zip(modules.items(), keys, strict=True)
+    params = {tree: fresh(module, tree, key) for (tree, module), key in trees}
     if isinstance(space := build_space(config), LatentSpace):
         key = jax.random.fold_in(keys[1], 1)
         params[AUTOENCODER] = fresh(space.autoencoder, AUTOENCODER, key)
