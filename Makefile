@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-tpu wheel-test lint format docs bench beam clean
+.PHONY: help quickstart test test-tpu wheel-test matrix lint format docs bench beam clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels fo
 wheel-test: $(VENV)/.runtime ## build the wheel and train, sample and report with it alone, in an empty folder
 	BIN=$(BIN) .ci/wheel-test
 
+matrix: ## try Python 3.11 to 3.13 with jax 0.10 to 0.12, each in an environment of its own
+	.ci/matrix
+
 lint: $(VENV)/.test ## check style only
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
@@ -56,7 +59,7 @@ beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in an en
 	$(VENV)-beam/bin/python -m pytest -q tests/data/preparation/test_beam.py $(ARGS)
 
 clean: ## remove caches and the virtual environment; runs/ stays
-	rm -rf $(VENV) $(VENV)-beam .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-beam .matrix .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.python:

@@ -144,6 +144,20 @@ def test_a_path_that_cannot_be_is_refused_in_one_line(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_second_command_in_one_workdir_is_refused(run, config, capsys):
+    hold = (
+        "import sys; from pathlib import Path; from unicom_jax.runs.lock import workdir_lock\n"
+        "with workdir_lock(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold, str(run)], **pipes) as holder:
+        holder.stdout.readline()
+        for command in (["train"], ["import", f"--config={config}", "--encoder=x"]):
+            line = error_line(capsys, *command, f"--workdir={run}")
+            assert f"is in use by process {holder.pid} on" in line
+        holder.stdin.close()
+
+
 def test_a_tilde_in_a_flag_is_the_home_directory(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     line = error_line(capsys, "train", "--workdir=~/runs/one")

@@ -57,9 +57,9 @@ a first run, start to end:
   unicom export --checkpoint=runs/quickstart --to=pytorch exports/quickstart
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
-on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM or
-Ctrl-C: the same command goes on), 76 another process is gone (start all of them again), 130
-interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
+on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM,
+SIGHUP or Ctrl-C: the same command resumes), 76 another process is gone (start all of them again),
+130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
 
 SHOW_EXAMPLES = """\
 The picture shows a packed row as the model gets it: every token, what it learns to predict, who

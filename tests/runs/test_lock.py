@@ -88,7 +88,7 @@ def test_the_lock_is_free_again_after_use_and_after_an_error(tmp_path):
         with pytest.raises(RuntimeError), workdir_lock(tmp_path / "run"):
             (tmp_path / "run" / "config.json").touch()
             raise RuntimeError
-    assert (tmp_path / "run" / NAME).read_text(encoding="utf-8") == ""
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
 
 
 def test_a_folder_that_an_error_left_empty_is_gone_again(tmp_path):
@@ -101,3 +101,12 @@ def test_a_damaged_lock_file_is_taken_over(tmp_path):
     (tmp_path / NAME).write_text('{"host": ', encoding="utf-8")
     with workdir_lock(tmp_path):
         pass
+
+
+def test_a_folder_that_can_only_be_read_needs_no_lock(tmp_path, monkeypatch):
+    def read_only(*arguments):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(lock.os, "open", read_only)
+    with workdir_lock(tmp_path):
+        assert not any(tmp_path.iterdir())

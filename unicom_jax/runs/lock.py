@@ -44,31 +44,44 @@ def workdir_lock(workdir: Path) -> Iterator[None]:
     made = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / NAME
-    try:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        if error.errno not in READ_ONLY:
-            raise
-        yield
-        return
-    try:
-        _take(handle, path)
-        stop = threading.Event()
+    handle = _take(path)
+    stop = threading.Event()
+    if handle is not None:
         threading.Thread(target=_touch, args=(path, stop), daemon=True).start()
-        try:
-            yield
-        finally:
-            stop.set()
-            os.ftruncate(handle, 0)  # free, for whoever cannot see the record lock
+    try:
+        yield
     finally:
-        with contextlib.suppress(OSError):
-            if made and [entry.name for entry in workdir.iterdir()] == [NAME]:
+        stop.set()
+        if handle is not None:
+            with contextlib.suppress(OSError):
                 path.unlink()
-                workdir.rmdir()
+                if made and not any(workdir.iterdir()):
+                    workdir.rmdir()
+            os.close(handle)
+
+
+def _take(path: Path) -> int | None:
+    """A handle that holds the lock; None in a folder that can only be read."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            if error.errno not in READ_ONLY:
+                raise
+            return None
+        try:
+            _lock(handle, path)
+            # Its last holder may have removed the file after it was opened here.
+            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+                _sign(handle)
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
         os.close(handle)
 
 
-def _take(handle: int, path: Path) -> None:
+def _lock(handle: int, path: Path) -> None:
     locks = True
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -82,6 +95,9 @@ def _take(handle: int, path: Path) -> None:
     elsewhere = not locks or holder.get("host") != socket.gethostname()
     if holder and elsewhere and _age(path) < STALE:
         raise LockedError(_message(path, holder))
+
+
+def _sign(handle: int) -> None:
     about = {
         "host": socket.gethostname(),
         "process": os.getpid(),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-TRAIN = "Train the stages of a configuration one after the other, or go on where a run stands."
+TRAIN = "Train the stages of a configuration one after the other, or resume a run."
 TRAIN_EXAMPLES = """\
 examples:
   unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
-  unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
+  unicom train --workdir=runs/quickstart        # resume after an interruption, or do nothing
   unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
   unicom train --config=experiments/scenes_base.py --workdir=runs/sft --config.stages=sft \\
@@ -30,10 +30,11 @@ other; elsewhere, and instead, flags say where they meet:
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=0
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
 
-SIGTERM to any of them, or Ctrl-C, ends all after the same step, saved, with status 75: the same
-command goes on. A second Ctrl-C ends at once, with status 130 and the last checkpoint kept. When
-a process dies, the others say which one and end with status 76, after --lost-after at the latest;
-when it is process 0, JAX may abort them first, with status 134. Start all of them again then."""
+SIGTERM or SIGHUP to any of them, or Ctrl-C, ends all after the same step, saved, with status 75:
+the same command resumes. A second Ctrl-C ends at once, with status 130 and the last checkpoint
+kept. When a process dies, the others say which one and end with status 76, after --lost-after at
+the latest; when it is process 0, JAX may abort them first, with status 134. Start all of them again
+then."""
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
