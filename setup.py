@@ -48,6 +48,7 @@ RUNTIME = [
     "etils[epath]>=1.10",
     "flax>=0.12",
     "grain>=0.2.12",
+    "huggingface_hub>=1.0",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
     "jax>=0.10,<0.13",
     "jaxtyping>=0.3",

@@ -1,4 +1,9 @@
-"""Pipelines from a configuration: which source, which tokenizer, which batches a stage gets."""
+"""Pipelines from a configuration: which source, which tokenizer, which batches a stage gets.
+
+`stage` is the name of a stage's settings in the configuration. `seed` decides the order of its
+training documents; by default it is that of the configuration. What is held out is always read in
+the same order, so that losses of several stages can be compared.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +30,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.identity import Identity, folder_identity, records_identity
-from data_pipelines.sources.records import SUFFIX, find_records
+from data_pipelines.sources.records import find_records
 from data_pipelines.sources.registry import KINDS, Source, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
@@ -127,7 +132,10 @@ def grid_unit(config: Config) -> int:
 
 
 def sequence_config(
-    config: Config, cfg_dropout: float = 0.0, noisy_copies: int = 1
+    config: Config,
+    cfg_dropout: float = 0.0,
+    noisy_copies: int = 1,
+    image_dropout: float = 0.0,
 ) -> SequenceConfig:
     """How segments are written. Dropout and several noisy copies belong to training."""
     unified, data = config["unified"], config["data"]
@@ -139,6 +147,7 @@ def sequence_config(
         understanding=unified["understanding"],
         edit_source=unified["edit_source"],
         cfg_dropout=cfg_dropout,
+        image_dropout=image_dropout,
         noisy_copies=noisy_copies,
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
@@ -191,7 +200,8 @@ def _loader_config(config: Config, rows: int, share: Share) -> LoaderConfig:
 def stage_sequence(config: Config, stage: str) -> SequenceConfig:
     """How a stage's documents are written in training."""
     settings = config[stage]
-    return sequence_config(config, settings["cfg_dropout"], settings["noisy_copies"])
+    names = ("cfg_dropout", "noisy_copies", "image_dropout")
+    return sequence_config(config, *(settings[name] for name in names))
 
 
 def stage_packing(config: Config, stage: str) -> PackingConfig:
@@ -209,8 +219,20 @@ def stage_weights(config: Config, stage: str) -> dict[str, float]:
     return {task: weight for task, weight in config[stage]["mixture"].items() if weight}
 
 
+def order_seed(config: Config, split: str, seed: int | None) -> int:
+    """The seed of a split's order."""
+    if split == EVALUATION:
+        return config["seed"] + 1
+    return config["seed"] if seed is None else seed
+
+
 def document_stream(
-    config: Config, stage: str, tokenizer: Tokenizer, split: str = TRAIN
+    config: Config,
+    stage: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    *,
+    seed: int | None = None,
 ) -> DocumentStream:
     """The documents of a stage's mixture."""
     weights = stage_weights(config, stage)
@@ -222,7 +244,7 @@ def document_stream(
         mixture_of(
             weights,
             {task: edits if task in NEEDS_EDITS else plain for task in weights},
-            config["seed"] + (split == EVALUATION),
+            order_seed(config, split, seed),
         ),
         tokenizer,
         stage_sequence(config, stage),
@@ -232,8 +254,8 @@ def document_stream(
     )
 
 
-def row_facts(config: Config, stage: str) -> dict[str, Any]:
-    """What decides a stage's packed rows, besides the tokenizer and what lies at the source's path.
+def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[str, Any]:
+    """What decides a stage's packed rows, besides the tokenizer and the data at the source's path.
 
     Two configurations with the same facts have the same rows, bit for bit, where the same data lie
     at both paths. Of a path its last part counts: data may move, but not become others.
@@ -247,6 +269,7 @@ def row_facts(config: Config, stage: str) -> dict[str, Any]:
     return {
         **({"window_documents": given} if given else {}),
         "seed": config["seed"],
+        **({} if seed is None else {"stage_seed": seed}),
         "source": source,
         "mixture": stage_weights(config, stage),
         "overlong": config[stage]["overlong"],
@@ -262,33 +285,52 @@ def unified_loader(
     split: str = TRAIN,
     start: int = 0,
     share: Share = None,
+    *,
+    seed: int | None = None,
+    folder: str = "",
 ) -> Loader:
-    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here."""
+    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here.
+
+    Args:
+      folder: of the stage's rows in `data.packed`; by default the stage's name.
+    """
     loading = _loader_config(config, config[stage]["batch_size"], share)
     if packed := config["data"]["packed"]:
-        facts, seed = row_facts(config, stage), config["seed"]
         rows = open_rows(
-            Path(packed).expanduser(), stage, split, facts, tokenizer.fingerprint(), loading, seed
+            Path(packed).expanduser(),
+            folder or stage,
+            split,
+            row_facts(config, stage, seed=seed),
+            tokenizer.fingerprint(),
+            loading,
+            order_seed(config, TRAIN, seed),
         )
         return Loader(rows, loading, start)
-    stream = document_stream(config, stage, tokenizer, split)
-    return make_loader(
-        stream, loading, start=start, window_documents=window_documents(config, stage, tokenizer)
-    )
+    stream = document_stream(config, stage, tokenizer, split, seed=seed)
+    # Measured in the run's own order, so that all times that a stage is trained pack alike.
+    of_training = stream if split == TRAIN and seed is None else None
+    documents = window_documents(config, stage, tokenizer, of_training)
+    return make_loader(stream, loading, start=start, window_documents=documents)
 
 
-def window_documents(config: Config, stage: str, tokenizer: Tokenizer) -> int:
+def window_documents(
+    config: Config, stage: str, tokenizer: Tokenizer, stream: DocumentStream | None = None
+) -> int:
     """Documents of a window of a stage, in both splits: the configured number, or else one measured
     on the first documents of the training split.
+
+    Args:
+      stream: those documents; None opens them.
     """
-    given = config[stage]["window_documents"]
-    return given or choose_window_documents(document_stream(config, stage, tokenizer, TRAIN))
+    if given := config[stage]["window_documents"]:
+        return given
+    return choose_window_documents(stream or document_stream(config, stage, tokenizer, TRAIN))
 
 
 def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
-    """What the configured data look like, and the folder that they are in, if it is one.
+    """What the data of the configured source look like, and their folder, if it is one.
 
-    Scenes have no identity besides the configuration.
+    Scenes have no identity besides the configuration. Packed rows have a manifest that is compared.
 
     Raises:
       SourceError: there are no such data.
@@ -305,10 +347,6 @@ def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
             found = records_identity(record_files(path))
         case _:
             found = {}
-    if packed := config["data"]["packed"]:
-        for stage in sorted(Path(packed).expanduser().glob("*/")):
-            rows = records_identity(map(str, sorted(stage.glob(f"*{SUFFIX}"))))
-            found |= {f"{stage.name}/{name}": mark for name, mark in rows.items()}
     return found, folder
 
 
@@ -319,8 +357,10 @@ def picture_loader(
     split: str = TRAIN,
     start: int = 0,
     share: Share = None,
+    *,
+    seed: int | None = None,
 ) -> Loader:
-    """Pictures with one caption each: stages `encoder` and `codec`."""
+    """Pictures with one caption each."""
     pictures = PictureConfig(
         patch=config["data"]["patch"],
         images=image_policy(config),
@@ -333,19 +373,6 @@ def picture_loader(
         tokenizer,
         pictures,
         _loader_config(config, config[stage]["batch_size"], share),
-        seed=config["seed"] + (split == EVALUATION),
+        seed=order_seed(config, split, seed),
         start=start,
     )
-
-
-def stage_loader(
-    config: Config,
-    stage: str,
-    tokenizer: Tokenizer,
-    split: str = TRAIN,
-    start: int = 0,
-    share: Share = None,
-) -> Loader:
-    """The batches of any stage from step `start` on; of each the rows in `share`."""
-    make = picture_loader if stage in ("encoder", "codec") else unified_loader
-    return make(config, stage, tokenizer, split, start, share)

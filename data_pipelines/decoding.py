@@ -125,8 +125,9 @@ def _factor(picture: PilImage.Image) -> int:
 def _reduced(picture: PilImage.Image) -> PilImage.Image:
     if (factor := _factor(picture)) == 1:
         return picture
-    mode = {"1": "L", "P": "RGB"}.get(picture.mode, picture.mode)  # the others can be reduced
-    return picture.convert(mode).reduce(factor)
+    if other := {"1": "L", "P": "RGB"}.get(picture.mode):  # modes that cannot be reduced
+        picture = picture.convert(other)
+    return picture.reduce(factor)
 
 
 def _orientation(picture: PilImage.Image) -> int:

@@ -9,7 +9,7 @@ import math
 import numpy as np
 from PIL import Image as PilImage
 
-POLICIES = ("fixed", "naflex", "bucket")
+POLICIES = ("fixed", "naflex", "bucket", "bucket_walk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,8 +19,9 @@ class ImagePolicy:
     Attributes:
       kind: "fixed": squash to `size` x `size`. "naflex": keep the aspect ratio, at most
         `max_tokens` patches (SigLIP 2 NaFlex). "bucket": the nearest of a table of sizes of about
-        `size`**2 pixels, filled and cropped around the centre.
-      size: pixels; the side ("fixed") or the square root of the area ("bucket").
+        `size`**2 pixels, filled and cropped around the centre. "bucket_walk": the same with a table
+        whose sides are all multiples of `step`.
+      size: pixels; the side ("fixed") or that of the square bucket.
       max_tokens: the largest number of patches ("naflex").
       step: pixels between the long sides of neighbouring buckets; the paper has 64 around 1024.
       max_ratio: the longest bucket is 1 : max_ratio.
@@ -38,12 +39,18 @@ class ImagePolicy:
                 f"image policy {self.kind!r} is unknown; choose one of {', '.join(POLICIES)}"
             )
 
+    def buckets(self, unit: int) -> tuple[tuple[int, int], ...]:
+        """All sizes of a picture under this policy; () where there is no table of them."""
+        tables = {"bucket": aspect_buckets, "bucket_walk": walk_buckets}
+        if (table := tables.get(self.kind)) is None:
+            return ()
+        return table(self.size, unit, self.step, self.max_ratio)
+
     def target_size(self, height: int, width: int, unit: int) -> tuple[int, int]:
         """The (height, width) in pixels, multiples of `unit`, that a picture is brought to."""
         if self.kind == "naflex":
             return naflex_size(height, width, unit, self.max_tokens)
-        if self.kind == "bucket":
-            buckets = aspect_buckets(self.size, unit, self.step, self.max_ratio)
+        if buckets := self.buckets(unit):
             return nearest_bucket(height, width, buckets)
         if self.size % unit:
             raise ValueError(
@@ -55,23 +62,16 @@ class ImagePolicy:
         """The most patches a picture can have under this policy: N of the batch."""
         if self.kind == "naflex":
             return self.max_tokens // pool**2 * pool**2
-        if self.kind == "bucket":
-            return (
-                max(
-                    h * w
-                    for h, w in aspect_buckets(self.size, patch * pool, self.step, self.max_ratio)
-                )
-                // patch**2
-            )
+        if buckets := self.buckets(patch * pool):
+            return max(height * width for height, width in buckets) // patch**2
         return (self.size // patch) ** 2
 
     def canvas(self, patch: int, pool: int = 1) -> tuple[int, int]:
         """Rows and columns of patches on which a picture of any shape under this policy fits."""
         if self.kind == "naflex":
             return self.max_tokens, self.max_tokens
-        if self.kind == "bucket":
-            sizes = aspect_buckets(self.size, patch * pool, self.step, self.max_ratio)
-            rows, cols = (max(sides) // patch for sides in zip(*sizes, strict=True))
+        if buckets := self.buckets(patch * pool):
+            rows, cols = (max(sides) // patch for sides in zip(*buckets, strict=True))
             return rows, cols
         return self.size // patch, self.size // patch
 
@@ -89,7 +89,7 @@ def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -
     if policy.kind == "naflex" and pool > 1:
         policy = dataclasses.replace(policy, max_tokens=policy.max_tokens // pool**2)
     height, width = policy.target_size(image.shape[0], image.shape[1], patch * pool)
-    if policy.kind == "bucket":
+    if policy.buckets(patch * pool):
         return resize_and_crop(image, height, width)
     return resize(image, height, width)
 
@@ -127,16 +127,40 @@ def aspect_buckets(
     to `unit`. size 1024, unit 16, step 64, ratio 4 give the paper's 33 buckets. Returned from the
     tallest to the widest.
     """
-    if size % unit or step % unit or step < unit:
-        raise ValueError(
-            f"bucket size {size} and step {step} must be multiples of {unit} pixels (patch x pool)"
-        )
+    _check_multiples(size, step, unit)
     longest = int(size * math.sqrt(max_ratio))
     wide = [
         (size * size // long // unit * unit, long) for long in range(size + step, longest + 1, step)
     ]
     wide = [(short, long) for short, long in wide if short >= unit]
     return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
+
+
+@functools.lru_cache(maxsize=64)
+def walk_buckets(
+    size: int, unit: int, step: int, max_ratio: float = 4.0
+) -> tuple[tuple[int, int], ...]:
+    """Sizes (height, width) of at most size**2 pixels whose sides are multiples of `step`.
+
+    From the square one side grows by a step as the other shrinks by one, down to the short side of
+    1 : max_ratio; from there the long side grows alone. size 1024, step 64, ratio 4 give 33 sizes
+    from 2048 x 512 to 512 x 2048, as HunyuanImage 3.0 (arXiv 2509.23951) of the paper's laboratory
+    has them. Those between 1 : 3 and 1 : 4 have down to three quarters of the pixels.
+    """
+    _check_multiples(size, step, unit)
+    if size % step:
+        raise ValueError(f"bucket size {size} must be a multiple of the step {step}")
+    shortest = math.ceil(size / math.sqrt(max_ratio) / step) * step
+    grown = range(size + step, int(size * math.sqrt(max_ratio)) + 1, step)
+    wide = [(max(2 * size - long, shortest), long) for long in grown]
+    return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
+
+
+def _check_multiples(size: int, step: int, unit: int) -> None:
+    if size % unit or step % unit or step < unit:
+        raise ValueError(
+            f"bucket size {size} and step {step} must be multiples of {unit} pixels (patch x pool)"
+        )
 
 
 def nearest_bucket(

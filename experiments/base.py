@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from unicom_jax.config import STAGES as STAGES
+from unicom_jax.config import STAGES as DECLARED
 from unicom_jax.config import defaults
 from unicom_jax.config.schema import stage_defaults
+
+STAGES = tuple(DECLARED)
 
 
 def training(**changes) -> ConfigDict:

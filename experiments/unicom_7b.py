@@ -36,7 +36,9 @@ paints one patch of 16 pixels a feature, on the encoder's own token grid. The 33
 1024² in steps of 64 are therefore taken at half their size, around 512² in steps of 32: the same
 long sides to the factor, and at most 1024 tokens, for which encoder, compressor and unified model
 are meant. `--config.data.image_size=1024 --config.data.bucket_step=64` gives the paper's pixels at
-four times its tokens, and then needs longer rows.
+four times its tokens, and then needs longer rows. `--config.data.policy=bucket_walk` takes the 33
+sizes of HunyuanImage 3.0 in their place, from the paper's laboratory: both sides are multiples of
+the step, 2048 x 512 to 512 x 2048 around 1024².
 
 Without FLUX: `--config.codec.decoder.kind=dit --config.codec.autoencoder.path=""` paints pixels
 with a DiT of 2.0e9 weights.

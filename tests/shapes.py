@@ -78,7 +78,12 @@ def _named(hint: Any) -> bool:
 
 @functools.cache
 def _fields(kind: type) -> dict[str, Any]:
-    """The fields of a dataclass in which shapes are named."""
+    """The fields of a dataclass in which shapes are named.
+
+    A `Document` of the data pipelines has none: it holds the mask of one row, without an axis B.
+    """
+    if kind.__module__.startswith("data_pipelines."):
+        return {}
     hints = typing.get_type_hints(kind)
     return {f.name: hints[f.name] for f in dataclasses.fields(kind) if _named(hints[f.name])}
 

@@ -83,6 +83,8 @@ def test_help_answers_without_starting_jax():
         (["sample", "--checkpoint=x", "--promt=a"], "did you mean --prompt?"),
         (["sample", "--checkpoint=x", "--top-p=2"], "from 0 to 1"),
         (["sample", "--checkpoint=x", "--steps=0"], "at least 1"),
+        (["sample", "--checkpoint=x", "--guidance=inf"], "out of range"),
+        (["sample", "--checkpoint=x", "--guidance=nan"], "out of range"),
         (["sample", "--checkpoint=x", "--guidance-interval=1"], "two numbers, like 0.1,0.8"),
         (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change a configuration"),
         (["train", "--workdir=x", "--config.seed", "1"], "--config.seed=1"),

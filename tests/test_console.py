@@ -69,3 +69,14 @@ def test_output_that_cannot_be_written_ends_no_work(tmp_path, redirection):
 def test_characters_that_the_terminal_lacks_are_replaced(tmp_path, encoding):
     done, finished = run(tmp_path, "| head -1", PYTHONIOENCODING=encoding)
     assert finished and done.returncode == 0 and done.stdout.startswith("line 0 ?")
+
+
+def test_bytes_that_are_no_utf8_are_read_as_replaced_characters():
+    code = "from unicom_jax.console import protect_output; protect_output(); print(ascii(input()))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=b"caf\xe9\n",
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+    )
+    assert done.stdout == b"'caf\\ufffd'\n"

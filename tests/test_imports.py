@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.packages import ORDER, ROOT, imported_modules, packages, table
 
 HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions")
 SOURCES = (
@@ -73,22 +72,6 @@ def within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
 
 
-def imported_modules(source: str, module: str, is_package: bool = False) -> list[str]:
-    """Full names of all that `source` imports, also inside functions, relative ones resolved."""
-    names = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                up = node.level - (1 if is_package else 0)
-                parents = module.split(".")[: len(module.split(".")) - up]
-                base = ".".join([*parents, base] if base else parents)
-            names += [f"{base}.{alias.name}" for alias in node.names]
-    return names
-
-
 def violations(source: str, module: str, is_package: bool = False) -> list[str]:
     """One line per import of `module` that the table forbids."""
     package = max((name for name in PACKAGES if within(module, name)), key=len)
@@ -121,6 +104,20 @@ def module_of(path: Path) -> tuple[str, bool]:
 def test_file_imports_only_what_its_package_may(path):
     module, is_package = module_of(path)
     assert violations(path.read_text(encoding="utf-8"), module, is_package) == []
+
+
+def test_no_package_imports_one_above_it():
+    for name, package in packages().items():
+        above = ORDER[ORDER.index(name) + 1 :]
+        assert not set(package.imports) & set(above), name
+
+
+def test_the_documentation_lists_every_package_with_what_it_imports():
+    page = (ROOT / "docs/index.md").read_text(encoding="utf-8")
+    for row in table(packages()).splitlines()[2:]:
+        _, name, _, _, imports, _ = (cell.strip() for cell in row.split("|"))
+        line = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+        assert line.rstrip("| ").endswith(f"| {imports}".rstrip("| ")), name
 
 
 @pytest.mark.parametrize(

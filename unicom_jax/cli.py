@@ -242,7 +242,7 @@ def _add_data(commands) -> None:
     )
     show.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
     show.add_argument(
-        "--stage", default="pretrain", metavar="NAME", help="whose mixture and row length"
+        "--stage", metavar="NAME", help="whose rows; default: the first that trains on such rows"
     )
     show.add_argument("--step", type=number(int, 0), default=0, help="of which training step")
     show.add_argument(
@@ -264,6 +264,7 @@ def _console(quiet: bool = False):
 
 
 def _train(args: argparse.Namespace) -> None:
+    from unicom_jax.evaluation.while_training import make_observer
     from unicom_jax.parallel.processes import find_meeting, start
     from unicom_jax.runs.compiler import prepare_compiler
     from unicom_jax.runs.configuration import open_run
@@ -281,7 +282,8 @@ def _train(args: argparse.Namespace) -> None:
         args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
     lock = workdir_lock(workdir) if group.index == 0 else contextlib.nullcontext()
     with stop_signals() as stop, group.noticing_loss(), lock:
-        run_stages(config, workdir, _console(group.index > 0), stages, group, stop)
+        console = _console(group.index > 0)
+        run_stages(config, workdir, console, stages, group, stop, make_observer)
 
 
 def _plan(args: argparse.Namespace) -> None:
@@ -338,18 +340,19 @@ def _import(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from data_pipelines.build import load_or_train_tokenizer, unified_loader
+    from data_pipelines.build import load_or_train_tokenizer
     from data_pipelines.sequences.show import show_batch
-    from unicom_jax.config import ConfigError, resolve
-    from unicom_jax.training.stages.unified import NAMES
+    from unicom_jax.config import resolve
+    from unicom_jax.runs.loading import stage_loader
+    from unicom_jax.runs.stages import check_row_stage, row_stages
 
     config = resolve(args.config, args.overrides)
-    if args.stage not in NAMES:
-        raise ConfigError(f"--stage={args.stage} packs no rows; choose from {', '.join(NAMES)}")
+    stage = args.stage or row_stages(config)[0]
+    check_row_stage(config, stage)
     tokenizer = load_or_train_tokenizer(config, None)
-    loader = unified_loader(config, args.stage, tokenizer)
+    loader = stage_loader(config, stage, tokenizer)
     path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
-    _console().print(f"step {args.step} of stage {args.stage}: {path}")
+    _console().print(f"step {args.step} of stage {stage}: {path}")
 
 
 def _explain(args: argparse.Namespace) -> None:

@@ -141,14 +141,14 @@ class PackedRows:
 
 
 # Not recorded with older rows, which are accepted all the same.
-UNTOLD = ("source.path", "packing.draws", "sequence.fold")
+UNTOLD = ("source.path", "packing.draws", "sequence.fold", "sequence.image_dropout")
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
     """Raises a SourceError where two tables of what decides rows differ; it names the first key.
 
     Args:
-      begin: of the message, which goes on "KEY=..., now it is ...".
+      begin: of the message, which continues "KEY=..., now it is ...".
     """
     left, right = dict(_flat(found)), dict(_flat(plain(wanted)))
     for key in sorted(left.keys() | right.keys()):
@@ -190,7 +190,7 @@ def read_manifest(directory: Path, stage: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: cannot be read ({one_line(error)}): {again} {flags}") from None
     if not manifest["complete"]:
-        raise SourceError(f"{path}: was not finished: {again} {flags}; it goes on where it stopped")
+        raise SourceError(f"{path}: was not finished: {again} {flags}; it resumes where it stopped")
     return manifest
 
 

@@ -1,6 +1,6 @@
 """The worker processes of a loader: each says who it is, and all end for certain.
 
-Grain asks its workers to stop and waits, for ever where one hangs. So each worker leaves its number
+Grain asks its workers to stop and waits, forever if one hangs. So each worker leaves its number
 in a folder of the loader, and closing kills those that are still there after a while.
 """
 
@@ -38,7 +38,7 @@ def begin_worker(folder: pathlib.Path, index: int, count: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A trainer that is killed cannot end its workers, which would hold their memory for ever."""
+    """A trainer that is killed cannot end its workers, which would hold their memory forever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
@@ -60,4 +60,4 @@ def end_workers(close: Callable[[], None], folder: pathlib.Path) -> None:
             child.kill()
     for child in left:
         child.join()
-    closing.join(GRACE)  # what a killed worker has half written may keep this thread for ever
+    closing.join(GRACE)  # what a killed worker has half written may keep this thread forever

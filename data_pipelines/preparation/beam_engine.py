@@ -22,7 +22,7 @@ def check_engine(flags: Sequence[str]) -> None:
     """Looks whether Beam is installed and knows the flags that are meant for it.
 
     Raises:
-      SourceError: one line with the mend.
+      SourceError: one line that says how to fix it.
     """
     known = _options()([]).get_all_options()
     for flag in flags:

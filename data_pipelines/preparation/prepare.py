@@ -18,7 +18,7 @@ SHARD = 10_000  # examples of a folder in one file
 
 
 def prepare(dataset: str, out: Path, package: str | None = None, size: int | None = None) -> str:
-    """Writes a data set to `out` and says what lies there and how to train on it.
+    """Writes a data set to `out` and says what is there and how to train on it.
 
     Args:
       dataset: a key of `DATA_SETS`.

@@ -1,7 +1,7 @@
 """`unicom data prepare packed`: a stage's packed rows as ArrayRecord files, made in parallel.
 
 A file holds a fixed run of windows, so its bytes do not depend on who writes it or on what was
-written before. It gets its name when it is complete; a preparation that was stopped goes on with
+written before. It gets its name when it is complete; a stopped preparation resumes with
 the files that are missing. Apache Beam spreads the files over workers: its local runner by default,
 any other with --runner; the folder must then be one that its workers share.
 """
@@ -56,6 +56,7 @@ class Plan:
       tokenizer: as JSON.
       directory: DIR/STAGE.
       window_documents: documents of a window.
+      seed: of the order of the documents to train on; None: the configuration's.
       features: computes them in place of the pictures; None keeps the pictures.
     """
 
@@ -64,6 +65,7 @@ class Plan:
     tokenizer: str
     directory: str
     window_documents: int
+    seed: int | None = None
     features: Features | None = None
 
 
@@ -96,10 +98,19 @@ def make_plan(
     tokenizer: Tokenizer,
     out: Path,
     features: Features | None = None,
+    *,
+    seed: int | None = None,
+    folder: str = "",
 ) -> Plan:
-    """Looks at the first documents, which decide how many a window gets."""
+    """Looks at the first documents, which decide how many a window gets.
+
+    Args:
+      out: DIR.
+      folder: of the stage's rows there; by default the stage's name.
+    """
     documents = window_documents(config, stage, tokenizer)
-    return Plan(repr(config), stage, tokenizer.to_json(), str(out / stage), documents, features)
+    directory = str(out / (folder or stage))
+    return Plan(repr(config), stage, tokenizer.to_json(), directory, documents, seed, features)
 
 
 # ---- on a worker ------------------------------------------------------------------------------
@@ -108,7 +119,7 @@ def make_plan(
 def write_shard(plan: Plan, shard: Shard) -> None:
     """Writes one file and, beside it, NAME.json with its counts. One that is there stays.
 
-    What a person has to mend (a document too long, data that is gone) is told in NAME.failed
+    What a person has to fix (a document too long, data that is gone) is written to NAME.failed
     instead, as other exceptions make most runners try again and again.
     """
     final = Path(plan.directory, shard.name + SUFFIX)
@@ -116,7 +127,7 @@ def write_shard(plan: Plan, shard: Shard) -> None:
         return
     half = final.with_name(f"{shard.name}-{uuid.uuid4().hex}{HALF}")  # runners may try it twice
     counts: Counter = Counter()
-    writer = array_record_module.ArrayRecordWriter(str(half), WRITER_OPTIONS)
+    writer = array_record_module.ArrayRecordWriter(os.fsencode(half), WRITER_OPTIONS)
     try:
         for row in shard_rows(plan, shard):
             writer.write(encode_row(row))
@@ -159,7 +170,8 @@ def with_features(batch: MixedBatch, features: Features) -> MixedBatch:
 def _window_maker(plan: Plan, split: str) -> PackedBatches:
     """Window to rows. Sources are opened once a process."""
     tokenizer = Tokenizer.from_json(plan.tokenizer)
-    stream = document_stream(ast.literal_eval(plan.config), plan.stage, tokenizer, split)
+    config = ast.literal_eval(plan.config)
+    stream = document_stream(config, plan.stage, tokenizer, split, seed=plan.seed)
     rows = LoaderConfig(stream.packing.window_rows)
     return PackedBatches(stream, rows, plan.window_documents)
 
@@ -176,7 +188,7 @@ def _write(path: Path, text: str) -> None:
 def begin(
     plan: Plan, tokenizer: Tokenizer, shards: Sequence[Shard], window_rows: int, about: dict
 ) -> list[Shard]:
-    """Begins a preparation or goes on with one, and returns the files that are to be written.
+    """Begins or resumes a preparation, and returns the files that are to be written.
 
     Args:
       about: what else the manifest says, `features` for instance; it must not change either.
@@ -185,7 +197,7 @@ def begin(
       SourceError: the folder holds another preparation.
     """
     directory = Path(plan.directory)
-    facts = row_facts(ast.literal_eval(plan.config), plan.stage)
+    facts = row_facts(ast.literal_eval(plan.config), plan.stage, seed=plan.seed)
     splits = {
         split: {
             "rows": window_rows * sum(s.stop - s.start for s in shards if s.split == split),
@@ -224,7 +236,7 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
     if missing:
         raise SourceError(
             f"{directory}: {len(missing)} of {len(shards)} files are missing, {missing[0].name} "
-            "first: run the same command again, it goes on where it stopped"
+            "first: run the same command again, it resumes where it stopped"
         )
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     for split, about in manifest["splits"].items():

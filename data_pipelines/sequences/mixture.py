@@ -199,7 +199,8 @@ class DocumentStream:
         task = TASKS[self.mixture.entries[pick.entry].task]
         rng = np.random.default_rng([self.mixture.seed, index, shift])
         segments = task.function(examples, rng)
-        segments = drop_condition(segments, self.sequence.cfg_dropout, rng)
+        dropout = self.sequence.cfg_dropout, rng, self.sequence.image_dropout
+        segments = drop_condition(segments, *dropout)
         document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
         check_fits(document, self.packing)
         return document

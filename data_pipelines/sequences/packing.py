@@ -28,7 +28,7 @@ PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_
 
 
 class OverlongDocument(ValueError):
-    """A document that fits no row. The message names the example, the limit and the mend."""
+    """A document that fits no row. The message names the example, the limit and how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True)

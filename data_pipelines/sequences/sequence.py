@@ -69,6 +69,7 @@ class SequenceConfig:
       edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
       cfg_dropout: probability that a drawing document is made unconditional
         (`tasks.drop_condition`).
+      image_dropout: likewise, that it loses its pictures but keeps its words.
       noisy_copies: NOISY copies of each drawn image. None sees another.
       prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
         instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
@@ -81,6 +82,7 @@ class SequenceConfig:
     understanding: str = "features"
     edit_source: str = "latents"
     cfg_dropout: float = 0.1
+    image_dropout: float = 0.0
     noisy_copies: int = 1
     prompt_open: str = "<|im_start|>"
     prompt_close: str = "<|im_end|>"
@@ -98,6 +100,10 @@ class SequenceConfig:
             )
         if not 0.0 <= self.cfg_dropout <= 1.0:
             raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
+        if not 0.0 <= self.image_dropout <= 1.0 - self.cfg_dropout:
+            raise ValueError(
+                f"image_dropout is {self.image_dropout}; it must lie between 0 and 1 - cfg_dropout"
+            )
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
         self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree

@@ -20,7 +20,7 @@ BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts o
 
 
 class BrokenExample(ValueError):
-    """An example that lacks what its task needs. The message names the example and the mend."""
+    """An example that lacks what its task needs; the message names it and how to fix it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,20 +74,31 @@ def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
     return [segment for segment in silent if isinstance(segment, Image) or not segment.supervised]
 
 
+def without_pictures(segments: Sequence[Segment]) -> list[Segment]:
+    """The same context without its pictures, for guidance by them."""
+    return [segment for segment in segments if isinstance(segment, Text)]
+
+
 def drop_condition(
-    segments: Sequence[Segment], probability: float, rng: np.random.Generator
+    segments: Sequence[Segment],
+    probability: float,
+    rng: np.random.Generator,
+    image_probability: float = 0.0,
 ) -> list[Segment]:
-    """With the given probability makes everything before the last drawn image unconditional. Others
-    pass unchanged.
+    """Takes the words, or the pictures, from everything before the last drawn image.
+
+    Words go with the given probability, pictures with `image_probability`, never both. Documents
+    that draw nothing pass unchanged.
     """
     drawn = [
         index
         for index, segment in enumerate(segments)
         if isinstance(segment, Image) and segment.role == DRAWN
     ]
-    if not drawn or rng.random() >= probability:
+    if not drawn or (chance := rng.random()) >= probability + image_probability:
         return list(segments)
-    return [*unconditional_segments(segments[: drawn[-1]]), *segments[drawn[-1] :]]
+    drop = unconditional_segments if chance < probability else without_pictures
+    return [*drop(segments[: drawn[-1]]), *segments[drawn[-1] :]]
 
 
 def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:

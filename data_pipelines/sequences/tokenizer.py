@@ -20,6 +20,7 @@ from data_pipelines.marks import SPECIAL_TOKENS
 
 OPTIONAL_TOKENS = ("think_start", "think_end")  # Qwen2.5 has none
 BYTE_ALPHABET = 256
+UNUSUAL = "\u2603"  # a snowman: few vocabularies have a token for it
 # What a given tokenizer says about its use and a run keeps for whoever loads it later.
 KEPT = ("chat_template", "eos_token", "pad_token", "model_max_length", "padding_side")
 
@@ -284,6 +285,15 @@ def _parse(text: str, name: str) -> tokenizers.Tokenizer:
     # A tokenizer.json may carry its trainer's truncation and padding; here packing decides lengths.
     backend.no_truncation()
     backend.no_padding()
+    try:
+        lost = not backend.encode(UNUSUAL).ids
+    except Exception:  # as above
+        lost = True
+    if lost:
+        raise TokenizerError(
+            f"{name}: has no token for characters that it does not know; give it an unk_token, or "
+            "use a tokenizer that falls back to bytes"
+        )
     return backend
 
 

@@ -17,10 +17,10 @@ LOG = logging.getLogger(__name__)
 LIMIT = 100  # records in a row after which the source itself is at fault
 NEIGHBOURS = 4  # tried before the search moves on
 PARTS = 16  # of a source; it moves on by one of them
-TOLD = 3  # unreadable records of a source that a process names; the others are only counted
+NAMED = 3  # unreadable records of a source that a process names; the others are only counted
 
 Record = TypeVar("Record")
-_told: weakref.WeakKeyDictionary[Sequence, set[str]] = weakref.WeakKeyDictionary()
+_named: weakref.WeakKeyDictionary[Sequence, set[str]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 
 
@@ -41,7 +41,8 @@ def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tu
         except RecordError as error:
             _tell(source, str(error))
             last = error
-    raise SourceError(f"{tries} records in a row are broken, repair the data; the last: {last}")
+    which = f"{tries} records in a row" if tries < size else f"all {size} records of {source!r}"
+    raise SourceError(f"{which} are broken, repair the data; the last: {last}")
 
 
 def _offset(attempt: int, size: int) -> int:
@@ -51,11 +52,11 @@ def _offset(attempt: int, size: int) -> int:
 
 def _tell(source: Sequence, reason: str) -> None:
     with _lock:
-        told = _told.setdefault(source, set())
-        if len(told) >= TOLD or reason in told:
+        named = _named.setdefault(source, set())
+        if len(named) >= NAMED or reason in named:
             return
-        told.add(reason)
-        more = "; further ones are only counted" if len(told) == TOLD else ""
+        named.add(reason)
+        more = "; further ones are only counted" if len(named) == NAMED else ""
     LOG.warning("passed over: %s%s", reason, more)
 
 

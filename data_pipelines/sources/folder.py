@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from data_pipelines.sources.traits import TRAITS
 LISTS = ("captions.jsonl", "metadata.jsonl")  # looked for in this order
 IMAGE_KEYS = ("file_name", "image")
 CAPTION_KEYS = ("captions", "caption", "text")
+_HAS_TRAITS = re.compile(b'"(%s)"' % "|".join(TRAITS).encode())
 
 
 class FolderSource:
@@ -77,11 +79,10 @@ class FolderSource:
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, from one pass over the list; pictures are not looked at."""
         found = np.zeros(len(self), np.uint8)
-        names = [(name, b'"' + name.encode() + b'"') for name in TRAITS]
         with open(self.list, "rb") as file:
             lines = (line for line in file if line.strip())
             for index, line in enumerate(lines):
-                if any(quoted in line for _, quoted in names):
+                if _HAS_TRAITS.search(line):  # most lines of most lists do not: no need to parse
                     found[index] = _line_traits(line)
         return found
 

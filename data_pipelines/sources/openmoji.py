@@ -66,7 +66,7 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
-    """What lies in a prepared directory: written to info.json."""
+    """What a prepared directory holds: written to info.json."""
 
     version: str
     settings: Settings
@@ -145,15 +145,15 @@ def _unpack(package: str | os.PathLike | None, scratch: pathlib.Path) -> pathlib
 
 def _fetch(scratch: pathlib.Path) -> pathlib.Path:
     command = ["npm", "pack", PACKAGE, "--pack-destination", str(scratch)]
-    mend = f"or get {PACKAGE} elsewhere and pass its path as `package`"
+    other = f"or get {PACKAGE} elsewhere and pass its path as `package`"
     try:
         subprocess.run(command, check=True, capture_output=True, text=True)
     except FileNotFoundError:
-        raise SourceError(f"npm is not installed: install Node.js, {mend}") from None
+        raise SourceError(f"npm is not installed: install Node.js, {other}") from None
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if line.startswith("npm err")]
         reason = (lines or error.stderr.splitlines() or ["no message"])[0]
-        raise SourceError(f"npm cannot fetch {PACKAGE} ({reason}): try again, {mend}") from None
+        raise SourceError(f"npm cannot fetch {PACKAGE} ({reason}): try again, {other}") from None
     return next(scratch.glob("*.tgz"))
 
 

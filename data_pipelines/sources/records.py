@@ -143,7 +143,7 @@ def write_shards(
 
 def _write_shard(path: str, examples: Iterable[Example]) -> np.ndarray:
     """Writes one file and returns the traits of its records."""
-    writer = array_record_module.ArrayRecordWriter(path, WRITER_OPTIONS)
+    writer = array_record_module.ArrayRecordWriter(os.fsencode(path), WRITER_OPTIONS)
     traits = bytearray()
     try:
         for example in examples:
@@ -243,7 +243,7 @@ class _Readers:
         with self._lock:
             reader = self._open.pop(file, None)
             if reader is None:
-                path = os.fspath(self._paths[file])
+                path = os.fsencode(self._paths[file])
                 reader = array_record_module.ArrayRecordReader(
                     path, options=READER_OPTIONS, file_reader_buffer_size=2**15
                 )
@@ -338,7 +338,7 @@ def count_records(path: str) -> int:
             "again"
         ) from error
     try:
-        reader = array_record_module.ArrayRecordReader(os.fspath(path), options=READER_OPTIONS)
+        reader = array_record_module.ArrayRecordReader(os.fsencode(path), options=READER_OPTIONS)
         count = reader.num_records()
         if not reader.ok():
             reader.read([0])  # raises what is wrong

@@ -10,10 +10,11 @@ import numpy as np
 
 from experiments.soak.data import LOG_EVERY, STAGE
 from unicom_jax.runs import checkpoint as files
+from unicom_jax.training.clock import CLOCK
 
 ITEMS = (files.PARAMS, files.TRAIN, files.POSITION)
 # The clock's, this process's own, and shares since the last report, which a restart cuts short.
-UNEQUAL = ("time", "steps_per_second", "tokens_per_second", "data_wait", "failed_saves")
+UNEQUAL = (*CLOCK, "failed_saves")
 
 
 def checkpoints(workdir: Path) -> dict[int, int]:

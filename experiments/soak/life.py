@@ -96,7 +96,7 @@ def wait(pid: int) -> int:
 
 
 def _train(flags: list[str], poison: Poison, plan: Plan, ballast: Path) -> int:
-    made, count = training.pipelines.stage_loader, 0
+    made, count = training.loading.stage_loader, 0
 
     def happen() -> None:
         nonlocal count
@@ -113,6 +113,6 @@ def _train(flags: list[str], poison: Poison, plan: Plan, ballast: Path) -> int:
         loader = made(config, name, tokenizer, part, start, share)
         return Poisoned(loader, poison, happen) if (name, part) == (STAGE, "train") else loader
 
-    training.pipelines.stage_loader = stage_loader
+    training.loading.stage_loader = stage_loader
     sys.argv = ["unicom", "train", *flags]
     return cli.main()

@@ -114,6 +114,11 @@ codec.perceptual_layers=()
 codec.perceptual_layers=(0.5,2)
 codec.perceptual_time=-1
 unified.z_loss=-1e-4
+pretrain.eval_by_task=True data.packed=rows
+pretrain.lora.rank=-1
+pretrain.lora.alpha=0
+pretrain.lora.targets=('(',)
+pretrain.lora.targets=() pretrain.lora.rank=2
 unified.transformer.logit_softcap=-1
 data.scenes.alike_share=0.8
 data.scenes.shapes=()

@@ -22,7 +22,7 @@ from unicom_jax.core.attention import ATTENTION_BACKENDS
 from unicom_jax.core.remat import REMAT_POLICIES
 from unicom_jax.families import build
 from unicom_jax.models import compressor, pixel_decoder
-from unicom_jax.training.run import ORDER
+from unicom_jax.runs.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -42,7 +42,7 @@ def test_every_key_says_what_it_means_and_survives_json():
 @pytest.mark.parametrize(
     ("name", "known"),
     [
-        ("stages", ORDER),
+        ("stages", tuple(STAGES)),
         ("sample.sampler", flow.SAMPLERS),
         ("codec.time", flow.TIME_KINDS),
         ("unified.time", flow.TIME_KINDS),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipelines.preparation import prepare_rows
 from data_pipelines.sources.split import EVALUATION, TRAIN
+from unicom_jax.runs.stages import data_seed
 
 
 def begin(config, tokenizer, out: Path, stage="pretrain", features=None, rows=None):
@@ -17,7 +18,8 @@ def begin(config, tokenizer, out: Path, stage="pretrain", features=None, rows=No
     }
     window = settings.window_rows
     shards = [s for split in wanted for s in prepare_rows.shards_of(split, wanted[split], window)]
-    plan = prepare_rows.make_plan(config.to_dict(), stage, tokenizer, out, features)
+    seed = data_seed(config, stage)
+    plan = prepare_rows.make_plan(config.to_dict(), stage, tokenizer, out, features, seed=seed)
     about = {"features": features and {"dtype": features.dtype}}
     return plan, shards, prepare_rows.begin(plan, tokenizer, shards, window, about)
 

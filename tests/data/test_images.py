@@ -19,6 +19,7 @@ from data_pipelines.images import (
     prepare,
     resize_and_crop,
     unpatchify,
+    walk_buckets,
 )
 from tests.data.samples import picture
 
@@ -81,6 +82,20 @@ def test_buckets_around_1024_are_the_papers_33_from_1_4_to_4_1():
     assert buckets[0] == (2048, 512) and buckets[16] == (1024, 1024) and buckets[-1] == (512, 2048)
 
 
+def test_a_walk_of_buckets_has_33_sizes_whose_sides_are_multiples_of_64():
+    sizes = walk_buckets(1024, 16, 64)
+    assert len(sizes) == len(set(sizes)) == 33
+    assert sizes[0] == (2048, 512) and sizes[16] == (1024, 1024) and sizes[-1] == (512, 2048)
+    assert sizes[8] == (1536, 512) and sizes[15] == (1088, 960)
+    assert all(side % 64 == 0 for size in sizes for side in size)
+    assert all(height * width <= 1024**2 for height, width in sizes)
+    for before, after in zip(sizes, sizes[1:], strict=False):  # a walk of single steps
+        assert {before[0] - after[0], after[1] - before[1]} <= {0, 64}
+    policy = ImagePolicy("bucket_walk", size=1024, step=64)
+    assert policy.target_size(100, 190, 16) == (704, 1344)
+    assert policy.max_patches(16) == 4096 and policy.canvas(16) == (128, 128)
+
+
 def test_buckets_are_multiples_of_the_patch_and_lose_little_area():
     for height, width in aspect_buckets(1024, 16, 64):
         assert height % 16 == width % 16 == 0
@@ -112,6 +127,7 @@ def test_resize_and_crop_keeps_the_middle_undistorted():
         ImagePolicy("fixed", size=32),
         ImagePolicy("naflex", max_tokens=36),
         ImagePolicy("bucket", size=32, step=8),
+        ImagePolicy("bucket_walk", size=32, step=8),
     ],
     ids=lambda policy: policy.kind,
 )
@@ -126,7 +142,7 @@ def test_every_policy_gives_pooled_patch_grids_within_its_limit(policy, pool, he
 
 def test_an_unknown_policy_names_the_known_ones():
     with pytest.raises(
-        ValueError, match="'square' is unknown; choose one of fixed, naflex, bucket"
+        ValueError, match="'square' is unknown; choose one of fixed, naflex, bucket, bucket_walk"
     ):
         ImagePolicy("square")
 

@@ -87,23 +87,27 @@ class PerfectModel:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
-    def answer(self, images, questions, *, max_tokens, temperature, seed):
+    def answer(self, images, questions, *, max_tokens, temperature, seed, first):
         self.calls.append(("answer", len(images)))
         return [
             colour_of(image).upper() + "." if "colour" in question else "one"
             for image, question in zip(images, questions, strict=True)
         ]
 
-    def caption(self, images, *, max_tokens, temperature, seed):
+    def caption(self, images, *, max_tokens, temperature, seed, first):
         self.calls.append(("caption", len(images)))
         return [f"A {colour_of(image)} square." for image in images]
 
-    def draw(self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed):
+    def draw(
+        self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed, first
+    ):
         self.calls.append(("draw", len(prompts)))
         colours = [next(c for c in COLOURS if c in prompt) for prompt in prompts]
         return [SimpleNamespace(image=square(colour), thought="") for colour in colours]
 
-    def edit(self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed):
+    def edit(
+        self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed, first
+    ):
         self.calls.append(("edit", len(images)))
         edited = []
         for image, text in zip(images, instructions, strict=True):
@@ -112,7 +116,7 @@ class PerfectModel:
             edited.append(copy)
         return edited
 
-    def reconstruct(self, images, *, seed):
+    def reconstruct(self, images, *, seed, first):
         self.calls.append(("reconstruct", len(images)))
         return [image.copy() for image in images]
 
@@ -126,19 +130,23 @@ class PerfectModel:
 class BlindModel(PerfectModel):
     """Says and draws the same whatever it is given."""
 
-    def answer(self, images, questions, *, max_tokens, temperature, seed):
+    def answer(self, images, questions, *, max_tokens, temperature, seed, first):
         return ["red"] * len(images)
 
-    def caption(self, images, *, max_tokens, temperature, seed):
+    def caption(self, images, *, max_tokens, temperature, seed, first):
         return [""] * len(images)
 
-    def draw(self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed):
+    def draw(
+        self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed, first
+    ):
         return [SimpleNamespace(image=np.full((SIDE, SIDE, 3), 128, np.uint8))] * len(prompts)
 
-    def edit(self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed):
+    def edit(
+        self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed, first
+    ):
         return [np.full_like(image, 128) for image in images]
 
-    def reconstruct(self, images, *, seed):
+    def reconstruct(self, images, *, seed, first):
         return [np.full_like(image, 128) for image in images]
 
 

@@ -89,6 +89,8 @@ def test_token_f1_takes_the_best_reference():
         ("The  red ball!", "red ball"),
         ("100,978", "100978"),
         ("3.5", "3.5"),
+        (".5", ".5"),
+        ("3.5.", "3.5"),
         ("U.S.", "us"),
         ("dont", "don't"),
         ("black/white", "black white"),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-from types import SimpleNamespace
 
 import pytest
 import rich.console
 from ml_collections import ConfigDict
 from PIL import Image
 
-from data_pipelines.build import open_examples
+from data_pipelines.build import data_identity, open_examples
 from data_pipelines.sources.records import SourceError
 from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
@@ -21,6 +20,7 @@ from unicom_jax.cli import main
 from unicom_jax.config.schema import KEYS
 from unicom_jax.evaluation import command
 from unicom_jax.evaluation.answers import RULES
+from unicom_jax.evaluation.report import write_report
 from unicom_jax.evaluation.scores import read_about
 from unicom_jax.evaluation.suite import EvaluationConfig
 
@@ -133,6 +133,8 @@ def stand_in(monkeypatch):
         monkeypatch.setattr(command, "Generator", Loaded)
         monkeypatch.setattr(command, "encoder_of", lambda model: PerfectModel())
         monkeypatch.setattr(command, "describe", lambda workdir: (as_stored(config), None, None))
+        used = {"unified": ("pretrain", 12)}
+        monkeypatch.setattr(command, "steps_in_use", lambda workdir, step: used)
         return asked
 
     return use
@@ -145,9 +147,9 @@ def folder_config(tmp_path, share):
     return config
 
 
-@pytest.mark.parametrize(("share", "told"), [(0.0, True), (0.5, False)])
+@pytest.mark.parametrize(("share", "warned"), [(0.0, True), (0.5, False)])
 def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
-    tmp_path, stand_in, share, told
+    tmp_path, stand_in, share, warned
 ):
     asked = stand_in(folder_config(tmp_path, share))
     stream = io.StringIO()
@@ -155,12 +157,32 @@ def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
     flat = command.run_evaluate(tmp_path, console, split="development", step="12")
     assert flat["understanding/caption"] == 1.0
     assert flat["understanding/caption.untrained"] == 0.0
-    assert ("scores on training data" in stream.getvalue()) == told
+    assert ("scores on training data" in stream.getvalue()) == warned
     assert "understanding/caption " in stream.getvalue()
     assert "scores on the development split" in stream.getvalue()
     about = read_about(tmp_path / "scores.json")
-    assert (about["split"], about["trained_on"]) == ("development", told)
+    assert (about["split"], about["trained_on"]) == ("development", warned)
+    assert about["checkpoints"] == {"unified": "pretrain 12"}
     assert ("load", "12") in asked
+
+
+def test_data_that_changed_since_training_are_reported(tmp_path, stand_in):
+    config = folder_config(tmp_path, 0.5)
+    stand_in(config)
+    identity, _ = data_identity(config)
+    (tmp_path / "data.json").write_text(json.dumps({"identity": identity}))
+    listing = tmp_path / "pictures" / "captions.jsonl"
+    for warned in (False, True):
+        stream = io.StringIO()
+        console = rich.console.Console(file=stream, width=300)
+        command.run_evaluate(tmp_path, console, baseline=False)
+        assert (
+            "the data changed since training: captions.jsonl has the same rows in"
+            in stream.getvalue()
+        ) == warned
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert ("may have been trained on" in page) == warned
+        listing.write_text("".join(reversed(listing.read_text().splitlines(keepends=True))))
 
 
 def test_the_command_leaves_the_untrained_model_out(tmp_path, stand_in):
@@ -196,19 +218,3 @@ def test_help_explains_the_flags(capsys):
     said = capsys.readouterr().out
     for text in ("--step", "--split", "--no-baseline", "outcomes.jsonl", "development"):
         assert text in said
-
-
-def test_the_encoder_is_all_that_stays_of_the_trained_model(tmp_path):
-    held = SimpleNamespace(
-        config={}, tokenizer=None, params={"vision": 1, "codec": 2, "unified": 3}
-    )
-    made = []
-
-    class Kept:
-        def __init__(self, *arguments):
-            made.append(arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "Generator", Kept)
-        command.encoder_of(held)
-    assert made == [({}, None, {"vision": 1})]

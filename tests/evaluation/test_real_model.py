@@ -18,15 +18,22 @@ from unicom_jax.evaluation.protocol import UnifiedModel
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.suite import EvaluationConfig
 from unicom_jax.inference.generator import Generator
+from unicom_jax.runs import weights
 
 METHODS = ("answer", "caption", "draw", "edit", "reconstruct", "prepared", "features")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """For programs that run once: compiling them is most of the work."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield write_run(tmp_path_factory.mktemp("runs") / "tiny")
-    jax.config.update("jax_disable_most_optimizations", False)
+    return write_run(tmp_path_factory.mktemp("runs") / "tiny")
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -47,6 +54,16 @@ def test_a_picture_is_reconstructed_alike_at_every_batch_size(workdir):
         ).records
         copies.append([record.reconstruction.astype(int) for record in records])
     chex.assert_trees_all_close(*copies, atol=1)  # levels of 255
+
+
+def test_the_untrained_model_has_the_types_of_the_trained_one(workdir):
+    config, _, module = weights.describe(workdir)
+    config["compute_dtype"] = "bfloat16"
+    trained = weights.restore(workdir, config, module, for_use=True)
+    untrained = jax.eval_shape(lambda: weights.untrained(config, 0))
+    chex.assert_trees_all_equal_shapes_and_dtypes(trained, untrained)
+    kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(untrained)}
+    assert kinds == {"bfloat16", "float32"}
 
 
 def test_the_encoder_that_stays_holds_no_other_weights(workdir):

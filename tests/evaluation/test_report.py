@@ -73,7 +73,7 @@ def test_every_section_is_there_and_filled(page):
     assert 'class="missing"' not in page
 
 
-def test_parameters_steps_and_time_are_told(page):
+def test_parameters_steps_and_time_are_shown(page):
     for fact in ("8.79M", "4,870,144", "2 min 06 s", "1 x cpu (cpu)", "frozen: encoder 1.2M"):
         assert fact in page
 

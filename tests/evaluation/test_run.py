@@ -53,7 +53,7 @@ class Oracle(BlindModel):
     def edit(self, images, instructions, **options):
         return [example.edits[0].target for example in self._known(images)]
 
-    def reconstruct(self, images, *, seed):
+    def reconstruct(self, images, *, seed, first):
         return [image.copy() for image in images]
 
 
@@ -84,7 +84,7 @@ def test_the_exact_judge_accepts_perfect_answers(run):
         assert flat[name] == 1.0, name
 
 
-def test_the_untrained_model_stands_beside(run):
+def test_the_untrained_model_is_scored_as_well(run):
     _, flat = run
     assert flat["generation/overall.untrained"] == 0.0
     assert flat["understanding/caption.untrained"] == 0.0

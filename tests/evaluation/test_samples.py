@@ -16,11 +16,11 @@ from unicom_jax.evaluation.editing import evaluate_editing
 from unicom_jax.evaluation.generation import evaluate_generation, evaluate_retrieval
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.suite import (
-    REQUEST,
     EvaluationConfig,
     balanced,
     first_of_each,
-    in_requests,
+    in_batches,
+    in_batches_of_one_shape,
 )
 from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
 
@@ -66,40 +66,48 @@ def test_first_of_each_takes_kind_after_kind():
     assert first_of_each(items, lambda x: x[0], 2) == ["a1", "a2", "b1", "b2"]
 
 
-def test_requests_report_their_progress_and_have_seeds_of_their_own():
+def test_batches_report_their_progress_and_number_their_items():
     done = []
-    requests = list(in_requests(range(2 * REQUEST + 5), 7, done.append))
-    assert [len(items) for _, items in requests] == done == [REQUEST, REQUEST, 5]
-    seeds = [seed for seed, _ in requests]
-    assert len(set(seeds)) == 3
-    assert seeds != [seed for seed, _ in in_requests(range(2 * REQUEST + 5), 8)]
+    batches = list(in_batches(range(5), 2, done.append, first=10))
+    assert batches == [(10, [0, 1]), (12, [2, 3]), (14, [4])]
+    assert done == [2, 2, 1]
+
+
+def test_batches_of_one_shape_number_every_item_once():
+    shapes = [(2, 1), (1, 1), (2, 1), (1, 1), (2, 1)]
+    batches = list(in_batches_of_one_shape("abcde", shapes, 2))
+    assert batches == [
+        (0, (1, 1), [(1, "b"), (3, "d")]),
+        (2, (2, 1), [(0, "a"), (2, "c")]),
+        (4, (2, 1), [(4, "e")]),
+    ]
 
 
 class Noisy(PerfectModel):
-    """Draws, edits and copies are noise of (seed, place in the request), as Generator's is."""
+    """Draws, edits and copies are noise of (seed, place), as Generator's is."""
 
-    def _noise(self, seed, count):
-        rngs = [np.random.default_rng([seed, place]) for place in range(count)]
+    def _noise(self, seed, first, count):
+        rngs = [np.random.default_rng([seed, first + place]) for place in range(count)]
         return [rng.integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8) for rng in rngs]
 
-    def reconstruct(self, images, *, seed):
+    def reconstruct(self, images, *, seed, first):
         self.calls.append(("reconstruct", len(images)))
-        return self._noise(seed, len(images))
+        return self._noise(seed, first, len(images))
 
-    def draw(self, prompts, *, seed, **options):
-        return [SimpleNamespace(image=image) for image in self._noise(seed, len(prompts))]
+    def draw(self, prompts, *, seed, first, **options):
+        return [SimpleNamespace(image=image) for image in self._noise(seed, first, len(prompts))]
 
-    def edit(self, images, instructions, *, seed, **options):
-        return self._noise(seed, len(images))
+    def edit(self, images, instructions, *, seed, first, **options):
+        return self._noise(seed, first, len(images))
 
 
 @pytest.mark.parametrize(
     ("suite", "items", "field"),
     [
-        (evaluate_reconstruction, examples(REQUEST + 20), "reconstruction"),
-        (evaluate_generation, prompts() * 50, "image"),
+        (evaluate_reconstruction, examples(70), "reconstruction"),
+        (evaluate_generation, prompts() * 12, "image"),
         (evaluate_retrieval, examples(40), "image"),
-        (evaluate_editing, [(e, e.edits[0]) for e in examples(REQUEST + 20)], "after"),
+        (evaluate_editing, [(e, e.edits[0]) for e in examples(70)], "after"),
     ],
 )
 def test_a_sample_gets_the_same_noise_at_every_batch_size(suite, items, field):
@@ -117,11 +125,10 @@ def test_a_sample_gets_the_same_noise_at_every_batch_size(suite, items, field):
     assert len({image.tobytes() for image in small}) == len(items)  # and each its own
 
 
-def test_a_model_is_asked_for_a_bounded_number_at_once():
+def test_a_model_is_given_one_batch_at_a_time():
     model = Noisy()
-    config = dataclasses.replace(CONFIG, pictures=REQUEST + 20)
-    evaluate_reconstruction(model, examples(REQUEST + 20), config)
-    assert model.calls == [("reconstruct", REQUEST), ("reconstruct", 20)]
+    evaluate_reconstruction(model, examples(10), dataclasses.replace(CONFIG, batch_size=4))
+    assert model.calls == [("reconstruct", 4), ("reconstruct", 4), ("reconstruct", 2)]
 
 
 @pytest.mark.parametrize(

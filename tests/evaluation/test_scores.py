@@ -82,7 +82,7 @@ def test_a_proportion_counts_its_successes():
     ("low", "high", "expected"),
     [(0.5, 0.9, "above"), (0.3, 0.9, "level"), (0.1, 0.3, "below")],
 )
-def test_a_score_stands_above_only_with_its_whole_interval(low, high, expected):
+def test_a_score_is_above_only_with_its_whole_interval(low, high, expected):
     flat = flat_score("understanding/qa", (low + high) / 2, low, high, untrained=0.2, chance=0.4)
     assert standing(flat, "understanding/qa") == expected
 
@@ -119,7 +119,7 @@ def test_any_kind_of_question_can_stand_in_the_table(kind):
     assert f"understanding/qa/{kind} " in stream.getvalue()
 
 
-def test_how_scores_were_made_stands_beside_them(tmp_path):
+def test_how_scores_were_made_is_in_their_file(tmp_path):
     path = tmp_path / "scores.json"
     write_scores(path, fake_scores(), {"split": "test", "guidance": 3.0})
     assert read_about(path) == {"split": "test", "guidance": 3.0}
@@ -135,12 +135,12 @@ def test_marks_between_0_and_1_have_the_interval_of_a_mean():
     assert whole == proportion("understanding/qa", [False, True, True], 0.1)
 
 
-def test_a_small_distance_stands_above_a_large_one():
+def test_a_small_distance_is_better_than_a_large_one():
     flat = flat_score("reconstruction/kid", 1.0, 0.8, 1.2, untrained=5.0)
     assert standing(flat, "reconstruction/kid") == "above"
 
 
-def test_a_score_without_a_baseline_stands_nowhere():
+def test_a_score_without_a_baseline_has_no_standing():
     assert standing(flat_score("understanding/qa", 0.5, 0.4, 0.6), "understanding/qa") == ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import errno
+import functools
 import json
 import shutil
 import subprocess
@@ -14,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from rich.console import Console
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 from transformers import (
     AutoImageProcessor,
     AutoModel,
@@ -32,7 +34,8 @@ from unicom_jax.exchange import export as exporting
 from unicom_jax.exchange.export import CODE, Options, export, read_size
 from unicom_jax.exchange.imports import import_model
 from unicom_jax.inference import verify
-from unicom_jax.interop.tensors import WeightsError
+from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
 from unicom_jax.runs import weights
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.weights import Choice, load, stages_in_use
@@ -136,11 +139,87 @@ def test_the_model_card_tells_parts_stages_and_scores(run, tmp_path):
     (workdir / "scores.json").write_text(json.dumps(scores))
     card = (export(workdir, tmp_path / "same", Options()) / "README.md").read_text()
     assert "On the test split." in card and "| generation/all | 0.5 |" in card
+    metadata = ModelCard(card).data
+    assert metadata.pipeline_tag == "any-to-any" and metadata.license == "other"
+    (result,) = metadata.eval_results
+    assert (result.metric_type, result.metric_value) == ("generation/all", 0.5)
     scores["about"]["checkpoints"]["unified"] = "pretrain 5"
     (workdir / "scores.json").write_text(json.dumps(scores))
     card = (export(workdir, tmp_path / "other", Options()) / "README.md").read_text()
     assert "the scores of the run are of pretrain 5" in card and "generation/all" not in card
     assert 'AutoModel.from_pretrained("run", trust_remote_code=True)' in card
+
+
+def test_no_folder_of_this_machine_is_named_in_an_export(tmp_path):
+    places = {
+        "codec__autoencoder__path": "small",
+        "unified__init_from": "/home/someone/models/Qwen2.5-7B",
+        "data__source__path": "~/pictures/mine",
+    }
+    folder = export(write_run(tmp_path / "run", **places), tmp_path / "out", Options())
+    for path in folder.iterdir():
+        if path.suffix in (".json", ".md"):
+            text = path.read_text()
+            assert not any(name in text for name in (str(tmp_path), "/home/", "someone", "~/"))
+    config = json.loads((folder / "config.json").read_text())["run"]["config"]
+    assert config["unified"]["init_from"] == "Qwen2.5-7B"
+    assert config["codec"]["autoencoder"]["path"] == "given"
+    assert ModelCard((folder / "README.md").read_text()).data.base_model == ["Qwen2.5-7B"]
+
+
+def test_the_code_and_the_run_keep_the_same_tensors_in_fp32(run, tmp_path):
+    """In the file, and in a model that is loaded in half precision."""
+    for dtype, kind in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        folder = export(run, tmp_path / dtype, Options(dtype=dtype))
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True, dtype="auto")
+        facts = open_tensors(folder).facts
+        loaded = model.state_dict()
+        assert facts.keys() == loaded.keys()
+        for name, fact in facts.items():
+            assert loaded[name].dtype == {"F32": torch.float32}.get(fact.dtype, kind), name
+        written = {"bf16": "BF16", "fp16": "F16"}[dtype]
+        assert {fact.dtype for fact in facts.values()} == {"F32", written}
+        assert model.dtype == kind
+
+
+def test_a_value_that_float16_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="a has values that float16 cannot hold; write bf16"):
+        write_tensors(tmp_path, {"a": (1,)}, lambda _: np.array([1e6]), np.dtype(np.float16))
+
+
+def test_a_chat_template_that_a_run_was_given_is_kept_beside_the_exports_own(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    path = workdir / "tokenizer" / "tokenizer_config.json"
+    given = {"chat_template": "{{ messages[0].content }}!", "eos_token": "<|im_end|>"}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **given}))
+    folder = export(workdir, tmp_path / "out", Options())
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    chat = [{"role": "user", "content": "hello"}]
+    apply = functools.partial(tokenizer.apply_chat_template, chat, tokenize=False)
+    assert apply() == "<|im_start|>hello" and apply(chat_template="original") == "hello!"
+    assert tokenizer.eos_token == "<|im_end|>" and tokenizer.padding_side == "left"
+    language = AutoTokenizer.from_pretrained(export(workdir, tmp_path / "q", Options(to="qwen2")))
+    assert language.apply_chat_template(chat, tokenize=False) == "hello!"
+    back(folder, tmp_path / "back")
+    stored = json.loads((tmp_path / "back" / "tokenizer" / "tokenizer_config.json").read_text())
+    assert stored["chat_template"] == given["chat_template"]
+
+
+def test_an_export_of_an_earlier_version_comes_back(run, exported, tmp_path):
+    """Its statistics and queries had other names."""
+    folder = shutil.copytree(exported, tmp_path / "old")
+    old = {new: former for former, new in unicom.OLD_NAMES.items()}
+    for shard in folder.glob("*.safetensors"):
+        save_file({old.get(name, name): t for name, t in load_file(shard).items()}, shard)
+    index = folder / "model.safetensors.index.json"
+    listing = json.loads(index.read_text())
+    weight_map = listing["weight_map"]
+    listing["weight_map"] = {old.get(name, name): shard for name, shard in weight_map.items()}
+    assert "latent_mean" in listing["weight_map"]
+    index.write_text(json.dumps(listing))
+    back(folder, tmp_path / "back")
+    before, after = load(run)[2], load(tmp_path / "back")[2]
+    assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
 
 
 # ---- there and back ---------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 
 import accelerate
 import numpy as np
@@ -87,7 +89,7 @@ def test_the_query_pathway_is_offloaded_too(query):
 def test_each_layer_keeps_its_keys_where_they_are(plain):
     """Layers may be on several devices: no cache is made beforehand, and a drawing adds nothing."""
     model = plain[0]
-    code = __import__("sys").modules[type(model.processor).__module__]
+    code = sys.modules[type(model.processor).__module__]
     context = model.read([model.processor.prefix([code.Words("a red dot")])])
     before = [layer.keys.clone() for layer in context.cache.layers]
     assert len(before) == model.config.num_hidden_layers
@@ -97,6 +99,25 @@ def test_each_layer_keeps_its_keys_where_they_are(plain):
     assert torch.equal(first, second)
     for layer, keys in zip(context.cache.layers, before, strict=True):
         assert torch.equal(layer.keys, keys)
+
+
+def test_layers_on_other_devices_get_copies_of_their_inputs_and_give_the_same(exported, plain):
+    """Emulated: accelerate copies the tensors among a layer's inputs to the layer's device."""
+
+    def copied(value):
+        if isinstance(value, torch.Tensor):
+            return value.clone()
+        if isinstance(value, tuple | list):
+            return type(value)(copied(one) for one in value)
+        return value
+
+    model = load(exported)
+    for layer in model.language_model.model.layers:
+        layer.register_forward_pre_hook(
+            lambda _, args, options: (copied(args), {k: copied(v) for k, v in options.items()}),
+            with_kwargs=True,
+        )
+    assert_same(outputs(model), plain[1])
 
 
 # ---- precision and attention ------------------------------------------------------------------
@@ -173,11 +194,9 @@ def test_quantising_libraries_find_every_linear_layer(exported, plain):
 
 
 def test_revision_subfolder_and_token_reach_the_processor(exported, monkeypatch, plain):
-    import shutil
-
     seen = []
     kind = type(plain[0])
-    code = __import__("sys").modules[kind.__module__]
+    code = sys.modules[kind.__module__]
     read = code.PreTrainedTokenizerFast.from_pretrained
     monkeypatch.setattr(
         code.PreTrainedTokenizerFast,
@@ -192,8 +211,6 @@ def test_revision_subfolder_and_token_reach_the_processor(exported, monkeypatch,
 
 
 def test_a_model_without_its_processor_says_so_when_it_needs_one(exported, tmp_path):
-    import shutil
-
     folder = shutil.copytree(exported, tmp_path / "bare")
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
         (folder / name).unlink()
@@ -201,6 +218,13 @@ def test_a_model_without_its_processor_says_so_when_it_needs_one(exported, tmp_p
     assert model(torch.tensor([[20, 30]])).logits.shape[1] == 2
     with pytest.raises(ValueError, match="no tokenizer and no image processor"):
         model.draw("a dot")
+
+
+def test_a_damaged_tokenizer_is_not_taken_for_a_missing_one(exported, tmp_path):
+    folder = shutil.copytree(exported, tmp_path / "damaged")
+    (folder / "tokenizer.json").write_text("{")
+    with pytest.raises(ValueError, match="Expecting property name"):
+        load(folder)
 
 
 def test_the_config_has_the_names_that_tools_look_for(exported, plain):

@@ -143,11 +143,11 @@ def at_slots(batch, prepared, noised) -> dict[str, np.ndarray]:
 
 
 def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, monkeypatch):
-    config, _, params = weights.load(run)
+    config, tokenizer, params = weights.load(run)
     module, params = unicom.of_run(config), params["unified"]
     pathway = module.unified
     give_noise(monkeypatch)
-    sequence = Generator(config, None, {"unified": params}).sequence
+    sequence = Generator(config, tokenizer, {"unified": params}).sequence
     batch, prepared, draws = inputs(documents(ALL, sequence), PACKED, sequence)
 
     def loss(params):
@@ -254,7 +254,7 @@ def test_a_conversation_is_written_slot_for_slot_as_in_jax(
     np.testing.assert_array_equal(roles, expected.roles)
 
 
-@pytest.mark.parametrize("policy", ["fixed", "naflex", "bucket"])
+@pytest.mark.parametrize("policy", ["fixed", "naflex", "bucket", "bucket_walk"])
 @pytest.mark.parametrize("shape", [(32, 32), (31, 57), (200, 40), (5, 300)])
 def test_pictures_are_resized_to_the_bit_as_in_jax(model, generator, policy, shape):
     config = {**generator.config, "data": {**generator.config["data"], "policy": policy}}

@@ -75,6 +75,16 @@ def test_the_processor_keeps_pictures_and_words(processor, images):
     assert inputs["pixel_values"].shape == (1, 4, 768) and inputs["pixel_values"].abs().max() <= 1
 
 
+def test_a_picture_may_be_named_by_its_file(model, processor, images, tmp_path):
+    path = tmp_path / "picture.png"
+    images[1].save(path)
+    named = [{"type": "image", "path": str(path)}, {"type": "text", "text": "how many dots?"}]
+    inputs = chat(processor, [{"role": "user", "content": named}])
+    given = chat(processor, question(images[1]))
+    assert all(torch.equal(inputs[name], given[name]) for name in given)
+    assert model.caption(str(path)) == model.caption(images[1])
+
+
 def test_the_chat_template_writes_what_the_models_own_methods_write(model, processor, images):
     code = sys.modules[type(model.processor).__module__]
     turns = [

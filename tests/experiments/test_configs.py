@@ -28,11 +28,9 @@ from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.mesh import AXES, parse_mesh
 from unicom_jax.runs.autoencoder import autoencoder_facts
+from unicom_jax.runs.stages import STAGES
 from unicom_jax.training.optimizers import make_optimizer
-from unicom_jax.training.run import ORDER
-from unicom_jax.training.stages.codec import codec_stage
-from unicom_jax.training.stages.encoder import encoder_stage
-from unicom_jax.training.stages.unified import unified_stage
+from unicom_jax.training.stages import LOSSES
 from unicom_jax.training.state import check_freeze, split
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments"
@@ -66,9 +64,7 @@ def adopt_flux(config):
 
 
 def stage_of(name, config):
-    if name == "encoder":
-        return encoder_stage(config)
-    return codec_stage(config, list) if name == "codec" else unified_stage(name, config)
+    return LOSSES[STAGES[name].loss](name, config, list)
 
 
 # --- all of them
@@ -96,7 +92,7 @@ def test_its_modules_are_declared_without_allocating_a_weight(name):
 @pytest.mark.parametrize("name", RUNS)
 def test_its_stages_come_in_order(name):
     stages = config_of(name).stages
-    assert stages == tuple(stage for stage in ORDER if stage in stages)
+    assert stages == tuple(stage for stage in STAGES if stage in stages)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -253,7 +249,7 @@ def test_a_stage_follows_the_recipe_table(paper, stage):
 
 
 def test_align_trains_on_words_alone(paper):
-    assert set(unified_stage("align", paper).weights) == {"text"}
+    assert set(stage_of("align", paper).weights) == {"text"}
 
 
 def test_the_codec_learns_from_33_aspect_ratios_of_at_most_1024_tokens(paper):

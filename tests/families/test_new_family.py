@@ -5,22 +5,26 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
-from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from data_pipelines.build import load_or_train_tokenizer
 from tests.families.toy import build_toy
+from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
-from unicom_jax.config import KEYS
+from unicom_jax.config import KEYS, from_json
 from unicom_jax.core.batch import Role
 from unicom_jax.families import build
+from unicom_jax.inference.generator import Generator
 from unicom_jax.runs import checkpoint
+from unicom_jax.runs.loading import stage_loader
 from unicom_jax.training.run import run_stages
 
-ONE_STEP = {f"{stage}__{key}": 1 for stage in ("encoder", "codec") for key in ("steps", "keep")}
+TOY = {"unified__pathway": "toy", "unified__fold": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,14 +38,13 @@ def family():
         yield
 
 
-def config(**overrides):
-    return tiny_config(unified__pathway="toy", unified__fold=2, **ONE_STEP, **overrides)
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("toy") / "run"
-    run_stages(config(), workdir, Console(file=io.StringIO(), width=200))
+    """Random encoder and codec, and the unified model trained by the real loop."""
+    workdir = write_run(tmp_path_factory.mktemp("toy") / "run", **TOY)
+    shutil.rmtree(workdir / "pretrain")
+    settings = from_json(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+    run_stages(settings, workdir, Console(file=io.StringIO(), width=200), ("pretrain",))
     return workdir
 
 
@@ -57,8 +60,19 @@ def test_the_loop_trains_the_encoder_inside_the_loss(run):
     )
 
 
+def test_the_generator_draws_and_answers_with_it(run):
+    generator = Generator.load(run)
+    first, again, other = (
+        generator.draw("a red circle", steps=2, seed=seed)[0].image for seed in (0, 0, 1)
+    )
+    assert first.shape == (32, 32, 3)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert len(generator.answer([first], ["what is it?"], max_tokens=2)) == 1
+
+
 def test_a_picture_of_four_latents_takes_one_slot():
-    settings = config()
+    settings = tiny_config(**TOY)
     batch = stage_loader(settings, "pretrain", load_or_train_tokenizer(settings, None)).at(0)
     assert np.all(batch.grids[batch.grids[..., 0] > 0] == 2)
     noisy = batch.roles == Role.NOISY

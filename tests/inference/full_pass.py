@@ -20,7 +20,7 @@ def rows_of(generator: Generator, documents: Sequence[Document], room: int) -> M
     """One prefix a row, with `room` empty slots or more and a place for an image behind each."""
     slots = max(map(len, documents)) + room
     images = 1 + max(len(document.grids) for document in documents)
-    packing = PackingConfig(slots=slots, images=images)
+    packing = PackingConfig(slots=slots, images=images, draws=1)
     return stack_rows([pack_row([one], packing, generator.sequence) for one in documents])
 
 

@@ -31,8 +31,12 @@ def converse(monkeypatch, tmp_path, lines, answers):
     """What is said to a model that answers by the book, and what the terminal shows."""
     heard, shown = [], io.StringIO()
 
-    def answer(conversation, turn):
+    def answer(conversation, turn, say):
         heard.append((list(conversation), turn))
+        for segment in answers[turn]:
+            if isinstance(segment, Text):
+                say(segment.text[:1])
+                say(segment.text[1:])
         return answers[turn]
 
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))

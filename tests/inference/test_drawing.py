@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from tests.inference import full_pass
 from unicom_jax.core.flow import guide, integrate
 from unicom_jax.inference import conversations, engine
 from unicom_jax.inference.drawing import Drawing
+from unicom_jax.inference.guidance import WORDLESS
 from unicom_jax.inference.prompt import collate, image_slots
 
 CONVERSATIONS = (
@@ -48,19 +50,30 @@ def both_branches(generator):
     "settings",
     [
         Drawing(steps=3, guidance=1.0, sampler="euler", shift=2.0),
-        Drawing(steps=3, guidance=3.0, sampler="heun", interval=(0.0, 0.5)),
+        Drawing(steps=3, guidance=3.0, sampler="heun", guidance_interval=(0.0, 0.5)),
+        Drawing(steps=3, guidance=3.0, shift=0.5),
     ],
-    ids=["conditional", "guided"],
+    ids=["conditional", "gated", "guided"],
 )
 def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator, noise, settings):
     conditional, unconditional = both_branches(generator)
-    documents = conditional + unconditional[: 2 * (settings.branches - 1)]
-    prefixes = collate(documents, generator.sequence)
-    slots = image_slots(prefixes, 2, 2)
-    painted = engine.paint(
-        generator.models, generator.params, prefixes.batch, slots.positions, slots.mask, GRIDS,
-        *noise, pool=1, settings=settings, codec_steps=2,
+    guidance = len(settings.branches) > 1
+    documents = conditional + unconditional if guidance else conditional
+    beside = [one for pair in zip(conditional, unconditional, strict=True) for one in pair]
+    prefixes = collate(
+        beside if guidance else conditional, generator.sequence, len(settings.branches)
+    )
+    models, params, start = generator.models, generator.params, np.int32(prefixes.slots)
+    slots = image_slots(prefixes.lengths, prefixes.next_positions, GRIDS, TOKENS, prefixes.slots)
+    _, cache = engine.read(
+        models, params, prefixes.batch, prefixes.patches, prefixes.lengths - 1,
+        models.new_cache(len(documents), prefixes.slots + TOKENS), np.int32(0),
     )  # fmt: skip
+    latents = engine.draw(
+        models, params, cache, slots.positions, slots.mask, GRIDS, noise[0], start,
+        settings.numbers, plan=settings.plan,
+    )  # fmt: skip
+    painted = engine.paint(models, params, latents, GRIDS, noise[1], steps=2)
 
     velocity = full_pass.velocity(generator, documents, 2, 2)
 
@@ -68,11 +81,12 @@ def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator,
         if settings.guidance == 1.0:
             return velocity(latents, time)
         c, u = jnp.split(velocity(jnp.concatenate([latents, latents]), time), 2)
-        return guide(c, u, settings.guidance, time, settings.interval)
+        return guide(c, u, settings.guidance, time, settings.guidance_interval)
 
     @jax.jit
     def expected(latent_noise, pixel_noise):
-        drawn = integrate(guided, latent_noise, settings.steps, settings.sampler, settings.shift)
+        shift = settings.shift or 1.0
+        drawn = integrate(guided, latent_noise, settings.steps, settings.sampler, shift)
         return generator.models.codec.decode(
             generator.params["codec"], drawn, GRIDS, pixel_noise, 2
         )
@@ -84,10 +98,56 @@ def test_guidance_of_one_needs_no_unconditional_branch(generator, monkeypatch):
     def never(segments):
         raise AssertionError("an unconditional prefix was built")
 
-    monkeypatch.setattr(conversations, "unconditional_segments", never)
+    monkeypatch.setitem(conversations.SPOKEN, WORDLESS, never)
     assert generator.draw(["a red dot"], guidance=1.0, steps=2)[0].image.shape == (32, 32, 3)
     with pytest.raises(AssertionError, match="unconditional"):
         generator.draw(["a red dot"], guidance=2.0, steps=2)
+
+
+def test_numbers_are_arguments_of_a_program_and_not_part_of_it(generator):
+    """Five scales, three intervals within time, two shifts: two programs, gated and always."""
+    before = engine.draw._cache_size()
+    settings = [{"guidance": scale} for scale in (1.5, 2.0, 3.0, 4.0, 7.5)]
+    settings += [{"guidance_interval": interval} for interval in ((0, 0.4), (0.1, 1.0), (0.2, 0.3))]
+    settings += [{"shift": shift, "seed": 9} for shift in (0.5, 2.0)]
+    drawn = [generator.draw("a red dot", steps=2, **each)[0].image for each in settings]
+    assert engine.draw._cache_size() - before <= 2
+    assert len({image.tobytes() for image in drawn}) == len(drawn)  # none is ignored
+
+
+def test_outside_the_interval_only_the_conditional_branch_is_computed(generator):
+    """Every step is a `cond`: outside the layers see one row, inside two."""
+    settings = Drawing(steps=2, guidance=3.0, guidance_interval=(0.0, 0.4))
+    prefixes = collate(both_branches(generator)[0], generator.sequence, 2)
+    slots = image_slots(
+        prefixes.lengths, prefixes.next_positions, GRIDS[:1], TOKENS, prefixes.slots
+    )
+    arguments = (
+        generator.models.new_cache(2, prefixes.slots + TOKENS), slots.positions, slots.mask,
+        GRIDS[:1], np.zeros((1, TOKENS, LATENTS), np.float32), np.int32(prefixes.slots),
+        settings.numbers,
+    )  # fmt: skip
+    traced = engine.draw.trace(
+        generator.models, generator.params, *arguments, plan=settings.plan
+    ).jaxpr
+    (cond,) = [e for e in equations(traced.jaxpr) if e.primitive.name == "cond"]
+    outside, inside = (rows_of_layers(branch.jaxpr) for branch in cond.params["branches"])
+    assert outside == {1} and inside == {2}
+
+
+def equations(jaxpr):
+    """All equations, but those within the branches of a `cond`."""
+    for equation in jaxpr.eqns:
+        yield equation
+        if equation.primitive.name != "cond":
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from equations(inner)
+
+
+def rows_of_layers(jaxpr) -> set[int]:
+    """Rows of the hidden states that the scans over layers carry."""
+    scans = [e for e in equations(jaxpr) if e.primitive.name == "scan"]
+    return {e.invars[e.params["num_consts"]].aval.shape[0] for e in scans}
 
 
 def test_outside_its_interval_guidance_does_nothing(generator):
@@ -105,7 +165,11 @@ def test_outside_its_interval_guidance_does_nothing(generator):
     [
         ({"sampler": "huen"}, "sampler 'huen' is unknown; choose one of euler, heun"),
         ({"steps": 0}, "needs at least 1"),
-        ({"interval": (0.8, 0.2)}, "guidance_interval .* is none; give two flow times"),
+        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval .* is none; give two flow times"),
+        ({"renorm": "globe"}, "renorm 'globe' is unknown; choose one of none, picture"),
+        ({"shift": 0.0}, "give a number above 0"),
+        ({"codec_steps": 0}, "codec_steps is 0"),
+        ({"renorm_min": 2.0}, "renorm_min is 2.0"),
     ],
 )
 def test_a_drawing_that_cannot_be_is_refused_before_anything_is_compiled(settings, message):

@@ -8,6 +8,7 @@ import pytest
 from data_pipelines.sequences.tasks import DRAWN, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
+from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator
 
 PROMPTS = ["a red dot", "a large blue square on the left of a red dot", "a dot"]
@@ -41,7 +42,7 @@ def test_ragged_prompts_in_a_batch_are_answered_as_one_by_one(generator, one_by_
 
 
 def test_sampled_words_do_not_depend_on_the_batch_size(generator, one_by_one):
-    options = {"temperature": 1.0, "top_p": 0.9, "seed": 3}
+    options = {"temperature": 1.0, "top_p": 0.9, "top_k": 50, "seed": 3}
     answers = generator.answer(PICTURES, QUESTIONS, **options)
     assert answers == one_by_one.answer(PICTURES, QUESTIONS, **options)
     assert answers != generator.answer(PICTURES, QUESTIONS, **{**options, "seed": 4})
@@ -54,6 +55,91 @@ def test_the_same_seed_draws_the_same_pictures_whatever_the_batch_size(
     assert all(close(a.image, b.image) for a, b in zip(drawn, again, strict=True))
     other = generator.draw(PROMPTS, seed=6)
     assert not any(close(a.image, b.image) for a, b in zip(drawn, other, strict=True))
+
+
+def test_a_request_in_parts_is_drawn_as_a_whole(generator, drawn):
+    """So an evaluation gets the same pictures whatever its batch size is."""
+    parts = [generator.draw(PROMPTS[i : i + 1], seed=5, first=i)[0] for i in range(3)]
+    assert all(close(a.image, b.image) for a, b in zip(drawn, parts, strict=True))
+    options = {"temperature": 1.0, "seed": 3}
+    whole = generator.answer(PICTURES, QUESTIONS, **options)
+    last = generator.answer(PICTURES[2], QUESTIONS[2], first=2, **options)
+    assert last == whole[2:]
+    one, other = (generator.reconstruct(PICTURES[1], first=place)[0] for place in (1, 0))
+    assert close(generator.reconstruct(PICTURES)[1], one) and not close(one, other)
+
+
+def test_a_string_is_one_prompt_and_a_picture_is_one_picture(generator):
+    assert len(generator.draw("a red dot")) == 1
+    assert len(generator.write("a red dot", max_tokens=2)) == 1
+    assert len(generator.answer(PICTURES[0], "one?", max_tokens=2)) == 1
+    assert len(generator.caption(PICTURES[0], max_tokens=2)) == 1
+    assert len(generator.edit(PICTURES[0], "paint it green")) == 1
+    assert len(generator.reconstruct(PICTURES[0])) == 1
+    assert generator.features(PICTURES[0]).shape == (1, 32)
+    with pytest.raises(ValueError, match="2 pictures but 3 questions"):
+        generator.answer(PICTURES[:2], QUESTIONS)
+    with pytest.raises(ValueError, match="2 pictures but 3 instructions"):
+        generator.edit(PICTURES[:2], QUESTIONS)
+
+
+def test_several_pictures_of_a_prompt_stand_side_by_side(generator, drawn):
+    one, two, other, _ = generator.draw(PROMPTS[:2], count=2, seed=5)
+    assert close(one.image, drawn[0].image) and not close(two.image, one.image)
+    assert not close(other.image, one.image)
+    with pytest.raises(ValueError, match="count is 0"):
+        generator.paint(PROMPTS[:1], count=0)
+
+
+def test_a_prompt_without_pictures_encodes_none(generator, monkeypatch):
+    read, seen = engine.read, []
+
+    def spy(models, params, batch, patches, *rest):
+        seen.append(None if patches is None else patches.shape[:2])
+        return read(models, params, batch, patches, *rest)
+
+    monkeypatch.setattr(engine, "read", spy)
+    generator.draw("a red dot")
+    generator.edit(PICTURES[:2], "paint it green")  # two branches of two requests, one look each
+    assert seen == [None, (2, 1)]
+
+
+# ---- text as it is written ------------------------------------------------------------------
+
+
+def test_pieces_of_text_make_up_the_answers(generator):
+    heard = [""] * 3
+
+    def hear(place, piece):
+        assert piece
+        heard[place] += piece
+
+    assert generator.answer(PICTURES, QUESTIONS, on_text=hear) == heard
+    assert heard == generator.answer(PICTURES, QUESTIONS)
+
+
+def test_a_stop_string_ends_an_answer_and_is_not_told(generator):
+    (whole,) = generator.answer(PICTURES[0], QUESTIONS[0], max_tokens=8)
+    stop = whole[3:5]
+    before, heard = whole.split(stop)[0].rstrip(), []
+    options = {"max_tokens": 8, "on_text": lambda _, piece: heard.append(piece)}
+    assert generator.answer(PICTURES[0], QUESTIONS[0], stop=stop, **options) == [before]
+    assert "".join(heard).rstrip() == before
+    with pytest.raises(ValueError, match="a stop string is empty"):
+        generator.write("a red dot", stop="")
+
+
+def test_a_longest_answer_of_another_length_is_no_other_program(generator):
+    generator.write("a red dot", max_tokens=3)
+    before = engine.write._cache_size()
+    lengths = [len(generator.tokens("a red dot", max_tokens=limit)[0]) for limit in (2, 5, 9)]
+    for top_p in (0.5, 0.9):
+        for temperature in (0.5, 1.0):
+            generator.write("a red dot", temperature=temperature, top_p=top_p)
+    assert engine.write._cache_size() - before <= 1  # sampling from a part of the tokens
+    assert lengths == [2, 5, 9]
+    with pytest.raises(ValueError, match="max_tokens is 0"):
+        generator.write("a red dot", max_tokens=0)
 
 
 def test_each_place_of_a_request_has_noise_of_its_own(generator):
@@ -90,28 +176,6 @@ def test_thinking_runs_from_end_to_end(generator):
     assert one.image.shape == (32, 32, 3) and isinstance(one.thought, str)
 
 
-def test_a_response_is_words_and_pictures_until_the_turn_ends(generator, monkeypatch):
-    contexts, script = [], [("here it is", True), ("one dot", False)]
-
-    def write(conversations, *rest):
-        contexts.append(list(conversations[0]))
-        return [script[len(contexts) - 1]]
-
-    monkeypatch.setattr(generator, "_write", write)
-    asked = [Text("draw a dot and count it")]
-    first, image, last = generator.respond(asked)
-    assert first == Text("here it is", supervised=True)
-    assert last == Text("one dot", supervised=True)
-    assert isinstance(image, Image) and image.role == DRAWN and image.pixels.shape == (32, 32, 3)
-    assert contexts == [asked, [*asked, first, image]]
-
-
-def test_a_response_draws_no_more_pictures_than_allowed(generator, monkeypatch):
-    monkeypatch.setattr(generator, "_write", lambda *rest: [("", True)])
-    response = generator.respond([Text("a red dot")], max_images=2)
-    assert [type(segment) for segment in response] == [Image, Image]
-
-
 def test_a_conversation_goes_on_behind_its_pictures(generator):
     said = [Text("a red dot"), Image(PICTURES[0], DRAWN), Text("how many dots are there?")]
     plain = generator.write([said])
@@ -139,10 +203,11 @@ def test_an_edit_has_the_size_of_its_picture_as_the_encoder_sees_it(monkeypatch)
     )
     generator = Generator(config, tokenizer(), {})
 
-    def paint(conversations, places, grid, *rest):
-        return [np.zeros((grid[0] * 16, grid[1] * 16, 3), np.uint8)] * len(places)
+    def pixels(latents, places, grids, *rest):
+        return [np.zeros((rows * 16, cols * 16, 3), np.uint8) for rows, cols in grids]
 
-    monkeypatch.setattr(generator, "_paint", paint)
+    monkeypatch.setattr(generator, "_draw", lambda *rest: None)
+    monkeypatch.setattr(generator, "pixels", pixels)
     sources = [picture(0, 32, 64), picture(1, 64, 32), picture(2, 320, 640)]
     edited = generator.edit(sources, ["paint it green"] * 3)
     assert [one.shape for one in edited] == [(32, 64, 3), (64, 32, 3), (32, 64, 3)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from pathlib import Path
 
 import pytest
 
@@ -83,7 +85,7 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="its disk is full"):
         write_text(path, "new and longer")
     assert path.read_text() == "old"
     assert [one.name for one in tmp_path.iterdir()] == ["page.html"]
@@ -92,3 +94,12 @@ def test_a_file_is_written_whole_or_stays_as_it_was(tmp_path, monkeypatch):
 def test_half_a_surrogate_pair_can_be_written(tmp_path):
     write_text(tmp_path / "page.html", "a \ud83d b")
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == "a ? b"
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"config.json was not written, its disk is full"):
+        write_text(tmp_path / "config.json", "{}")

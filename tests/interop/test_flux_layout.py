@@ -76,8 +76,8 @@ def test_keys_that_older_files_lack_have_the_defaults_of_diffusers():
     ("change", "words"),
     [
         ({"_class_name": "SD3Transformer2DModel"}, "_class_name is 'SD3Transformer2DModel'"),
-        ({"patch_size": 2}, "patch_size is 2, of which there is only 1 here"),
-        ({"quantization_config": {}}, "quantization_config is {}, which has no meaning here"),
+        ({"patch_size": 2}, "patch_size is 2, but only 1 is supported"),
+        ({"quantization_config": {}}, "quantization_config is {}, which is not supported"),
         ({"num_layers": "two"}, "num_layers is 'two'; restore the file"),
         ({"axes_dims_rope": [4, 4, 4]}, r"sum to it \(axes_dims_rope, attention_head_dim\)"),
     ],

@@ -135,8 +135,8 @@ def test_an_index_of_diffusers_without_its_shards_names_the_file_that_is_there(t
         open_tensors(tmp_path, "diffusion_pytorch_model")
 
 
-@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("bad", [np.nan, -np.nan, np.inf, -np.inf])
 def test_numbers_that_are_not_finite_are_refused_with_their_tensor(tmp_path, dtype, bad):
     def spoilt(name):
         array = values(name).copy()

@@ -313,3 +313,20 @@ def test_fresh_token_embeddings_have_the_deviation_asked_for():
     module = dataclasses.replace(TINY, vocab_size=4096, embedding_std=0.3)
     table = module.init(jax.random.key(0))["embedding"]["table"]
     np.testing.assert_allclose(np.std(table), 0.3, rtol=0.02)
+
+
+@pytest.mark.parametrize(("slots", "loops"), [(1, 1), (2, 2)])
+@pytest.mark.parametrize("backend", ["chunked", "fused"])
+def test_a_step_of_decoding_does_not_loop_over_blocks_of_keys(backend, slots, loops):
+    """One query has a row of scores; more run a loop over keys within that over layers."""
+    model = dataclasses.replace(TINY, attention_backend=backend)
+    nothing = jnp.zeros((1, slots), jnp.int32)
+    traced = jax.make_jaxpr(model)(
+        model.abstract(),
+        jnp.zeros((1, slots, model.width)),
+        jnp.zeros((1, slots, 2), jnp.int32),
+        MaskIntervals(nothing, nothing + 9, nothing, nothing),
+        model.init_cache(1, 300),
+        jnp.int32(8),
+    )
+    assert str(traced).count(" scan[") == loops

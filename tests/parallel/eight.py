@@ -17,13 +17,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines.build import stage_loader
 from tests.data.samples import tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.module import Module
 from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.sharding import param_shardings, place_batch
+from unicom_jax.runs.loading import stage_loader
 from unicom_jax.training.assemble import make_trainer
 
 

@@ -27,6 +27,13 @@ STAGES = {
         "unified__transformer__attention_backend": "chunked",
     },
     "query": {"stage": "pretrain", "unified__pathway": "query"},
+    "lora": {
+        "stage": "pretrain",
+        "pretrain__lora__rank": 2,
+        "pretrain__diagnostics": True,
+        "pretrain__ema_decay": 0.5,
+        "pretrain__ema_warmup": True,
+    },
 }
 CONTEXT = "fsdp=2,context=2,tensor=2"
 MESHES = (CONTEXT, "fsdp=4,context=2", "data=2,fsdp=2,tensor=2", "data=2,context=4")

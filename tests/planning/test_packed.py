@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from data_pipelines.build import load_or_train_tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.attention import interval_mask
 from unicom_jax.parallel.plan.topology import parse_topology
@@ -13,6 +13,7 @@ from unicom_jax.planning import packed
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.packed import stand_in, visible_pairs
 from unicom_jax.planning.table import visible_line
+from unicom_jax.runs.loading import stage_loader
 
 NOT_HERE = {"data__source__kind": "array_record", "data__source__path": "nowhere/records"}
 

@@ -77,7 +77,8 @@ def test_no_time_is_claimed_for_a_cpu(compiled):
 
 
 def test_the_abstract_batch_is_what_the_loader_makes():
-    from data_pipelines.build import load_or_train_tokenizer, stage_loader
+    from data_pipelines.build import load_or_train_tokenizer
+    from unicom_jax.runs.loading import stage_loader
 
     config = tiny_config()
     tokenizer = load_or_train_tokenizer(config, None)

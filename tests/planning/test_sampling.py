@@ -27,7 +27,8 @@ def plans(kept):
 
 
 def test_the_compiled_programs_are_kept_where_that_is_asked_for(plans, kept):
-    assert sorted(path.name for path in kept.iterdir()) == ["sample-draw.hlo", "sample-write.hlo"]
+    parts = ("draw-drawing", "draw-painting", "draw-reading", "write-reading", "write-writing")
+    assert sorted(path.name for path in kept.iterdir()) == [f"sample-{name}.hlo" for name in parts]
 
 
 @pytest.mark.parametrize(
@@ -48,14 +49,14 @@ def test_the_cache_has_room_for_what_is_read_and_what_is_made(plans):
     slot = 2 * 2 * 1 * 16 * 4  # keys and values, layers, heads, channels, bytes
     draw, write = plans
     assert draw.cache == 2 * (WORDS + 4) * slot  # with and without the words, four tokens each
-    assert write.cache == (96 + 9) * slot  # picture and question fill up three times 32 slots
+    assert write.cache == 256 * slot  # picture and question take 68 slots of 128, the answer 9
 
 
 def test_every_loop_belongs_to_the_part_that_turns_it(plans):
     draw, write = plans
     assert set(draw.parts) == {READING, DRAWING, PAINTING, OUTSIDE}
     assert set(write.parts) == {READING, WRITING, OUTSIDE}
-    assert [part.times for part in draw.parts[OUTSIDE].parts] == [1]
+    assert [part.times for part in draw.parts[OUTSIDE].parts] == [1, 1, 1]  # one of each program
     for plan, part, turns in ((draw, DRAWING, 7), (draw, PAINTING, 2), (write, WRITING, 9)):
         assert plan.turns[part] == turns
         assert {one.times % turns for one in plan.parts[part].parts} == {0}

@@ -12,7 +12,7 @@ from experiments import base
 from unicom_jax.config import KEYS, ConfigError, load_config, to_json
 from unicom_jax.config.key import ALWAYS, NEUTRAL
 from unicom_jax.runs.checkpoint import CheckpointError, read_config
-from unicom_jax.runs.configuration import open_run, store
+from unicom_jax.runs.configuration import data_start, open_run, store
 
 QUICKSTART = "experiments/quickstart.py"
 OTHERS = ("align", "continue", "sft")  # have the same keys as pretrain
@@ -55,7 +55,8 @@ def test_neutral_keys_may_always_change(workdir):
     for name, key in KEYS.items():
         if key.resume == NEUTRAL:
             choice = next((choice for choice in key.choices if choice != key.default), None)
-            changes.append(f"{name}={choice or others[key.kind]}")
+            texts = key.kind is tuple and key.item_kind is str
+            changes.append(f"{name}={choice or ('a,b' if texts else others[key.kind])}")
     opened = change(workdir, *changes)
     assert len(changes) > 50 and opened.data.workers == 5 and opened.pretrain.steps == 5
 
@@ -142,6 +143,27 @@ def test_allowed_changes_are_kept_in_a_history(workdir):
     assert stored(workdir)["pretrain"]["steps"] == 7000
 
 
+def test_after_a_change_of_the_batch_no_row_is_read_twice(workdir):
+    start(workdir, "encoder", "codec", "pretrain")  # all at step 5
+    assert data_start(workdir, "pretrain", 9, 4) == 9
+    store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)  # from 4
+    assert data_start(workdir, "pretrain", 5, 8) == 3  # 5 x 4 = 20 rows: 3 batches of 8
+    assert data_start(workdir, "pretrain", 6, 8) == 4
+    assert data_start(workdir, "pretrain", 7, 8) == 5
+    assert data_start(workdir, "codec", 7, 64) == 7
+    (workdir / "pretrain/checkpoints/9").mkdir()
+    store(change(workdir, "pretrain.batch_size=2", "pretrain.window_rows=2", allow=True), workdir)
+    assert data_start(workdir, "pretrain", 10, 2) == (5 * 4 + 4 * 8 + 2) // 2
+
+
+def test_a_repeated_stage_counts_its_own_batches_after_a_change(workdir):
+    start(workdir, "encoder", "codec", "pretrain")
+    (workdir / "pretrain-2/checkpoints/2").mkdir(parents=True)
+    store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)  # from 4
+    assert data_start(workdir, "pretrain-2", 4, 8) == (2 * 4 + 2 * 8) // 8
+    assert data_start(workdir, "pretrain-3", 4, 8) == 4  # it had not begun
+
+
 def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_file(workdir):
     start(workdir, "encoder", "codec", "pretrain")
     config = stored(workdir)
@@ -157,6 +179,7 @@ def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_fil
 
 @pytest.mark.parametrize("key", sorted(key for key in LATER if key.split(".")[0] not in OTHERS))
 def test_a_run_from_before_a_key_resumes_as_it_was(workdir, key):
+    start(workdir, "encoder", "codec", "pretrain")
     config = stored(workdir)
     *groups, name = key.split(".")
     del functools.reduce(dict.__getitem__, groups, config)[name]
@@ -206,7 +229,7 @@ def test_a_key_of_a_later_version_is_refused_and_a_missing_one_named(workdir):
         read_config(workdir)
     del config["codec"]["from_the_future"], config["codec"]["latent_dim"]
     (workdir / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    with pytest.raises(ConfigError, match="codec.latent_dim is missing"):
+    with pytest.raises(ConfigError, match="lacks the key codec.latent_dim"):
         change(workdir)
 
 

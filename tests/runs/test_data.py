@@ -16,8 +16,6 @@ from unicom_jax.config import ConfigError
 from unicom_jax.runs import data
 from unicom_jax.runs.data import keep_data
 
-MIXED = ("align", "pretrain", "continue", "sft")
-
 
 @pytest.fixture
 def photos(tmp_path):
@@ -42,7 +40,7 @@ def config_of(folder, **overrides):
 
 
 def start(config, workdir):
-    return keep_data(config, load_or_train_tokenizer(config, workdir / "tokenizer"), workdir, MIXED)
+    return keep_data(config, load_or_train_tokenizer(config, workdir / "tokenizer"), workdir)
 
 
 @pytest.fixture(autouse=True)
@@ -109,8 +107,9 @@ def test_data_that_changed_are_refused_and_it_is_said_how(photos, tmp_path):
 
 
 @pytest.mark.usefixtures("started")
-def test_moved_data_are_the_same(photos, tmp_path):
+def test_moved_data_are_the_same_and_keep_their_windows(photos, tmp_path, monkeypatch):
     start(config_of(photos), tmp_path)
+    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
     assert start(config_of(photos.rename(tmp_path / "elsewhere")), tmp_path) == []
 
 
@@ -125,10 +124,18 @@ def test_a_finished_run_needs_no_data(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(data, "is_import", lambda directory, step: False)
     tokenizer = load_or_train_tokenizer(config, tmp_path / "tokenizer")
     (photos / "captions.jsonl").unlink()
-    assert keep_data(config, tokenizer, tmp_path, MIXED) == []
+    assert keep_data(config, tokenizer, tmp_path) == []
     monkeypatch.setattr(data, "stage_steps", lambda workdir, stage: [])
     with pytest.raises(SourceError, match="holds neither captions.jsonl"):
-        keep_data(config, tokenizer, tmp_path, MIXED)
+        keep_data(config, tokenizer, tmp_path)
+
+
+def test_stages_on_packed_rows_need_no_data(photos, tmp_path):
+    config = config_of(photos, data__packed="rows", stages=("pretrain",))
+    tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
+    (photos / "captions.jsonl").unlink()
+    assert keep_data(config, tokenizer, tmp_path) == []
+    assert config.pretrain.window_documents == 0
 
 
 @pytest.mark.usefixtures("started")
@@ -149,8 +156,8 @@ def test_the_other_processes_read_what_the_first_one_has_measured(photos, tmp_pa
     tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
     monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
     other = config_of(photos)
-    keep_data(other, tokenizer, tmp_path, MIXED, first=False)
+    keep_data(other, tokenizer, tmp_path, first=False)
     assert other.pretrain.window_documents > 0
     write_rows(photos, 14)
     with pytest.raises(ConfigError, match="this process sees other data than process 0: captions"):
-        keep_data(other, tokenizer, tmp_path, MIXED, first=False)
+        keep_data(other, tokenizer, tmp_path, first=False)

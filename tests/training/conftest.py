@@ -19,6 +19,7 @@ SETTINGS = {
     "pretrain__ema_decay": 0.5,
     "pretrain__eval_every": 4,
     "pretrain__eval_batches": 1,
+    "pretrain__eval_by_task": True,
     "pretrain__sequence_length": 64,
 }
 

@@ -229,5 +229,5 @@ def test_the_stages_of_a_run_are_counted_whole(pathway):
     blocks = sum(x.size for x in jax.tree.leaves(reader.abstract()["blocks"]) if x.ndim == 3)
     flops = step_flops(unified_stage("pretrain", config), frozen, batch)
     assert flops > (6 if pathway == "transfusion" else 2) * slots * blocks
-    assert step_flops(encoder_stage(config), {}, pictures()) > 0
-    assert step_flops(codec_stage(config, list), {"encoder": vision}, pictures()) > 0
+    assert step_flops(encoder_stage("encoder", config), {}, pictures()) > 0
+    assert step_flops(codec_stage("codec", config, list), {"encoder": vision}, pictures()) > 0

@@ -56,7 +56,7 @@ def test_the_stage_learns_latents_with_a_perceptual_term_in_pixels(folder, tmp_p
 
 def losses_of(config, steps):
     """Loss terms before and after some steps of the stage on the same pictures."""
-    stage = codec_stage(config, lambda: iter(()))
+    stage = codec_stage("codec", config, lambda: iter(()))
     assert stage.module.pixel_decoder.channels == CHANNELS
     optimizer = optax.apply_if_finite(optax.adam(3e-3), 5)
     trainer = Trainer(stage, optimizer, lambda _: 3e-3, make_mesh(), 0)

@@ -8,7 +8,6 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from data_pipelines.build import stage_loader
 from data_pipelines.loading.rows import PROBE
 from data_pipelines.sequences.tokenizer import load_tokenizer
 from data_pipelines.sources.records import SourceError
@@ -17,6 +16,7 @@ from tests.data.packed import begin, pack
 from tests.training.conftest import config, go
 from tests.training.test_resume import losses
 from unicom_jax.runs.features import FeatureMaker
+from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.packed import keep_probe
 
 HALVES = ("float16", "bfloat16")

@@ -20,6 +20,7 @@ from tests.tiny import tiny_config
 from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup
 from unicom_jax.runs import checkpoint as files
+from unicom_jax.training.clock import CLOCK
 from unicom_jax.training.run import _prepare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +34,6 @@ def get_config():
         pretrain__eval_batches=1, pretrain__sequence_length=64,
     )
 """
-CLOCK = ("time", "steps_per_second", "tokens_per_second", "data_wait")
 BUILD = {"encoder": build_encoder, "codec": build_codec, "pretrain": build_unified}
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.training.conftest import config, go
 from unicom_jax.families.build import build_codec, build_unified
 from unicom_jax.runs import checkpoint as files
+from unicom_jax.training.clock import CLOCK
 
 
 def built(make, whole):
@@ -28,8 +29,7 @@ def lines(workdir, stage):
 
 def losses(workdir, stage):
     """Step -> values, without what the clock says."""
-    clock = ("time", "steps_per_second", "tokens_per_second", "data_wait")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines(workdir, stage)]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines(workdir, stage)]
 
 
 def same(left, right) -> bool:

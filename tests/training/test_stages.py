@@ -65,7 +65,7 @@ def changed(before, after) -> set[str]:
 
 
 def test_the_encoder_stage_trains_both_towers_and_the_temperature():
-    stage = encoder_stage(tiny_config())
+    stage = encoder_stage("encoder", tiny_config())
     before, after, metrics = one_step(stage, {}, pictures())
     assert changed(before, after) == {"vision", "text", "logit_scale", "logit_bias"}
     np.testing.assert_allclose(metrics["loss"], metrics["loss/contrastive"], rtol=1e-6)
@@ -77,7 +77,7 @@ def test_the_encoder_stage_trains_both_towers_and_the_temperature():
 
 def test_the_codec_stage_trains_all_but_the_statistics_on_its_three_terms(vision):
     config = tiny_config(codec__perceptual_weight=0.5)
-    stage = codec_stage(config, lambda: iter(()))
+    stage = codec_stage("codec", config, lambda: iter(()))
     before, after, metrics = one_step(stage, {"encoder": vision}, pictures())
     assert changed(before, after) == {"compressor", "decompressor", "pixel_decoder"}
     expected = (
@@ -87,7 +87,7 @@ def test_the_codec_stage_trains_all_but_the_statistics_on_its_three_terms(vision
 
 
 def test_a_term_of_weight_zero_is_not_computed(vision):
-    stage = codec_stage(tiny_config(codec__perceptual_weight=0.0), lambda: iter(()))
+    stage = codec_stage("codec", tiny_config(codec__perceptual_weight=0.0), lambda: iter(()))
     terms = jax.eval_shape(
         stage.loss,
         stage.module.abstract(),
@@ -144,9 +144,9 @@ def test_the_perceptual_term_looks_at_the_layers_and_times_of_its_settings(visio
     def term(**changes):
         changes = {f"codec__{key}": value for key, value in changes.items()}
         config = tiny_config(codec__perceptual_weight=0.5, **changes)
-        total, count = codec_stage(config, lambda: iter(())).loss(params, frozen, batch, keys)[
-            "perceptual"
-        ]
+        total, count = codec_stage("codec", config, lambda: iter(())).loss(
+            params, frozen, batch, keys
+        )["perceptual"]
         return float(total), float(count)
 
     first, last, both = (term(perceptual_layers=some) for some in ((0.0,), (1.0,), (0.0, 1.0)))
@@ -181,7 +181,8 @@ def test_a_norm_of_a_constant_vector_has_a_finite_gradient(norm):
 
 def test_noise_on_latents_changes_the_losses_and_ties_the_rows_of_a_batch(vision):
     plain, noisy = (
-        codec_stage(tiny_config(codec__latent_noise=most), lambda: iter(())) for most in (0.0, 0.5)
+        codec_stage("codec", tiny_config(codec__latent_noise=most), lambda: iter(()))
+        for most in (0.0, 0.5)
     )
     assert plain.rows_are_independent and not noisy.rows_are_independent
     keys = jax.random.split(jax.random.key(0), 4)
@@ -231,7 +232,7 @@ def packed(config):
 
 def test_a_codec_whose_compressor_has_no_weights_has_a_loss(vision):
     """Splitting and merging must not lose the compressor's name: it is called without weights."""
-    stage = codec_stage(tiny_config(codec__compressor="identity"), lambda: iter(()))
+    stage = codec_stage("codec", tiny_config(codec__compressor="identity"), lambda: iter(()))
     trained, held = split(stage.module.abstract(), stage.freeze)
     assert set(trained) == {"compressor", "decompressor", "pixel_decoder"}
     keys = jax.random.split(jax.random.key(0), 4)

@@ -48,6 +48,11 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         _check_stage(stage, config[stage])
         if stage in UNIFIED_STAGES:
             _check_rows(stage, config[stage])
+            if config[stage]["eval_by_task"] and config["data"]["packed"]:
+                raise ConfigError(
+                    f"{stage}.eval_by_task=True makes rows of each task, and data.packed has rows "
+                    "of the mixture only; leave one of them out"
+                )
 
 
 def _check_data(config: Config) -> None:
@@ -62,10 +67,15 @@ def _check_data(config: Config) -> None:
             f"data.image_size={size} is not a multiple of {what}; take "
             f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
         )
-    if policy == "bucket" and data["bucket_step"] % unit:
+    if policy.startswith("bucket") and data["bucket_step"] % unit:
         raise ConfigError(
             f"data.bucket_step={data['bucket_step']} is not a multiple of {unit} pixels "
             "(data.patch times codec.pool times unified.fold)"
+        )
+    if policy == "bucket_walk" and size % data["bucket_step"]:
+        raise ConfigError(
+            f"data.image_size={size} is not a multiple of data.bucket_step={data['bucket_step']}, "
+            "as policy bucket_walk needs it"
         )
     if not data["response_close"]:
         raise ConfigError(
@@ -182,12 +192,16 @@ def _check_stage(stage: str, settings: Config) -> None:
             f"{stage}.batch_size={settings['batch_size']} cannot be split into "
             f"{stage}.accumulate={settings['accumulate']} equal parts; change one of them"
         )
-    for pattern in settings["freeze"]:
+    lora = settings.get("lora", {})
+    if lora.get("rank") and not lora["targets"]:
+        raise ConfigError(f"{stage}.lora.targets=() trains nothing; name layers, or set rank=0")
+    patterns = {"freeze": settings["freeze"], "lora.targets": lora.get("targets", ())}
+    for key, pattern in ((key, pattern) for key, some in patterns.items() for pattern in some):
         try:
             re.compile(pattern)
         except re.error as error:
             raise ConfigError(
-                f"{stage}.freeze: {pattern!r} is not a regular expression ({error})"
+                f"{stage}.{key}: {pattern!r} is not a regular expression ({error})"
             ) from error
 
 

@@ -21,16 +21,30 @@ from unicom_jax.config.keys.training import TRAINING, UNIFIED_STAGE
 from unicom_jax.config.keys.unified import UNIFIED
 from unicom_jax.config.keys.use import EVALUATION, SAMPLE
 
-STAGES = ("encoder", "codec", "align", "pretrain", "continue", "sft")
-UNIFIED_STAGES = STAGES[2:]
+# The settings of every stage; what a stage trains, and how, its row in `runs/stages.py` says.
+STAGES: dict[str, Group] = {
+    "encoder": ENCODER,
+    "codec": CODEC,
+    **{
+        stage: Group(f"The stage {stage} of the unified model.", UNIFIED_STAGE)
+        for stage in ("align", "pretrain", "continue", "sft")
+    },
+}
+UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is UNIFIED_STAGE)
 
 DECLARED: dict[str, Key | Group] = {
     "seed": Key(0, "Of everything that is drawn at random.", least=0, most=2**31 - 1),
     "stages": Key(
         ("encoder", "codec", "pretrain"),
-        "The stages that are trained, in this order.",
+        "The stages that are trained, in this order; one may stand there several times.",
         choices=STAGES,
         resume=NEUTRAL,
+    ),
+    "stage_seeds": Key(
+        True,
+        "Give each stage, and each time that it is repeated, its own order of data and its own "
+        "noise; False: all share those of `seed`, as older runs did.",
+        before=False,
     ),
     "mesh": Key(
         "fsdp=-1",
@@ -64,13 +78,8 @@ DECLARED: dict[str, Key | Group] = {
         "", 'Mirror metrics to this project of Weights & Biases; "": not.', resume=NEUTRAL
     ),
     "data": DATA,
-    "encoder": ENCODER,
-    "codec": CODEC,
+    **STAGES,
     "unified": UNIFIED,
-    **{
-        stage: Group(f"The stage {stage} of the unified model.", UNIFIED_STAGE)
-        for stage in UNIFIED_STAGES
-    },
     "sample": SAMPLE,
     "evaluation": EVALUATION,
 }
@@ -112,6 +121,8 @@ def values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
     """A stored configuration with the keys that came after it, set to what it did without them."""
     completed = copy.deepcopy(dict(stored))
+    for stage in STAGES.keys() - stored.keys():  # it came later, and was not trained
+        completed[stage] = defaults(STAGES[stage].keys).to_dict()
     for name, key in KEYS.items():
         if key.before is ALWAYS:
             continue

@@ -98,9 +98,18 @@ def _matmul_backward(
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+ADAPTER = "lora"  # the name of a layer's low-rank change beside its kernel, see `core.lora`
+
+
+def low_rank(adapter: Params, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
+    """scale · (x a) b, with the scale applied in fp32 to the few numbers in the middle."""
+    inner = matmul(x, adapter["a"], jnp.float32) * adapter["scale"]
+    return matmul(inner.astype(x.dtype), adapter["b"])
+
+
 @dataclasses.dataclass(frozen=True)
 class Linear(Module):
-    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,)."""
+    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,); maybe an `ADAPTER`."""
 
     in_dim: int
     out_dim: int
@@ -118,6 +127,8 @@ class Linear(Module):
         self, params: Params, x: Float[Array, "*B {self.in_dim}"]
     ) -> Float[Array, "*B {self.out_dim}"]:
         y = matmul(x, params["kernel"])
+        if ADAPTER in params:
+            y = y + low_rank(params[ADAPTER], x)
         return y + params["bias"].astype(x.dtype) if self.bias else y
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jaxtyping import Array, Key
 
 Params = Mapping[str, Any]  # nested dict with arrays as leaves
@@ -131,6 +132,21 @@ def init_params(specs: Specs, key: Key[Array, ""]) -> Params:
         return out
 
     return build(specs, "")
+
+
+def complete_params(
+    specs: Specs, params: Params, key: Key[Array, ""], shard: Callable[[Specs], Any]
+) -> Params:
+    """All weights of `specs`: those of `params`, and fresh ones where it has none.
+
+    Args:
+      shard: shardings for a tree of specs; fresh weights are made straight into theirs.
+    """
+    flat, given = dict(iter_specs(specs)), traverse_util.flatten_dict(params)
+    if rest := traverse_util.unflatten_dict({p: s for p, s in flat.items() if p not in given}):
+        fresh = jax.jit(lambda key: init_params(rest, key), out_shardings=shard(rest))(key)
+        given |= traverse_util.flatten_dict(fresh)
+    return fill_specs(specs, given)
 
 
 def stack_specs(specs: Specs, layers: int) -> Specs:

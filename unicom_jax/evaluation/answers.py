@@ -28,8 +28,8 @@ def normalise(text: str) -> str:
 
     Kept is whatever changes the meaning: letters with their combining marks, in every script;
     signs, currencies and other symbols ("-5", "$5", "5%", "+"); points, commas and colons inside
-    numbers ("1.5", "3:30"), and apostrophes inside words. A text of punctuation alone stands for
-    itself, so it does not equal an empty one.
+    numbers ("1.5", "3:30"), and apostrophes inside words. A text of punctuation alone is kept
+    whole, so it does not equal an empty one.
     """
     folded = _fold(text)
     kept = (_kept(folded, index) for index in range(len(folded)))
@@ -88,7 +88,7 @@ def vqa_normalise(text: str) -> str:
     """
     text = text.lower().translate(QUOTES)
     text = re.sub(r"(?<=\d),(?=\d)", "", text)
-    text = re.sub(r"(?<!\d)\.|\.(?!\d)", "", text)
+    text = re.sub(r"\.(?!\d)", "", text)
     removed = set(string.punctuation) - set(".':")
     words = "".join(" " if char in removed else char for char in text).split()
     words = [DIGITS.get(word, word) for word in words if word not in ARTICLES]

@@ -23,6 +23,7 @@ from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
 from unicom_jax.inference.generator import Generator
+from unicom_jax.runs.data import source_changes
 from unicom_jax.runs.weights import describe, steps_in_use
 
 
@@ -52,10 +53,18 @@ def run_evaluate(
             "nothing was held out (data.source.held_out, eval_split): "
             "these are scores on training data"
         )
+    changed = source_changes(config, workdir)
+    if changed:
+        console.print(
+            f"the data changed since training: {'; '.join(changed)}; records are held out by their "
+            "place, so some that are scored may have been trained on",
+            markup=False,
+        )
     about = {
         "split": split,
         "data": config["data"]["source"]["kind"],
         "trained_on": trained_on,
+        "data_changed": changed,
         "policy": config["data"]["policy"],
         "checkpoints": {part: f"{stage} {number}" for part, (stage, number) in used.items()},
     }
@@ -79,7 +88,7 @@ def run_evaluate(
 def encoder_of(generator: Generator) -> Generator:
     """A generator that holds the weights of the encoder alone, for `features`."""
     vision = {"vision": generator.params["vision"]}
-    return Generator(generator.config, generator.tokenizer, vision)
+    return Generator(generator.config, generator.tokenizer, vision, generator.models.mesh)
 
 
 def data_of(

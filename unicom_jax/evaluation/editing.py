@@ -17,7 +17,7 @@ from unicom_jax.evaluation.suite import (
     Progress,
     SuiteResult,
     by_kind,
-    in_requests,
+    in_batches,
     silent,
 )
 
@@ -78,14 +78,15 @@ def evaluate_editing(
     """
     records: Log[Editing] = Log(config.shown)
     idle: Log[Editing] = Log(0)
-    for seed, request in in_requests(edits, config.seed, progress):
+    for first, batch in in_batches(edits, config.batch_size, progress):
         edited = model.edit(
-            [example.image for example, _ in request],
-            [edit.instruction for _, edit in request],
+            [example.image for example, _ in batch],
+            [edit.instruction for _, edit in batch],
             **config.drawing,
-            seed=seed,
+            seed=config.seed,
+            first=first,
         )
-        for (example, edit), after in zip(request, edited, strict=True):
+        for (example, edit), after in zip(batch, edited, strict=True):
             before = model.prepared(example.image)
             edit = dataclasses.replace(edit, target=model.prepared(edit.target))
             records.append(_record(example, edit, before, after, judge))

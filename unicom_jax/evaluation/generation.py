@@ -20,7 +20,7 @@ from unicom_jax.evaluation.suite import (
     Progress,
     SuiteResult,
     by_kind,
-    in_requests_of_one_shape,
+    in_batches_of_one_shape,
     silent,
 )
 
@@ -57,10 +57,10 @@ def evaluate_generation(
     shapes = [_shape(model, prompt.reference()) for prompt in prompts]
     records: Log[Generation] = Log(config.shown)
     outcomes: dict[str, list[bool]] = {prompt.category: [] for prompt in prompts}
-    requests = in_requests_of_one_shape(prompts, shapes, config.seed, progress)
-    for seed, shape, request in requests:
-        drawn = _draw(model, [prompt.text for _, prompt in request], shape, config, seed)
-        for (index, prompt), image in zip(request, drawn, strict=True):
+    batches = in_batches_of_one_shape(prompts, shapes, config.batch_size, progress)
+    for first, shape, batch in batches:
+        drawn = _draw(model, [prompt.text for _, prompt in batch], shape, config, first)
+        for (index, prompt), image in zip(batch, drawn, strict=True):
             correct, reason = prompt.judge(image)
             outcomes[prompt.category].append(correct)
             key = f"prompt/{index}"
@@ -101,9 +101,10 @@ def evaluate_retrieval(
     shapes = [_shape(model, examples[index].image) for index in chosen]
     records: Log[Generation] = Log(config.shown)
     keys, queries = [], []
-    for seed, shape, request in in_requests_of_one_shape(chosen, shapes, config.seed, progress):
-        true = [examples[index] for index, _ in request]
-        drawn = _draw(model, [example.captions[0] for example in true], shape, config, seed)
+    batches = in_batches_of_one_shape(chosen, shapes, config.batch_size, progress)
+    for first, shape, batch in batches:
+        true = [examples[index] for index, _ in batch]
+        drawn = _draw(model, [example.captions[0] for example in true], shape, config, first)
         keys.append(encoder.features([example.image for example in true]))
         queries.append(encoder.features(drawn))
         for example, image in zip(true, drawn, strict=True):
@@ -138,9 +139,10 @@ def _draw(
     prompts: Sequence[str],
     shape: tuple[int, int],
     config: EvaluationConfig,
-    seed: int,
+    first: int,
 ) -> list[Picture]:
-    drawings = model.draw(prompts, size=shape, think=config.think, **config.drawing, seed=seed)
+    options = {**config.drawing, "think": config.think, "seed": config.seed, "first": first}
+    drawings = model.draw(prompts, size=shape, **options)
     return [np.asarray(drawing.image) for drawing in drawings]
 
 

@@ -47,8 +47,8 @@ def clustered_wilson(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> 
     Wilson's interval at the effective number of samples: their number over the design effect,
     which is the cluster-robust variance over that of independent samples, times the ratio of
     Student's quantiles for the degrees of freedom (Korn & Graubard 1998). Equal to `wilson` where
-    every sample is a cluster of its own. Where all outcomes agree, nothing tells how alike the
-    samples of a cluster are, and the clusters are counted.
+    every sample is a cluster of its own. Where all outcomes agree, the
+    similarity within clusters cannot be estimated, and each cluster counts as one sample.
 
     Raises ValueError without samples.
     """

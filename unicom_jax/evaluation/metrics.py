@@ -29,7 +29,7 @@ def ssim(first: Picture, second: Picture) -> float:
     """Structural similarity in [-1, 1] of two pictures.
 
     Mean over windows and channels, after Wang et al. 2004: Gaussian window of 11 taps with sigma
-    1.5, biased covariances, only windows that lie wholly inside. As in scikit-image,
+    1.5, biased covariances, only windows wholly inside. As in scikit-image,
     `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
     Raises ValueError when the shapes differ or a side is shorter than 11.
     """

@@ -26,7 +26,11 @@ class Encoder(Protocol):
 
 
 class UnifiedModel(Encoder, Protocol):
-    """Every method takes a list and keeps its order. Noise follows (seed, place in the list)."""
+    """Every method takes a list and keeps its order.
+
+    What is random follows from `seed` and an item's place, its index in the list plus `first`: so
+    it does not depend on how many items a call gets.
+    """
 
     def answer(
         self,
@@ -36,11 +40,18 @@ class UnifiedModel(Encoder, Protocol):
         max_tokens: int,
         temperature: float,
         seed: int,
+        first: int,
     ) -> list[str]:
         """One answer a picture and question; temperature 0 is greedy."""
 
     def caption(
-        self, images: Sequence[Picture], *, max_tokens: int, temperature: float, seed: int
+        self,
+        images: Sequence[Picture],
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        first: int,
     ) -> list[str]:
         """One caption a picture."""
 
@@ -55,6 +66,7 @@ class UnifiedModel(Encoder, Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
+        first: int,
     ) -> Sequence[Drawn]:
         """One picture of `size` = (height, width) a prompt."""
 
@@ -68,10 +80,11 @@ class UnifiedModel(Encoder, Protocol):
         guidance_interval: tuple[float, float],
         sampler: str,
         seed: int,
+        first: int,
     ) -> Sequence[Picture]:
         """One edited picture a picture and instruction, at the size of the `prepared` source."""
 
-    def reconstruct(self, images: Sequence[Picture], *, seed: int) -> Sequence[Picture]:
+    def reconstruct(self, images: Sequence[Picture], *, seed: int, first: int) -> Sequence[Picture]:
         """The codec alone: encode, compress, decompress, paint; at the size of `prepared`."""
 
     def prepared(self, image: Picture) -> Picture:

@@ -18,11 +18,11 @@ from unicom_jax.evaluation.suite import (
     EvaluationConfig,
     Progress,
     SuiteResult,
-    in_requests,
+    in_batches,
     silent,
 )
 
-PSNR_CEILING = 100.0  # dB; stands for a perfect copy, whose PSNR is infinite
+PSNR_CEILING = 100.0  # dB; given to a perfect copy, whose PSNR is infinite
 
 
 def evaluate_reconstruction(
@@ -45,10 +45,10 @@ def evaluate_reconstruction(
     true, painted = [], []
     blind = _OfOthers(_psnr, ssim)
     count = min(config.pictures, len(examples))
-    for seed, request in in_requests(range(count), config.seed, progress):
-        chosen = [examples[index] for index in request]
+    for first, batch in in_batches(range(count), config.batch_size, progress):
+        chosen = [examples[index] for index in batch]
         originals = [model.prepared(example.image) for example in chosen]
-        copies = model.reconstruct(originals, seed=seed)
+        copies = model.reconstruct(originals, seed=config.seed, first=first)
         true.append(encoder.features(originals))
         painted.append(encoder.features(copies))
         for example, original, copy in zip(chosen, originals, copies, strict=True):

@@ -141,7 +141,7 @@ def write_records(
     """
     with new_folder(Path(folder), replace=True) as part:
         plain = {name: _write_list(part, name, rows) for name, rows in records.items()}
-        # ASCII only: texts of data sets may hold half of a surrogate pair, which UTF-8 cannot say.
+        # ASCII only: a text may hold half of a surrogate pair, which UTF-8 cannot encode.
         (part / RECORDS_FILE).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
         with (part / OUTCOMES_FILE).open("w", encoding="utf-8") as lines:
             for model, suites in (("trained", records), ("untrained", untrained or {})):

@@ -19,7 +19,7 @@ from PIL import Image
 
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
 from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
-from unicom_jax.evaluation.scores import FACETS, score_names, standing, style_of
+from unicom_jax.evaluation.scores import FACETS, PERCENT, score_names, standing, style_of
 from unicom_jax.evaluation.stage_health import trouble
 from unicom_jax.evaluation.suite import by_kind
 from unicom_jax.interop.atomic import write_text
@@ -223,6 +223,8 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
             shapes and square and policy != "fixed"
         ),
         "Nothing was held out: these are scores on training data.": about.get("trained_on"),
+        f"The data changed since training ({'; '.join(about.get('data_changed', []))}), so some of "
+        "the samples may have been trained on.": about.get("data_changed"),
     }
     return [line for line, holds in lines.items() if holds]
 
@@ -276,14 +278,14 @@ def _curves(stage: Stage) -> list[Chart]:
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
     evals = _numeric_keys(stage.evals, skip=CLOCK)
-    twins = {
-        key: twin
+    held_out = {
+        key: name
         for key in train
-        for twin in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
-        if twin in evals
+        for name in (f"eval/{key}", f"eval/{key.removeprefix('loss/')}")
+        if name in evals
     }
-    charts = [_chart(stage, key, twins.get(key)) for key in train]
-    charts += [_chart(stage, None, key) for key in evals if key not in twins.values()]
+    charts = [_chart(stage, key, held_out.get(key)) for key in train]
+    charts += [_chart(stage, None, key) for key in evals if key not in held_out.values()]
     return [chart for chart in charts if chart.svg]
 
 
@@ -310,7 +312,8 @@ def _chart(stage: Stage, train: str | None, evaluation: str | None, title: str =
 
 def _is_rate(key: str) -> bool:
     name = key.rpartition("/")[2]
-    return key in SHARES or name == "retrieval" or name.endswith("accuracy")
+    scored = key.startswith("generation/") and style_of(key) is PERCENT
+    return scored or key in SHARES or name == "retrieval" or name.endswith("accuracy")
 
 
 def _numeric_keys(rows: Sequence[Mapping[str, Any]], skip: Sequence[str]) -> list[str]:

@@ -11,9 +11,7 @@ from typing import Any
 
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
 from unicom_jax.evaluation.scores import read_about, read_scores
-
-# Stages in the order of training; others follow by the time their metrics were begun.
-STAGE_ORDER = ("encoder", "codec", "unified", "align", "pretrain", "continue", "sft")
+from unicom_jax.runs.stages import STAGES, in_order, parse
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that the report shows; an empty container stands for a missing file."""
+    """All that the report shows; a container is empty where the file is missing."""
 
     workdir: Path
     config: dict[str, Any]
@@ -60,18 +58,22 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
     if not workdir.is_dir():
         raise FileNotFoundError(f"{workdir}: no such folder; give the folder of a run")
     scores, folder = workdir / "scores.json", workdir / "evaluation"
+    config = _read_dict(workdir / "config.json")
     return Run(
         workdir=workdir,
-        config=_read_dict(workdir / "config.json"),
-        stages=[_read_stage(workdir, path.parent) for path in _stage_files(workdir)],
+        config=config,
+        stages=[_read_stage(workdir, path.parent) for path in _stage_files(workdir, config)],
         scores=read_scores(scores) if scores.exists() else {},
         about=read_about(scores) if scores.exists() else {},
         records=read_records(folder) if (folder / RECORDS_FILE).exists() else {},
     )
 
 
-def _stage_files(workdir: Path) -> list[Path]:
-    """A `metrics.jsonl` or else `stage.json` per stage folder, one or two levels down."""
+def _stage_files(workdir: Path, config: Mapping[str, Any]) -> list[Path]:
+    """A `metrics.jsonl` or else `stage.json` per stage folder, one or two levels down.
+
+    Stages are in the order of training; other folders follow by the time they were begun.
+    """
     folders = {
         path.parent
         for name in ("metrics.jsonl", "stage.json")
@@ -82,11 +84,14 @@ def _stage_files(workdir: Path) -> list[Path]:
         next(p for p in (f / "metrics.jsonl", f / "stage.json") if p.exists()) for f in folders
     ]
 
+    there = {parse(part) for folder in folders for part in folder.relative_to(workdir).parts}
+    listed = [name for name in config.get("stages", ()) if name in STAGES]
+    stages = in_order({"stages": listed}, there - {None})
+
     def order(path: Path) -> tuple[int, float, str]:
-        first, last = path.parent.relative_to(workdir).parts[0], path.parent.name
-        ranks = [STAGE_ORDER.index(part) for part in (first, last) if part in STAGE_ORDER]
-        rank = max(ranks) if ranks else len(STAGE_ORDER)
-        return rank, path.stat().st_mtime, str(path)
+        parts = path.parent.relative_to(workdir).parts
+        ranks = [stages.index(one) for part in parts if (one := parse(part)) in stages]
+        return max(ranks, default=len(stages)), path.stat().st_mtime, str(path)
 
     return sorted(files, key=order)
 
@@ -100,7 +105,7 @@ def _read_stage(workdir: Path, folder: Path) -> Stage:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """Lines of JSON. An unfinished last line, left by a run that was killed, is passed over."""
+    """Lines of JSON. An unfinished last line, left by a run that was killed, is skipped."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -1,4 +1,4 @@
-"""One evaluation: all suites on a model, then on its untrained twin; scores and records on disk."""
+"""One evaluation: all suites on a model, then on the same model untrained; files of both."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def evaluate(
       workdir: the run's folder; made when missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
       encoder_of: the part of the trained model that measures features of both models' pictures.
-      about: facts about the scores for `scores.json`, beside the settings.
+      about: facts about the scores for `scores.json`, in addition to the settings.
       console: where progress is shown.
 
     Raises ValueError when there is nothing to evaluate.

@@ -31,7 +31,7 @@ class Score:
       name: "suite/quantity", for example "understanding/qa".
       interval: value and 95% interval.
       count: number of samples behind it.
-      chance: what somebody scores who never looks at the picture or the prompt; None where that has
+      chance: the score of a guess that ignores the picture or the prompt; None where that has
         no meaning. Each suite says how it is taken.
     """
 
@@ -97,7 +97,7 @@ def graded(
 def flatten(
     scores: Sequence[Score], untrained: Sequence[Score] = ()
 ) -> dict[str, float | int | None]:
-    """`name: value` with `name.<facet>` beside each for all FACETS, in order.
+    """`name: value`, each followed by `name.<facet>` for all FACETS, in order.
 
     `untrained` are the same scores of a freshly initialised model; null where it was not run.
     """
@@ -191,7 +191,7 @@ COLOURS = {"above": "green", "level": "yellow", "below": "red", "": "default"}
 
 
 def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -> rich.table.Table:
-    """The scores beside the untrained model and chance; green where the whole interval is up."""
+    """The scores beside the untrained model and chance; green where `standing` is "above"."""
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("score", no_wrap=True)
     for heading in ("value", "95% interval", "untrained", "chance", "n"):

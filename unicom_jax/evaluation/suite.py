@@ -1,4 +1,4 @@
-"""What the suites share: their settings, their result, requests and balanced choices."""
+"""What the suites share: their settings, their result, batches and balanced choices."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-
 from unicom_jax.evaluation.answers import RULES
 from unicom_jax.evaluation.records import Record
 from unicom_jax.evaluation.scores import Score
@@ -17,7 +15,7 @@ from unicom_jax.evaluation.scores import Score
 Item = TypeVar("Item")
 EXAMPLES_A_QUESTION, EXAMPLES_AN_EDIT = 6, 2
 FEWEST = 3  # pictures that a distance with an interval can be measured on
-REQUEST = 256  # samples that a model is asked for at once; fixed, as noise is numbered within one
+WATCHING = ("watched", "scored")  # keys of `sample` that only `while_training` reads
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,7 @@ class EvaluationConfig:
       questions: questions a kind.
       edits: edits in all, spread evenly over their kinds.
       shown: records kept per list and kind, with their pictures on disk.
-      batch_size: samples that the generator computes at once; changes speed and memory alone.
+      batch_size: samples that a model is given at once; changes speed and memory alone.
       steps, guidance, guidance_interval, sampler: of drawing and editing.
       think: whether the model plans in words before it draws.
       max_tokens: of an answer or caption.
@@ -62,11 +60,6 @@ class EvaluationConfig:
         for name, low in (least | dict.fromkeys(counts, 0)).items():
             if getattr(self, name) < low:
                 raise ValueError(f"evaluation.{name} is {getattr(self, name)}; give at least {low}")
-        if self.batch_size > REQUEST:
-            raise ValueError(
-                f"evaluation.batch_size is {self.batch_size}; give at most {REQUEST}, the "
-                "number of samples in a request"
-            )
         if 0 < self.pictures < FEWEST:
             raise ValueError(
                 f"evaluation.pictures is {self.pictures}: too few for intervals; "
@@ -98,6 +91,7 @@ class EvaluationConfig:
         Raises ValueError for a key of `evaluation` or `sample` that has no meaning here.
         """
         values = dict(config["evaluation"]) | dict(config["sample"])
+        values = {key: value for key, value in values.items() if key not in WATCHING}
         known = [field.name for field in dataclasses.fields(cls)]
         for key in values:
             if key not in known:
@@ -116,45 +110,43 @@ class SuiteResult:
     records: list[Record]
 
 
-Progress = Callable[[int], None]  # told how many more samples are done
+Progress = Callable[[int], None]  # called with how many more samples are done
 
 
 def silent(_: int) -> None:
-    """Progress that nobody watches."""
+    """Progress that is not shown."""
 
 
-def in_requests(
-    items: Sequence[Item], seed: int, progress: Progress = silent, *, first: int = 0
+def in_batches(
+    items: Sequence[Item], size: int, progress: Progress = silent, *, first: int = 0
 ) -> Iterator[tuple[int, list[Item]]]:
-    """Yields (seed of the request, its items), up to REQUEST of them; reports each that was used.
+    """Yields (place of the first item, up to `size` items); reports each batch that was used.
 
-    A model numbers noise by the place in a request. Requests are of one size whatever the model
-    computes at once, so the noise of a sample depends on `seed` and its place alone. Items are read
-    when their turn comes.
+    Items are read when their turn comes. Models number their noise by the places, so a sample's
+    noise does not depend on `size`.
 
     Args:
-      first: number of the first request, where other requests of the same seed went before.
+      first: place of the first item.
     """
-    for number, start in enumerate(range(0, len(items), REQUEST), start=first):
-        request = [items[index] for index in range(start, min(start + REQUEST, len(items)))]
-        source = np.random.SeedSequence(seed, spawn_key=(number,))
-        yield int(source.generate_state(1)[0]), request
-        progress(len(request))
+    for start in range(0, len(items), size):
+        batch = [items[index] for index in range(start, min(start + size, len(items)))]
+        yield first + start, batch
+        progress(len(batch))
 
 
-def in_requests_of_one_shape(
+def in_batches_of_one_shape(
     items: Sequence[Item],
     shapes: Sequence[tuple[int, int]],
-    seed: int,
+    size: int,
     progress: Progress = silent,
 ) -> Iterator[tuple[int, tuple[int, int], list[tuple[int, Item]]]]:
-    """As `in_requests`, but yields (seed, shape, numbered items), all items of one shape."""
+    """As `in_batches`, but yields (place, shape, numbered items), all items of one shape."""
     first = 0
     for shape in sorted(set(shapes)):
         chosen = [index for index, own in enumerate(shapes) if own == shape]
-        for request_seed, indices in in_requests(chosen, seed, progress, first=first):
-            yield request_seed, shape, [(index, items[index]) for index in indices]
-            first += 1
+        for place, indices in in_batches(chosen, size, progress, first=first):
+            yield place, shape, [(index, items[index]) for index in indices]
+        first += len(chosen)
 
 
 def balanced(items: Sequence[Item], kind: Callable[[Item], str], count: int) -> list[Item]:

@@ -15,7 +15,7 @@ from unicom_jax.evaluation.suite import (
     Progress,
     SuiteResult,
     by_kind,
-    in_requests,
+    in_batches,
     silent,
 )
 
@@ -32,20 +32,21 @@ def evaluate_answers(
 ) -> SuiteResult:
     """Greedy answers compared by `config.answer_rule`, overall and by kind of question.
 
-    The questions of one picture are a cluster. Chance is somebody who sees the kind of question but
-    not the picture and always gives that kind's commonest answer in this sample.
+    The questions of one picture are a cluster. Chance is the score of
+    always giving the commonest answer to this kind of question in the sample.
     """
     rule = RULES[config.answer_rule]
     records: Log[Answer] = Log(config.shown)
-    for seed, request in in_requests(questions, config.seed, progress):
+    for first, batch in in_batches(questions, config.batch_size, progress):
         predictions = model.answer(
-            [example.image for example, _ in request],
-            [question.question for _, question in request],
+            [example.image for example, _ in batch],
+            [question.question for _, question in batch],
             max_tokens=config.max_tokens,
             temperature=0.0,
-            seed=seed,
+            seed=config.seed,
+            first=first,
         )
-        for (example, q), text in zip(request, predictions, strict=True):
+        for (example, q), text in zip(batch, predictions, strict=True):
             mark = rule(text, (q.answer,))
             records.append(
                 Answer(
@@ -101,10 +102,11 @@ def evaluate_captions(
         return exact(text, example.captions) == 1.0 or (judge is not None and judge(text, example))
 
     records: Log[Caption] = Log(config.shown)
-    for seed, request in in_requests(chosen, config.seed, progress):
-        true = [examples[index] for index in request]
+    greedy = {"max_tokens": config.max_tokens, "temperature": 0.0, "seed": config.seed}
+    for first, batch in in_batches(chosen, config.batch_size, progress):
+        true = [examples[index] for index in batch]
         images = [example.image for example in true]
-        texts = model.caption(images, max_tokens=config.max_tokens, temperature=0.0, seed=seed)
+        texts = model.caption(images, **greedy, first=first)
         for example, text in zip(true, texts, strict=True):
             verdict, overlap = correct(text, example), token_f1(text, example.captions)
             caption = example.captions[0]

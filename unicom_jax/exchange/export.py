@@ -10,10 +10,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
+from flax import traverse_util
+
 from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
-from unicom_jax.config import ConfigError
+from unicom_jax.config import KEYS, ConfigError
 from unicom_jax.core.module import Module, Params
+from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
 from unicom_jax.families.build import usual_shift
 from unicom_jax.interop import pytorch
@@ -59,9 +62,8 @@ AUTO_MODELS = (
 PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
 # Where transformers keeps chat templates besides the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
-# Keys of a configuration that name a file or folder.
-PLACES = ("path", "init_from", "tokenizer", "packed")
-DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16")}  # safetensors' name, torch's
+# safetensors' name, torch's
+DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
@@ -70,7 +72,8 @@ class Options:
     """How a model is written.
 
     Attributes:
-      to: "pytorch" (the whole model), or a part in its native layout: a key of `PARTS`.
+      to: "pytorch" (the whole model), "peft" (adapters), or a part in its native layout: a key of
+        `PARTS`.
       dtype: a key of `DTYPES`.
       shard_bytes: most bytes of a file of weights.
       choice: which weights; by default those that the run uses itself.
@@ -86,7 +89,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run, ready to be written: where it lies, its configuration, weights, modules."""
+    """A training run, ready to be written: its folder, configuration, weights, modules."""
 
     workdir: Path
     choice: weights.Choice
@@ -132,8 +135,8 @@ def export(
     """
     _check_target(workdir, target, options.overwrite)
     config, tokenizer, module = weights.describe(workdir)
-    part = PARTS.get(options.to)  # none: the whole model
-    only = part.path if part else ()
+    part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
+    only = part.path if part else ("unified",) * apart
     if part and isinstance(missing := part.find(module), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
     if options.choice.step and only and only[0] != "unified":
@@ -141,11 +144,15 @@ def export(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
             f"--to={options.to} does not write; leave it out"
         )
-    params = weights.restore(workdir, config, module, options.choice, on_host=True, only=only)
+    params = weights.restore(
+        workdir, config, module, options.choice, on_host=True, only=only, keep_adapters=apart
+    )
     run = Run(workdir, options.choice, config, tokenizer, params, module)
     with new_folder(target, replace=options.overwrite) as folder:
         if part:
             _write_part(run, part, folder, options)
+        elif apart:
+            peft.write_adapters(folder, module, params, DTYPES[options.dtype][0])
         else:
             write_model(run, folder, options)
         check(folder)
@@ -180,9 +187,15 @@ def write_model(run: Run, folder: Path, options: Options) -> None:
         shutil.copyfile(SOURCES / name, folder / name)
     card = model_card(run.workdir, run.config, run.module, run.steps, options.choice)
     (folder / "README.md").write_text(card, encoding="utf-8")
-    dtype = DTYPES[options.dtype][0]
-    specs, shard_bytes = run.module.specs(), options.shard_bytes
-    store_weights(folder, table, specs, run.params, dtype=dtype, shard_bytes=shard_bytes)
+    store_weights(
+        folder,
+        table,
+        run.module.specs(),
+        run.params,
+        dtype=DTYPES[options.dtype][0],
+        kept=unicom.kept_in_fp32(run.module),
+        shard_bytes=options.shard_bytes,
+    )
 
 
 def _describe(run: Run, options: Options) -> dict[str, Any]:
@@ -208,16 +221,14 @@ def _describe(run: Run, options: Options) -> dict[str, Any]:
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration with the names of its files and folders, but not where they were."""
 
-    def hidden(key: str, value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {name: hidden(name, one) for name, one in value.items()}
-        if not isinstance(value, str) or "\n" in value:
-            return value
-        if key in PLACES or value.startswith(("/", "~", "./", "../")) or "://" in value:
-            return PurePath(value).name
-        return value
-
-    return hidden("", config)
+    flat = traverse_util.flatten_dict(
+        json.loads(json.dumps(config)), sep=".", keep_empty_nodes=True
+    )
+    for key, value in flat.items():
+        declared = KEYS.get(key)
+        if isinstance(value, str) and declared is not None and declared.path:
+            flat[key] = PurePath(value).name
+    return traverse_util.unflatten_dict(flat, sep=".")
 
 
 def _describe_processor(run: Run) -> dict[str, Any]:
@@ -292,7 +303,7 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A part that can go out alone.
+    """A part that can be exported alone.
 
     Attributes:
       layout: a key of `LAYOUTS`.
@@ -320,7 +331,7 @@ def _flux(model: unicom.Unicom) -> Module | str:
     """FLUX's transformer; the projector of its context has no place in that layout."""
     decoder = model.codec.pixel_decoder
     if not isinstance(decoder, FluxDecoder):
-        return "its pixel decoder is a DiT of our own, not FLUX; it goes out with --to=pytorch"
+        return "its pixel decoder is a DiT of our own, not FLUX; export it with --to=pytorch"
     return decoder.transformer
 
 

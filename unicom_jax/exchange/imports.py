@@ -1,4 +1,4 @@
-"""`unicom import`: released weights, or a model that went out to PyTorch, become a workdir.
+"""`unicom import`: released weights, or a model exported to PyTorch, become a workdir.
 
 What is imported is step 0 of a stage: its `params` alone. A stage that is trained starts from them;
 one that is not (the encoder of most runs) is used as it is.
@@ -17,8 +17,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table as Page
+from rich.text import Text
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer
@@ -47,8 +47,9 @@ from unicom_jax.runs.initial import (
     Source,
     sources_of,
 )
+from unicom_jax.runs.stages import IN_MODEL, PARTS, STAGES, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
-from unicom_jax.runs.weights import UNIFIED_STAGES
+from unicom_jax.runs.trained import first_of
 
 # The key of the configuration that names the folder that a flag gives.
 FLAGS = {
@@ -128,8 +129,7 @@ def import_parts(
 
 def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:
     """The stages to be written, and from what."""
-    unified = [stage for stage in config.stages if stage in UNIFIED_STAGES][:1]
-    stages = ("encoder", "codec", *unified)
+    stages = [first_of(config, part).label for part in PARTS]
     plan = {stage: found for stage in stages if (found := sources_of(config, stage))}
     for stage in plan:
         if stage_steps(workdir, stage):
@@ -205,18 +205,22 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
                 shardings=shardings,
                 arrived=arrived,
             )
-        parts = {
-            "encoder": {"vision": params["vision"]},
-            "codec": params["codec"],
-            _unified_stage(run): params["unified"],
-        }
-        for stage, part in parts.items():
-            save_import(new / stage / "checkpoints", part)
+        for tree, of in IN_MODEL.items():
+            whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
+            save_import(new / _stage_of(tree, run) / "checkpoints", whole)
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
             write_model(new / "autoencoder", layout, module.autoencoder, weights)
         tokenizer.save(new / "tokenizer")
         (new / "config.json").write_text(to_json(config), encoding="utf-8")
+
+
+def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
+    """The stage that a tree of an exported model came from; the last that trains it, untold."""
+    part, told = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
+    if (found := parse(told)) and found.spec.part == part:
+        return told
+    return [name for name, spec in STAGES.items() if spec.part == part][-1]
 
 
 def _given_tokenizer(folder: Path) -> Tokenizer:
@@ -230,12 +234,6 @@ def _given_tokenizer(folder: Path) -> Tokenizer:
     if given.is_file():
         details["chat_template"] = given.read_text(encoding="utf-8")
     return dataclasses.replace(tokenizer, details=details)
-
-
-def _unified_stage(run: Mapping[str, Any]) -> str:
-    """The stage that an exported model's transformer came from."""
-    stage = (run.get("steps") or {}).get("unified", [""])[0]
-    return stage if stage in UNIFIED_STAGES else UNIFIED_STAGES[0]
 
 
 # ---- what the user sees -----------------------------------------------------------------------
@@ -252,7 +250,7 @@ def _show(rows: list[Row], console: Console) -> None:
         kinds = ", ".join(sorted({fact.dtype for fact in facts.values()}))
         size = sum(math.prod(f.shape) * DTYPES[f.dtype].itemsize for f in facts.values()) / 1e9
         numbers = str(len(facts)), f"{module.param_count():,}", f"{size:.2f} GB"
-        page.add_row(part, stage, *numbers, kinds, escape(_files(folder, facts)))
+        page.add_row(part, stage, *numbers, kinds, Text(_files(folder, facts)))
     console.print(page)
     for folder, unread in {(row[3], one) for row in rows if (one := _unread(row[3]))}:
         note = f"note: {unread.name} in {folder} is not read, as the Hub's libraries do not either"

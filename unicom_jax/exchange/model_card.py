@@ -6,15 +6,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
 from unicom_jax.core.module import Module
 from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
 from unicom_jax.runs.workdir import read_json
 
 CARD = """\
 ---
-library_name: transformers
-tags: [unicom, image-to-text, text-to-image, image-editing]
+{metadata}
 ---
 
 # {name}
@@ -33,15 +35,26 @@ from transformers import AutoModel
 
 model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
 picture = Image.open("picture.png")
-print(model.caption([picture]))
-print(model.answer([picture], ["What colour is it?"]))
-model.draw(["a red circle"], seed=0)[0].save("drawn.png")
-model.edit([picture], ["make it blue"])[0].save("edited.png")
-model.reconstruct([picture])[0].save("reconstructed.png")
+print(model.caption(picture))
+print(model.answer(picture, "What colour is it?"))
+model.draw("a red circle", seed=0)[0].save("drawn.png")
+model.edit(picture, "make it blue")[0].save("edited.png")
+model.reconstruct(picture)[0].save("reconstructed.png")
 ```
 
-`paint` and `write` continue whole conversations; `model.processor` holds the tokenizer and the
-image processor. Pictures are {pictures}. The same seed gives the same picture as in JAX.
+Each of them takes one input or a list and returns a list. `paint` and `write` continue whole
+conversations. Pictures are {pictures}. The same seed gives the same picture as in JAX.
+
+It also is a causal language model of transformers that looks at pictures: `AutoProcessor`,
+`AutoModelForImageTextToText`, `generate` and pipelines work as for other models.
+
+```python
+from transformers import pipeline
+
+ask = pipeline("image-text-to-text", model="{name}", trust_remote_code=True)
+content = [{{"type": "image", "image": picture}}, {{"type": "text", "text": "What colour is it?"}}]
+print(ask(text=[{{"role": "user", "content": content}}], return_full_text=False))
+```
 
 ## Training
 
@@ -58,8 +71,8 @@ Data: {data}. Weights: {weights}.
 - It knows what its data shows and little else; read the scores with their intervals.
 - It was not trained to refuse, and nothing filters what it writes or draws.
 - It draws pictures {pictures} only, and answers in a few words unless its data had longer ones.
-- bfloat16 rounds the weights of the codec too, which training keeps in float32: pictures come out
-  a little less true. Export and load in float32 to compare.
+- The codec and the flow head stay in float32 when the model is loaded in a half precision, as in
+  training. Converting the loaded model as a whole (`model.half()`) rounds them too.
 - The text tower of the encoder's contrastive training stays behind: this model scores no picture
   against a text.
 - `trust_remote_code=True` runs the Python files of this folder. Read them first: they import torch,
@@ -72,6 +85,13 @@ from any weights that training started from; whoever publishes them has to state
 """
 
 
+KINDS = {
+    "ema": "averaged (EMA)",
+    "raw": "as trained, not averaged",
+    "base": "those under the adapters of its last stage",
+}
+
+
 def model_card(
     workdir: Path,
     config: Mapping[str, Any],
@@ -81,20 +101,55 @@ def model_card(
 ) -> str:
     """The card of a run. `steps`: part -> (stage, steps); `choice`: as given to the export."""
     source = config["data"]["source"]
-    stages = dict.fromkeys((*config["stages"], *(name for name, _ in steps.values())))
+    used = (parse(label) for label, _ in steps.values())
+    stages = [stage.label for stage in in_order(config, filter(None, used))]
+    name = workdir.resolve().name
+    scores = _scores(workdir / "scores.json", steps, choice)
     return CARD.format(
-        name=workdir.resolve().name,
+        metadata=_metadata(name, config, {} if isinstance(scores, str) else scores),
+        name=name,
         sizes=_sizes(module),
         pictures=_pictures(config["data"]),
         training=_training(workdir, stages, config),
-        data=f"`{source['kind']}`" + (f", {source['path']}" if source["path"] else ""),
-        weights={"ema": "averaged (EMA)", "raw": "as trained, not averaged"}.get(
-            choice.kind, "those that the run itself uses (averaged where EMA was on)"
-        )
+        data=f"`{source['kind']}`",
+        weights=KINDS.get(choice.kind, "those that the run itself uses (averaged where EMA was on)")
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
-        scores=_scores(workdir / "scores.json", steps, choice),
+        scores=scores if isinstance(scores, str) else _score_table(scores),
         diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
     )
+
+
+def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
+    """What the Hub reads: the card's head in YAML.
+
+    The licence is "other", since that of the weights is for whoever publishes them to state. Base
+    models are known by the folders that the configuration names.
+    """
+    source = config["data"]["source"]["kind"]
+    given = (config[part]["init_from"] for part in ("encoder", "unified"))
+    decoder = config["codec"]["decoder"]["init_from"]
+    results = [
+        EvalResult(
+            task_type="any-to-any",
+            dataset_type=source,
+            dataset_name=source,
+            metric_type=score,
+            metric_value=round(value, 6),
+        )
+        for score, value in scores.items()
+        if f"{score}.n" in scores and value is not None
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag="any-to-any",
+        license="other",
+        license_name="to-be-stated",
+        license_link="README.md#licence",
+        tags=["unicom", "image-to-text", "text-to-image", "image-editing"],
+        base_model=[Path(one).name for one in (*given, decoder) if one] or None,
+        model_name=name if results else None,
+        eval_results=results or None,
+    ).to_yaml()
 
 
 def _sizes(module: Module) -> str:
@@ -119,9 +174,11 @@ def _sizes(module: Module) -> str:
 
 def _pictures(data: Mapping[str, Any]) -> str:
     side, most = data["image_size"], data["max_tokens"]
+    about = f"of about {side} x {side} pixels in several aspect ratios"
     return {
         "fixed": f"of {side} x {side} pixels",
-        "bucket": f"of about {side} x {side} pixels in several aspect ratios",
+        "bucket": about,
+        "bucket_walk": about,
         "naflex": f"of any aspect ratio with at most {most} patches of {data['patch']} pixels",
     }[data["policy"]]
 
@@ -132,7 +189,7 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
         path = workdir / name / "stage.json"
         if not path.is_file():
             continue
-        facts, settings = read_json(path, CheckpointError), config[name]
+        facts, settings = read_json(path, CheckpointError), settings_of(config, name)
         if lacking := {"steps", "seconds", "device"} - facts.keys():
             raise CheckpointError(
                 f"{path} lacks {', '.join(sorted(lacking))}; restore it from a copy, or delete "
@@ -153,16 +210,14 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
     return _table(("stage", "steps", "batch", "optimiser", "time", "on"), rows)
 
 
-def _scores(path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice) -> str:
-    """Every score with its interval, and beside the untrained model's where that was run.
-
-    Scores of other checkpoints than those of the card are left out.
-    """
+def _scores(
+    path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice
+) -> dict[str, Any] | str:
+    """The scores of the checkpoints of the card, or a sentence that says why there are none."""
     if not path.is_file():
         return "Not evaluated."
     found = read_json(path, CheckpointError)
-    about = found.get("about", {})
-    evaluated = about.get("checkpoints", {})
+    evaluated = found.get("about", {}).get("checkpoints", {})
     if any(
         evaluated.get(part, f"{stage} {n}") != f"{stage} {n}" for part, (stage, n) in steps.items()
     ):
@@ -170,6 +225,12 @@ def _scores(path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice) ->
         return f"Not evaluated at this step; the scores of the run are of {of}."
     if choice.step and not evaluated:
         return "Not evaluated at this step."
+    return found
+
+
+def _score_table(found: Mapping[str, Any]) -> str:
+    """Every score with its interval, and beside the untrained model's where that was run."""
+    about = found.get("about", {})
     rows = [
         (
             name,

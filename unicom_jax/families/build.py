@@ -72,7 +72,7 @@ def build_space(config: Config) -> PaintSpace:
         )
     sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
     rows, cols = facts["canvas"]
-    ragged = config["data"]["policy"] == "bucket"
+    ragged = config["data"]["policy"].startswith("bucket")
     backend = config["codec"]["autoencoder"]["attention_backend"]
     autoencoder = AutoencoderKL(**{**sizes, "attention_backend": backend})
     return LatentSpace(autoencoder, patch, rows, cols, ragged, config["compute_dtype"])

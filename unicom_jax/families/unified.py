@@ -111,9 +111,10 @@ class UnifiedModel(Module):
     ) -> tuple[Float[Array, "B S W"], KVCache]:
         """Reads slots without draws into the cache at `start`: hidden states and cache.
 
-        The mask of `batch` refers to cache slots.
+        The mask of `batch` refers to cache slots. `prepared`: as for `loss_terms`; None: no row has
+        a picture.
         """
-        looked_at = self.images.looked_at(params, prepared)
+        looked_at = None if prepared is None else self.images.looked_at(params, prepared)
         hidden = self._embed(params, batch, looked_at)
         return self.transformer(
             params["transformer"], hidden, batch.positions, batch.mask, cache, start
@@ -172,8 +173,8 @@ class UnifiedModel(Module):
         return self.images.condition(params, hidden[:, None], noised.grids), aux
 
     def _embed(
-        self, params: Params, batch: MixedBatch, images: tuple[jax.Array, ...]
+        self, params: Params, batch: MixedBatch, images: tuple[jax.Array, ...] | None
     ) -> Float[Array, "B S W"]:
-        """The input vectors of all slots; `images` as for `place_images`."""
+        """The input vectors of all slots; `images` as for `place_images`, None: text alone."""
         text = self.transformer.embed(params["transformer"], batch.tokens, self.compute_dtype)
-        return place_images(text, batch, *images)
+        return text if images is None else place_images(text, batch, *images)

@@ -13,13 +13,14 @@ from data_pipelines.sequences.sequence import SequenceConfig
 from unicom_jax.core.picture import Picture
 from unicom_jax.core.pixels import to_bytes
 
-Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+LATENTS, PIXELS = 0, 1  # streams of noise that one picture takes
 
 
 def prepared(image: Picture, sequence: SequenceConfig) -> Picture:
     """The picture as the encoder sees it: resized under the image policy."""
-    return pictures.prepare(image, sequence.images, sequence.patch, sequence.pool)
+    return pictures.prepare(image, sequence.images, sequence.patch, sequence.unit)
 
 
 def to_patches(
@@ -48,28 +49,51 @@ def to_pictures(
 
 
 def noise_at(
-    seed: int, places: Iterable[int], shape: tuple[int, ...]
-) -> Float32[np.ndarray, "B ..."]:
-    """Noise (B, *shape) by (seed, place in the request), whatever the batch size."""
-    return np.stack(
-        [
-            np.random.default_rng([seed, place]).standard_normal(shape, np.float32)
-            for place in places
-        ]
-    )
+    seed: int, places: Iterable[int], stream: int, shape: tuple[int, ...]
+) -> list[Float32[np.ndarray, ...]]:
+    """Unit Gaussian noise of `shape` for every place of a request, whatever the batch size.
+
+    (seed, stream, place) is hashed by NumPy's `SeedSequence`, so no two of them share noise.
+    """
+
+    def draw(place: int) -> np.ndarray:
+        source = np.random.SeedSequence(seed, spawn_key=(stream, place))
+        return np.random.default_rng(source).standard_normal(shape, np.float32)
+
+    return [draw(place) for place in places]
+
+
+def derived_seed(seed: int, *path: int) -> int:
+    """Another seed for a part of a request, such as a turn of a conversation; hashed likewise."""
+    return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1)[0])
+
+
+def padded_rows(
+    parts: Sequence[Float32[np.ndarray, "n C"]], rows: int
+) -> Float32[np.ndarray, "B {rows} C"]:
+    """Arrays of different lengths in one batch, filled up with zeros."""
+    out = np.zeros((len(parts), rows, parts[0].shape[-1]), np.float32)
+    for row, part in enumerate(parts):
+        out[row, : len(part)] = part
+    return out
 
 
 def in_batches(
-    run: Callable[[list[Item], int], list[Result]], items: Sequence[Item], size: int
+    run: Callable[[list[int]], list[Result]], items: Sequence[int], size: int, multiple: int = 1
 ) -> list[Result]:
-    """Runs `run(batch, index of its first item)` over batches of `size`; the last is filled up.
+    """Runs `run(some of the items)` over batches of `size`; the last one is filled up.
 
     Few items run in one smaller batch, of a power of two, so that few programs are compiled.
+
+    Args:
+      items: numbers of requests.
+      multiple: batches have a multiple of so many items: one for each device that takes rows.
     """
     size = min(size, 1 << max(len(items) - 1, 0).bit_length())
+    size = -(-size // multiple) * multiple
     results: list[Result] = []
     for first in range(0, len(items), size):
         batch = list(items[first : first + size])
         filled = batch + [batch[-1]] * (size - len(batch))
-        results += run(filled, first)[: len(batch)]
+        results += run(filled)[: len(batch)]
     return results

@@ -20,8 +20,9 @@ Write what you want: a question, or what to draw. Commands, each on its own line
   /help         these lines
   /quit         leave (so does Ctrl-D)"""
 
-# The conversation so far, and how many turns there were before -> what the model answers.
-Answer = Callable[[list[Segment], int], list[Segment]]
+# The conversation so far, how many turns there were before, and what prints a piece of text as it
+# is written -> what the model answers.
+Answer = Callable[[list[Segment], int, Callable[[str], None]], list[Segment]]
 
 
 @dataclasses.dataclass
@@ -36,8 +37,8 @@ class Talk:
 def chat(answer: Answer, console: Console, out: Path) -> None:
     """Reads lines from standard input until /quit or its end, and answers each.
 
-    Pictures that the model draws are saved as `out`-1, `out`-2, ... A mistake, such as a picture
-    that cannot be read, is told in one line and the conversation goes on.
+    Words appear as they are written. Pictures that the model draws are saved as `out`-1, `out`-2,
+    ... An error, such as a picture that cannot be read, takes one line; the conversation continues.
     """
     console.print(HELP, markup=False, soft_wrap=True)
     talk = Talk()
@@ -78,12 +79,21 @@ def _command(line: str, talk: Talk, console: Console) -> None:
 
 def _turn(line: str, talk: Talk, answer: Answer, console: Console, out: Path) -> None:
     asked = [*talk.said, Text(line)]
-    answered = answer(asked, talk.turns)
+    printed = False
+
+    def say(piece: str) -> None:
+        nonlocal printed
+        printed = True
+        console.print(piece, markup=False, soft_wrap=True, end="")
+
+    try:
+        answered = answer(asked, talk.turns, say)
+    finally:
+        if printed:
+            console.print()
     talk.said, talk.turns = [*asked, *answered], talk.turns + 1
     for segment in answered:
-        if isinstance(segment, Text):
-            console.print(segment.text, markup=False, soft_wrap=True)
-        else:
+        if isinstance(segment, Image):
             talk.pictures += 1
             path = save(segment.pixels, numbered(out, talk.pictures))
             console.print(f"picture: {path}", markup=False, soft_wrap=True)

@@ -24,22 +24,28 @@ from data_pipelines.sequences.tasks import (
     about_image,
 )
 from unicom_jax.core.picture import Picture
+from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.chat import chat
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
-from unicom_jax.runs.weights import UNIFIED_STAGES
+from unicom_jax.runs.stages import row_stages
 
 # Which options each mode reads; any other one that is given is an error, none is ignored.
-WORDS = ("max_tokens", "temperature", "top_p")
-FLOW = ("steps", "guidance", "guidance_interval", "sampler")
+CHOICE = ("max_tokens", "temperature", "top_p", "top_k")
+WORDS = (*CHOICE, "stop")
+FLOW = (
+    "steps", "guidance", "guidance_interval", "sampler", "renorm", "shift", "codec_steps",
+)  # fmt: skip
+SOURCED = (*FLOW, "image_guidance")
+FILES = ("out", "sheet", "count")
 READS = {
-    "--prompt": ("prompt", "out", "sheet", "size", *FLOW),
-    "--prompt --think": ("prompt", "think", "out", "sheet", "size", *FLOW, *WORDS),
+    "--prompt": ("prompt", *FILES, "size", *FLOW),
+    "--prompt --think": ("prompt", "think", *FILES, "size", *FLOW, *CHOICE),
     "--image": ("image", *WORDS),
     "--ask": ("image", "ask", *WORDS),
     "--ask --together": ("image", "ask", "together", *WORDS),
-    "--edit": ("image", "edit", "out", "sheet", *FLOW),
-    "--chat": ("chat", "out", "size", *FLOW, *WORDS),
+    "--edit": ("image", "edit", *FILES, *SOURCED),
+    "--chat": ("chat", "out", "size", *SOURCED, *WORDS),
 }
 OPTIONS = tuple(dict.fromkeys(option for options in READS.values() for option in options))
 DEFAULT_OUT = "sample.png"
@@ -61,6 +67,10 @@ class Request(NamedTuple):
     out: Path
     options: dict[str, Any]
 
+    def each(self, asked: Sequence[str]) -> list[str]:
+        """What was asked for every picture that is drawn."""
+        return [one for one in asked for _ in range(self.options.get("count", 1))]
+
 
 def run_sample(args: argparse.Namespace, console: Console) -> None:
     """Does what the flags of `unicom sample` ask for; pictures go to --out, words to `console`.
@@ -79,8 +89,9 @@ def run_sample(args: argparse.Namespace, console: Console) -> None:
     images = [load_image(path) for path in given.get("image", ())]
     out = check_name(Path(given.get("out", DEFAULT_OUT)))
     with console.status("loading the checkpoint"):
-        generator = Generator.load(args.checkpoint, args.step)
-    options = {name: given[name] for name in (*FLOW, *WORDS) if name in given}
+        generator = Generator.load(args.checkpoint, args.step, args.mesh)
+    names = dict.fromkeys((*SOURCED, *WORDS, "count"))
+    options = {name: given[name] for name in names if name in given}
     options["seed"] = args.seed
     if "size" in given:
         options["size"] = size_of(given["size"], generator)
@@ -181,8 +192,8 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
     Raises:
       ValueError: absurdly more.
     """
-    stages = [name for name in generator.config["stages"] if name in UNIFIED_STAGES]
-    trained = max(generator.config[name]["sequence_length"] for name in stages or ["pretrain"])
+    stages = row_stages(generator.config)
+    trained = max(generator.config[name]["sequence_length"] for name in stages)
     length = len(build_prefix(segments, generator.tokenizer, generator.sequence, VISION_START))
     if length > ABSURD * trained:
         raise ValueError(
@@ -200,11 +211,13 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
 
 
 def _draw(generator: Generator, request: Request, console: Console) -> None:
-    prompts = request.given["prompt"]
-    for prompt in prompts:
+    for prompt in request.given["prompt"]:
         check_length([Text(prompt)], generator, console)
+    prompts = request.each(request.given["prompt"])
     with console.status(f"drawing {len(prompts)}"):
-        drawn = generator.draw(prompts, think="think" in request.given, **request.options)
+        drawn = generator.draw(
+            request.given["prompt"], think="think" in request.given, **request.options
+        )
     paths = save_all([one.image for one in drawn], request.out, "sheet" in request.given)
     for prompt, one, path in zip(prompts, drawn, paths, strict=True):
         if one.thought:
@@ -216,9 +229,8 @@ def _answer(generator: Generator, request: Request, console: Console) -> None:
     question = request.given.get("ask", BRIEFLY)
     for image in request.images:
         check_length([Image(image, UNDERSTOOD), Text(question)], generator, console)
-    questions = [question] * len(request.images)
     with console.status("looking"):
-        answers = generator.answer(request.images, questions, **request.options)
+        answers = generator.answer(request.images, question, **request.options)
     for path, answer in zip(request.given["image"], answers, strict=True):
         _say(console, answer if len(answers) == 1 else f"{path}: {answer}")
 
@@ -239,21 +251,25 @@ def _edit(generator: Generator, request: Request, console: Console) -> None:
     instruction = request.given["edit"]
     for image in request.images:
         check_length([Image(image, SOURCE), Text(instruction)], generator, console)
-    instructions = [instruction] * len(request.images)
-    with console.status(f"drawing {len(request.images)}"):
-        edited = generator.edit(request.images, instructions, **request.options)
+    sources = request.each(request.given["image"])
+    with console.status(f"drawing {len(sources)}"):
+        edited = generator.edit(request.images, instruction, **request.options)
     paths = save_all(edited, request.out, "sheet" in request.given)
-    for source, path in zip(request.given["image"], paths, strict=True):
+    for source, path in zip(sources, paths, strict=True):
         _say(console, f"{path}: {source}, {instruction}")
 
 
 def _chat(generator: Generator, request: Request, console: Console) -> None:
-    def answer(conversation: list[Segment], turn: int) -> list[Segment]:
+    session = generator.session()  # what was said is not read again
+
+    def answer(conversation: list[Segment], turn: int, say: Callable[[str], None]) -> list[Segment]:
         check_length(conversation, generator, console)
         # Another seed every turn, so that asking again gives another picture.
-        options = {**request.options, "seed": request.options["seed"] + turn}
+        options = {**request.options, "seed": derived_seed(request.options["seed"], turn)}
         # No task trains what follows a picture within a turn, so the turn ends with one.
-        return generator.respond(conversation, max_images=1, **options)
+        return session.respond(
+            conversation, max_images=1, on_text=lambda _, piece: say(piece), **options
+        )
 
     chat(answer, console, request.out)
 

@@ -1,51 +1,67 @@
-"""`Conversations`: what a model writes, paints or both behind segments of words and pictures."""
+"""`Conversations`: what a model writes or paints behind segments of words and pictures."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
 from data_pipelines.sequences.sequence import VISION_START, Document, SequenceConfig, build_prefix
-from data_pipelines.sequences.tasks import DRAWN, Image, Segment, Text, unconditional_segments
+from data_pipelines.sequences.tasks import Image, Segment, unconditional_segments, without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
-from unicom_jax.families.build import (
-    build_codec,
-    build_encoder,
-    build_space,
-    build_unified,
-    usual_shift,
-)
+from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
-from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_pictures
+from unicom_jax.inference.arrays import (
+    LATENTS,
+    PIXELS,
+    in_batches,
+    noise_at,
+    padded_rows,
+    prepared,
+    to_pictures,
+)
+from unicom_jax.inference.canvas import Canvas, canvas_of
 from unicom_jax.inference.drawing import Drawing
-from unicom_jax.inference.prompt import collate, image_slots
-from unicom_jax.inference.text import Sampling
+from unicom_jax.inference.guidance import CONDITIONAL, PICTURELESS, WORDLESS
+from unicom_jax.inference.prompt import Prefixes, bucket, collate, image_slots
+from unicom_jax.inference.requests import Conversation, as_conversations
+from unicom_jax.inference.text import Sampling, Tail, Writing, begin_writing
+from unicom_jax.inference.words import Heard, Listener, Words, stop_strings
+from unicom_jax.models.transformer import KVCache
 
-PIXEL_SALT = 1_000_003  # added to the seed: a picture's pixels have noise of their own
+# The prompt of each guidance branch.
+SPOKEN: dict[str, Callable[[Sequence[Segment]], list[Segment]]] = {
+    CONDITIONAL: list,
+    WORDLESS: unconditional_segments,
+    PICTURELESS: without_pictures,
+}
 
 
 class Conversations:
     """Continues conversations with one set of weights.
 
     Requests are run in batches of `batch_size`; short batches are filled up, so a few programs
-    serve everything.
+    serve everything. What a request gets depends on the seed and on its place, never on the batch.
 
     Args:
       config: the configuration the weights were trained with.
       params: trees `vision`, `codec`, `unified`; for a codec over latents also `autoencoder`.
+      mesh: the devices that the weights are sharded over; None: one device has them.
     """
 
     def __init__(
-        self, config: Mapping[str, Any], tokenizer: Tokenizer, params: Mapping[str, Params]
+        self,
+        config: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        params: Mapping[str, Params],
+        mesh: Mesh | None = None,
     ) -> None:
         self.config, self.tokenizer, self.params = config, tokenizer, params
         self.models = engine.Models(
@@ -53,163 +69,226 @@ class Conversations:
             build_codec(config),
             build_unified(config),
             build_space(config),
+            None if mesh is None or mesh.size == 1 else mesh,
         )
         self.sequence: SequenceConfig = sequence_config(config)
+        self.words = Words(tokenizer)
         self.batch_size: int = config["evaluation"]["batch_size"]
-        self.codec_steps: int = config["codec"]["sample_steps"]
 
     def write(
         self,
-        conversations: Sequence[Sequence[Segment]],
+        conversations: Conversation | Sequence[Conversation],
         *,
         opening: str = "",
         max_tokens: int | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        top_k: int = 0,
+        stop: str | Sequence[str] = (),
+        on_text: Heard | None = None,
         seed: int = 0,
+        first: int = 0,
     ) -> list[str]:
-        """The words that follow each conversation, up to the end of the turn or an image."""
-        return [
-            text
-            for text, _ in self._write(
-                conversations, opening, max_tokens, Sampling(temperature, top_p), seed
-            )
-        ]
+        """The words that follow each conversation, up to the end of the turn or an image.
+
+        Args:
+          conversations: a list; a string or a list of segments is a single one.
+          opening: what the answer is made to start with, such as "<think>".
+          max_tokens: longest answer; None takes the configuration's.
+          temperature, top_p, top_k: as of `Sampling`.
+          stop: strings that end an answer. Neither they nor what follows is part of it.
+          on_text: called as on_text(place, piece) with each piece of text once it is written.
+          seed, first: a row's random choices follow from the seed and its place in the request,
+            counted from `first`: give it to split a request without changing its answers.
+
+        Raises:
+          ValueError: something that is no conversation, or a number out of its range.
+        """
+        sampling = Sampling(temperature, top_p, top_k)
+        rows = self.tokens(
+            conversations, opening, max_tokens, sampling, stop, on_text, seed=seed, first=first
+        )
+        return [self.words.until_stop(self.words.text(row), stop) for row in rows]
 
     def paint(
         self,
-        conversations: Sequence[Sequence[Segment]],
+        conversations: Conversation | Sequence[Conversation],
         *,
         size: tuple[int, int] | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        sampler: str | None = None,
+        count: int = 1,
         seed: int = 0,
-    ) -> list[Picture]:
-        """The picture that follows each conversation."""
-        defaults = self.config["sample"]
-        interval = defaults["guidance_interval"] if guidance_interval is None else guidance_interval
-        settings = Drawing(
-            steps=defaults["steps"] if steps is None else steps,
-            guidance=float(defaults["guidance"] if guidance is None else guidance),
-            sampler=defaults["sampler"] if sampler is None else sampler,
-            interval=tuple(interval),  # JSON knows lists only; a static argument has to be hashable
-            shift=usual_shift(self.config, self.models.unified.images),
-        )
-        sizes = [self._drawn_grid(segments, size) for segments in conversations]
-        results: list[Picture | None] = [None] * len(conversations)
-        for grid in sorted(set(sizes)):  # one program a grid
-            chosen = [i for i, other in enumerate(sizes) if other == grid]
-
-            def run(batch: list[int], first: int, grid=grid) -> list[Picture]:
-                del first
-                segments = [conversations[i] for i in batch]
-                return self._paint(segments, batch, grid, settings, seed)
-
-            for i, picture in zip(chosen, in_batches(run, chosen, self.batch_size), strict=True):
-                results[i] = picture
-        return results
-
-    def respond(
-        self,
-        conversation: Sequence[Segment],
-        *,
-        max_images: int = 4,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        first: int = 0,
         **drawing: Any,
-    ) -> list[Segment]:
-        """Lets the model decide: words, and pictures where it opens one, until its turn ends."""
-        sampling = Sampling(temperature, top_p)
-        response: list[Segment] = []
-        for turn in range(max_images):  # each with noise of its own
-            context = [*conversation, *response]
-            ((words, draws),) = self._write([context], "", max_tokens, sampling, seed + turn)
-            if words:
-                response.append(Text(words, supervised=True))
-            if not draws:
-                break
-            (image,) = self.paint([[*conversation, *response]], seed=seed + turn, **drawing)
-            response.append(Image(image, DRAWN))
-        return response
+    ) -> list[Picture]:
+        """The pictures that follow each conversation.
+
+        Args:
+          conversations: as for `write`.
+          size: (height, width) in pixels, multiples of the patch; None: the last picture's of the
+            conversation, or the training size.
+          count: pictures for each conversation, side by side in the result.
+          seed, first: a picture's noise follows from the seed and its place in the result, counted
+            from `first`.
+          drawing: fields of `Drawing`; None takes the configuration's.
+
+        Raises:
+          ValueError: something that is no conversation, a size that the model does not draw, or an
+            option that is unknown or out of its range.
+        """
+        if count < 1:
+            raise ValueError(f"count is {count}; give at least 1 picture a prompt")
+        settings = self.drawing(**drawing)
+        said = [one for one in as_conversations(conversations) for _ in range(count)]
+        grids = [self.drawn_grid(segments, size) for segments in said]
+        groups: dict[tuple[Canvas, Drawing], list[int]] = {}
+        for place, segments in enumerate(said):
+            canvas = canvas_of(grids[place], self.models.space, self.sequence)
+            own = self.suited(settings, segments, grids[place])
+            groups.setdefault((canvas, own), []).append(place)
+
+        results: dict[int, Picture] = {}
+        for (canvas, own), places in groups.items():
+
+            def run(batch: list[int], canvas=canvas, own=own) -> list[Picture]:
+                chosen = [said[place] for place in batch]
+                latents = self._draw(
+                    chosen, [first + p for p in batch], [grids[p] for p in batch], canvas, own, seed
+                )
+                return self.pixels(
+                    latents, [first + p for p in batch], [grids[p] for p in batch], canvas,
+                    self.codec_steps(own), seed,
+                )  # fmt: skip
+
+            drawn = in_batches(run, places, self.batch_size, self.models.row_devices)
+            results |= zip(places, drawn, strict=True)
+        return [results[place] for place in range(len(said))]
+
+    def drawing(self, **options: Any) -> Drawing:
+        """The configuration's `Drawing` with `options` in the place of its fields, but for None."""
+        known = {field.name for field in dataclasses.fields(Drawing)}
+        if unknown := sorted(options.keys() - known):
+            raise ValueError(
+                f"{unknown[0]} is no option of drawing; known are {', '.join(sorted(known))}"
+            )
+        defaults = {name: value for name, value in self.config["sample"].items() if name in known}
+        given = {name: value for name, value in options.items() if value is not None}
+        settings = Drawing(**(defaults | given))
+        # JSON knows lists only; a static argument has to be hashable.
+        return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
+
+    def suited(
+        self, settings: Drawing, segments: Sequence[Segment], grid: tuple[int, int]
+    ) -> Drawing:
+        """`settings` for one picture: its shift, and guidance by pictures only where it has any."""
+        if not any(isinstance(segment, Image) for segment in segments):
+            settings = dataclasses.replace(settings, image_guidance=1.0)
+        if settings.shift is None:
+            images, slots = self.models.unified.images, grid[0] * grid[1] // self.sequence.unit**2
+            shift = images.flow_time.shift_of(*images.shape_of(slots))
+            settings = dataclasses.replace(settings, shift=float(shift))
+        return settings
+
+    def codec_steps(self, settings: Drawing) -> int:
+        return settings.codec_steps or self.config["codec"]["sample_steps"]
 
     # ---- words ----------------------------------------------------------------------------
 
-    def _write(
-        self,
-        conversations: Sequence[Sequence[Segment]],
-        opening: str,
-        max_tokens: int | None,
-        sampling: Sampling,
-        seed: int,
-    ) -> list[tuple[str, bool]]:
-        """(words, whether an image opens behind them) for each conversation."""
-        tokens = self.tokens(conversations, opening, max_tokens, sampling, seed)
-        return [self._words(row) for row in tokens]
-
     def tokens(
         self,
-        conversations: Sequence[Sequence[Segment]],
+        conversations: Conversation | Sequence[Conversation],
         opening: str = "",
         max_tokens: int | None = None,
-        sampling: Sampling = Sampling(),  # noqa: B008 - a tuple of constants
+        sampling: Sampling = Sampling(),  # noqa: B008 - frozen
+        stop: str | Sequence[str] = (),
+        on_text: Heard | None = None,
+        *,
         seed: int = 0,
+        first: int = 0,
     ) -> list[Int32[np.ndarray, " tokens"]]:
         """Token ids that follow each conversation, the one that ended them included."""
-        limit = max_tokens or self.config["sample"]["max_tokens"]
-        stop = np.array(
-            [
-                self.tokenizer.end_of_document,
-                self.tokenizer.turn_end,
-                self.tokenizer.vision_start,
-            ],
-            np.int32,
-        )
-
-        def run(batch: list[Document], first: int) -> list[np.ndarray]:
-            prefixes = collate(batch, self.sequence)
-            places = np.arange(first, first + len(batch))
-            keys = jax.vmap(partial(jax.random.fold_in, jax.random.key(seed)))(places)
-            tokens, counts = engine.write(
-                self.models, self.params, prefixes.batch, prefixes.lengths,
-                prefixes.next_positions, stop, keys, max_tokens=limit, sampling=sampling,
-            )  # fmt: skip
-            return [
-                row[:count]
-                for row, count in zip(np.asarray(tokens), np.asarray(counts), strict=True)
-            ]
-
         documents = [
             build_prefix(segments, self.tokenizer, self.sequence, opening)
-            for segments in conversations
+            for segments in as_conversations(conversations)
         ]
-        return in_batches(run, documents, self.batch_size)
+        limit = self.limit(max_tokens)
 
-    def _words(self, tokens: Int32[np.ndarray, " tokens"]) -> tuple[str, bool]:
-        draws = len(tokens) > 0 and int(tokens[-1]) == self.tokenizer.vision_start
-        think = (self.tokenizer.think_start, self.tokenizer.think_end)
-        spelt = dict(zip(think, ("<think>", "</think>"), strict=True))
-        pieces: list[str] = []
-        run: list[int] = []
-        for token in map(int, tokens):
-            if token in spelt:
-                pieces += [self.tokenizer.decode(run), spelt[token]]
-                run = []
-            else:
-                run.append(token)
-        return "".join([*pieces, self.tokenizer.decode(run)]).strip(), draws
+        def run(batch: list[int]) -> list[np.ndarray]:
+            prefixes = collate([documents[place] for place in batch], self.sequence)
+            writing, tail = self._begin(prefixes, limit, seed, [first + place for place in batch])
+            listening = on_text is not None or stop_strings(stop)
+            listener = Listener(self.words, on_text, stop, batch) if listening else None
+            return self.finish_writing(writing, tail, limit, sampling, listener)[1]
+
+        return in_batches(run, range(len(documents)), self.batch_size, self.models.row_devices)
+
+    def limit(self, max_tokens: int | None) -> int:
+        """Longest answer in tokens."""
+        limit = self.config["sample"]["max_tokens"] if max_tokens is None else max_tokens
+        if limit < 1:
+            raise ValueError(f"max_tokens is {limit}; give at least 1")
+        return limit
+
+    def _begin(
+        self, prefixes: Prefixes, limit: int, seed: int, places: Sequence[int]
+    ) -> tuple[Writing, Tail]:
+        """Reads prefixes with room for an answer behind each."""
+        room = bucket(prefixes.slots + limit) - prefixes.slots
+        hidden, cache = self._read(prefixes, room)
+        tail = self.tail(prefixes.lengths, prefixes.next_positions, prefixes.slots, seed, places)
+        return begin_writing(hidden, cache, room), tail
+
+    def tail(
+        self,
+        lengths: Int32[np.ndarray, " B"],
+        next_positions: Int32[np.ndarray, " B"],
+        start: int,
+        seed: int,
+        places: Sequence[int],
+    ) -> Tail:
+        """Where text starts behind prefixes; see `Tail`."""
+        return Tail(
+            *self.models.place((lengths, next_positions)),
+            np.int32(start),
+            self.models.place(np.asarray(places, np.int32)),
+            np.uint32(seed & 0xFFFFFFFF),
+            np.array(self.words.stops, np.int32),
+        )
+
+    def finish_writing(
+        self,
+        writing: Writing,
+        tail: Tail,
+        limit: int,
+        sampling: Sampling,
+        listener: Listener | None = None,
+    ) -> tuple[Writing, list[Int32[np.ndarray, " tokens"]]]:
+        """Goes on to the end: what stands then, and each row's tokens.
+
+        Without a listener the whole text is one call of the compiled loop, with one a call a token.
+        """
+        for until in range(1, limit + 1) if listener else (limit,):
+            writing = engine.write(
+                self.models, self.params, writing, tail, np.int32(until), sampling.numbers,
+                mode=sampling.mode,
+            )  # fmt: skip
+            if listener:
+                done = np.asarray(writing.done) | listener.hear(np.asarray(writing.tokens))
+                writing = writing._replace(done=self.models.place(done))
+                if done.all():
+                    break
+        tokens = np.asarray(writing.tokens)
+        if listener:
+            listener.close(tokens)
+        return writing, [row[row >= 0] for row in tokens]
 
     # ---- pictures -------------------------------------------------------------------------
 
-    def _drawn_grid(
+    def drawn_grid(
         self, segments: Sequence[Segment], size: tuple[int, int] | None
     ) -> tuple[int, int]:
         """Patch rows and columns of the picture to draw: asked for, the source's, or the usual."""
         config = self.sequence
-        unit = config.patch * config.pool
+        unit = config.patch * config.unit
         if size is None:
             sources = [s.pixels for s in segments if isinstance(s, Image)]
             side = self.config["data"]["image_size"]
@@ -223,47 +302,105 @@ class Conversations:
                     "train with --config.data.policy=bucket or naflex"
                 )
         rows, cols = shape[0] // config.patch, shape[1] // config.patch
-        if shape[0] % unit or shape[1] % unit or rows * cols > config.max_patches:
+        if shape[0] % unit or shape[1] % unit or not 0 < rows * cols <= config.max_patches:
             raise ValueError(
                 f"size {tuple(shape)}: sides must be multiples of {unit} and give at most "
                 f"{config.max_patches} patches of {config.patch} pixels"
             )
         return rows, cols
 
-    def _paint(
+    def branches(
+        self, segments: Sequence[Segment], settings: Drawing, opening: str = VISION_START
+    ) -> list[Document]:
+        """The prefixes of one picture, one for each guidance branch."""
+        return [
+            build_prefix(SPOKEN[name](segments), self.tokenizer, self.sequence, opening)
+            for name in settings.branches
+        ]
+
+    def _draw(
         self,
-        conversations: list[Sequence[Segment]],
-        places: list[int],
-        grid: tuple[int, int],
+        conversations: Sequence[Sequence[Segment]],
+        places: Sequence[int],
+        grids: Sequence[tuple[int, int]],
+        canvas: Canvas,
         settings: Drawing,
         seed: int,
-    ) -> list[Picture]:
-        branches = [conversations]
-        if settings.branches == 2:
-            branches.append([unconditional_segments(one) for one in conversations])
-        prefixes = collate(
-            [
-                build_prefix(segments, self.tokenizer, self.sequence, VISION_START)
-                for branch in branches
-                for segments in branch
-            ],
-            self.sequence,
-        )
-        pool = self.sequence.pool
-        tokens = (grid[0] // pool) * (grid[1] // pool)
-        latent_noise, pixel_noise = (
-            noise_at(seed + salt, places, shape)
-            for salt, shape in (
-                (0, (tokens, self.models.codec.latent_dim)),
-                (PIXEL_SALT, (grid[0] * grid[1], self.models.codec.pixel_decoder.channels)),
-            )
-        )
-        grids = np.full((len(conversations), 2), grid, np.int32)
-        slots = image_slots(prefixes, grid[0] // pool, grid[1] // pool)
-        models = dataclasses.replace(self.models, space=self.models.space.of_grid(*grid))
-        painted = engine.paint(
-            models, self.params, prefixes.batch, slots.positions, slots.mask,
-            grids, latent_noise, pixel_noise,
-            pool=pool, settings=settings, codec_steps=self.codec_steps,
+    ) -> Any:
+        """Latents of one picture behind each conversation."""
+        documents = [one for said in conversations for one in self.branches(said, settings)]
+        prefixes = collate(documents, self.sequence, len(settings.branches))
+        _, cache = self._read(prefixes, self.slots_of(canvas))
+        behind = prefixes.lengths, prefixes.next_positions, prefixes.slots
+        return self.latents(cache, behind, places, grids, canvas, settings, seed)
+
+    def slots_of(self, canvas: Canvas) -> int:
+        """Slots that a drawn picture takes."""
+        return canvas.patches // self.sequence.unit**2
+
+    def latents(
+        self,
+        cache: KVCache,
+        behind: tuple[np.ndarray, np.ndarray, int],
+        places: Sequence[int],
+        grids: Sequence[tuple[int, int]],
+        canvas: Canvas,
+        settings: Drawing,
+        seed: int,
+    ) -> Any:
+        """Latents of a picture behind each request whose prefixes the cache holds.
+
+        Args:
+          behind: lengths and next positions of the prefixes, and the slot that the picture starts
+            in.
+          grids: patch rows and columns of each.
+          canvas: of all of them; the cache has room for its `slots_of` from there on.
+        """
+        images, slots = self.models.unified.images, self.slots_of(canvas)
+        latent_grids = np.asarray(grids, np.int32) // self.sequence.pool
+        slot_grids = np.asarray(grids, np.int32) // self.sequence.unit
+        noise = [
+            noise_at(seed, [place], LATENTS, images.shape_of(int(rows * cols)))[0]
+            for place, (rows, cols) in zip(places, slot_grids, strict=True)
+        ]
+        lengths, next_positions, start = behind
+        where = image_slots(lengths, next_positions, slot_grids, slots, start)
+        filled = padded_rows(noise, images.shape_of(slots)[0])
+        return engine.draw(
+            self.models, self.params, cache,
+            *self.models.place((where.positions, where.mask, latent_grids, filled)),
+            np.int32(start), settings.numbers, plan=settings.plan,
         )  # fmt: skip
-        return to_pictures(painted, grids, self.sequence.patch)
+
+    def pixels(
+        self,
+        latents: Any,
+        places: Sequence[int],
+        grids: Sequence[tuple[int, int]],
+        canvas: Canvas,
+        steps: int,
+        seed: int,
+    ) -> list[Picture]:
+        """Pictures of latents, from noise by (seed, place)."""
+        channels = self.models.codec.pixel_decoder.channels
+        noise = [
+            noise_at(seed, [place], PIXELS, (rows * cols, channels))[0]
+            for place, (rows, cols) in zip(places, grids, strict=True)
+        ]
+        sizes = np.asarray(grids, np.int32)
+        models = dataclasses.replace(self.models, space=canvas.space)
+        painted = engine.paint(
+            models, self.params, latents,
+            *self.models.place((sizes, padded_rows(noise, canvas.patches))), steps=steps,
+        )  # fmt: skip
+        return to_pictures(painted, sizes, self.sequence.patch)
+
+    def _read(self, prefixes: Prefixes, room: int) -> tuple[Any, KVCache]:
+        """Last hidden states and a cache with `room` slots behind the prefixes."""
+        rows, slots = prefixes.batch.tokens.shape
+        cache = self.models.new_cache(rows, slots + room)
+        return engine.read(
+            self.models, self.params,
+            *self.models.place((prefixes.batch, prefixes.patches, prefixes.lengths - 1)),
+            cache, np.int32(0),
+        )  # fmt: skip

@@ -1,17 +1,52 @@
-"""Drawing latents behind a cached prefix, with classifier-free guidance in one batch."""
+"""Drawing latents behind a cached prefix, all guidance branches of a step in one batch."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.flow import SAMPLERS, guide, integrate
+from unicom_jax.core.flow import SAMPLERS, integrate
+from unicom_jax.core.grids import token_mask
 from unicom_jax.core.module import Module, Params
+from unicom_jax.inference.guidance import (
+    CONDITIONAL,
+    PICTURELESS,
+    RENORMALISATIONS,
+    WORDLESS,
+    Scales,
+    combine,
+)
 from unicom_jax.models.transformer import KVCache
+
+
+class DrawingNumbers(NamedTuple):
+    """The numbers of a `Drawing`: arguments of a program, not part of it."""
+
+    scales: Scales
+    low: float
+    high: float
+    shift: float
+
+
+class Plan(NamedTuple):
+    """What a program that draws is compiled for.
+
+    Attributes:
+      gated: guidance acts within an interval only, so a step may need the conditional branch alone.
+    """
+
+    branches: tuple[str, ...]
+    steps: int
+    sampler: str
+    gated: bool
+    renorm: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,75 +55,149 @@ class Drawing:
 
     Attributes:
       steps: flow steps. `sampler`: euler or heun (twice the work a step).
-      guidance: 1 follows the words as they are, more exaggerates them. Above 1 every step runs the
-        conditional and the unconditional branch as one batch.
-      interval: flow times between which guidance acts.
-      shift: of the time grid, `core.flow.shift_time`.
+      guidance: 1 follows the words as they are, more exaggerates them. Other than 1 it needs a
+        branch without the words beside the conditional one in every step.
+      guidance_interval: flow times between which guidance acts; outside only the conditional branch
+        is computed.
+      image_guidance: 1 follows the pictures of the prompt (the source of an edit) as they are, more
+        exaggerates them, by one more branch, without pictures (BAGEL, arXiv 2505.14683). It suits a
+        model that was trained with `image_dropout`. Prompts without pictures are drawn without.
+      renorm: keeps guided velocities from growing beyond the conditional one, a key of
+        `guidance.RENORMALISATIONS`; `renorm_min`: least factor it may apply.
+      shift: of the time grid, `core.flow.shift_time`; None: the training's.
+      codec_steps: flow steps of the pixel decoder; None: the configuration's.
 
     Raises:
-      ValueError: an unknown sampler, no step, or an interval that is none. Said here, as what is
-        raised inside a compiled program reaches the user with all of JAX's frames.
+      ValueError: an unknown sampler or renorm, no step, or an interval that is none. Raised here,
+        as errors inside a compiled program reach the user with all of JAX's frames.
     """
 
     steps: int = 20
     guidance: float = 3.0
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = "euler"
-    interval: tuple[float, float] = (0.0, 1.0)
-    shift: float = 1.0
+    image_guidance: float = 1.0
+    renorm: str = "none"
+    renorm_min: float = 0.0
+    shift: float | None = None
+    codec_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
+        for name, table in (("sampler", SAMPLERS), ("renorm", RENORMALISATIONS)):
+            if getattr(self, name) not in table:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
+                )
+        for name in ("steps", "codec_steps"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"{name} is {count}; drawing needs at least 1")
+        low, high = self.guidance_interval
+        if not 0.0 <= low < high <= 1.0:
             raise ValueError(
-                f"sampler {self.sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}"
+                f"guidance_interval {self.guidance_interval} is none; give two flow times from 0 "
+                "(noise) to 1 (picture), the lower one first"
             )
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}; drawing needs at least 1")
-        if not 0.0 <= self.interval[0] < self.interval[1] <= 1.0:
-            raise ValueError(
-                f"guidance_interval {self.interval} is none; give two flow times from 0 (noise) "
-                "to 1 (picture), the lower one first"
-            )
+        if self.shift is not None and self.shift <= 0:
+            raise ValueError(f"shift is {self.shift}; give a number above 0, 1 for even steps")
+        if not 0.0 <= self.renorm_min <= 1.0:
+            raise ValueError(f"renorm_min is {self.renorm_min}; give a factor from 0 to 1")
 
     @property
-    def branches(self) -> int:
-        return 1 if self.guidance == 1.0 else 2
+    def branches(self) -> tuple[str, ...]:
+        """What a step computes, the conditional branch first."""
+        wordless = (WORDLESS,) * (self.guidance != 1.0)
+        return (CONDITIONAL, *wordless, *(PICTURELESS,) * (self.image_guidance != 1.0))
+
+    @property
+    def plan(self) -> Plan:
+        guided = len(self.branches) > 1
+        gated = guided and tuple(self.guidance_interval) != (0.0, 1.0)
+        renorm = self.renorm if guided else "none"
+        return Plan(self.branches, self.steps, self.sampler, gated, renorm)
+
+    @property
+    def numbers(self) -> DrawingNumbers:
+        scales = Scales(*map(np.float32, (self.guidance, self.image_guidance, self.renorm_min)))
+        shift = 1.0 if self.shift is None else self.shift
+        return DrawingNumbers(scales, *map(np.float32, (*self.guidance_interval, shift)))
 
 
 def draw_latents(
     pathway: Module,
     params: Params,
     cache: KVCache,
-    positions: Int[Array, "B n 2"],
+    positions: Int[Array, "B s 2"],
     mask: MaskIntervals,
-    grids: Int[Array, "B 2"],
-    noise: Float[Array, "pictures n d"],
-    settings: Drawing,
-    *,
-    start: int,
-) -> Float[Array, "pictures n d"]:
-    """Integrates the model's velocity from noise to normalised latents.
+    grids: Int[Array, "R 2"],
+    noise: Float[Array, "R n d"],
+    start: Int[Array, ""],
+    numbers: DrawingNumbers,
+    plan: Plan,
+) -> Float[Array, "R n d"]:
+    """Integrates the model's velocity from noise to normalised latents of R pictures.
 
     The prefix was read once; each step runs the image's tokens only.
 
     Args:
-      cache: B = pictures * `settings.branches` prefixes, all conditional ones first, in slots
-        [0, start); room for n more.
-      mask: of the n tokens, in cache slots.
-      grids: token rows and columns.
+      cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start); room
+        for s more.
+      positions, mask: of the s slots of the picture, the mask in cache slots.
+      grids: rows and columns of its n tokens. What is computed behind the last one is arbitrary.
     """
-    context = pathway.begin_drawing(params, cache, positions, mask, grids, start)
+    branches = len(plan.branches)
 
-    def velocity(latents: jax.Array, time: jax.Array) -> jax.Array:
-        if settings.branches == 1:
-            return pathway.velocity(params, context, latents, _per_row(time, latents))
-        both = jnp.concatenate([latents, latents])
-        conditional, unconditional = jnp.split(
-            pathway.velocity(params, context, both, _per_row(time, both)), 2
+    def field(rows: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
+        """(latents, time) -> velocities (R, rows, n, d) of the first `rows` branches."""
+
+        def of(x: jax.Array, axis: int = 0) -> jax.Array:
+            return _first_rows(x, axis, branches, rows)
+
+        context = pathway.begin_drawing(
+            params,
+            jax.tree.map(lambda x: of(x, 1), cache),
+            of(positions),
+            jax.tree.map(of, mask),
+            grids.repeat(rows, axis=0),
+            start,
         )
-        return guide(conditional, unconditional, settings.guidance, time, settings.interval)
 
-    return integrate(velocity, noise, settings.steps, settings.sampler, settings.shift)
+        def velocities(latents: jax.Array, time: jax.Array) -> jax.Array:
+            repeated = latents.repeat(rows, axis=0)
+            times = jnp.broadcast_to(time, repeated.shape[:1])
+            found = pathway.velocity(params, context, repeated, times)
+            return found.reshape(-1, rows, *found.shape[1:])
+
+        return velocities
+
+    if branches == 1:
+        every = field(1)
+        return integrate(
+            lambda z, time: every(z, time)[:, 0], noise, plan.steps, plan.sampler, numbers.shift
+        )
+    every, valid = field(branches), token_mask(grids, noise.shape[1])
+
+    def guided(latents: jax.Array, time: jax.Array) -> jax.Array:
+        found = jnp.moveaxis(every(latents, time), 1, 0)
+        return combine(
+            dict(zip(plan.branches, found, strict=True)), numbers.scales, plan.renorm, valid
+        )
+
+    velocity = guided
+    if plan.gated:
+        conditional = field(1)
+
+        def velocity(latents: jax.Array, time: jax.Array) -> jax.Array:
+            inside = (time >= numbers.low) & (time <= numbers.high)
+            return jax.lax.cond(inside, guided, lambda z, t: conditional(z, t)[:, 0], latents, time)
+
+    return integrate(velocity, noise, plan.steps, plan.sampler, numbers.shift)
 
 
-def _per_row(time: jax.Array, latents: jax.Array) -> jax.Array:
-    return jnp.broadcast_to(time, latents.shape[:1])
+def _first_rows(x: jax.Array, axis: int, branches: int, rows: int) -> jax.Array:
+    """Of the `branches` rows of each picture the first `rows`; no device needs another's."""
+    if rows == branches:
+        return x
+    shape = x.shape
+    split = x.reshape(*shape[:axis], -1, branches, *shape[axis + 1 :])
+    kept = jax.lax.slice_in_dim(split, 0, rows, axis=axis + 1)
+    return kept.reshape(*shape[:axis], -1, *shape[axis + 1 :])

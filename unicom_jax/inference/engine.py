@@ -1,47 +1,115 @@
-"""The compiled programs behind `Generator`: read a prefix, write words, paint pictures.
+"""The compiled programs behind `Generator`, each for one thing:
+
+    read      prefixes into a key-value cache                    reading
+    write     goes on behind them, token by token                writing
+    draw      latents of pictures behind them, step by step      drawing
+    paint     latents to pixels                                  painting
+    encode    pixels to latents; `pooled_features`: one vector a picture
 
 They are functions of (models, params, arrays) with the models static, so two generators of the same
-configuration (a trained model and its untrained baseline) share every compiled program.
+configuration (a trained model and its untrained baseline) share every compiled program. Numbers
+such as temperature and guidance are arrays too.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
+from functools import wraps
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Int32, Key, UInt8
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Float32, Int, UInt8
 
+from unicom_jax.core.activations import ROWS, TENSOR, fitting, on_mesh
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.latents import Prepared
-from unicom_jax.inference.drawing import Drawing, draw_latents
-from unicom_jax.inference.text import Sampling, generate
+from unicom_jax.inference.drawing import DrawingNumbers, Plan, draw_latents
+from unicom_jax.inference.text import SamplingNumbers, Tail, Writing, generate
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.paint_space import PaintSpace
 from unicom_jax.models.transformer import KVCache
 from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.parallel.sharding import place_copies, replicated
 
-Weights = Mapping[
-    str, Params
-]  # trees `vision`, `codec`, `unified`, for a LatentSpace `autoencoder`
+# Trees `vision`, `codec`, `unified`, for a LatentSpace `autoencoder`.
+Weights = Mapping[str, Params]
 
-
-# The scopes of a program's parts, by which `planning/sampling.py` and profiles know them.
+# The scopes of the programs, by which `planning/sampling.py` and profiles know them.
 READING, WRITING, DRAWING, PAINTING = "reading", "writing", "drawing", "painting"
 
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The modules of a configuration."""
+    """The modules of a configuration, and the mesh they run on; None: one device."""
 
     vision: VisionEncoder
     codec: Codec
     unified: Module
     space: PaintSpace
+    mesh: Mesh | None = None
+
+    @property
+    def row_devices(self) -> int:
+        """Devices, or groups of them, that take rows of their own; batches divide over them."""
+        return 1 if self.mesh is None else int(np.prod([self.mesh.shape[axis] for axis in ROWS]))
+
+    def place(self, arrays: Any) -> Any:
+        """Host arrays, equal on every process, with their rows over the mesh as they divide.
+
+        Scalars and what does not divide are copied to every device.
+        """
+        if self.mesh is None:
+            return arrays
+
+        def put(x: Any) -> jax.Array:
+            rows = fitting(ROWS, np.shape(x)[0], self.mesh) if np.ndim(x) else ()
+            return place_copies(x, NamedSharding(self.mesh, PartitionSpec(rows)))
+
+        return jax.tree.map(put, arrays)
+
+    def new_cache(self, rows: int, slots: int) -> KVCache:
+        """An empty cache; rows and key heads over the mesh as they divide."""
+        if self.mesh is None:
+            return _empty_cache(self, rows, slots)
+        heads = fitting(TENSOR, self.unified.transformer.kv_heads, self.mesh)
+        spec = PartitionSpec(None, fitting(ROWS, rows, self.mesh), None, heads)
+        place = NamedSharding(self.mesh, spec)
+        make = jax.jit(_empty_cache, static_argnums=(0, 1, 2), out_shardings=place)
+        return make(self, rows, slots)
+
+    def at_hand(self, x: jax.Array) -> jax.Array:
+        """x whole on every device, so that every process can fetch it."""
+        if self.mesh is None:
+            return x
+        return jax.lax.with_sharding_constraint(x, replicated(self.mesh))
+
+
+def _empty_cache(models: Models, rows: int, slots: int) -> KVCache:
+    unified = models.unified
+    return unified.transformer.init_cache(rows, slots, unified.compute_dtype)
+
+
+def program(
+    scope: str, static: tuple[str, ...] = (), donate: tuple[str, ...] = ()
+) -> Callable[[Callable], Callable]:
+    """Compiles a function of (models, params, ...) once for each shape and static argument."""
+
+    def make(function: Callable) -> Callable:
+        @wraps(function)
+        def traced(models: Models, *args: Any, **kwargs: Any) -> Any:
+            mesh = contextlib.nullcontext() if models.mesh is None else on_mesh(models.mesh)
+            with mesh, jax.named_scope(scope):
+                return function(models, *args, **kwargs)
+
+        return jax.jit(traced, static_argnames=("models", *static), donate_argnames=donate)
+
+    return make
 
 
 def look(
@@ -52,115 +120,107 @@ def look(
     return models.vision(params["vision"], pixels, grids)
 
 
-def _paint(
+@program(READING, donate=("cache",))
+def read(
     models: Models,
     params: Weights,
-    latents: Float[Array, "B n d"],
-    grids: Int[Array, "B 2"],
-    noise: Float[Array, "B N channels"],
-    steps: int,
-) -> Float32[Array, "B N C"]:
-    """Patches in [-1, 1] of latents, from noise in the paint space."""
-    tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
-    return models.space.decode(params, tokens, grids)
+    batch: MixedBatch,
+    patches: UInt8[Array, "R M N C"] | None,
+    last: Int[Array, " B"],
+    cache: KVCache,
+    start: Int[Array, ""],
+) -> tuple[Float[Array, "B W"], KVCache]:
+    """Reads rows into the cache's slots from `start` on.
+
+    Args:
+      batch: without patches. Its mask speaks of cache slots.
+      patches: of the pictures of R requests, of B / R rows each; None: there are none, and nothing
+        is encoded.
+      last: which slot of each row's own the hidden state is asked for.
+
+    Returns:
+      Those hidden states, and the cache, which may no longer be used where it was given.
+    """
+    prepared = None if patches is None else _prepared(models, params, batch, patches)
+    hidden, cache = models.unified.prefill(params["unified"], batch, prepared, cache, start)
+    return jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0], cache
 
 
-def read(
-    models: Models, params: Weights, batch: MixedBatch, room: int
-) -> tuple[Float[Array, "B S W"], KVCache]:
-    """Hidden states of prefixes, and a cache with `room` slots behind them."""
-    rows, images = batch.grids.shape[:2]
-    patches = batch.patches.reshape(rows * images, *batch.patches.shape[2:])
-    grids = batch.grids.reshape(rows * images, 2)
-    features = look(models, params, patches, grids)
-    latents = models.codec.encode(params["codec"], features, grids)
-    features, latents = (x.reshape(rows, images, *x.shape[1:]) for x in (features, latents))
-    prepared = Prepared(features, latents, batch.grids)
-    unified = models.unified
-    slots = batch.tokens.shape[1] + room
-    cache = unified.transformer.init_cache(rows, slots, unified.compute_dtype)
-    return unified.prefill(params["unified"], batch, prepared, cache)
+def _prepared(models: Models, params: Weights, batch: MixedBatch, patches: jax.Array) -> Any:
+    """What frozen models make of all rows' pictures; each request's are encoded once."""
+    branches = batch.tokens.shape[0] // patches.shape[0]
+    requests = jax.tree.map(lambda x: x[::branches], batch).replace(patches=patches)
+    frozen = {"encoder": params["vision"], "codec": params["codec"]}
+    prepared = models.unified.images.prepare(frozen, requests)
+    return jax.tree.map(lambda x: x.repeat(branches, axis=0), prepared)
 
 
-@partial(jax.jit, static_argnames=("models", "max_tokens", "sampling"))
+@program(WRITING, static=("mode",), donate=("writing",))
 def write(
     models: Models,
     params: Weights,
-    batch: MixedBatch,
-    lengths: Int[Array, " B"],
-    next_positions: Int[Array, " B"],
-    stop: Int[Array, " stops"],
-    keys: Key[Array, " B"],
+    writing: Writing,
+    tail: Tail,
+    until: Int[Array, ""],
+    numbers: SamplingNumbers,
     *,
-    max_tokens: int,
-    sampling: Sampling,
-) -> tuple[Int32[Array, "B {max_tokens}"], Int32[Array, " B"]]:
-    """Reads prefixes and continues them; arguments and results as in `inference.text.generate`."""
-    with jax.named_scope(READING):
-        hidden, cache = read(models, params, batch, max_tokens)
-    last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
-    with jax.named_scope(WRITING):
-        return generate(
-            models.unified, params["unified"], last, cache, lengths, next_positions, stop, keys,
-            start=batch.tokens.shape[1], max_tokens=max_tokens, sampling=sampling,
-        )  # fmt: skip
+    mode: str,
+) -> Writing:
+    """Goes on behind prefixes that were read; as `inference.text.generate`."""
+    written = generate(models.unified, params["unified"], writing, tail, until, numbers, mode)
+    return written._replace(
+        tokens=models.at_hand(written.tokens), done=models.at_hand(written.done)
+    )
 
 
-@partial(jax.jit, static_argnames=("models", "pool", "settings", "codec_steps"))
+@program(DRAWING, static=("plan",))
+def draw(
+    models: Models,
+    params: Weights,
+    cache: KVCache,
+    positions: Int[Array, "B s 2"],
+    mask: MaskIntervals,
+    grids: Int[Array, "R 2"],
+    noise: Float[Array, "R n d"],
+    start: Int[Array, ""],
+    numbers: DrawingNumbers,
+    *,
+    plan: Plan,
+) -> Float[Array, "R n d"]:
+    """Draws an image behind prefixes that were read; as `inference.drawing.draw_latents`."""
+    return draw_latents(
+        models.unified, params["unified"], cache, positions, mask, grids, noise, start, numbers,
+        plan,
+    )  # fmt: skip
+
+
+@program(PAINTING, static=("steps",))
 def paint(
     models: Models,
     params: Weights,
-    batch: MixedBatch,
-    positions: Int[Array, "B n 2"],
-    mask: MaskIntervals,
-    grids: Int[Array, "pictures 2"],
-    latent_noise: Float[Array, "pictures n d"],
-    pixel_noise: Float[Array, "pictures tokens channels"],
+    latents: Float[Array, "R n d"],
+    grids: Int[Array, "R 2"],
+    noise: Float[Array, "R N channels"],
     *,
-    pool: int,
-    settings: Drawing,
-    codec_steps: int,
-) -> Float32[Array, "pictures tokens C"]:
-    """Reads prefixes, draws an image behind each and paints it: patches in [-1, 1].
-
-    Args:
-      batch: B = pictures * `settings.branches` prefixes, the conditional ones first.
-      positions, mask: of the image's n slots.
-      grids: patch rows and columns. `pool`: patches on a side of a latent's window.
-      pixel_noise: in the paint space.
-    """
-    with jax.named_scope(READING):
-        _, cache = read(models, params, batch, positions.shape[1])
-    token_grids = jnp.tile(grids // pool, (settings.branches, 1))
-    with jax.named_scope(DRAWING):
-        latents = draw_latents(
-            models.unified, params["unified"], cache, positions, mask, token_grids, latent_noise,
-            settings, start=batch.tokens.shape[1],
-        )  # fmt: skip
-    with jax.named_scope(PAINTING):
-        return _paint(models, params, latents, grids, pixel_noise, codec_steps)
+    steps: int,
+) -> Float32[Array, "R N C"]:
+    """Patches in [-1, 1] of latents, from noise in the paint space. `grids`: of patches."""
+    tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
+    return models.at_hand(models.space.decode(params, tokens, grids))
 
 
-@partial(jax.jit, static_argnames=("models", "codec_steps"))
-def reconstruct(
-    models: Models,
-    params: Weights,
-    patches: UInt8[Array, "B N C"],
-    grids: Int[Array, "B 2"],
-    noise: Float[Array, "B N channels"],
-    *,
-    codec_steps: int,
-) -> Float32[Array, "B N C"]:
-    """Patches through encoder and codec to patches in [-1, 1]."""
-    features = look(models, params, patches, grids)
-    latents = models.codec.encode(params["codec"], features, grids)
-    return _paint(models, params, latents, grids, noise, codec_steps)
+@program("encoding")
+def encode(
+    models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
+) -> Float32[Array, "B n d"]:
+    """Normalised latents of patches."""
+    return models.codec.encode(params["codec"], look(models, params, patches, grids), grids)
 
 
-@partial(jax.jit, static_argnames=("models",))
+@program("encoding")
 def pooled_features(
     models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
 ) -> Float[Array, "B F"]:
     """One vector a picture, by the encoder's attention pooling."""
     features = look(models, params, patches, grids)
-    return models.vision.pool(params["vision"], features, grids)
+    return models.at_hand(models.vision.pool(params["vision"], features, grids))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 
@@ -15,8 +15,12 @@ from data_pipelines.sequences.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, S
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine
-from unicom_jax.inference.arrays import in_batches, noise_at, prepared, to_patches, to_pictures
+from unicom_jax.inference.arrays import in_batches, prepared, to_patches
+from unicom_jax.inference.canvas import canvas_of
 from unicom_jax.inference.conversations import Conversations
+from unicom_jax.inference.requests import Conversation, as_pictures, as_texts, paired
+from unicom_jax.inference.session import Session
+from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.runs import weights
 
 
@@ -31,137 +35,181 @@ class Drawn:
 class Generator(Conversations):
     """Captions, answers, pictures and edits; `write`, `paint` and `respond` continue conversations.
 
-    Made by `load` or `untrained`; arguments as of `Conversations`.
+    Every method takes a list and returns one in its order; a single string or picture counts as a
+    list of one. Made by `load` or `untrained`; arguments as of `Conversations`.
     """
 
     @classmethod
-    def load(cls, workdir: str | Path, step: str = "") -> Generator:
-        """Weights of a training directory.
+    def load(cls, workdir: str | Path, step: str = "", mesh: str | None = None) -> Generator:
+        """Weights of a training directory, read straight onto their devices in the compute dtype.
 
         Args:
           step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
+          mesh: how weights and batches are spread over the devices, as `parallel.mesh` reads it;
+            None: over all of them ("fsdp=-1").
 
         Raises:
           CheckpointError: no such checkpoint there, a damaged one, or one of another version.
           TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
           ConfigError: its autoencoder, where it has one, is missing or damaged.
+          ValueError: a mesh that does not suit the devices.
         """
-        return cls(*weights.load(Path(workdir), weights.Choice(step=step)))
+        devices = make_mesh(mesh or "fsdp=-1", jax.devices())
+        config, tokenizer, module = weights.describe(Path(workdir))
+        params = weights.restore(
+            Path(workdir), config, module, weights.Choice(step=step), mesh=devices, for_use=True
+        )
+        return cls(config, tokenizer, params, devices)
 
     @classmethod
-    def untrained(cls, config: Mapping[str, Any], tokenizer: Tokenizer, seed: int = 0) -> Generator:
-        """The same model with random weights, an autoencoder's too: the baseline of every score."""
-        return cls(config, tokenizer, weights.untrained(config, seed))
+    def untrained(
+        cls,
+        config: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        seed: int = 0,
+        mesh: str | None = None,
+    ) -> Generator:
+        """The same model with random weights, an autoencoder's too: the baseline of every score.
+
+        `mesh`: as for `load`.
+        """
+        devices = make_mesh(mesh or "fsdp=-1", jax.devices())
+        return cls(config, tokenizer, weights.untrained(config, seed, devices), devices)
 
     def answer(
         self,
-        images: Sequence[Picture],
-        questions: Sequence[str],
-        *,
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        seed: int = 0,
+        images: Picture | Sequence[Picture],
+        questions: str | Sequence[str],
+        **options: Any,
     ) -> list[str]:
-        """Answers question i about picture i."""
-        prompts = [
-            [Image(image, UNDERSTOOD), Text(question)]
-            for image, question in zip(images, questions, strict=True)
-        ]
-        write = partial(
-            self.write, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed
+        """Answers question i about picture i; options as of `write`.
+
+        A single question is asked about every picture, a single picture is shown with every
+        question.
+
+        Raises:
+          ValueError: other numbers of pictures and questions; and as `write`.
+        """
+        return self.write(
+            [
+                [Image(image, UNDERSTOOD), Text(question)]
+                for image, question in paired(images, questions, "question")
+            ],
+            **options,
         )
-        return write(prompts)
 
     def caption(
-        self, images: Sequence[Picture], *, prompt: str = BRIEFLY, **options: Any
+        self, images: Picture | Sequence[Picture], *, prompt: str = BRIEFLY, **options: Any
     ) -> list[str]:
-        """Describes each picture; options as for `answer`."""
-        return self.answer(images, [prompt] * len(images), **options)
+        """Describes each picture; options as of `write`."""
+        return self.answer(as_pictures(images), prompt, **options)
 
     def draw(
         self,
-        prompts: Sequence[str],
+        prompts: str | Sequence[str],
         *,
         size: tuple[int, int] | None = None,
+        count: int = 1,
         think: bool = False,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        sampler: str | None = None,
+        max_tokens: int | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
         seed: int = 0,
-        **plan: Any,
+        first: int = 0,
+        **drawing: Any,
     ) -> list[Drawn]:
-        """Draws each prompt.
+        """Draws each prompt, `count` times side by side in the result.
 
         Args:
-          size: (height, width) in pixels, multiples of the patch; the training size when None.
-          think: write a plan first and draw by it.
-          steps, guidance, guidance_interval, sampler: as in `Drawing`; None takes the config's.
-          seed: the same seed gives the same noise to the same place in the list.
-          plan: how the plan is written: max_tokens, temperature, top_p as for `answer`.
+          size, count, seed, first, drawing: as for `paint`.
+          think: write a plan first and draw by it; each picture has a plan of its own.
+          max_tokens, temperature, top_p, top_k: how plans are written, as for `write`.
+
+        Raises:
+          ValueError: as `paint` and `write`.
         """
-        segments: list[list[Segment]] = [[Text(prompt)] for prompt in prompts]
-        thoughts = [""] * len(prompts)
+        segments: list[list[Segment]] = [
+            [Text(prompt)] for prompt in as_texts(prompts) for _ in range(count)
+        ]
+        thoughts = [""] * len(segments)
         if think:
-            thoughts = self.write(segments, opening="<think>", seed=seed, **plan)
+            thoughts = self.write(
+                segments, opening="<think>", max_tokens=max_tokens, temperature=temperature,
+                top_p=top_p, top_k=top_k, seed=seed, first=first,
+            )  # fmt: skip
             thoughts = [thought.split("</think>")[0] for thought in thoughts]
             segments = [
                 [*prompt, Text(f"<think>{thought}</think>", supervised=True)]
                 for prompt, thought in zip(segments, thoughts, strict=True)
             ]
-        drawn = self.paint(
-            segments, size=size, steps=steps, guidance=guidance,
-            guidance_interval=guidance_interval, sampler=sampler, seed=seed,
-        )  # fmt: skip
+        drawn = self.paint(segments, size=size, seed=seed, first=first, **drawing)
         return [Drawn(image, thought) for image, thought in zip(drawn, thoughts, strict=True)]
 
     def edit(
         self,
-        images: Sequence[Picture],
-        instructions: Sequence[str],
-        *,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
-        sampler: str | None = None,
-        seed: int = 0,
+        images: Picture | Sequence[Picture],
+        instructions: str | Sequence[str],
+        **options: Any,
     ) -> list[Picture]:
-        """Changes picture i as instruction i says; as large as `prepared` makes it."""
-        segments = [
-            [Image(image, SOURCE), Text(instruction)]
-            for image, instruction in zip(images, instructions, strict=True)
-        ]
+        """Changes picture i as instruction i says; as large as `prepared` makes it.
+
+        Options as of `paint`; a single picture or instruction as for `answer`.
+        """
         return self.paint(
-            segments, steps=steps, guidance=guidance, guidance_interval=guidance_interval,
-            sampler=sampler, seed=seed,
-        )  # fmt: skip
+            [
+                [Image(image, SOURCE), Text(instruction)]
+                for image, instruction in paired(images, instructions, "instruction")
+            ],
+            **options,
+        )
 
-    def reconstruct(self, images: Sequence[Picture], *, seed: int = 0) -> list[Picture]:
-        """Each picture through encoder, codec and pixel decoder, at the size the encoder saw."""
+    def session(self) -> Session:
+        """A conversation that reads each turn once."""
+        return Session(self)
 
-        def run(batch: list[Picture], first: int) -> list[Picture]:
-            patches, grids = to_patches(batch, self.sequence)
-            shape = patches.shape[1], self.models.codec.pixel_decoder.channels
-            noise = noise_at(seed, range(first, first + len(batch)), shape)
-            painted = engine.reconstruct(
-                self.models, self.params, patches, grids, noise, codec_steps=self.codec_steps
-            )
-            return to_pictures(painted, grids, self.sequence.patch)
+    def respond(self, conversation: Conversation, **options: Any) -> list[Segment]:
+        """Words and pictures, as the model decides, behind one conversation; see `Session`."""
+        return self.session().respond(conversation, **options)
 
-        return in_batches(run, images, self.batch_size)
+    def reconstruct(
+        self, images: Picture | Sequence[Picture], *, seed: int = 0, first: int = 0
+    ) -> list[Picture]:
+        """Each picture through encoder, codec and pixel decoder, at the size the encoder saw.
 
-    def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
+        `seed`, `first`: as for `paint`.
+        """
+        pictures = as_pictures(images)
+        patches, grids = to_patches(pictures, self.sequence)
+        sizes = [(int(rows), int(cols)) for rows, cols in grids]
+        canvases = [canvas_of(size, self.models.space, self.sequence) for size in sizes]
+        steps = self.config["codec"]["sample_steps"]
+        results: dict[int, Picture] = {}
+        for canvas in dict.fromkeys(canvases):
+            places = [place for place, other in enumerate(canvases) if other == canvas]
+
+            def run(batch: list[int], canvas=canvas) -> list[Picture]:
+                seen = self.models.place((patches[batch], grids[batch]))
+                latents = engine.encode(self.models, self.params, *seen)
+                latents = latents[:, : canvas.patches // self.sequence.pool**2]
+                own = [first + place for place in batch]
+                return self.pixels(latents, own, [sizes[p] for p in batch], canvas, steps, seed)
+
+            drawn = in_batches(run, places, self.batch_size, self.models.row_devices)
+            results |= zip(places, drawn, strict=True)
+        return [results[place] for place in range(len(pictures))]
+
+    def features(self, images: Picture | Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
         """Pooled encoder features."""
+        patches, grids = to_patches(as_pictures(images), self.sequence)
 
-        def run(batch: list[Picture], first: int) -> list[np.ndarray]:
-            del first
-            patches, grids = to_patches(batch, self.sequence)
-            return list(
-                np.asarray(engine.pooled_features(self.models, self.params, patches, grids))
-            )
+        def run(batch: list[int]) -> list[np.ndarray]:
+            seen = self.models.place((patches[batch], grids[batch]))
+            found = engine.pooled_features(self.models, self.params, *seen)
+            return list(np.asarray(found, np.float32))
 
-        return np.stack(in_batches(run, images, self.batch_size))
+        rows = range(len(patches))
+        return np.stack(in_batches(run, rows, self.batch_size, self.models.row_devices))
 
     def prepared(self, image: Picture) -> Picture:
         """The picture as the encoder sees it: resized under the image policy."""

@@ -6,57 +6,99 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Int32, UInt8
 
 from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
 from data_pipelines.sequences.sequence import Document, SequenceConfig, Slots, drawing_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 
-SLOT_BUCKET = 32  # prefix lengths are rounded up to this, so that few programs are compiled
+LEAST_SLOTS = 32  # of a bucket
+WHOLE_OCTAVES = 256  # up to here buckets are powers of two, behind it four of them make an octave
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefixes:
-    """B prefixes in rows of S slots.
+    """B prefixes in rows of S slots, for R requests with the same number of rows each.
+
+    The rows of a request (its branches under guidance) stand side by side. They show the same
+    pictures or none, so pictures are held, and encoded, once a request.
 
     Attributes:
-      batch: the rows, padded.
+      batch: the rows, padded; without patches.
       lengths: slots in use.
       next_positions: rotary index of what follows.
+      patches: of the pictures of each request; None where no row has one.
     """
 
     batch: MixedBatch
     lengths: Int32[np.ndarray, " B"]
     next_positions: Int32[np.ndarray, " B"]
+    patches: UInt8[np.ndarray, "R M N C"] | None
 
     @property
     def slots(self) -> int:
         return self.batch.tokens.shape[1]
 
 
-def round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def bucket(slots: int) -> int:
+    """`slots` rounded up to one of a few lengths, so that few programs are compiled.
+
+    A program for a long row costs as much as the row is long, so there at most a quarter of it is
+    padding.
+    """
+    octave = 1 << max(slots - 1, 0).bit_length()
+    step = octave if octave <= WHOLE_OCTAVES else octave // 8
+    return max(-(-slots // step) * step, LEAST_SLOTS)
 
 
-def collate(documents: Sequence[Document], sequence: SequenceConfig) -> Prefixes:
-    """One prefix a row; rows are as long as the longest, rounded up to `SLOT_BUCKET`."""
-    slots = round_up(max(len(document) for document in documents), SLOT_BUCKET)
-    images = max(1, *(len(document.grids) for document in documents))
-    packing = PackingConfig(slots=slots, images=images, window_rows=1)
-    rows = [pack_row([document], packing, sequence) for document in documents]
+def power_of_two(count: int) -> int:
+    """The least power of two that is not below `count`."""
+    return 1 << max(count - 1, 0).bit_length()
+
+
+def collate(documents: Sequence[Document], sequence: SequenceConfig, branches: int = 1) -> Prefixes:
+    """One prefix a row; rows are as long as the `bucket` of the longest.
+
+    Args:
+      documents: `branches` of each request side by side. Its first one has all its pictures.
+    """
+    images = power_of_two(max(1, *(len(document.grids) for document in documents)))
+    packing = PackingConfig(slots=bucket(max(map(len, documents))), images=images, window_rows=1)
+    batch = stack_rows([pack_row([document], packing, sequence) for document in documents])
+    pictured = any(document.grids for document in documents)
     return Prefixes(
-        batch=stack_rows(rows),
+        batch=batch.replace(patches=None),
         lengths=np.array([len(document) for document in documents], np.int32),
         next_positions=np.array([document.next_position for document in documents], np.int32),
+        patches=batch.patches[::branches] if pictured else None,
     )
 
 
-def image_slots(prefixes: Prefixes, rows: int, cols: int) -> Slots:
-    """Positions (B, N, 2) and mask (B, N) of an image of rows x cols tokens behind each prefix."""
+def image_slots(
+    lengths: Int32[np.ndarray, " B"],
+    next_positions: Int32[np.ndarray, " B"],
+    grids: Int32[np.ndarray, "R 2"],
+    tokens: int,
+    start: int,
+) -> Slots:
+    """Positions (B, tokens, 2) and mask (B, tokens) of an image to be drawn behind each prefix.
+
+    Args:
+      lengths, next_positions: as of `Prefixes`, B / R rows a request. `start`: the first slot.
+      grids: token rows and columns of each request's image. Slots behind its last token see
+        nothing and nobody sees them.
+    """
     slots = [
-        drawing_slots(int(length), int(position), rows, cols, slot=prefixes.slots)
-        for length, position in zip(prefixes.lengths, prefixes.next_positions, strict=True)
+        drawing_slots(int(length), int(position), int(rows), int(cols), slot=start)
+        for length, position, (rows, cols) in zip(
+            lengths, next_positions, grids.repeat(len(lengths) // len(grids), axis=0), strict=True
+        )
     ]
     masks = [dataclasses.astuple(one.mask) for one in slots]
-    fields = (np.stack([mask[i] for mask in masks]) for i in range(4))
-    return Slots(np.stack([one.positions for one in slots]), MaskIntervals(*fields))
+    fields = (np.stack([_filled(mask[i], tokens) for mask in masks]) for i in range(4))
+    positions = np.stack([_filled(one.positions, tokens) for one in slots])
+    return Slots(positions, MaskIntervals(*fields))
+
+
+def _filled(values: np.ndarray, rows: int) -> np.ndarray:
+    return np.pad(values, ((0, rows - len(values)), *[(0, 0)] * (values.ndim - 1)))

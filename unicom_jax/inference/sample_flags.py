@@ -12,11 +12,14 @@ SAMPLE_EXAMPLES = """\
 examples:
   draw      unicom sample --checkpoint=RUN --prompt="a red circle" --out=circle.png
             unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
+            unicom sample --checkpoint=RUN --prompt="a star" --count=4 --sheet --seed=7
   describe  unicom sample --checkpoint=RUN --image=circle.png
   ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
             unicom sample --checkpoint=RUN --image=a.png --image=b.png --together \\
               --ask="Image 2: What colour is the circle?"
   edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
+            unicom sample --checkpoint=RUN --image=circle.png --edit="add a star" \\
+              --guidance=4 --image-guidance=1.5 --renorm=picture
   converse  unicom sample --checkpoint=RUN --chat"""
 
 
@@ -25,6 +28,12 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", required=True, metavar="DIR", help="the workdir of a training run"
     )
     add_step_flag(parser)
+    parser.add_argument(
+        "--mesh",
+        metavar="SIZES",
+        help="how weights and batches are spread over several devices, like tensor=4; default "
+        "fsdp=-1: weights in parts on all of them",
+    )
     what = parser.add_argument_group("what to do (one of)")
     what.add_argument(
         "--prompt", action="append", metavar="TEXT", help="draw this; repeat for several pictures"
@@ -51,6 +60,9 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
         "--sheet", action="store_true", help="several pictures side by side in one file"
     )
     drawing.add_argument(
+        "--count", type=number(int, 1), help="pictures of each prompt or edit; default 1"
+    )
+    drawing.add_argument(
         "--size", metavar="SIZE", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9"
     )
     drawing.add_argument("--think", action="store_true", help="write a plan first, draw by it")
@@ -63,13 +75,34 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
         help="1 = none; 2 to 5 follows the words closer, at twice the work",
     )
     drawing.add_argument(
+        "--image-guidance",
+        type=number(float, 0),
+        help="edits: 1, the default, = none; 1.2 to 2 keeps closer to the source, for half as much "
+        "work again; for models trained with image_dropout",
+    )
+    drawing.add_argument(
+        "--renorm",
+        choices=("none", "picture", "token", "words"),
+        help="against too strong colours of a high guidance: scale the guided velocity down to the "
+        "unguided one's norm, over the picture, by token, or by token before pictures guide",
+    )
+    drawing.add_argument(
         "--guidance-interval",
         type=_pair,
         metavar="LOW,HIGH",
-        help="guide only between these flow times; 0 is noise, 1 the picture",
+        help="guide only between these flow times; 0 is noise, 1 the picture; steps outside cost "
+        "half",
     )
     drawing.add_argument(
         "--sampler", choices=("euler", "heun"), help="heun: twice the work a step, more exact"
+    )
+    drawing.add_argument(
+        "--shift",
+        type=number(float, 0.01),
+        help="above 1: more of the steps near noise, for large pictures; default: as in training",
+    )
+    drawing.add_argument(
+        "--codec-steps", type=number(int, 1), help="flow steps from the drawn latents to pixels"
     )
     words = parser.add_argument_group("words")
     words.add_argument(
@@ -78,7 +111,13 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     words.add_argument(
         "--top-p", type=number(float, 0, 1), help="choose among the likeliest that hold this share"
     )
+    words.add_argument(
+        "--top-k", type=number(int, 0), help="choose among so many of the likeliest; 0 = all"
+    )
     words.add_argument("--max-tokens", type=number(int, 1), help="longest answer")
+    words.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end an answer before this; repeatable"
+    )
     parser.add_argument(
         "--seed", type=number(int, 0), default=0, help="of everything drawn at random"
     )
@@ -89,7 +128,7 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
 
     def parse(text: str) -> float:
         value = kind(text)
-        if not least <= value <= most:
+        if not least <= value <= most or value == float("inf"):
             bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
             raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {bounds}")
         return value

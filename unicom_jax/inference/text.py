@@ -2,109 +2,190 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Int32, Key
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int32, Key, UInt32
 
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.module import Module, Params
 from unicom_jax.models.transformer import KVCache
 
+GREEDY, PLAIN, FILTERED = "greedy", "plain", "filtered"  # how a token is chosen: `Sampling.mode`
 
-class Sampling(NamedTuple):
-    """How a token is chosen. temperature 0 takes the likeliest; top_p keeps the smallest set of
-    tokens that holds this much probability (Holtzman et al. 2020)."""
+
+class SamplingNumbers(NamedTuple):
+    """The numbers of a `Sampling`: arguments of a program, not part of it."""
+
+    temperature: float
+    top_p: float
+    top_k: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen.
+
+    Attributes:
+      temperature: 0 takes the likeliest.
+      top_p: keeps the smallest set of tokens that holds this much probability (Holtzman et al.
+        2020), of what `top_k` leaves.
+      top_k: keeps so many of the likeliest; 0: all.
+
+    Raises:
+      ValueError: a number out of its range.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
+    top_k: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise ValueError(f"temperature is {self.temperature}; give 0 (the likeliest) or more")
+        if not 0.0 <= self.top_p <= 1.0:
+            raise ValueError(f"top_p is {self.top_p}; give a share from 0 to 1")
+        if self.top_k < 0:
+            raise ValueError(f"top_k is {self.top_k}; give a number of tokens, or 0 for all")
+
+    @property
+    def mode(self) -> str:
+        """What a program is compiled for; the rest are its arguments."""
+        if self.temperature == 0.0:
+            return GREEDY
+        return FILTERED if self.top_p < 1.0 or self.top_k else PLAIN
+
+    @property
+    def numbers(self) -> SamplingNumbers:
+        return SamplingNumbers(
+            np.float32(self.temperature), np.float32(self.top_p), np.int32(self.top_k)
+        )
+
+
+class Tail(NamedTuple):
+    """Where the text behind each of B prefixes starts.
+
+    Attributes:
+      lengths: slots of each prefix in use, from 0.
+      next_positions: rotary index of its next token.
+      start: cache slot of the first written token, for all rows.
+      places: of the rows in the request, see `row_keys`.
+      seed: of the request.
+      stop: token ids that end a row.
+    """
+
+    lengths: Int[Array, " B"]
+    next_positions: Int[Array, " B"]
+    start: Int[Array, ""]
+    places: Int[Array, " B"]
+    seed: UInt32[Array, ""]
+    stop: Int[Array, " stops"]
+
+
+class Writing(NamedTuple):
+    """Text that is being written behind B prefixes.
+
+    Attributes:
+      count: tokens so far.
+      hidden: state of each row's last slot, from which its next token is chosen.
+      done: rows that have ended.
+      tokens: what was written, -1 behind it.
+    """
+
+    count: Int32[Array, ""]
+    hidden: Float[Array, "B W"]
+    cache: KVCache
+    done: Bool[Array, " B"]
+    tokens: Int32[Array, "B room"]
+
+
+def row_keys(seed: UInt32[Array, ""], places: Int[Array, " B"]) -> Key[Array, " B"]:
+    """A key by (seed, place in the request): a row draws its own tokens in any batch."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), places)
 
 
 def choose(
-    logits: Float[Array, "B V"], keys: Key[Array, " B"], sampling: Sampling
+    logits: Float[Array, "B V"], keys: Key[Array, " B"], mode: str, numbers: SamplingNumbers
 ) -> Int32[Array, " B"]:
     """One token per row of logits, by one key a row."""
-    if sampling.temperature == 0.0:
+    if mode == GREEDY:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-    logits = logits / sampling.temperature
-    if sampling.top_p < 1.0:
-        logits = _keep_nucleus(logits, sampling.top_p)
+    logits = logits / numbers.temperature
+    if mode == FILTERED:
+        logits = _keep_likeliest(logits, numbers)
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _keep_nucleus(logits: jax.Array, top_p: float) -> jax.Array:
+def _keep_likeliest(logits: jax.Array, numbers: SamplingNumbers) -> jax.Array:
     ordered = jnp.sort(logits, axis=-1, descending=True)
-    before = jnp.cumsum(jax.nn.softmax(ordered, axis=-1), axis=-1) - jax.nn.softmax(ordered)
-    inside = (before < top_p).at[..., 0].set(True)  # the likeliest is always kept
+    count = jnp.where(numbers.top_k > 0, numbers.top_k, logits.shape[-1])
+    ordered = jnp.where(jnp.arange(logits.shape[-1]) < count, ordered, -jnp.inf)
+    shares = jax.nn.softmax(ordered, axis=-1)
+    before = jnp.cumsum(shares, axis=-1) - shares
+    inside = (before < numbers.top_p) & jnp.isfinite(ordered)
+    inside = inside.at[..., 0].set(True)  # the likeliest is always kept
     kept = jnp.where(inside, ordered, jnp.inf)
     return jnp.where(logits < kept.min(axis=-1, keepdims=True), -jnp.inf, logits)
+
+
+def begin_writing(hidden: Float[Array, "B W"], cache: KVCache, room: int) -> Writing:
+    """Nothing is written yet; `room`: most tokens a row."""
+    rows = hidden.shape[0]
+    return Writing(
+        count=jnp.zeros((), jnp.int32),
+        hidden=hidden,
+        cache=cache,
+        done=jnp.zeros(rows, bool),
+        tokens=jnp.full((rows, room), -1, jnp.int32),
+    )
 
 
 def generate(
     pathway: Module,
     params: Params,
-    hidden: Float[Array, "B W"],
-    cache: KVCache,
-    lengths: Int[Array, " B"],
-    next_positions: Int[Array, " B"],
-    stop: Int[Array, " stops"],
-    keys: Key[Array, " B"],
-    *,
-    start: int,
-    max_tokens: int,
-    sampling: Sampling,
-) -> tuple[Int32[Array, "B {max_tokens}"], Int32[Array, " B"]]:
-    """Continues B prefixes until each has produced a stop token or `max_tokens`.
+    writing: Writing,
+    tail: Tail,
+    until: Int[Array, ""],
+    numbers: SamplingNumbers,
+    mode: str,
+) -> Writing:
+    """Goes on until every row has produced a stop token, or `until` tokens are written.
 
-    Args:
-      hidden: state of each prefix's last slot.
-      cache: holds the prefixes in slots [0, start), room for `max_tokens` behind.
-      lengths: slots of each prefix in use; `next_positions`: where its text goes on.
-      stop: token ids.
-      keys: a row draws its own tokens, whatever the batch it is in.
-
-    Returns:
-      Tokens, the stop token included and -1 behind it, and how many there are.
+    The cache needs room for them behind `tail.start`. A row's stop token is the last of its tokens.
     """
-    rows = hidden.shape[0]
-    zeros = jnp.zeros((rows, 1), jnp.int32)
+    zeros = jnp.zeros_like(tail.lengths)[:, None]
+    keys = row_keys(tail.seed, tail.places)
 
-    def run(token: jax.Array, index: jax.Array, cache: KVCache) -> tuple[jax.Array, KVCache]:
-        """Feeds one token a row into slot start + index."""
+    def feed(token: jax.Array, state: Writing) -> tuple[jax.Array, KVCache]:
+        """Reads one token a row in slot start + count."""
         embedded = pathway.transformer.embed(params["transformer"], token[:, None])
-        position = (next_positions + index)[:, None]
-        mask = MaskIntervals(zeros, lengths[:, None], zeros + start, zeros + start + index + 1)
-        out, cache = pathway.transformer(
+        position = (tail.next_positions + state.count)[:, None]
+        slot = tail.start + state.count
+        mask = MaskIntervals(zeros, tail.lengths[:, None], zeros + tail.start, zeros + slot + 1)
+        hidden, cache = pathway.transformer(
             params["transformer"],
             embedded.astype(pathway.compute_dtype),
             jnp.stack([position, position], axis=-1),
             mask,
-            cache,
-            start + index,
+            state.cache,
+            slot,
         )
-        return out[:, 0], cache
+        return hidden[:, 0], cache
 
-    def going(state) -> jax.Array:
-        index, _, _, done, _ = state
-        return (index < max_tokens) & ~jnp.all(done)
+    def unfinished(state: Writing) -> jax.Array:
+        return (state.count < until) & ~jnp.all(state.done)
 
-    def advance(state):
-        index, hidden, cache, done, tokens = state
-        logits = pathway.logits(params, hidden)
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, index)
-        token = choose(logits, step_keys, sampling)
-        tokens = tokens.at[:, index].set(jnp.where(done, -1, token))
-        done = done | jnp.isin(token, stop)
-        hidden, cache = run(token, index, cache)
-        return index + 1, hidden, cache, done, tokens
+    def advance(state: Writing) -> Writing:
+        logits = pathway.logits(params, state.hidden)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.count)
+        token = choose(logits, step_keys, mode, numbers)
+        written = jnp.where(state.done, -1, token)
+        tokens = jax.lax.dynamic_update_slice(state.tokens, written[:, None], (0, state.count))
+        done = state.done | jnp.isin(token, tail.stop)
+        hidden, cache = feed(token, state)
+        return Writing(state.count + 1, hidden, cache, done, tokens)
 
-    state = (
-        jnp.zeros((), jnp.int32),
-        hidden,
-        cache,
-        jnp.zeros(rows, bool),
-        jnp.full((rows, max_tokens), -1, jnp.int32),
-    )
-    tokens = jax.lax.while_loop(going, advance, state)[-1]
-    return tokens, jnp.sum(tokens >= 0, axis=1)
+    return jax.lax.while_loop(unfinished, advance, writing)

@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.box
+from flax import traverse_util
 from rich.console import Console
 from rich.table import Table
 
@@ -29,10 +29,10 @@ from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from data_pipelines.sequences.tasks import BRIEFLY, UNDERSTOOD, Image, Text
 from unicom_jax.core.module import Params
 from unicom_jax.inference import engine
-from unicom_jax.inference.arrays import noise_at, to_patches
-from unicom_jax.inference.conversations import PIXEL_SALT
+from unicom_jax.inference.arrays import LATENTS, PIXELS, noise_at, to_patches
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.prompt import collate, image_slots
+from unicom_jax.interop.layouts import unicom
 from unicom_jax.runs import weights
 
 SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
@@ -55,7 +55,7 @@ LIMITS = {
 
 
 class VerifyError(Exception):
-    """The exported model differs, or cannot be compared. One line with the mend."""
+    """The exported model differs, or cannot be compared. One line that says how to fix it."""
 
 
 def check_torch() -> None:
@@ -70,7 +70,7 @@ def verify(
     """Compares the export in `folder` with the run in `workdir` and prints a table.
 
     Args:
-      dtype, choice: "fp32" or "bf16" and the choice of weights, as they were exported.
+      dtype, choice: "fp32", "bf16" or "fp16" and the choice of weights, as they were exported.
 
     Raises:
       VerifyError: a difference is over its limit, or the exported model does not run.
@@ -94,8 +94,12 @@ def verify(
 
 def _generator(workdir: Path, dtype: str, choice: weights.Choice) -> Generator:
     config, tokenizer, params = weights.load(workdir, choice)
-    if dtype == "bf16":
-        params = jax.tree.map(lambda x: x.astype(jnp.bfloat16).astype(x.dtype), params)
+    if dtype != "fp32":
+        kind = {"bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
+        rounded = unicom.rounded_paths(unicom.of_run(config))
+        flat = traverse_util.flatten_dict(params, sep="/")
+        flat |= {path: flat[path].astype(kind).astype(flat[path].dtype) for path in rounded}
+        params = traverse_util.unflatten_dict(flat, sep="/")
     return Generator({**config, "compute_dtype": "float32"}, tokenizer, params)
 
 
@@ -175,8 +179,8 @@ def _noise(generator: Generator) -> dict[str, np.ndarray]:
     (rows, cols), pool = _grid(generator), generator.sequence.pool
     codec, places = generator.models.codec, range(len(PROMPTS))
     tokens = (rows // pool) * (cols // pool)
-    latents = noise_at(0, places, (tokens, codec.latent_dim))
-    pixels = noise_at(PIXEL_SALT, places, (rows * cols, codec.pixel_decoder.channels))
+    latents = noise_at(0, places, LATENTS, (tokens, codec.latent_dim))
+    pixels = noise_at(0, places, PIXELS, (rows * cols, codec.pixel_decoder.channels))
     return {
         **_listed("latent_noise", latents),
         **_listed("pixel_noise", pixels),
@@ -208,18 +212,21 @@ def _scored(generator: Generator) -> dict[str, np.ndarray]:
         [Text(PROMPTS[0])], generator.tokenizer, generator.sequence, VISION_START
     )
     prefixes = collate([document], generator.sequence)
-    rows, cols = (size // pool for size in _grid(generator))
-    slots = image_slots(prefixes, rows, cols)
-    noise = noise_at(0, [0], (rows * cols, models.codec.latent_dim))
+    grids = np.array([_grid(generator)], np.int32) // pool  # no family with a fold is exported
+    tokens = int(grids[0].prod())
+    slots = image_slots(prefixes.lengths, prefixes.next_positions, grids, tokens, prefixes.slots)
+    (noise,) = noise_at(0, [0], LATENTS, (tokens, models.codec.latent_dim))
+    hidden, cache = engine.read(
+        models, generator.params, prefixes.batch, None, prefixes.lengths - 1,
+        models.new_cache(1, prefixes.slots + tokens), np.int32(0),
+    )  # fmt: skip
 
-    @partial(jax.jit, static_argnames="start")
-    def run(params: Params, batch: Any, noise: Any, *, start: int) -> tuple[jax.Array, ...]:
-        own, pathway = params["unified"], models.unified
-        hidden, cache = engine.read(models, params, batch, rows * cols)
-        logits = pathway.logits(own, hidden[:, len(document) - 1])
-        grids = jnp.array([[rows, cols]])
+    @jax.jit
+    def run(params: Params, hidden: Any, cache: Any, noise: Any) -> tuple[jax.Array, ...]:
+        own, pathway, start = params["unified"], models.unified, prefixes.slots
         context = pathway.begin_drawing(own, cache, slots.positions, slots.mask, grids, start)
-        return logits[0], pathway.velocity(own, context, noise, jnp.array([TIME]))[0]
+        speed = pathway.velocity(own, context, noise, jnp.array([TIME]))
+        return pathway.logits(own, hidden)[0], speed[0]
 
-    logits, velocity = run(generator.params, prefixes.batch, noise, start=prefixes.slots)
+    logits, velocity = run(generator.params, hidden, cache, noise[None])
     return {"logits": logits, "velocity": velocity}

@@ -32,8 +32,10 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         part.write_bytes(content)
         _sync(part)
         part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        _explain_full_disk(path, error)
         raise
 
 
@@ -87,14 +89,18 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             old.replace(target)
         shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            raise OSError(
-                f"{target} was not written, its disk is full; free some space or name a folder on "
-                "another disk"
-            ) from error
+        _explain_full_disk(target, error)
         raise
     finally:
         os.close(lock)
+
+
+def _explain_full_disk(target: Path, error: BaseException) -> None:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        raise OSError(
+            f"{target} was not written, its disk is full; free some space or name a folder on "
+            "another disk"
+        ) from error
 
 
 def _new_part(target: Path) -> tuple[Path, int]:

@@ -24,7 +24,7 @@ def module_in(folder: Path, layout: Layout) -> Module:
     """The module that the config.json of `folder` describes.
 
     Raises:
-      ConfigError: there is none, or it is of a model that ours cannot stand for.
+      ConfigError: there is none, or it is of a model that ours does not support.
     """
     path = folder / DESCRIPTION
     config = read_description(folder)

@@ -1,4 +1,4 @@
-"""One table a model says where foreign tensors lie in our trees; it is read in both directions.
+"""One table per model says where foreign tensors are in our trees; both directions use it.
 
     RULES = (
         Rule("embedding/table", "model.embed_tokens.weight"),
@@ -26,7 +26,7 @@ LAYER = "{layer}"
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Where one foreign tensor, or one a layer, lies in our tree.
+    """Where one foreign tensor, or one per layer, is in our tree.
 
     Attributes:
       ours: path of our weight, joined by "/"; several paths are parts of theirs; none: theirs holds
@@ -34,7 +34,7 @@ class Rule:
       theirs: the foreign name, with `{layer}` where ours is stacked.
       axes: their axes in the order of ours: ours = theirs.transpose(axes). () keeps them.
       shape: their shape (of one part), where ours has other axes besides; () where it follows.
-      along: their axis along which several parts lie.
+      along: their axis along which several parts are joined.
     """
 
     ours: str | tuple[str, ...]

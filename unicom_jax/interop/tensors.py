@@ -34,6 +34,10 @@ DTYPES = {
 }
 
 
+# The bits of infinity: NaN has more.
+EXPONENTS = {DTYPES["F16"]: 0x7C00, DTYPES["BF16"]: 0x7F80}
+
+
 class WeightsError(Exception):
     """A folder of weights that is missing, damaged or of another model; in one line."""
 
@@ -81,7 +85,7 @@ class TensorFolder:
         part = self.read(name, window)
         flat = part.reshape(-1)
         for start in range(0, flat.size, CHUNK_BYTES):  # no mask as large as the tensor
-            if not np.isfinite(flat[start : start + CHUNK_BYTES]).all():
+            if not _all_finite(flat[start : start + CHUNK_BYTES]):
                 raise WeightsError(
                     f"{self.facts[name].shard}: {name} holds NaN or infinite values; copy the file "
                     "again, or take weights from before training diverged"
@@ -115,6 +119,14 @@ class TensorFolder:
                     _read_into(file, chunk, fact.shard)
                     target[...] = chunk[(slice(None), *columns)]
         return part.reshape(() if not fact.shape else part.shape)
+
+
+def _all_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; half types by their bits, which is many times faster."""
+    if (exponent := EXPONENTS.get(values.dtype)) is None:
+        return bool(np.isfinite(values).all())
+    magnitudes = values.view(np.uint16) & 0x7FFF
+    return not magnitudes.size or int(magnitudes.max()) < exponent
 
 
 def _read_into(file: io.RawIOBase, array: np.ndarray, path: Path) -> None:
@@ -233,21 +245,24 @@ def write_tensors(
     tensor: Callable[[str], np.ndarray],
     dtype: np.dtype,
     *,
+    wider: Mapping[str, np.dtype] | None = None,
     stem: str = "model",
     shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Writes tensors; `tensor(name)` is asked for each just once, when its turn has come.
 
     Shards are filled in the order of `shapes` up to `shard_bytes` (a larger tensor has one to
-    itself); one shard alone gets no index. Values are cast to `dtype`. A file is byte for byte what
-    safetensors' own writer makes of the same tensors.
+    itself); one shard alone gets no index. Values are cast to `dtype`, or to their type in `wider`.
+    A file is byte for byte what safetensors' own writer makes of the same tensors.
 
     Raises:
-      ValueError: a tensor that has not its shape of `shapes`.
+      ValueError: a tensor that has not its shape of `shapes`, or values that are too large for its
+        type.
     """
+    kinds = {name: (wider or {}).get(name, dtype) for name in shapes}
     plan, size = [[]], 0
     for name, shape in shapes.items():
-        nbytes = math.prod(shape) * dtype.itemsize
+        nbytes = math.prod(shape) * kinds[name].itemsize
         if plan[-1] and size + nbytes > shard_bytes:
             plan.append([])
             size = 0
@@ -257,10 +272,12 @@ def write_tensors(
     for number, names in enumerate(plan, start=1):
         ending = f"-{number:05d}-of-{len(plan):05d}" if len(plan) > 1 else ""
         file = f"{stem}{ending}.safetensors"
-        _write_shard(folder / file, {name: shapes[name] for name in sorted(names)}, tensor, dtype)
+        # By type and then by name, as the library's writer orders them.
+        names.sort(key=lambda name: (-kinds[name].itemsize, name))
+        _write_shard(folder / file, {name: shapes[name] for name in names}, tensor, kinds)
         weight_map |= dict.fromkeys(names, file)
     if len(plan) > 1:
-        total = sum(math.prod(shape) for shape in shapes.values()) * dtype.itemsize
+        total = sum(math.prod(shapes[name]) * kind.itemsize for name, kind in kinds.items())
         listing = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _index_path(folder, stem).write_text(json.dumps(listing, indent=2) + "\n", encoding="utf-8")
 
@@ -269,13 +286,17 @@ def _write_shard(
     path: Path,
     shapes: Mapping[str, tuple[int, ...]],
     tensor: Callable[[str], np.ndarray],
-    dtype: np.dtype,
+    kinds: Mapping[str, np.dtype],
 ) -> None:
-    kind = next(name for name, known in DTYPES.items() if known == dtype)
+    spelt = {known: name for name, known in DTYPES.items()}
     header, stop = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
-        start, stop = stop, stop + math.prod(shape) * dtype.itemsize
-        header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, stop]}
+        start, stop = stop, stop + math.prod(shape) * kinds[name].itemsize
+        header[name] = {
+            "dtype": spelt[kinds[name]],
+            "shape": list(shape),
+            "data_offsets": [start, stop],
+        }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
     with path.open("wb") as file:
@@ -286,5 +307,14 @@ def _write_shard(
                 raise ValueError(f"{name} was promised with shape {shape}, not {array.shape}")
             values = array.reshape(-1)
             for start in range(0, values.size, CHUNK_BYTES):  # no second copy in another type
-                chunk = values[start : start + CHUNK_BYTES].astype(dtype, copy=False)
+                chunk = _cast(values[start : start + CHUNK_BYTES], kinds[name], name)
                 file.write(memoryview(np.ascontiguousarray(chunk).view(np.uint8)))
+
+
+def _cast(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+    """`values` in another type; ValueError where they leave the small range of float16."""
+    with np.errstate(over="ignore"):
+        cast = values.astype(dtype, copy=False)
+    if dtype == DTYPES["F16"] and not np.isfinite(cast[np.isfinite(values)]).all():
+        raise ValueError(f"{name} has values that float16 cannot hold; write bf16 or fp32 instead")
+    return cast

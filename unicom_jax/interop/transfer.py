@@ -142,7 +142,7 @@ def load_weights(
       shardings: a tree like `specs`, of shardings; None: the default device.
       dtype: of all weights; None: what `specs` say.
       spare, twins, hints: see `check_facts`.
-      arrived: is told the size of each weight that is there.
+      arrived: is called with the size of each weight that has been read.
 
     Raises:
       WeightsError: the folder is damaged or holds another model, or numbers that are not finite.
@@ -231,6 +231,7 @@ def store_weights(
     params: Params,
     *,
     dtype: str = "F32",
+    kept: tuple[str, ...] = (),
     stem: str = "model",
     shard_bytes: int = 5 * 10**9,
     written: Callable[[int], None] = lambda nbytes: None,
@@ -238,25 +239,30 @@ def store_weights(
     """Writes `params` under the names of the table, one foreign tensor in memory at a time.
 
     Values are cast to `dtype`, rounded to nearest where that has fewer bits; what was read in it
-    comes out as it went in. `written` is told the size of each tensor. Wrap it in
+    is written unchanged. Tensors whose names begin with one of `kept` are written in F32.
+    `written` is called with the size of each tensor. Wrap it in
     `interop.atomic.new_folder`.
     """
     wanted = places(table, specs)
     ours = traverse_util.flatten_dict(params, sep="/")
 
+    wider = {name: DTYPES["F32"] for name in wanted if kept and name.startswith(kept)}
+
     def tensor(name: str) -> np.ndarray:
         made = wanted[name].join(lambda path, layer: _on_host(ours[path], layer))
-        written(made.size * DTYPES[dtype].itemsize)
+        written(made.size * wider.get(name, DTYPES[dtype]).itemsize)
         return made
 
     shapes = {name: place.shape for name, place in wanted.items()}
-    write_tensors(folder, shapes, tensor, DTYPES[dtype], stem=stem, shard_bytes=shard_bytes)
+    write_tensors(
+        folder, shapes, tensor, DTYPES[dtype], wider=wider, stem=stem, shard_bytes=shard_bytes
+    )
 
 
 def _on_host(weight: Any, layer: int | None) -> np.ndarray:
     """A weight, or a layer of it, on the host; no copy of it stays with a JAX array.
 
-    `np.asarray` would keep one there, unless the array lies in the host's memory already.
+    `np.asarray` would keep one there, unless the array is in the host's memory already.
     """
     if isinstance(weight, np.ndarray) or _lies_on_host(weight):
         host = np.asarray(weight)

@@ -109,10 +109,11 @@ class SelfAttention(Module):
         v: Float[Array, "B T K D"],
         mask: MaskIntervals,
     ) -> Float[Array, "B S {self.width}"]:
+        # The scores of a single query, a step of decoding, are few: no scan over blocks of keys.
+        one = q.shape[1] == 1
+        backend, block = ("dense", None) if one else (self.backend, self.block)
         with jax.named_scope(ROW_ATTENTION):
-            y = attention(
-                q, k, v, mask, backend=self.backend, block=self.block, rows=ROWS, slots=SLOTS
-            )
+            y = attention(q, k, v, mask, backend=backend, block=block, rows=ROWS, slots=SLOTS)
         return self.out(params["out"], y.reshape(*y.shape[:2], -1))
 
 

@@ -28,7 +28,7 @@ from unicom_jax.planning.table import (
     search_table,
     visible_line,
 )
-from unicom_jax.training.run import ORDER
+from unicom_jax.runs.stages import STAGES
 
 
 class DoesNotFit(Exception):
@@ -48,11 +48,12 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         resolve(args.config, args.overrides),
         parse_topology(args.topology, args.slices),
     )
-    stages = tuple(args.stage.split(",")) if args.stage else config.stages
+    # A stage that is repeated has one plan.
+    stages = tuple(dict.fromkeys(args.stage.split(",") if args.stage else config.stages))
     for name in stages:
-        if name not in (*ORDER, SAMPLE):
+        if name not in (*STAGES, SAMPLE):
             raise ConfigError(
-                f"--stage={name} is unknown; stages are {', '.join((*ORDER, SAMPLE))}"
+                f"--stage={name} is unknown; stages are {', '.join((*STAGES, SAMPLE))}"
             )
     stages, samples = tuple(name for name in stages if name != SAMPLE), SAMPLE in stages
     check_settings(config, stages)

@@ -17,20 +17,19 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from data_pipelines.build import (
+    SOURCE_KEYS,
     grid_unit,
     image_policy,
     load_or_train_tokenizer,
     row_facts,
-    unified_loader,
 )
-from data_pipelines.images import aspect_buckets
 from data_pipelines.loading.loader import LoaderError
-from unicom_jax.config.keys.data import DATA
-from unicom_jax.config.schema import defaults
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
 from unicom_jax.core.attention.kernel_parts import filled_mask
 from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.runs.loading import stage_loader
+from unicom_jax.runs.stages import data_seed
 
 ROWS = 32  # that are looked at, at least
 EXAMPLES = 300  # whose words the tokenizer of a stand-in learns
@@ -61,7 +60,8 @@ def visible_pairs(config: ConfigDict, stage: str) -> Visible:
     window = few[stage].window_rows
     few[stage].batch_size = window * -(-ROWS // window)
     few.data.update({"workers": 0, "threads": 1, "prefetch": 1})
-    key = json.dumps([stage, row_facts(few, stage), few.data.to_dict()], default=list)
+    facts = row_facts(few, stage, seed=data_seed(few, stage))
+    key = json.dumps([stage, facts, few.data.to_dict()], default=list)
     if key not in _COUNTED:
         _COUNTED[key] = _count(few, stage)
     return _COUNTED[key]
@@ -85,7 +85,7 @@ def pack(config: ConfigDict, stage: str) -> MaskIntervals:
     Raises:
       ValueError, OSError, ...: as a run would.
     """
-    loader = unified_loader(config, stage, load_or_train_tokenizer(config, None))
+    loader = stage_loader(config, stage, load_or_train_tokenizer(config, None))
     try:
         return next(loader).mask
     finally:
@@ -98,11 +98,11 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
-    config.data.source = defaults(DATA.keys)["source"]  # other keys are refused with Scenes
-    config.data.source.size = EXAMPLES
-    if policy.kind == "bucket":
-        unit = config.data.patch * grid_unit(config)
-        config.data.scenes.sizes = aspect_buckets(policy.size, unit, policy.step, policy.max_ratio)
+    unset = {key: value for key, (_, value) in SOURCE_KEYS.items()}
+    config.data.source.update({**unset, "kind": "scenes", "size": EXAMPLES})
+    config[stage].window_documents = 0
+    if buckets := policy.buckets(config.data.patch * grid_unit(config)):
+        config.data.scenes.sizes = buckets
     config[stage].overlong = "skip"
     return config
 

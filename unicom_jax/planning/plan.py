@@ -34,8 +34,8 @@ from unicom_jax.planning.program import (
     weight_sizes,
 )
 from unicom_jax.planning.tiles import tile_warning
+from unicom_jax.runs.stages import spec_of
 from unicom_jax.training.flops import Shares, flops_by_shares
-from unicom_jax.training.stages import unified
 from unicom_jax.training.state import split
 
 GIB = 2**30
@@ -237,7 +237,7 @@ def facts_of(
         "tokens": program.tokens,
         "images": program.images,
         "steps": settings.steps,
-        "visible": visible_pairs(config, name) if name in unified.NAMES else None,
+        "visible": visible_pairs(config, name) if spec_of(name).loader == "rows" else None,
         "held": {
             "weights": local_bytes(program.state.params),
             "moments": local_bytes(program.state.opt_state),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,14 @@ from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.gradients import COMPUTE
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
-from unicom_jax.families.build import autoencoder_path, build_codec, build_encoder, build_space
+from unicom_jax.families.build import autoencoder_path, build_space
 from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import HOST
 from unicom_jax.runs.autoencoder import adopt_autoencoder
-from unicom_jax.training.assemble import make_trainer, tokens_per_step
-from unicom_jax.training.stages import unified
+from unicom_jax.runs.stages import PARTS, settings_of, spec_of
+from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.state import TrainState
 from unicom_jax.training.step import Stage, Trainer
 
@@ -64,36 +64,55 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     Raises:
       ValueError: settings that a run would refuse too.
     """
-    settings = config[name]
+    settings, spec = settings_of(config, name), spec_of(name)
     trainer = make_trainer(name, config, mesh, statistics_batches=lambda: iter(()))
     sharding.count_row_shards(mesh.shape, settings.batch_size, settings.accumulate)
     batch = abstract_batch(config, name)
     place = sharding.batch_sharding(mesh)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), batch)
-    frozen = _frozen_specs(config, name)
+    frozen_specs = _frozen_specs(config, name)
+    frozen = {part: _placed(specs, mesh) for part, specs in frozen_specs.items()}
+    state = trainer.abstract_state()
+    if trainer.stage.prepare is not None:
+        placed = jax.eval_shape(trainer.prepare_step(), state, frozen, placed)
+        placed = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), placed
+        )
     return StepProgram(
         trainer=trainer,
-        state=trainer.abstract_state(),
-        frozen={part: _placed(specs, mesh) for part, specs in frozen.items()},
-        frozen_specs=frozen,
+        state=state,
+        frozen=frozen,
+        frozen_specs=frozen_specs,
         batch=placed,
-        tokens=tokens_per_step(name, config),
+        tokens=spec.tokens_per_step(config, spec.name),
         images=settings.batch_size * settings.get("images_per_row", 1),
     )
 
 
 def abstract_batch(config: Mapping[str, Any], name: str) -> Any:
     """Shapes and types of a stage's global batch, as its loader makes it from pictures."""
-    rows = config[name]["batch_size"]
-    if name in unified.NAMES:
-        return abstract_rows(config, rows, stage_packing(config, name))
-    patch = config["data"]["patch"]
+    return ABSTRACT[spec_of(name).loader](config, spec_of(name).name)
+
+
+def _abstract_packed(config: Mapping[str, Any], name: str) -> MixedBatch:
+    return abstract_rows(config, config[name]["batch_size"], stage_packing(config, name))
+
+
+def _abstract_pictures(config: Mapping[str, Any], name: str) -> PictureBatch:
+    rows, patch = config[name]["batch_size"], config["data"]["patch"]
     return PictureBatch(
         patches=_array(rows, most_patches(config), 3 * patch**2, dtype=np.uint8),
         grids=_array(rows, 2),
         tokens=_array(rows, config["encoder"]["text"]["max_length"]),
         lengths=_array(rows),
     )
+
+
+# By `StageSpec.loader`: (configuration, name of the stage's settings) -> batch.
+ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
+    "rows": _abstract_packed,
+    "pictures": _abstract_pictures,
+}
 
 
 def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) -> MixedBatch:
@@ -127,14 +146,13 @@ def _array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
 
 def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
     """What a stage reads and does not train, as far as `training.run` loads it."""
-    specs: dict[str, Specs] = {}
-    if name != "encoder":
-        specs["encoder"] = build_encoder(config).vision.specs()
-    if name == "codec" and isinstance(space := build_space(config), LatentSpace):
+    spec = spec_of(name)
+    specs = {
+        key: subtree.of(PARTS[subtree.part].build(config).specs())
+        for key, subtree in spec.frozen.items()
+    }
+    if spec.autoencoder and isinstance(space := build_space(config), LatentSpace):
         specs[AUTOENCODER] = space.autoencoder.specs()
-    if name in unified.NAMES:
-        whole = build_codec(config).specs()
-        specs["codec"] = {part: whole[part] for part in ("compressor", "statistics")}
     return specs
 
 

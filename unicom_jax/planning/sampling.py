@@ -1,8 +1,8 @@
-"""What `unicom sample` takes: its two programs compiled for one device that is not here.
+"""What `unicom sample` takes: its programs compiled for one device that is not here.
 
-Generation runs on one device, with all weights there as they were trained (fp32), whatever else the
-topology has. The programs are those of `inference/engine.py`, for the settings `sample` of the
-configuration and one request at a time:
+One device holds all weights, in the dtypes that a model is used with, whatever else the topology
+has. The programs are those of `inference/engine.py`, for the settings `sample` of the configuration
+and one request at a time:
 
     draw    read a prompt of words (with guidance also the empty one), flow steps, pixel decoder
     write   read a picture and a question, then token by token up to `max_tokens`
@@ -11,7 +11,7 @@ configuration and one request at a time:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,13 @@ from ml_collections import ConfigDict
 
 from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.families.build import (
-    build_codec,
-    build_encoder,
-    build_space,
-    build_unified,
-    usual_shift,
-)
+from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.drawing import Drawing
-from unicom_jax.inference.prompt import SLOT_BUCKET, round_up
-from unicom_jax.inference.text import Sampling
+from unicom_jax.inference.prompt import bucket
+from unicom_jax.inference.text import Sampling, Tail, begin_writing
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+from unicom_jax.models.transformer import KVCache
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.costs import count_costs
 from unicom_jax.parallel.plan.hlo import parse_program
@@ -42,6 +37,7 @@ from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
 from unicom_jax.planning.plan import Compiled, compile_once, keep_text
 from unicom_jax.planning.program import abstract_rows, local_bytes, most_patches
+from unicom_jax.runs.weights import abstract_weights
 
 SAMPLE = "sample"  # beside the names of stages
 WORDS = 64  # slots of a prompt, or of a question
@@ -78,10 +74,10 @@ class SamplePlan:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """A program, lowered, and what is known of it beforehand."""
+    """Its programs, lowered, one after the other, and what is known of them beforehand."""
 
     work: str
-    lowered: jax.stages.Lowered
+    lowered: Mapping[str, jax.stages.Lowered]
     cache: int
     turns: Mapping[str, int]
 
@@ -89,7 +85,7 @@ class _Request:
 def plan_sampling(
     config: ConfigDict, topology: Topology, keep: Path | None = None
 ) -> list[SamplePlan]:
-    """Compiles both programs for the first device of `topology`.
+    """Compiles the programs of both requests for the first device of `topology`.
 
     Args:
       keep: a folder for the text of the compiled programs.
@@ -105,15 +101,15 @@ def plan_sampling(
         build_unified(config),
         build_space(config),
     )
-    weights = _placed(_weights(models), place)
+    weights = _placed(_weights(config, models), place)
+    held, fabric = local_bytes(weights), fabric_of(topology, mesh, frozenset())
     plans = []
     for name, make in (("draw", _draw), ("write", _write)):
         request = make(config, models, weights, place)
-        compiled = compile_once(request.lowered, f"{topology.name}, one device")
-        keep_text(compiled, f"{SAMPLE}-{name}", keep)
-        held = local_bytes(weights)
-        # All weights lie there, also those that a program does not read.
-        unread = max(held - compiled.arguments, 0.0) if compiled.text else 0.0
+        programs = {}
+        for part, lowered in request.lowered.items():
+            programs[part] = compile_once(lowered, f"{topology.name}, one device")
+            keep_text(programs[part], f"{SAMPLE}-{name}-{part}", keep)
         plans.append(
             SamplePlan(
                 name=name,
@@ -121,17 +117,33 @@ def plan_sampling(
                 topology=topology,
                 weights=held,
                 cache=request.cache,
-                peak=compiled.peak and compiled.peak + unread,
+                peak=_peak(list(programs.values()), held),
                 turns=request.turns,
-                parts=_parts(compiled, fabric_of(topology, mesh, frozenset()), request.turns),
+                parts=_all_parts(list(programs.values()), fabric, request.turns),
             )
         )
     return plans
 
 
-def _weights(models: engine.Models) -> dict[str, Any]:
-    """Shapes of what a `Generator` holds."""
-    trees = {name: getattr(models, name).abstract() for name in ("vision", "codec", "unified")}
+def _peak(programs: Sequence[Compiled], held: int) -> float | None:
+    """Bytes at the highest point of programs that run one after the other.
+
+    All weights are there, also those that a program does not read.
+    """
+    if any(program.peak is None for program in programs):
+        return None
+    return max(
+        program.peak + (max(held - program.arguments, 0.0) if program.text else 0.0)
+        for program in programs
+    )
+
+
+def _weights(config: ConfigDict, models: engine.Models) -> dict[str, Any]:
+    """Shapes and types of what a `Generator` holds."""
+    trees = {
+        name: abstract_weights(getattr(models, name), name, config.compute_dtype)
+        for name in ("vision", "codec", "unified")
+    }
     if isinstance(models.space, LatentSpace):
         trees[AUTOENCODER] = models.space.autoencoder.abstract()
     return trees
@@ -145,35 +157,43 @@ def _draw(
     config: ConfigDict, models: engine.Models, weights: Any, place: SingleDeviceSharding
 ) -> _Request:
     """One picture of the usual size behind a prompt without pictures."""
-    settings, side, pool = config.sample, config.data.image_size, config.codec.pool
-    drawing = Drawing(
-        settings.steps,
-        float(settings.guidance),
-        settings.sampler,
-        tuple(settings.guidance_interval),
-        usual_shift(config, models.unified.images),
-    )
+    side, pool = config.data.image_size, config.codec.pool
+    names = ("steps", "guidance", "guidance_interval", "sampler")
+    drawing = Drawing(**{name: config.sample[name] for name in names})
     grid = side // config.data.patch
-    tokens, rows = (grid // pool) ** 2, drawing.branches
+    rows, tokens = len(drawing.branches), (grid // (pool * config.unified.fold)) ** 2
     positions = np.zeros((rows, tokens, 2), np.int32)
     mask = MaskIntervals(*(np.zeros((rows, tokens), np.int32) for _ in range(4)))
-    channels = models.codec.pixel_decoder.channels
-    prompt = abstract_rows(config, rows, PackingConfig(WORDS, images=1))
-    arrays = (
-        prompt, positions, mask, np.zeros((1, 2), np.int32),
-        np.zeros((1, tokens, models.codec.latent_dim), np.float32),
-        np.zeros((1, grid**2, channels), np.float32),
-    )  # fmt: skip
+    slots = bucket(WORDS)
+    packing = PackingConfig(slots, images=1)
+    prompt = abstract_rows(config, rows, packing).replace(patches=None)
+    cache, start = _cache(models, rows, slots + tokens), np.zeros((), np.int32)
+    latents = np.zeros((1, *models.unified.images.shape_of(tokens)), np.float32)
+    canvas = np.zeros((1, grid**2, models.codec.pixel_decoder.channels), np.float32)
+    grids = np.zeros((1, 2), np.int32)
     seen = dataclasses.replace(models, space=models.space.of_grid(grid, grid))
-    lowered = engine.paint.lower(
-        seen, weights, *_placed(arrays, place),
-        pool=pool, settings=drawing, codec_steps=config.codec.sample_steps,
-    )  # fmt: skip
+
+    def placed(*arrays: Any) -> Any:
+        return _placed(arrays, place)
+
+    lowered = {
+        engine.READING: engine.read.lower(
+            models, weights, *placed(prompt, None, np.zeros(rows, np.int32), cache, start)
+        ),
+        engine.DRAWING: engine.draw.lower(
+            models, weights,
+            *placed(cache, positions, mask, grids, latents, start, drawing.numbers),
+            plan=drawing.plan,
+        ),
+        engine.PAINTING: engine.paint.lower(
+            seen, weights, *placed(latents, grids, canvas), steps=config.codec.sample_steps
+        ),
+    }  # fmt: skip
     branches = "both branches" if rows == 2 else "one branch"
     return _Request(
-        f"{WORDS} slots of words, {side} x {side} pixels, {branches}",
+        f"{slots} slots of words, {side} x {side} pixels, {branches}",
         lowered,
-        _cache(models, rows, WORDS + tokens),
+        _bytes(cache),
         {
             engine.READING: 1,
             engine.DRAWING: drawing.steps,
@@ -187,20 +207,28 @@ def _write(
 ) -> _Request:
     """A text behind one picture and a question."""
     seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool)
-    limit, slots = config.sample.max_tokens, round_up(seen + WORDS, SLOT_BUCKET)
-    one = jax.ShapeDtypeStruct((1,), np.int32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-    arrays = (
-        abstract_rows(config, 1, PackingConfig(slots, images=1)), one, one,
-        jax.ShapeDtypeStruct((STOPS,), np.int32), keys,
-    )  # fmt: skip
-    lowered = engine.write.lower(
-        models, weights, *_placed(arrays, place), max_tokens=limit, sampling=Sampling()
+    limit, slots = config.sample.max_tokens, bucket(seen + WORDS)
+    prompt = abstract_rows(config, 1, PackingConfig(slots, images=1))
+    room = bucket(slots + limit) - slots
+    cache, one = _cache(models, 1, slots + room), np.zeros(1, np.int32)
+    scalar, hidden = (
+        one[0],
+        jax.ShapeDtypeStruct((1, models.unified.transformer.width), models.unified.compute_dtype),
     )
+    writing = jax.eval_shape(lambda x, cache: begin_writing(x, cache, room), hidden, cache)
+    tail = Tail(one, one, scalar, one, np.uint32(0), np.zeros(STOPS, np.int32))
+    reading = prompt.replace(patches=None), prompt.patches, one, cache, scalar
+    arrays = writing, tail, scalar, Sampling().numbers
+    lowered = {
+        engine.READING: engine.read.lower(models, weights, *_placed(reading, place)),
+        engine.WRITING: engine.write.lower(
+            models, weights, *_placed(arrays, place), mode=Sampling().mode
+        ),
+    }
     return _Request(
         f"{slots} slots with a picture, {limit} tokens",
         lowered,
-        _cache(models, 1, slots + limit),
+        _bytes(cache),
         {engine.READING: 1, engine.WRITING: limit},
     )
 
@@ -212,21 +240,31 @@ def seen_slots(understanding: str, patches: int, pool: int) -> int:
     return features + latents
 
 
-def _cache(models: engine.Models, rows: int, slots: int) -> int:
-    """Bytes of keys and values."""
-    unified = models.unified
-    cache = jax.eval_shape(
-        lambda: unified.transformer.init_cache(rows, slots, unified.compute_dtype)
-    )
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(cache))
+def _cache(models: engine.Models, rows: int, slots: int) -> KVCache:
+    """Shapes of keys and values."""
+    return jax.eval_shape(lambda: models.new_cache(rows, slots))
 
 
-def _parts(compiled: Compiled, fabric: Any, turns: Mapping[str, int]) -> dict[str, Roofline]:
-    """The loops of a program by the part they belong to."""
-    if not compiled.text:
+def _bytes(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _repeated(part: Part, turns: int) -> Part:
+    seconds = tuple(turns * each for each in part.seconds)
+    return dataclasses.replace(part, times=turns * part.times, seconds=seconds)
+
+
+def _all_parts(
+    programs: Sequence[Compiled], fabric: Any, turns: Mapping[str, int]
+) -> dict[str, Roofline]:
+    """The loops of all programs by the part they belong to."""
+    if not all(program.text for program in programs):
         return {}
     found: dict[str, list[Part]] = {name: [] for name in (*turns, OUTSIDE)}
-    for part in make_roofline(count_costs(parse_program(compiled.text)), fabric).parts:
-        scopes = part.name.split("/")
-        found[next((name for name in turns if name in scopes), OUTSIDE)].append(part)
+    for program in programs:
+        for part in make_roofline(count_costs(parse_program(program.text)), fabric).parts:
+            scopes = part.name.split("/")
+            name = next((name for name in turns if name in scopes), OUTSIDE)
+            # How long a text gets is an argument: the program does not say how often it turns.
+            found[name].append(_repeated(part, turns[name]) if name == engine.WRITING else part)
     return {name: Roofline(tuple(parts), ()) for name, parts in found.items()}

@@ -16,6 +16,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.parallel.plan.topology import Topology, missing_compiler
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import StagePlan, plan_stage
+from unicom_jax.runs.stages import PARTS, spec_of
 
 Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
 
@@ -23,7 +24,7 @@ REMATS = ("none", "dots", "full")  # "offload" depends on links to the host
 TENSOR = (1, 2, 4, 8)
 COPIES, LEAST_SHARDS = (2, 4, 8), 8  # of all weights on a slice of TPUs; devices of a copy
 BATCH = (0.5, 1, 2)  # times the configuration's
-PARTS = (1, 2, 4, 8)
+ACCUMULATE = (1, 2, 4, 8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,7 @@ def _written(value: object) -> str:
 
 def remat_key(config: ConfigDict, stage: str) -> str:
     """The key that says what the stage's large stack keeps for its backward pass."""
-    if stage == "encoder":
-        return "encoder.vision.remat"
-    if stage != "codec":
-        return "unified.transformer.remat"
-    flux = config.codec.decoder.kind == "flux"
-    return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
+    return PARTS[spec_of(stage).part].remat(config)
 
 
 def changed(config: ConfigDict, values: Values) -> ConfigDict:
@@ -74,8 +70,8 @@ def grid(config: ConfigDict, stage: str, topology: Topology) -> Iterator[Values]
     remats = (False, True) if isinstance(_get(config, key), bool) else REMATS
     rows = config[stage].batch_size
     batches = [int(rows * factor) for factor in BATCH if rows * factor >= 1]
-    parts = PARTS if stage not in ("encoder",) else (1,)  # a contrastive batch stays whole
-    for mesh, remat, batch, part in itertools.product(_meshes(topology), remats, batches, parts):
+    choices = _meshes(topology), remats, batches, ACCUMULATE
+    for mesh, remat, batch, part in itertools.product(*choices):
         values = [("mesh", mesh), (key, remat), (f"{stage}.batch_size", batch)]
         yield (*values, (f"{stage}.accumulate", part))
 
@@ -125,7 +121,7 @@ def search(
         try:
             plan = estimate_stage(changed(config, values), stage, topology)
         except (ValueError, ConfigError):
-            continue  # rows or heads that do not divide over this mesh
+            continue  # rows or heads that do not divide over this mesh, rows that see each other
         estimates.append(Setting(values, plan))
     estimates.sort(key=_order)
     compile_best = 0 if missing_compiler(topology) else compile_best
@@ -156,7 +152,7 @@ def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:
     scale = plan.peak / here.peak if plan.peak else 1.0
     full = True if isinstance(_get(config, key), bool) else "full"
     remat = () if _get(config, key) == full else ((key, full),)
-    parts = [part for part in PARTS if part > config[stage].accumulate and stage != "encoder"]
+    parts = [part for part in ACCUMULATE if part > config[stage].accumulate]
     steps = [remat] if remat else []
     steps += [(*remat, (f"{stage}.accumulate", part)) for part in parts]
     steps += [

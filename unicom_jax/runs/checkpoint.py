@@ -15,7 +15,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers as policies
 
 from unicom_jax.config import ConfigError
+from unicom_jax.core import lora
 from unicom_jax.core.module import Params
 from unicom_jax.runs import configuration
 from unicom_jax.runs.storage import remove_half_written, take_folders_literally
@@ -271,6 +272,7 @@ def restore_params(
     step: str = "",
     raw: bool = False,
     on_host: bool = False,
+    adapters: Callable[[Params], Params] = lora.merge,
 ) -> Params:
     """The weights for use of a stage.
 
@@ -280,6 +282,8 @@ def restore_params(
       step: see `chosen_step`.
       raw: the weights as trained, where those for use are averages of them.
       on_host: as NumPy arrays, without the copy that a device makes of what Orbax has read.
+      adapters: what becomes of a stage's adapters, which `abstract` does not have: merged into
+        their kernels, or left out (`lora.base_weights`), or returned beside them (`dict`).
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
@@ -287,6 +291,8 @@ def restore_params(
     """
     found = chosen_step(workdir, stage, step)
     path = workdir.absolute() / stage / "checkpoints" / str(found)
+    dtypes = {name: leaf.dtype for name, leaf in traverse_util.flatten_dict(abstract).items()}
+    abstract = _with_adapters(path / PARAMS, abstract)
     _check_sizes(path / PARAMS, abstract, parts)
     wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
     params = _read_part(path / PARAMS, wanted, on_host)
@@ -297,7 +303,34 @@ def restore_params(
         read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
         flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
         params = traverse_util.unflatten_dict(flat)
-    return params
+    flat = traverse_util.flatten_dict(adapters(params), keep_empty_nodes=True)
+    for name in dtypes.keys() & flat.keys():
+        if flat[name].dtype != dtypes[name]:
+            flat[name] = flat[name].astype(dtypes[name])
+    return traverse_util.unflatten_dict(flat)
+
+
+def _with_adapters(path: Path, abstract: Params) -> Params:
+    """`abstract` with the adapters that are stored, as copies on the devices of their kernels,
+    which are read in fp32 like them, so that their sum is rounded once."""
+    flat = traverse_util.flatten_dict(abstract, keep_empty_nodes=True)
+    for layer, adapter in lora.adapters(_metadata(path)).items():
+        if (kernel := flat.get((*layer, "kernel"))) is None:
+            continue  # of another model, as `_check_sizes` will tell
+        flat[(*layer, "kernel")] = kernel.update(dtype=np.float32)
+        place = kernel.sharding
+        if isinstance(place, jax.sharding.NamedSharding):
+            place = jax.sharding.NamedSharding(place.mesh, jax.sharding.PartitionSpec())
+        for name, stored in adapter.items():
+            leaf = jax.ShapeDtypeStruct(stored.shape, np.float32, sharding=place)
+            flat[(*layer, lora.ADAPTER, name)] = leaf
+    return traverse_util.unflatten_dict(flat)
+
+
+def has_adapters(workdir: Path, stage: str, step: int) -> bool:
+    """Whether a stage's weights at this step have adapters beside them."""
+    path = workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS
+    return bool(lora.adapters(_metadata(path)))
 
 
 def has_average(workdir: Path, stage: str, step: int) -> bool:

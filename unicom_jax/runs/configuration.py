@@ -22,13 +22,14 @@ from unicom_jax.config import (
     apply_overrides,
     complete,
     from_json,
-    resolve,
+    load_config,
     to_json,
     values,
 )
 from unicom_jax.config.files import check_values
 from unicom_jax.config.key import NEUTRAL, RECORDED
 from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.stages import parse, spec_of
 from unicom_jax.runs.workdir import CONFIG, HISTORY, read_json, stage_steps
 
 
@@ -49,14 +50,22 @@ def open_run(
     if path is None and stored is None:
         raise ConfigError(f"{workdir} holds no run yet; give --config=experiments/quickstart.py")
     if path is None:
+        present = {name for name, _ in values(stored)}
+        if missing := [name for name in KEYS if name not in present]:
+            raise ConfigError(
+                f"{workdir / CONFIG} lacks the key {missing[0]}, so another version of unicom_jax "
+                "wrote it; use that version, or start another --workdir"
+            )
         config = from_json(stored)
         try:
             check_values(config)
         except ConfigError as error:
             raise ConfigError(f"{workdir / CONFIG}: {error}") from error
-        apply_overrides(config, overrides)
     else:
-        config = resolve(path, overrides)
+        config = load_config(path)
+    if stored is not None and any_started(workdir):
+        config.stage_seeds = stored["stage_seeds"]  # a run keeps the rule that it began with
+    apply_overrides(config, overrides)
     if stored is not None:
         for name, old, new in differences(stored, config):
             _check_change(name, old, new, workdir, stored, allow_change)
@@ -95,7 +104,7 @@ def store(config: ConfigDict, workdir: Path) -> None:
         if changes:
             line = {
                 "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "steps": {s: steps[-1] for s in STAGES if (steps := stage_steps(workdir, s))},
+                "steps": _steps(workdir),
                 "changes": changes,
             }
             with (workdir / HISTORY).open("a", encoding="utf-8") as history:
@@ -103,10 +112,47 @@ def store(config: ConfigDict, workdir: Path) -> None:
     write_text(path, text)
 
 
+def _steps(workdir: Path) -> dict[str, int]:
+    """The newest checkpoint of each stage, and of each time that one was repeated."""
+    labels = sorted(path.name for path in workdir.iterdir() if parse(path.name))
+    return {label: steps[-1] for label in labels if (steps := stage_steps(workdir, label))}
+
+
+def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
+    """The batch of `batch_size` at which the data go on after a stage has read `batches`.
+
+    `stage` is its label (`runs/stages.py`).
+
+    That is `batches` itself, unless the batch size was changed on the way: then the rows count that
+    were read, so that none is read twice.
+    """
+    rows, since, size = 0, 0, batch_size
+    for step, old, new in _batch_changes(workdir, stage):
+        if step <= batches:
+            rows, since, size = rows + (step - since) * old, step, new
+    return -(-(rows + (batches - since) * size) // batch_size) if rows else batches
+
+
+def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
+    """(step, old size, new size) of a stage's changes of its batch size, oldest first."""
+    path = workdir / HISTORY
+    if not path.is_file():
+        return []
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    key = f"{spec_of(stage).name}.batch_size"
+    return [
+        (entry["steps"].get(stage, 0), *entry["changes"][key])
+        for entry in entries
+        if key in entry["changes"] and stage in entry["steps"]
+    ]
+
+
 def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
     """(key, stored value, new value) of the keys that differ, but for those that a run fills in."""
-    old = dict(values(stored))
-    new = dict(values(json.loads(to_json(config))))
+    old, new = (  # both as JSON has them, which knows no tuples
+        dict(values(json.loads(text)))
+        for text in (json.dumps(stored, default=list), to_json(config))
+    )
     for name in KEYS:
         if old.get(name) != new.get(name) and not KEYS[name].filled_in:
             yield name, old.get(name), new.get(name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.checkpoint import is_import
 from unicom_jax.runs.configuration import any_started
+from unicom_jax.runs.stages import STAGES, Occurrence, occurrences
 from unicom_jax.runs.workdir import read_json, stage_steps
 
 DATA = "data.json"
@@ -30,19 +32,17 @@ def keep_data(
     config: ConfigDict,
     tokenizer: Tokenizer,
     workdir: Path,
-    mixed: tuple[str, ...],
     *,
     first: bool = True,
 ) -> list[str]:
     """Checks that the data are those that the run was started with, and fills in how many documents
     a window of its stages has.
 
-    Nothing is read where all stages of the configuration are finished, and nothing is compared
-    before a stage has a checkpoint.
+    Nothing is read where the stages that are not finished train on packed rows, and nothing is
+    compared before a stage has a checkpoint.
 
     Args:
-      config: of the run; `window_documents` of the stages in `mixed` is set in it.
-      mixed: the stages that train on packed documents.
+      config: of the run; `window_documents` of the stages that pack rows is set in it.
       first: of the processes of a run; the others read what it has written.
 
     Returns:
@@ -54,16 +54,22 @@ def keep_data(
         other data.
       SourceError: there are no data.
     """
-    pending = [stage for stage in config.stages if not _is_finished(config, workdir, stage)]
+    pending = dict.fromkeys(
+        stage.name
+        for stage in occurrences(config.stages)
+        if not _is_finished(config, workdir, stage)
+    )
     if not pending:
         return []
     path = workdir / DATA
     kept = path.is_file() and (not first or any_started(workdir))
     stored = read_json(path, ConfigError) if kept else {}
-    changed = _check_identity(config, workdir, stored, first)
+    packed = bool(config.data.packed)
+    from_source = [name for name in pending if not (packed and STAGES[name].loader == "rows")]
+    changed = _check_identity(config, workdir, stored, first) if from_source else []
     windows = stored.setdefault("windows", {})
-    for stage in pending:
-        if stage in mixed and not config.data.packed:
+    for stage in from_source:
+        if STAGES[stage].loader == "rows":
             windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
             config[stage].window_documents = windows[stage]["documents"]
     if first:
@@ -71,11 +77,29 @@ def keep_data(
     return changed
 
 
-def _is_finished(config: ConfigDict, workdir: Path, stage: str) -> bool:
-    steps, checkpoints = stage_steps(workdir, stage), workdir / stage / "checkpoints"
+def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
+    """How the source differs from the one that a run was trained on, in words.
+
+    Nothing where it is the same, or where the run did not keep what it looked like. Packed rows are
+    not compared.
+
+    Raises:
+      ConfigError: data.json cannot be read.
+      SourceError: there are no data.
+    """
+    path = workdir / DATA
+    before = read_json(path, ConfigError).get("identity", {}) if path.is_file() else {}
+    if not before:
+        return []
+    now, folder = data_identity(config)
+    return changes(from_json(before), now, folder)
+
+
+def _is_finished(config: ConfigDict, workdir: Path, stage: Occurrence) -> bool:
+    steps, checkpoints = stage_steps(workdir, stage.label), workdir / stage.label / "checkpoints"
     if not steps or is_import(checkpoints, steps[-1]):
         return False
-    return steps[-1] >= config[stage].steps
+    return steps[-1] >= config[stage.name].steps
 
 
 def _check_identity(
@@ -114,7 +138,9 @@ def _window(
 ) -> dict[str, Any]:
     """The window of a stage: the kept one, unless the configuration decides on another."""
     given = config[stage].window_documents
-    about = json.dumps([row_facts(config, stage), tokenizer.fingerprint()], default=list)
+    rows = row_facts(config, stage)
+    rows["source"].pop("path", None)  # data may move
+    about = json.dumps([rows, tokenizer.fingerprint()], default=list)
     facts = hashlib.sha256(about.encode()).hexdigest()[:16]
     if kept and kept["facts"] == facts and given in (0, kept["documents"]):
         return kept

@@ -17,6 +17,8 @@ from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.build import build_encoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs.checkpoint import read_config, restore_params
+from unicom_jax.runs.stages import VISION
+from unicom_jax.runs.trained import source_label
 
 AT_ONCE = 16  # pictures; always so many, so that a picture's features do not depend on the others
 
@@ -28,7 +30,7 @@ class FeatureMaker:
     The encoder computes in the compute_dtype of its run; each process reads it once.
 
     Attributes:
-      workdir: a run whose stage `encoder` was trained or imported.
+      workdir: a run whose encoder was trained or imported.
       dtype: in which features are kept, a key of `data_pipelines.loading.rows.DTYPES`.
     """
 
@@ -58,7 +60,8 @@ class FeatureMaker:
 def _encoder(workdir: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     config = from_json(read_config(Path(workdir)))
     model = build_encoder(config)
-    params = restore_params(Path(workdir), "encoder", model.abstract(), ("vision",))["vision"]
+    stage = source_label(config, Path(workdir), VISION.part)
+    params = VISION.of(restore_params(Path(workdir), stage, model.abstract(), VISION.read))
     look = jax.jit(functools.partial(encode, model.vision, dtype=config.compute_dtype))
 
     def padded(pictures: np.ndarray, grids: np.ndarray) -> np.ndarray:

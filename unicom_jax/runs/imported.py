@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -14,50 +13,66 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params, Specs, map_specs
-from unicom_jax.runs.checkpoint import save_import, stage_steps
+from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.initial import (
     Source,
     build_stage,
     describe_sources,
+    given_folders,
     initial_params,
     sources_of,
 )
-from unicom_jax.runs.weights import UNIFIED_STAGES
+from unicom_jax.runs.origin import given_parts, take_weights
+from unicom_jax.runs.stages import PARTS, STAGES, VISION, Config, occurrences, parse
+from unicom_jax.runs.trained import first_of, furthest
 
 
-def check_stages(config: Mapping[str, Any]) -> None:
+def check_stages(config: Config) -> None:
     """Refuses an `init_from` whose stage is not trained: the rest of its weights would stay random.
 
-    The encoder's is no such part: a run uses nothing but its image tower.
+    The encoder's is no such part: a run uses nothing but its image tower. Nor is a part that comes
+    whole from another run.
 
     Raises:
       ConfigError: it names the key.
     """
-    codec, unified = config["codec"], config["unified"]
-    wanted = (
-        ("codec.init_from", codec["init_from"], ("codec",)),
-        ("codec.decoder.init_from", codec["decoder"]["init_from"], ("codec",)),
-        ("unified.init_from", unified["init_from"], UNIFIED_STAGES),
-    )
-    for key, given, stages in wanted:
-        if given and not set(stages) & set(config["stages"]):
+    whole = {VISION.part, *given_parts(config)}
+    for part in PARTS:
+        stages = [name for name, spec in STAGES.items() if spec.part == part]
+        if part in whole or set(stages) & set(config["stages"]):
+            continue
+        for key, given in given_folders(config, part).items():
             raise ConfigError(
                 f"{key}={given} gives a part only, and config.stages does not train the rest; "
                 f"add {' or '.join(stages)} to the stages"
             )
 
 
-def import_frozen_encoder(config: ConfigDict, workdir: Path, console: Console) -> None:
-    """`encoder.init_from` of a run that does not train its encoder; nothing where it is there."""
-    if not stage_steps(workdir, "encoder"):
-        import_stage(config, "encoder", sources_of(config, "encoder"), workdir, console)
+def import_frozen_parts(config: ConfigDict, workdir: Path, console: Console) -> None:
+    """What stages read and `config` does not train: from another run, or a released encoder."""
+    take_weights(config, workdir, console)
+    if needs_encoder(config, workdir):
+        stage = first_of(config, VISION.part).label
+        import_stage(config, stage, sources_of(config, stage), workdir, console)
+
+
+def needs_encoder(config: Config, workdir: Path) -> bool:
+    """Whether a released encoder that is not trained here has still to be imported."""
+    return bool(
+        given_folders(config, VISION.part)
+        and VISION.part not in given_parts(config)
+        and all(one.spec.part != VISION.part for one in occurrences(config["stages"]))
+        and furthest(config, workdir, VISION.part) is None
+    )
 
 
 def import_stage(
     config: ConfigDict, stage: str, sources: list[Source], workdir: Path, console: Console
 ) -> None:
     specs = build_stage(config, stage).specs()
-    if stage not in config.stages:  # never trained, so only what is given is of use
+    if parse(stage) not in occurrences(
+        config.stages
+    ):  # never trained, so only what is given is of use
         named = {source.path[0] for source in sources if source.path}
         specs = {name: specs[name] for name in named} or specs
     console.print(f"{stage}: {describe_sources(sources)}", soft_wrap=True)

@@ -1,4 +1,4 @@
-"""The weights that a stage starts from: released ones where `init_from` names them, else chance.
+"""The weights that a stage starts from: released ones where `init_from` names them, else random.
 
     encoder.init_from         SigLIP or SigLIP 2       the image tower; both towers where the text
                                                        tower has the sizes of `encoder.text` and
@@ -11,22 +11,31 @@ Everything else of a stage keeps the values that it would have had without (`cor
 depends on the seed and its own path only). A vocabulary of ours that is longer than the folder's
 has rows that nobody trained: they start as the mean of all rows of the folder, which neither draws
 nor repels predictions (Hewitt 2021, "Initializing new word embeddings"). A longer one of theirs is
-refused: `data.padded_vocab_size` makes room for it.
+refused: `data.padded_vocab_size` makes it large enough.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Module, Params, Specs, fill_specs, init_params, iter_specs
+from unicom_jax.core.module import (
+    Module,
+    Params,
+    ParamSpec,
+    Specs,
+    complete_params,
+    iter_specs,
+)
 from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
@@ -34,6 +43,7 @@ from unicom_jax.interop.tensors import TensorFact
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs.stages import PARTS, names_a_run, spec_of
 
 Config = Mapping[str, Any]
 # Fields that say how a module computes or starts, not which weights it has.
@@ -82,16 +92,17 @@ class Source:
 
 def build_stage(config: Config, stage: str) -> Module:
     """The module whose weights a stage trains."""
-    return {"encoder": build_encoder, "codec": build_codec}.get(stage, build_unified)(config)
+    return PARTS[spec_of(stage).part].build(config)
 
 
 def sources_of(config: Config, stage: str) -> list[Source]:
     """What a stage starts from, by the `init_from` keys of its configuration.
 
     Raises:
-      ConfigError: a folder of another kind, or of other sizes; the key that mends it is named.
+      ConfigError: a folder of another kind, or of other sizes; the key to set is named.
     """
-    return {"encoder": _encoder, "codec": _codec}.get(stage, _unified)(config)
+    found = RELEASED.get(spec_of(stage).part)
+    return found.find(config) if found else []
 
 
 def describe_sources(sources: list[Source]) -> str:
@@ -104,8 +115,13 @@ def describe_sources(sources: list[Source]) -> str:
     return f"starts with {', '.join(words)}"
 
 
+def _folder(settings: Mapping[str, Any]) -> str:
+    """The `init_from` that names a folder of released weights; "" for none and for a run's."""
+    return "" if names_a_run(settings["init_from"]) else settings["init_from"]
+
+
 def _encoder(config: Config) -> list[Source]:
-    if not (given := config["encoder"]["init_from"]):
+    if not (given := _folder(config["encoder"])):
         return []
     key, folder, layout = "encoder.init_from", Path(given), LAYOUTS["siglip"]
     ours, theirs = build_encoder(config), module_in(folder, layout)
@@ -131,7 +147,7 @@ def _encoder(config: Config) -> list[Source]:
 def _codec(config: Config) -> list[Source]:
     codec, settings = build_codec(config), config["codec"]
     sources = []
-    if given := settings["init_from"]:
+    if given := _folder(settings):
         names = {"in_dim": "encoder.vision.width", "out_dim": "codec.latent_dim"}
         back = {"in_dim": names["out_dim"], "out_dim": names["in_dim"]}
         both = {"heads": "codec.compressor_heads", "window": "codec.pool"}
@@ -145,7 +161,7 @@ def _codec(config: Config) -> list[Source]:
                 )
             _check_same(ours, theirs, keys, "codec.init_from", given)
             sources.append(Source("codec.init_from", (part,), folder, layout, theirs))
-    if given := settings["decoder"]["init_from"]:
+    if given := _folder(settings["decoder"]):
         sources.append(_decoder(codec.pixel_decoder, given))
     return sources
 
@@ -166,7 +182,7 @@ def _decoder(ours: Module, given: str) -> Source:
 
 
 def _unified(config: Config) -> list[Source]:
-    if not (given := config["unified"]["init_from"]):
+    if not (given := _folder(config["unified"])):
         return []
     key, folder, layout = "unified.init_from", Path(given), LAYOUTS["qwen"]
     ours, theirs = build_unified(config).transformer, module_in(folder, layout)
@@ -180,6 +196,32 @@ def _unified(config: Config) -> list[Source]:
             f"{ours.vocab_size}; set --config.data.padded_vocab_size={theirs.vocab_size}"
         )
     return [Source(key, ("transformer",), folder, layout, theirs, ours.vocab_size)]
+
+
+class Released(NamedTuple):
+    """How released weights of a part are found, and the configuration keys that name folders."""
+
+    find: Callable[[Config], list[Source]]
+    keys: tuple[str, ...]
+
+
+# By part; one that is not here has no released weights.
+RELEASED = {
+    "encoder": Released(_encoder, ("encoder.init_from",)),
+    "codec": Released(_codec, ("codec.init_from", "codec.decoder.init_from")),
+    "unified": Released(_unified, ("unified.init_from",)),
+}
+
+
+def given_folders(config: Config, part: str) -> dict[str, str]:
+    """{key: folder} of the released weights that the configuration names for a part."""
+    found = {}
+    for key in RELEASED[part].keys if part in RELEASED else ():
+        *groups, name = key.split(".")
+        settings = functools.reduce(operator.getitem, groups, config)
+        if given := _folder(settings):
+            found[key] = given
+    return found
 
 
 def _differences(ours: Module, theirs: Module) -> dict[str, Any]:
@@ -237,10 +279,12 @@ def initial_params(
     seed: int,
     shard: Callable[[Specs], Params],
     arrived: Callable[[int], None] = lambda nbytes: None,
+    given: Params | None = None,
 ) -> Params:
-    """All weights of `specs`: from `sources`, and the rest by chance, each in its shards at once.
+    """All weights of `specs`: from `sources`, and the rest random, each in its shards at once.
 
     Args:
+      given: weights that are there already, as a part of the tree; they win over `sources`.
       shard: shardings for a tree of specs.
       arrived: see `transfer.load_weights`.
 
@@ -264,12 +308,26 @@ def initial_params(
                 place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
                 weight = grow(weight, source.vocab_size, VOCABULARY[path], place[path])
             weights[source.path + path] = weight
-    rest = traverse_util.unflatten_dict({p: s for p, s in flat.items() if p not in weights})
-    if rest:
-        # Under jit and straight into the shards, as in `Trainer.init_state`.
-        fresh = jax.jit(lambda key: init_params(rest, key), out_shardings=shard(rest))
-        weights |= traverse_util.flatten_dict(fresh(jax.random.key(seed)))
-    return fill_specs(specs, weights)
+    weights |= _fitting(given or {}, flat)
+    whole = traverse_util.unflatten_dict(weights)
+    return complete_params(specs, whole, jax.random.key(seed), shard)
+
+
+def _fitting(given: Params, specs: Mapping[tuple[str, ...], ParamSpec]) -> dict:
+    """`given` by path.
+
+    Raises:
+      ConfigError: a weight that the stage lacks, or has in another size.
+    """
+    flat = traverse_util.flatten_dict(given)
+    for path, weight in flat.items():
+        ours = specs[path].shape if path in specs else "none"
+        if weight.shape != ours:
+            raise ConfigError(
+                f"{'/'.join(path)} starts from a weight of shape {weight.shape}, the stage has "
+                f"{ours}; give both parts the same sizes"
+            )
+    return flat
 
 
 def grow(weight: jax.Array, size: int, axis: int, sharding: jax.sharding.Sharding) -> jax.Array:

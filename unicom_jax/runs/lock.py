@@ -87,8 +87,9 @@ def _take(handle: int, path: Path) -> None:
         "process": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    os.ftruncate(handle, 0)
-    os.pwrite(handle, json.dumps(about).encode(), 0)
+    with contextlib.suppress(OSError):  # on a full disk the lock holds, without a name
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, json.dumps(about).encode(), 0)
 
 
 def _holder(handle: int) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
 from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
-from unicom_jax.runs.weights import UNIFIED_STAGES
+from unicom_jax.runs.stages import check_row_stage, data_seed, row_stages, settings_of, spec_of
 
 LOG = "beam.log"
 PACKED_ONLY = ("config", "stage", "rows", "workers", "features", "features_dtype", "runner")
@@ -66,16 +66,22 @@ def prepare_packed(args: argparse.Namespace, console: Console) -> str:
     beam_engine.check_engine(args.runner_flags)
     config = resolve(args.config, args.overrides)
     config.data.packed = ""  # rows are made from the source
-    stage = args.stage or "pretrain"
-    if stage not in UNIFIED_STAGES:
-        known = ", ".join(reversed(UNIFIED_STAGES))
-        raise ConfigError(f"--stage={stage} packs no rows; choose from {known}")
-    settings, run = config[stage], args.features
+    stage = args.stage or row_stages(config)[0]
+    check_row_stage(config, stage)
+    settings, run = settings_of(config, stage), args.features
     out = Path(args.out)
     features = FeatureMaker(run, args.features_dtype or "float32") if run else None
     stored = Path(run, "tokenizer") if run else None
     tokenizer = load_or_train_tokenizer(config, stored if stored and stored.is_dir() else None)
-    plan = rows.make_plan(config.to_dict(), stage, tokenizer, out, features)
+    plan = rows.make_plan(
+        config.to_dict(),
+        spec_of(stage).name,
+        tokenizer,
+        out,
+        features,
+        seed=data_seed(config, stage),
+        folder=stage,
+    )
     wanted = {
         TRAIN: args.rows or settings.steps * settings.batch_size,
         EVALUATION: settings.eval_batches * settings.batch_size,

@@ -18,8 +18,8 @@ packed rows, for --config.data.packed:
 
   What a stage would read, tokenize, resize and pack in training lies ready afterwards, and training
   gives the same losses. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. The
-  same command goes on where a stopped one ended; files that are complete stay. The stages that
-  train on rows are align, pretrain, continue and sft: once for each.
+  same command goes on where a stopped one ended; files that are complete stay. Stages with
+  a mixture train on rows: once for each, and for each time that config.stages repeats one.
 
   With --features=RUN the frozen encoder of a run looks at every picture now and not in each step:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --features=runs/q
@@ -49,7 +49,7 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     packed.add_argument(
         "--config", metavar="FILE", help="as for unicom train, with --config.KEY=VALUE as there"
     )
-    packed.add_argument("--stage", metavar="NAME", help="whose mixture; default: pretrain")
+    packed.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
     packed.add_argument(
         "--rows", type=_at_least(1), help="default: the stage's steps times its batch_size"
     )

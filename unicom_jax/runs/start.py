@@ -11,6 +11,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.runs.configuration import any_started, store
+from unicom_jax.runs.origin import check_tokenizers, given_tokenizer, take_autoencoder
 
 
 def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Tokenizer:
@@ -23,20 +24,24 @@ def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Token
       first: of the processes of a run; the others read what it has written.
 
     Raises:
-      TokenizerError: the tokenizer is not the one that the run was started with.
-      ConfigError: the autoencoder is missing or does not fit.
+      TokenizerError: the tokenizer is not the one that the run was started with, or not that of
+        the run whose weights it starts from.
+      ConfigError: the autoencoder is missing or does not fit, or a stage starts from the weights of
+        a run that has none.
     """
     stored = workdir / "tokenizer"
     if first:
         workdir.mkdir(parents=True, exist_ok=True)
     if first and not any_started(workdir):
         config.data.tokenizer_fingerprint = ""
-        tokenizer = load_or_train_tokenizer(config, None)
+        tokenizer = given_tokenizer(config, workdir) or load_or_train_tokenizer(config, None)
         with new_folder(stored, replace=True) as folder:
             tokenizer.save(folder)
     else:
         tokenizer = load_tokenizer(stored)
     use_tokenizer(config, tokenizer, workdir)
+    check_tokenizers(config, workdir)
+    take_autoencoder(config, workdir)
     adopt_autoencoder(config, workdir)
     if first:
         store(config, workdir)

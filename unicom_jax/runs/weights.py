@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
-from unicom_jax.core.module import Params
+from unicom_jax.core import lora
+from unicom_jax.core.module import Module, Params, ParamSpec, Specs, fill_specs, iter_specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.interop.layouts.unicom import Unicom, of_run
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+from unicom_jax.parallel.sharding import param_sharding, param_shardings
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import (
     CheckpointError,
     chosen_step,
+    has_adapters,
     has_average,
     read_config,
     restore_params,
     stage_steps,
 )
-
-UNIFIED_STAGES = ("sft", "continue", "pretrain", "align")  # the furthest one is used
+from unicom_jax.runs.stages import IN_MODEL, PARTS
+from unicom_jax.runs.trained import source_label
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +38,8 @@ class Choice:
     """Which weights of a run.
 
     Attributes:
-      kind: "ema", "raw" (not averaged), or "": those for use, averaged ones where EMA was on.
+      kind: "ema", "raw" (not averaged), "base" (those under the adapters of a LoRA stage), or "":
+        those for use, averaged ones where EMA was on, with adapters merged.
       step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
     """
 
@@ -42,6 +49,14 @@ class Choice:
 
 IN_USE = Choice()
 
+# Weights that meet activations in the compute dtype and are cast to it there, so that a model in
+# use may hold them in it: no number changes. Norms, times, flow heads and the codec stay fp32.
+CAST = re.compile(
+    r"(unified/transformer/|unified/embedding/(projector|latent_in)/|vision/"
+    r"|codec/pixel_decoder/transformer/(double|single)/(?!.*modulation))"
+    r"(?!.*norm).*\b(kernel|bias|table)"
+)
+
 
 def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
     """The stage that each of `vision`, `codec` and `unified` comes from, and the step: "", newest.
@@ -49,8 +64,11 @@ def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
     Args:
       step: of the unified model, as for `Choice`.
     """
-    furthest = next((s for s in UNIFIED_STAGES if stage_steps(workdir, s)), "pretrain")
-    return {"vision": ("encoder", ""), "codec": ("codec", ""), "unified": (furthest, step)}
+    config = read_config(workdir)
+    return {
+        tree: (source_label(config, workdir, of.part), step if tree == "unified" else "")
+        for tree, of in IN_MODEL.items()
+    }
 
 
 def steps_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, int]]:
@@ -102,12 +120,18 @@ def restore(
     *,
     on_host: bool = False,
     only: Sequence[str] = (),
+    keep_adapters: bool = False,
+    mesh: Mesh | None = None,
+    for_use: bool = False,
 ) -> dict[str, Params]:
     """The weights `vision`, `codec`, `unified`, for a codec over latents `autoencoder`.
 
     Args:
+      mesh: read straight into shards on it; None: the first device.
+      for_use: in the dtypes that a model is used with, see `abstract_weights`.
       on_host: as NumPy arrays, see `restore_params`.
       only: path of the one part to read, e.g. ("unified", "transformer"); (): all.
+      keep_adapters: leave those of a LoRA stage beside the weights, not merged.
 
     Raises:
       CheckpointError: no checkpoint there, a damaged one, or none of what `choice` asks for.
@@ -119,32 +143,84 @@ def restore(
         raise CheckpointError(
             f"{workdir} holds no averaged weights; leave --weights out, or train with ema_decay"
         )
-    options = {"raw": choice.kind == "raw", "on_host": on_host}
-    abstract = {
-        "vision": build_encoder(config).abstract(),
-        "codec": module.codec.abstract(),
-        "unified": module.unified.abstract(),
+    if choice.kind == "base" and not any(
+        has_adapters(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
+    ):
+        raise CheckpointError(
+            f"{workdir} has no adapters over its weights; leave --weights out, or train a stage "
+            "with lora.rank"
+        )
+    merged = lora.base_weights if choice.kind == "base" else lora.merge
+    options = {
+        "raw": choice.kind == "raw",
+        "on_host": on_host,
+        "adapters": dict if keep_adapters else merged,
     }
+    dtype = config["compute_dtype"] if for_use else None
     params: dict[str, Params] = {}
     for tree, (stage, step) in stages_in_use(workdir, choice.step).items():
         if only and only[0] != tree:
             continue
-        parts = ("vision",) if tree == "vision" else only[1:2] or None
-        found = restore_params(workdir, stage, abstract[tree], parts=parts, step=step, **options)
-        params[tree] = found["vision"] if tree == "vision" else found
+        of = IN_MODEL[tree]
+        name = "" if isinstance(of.keys, str) else tree  # its key begins the paths already
+        whole = PARTS[of.part].build(config) if of.keys else getattr(module, tree)
+        abstract = abstract_weights(whole, name, dtype, mesh)
+        parts = of.read or only[1:2] or None
+        params[tree] = of.of(
+            restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
+        )
     if not only or only[0] == AUTOENCODER:
-        params |= load_autoencoder(config, workdir)
+        places = mesh and (lambda specs: param_shardings(specs, mesh))
+        params |= load_autoencoder(config, workdir, places)
     return params
 
 
-def untrained(config: Mapping[str, Any], seed: int) -> dict[str, Params]:
-    """Random weights of the modules of `config`, an autoencoder's too."""
-    keys = jax.random.split(jax.random.key(seed), 3)
-    params = {
-        "vision": build_encoder(config).vision.init(keys[0]),
-        "codec": build_codec(config).init(keys[1]),
-        "unified": build_unified(config).init(keys[2]),
+def abstract_weights(
+    module: Module, name: str, dtype: str | None = None, mesh: Mesh | None = None
+) -> Params:
+    """Shapes, types and places of a module's weights.
+
+    Args:
+      name: of its tree in front of the paths that `CAST` knows.
+      dtype: of those weights; None: all as they are trained.
+    """
+
+    def leaf(path: tuple[str, ...], spec: ParamSpec) -> jax.ShapeDtypeStruct:
+        cast = dtype and CAST.fullmatch("/".join((name, *path) if name else path))
+        place = mesh and param_sharding(spec, mesh)
+        return jax.ShapeDtypeStruct(
+            spec.shape, jnp.dtype(dtype) if cast else spec.dtype, sharding=place
+        )
+
+    specs: Specs = module.specs()
+    return fill_specs(specs, {path: leaf(path, spec) for path, spec in iter_specs(specs)})
+
+
+def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) -> dict[str, Params]:
+    """Random weights of the modules of `config`, an autoencoder's too, sharded over `mesh`.
+
+    In the dtypes that a trained model is used with, so both take the same memory and programs.
+    """
+
+    def fresh(module: Module, tree: str, key: jax.Array) -> Params:
+        dtype = None if tree == AUTOENCODER else config["compute_dtype"]
+        abstract = abstract_weights(module, tree, dtype, mesh)
+
+        def init(key: jax.Array) -> Params:
+            return jax.tree.map(lambda x, kind: x.astype(kind.dtype), module.init(key), abstract)
+
+        places = jax.tree.map(lambda kind: kind.sharding, abstract)
+        return jax.jit(init, out_shardings=places)(key)
+
+    modules = {
+        "vision": build_encoder(config).vision,
+        "codec": build_codec(config),
+        "unified": build_unified(config),
     }
+    keys = jax.random.split(jax.random.key(seed), len(modules))
+    trees = zip(modules.items(), keys, strict=True)
+    params = {tree: fresh(module, tree, key) for (tree, module), key in trees}
     if isinstance(space := build_space(config), LatentSpace):
-        params[AUTOENCODER] = space.autoencoder.init(jax.random.fold_in(keys[1], 1))
+        key = jax.random.fold_in(keys[1], 1)
+        params[AUTOENCODER] = fresh(space.autoencoder, AUTOENCODER, key)
     return params

@@ -36,7 +36,7 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
     if not directory.is_dir():
         return []
     names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdigit())
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
 def read_json(path: Path, error: type[Exception]) -> dict[str, Any]:

@@ -24,6 +24,11 @@ from pathlib import Path
 
 import jax
 
+# Metrics that are the clock's: equal runs differ in them.
+CLOCK = (
+    *("time", "time/save", "time/eval", "time/sample", "goodput"),
+    *("steps_per_second", "tokens_per_second", "mfu", "data_wait"),
+)
 logger = logging.getLogger(__name__)
 
 

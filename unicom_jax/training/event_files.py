@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import logging
@@ -10,6 +11,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
@@ -68,6 +71,12 @@ def _step_of(line: bytes) -> float:
         return float("inf")
 
 
+def _png(picture: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "PNG")
+    return file.getvalue()
+
+
 class Board:
     """TensorBoard's files, written on the calling thread: tensorboardX's own thread ends at the
     first error and then lets the training wait for ever.
@@ -88,6 +97,22 @@ class Board:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         shown = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._write(Event(step=step, wall_time=time.time(), summary=Summary(value=shown)))
+
+    def show(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Pictures (H, W, 3) uint8 by name."""
+        shown = [
+            Summary.Value(
+                tag=name,
+                image=Summary.Image(
+                    height=picture.shape[0],
+                    width=picture.shape[1],
+                    colorspace=3,
+                    encoded_image_string=_png(picture),
+                ),
+            )
+            for name, picture in pictures.items()
+        ]
         self._write(Event(step=step, wall_time=time.time(), summary=Summary(value=shown)))
 
     def _write(self, event: Event) -> None:

@@ -12,12 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
-from data_pipelines.loading.loader import Loader
-from unicom_jax.core.losses import reported
 from unicom_jax.core.module import Params
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.parallel.accelerators import find_accelerator
@@ -26,14 +23,15 @@ from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training.checkpoint import Position
 from unicom_jax.training.clock import Clock, Window
 from unicom_jax.training.flops import step_flops
+from unicom_jax.training.held_out import Batches, HeldOut
 from unicom_jax.training.metrics import MetricWriter, format_note, known, make_progress
 from unicom_jax.training.saving import Saver, TrainingError
 from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 from unicom_jax.training.stopping import Stopped
 
-# First batch -> batches from there on, this process's rows.
-Batches = Callable[[int], Loader]
+# (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
+Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
 LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
 
 
@@ -47,6 +45,7 @@ class LoopConfig:
       save_every: checkpoints besides the last one; `keep` of them stay, each `keep_every`th, and
         the `keep_best` with the lowest loss on held-out batches.
       eval_every: loss on held-out batches, `eval_batches` of them.
+      sample_every: what the observer sees; see `train`.
       max_skipped: skipped steps in a row (looked at every `log_every`) after which training goes
         back to the last good checkpoint and on with the data after them.
       max_rollbacks: how often; then it stops.
@@ -62,6 +61,7 @@ class LoopConfig:
     keep_best: int = 0
     eval_every: int = 0
     eval_batches: int = 4
+    sample_every: int = 0
     max_skipped: int = 20
     max_rollbacks: int = 0
     profile_start: int = 0
@@ -103,6 +103,8 @@ def train(
     tokens_per_step: int = 0,
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
+    observe: Observer | None = None,
+    eval_tasks: Mapping[str, Batches] | None = None,
 ) -> Params:
     """Trains one stage, or goes on where its directory stands, and returns the weights for use.
 
@@ -116,6 +118,9 @@ def train(
       tokens_per_step: for the reported rates.
       group: the processes of the run; by default this one alone.
       asked_to_stop: asked after every step; what one process says holds for all.
+      observe: called every `sample_every` steps, by all processes alike; what it returns is
+        written with the metrics. It may keep no weights: the next step overwrites them.
+      eval_tasks: held-out batches of single tasks, see `HeldOut`.
 
     Raises:
       Stopped: somebody asked to stop; the last step is saved.
@@ -152,10 +157,11 @@ def train(
         _tell_changed_rate(trainer, state, position, warn)
 
     # ---- compiled pieces ------------------------------------------------------------------
-    step_fn, eval_fn = trainer.train_step(), trainer.eval_step()
+    step_fn, prepare_fn = trainer.train_step(), trainer.prepare_step()
+    inner_steps = trainer.stage.inner_steps
+    held_out = HeldOut(trainer, prepare_fn, eval_batches, config.eval_batches, eval_tasks)
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
-    held_out: list[Any] | None = None
     began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)
     clock = Clock(directory, start, first_skipped, active=group.index == 0)
     stopping = profiling = False
@@ -179,14 +185,16 @@ def train(
             asked, loss = time.perf_counter(), None
             batch = place_batch(next(stream), trainer.mesh)
             clock.window.waited += time.perf_counter() - asked
+            batch = prepare_fn(state, frozen, batch)
             if peak and step == start:
                 of = trainer.stage
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
-                flops = step_flops(of, frozen, batch, *shares)
+                flops = inner_steps * step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
                 jax.profiler.start_trace(str(directory / "profile"))
                 profiling = True
-            state, metrics = step_fn(state, frozen, batch)
+            for _ in range(inner_steps):
+                state, metrics = step_fn(state, frozen, batch)
             clock.window.steps += 1
             done = step + 1
             position = dataclasses.replace(position, next_step=done)
@@ -229,10 +237,15 @@ def train(
             if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
                 jax.block_until_ready(metrics)  # steps that are under way are no evaluation
                 with clock.pause("eval"):
-                    held_out = held_out or _take(eval_batches, config.eval_batches, trainer)
-                    values = evaluate(trainer, eval_fn, state, frozen, held_out)
+                    values = held_out.evaluate(state, frozen)
                 writer.write(done, values)
                 loss = values["eval/loss"]
+            if observe and config.sample_every and done % config.sample_every == 0:
+                jax.block_until_ready(metrics)
+                with clock.pause("sample"):
+                    values, pictures = observe(done, trainer.weights_for_use(state))
+                writer.write(done, values)
+                writer.show(done, pictures)
 
             # ---- checkpoints, and an early end that all processes agree on -----------------
             stopping = vote(asked_to_stop()) and done < config.steps
@@ -269,32 +282,13 @@ def train(
         "tokens_per_second": (config.steps - start) * tokens_per_step / seconds,
         "goodput": clock.goodput,
         "compilations": step_fn._cache_size(),
+        **({"prepare_compilations": prepare_fn._cache_size()} if trainer.stage.prepare else {}),
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
     if group.index == 0:
         _write_facts(directory, trainer, facts)
     return weights
-
-
-def evaluate(
-    trainer: Trainer, eval_fn: Callable, state: TrainState, frozen: Params, batches: list[Any]
-) -> dict[str, float]:
-    """Mean loss terms over held-out batches as `eval/<term>`, their weighted sum as `eval/loss`."""
-    params = trainer.weights_for_use(state)
-    totals: dict[str, Any] = {}
-    for batch in batches:
-        for term, pair in eval_fn(params, frozen, batch).items():
-            totals[term] = jax.tree.map(np.add, totals.get(term, (0.0, 0.0)), jax.device_get(pair))
-    means = reported(jax.tree.map(jnp.float32, totals))
-    means = known({term: float(value) for term, value in means.items()})
-    total = sum(weight * means[term] for term, weight in trainer.stage.weights.items())
-    return {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
-
-
-def _take(batches: Batches, count: int, trainer: Trainer) -> list[Any]:
-    with closing(batches(0)) as stream:
-        return [place_batch(next(stream), trainer.mesh) for _ in range(count)]
 
 
 def _go_back(

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -60,6 +61,16 @@ class MetricWriter:
         self._board.write(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+
+    def show(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
+        """Writes pictures (H, W, 3) uint8 by name, to TensorBoard and Weights & Biases."""
+        if not self._active or not pictures:
+            return
+        self._board.show(step, pictures)
+        if self._wandb is not None:
+            import wandb
+
+            self._wandb.log({name: wandb.Image(x) for name, x in pictures.items()}, step=step)
 
     def close(self) -> None:
         if not self._active:

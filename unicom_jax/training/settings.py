@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from unicom_jax.config import ConfigError
+from unicom_jax.runs.stages import spec_of
+
+Config = Mapping[str, Any]
 
 
-def check_on_mesh(stage: str, config: Mapping[str, Any], sizes: Mapping[str, int]) -> None:
+def check_on_mesh(stage: str, config: Config, sizes: Mapping[str, int]) -> None:
     """Looks at what a mesh of these sizes asks of a stage.
 
     Raises:
@@ -23,7 +26,7 @@ def check_on_mesh(stage: str, config: Mapping[str, Any], sizes: Mapping[str, int
         )
     tensor = sizes.get("tensor", 1)
     for key, heads in _attention_heads(stage, config).items():
-        if heads % tensor and _is_trained(stage, config, key):
+        if heads % tensor and _is_trained(stage, key):
             best = max(n for n in range(1, tensor) if heads % n == 0 and tensor % n == 0)
             raise ConfigError(
                 f"{key}={heads} does not divide over tensor={tensor} of the mesh, so every device "
@@ -31,19 +34,20 @@ def check_on_mesh(stage: str, config: Mapping[str, Any], sizes: Mapping[str, int
             )
 
 
-def copies_on_mesh(stage: str, config: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
+def copies_on_mesh(stage: str, config: Config, sizes: Mapping[str, int]) -> list[str]:
     """One line for each part of a stage that the mesh's `tensor` axis does not divide, though the
     run is possible: what is computed or kept whole on every device of the axis."""
     tensor = sizes.get("tensor", 1)
     own = {
         key: (heads, "each device computes all heads of this part")
         for key, heads in _attention_heads(stage, config).items()
-        if not _is_trained(stage, config, key)
+        if not _is_trained(stage, key)
     }
-    if _is_unified(stage, config):
+    part = spec_of(stage).part
+    if part == "unified":
         kv_heads = config["unified"]["transformer"]["kv_heads"]
         own["unified.transformer.kv_heads"] = (kv_heads, "key heads are kept in copies")
-    if _is_unified(stage, config) or stage == "encoder":
+    if part in ("encoder", "unified"):
         vocabulary = config["data"]["vocab_size"]
         own["data.vocab_size"] = (vocabulary, "each device keeps the table and computes all logits")
     return [
@@ -54,26 +58,35 @@ def copies_on_mesh(stage: str, config: Mapping[str, Any], sizes: Mapping[str, in
     ]
 
 
-def _is_unified(stage: str, config: Mapping[str, Any]) -> bool:
-    return "mixture" in config[stage]
+def _is_trained(stage: str, key: str) -> bool:
+    return key.split(".")[0] == spec_of(stage).part
 
 
-def _is_trained(stage: str, config: Mapping[str, Any], key: str) -> bool:
-    return key.split(".")[0] == ("unified" if _is_unified(stage, config) else stage)
-
-
-def _attention_heads(stage: str, config: Mapping[str, Any]) -> dict[str, int]:
+def _attention_heads(stage: str, config: Config) -> dict[str, int]:
     """Key of the configuration -> heads, of every attention over many slots that a stage runs."""
-    encoder, decoder, unified = config["encoder"], config["codec"]["decoder"], config["unified"]
-    heads = {"encoder.vision.heads": encoder["vision"]["heads"]}
-    if stage == "encoder":
-        heads["encoder.text.heads"] = encoder["text"]["heads"]
-    elif not _is_unified(stage, config):
-        flux = decoder["kind"] == "flux"
-        key, part = ("decoder.flux", decoder["flux"]) if flux else ("decoder", decoder)
-        heads[f"codec.{key}.heads"] = part["heads"]
-    else:
-        heads["unified.transformer.heads"] = unified["transformer"]["heads"]
-        if unified["pathway"] == "query":
-            heads["unified.flow_decoder.heads"] = unified["flow_decoder"]["heads"]
+    heads = {"encoder.vision.heads": config["encoder"]["vision"]["heads"]}
+    part = spec_of(stage).part
+    return heads | (HEADS[part](config) if part in HEADS else {})
+
+
+def _decoder_heads(config: Config) -> dict[str, int]:
+    decoder = config["codec"]["decoder"]
+    flux = decoder["kind"] == "flux"
+    key, part = ("decoder.flux", decoder["flux"]) if flux else ("decoder", decoder)
+    return {f"codec.{key}.heads": part["heads"]}
+
+
+def _unified_heads(config: Config) -> dict[str, int]:
+    unified = config["unified"]
+    heads = {"unified.transformer.heads": unified["transformer"]["heads"]}
+    if unified["pathway"] == "query":
+        heads["unified.flow_decoder.heads"] = unified["flow_decoder"]["heads"]
     return heads
+
+
+# Heads of a part, besides those of the vision tower, by part.
+HEADS: dict[str, Callable[[Config], dict[str, int]]] = {
+    "encoder": lambda config: {"encoder.text.heads": config["encoder"]["text"]["heads"]},
+    "codec": _decoder_heads,
+    "unified": _unified_heads,
+}

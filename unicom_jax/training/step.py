@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.sharding import Mesh
 from unicom_jax.core.activations import ROWS, on_mesh, place
 from unicom_jax.core.gradients import COMPUTE, weight_gradients
 from unicom_jax.core.losses import LossTerms, mean, reported
-from unicom_jax.core.module import Module, Params
+from unicom_jax.core.module import Module, Params, complete_params
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.diagnostics import group_norms
@@ -23,6 +24,8 @@ from unicom_jax.training.spikes import no_norms, reject_spike
 from unicom_jax.training.state import TrainState, applied_updates, check_freeze, merge, split
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
+PrepareFunction = Callable[[Params, Params, Any, jax.Array], Any]
+PREPARE = zlib.crc32(b"prepare")  # folded into the key of what is prepared, apart from the loss's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,12 @@ class Stage:
       predicted: share of a batch's slots that predict a token; only there are logits needed.
       visible: share of the pairs of a row's slots that the batch's mask shows.
       facts: what `stage.json` says about the finished weights, besides their number.
+      prepare: (params, frozen parts, batch, key) -> the batch that the loss gets, such as rollouts
+        of the present weights with their rewards. Compiled by itself, on the mesh; no gradient
+        passes through it. Every leaf of what it returns has rows first, as many as `batch_size`
+        divides over the mesh.
+      inner_steps: updates on each batch that was prepared, with new noise each. `steps` of the
+        settings counts batches.
     """
 
     name: str
@@ -54,6 +63,12 @@ class Stage:
     predicted: Callable[[Any], jax.Array | float] = lambda batch: 1.0
     visible: Callable[[Any], jax.Array | float] = lambda batch: 1.0
     facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
+    prepare: PrepareFunction | None = None
+    inner_steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.inner_steps < 1:
+            raise ValueError(f"stage {self.name!r}: inner_steps={self.inner_steps}; give 1 or more")
 
 
 def weighted_total(
@@ -149,6 +164,8 @@ class Trainer:
       gradient_dtype: of weight gradients until they are summed (`core.gradients`).
       groups: those that the optimiser was made with; they are named in the metrics.
       diagnostics: norms of gradients, weights and updates of each group are metrics too.
+      noise_fold: a number of the stage's own, folded into the key of its noise; None: stages of the
+        same seed draw the same noise at the same step.
     """
 
     stage: Stage
@@ -164,6 +181,7 @@ class Trainer:
     gradient_dtype: str = COMPUTE
     groups: Groups = Groups()
     diagnostics: bool = False
+    noise_fold: int | None = None
 
     def __post_init__(self) -> None:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
@@ -174,7 +192,10 @@ class Trainer:
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
-        """A fresh state, already sharded; `params` replaces the random start and is used up."""
+        """A fresh state, already sharded; `params` replaces the random start and is used up.
+
+        Adapters that `params` lack (`core.lora`) are fresh.
+        """
 
         def fresh(key: jax.Array) -> TrainState:
             return self._state_of(self.stage.module.init(key))
@@ -182,6 +203,10 @@ class Trainer:
         key = jax.random.key(self.seed)
         if params is None:
             return jax.jit(fresh, out_shardings=self.shardings())(key)
+        specs = self.stage.module.specs()
+        params = complete_params(
+            specs, params, key, lambda some: sharding.param_shardings(some, self.mesh)
+        )
         # Donated, so that there is no second copy of the weights.
         return jax.jit(self._state_of, out_shardings=self.shardings(), donate_argnums=0)(params)
 
@@ -218,6 +243,29 @@ class Trainer:
             norms=everywhere if self.spike_factor else None,
         )
 
+    def _key(self, step: jax.Array) -> jax.Array:
+        """The key of a step's noise."""
+        key = jax.random.key(self.seed)
+        if self.noise_fold is not None:
+            key = jax.random.fold_in(key, self.noise_fold)
+        return jax.random.fold_in(key, step)
+
+    def prepare_step(self) -> Callable[[TrainState, Params, Any], Any]:
+        """The jitted `Stage.prepare`: (state, frozen, batch) -> batch.
+
+        A function of the seed, the step and the weights; nothing is donated. Without `prepare` the
+        batch stays as it is.
+        """
+        if (prepare := self.stage.prepare) is None:
+            return lambda state, frozen, batch: batch
+
+        def step(state: TrainState, frozen: Params, batch: Any) -> Any:
+            key = jax.random.fold_in(self._key(state.step), PREPARE)
+            with on_mesh(self.mesh):
+                return prepare(state.params, frozen, batch, key)
+
+        return jax.jit(step, out_shardings=sharding.batch_sharding(self.mesh))
+
     def train_step(self) -> Callable[[TrainState, Params, Any], tuple[TrainState, dict]]:
         """The jitted step (state, frozen, batch) -> (state, metrics); the state is donated."""
         gradients = make_gradients(self.stage, self.accumulate, self.mesh, self.gradient_dtype)
@@ -225,7 +273,7 @@ class Trainer:
 
         def step(state: TrainState, frozen: Params, batch: Any) -> tuple[TrainState, dict]:
             rows = jax.tree.leaves(batch)[0].shape[0]
-            keys = row_keys(jax.random.fold_in(jax.random.key(self.seed), state.step), rows)
+            keys = row_keys(self._key(state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys)
             norm, norms, watched = optax.tree.norm(grads), state.norms, {}

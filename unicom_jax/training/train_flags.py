@@ -11,6 +11,8 @@ examples:
   unicom train --workdir=runs/quickstart        # go on after an interruption, or do nothing
   unicom train --workdir=runs/quickstart --config.pretrain.steps=3000         # train longer
   unicom train --config=experiments/quickstart.py --workdir=runs/wide --config.codec.latent_dim=64
+  unicom train --config=experiments/scenes_base.py --workdir=runs/sft --config.stages=sft \\
+      --config.sft.init_from=runs/scenes:continue          # start from another run's weights
 
 XLA gets the flags that suit the accelerator (unicom plan shows them; LIBTPU_INIT_ARGS and XLA_FLAGS
 have the last word; --config.xla_flags=off leaves them out).
@@ -47,7 +49,11 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         help="take new values of keys that change what is learned (rates, batches, mixtures, ...); "
         "WORKDIR/config_history.jsonl keeps them",
     )
-    parser.add_argument("--stages", metavar="A,B", help="only these of the configuration's stages")
+    parser.add_argument(
+        "--stages",
+        metavar="A,B",
+        help="only these of the configuration's stages; pretrain-2 is the second time of a stage",
+    )
     parser.add_argument(
         "--compilation-cache",
         metavar="DIR",

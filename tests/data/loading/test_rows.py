@@ -10,7 +10,7 @@ import msgpack
 import numpy as np
 import pytest
 
-from data_pipelines.build import load_or_train_tokenizer, row_facts, stage_loader
+from data_pipelines.build import load_or_train_tokenizer, row_facts
 from data_pipelines.loading.rows import (
     DTYPES,
     Row,
@@ -27,6 +27,7 @@ from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.batch import Role
+from unicom_jax.runs.loading import stage_loader
 
 
 def small(**overrides):

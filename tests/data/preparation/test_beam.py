@@ -10,12 +10,13 @@ import time
 
 import pytest
 
-from data_pipelines.build import load_or_train_tokenizer, stage_loader
+from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sources.records import SUFFIX
 from tests.data.loading.test_loader import assert_equal, take
 from tests.data.loading.test_rows import small
 from tests.data.packed import pack
 from unicom_jax.cli import main
+from unicom_jax.runs.loading import stage_loader
 
 pytest.importorskip("apache_beam")
 

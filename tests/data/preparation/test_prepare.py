@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 
@@ -85,6 +86,15 @@ def test_a_folder_of_any_name_is_prepared_and_the_printed_command_names_it(
     flags = shlex.split(capsys.readouterr().out.partition("train on them with ")[2])
     assert f"--config.data.source.path={out}" in flags
     assert len(list(read_records(out))) == len(list(read_records(next(out.glob("*d"))))) == 2
+
+
+def test_a_path_that_is_not_utf8_is_read_and_written(photos, tmp_path, capsys):
+    folder = photos.rename(tmp_path / os.fsdecode(b"caf\xe9"))
+    out = tmp_path / os.fsdecode(b"records\xff")
+    assert main(["data", "prepare", "folder", f"--package={folder}", f"--out={out}"]) == 0
+    assert "records\ufffd: 2 examples" in capsys.readouterr().out
+    first, _ = read_records(out)
+    assert first.key.endswith("caf\ufffd/captions.jsonl line 1")
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,18 @@ def test_unknown_choices_are_refused():
         stream(Dots(), broken="ignore")
 
 
+def test_dropout_of_pictures_reaches_the_documents():
+    """Of an edit the picture goes, and the first turn then has only the words."""
+
+    def pictures(**dropout):
+        config = dataclasses.replace(SMALL, **dropout)
+        mixture = mixture_of({"edit": 1.0}, Dots(), seed=0)
+        stream = DocumentStream(mixture, tokenizer(), config, PackingConfig(64, 4))
+        return len(stream.document(0)[0].grids)
+
+    assert (pictures(), pictures(image_dropout=1.0)) == (2, 1)
+
+
 def test_dropout_reaches_the_documents():
     config = dataclasses.replace(SMALL, cfg_dropout=1.0)
     mixture = mixture_of({"text_to_image": 1.0}, Dots(), seed=0)

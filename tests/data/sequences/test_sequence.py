@@ -317,6 +317,8 @@ def test_a_picture_of_the_wrong_kind_is_named():
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
         ({"cfg_dropout": 1.5}, r"cfg_dropout must lie in \[0, 1\], not 1.5"),
+        ({"image_dropout": 1.5}, "image_dropout is 1.5; it must lie between 0 and 1 - cfg_dropout"),
+        ({"cfg_dropout": 0.6, "image_dropout": 0.6}, "image_dropout is 0.6"),
         ({"patch": 3}, "image size 8 is not a multiple of 3"),
     ],
 )

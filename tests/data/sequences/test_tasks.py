@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -119,6 +121,21 @@ def test_dropout_happens_as_often_as_asked():
     segments = run("text_to_image")
     dropped = sum(drop_condition(segments, 0.2, generator)[0].text == "" for _ in range(2000))
     assert 330 < dropped < 470
+
+
+def test_pictures_are_dropped_with_a_probability_of_their_own():
+    segments = run("edit")
+    assert shape_of(segments) == "spd"
+    dropped = drop_condition(segments, 0.0, rng(), 1.0)
+    assert dropped == [segments[1], segments[2]]  # the words stay
+    generator = rng()
+    shapes = Counter(
+        shape_of(kept) + "".join(s.text[:1] for s in kept if isinstance(s, Text))
+        for kept in (drop_condition(segments, 0.2, generator, 0.3) for _ in range(2000))
+    )
+    words = segments[1].text[:1]
+    assert shapes.keys() == {f"spd{words}", "spd", f"pd{words}"}  # never both
+    assert 330 < shapes["spd"] < 470 and 530 < shapes[f"pd{words}"] < 670
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pickle
 import random
 
 import pytest
+import tokenizers
 
 from data_pipelines.sequences import tokenizer as tokenizer_lib
 
@@ -106,6 +107,26 @@ def test_a_directory_without_tokenizer_json_loads_through_transformers(tokenizer
     assert loaded.encode("a red circle<|im_end|>") == tokenizer.encode("a red circle<|im_end|>")
 
 
+@pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
+def test_a_given_chat_template_and_its_end_token_are_kept(tokenizer, tmp_path, file):
+    """As a run keeps the tokenizer that it was given; ids do not depend on them."""
+    transformers = pytest.importorskip("transformers")
+    tokenizer.save(tmp_path / "given")
+    path = tmp_path / "given" / "tokenizer_config.json"
+    config = {**json.loads(path.read_text()), "eos_token": {"content": "<|im_end|>"}}
+    if file == path.name:
+        config["chat_template"] = "{{ messages }}"
+    else:
+        (path.parent / file).write_text("{{ messages }}")
+    path.write_text(json.dumps(config))
+    given = tokenizer_lib.load_tokenizer(path.parent)
+    given.save(tmp_path / "run")
+    loaded = transformers.AutoTokenizer.from_pretrained(tmp_path / "run")
+    assert loaded.chat_template == "{{ messages }}" and loaded.eos_token == "<|im_end|>"
+    again = tokenizer_lib.load_tokenizer(tmp_path / "run")
+    assert again.details == given.details and again.fingerprint() == tokenizer.fingerprint()
+
+
 def test_json_and_pickle_keep_the_tokenizer(tokenizer):
     for copy in (
         tokenizer_lib.Tokenizer.from_json(tokenizer.to_json()),
@@ -165,3 +186,20 @@ def test_an_unreadable_tokenizer_is_one_line_that_names_the_file(tmp_path, conte
     with pytest.raises(tokenizer_lib.TokenizerError, match="tokenizer.json") as caught:
         tokenizer_lib.load_tokenizer(file)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        tokenizers.models.WordLevel({"a": 0}, unk_token="[UNK]"),
+        tokenizers.models.WordPiece({"a": 0}, unk_token="[UNK]"),
+        tokenizers.models.Unigram([("a", -1.0)]),
+        tokenizers.models.BPE({"a": 0}, []),  # would drop what it does not know in silence
+    ],
+    ids=["words", "pieces", "unigram", "bpe"],
+)
+def test_a_tokenizer_that_cannot_write_every_text_is_refused(model, tmp_path):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(tokenizers.Tokenizer(model).to_str(), encoding="utf-8")
+    with pytest.raises(tokenizer_lib.TokenizerError, match="does not know; give it an unk_token"):
+        tokenizer_lib.load_tokenizer(tmp_path)

@@ -14,7 +14,6 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from data_pipelines.build import stage_loader
 from data_pipelines.loading import loader as loaders
 from data_pipelines.loading import workers
 from data_pipelines.loading.loader import Loader, LoaderConfig, LoaderError
@@ -28,6 +27,7 @@ from data_pipelines.sources.records import (
 from tests.data.loading.test_loader import assert_equal, loader, pictures, take
 from tests.data.samples import example, tokenizer
 from tests.tiny import tiny_config
+from unicom_jax.runs.loading import stage_loader
 
 # ---- processes --------------------------------------------------------------------------------
 

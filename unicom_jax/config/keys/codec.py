@@ -105,7 +105,8 @@ CODEC = Group(
         "batch_size": dataclasses.replace(TRAINING["batch_size"], default=64),
         "init_from": Key(
             "",
-            'A folder with compressor/ and decompressor/ to start from; "": none.',
+            "A folder with compressor/ and decompressor/ to start from, or WORKDIR:STAGE of "
+            'another run; "": none.',
             path=True,
             before="",
         ),

@@ -128,13 +128,11 @@ PICTURES = {
     "policy": Key(
         "fixed",
         "How pictures are resized; see docs/configurations.md.",
-        choices=("fixed", "naflex", "bucket"),
+        choices=("fixed", "naflex", "bucket", "bucket_walk"),
     ),
-    "image_size": Key(64, "Side of a square picture in pixels (fixed and bucket).", least=1),
+    "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
     "max_tokens": Key(1024, "Most patches of a picture (naflex).", least=1),
-    "bucket_step": Key(
-        64, "Pixels between the long sides of neighbouring sizes (bucket).", least=1
-    ),
+    "bucket_step": Key(64, "Pixels between neighbouring sizes (bucket and bucket_walk).", least=1),
 }
 WORDS = {
     "tokenizer": Key(

@@ -40,7 +40,8 @@ ENCODER = Group(
         "batch_size": dataclasses.replace(TRAINING["batch_size"], default=256),
         "init_from": Key(
             "",
-            'A folder of SigLIP or SigLIP 2 to start from; "": random initialisation.',
+            "A folder of SigLIP or SigLIP 2 to start from, or WORKDIR:STAGE of another run; "
+            '"": random initialisation.',
             path=True,
             before="",
         ),

@@ -157,8 +157,27 @@ MIXTURE = Group(
         resume=RECORDED,
     ),
 )
+LORA = Group(
+    "Train low-rank adapters of some linear layers, and nothing else; see docs/optimizer.md.",
+    {
+        "rank": Key(0, "Of the change of each matrix; 0: no adapters.", least=0, before=0),
+        "alpha": Key(16.0, "The change is scaled by alpha / rank.", above=0, before=16.0),
+        "targets": Key(
+            ("transformer/blocks/attention/(query|key|value|out)",),
+            "Regular expressions over the paths of the layers that get one.",
+            before=("transformer/blocks/attention/(query|key|value|out)",),
+        ),
+    },
+)
 UNIFIED_STAGE: dict[str, Key | Group] = {
     **TRAINING,
+    "lora": LORA,
+    "init_from": Key(
+        "",
+        'WORKDIR:STAGE of another run whose weights the stage starts from; "": what came before.',
+        path=True,
+        before="",
+    ),
     "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
     "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
     "draws_per_row": Key(
@@ -202,5 +221,29 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         most=1,
         resume=RECORDED,
     ),
+    "image_dropout": Key(
+        0.0,
+        "Share of drawing documents that keep their words and lose their pictures, for guidance by "
+        "pictures; at most 1 - cfg_dropout.",
+        least=0,
+        most=1,
+        resume=RECORDED,
+        before=0.0,
+    ),
+    "sample_every": Key(
+        0,
+        "Steps between two looks at what the model draws: pictures and generation scores in "
+        "TensorBoard and Weights & Biases; 0: none.",
+        least=0,
+        resume=NEUTRAL,
+        before=0,
+    ),
     "mixture": MIXTURE,
+    "eval_by_task": Key(
+        False,
+        "Report held-out losses of each task of the mixture too, as eval/text/TASK; they take as "
+        "long again for each.",
+        resume=NEUTRAL,
+        before=False,
+    ),
 }

@@ -20,6 +20,20 @@ SAMPLE = Group(
             ),
             "sampler": Key("euler", "Solver of the flow.", choices=("euler", "heun")),
             "max_tokens": Key(64, "Longest answer in tokens.", least=1),
+            "watched": Key(
+                (),
+                "Prompts that are drawn during training, every STAGE.sample_every steps; none "
+                "given: four of those that evaluation judges.",
+                item=str,
+                before=(),
+            ),
+            "scored": Key(
+                4,
+                "Prompts of each category of evaluation that are drawn and judged during training; "
+                "0: none.",
+                least=0,
+                before=0,
+            ),
         },
         resume=NEUTRAL,
     ),

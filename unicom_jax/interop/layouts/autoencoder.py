@@ -36,7 +36,7 @@ FIXED = {
     "latents_std": (None,),
 }
 BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
-MEND = "take an autoencoder like those of Stable Diffusion and FLUX"
+REMEDY = "take an autoencoder like those of Stable Diffusion and FLUX"
 
 
 def table(module: AutoencoderKL) -> Table:
@@ -76,7 +76,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> AutoencoderKL:
     """The autoencoder that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of an autoencoder that ours cannot stand for.
+      ConfigError: it is of an autoencoder that ours does not support.
     """
     sizes = read_fields(config, FIELDS, path)
     sizes["widths"] = tuple(sizes["widths"])
@@ -84,12 +84,12 @@ def module_of(config: Mapping[str, Any], path: Path) -> AutoencoderKL:
     named = {"_class_name": ("AutoencoderKL",)} if "_class_name" in config else {}
     blocks = {key: ([kind] * levels,) for key, kind in BLOCKS.items()}
     listed = {key: list(config[key]) for key in BLOCKS if key in config}
-    check_fixed({**config, **listed}, {**named, **FIXED, **blocks}, path, MEND)
+    check_fixed({**config, **listed}, {**named, **FIXED, **blocks}, path, REMEDY)
     # diffusers fills in True where the key is absent, whatever `use_quant_conv` says.
     check_fixed(
         {"use_post_quant_conv": config.get("use_post_quant_conv", True)},
         {"use_post_quant_conv": (sizes["quant_conv"],)},
         path,
-        MEND,
+        REMEDY,
     )
     return AutoencoderKL(**sizes)

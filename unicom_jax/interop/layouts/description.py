@@ -1,4 +1,4 @@
-"""The config.json of a foreign folder: read, and asked for what ours can stand for."""
+"""The config.json of a foreign folder: read, and checked for what ours supports."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def _kind(value: Any) -> Any:
 
 
 def check_fixed(
-    config: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], path: Path, mend: str
+    config: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], path: Path, remedy: str
 ) -> None:
     """Refuses values that ours does not know.
 
     Args:
       fixed: what each key may hold; the first is also what holds where it is absent.
-      mend: what to do instead, the end of the message.
+      remedy: what to do instead, the end of the message.
 
     Raises:
       ConfigError: a key that holds something else.
@@ -65,5 +65,5 @@ def check_fixed(
         found = config.get(key, allowed[0])
         if found not in allowed:
             raise ConfigError(
-                f"{path}: {key} is {found!r}, of which there is only {allowed[0]!r} here; {mend}"
+                f"{path}: {key} is {found!r}, but only {allowed[0]!r} is supported; {remedy}"
             )

@@ -83,7 +83,7 @@ _OUTPUT = {"modulation": "norm_out.linear", "output": "proj_out"}
 
 
 def table(module: FluxTransformer) -> Table:
-    """Where diffusers' tensors lie in the weights of `module`."""
+    """Where diffusers' tensors are in the weights of `module`."""
     embeddings = {
         ours: theirs
         for ours, theirs in _EMBEDDINGS.items()
@@ -136,7 +136,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> FluxTransformer:
     """The module that the config.json at `path` describes.
 
     Raises:
-      WeightsError: it is of another model, or of a FLUX that ours cannot stand for.
+      WeightsError: it is of another model, or of a FLUX that ours does not support.
     """
     if (found := config.get("_class_name")) != CLASS:
         raise WeightsError(f"{path}: _class_name is {found!r}, not {CLASS!r}; give a FLUX.1 folder")
@@ -146,13 +146,13 @@ def module_of(config: Mapping[str, Any], path: Path) -> FluxTransformer:
             continue
         if key not in defaults:
             raise WeightsError(
-                f"{path}: {key} is {value!r}, which has no meaning here; take a plain {CLASS}"
+                f"{path}: {key} is {value!r}, which is not supported; take a plain {CLASS}"
             )
         if not isinstance(value, _KINDS[type(defaults[key])]):
             raise WeightsError(f"{path}: {key} is {value!r}; restore the file from a copy")
         if value != FIXED.get(key, value):
             raise WeightsError(
-                f"{path}: {key} is {value!r}, of which there is only {FIXED[key]!r} here; take a "
+                f"{path}: {key} is {value!r}, but only {FIXED[key]!r} is supported; take a "
                 f"plain {CLASS}"
             )
     sizes = {field: config.get(key, default) for field, (key, default) in FIELDS.items()}

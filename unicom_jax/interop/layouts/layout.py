@@ -22,8 +22,8 @@ class Layout:
     Attributes:
       table: rules for all weights of a module.
       describe: the config.json of a module.
-      module_of: the module that a config.json at a path describes; ConfigError where ours cannot
-        stand for it.
+      module_of: the module that a config.json at a path describes; ConfigError where ours does
+        not support it.
       stem: beginning of the files' names, see `interop.tensors`.
       prefixes: beginnings of all names, of which a folder has one; the first is what we write.
       spare: beginnings of tensors that may be there and are not read.

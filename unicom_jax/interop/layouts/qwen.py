@@ -34,7 +34,7 @@ FIELDS = {
 }
 FIXED = {"hidden_act": ("silu",), "use_sliding_window": (False,), "attention_bias": (False,)}
 HINTS = {HEAD: "tie_word_embeddings in its config.json says whether there is one"}
-MEND = "take a Qwen2, Qwen2.5 or Qwen3 language model without these"
+REMEDY = "take a Qwen2, Qwen2.5 or Qwen3 language model without these"
 
 
 def table(module: Transformer) -> Table:
@@ -112,12 +112,12 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
     """The transformer that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of another kind of model, or of a Qwen that ours cannot stand for.
+      ConfigError: it is of another kind of model, or of a Qwen that ours does not support.
     """
     family = config.get("model_type")
     if family not in ("qwen2", "qwen3"):
-        raise ConfigError(f"{path}: model_type is {family!r}, not qwen2 or qwen3; {MEND}")
-    check_fixed(config, FIXED, path, MEND)
+        raise ConfigError(f"{path}: model_type is {family!r}, not qwen2 or qwen3; {REMEDY}")
+    check_fixed(config, FIXED, path, REMEDY)
     sizes = read_fields(config, FIELDS, path)
     default = 128 if family == "qwen3" else sizes["width"] // sizes["heads"]
     return Transformer(
@@ -164,9 +164,9 @@ def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(key) or {}
     if not isinstance(rope, Mapping) or any(isinstance(one, Mapping) for one in rope.values()):
-        raise ConfigError(f"{path}: {key} differs between layers; {MEND}")
+        raise ConfigError(f"{path}: {key} differs between layers; {REMEDY}")
     if (config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise ConfigError(f"{path}: partial_rotary_factor turns a part of each head; {MEND}")
+        raise ConfigError(f"{path}: partial_rotary_factor turns a part of each head; {REMEDY}")
     kind = rope.get("rope_type", rope.get("type", "default"))
     theta = float(rope.get("rope_theta", config.get("rope_theta", DEFAULT_THETA)))
     other = (config.get("rope_parameters") or {}).get("rope_theta", theta)

@@ -41,7 +41,7 @@ TOWER_FIELDS = {
 TEXT_FIELDS = {"vocab_size": ("vocab_size", 32_000), "max_length": ("max_position_embeddings", 64)}
 TOWER_FIXED = {"hidden_act": ("gelu_pytorch_tanh",), "layer_norm_eps": (1e-6,)}
 VISION_FIXED = {"num_channels": (3,), "vision_use_head": (True,)}
-MEND = "take a SigLIP or SigLIP 2 checkpoint of the published kind"
+REMEDY = "take a SigLIP or SigLIP 2 checkpoint of the published kind"
 
 
 # ---- names ------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def prefixes(module: Model) -> tuple[str, ...]:
 
 
 def spare(module: Model) -> tuple[str, ...]:
-    """Beginnings of tensors that may lie beside a tower and are not read with it."""
+    """Beginnings of tensors that may be there beside a tower and are not read with it."""
     other = {VisionEncoder: TEXT, TextEncoder: VISION}.get(type(module))
     return (other, "logit_scale", "logit_bias") if other else ()
 
@@ -233,7 +233,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Model:
     """The model that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of another kind of model, or of a SigLIP that ours cannot stand for.
+      ConfigError: it is of another kind of model, or of a SigLIP that ours does not support.
     """
     kind = config.get("model_type")
     naflex = str(kind).startswith("siglip2")
@@ -245,7 +245,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Model:
     for ending, maker in makers.items():
         if kind in (f"siglip{ending}", f"siglip2{ending}"):
             return maker(config, naflex, path)
-    raise ConfigError(f"{path}: model_type is {kind!r}, not siglip or siglip2; {MEND}")
+    raise ConfigError(f"{path}: model_type is {kind!r}, not siglip or siglip2; {REMEDY}")
 
 
 def _contrastive(config: Mapping[str, Any], naflex: bool, path: Path) -> Contrastive:
@@ -254,25 +254,25 @@ def _contrastive(config: Mapping[str, Any], naflex: bool, path: Path) -> Contras
     if text.out_dim != vision.width:
         raise ConfigError(
             f"{path}: text_config.projection_size is {text.out_dim}, but image embeddings have "
-            f"{vision.width}; {MEND}"
+            f"{vision.width}; {REMEDY}"
         )
     return Contrastive(vision, text)
 
 
 def _vision_of(config: Mapping[str, Any], naflex: bool, path: Path) -> VisionEncoder:
-    check_fixed(config, TOWER_FIXED | VISION_FIXED, path, MEND)
+    check_fixed(config, TOWER_FIXED | VISION_FIXED, path, REMEDY)
     fields = TOWER_FIELDS | {"patch_size": ("patch_size", 16)}
     side = {"side": ("num_patches", 256) if naflex else ("image_size", 224)}
     sizes = read_fields(config, fields | side, path)
     for key in ("patch_size", "side"):
         if not isinstance(sizes[key], int):
-            raise ConfigError(f"{path}: {(fields | side)[key][0]} is {sizes[key]!r}; {MEND}")
+            raise ConfigError(f"{path}: {(fields | side)[key][0]} is {sizes[key]!r}; {REMEDY}")
     side = sizes.pop("side")
     side = math.isqrt(side) if naflex else side // sizes["patch_size"]
     return VisionEncoder(**sizes, position_rows=side, position_cols=side, naflex=naflex)
 
 
 def _text_of(config: Mapping[str, Any], path: Path) -> TextEncoder:
-    check_fixed(config, TOWER_FIXED, path, MEND)
+    check_fixed(config, TOWER_FIXED, path, REMEDY)
     sizes = read_fields(config, TOWER_FIELDS | TEXT_FIELDS, path)
     return TextEncoder(**sizes, out_dim=config.get("projection_size") or sizes["width"])

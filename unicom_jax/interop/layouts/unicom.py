@@ -168,6 +168,26 @@ def _decoder(module: FlowDecoder) -> Table:
     )
 
 
+def kept_in_fp32(module: Unicom) -> tuple[str, ...]:
+    """How the names of tensors begin that stay in fp32 whatever type the rest is written in.
+
+    The codec, flow times and the flow head, as `UnicomModel` keeps them too. FLUX is no part of it:
+    it is large, and was trained in bfloat16.
+    """
+    names = ("compressor.", "decompressor.", "statistics.", "autoencoder.", "head.")
+    times = ("embedding.time.", "flow_decoder.time.")
+    own = () if isinstance(module.codec.pixel_decoder, FluxDecoder) else ("pixel_decoder.",)
+    return (*names, *times, *own)
+
+
+def rounded_paths(module: Unicom) -> frozenset[str]:
+    """The weights of ours, by path, that are not of `kept_in_fp32`."""
+    kept = kept_in_fp32(module)
+    return frozenset(
+        path for rule in table(module) if not rule.theirs.startswith(kept) for path in rule.paths
+    )
+
+
 # ---- config.json ------------------------------------------------------------------------------
 
 

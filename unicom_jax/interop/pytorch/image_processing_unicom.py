@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import io
 import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from PIL import Image as PilImage
 from PIL import ImageCms, ImageOps
 from transformers.image_processing_utils import BaseImageProcessor, BatchFeature
+from transformers.image_utils import load_image
 
 from .sequence_unicom import Picture
 
-POLICIES = ("fixed", "naflex", "bucket")
+POLICIES = ("fixed", "naflex", "bucket", "bucket_walk")
 
 
 class UnicomImageProcessor(BaseImageProcessor):
@@ -24,7 +26,8 @@ class UnicomImageProcessor(BaseImageProcessor):
     Args:
       policy: "fixed": squash to `size` x `size`. "naflex": keep the aspect ratio, at most
         `max_tokens` patches. "bucket": the nearest of a table of sizes of about `size`^2 pixels,
-        filled and cropped around the centre.
+        filled and cropped around the centre. "bucket_walk": the same with a table whose sides are
+        all multiples of `step`.
       patch: pixels on a side of a patch. pool: sides are multiples of patch * pool.
       step: pixels between the long sides of neighbouring buckets; the longest is 1 : max_ratio.
     """
@@ -81,8 +84,8 @@ class UnicomImageProcessor(BaseImageProcessor):
         """The most patches that a picture can have."""
         if self.policy == "naflex":
             return self.max_tokens // self.pool**2 * self.pool**2
-        if self.policy == "bucket":
-            return max(h * w for h, w in self._buckets()) // self.patch**2
+        if buckets := self._buckets():
+            return max(h * w for h, w in buckets) // self.patch**2
         return (self.size // self.patch) ** 2
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
@@ -90,17 +93,17 @@ class UnicomImageProcessor(BaseImageProcessor):
         if self.policy == "naflex":
             limit = self.max_tokens // self.pool**2
             return naflex_size(height, width, self.patch * self.pool, limit)
-        if self.policy == "bucket":
+        if buckets := self._buckets():
             ratio = math.log(height / width)
-            return min(self._buckets(), key=lambda s: abs(math.log(s[0] / s[1]) - ratio))
+            return min(buckets, key=lambda s: abs(math.log(s[0] / s[1]) - ratio))
         return self.size, self.size
 
     def prepare(self, image: Picture) -> np.ndarray:
         """The picture as the model sees it, (H, W, 3) uint8."""
-        pixels = to_array(image)
+        pixels = to_array(opened(image))
         rows, cols = pixels.shape[:2]
         height, width = self.target_size(rows, cols)
-        if self.policy != "bucket":
+        if not self._buckets():
             return resize(pixels, height, width)
         # The part of the picture that is kept; scaling all of it would take unbounded memory.
         scale = max(height / rows, width / cols)
@@ -111,7 +114,18 @@ class UnicomImageProcessor(BaseImageProcessor):
         return resize(pixels, height, width, box)
 
     def _buckets(self) -> tuple[tuple[int, int], ...]:
-        return aspect_buckets(self.size, self.patch * self.pool, self.step, self.max_ratio)
+        """All sizes; () where the policy has no table of them."""
+        tables = {"bucket": aspect_buckets, "bucket_walk": walk_buckets}
+        if (table := tables.get(self.policy)) is None:
+            return ()
+        return table(self.size, self.patch * self.pool, self.step, self.max_ratio)
+
+
+def opened(image: Picture) -> Picture:
+    """The picture itself, where its file, address or base64 text is given."""
+    if not isinstance(image, str | os.PathLike):
+        return image
+    return PilImage.open(image) if os.path.isfile(image) else load_image(str(image))
 
 
 def to_array(image: Picture) -> np.ndarray:
@@ -137,7 +151,7 @@ def _to_srgb(image: PilImage.Image) -> PilImage.Image:
         levels = np.asarray(image)
         if not 0 <= levels.min() <= levels.max() <= white:
             raise ValueError(
-                f"the levels of a picture of mode {image.mode} must lie in [0, {white:g}]"
+                f"the levels of a picture of mode {image.mode} must be in [0, {white:g}]"
             )
         levels = np.rint(levels * (255.0 / white)).astype(np.uint8)
         return PilImage.fromarray(levels).convert("RGB")
@@ -226,6 +240,15 @@ def aspect_buckets(
         (size * size // long // unit * unit, long) for long in range(size + step, longest + 1, step)
     ]
     wide = [(short, long) for short, long in wide if short >= unit]
+    return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
+
+
+@functools.lru_cache(maxsize=16)
+def walk_buckets(size: int, unit: int, step: int, max_ratio: float) -> tuple[tuple[int, int], ...]:
+    """The same with all sides multiples of `step`: one side grows as the other shrinks."""
+    shortest = math.ceil(size / math.sqrt(max_ratio) / step) * step
+    grown = range(size + step, int(size * math.sqrt(max_ratio)) + 1, step)
+    wide = [(max(2 * size - long, shortest), long) for long in grown]
     return (*[(long, short) for short, long in reversed(wide)], (size, size), *wide)
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import ModelOutput
+from transformers.utils import ModelOutput, cached_file
 
 from .configuration_unicom import UnicomConfig
 from .image_processing_unicom import UnicomImageProcessor
@@ -120,8 +120,11 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
     # ---- what transformers asks of every model ----------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, name: str | os.PathLike | None, *args: Any, **options: Any):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **options: Any
+    ):
         """As in transformers, with the processor of the same folder, revision and subfolder."""
+        name = pretrained_model_name_or_path
         found = super().from_pretrained(name, *args, **options)
         model = found[0] if isinstance(found, tuple) else found
         shared = {key: options[key] for key in SOURCE_OPTIONS if key in options}
@@ -132,17 +135,17 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
         self, name: str | os.PathLike | None, source: dict[str, Any]
     ) -> UnicomProcessor | None:
         """The processor from where the model came from; None where only weights are there."""
-        try:
-            tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **source)
-            images = UnicomImageProcessor.from_pretrained(name, **source)
-        except (OSError, ValueError, TypeError):
+        files = ("tokenizer_config.json", "preprocessor_config.json")
+        if name is None or not all(has_file(name, file, **source) for file in files):
             return None
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **source)
+        images = UnicomImageProcessor.from_pretrained(name, **source)
         return UnicomProcessor(
             images, tokenizer, chat_template=tokenizer.chat_template, sequence=self.config.sequence
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any):
-        """As in transformers, with the processor: a folder that stands alone. A model that came
+        """As in transformers, with the processor: a complete folder. A model that came
         from no folder has none; its weights are saved alone."""
         super().save_pretrained(save_directory, *args, **options)
         if self._processor and options.get("is_main_process", args[0] if args else True):
@@ -255,6 +258,12 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
         if self.autoencoder is None:
             return None
         return AutoencoderSpace(self.autoencoder, self.config.vision["patch"])
+
+
+def has_file(name: str | os.PathLike, file: str, **source: Any) -> bool:
+    """Whether a folder or a repository of the Hub holds a file; `source`: see SOURCE_OPTIONS."""
+    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **source)
+    return found is not None
 
 
 def make_pixel_decoder(kind: str, **sizes: Any) -> nn.Module:

@@ -18,7 +18,7 @@ class FluxDecoder(nn.Module):
     Args:
       transformer: the configuration of a `FluxTransformer2DModel`.
       hidden_dim: of the two-layer projector from features to context tokens.
-      guidance: scale that the network is told, where it takes one.
+      guidance: scale that is passed to the network, where it takes one.
 
     Raises:
       ImportError: diffusers is not installed.
@@ -46,7 +46,7 @@ class FluxDecoder(nn.Module):
         """dx/dt (B, N, channels) fp32; FLUX counts sigma = 1 - t and gives noise - data."""
         flux, batch = self.transformer, len(noisy)
         places = nn.functional.pad(grid_places(*grid, device=noisy.device), (1, 0))
-        told = noisy.new_full((batch,), self.guidance) if flux.config.guidance_embeds else None
+        guidance = noisy.new_full((batch,), self.guidance) if flux.config.guidance_embeds else None
         context = self.projector(in_type_of(self.projector.fc1, condition))
         pooled = torch.zeros(batch, flux.config.pooled_projection_dim, device=noisy.device)
         out = flux(
@@ -56,7 +56,7 @@ class FluxDecoder(nn.Module):
             timestep=1.0 - time,
             img_ids=places.float(),
             txt_ids=torch.zeros(context.shape[1], 3, device=noisy.device),
-            guidance=told,
+            guidance=guidance,
             return_dict=False,
         )[0]
         return -out.float()

@@ -37,7 +37,7 @@ Noise = tuple[Sequence[Any], Sequence[Any]]
 Pictures = Picture | Sequence[Picture]
 Texts = str | Sequence[str]
 DESCRIBE = "Describe briefly."
-PIXEL_SALT = 1_000_003  # added to the seed: a picture's pixels have noise of their own
+LATENTS, PIXELS = 0, 1  # streams of noise that one picture takes
 
 
 class Generation(Standard):
@@ -97,7 +97,8 @@ class Generation(Standard):
         def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
             latents = self.encode([prepared[i] for i in batch])[1]
             shape = grid[0] * grid[1], self.config.pixel_decoder["channels"]
-            return self._paint(latents, grid, self._noise(noise, batch, shape, seed, generator))
+            drawn = self._noise(noise, batch, PIXELS, shape, seed, generator)
+            return self._paint(latents, grid, drawn)
 
         return _by_grid(run, grids, batch_size)
 
@@ -203,9 +204,9 @@ class Generation(Standard):
             tokens = self.processor.format.token_grid(grid, Role.NOISY)
             shapes = (tokens[0] * tokens[1], latent_dim), (grid[0] * grid[1], pixel_channels)
             latent_noise, pixel_noise = (
-                self._noise(given, batch, shape, seed + salt, generator)
-                for given, shape, salt in zip(
-                    noise or (None, None), shapes, (0, PIXEL_SALT), strict=True
+                self._noise(given, batch, stream, shape, seed, generator)
+                for given, shape, stream in zip(
+                    noise or (None, None), shapes, (LATENTS, PIXELS), strict=True
                 )
             )
             some = [conversations[i] for i in batch]
@@ -304,6 +305,7 @@ class Generation(Standard):
         self,
         given: Sequence[Any] | None,
         places: list[int],
+        stream: int,
         shape: tuple[int, ...],
         seed: int,
         generator: torch.Generator | None,
@@ -316,10 +318,8 @@ class Generation(Standard):
             device = generator.device
             drawn = torch.randn(len(places), *shape, generator=generator, device=device)
             return drawn.to(self.work_device)
-        drawn = [
-            np.random.default_rng([seed, place]).standard_normal(shape, np.float32)
-            for place in places
-        ]
+        sources = [np.random.SeedSequence(seed, spawn_key=(stream, place)) for place in places]
+        drawn = [np.random.default_rng(one).standard_normal(shape, np.float32) for one in sources]
         return torch.from_numpy(np.stack(drawn)).to(self.work_device)
 
 

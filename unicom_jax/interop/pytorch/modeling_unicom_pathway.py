@@ -21,7 +21,7 @@ class ImageEmbedding(nn.Module):
 
     Understood pictures are projected from what `understanding` names: encoder features, latents,
     or both joined along channels. Latents, clean or noisy, have a linear map and an embedding of
-    their flow time. All are told their row and column.
+    their flow time. The row and column of a token is added to all.
     """
 
     def __init__(self, feature_dim: int, latent_dim: int, width: int, understanding: str) -> None:

@@ -132,7 +132,7 @@ class Standard(Reading):
     def rotary_positions(
         self, input_ids: Tensor, attention_mask: Tensor | None, image_grids: Tensor | None
     ) -> Tensor:
-        """(2, B, S): (y, x) of each slot. Words count up; a picture stands around the diagonal."""
+        """(2, B, S): (y, x) of each slot. Words count up; a picture is centred on the diagonal."""
         blocks = []
         if image_grids is not None:
             for row, pictures in enumerate(self._blocks(input_ids, image_grids)):

@@ -1,6 +1,6 @@
 """The sequence that a UniCom model reads: words and pictures, slot by slot.
 
-One turn is prompt_open, prompt, prompt_close, response, response_close; a picture stands between
+One turn is prompt_open, prompt, prompt_close, response, response_close; a picture is between
 `<|vision_start|>` and `<|vision_end|>`. Words are causal, the tokens of a picture see each other.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-Picture = Any  # a PIL image, or an (H, W, 3) uint8 array
+Picture = Any  # a PIL image, an (H, W, 3) uint8 array, or the path or address of a file
 Grid = tuple[int, int]
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
@@ -105,7 +105,7 @@ class Prefix:
     Attributes:
       tokens: ids, 0 at the slots of pictures. positions: rotary (y, x) of each slot.
       sees: each slot sees the slots before this one.
-      blocks: where pictures lie. images: the pictures, resized.
+      blocks: where pictures are. images: the pictures, resized.
       next_position: the rotary index of what follows.
     """
 

@@ -1,0 +1,22 @@
+"""How the stages of the registry (`runs/stages.py`) are built: one function a kind of loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from unicom_jax.training.stages.codec import codec_stage
+from unicom_jax.training.stages.encoder import encoder_stage
+from unicom_jax.training.stages.unified import unified_stage
+from unicom_jax.training.step import Stage
+
+# (name of the stage's settings, configuration, what gives placed batches for measurements at the
+# stage's end) -> stage.
+Builder = Callable[[str, Mapping[str, Any], Callable[[], Iterator[Any]]], Stage]
+
+# By `StageSpec.loss`.
+LOSSES: dict[str, Builder] = {
+    "contrastive": lambda name, config, batches: encoder_stage(name, config),
+    "codec": codec_stage,
+    "unified": lambda name, config, batches: unified_stage(name, config),
+}

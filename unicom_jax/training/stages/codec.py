@@ -37,7 +37,7 @@ STATISTICS = "statistics/.*"
 
 
 def codec_stage(
-    config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
+    name: str, config: Mapping[str, Any], statistics_batches: Callable[[], Iterator[Any]]
 ) -> Stage:
     """The codec stage over the frozen encoder (`frozen["encoder"]`, a vision tower's weights).
 
@@ -46,7 +46,7 @@ def codec_stage(
     Args:
       statistics_batches: held-in picture batches on which latent statistics are measured.
     """
-    settings = config["codec"]
+    settings = config[name]
     vision, codec = build_encoder(config).vision, build_codec(config)
     space, dtype = build_space(config), config["compute_dtype"]
     layers = tuple(int(share * vision.depth) for share in settings["perceptual_layers"])
@@ -87,7 +87,7 @@ def codec_stage(
     if settings["perceptual_weight"]:
         weights["perceptual"] = settings["perceptual_weight"]
     return Stage(
-        name="codec",
+        name=name,
         module=codec,
         loss=loss,
         weights=weights,

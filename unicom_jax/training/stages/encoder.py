@@ -22,8 +22,11 @@ from unicom_jax.models.contrastive import pair_logits, sigmoid_loss, unit_norm
 from unicom_jax.training.step import Stage
 
 
-def encoder_stage(config: Mapping[str, Any]) -> Stage:
-    """The contrastive stage. Batches are `data_pipelines.loading.pictures.PictureBatch`es."""
+def encoder_stage(name: str, config: Mapping[str, Any]) -> Stage:
+    """The contrastive stage with the settings `config[name]`.
+
+    Batches are `data_pipelines.loading.pictures.PictureBatch`es.
+    """
     model = build_encoder(config)
     dtype = config["compute_dtype"]
 
@@ -49,10 +52,10 @@ def encoder_stage(config: Mapping[str, Any]) -> Stage:
         return terms
 
     return Stage(
-        name="encoder",
+        name=name,
         module=model,
         loss=loss,
         weights=weights,
-        freeze=tuple(config["encoder"]["freeze"]),
+        freeze=tuple(config[name]["freeze"]),
         rows_are_independent=False,
     )

@@ -1,4 +1,4 @@
-"""Stages `align`, `pretrain`, `continue`, `sft`: one loss, many mixtures, rates, freezes."""
+"""The stages of the unified model: one loss, many mixtures, rates, freezes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,6 @@ from unicom_jax.parallel.sharding import fetch
 from unicom_jax.runs.features import encode
 from unicom_jax.runs.packed import check_probe, read_probe
 from unicom_jax.training.step import Stage
-
-NAMES = ("align", "pretrain", "continue", "sft")
 
 
 def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:

@@ -1,0 +1,143 @@
+"""`STAGE.init_from=WORKDIR:STAGE`: what a new workdir takes over from another run, and refuses."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from data_pipelines.sequences.tokenizer import TokenizerError, train_tokenizer
+from tests.runs.workdirs import write_run
+from tests.tiny import tiny_config
+from tests.training.toy import same
+from unicom_jax.config import ConfigError
+from unicom_jax.exchange.export import Options, export
+from unicom_jax.runs import weights
+from unicom_jax.runs.imported import check_stages, import_frozen_parts
+from unicom_jax.runs.start import start_run
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory) -> Path:
+    """The run that others start from. Not to be changed."""
+    return write_run(tmp_path_factory.mktemp("other") / "run")
+
+
+def start(config, workdir) -> str:
+    """What a run does before it trains; what it told the user."""
+    told = io.StringIO()
+    check_stages(config)
+    start_run(config, workdir)
+    import_frozen_parts(config, workdir, Console(file=told, width=1000))
+    return told.getvalue()
+
+
+def sweep(other, *stages, origin="sft", label="pretrain", **overrides):
+    stages = stages or ("sft",)
+    return tiny_config(stages=stages, **{f"{origin}__init_from": f"{other}:{label}"}, **overrides)
+
+
+def test_a_new_workdir_takes_what_its_stage_starts_from_and_reads(other, tmp_path):
+    told = start(sweep(other), tmp_path / "run")
+    assert f"sft: the weights of {other / 'pretrain'} at step 7" in told
+    used = {"vision": ("encoder", 0), "codec": ("codec", 0), "unified": ("sft", 0)}
+    assert weights.steps_in_use(tmp_path / "run") == used
+    assert (tmp_path / "run/tokenizer/tokenizer.json").is_file()
+    here, there = (weights.load(one)[2] for one in (tmp_path / "run", other))
+    assert same(here, there)
+
+
+def test_the_new_workdir_needs_the_other_run_only_once(other, tmp_path):
+    given = shutil.copytree(other, tmp_path / "given")
+    start(sweep(given), tmp_path / "run")
+    before = weights.load(tmp_path / "run")[2]
+    shutil.rmtree(given)
+    assert start(sweep(given), tmp_path / "run") == ""
+    assert same(weights.load(tmp_path / "run")[2], before)
+    target = export(tmp_path / "run", tmp_path / "exported", Options())
+    steps = json.loads((target / "config.json").read_text())["run"]["steps"]
+    assert steps["unified"] == ["sft", 0]
+
+
+def test_files_are_shared_where_they_can_be(other, tmp_path):
+    start(sweep(other), tmp_path / "run")
+    there = other / "codec/checkpoints/7/params"
+    files = [path.relative_to(there) for path in there.rglob("*") if path.is_file()]
+    here = tmp_path / "run/codec/checkpoints/0/params"
+    assert files and all((here / path).samefile(there / path) for path in files)
+
+
+def test_a_part_that_this_run_trains_is_not_taken(other, tmp_path):
+    start(sweep(other, "codec", "sft"), tmp_path / "run")
+    used = {"vision": ("encoder", 0), "unified": ("sft", 0)}
+    assert weights.steps_in_use(tmp_path / "run") == used
+
+
+def test_an_earlier_stage_can_start_from_another_run_too(other, tmp_path):
+    start(sweep(other, "codec", origin="codec", label="codec"), tmp_path / "run")
+    used = {"vision": ("encoder", 0), "codec": ("codec", 0)}
+    assert weights.steps_in_use(tmp_path / "run") == used
+
+
+def test_a_part_that_is_not_trained_can_come_whole_from_another_run(other, tmp_path):
+    config = sweep(other, "codec", origin="encoder", label="encoder")
+    start(config, tmp_path / "run")
+    assert weights.steps_in_use(tmp_path / "run") == {"vision": ("encoder", 0)}
+
+
+def test_an_autoencoder_comes_along(tmp_path):
+    options = {"codec__autoencoder__path": "small", "codec__decoder__prediction": "velocity"}
+    given = write_run(tmp_path / "given", **options)
+    options["codec__autoencoder__path"] = "gone"
+    start(sweep(given, **options), tmp_path / "run")
+    assert same(weights.load(tmp_path / "run")[2], weights.load(given)[2])
+
+
+def test_another_tokenizer_is_refused(other, tmp_path):
+    train_tokenizer(["other words"] * 9, 300).save(tmp_path)
+    config = sweep(other, data__tokenizer=str(tmp_path))
+    with pytest.raises(TokenizerError, match=r"sft\.init_from=.* was trained with tokenizer"):
+        start(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"unified__transformer__rope_theta": 500.0}, "rope_theta is 10000.0 there and 500.0 here"),
+        ({"codec__latent_dim": 16}, "there and .* here; use the sizes of .*config.json"),
+        ({"encoder__vision__heads": 4}, r"encoder\.vision\.heads is 2 there and 4 here"),
+    ],
+)
+def test_other_sizes_are_refused_in_one_line_even_where_all_shapes_agree(
+    other, tmp_path, overrides, message
+):
+    with pytest.raises(ConfigError, match=message) as told:
+        start(sweep(other, **overrides), tmp_path / "run")
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run/sft").exists()
+
+
+def test_how_modules_compute_may_differ(other, tmp_path):
+    overrides = {"unified__transformer__remat": "full", "unified__time": "logit_normal"}
+    start(sweep(other, **overrides), tmp_path / "run")
+    assert weights.steps_in_use(tmp_path / "run")["unified"] == ("sft", 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (sweep("x", "pretrain", "sft"), "trains pretrain first, from which sft would start"),
+        (sweep("x", "codec"), "config.stages does not train sft"),
+        (sweep("x", label="codec"), "stage codec trains the part codec, sft the part unified"),
+        (sweep("x"), "no checkpoint under x/pretrain/checkpoints; give WORKDIR:STAGE"),
+        (tiny_config(stages=("sft",), sft__init_from="Qwen"), "belongs into unified.init_from"),
+    ],
+)
+def test_an_origin_that_cannot_be_is_refused_by_its_key(config, message, tmp_path):
+    with pytest.raises(ConfigError, match=r"sft\.init_from=") as told:
+        start(config, tmp_path / "run")
+    assert message in str(told.value)

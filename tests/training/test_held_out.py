@@ -1,0 +1,63 @@
+"""Held-out losses: the mean over batches, and of each task by itself."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.training.test_step import batch, trainer
+from tests.training.toy import Stream
+from unicom_jax.training.held_out import HeldOut
+
+
+def test_terms_are_means_over_all_batches_and_tasks_are_named_behind_them():
+    one = trainer()
+    state, read = one.init_state(), []
+
+    def batches(scale):
+        def opened(start):
+            read.append(scale)
+            stream = Stream(start)
+            take = type(stream).__next__
+
+            class Scaled(Stream):
+                def __next__(self):
+                    made = take(self)
+                    made["y"], made["weight"] = scale * made["y"], np.minimum(made["weight"], scale)
+                    return made
+
+            return Scaled(start)
+
+        return opened
+
+    held_out = HeldOut(one, lambda state, frozen, data: data, batches(2), 2, {"small": batches(1)})
+    values = held_out.evaluate(state, {})
+    assert values == held_out.evaluate(state, {}) and read == [2, 1]  # read once, then kept
+    terms = one.eval_step()
+    sums = {}
+    for number in range(2):
+        made = batch()
+        made["x"], made["y"] = made["x"] + np.float32(number), 2 * made["y"]
+        for name, pair in terms(state.params, {}, made).items():
+            sums[name] = np.add(sums.get(name, 0.0), [float(x) for x in pair])
+    expected = {f"eval/{name}": total / count for name, (total, count) in sums.items()}
+    for name, value in expected.items():
+        assert values[name] == pytest.approx(value, rel=1e-5)
+    assert values["eval/loss"] == pytest.approx(
+        expected["eval/main"] + 0.5 * expected["eval/rare"], rel=1e-5
+    )
+    # No row of the task has the weight that the term `rare` is of.
+    assert values.keys() - {*expected, "eval/loss"} == {"eval/main/small"}
+    assert values["eval/main/small"] != pytest.approx(values["eval/main"])
+
+
+def test_a_run_reports_each_task_of_its_mixture_on_the_terms_that_it_has(whole):
+    lines = [json.loads(line) for line in (whole / "pretrain" / "metrics.jsonl").open()]
+    (line,) = [line for line in lines if "eval/loss" in line]
+    tasks = {"text_to_image", "visual_qa", "edit"}
+    assert {name.split("/")[2] for name in line if name.startswith("eval/text/")} == tasks
+    assert line["eval/text/visual_qa"] != line["eval/text/text_to_image"]
+    drawn = {name for name in line if name.startswith("eval/flow/") and "/t0." not in name}
+    assert drawn == {"eval/flow/text_to_image", "eval/flow/edit"}

@@ -1,0 +1,82 @@
+"""A stage with adapters in the real loop: what it trains, keeps, resumes from and hands on."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from tests.tiny import tiny_config
+from tests.training.conftest import config, go
+from tests.training.test_step import TwoLayers, batch, stage, trainer
+from unicom_jax.core.lora import BASE, Lora, base_weights, merge
+from unicom_jax.families.build import build_unified
+from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.runs import weights
+from unicom_jax.runs.checkpoint import restore_params, stage_steps
+from unicom_jax.training.assemble import make_trainer
+
+SETTINGS = {
+    "stages": ("encoder", "codec", "pretrain", "sft"),
+    "sft__lora__rank": 2,
+    "sft__sequence_length": 64,
+    "sft__ema_decay": 0.5,
+}
+
+
+def same(left, right) -> bool:
+    return jax.tree.all(jax.tree.map(np.array_equal, left, right))
+
+
+def test_a_stage_with_adapters_trains_them_alone_from_given_weights():
+    base = TwoLayers().init(jax.random.key(9))
+    toy = stage()
+    module = Lora(toy.module, rank=2, alpha=4.0, targets=("first",))
+    one = trainer(dataclasses.replace(toy, module=module, freeze=(BASE,)), ema_decay=0.5)
+    state, step = one.init_state(jax.tree.map(np.copy, base)), one.train_step()
+    losses = []
+    for _ in range(20):
+        state, metrics = step(state, {}, batch())
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] and step._cache_size() == 1
+    assert same(base_weights(state.params), base)
+    assert {leaf.shape for leaf in jax.tree.leaves(state.ema)} == {(3, 2), (2, 4)}
+    moments = {leaf.shape for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim}
+    assert moments == {(3, 2), (2, 4)}
+
+
+def test_a_run_keeps_the_base_resumes_its_adapters_and_hands_merged_weights_on(whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    assert "starts from the weights of pretrain" in go(workdir, "sft", **SETTINGS)
+    module = build_unified(config(**SETTINGS))
+    base = restore_params(workdir, "pretrain", module.abstract())
+    apart = restore_params(workdir, "sft", module.abstract(), adapters=dict)
+    assert same(base_weights(apart), base)  # the averaged ones that pretrain left for use
+    merged = restore_params(workdir, "sft", module.abstract())
+    assert same(merged, merge(apart)) and not same(merged, base)
+    raw = restore_params(workdir, "sft", module.abstract(), raw=True)
+    assert not same(raw, merged)
+    _, _, used = weights.load(workdir)
+    assert same(used["unified"], merged)
+    small = jax.tree.map(lambda leaf: leaf.update(dtype="bfloat16"), module.abstract())
+    rounded = jax.tree.map(lambda leaf: leaf.astype("bfloat16"), merged)
+    assert same(restore_params(workdir, "sft", small), rounded)
+    shutil.rmtree(workdir / "sft" / "checkpoints" / "4")
+    go(workdir, "sft", **SETTINGS)
+    assert stage_steps(workdir, "sft") == [2, 4]
+    assert same(restore_params(workdir, "sft", module.abstract()), merged)
+
+
+def test_targets_that_name_no_layer_are_an_error_before_training():
+    wrong = tiny_config(pretrain__lora__rank=2, pretrain__lora__targets=("transformer/attention",))
+    with pytest.raises(ValueError, match="'transformer/attention' matches no linear layer"):
+        make_trainer("pretrain", wrong, make_mesh(), lambda: iter(()))
+
+
+def test_adapters_that_are_all_held_are_an_error():
+    held = tiny_config(pretrain__lora__rank=2, pretrain__freeze=("transformer/.*",))
+    with pytest.raises(Exception, match="pretrain trains no weight: freeze, groups or lora"):
+        make_trainer("pretrain", held, make_mesh(), lambda: iter(()))

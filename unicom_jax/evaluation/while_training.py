@@ -1,0 +1,79 @@
+"""What a unified stage draws while it is trained: sample pictures, and generation scores.
+
+The engine is that of `unicom sample` and `unicom evaluate`, on the mesh of the training and with
+its own weights. Scores are taken on the development split, so that the test split stays unseen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.core.module import Params
+from unicom_jax.core.picture import Picture
+from unicom_jax.evaluation.command import data_of
+from unicom_jax.evaluation.data import DEVELOPMENT
+from unicom_jax.evaluation.generation import evaluate_generation
+from unicom_jax.evaluation.suite import EvaluationConfig, first_of_each
+from unicom_jax.inference.generator import Generator
+from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.runs import weights
+
+SHOWN = 4  # prompts that are drawn where `sample.watched` names none
+
+# (step, weights for use) -> numbers and pictures by name.
+Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, Picture]]]
+
+
+def make_observer(config: Any, workdir: Path, mesh: Any, frozen: Params) -> Observer:
+    """Draws `sample.watched`, and `sample.scored` prompts of each category, which are judged.
+
+    What paints pixels is read from the checkpoint of the codec, as training itself has no use for
+    it. All processes of a run have to call the observer alike.
+
+    Args:
+      frozen: the stage's frozen weights, `encoder` and a part of `codec`.
+
+    Raises:
+      CheckpointError: the codec's checkpoint is missing or damaged.
+      SourceError: there is too little data to score on.
+    """
+    _, tokenizer, module = weights.describe(workdir)
+
+    def read(path: tuple[str, ...]) -> Params:
+        return weights.restore(workdir, config, module, only=path, mesh=mesh)
+
+    painter = {
+        name: read(("codec", name))["codec"][name] for name in ("decompressor", "pixel_decoder")
+    }
+    held = {
+        "vision": frozen["encoder"],
+        "codec": {**frozen["codec"], **painter},
+        **read((AUTOENCODER,)),
+    }
+    settings = EvaluationConfig.of(config)
+    settings = dataclasses.replace(settings, shown=0, pictures=0, questions=0, edits=0)
+    scored = config["sample"]["scored"]
+    judged = first_of_each(
+        data_of(config, dataclasses.replace(settings, prompts=scored), DEVELOPMENT).prompts
+        if scored or not config["sample"]["watched"]
+        else (),
+        lambda prompt: prompt.category,
+        max(scored, 1),
+    )
+    shown = list(config["sample"]["watched"]) or [prompt.text for prompt in judged[:SHOWN]]
+
+    def observe(step: int, params: Params) -> tuple[dict[str, float], dict[str, Picture]]:
+        del step  # the same noise every time, so that pictures can be compared
+        generator = Generator(config, tokenizer, {**held, "unified": params}, mesh)
+        drawn = generator.draw(shown, seed=config["seed"]) if shown else []
+        pictures = {
+            f"sample/{place} {text}": one.image
+            for place, (text, one) in enumerate(zip(shown, drawn, strict=True))
+        }
+        scores = evaluate_generation(generator, judged, settings).scores if scored else []
+        return {score.name: score.interval.value for score in scores}, pictures
+
+    return observe

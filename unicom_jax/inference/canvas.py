@@ -1,0 +1,72 @@
+"""On what a picture is drawn: a padded number of patches, and the space of an autoencoder.
+
+Grids are arguments of a program and padding is masked, so pictures of any shape share one. An
+autoencoder is the exception: it convolves whole pictures. Those are laid out on one of a few
+canvases that are little larger.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from data_pipelines.images import ImagePolicy, aspect_buckets
+from data_pipelines.sequences.sequence import SequenceConfig
+from unicom_jax.inference.prompt import power_of_two
+from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
+
+Grid = tuple[int, int]
+
+SIDES = 3  # canvases for wide pictures, and as many for tall ones
+
+
+@dataclasses.dataclass(frozen=True)
+class Canvas:
+    """`patches`: N of the batch. `space`: the paint space of a picture on it."""
+
+    patches: int
+    space: PaintSpace
+
+
+def canvas_of(grid: Grid, space: PaintSpace, sequence: SequenceConfig) -> Canvas:
+    """The canvas for a picture of rows x columns patches."""
+    rows, cols = grid
+    slot = sequence.unit**2  # patches of a slot
+    patches = min(power_of_two(rows * cols // slot) * slot, sequence.max_patches)
+    if isinstance(space, PixelSpace):
+        return Canvas(patches, space)
+    if rows * cols == patches and rows == cols:
+        return Canvas(patches, space.of_grid(rows, cols))
+    return Canvas(patches, _ragged(space, _smallest(grid, sequence)))
+
+
+def _ragged(space: LatentSpace, grid: Grid) -> LatentSpace:
+    return dataclasses.replace(space, rows=grid[0], cols=grid[1], ragged=True)
+
+
+def _smallest(grid: Grid, sequence: SequenceConfig) -> Grid:
+    """The canvas with the fewest patches on which a grid fits; its own where none does."""
+    fitting = [
+        canvas
+        for canvas in _canvases(sequence.images, sequence.patch, sequence.unit)
+        if grid[0] <= canvas[0] and grid[1] <= canvas[1]
+    ]
+    return min(fitting, key=lambda canvas: canvas[0] * canvas[1], default=grid)
+
+
+@functools.lru_cache(maxsize=16)
+def _canvases(policy: ImagePolicy, patch: int, unit: int) -> tuple[Grid, ...]:
+    """For aspect buckets, neighbours share one; the other policies have few shapes anyway."""
+    if policy.kind != "bucket":
+        return ()
+    sizes = aspect_buckets(policy.size, patch * unit, policy.step, policy.max_ratio)
+    half = len(sizes) // 2
+    groups = [
+        group
+        for side in (sizes[:half], sizes[half + 1 :])
+        for group in np.array_split(np.array(side).reshape(-1, 2), SIDES)
+        if len(group)
+    ]
+    return tuple(tuple(int(x) for x in group.max(axis=0) // patch) for group in groups)

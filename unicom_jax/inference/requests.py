@@ -1,0 +1,84 @@
+"""What a user hands over, one thing or a list of them, checked and as lists of equal length."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.sequences.tasks import Image, Segment, Text
+from unicom_jax.core.picture import Picture
+
+Conversation = str | Sequence[Segment]
+
+
+def as_texts(texts: Any, what: str = "prompt") -> list[str]:
+    """A list of texts; one string is one text.
+
+    Raises:
+      ValueError: something else than a string among them.
+    """
+    listed = [texts] if isinstance(texts, str) else list(texts)
+    for place, text in enumerate(listed):
+        if not isinstance(text, str):
+            raise ValueError(f"{what} {place} is a {type(text).__name__}; give a string")
+    return listed
+
+
+def as_pictures(images: Any) -> list[Picture]:
+    """A list of pictures (H, W, 3) uint8; one array of three axes is one picture.
+
+    Raises:
+      ValueError: something that is no such picture.
+    """
+    listed = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
+    for place, image in enumerate(listed):
+        found = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
+        if found[0] is None or len(found[0]) != 3 or found[0][2] != 3 or found[1] != np.uint8:
+            raise ValueError(
+                f"picture {place} must be an array (height, width, 3) of uint8, not {found[1]} "
+                f"{found[0] or ''}".rstrip()
+            )
+    return listed
+
+
+def paired(images: Any, texts: Any, what: str) -> list[tuple[Picture, str]]:
+    """Picture i with text i. A single text is for every picture, a single picture for every text.
+
+    Raises:
+      ValueError: numbers that do not match.
+    """
+    pictures, words = as_pictures(images), as_texts(texts, what)
+    if isinstance(texts, str):
+        words = words * len(pictures)
+    elif isinstance(images, np.ndarray) and images.ndim == 3:
+        pictures = pictures * len(words)
+    if len(pictures) != len(words):
+        raise ValueError(
+            f"{len(pictures)} pictures but {len(words)} {what}s; give one {what} a picture, or a "
+            f"single string for all of them"
+        )
+    return list(zip(pictures, words, strict=True))
+
+
+def as_conversation(said: Any) -> list[Segment]:
+    """The segments of one conversation; a string is a prompt."""
+    segments = [Text(said)] if isinstance(said, str) else list(said)
+    for segment in segments:
+        if not isinstance(segment, Text | Image):
+            raise ValueError(
+                f"a conversation is made of Text and Image segments, not of {_name(segment)}"
+            )
+    return segments
+
+
+def as_conversations(said: Any) -> list[list[Segment]]:
+    """A list of conversations; a string or a list of segments is a single one."""
+    if isinstance(said, str) or (said and isinstance(said[0], Text | Image)):
+        return [as_conversation(said)]
+    return [as_conversation(one) for one in said]
+
+
+def _name(value: Any) -> str:
+    return type(value).__name__

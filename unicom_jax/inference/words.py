@@ -1,0 +1,109 @@
+"""Tokens to words: what ends an answer, and pieces of text as they are written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Int32
+
+from data_pipelines.sequences.tokenizer import Tokenizer
+
+# Called with the place of an answer in its request, and the piece that is new.
+Heard = Callable[[int, str], None]
+
+CUT_OFF = "�"  # how the first bytes of a character are decoded that is not yet whole
+
+
+class Words:
+    """Texts of the tokens that a model writes."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.stops = (tokenizer.end_of_document, tokenizer.turn_end, tokenizer.vision_start)
+        think = (tokenizer.think_start, tokenizer.think_end)
+        self._spelt = dict(zip(think, ("<think>", "</think>"), strict=True))
+
+    def text(self, tokens: Int32[np.ndarray, " tokens"]) -> str:
+        """Without special tokens, but for the marks of a thought."""
+        pieces: list[str] = []
+        run: list[int] = []
+        for token in map(int, tokens):
+            if token in self._spelt:
+                pieces += [self.tokenizer.decode(run), self._spelt[token]]
+                run = []
+            else:
+                run.append(token)
+        return "".join([*pieces, self.tokenizer.decode(run)]).strip()
+
+    def draws(self, tokens: Int32[np.ndarray, " tokens"]) -> bool:
+        """Whether the model ended its words to draw."""
+        return len(tokens) > 0 and int(tokens[-1]) == self.tokenizer.vision_start
+
+    @staticmethod
+    def until_stop(text: str, stop: str | Sequence[str]) -> str:
+        """`text` up to the first of the stop strings."""
+        ends = [text.find(one) for one in stop_strings(stop)]
+        found = [end for end in ends if end >= 0]
+        return text[: min(found)].rstrip() if found else text
+
+
+class Listener:
+    """Looks at the rows of a batch after every token: tells what is new, and meets stop strings.
+
+    Args:
+      on_text: see `Heard`; None: nobody listens.
+      places: of the rows in the request. Rows that only fill up a batch repeat the place of an
+        earlier one, and are not told.
+    """
+
+    def __init__(
+        self, words: Words, on_text: Heard | None, stop: str | Sequence[str], places: Sequence[int]
+    ) -> None:
+        self.words, self.on_text, self.places = words, on_text, list(places)
+        self.stop = stop_strings(stop)
+        self.told = [""] * len(places)
+        self.ended = np.zeros(len(places), bool)
+        # The end of a text may be the start of a stop string.
+        self.unsure = max(map(len, self.stop), default=1) - 1
+
+    def hear(self, tokens: Int32[np.ndarray, "B room"]) -> Bool[np.ndarray, " B"]:
+        """Which rows met a stop string."""
+        for row in self._told_rows():
+            written, text = self._read(tokens[row])
+            whole = self.words.until_stop(text, self.stop)
+            self.ended[row] = whole != text
+            final = self.ended[row] or (len(written) and int(written[-1]) in self.words.stops)
+            sure = whole if final else whole[: len(whole) - self.unsure].rstrip(CUT_OFF)
+            self._tell(row, sure)
+        return np.array([self.ended[self.places.index(place)] for place in self.places])
+
+    def close(self, tokens: Int32[np.ndarray, "B room"]) -> None:
+        """Tells what was held back in case more came."""
+        for row in self._told_rows():
+            self._tell(row, self.words.until_stop(self._read(tokens[row])[1], self.stop))
+
+    def _told_rows(self) -> list[int]:
+        firsts = {place: row for row, place in reversed(list(enumerate(self.places)))}
+        return [row for row in sorted(firsts.values()) if not self.ended[row]]
+
+    def _read(self, row: Int32[np.ndarray, " room"]) -> tuple[Int32[np.ndarray, " tokens"], str]:
+        written = row[row >= 0]
+        return written, self.words.text(written)
+
+    def _tell(self, row: int, text: str) -> None:
+        if self.on_text is not None and len(text) > len(self.told[row]):
+            self.on_text(self.places[row], text[len(self.told[row]) :])
+            self.told[row] = text
+
+
+def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
+    """A tuple of stop strings, from one or several.
+
+    Raises:
+      ValueError: an empty one, which would end every answer.
+    """
+    strings = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in strings:
+        raise ValueError("a stop string is empty; give at least one character")
+    return strings

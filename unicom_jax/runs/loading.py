@@ -1,0 +1,39 @@
+"""The batches of a stage: which loader makes them, and with which seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data_pipelines.build import Share, picture_loader, unified_loader
+from data_pipelines.loading.loader import Loader
+from data_pipelines.sequences.tokenizer import Tokenizer
+from data_pipelines.sources.split import TRAIN
+from unicom_jax.runs.stages import data_seed, spec_of
+
+
+def _rows(label: str, *arguments: Any, **options: Any) -> Loader:
+    """Every occurrence of a stage has a seed, and so a folder of packed rows, of its own."""
+    return unified_loader(*arguments, folder=label, **options)
+
+
+def _pictures(label: str, *arguments: Any, **options: Any) -> Loader:
+    return picture_loader(*arguments, **options)
+
+
+# Loader of `StageSpec.loader`: takes the stage's label, then what `picture_loader` takes.
+LOADERS: dict[str, Callable[..., Loader]] = {"rows": _rows, "pictures": _pictures}
+
+
+def stage_loader(
+    config: Mapping[str, Any],
+    label: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    start: int = 0,
+    share: Share = None,
+) -> Loader:
+    """The batches of any stage from step `start` on; of each the rows in `share`."""
+    spec, seed = spec_of(label), data_seed(config, label)
+    make = LOADERS[spec.loader]
+    return make(label, config, spec.name, tokenizer, split, start, share, seed=seed)

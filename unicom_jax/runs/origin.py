@@ -1,0 +1,236 @@
+"""`STAGE.init_from=WORKDIR:STAGE`: a stage that starts from the weights of another run.
+
+Several runs can so share what came before: a sweep over the learning rates of a last stage, for
+example, trains the stages before it once. The new workdir takes the weights over when it starts, as
+step 0 of its stage, and with them every part that the stage reads and that this run does not train
+(encoder, codec, autoencoder) and the tokenizer. So it needs the other run only once, and `sample`,
+`evaluate` and `export` read it like any other workdir. Files are hard links where both workdirs are
+on one file system, so that they take no space twice; checkpoints are never changed in place.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from rich.console import Console
+
+from data_pipelines.sequences.tokenizer import Tokenizer, TokenizerError, load_tokenizer
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Module
+from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.runs.checkpoint import PARAMS, read_config, stage_steps
+from unicom_jax.runs.initial import COMPUTE
+from unicom_jax.runs.stages import PARTS, STAGES, Occurrence, names_a_run, occurrences, parse
+from unicom_jax.runs.trained import furthest
+
+Config = Mapping[str, Any]
+# Fields of modules that do not change what their weights mean: how they compute, what a loss draws.
+NEUTRAL = (*COMPUTE, "compute_dtype", "text_chunk", "flow_time", "time_floor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where the weights of a stage come from.
+
+    Attributes:
+      stage: the one that starts from them.
+      workdir: of the other run.
+      source: its stage.
+    """
+
+    stage: Occurrence
+    workdir: Path
+    source: Occurrence
+
+    def __str__(self) -> str:
+        return f"{self.stage.name}.init_from={self.workdir}:{self.source.label}"
+
+
+def origins(config: Config) -> list[Origin]:
+    """The origins that the configuration names, in the order of the registry.
+
+    Raises:
+      ConfigError: an `init_from` of another form, or of a stage that starts from an earlier one.
+    """
+    found = []
+    for name, spec in STAGES.items():
+        given = config[name].get("init_from", "") if name in config else ""
+        if given and not names_a_run(given) and name not in PARTS:
+            raise ConfigError(
+                f"{name}.init_from={given}: give WORKDIR:STAGE, for example runs/base:{name}; a "
+                f"folder of released weights belongs into {spec.part}.init_from"
+            )
+        if not names_a_run(given):
+            continue
+        workdir, _, label = given.rpartition(":")
+        origin = Origin(Occurrence(name), Path(workdir), parse(label))
+        if origin.source.spec.part != spec.part:
+            raise ConfigError(
+                f"{origin}: stage {label} trains the part {origin.source.spec.part}, {name} the "
+                f"part {spec.part}"
+            )
+        _check_first(config, origin)
+        found.append(origin)
+    return found
+
+
+def _check_first(config: Config, origin: Origin) -> None:
+    name, part = origin.stage.name, origin.stage.spec.part
+    listed = [one.name for one in occurrences(config["stages"]) if one.spec.part == part]
+    if listed and listed[0] != name:
+        raise ConfigError(
+            f"{origin}: config.stages trains {listed[0]} first, from which {name} would start; "
+            f"remove {listed[0]} from the stages, or the init_from"
+        )
+    if not listed and name not in PARTS:
+        raise ConfigError(f"{origin}: config.stages does not train {name}; add it, or unset this")
+
+
+def given_parts(config: Config) -> set[str]:
+    """The parts that come from another run, whole."""
+    return {part for origin in origins(config) for part in (*_read(origin), origin.stage.spec.part)}
+
+
+def _read(origin: Origin) -> list[str]:
+    """The parts that a stage reads besides its own."""
+    spec = origin.stage.spec
+    both = (*spec.frozen.values(), *spec.starts_from.values())
+    return list(dict.fromkeys(subtree.part for subtree in both))
+
+
+# ---- the tokenizer ----------------------------------------------------------------------------
+
+
+def given_tokenizer(config: Config, workdir: Path) -> Tokenizer | None:
+    """The other run's tokenizer, unless the configuration names one or rows that were packed with
+    one; None: no other run is named."""
+    if config["data"]["tokenizer"] or config["data"]["packed"]:
+        return None
+    for origin in _wanted(config, workdir):
+        return load_tokenizer(origin.workdir / "tokenizer")
+    return None
+
+
+def check_tokenizers(config: Config, workdir: Path) -> None:
+    """Refuses weights that another tokenizer's ids were trained with.
+
+    Raises:
+      TokenizerError: it names the key and both fingerprints.
+    """
+    ours = config["data"]["tokenizer_fingerprint"]
+    for origin in _wanted(config, workdir):
+        theirs = read_config(origin.workdir)["data"]["tokenizer_fingerprint"]
+        if theirs != ours:
+            raise TokenizerError(
+                f"{origin}: that run was trained with tokenizer {theirs}, this one has {ours}; use "
+                f"--config.data.tokenizer={origin.workdir / 'tokenizer'} in a new --workdir"
+            )
+
+
+def take_autoencoder(config: Config, workdir: Path) -> None:
+    """Links the other run's autoencoder into a workdir that has none."""
+    for origin in _wanted(config, workdir):
+        there, here = origin.workdir / AUTOENCODER, workdir / AUTOENCODER
+        if there.is_dir() and not here.exists() and config["codec"]["autoencoder"]["path"]:
+            _link_tree(there, here)
+
+
+def _wanted(config: Config, workdir: Path) -> Iterator[Origin]:
+    """The origins that `workdir` has not taken over yet.
+
+    Raises:
+      ConfigError: the other run has no such checkpoint.
+    """
+    for origin in origins(config):
+        if stage_steps(workdir, origin.stage.label):
+            continue
+        if not stage_steps(origin.workdir, origin.source.label):
+            raise ConfigError(
+                f"{origin}: there is no checkpoint under "
+                f"{origin.workdir / origin.source.label / 'checkpoints'}; give WORKDIR:STAGE of a "
+                "stage that was trained"
+            )
+        yield origin
+
+
+# ---- the weights ------------------------------------------------------------------------------
+
+
+def take_weights(config: ConfigDict, workdir: Path, console: Console) -> None:
+    """Puts what stages start from, and what they read, into `workdir`; what is there stays.
+
+    Raises:
+      ConfigError: the other run lacks it, or its modules are not those of `config`.
+    """
+    for origin in _wanted(config, workdir):
+        theirs = read_config(origin.workdir)
+        trained_here = {
+            one.spec.part
+            for one in occurrences(config["stages"])
+            if one.spec.part != origin.stage.spec.part
+        }
+        for part in _read(origin):
+            if part in trained_here or furthest(config, workdir, part, origin.stage):
+                continue
+            source = furthest(theirs, origin.workdir, part, origin.source)
+            if source is None:
+                raise ConfigError(f"{origin}: {origin.workdir} has no weights of the part {part}")
+            _check_same(origin, part, config, theirs)
+            _take(origin.workdir, source.label, workdir, source.label, console)
+        _check_same(origin, origin.stage.spec.part, config, theirs)
+        # Last, because it says that everything was taken.
+        _take(origin.workdir, origin.source.label, workdir, origin.stage.label, console)
+
+
+def _take(there: Path, source: str, here: Path, label: str, console: Console) -> None:
+    """Makes the newest weights of one run's stage step 0 of another's, whole or not at all."""
+    step = stage_steps(there, source)[-1]
+    given, target = there / source / "checkpoints" / str(step), here / label / "checkpoints" / "0"
+    half = target.with_name("copying")
+    shutil.rmtree(half, ignore_errors=True)
+    _link_tree(given / PARAMS, half / PARAMS)
+    for path in given.iterdir():
+        if path.is_file():
+            shutil.copy2(path, half / path.name)
+    half.rename(target)
+    console.print(f"{label}: the weights of {there / source} at step {step}", soft_wrap=True)
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    shutil.copytree(source, target, copy_function=_link)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def _check_same(origin: Origin, part: str, config: Config, theirs: Config) -> None:
+    """Refuses weights that mean something else in the modules of `config`."""
+    build = PARTS[part].build
+    for field, there, here in differences(build(theirs), build(config), part):
+        raise ConfigError(
+            f"{origin}: {field} is {there!r} there and {here!r} here; use the sizes of "
+            f"{origin.workdir / 'config.json'}"
+        )
+
+
+def differences(left: Any, right: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
+    """(field, value, value) wherever two modules differ, `NEUTRAL` fields aside."""
+    if type(left) is not type(right):
+        yield name, type(left).__name__, type(right).__name__
+    elif isinstance(left, Module):
+        for field in dataclasses.fields(left):
+            if field.name not in NEUTRAL:
+                values = (getattr(one, field.name) for one in (left, right))
+                yield from differences(*values, f"{name}.{field.name}")
+    elif left != right:
+        yield name, left, right

@@ -1,0 +1,311 @@
+"""The registry of stages: what can be trained, on which data, and what it builds on.
+
+Running, planning, settings, loading, import, export and evaluation read these tables; no other
+module names a stage (`tests/runs/test_stage_names.py`). To add a stage, add a row to `STAGES`, and
+where it needs them a row to `PARTS`, to `training.stages.LOSSES` and to `runs.loading.LOADERS`.
+
+A stage's name is its group of settings in the configuration. `config.stages` may repeat a stage;
+each occurrence is a stage run of its own with its own folder, `Occurrence.label`: the first one has
+the plain name (`pretrain`), later ones are counted (`pretrain-2`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from data_pipelines.build import image_policy
+from unicom_jax.config import ConfigError
+from unicom_jax.core.module import Module
+from unicom_jax.families.build import build_codec, build_encoder, build_unified
+
+Config = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """What one or several stages train: a module, with its sizes in the configuration.
+
+    Stages of the same part continue from each other's weights, and a model is used with the weights
+    of the furthest of them.
+
+    Attributes:
+      build: its module.
+      remat: the configuration key that says what its largest stack keeps for the backward pass.
+    """
+
+    build: Callable[[Config], Module]
+    remat: Callable[[Config], str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subtree:
+    """Weights of a part, or some of them.
+
+    Attributes:
+      part: a key of `PARTS`.
+      keys: one top-level key, which stands for its subtree, or several, which stay a tree; None:
+        all.
+    """
+
+    part: str
+    keys: str | tuple[str, ...] | None = None
+
+    @property
+    def read(self) -> tuple[str, ...] | None:
+        """The top-level keys; None: all."""
+        return (self.keys,) if isinstance(self.keys, str) else self.keys
+
+    def of(self, tree: Mapping[str, Any]) -> Any:
+        """What is meant of a tree that has the part's top-level keys."""
+        if self.keys is None:
+            return tree
+        return tree[self.keys] if isinstance(self.keys, str) else {k: tree[k] for k in self.keys}
+
+
+@dataclasses.dataclass(frozen=True)
+class StageSpec:
+    """One stage.
+
+    Attributes:
+      name: of its settings in the configuration and of its folder.
+      part: what it trains, a key of `PARTS`.
+      loss: how it is built, a key of `training.stages.LOSSES`.
+      loader: of its batches, a key of `runs.loading.LOADERS`.
+      tokens_per_step: what one step reads, by (configuration, name): for the reported rates.
+      frozen: what its loss reads and does not train: name in `frozen` -> weights of a part that an
+        earlier stage trained.
+      autoencoder: it reads the frozen autoencoder too, where the configuration names one.
+      starts_from: top-level keys of its own weights that begin as weights of another part, unless
+        an earlier stage of the same part was trained: that one gives all of them.
+    """
+
+    name: str
+    part: str
+    loss: str
+    loader: str
+    tokens_per_step: Callable[[Config, str], int]
+    frozen: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
+    autoencoder: bool = False
+    starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
+
+
+# ---- the tables -------------------------------------------------------------------------------
+
+
+def _patches(config: Config, name: str) -> int:
+    """Patches of the pictures of a step."""
+    most = image_policy(config).max_patches(config["data"]["patch"], config["codec"]["pool"])
+    return config[name]["batch_size"] * most
+
+
+def _slots(config: Config, name: str) -> int:
+    """Slots of the packed rows of a step."""
+    return config[name]["batch_size"] * config[name]["sequence_length"]
+
+
+def _codec_remat(config: Config) -> str:
+    flux = config["codec"]["decoder"]["kind"] == "flux"
+    return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
+
+
+PARTS: dict[str, Part] = {
+    "encoder": Part(build_encoder, lambda config: "encoder.vision.remat"),
+    "codec": Part(build_codec, _codec_remat),
+    "unified": Part(build_unified, lambda config: "unified.transformer.remat"),
+}
+
+VISION = Subtree("encoder", "vision")
+# A unified stage draws latents, so the weights that paint them stay on disk.
+LATENTS = Subtree("codec", ("compressor", "statistics"))
+# What a trained model is used with, as `runs.weights` gives it.
+IN_MODEL = {"vision": VISION, "codec": Subtree("codec"), "unified": Subtree("unified")}
+
+
+def _unified(name: str) -> StageSpec:
+    """A stage of the unified model over the frozen encoder and codec."""
+    return StageSpec(
+        name,
+        part="unified",
+        loss="unified",
+        loader="rows",
+        tokens_per_step=_slots,
+        frozen={"encoder": VISION, "codec": LATENTS},
+    )
+
+
+# In the usual order of training.
+STAGES: dict[str, StageSpec] = {
+    spec.name: spec
+    for spec in (
+        StageSpec(
+            "encoder",
+            part="encoder",
+            loss="contrastive",
+            loader="pictures",
+            tokens_per_step=_patches,
+        ),
+        StageSpec(
+            "codec",
+            part="codec",
+            loss="codec",
+            loader="pictures",
+            tokens_per_step=_patches,
+            frozen={"encoder": VISION},
+            autoencoder=True,
+        ),
+        _unified("align"),
+        _unified("pretrain"),
+        _unified("continue"),
+        _unified("sft"),
+    )
+}
+
+
+# ---- the stages of a configuration ------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Occurrence:
+    """The `number`-th time, from 1, that a run trains a stage."""
+
+    name: str
+    number: int = 1
+
+    @property
+    def label(self) -> str:
+        """Its folder, and its name in messages: `pretrain`, `pretrain-2`."""
+        return self.name if self.number == 1 else f"{self.name}-{self.number}"
+
+    @property
+    def spec(self) -> StageSpec:
+        return STAGES[self.name]
+
+    @property
+    def rank(self) -> tuple[int, int]:
+        """Its place in the registry's order."""
+        return list(STAGES).index(self.name), self.number
+
+
+def parse(label: str) -> Occurrence | None:
+    """The occurrence with this label; None where no stage of the registry has it."""
+    if label in STAGES:
+        return Occurrence(label)
+    name, _, number = label.rpartition("-")
+    if name in STAGES and number.isdecimal() and int(number) > 1 and number == str(int(number)):
+        return Occurrence(name, int(number))
+    return None
+
+
+def names_a_run(given: str) -> bool:
+    """Whether an `init_from` is WORKDIR:STAGE (`runs/origin.py`), not a folder of weights."""
+    workdir, _, label = given.rpartition(":")
+    return bool(workdir) and parse(label) is not None
+
+
+def spec_of(label: str) -> StageSpec:
+    """The stage of a label.
+
+    Raises:
+      ConfigError: no stage has it.
+    """
+    if (found := parse(label)) is None:
+        raise ConfigError(f"stage {label!r} is unknown; stages are {', '.join(STAGES)}")
+    return found.spec
+
+
+def settings_of(config: Config, label: str) -> Any:
+    """The settings of a stage: all its occurrences share them."""
+    return config[spec_of(label).name]
+
+
+def occurrences(names: Iterable[str]) -> list[Occurrence]:
+    """What `config.stages` trains, in its order.
+
+    Raises:
+      ConfigError: an unknown stage.
+    """
+    seen: Counter = Counter()
+    found = []
+    for name in names:
+        if name not in STAGES:
+            raise ConfigError(f"stage {name!r} is unknown; stages are {', '.join(STAGES)}")
+        seen[name] += 1
+        found.append(Occurrence(name, seen[name]))
+    return found
+
+
+def select(config: Config, labels: Sequence[str] | None) -> list[Occurrence]:
+    """The stages to train: all of `config.stages`, or those with the given labels.
+
+    Raises:
+      ConfigError: an unknown stage, or a repetition that `config.stages` does not have.
+    """
+    planned = occurrences(config["stages"])
+    if labels is None:
+        return planned
+    wanted = []
+    for label in labels:
+        found = parse(label)
+        if found is None or (found.number > 1 and found not in planned):
+            known = dict.fromkeys((*STAGES, *(one.label for one in planned)))
+            raise ConfigError(f"stage {label!r} is unknown; stages are {', '.join(known)}")
+        wanted.append(found)
+    return wanted
+
+
+def in_order(config: Config, also: Iterable[Occurrence]) -> list[Occurrence]:
+    """The stages of `config.stages` and `also` in the order in which one builds on the other.
+
+    `config.stages` decides. Any other stage (a workdir may hold one that its configuration no
+    longer lists) follows the last one that comes before it in the registry.
+    """
+    order = occurrences(config["stages"])
+    for extra in sorted(set(also) - set(order), key=lambda one: one.rank):
+        earlier = (place for place, one in enumerate(order, 1) if one.rank < extra.rank)
+        order.insert(max(earlier, default=0), extra)
+    return order
+
+
+def row_stages(config: Config) -> list[str]:
+    """The stages of `config.stages` that train on packed rows, each once; without any of them, all
+    that the configuration has settings for."""
+    on_rows = [name for name, spec in STAGES.items() if spec.loader == "rows" and name in config]
+    listed = dict.fromkeys(name for name in config["stages"] if name in on_rows)
+    return list(listed) or on_rows
+
+
+def check_row_stage(config: Config, label: str) -> None:
+    """Refuses a `--stage` that packs no rows.
+
+    Raises:
+      ConfigError: it lists the stages that do.
+    """
+    found = parse(label)
+    if found is None or found.name not in config or found.spec.loader != "rows":
+        known = [name for name, spec in STAGES.items() if spec.loader == "rows" and name in config]
+        raise ConfigError(f"--stage={label} packs no rows; choose from {', '.join(known)}")
+
+
+# ---- randomness -------------------------------------------------------------------------------
+
+
+def data_seed(config: Config, label: str) -> int | None:
+    """The seed of the order of a stage's documents, below 2^31; None: the run's.
+
+    Each stage has its own, so that a stage does not read again, from the first one on, what the
+    stage before it has read. Runs from before this rule have `stage_seeds=False`: their stages
+    share the run's seed.
+    """
+    if not config["stage_seeds"]:
+        return None
+    # crc32 rather than hash(): the latter is salted per process.
+    return zlib.crc32(f"{config['seed']}/{label}".encode()) & 0x7FFFFFFF
+
+
+def noise_fold(config: Config, label: str) -> int | None:
+    """What is folded into the run's key for a stage's noise; None: nothing (see `data_seed`)."""
+    return zlib.crc32(label.encode()) if config["stage_seeds"] else None

@@ -1,0 +1,49 @@
+"""Which stages a workdir has weights of, and which of them a later stage or a user reads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.runs.checkpoint import stage_steps
+from unicom_jax.runs.stages import STAGES, Occurrence, in_order, parse
+
+Config = Mapping[str, Any]
+
+
+def trained_stages(workdir: Path) -> list[Occurrence]:
+    """The stages with a checkpoint in `workdir`, imported ones among them."""
+    folders = (path.name for path in workdir.iterdir()) if workdir.is_dir() else ()
+    return [found for name in folders if (found := parse(name)) and stage_steps(workdir, name)]
+
+
+def stages_before(config: Config, workdir: Path, stage: Occurrence) -> list[Occurrence]:
+    """The stages with a checkpoint that come before `stage`."""
+    there = trained_stages(workdir)
+    order = in_order(config, (*there, stage))
+    return [one for one in order[: order.index(stage)] if one in there]
+
+
+def furthest(
+    config: Config, workdir: Path, part: str, before: Occurrence | None = None
+) -> Occurrence | None:
+    """The furthest stage that trained a part, of all or of those before a stage; None: none did."""
+    there = trained_stages(workdir)
+    order = in_order(config, there) if before is None else stages_before(config, workdir, before)
+    trained = [one for one in order if one in there and one.spec.part == part]
+    return trained[-1] if trained else None
+
+
+def source_label(config: Config, workdir: Path, part: str, before: Occurrence | None = None) -> str:
+    """The folder of the `furthest` stage. Without any, that of the stage that should have been
+    trained, so that reading it fails with its name."""
+    if found := furthest(config, workdir, part, before):
+        return found.label
+    return first_of(config, part).label
+
+
+def first_of(config: Config, part: str) -> Occurrence:
+    """The first stage of `config.stages` that trains a part; else the registry's."""
+    listed = [name for name in config["stages"] if name in STAGES and STAGES[name].part == part]
+    return Occurrence((*listed, *(n for n, spec in STAGES.items() if spec.part == part))[0])

@@ -1,0 +1,79 @@
+"""The loss on held-out batches: of a stage's own mixture, and of each of its tasks alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.loading.loader import Loader
+from unicom_jax.core.losses import LossTerms, reported
+from unicom_jax.core.module import Params
+from unicom_jax.parallel.sharding import place_batch
+from unicom_jax.training.metrics import known
+from unicom_jax.training.state import TrainState
+from unicom_jax.training.step import Trainer
+
+# First batch -> batches from there on, this process's rows.
+Batches = Callable[[int], Loader]
+
+
+class HeldOut:
+    """Read when they are first needed, then kept on the devices.
+
+    Args:
+      prepare: the compiled `Stage.prepare`.
+      batches: of the stage's mixture; `count` of them are taken.
+      tasks: of single tasks, by name, as many of each.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        prepare: Callable,
+        batches: Batches,
+        count: int,
+        tasks: Mapping[str, Batches] | None = None,
+    ) -> None:
+        self._trainer, self._prepare, self._terms_of = trainer, prepare, trainer.eval_step()
+        self._count, self._sources = count, {"": batches, **(tasks or {})}
+        self._kept: dict[str, list[Any]] = {}
+
+    def evaluate(self, state: TrainState, frozen: Params) -> dict[str, float]:
+        """Mean loss terms as `eval/<term>`, of a task as `eval/<term>/<task>`, and the weighted sum
+        of the former as `eval/loss`.
+
+        Like the loss, what prepares them sees the weights for use, and the same noise at every
+        step. A task has no terms that nothing in it belongs to, and no parts of terms.
+        """
+        self._kept = self._kept or {name: self._take(one) for name, one in self._sources.items()}
+        totals = {name: self._totals(state, frozen, some) for name, some in self._kept.items()}
+        means = reported(totals.pop(""))
+        means = known({term: float(value) for term, value in means.items()})
+        total = sum(weight * means[term] for term, weight in self._trainer.stage.weights.items())
+        values = {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
+        for task, terms in totals.items():
+            own = {term: pair for term, pair in terms.items() if "/" not in term and pair[1] > 0}
+            values |= {f"eval/{term}/{task}": float(x) for term, x in reported(own).items()}
+        return values
+
+    def _take(self, batches: Batches) -> list[Any]:
+        with closing(batches(0)) as stream:
+            return [place_batch(next(stream), self._trainer.mesh) for _ in range(self._count)]
+
+    def _totals(self, state: TrainState, frozen: Params, batches: list[Any]) -> LossTerms:
+        params = self._trainer.weights_for_use(state)
+        # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
+        fixed = dataclasses.replace(state, params=params, step=state.step * 0)
+        totals: dict[str, Any] = {}
+        for batch in batches:
+            prepared = self._prepare(fixed, frozen, batch)
+            for term, pair in self._terms_of(params, frozen, prepared).items():
+                before = totals.get(term, (0.0, 0.0))
+                totals[term] = jax.tree.map(np.add, before, jax.device_get(pair))
+        return jax.tree.map(jnp.float32, totals)
