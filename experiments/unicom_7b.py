@@ -3,8 +3,8 @@
     unicom train --config=experiments/unicom_7b.py --workdir=runs/unicom_7b
 
 Never run; the tests build it as abstract trees and check sizes, counts and the recipe, and
-`unicom plan` says what it takes (docs/plan.md). Hardware: a multiple of 64 accelerators; weights
-are sharded over 64, further ones have copies. In fp32 the unified model alone has 122 GB of
+`unicom plan` says what it takes (docs/plan.md). Hardware: a multiple of 32 accelerators; weights
+are sharded over 32, further ones have copies. In fp32 the unified model alone has 122 GB of
 weights, gradients and moments, the codec 192 GB. What has to lie there before:
 
 - `runs/unicom_7b/encoder`: the frozen encoder. The stage `encoder` is not among `stages`; the paper
@@ -44,9 +44,9 @@ Without FLUX: `--config.codec.decoder.kind=dit --config.codec.autoencoder.path="
 with a DiT of 2.0e9 weights.
 
 How the step is laid out, with what `unicom plan` says of it:
-- fsdp=64, no tensor axis: at 9216 slots a device of v5p all exchanges take a sixth of the time of
-  the products. 3584 channels over 256 devices would be 14 rows, no multiple of the TPU's 8; XLA
-  then gathers weights by all-reduces, twice the bytes.
+- fsdp=32, no tensor axis: on 128 chips of v5p a device receives 39 GiB a step, .11 s over its links
+  beside 1.86 s of products. 3584 channels over 64 devices would be 56 rows, no multiple of the 16
+  of a bf16 tile; a TPU then all-reduces gradients, twice the bytes.
 - Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more
   than half of what rows of 8192 take for the same tokens. A row has room for four pictures of 972
   to 1024 tokens; the frozen encoder computes four a row, there or not.

@@ -1,4 +1,4 @@
-"""Of activations only keys and values are gathered, and XLA finds nothing to replicate."""
+"""Of activations keys and values are gathered, embedded words exchanged, nothing is replicated."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.parallel.collectives import HEAD_DIM, KV_HEADS, ROWS, SLOTS
+from tests.parallel.collectives import HEAD_DIM, KV_HEADS, ROWS, SLOTS, WIDTH
 from tests.parallel.programs import on_eight_devices
 from unicom_jax.parallel.mesh import AXES, parse_mesh
 
@@ -31,7 +31,10 @@ def test_a_transformer_gathers_weights_and_along_context_keys_and_values(mesh):
     moved = [shape for kind, shape in found if kind == "all-gather"]
     of_activations = {shape for shape in moved if {SLOTS, slots} & set(shape)}
     assert of_activations == ({keys_and_values} if sizes["context"] > 1 else set())
-    assert not [kind for kind, _ in found if kind in ("all-to-all", "collective-permute")]
+    # A device's vectors of the embedding table, in the pieces that each device has of them.
+    pieces = (rows * slots, WIDTH // (sizes["fsdp"] * sizes["context"]))
+    assert {shape for kind, shape in found if kind == "all-to-all"} == {pieces}
+    assert not [kind for kind, _ in found if kind == "collective-permute"]
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import pytest
 
 from tests.training.toy import Run, same, wait_for_saves
 from unicom_jax.runs import checkpoint as files
-from unicom_jax.training import loop, saving
+from unicom_jax.training import saving
 from unicom_jax.training.event_files import JsonLines
+from unicom_jax.training.held_out import HeldOut
 from unicom_jax.training.loop import TrainingError
 
 
@@ -30,7 +31,11 @@ EVALUATED = {"steps": 6, "save_every": 1, "eval_every": 1, "eval_batches": 1, "k
 def losses(monkeypatch):
     """Held-out losses by step instead of measured ones."""
     made = dict(enumerate([0.5, 0.3, float("nan"), 0.2, 0.4, 0.6], start=1))
-    monkeypatch.setattr(loop, "evaluate", lambda *args: {"eval/loss": made[int(args[2].step)]})
+
+    def evaluate(self, state, frozen):
+        return {"eval/loss": made[int(state.step)]}
+
+    monkeypatch.setattr(HeldOut, "evaluate", evaluate)
 
 
 def test_the_checkpoints_with_the_lowest_held_out_loss_stay_besides_the_last(losses, tmp_path):

@@ -43,7 +43,7 @@ def test_a_stopped_stage_is_saved_at_its_step_and_ends_as_if_never_stopped(whole
 def test_a_stop_in_the_last_step_ends_the_stage_and_does_not_begin_the_next(copy):
     workdir = copy("codec")
     line = go_until(workdir, "codec", "pretrain", steps=2)
-    assert line == "stopped before stage pretrain; the same command goes on"
+    assert line == "stopped before stage pretrain; run the same command to resume"
     assert files.stage_steps(workdir, "codec")[-1] == 4
     assert (workdir / "codec" / "stage.json").is_file()
 

@@ -47,7 +47,7 @@ SPEED = {
 }
 # Beside accuracies, what is between 0 and 1.
 SHARES = ("data_wait", "data/filled", "mfu", "goodput")
-CLOCK = ("step", "time", "time/eval", "time/save")
+CLOCK = ("step", "time", "time/eval", "time/save", "time/sample")
 
 
 @dataclasses.dataclass(frozen=True)

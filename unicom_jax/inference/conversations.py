@@ -33,7 +33,7 @@ from unicom_jax.inference.guidance import CONDITIONAL, PICTURELESS, WORDLESS
 from unicom_jax.inference.prompt import Prefixes, bucket, collate, image_slots
 from unicom_jax.inference.requests import Conversation, as_conversations
 from unicom_jax.inference.text import Sampling, Tail, Writing, begin_writing
-from unicom_jax.inference.words import Heard, Listener, Words, stop_strings
+from unicom_jax.inference.words import Listener, OnText, Words, stop_strings
 from unicom_jax.models.transformer import KVCache
 
 # The prompt of each guidance branch.
@@ -85,7 +85,7 @@ class Conversations:
         top_p: float = 1.0,
         top_k: int = 0,
         stop: str | Sequence[str] = (),
-        on_text: Heard | None = None,
+        on_text: OnText | None = None,
         seed: int = 0,
         first: int = 0,
     ) -> list[str]:
@@ -200,7 +200,7 @@ class Conversations:
         max_tokens: int | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 - frozen
         stop: str | Sequence[str] = (),
-        on_text: Heard | None = None,
+        on_text: OnText | None = None,
         *,
         seed: int = 0,
         first: int = 0,
@@ -262,7 +262,7 @@ class Conversations:
         sampling: Sampling,
         listener: Listener | None = None,
     ) -> tuple[Writing, list[Int32[np.ndarray, " tokens"]]]:
-        """Goes on to the end: what stands then, and each row's tokens.
+        """Runs to the end: the last state, and each row's tokens.
 
         Without a listener the whole text is one call of the compiled loop, with one a call a token.
         """
@@ -272,7 +272,7 @@ class Conversations:
                 mode=sampling.mode,
             )  # fmt: skip
             if listener:
-                done = np.asarray(writing.done) | listener.hear(np.asarray(writing.tokens))
+                done = np.asarray(writing.done) | listener.update(np.asarray(writing.tokens))
                 writing = writing._replace(done=self.models.place(done))
                 if done.all():
                     break

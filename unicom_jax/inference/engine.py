@@ -1,7 +1,7 @@
 """The compiled programs behind `Generator`, each for one thing:
 
     read      prefixes into a key-value cache                    reading
-    write     goes on behind them, token by token                writing
+    write     continues them, token by token                     writing
     draw      latents of pictures behind them, step by step      drawing
     paint     latents to pixels                                  painting
     encode    pixels to latents; `pooled_features`: one vector a picture
@@ -166,7 +166,7 @@ def write(
     *,
     mode: str,
 ) -> Writing:
-    """Goes on behind prefixes that were read; as `inference.text.generate`."""
+    """Continues prefixes that were read; as `inference.text.generate`."""
     written = generate(models.unified, params["unified"], writing, tail, until, numbers, mode)
     return written._replace(
         tokens=models.at_hand(written.tokens), done=models.at_hand(written.done)

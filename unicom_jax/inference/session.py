@@ -1,8 +1,8 @@
 """One conversation, turn by turn: what was read once stays in the key-value cache.
 
 A turn adds slots behind those of the turn before, so only they are read. What a cache holds is
-known slot by slot (`Held`); where a conversation does not go on from there, it is read again from
-the first slot that differs.
+known slot by slot (`Held`); where a conversation does not continue from there, it is read again
+from the first slot that differs.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import bucket, power_of_two
 from unicom_jax.inference.requests import Conversation, as_conversation
 from unicom_jax.inference.text import Sampling, begin_writing
-from unicom_jax.inference.words import Heard, Listener, stop_strings
+from unicom_jax.inference.words import Listener, OnText, stop_strings
 from unicom_jax.models.transformer import KVCache
 
 Slots = np.ndarray  # (L, facts) int64: all that decides a slot's keys and values, as numbers
@@ -73,7 +73,7 @@ class Session:
         top_p: float = 1.0,
         top_k: int = 0,
         stop: str | Sequence[str] = (),
-        on_text: Heard | None = None,
+        on_text: OnText | None = None,
         size: tuple[int, int] | None = None,
         seed: int = 0,
         **drawing: Any,
@@ -115,14 +115,14 @@ class Session:
         listener: Listener | None,
     ) -> np.ndarray:
         """Token ids that follow `context`; the cache then holds them too."""
-        model, length_room = self.model, bucket(limit)
+        model, free = self.model, bucket(limit)
         document = build_prefix(context, model.tokenizer, model.sequence)
         name = next(iter(SPOKEN))
-        hidden = self._hold(name, document, length_room)
+        hidden = self._hold(name, document, free)
         held, length = self.held.pop(name), len(document)
         lengths, positions = np.array([length], np.int32), np.array([document.next_position])
         tail = model.tail(lengths, positions.astype(np.int32), length, seed, [0])
-        writing = begin_writing(hidden, held.cache, length_room)
+        writing = begin_writing(hidden, held.cache, free)
         writing, (tokens,) = model.finish_writing(writing, tail, limit, sampling, listener)
         written = _written(tokens, length, document.next_position)
         self.held[name] = Held(writing.cache, np.concatenate([held.slots, written]))

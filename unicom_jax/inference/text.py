@@ -152,7 +152,7 @@ def generate(
     numbers: SamplingNumbers,
     mode: str,
 ) -> Writing:
-    """Goes on until every row has produced a stop token, or `until` tokens are written.
+    """Continues until every row has produced a stop token, or `until` tokens are written.
 
     The cache needs room for them behind `tail.start`. A row's stop token is the last of its tokens.
     """

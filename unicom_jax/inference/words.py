@@ -10,7 +10,7 @@ from jaxtyping import Bool, Int32
 from data_pipelines.sequences.tokenizer import Tokenizer
 
 # Called with the place of an answer in its request, and the piece that is new.
-Heard = Callable[[int, str], None]
+OnText = Callable[[int, str], None]
 
 CUT_OFF = "�"  # how the first bytes of a character are decoded that is not yet whole
 
@@ -49,41 +49,41 @@ class Words:
 
 
 class Listener:
-    """Looks at the rows of a batch after every token: tells what is new, and meets stop strings.
+    """Looks at the rows of a batch after every token: passes new text on and finds stop strings.
 
     Args:
-      on_text: see `Heard`; None: nobody listens.
+      on_text: see `OnText`; None: nobody listens.
       places: of the rows in the request. Rows that only fill up a batch repeat the place of an
-        earlier one, and are not told.
+        earlier one; their text is not passed on.
     """
 
     def __init__(
-        self, words: Words, on_text: Heard | None, stop: str | Sequence[str], places: Sequence[int]
+        self, words: Words, on_text: OnText | None, stop: str | Sequence[str], places: Sequence[int]
     ) -> None:
         self.words, self.on_text, self.places = words, on_text, list(places)
         self.stop = stop_strings(stop)
-        self.told = [""] * len(places)
+        self.sent = [""] * len(places)
         self.ended = np.zeros(len(places), bool)
         # The end of a text may be the start of a stop string.
         self.unsure = max(map(len, self.stop), default=1) - 1
 
-    def hear(self, tokens: Int32[np.ndarray, "B room"]) -> Bool[np.ndarray, " B"]:
-        """Which rows met a stop string."""
-        for row in self._told_rows():
+    def update(self, tokens: Int32[np.ndarray, "B room"]) -> Bool[np.ndarray, " B"]:
+        """Which rows contain a stop string."""
+        for row in self._open_rows():
             written, text = self._read(tokens[row])
             whole = self.words.until_stop(text, self.stop)
             self.ended[row] = whole != text
             final = self.ended[row] or (len(written) and int(written[-1]) in self.words.stops)
             sure = whole if final else whole[: len(whole) - self.unsure].rstrip(CUT_OFF)
-            self._tell(row, sure)
+            self._send(row, sure)
         return np.array([self.ended[self.places.index(place)] for place in self.places])
 
     def close(self, tokens: Int32[np.ndarray, "B room"]) -> None:
-        """Tells what was held back in case more came."""
-        for row in self._told_rows():
-            self._tell(row, self.words.until_stop(self._read(tokens[row])[1], self.stop))
+        """Passes on what was held back in case more came."""
+        for row in self._open_rows():
+            self._send(row, self.words.until_stop(self._read(tokens[row])[1], self.stop))
 
-    def _told_rows(self) -> list[int]:
+    def _open_rows(self) -> list[int]:
         firsts = {place: row for row, place in reversed(list(enumerate(self.places)))}
         return [row for row in sorted(firsts.values()) if not self.ended[row]]
 
@@ -91,10 +91,10 @@ class Listener:
         written = row[row >= 0]
         return written, self.words.text(written)
 
-    def _tell(self, row: int, text: str) -> None:
-        if self.on_text is not None and len(text) > len(self.told[row]):
-            self.on_text(self.places[row], text[len(self.told[row]) :])
-            self.told[row] = text
+    def _send(self, row: int, text: str) -> None:
+        if self.on_text is not None and len(text) > len(self.sent[row]):
+            self.on_text(self.places[row], text[len(self.sent[row]) :])
+            self.sent[row] = text
 
 
 def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:

@@ -103,6 +103,8 @@ TPU7X_FLAGS = (
     "--xla_tpu_enable_sparse_core_collective_aggregator=true",
     "--xla_tpu_enable_all_gather_offload_tracing=true",
 )
+# Without those scripts' pipelined collectives and double-buffered loops: with them XLA keeps what
+# the layers save for the backward pass twice, 108 GiB in place of 64 for unicom_7b's pretrain.
 HOPPER_FLAGS = (
     "--xla_gpu_enable_latency_hiding_scheduler=true",
     "--xla_gpu_enable_triton_gemm=false",
@@ -110,10 +112,6 @@ HOPPER_FLAGS = (
     "--xla_gpu_all_reduce_combine_threshold_bytes=1073741824",
     "--xla_gpu_all_gather_combine_threshold_bytes=134217728",
     "--xla_gpu_reduce_scatter_combine_threshold_bytes=134217728",
-    "--xla_gpu_enable_pipelined_all_gather=true",
-    "--xla_gpu_enable_pipelined_reduce_scatter=true",
-    "--xla_gpu_enable_pipelined_all_reduce=true",
-    "--xla_gpu_enable_while_loop_double_buffering=true",
     "--xla_gpu_enable_all_gather_combine_by_dim=false",
     "--xla_gpu_enable_reduce_scatter_combine_by_dim=false",
 )

@@ -6,8 +6,8 @@ Goodput is the time of the steps whose result stands, over all time since the st
                       ▓▓▓▓▓          lost                              ▓▓▓▓▓
 
 Not counted as useful are: starting, compiling and restarting, steps that were skipped, that a crash
-lost or a rollback took back, saves, evaluation, and the time in which nothing ran. Steps include
-what they wait for data; `data_wait` says how much that is.
+lost or a rollback took back, saves, evaluation, samples, and the time in which nothing ran. Steps
+include what they wait for data; `data_wait` says how much that is.
 """
 
 from __future__ import annotations
