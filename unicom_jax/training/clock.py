@@ -16,13 +16,14 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from unicom_jax.interop.atomic import write_text
 
 # Metrics that are the clock's: equal runs differ in them.
 CLOCK = (
@@ -122,12 +123,10 @@ class Clock:
         if not self._active:
             return
         record = {"began": self._began, "useful": self._kept}
-        fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps(record))
-            os.replace(fresh, self._path)
+            write_text(self._path, json.dumps(record))
         except OSError as error:  # a checkpoint that fails reports itself
-            logger.warning("%s: %s; goodput may start again from 0", self._path, error.strerror)
+            logger.warning("%s; goodput may start again from 0", error)
 
     def go_back(self, step: int, skipped: int) -> None:
         """Training continues from the checkpoint of `step`: later steps do not count as useful."""
@@ -139,7 +138,7 @@ class Clock:
 def _read(path: Path) -> tuple[float, dict[int, float]]:
     """When the stage began, and its useful seconds by checkpoint; anew where that is not known."""
     try:
-        record = json.loads(path.read_text())
+        record = json.loads(path.read_text(encoding="utf-8"))
         return record["began"], {int(step): useful for step, useful in record["useful"].items()}
     except (OSError, ValueError, KeyError):
         return time.time(), {}
