@@ -117,7 +117,7 @@ class Soak:
         if (begun := int(found[1]) if found else 0) != expected:
             lose(f"began at step {begun}, but {expected} was saved")
         self.counts[REFUSED] += end.said.count("could not be written under")
-        self.counts["went back past bad data"] += end.said.count("; goes back to step")
+        self.counts["went back past bad data"] += end.said.count("; rolls back to step")
         if "Traceback" in end.said:
             lose("a traceback: " + end.said.strip().splitlines()[-1])
         if end.status == -plan.kill[1] == -signal.SIGKILL:
