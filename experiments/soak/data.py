@@ -1,6 +1,6 @@
 """What the soak trains on: records of which some are broken, batches of which some are not finite.
 
-Both belong to the data, so the calm run has them too. The batches are spoilt from outside, where
+Both belong to the data, so the undisturbed run has them too. The batches are spoilt from outside, where
 the run opens its loader.
 """
 
