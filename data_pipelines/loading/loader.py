@@ -116,7 +116,7 @@ class Loader(Generic[Batch]):
                 self._bury(int(death[1]), deaths)
 
     def _bury(self, exit_code: int, deaths: int) -> None:
-        """Ends all workers after one of them died, so that the next batch starts them anew."""
+        """Ends all workers after one of them died, so that the next batch starts them again."""
         count = self._config.workers
         worker = (self.next_index - self._opened_at) % count  # they take turns
         how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
@@ -151,7 +151,7 @@ class Loader(Generic[Batch]):
         self.counts: Counter = Counter()
 
     def close(self) -> None:
-        """Ends the threads or workers. A later `next` starts them anew where this one stopped."""
+        """Ends the threads or workers. A later `next` starts them again where this one stopped."""
         if self._iterator is not None:
             self._closing()
             self._iterator = None

@@ -1,8 +1,8 @@
-"""`make bench`: our train step beside its peers, in turns, as one table.
+"""`make bench`: our train step and its peers, timed in turns, as one table.
 
     python -m experiments.benchmarks [--rounds 15] [--only "bare,Qwen3"]
 
-Only ratios of one run compare. Hardware: two CPU cores; a run takes about three minutes.
+Only ratios within one run are comparable. Hardware: two CPU cores; a run takes about three minutes.
 """
 
 from __future__ import annotations

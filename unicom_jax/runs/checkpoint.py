@@ -6,7 +6,7 @@
       STAGE/checkpoints/STEP/{params,train,position}
 
 `params` holds the weights for use (averaged ones where EMA is on); `train` what only training
-needs (optimizer state, raw weights); `position` where the data stream stands.
+needs (optimizer state, raw weights); `position` of the data stream.
 """
 
 from __future__ import annotations

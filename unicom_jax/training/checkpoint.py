@@ -17,7 +17,7 @@ from unicom_jax.training.step import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where training stands: step s reads the batch s + `data_offset`.
+    """The position of training: step s reads the batch s + `data_offset`.
 
     Attributes:
       next_step: steps taken, skipped ones included.

@@ -1,6 +1,6 @@
 """Where the time goes: rates since the last report, and the share of it that moved training on.
 
-Goodput is the time of the steps whose result stands, over all time since the stage first began:
+Goodput is the time of the steps whose result was kept, divided by all time since the stage began:
 
     began ─ compile ─ steps ─ save ─ steps ─ killed ─ (nothing runs) ─ compile ─ steps ─ eval ─ now
                       ▓▓▓▓▓          lost                              ▓▓▓▓▓
