@@ -109,6 +109,8 @@ def test_a_wrong_flag_ends_with_status_2_and_the_mend(capsys, arguments, words):
         (["--image=x.png", "--top-p=0.5", "--size=1:1"], "--size does nothing with --image"),
         (["--prompt=a", "--out=x.jpg"], "end the name in .png"),
         (["--image=x", "--together"], "--together does nothing with --image"),
+        (["--image=x", "--top-k=5"], "--top-k does nothing at temperature 0"),
+        (["--image=x", "--top-p=0.9", "--temperature=0"], "--top-p does nothing at temperature 0"),
         (["--image=x", "--ask=what?", "--together"], "add another --image=FILE"),
         (
             ["--image=x", "--image=y", "--ask=Image 3: what?", "--together"],

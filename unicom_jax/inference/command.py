@@ -130,6 +130,10 @@ def _check_flags(mode: str, given: Mapping[str, Any]) -> None:
         if name not in READS[mode]:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} does nothing with {mode}; leave it out")
+    for name in ("top_p", "top_k"):
+        if given.get(name) and not given.get("temperature"):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} does nothing at temperature 0; add --temperature=0.8")
     texts = [("prompt", text) for text in given.get("prompt", ())]
     texts += [(name, given[name]) for name in ("ask", "edit") if name in given]
     for name, text in texts:
