@@ -392,7 +392,7 @@ def test_a_folder_that_is_there_stays_unless_it_may_be_replaced(run, exported, t
     target = shutil.copytree(exported, tmp_path / "out")
     (target / "mine.txt").write_text("kept")
     line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", target)
-    assert "is there already" in line and "--overwrite" in line
+    assert "already exists" in line and "--overwrite" in line
     assert (target / "mine.txt").exists()
     flags = [f"--checkpoint={run}", "--to=pytorch", "--overwrite", str(target)]
     assert main(["export", *flags]) == 0

@@ -125,7 +125,7 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(small_disk, tmp_path
     assert [p.name for p in (folder / "checkpoints").iterdir() if not p.name.isdigit()] == []
 
 
-def test_when_the_last_save_fails_one_line_says_where_the_run_goes_on(small_disk, tmp_path):
+def test_when_the_last_save_fails_one_line_says_where_the_run_resumes(small_disk, tmp_path):
     folder = small_disk[0] / "toy"
     run = Run(folder, stop=FullAt(small_disk, 5, 99), steps=8)
     assert isinstance(run.error, TrainingError)
