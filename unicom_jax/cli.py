@@ -116,14 +116,14 @@ def _own_the_process(command: str) -> None:
 
 def _report_unraisable(unraisable: Any) -> None:
     """Python's own report, save for reads that come back after Orbax gave up on a damaged
-    checkpoint and closed its event loop: the error itself is told in one line."""
+    checkpoint and closed its event loop: the error itself is reported in one line."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the message names a file or key and the mend, so that no traceback is needed.
+    """Whether the message names a file or key and the fix, so that no traceback is needed.
 
     That holds for our own error types, for what the system says about files, and for a ValueError
     that our own code raises. JAX raises ValueErrors too; it cuts its frames from their tracebacks

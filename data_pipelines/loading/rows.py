@@ -176,7 +176,7 @@ def read_manifest(directory: Path, stage: str) -> dict[str, Any]:
     """The manifest of a stage's rows.
 
     Raises:
-      SourceError: there is none, or the preparation did not come to its end.
+      SourceError: there is none, or the preparation is not complete.
     """
     path = directory / stage / MANIFEST
     again = "run `unicom data prepare packed` with"

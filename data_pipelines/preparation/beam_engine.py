@@ -44,8 +44,8 @@ def run(
     """Calls `work` on every item, on the workers of a runner, and waits for all of them.
 
     Args:
-      work: must pickle, and tell what went wrong by other means than exceptions: runners try a
-        failing item again.
+      work: must pickle, and report failures by other means than exceptions: runners retry a
+        failing item.
       log: a file for what the local runner says; others say it on stderr.
       runner: a name that Beam knows.
       workers: processes of the local runner; others have flags of their own for it.

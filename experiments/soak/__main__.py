@@ -63,7 +63,7 @@ class Soak:
         self.workdir, self.ballast = disk / "soaked", disk / "ballast"
         self.damaged: dict[int, int] = {}
 
-    def run(self, flags: list[str], poison: Poison, kills: int, tell) -> None:
+    def run(self, flags: list[str], poison: Poison, kills: int, show) -> None:
         status, number = -1, 0
         while status != 0 and not (len(self.lost) > 5):
             number += 1
@@ -76,7 +76,7 @@ class Soak:
             self.account(number, plan, end, expected)
             if status != 0:
                 self.damage()
-            tell(f"life {number}: {self.counts[KILL] + self.counts[STOP]} of {kills}")
+            show(f"life {number}: {self.counts[KILL] + self.counts[STOP]} of {kills}")
         if (done := self.counts[KILL] + self.counts[STOP]) < kills:
             self.lost.append(f"the run ended after {done} of {kills} kills, so less was tried")
 
@@ -108,12 +108,12 @@ class Soak:
             self.counts[f"newest checkpoint cut short: {item}"] += 1
 
     def account(self, number: int, plan: Plan, end: End, expected: int) -> None:
-        """Counts what happened; what should not have goes on the list."""
+        """Counts what happened; what should not have is added to `lost`."""
 
         def lose(what: str) -> None:
             self.lost.append(f"life {number}: {what}")
 
-        found = re.search(rf"{STAGE}: goes on from the checkpoint of step (\d+)", end.said)
+        found = re.search(rf"{STAGE}: resumes from the checkpoint of step (\d+)", end.said)
         if (begun := int(found[1]) if found else 0) != expected:
             lose(f"began at step {begun}, but {expected} was saved")
         self.counts[REFUSED] += end.said.count("could not be written under")

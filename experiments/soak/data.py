@@ -49,13 +49,13 @@ def make_poison(rng: np.random.Generator, steps: int) -> Poison:
 
 
 class Poisoned:
-    """A loader whose batches of `poison` are not finite; it tells of each before making it."""
+    """A loader whose batches of `poison` are not finite; it calls `announce` before each."""
 
-    def __init__(self, loader: Loader, poison: Poison, tell: Callable[[], None]) -> None:
-        self._loader, self._poison, self._tell = loader, poison, tell
+    def __init__(self, loader: Loader, poison: Poison, announce: Callable[[], None]) -> None:
+        self._loader, self._poison, self._announce = loader, poison, announce
 
     def __next__(self):
-        self._tell()
+        self._announce()
         number, batch = self._loader.next_index, next(self._loader)
         if number not in self._poison:
             return batch

@@ -83,7 +83,7 @@ def test_a_line_says_which_flags_and_how_to_turn_them_off():
     assert describe_flags(BY_NAME["a100"], "auto") == describe_flags(None, "auto") == ""
 
 
-# ---- what a run tells XLA -----------------------------------------------------------------------
+# ---- flags that a run sets ----------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used: one line each that names the path and the mend."""
+"""Checkpoints that cannot be used: one line each that names the path and the fix."""
 
 from __future__ import annotations
 

@@ -86,7 +86,7 @@ def test_a_file_that_cannot_be_read_or_written_begins_anew(turn, tmp_path):
     steps(one, 1)
     turn(2)
     assert one.report(0, compiled=False)["goodput"] == 1.0
-    Clock(tmp_path / "gone", 0).keep(1)  # training goes on
+    Clock(tmp_path / "gone", 0).keep(1)  # training continues
 
 
 def test_other_processes_write_nothing(tmp_path):

@@ -130,7 +130,7 @@ def test_more_steps_of_a_finished_cosine_say_that_the_learning_rate_rises_again(
 def test_a_run_that_goes_on_unchanged_says_nothing_of_its_learning_rate(tmp_path):
     Run(tmp_path, stop=stop_after(2))
     again = Run(tmp_path)
-    assert "goes on from" in again.said and "learning rate" not in again.said
+    assert "resumes from" in again.said and "learning rate" not in again.said
 
 
 # ---- spikes -------------------------------------------------------------------------------------
@@ -199,5 +199,5 @@ def test_the_window_of_norms_is_resumed_to_the_last_bit(short_window, tmp_path):
     whole = Run(tmp_path / "whole", stream=stream, **WATCHED)
     Run(tmp_path / "killed", stream={**stream, "kill_at": 5}, **WATCHED)
     again = Run(tmp_path / "killed", stream=stream, **WATCHED)
-    assert "goes on from the checkpoint of step 3" in again.said
+    assert "resumes from the checkpoint of step 3" in again.said
     assert same(again.weights, whole.weights) and again.curve == whole.curve

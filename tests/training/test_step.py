@@ -141,7 +141,7 @@ def test_a_young_average_forgets_where_it_started():
 
 
 def test_the_reported_learning_rate_is_that_of_the_applied_updates():
-    """The update itself tells the rate: AdamW's first ones have the size of the rate."""
+    """The update itself shows the rate: AdamW's first ones have the size of the rate."""
     one = trainer(settings={"warmup_steps": 4})
     state, step = one.init_state(), one.train_step()
     bad = batch()

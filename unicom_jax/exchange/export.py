@@ -285,7 +285,7 @@ def _describe_generation(run: Run) -> dict[str, Any]:
 
 
 def _describe_stops(run: Run) -> dict[str, Any]:
-    """How long words go on: all that a language model alone needs."""
+    """Where generated text ends: all that a language model alone needs."""
     tokenizer = run.tokenizer
     return {
         "max_new_tokens": run.config["sample"]["max_tokens"],

@@ -216,10 +216,10 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
 
 
 def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
-    """The stage that a tree of an exported model came from; the last that trains it, untold."""
-    part, told = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
-    if (found := parse(told)) and found.spec.part == part:
-        return told
+    """The stage that a tree of an exported model came from; unrecorded: the last that trains it."""
+    part, stage = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
+    if (found := parse(stage)) and found.spec.part == part:
+        return stage
     return [name for name, spec in STAGES.items() if spec.part == part][-1]
 
 

@@ -139,8 +139,8 @@ def draw_latents(
     The prefix was read once; each step runs the image's tokens only.
 
     Args:
-      cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start); room
-        for s more.
+      cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start), with
+        s more slots free.
       positions, mask: of the s slots of the picture, the mask in cache slots.
       grids: rows and columns of its n tokens. What is computed behind the last one is arbitrary.
     """

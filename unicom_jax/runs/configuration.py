@@ -120,7 +120,7 @@ def _steps(workdir: Path) -> dict[str, int]:
 
 
 def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
-    """The batch of `batch_size` at which the data go on after a stage has read `batches`.
+    """The batch of `batch_size` at which the data continue after a stage has read `batches`.
 
     `stage` is its label (`runs/stages.py`).
 

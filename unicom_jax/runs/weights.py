@@ -1,4 +1,4 @@
-"""The weights that a model is used with: of a training directory, or of chance."""
+"""The weights that a model is used with: of a training directory, or randomly initialised."""
 
 from __future__ import annotations
 

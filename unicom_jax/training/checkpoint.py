@@ -96,7 +96,7 @@ def restore_newest(
 
     Raises:
       OtherRunError: the newest readable one belongs to another config or seed.
-      CheckpointError: all are damaged; training anew would overwrite what might be mended.
+      CheckpointError: all are damaged; a new start would overwrite what might be repaired.
       ProcessError: the processes see different checkpoints.
     """
     group = group or ProcessGroup()

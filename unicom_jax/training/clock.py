@@ -130,14 +130,14 @@ class Clock:
         self._kept[step] = self._useful + self.window.seconds * bool(self.window.steps)
         if not self._active:
             return
-        told = {"began": self._began, "useful": self._kept}
+        record = {"began": self._began, "useful": self._kept}
         try:
-            write_text(self._path, json.dumps(told))
-        except OSError as error:  # the checkpoint's own trouble is the one to be told
-            logger.warning("%s; goodput starts anew", error)
+            write_text(self._path, json.dumps(record))
+        except OSError as error:  # a checkpoint that fails reports itself
+            logger.warning("%s; goodput may start again from 0", error)
 
     def go_back(self, step: int, skipped: int) -> None:
-        """Training goes on from the checkpoint of `step`: what came after it was of no use."""
+        """Training continues from the checkpoint of `step`: later steps do not count as useful."""
         self._kept = {at: useful for at, useful in self._kept.items() if at <= step}
         self._useful, self._skipped = self._kept.get(step, 0.0), skipped
         self.window = Window()
@@ -146,7 +146,7 @@ class Clock:
 def _read(path: Path) -> tuple[float, dict[int, float]]:
     """When the stage began, and its useful seconds by checkpoint; anew where that is not known."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return told["began"], {int(step): useful for step, useful in told["useful"].items()}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record["began"], {int(step): useful for step, useful in record["useful"].items()}
     except (OSError, ValueError, KeyError):
         return time.time(), {}

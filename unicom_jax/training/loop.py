@@ -80,8 +80,8 @@ def data_shares(
     """
     group, own = group or ProcessGroup(), {name: counts[name] - before[name] for name in counts}
     new: Counter = Counter()
-    for told in group.gather("counts of the data", json.dumps(own)):
-        new.update(json.loads(told))
+    for counted in group.gather("counts of the data", json.dumps(own)):
+        new.update(json.loads(counted))
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
     if new["room"]:
         shares["data/filled"] = new["slots"] / new["room"]
@@ -106,7 +106,7 @@ def train(
     observe: Observer | None = None,
     eval_tasks: Mapping[str, Batches] | None = None,
 ) -> Params:
-    """Trains one stage, or goes on where its directory stands, and returns the weights for use.
+    """Trains one stage, or resumes it from its directory, and returns the weights for use.
 
     All processes of a run call it alike; only the first writes metrics and `stage.json`.
 
@@ -153,7 +153,7 @@ def train(
         saver.close()
         return trainer.weights_for_use(state)
     if start:
-        console.print(f"{name}: goes on from the checkpoint of step {start}")
+        console.print(f"{name}: resumes from the checkpoint of step {start}")
         _tell_changed_rate(trainer, state, position, warn)
 
     # ---- compiled pieces ------------------------------------------------------------------
@@ -212,7 +212,7 @@ def train(
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
                     writer.write(done, values)  # the report reads it; dropped on a way back
-                    state = metrics = None  # there is no room for two
+                    state = metrics = None  # memory may not hold two
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
                     progress.update(bar, completed=position.next_step)
@@ -267,7 +267,8 @@ def train(
     if stopping:
         saver.finish(position, state, loss)
         raise Stopped(
-            f"{name}: stopped and saved at step {done} of {config.steps}; the same command goes on"
+            f"{name}: stopped and saved at step {done} of {config.steps}; "
+            "run the same command to resume"
         )
     if trainer.stage.finish is not None:
         finished = trainer.stage.finish(trainer.weights_for_use(state), frozen)
