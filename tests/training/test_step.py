@@ -173,6 +173,13 @@ def test_evaluation_in_parts_gives_the_terms_of_the_whole_batch():
     assert set(seen) == {2}  # two of the eight rows at a time
 
 
+def test_weights_to_start_from_that_lack_one_are_refused_not_filled_up():
+    params = TwoLayers().init(jax.random.key(0))
+    del params["second"]["kernel"]
+    with pytest.raises(ValueError, match="was given no second/kernel to start from"):
+        trainer().init_state(params)
+
+
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_each_optimizer_lowers_the_loss_and_compiles_once(name):
     one = trainer(settings={"optimizer": name})

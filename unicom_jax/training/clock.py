@@ -73,7 +73,8 @@ class Clock:
 
     Args:
       step: the process begins there.
-      skipped: steps that were skipped until then.
+      skipped: updates that were skipped until then.
+      updates: in each step (`Stage.inner_steps`).
       active: whether this process writes the file.
 
     Attributes:
@@ -82,11 +83,18 @@ class Clock:
     """
 
     def __init__(
-        self, directory: Path, step: int = 0, skipped: int = 0, *, active: bool = True
+        self,
+        directory: Path,
+        step: int = 0,
+        skipped: int = 0,
+        *,
+        updates: int = 1,
+        active: bool = True,
     ) -> None:
         self._path, self._active = directory / "goodput.json", active
         self._began, self._kept = _read(self._path) if step else (time.time(), {})
         self._useful, self._skipped = self._kept.get(step, 0.0), skipped
+        self._updates = updates
         self.window, self.paused = Window(), Counter()
 
     @contextlib.contextmanager
@@ -102,10 +110,10 @@ class Clock:
         """`goodput`, and `time/<what>`; a new window begins.
 
         Args:
-          skipped: steps of the stage that were skipped until now.
+          skipped: updates of the stage that were skipped until now.
           compiled: the window's time went into compiling.
         """
-        window, new = self.window, skipped - self._skipped
+        window, new = self.window, (skipped - self._skipped) / self._updates
         if window.steps and not compiled:
             self._useful += window.seconds * max(window.steps - new, 0) / window.steps
         self._skipped, self.window = skipped, Window()

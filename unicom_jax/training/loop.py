@@ -163,7 +163,8 @@ def train(
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)
-    clock = Clock(directory, start, first_skipped, active=group.index == 0)
+    active = group.index == 0
+    clock = Clock(directory, start, first_skipped, updates=inner_steps, active=active)
     stopping = profiling = False
     first_profiled = start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
@@ -174,7 +175,7 @@ def train(
     with (
         # Grain's workers leave shared memory behind when they are not closed.
         closing(batches(start + position.data_offset)) as stream,
-        MetricWriter(directory, start, config.wandb_project, active=group.index == 0) as writer,
+        MetricWriter(directory, start, config.wandb_project, active=active) as writer,
         make_progress(console) as progress,
     ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
@@ -287,7 +288,7 @@ def train(
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
-    if group.index == 0:
+    if active:
         _write_facts(directory, trainer, facts)
     return weights
 
