@@ -58,12 +58,12 @@ a first run, start to end:
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
 on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM,
-SIGHUP or Ctrl-C: the same command resumes), 76 another process is gone (start all of them again),
+SIGHUP or Ctrl-C; run the same command to resume), 76 another process is gone (start all again),
 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
 
 SHOW_EXAMPLES = """\
-The picture shows a packed row as the model gets it: every token, what it learns to predict, who
-sees whom, and the rotary positions.
+The picture shows a packed row as the model gets it: every token, its training target, which slots
+each slot sees, and the rotary positions.
 
 examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
@@ -242,11 +242,13 @@ def _add_data(commands) -> None:
     )
     show.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
     show.add_argument(
-        "--stage", metavar="NAME", help="whose rows; default: the first that trains on such rows"
+        "--stage",
+        metavar="NAME",
+        help="the stage whose rows to draw; default: the first that has any",
     )
-    show.add_argument("--step", type=number(int, 0), default=0, help="of which training step")
+    show.add_argument("--step", type=number(int, 0), default=0, help="the training step; default 0")
     show.add_argument(
-        "--row", type=number(int, 0), help="of the batch; default: the most varied one"
+        "--row", type=number(int, 0), help="the row of the batch; default: the most varied one"
     )
     show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
     prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)

@@ -237,7 +237,7 @@ def make_loader(
     window = stream.packing.window_rows
     if config.rows % window:
         raise ValueError(
-            f"a batch of {config.rows} rows is no multiple of packing.window_rows {window}; "
+            f"a batch of {config.rows} rows is not a multiple of packing.window_rows {window}; "
             "set window_rows to a divisor"
         )
     return Loader(PackedBatches(stream, config, window_documents), config, start)

@@ -110,7 +110,7 @@ class PackedRows:
     When all rows were used once, they come again in another order, a new one each time.
 
     Attributes:
-      rows: a `Row` each; those that cannot be read are passed over, as in `read_or_next`.
+      rows: a `Row` each; those that cannot be read are skipped, as in `read_or_next`.
       documents: documents in a row, on average: so many are unreadable with it.
     """
 

@@ -84,8 +84,8 @@ def _options() -> Any:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise SourceError(
-            "preparing packed rows needs Apache Beam: pip install 'unicom_jax[prepare]', in an "
-            "environment of its own if pip says that it does not go together with another package"
+            "preparing packed rows needs Apache Beam: pip install 'unicom_jax[prepare]', in a "
+            "separate environment if pip reports a conflict with another package"
         ) from None
     finally:
         logging.disable(logging.NOTSET)

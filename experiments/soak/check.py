@@ -1,4 +1,4 @@
-"""What a run has on disk, what it must resume from, and whether it ended as the calm one did."""
+"""What a run has on disk, what it must resume from, and how it differs from an undisturbed one."""
 
 from __future__ import annotations
 

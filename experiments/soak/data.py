@@ -1,7 +1,7 @@
 """What the soak trains on: records of which some are broken, batches of which some are not finite.
 
-Both belong to the data, so the calm run has them too. The batches are spoilt from outside, where
-the run opens its loader.
+Both belong to the data, so the undisturbed run has them too. The batches are corrupted from
+outside, where the run opens its loader.
 """
 
 from __future__ import annotations

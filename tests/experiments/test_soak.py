@@ -58,7 +58,7 @@ def test_a_life_that_began_at_the_newest_checkpoint_and_was_killed_lost_nothing(
         ),
     ],
 )
-def test_what_should_not_have_happened_is_told(soaked, end, plan, line):
+def test_what_should_not_have_happened_is_reported(soaked, end, plan, line):
     soaked.account(1, plan, end, expected=10)
     assert len(soaked.lost) == 1 and soaked.lost[0].startswith(f"life 1: {line}")
 

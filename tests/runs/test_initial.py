@@ -169,7 +169,7 @@ def test_other_sizes_of_the_encoder_name_the_key(tmp_path, changes, fix):
 def test_a_text_tower_is_no_encoder(tmp_path):
     config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
     write(tmp_path / "siglip", "siglip", build_encoder(config).text)
-    with pytest.raises(ConfigError, match="a text tower alone; give one with an image tower"):
+    with pytest.raises(ConfigError, match="only a text tower; give a folder with an image tower"):
         sources_of(config, "encoder")
 
 

@@ -149,12 +149,12 @@ def test_the_first_group_that_matches_has_the_weight_and_frozen_ones_are_exact()
     ("given", "line"),
     [
         ({"match": "frist/.*"}, r"match='frist/\.\*' matches no weight .* begin with first/bias"),
-        ({"match": "first/("}, "is no expression"),
+        ({"match": "first/("}, "is not a regular expression"),
         ({"match": "first", "rate": 0.1}, "'rate' is unknown; a group has match, name, learning"),
         ({"match": "first", "learning_rate": "0.1"}, "learning_rate='0.1' should be a float"),
         ({"match": "first", "learning_rate": 0.0}, "to keep weights as they are, set frozen=True"),
         ({"match": "first", "weight_decay": -1.0}, "weight_decay=-1.0 is a factor of at least 0"),
-        ("first/.*", "is no group; write"),
+        ("first/.*", "is not a group; write"),
     ],
 )
 def test_a_group_that_cannot_be_is_named_with_its_key(given, line):

@@ -253,7 +253,7 @@ def _show(rows: list[Row], console: Console) -> None:
         page.add_row(part, stage, *numbers, kinds, Text(_files(folder, facts)))
     console.print(page)
     for folder, unread in {(row[3], one) for row in rows if (one := _unread(row[3]))}:
-        note = f"note: {unread.name} in {folder} is not read, as the Hub's libraries do not either"
+        note = f"note: {unread.name} in {folder} is not read, nor do the Hub's libraries read it"
         console.print(note, markup=False, soft_wrap=True)
 
 

@@ -168,7 +168,7 @@ class Conversations:
         known = {field.name for field in dataclasses.fields(Drawing)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(
-                f"{unknown[0]} is no option of drawing; known are {', '.join(sorted(known))}"
+                f"{unknown[0]} is not a drawing option; choose from {', '.join(sorted(known))}"
             )
         defaults = {name: value for name, value in self.config["sample"].items() if name in known}
         given = {name: value for name, value in options.items() if value is not None}

@@ -51,7 +51,7 @@ class FluxDecoder(FlowDecoder):
         if self.transformer.channels != self.transformer.out_channels:
             raise ValueError(
                 f"a FLUX of {self.transformer.channels} channels in and "
-                f"{self.transformer.out_channels} out is no pixel decoder; take one with as many"
+                f"{self.transformer.out_channels} out is not a pixel decoder; take one with as many"
             )
 
     @property

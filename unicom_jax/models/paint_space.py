@@ -76,8 +76,8 @@ class LatentSpace:
         factor = self.autoencoder.factor
         if self.patch % factor:
             raise ValueError(
-                f"data.patch={self.patch} is no multiple of {factor}, by which the autoencoder of "
-                f"codec.autoencoder.path shrinks pictures; make it one"
+                f"data.patch={self.patch} is not a multiple of {factor}, by which the autoencoder "
+                f"of codec.autoencoder.path reduces pictures; make it one"
             )
 
     @property

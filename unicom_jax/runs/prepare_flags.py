@@ -63,7 +63,9 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         help="float32 (default), bfloat16 or float16 (half the size, rounded once)",
     )
     packed.add_argument(
-        "--runner", metavar="NAME", help="Beam's; default: its local one. Its flags follow"
+        "--runner",
+        metavar="NAME",
+        help="a runner of Beam, followed by its flags; default: the local one",
     )
 
 

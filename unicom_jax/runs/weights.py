@@ -147,8 +147,7 @@ def restore(
         has_adapters(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
     ):
         raise CheckpointError(
-            f"{workdir} has no adapters over its weights; leave --weights out, or train a stage "
-            "with lora.rank"
+            f"{workdir} has no LoRA adapters; leave --weights out, or train a stage with lora.rank"
         )
     merged = lora.base_weights if choice.kind == "base" else lora.merge
     options = {

@@ -44,7 +44,9 @@ def make_trainer(
     stage = dataclasses.replace(stage, name=label, freeze=(*stage.freeze, *groups.frozen()))
     trained, held = split(stage.module.specs(), stage.freeze)
     if not any(iter_specs(trained)):
-        raise ConfigError(f"{spec.name} trains no weight: freeze, groups or lora hold all of them")
+        raise ConfigError(
+            f"{spec.name} trains no weight: freeze, groups or lora keep all of them frozen"
+        )
     _check_nothing_is_idle(spec.name, groups, trained, held)
     updates = settings.steps * stage.inner_steps
     optimizer, schedule = make_optimizer(settings, trained, updates, groups)

@@ -126,6 +126,6 @@ def restore_newest(
     if steps and not refused:
         raise files.CheckpointError(
             f"no checkpoint under {manager.directory} can be read; restore one from a copy, or "
-            "delete the folder to train this stage anew"
+            "delete the folder to train this stage again"
         )
     return None

@@ -315,8 +315,8 @@ def _go_back(
     if position.rollbacks < config.max_rollbacks:
         if found := saver.roll_back(position):
             warn(
-                f"{what}; goes back to step {found[1].next_step} and on with the data behind them "
-                f"(rollback {found[1].rollbacks} of {config.max_rollbacks})"
+                f"{what}; rolls back to step {found[1].next_step} and continues with the data "
+                f"after them (rollback {found[1].rollbacks} of {config.max_rollbacks})"
             )
             return found
         what += ", before the first checkpoint"
@@ -324,7 +324,7 @@ def _go_back(
         what += f", after {position.rollbacks} rollbacks"
     saver.close()
     raise TrainingError(
-        f"{what}; the last good checkpoint is kept: give the same command with a lower "
+        f"{what}; the last good checkpoint is kept: run the same command with a lower "
         f"--config.{name}.learning_rate and --allow-change"
     )
 
