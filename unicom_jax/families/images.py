@@ -76,8 +76,8 @@ class ImageModel(Module):
     The defaults are those of a flow over latents with a head that gives the velocity.
 
     Attributes:
-      reads_noise: whether the slots of a drawn picture depend on z_t. If not, the transformer runs
-        once a picture and only `velocity` at each step of sampling.
+      reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
+        transformer run once a picture and only `velocity` at each step of sampling.
     """
 
     reads_noise = True

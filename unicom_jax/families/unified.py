@@ -31,12 +31,13 @@ class DrawingContext:
 
     Attributes:
       grids: rows and columns of the picture's tokens.
-      condition: of an image model that does not read z_t in its slots; else None.
+      condition, aux: of an image model that does not read z_t in its slots; else None.
       cache, positions, mask, start: of one that does: the prefix, and the picture's slots.
     """
 
     grids: Int[Array, "B 1 2"]
     condition: Any = None
+    aux: Any = None
     cache: KVCache | None = None
     positions: Int[Array, "B s 2"] | None = None
     mask: MaskIntervals | None = None
@@ -138,12 +139,12 @@ class UnifiedModel(Module):
           start: its first cache slot.
         """
         grids = grids[:, None]
-        context = DrawingContext(grids, None, cache, positions, mask, start)
+        context = DrawingContext(grids, cache=cache, positions=positions, mask=mask, start=start)
         if self.images.reads_noise:
             return context
         nothing = jnp.zeros((*grids.shape[:2], *self.images.shape_of(positions.shape[1])))
         noised = Noised(nothing, jnp.zeros(grids.shape[:2]), grids)
-        return DrawingContext(grids, self._condition(params, context, noised)[0])
+        return DrawingContext(grids, *self._condition(params, context, noised))
 
     def velocity(
         self,
@@ -154,7 +155,7 @@ class UnifiedModel(Module):
     ) -> Float32[Array, "B n d"]:
         """dz/dt at z_t: only the picture's own slots are run, or none at all."""
         noised = Noised(noisy[:, None], time[:, None], context.grids)
-        condition, aux = context.condition, None
+        condition, aux = context.condition, context.aux
         if condition is None:
             condition, aux = self._condition(params, context, noised)
         return self.images.velocity(params, condition, noised, aux)[:, 0]
