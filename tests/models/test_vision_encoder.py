@@ -324,7 +324,7 @@ def test_named_sizes_have_the_published_number_of_weights(name, patch, rows, mil
         (lambda w: FIXED(w, jnp.zeros((1, 6, 12)), GRIDS[:1]), "takes 4 x 4 patches"),
         (lambda w: NAFLEX.hidden_states(w, padded_patches(), GRIDS, (1, 4)), r"\[4\] are outside"),
         (lambda w: VisionEncoder.named("huge"), f"take one of {', '.join(ENCODER_SIZES)}"),
-        (lambda w: dataclasses.replace(NAFLEX, remat="some").specs(), "take one of none, dots"),
+        (lambda w: dataclasses.replace(NAFLEX, remat="some").specs(), "use one of none, dots"),
         (lambda w: dataclasses.replace(NAFLEX, heads=5).specs(), "not a multiple of heads 5"),
     ],
 )
