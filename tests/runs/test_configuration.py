@@ -129,6 +129,23 @@ def test_rows_of_vocabulary_may_be_added_until_a_stage_that_is_trained_here_has_
         change(workdir, "data.padded_vocab_size=5000")
 
 
+def test_a_stage_of_which_only_a_repetition_was_trained_has_started(workdir):
+    start(workdir, "pretrain-2")
+    with pytest.raises(ConfigError, match="unified.transformer.width"):
+        change(workdir, "unified.transformer.width=64")
+    with pytest.raises(ConfigError, match="add --allow-change"):
+        change(workdir, "pretrain.learning_rate=0.5")
+
+
+def test_a_history_that_is_cut_is_named(workdir):
+    start(workdir, "pretrain")
+    store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)
+    path = workdir / "config_history.jsonl"
+    path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    with pytest.raises(ConfigError, match="config_history.jsonl is damaged"):
+        data_start(workdir, "pretrain", 5, 8)
+
+
 def test_allowed_changes_are_kept_in_a_history(workdir):
     start(workdir, "encoder", "codec", "pretrain")
     store(change(workdir, "pretrain.steps=7000"), workdir)  # neutral: not in the history

@@ -19,7 +19,8 @@ import numpy as np
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.lora import ADAPTER, adapters
+from unicom_jax.core.layers import ADAPTER
+from unicom_jax.core.lora import adapters
 from unicom_jax.core.module import Params, ParamSpec
 from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.mapping import Rule, Table
@@ -62,7 +63,9 @@ def write_adapters(
         shard_bytes=one_file,
     )
     about = _describe(found, layers)
-    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(about, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _foreign(path: tuple[str, ...], table: Table) -> str:

@@ -16,13 +16,14 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from unicom_jax.interop.atomic import write_text
 
 # Metrics that are the clock's: equal runs differ in them.
 CLOCK = (
@@ -121,13 +122,10 @@ class Clock:
         self._kept[step] = self._useful + self.window.seconds * bool(self.window.steps)
         if not self._active:
             return
-        told = {"began": self._began, "useful": self._kept}
-        fresh = self._path.with_suffix(".new")
         try:
-            fresh.write_text(json.dumps(told))
-            os.replace(fresh, self._path)
-        except OSError as error:  # the checkpoint's own trouble is the one to be told
-            logger.warning("%s: %s; goodput starts anew", self._path, error.strerror)
+            write_text(self._path, json.dumps({"began": self._began, "useful": self._kept}))
+        except OSError as error:  # saving the checkpoint reports the problem
+            logger.warning("%s; goodput starts anew", error)
 
     def go_back(self, step: int, skipped: int) -> None:
         """Training goes on from the checkpoint of `step`: what came after it was of no use."""
@@ -139,7 +137,7 @@ class Clock:
 def _read(path: Path) -> tuple[float, dict[int, float]]:
     """When the stage began, and its useful seconds by checkpoint; anew where that is not known."""
     try:
-        told = json.loads(path.read_text())
-        return told["began"], {int(step): useful for step, useful in told["useful"].items()}
-    except (OSError, ValueError, KeyError):
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return stored["began"], {int(step): useful for step, useful in stored["useful"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return time.time(), {}

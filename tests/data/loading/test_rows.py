@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import load_or_train_tokenizer, row_facts
+from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.loading.rows import (
     DTYPES,
     Row,
@@ -21,7 +22,6 @@ from data_pipelines.loading.rows import (
     rows_of,
 )
 from data_pipelines.preparation import prepare_rows
-from data_pipelines.sources.records import RecordError, SourceError
 from tests.data.loading.test_loader import assert_equal, leaves, loader, take
 from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
