@@ -35,6 +35,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename:
+            error.filename = os.fspath(path)  # not the name that nobody knows
         _explain_full_disk(path, error)
         raise
 

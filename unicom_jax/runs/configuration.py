@@ -94,11 +94,12 @@ def store(config: ConfigDict, workdir: Path) -> None:
     """Writes config.json and adds what changed to the history, each file whole or not at all."""
     path, text = workdir / CONFIG, to_json(config)
     if path.is_file():
-        if path.read_text(encoding="utf-8") == text:
+        stored = read_config(workdir)
+        if json.loads(json.dumps(stored, default=list)) == json.loads(text):
             return
         changes = {
             name: [old, new]
-            for name, old, new in differences(read_config(workdir), config)
+            for name, old, new in differences(stored, config)
             if KEYS[name].resume != NEUTRAL
         }
         if changes:
