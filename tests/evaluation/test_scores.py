@@ -66,10 +66,18 @@ def test_scores_come_back_as_written_and_in_order(tmp_path):
     ]
 
 
-def test_a_truncated_file_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'{"understanding/qa": 0.', "not JSON"),
+        (b'{"about": "\xe2\x80', "not UTF-8"),
+        (b"[]", "a list"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, what):
     path = tmp_path / "scores.json"
-    path.write_text('{"understanding/qa": 0.')
-    with pytest.raises(ValueError, match=r"scores\.json: not valid JSON.*run the evaluation again"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"scores\.json .*{what}.*run the evaluation again"):
         read_scores(path)
 
 

@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
 from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.workdir import read_json
 
 FACETS = ("n", "low", "high", "untrained", "untrained_low", "untrained_high", "chance")
 ABOUT = "about"  # the key of scores.json that says how the scores were made
@@ -140,13 +141,7 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected flat `name: value` pairs; run the evaluation again")
-    return content
+    return read_json(Path(path), ValueError, "run the evaluation again")
 
 
 def score_names(flat: Mapping[str, float | int | None]) -> list[str]:

@@ -215,6 +215,15 @@ def test_a_stopped_preparation_goes_on_with_the_missing_files_and_ends_the_same(
     assert written[:3] == kept
 
 
+def test_a_preparation_that_resumes_keeps_the_documents_of_a_window(
+    tokenizer, tmp_path, monkeypatch
+):
+    first = begin(small(), tokenizer, tmp_path)[0].window_documents
+    monkeypatch.setattr(prepare_rows, "window_documents", lambda *_: first + 1)
+    assert begin(small(), tokenizer, tmp_path)[0].window_documents == first
+    assert begin(small(), tokenizer, tmp_path / "new")[0].window_documents == first + 1
+
+
 def test_a_folder_of_another_preparation_is_refused(packed, tokenizer):
     with pytest.raises(SourceError, match="holds rows made with splits.train.rows=16, now it is 8"):
         begin(small(), tokenizer, packed, rows=8)
