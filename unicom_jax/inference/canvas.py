@@ -13,7 +13,7 @@ import functools
 import numpy as np
 
 from data_pipelines.images import ImagePolicy, aspect_buckets
-from data_pipelines.sequences.sequence import SequenceConfig
+from data_pipelines.sequences.format import SequenceConfig
 from unicom_jax.inference.prompt import power_of_two
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 
