@@ -81,6 +81,12 @@ def test_a_damaged_file_is_named(tmp_path, content, what):
         read_scores(path)
 
 
+def test_marks_of_one_picture_have_the_widest_interval():
+    """A kind with a single question must not end an evaluation."""
+    score = graded("understanding/qa/rare", [0.75], 0.5, ["a"])
+    assert (score.interval, score.count) == (Interval(0.75, 0.0, 1.0), 1)
+
+
 def test_a_proportion_counts_its_successes():
     score = proportion("editing/success", [True, False, True, True], chance=0.5)
     assert (score.interval.value, score.count, score.chance) == (0.75, 4, 0.5)

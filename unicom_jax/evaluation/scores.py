@@ -89,9 +89,14 @@ def proportion(
 def graded(
     name: str, marks: Sequence[float], chance: float | None, clusters: Sequence[Hashable]
 ) -> Score:
-    """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t."""
+    """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t.
+
+    Marks of one cluster say nothing about others: their interval is [0, 1].
+    """
     if set(marks) <= {0.0, 1.0}:
         return proportion(name, [mark == 1.0 for mark in marks], chance, clusters)
+    if len(set(clusters)) == 1:
+        return Score(name, Interval(sum(marks) / len(marks), 0.0, 1.0), len(marks), chance)
     return Score(name, mean_interval(marks, clusters, bounds=(0.0, 1.0)), len(marks), chance)
 
 

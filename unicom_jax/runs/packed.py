@@ -58,7 +58,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def prepare_packed(args: argparse.Namespace, console: Console) -> str:
-    """Packs a stage's rows and says where they lie.
+    """Packs a stage's rows and says where they are.
 
     Raises:
       ConfigError: flags that do not go together, or a stage without rows.
@@ -106,7 +106,7 @@ def prepare_packed(args: argparse.Namespace, console: Console) -> str:
 
     before, began = done(), time.perf_counter()
     if before:
-        console.print(f"{directory}: goes on, {before} of {total} rows are there", soft_wrap=True)
+        console.print(f"{directory}: resumes, {before} of {total} rows are there", soft_wrap=True)
     if missing:
         work = functools.partial(rows.write_shard, plan)
         engine = (args.runner or beam_engine.LOCAL, args.workers or 1, args.runner_flags)

@@ -16,12 +16,13 @@ packed rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
   unicom train --config=experiments/quickstart.py --workdir=runs/q --config.data.packed=data/q
 
-  What a stage would read, tokenize, resize and pack in training lies ready afterwards, and training
-  gives the same losses. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. The
-  same command goes on where a stopped one ended; files that are complete stay. Stages with
-  a mixture train on rows: once for each, and for each time that config.stages repeats one.
+  This reads, tokenizes, resizes and packs ahead of time what a stage would otherwise prepare during
+  training; the losses are the same. It runs as an Apache Beam pipeline:
+  pip install 'unicom_jax[prepare]'. If it is stopped, the same command resumes it; complete files
+  are kept. Run it once for each stage with a mixture, and once more for each time that
+  config.stages repeats one.
 
-  With --features=RUN the frozen encoder of a run looks at every picture now and not in each step:
+  With --features=RUN the frozen encoder of a run encodes every picture now instead of in each step:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --features=runs/q
 
   On a cluster, --runner=NAME and the flags of that runner are handed to Beam; --out (and the data
@@ -32,12 +33,12 @@ packed rows, for --config.data.packed:
 
 def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", choices=("folder", "openmoji", "scenes", "packed"))
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write to")
     sets = parser.add_argument_group("folder, openmoji, scenes")
     sets.add_argument(
         "--package",
         metavar="PATH",
-        help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
+        help="folder: the folder with captions.jsonl; openmoji: the npm package (folder, .tgz)",
     )
     sets.add_argument(
         "--size",
@@ -51,16 +52,23 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     )
     packed.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
     packed.add_argument(
-        "--rows", type=_at_least(1), help="default: the stage's steps times its batch_size"
+        "--rows",
+        type=_at_least(1),
+        metavar="N",
+        help="default: the stage's steps times its batch_size",
     )
-    packed.add_argument("--workers", type=_at_least(1), help="local processes; default: 1")
     packed.add_argument(
-        "--features", metavar="RUN", help="keep what this run's encoder sees instead of pictures"
+        "--workers", type=_at_least(1), metavar="N", help="local processes; default: 1"
+    )
+    packed.add_argument(
+        "--features",
+        metavar="RUN",
+        help="store the features of this run's encoder instead of pictures",
     )
     packed.add_argument(
         "--features-dtype",
         metavar="TYPE",
-        help="float32 (default), bfloat16 or float16: half the room, rounded once",
+        help="float32 (default), or bfloat16 or float16: half the size, rounded once",
     )
     packed.add_argument(
         "--runner", metavar="NAME", help="Beam's; default: its local one. Its flags follow"
