@@ -45,7 +45,7 @@ lint: $(VENV)/.test ## check style only
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 
-format: $(VENV)/.test ## mend what the formatter and linter can mend
+format: $(VENV)/.test ## fix what the formatter and linter can fix
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 

@@ -5,7 +5,7 @@
     unicom evaluate --workdir=runs/openmoji
     unicom report   --workdir=runs/openmoji
 
-Data that lie elsewhere: `--config.data.source.path=...`. OpenMoji is CC BY-SA 4.0.
+For data elsewhere: `--config.data.source.path=...`. OpenMoji is CC BY-SA 4.0.
 
 Result of the last three commands on two cores of an AMD EPYC, `pretrain` by itself behind the other
 two stages. Other jobs shared the cores, so no time is given; as many steps took 8.5 minutes on

@@ -13,7 +13,7 @@ README.md has the table with intervals.
 What made it draw in this budget, with figures of single runs on the same two cores:
 - Muon. After 250 steps of 64 pictures the encoder finds .87 of the captions and reads pixels with
   an error of .005; with AdamW at 1e-3 they are .42 and .032.
-- Latents in which shapes lie apart. With `pixel_weight` 50 and three grounds, a circle and a square
+- Latents that separate shapes. With `pixel_weight` 50 and three grounds, a circle and a square
   were at most 1.2 apart in a token of 32 channels where the flow's noise has deviation 1 in each,
   and 15% of single objects came out right. With 10, two grounds and four unlike shapes, shapes are
   3.4 to 5.4 apart, and the same steps of text-to-image alone gave 42%.
@@ -58,7 +58,7 @@ def get_config() -> ConfigDict:
             "schedule": "cosine",
             "clip_norm": 10.0,
             "captions": "last",
-            # Enough to paint from; more of it crowds out what tells shapes apart, see above.
+            # Enough to paint from; with more, shapes are harder to tell apart, see above.
             "pixel_weight": 10.0,
         }
     )

@@ -5,7 +5,7 @@
 Never run; the tests build it as abstract trees and check sizes, counts and the recipe, and
 `unicom plan` says what it takes (docs/plan.md). Hardware: a multiple of 32 accelerators; weights
 are sharded over 32, further ones have copies. In fp32 the unified model alone has 122 GB of
-weights, gradients and moments, the codec 192 GB. What has to lie there before:
+weights, gradients and moments, the codec 192 GB. What has to be there before:
 
 - `runs/unicom_7b/encoder`: the frozen encoder. The stage `encoder` is not among `stages`; the paper
   never trains it. It, the language model that `align` starts from and the transformer that the
@@ -19,7 +19,7 @@ weights, gradients and moments, the codec 192 GB. What has to lie there before:
 - `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads its sizes
   when it starts; before that nothing that paints can be built.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-7B-Instruct. `<think>` and
-  `</think>` are added to it; the 152,064 rows of the table have room for them.
+  `</think>` are added to it; the table has 152,064 rows, enough for both.
 
 From the paper: all sizes, the two-layer projector, understanding from raw
 features, editing from the clean latents, t ~ U[0, 1], and per stage learning rate, schedule,
@@ -48,7 +48,7 @@ How the step is laid out, with what `unicom plan` says of it:
   beside 1.86 s of products. 3584 channels over 64 devices would be 56 rows, no multiple of the 16
   of a bf16 tile; a TPU then all-reduces gradients, twice the bytes.
 - Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more
-  than half of what rows of 8192 take for the same tokens. A row has room for four pictures of 972
+  than half of what rows of 8192 take for the same tokens. A row holds up to four pictures of 972
   to 1024 tokens; the frozen encoder computes four a row, there or not.
 - remat "dots" keeps the products with weights and what attention gives: 1.04 times the operations
   that the loss needs by visible pairs on v5p, 31 GiB.

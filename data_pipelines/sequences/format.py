@@ -67,10 +67,10 @@ class SequenceConfig:
                 "channel_concat needs one latent a patch; set pool to 1, or another understanding"
             )
         if not 0.0 <= self.cfg_dropout <= 1.0:
-            raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
+            raise ValueError(f"cfg_dropout must be in [0, 1], not {self.cfg_dropout}")
         if not 0.0 <= self.image_dropout <= 1.0 - self.cfg_dropout:
             raise ValueError(
-                f"image_dropout is {self.image_dropout}; it must lie between 0 and 1 - cfg_dropout"
+                f"image_dropout is {self.image_dropout}; it must be between 0 and 1 - cfg_dropout"
             )
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")

@@ -105,7 +105,7 @@ def main() -> None:
         contestants[1:] = [
             c for c in contestants[1:] if not wanted or any(part in c.name for part in wanted)
         ]
-        seconds = race(contestants, options.rounds, told=status.update)
+        seconds = race(contestants, options.rounds, report=status.update)
         status.update("input pipeline")
         delivered = pipeline.deliveries(sizes, samples=options.rounds)
     console.print(step_table(contestants, seconds))

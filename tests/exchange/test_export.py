@@ -403,7 +403,7 @@ def test_a_folder_that_is_there_stays_unless_it_may_be_replaced(run, exported, t
 def test_a_run_or_any_other_folder_is_never_overwritten(run, tmp_path, capsys):
     for target in (run, run.parent):
         line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", "--overwrite", target)
-        assert "is no earlier export, so it stays" in line
+        assert "is not an earlier export, so it is not overwritten" in line
     assert (run / "config.json").exists()
 
 

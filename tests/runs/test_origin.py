@@ -28,7 +28,7 @@ def other(tmp_path_factory) -> Path:
 
 
 def start(config, workdir) -> str:
-    """What a run does before it trains; what it told the user."""
+    """What a run does before it trains; what it printed."""
     told = io.StringIO()
     check_stages(config)
     start_run(config, workdir)
@@ -118,6 +118,7 @@ def test_other_sizes_are_refused_in_one_line_even_where_all_shapes_agree(
     with pytest.raises(ConfigError, match=message) as told:
         start(sweep(other, **overrides), tmp_path / "run")
     assert "\n" not in str(told.value)
+    assert not list((tmp_path / "run").glob("*/checkpoints/*"))  # nothing to mix with another run
     assert not (tmp_path / "run/sft").exists()
 
 

@@ -21,7 +21,7 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.families.images import ImageModel, Noised
-from unicom_jax.families.slots import pick_draws, place_images
+from unicom_jax.families.slots import each_alone, pick_draws, place_images, side_by_side
 from unicom_jax.models.transformer import KVCache, Transformer
 
 
@@ -70,12 +70,13 @@ class UnifiedModel(Module):
 
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
-        images = self.images
-        noised = images.noise(prepared, batch.draws, row_keys)
+        images, rows = self.images, batch.tokens.shape[0]
+        noised = each_alone(images.noise(prepared, batch.draws, row_keys))
         drawn, aux = images.drawn(params, noised)
-        hidden = self._embed(params, batch, (*images.looked_at(params, prepared), drawn))
+        vectors = *images.looked_at(params, each_alone(prepared)), drawn
+        hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        states = pick_draws(hidden, batch, drawn.shape[2])
+        states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
         condition = images.condition(params, states, noised.grids)
         return {
             **images.loss_terms(params, condition, noised, aux),

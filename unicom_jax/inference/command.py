@@ -130,6 +130,10 @@ def _check_flags(mode: str, given: Mapping[str, Any]) -> None:
         if name not in READS[mode]:
             flag = name.replace("_", "-")
             raise ValueError(f"--{flag} does nothing with {mode}; leave it out")
+    for name in ("top_p", "top_k"):
+        if given.get(name) and not given.get("temperature"):
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} does nothing at temperature 0; add --temperature=0.8")
     texts = [("prompt", text) for text in given.get("prompt", ())]
     texts += [(name, given[name]) for name in ("ask", "edit") if name in given]
     for name, text in texts:
@@ -202,7 +206,7 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
         )
     if length > trained:
         console.print(
-            f"! {length} tokens, but the model learned from rows of {trained}: expect less of it",
+            f"! {length} tokens, but training rows had {trained}: quality may suffer",
             soft_wrap=True,
         )
 
@@ -239,7 +243,7 @@ def _answer_together(generator: Generator, request: Request, console: Console) -
     question = request.given["ask"]
     if not ABOUT_ONE.match(question):
         hint = f'the model learned questions about one of them, like "{about_image(1, question)}"'
-        _say(console, f"! {hint}: expect less of it")
+        _say(console, f"! {hint}: quality may suffer")
     segments = [*(Image(image, UNDERSTOOD) for image in request.images), Text(question)]
     check_length(segments, generator, console)
     with console.status("looking"):

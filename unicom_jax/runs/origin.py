@@ -26,7 +26,15 @@ from unicom_jax.core.module import Module
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.checkpoint import PARAMS, read_config
 from unicom_jax.runs.initial import COMPUTE
-from unicom_jax.runs.stages import PARTS, STAGES, Occurrence, names_a_run, occurrences, parse
+from unicom_jax.runs.stages import (
+    PARTS,
+    STAGES,
+    Occurrence,
+    names_a_run,
+    occurrences,
+    parse,
+    spec_of,
+)
 from unicom_jax.runs.trained import furthest
 from unicom_jax.runs.workdir import stage_steps
 
@@ -65,7 +73,7 @@ def origins(config: Config) -> list[Origin]:
         if given and not names_a_run(given) and name not in PARTS:
             raise ConfigError(
                 f"{name}.init_from={given}: give WORKDIR:STAGE, for example runs/base:{name}; a "
-                f"folder of released weights belongs into {spec.part}.init_from"
+                f"folder of released weights belongs in {spec.part}.init_from"
             )
         if not names_a_run(given):
             continue
@@ -166,27 +174,39 @@ def _wanted(config: Config, workdir: Path) -> Iterator[Origin]:
 def take_weights(config: ConfigDict, workdir: Path, console: Console) -> None:
     """Puts what stages start from, and what they read, into `workdir`; what is there stays.
 
+    All of it is checked before any of it is taken, so that a refused start leaves no weights that
+    a corrected one would use beside those of another run.
+
     Raises:
       ConfigError: the other run lacks it, or its modules are not those of `config`.
     """
+    planned: dict[str, tuple[Origin, str]] = {}  # label here -> where from, label there
     for origin in _wanted(config, workdir):
-        theirs = read_config(origin.workdir)
-        trained_here = {
-            one.spec.part
-            for one in occurrences(config["stages"])
-            if one.spec.part != origin.stage.spec.part
-        }
-        for part in _read(origin):
-            if part in trained_here or furthest(config, workdir, part, origin.stage):
-                continue
-            source = furthest(theirs, origin.workdir, part, origin.source)
-            if source is None:
-                raise ConfigError(f"{origin}: {origin.workdir} has no weights of the part {part}")
-            _check_same(origin, part, config, theirs)
-            _take(origin.workdir, source.label, workdir, source.label, console)
-        _check_same(origin, origin.stage.spec.part, config, theirs)
-        # Last, because it says that everything was taken.
-        _take(origin.workdir, origin.source.label, workdir, origin.stage.label, console)
+        planned |= _plan(config, workdir, origin, planned)
+    for label, (origin, source) in planned.items():
+        _take(origin.workdir, source, workdir, label, console)
+
+
+def _plan(
+    config: Config, workdir: Path, origin: Origin, planned: Mapping[str, tuple[Origin, str]]
+) -> dict[str, tuple[Origin, str]]:
+    """What an origin gives beside what is `planned`. The stage that starts from it comes last,
+    because its weights say that everything was taken."""
+    theirs = read_config(origin.workdir)
+    own = origin.stage.spec.part
+    there = {one.spec.part for one in occurrences(config["stages"]) if one.spec.part != own}
+    there |= {spec_of(label).part for label in planned}
+    found = {}
+    for part in _read(origin):
+        if part in there or furthest(config, workdir, part, origin.stage):
+            continue
+        source = furthest(theirs, origin.workdir, part, origin.source)
+        if source is None:
+            raise ConfigError(f"{origin}: {origin.workdir} has no weights of the part {part}")
+        _check_same(origin, part, config, theirs)
+        found[source.label] = origin, source.label
+    _check_same(origin, own, config, theirs)
+    return {**found, origin.stage.label: (origin, origin.source.label)}
 
 
 def _take(there: Path, source: str, here: Path, label: str, console: Console) -> None:

@@ -127,7 +127,7 @@ def _summary(directory: Path, manifest: Mapping[str, Any], rate: float) -> str:
     passed = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
     return (
         f"{directory}: {splits[TRAIN]['rows']} rows to train on and {splits[EVALUATION]['rows']} "
-        f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; passed over: {passed}' * bool(passed)}; "
+        f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; skipped: {passed}' * bool(passed)}; "
         f"train on them with {shlex.quote(f'--config.data.packed={directory.parent}')}"
     )
 

@@ -16,13 +16,12 @@ packed rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
   unicom train --config=experiments/quickstart.py --workdir=runs/q --config.data.packed=data/q
 
-  This reads, tokenizes, resizes and packs ahead of time what a stage would otherwise prepare during
-  training; the losses are the same. It runs as an Apache Beam pipeline:
-  pip install 'unicom_jax[prepare]'. If it is stopped, the same command resumes it; complete files
-  are kept. Run it once for each stage with a mixture, and once more for each time that
-  config.stages repeats one.
+  This reads, tokenizes, resizes and packs in advance what a stage trains on; the losses stay the
+  same. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. Run the same command
+  again to resume a stopped preparation; complete files are kept. Stages with a mixture train on
+  rows: prepare them once for each, and for each time that config.stages repeats one.
 
-  With --features=RUN the frozen encoder of a run encodes every picture now instead of in each step:
+  With --features=RUN the frozen encoder of a run encodes every picture now, not in each step:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --features=runs/q
 
   On a cluster, --runner=NAME and the flags of that runner are handed to Beam; --out (and the data
@@ -33,12 +32,12 @@ packed rows, for --config.data.packed:
 
 def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", choices=("folder", "openmoji", "scenes", "packed"))
-    parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write to")
+    parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
     sets = parser.add_argument_group("folder, openmoji, scenes")
     sets.add_argument(
         "--package",
         metavar="PATH",
-        help="folder: the folder with captions.jsonl; openmoji: the npm package (folder, .tgz)",
+        help="folder: the one with captions.jsonl; openmoji: the npm package (folder, .tgz)",
     )
     sets.add_argument(
         "--size",
@@ -52,26 +51,21 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     )
     packed.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
     packed.add_argument(
-        "--rows",
-        type=_at_least(1),
-        metavar="N",
-        help="default: the stage's steps times its batch_size",
+        "--rows", type=_at_least(1), help="default: the stage's steps times its batch_size"
     )
+    packed.add_argument("--workers", type=_at_least(1), help="local processes; default: 1")
     packed.add_argument(
-        "--workers", type=_at_least(1), metavar="N", help="local processes; default: 1"
-    )
-    packed.add_argument(
-        "--features",
-        metavar="RUN",
-        help="store the features of this run's encoder instead of pictures",
+        "--features", metavar="RUN", help="store what this run's encoder makes of pictures instead"
     )
     packed.add_argument(
         "--features-dtype",
         metavar="TYPE",
-        help="float32 (default), or bfloat16 or float16: half the size, rounded once",
+        help="float32 (default), bfloat16 or float16 (half the size, rounded once)",
     )
     packed.add_argument(
-        "--runner", metavar="NAME", help="Beam's; default: its local one. Its flags follow"
+        "--runner",
+        metavar="NAME",
+        help="a runner of Beam, followed by its flags; default: the local one",
     )
 
 
