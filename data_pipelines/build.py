@@ -22,9 +22,9 @@ from data_pipelines.loading.loader import (
 )
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
 from data_pipelines.loading.rows import open_rows
+from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
-from data_pipelines.sequences.sequence import SequenceConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data_pipelines.sources.cache import CachedSource

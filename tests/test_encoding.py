@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FILES = sorted(p for folder in ("unicom_jax", "experiments") for p in (ROOT / folder).rglob("*.py"))
+FILES = sorted(
+    p
+    for folder in ("unicom_jax", "data_pipelines", "experiments")
+    for p in (ROOT / folder).rglob("*.py")
+)
 
 
 def without_encoding(source: str) -> list[int]:
@@ -24,7 +28,9 @@ def without_encoding(source: str) -> list[int]:
             found += [node.lineno] * _is_text(arguments[1:])
         elif isinstance(called, ast.Attribute) and called.attr == "open":
             of = called.value.id if isinstance(called.value, ast.Name) else ""
-            found += [node.lineno] * (of not in ("os", "Image", "PilImage") and _is_text(arguments))
+            found += [node.lineno] * (
+                of not in ("os", "tarfile", "Image", "PilImage") and _is_text(arguments)
+            )
     return found
 
 

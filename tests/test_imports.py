@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,48 @@ def test_checker_reports_a_forbidden_import(module, source):
 )
 def test_checker_accepts_an_allowed_import(module, source):
     assert violations(source, module) == []
+
+
+def reexported(source: str, origins: dict[str, set[str]]) -> list[str]:
+    """Names that `source` takes from modules that only import them.
+
+    Args:
+      origins: the names that each module imports and does not define.
+    """
+    return [
+        f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom) and not node.level
+        for alias in node.names
+        if alias.name in origins.get(node.module or "", ())
+    ]
+
+
+def only_imported(source: str) -> set[str]:
+    """Names that a module imports from another one at its top level."""
+    body = ast.parse(source).body
+    return {
+        alias.asname or alias.name
+        for node in body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+def test_names_are_imported_from_the_module_that_defines_them():
+    files = [path for folder in (*OURS, "tests") for path in sorted((ROOT / folder).rglob("*.py"))]
+    sources = {path: path.read_text(encoding="utf-8") for path in files}
+    origins = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): only_imported(source)
+        for path, source in sources.items()
+        if path.name != "__init__.py"  # public namespaces
+    }
+    found = {
+        str(path.relative_to(ROOT)): names
+        for path, source in sources.items()
+        if (names := reexported(source, origins))
+    }
+    assert not found
+    assert reexported("from a.b import c, d", {"a.b": only_imported("from x import c")}) == [
+        "a.b.c"
+    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_imports import imported_modules
+from tests.packages import imported_modules
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -36,6 +36,12 @@ from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_fla
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
 REPORT = "Write one self-contained HTML page about a run."
+REPORT_EXAMPLES = """\
+Writes WORKDIR/report.html: loss curves, scores with their intervals, examples, the configuration.
+It can be opened at any time; parts that are not there yet are left out.
+
+example:
+  unicom report --workdir=runs/quickstart"""
 OUR_PACKAGES = ("unicom_jax", "data_pipelines")
 PATH_FLAGS = {
     *("workdir", "checkpoint", "config", "out", "keep", "target", "package", "features", "image"),
@@ -159,7 +165,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_plan_flags(_command(commands, "plan", _plan, PLAN, PLAN_EXAMPLES, overrides=True))
     add_sample_flags(_command(commands, "sample", _sample, SAMPLE, SAMPLE_EXAMPLES))
     add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
-    report = _command(commands, "report", _report, REPORT)
+    report = _command(commands, "report", _report, REPORT, REPORT_EXAMPLES)
     report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))

@@ -104,13 +104,32 @@ def make_plan(
 ) -> Plan:
     """Looks at the first documents, which decide how many a window gets.
 
+    A preparation that resumes keeps the number that it began with: what can be read has changed
+    perhaps, and its files have to go together.
+
     Args:
       out: DIR.
       folder: of the stage's rows there; by default the stage's name.
     """
-    documents = window_documents(config, stage, tokenizer)
-    directory = str(out / (folder or stage))
-    return Plan(repr(config), stage, tokenizer.to_json(), directory, documents, seed, features)
+    directory = out / (folder or stage)
+    documents = _kept_documents(directory) if not config[stage]["window_documents"] else 0
+    documents = documents or window_documents(config, stage, tokenizer)
+    return Plan(repr(config), stage, tokenizer.to_json(), str(directory), documents, seed, features)
+
+
+def _kept_documents(directory: Path) -> int:
+    """Documents of a window of the preparation in a folder; 0: none is there, or it is older."""
+    path = directory / MANIFEST
+    return _read_json(path).get("window_documents", 0) if path.is_file() else 0
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise SourceError(
+            f"{path}: cannot be read ({one_line(error)}): prepare the rows into another folder"
+        ) from error
 
 
 # ---- on a worker ------------------------------------------------------------------------------
@@ -208,7 +227,7 @@ def begin(
     facts = {**facts, "tokenizer": tokenizer.fingerprint()}
     path = directory / MANIFEST
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _read_json(path)
         for about_split in before["splits"].values():
             about_split.pop("counts", None)
         was = {**before["facts"], **{key: before[key] for key in (*about, "splits")}}
@@ -218,7 +237,7 @@ def begin(
         stale.unlink()
     tokenizer.save(directory.parent / "tokenizer")
     manifest = {"complete": False, "stage": plan.stage, "facts": plain(facts), **about}
-    manifest["splits"] = splits
+    manifest |= {"window_documents": plan.window_documents, "splits": splits}
     _write(path, json.dumps(manifest, indent=2))
     return [shard for shard in shards if not (directory / (shard.name + SUFFIX)).exists()]
 
@@ -238,14 +257,12 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
             f"{directory}: {len(missing)} of {len(shards)} files are missing, {missing[0].name} "
             "first: run the same command again, it resumes where it stopped"
         )
-    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    manifest = _read_json(directory / MANIFEST)
     for split, about in manifest["splits"].items():
         counts: Counter = Counter()
         for shard in shards:
             if shard.split == split:
-                counts.update(
-                    json.loads((directory / f"{shard.name}.json").read_text(encoding="utf-8"))
-                )
+                counts.update(_read_json(directory / f"{shard.name}.json"))
         about["counts"] = dict(counts)
     _write(directory / MANIFEST, json.dumps({**manifest, "complete": True}, indent=2))
     return manifest

@@ -18,8 +18,9 @@ import grain
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
-from data_pipelines.sequences.sequence import Document, SequenceConfig, build_document
+from data_pipelines.sequences.sequence import Document, build_document
 from data_pipelines.sequences.tasks import TASKS, BrokenExample, drop_condition
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next

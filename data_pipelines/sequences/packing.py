@@ -20,7 +20,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from data_pipelines.sequences.sequence import MASK_FIELDS, Document, SequenceConfig
+from data_pipelines.sequences.format import SequenceConfig
+from data_pipelines.sequences.sequence import MASK_FIELDS, Document
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 Size = tuple[int, int, int]  # slots, images and draws of a document or a row

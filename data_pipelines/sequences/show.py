@@ -13,8 +13,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from data_pipelines.images import unpatchify
+from data_pipelines.marks import SPECIAL_TOKENS
 from data_pipelines.sequences.sequence import MASK_FIELDS
-from data_pipelines.sequences.tokenizer import SPECIAL_TOKENS, Tokenizer
+from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import MixedBatch, Role
 
 LINE = 32  # slots a line

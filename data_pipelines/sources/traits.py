@@ -6,10 +6,11 @@ Records on disk keep them in a hidden `.traits.npy` file beside each ArrayRecord
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pathlib
-import tempfile
+import uuid
 from typing import Any
 
 import numpy as np
@@ -45,7 +46,7 @@ def load_traits(records: str | os.PathLike, count: int) -> np.ndarray | None:
         if path.stat().st_mtime_ns < pathlib.Path(records).stat().st_mtime_ns:
             return None  # the records were written anew, without their traits
         found = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):  # EOFError: the file is empty
         return None
     return found if found.shape == (count,) and found.dtype == np.uint8 else None
 
@@ -53,10 +54,12 @@ def load_traits(records: str | os.PathLike, count: int) -> np.ndarray | None:
 def store_traits(records: str | os.PathLike, traits: np.ndarray) -> None:
     """Stores the traits of an ArrayRecord file beside it, where that folder can be written to."""
     path = sidecar(records)
+    half = path.with_name(f"{path.name}-{uuid.uuid4().hex}.unfinished")  # others may write it too
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with half.open("wb") as file:
             np.save(file, traits)
-        os.chmod(file.name, 0o644)
-        os.replace(file.name, path)
+        half.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
         LOG.warning("%s: cannot be written (%s); the next start reads again", path, error.strerror)

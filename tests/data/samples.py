@@ -7,10 +7,10 @@ import functools
 import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.faults import RecordError
 from data_pipelines.images import ImagePolicy
-from data_pipelines.sequences.sequence import SequenceConfig
+from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.tokenizer import Tokenizer, train_tokenizer
-from data_pipelines.sources.records import RecordError
 
 CAPTIONS = ("a red dot", "a red dot on the left of a large blue square")
 WORDS = [*CAPTIONS, "how many dots are there? one", "paint it green. think of a dot first"]

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from data_pipelines.build import data_identity, open_examples
-from data_pipelines.sources.records import SourceError
+from data_pipelines.faults import SourceError
 from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples

@@ -241,7 +241,7 @@ def test_the_page_of_an_earlier_report_stays_when_a_new_one_fails(tmp_path):
     workdir = write_fake_run(tmp_path / "run")
     before = write_report(workdir).read_bytes()
     (workdir / "scores.json").write_text("{")
-    with pytest.raises(ValueError, match=r"scores\.json: not valid JSON"):
+    with pytest.raises(ValueError, match=r"scores\.json is not JSON"):
         write_report(workdir)
     assert (workdir / "report.html").read_bytes() == before
 

@@ -66,11 +66,25 @@ def test_scores_come_back_as_written_and_in_order(tmp_path):
     ]
 
 
-def test_a_truncated_file_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        (b'{"understanding/qa": 0.', "not JSON"),
+        (b'{"about": "\xe2\x80', "not UTF-8"),
+        (b"[]", "a list"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, content, what):
     path = tmp_path / "scores.json"
-    path.write_text('{"understanding/qa": 0.')
-    with pytest.raises(ValueError, match=r"scores\.json: not valid JSON.*run the evaluation again"):
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"scores\.json .*{what}.*run the evaluation again"):
         read_scores(path)
+
+
+def test_marks_of_one_picture_have_the_widest_interval():
+    """A kind with a single question must not end an evaluation."""
+    score = graded("understanding/qa/rare", [0.75], 0.5, ["a"])
+    assert (score.interval, score.count) == (Interval(0.75, 0.0, 1.0), 1)
 
 
 def test_a_proportion_counts_its_successes():

@@ -30,7 +30,8 @@ from unicom_jax.models.flux import FLUX_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import imported
-from unicom_jax.runs.checkpoint import read_config, restore_params, stage_steps
+from unicom_jax.runs.checkpoint import read_config, restore_params
+from unicom_jax.runs.workdir import stage_steps
 
 CONFIG = """
 from tests.tiny import tiny_config

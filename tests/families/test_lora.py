@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tests.families.documents import ALL, PACKED, documents, inputs, lively, make_model
-from unicom_jax.core.lora import ADAPTER, Lora, base_weights, merge
+from unicom_jax.core.layers import ADAPTER
+from unicom_jax.core.lora import Lora, base_weights, merge
 
 pytestmark = pytest.mark.usefixtures("noise_is_given")
 

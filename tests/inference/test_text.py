@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.sequences.sequence import build_prefix
-from data_pipelines.sequences.tasks import Text
-from tests.families.documents import UNDERSTOOD, image
+from data_pipelines.sequences.tasks import UNDERSTOOD, Text
+from tests.families.documents import image
 from tests.inference import full_pass
 from unicom_jax.inference import engine
 from unicom_jax.inference.prompt import bucket, collate

@@ -160,7 +160,10 @@ def test_an_index_that_promises_too_much_is_named(tmp_path):
         open_tensors(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"weight_map": {"a": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../model.safetensors"}}'],
+)
 def test_an_index_that_is_none_is_named(tmp_path, content):
     (tmp_path / "model.safetensors.index.json").write_text(content)
     with pytest.raises(WeightsError, match="not an index of shards"):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import operator
+from pathlib import Path
 
 import pytest
 
 from experiments import base
-from unicom_jax.config import KEYS, ConfigError, load_config, to_json
+from unicom_jax.config import KEYS, ConfigError, load_config, to_json, values
+from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ALWAYS, NEUTRAL
+from unicom_jax.interop.layouts.unicom import of_run
 from unicom_jax.runs.checkpoint import CheckpointError, read_config
 from unicom_jax.runs.configuration import data_start, open_run, store
+from unicom_jax.runs.data import source_changes
 
 QUICKSTART = "experiments/quickstart.py"
 OTHERS = ("align", "continue", "sft")  # have the same keys as pretrain
@@ -127,6 +131,41 @@ def test_rows_of_vocabulary_may_be_added_until_a_stage_that_is_trained_here_has_
     start(workdir, "pretrain")
     with pytest.raises(ConfigError, match="padded_vocab_size"):
         change(workdir, "data.padded_vocab_size=5000")
+
+
+def test_a_run_of_the_first_version_resumes_and_is_used(tmp_path):
+    """Its config.json is as that version wrote it, without the keys that came later."""
+    text = (Path(__file__).parent / "first_version.json").read_text(encoding="utf-8")
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    start(tmp_path, "encoder", "codec", "pretrain")
+    old = dict(values(json.loads(text)))
+    opened = dict(values(json.loads(to_json(change(tmp_path, "pretrain.steps=8")))))
+    assert {name: opened[name] for name in old if name != "pretrain.steps"} == {
+        name: value for name, value in old.items() if name != "pretrain.steps"
+    }
+    added = opened.keys() - old.keys()
+    assert {"stage_seeds", "unified.fold", "gradient_dtype"} <= added
+    assert all(opened[name] == json.loads(json.dumps(KEYS[name].before)) for name in added)
+    check_settings(change(tmp_path), ("encoder", "codec", "pretrain"))
+    of_run(read_config(tmp_path))
+    assert source_changes(read_config(tmp_path), tmp_path) == []  # it kept no data.json
+
+
+def test_a_stage_of_which_only_a_repetition_was_trained_has_started(workdir):
+    start(workdir, "pretrain-2")
+    with pytest.raises(ConfigError, match="unified.transformer.width"):
+        change(workdir, "unified.transformer.width=64")
+    with pytest.raises(ConfigError, match="add --allow-change"):
+        change(workdir, "pretrain.learning_rate=0.5")
+
+
+def test_a_history_that_is_cut_is_named(workdir):
+    start(workdir, "pretrain")
+    store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)
+    path = workdir / "config_history.jsonl"
+    path.write_text(path.read_text(encoding="utf-8")[:-9], encoding="utf-8")
+    with pytest.raises(ConfigError, match="config_history.jsonl is damaged"):
+        data_start(workdir, "pretrain", 5, 8)
 
 
 def test_allowed_changes_are_kept_in_a_history(workdir):

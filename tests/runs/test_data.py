@@ -10,7 +10,7 @@ from PIL import Image
 
 from data_pipelines import build
 from data_pipelines.build import load_or_train_tokenizer, unified_loader
-from data_pipelines.sources.records import SourceError
+from data_pipelines.faults import SourceError
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.runs import data

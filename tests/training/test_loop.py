@@ -17,7 +17,8 @@ from tests.training.test_step import batch, trainer
 from unicom_jax.parallel.accelerators import Accelerator
 from unicom_jax.parallel.processes import ProcessGroup
 from unicom_jax.training import loop
-from unicom_jax.training.loop import LoopConfig, TrainingError, data_shares, train
+from unicom_jax.training.loop import LoopConfig, data_shares, train
+from unicom_jax.training.saving import TrainingError
 
 
 class Stream:

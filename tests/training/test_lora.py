@@ -17,7 +17,8 @@ from unicom_jax.core.lora import BASE, Lora, base_weights, merge
 from unicom_jax.families.build import build_unified
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.runs import weights
-from unicom_jax.runs.checkpoint import restore_params, stage_steps
+from unicom_jax.runs.checkpoint import restore_params
+from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 
 SETTINGS = {

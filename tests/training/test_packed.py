@@ -8,10 +8,10 @@ from contextlib import closing
 import numpy as np
 import pytest
 
+from data_pipelines.faults import SourceError
 from data_pipelines.loading.rows import PROBE
 from data_pipelines.sequences.tasks import TASKS
 from data_pipelines.sequences.tokenizer import load_tokenizer
-from data_pipelines.sources.records import SourceError
 from tests.data.loading.test_loader import assert_equal
 from tests.data.packed import begin, pack
 from tests.training.conftest import config, go

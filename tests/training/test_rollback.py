@@ -11,7 +11,8 @@ from tests.training.toy import Killed, Run, same
 from unicom_jax.evaluation.report import write_report
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import spikes
-from unicom_jax.training.loop import LoopConfig, TrainingError
+from unicom_jax.training.loop import LoopConfig
+from unicom_jax.training.saving import TrainingError
 from unicom_jax.training.stopping import Stopped
 
 # Checkpoint at 3, none at 6: batch 5 is bad. After batch 6 two steps in a row were skipped.

@@ -15,7 +15,7 @@ from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import saving
 from unicom_jax.training.event_files import JsonLines
 from unicom_jax.training.held_out import HeldOut
-from unicom_jax.training.loop import TrainingError
+from unicom_jax.training.saving import TrainingError
 
 
 def steps(directory) -> list[int]:

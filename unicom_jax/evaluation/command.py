@@ -14,8 +14,8 @@ from data_pipelines.build import (
     image_policy,
     open_examples,
 )
+from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
-from data_pipelines.sources.records import SourceError
 from data_pipelines.sources.split import EVALUATION
 from unicom_jax.evaluation.data import TEST, EvaluationData, half_of, sample_of
 from unicom_jax.evaluation.run import SCORES_FILE, evaluate

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
-from data_pipelines.sources.records import SourceError
+from data_pipelines.faults import SourceError
 from data_pipelines.sources.split import SplitSource, held_out
 from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt

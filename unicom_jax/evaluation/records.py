@@ -18,6 +18,7 @@ from PIL import Image
 
 from unicom_jax.core.picture import Picture
 from unicom_jax.interop.atomic import new_folder
+from unicom_jax.runs.workdir import read_json
 
 # Every record has a `key`: of its picture's example or of its prompt. Pictures are None where only
 # the outcome is kept.
@@ -167,20 +168,13 @@ def read_outcomes(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     path = Path(folder) / OUTCOMES_FILE
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # neither JSON nor UTF-8
         raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from None
 
 
 def read_records(folder: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
     """Reads `folder/records.json`. Raises ValueError naming the file when it is not such JSON."""
-    path = Path(folder) / RECORDS_FILE
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from None
-    if not isinstance(records, dict):
-        raise ValueError(f"{path}: expected lists of records by name; run the evaluation again")
-    return records
+    return read_json(Path(folder) / RECORDS_FILE, ValueError, "run the evaluation again")
 
 
 def _write_list(folder: Path, name: str, rows: Sequence[Record]) -> list[dict[str, Any]]:

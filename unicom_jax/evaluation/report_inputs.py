@@ -12,6 +12,7 @@ from typing import Any
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
 from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.runs.stages import STAGES, in_order, parse
+from unicom_jax.runs.workdir import read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     """Lines of JSON. An unfinished last line, left by a run that was killed, is skipped."""
     if not path.exists():
         return []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -126,12 +127,4 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_dict(path: Path) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); remove it or train again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected a JSON object; remove it or train again")
-    return content
+    return read_json(path, ValueError, "remove it or train again") if path.exists() else {}

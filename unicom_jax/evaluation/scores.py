@@ -18,6 +18,7 @@ from rich.markup import escape
 
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
 from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.workdir import read_json
 
 FACETS = ("n", "low", "high", "untrained", "untrained_low", "untrained_high", "chance")
 ABOUT = "about"  # the key of scores.json that says how the scores were made
@@ -88,9 +89,14 @@ def proportion(
 def graded(
     name: str, marks: Sequence[float], chance: float | None, clusters: Sequence[Hashable]
 ) -> Score:
-    """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t."""
+    """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t.
+
+    Marks of one cluster say nothing about others: their interval is [0, 1].
+    """
     if set(marks) <= {0.0, 1.0}:
         return proportion(name, [mark == 1.0 for mark in marks], chance, clusters)
+    if len(set(clusters)) == 1:
+        return Score(name, Interval(sum(marks) / len(marks), 0.0, 1.0), len(marks), chance)
     return Score(name, mean_interval(marks, clusters, bounds=(0.0, 1.0)), len(marks), chance)
 
 
@@ -140,13 +146,7 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); run the evaluation again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected flat `name: value` pairs; run the evaluation again")
-    return content
+    return read_json(Path(path), ValueError, "run the evaluation again")
 
 
 def score_names(flat: Mapping[str, float | int | None]) -> list[str]:

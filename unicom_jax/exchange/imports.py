@@ -34,7 +34,7 @@ from unicom_jax.interop.mapping import places
 from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors, weight_files
 from unicom_jax.interop.transfer import check_facts, load_weights
 from unicom_jax.runs.autoencoder import adopt_autoencoder
-from unicom_jax.runs.checkpoint import save_import, stage_steps
+from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.imported import (
     check_stages,
@@ -50,6 +50,7 @@ from unicom_jax.runs.initial import (
 from unicom_jax.runs.stages import IN_MODEL, PARTS, STAGES, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
+from unicom_jax.runs.workdir import stage_steps
 
 # The key of the configuration that names the folder that a flag gives.
 FLAGS = {

@@ -19,7 +19,8 @@ import numpy as np
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.lora import ADAPTER, adapters
+from unicom_jax.core.layers import ADAPTER
+from unicom_jax.core.lora import adapters
 from unicom_jax.core.module import Params, ParamSpec
 from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.mapping import Rule, Table

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int, Int32, UInt8
 
 from data_pipelines import images as pictures
-from data_pipelines.sequences.sequence import SequenceConfig
+from data_pipelines.sequences.format import SequenceConfig
 from unicom_jax.core.picture import Picture
 from unicom_jax.core.pixels import to_bytes
 

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.images import ImagePolicy, aspect_buckets
-from data_pipelines.sequences.sequence import SequenceConfig
+from data_pipelines.images import ImagePolicy
+from data_pipelines.sequences.format import SequenceConfig
+from data_pipelines.sequences.tasks import Image, Segment
+from unicom_jax.inference.arrays import prepared
 from unicom_jax.inference.prompt import power_of_two
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 
@@ -28,6 +31,38 @@ class Canvas:
 
     patches: int
     space: PaintSpace
+
+
+def drawn_grid(
+    segments: Sequence[Segment], size: tuple[int, int] | None, sequence: SequenceConfig, usual: int
+) -> Grid:
+    """Patch rows and columns of the picture to draw behind `segments`.
+
+    Args:
+      size: (height, width) in pixels that was asked for; None: that of the last picture among the
+        segments, or a square of `usual` pixels.
+
+    Raises:
+      ValueError: the model does not draw this size.
+    """
+    unit = sequence.patch * sequence.unit
+    if size is None:
+        sources = [segment.pixels for segment in segments if isinstance(segment, Image)]
+        shape = prepared(sources[-1], sequence).shape[:2] if sources else (usual, usual)
+    else:
+        shape = size
+        if sequence.images.kind == "fixed" and tuple(size) != (usual, usual):
+            raise ValueError(
+                f"size {size}: this model was trained at {(usual, usual)} only; leave the size "
+                "out, or train with --config.data.policy=bucket or naflex"
+            )
+    rows, cols = shape[0] // sequence.patch, shape[1] // sequence.patch
+    if shape[0] % unit or shape[1] % unit or not 0 < rows * cols <= sequence.max_patches:
+        raise ValueError(
+            f"size {tuple(shape)}: sides must be multiples of {unit} and give at most "
+            f"{sequence.max_patches} patches of {sequence.patch} pixels"
+        )
+    return rows, cols
 
 
 def canvas_of(grid: Grid, space: PaintSpace, sequence: SequenceConfig) -> Canvas:
@@ -58,10 +93,8 @@ def _smallest(grid: Grid, sequence: SequenceConfig) -> Grid:
 
 @functools.lru_cache(maxsize=16)
 def _canvases(policy: ImagePolicy, patch: int, unit: int) -> tuple[Grid, ...]:
-    """For aspect buckets, neighbours share one; the other policies have few shapes anyway."""
-    if policy.kind != "bucket":
-        return ()
-    sizes = aspect_buckets(policy.size, patch * unit, policy.step, policy.max_ratio)
+    """For a table of sizes, neighbours in it share one; the other policies have none."""
+    sizes = policy.buckets(patch * unit)
     half = len(sizes) // 2
     groups = [
         group

@@ -11,7 +11,8 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
-from data_pipelines.sequences.sequence import VISION_START, Document, SequenceConfig, build_prefix
+from data_pipelines.sequences.format import SequenceConfig
+from data_pipelines.sequences.sequence import VISION_START, Document, build_prefix
 from data_pipelines.sequences.tasks import Image, Segment, unconditional_segments, without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
@@ -24,10 +25,9 @@ from unicom_jax.inference.arrays import (
     in_batches,
     noise_at,
     padded_rows,
-    prepared,
     to_pictures,
 )
-from unicom_jax.inference.canvas import Canvas, canvas_of
+from unicom_jax.inference.canvas import Canvas, canvas_of, drawn_grid
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.guidance import CONDITIONAL, PICTURELESS, WORDLESS
 from unicom_jax.inference.prompt import Prefixes, bucket, collate, image_slots
@@ -74,6 +74,7 @@ class Conversations:
         self.sequence: SequenceConfig = sequence_config(config)
         self.words = Words(tokenizer)
         self.batch_size: int = config["evaluation"]["batch_size"]
+        self.usual_side: int = config["data"]["image_size"]
 
     def write(
         self,
@@ -139,7 +140,7 @@ class Conversations:
             raise ValueError(f"count is {count}; give at least 1 picture a prompt")
         settings = self.drawing(**drawing)
         said = [one for one in as_conversations(conversations) for _ in range(count)]
-        grids = [self.drawn_grid(segments, size) for segments in said]
+        grids = [drawn_grid(segments, size, self.sequence, self.usual_side) for segments in said]
         groups: dict[tuple[Canvas, Drawing], list[int]] = {}
         for place, segments in enumerate(said):
             canvas = canvas_of(grids[place], self.models.space, self.sequence)
@@ -282,32 +283,6 @@ class Conversations:
         return writing, [row[row >= 0] for row in tokens]
 
     # ---- pictures -------------------------------------------------------------------------
-
-    def drawn_grid(
-        self, segments: Sequence[Segment], size: tuple[int, int] | None
-    ) -> tuple[int, int]:
-        """Patch rows and columns of the picture to draw: asked for, the source's, or the usual."""
-        config = self.sequence
-        unit = config.patch * config.unit
-        if size is None:
-            sources = [s.pixels for s in segments if isinstance(s, Image)]
-            side = self.config["data"]["image_size"]
-            shape = prepared(sources[-1], config).shape[:2] if sources else (side, side)
-        else:
-            shape = size
-            usual = (self.config["data"]["image_size"],) * 2
-            if config.images.kind == "fixed" and tuple(size) != usual:
-                raise ValueError(
-                    f"size {size}: this model was trained at {usual} only; leave the size out, or "
-                    "train with --config.data.policy=bucket or naflex"
-                )
-        rows, cols = shape[0] // config.patch, shape[1] // config.patch
-        if shape[0] % unit or shape[1] % unit or not 0 < rows * cols <= config.max_patches:
-            raise ValueError(
-                f"size {tuple(shape)}: sides must be multiples of {unit} and give at most "
-                f"{config.max_patches} patches of {config.patch} pixels"
-            )
-        return rows, cols
 
     def branches(
         self, segments: Sequence[Segment], settings: Drawing, opening: str = VISION_START

@@ -16,18 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
-from data_pipelines.sequences.sequence import (
-    MASK_FIELDS,
-    Document,
-    SequenceConfig,
-    build_prefix,
-)
+from data_pipelines.sequences.sequence import MASK_FIELDS, Document, build_prefix
 from data_pipelines.sequences.tasks import DRAWN, Image, Segment, Text
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import derived_seed
-from unicom_jax.inference.canvas import canvas_of
+from unicom_jax.inference.canvas import canvas_of, drawn_grid
 from unicom_jax.inference.conversations import SPOKEN, Conversations
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import bucket, power_of_two
@@ -137,7 +133,7 @@ class Session:
     ) -> np.ndarray:
         """The picture that follows `context`."""
         model = self.model
-        grid = model.drawn_grid(context, size)
+        grid = drawn_grid(context, size, model.sequence, model.usual_side)
         settings = model.suited(settings, context, grid)
         canvas = canvas_of(grid, model.models.space, model.sequence)
         documents = model.branches(context, settings)

@@ -232,6 +232,8 @@ def _read_index(path: Path) -> dict[str, str]:
         found = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
         if not all(isinstance(shard, str) for shard in found.values()):
             raise TypeError("the name of a shard is not a string")
+        if outside := [shard for shard in found.values() if Path(shard).name != shard]:
+            raise ValueError(f"{outside[0]!r} is not a file of this folder")
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(

@@ -12,7 +12,6 @@ needs (optimizer state, raw weights); `position` of the data stream.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -24,12 +23,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from flax import traverse_util
-from orbax.checkpoint import checkpoint_managers as policies
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core import lora
 from unicom_jax.core.module import Params
 from unicom_jax.runs import configuration
+from unicom_jax.runs.retention import held_out_loss, preservation
 from unicom_jax.runs.storage import remove_half_written, take_folders_literally
 from unicom_jax.runs.workdir import CONFIG, read_json, stage_steps
 
@@ -49,25 +48,12 @@ class OtherRunError(CheckpointError):
     """A sound checkpoint of another run (other sizes, another seed): no reason to fall back."""
 
 
-@dataclasses.dataclass
-class NewestOfEvery(policies.PreservationPolicy):
-    """Keeps the newest of the steps that `every` divides: the one that training may go back to,
-    however often it was stopped since."""
-
-    every: int
-
-    def should_preserve(self, checkpoints, *, context) -> list[bool]:
-        newest = max((c.step for c in checkpoints if c.step % self.every == 0), default=None)
-        return [checkpoint.step == newest for checkpoint in checkpoints]
-
-
 def open_manager(
     directory: Path, *, save_every: int = 0, keep: int = 3, keep_every: int = 0, keep_best: int = 0
 ) -> ocp.CheckpointManager:
     """Orbax's manager over STAGE/checkpoints: atomic and asynchronous. What is half written goes.
 
-    Kept are the last `keep`, the newest that `save_every` divides, each `keep_every`th step, and
-    the `keep_best` with the lowest loss on held-out batches of those that were saved with one.
+    Which checkpoints stay, `retention.preservation` says.
 
     Several processes are named one by one, because Orbax then bounds its barriers in time, and
     leaves the folder to us.
@@ -75,21 +61,9 @@ def open_manager(
     directory.mkdir(parents=True, exist_ok=True)
     remove_half_written(directory)
     everybody = set(range(jax.process_count())) if jax.process_count() > 1 else None
-    kept = [policies.LatestN(keep)]
-    if save_every:
-        kept.append(NewestOfEvery(save_every))
-    if keep_every:
-        kept.append(policies.EveryNSteps(keep_every))
-    if keep_best:
-        best = policies.BestN(
-            get_metric_fn=held_out_loss,
-            reverse=True,
-            n=keep_best,
-            keep_checkpoints_without_metrics=False,
-        )
-        kept.append(best)
+    kept = preservation(save_every, keep, keep_every, keep_best)
     options = ocp.CheckpointManagerOptions(
-        preservation_policy=policies.AnyPreservationPolicy(kept),
+        preservation_policy=kept,
         best_fn=held_out_loss if keep_best else None,
         best_mode="min",
         create=False,
@@ -97,10 +71,6 @@ def open_manager(
     )
     names = (PARAMS, TRAIN, POSITION)
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
-
-
-def held_out_loss(metrics: Mapping[str, float]) -> float:
-    return metrics["loss"]
 
 
 def save(

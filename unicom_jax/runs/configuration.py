@@ -91,7 +91,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def store(config: ConfigDict, workdir: Path) -> None:
-    """Writes config.json, whole or not at all, and what changed into the history."""
+    """Writes config.json and adds what changed to the history, each file whole or not at all."""
     path, text = workdir / CONFIG, to_json(config)
     if path.is_file():
         stored = read_config(workdir)
@@ -108,24 +108,27 @@ def store(config: ConfigDict, workdir: Path) -> None:
                 "steps": _steps(workdir),
                 "changes": changes,
             }
-            with (workdir / HISTORY).open("a", encoding="utf-8") as history:
-                history.write(json.dumps(line, ensure_ascii=False) + "\n")
+            history = workdir / HISTORY
+            before = history.read_text(encoding="utf-8") if history.is_file() else ""
+            write_text(history, before + json.dumps(line, ensure_ascii=False) + "\n")
     write_text(path, text)
 
 
 def _steps(workdir: Path) -> dict[str, int]:
     """The newest checkpoint of each stage, and of each time that one was repeated."""
-    labels = sorted(path.name for path in workdir.iterdir() if parse(path.name))
+    names = (path.name for path in workdir.iterdir()) if workdir.is_dir() else ()
+    labels = sorted(name for name in names if parse(name))
     return {label: steps[-1] for label in labels if (steps := stage_steps(workdir, label))}
 
 
 def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
-    """The batch of `batch_size` at which the data continue after a stage has read `batches`.
-
-    `stage` is its label (`runs/stages.py`).
+    """The batch of `batch_size` from which a stage continues that has read `batches` batches.
 
     That is `batches` itself, unless the batch size was changed on the way: then the rows count that
     were read, so that none is read twice.
+
+    Args:
+      stage: its label (`runs/stages.py`).
     """
     rows, since, size = 0, 0, batch_size
     for step, old, new in _batch_changes(workdir, stage):
@@ -135,17 +138,24 @@ def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
 
 
 def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
-    """(step, old size, new size) of a stage's changes of its batch size, oldest first."""
+    """(step, old size, new size) of a stage's changes of its batch size, oldest first.
+
+    Raises:
+      ConfigError: the history is damaged.
+    """
     path = workdir / HISTORY
     if not path.is_file():
         return []
-    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     key = f"{spec_of(stage).name}.batch_size"
-    return [
-        (entry["steps"].get(stage, 0), *entry["changes"][key])
-        for entry in entries
-        if key in entry["changes"] and stage in entry["steps"]
-    ]
+    try:
+        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [
+            (entry["steps"][stage], *entry["changes"][key])
+            for entry in entries
+            if key in entry["changes"] and stage in entry["steps"]
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged ({error!r}); restore it from a copy") from error
 
 
 def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
@@ -161,7 +171,12 @@ def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple
 
 def any_started(workdir: Path) -> bool:
     """Whether a stage has a checkpoint, an imported one included."""
-    return any(stage_steps(workdir, stage) for stage in STAGES)
+    return bool(_started_stages(workdir))
+
+
+def _started_stages(workdir: Path) -> set[str]:
+    """The stages with a checkpoint, be it of a repetition alone."""
+    return {parse(label).name for label in _steps(workdir)}
 
 
 def _check_change(
@@ -200,4 +215,4 @@ def _started(name: str, workdir: Path, stored: Mapping[str, Any]) -> bool:
         stages = (*stored["stages"], *UNIFIED_STAGES)
     else:
         stages = STAGES
-    return any(stage_steps(workdir, stage) for stage in stages)
+    return not _started_stages(workdir).isdisjoint(stages)

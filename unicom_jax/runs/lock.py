@@ -72,13 +72,20 @@ def _take(path: Path) -> int | None:
         try:
             _lock(handle, path)
             # Its last holder may have removed the file after it was opened here.
-            if path.exists() and os.path.samestat(os.fstat(handle), path.stat()):
+            if _is_at(path, handle):
                 _sign(handle)
                 return handle
         except BaseException:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _is_at(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _lock(handle: int, path: Path) -> None:

@@ -24,7 +24,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer, TokenizerError, load_t
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module
 from unicom_jax.models.paint_space import AUTOENCODER
-from unicom_jax.runs.checkpoint import PARAMS, read_config, stage_steps
+from unicom_jax.runs.checkpoint import PARAMS, read_config
 from unicom_jax.runs.initial import COMPUTE
 from unicom_jax.runs.stages import (
     PARTS,
@@ -36,6 +36,7 @@ from unicom_jax.runs.stages import (
     spec_of,
 )
 from unicom_jax.runs.trained import furthest
+from unicom_jax.runs.workdir import stage_steps
 
 Config = Mapping[str, Any]
 # Fields of modules that do not change what their weights mean: how they compute, what a loss draws.

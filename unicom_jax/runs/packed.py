@@ -15,10 +15,11 @@ import numpy as np
 from rich.console import Console
 
 from data_pipelines.build import load_or_train_tokenizer
+from data_pipelines.faults import SourceError
 from data_pipelines.loading.rows import PROBE, check_facts
 from data_pipelines.preparation import beam_engine
 from data_pipelines.preparation import prepare_rows as rows
-from data_pipelines.sources.records import SUFFIX, SourceError
+from data_pipelines.sources.records import SUFFIX
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
 from unicom_jax.interop.atomic import write_bytes

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unicom_jax.runs.checkpoint import stage_steps
 from unicom_jax.runs.stages import STAGES, Occurrence, in_order, parse
+from unicom_jax.runs.workdir import stage_steps
 
 Config = Mapping[str, Any]
 

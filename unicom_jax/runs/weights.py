@@ -27,10 +27,10 @@ from unicom_jax.runs.checkpoint import (
     has_average,
     read_config,
     restore_params,
-    stage_steps,
 )
 from unicom_jax.runs.stages import IN_MODEL, PARTS
 from unicom_jax.runs.trained import source_label
+from unicom_jax.runs.workdir import stage_steps
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,8 +39,13 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
     return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
 
 
-def read_json(path: Path, error: type[Exception]) -> dict[str, Any]:
+def read_json(
+    path: Path, error: type[Exception], cure: str = "restore it from a copy"
+) -> dict[str, Any]:
     """The object that a JSON file holds.
+
+    Args:
+      cure: what to do about a damaged file, the end of the message.
 
     Raises:
       error: it is cut, holds something else, or stands for a file that Git LFS has not fetched.
@@ -49,14 +54,14 @@ def read_json(path: Path, error: type[Exception]) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
         found = json.loads(text)
     except UnicodeDecodeError as reason:
-        raise error(f"{path} is not UTF-8 text ({reason}); restore it from a copy") from reason
+        raise error(f"{path} is not UTF-8 text ({reason}); {cure}") from reason
     except json.JSONDecodeError as reason:
         if text.startswith(LFS):
             raise error(
                 f"{path} is a pointer of Git LFS, not the file; run git lfs pull"
             ) from reason
-        raise error(f"{path} is not JSON ({reason}); restore it from a copy") from reason
+        raise error(f"{path} is not JSON ({reason}); {cure}") from reason
     if not isinstance(found, Mapping):
         kind = type(found).__name__
-        raise error(f"{path} holds a {kind} where an object is expected; restore it from a copy")
+        raise error(f"{path} holds a {kind} where an object is expected; {cure}")
     return dict(found)

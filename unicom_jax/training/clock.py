@@ -148,5 +148,5 @@ def _read(path: Path) -> tuple[float, dict[int, float]]:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return record["began"], {int(step): useful for step, useful in record["useful"].items()}
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return time.time(), {}

@@ -27,7 +27,7 @@ from unicom_jax.parallel.sharding import (
 )
 from unicom_jax.runs import loading
 from unicom_jax.runs.autoencoder import load_autoencoder
-from unicom_jax.runs.checkpoint import is_import, restore_params, stage_steps
+from unicom_jax.runs.checkpoint import is_import, restore_params
 from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_parts, needs_encoder
@@ -35,8 +35,10 @@ from unicom_jax.runs.initial import build_stage, describe_sources, initial_param
 from unicom_jax.runs.stages import PARTS, Occurrence, Subtree, select
 from unicom_jax.runs.start import start_run
 from unicom_jax.runs.trained import furthest, source_label
+from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
-from unicom_jax.training.loop import Batches, LoopConfig, Observer, train
+from unicom_jax.training.held_out import Batches
+from unicom_jax.training.loop import LoopConfig, Observer, train
 from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import load_or_train_tokenizer, row_facts
+from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.loading.rows import (
     DTYPES,
     Row,
@@ -21,7 +22,6 @@ from data_pipelines.loading.rows import (
     rows_of,
 )
 from data_pipelines.preparation import prepare_rows
-from data_pipelines.sources.records import RecordError, SourceError
 from tests.data.loading.test_loader import assert_equal, leaves, loader, take
 from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
@@ -213,6 +213,15 @@ def test_a_stopped_preparation_goes_on_with_the_missing_files_and_ends_the_same(
         assert left.read_bytes() == right.read_bytes(), name
     written = [path.stat().st_mtime_ns for path in sorted(tmp_path.glob("*/train*.array_record"))]
     assert written[:3] == kept
+
+
+def test_a_preparation_that_resumes_keeps_the_documents_of_a_window(
+    tokenizer, tmp_path, monkeypatch
+):
+    first = begin(small(), tokenizer, tmp_path)[0].window_documents
+    monkeypatch.setattr(prepare_rows, "window_documents", lambda *_: first + 1)
+    assert begin(small(), tokenizer, tmp_path)[0].window_documents == first
+    assert begin(small(), tokenizer, tmp_path / "new")[0].window_documents == first + 1
 
 
 def test_a_folder_of_another_preparation_is_refused(packed, tokenizer):

@@ -8,10 +8,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from data_pipelines.faults import RecordError
 from data_pipelines.sequences.mixture import DocumentStream, Entry, Mixture, mixture_of
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig
 from data_pipelines.sequences.tasks import BrokenExample
-from data_pipelines.sources.records import RecordError
 from data_pipelines.sources.traits import traits_of
 from tests.data.samples import SMALL, Dots, Holes, tokenizer
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from data_pipelines.images import ImagePolicy, patchify
+from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import (
     VISION_START,
-    SequenceConfig,
     build_document,
     build_prefix,
     drawing_slots,

@@ -7,9 +7,10 @@ import tarfile
 import numpy as np
 import pytest
 
+from data_pipelines.faults import SourceError
 from data_pipelines.sources import openmoji_texts as texts
 from data_pipelines.sources.openmoji import Settings, prepare_openmoji
-from data_pipelines.sources.records import SourceError, read_records
+from data_pipelines.sources.records import read_records
 from data_pipelines.sources.registry import open_source
 
 TONES = {"1F3FB": ("light", "#fadcbc"), "1F3FF": ("dark", "#6a462f")}

@@ -11,13 +11,13 @@ import pytest
 from PIL import Image as PilImage
 
 from data_pipelines.examples import Example
+from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.marks import SPECIAL_TOKENS
 from data_pipelines.sources import broken, records
 from data_pipelines.sources import registry as sources
 from data_pipelines.sources import tfds as tfds_source
 from data_pipelines.sources.broken import SkipBroken, read_or_next
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.records import RecordError, SourceError
 from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.tfds import TfdsSource
 

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from data_pipelines.build import evaluates_on_training_data, open_examples, source_options
+from data_pipelines.faults import SourceError
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.records import SourceError, write_records
+from data_pipelines.sources.records import write_records
 from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN, SplitSource, held_out, split_source
 from tests.tiny import tiny_config

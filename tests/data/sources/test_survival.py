@@ -14,16 +14,12 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.loading import loader as loaders
 from data_pipelines.loading import workers
 from data_pipelines.loading.loader import Loader, LoaderConfig, LoaderError
 from data_pipelines.sources.cache import CachedSource
-from data_pipelines.sources.records import (
-    ArrayRecordSource,
-    RecordError,
-    SourceError,
-    write_records,
-)
+from data_pipelines.sources.records import ArrayRecordSource, write_records
 from tests.data.loading.test_loader import assert_equal, loader, pictures, take
 from tests.data.samples import example, tokenizer
 from tests.tiny import tiny_config

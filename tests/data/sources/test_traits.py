@@ -44,7 +44,7 @@ def test_prepared_records_know_their_traits_without_being_read(stored, tmp_path,
     np.testing.assert_array_equal(source.traits(), in_order(EXPECTED))
 
 
-@pytest.mark.parametrize("missing", ["absent", "outdated", "of other length", "damaged"])
+@pytest.mark.parametrize("missing", ["absent", "outdated", "of other length", "damaged", "empty"])
 def test_records_without_stored_traits_are_read_once(stored, tmp_path, monkeypatch, missing):
     for path in stored:
         if missing == "absent":
@@ -54,7 +54,7 @@ def test_records_without_stored_traits_are_read_once(stored, tmp_path, monkeypat
         elif missing == "of other length":
             np.save(sidecar(path), np.zeros(5, np.uint8))
         else:
-            sidecar(path).write_bytes(b"junk")
+            sidecar(path).write_bytes(b"junk" if missing == "damaged" else b"")
     monkeypatch.setattr(records, "load_image", forbidden)
     np.testing.assert_array_equal(ArrayRecordSource(tmp_path).traits(), in_order(EXPECTED))
     monkeypatch.setattr(ArrayRecordSource, "_read", forbidden)
@@ -69,9 +69,11 @@ def test_traits_of_a_folder_that_cannot_be_written_to_are_found_all_the_same(
 
     for path in stored:
         sidecar(path).unlink()
-    monkeypatch.setattr("tempfile.NamedTemporaryFile", full)
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr("numpy.save", full)
     np.testing.assert_array_equal(ArrayRecordSource(tmp_path).traits(), in_order(EXPECTED))
     assert "cannot be written (No space left on device)" in caplog.text
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_traits_of_a_folder_come_from_its_list_alone(tmp_path):

@@ -1,0 +1,93 @@
+"""The sequence format of a configuration: how pictures become slots, and the marks of a turn."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from data_pipelines.images import ImagePolicy
+from unicom_jax.core.batch import Role
+
+# The roles under which an image is written, by what it is for and by the config's choice.
+UNDERSTANDING: dict[str, tuple[Role, ...]] = {
+    "features": (Role.UNDERSTAND,),
+    "latents": (Role.UNDERSTAND,),  # the model decides which of its streams fills these slots
+    "channel_concat": (Role.UNDERSTAND,),
+    "sequence_concat": (Role.UNDERSTAND, Role.CLEAN),
+}
+EDIT_SOURCE: dict[str, tuple[Role, ...]] = {
+    "latents": (Role.CLEAN,),
+    "features": (Role.UNDERSTAND,),
+    "both": (Role.UNDERSTAND, Role.CLEAN),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceConfig:
+    """How segments are written.
+
+    Attributes:
+      patch: pixels on a side of a patch.
+      images: how pictures are resized.
+      pool: latents have one token for pool x pool patches (a token-pooling compressor); 1: one for
+        each.
+      fold: latents on a side of a slot: an image takes fold² times fewer slots than it has tokens,
+        under every role.
+      understanding: what an understood image feeds, a key of `UNDERSTANDING`. "sequence_concat"
+        writes features and latents as one bidirectional block, both with the image's positions.
+      edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
+      cfg_dropout: probability that a drawing document is made unconditional
+        (`tasks.drop_condition`).
+      image_dropout: likewise, that it loses its pictures but keeps its words.
+      noisy_copies: NOISY copies of each drawn image. None sees another.
+      prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
+        instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
+    """
+
+    patch: int = 16
+    images: ImagePolicy = ImagePolicy()
+    pool: int = 1
+    fold: int = 1
+    understanding: str = "features"
+    edit_source: str = "latents"
+    cfg_dropout: float = 0.1
+    image_dropout: float = 0.0
+    noisy_copies: int = 1
+    prompt_open: str = "<|im_start|>"
+    prompt_close: str = "<|im_end|>"
+    response_close: str = "<|endoftext|>"
+
+    def __post_init__(self) -> None:
+        for name, table in (("understanding", UNDERSTANDING), ("edit_source", EDIT_SOURCE)):
+            if getattr(self, name) not in table:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
+                )
+        if self.pool > 1 and self.understanding == "channel_concat":
+            raise ValueError(
+                "channel_concat needs one latent a patch; set pool to 1, or another understanding"
+            )
+        if not 0.0 <= self.cfg_dropout <= 1.0:
+            raise ValueError(f"cfg_dropout must be in [0, 1], not {self.cfg_dropout}")
+        if not 0.0 <= self.image_dropout <= 1.0 - self.cfg_dropout:
+            raise ValueError(
+                f"image_dropout is {self.image_dropout}; it must be between 0 and 1 - cfg_dropout"
+            )
+        if self.noisy_copies < 1:
+            raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
+        self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree
+
+    @property
+    def unit(self) -> int:
+        """Patches on a side of a slot; the patch grid's sides are multiples of it."""
+        return self.pool * self.fold
+
+    @property
+    def max_patches(self) -> int:
+        """N of the batch: the most patches that a picture can have."""
+        return self.images.max_patches(self.patch, self.unit)
+
+    def token_grid(self, rows: int, cols: int, role: Role) -> tuple[int, int]:
+        """(rows, columns) of slots that an image of rows x cols patches takes under a role."""
+        pooled = role != Role.UNDERSTAND or self.understanding == "latents"
+        side = self.unit if pooled else self.fold
+        return rows // side, cols // side
