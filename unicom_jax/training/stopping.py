@@ -21,7 +21,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
     """Within it SIGTERM, SIGHUP (a terminal that has closed) and the first SIGINT are remembered
-    instead of ending the process. Signals that are ignored, as SIGHUP under nohup, stay so.
+    instead of ending the process. SIGHUP stays ignored where it is, as under nohup.
 
     What it yields says whether one came. A second SIGINT interrupts at once.
     """
@@ -39,7 +39,7 @@ def stop_signals() -> Iterator[Callable[[], bool]]:
     before = {
         number: signal.signal(number, hear)
         for number in STOPS
-        if signal.getsignal(number) is not signal.SIG_IGN
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
     }
     try:
         yield lambda: bool(heard)
