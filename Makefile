@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-tpu wheel-test matrix lint format docs bench beam clean
+.PHONY: help quickstart test test-slow test-tpu wheel-test matrix lint format docs bench beam clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ quickstart: $(VENV)/.runtime ## train, sample, evaluate, report and export a sma
 
 test: lint ## check style and run the tests (about twelve minutes on two cores)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not tpu_aot" $(ARGS)
+
+test-slow: $(VENV)/.test ## run the tests that take longer than 20 seconds each
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "slow and not tpu_aot" $(ARGS)
 
 # libtpu is installed beside the environment, not in it: else JAX looks for TPUs in every command.
 test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels for TPUs without having one, with libtpu (a minute)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import base
 from experiments.benchmarks.race import Contestant
 from experiments.benchmarks.standard import (
     CLIP_NORM,
@@ -27,17 +28,17 @@ from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.step import Stage, Trainer
 
 FEATURE_DIM = 64  # of raw features; no image of this batch is looked at, so hardly any work
-OPTIMIZER = {
-    "optimizer": "adamw",
-    "learning_rate": LEARNING_RATE,
-    "schedule": "constant",
-    "warmup_steps": 0,
-    "weight_decay": WEIGHT_DECAY,
-    "clip_norm": CLIP_NORM,
-    "b1": 0.9,
-    "b2": 0.999,
-    "eps": 1e-8,
-}
+OPTIMIZER = base.training(
+    optimizer="adamw",
+    learning_rate=LEARNING_RATE,
+    schedule="constant",
+    warmup_steps=0,
+    weight_decay=WEIGHT_DECAY,
+    clip_norm=CLIP_NORM,
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+)
 
 
 def make_pathway(sizes: Standard, unroll: int = 1) -> UnifiedModel:

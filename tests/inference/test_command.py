@@ -124,7 +124,7 @@ def test_a_long_prompt_is_remarked_on_and_an_absurd_one_refused():
     check_length([Text("word")], generator, console)
     assert shown.getvalue() == ""
     check_length([Text("word " * 30)], generator, console)
-    assert "the model learned from rows of 20" in shown.getvalue()
+    assert "training rows had 20" in shown.getvalue()
     with pytest.raises(ValueError, match="shorten the text to less than 160 tokens"):
         check_length([Text("word " * 300)], generator, console)
 

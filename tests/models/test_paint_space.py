@@ -102,6 +102,7 @@ def test_canvases_hold_every_grid_with_the_fewest_patches():
     assert canvases(4, 4, 4) == [(1, 4), (2, 2), (4, 1)]
 
 
+@pytest.mark.slow
 def test_pictures_on_their_own_canvases_have_the_values_and_gradients_of_one_for_all(monkeypatch):
     tiny = AutoencoderKL(2, (2, 2), resnets=1, groups=1)
     space = LatentSpace(tiny, 2, 4, 4, ragged=True)  # of 16 patches pictures have up to four

@@ -53,7 +53,7 @@ def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(confi
     assert re.fullmatch(
         r"unicom plan: pretrain needs \d+ GiB of a device's 16 GiB on v5e:2x2; "
         r"--config\.\S+( --config\.\S+)* should fit \(\d+ GiB by an estimate\)\n"
-        r"|.*no mesh, remat or parts of the batch make it fit; take more devices\n",
+        r"|.*no mesh, remat or accumulation makes it fit; use more devices\n",
         captured.err,
     )
     assert "NO" in captured.out

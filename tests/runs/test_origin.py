@@ -135,7 +135,7 @@ def test_how_modules_compute_may_differ(other, tmp_path):
         (sweep("x", "codec"), "config.stages does not train sft"),
         (sweep("x", label="codec"), "stage codec trains the part codec, sft the part unified"),
         (sweep("x"), "no checkpoint under x/pretrain/checkpoints; give WORKDIR:STAGE"),
-        (tiny_config(stages=("sft",), sft__init_from="Qwen"), "belongs into unified.init_from"),
+        (tiny_config(stages=("sft",), sft__init_from="Qwen"), "belongs in unified.init_from"),
     ],
 )
 def test_an_origin_that_cannot_be_is_refused_by_its_key(config, message, tmp_path):

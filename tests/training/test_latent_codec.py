@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tasks import SOURCE, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.families.documents import lively
@@ -101,6 +102,8 @@ def run(tmp_path_factory):
     overrides = {"codec__steps": 1, "data__padded_vocab_size": 512}
     overrides["codec__autoencoder__path"] = str(base / "given")
     keep(workdir, "encoder", lively(build_encoder(tiny_config(data__vocab_size=512))))
+    (workdir / "tokenizer").mkdir()
+    load_or_train_tokenizer(tiny_config(), None).save(workdir / "tokenizer")
     go(workdir, "codec", **overrides)
     keep(workdir, "pretrain", lively(build_unified(files.read_config(workdir))))
     shutil.rmtree(base / "given")
@@ -146,6 +149,7 @@ def test_a_copy_that_cannot_be_read_is_named_with_the_mend(run, tmp_path, damage
 # ---- aspect buckets -----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_untrained_model_takes_pictures_of_several_shapes_in_one_batch(folder, tmp_path):
     config = adopted(
         folder,

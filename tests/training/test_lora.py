@@ -50,6 +50,7 @@ def test_a_stage_with_adapters_trains_them_alone_from_given_weights():
     assert moments == {(3, 2), (2, 4)}
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_base_resumes_its_adapters_and_hands_merged_weights_on(whole, tmp_path):
     workdir = shutil.copytree(whole, tmp_path / "run")
     assert "starts from the weights of pretrain" in go(workdir, "sft", **SETTINGS)

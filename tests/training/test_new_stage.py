@@ -143,6 +143,7 @@ def test_rows_of_the_tables_are_all_that_a_new_stage_takes(whole, tmp_path, brig
     assert program.frozen_specs.keys() == {"eyes"} and program.tokens == 4
 
 
+@pytest.mark.slow
 def test_a_repeated_stage_of_the_unified_model_is_the_one_that_is_used(whole, tmp_path):
     workdir = shutil.copytree(whole, tmp_path / "run")
     settings = config(stages=("encoder", "codec", "pretrain", "pretrain"))
@@ -155,6 +156,7 @@ def test_a_repeated_stage_of_the_unified_model_is_the_one_that_is_used(whole, tm
     assert facts["stage"] == "pretrain-2" and facts["compilations"] == 1
 
 
+@pytest.mark.slow
 def test_a_stage_of_another_run_is_trained_further_where_only_its_weights_are_known(
     whole, tmp_path
 ):
