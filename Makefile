@@ -11,7 +11,7 @@ NEWEST = for p in python3.11 python3.12 python3.13 python3 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done
 PYTHON ?= $(shell $(NEWEST))
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-# The export is compared with the original where torch is there to run it.
+# The export is compared with the original if torch is installed.
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
@@ -31,34 +31,34 @@ quickstart: $(VENV)/.runtime ## train, sample, evaluate, report and export a sma
 test: lint ## check style and run the tests (about twelve minutes on two cores)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not tpu_aot" $(ARGS)
 
-# libtpu stands beside the environment, not in it: JAX would look for TPUs in every other command.
-test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels for TPUs that are not there, with libtpu (a minute)
+# libtpu is installed beside the environment, not in it: else JAX looks for TPUs in every command.
+test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels for TPUs without having one, with libtpu (a minute)
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -q -n 0 -m tpu_aot $(ARGS)
 
-wheel-test: $(VENV)/.runtime ## build the wheel and train, sample and report with it alone, in an empty folder
+wheel-test: $(VENV)/.runtime ## build the wheel, then train, sample and report with it alone in an empty folder
 	BIN=$(BIN) .ci/wheel-test
 
-matrix: ## try Python 3.11 to 3.13 with jax 0.10 to 0.12, each in an environment of its own
+matrix: ## test Python 3.11 to 3.13 with jax 0.10 to 0.12, each in its own environment
 	.ci/matrix
 
 lint: $(VENV)/.test ## check style only
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 
-format: $(VENV)/.test ## mend what the formatter and linter can mend
+format: $(VENV)/.test ## fix what the formatter and linter can fix
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
 docs: $(VENV)/.runtime ## write the pages of docs/ that are generated
 	$(BIN)/python -m unicom_jax.config.explain > docs/keys.md
 
-bench: $(VENV)/.bench ## time our train step beside its peers, in turns
+bench: $(VENV)/.bench ## time our train step and its peers, in turns
 	$(BIN)/python -m experiments.benchmarks $(ARGS)
 
-beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in an environment of its own
+beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in its own environment
 	$(VENV)-beam/bin/python -m pytest -q tests/data/preparation/test_beam.py $(ARGS)
 
-clean: ## remove caches and the virtual environment; runs/ stays
+clean: ## remove caches and the virtual environment, but keep runs/
 	rm -rf $(VENV) $(VENV)-beam .matrix .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
 
@@ -71,7 +71,7 @@ $(VENV)/.runtime: $(VENV)/.python setup.py pyproject.toml constraints.txt
 	$(PIP) --editable .
 	@touch $@
 
-# torch first and alone: nothing that comes later can then ask for another build of it.
+# torch first and alone, so that no later package can require another build of it.
 $(VENV)/.test: $(VENV)/.runtime
 	$(PIP) torch==2.13.0
 	$(PIP) --editable '.[test]'
@@ -85,7 +85,7 @@ $(VENV)/.bench: $(VENV)/.test
 	$(PIP) --editable '.[bench]'
 	@touch $@
 
-# Beam and our other pins do not go together, so constraints-beam.txt replaces some of them.
+# Beam conflicts with some of our pins, so constraints-beam.txt replaces some of them.
 $(VENV)-beam/.ready: setup.py constraints.txt constraints-beam.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found; run make PYTHON=/path/to/it"; exit 1; }
 	$(PYTHON) -m venv $(VENV)-beam

@@ -257,7 +257,7 @@ def document_stream(
 def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[str, Any]:
     """What decides a stage's packed rows, besides the tokenizer and the data at the source's path.
 
-    Two configurations with the same facts have the same rows, bit for bit, where the same data lie
+    Two configurations with the same facts have the same rows, bit for bit, where the same data are
     at both paths. Of a path its last part counts: data may move, but not become others.
     """
     source = source_options(config, TRAIN, with_edits=True)

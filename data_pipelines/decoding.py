@@ -148,7 +148,7 @@ def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
     low, high = float(values.min()), float(values.max())
     if not 0 <= low <= high <= white:  # NaN included
         raise ValueError(
-            f"its levels go from {low:g} to {high:g}, those of {picture.mode} files must lie in "
+            f"its levels go from {low:g} to {high:g}; those of {picture.mode} files must be in "
             f"[0, {white:g}]"
         )
     return PilImage.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))

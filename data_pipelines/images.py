@@ -209,7 +209,7 @@ def patchify(image: np.ndarray, patch: int) -> np.ndarray:
     height, width, channels = image.shape
     if height % patch or width % patch:
         raise ValueError(
-            f"image sides {height} x {width} are no multiples of the patch {patch}; resize first"
+            f"image sides {height} x {width} are not multiples of the patch {patch}; resize first"
         )
     rows, cols = height // patch, width // patch
     grid = image.reshape(rows, patch, cols, patch, channels).transpose(0, 2, 1, 3, 4)

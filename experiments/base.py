@@ -1,4 +1,4 @@
-"""All defaults. Experiments start from here and override.
+"""All defaults. Experiments start from them and override some.
 
     config = base.get_config()
     config.unified.transformer.width = 512
@@ -19,7 +19,7 @@ STAGES = tuple(DECLARED)
 
 
 def training(**changes) -> ConfigDict:
-    """Keys that every stage has: how long, how much at a time, with which optimiser."""
+    """Keys that every stage has: length, batches, optimiser, reports."""
     return stage_defaults("encoder", **changes)
 
 

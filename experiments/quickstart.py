@@ -5,27 +5,28 @@
 Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens a picture,
 one for each place where an object can stand.
 
-A fresh clone took 13 min 44 s with installation, 19 minutes of CPU time, on two cores of an AMD
-EPYC while tests ran beside it (encoder 63 s, codec 121 s, pretrain 497 s): PSNR 32.6 dB, single
+A fresh clone took 13 min 44 s including installation, 19 minutes of CPU time, on two cores of an
+AMD EPYC while tests were running (encoder 63 s, codec 121 s, pretrain 497 s): PSNR 32.6 dB, single
 objects 91% (of 32), Scenes-GenEval 44%, questions 85% (chance 42%), captions 88%, edits 64%.
 README.md has the table with intervals.
 
-What made it draw in this budget, with figures of single runs on the same two cores:
-- Muon. After 250 steps of 64 pictures the encoder finds .87 of the captions and reads pixels with
-  an error of .005; with AdamW at 1e-3 they are .42 and .032.
-- Latents in which shapes lie apart. With `pixel_weight` 50 and three grounds, a circle and a square
-  were at most 1.2 apart in a token of 32 channels where the flow's noise has deviation 1 in each,
-  and 15% of single objects came out right. With 10, two grounds and four unlike shapes, shapes are
-  3.4 to 5.4 apart, and the same steps of text-to-image alone gave 42%.
-- Three noisy copies of each drawn picture, so that one reading of a prompt serves three. Single
+What made drawing possible in this budget, with figures of single runs on the same two cores:
+- Muon. After 250 steps of 64 pictures the encoder retrieves .87 of the captions and predicts pixels
+  with an error of .005; with AdamW at 1e-3 these are .42 and .032.
+- Latents that separate shapes. With `pixel_weight` 50 and three backgrounds, a circle and a
+  square were at most 1.2 apart in a token of 32 channels, where the flow's noise has standard
+  deviation 1 in each, and 15% of single objects were drawn correctly. With 10, two backgrounds and
+  four dissimilar shapes, shapes are 3.4 to 5.4 apart, and the same steps of text-to-image alone
+  gave 42%.
+- Three noisy copies of each drawn picture, so that one pass over a prompt serves three. Single
   objects rose from 28% to 91% (of 128) in eight and a half minutes of pretraining instead of eight;
-  changed with it were 70% text-to-image (50%), three scenes in four with one object (six in ten),
-  and four rows a step (two).
+  at the same time text-to-image went from 50% to 70%, scenes with one object from six in ten to
+  three in four, and rows per step from two to four.
 
-Fresh token embeddings have deviation 0.3: with 0.02, words drown beside image vectors of size 1. A
-small transformer that reads 1 to 4 synthetic objects and is asked about one of them answers all
-after 1000 steps with 0.3, and guesses with 0.02. Here edits rose from 52 to 64%, the rest stayed
-within its interval.
+New token embeddings have standard deviation 0.3: at 0.02, words are negligible beside image vectors
+of size 1. A small transformer that reads 1 to 4 synthetic objects and is asked about one of them
+answers every question after 1000 steps with 0.3, and guesses with 0.02. Here edits rose from 52 to
+64%; the other scores stayed within their intervals.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def get_config() -> ConfigDict:
             "schedule": "cosine",
             "clip_norm": 10.0,
             "captions": "last",
-            # Enough to paint from; more of it crowds out what tells shapes apart, see above.
+            # Enough to paint from; with more, shapes are harder to tell apart, see above.
             "pixel_weight": 10.0,
         }
     )

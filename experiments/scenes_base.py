@@ -4,14 +4,14 @@
     unicom evaluate --workdir=runs/scenes_base
     unicom report   --workdir=runs/scenes_base
 
-Beyond the quickstart: three and four objects, three letters, six colours, three grounds, and ten
-tasks, thinking before drawing and conversations with drawings among them. Small objects, free
-places and the shapes that are hardest to tell apart stay for `scenes_large`.
+Beyond the quickstart: three and four objects, three letters, six colours, three backgrounds, and
+ten tasks, including thinking before drawing and conversations with drawings. Small objects, free
+places and the shapes that are hardest to distinguish are left to `scenes_large`.
 
-On two cores of an AMD EPYC that other jobs shared, the last three stages 34 minutes and 32 of CPU
-time (pretrain 10, continue 13, sft 10) behind an encoder and a codec that had been trained before
-with the same settings and seeds (8 minutes of CPU time); a minute for the evaluation. Goals:
-overall 60%, questions 85%, edits 50%.
+On two cores of an AMD EPYC that other jobs shared, the last three stages took 34 minutes (32 of CPU
+time: pretrain 10, continue 13, sft 10). The encoder and the codec came from an earlier run with the
+same settings and seeds (8 minutes of CPU time); the evaluation took a minute. Goals: overall 60%,
+questions 85%, edits 50%.
 
     score                          value   95% interval   untrained  chance     n
     reconstruction, PSNR         33.4 dB   33.1 - 33.8      9.1        8.0    256
@@ -31,26 +31,27 @@ overall 60%, questions 85%, edits 50%.
       add / move / recolour       100 / 92 / 88%            0%         0%      25, 25, 26
       remove / replace             96 / 65%                 0%         0%      26 each
 
-What the scores hang on:
-- Questions that stand apart (task `questions`): all of a picture's questions in one document, each
-  as if it were the only one. In a conversation the answers before a question stand between it and
-  the picture. With conversations, raw features and few captions the questions reached 76%; which
+What the scores depend on:
+- Separate questions (task `questions`): all of a picture's questions in one document, each as if it
+  were the only one. In a conversation, the answers before a question are between it and the
+  picture. With conversations, raw features and few captions the questions reached 76%; which
   object is meant was only half learned.
-- Captions, a tenth of the documents: in probes they did at least as much as questions apart. What
-  is looked at, latents here, mattered less.
+- Captions, a tenth of the documents: in small trials they helped at least as much as separate
+  questions. What the model reads of a picture (latents here) mattered less.
 - The balance of words and pictures. With .18 of each, captions and questions, .4 of questions at
-  the end, text weighing twice as much and embeddings of 1, 97% of the questions were right, but 47%
+  the end, twice the text weight and embeddings of 1, 97% of the questions were right, but only 47%
   of the drawings and 45% of the edits.
-- Noise on latents while the codec trains (`codec.latent_noise`). Without it, noise of .2 of a
-  channel's deviation left 44% of 192 reconstructions right in the judge's eyes and of .3 left 6%: a
-  drawing had to be nearly exact. With it noise of .6 leaves 97% right and the reconstructions lose
-  1.7 dB.
+- Noise on latents while the codec trains (`codec.latent_noise`). Without it, the judge accepted 44%
+  of 192 reconstructions from latents with noise of .2 of a channel's standard deviation, and 6%
+  with .3: a drawing had to be nearly exact. With it, 97% are accepted with noise of .6, and
+  reconstructions lose 1.7 dB.
 - Clean latents predicted (`unified.prediction`), more time near noise, normalised queries and
-  keys, three sub-stages.
-- Fresh token embeddings of deviation 0.3 (`embedding_std`, from the quickstart) rather than 0.02.
+  keys, three stages.
+- New token embeddings of standard deviation 0.3 (`embedding_std`, from the quickstart) rather than
+  0.02.
 
-Settings were chosen by looking at scores on held-out scenes, other ones than those of the table;
-its own were seen for the settings before (76%) and for those with 97% of the questions too.
+Settings were chosen by scores on held-out scenes other than those of the table. The table's scenes
+were also looked at for the earlier settings (76%) and for those with 97% of the questions.
 """
 
 from __future__ import annotations

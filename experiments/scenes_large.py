@@ -7,8 +7,9 @@ Result: never run; the tests build it as abstract trees and check that its docum
 
 A picture has at most 64 patches of 16 pixels, under aspect buckets around 128² whose sizes are
 those that the scenes are drawn in, so that nothing is cropped. The encoder resizes its positions to
-each grid (NaFlex). `time_shift` and `time_floor` are quickstart's; the rest is older than
-what quickstart learned (AdamW, `pixel_weight` 100, one noisy copy) and was not tried with it.
+each grid (NaFlex). `time_shift` and `time_floor` are quickstart's; the rest
+predates the findings of the quickstart (AdamW, `pixel_weight` 100, one noisy copy) and was not
+tried with them.
 
 The unified model has 78 million weights and reads 32,768 slots a step, 1.9e13 FLOPs with attention;
 at an assumed third of the card's bf16 peak that is 0.06 s a step and half an hour for both unified

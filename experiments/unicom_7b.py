@@ -2,10 +2,10 @@
 
     unicom train --config=experiments/unicom_7b.py --workdir=runs/unicom_7b
 
-Never run; the tests build it as abstract trees and check sizes, counts and the recipe, and
-`unicom plan` says what it takes (docs/plan.md). Hardware: a multiple of 32 accelerators; weights
-are sharded over 32, further ones have copies. In fp32 the unified model alone has 122 GB of
-weights, gradients and moments, the codec 192 GB. What has to lie there before:
+Never run; the tests build it as abstract trees and check sizes, counts and the recipe, and `unicom
+plan` says what it takes (docs/plan.md). Hardware: a multiple of 32 accelerators; weights are
+sharded over 32, and further accelerators hold copies. In fp32 the unified model alone has 122 GB of
+weights, gradients and moments, the codec 192 GB. What has to be there before:
 
 - `runs/unicom_7b/encoder`: the frozen encoder. The stage `encoder` is not among `stages`; the paper
   never trains it. It, the language model that `align` starts from and the transformer that the
@@ -19,14 +19,14 @@ weights, gradients and moments, the codec 192 GB. What has to lie there before:
 - `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads its sizes
   when it starts; before that nothing that paints can be built.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-7B-Instruct. `<think>` and
-  `</think>` are added to it; the 152,064 rows of the table have room for them.
+  `</think>` are added to it; the table has 152,064 rows, enough for both.
 
 From the paper: all sizes, the two-layer projector, understanding from raw
 features, editing from the clean latents, t ~ U[0, 1], and per stage learning rate, schedule,
 warm-up, steps, weight decay, loss weights and the four shares of the mixture; AdamW (.9, .95),
 eps 1e-6, clipping at 1; for the codec 33 aspect buckets, batch 256 and 50,000 steps.
 
-Not printed there, chosen here: batch size and row length of the unified stages, how the shares
+Not given there and chosen here: batch size and row length of the unified stages, how the shares
 split into our tasks (`IMAGE_TO_TEXT`, `IMAGE_TEXT_IMAGE`; shares count documents), the codec's
 optimiser and loss weights, no averaging of weights (`--config.pretrain.ema_decay=0.9999`), how
 features enter FLUX (as in UniWorld-V1: two layers in place of T5) and a guidance of 1.
@@ -43,21 +43,21 @@ the step, 2048 x 512 to 512 x 2048 around 1024².
 Without FLUX: `--config.codec.decoder.kind=dit --config.codec.autoencoder.path=""` paints pixels
 with a DiT of 2.0e9 weights.
 
-How the step is laid out, with what `unicom plan` says of it:
+How the step is laid out, with the results of `unicom plan`:
 - fsdp=32, no tensor axis: on 128 chips of v5p a device receives 39 GiB a step, .11 s over its links
-  beside 1.86 s of products. 3584 channels over 64 devices would be 56 rows, no multiple of the 16
-  of a bf16 tile; a TPU then all-reduces gradients, twice the bytes.
-- Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more
-  than half of what rows of 8192 take for the same tokens. A row has room for four pictures of 972
-  to 1024 tokens; the frozen encoder computes four a row, there or not.
+  against 1.86 s of products. 3584 channels over 64 devices would be 56 rows, not a multiple of the
+  16 of a bf16 tile; a TPU then all-reduces gradients, which moves twice the bytes.
+- Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more than
+  half of what rows of 8192 need for the same tokens. A row holds up to four pictures of 972 to 1024
+  tokens; the frozen encoder computes four a row, present or not.
 - remat "dots" keeps the products with weights and what attention gives: 1.04 times the operations
   that the loss needs by visible pairs on v5p, 31 GiB.
-- attention "fused" keeps scores on the chip: main memory takes .18 s of a step on v5p, where the
-  "chunked" one takes .98 s; on H100 .31 s, not 3.57 s. Its kernels were compiled for both and have
-  run on neither: compare the first steps with `chunked`.
+- attention "fused" keeps scores on the chip: main memory takes .18 s of a step on v5p, against .98
+  s with "chunked"; on H100 .31 s, against 3.57 s. Its kernels were compiled for both and have run
+  on neither: compare the first steps with `chunked`.
 
-Buckets or NaFlex: one policy serves all stages, so that what is understood can be edited and drawn
-again on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side
+Buckets or NaFlex: one policy serves all stages, so that a picture can be understood, edited and
+drawn on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side
 (half the step between two ratios) of pictures up to 1 : 4, more of longer ones. NaFlex
 (`--config.data.policy=naflex`) crops nothing, which documents and charts want; the encoder runs in
 NaFlex mode either way.

@@ -1,4 +1,4 @@
-"""The smallest configuration that goes through every room: 32 px pictures of four tokens."""
+"""The smallest configuration that uses every part: 32 px pictures of four tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unified multimodal models in JAX: train them, use them, take them to PyTorch.
+"""Unified multimodal models in JAX: train them, use them, export them to PyTorch.
 
     from unicom_jax import Generator
 
@@ -6,8 +6,8 @@
     circle = model.draw("a red circle")[0].image
     print(model.answer(circle, "What colour is the circle?"))
 
-The names of `__all__` are the public ones; everything else may move. Each is imported when it is
-first asked for, so that `import unicom_jax` costs nothing.
+The names in `__all__` are public; everything else may change. Each is imported on first access, so
+`import unicom_jax` costs nothing.
 """
 
 from __future__ import annotations

@@ -58,12 +58,12 @@ a first run, start to end:
 
 unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
 on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM,
-SIGHUP or Ctrl-C: the same command resumes), 76 another process is gone (start all of them again),
+SIGHUP or Ctrl-C; run the same command to resume), 76 another process is gone (start all again),
 130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
 
 SHOW_EXAMPLES = """\
-The picture shows a packed row as the model gets it: every token, what it learns to predict, who
-sees whom, and the rotary positions.
+The picture shows a packed row as the model gets it: every token, its training target, which slots
+each slot sees, and the rotary positions.
 
 examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
@@ -116,14 +116,14 @@ def _own_the_process(command: str) -> None:
 
 def _report_unraisable(unraisable: Any) -> None:
     """Python's own report, save for reads that come back after Orbax gave up on a damaged
-    checkpoint and closed its event loop: the error itself is told in one line."""
+    checkpoint and closed its event loop: the error itself is reported in one line."""
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether the message names a file or key and the mend, so that no traceback is needed.
+    """Whether the message names a file or key and the fix, so that no traceback is needed.
 
     That holds for our own error types, for what the system says about files, and for a ValueError
     that our own code raises. JAX raises ValueErrors too; it cuts its frames from their tracebacks
@@ -242,11 +242,13 @@ def _add_data(commands) -> None:
     )
     show.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
     show.add_argument(
-        "--stage", metavar="NAME", help="whose rows; default: the first that trains on such rows"
+        "--stage",
+        metavar="NAME",
+        help="the stage whose rows to draw; default: the first that has any",
     )
-    show.add_argument("--step", type=number(int, 0), default=0, help="of which training step")
+    show.add_argument("--step", type=number(int, 0), default=0, help="the training step; default 0")
     show.add_argument(
-        "--row", type=number(int, 0), help="of the batch; default: the most varied one"
+        "--row", type=number(int, 0), help="the row of the batch; default: the most varied one"
     )
     show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
     prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)

@@ -77,7 +77,7 @@ class Loader(Generic[Batch]):
     Attributes:
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
-        `set_state`: documents, slots (used) of how many (room), left_over, unreadable, broken,
+        `set_state`: documents, slots (used), room (slots in all), left_over, unreadable, broken,
         overlong; and restarts (of worker processes).
 
     A worker process that dies is started again with all others, at the step whose batch is next.
@@ -116,7 +116,7 @@ class Loader(Generic[Batch]):
                 self._bury(int(death[1]), deaths)
 
     def _bury(self, exit_code: int, deaths: int) -> None:
-        """Ends all workers after one of them died, so that the next batch starts them anew."""
+        """Ends all workers after one of them died, so that the next batch starts them again."""
         count = self._config.workers
         worker = (self.next_index - self._opened_at) % count  # they take turns
         how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
@@ -151,7 +151,7 @@ class Loader(Generic[Batch]):
         self.counts: Counter = Counter()
 
     def close(self) -> None:
-        """Ends the threads or workers. A later `next` starts them anew where this one stopped."""
+        """Ends the threads or workers. A later `next` starts them again where this one stopped."""
         if self._iterator is not None:
             self._closing()
             self._iterator = None
@@ -237,7 +237,7 @@ def make_loader(
     window = stream.packing.window_rows
     if config.rows % window:
         raise ValueError(
-            f"a batch of {config.rows} rows is no multiple of packing.window_rows {window}; "
+            f"a batch of {config.rows} rows is not a multiple of packing.window_rows {window}; "
             "set window_rows to a divisor"
         )
     return Loader(PackedBatches(stream, config, window_documents), config, start)

@@ -110,7 +110,7 @@ class PackedRows:
     When all rows were used once, they come again in another order, a new one each time.
 
     Attributes:
-      rows: a `Row` each; those that cannot be read are passed over, as in `read_or_next`.
+      rows: a `Row` each; those that cannot be read are skipped, as in `read_or_next`.
       documents: documents in a row, on average: so many are unreadable with it.
     """
 
@@ -176,7 +176,7 @@ def read_manifest(directory: Path, stage: str) -> dict[str, Any]:
     """The manifest of a stage's rows.
 
     Raises:
-      SourceError: there is none, or the preparation did not come to its end.
+      SourceError: there is none, or the preparation is not complete.
     """
     path = directory / stage / MANIFEST
     again = "run `unicom data prepare packed` with"

@@ -44,8 +44,8 @@ def run(
     """Calls `work` on every item, on the workers of a runner, and waits for all of them.
 
     Args:
-      work: must pickle, and tell what went wrong by other means than exceptions: runners try a
-        failing item again.
+      work: must pickle, and report failures by other means than exceptions: runners retry a
+        failing item.
       log: a file for what the local runner says; others say it on stderr.
       runner: a name that Beam knows.
       workers: processes of the local runner; others have flags of their own for it.
@@ -84,8 +84,8 @@ def _options() -> Any:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise SourceError(
-            "preparing packed rows needs Apache Beam: pip install 'unicom_jax[prepare]', in an "
-            "environment of its own if pip says that it does not go together with another package"
+            "preparing packed rows needs Apache Beam: pip install 'unicom_jax[prepare]', in a "
+            "separate environment if pip reports a conflict with another package"
         ) from None
     finally:
         logging.disable(logging.NOTSET)

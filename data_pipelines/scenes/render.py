@@ -48,7 +48,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # A pentagram's five lines lie at cos 72 degrees of its radius. The star is where a point is
+    # A pentagram's five lines are at cos 72 degrees of its radius. The star is where a point is
     # beyond at most one of them, so the signed distance is the second largest of the five.
     values = [x * nx + (y - 0.05) * ny for nx, ny in _STAR_NORMALS]
     largest, second = np.maximum(values[0], values[1]), np.minimum(values[0], values[1])

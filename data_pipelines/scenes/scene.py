@@ -143,7 +143,7 @@ class SceneConfig:
                 f"give 1 to {MAX_OBJECTS} weights"
             )
         if not 0 <= self.alike_share + self.distinct_share <= 1:
-            raise ValueError("SceneConfig: alike_share + distinct_share must lie in [0, 1]")
+            raise ValueError("SceneConfig: alike_share + distinct_share must be in [0, 1]")
         if not 0 <= self.jitter <= MAX_JITTER:
             raise ValueError(f"SceneConfig.jitter: {self.jitter}; give 0 to {MAX_JITTER}")
 
@@ -213,7 +213,7 @@ def _place(
     jitter: float,
     rng: random.Random,
 ) -> tuple[SceneObject, ...]:
-    """Random places without overlap; after vain attempts the corners, which have room for four."""
+    """Random places without overlap; after failed attempts the corners, where four fit."""
     for attempt in range(9):
         names = rng.sample(CORNERS if attempt == 8 else tuple(PLACES), len(looks))
         placed: list[SceneObject] = []
@@ -226,4 +226,4 @@ def _place(
             placed.append(item)
         if len(placed) == len(looks):
             return tuple(placed)
-    raise AssertionError("four corners have room for four objects of any size")
+    raise AssertionError("four objects of any size fit in the four corners")

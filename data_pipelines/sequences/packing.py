@@ -54,7 +54,7 @@ class PackingConfig:
 
     @property
     def room(self) -> Size:
-        """What an empty row has room for."""
+        """What an empty row can hold."""
         return self.slots, self.images, self.draws or self.images
 
 
@@ -65,7 +65,7 @@ def check_fits(document: Document, config: PackingConfig) -> None:
     for name, size, limit, key in zip(what, document.size, config.room, keys, strict=True):
         if size > limit:
             raise OverlongDocument(
-                f"example {document.key!r} takes {size} {name}, but a row has room for {limit}; "
+                f"example {document.key!r} takes {size} {name}, but a row holds at most {limit}; "
                 f"raise {key}, shorten the example, or set overlong='skip'"
             )
 

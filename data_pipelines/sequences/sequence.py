@@ -9,7 +9,7 @@ A drawn image that ends its document is only written as NOISY slots. One with so
 written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
 place, so that nothing sees it (`MaskIntervals` draws the mask). Either may have several NOISY
 copies, each with its own noise and time: one reading of the prompt then serves several of them.
-Likewise one picture serves several questions that stand apart (`Text.apart`): each goes on from it.
+Likewise one picture serves several separate questions (`Text.apart`): each continues from it.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ class SequenceConfig:
                 "channel_concat needs one latent a patch; set pool to 1, or another understanding"
             )
         if not 0.0 <= self.cfg_dropout <= 1.0:
-            raise ValueError(f"cfg_dropout must lie in [0, 1], not {self.cfg_dropout}")
+            raise ValueError(f"cfg_dropout must be in [0, 1], not {self.cfg_dropout}")
         if not 0.0 <= self.image_dropout <= 1.0 - self.cfg_dropout:
             raise ValueError(
-                f"image_dropout is {self.image_dropout}; it must lie between 0 and 1 - cfg_dropout"
+                f"image_dropout is {self.image_dropout}; it must be between 0 and 1 - cfg_dropout"
             )
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
@@ -182,7 +182,7 @@ def drawing_slots(
       position: rotary index of its place: `next_position` of a prefix that ends with
         `<|vision_start|>`.
       rows, cols: its token grid.
-      slot: its first slot; `context` unless a padded prefix or a later text lies between.
+      slot: its first slot; `context` unless a padded prefix or a later text is between.
     """
     count = rows * cols
     slot = context if slot is None else slot
@@ -227,7 +227,7 @@ def build_prefix(
     Args:
       segments: the conversation so far. Drawn images in it are written CLEAN. When it ends with a
         prompt the turn is closed and the response starts behind the prefix; when it ends in a
-        response, that response goes on.
+        response, that response is continued.
       opening: what the response is made to start with: `VISION_START` to draw at once, "<think>" to
         think first.
     """
@@ -264,7 +264,7 @@ class _Writer:
         self.draws: list[int] = []  # the image of each
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
-        self.stem: tuple[int, int] | None = None  # slot and position that turns apart go on from
+        self.stem: tuple[int, int] | None = None  # slot and position before separate turns
         self.turn = 0  # first slot of the one that is being written
 
     def write(self, segments: Sequence[Segment]) -> None:

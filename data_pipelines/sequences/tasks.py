@@ -117,7 +117,7 @@ def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list
 
 
 def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """Captioning. The prompt tells the shortest caption from the others."""
+    """Captioning. The prompt says whether the shortest caption is wanted or another."""
     (example,) = examples
     _require(example, example.captions, "captions")
     index = int(rng.integers(len(example.captions)))

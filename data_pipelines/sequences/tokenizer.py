@@ -176,7 +176,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
         the corpus is a token, training stops earlier.
 
     Raises:
-      TokenizerError: `vocab_size` leaves no room for the bytes.
+      TokenizerError: `vocab_size` is too small for the bytes.
     """
     smallest = BYTE_ALPHABET + len(SPECIAL_TOKENS)
     if vocab_size < smallest:
@@ -204,7 +204,7 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
       path: a directory with tokenizer.json, or with the older files that transformers converts
         (vocab.json, ...).
       add_missing: append the special tokens that are missing, e.g. "<think>" for Qwen2.5, whose
-        152064 embedding rows leave room for them.
+        152064 embedding rows are more than its tokens.
 
     Raises:
       TokenizerError: nothing readable at `path`, or a required token is missing.

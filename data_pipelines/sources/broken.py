@@ -25,7 +25,7 @@ _lock = threading.Lock()
 
 
 def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tuple[Record, int]:
-    """The record at `index`, or the one that takes its place, and how many were passed over.
+    """The record at `index`, or the one that takes its place, and how many were skipped.
 
     The next few records are tried first, then some further on, so that a whole file that is gone
     does not use up the tries. Which one it is depends on what is readable and on the index alone.
@@ -57,7 +57,7 @@ def _tell(source: Sequence, reason: str) -> None:
             return
         named.add(reason)
         more = "; further ones are only counted" if len(named) == NAMED else ""
-    LOG.warning("passed over: %s%s", reason, more)
+    LOG.warning("skipped: %s%s", reason, more)
 
 
 class SkipBroken:

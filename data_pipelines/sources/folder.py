@@ -71,7 +71,7 @@ class FolderSource:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"{where}: no JSON ({error}): write one object a line") from None
+            raise RecordError(f"{where}: not JSON ({error}): write one object a line") from None
         if not isinstance(row, dict):
             raise RecordError(f"{where}: not a JSON object: write {{...}} with file_name and text")
         return self._example(row, where)
@@ -125,7 +125,9 @@ class FolderSource:
 
     def _image(self, name: Any, where: str) -> np.ndarray | bytes:
         if not isinstance(name, str) or not name:
-            raise RecordError(f"{where}: {name!r} is no file name: give one relative to the folder")
+            raise RecordError(
+                f"{where}: {name!r} is not a file name: give one relative to the folder"
+            )
         try:
             return patiently(lambda: self._read(self.path / name), where)
         except SourceError:

@@ -39,8 +39,8 @@ NOTICE_TEXT = """\
 The pictures are drawings of OpenMoji (https://openmoji.org), version {version}, the open-source
 emoji and icon project, licensed CC BY-SA 4.0 (https://creativecommons.org/licenses/by-sa/4.0/);
 the full text is in LICENSE.txt. Changes: rasterised at {size} x {size} pixels on {background}.
-Captions, questions and edit instructions are derived from its annotations and stand under the same
-licence. Whoever passes these files on has to keep both files with them.
+Captions, questions and edit instructions are derived from its annotations and are under the same
+licence. If you redistribute these files, keep both files with them.
 """
 
 
@@ -118,7 +118,7 @@ def _already_prepared(output: pathlib.Path, settings: Settings) -> Prepared:
         info = json.loads((output / INFO).read_text(encoding="utf-8"))
         found = Prepared(**info | {"settings": Settings(**info["settings"])})
     except (OSError, ValueError, TypeError, KeyError):
-        raise SourceError(f"{output}: holds something else: give a new directory") from None
+        raise SourceError(f"{output}: holds other files: give a new directory") from None
     if found.settings != settings:
         raise SourceError(
             f"{output}: holds OpenMoji with other settings ({found.settings}): "
@@ -137,8 +137,8 @@ def _unpack(package: str | os.PathLike | None, scratch: pathlib.Path) -> pathlib
             tar.extractall(scratch, filter="data")
     except (OSError, tarfile.TarError) as error:
         raise SourceError(
-            f"{archive}: no readable npm package ({one_line(error)}): give the directory or .tgz "
-            f"of {PACKAGE}"
+            f"{archive}: not a readable npm package ({one_line(error)}): give the directory or "
+            f".tgz of {PACKAGE}"
         ) from error
     return scratch / "package"  # the one top-level directory of every npm archive
 

@@ -51,7 +51,7 @@ def split_source(source: Sequence[Example], split: str, share: float) -> Sequenc
         raise SourceError(f"split {split!r} is unknown: choose {TRAIN} or {EVALUATION}")
     if not 0 <= share < 1:
         raise SourceError(
-            f"data.source.held_out={share} is no share in [0, 1): set it to 0.05, or to 0 to "
+            f"data.source.held_out={share} is not a share in [0, 1): set it to 0.05, or to 0 to "
             "evaluate on the training records"
         )
     if share == 0:

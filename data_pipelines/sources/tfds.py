@@ -33,7 +33,7 @@ class TfdsSource:
     Args:
       name: a prepared directory (".../coco_captions/2014/1.1.0") or a registered name.
       split: split name, slices included ("train[:90%]").
-      data_dir: where prepared data sets lie, for a registered name; None: TFDS's own default.
+      data_dir: where prepared data sets are, for a registered name; None: TFDS's own default.
       image: path of the picture among the features.
       captions: path of the text or texts, or of a class label, whose names are captions then; None:
         the first of CAPTION_FEATURES that exists.

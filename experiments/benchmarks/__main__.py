@@ -1,8 +1,8 @@
-"""`make bench`: our train step beside its peers, in turns, as one table.
+"""`make bench`: our train step and its peers, timed in turns, as one table.
 
     python -m experiments.benchmarks [--rounds 15] [--only "bare,Qwen3"]
 
-Only ratios of one run compare. Hardware: two CPU cores; a run takes about three minutes.
+Only ratios within one run are comparable. Hardware: two CPU cores; a run takes about three minutes.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def main() -> None:
         contestants[1:] = [
             c for c in contestants[1:] if not wanted or any(part in c.name for part in wanted)
         ]
-        seconds = race(contestants, options.rounds, told=status.update)
+        seconds = race(contestants, options.rounds, report=status.update)
         status.update("input pipeline")
         delivered = pipeline.deliveries(sizes, samples=options.rounds)
     console.print(step_table(contestants, seconds))

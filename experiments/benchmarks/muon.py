@@ -1,4 +1,4 @@
-"""Our Muon beside optax's: what they send between devices, hold there, and how long they take.
+"""Our Muon and optax's: communication between devices, memory, and time.
 
     python -m experiments.benchmarks.muon [--size=qwen2.5-7b] [--mesh=fsdp=4,tensor=2] [--rounds=12]
 

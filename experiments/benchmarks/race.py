@@ -44,16 +44,16 @@ def race(
     contestants: Sequence[Contestant],
     rounds: int,
     warmup: int = 2,
-    told: Callable[[str], None] = lambda text: None,
+    report: Callable[[str], None] = lambda text: None,
 ) -> np.ndarray:
     """Seconds a step, (rounds, contestants). Each round starts with another contestant."""
     for contestant in contestants:
-        told(f"warming up: {contestant.name}")
+        report(f"warming up: {contestant.name}")
         for _ in range(warmup):
             contestant.step()
     seconds = np.zeros((rounds, len(contestants)))
     for turn in range(rounds):
-        told(f"round {turn + 1} of {rounds}")
+        report(f"round {turn + 1} of {rounds}")
         for offset in range(len(contestants)):
             place = (turn + offset) % len(contestants)
             start = time.perf_counter()

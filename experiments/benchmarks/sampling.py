@@ -121,7 +121,7 @@ def main() -> None:
             contestants = [
                 Contestant(worker.name, partial(worker.turn, what), 0) for worker in workers
             ]
-            seconds = race(contestants, options.rounds, warmup=1, told=status.update)
+            seconds = race(contestants, options.rounds, warmup=1, report=status.update)
             console.print(table_of(what, workers, seconds, options.pictures))
             if len({worker.tokens for worker in workers}) > 1:
                 console.print("the contestants wrote different numbers of tokens")

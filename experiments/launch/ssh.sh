@@ -6,12 +6,12 @@
 #
 # Start it in the checkout, which all hosts see under the same path, as they see the workdir.
 # UNICOM=.venv/bin/unicom names the command where it is not on the hosts' PATH, PORT another port.
-# Ctrl-C or SIGTERM stops all processes after the same step, saved; the same command goes on.
+# Ctrl-C or SIGTERM saves and stops all processes after the same step; run this again to resume.
 set -u
 read -ra hosts <<<"$1"
 shift
 port=${PORT:-8476} pids=()
-pidfile=/tmp/unicom-$port.pid # on the first host; what one process is told holds for all
+pidfile=/tmp/unicom-$port.pid # on the first host; a signal to one process stops all
 
 trap 'ssh "${hosts[0]}" "kill -TERM \$(cat $pidfile)"' INT TERM
 

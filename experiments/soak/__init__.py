@@ -1,1 +1,1 @@
-"""A run that is killed, starved and poisoned, against a calm one: `python -m experiments.soak`."""
+"""Faults in a run, compared with an undisturbed one: `python -m experiments.soak`."""

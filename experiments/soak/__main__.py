@@ -1,11 +1,11 @@
 """A run that is killed again and again, on a disk that fills up, with damaged checkpoints and bad
-data, must end as a calm run on the same data does, to the last bit.
+data, must end like an undisturbed run on the same data, to the last bit.
 
     python -m experiments.soak [--kills 50] [--seed 0] [--folder DIR]
 
-Prints what was survived and what was lost, and ends with status 1 if anything was. The disk is a
+Prints the faults and what was lost, and ends with status 1 if anything was lost. The disk is a
 small tmpfs where this user may mount one (root may); else nothing fills up, and the table says so.
-Hardware: two CPU cores. What it gave is in docs/survival.md.
+Hardware: two CPU cores. The result is in docs/survival.md.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ from experiments.soak.life import End, Plan, fork, live, wait
 DISK_MB = 64
 KILL, STOP = "killed (SIGKILL)", "asked to stop (SIGTERM)"
 REFUSED = "saves that a full disk refused"
-ENDED_FULL = "lives that a full disk ended"
-STARTED_FULL = "lives begun on a full disk"
+ENDED_FULL = "processes that a full disk ended"
+STARTED_FULL = "processes started on a full disk"
 
 
 class Soak:
@@ -52,7 +52,7 @@ class Soak:
     Attributes:
       counts: fault -> how often it came.
       lost: one line for each thing that was lost, or went otherwise than it should.
-      different: from the calm run at the end; None: not compared.
+      different: from the undisturbed run at the end; None: not compared.
     """
 
     def __init__(self, folder: Path, disk: Path, rng: np.random.Generator, has_disk: bool) -> None:
@@ -63,7 +63,7 @@ class Soak:
         self.workdir, self.ballast = disk / "soaked", disk / "ballast"
         self.damaged: dict[int, int] = {}
 
-    def run(self, flags: list[str], poison: Poison, kills: int, tell) -> None:
+    def run(self, flags: list[str], poison: Poison, kills: int, show) -> None:
         status, number = -1, 0
         while status != 0 and not (len(self.lost) > 5):
             number += 1
@@ -76,7 +76,7 @@ class Soak:
             self.account(number, plan, end, expected)
             if status != 0:
                 self.damage()
-            tell(f"life {number}: {self.counts[KILL] + self.counts[STOP]} of {kills}")
+            show(f"life {number}: {self.counts[KILL] + self.counts[STOP]} of {kills}")
         if (done := self.counts[KILL] + self.counts[STOP]) < kills:
             self.lost.append(f"the run ended after {done} of {kills} kills, so less was tried")
 
@@ -105,19 +105,19 @@ class Soak:
             item = check.ITEMS[self.rng.integers(len(check.ITEMS))]
             check.truncate(self.workdir, max(sound), item)
             self.damaged[max(sound)] = check.checkpoints(self.workdir)[max(sound)]
-            self.counts[f"newest checkpoint cut short: {item}"] += 1
+            self.counts[f"newest checkpoint truncated: {item}"] += 1
 
     def account(self, number: int, plan: Plan, end: End, expected: int) -> None:
-        """Counts what happened; what should not have goes on the list."""
+        """Counts what happened; what should not have is added to `lost`."""
 
         def lose(what: str) -> None:
             self.lost.append(f"life {number}: {what}")
 
-        found = re.search(rf"{STAGE}: goes on from the checkpoint of step (\d+)", end.said)
+        found = re.search(rf"{STAGE}: resumes from the checkpoint of step (\d+)", end.said)
         if (begun := int(found[1]) if found else 0) != expected:
             lose(f"began at step {begun}, but {expected} was saved")
         self.counts[REFUSED] += end.said.count("could not be written under")
-        self.counts["went back past bad data"] += end.said.count("; goes back to step")
+        self.counts["rollbacks past bad data"] += end.said.count("; rolls back to step")
         if "Traceback" in end.said:
             lose("a traceback: " + end.said.strip().splitlines()[-1])
         if end.status == -plan.kill[1] == -signal.SIGKILL:
@@ -164,12 +164,12 @@ def soak(folder: Path, kills: int, seed: int, console: Console) -> int:
             one = Soak(folder, disk, rng, has_disk)
             shutil.copytree(calm, one.workdir)
             flags.append(f"--stages={STAGE}")
-            status.update("calm run")
+            status.update("undisturbed run")
             whole = [*flags, f"--workdir={calm}"]
             ends.append(live(whole, folder / "calm.log", poison, Plan(), disk / "none"))
             for end in ends:
                 if end.status:
-                    raise SystemExit(f"the calm run ended with {end.status}:\n{end.said}")
+                    raise SystemExit(f"the undisturbed run ended with {end.status}:\n{end.said}")
             one.run(flags, poison, kills, status.update)
             status.update("comparing")
             report = folder / "differences.txt"
@@ -201,18 +201,18 @@ def table(one: Soak, poison: Poison, steps: int, seconds: float) -> Table:
         made.add_row(name, str(one.counts[name]))
     for item in check.ITEMS:
         made.add_row(
-            f"newest checkpoint cut short: {item}",
-            str(one.counts[f"newest checkpoint cut short: {item}"]),
+            f"newest checkpoint truncated: {item}",
+            str(one.counts[f"newest checkpoint truncated: {item}"]),
         )
     for name in (REFUSED, STARTED_FULL, ENDED_FULL):
         made.add_row(name, str(one.counts[name]) if one.has_disk else "not tried: cannot mount")
     made.add_row("records that are broken", str(len(BROKEN)))
     made.add_row("batches without a finite gradient", str(len(poison.alone) + len(poison.long)))
-    made.add_row("went back past bad data", str(one.counts["went back past bad data"]))
+    made.add_row("rollbacks past bad data", str(one.counts["went back past bad data"]))
     made.add_section()
     same = "no" if one.different or one.different is None else "yes"
-    made.add_row("weights, optimiser, position and metrics as calm", same)
-    made.add_row("anything else lost, or otherwise than it should be", str(len(one.lost)))
+    made.add_row("weights, optimiser, position and metrics as in the undisturbed run", same)
+    made.add_row("anything else lost or wrong", str(len(one.lost)))
     return made
 
 
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
-        "--folder", type=Path, help="must not exist; kept. Default: a temporary one"
+        "--folder", type=Path, help="a new folder, which is kept; default: a temporary one"
     )
     options = parser.parse_args()
     os.environ["COLUMNS"] = "1000"  # of the lives' consoles: a line is a line

@@ -1,4 +1,4 @@
-"""What a run has on disk, what it must go on from, and whether it ended as the calm one did."""
+"""What a run has on disk, what it must resume from, and how it differs from an undisturbed one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ UNEQUAL = (*CLOCK, "failed_saves")
 
 
 def checkpoints(workdir: Path) -> dict[int, int]:
-    """Step -> inode of its folder, which tells one that was written again."""
+    """Step -> inode of its folder, by which one that was written again is known."""
     folder = workdir / STAGE / "checkpoints"
     return {step: (folder / str(step)).stat().st_ino for step in files.stage_steps(workdir, STAGE)}
 

@@ -1,7 +1,7 @@
 """What the soak trains on: records of which some are broken, batches of which some are not finite.
 
-Both belong to the data, so the calm run has them too. The batches are spoilt from outside, where
-the run opens its loader.
+Both belong to the data, so the undisturbed run has them too. The batches are corrupted from
+outside, where the run opens its loader.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def make_poison(rng: np.random.Generator, steps: int) -> Poison:
 
 
 class Poisoned:
-    """A loader whose batches of `poison` are not finite; it tells of each before making it."""
+    """A loader whose batches of `poison` are not finite; it calls `announce` before each."""
 
-    def __init__(self, loader: Loader, poison: Poison, tell: Callable[[], None]) -> None:
-        self._loader, self._poison, self._tell = loader, poison, tell
+    def __init__(self, loader: Loader, poison: Poison, announce: Callable[[], None]) -> None:
+        self._loader, self._poison, self._announce = loader, poison, announce
 
     def __next__(self):
-        self._tell()
+        self._announce()
         number, batch = self._loader.next_index, next(self._loader)
         if number not in self._poison:
             return batch

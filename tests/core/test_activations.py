@@ -1,4 +1,4 @@
-"""Which mesh axes split an activation; that it really lies so is tested on eight devices."""
+"""Which mesh axes split an activation; that arrays are really split so is tested elsewhere."""
 
 from __future__ import annotations
 

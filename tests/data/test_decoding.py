@@ -97,7 +97,7 @@ def test_floats_between_zero_and_one_are_scaled_and_others_are_refused():
         255,
     ]
     for wrong in (levels * 255, levels - 1, levels + np.nan):
-        with pytest.raises(ValueError, match=r"levels go from .*, those of F files must lie in"):
+        with pytest.raises(ValueError, match=r"levels go from .*; those of F files must be in"):
             load_image(encoded(PilImage.fromarray(wrong), "TIFF"))
 
 

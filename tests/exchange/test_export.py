@@ -392,7 +392,7 @@ def test_a_folder_that_is_there_stays_unless_it_may_be_replaced(run, exported, t
     target = shutil.copytree(exported, tmp_path / "out")
     (target / "mine.txt").write_text("kept")
     line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", target)
-    assert "is there already" in line and "--overwrite" in line
+    assert "already exists" in line and "--overwrite" in line
     assert (target / "mine.txt").exists()
     flags = [f"--checkpoint={run}", "--to=pytorch", "--overwrite", str(target)]
     assert main(["export", *flags]) == 0
@@ -403,7 +403,7 @@ def test_a_folder_that_is_there_stays_unless_it_may_be_replaced(run, exported, t
 def test_a_run_or_any_other_folder_is_never_overwritten(run, tmp_path, capsys):
     for target in (run, run.parent):
         line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", "--overwrite", target)
-        assert "is no earlier export, so it stays" in line
+        assert "is not an earlier export, so it is not overwritten" in line
     assert (run / "config.json").exists()
 
 

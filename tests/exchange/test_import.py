@@ -273,7 +273,7 @@ def test_a_folder_that_was_not_exported_here_is_no_model(given, tmp_path, capsys
 
 
 def hollow(folder, layout, module) -> None:
-    """A folder whose weights have a true header and take no room on the disk."""
+    """A folder whose weights have a true header and take no disk space."""
     folder.mkdir()
     (folder / DESCRIPTION).write_text(json.dumps(layout.describe(module)))
     header, stop = {}, 0

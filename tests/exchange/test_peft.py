@@ -115,6 +115,6 @@ def test_torch_layers_wrapped_as_peft_does_give_what_merged_layers_give(folders)
 def test_a_run_without_adapters_says_so(run, tmp_path):
     with pytest.raises(ConfigError, match="the weights have no adapters: .* without lora.rank"):
         export(run, tmp_path / "none", Options(to="peft"))
-    with pytest.raises(CheckpointError, match="has no adapters over its weights; leave --weights"):
+    with pytest.raises(CheckpointError, match="has no LoRA adapters; leave --weights"):
         export(run, tmp_path / "none", Options(choice=Choice("base")))
     assert not (tmp_path / "none").exists()

@@ -54,7 +54,7 @@ def started(name):
 
 
 def adopt_flux(config):
-    """The configuration as a run leaves it that found the autoencoder of FLUX where it is told."""
+    """The configuration as a run leaves it that found FLUX's autoencoder where the key says."""
     if config.codec.autoencoder.path:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "config.json"

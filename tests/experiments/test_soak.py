@@ -17,7 +17,7 @@ from experiments.soak.data import LOG_EVERY, MAX_SKIPPED, SAVE_EVERY, STAGE, mak
 from experiments.soak.life import End, Plan, fork, wait
 
 ROOT = Path(__file__).resolve().parents[2]
-GOES_ON = f"{STAGE}: goes on from the checkpoint of step 10\n"
+RESUMES = f"{STAGE}: resumes from the checkpoint of step 10\n"
 
 
 @pytest.fixture
@@ -35,36 +35,36 @@ KILLED = Plan((3, signal.SIGKILL, 0.0))
 
 
 def test_a_life_that_began_at_the_newest_checkpoint_and_was_killed_lost_nothing(soaked):
-    soaked.account(1, KILLED, End(-9, GOES_ON), expected=10)
+    soaked.account(1, KILLED, End(-9, RESUMES), expected=10)
     assert soaked.lost == [] and soaked.counts[KILL] == 1
 
 
 @pytest.mark.parametrize(
     ("end", "plan", "line"),
     [
-        (End(-9, GOES_ON.replace("10", "5")), KILLED, "began at step 5, but 10 was saved"),
+        (End(-9, RESUMES.replace("10", "5")), KILLED, "began at step 5, but 10 was saved"),
         (End(-9, ""), KILLED, "began at step 0, but 10 was saved"),
-        (End(-9, GOES_ON), Plan(), "status -9"),
-        (End(1, f"{GOES_ON}unicom train: no"), KILLED, "status 1: ['unicom train: no']"),
+        (End(-9, RESUMES), Plan(), "status -9"),
+        (End(1, f"{RESUMES}unicom train: no"), KILLED, "status 1: ['unicom train: no']"),
         (
-            End(-9, f"{GOES_ON}Traceback (most\n  a\nKeyError: 1"),
+            End(-9, f"{RESUMES}Traceback (most\n  a\nKeyError: 1"),
             KILLED,
             "a traceback: KeyError: 1",
         ),
         (
-            End(75, f"{GOES_ON}stopped and saved at step 12 of"),
+            End(75, f"{RESUMES}stopped and saved at step 12 of"),
             KILLED,
             "step 12 was said to be sav",
         ),
     ],
 )
-def test_what_should_not_have_happened_is_told(soaked, end, plan, line):
+def test_what_should_not_have_happened_is_reported(soaked, end, plan, line):
     soaked.account(1, plan, end, expected=10)
     assert len(soaked.lost) == 1 and soaked.lost[0].startswith(f"life 1: {line}")
 
 
 def test_a_stopped_life_left_its_last_step(soaked):
-    end = End(75, f"{GOES_ON}stopped and saved at step 10 of 40")
+    end = End(75, f"{RESUMES}stopped and saved at step 10 of 40")
     soaked.account(1, Plan((3, signal.SIGTERM, 0.0)), end, expected=10)
     assert soaked.lost == [] and soaked.counts[STOP] == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import jax
@@ -22,9 +23,11 @@ from tests.families.documents import (
     packing_changes_nothing,
 )
 from tests.tiny import tiny_config
+from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
 from unicom_jax.families.images import Noised
+from unicom_jax.families.unicom_query import QueryImages
 
 pytestmark = pytest.mark.usefixtures("noise_is_given")
 
@@ -111,6 +114,32 @@ def test_drawing_behind_a_cached_prefix_reads_what_training_reads(model, params)
     error = np.square(np.asarray(predicted) - (clean - noise[:, 0])).mean(-1).sum()
     terms = jax.jit(pathway.loss_terms)(params, batch, prepared, (time, noise))
     np.testing.assert_allclose(error, terms["flow"][0], rtol=1e-4)
+
+
+def test_what_is_made_beside_the_queries_reaches_each_step_of_sampling(model):
+    pathway, seen = model[0], []
+
+    class Noting(QueryImages):
+        def drawn(self, params, noised):
+            return super().drawn(params, noised)[0], jnp.full((1, 1, 3), 7.0)
+
+        def velocity(self, params, condition, noised, aux):
+            seen.append(aux)
+            return super().velocity(params, condition, noised, None)
+
+    fields = {f.name: getattr(pathway.images, f.name) for f in dataclasses.fields(QueryImages)}
+    noting = dataclasses.replace(pathway, images=Noting(**fields))
+    slots = jnp.zeros((1, TOKENS), jnp.int32)
+
+    def draw(params):
+        cache = pathway.transformer.init_cache(1, TOKENS)
+        mask = MaskIntervals(slots, slots, slots, slots + TOKENS)
+        positions, grids = jnp.zeros((1, TOKENS, 2), jnp.int32), jnp.array([[2, 2]])
+        context = noting.begin_drawing(params, cache, positions, mask, grids, 0)
+        return noting.velocity(params, context, jnp.zeros((1, TOKENS, 8)), jnp.zeros(1))
+
+    jax.eval_shape(draw, pathway.abstract())
+    assert [aux.shape for aux in seen] == [(1, 1, 3)]
 
 
 def test_a_query_knows_its_row_and_column(model, params):

@@ -2,7 +2,7 @@
 
 - Four latents stand in one slot (`unified.fold=2`).
 - The encoder of pictures is trained, inside the loss.
-- Slots are not told the time; only the head is.
+- Slots do not get the time; only the head does.
 - The head looks at a whole image at once.
 """
 

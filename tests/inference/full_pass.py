@@ -17,7 +17,7 @@ from unicom_jax.inference.generator import Generator
 
 
 def rows_of(generator: Generator, documents: Sequence[Document], room: int) -> MixedBatch:
-    """One prefix a row, with `room` empty slots or more and a place for an image behind each."""
+    """One prefix a row, with at least `room` empty slots and a place for an image behind each."""
     slots = max(map(len, documents)) + room
     images = 1 + max(len(document.grids) for document in documents)
     packing = PackingConfig(slots=slots, images=images, draws=1)

@@ -67,7 +67,7 @@ def test_a_picture_in_a_conversation_is_looked_at_or_changed(
 def test_a_mistake_in_a_conversation_costs_one_line(monkeypatch, tmp_path):
     heard, shown = converse(monkeypatch, tmp_path, ["/imgae x", "/image"], [])
     assert heard == []
-    assert "/imgae is no command; /help lists them" in shown and "/image needs a file" in shown
+    assert "/imgae is not a command; /help lists them" in shown and "/image needs a file" in shown
 
 
 # ---- sizes and lengths ------------------------------------------------------------------------

@@ -165,7 +165,10 @@ def test_outside_its_interval_guidance_does_nothing(generator):
     [
         ({"sampler": "huen"}, "sampler 'huen' is unknown; choose one of euler, heun"),
         ({"steps": 0}, "needs at least 1"),
-        ({"guidance_interval": (0.8, 0.2)}, "guidance_interval .* is none; give two flow times"),
+        (
+            {"guidance_interval": (0.8, 0.2)},
+            "guidance_interval .* is not an interval; give two flow",
+        ),
         ({"renorm": "globe"}, "renorm 'globe' is unknown; choose one of none, picture"),
         ({"shift": 0.0}, "give a number above 0"),
         ({"codec_steps": 0}, "codec_steps is 0"),

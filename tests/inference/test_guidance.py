@@ -95,5 +95,5 @@ def test_the_branch_without_pictures_keeps_the_words(generator):
 
 
 def test_an_option_that_does_not_exist_is_refused(generator):
-    with pytest.raises(ValueError, match="guidence is no option of drawing; known are"):
+    with pytest.raises(ValueError, match="guidence is not a drawing option; choose from"):
         generator.draw("a red dot", guidence=2.0)

@@ -103,3 +103,9 @@ def test_a_full_disk_is_named_with_the_file(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match=r"config.json was not written, its disk is full"):
         write_text(tmp_path / "config.json", "{}")
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_text(tmp_path / "missing" / "config.json", "{}")
+    assert error.value.filename == str(tmp_path / "missing" / "config.json")

@@ -229,7 +229,7 @@ def test_a_published_size_has_as_many_weights_as_that_of_diffusers(name):
     [
         ({"rope_dims": (4, 4, 4)}, "even numbers that sum to it"),
         ({"rope_dims": (4, 5, 7)}, "even numbers that sum to it"),
-        ({"remat": "some"}, "remat 'some' is unknown"),
+        ({"remat": "some"}, "unknown remat 'some'"),
         ({"attention_backend": "fast"}, "unknown attention backend"),
     ],
 )

@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_named_with_the_mend(changes, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"channels": 16}, "16 channels in and 8 out is no pixel decoder"),
+        ({"channels": 16}, "16 channels in and 8 out is not a pixel decoder"),
         ({"rope_dims": (8, 8)}, "not of three axes"),
     ],
 )

@@ -141,7 +141,7 @@ def test_a_canvas_holds_every_shape_of_a_policy(policy, canvas):
 
 
 def test_a_patch_that_the_autoencoder_does_not_divide_is_refused():
-    with pytest.raises(ValueError, match=r"data\.patch=5 is no multiple of 2.*make it one"):
+    with pytest.raises(ValueError, match=r"data\.patch=5 is not a multiple of 2.*make it one"):
         LatentSpace(SMALL, 5, 1, 1)
 
 

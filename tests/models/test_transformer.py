@@ -287,7 +287,7 @@ def test_the_cache_is_written_only_where_it_is_told():
 @pytest.mark.parametrize(
     "choice, message",
     [
-        ({"remat": "some"}, r"unknown remat 'some'; use one of \('none', 'dots', 'full', 'off"),
+        ({"remat": "some"}, r"unknown remat 'some'; use one of none, dots, full, offload"),
         ({"attention_backend": "flash"}, "unknown attention backend 'flash'; use one of"),
         ({"attention_block": 64}, "only 'chunked' takes"),
         ({"kv_heads": 3}, "heads=4 is not a multiple of kv_heads=3"),

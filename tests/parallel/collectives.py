@@ -21,7 +21,7 @@ from unicom_jax.parallel.plan.costs import KINDS
 from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.sharding import batch_sharding, param_shardings
 
-# No two numbers alike, so that a shape tells what an array is.
+# No two numbers alike, so that a shape identifies an array.
 ROWS, SLOTS, WIDTH, HEADS, KV_HEADS, HEAD_DIM, MLP, VOCABULARY = 8, 88, 48, 4, 2, 10, 56, 104
 MODEL = Transformer(VOCABULARY, WIDTH, 2, HEADS, KV_HEADS, HEAD_DIM, MLP, remat="full")
 

@@ -5,7 +5,7 @@
 
 A case is `stage`, `mesh` ("" for one device), `steps`, and overrides of `tests.tiny.tiny_config`.
 Prints one line of JSON a case: `losses`; `compilations`; `moved`: weights and moments that do not
-lie where they lay before; `bytes`: what the fullest device holds, by part of the state.
+are where they were before; `bytes`: what the fullest device holds, by part of the state.
 """
 
 from __future__ import annotations

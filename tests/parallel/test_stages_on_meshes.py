@@ -45,7 +45,7 @@ def case(name: str, mesh: str, **changes: object) -> dict:
 
 @functools.cache
 def ran(*cases: str) -> list[dict]:
-    """What `tests.parallel.eight` tells of each case, all in one process."""
+    """What `tests.parallel.eight` prints of each case, all in one process."""
     text = f"[{','.join(cases)}]"
     told = on_eight_devices("-m", "tests.parallel.eight", text).stdout
     return [json.loads(line) for line in told.splitlines()]

@@ -42,3 +42,9 @@ def test_no_exchange_of_a_step_holds_all_rows_and_each_row_costs_the_same(name):
     assert many["bytes"]["weights"] == few["bytes"]["weights"]
     each = few["bytes"]["activations"] / ROWS[0]
     assert each == pytest.approx(many["bytes"]["activations"] / ROWS[1], rel=1e-3)
+
+
+def test_devices_that_share_the_slots_of_a_row_share_its_pictures_too():
+    done = on_eight_devices("-m", "tests.parallel.pictures")
+    one_of_eight, alone = json.loads(done.stdout)
+    assert one_of_eight == alone / 8 > 0

@@ -19,8 +19,8 @@ BY_NAME = {entry.name: entry for entry in ACCELERATORS}
 NOWHERE = Path("no such folder")
 
 
-def pci(folder: Path, vendor: str, device: str) -> Path:
-    slot = folder / "0000:00:04.0"
+def pci(folder: Path, vendor: str, device: str, slot: str = "0000:00:04.0") -> Path:
+    slot = folder / slot
     slot.mkdir()
     (slot / "vendor").write_text(vendor + "\n")
     (slot / "device").write_text(device + "\n")
@@ -33,6 +33,12 @@ def pci(folder: Path, vendor: str, device: str) -> Path:
 )
 def test_a_tpu_is_known_by_its_pci_numbers(tmp_path, vendor, device, name):
     assert present(pci(tmp_path, vendor, device), NOWHERE) is BY_NAME.get(name)
+
+
+def test_a_network_card_of_googles_hides_no_tpu_behind_it(tmp_path):
+    pci(tmp_path, "0x1ae0", "0x0042", "0000:00:03.0")
+    assert present(tmp_path, NOWHERE) is None
+    assert present(pci(tmp_path, "0x1ae0", "0x0063"), NOWHERE) is BY_NAME["v5e"]
 
 
 def test_a_gpu_is_known_by_its_drivers_name_for_it(tmp_path):
@@ -77,7 +83,7 @@ def test_a_line_says_which_flags_and_how_to_turn_them_off():
     assert describe_flags(BY_NAME["a100"], "auto") == describe_flags(None, "auto") == ""
 
 
-# ---- what a run tells XLA -----------------------------------------------------------------------
+# ---- flags that a run sets ----------------------------------------------------------------------
 
 
 @pytest.fixture

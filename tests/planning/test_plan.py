@@ -20,6 +20,7 @@ from unicom_jax.planning.program import abstract_batch, assume_flux, make_progra
 from unicom_jax.planning.search import changed, grid, nearest_fit, search
 from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
 from unicom_jax.runs.initial import build_stage
+from unicom_jax.runs.stages import PARTS, Occurrence
 from unicom_jax.training import run
 from unicom_jax.training.flops import computed, step_flops
 
@@ -108,12 +109,12 @@ def test_weights_and_moments_of_a_device_are_its_share(stage):
 def test_a_stage_is_given_what_a_run_gives_it(stage, monkeypatch):
     config = tiny_config(mesh="fsdp=-1")
 
-    def restore(workdir, stage, module, mesh, parts=None):
-        weights = module.abstract()
-        return {part: weights[part] for part in parts or weights}
+    def restore(config, workdir, label, subtree, mesh):
+        return subtree.of(PARTS[subtree.part].build(config).abstract())
 
     monkeypatch.setattr(run, "_restore", restore)
-    loaded = run._frozen_parts(stage, config, Path("nowhere"), make_mesh("fsdp=-1"))
+    mesh = make_mesh("fsdp=-1")
+    loaded = run._frozen_parts(Occurrence(stage), config, Path("nowhere"), mesh)
     program = make_program(config, stage, abstract_mesh("fsdp=-1", parse_topology("cpu:1")))
     assert jax.tree.structure(loaded) == jax.tree.structure(program.frozen)
 

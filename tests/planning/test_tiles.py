@@ -40,7 +40,7 @@ def test_a_shard_is_held_against_the_rows_of_a_tile(fsdp, context, part, nbytes,
 
 def test_the_warning_names_a_size_that_fits():
     line = tile_warning([NORM, WIDE], mesh(64), 2)
-    assert "3584 channels over 64 devices lie in shards of 56 rows" in line
+    assert "3584 channels over 64 devices are in shards of 56 rows" in line
     assert line.endswith("over 32 devices they would have 112")
     assert tile_warning([NORM, WIDE], mesh(32), 2) == ""
     few = ParamSpec((1152, 3584), ("embed", None))  # in shards of 36 rows

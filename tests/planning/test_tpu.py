@@ -59,10 +59,10 @@ def test_a_step_is_planned_to_the_last_column(plan):
 
 
 def test_gradients_in_whole_tiles_are_scattered_and_not_all_reduced():
-    """Over four devices 64 channels are 16 rows, a tile of bfloat16."""
+    """Over four devices 64 channels are 16 rows, a tile of bfloat16. Most weights are of MLPs."""
     config = tiny_config(mesh="data=2,fsdp=4", compute_dtype="bfloat16", pretrain__batch_size=8)
     config.encoder.vision.update({"width": 64})
-    config.unified.transformer.update({"width": 64, "mlp_dim": 256, "head_dim": 32})
+    config.unified.transformer.update({"width": 64, "mlp_dim": 2048, "head_dim": 32})
     exchanges = plan_stage(config, "pretrain", parse_topology("v5e:2x4")).roofline.exchanges
     received: dict[str, float] = {}
     for one in exchanges:

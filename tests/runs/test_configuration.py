@@ -164,6 +164,17 @@ def test_a_repeated_stage_counts_its_own_batches_after_a_change(workdir):
     assert data_start(workdir, "pretrain-3", 4, 8) == 4  # it had not begun
 
 
+def test_a_run_of_an_older_version_is_not_written_again_for_its_missing_keys(workdir):
+    config = stored(workdir)
+    del config["data"]["packed"], config["sample"]["guidance_interval"]
+    text = json.dumps(config)
+    (workdir / "config.json").write_text(text, encoding="utf-8")
+    store(change(workdir), workdir)
+    assert (workdir / "config.json").read_text(encoding="utf-8") == text
+    store(change(workdir, "pretrain.steps=7"), workdir)
+    assert stored(workdir)["data"]["packed"] == "" and stored(workdir)["pretrain"]["steps"] == 7
+
+
 def test_what_a_run_read_from_its_autoencoder_does_not_contradict_its_config_file(workdir):
     start(workdir, "encoder", "codec", "pretrain")
     config = stored(workdir)

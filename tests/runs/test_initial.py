@@ -27,7 +27,7 @@ def on_device(specs):
 
 
 def start(config, stage):
-    """The weights that a stage starts from, and those it would start from by chance."""
+    """The weights that a stage starts from, and its random initialisation."""
     module = build_stage(config, stage)
     params = initial_params(module.specs(), sources_of(config, stage), SEED, on_device)
     return params, jax.jit(module.init)(jax.random.key(SEED))
@@ -126,7 +126,7 @@ def test_both_projections_come_from_their_folders(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "mend"),
+    ("changes", "fix"),
     [
         ({"width": 48}, "set --config.unified.transformer.width=48"),
         ({"depth": 5}, "set --config.unified.transformer.depth=5"),
@@ -142,16 +142,16 @@ def test_both_projections_come_from_their_folders(tmp_path):
         ({"vocab_size": 500}, "set --config.data.padded_vocab_size=500"),
     ],
 )
-def test_other_sizes_of_the_language_model_name_the_key(tmp_path, changes, mend):
+def test_other_sizes_of_the_language_model_name_the_key(tmp_path, changes, fix):
     config = tiny_config(unified__init_from=str(tmp_path / "qwen"))
     write(tmp_path / "qwen", "qwen", build_unified(config).transformer, **changes)
-    with pytest.raises(ConfigError, match=mend) as error:
+    with pytest.raises(ConfigError, match=fix) as error:
         sources_of(config, "pretrain")
     assert f"unified.init_from={tmp_path / 'qwen'}" in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "mend"),
+    ("changes", "fix"),
     [
         ({"width": 48}, "set --config.encoder.vision.width=48"),
         ({"patch_size": 8}, "set --config.data.patch=8"),
@@ -159,32 +159,32 @@ def test_other_sizes_of_the_language_model_name_the_key(tmp_path, changes, mend)
         ({"naflex": True}, "set --config.encoder.naflex=True"),
     ],
 )
-def test_other_sizes_of_the_encoder_name_the_key(tmp_path, changes, mend):
+def test_other_sizes_of_the_encoder_name_the_key(tmp_path, changes, fix):
     config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
     write(tmp_path / "siglip", "siglip", build_encoder(config).vision, **changes)
-    with pytest.raises(ConfigError, match=mend):
+    with pytest.raises(ConfigError, match=fix):
         sources_of(config, "encoder")
 
 
 def test_a_text_tower_is_no_encoder(tmp_path):
     config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
     write(tmp_path / "siglip", "siglip", build_encoder(config).text)
-    with pytest.raises(ConfigError, match="a text tower alone; give one with an image tower"):
+    with pytest.raises(ConfigError, match="only a text tower; give a folder with an image tower"):
         sources_of(config, "encoder")
 
 
 @pytest.mark.parametrize(
-    ("changes", "mend"),
+    ("changes", "fix"),
     [
         ({"out_dim": 4}, "set --config.codec.latent_dim=4"),
         ({"in_dim": 64}, "set --config.encoder.vision.width=64"),
         ({"heads": 2}, "set --config.codec.compressor_heads=2"),
     ],
 )
-def test_other_sizes_of_a_projection_name_the_key(tmp_path, changes, mend):
+def test_other_sizes_of_a_projection_name_the_key(tmp_path, changes, fix):
     config = tiny_config(codec__init_from=str(tmp_path))
     write(tmp_path / "compressor", "projection", build_codec(config).compressor, **changes)
-    with pytest.raises(ConfigError, match=mend):
+    with pytest.raises(ConfigError, match=fix):
         sources_of(config, "codec")
 
 

@@ -28,7 +28,7 @@ def other(tmp_path_factory) -> Path:
 
 
 def start(config, workdir) -> str:
-    """What a run does before it trains; what it told the user."""
+    """What a run does before it trains; what it printed."""
     told = io.StringIO()
     check_stages(config)
     start_run(config, workdir)

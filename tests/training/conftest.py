@@ -29,7 +29,7 @@ def config(**overrides):
 
 
 def go(workdir: Path, *stages: str, **overrides) -> str:
-    """Trains `stages` (all when none is named) in `workdir`; what it told the user."""
+    """Trains `stages` (all when none is named) in `workdir`; what it printed."""
     told = io.StringIO()
     run_stages(config(**overrides), workdir, Console(file=told, width=1000), stages or None)
     return told.getvalue()

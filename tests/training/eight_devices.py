@@ -86,7 +86,7 @@ def farthest(one, other) -> float:
 
 
 def misplaced(trainer: Trainer, state) -> list[str]:
-    """Moments and averages that lie elsewhere than their weights."""
+    """Moments and averages that are not sharded like their weights."""
     weights = param_shardings(Tower().specs(), trainer.mesh)
     places = traverse_util.flatten_dict(weights)
     wrong, seen = [], 0
@@ -101,7 +101,7 @@ def misplaced(trainer: Trainer, state) -> list[str]:
 
 
 def not_on_host(state) -> list[str]:
-    """Moments that lie on the device."""
+    """Moments that are on the device."""
     return [
         jax.tree_util.keystr(path)
         for path, leaf in jax.tree.leaves_with_path(state.opt_state)

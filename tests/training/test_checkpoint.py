@@ -1,4 +1,4 @@
-"""Checkpoints that cannot be used: one line each that names the path and the mend."""
+"""Checkpoints that cannot be used: one line each that names the path and the fix."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_damaged_checkpoint_is_replaced_when_its_step_comes_again(directory):
 def test_when_all_are_damaged_the_stage_is_not_trained_anew(directory):
     for step in ("2", "4"):
         shutil.rmtree(directory / step / files.TRAIN)
-    with pytest.raises(files.CheckpointError, match="delete the folder to train this stage anew"):
+    with pytest.raises(files.CheckpointError, match="delete the folder to train this stage again"):
         newest(directory)
 
 

@@ -45,6 +45,13 @@ def test_compiling_saves_evaluation_and_skipped_steps_are_not_useful(turn, tmp_p
     assert values == {"goodput": pytest.approx(6 / 22), "time/eval": 3, "time/save": 1}
 
 
+def test_of_several_updates_a_step_the_skipped_share_is_not_useful(turn, tmp_path):
+    one = Clock(tmp_path, updates=4)
+    steps(one, 2)
+    turn(8)
+    assert one.report(2, compiled=False)["goodput"] == pytest.approx(6 / 8)  # two of eight
+
+
 def test_a_new_process_knows_what_those_before_it_did_and_what_a_crash_lost(turn, tmp_path):
     one = Clock(tmp_path)
     steps(one, 2)
@@ -79,7 +86,7 @@ def test_a_file_that_cannot_be_read_or_written_begins_anew(turn, tmp_path):
     steps(one, 1)
     turn(2)
     assert one.report(0, compiled=False)["goodput"] == 1.0
-    Clock(tmp_path / "gone", 0).keep(1)  # training goes on
+    Clock(tmp_path / "gone", 0).keep(1)  # training continues
 
 
 def test_other_processes_write_nothing(tmp_path):

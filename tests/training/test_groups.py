@@ -12,7 +12,7 @@ import pytest
 from experiments import base
 from tests.tiny import tiny_config
 from tests.training.test_step import TwoLayers, batch, stage, trainer
-from unicom_jax.config import apply_overrides, from_json, to_json
+from unicom_jax.config import ConfigError, apply_overrides, from_json, to_json
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.groups import read_groups
@@ -149,12 +149,12 @@ def test_the_first_group_that_matches_has_the_weight_and_frozen_ones_are_exact()
     ("given", "line"),
     [
         ({"match": "frist/.*"}, r"match='frist/\.\*' matches no weight .* begin with first/bias"),
-        ({"match": "first/("}, "is no expression"),
+        ({"match": "first/("}, "is not a regular expression"),
         ({"match": "first", "rate": 0.1}, "'rate' is unknown; a group has match, name, learning"),
         ({"match": "first", "learning_rate": "0.1"}, "learning_rate='0.1' should be a float"),
         ({"match": "first", "learning_rate": 0.0}, "to keep weights as they are, set frozen=True"),
         ({"match": "first", "weight_decay": -1.0}, "weight_decay=-1.0 is a factor of at least 0"),
-        ("first/.*", "is no group; write"),
+        ("first/.*", "is not a group; write"),
     ],
 )
 def test_a_group_that_cannot_be_is_named_with_its_key(given, line):
@@ -178,6 +178,13 @@ def test_groups_come_from_flags_and_back_from_json():
     assert module.groups.rates() == {"reader": 0.1}
     assert module.groups.label(("transformer", "norm", "scale")) == "reader"
     assert module.groups.label(("head", "output", "bias")) == "head"
+
+
+def test_a_factor_for_weights_that_the_stage_holds_is_an_error():
+    config = tiny_config(pretrain__freeze=("head/.*",))
+    config.pretrain.groups = ({"match": "head/output/.*", "learning_rate": 0.1, "name": "out"},)
+    with pytest.raises(ConfigError, match="pretrain.groups: 'out' has no weight that pretrain"):
+        make_trainer("pretrain", config, make_mesh(), lambda: iter(()))
 
 
 def test_frozen_groups_have_neither_moments_nor_gradients():

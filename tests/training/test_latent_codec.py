@@ -174,7 +174,7 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 
 
 def test_a_refused_autoencoder_is_not_copied(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"data\.patch=15 is no multiple of 2"):
+    with pytest.raises(ValueError, match=r"data\.patch=15 is not a multiple of 2"):
         adopted(folder, tmp_path, data__patch=15, data__image_size=30)
     assert not (tmp_path / "autoencoder").exists()
 

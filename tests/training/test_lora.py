@@ -12,6 +12,7 @@ import pytest
 from tests.tiny import tiny_config
 from tests.training.conftest import config, go
 from tests.training.test_step import TwoLayers, batch, stage, trainer
+from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import BASE, Lora, base_weights, merge
 from unicom_jax.families.build import build_unified
 from unicom_jax.parallel.mesh import make_mesh
@@ -80,3 +81,11 @@ def test_adapters_that_are_all_held_are_an_error():
     held = tiny_config(pretrain__lora__rank=2, pretrain__freeze=("transformer/.*",))
     with pytest.raises(Exception, match="pretrain trains no weight: freeze, groups or lora"):
         make_trainer("pretrain", held, make_mesh(), lambda: iter(()))
+
+
+def test_an_adapter_over_a_held_layer_is_an_error_though_others_train():
+    both = ("transformer/blocks/attention/query", "embedding/latent_in")
+    held = {"pretrain__lora__rank": 2, "pretrain__freeze": ("transformer/.*",)}
+    config = tiny_config(**held, pretrain__lora__targets=both)
+    with pytest.raises(ConfigError, match="adapts transformer/blocks/attention/query, which"):
+        make_trainer("pretrain", config, make_mesh(), lambda: iter(()))

@@ -178,7 +178,7 @@ def before_the_kill(ended: list, victim: int) -> list[dict]:
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
 def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_path, victim):
-    """And one process goes on alone, on another mesh."""
+    """And one process continues alone, on another mesh."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     calm = run(whole, "encoder", processes=2)
     assert statuses(calm) == [0, 0]

@@ -1,4 +1,4 @@
-"""A run that was stopped and goes on ends as one that was never stopped, to the last bit."""
+"""A run that was stopped and resumed ends as one that was never stopped, to the last bit."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def same(left, right) -> bool:
 
 @pytest.fixture(scope="module")
 def unified(whole, tmp_path_factory):
-    """The run, stopped between steps 2 and 4 of `pretrain` and gone on; what it told."""
+    """The run, stopped between steps 2 and 4 of `pretrain` and resumed; what it printed."""
     workdir = shutil.copytree(whole, tmp_path_factory.mktemp("resumed") / "run")
     shutil.rmtree(workdir / "pretrain" / "checkpoints" / "4")
     return workdir, go(workdir)
@@ -81,7 +81,7 @@ def test_a_stage_is_compiled_once_resumed_or_not(whole, unified):
 
 def test_it_is_said_where_the_run_goes_on(whole, unified):
     told = unified[1]
-    assert "pretrain: goes on from the checkpoint of step 2" in told
+    assert "pretrain: resumes from the checkpoint of step 2" in told
     assert "encoder: finished at step 4, nothing to do" in told
     assert json.loads((unified[0] / "pretrain/stage.json").read_text())["resumed_from"] == 2
     assert json.loads((whole / "pretrain/stage.json").read_text())["resumed_from"] == 0
@@ -104,7 +104,7 @@ def test_a_newest_checkpoint_cut_short_falls_back_to_the_one_before_and_says_so(
     shutil.rmtree(newest / files.PARAMS)
     told = go(resumed, "pretrain")
     assert f"! checkpoint {newest}" in told and "cannot be read" in told
-    assert "goes on from the checkpoint of step 2" in told
+    assert "resumes from the checkpoint of step 2" in told
     module = built(build_unified, whole)
     assert same(weights(resumed, "pretrain", module), weights(whole, "pretrain", module))
 

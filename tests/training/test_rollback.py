@@ -39,7 +39,7 @@ def test_batches_are_read_once_each_and_steps_counted_without_gap_or_double(whol
 def test_metrics_say_how_often_and_how_many_batches_were_left_behind(whole):
     assert [line["rollbacks"] for line in whole.lines] == [0, 0, 0, 1, 1, 1, 1, 1]
     assert [line["data_offset"] for line in whole.lines] == [0, 0, 0, 4, 4, 4, 4, 4]
-    line = "! toy: 2 steps in a row up to step 7 had non-finite gradients; goes back to step 3 and"
+    line = "! toy: 2 steps in a row up to step 7 had non-finite gradients; rolls back to step 3 and"
     assert line in whole.said and "(rollback 1 of 1)" in whole.said
 
 
@@ -88,7 +88,7 @@ def test_checkpoints_of_the_time_that_was_left_behind_are_gone(tmp_path):
 
 def test_training_goes_back_so_many_times_and_then_stops(tmp_path):
     run = Run(tmp_path, stream={"bad": range(4, 99)}, max_skipped=2, max_rollbacks=2)
-    assert run.said.count("goes back to step 3") == 2
+    assert run.said.count("rolls back to step 3") == 2
     line = str(run.error)
     assert isinstance(run.error, TrainingError) and "after 2 rollbacks; the last good" in line
     assert line.endswith("with a lower --config.toy.learning_rate and --allow-change")
@@ -112,7 +112,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_gone_back_to(tmp_pa
     Run(tmp_path, stream={"kill_at": 7})
     (tmp_path / "checkpoints" / "6" / files.POSITION / "metadata").write_text("")
     run = Run(tmp_path, **BAD)
-    assert "goes back to step 3" in run.said and run.error is None
+    assert "rolls back to step 3" in run.said and run.error is None
 
 
 # ---- a changed schedule -------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_more_steps_of_a_finished_cosine_say_that_the_learning_rate_rises_again(
 def test_a_run_that_goes_on_unchanged_says_nothing_of_its_learning_rate(tmp_path):
     Run(tmp_path, stop=stop_after(2))
     again = Run(tmp_path)
-    assert "goes on from" in again.said and "learning rate" not in again.said
+    assert "resumes from" in again.said and "learning rate" not in again.said
 
 
 # ---- spikes -------------------------------------------------------------------------------------
@@ -189,7 +189,7 @@ def test_until_half_the_window_is_known_nothing_is_a_spike(short_window, tmp_pat
 def test_spikes_that_do_not_end_are_gone_back_from_and_named(short_window, tmp_path):
     settings = {**WATCHED, "max_skipped": 2, "max_rollbacks": 1, "save_every": 4}
     run = Run(tmp_path / "whole", stream={"large": (5, 6)}, **settings)
-    assert "had gradients above spike_factor x their median; goes back to step 4" in run.said
+    assert "had gradients above spike_factor x their median; rolls back to step 4" in run.said
     clean = Run(tmp_path / "clean", stream={"skip": range(4, 7)}, **settings)
     assert run.error is None and same(run.weights, clean.weights)
 
@@ -199,5 +199,5 @@ def test_the_window_of_norms_is_resumed_to_the_last_bit(short_window, tmp_path):
     whole = Run(tmp_path / "whole", stream=stream, **WATCHED)
     Run(tmp_path / "killed", stream={**stream, "kill_at": 5}, **WATCHED)
     again = Run(tmp_path / "killed", stream=stream, **WATCHED)
-    assert "goes on from the checkpoint of step 3" in again.said
+    assert "resumes from the checkpoint of step 3" in again.said
     assert same(again.weights, whole.weights) and again.curve == whole.curve

@@ -76,7 +76,7 @@ def test_the_held_out_loss_is_the_weighted_sum_of_its_terms(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of its own with room for a few checkpoints, and a way to fill it."""
+    """A file system of its own with space for a few checkpoints, and a way to fill it."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
@@ -125,16 +125,16 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(small_disk, tmp_path
     assert [p.name for p in (folder / "checkpoints").iterdir() if not p.name.isdigit()] == []
 
 
-def test_when_the_last_save_fails_one_line_says_where_the_run_goes_on(small_disk, tmp_path):
+def test_when_the_last_save_fails_one_line_says_where_the_run_resumes(small_disk, tmp_path):
     folder = small_disk[0] / "toy"
     run = Run(folder, stop=FullAt(small_disk, 5, 99), steps=8)
     assert isinstance(run.error, TrainingError)
     line = str(run.error)
     assert line.startswith("toy: step 8 could not be saved; free space under ")
-    assert line.endswith("give the same command again, it goes on from step 3") and "\n" not in line
+    assert line.endswith("run the same command to resume from step 3") and "\n" not in line
     (small_disk[0] / "ballast").unlink()
     again = Run(folder, steps=8)
-    assert "goes on from the checkpoint of step 3" in again.said
+    assert "resumes from the checkpoint of step 3" in again.said
     assert same(again.weights, Run(tmp_path / "calm", steps=8).weights)
 
 

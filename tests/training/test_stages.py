@@ -213,7 +213,7 @@ def test_a_latent_channel_that_never_varies_is_named(vision):
     config = tiny_config(codec__compressor="mlp")
     codec, encoder = build_codec(config), build_encoder(config).vision
     dead = jax.tree.map(jnp.zeros_like, lively(codec))
-    with pytest.raises(ValueError, match=r"latent channels \[0, 1, .*\] never vary; train"):
+    with pytest.raises(ValueError, match=r"latent channels \[0, 1, .*\] are constant; train"):
         measure_statistics(codec, encoder, dead, {"encoder": vision}, iter([pictures(2)]))
 
 

@@ -141,7 +141,7 @@ def test_a_young_average_forgets_where_it_started():
 
 
 def test_the_reported_learning_rate_is_that_of_the_applied_updates():
-    """The update itself tells the rate: AdamW's first ones have the size of the rate."""
+    """The update itself shows the rate: AdamW's first ones have the size of the rate."""
     one = trainer(settings={"warmup_steps": 4})
     state, step = one.init_state(), one.train_step()
     bad = batch()
@@ -171,6 +171,13 @@ def test_evaluation_in_parts_gives_the_terms_of_the_whole_batch():
     expected = jax.device_get(whole.eval_step()(params, {}, batch()))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), terms, expected)
     assert set(seen) == {2}  # two of the eight rows at a time
+
+
+def test_weights_to_start_from_that_lack_one_are_refused_not_filled_up():
+    params = TwoLayers().init(jax.random.key(0))
+    del params["second"]["kernel"]
+    with pytest.raises(ValueError, match="was given no second/kernel to start from"):
+        trainer().init_state(params)
 
 
 @pytest.mark.parametrize("name", ["adamw", "muon"])

@@ -34,9 +34,9 @@ def go_until(workdir, *stages: str, steps: int) -> str:
 def test_a_stopped_stage_is_saved_at_its_step_and_ends_as_if_never_stopped(whole, copy):
     workdir = copy("pretrain")
     line = go_until(workdir, "pretrain", steps=1)
-    assert line == "pretrain: stopped and saved at step 3 of 4; the same command goes on"
+    assert line == "pretrain: stopped and saved at step 3 of 4; run the same command to resume"
     assert files.stage_steps(workdir, "pretrain") == [2, 3]
-    assert "goes on from the checkpoint of step 3" in go(workdir, "pretrain")
+    assert "resumes from the checkpoint of step 3" in go(workdir, "pretrain")
     assert losses(workdir, "pretrain") == losses(whole, "pretrain")
 
 
@@ -94,7 +94,7 @@ def test_signals_mean_what_they_meant_before_once_training_is_over():
 
 def test_the_command_ends_with_status_75_and_one_line(monkeypatch, capsys, tmp_path):
     def stop(*args):
-        raise Stopped("encoder: stopped and saved at step 3 of 4; the same command goes on")
+        raise Stopped("encoder: stopped and saved at step 3 of 4; run the same command to resume")
 
     monkeypatch.setattr("unicom_jax.training.run.run_stages", stop)
     flags = ["train", "--config=experiments/quickstart.py", f"--workdir={tmp_path / 'new'}"]

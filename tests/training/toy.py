@@ -84,7 +84,7 @@ class Run:
             )
         except (Exception, Killed) as error:
             self.error = error
-            wait_for_saves()  # that of a killed process would not go on either
+            wait_for_saves()  # that of a killed process would not continue either
 
     @property
     def said(self) -> str:

@@ -45,7 +45,7 @@ def main() -> int:
 
 
 def checksums(placed) -> dict[int, int]:
-    """Of the rows that lie on this process's devices, each by its place in the global batch."""
+    """Of the rows that are on this process's devices, each by its place in the global batch."""
     sums: dict[int, int] = {}
     for leaf in jax.tree.leaves(placed):
         seen = {

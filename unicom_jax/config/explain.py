@@ -1,4 +1,4 @@
-"""What is declared of keys, for people: `unicom config explain`, and the page docs/keys.md."""
+"""The declared keys as text: `unicom config explain`, and the page docs/keys.md."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ PAGE_HEAD = """\
 # Configuration keys
 
 Generated from [`unicom_jax/config/keys`](../unicom_jax/config/keys) by `make docs`. `unicom config
-explain KEY` shows one of them, `--config.KEY=VALUE` sets it. The last column says what a run that
-resumes makes of another value:
+explain KEY` shows one of them, `--config.KEY=VALUE` sets it. The last column says whether the value
+may change when a run resumes:
 
 - **may change**: it does not change what is learned.
 - **with `--allow-change`**: `unicom train --allow-change` takes the new value and adds a line to
   `WORKDIR/config_history.jsonl`.
-- **fixed**: the value stays, unless no stage that depends on it has started.
+- **fixed**: the value cannot change once a stage that depends on it has started.
 
 """
 COLUMNS = {NEUTRAL: "may change", RECORDED: "with `--allow-change`", STRUCTURAL: "fixed"}
@@ -56,7 +56,7 @@ def _about_key(name: str, key: Key) -> Iterator[str]:
     yield f"  type: {key.kind.__name__}" + (f", {key.allowed()}" if key.allowed() else "")
     rule = ON_RESUME[key.resume]
     if key.switch:
-        rule += ", but not be switched on or off"
+        rule += ", but it cannot be switched on or off"
     if key.filled_in:
         rule = "set by the run"
     yield f"  when a run resumes: {rule}"
@@ -93,7 +93,7 @@ def _plain(keys: Mapping[str, Key | Group]) -> dict[str, Key]:
 def _table(prefix: str, keys: Mapping[str, Key]) -> str:
     if not keys:
         return ""
-    lines = ["| key | default | may be | meaning | on resume |", "|---|---|---|---|---|"]
+    lines = ["| key | default | values | meaning | on resume |", "|---|---|---|---|---|"]
     for name, key in keys.items():
         full = f"{prefix}.{name}" if prefix else name
         rule = "set by the run" if key.filled_in else COLUMNS[key.resume]

@@ -33,22 +33,22 @@ STAGES: dict[str, Group] = {
 UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is UNIFIED_STAGE)
 
 DECLARED: dict[str, Key | Group] = {
-    "seed": Key(0, "Of everything that is drawn at random.", least=0, most=2**31 - 1),
+    "seed": Key(0, "Seed of all random numbers.", least=0, most=2**31 - 1),
     "stages": Key(
         ("encoder", "codec", "pretrain"),
-        "The stages that are trained, in this order; one may stand there several times.",
+        "The stages that are trained, in this order; a stage may be listed several times.",
         choices=STAGES,
         resume=NEUTRAL,
     ),
     "stage_seeds": Key(
         True,
-        "Give each stage, and each time that it is repeated, its own order of data and its own "
-        "noise; False: all share those of `seed`, as older runs did.",
+        "Give each stage, and each repetition of it, its own order of data and its own noise; "
+        "False: all share those of `seed`, as in older runs.",
         before=False,
     ),
     "mesh": Key(
         "fsdp=-1",
-        "Sizes of slice, data, fsdp, context and tensor, -1 for all devices that are left; "
+        "Sizes of slice, data, fsdp, context and tensor, -1 for all remaining devices; "
         "auto: the accelerator's preset. See docs/meshes.md.",
         resume=NEUTRAL,
     ),
@@ -61,8 +61,8 @@ DECLARED: dict[str, Key | Group] = {
     ),
     "gradient_dtype": Key(
         "compute",
-        "Type in which weight gradients leave their products and are summed over devices; "
-        "compute: that of compute_dtype.",
+        "Type in which weight gradients are computed and summed over devices; compute: that of "
+        "compute_dtype.",
         choices=("compute", "float32"),
         resume=RECORDED,
         before="compute",
@@ -75,7 +75,7 @@ DECLARED: dict[str, Key | Group] = {
         before="auto",
     ),
     "wandb_project": Key(
-        "", 'Mirror metrics to this project of Weights & Biases; "": not.', resume=NEUTRAL
+        "", 'Weights & Biases project to which metrics are also sent; "": none.', resume=NEUTRAL
     ),
     "data": DATA,
     **STAGES,

@@ -1,4 +1,4 @@
-"""Where activations lie on a mesh: each axis of an array by the mesh axes that split it.
+"""Where activations are placed on a mesh: each axis of an array by the mesh axes that split it.
 
 Models name what an axis is and no mesh:
 
@@ -28,7 +28,7 @@ ROWS: MeshAxes = ("slice", "data", "fsdp")  # of a batch
 SLOTS: MeshAxes = ("context",)  # of a packed row
 PICTURES: MeshAxes = (*ROWS, *SLOTS)  # of a batch of pictures
 TENSOR: MeshAxes = ("tensor",)  # of heads, hidden channels and vocabulary
-# A weight is needed whole where it meets activations, so it may lie on any devices that compute
+# A weight is needed whole where it meets activations, so it may be split over devices that compute
 # the same sequence too: those along `context` hold parts of it, as those along `fsdp` do.
 EMBED: MeshAxes = ("fsdp", "context")  # of the weights' "embed" dimension
 
@@ -49,7 +49,7 @@ def current_mesh() -> AbstractMesh | None:
 def fitting(axes: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
     """The first of `axes` over whose devices `size` divides, without those of one device.
 
-    An axis that does not divide ends the list: what lies on it then is copies.
+    An axis that does not divide ends the list: its devices then hold copies.
     """
     taken: MeshAxes = ()
     for axis in axes:

@@ -85,7 +85,7 @@ def _matmul_backward(
         precision=precision_of(x.dtype),
         preferred_element_type=gradient_dtype(x.dtype),
     )
-    # Contracted where it lies: a transposed kernel would be gathered over devices once more.
+    # Contracted in place: a transposed kernel would be gathered over devices once more.
     x_gradient = jax.lax.dot_general(
         gradient,
         kernel.astype(x.dtype),
@@ -253,7 +253,7 @@ class Embedding(Module):
     ) -> Float[Array, "*B {self.dim}"]:
         """The vectors of `ids`, in `dtype` (by default the table's).
 
-        `axes`: mesh axes over which the dimensions of `ids` lie; the vectors then lie there too.
+        `axes`: mesh axes that split the dimensions of `ids`; they split those of the vectors too.
         """
         table = params["table"]
         return look_up(table, place(ids, *axes), jnp.dtype(dtype or table.dtype), axes)
@@ -283,7 +283,7 @@ def place_embedding(
 ) -> Float32[Array, "*B {dim}"]:
     """Fixed sines and cosines of (row, column); `dim` is a multiple of 4.
 
-    Half of the channels tell the row, half the column (as for the ViTs of MoCo v3 and for BAGEL's
+    Half of the channels encode the row, half the column (as for the ViTs of MoCo v3 and for BAGEL's
     latents).
     """
     if dim % 4:

@@ -35,7 +35,7 @@ def look_up(
     """Rows `ids` of the table, in `dtype`.
 
     Args:
-      axes: mesh axes over which the dimensions of `ids` lie, as far as they divide.
+      axes: mesh axes that split the dimensions of `ids`, as far as they divide.
     """
     if (mesh := current_mesh()) is not None:
         placed = split_over(ids.shape, axes, mesh)
@@ -43,7 +43,7 @@ def look_up(
         columns = fitting(EMBED, table.shape[1], mesh)
         if columns and set(columns) <= set(taken):
             return _exchange(table, ids, dtype, mesh, placed, columns)
-    # Rows are to lie where their ids do, so each device reads whole ones.
+    # Rows are placed where their ids are, so each device reads whole ones.
     return jnp.take(place(table, TENSOR), ids, axis=0).astype(dtype)
 
 

@@ -70,7 +70,7 @@ def text_terms(
     pass too: where a gradient is asked for, each chunk's is taken right behind its loss, and the
     backward pass only scales it (as in Liger's fused loss, Hsu et al. 2024).
 
-    On a mesh each device does so with the rows that lie on it: it skips chunks by its own rows,
+    On a mesh each device does so with its own rows: it skips chunks by its own rows,
     whatever the others predict. The head's weights are gathered once, in the dtype of `hidden`.
     Their gradient is summed over chunks in fp32 and over devices once (`core.gradients`: in which
     dtype).
@@ -84,7 +84,7 @@ def text_terms(
       z_loss: factor of log² Z, Z the sum of exp(logits), which keeps the logits' offset near 0
         (PaLM, Chowdhery et al. 2022 §5: 1e-4).
       specs: the head's `ParamSpec`s. On a mesh the gradient of a weight is then scattered to where
-        its "embed" dimension lies; None: it is summed whole.
+        its "embed" dimension is; None: it is summed whole.
 
     Returns:
       `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit. With
@@ -243,7 +243,7 @@ def _on_devices(work: _Work, local: Callable, head: Any, pieces: Pieces, gradien
 def _scatter(
     parts: jax.Array, axes: tuple[str | None, ...], devices: MeshAxes, mesh: AbstractMesh
 ) -> jax.Array:
-    """The sum of a weight's gradient over `devices`, (devices, *shape), where the weight lies.
+    """The sum of a weight's gradient over `devices`, (devices, *shape), sharded as the weight is.
 
     A program of its own for all axes of the mesh: in one that leaves `tensor` to XLA, XLA gathers
     what it scatters.

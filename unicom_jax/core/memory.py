@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process: on CPU, XLA asks for its buffers anew at every step."""
+"""Keeps freed memory in the process: on CPU, XLA allocates its buffers again at every step."""
 
 from __future__ import annotations
 

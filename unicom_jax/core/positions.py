@@ -155,7 +155,7 @@ def image_positions(start: int, rows: int, cols: int) -> Int32[np.ndarray, "{row
     """(y, x) of an image whose first token has text index `start`.
 
     y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column, with n = rows * cols:
-    the image takes n indices, the text behind it goes on at start + n.
+    the image takes n indices, the text behind it continues at start + n.
     """
     tokens = rows * cols
     row, column = np.divmod(np.arange(tokens), cols)

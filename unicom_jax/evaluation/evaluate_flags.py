@@ -6,16 +6,17 @@ import argparse
 
 from unicom_jax.runs.step_flag import add_step_flag
 
-EVALUATE = "Score a run beside the same model untrained."
+EVALUATE = "Score a run, with the untrained model as the baseline."
 EVALUATE_EXAMPLES = """\
-Writes into the workdir, each file whole or not at all:
-  scores.json                every score with its 95% interval, and how it was made
-  evaluation/outcomes.jsonl  what every single sample gave, to compare two runs sample by sample
+Writes into the workdir, each file completely or not at all:
+  scores.json                every score with its 95% interval, and how it was computed
+  evaluation/outcomes.jsonl  the outcome of every sample, to compare two runs sample by sample
   evaluation/records.json    the samples that unicom report shows, with their pictures
 
 How much is evaluated, and how the model samples, is in the groups evaluation and sample of the
-configuration. Scenes of both splits are draws that no run was trained on. Other data are split by
-data.source.held_out or eval_split; the held-out records are halved by a hash of their place.
+configuration. Scenes of both splits are draws that no run was trained on. Of other data,
+data.source.held_out or eval_split sets what is held out; a hash of a record's index assigns it to
+one of the splits.
 
 examples:
   while working     unicom evaluate --workdir=runs/quickstart --split=development
@@ -37,6 +38,6 @@ def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
         "--no-baseline",
         dest="baseline",
         action="store_false",
-        help="leave out the untrained model, which takes as long as the trained one; it is loaded "
-        "when the trained one has left the memory",
+        help="leave out the untrained model, which takes as long as the trained one (they are "
+        "never in memory together)",
     )

@@ -28,7 +28,7 @@ def wilson(successes: int, count: int) -> Interval:
     """
     if count < 1 or not 0 <= successes <= count:
         raise ValueError(
-            f"{successes} successes out of {count} is no proportion; evaluate at least 1 sample"
+            f"{successes} successes out of {count} is not a proportion; evaluate at least 1 sample"
         )
     return _wilson(successes / count, count)
 

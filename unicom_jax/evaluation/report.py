@@ -43,7 +43,7 @@ SPEED = {
     "data_wait": "share of time waiting for data",
     "data/filled": "share of slots filled",
     "mfu": "model FLOPs utilisation",
-    "goodput": "share of all time in steps that count",
+    "goodput": "share of all time in useful steps",
 }
 # Beside accuracies, what is between 0 and 1.
 SHARES = ("data_wait", "data/filled", "mfu", "goodput")

@@ -78,7 +78,7 @@ def evaluate(
     encoder = encoder_of(model)
     results = _run("trained", suites_of(samples, data, config, encoder), model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
-    del model  # there may be no room for two
+    del model  # memory may not hold two
     blind: dict[str, SuiteResult] = {}
     if load_untrained is not None:
         without_pictures = dataclasses.replace(config, shown=0)

@@ -166,10 +166,12 @@ def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise FileExistsError(
-            f"{target} is there already; name a new folder, or replace it with --overwrite"
+            f"{target} already exists; name a new folder, or replace it with --overwrite"
         )
     if not any(target.glob("*.safetensors")) or workdir.resolve().is_relative_to(target.resolve()):
-        raise FileExistsError(f"{target} is no earlier export, so it stays; name a new folder")
+        raise FileExistsError(
+            f"{target} is not an earlier export, so it is not overwritten; name a new folder"
+        )
 
 
 # ---- the whole model --------------------------------------------------------------------------
@@ -285,7 +287,7 @@ def _describe_generation(run: Run) -> dict[str, Any]:
 
 
 def _describe_stops(run: Run) -> dict[str, Any]:
-    """How long words go on: all that a language model alone needs."""
+    """Where generated text ends: all that a language model alone needs."""
     tokenizer = run.tokenizer
     return {
         "max_new_tokens": run.config["sample"]["max_tokens"],

@@ -53,5 +53,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument(
-        "--verify", action="store_true", help="run both sides and compare what they give"
+        "--verify",
+        action="store_true",
+        help="run the model in JAX and in PyTorch and compare the results",
     )

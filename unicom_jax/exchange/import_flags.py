@@ -39,5 +39,7 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
         "--model", metavar="DIR", help="instead of parts: what unicom export --to=pytorch wrote"
     )
     parser.add_argument(
-        "--dry-run", action="store_true", help="check and show everything, write nothing"
+        "--dry-run",
+        action="store_true",
+        help="check everything and show the result, but write nothing",
     )

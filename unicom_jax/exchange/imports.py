@@ -219,9 +219,9 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
 
 
 def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
-    """The stage that a tree of an exported model came from; the last that trains it, untold."""
-    part, told = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
-    if (found := parse(told)) and found.spec.part == part:
+    """The stage that a tree of an exported model came from; unrecorded: the last that trains it."""
+    part, stage = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
+    if (found := parse(stage)) and found.spec.part == part:
         return found.name  # its first time here
     return [name for name, spec in STAGES.items() if spec.part == part][-1]
 
@@ -256,7 +256,7 @@ def _show(rows: list[Row], console: Console) -> None:
         page.add_row(part, stage, *numbers, kinds, Text(_files(folder, facts)))
     console.print(page)
     for folder, unread in {(row[3], one) for row in rows if (one := _unread(row[3]))}:
-        note = f"note: {unread.name} in {folder} is not read, as the Hub's libraries do not either"
+        note = f"note: {unread.name} in {folder} is not read, nor do the Hub's libraries read it"
         console.print(note, markup=False, soft_wrap=True)
 
 

@@ -62,7 +62,9 @@ def write_adapters(
         shard_bytes=one_file,
     )
     about = _describe(found, layers)
-    (folder / "adapter_config.json").write_text(json.dumps(about, indent=2) + "\n")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(about, indent=2) + "\n", encoding="utf-8"
+    )
 
 
 def _foreign(path: tuple[str, ...], table: Table) -> str:

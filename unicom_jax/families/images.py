@@ -11,6 +11,8 @@ A picture keeps its own shape (tokens of `channels` numbers, as its codec makes 
 way. Only `families/unified.py` knows sequence slots: it places the vectors of `looked_at` and
 `drawn` and picks up hidden states again. So a slot need not be one latent, an encoder may be
 trained inside the loss, time need not be added to anything, and a head may look at a whole image.
+In training, methods after `noise` get every picture and every draw as a row of its own (M or draws
+= 1), so that no picture may look at another one of its row.
 """
 
 from __future__ import annotations
@@ -74,8 +76,8 @@ class ImageModel(Module):
     The defaults are those of a flow over latents with a head that gives the velocity.
 
     Attributes:
-      reads_noise: whether the slots of a drawn picture depend on z_t. If not, the transformer runs
-        once a picture and only `velocity` at each step of sampling.
+      reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
+        transformer run once a picture and only `velocity` at each step of sampling.
     """
 
     reads_noise = True

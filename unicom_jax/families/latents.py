@@ -154,10 +154,9 @@ class LatentImages(ImageModel):
             features = flat(batch.features).astype(self.compute_dtype)
         seen = features if self.codec.reads == "features" else pixels
         latents = self.codec.encode(frozen["codec"], seen, grids)
-        # Any slot of a row may hold a token of any of the row's pictures.
-        features, latents = (
-            place(x, ROWS).reshape(rows, images, *x.shape[1:]) for x in (features, latents)
-        )
+        features = features.reshape(rows, images, *features.shape[1:])
+        # Any draw of a row may be of any of the row's pictures.
+        latents = place(latents, ROWS).reshape(rows, images, *latents.shape[1:])
         return Prepared(features, latents, batch.grids)
 
     def noise(

@@ -1,16 +1,33 @@
 """Between pictures and sequence slots: vectors into their slots, hidden states out of them.
 
 Both directions are gathers along a row (`take_along_axis`), so that devices which hold other rows
-have nothing to exchange.
+have nothing to exchange. What an image model computes it computes picture by picture
+(`each_alone`): else all devices along `context`, which have the same rows, would compute all
+pictures of them.
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
+from typing import Any
 
-from unicom_jax.core.activations import ROWS, SLOTS, place
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Shaped
+
+from unicom_jax.core.activations import PICTURES, ROWS, SLOTS, place
 from unicom_jax.core.batch import MixedBatch, Role
+
+
+def each_alone(pictures: Any) -> Any:
+    """A tree of arrays (B, M, ...), of pictures or draws, as (B M, 1, ...): each a row of its own,
+    on one device."""
+    return jax.tree.map(lambda x: place(x.reshape(-1, 1, *x.shape[2:]), PICTURES), pictures)
+
+
+def side_by_side(pictures: Shaped[Array, "BM 1 ..."], rows: int) -> Shaped[Array, "{rows} M ..."]:
+    """The inverse: the pictures of a row together, as any of its slots may need any of them."""
+    own = place(pictures, PICTURES)  # and so their gradients
+    return place(own, ROWS).reshape(rows, -1, *pictures.shape[2:])
 
 
 def place_images(

@@ -21,7 +21,7 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.families.images import ImageModel, Noised
-from unicom_jax.families.slots import pick_draws, place_images
+from unicom_jax.families.slots import each_alone, pick_draws, place_images, side_by_side
 from unicom_jax.models.transformer import KVCache, Transformer
 
 
@@ -31,12 +31,13 @@ class DrawingContext:
 
     Attributes:
       grids: rows and columns of the picture's tokens.
-      condition: of an image model that does not read z_t in its slots; else None.
+      condition, aux: of an image model that does not read z_t in its slots; else None.
       cache, positions, mask, start: of one that does: the prefix, and the picture's slots.
     """
 
     grids: Int[Array, "B 1 2"]
     condition: Any = None
+    aux: Any = None
     cache: KVCache | None = None
     positions: Int[Array, "B s 2"] | None = None
     mask: MaskIntervals | None = None
@@ -70,12 +71,13 @@ class UnifiedModel(Module):
 
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
-        images = self.images
-        noised = images.noise(prepared, batch.draws, row_keys)
+        images, rows = self.images, batch.tokens.shape[0]
+        noised = each_alone(images.noise(prepared, batch.draws, row_keys))
         drawn, aux = images.drawn(params, noised)
-        hidden = self._embed(params, batch, (*images.looked_at(params, prepared), drawn))
+        vectors = *images.looked_at(params, each_alone(prepared)), drawn
+        hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        states = pick_draws(hidden, batch, drawn.shape[2])
+        states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
         condition = images.condition(params, states, noised.grids)
         return {
             **images.loss_terms(params, condition, noised, aux),
@@ -137,12 +139,12 @@ class UnifiedModel(Module):
           start: its first cache slot.
         """
         grids = grids[:, None]
-        context = DrawingContext(grids, None, cache, positions, mask, start)
+        context = DrawingContext(grids, cache=cache, positions=positions, mask=mask, start=start)
         if self.images.reads_noise:
             return context
         nothing = jnp.zeros((*grids.shape[:2], *self.images.shape_of(positions.shape[1])))
         noised = Noised(nothing, jnp.zeros(grids.shape[:2]), grids)
-        return DrawingContext(grids, self._condition(params, context, noised)[0])
+        return DrawingContext(grids, *self._condition(params, context, noised))
 
     def velocity(
         self,
@@ -153,7 +155,7 @@ class UnifiedModel(Module):
     ) -> Float32[Array, "B n d"]:
         """dz/dt at z_t: only the picture's own slots are run, or none at all."""
         noised = Noised(noisy[:, None], time[:, None], context.grids)
-        condition, aux = context.condition, None
+        condition, aux = context.condition, context.aux
         if condition is None:
             condition, aux = self._condition(params, context, noised)
         return self.images.velocity(params, condition, noised, aux)[:, 0]

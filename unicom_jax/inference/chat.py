@@ -74,7 +74,7 @@ def _command(line: str, talk: Talk, console: Console) -> None:
     elif name == "/help":
         console.print(HELP, markup=False, soft_wrap=True)
     else:
-        raise ValueError(f"{name} is no command; /help lists them")
+        raise ValueError(f"{name} is not a command; /help lists them")
 
 
 def _turn(line: str, talk: Talk, answer: Answer, console: Console, out: Path) -> None:

@@ -206,7 +206,7 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
         )
     if length > trained:
         console.print(
-            f"! {length} tokens, but the model learned from rows of {trained}: expect less of it",
+            f"! {length} tokens, but training rows had {trained}: quality may suffer",
             soft_wrap=True,
         )
 
@@ -243,7 +243,7 @@ def _answer_together(generator: Generator, request: Request, console: Console) -
     question = request.given["ask"]
     if not ABOUT_ONE.match(question):
         hint = f'the model learned questions about one of them, like "{about_image(1, question)}"'
-        _say(console, f"! {hint}: expect less of it")
+        _say(console, f"! {hint}: quality may suffer")
     segments = [*(Image(image, UNDERSTOOD) for image in request.images), Text(question)]
     check_length(segments, generator, console)
     with console.status("looking"):

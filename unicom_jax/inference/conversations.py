@@ -168,7 +168,7 @@ class Conversations:
         known = {field.name for field in dataclasses.fields(Drawing)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(
-                f"{unknown[0]} is no option of drawing; known are {', '.join(sorted(known))}"
+                f"{unknown[0]} is not a drawing option; choose from {', '.join(sorted(known))}"
             )
         defaults = {name: value for name, value in self.config["sample"].items() if name in known}
         given = {name: value for name, value in options.items() if value is not None}
@@ -231,7 +231,7 @@ class Conversations:
     def _begin(
         self, prefixes: Prefixes, limit: int, seed: int, places: Sequence[int]
     ) -> tuple[Writing, Tail]:
-        """Reads prefixes with room for an answer behind each."""
+        """Reads prefixes and leaves slots for an answer behind each."""
         room = bucket(prefixes.slots + limit) - prefixes.slots
         hidden, cache = self._read(prefixes, room)
         tail = self.tail(prefixes.lengths, prefixes.next_positions, prefixes.slots, seed, places)
@@ -354,7 +354,7 @@ class Conversations:
           behind: lengths and next positions of the prefixes, and the slot that the picture starts
             in.
           grids: patch rows and columns of each.
-          canvas: of all of them; the cache has room for its `slots_of` from there on.
+          canvas: of all of them; the cache has its `slots_of` free from there on.
         """
         images, slots = self.models.unified.images, self.slots_of(canvas)
         latent_grids = np.asarray(grids, np.int32) // self.sequence.pool

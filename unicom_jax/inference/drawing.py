@@ -94,8 +94,8 @@ class Drawing:
         low, high = self.guidance_interval
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(
-                f"guidance_interval {self.guidance_interval} is none; give two flow times from 0 "
-                "(noise) to 1 (picture), the lower one first"
+                f"guidance_interval {self.guidance_interval} is not an interval; give two flow "
+                "times from 0 (noise) to 1 (picture), the lower one first"
             )
         if self.shift is not None and self.shift <= 0:
             raise ValueError(f"shift is {self.shift}; give a number above 0, 1 for even steps")
@@ -139,8 +139,8 @@ def draw_latents(
     The prefix was read once; each step runs the image's tokens only.
 
     Args:
-      cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start); room
-        for s more.
+      cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start), with
+        s more slots free.
       positions, mask: of the s slots of the picture, the mask in cache slots.
       grids: rows and columns of its n tokens. What is computed behind the last one is arbitrary.
     """

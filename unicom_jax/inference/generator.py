@@ -69,7 +69,7 @@ class Generator(Conversations):
         seed: int = 0,
         mesh: str | None = None,
     ) -> Generator:
-        """The same model with random weights, an autoencoder's too: the baseline of every score.
+        """The same model with random weights, its autoencoder included: the baseline of scores.
 
         `mesh`: as for `load`.
         """
@@ -88,7 +88,7 @@ class Generator(Conversations):
         question.
 
         Raises:
-          ValueError: other numbers of pictures and questions; and as `write`.
+          ValueError: the numbers of pictures and questions differ; and as `write`.
         """
         return self.write(
             [
@@ -123,7 +123,7 @@ class Generator(Conversations):
 
         Args:
           size, count, seed, first, drawing: as for `paint`.
-          think: write a plan first and draw by it; each picture has a plan of its own.
+          think: write a plan first, then draw it; each picture has its own plan.
           max_tokens, temperature, top_p, top_k: how plans are written, as for `write`.
 
         Raises:

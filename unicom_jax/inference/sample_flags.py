@@ -31,8 +31,8 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mesh",
         metavar="SIZES",
-        help="how weights and batches are spread over several devices, like tensor=4; default "
-        "fsdp=-1: weights in parts on all of them",
+        help="how weights and batches are split over several devices, like tensor=4; default "
+        "fsdp=-1: weights sharded over all of them",
     )
     what = parser.add_argument_group("what to do (one of)")
     what.add_argument(
@@ -44,13 +44,13 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="describe this picture; repeat for several",
     )
-    what.add_argument("--ask", metavar="TEXT", help="with --image: answer this about it")
+    what.add_argument("--ask", metavar="TEXT", help="with --image: answer this question about it")
     what.add_argument(
         "--together",
         action="store_true",
         help='with --ask: one question about all pictures; "Image 2: ..." asks about the second',
     )
-    what.add_argument("--edit", metavar="TEXT", help="with --image: change it like this")
+    what.add_argument("--edit", metavar="TEXT", help="with --image: edit it as this says")
     what.add_argument("--chat", action="store_true", help="converse in words and pictures")
     drawing = parser.add_argument_group("pictures")
     drawing.add_argument(
@@ -65,33 +65,34 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     drawing.add_argument(
         "--size", metavar="SIZE", help="HEIGHTxWIDTH in pixels, or an aspect ratio like 16:9"
     )
-    drawing.add_argument("--think", action="store_true", help="write a plan first, draw by it")
+    drawing.add_argument("--think", action="store_true", help="write a plan first, then draw it")
     drawing.add_argument(
-        "--steps", type=number(int, 1), help="flow steps; more is finer and slower"
+        "--steps", type=number(int, 1), help="flow steps; more are more exact and slower"
     )
     drawing.add_argument(
         "--guidance",
         type=number(float, 0),
-        help="1 = none; 2 to 5 follows the words closer, at twice the work",
+        help="1 = none; 2 to 5 follows the words more closely, at twice the work",
     )
     drawing.add_argument(
         "--image-guidance",
         type=number(float, 0),
-        help="edits: 1, the default, = none; 1.2 to 2 keeps closer to the source, for half as much "
-        "work again; for models trained with image_dropout",
+        help="for edits: 1, the default, = none; 1.2 to 2 stays closer to the source, for half as "
+        "much work again; for models trained with image_dropout",
     )
     drawing.add_argument(
         "--renorm",
         choices=("none", "picture", "token", "words"),
-        help="against too strong colours of a high guidance: scale the guided velocity down to the "
-        "unguided one's norm, over the picture, by token, or by token before pictures guide",
+        help="against oversaturated colours at high guidance: scale the guided velocity down to "
+        "the norm of the unguided one, over the picture, by token, or by token before image "
+        "guidance",
     )
     drawing.add_argument(
         "--guidance-interval",
         type=_pair,
         metavar="LOW,HIGH",
-        help="guide only between these flow times; 0 is noise, 1 the picture; steps outside cost "
-        "half",
+        help="guide only between these flow times; 0 is noise, 1 the picture; other steps cost "
+        "half as much",
     )
     drawing.add_argument(
         "--sampler", choices=("euler", "heun"), help="heun: twice the work a step, more exact"
@@ -106,20 +107,26 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
     )
     words = parser.add_argument_group("words")
     words.add_argument(
-        "--temperature", type=number(float, 0), help="0, the default, takes the likeliest"
+        "--temperature",
+        type=number(float, 0),
+        help="0, the default, always takes the most likely token",
     )
     words.add_argument(
-        "--top-p", type=number(float, 0, 1), help="choose among the likeliest that hold this share"
+        "--top-p",
+        type=number(float, 0, 1),
+        help="sample from the most likely tokens with this total probability",
     )
     words.add_argument(
-        "--top-k", type=number(int, 0), help="choose among so many of the likeliest; 0 = all"
+        "--top-k",
+        type=number(int, 0),
+        help="sample from this many of the most likely tokens; 0 = all",
     )
-    words.add_argument("--max-tokens", type=number(int, 1), help="longest answer")
+    words.add_argument("--max-tokens", type=number(int, 1), help="longest answer, in tokens")
     words.add_argument(
-        "--stop", action="append", metavar="TEXT", help="end an answer before this; repeatable"
+        "--stop", action="append", metavar="TEXT", help="end an answer before this text; repeatable"
     )
     parser.add_argument(
-        "--seed", type=number(int, 0), default=0, help="of everything drawn at random"
+        "--seed", type=number(int, 0), default=0, help="seed of all random numbers; default 0"
     )
 
 

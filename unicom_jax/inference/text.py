@@ -154,7 +154,7 @@ def generate(
 ) -> Writing:
     """Continues until every row has produced a stop token, or `until` tokens are written.
 
-    The cache needs room for them behind `tail.start`. A row's stop token is the last of its tokens.
+    The cache needs free slots for them behind `tail.start`. A row's stop token is its last token.
     """
     zeros = jnp.zeros_like(tail.lengths)[:, None]
     keys = row_keys(tail.seed, tail.places)

@@ -35,6 +35,8 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename:
+            error.filename = os.fspath(path)  # not the name that nobody knows
         _explain_full_disk(path, error)
         raise
 
@@ -61,7 +63,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     target = Path(os.path.abspath(target))
     may_go = _is_empty(target) or (replace and target.is_dir())
     if target.is_symlink() or (target.exists() and not may_go):
-        raise FileExistsError(f"{target} is there already; name a new or empty folder")
+        raise FileExistsError(f"{target} already exists; name a new or empty folder")
     target.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(target)
     part, lock = _new_part(target)

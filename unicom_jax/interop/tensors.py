@@ -231,7 +231,7 @@ def _read_index(path: Path) -> dict[str, str]:
     try:
         found = dict(json.loads(path.read_text(encoding="utf-8"))["weight_map"])
         if not all(isinstance(shard, str) for shard in found.values()):
-            raise TypeError("a shard's name is no text")
+            raise TypeError("the name of a shard is not a string")
         return found
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(

@@ -2,10 +2,10 @@
 
 Architecture and weight names are those of `AutoencoderKL` in diffusers (Rombach et al. 2022):
 residual blocks with GroupNorm and SiLU, one attention block in the middle, 3 x 3 convolutions that
-halve the image or double it again. Images lie in [-1, 1].
+halve the image or double it again. Images are in [-1, 1].
 
 Pictures of several shapes share a batch as the upper left part of one canvas. An `Extent` says how
-far each goes; every layer then treats what lies beyond as it treats what lies beyond an image's
+far each goes; every layer then treats what is beyond as it treats what is beyond an image's
 edge, so a picture's latents do not depend on its canvas.
 """
 

@@ -282,7 +282,7 @@ def _attention_heads(feature_dim: int, latent_dim: int, heads: int | None) -> in
     wide, narrow = max(feature_dim, latent_dim), min(feature_dim, latent_dim)
     if heads is None and wide % narrow:
         raise ValueError(
-            f"the attention compressor takes {wide} / {narrow} heads, which is no integer; "
+            f"the attention compressor takes {wide} / {narrow} heads, which is not an integer; "
             "choose a latent_dim that divides feature_dim or give heads"
         )
     return heads or wide // narrow

@@ -13,7 +13,7 @@ from unicom_jax.core.batch import MaskIntervals
 
 
 class Extent(NamedTuple):
-    """Which part of a canvas belongs to the picture that lies in its upper left corner.
+    """Which part of a canvas belongs to the picture in its upper left corner.
 
     Attributes:
       grids: rows and columns of a picture, at least 1, in units such as patches.

@@ -214,7 +214,7 @@ class FluxTransformer(Module):
       heads, head_dim: the width is their product.
       context_dim: width of the context tokens (FLUX: T5's).
       pooled_dim: width of the pooled vector (FLUX: CLIP's).
-      guidance_embeds: the network is told the guidance scale ("dev"); "schnell" is not.
+      guidance_embeds: the network takes the guidance scale ("dev"); "schnell" does not.
       rope_dims: channels of a head that turn with each axis of the places.
       remat: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
       attention_backend: as in `core.attention`.

@@ -33,7 +33,7 @@ class FluxDecoder(FlowDecoder):
     Attributes:
       transformer: gives out as many channels as it takes in; turns with (0, row, column).
       feature_dim: width of the condition.
-      guidance: scale that the network is told, where it takes one; no second pass is made.
+      guidance: scale given to the network, where it takes one; no second pass is made.
       compute_dtype: of the activations. What steers the blocks, the output and the losses are fp32.
     """
 
@@ -51,7 +51,7 @@ class FluxDecoder(FlowDecoder):
         if self.transformer.channels != self.transformer.out_channels:
             raise ValueError(
                 f"a FLUX of {self.transformer.channels} channels in and "
-                f"{self.transformer.out_channels} out is no pixel decoder; take one with as many"
+                f"{self.transformer.out_channels} out is not a pixel decoder; take one with as many"
             )
 
     @property
@@ -78,7 +78,7 @@ class FluxDecoder(FlowDecoder):
         batch, tokens = noisy.shape[:2]
         context = self.projector(params["projector"], condition.astype(self.compute_dtype))
         places = jnp.pad(token_places(grids, tokens), ((0, 0), (0, 0), (1, 0)))  # (0, row, column)
-        told = jnp.full(batch, self.guidance) if self.transformer.guidance_embeds else None
+        guidance = jnp.full(batch, self.guidance) if self.transformer.guidance_embeds else None
         out = self.transformer(
             params["transformer"],
             noisy.astype(self.compute_dtype),
@@ -87,7 +87,7 @@ class FluxDecoder(FlowDecoder):
             1.0 - time,
             places,
             jnp.zeros((*context.shape[:2], 3), places.dtype),
-            told,
+            guidance,
             joint_mask(grids, context.shape[1], tokens),
         )
         return jnp.where(token_mask(grids, tokens)[..., None], -out, 0.0)

@@ -61,7 +61,7 @@ class LatentSpace:
       patch: P, pixels on a side of a patch; a token holds (P/f)² latents of c channels.
       rows, cols: patches of the canvas; no picture has more.
       ragged: pictures may be smaller than the canvas (aspect buckets). Each is computed as if it
-        were alone, on the smallest of a few canvases that has room for it (`canvases`).
+        were alone, on the smallest of a few canvases that can hold it (`canvases`).
       compute_dtype: of the autoencoder's convolutions; its norms are fp32.
     """
 
@@ -76,8 +76,8 @@ class LatentSpace:
         factor = self.autoencoder.factor
         if self.patch % factor:
             raise ValueError(
-                f"data.patch={self.patch} is no multiple of {factor}, by which the autoencoder of "
-                f"codec.autoencoder.path shrinks pictures; make it one"
+                f"data.patch={self.patch} is not a multiple of {factor}, by which the autoencoder "
+                f"of codec.autoencoder.path reduces pictures; make it one"
             )
 
     @property
@@ -133,7 +133,7 @@ class LatentSpace:
         if len(sizes) < 2:
             return run(self, frozen, tokens, grids)
         spaces = [dataclasses.replace(self, rows=rows, cols=cols) for rows, cols in sizes]
-        # Within a branch, or each would keep room for what all of them keep.
+        # Within a branch, or each would reserve memory for what all of them keep.
         branches = [jax.checkpoint(partial(run, space)) for space in spaces]
         tops = jnp.array([rows for rows, _ in sizes[:-1]])
 
@@ -190,8 +190,8 @@ CANVASES = 3  # that a space of many shapes has; each is compiled on its own
 def canvases(rows: int, cols: int, tokens: int, count: int = CANVASES) -> list[tuple[int, int]]:
     """At most `count` canvases for all grids of at most rows x cols patches, `tokens` in number.
 
-    Each (rows, columns) has room for the grids of more rows than the one before it has; so the
-    first one with rows enough is a grid's. The largest is as small as can be: 64 x 64 patches of
+    Each (rows, columns) holds the grids of more rows than the one before it does, so the first
+    one with enough rows is a grid's. The largest is as small as can be: 64 x 64 patches of
     which a picture has 1024 take canvases of 25 x 64, 41 x 39 and 64 x 24. One canvas serves all
     where more would save less than a quarter of it.
     """

@@ -258,7 +258,7 @@ class Transformer(Module):
           mask: its intervals speak of the S slots, or of the T slots of the cache.
           cache: None, or what earlier calls wrote. The new keys and values go to its slots
             [start, start + S) before the queries look at it.
-          start: first slot to be written; may be traced, and then has to leave room for S slots.
+          start: first slot to be written; may be traced, and then S slots must be free there.
 
         Returns:
           Hidden states after the final norm, and the updated cache (None without one).

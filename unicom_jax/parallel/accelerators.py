@@ -49,7 +49,7 @@ class Accelerator:
 # cross between slices. GPUs have fast links (NVLink) within a node: sharded there, copied across.
 TORUS, NODES = "slice={slices},fsdp=-1", "data=-1,fsdp={node}"
 
-# Exchanges that run beside products, and room on the chip for the compiler, as in published launch
+# Exchanges that overlap with products, and on-chip memory for the compiler, as in published launch
 # scripts: MaxText's configs/tpu for v5e, v5p and v6e, tpu-recipes' training/ironwood for tpu7x,
 # gpu-recipes' training/a3ultra and JAX-Toolbox's test-maxtext.sh for Hopper.
 _FUSED_EXCHANGES = (

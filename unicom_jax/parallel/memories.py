@@ -13,7 +13,7 @@ def on_host(shardings: Any, abstract: Any) -> Any:
     """The same shardings in the host's memory; scalars stay on the device, as steps branch on them.
 
     Args:
-      abstract: the arrays that will lie there.
+      abstract: the arrays that will be stored there.
     """
     return jax.tree.map(
         lambda place, leaf: place.with_memory_kind(HOST) if leaf.ndim else place,
@@ -23,5 +23,5 @@ def on_host(shardings: Any, abstract: Any) -> Any:
 
 
 def on_device(tree: Any) -> Any:
-    """Within a jitted function: copies of what lies in the host's memory, sharded as it is."""
+    """Within a jitted function: copies of what is in the host's memory, sharded as it is."""
     return jax.tree.map(lambda leaf: jax.device_put(leaf, jax.memory.Space.Device), tree)

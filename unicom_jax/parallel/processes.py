@@ -36,7 +36,7 @@ LOST = "Connection closed by peer|Connection reset by peer|heartbeat|oordination
 
 
 class ProcessError(Exception):
-    """Processes that do not find or do not wait for each other. One line that names the mend."""
+    """Processes that do not find or do not wait for each other. One line that names the fix."""
 
 
 class LostError(ProcessError):
@@ -180,9 +180,9 @@ class ProcessGroup:
         client, folder = multihost.get_jax_distributed_client(), f"unicom/{what}"
         client.key_value_set(f"{folder}/{self.index}", text, allow_overwrite=True)
         self.barrier(what)
-        told = [client.key_value_try_get(f"{folder}/{index}") for index in range(self.count)]
+        texts = [client.key_value_try_get(f"{folder}/{index}") for index in range(self.count)]
         self.barrier(f"{what}, read")  # so that nobody writes the next one yet
-        return told
+        return texts
 
     @contextlib.contextmanager
     def first_before_others(self, what: str) -> Iterator[None]:

@@ -75,7 +75,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def optimizer_shardings(abstract_state: Any, shardings: Any, mesh: Mesh) -> Any:
-    """Moments lie where their weights lie; everything else is replicated.
+    """Moments are sharded like their weights; everything else is replicated.
 
     Optax keeps moments in copies of the weights' tree, whatever surrounds them, so a moment is
     known by the end of its path.
@@ -178,5 +178,5 @@ def place_copies(tree: Any, place: Sharding) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Global arrays, wherever their parts lie, as NumPy arrays on every process."""
+    """Global arrays, wherever their parts are, as NumPy arrays on every process."""
     return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)

@@ -94,7 +94,7 @@ class Watch:
                 return
 
     def _agreed(self, seen: dict[int, tuple[str, float]], now: float) -> list[int]:
-        """Who is lost: as this process sees, which 0 tells the others, or as 0 has told."""
+        """Who is lost: as this process sees, which 0 sends to the others, or as 0 has sent."""
         late = [
             p for p, (sign, came) in seen.items() if sign != DONE and now - came > self._seconds
         ]
@@ -102,16 +102,16 @@ class Watch:
             self._client.key_value_set(f"{LOST}/all", " ".join(map(str, late)))
         if late or self._index == 0:
             return late
-        told = self._client.key_value_dir_get(LOST)
-        return list(map(int, told[0][1].split())) if told else []
+        sent = self._client.key_value_dir_get(LOST)
+        return list(map(int, sent[0][1].split())) if sent else []
 
     def _give(self, sign: str) -> None:
         self._client.key_value_set(f"{SIGNS}/{self._index}/sign", sign, allow_overwrite=True)
 
     def _signs(self, of: str = "") -> dict[int, str]:
         """Process -> sign."""
-        told = self._client.key_value_dir_get(f"{SIGNS}{of}")
-        return {int(key.split("/")[-2]): sign for key, sign in told}
+        given = self._client.key_value_dir_get(f"{SIGNS}{of}")
+        return {int(key.split("/")[-2]): sign for key, sign in given}
 
     def _line(self, lost: list[int]) -> str:
         return (

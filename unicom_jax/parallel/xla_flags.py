@@ -11,11 +11,11 @@ from collections.abc import MutableMapping
 from pathlib import Path
 
 from unicom_jax.parallel.accelerators import ACCELERATORS, Accelerator, find_accelerator
+from unicom_jax.parallel.platform import PCI, google_devices
 
 OFF = "off"
 # PCI device ids of Google's chips.
 TPUS = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e", "0x0076": "tpu7x"}
-GOOGLE = "0x1ae0"
 
 
 def set_flags(choice: str, environ: MutableMapping[str, str] = os.environ) -> Accelerator | None:
@@ -53,14 +53,12 @@ def describe_flags(entry: Accelerator | None, choice: str) -> str:
     return f'{entry.flags_variable}="{flags}"{variables} (off: --config.xla_flags=off)'
 
 
-def present(
-    pci: Path = Path("/sys/bus/pci/devices"), gpus: Path = Path("/proc/driver/nvidia/gpus")
-) -> Accelerator | None:
+def present(pci: Path = PCI, gpus: Path = Path("/proc/driver/nvidia/gpus")) -> Accelerator | None:
     """The accelerator of this machine, without asking JAX; None for a CPU or an unknown one."""
-    for vendor in sorted(pci.glob("*/vendor")):
-        if vendor.read_text(encoding="ascii").strip() == GOOGLE:
-            name = TPUS.get((vendor.parent / "device").read_text(encoding="ascii").strip())
-            return next((entry for entry in ACCELERATORS if entry.name == name), None)
+    tpus = {TPUS[device] for device in google_devices(pci) if device in TPUS}
+    for entry in ACCELERATORS:
+        if entry.name in tpus:
+            return entry
     for card in sorted(gpus.glob("*/information")):
         for line in card.read_text(encoding="utf-8").splitlines():
             if line.startswith("Model:"):

@@ -155,10 +155,10 @@ def _check_fit(config: ConfigDict, plans: Sequence[StagePlan]) -> None:
     for plan in plans:
         if plan.fits:
             continue
-        mend = nearest_fit(config, plan)
+        smaller = nearest_fit(config, plan)
         hint = (
-            f"{mend.flags} should fit ({mend.plan.peak / GIB:.0f} GiB by an estimate)"
-            if mend
-            else "no mesh, remat or parts of the batch make it fit; take more devices"
+            f"{smaller.flags} should fit (estimated at {smaller.plan.peak / GIB:.0f} GiB)"
+            if smaller
+            else "no mesh, remat or accumulation makes it fit; use more devices"
         )
         raise DoesNotFit(f"{plan.stage} needs {_needs(plan)} on {plan.topology}; {hint}")

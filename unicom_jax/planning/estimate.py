@@ -1,8 +1,8 @@
-"""A plan without a compiler: bytes from the shardings, all else by formula. It says that it is one.
+"""A plan without a compiler: bytes from the shardings, all else by formula; marked as an estimate.
 
-Memory is what lies on a device (weights, moments, average, frozen parts, batch), the gradients,
+Memory is what a device stores (weights, moments, average, frozen parts, batch), the gradients,
 what the backward pass keeps of the forward pass (as JAX traces it, remat included), and twice the
-largest array in between. Main memory's traffic is what lies there, written and read once a step,
+largest array in between. Main memory's traffic is all of that, written and read once a step,
 and the factors and results of all products: the scores of attention among them, which no fusion
 keeps on the chip, only a kernel (`attention_backend="fused"`). Links carry what the placement
 asks for:

@@ -48,7 +48,7 @@ class StagePlan:
     Attributes:
       mesh: sizes of its axes.
       parameters: {part: (weights, trained ones of them)}.
-      held: {what: bytes that lie on a device between steps}.
+      held: {what: bytes stored on a device between steps}.
       peak: bytes at the step's highest point; None where the compiler gave up before it knew.
       parts: that a batch is accumulated from.
       visible: of the pairs of a row's slots; None where the stage has no packed rows.
@@ -60,7 +60,7 @@ class StagePlan:
       computed_flops, roofline: None where the compiler gave up.
       estimated: nothing was compiled.
       seconds: that compiling took.
-      unknown_loops: loops of the program whose length its text does not tell.
+      unknown_loops: loops of the program whose length its text does not give.
       warnings: lines about its settings.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-PLAN = "Say what a configuration takes on hardware that is not here: memory, time, exchanges."
+PLAN = "Plan memory, time and communication of a configuration on hardware that is not here."
 PLAN_EXAMPLES = """\
 examples:
   unicom plan --config=experiments/unicom_7b.py --topology=v5p:8x8x4
@@ -19,8 +19,8 @@ v6e: two), GPUs by their number (a100, a100-80, h100, h200; eight a node), cpu:N
 exchanges of a small configuration. v5p:8x8x4 has 256 chips; Google counts its cores and calls it
 v5p-512.
 
-The train step of each stage is compiled as a run would compile it, on shapes alone. That takes the
-compiler of the hardware, not the hardware:
+The train step of each stage is compiled as in a run, from shapes alone. This needs the compiler for
+the hardware, not the hardware:
   TPU   pip install 'jax[tpu]'
   GPU   pip install --no-deps jax-cuda12-pjrt==V jax-cuda12-plugin==V nvidia-cuda-nvcc-cu12
 with V the version of jax. Without it, and with --estimate, the table is an estimate and says so. A
@@ -44,19 +44,23 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--stage",
         metavar="A,B",
-        help="only these; default: all stages of the configuration. 'sample' plans generation",
+        help="plan only these; default: all stages of the configuration. 'sample' plans generation",
     )
     parser.add_argument(
         "--keep", "--dump-hlo", metavar="DIR", help="write the compiled programs there, as text"
     )
     parser.add_argument(
-        "--estimate", action="store_true", help="compile nothing, even where a compiler is there"
+        "--estimate", action="store_true", help="do not compile, even if a compiler is installed"
     )
     parser.add_argument(
         "--search",
         action="store_true",
-        help="rank meshes, remat and batches by estimates, compile the best ones",
+        help="rank meshes, remat and batches by estimates, then compile the best ones",
     )
     parser.add_argument(
-        "--compile", type=int, default=3, metavar="N", help="so many of a search; default 3"
+        "--compile",
+        type=int,
+        default=3,
+        metavar="N",
+        help="number of settings that a search compiles; default 3",
     )

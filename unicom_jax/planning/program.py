@@ -39,7 +39,7 @@ class StepProgram:
       frozen: weights of earlier stages.
       batch: of the whole run, over all devices.
       tokens: slots of a step (encoder, codec: patches).
-      images: the most that a step's batch has room for.
+      images: the most that a step's batch can hold.
     """
 
     trainer: Trainer
@@ -171,7 +171,7 @@ def gradient_bytes(config: Mapping[str, Any]) -> int:
 
 
 def local_bytes(tree: Any) -> int:
-    """Bytes of a placed abstract tree on one device; what lies in the host's memory is none."""
+    """Bytes of a placed abstract tree on one device; what is in host memory does not count."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)

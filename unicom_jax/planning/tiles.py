@@ -23,7 +23,7 @@ FEW = 0.1  # of all weights that are trained: not worth a warning
 
 
 def shard_of(spec: ParamSpec, mesh: Mesh | AbstractMesh) -> tuple[int, int]:
-    """Size of the dimension of a weight that lies over `EMBED`, and of a device's part; (0, 0)."""
+    """Size of a weight's dimension that is split over `EMBED`, and of a device's part; (0, 0)."""
     for size, axes in zip(spec.shape, param_sharding(spec, mesh).spec, strict=False):
         names = (axes,) if isinstance(axes, str) else axes or ()
         if names and set(names) <= set(EMBED):
@@ -51,7 +51,7 @@ def tile_warning(specs: Iterable[ParamSpec], mesh: Mesh | AbstractMesh, nbytes: 
     fitting = [n for n in range(2, over) if over % n == 0 and size % (n * rows) == 0]
     hint = f"; over {fitting[-1]} devices they would have {size // fitting[-1]}" if fitting else ""
     return (
-        f"gradients of {size} channels over {over} devices lie in shards of {part} rows, no "
+        f"gradients of {size} channels over {over} devices are in shards of {part} rows, not a "
         f"multiple of a tile's {rows}: a TPU all-reduces them ({weights:.2g} weights), twice the "
         f"bytes of a reduce-scatter{hint}"
     )

@@ -6,7 +6,7 @@
       STAGE/checkpoints/STEP/{params,train,position}
 
 `params` holds the weights for use (averaged ones where EMA is on); `train` what only training
-needs (optimizer state, raw weights); `position` where the data stream stands.
+needs (optimizer state, raw weights); `position` of the data stream.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ CHUNK_BYTES = 64 * 2**20  # of a weight, compressed and written by itself
 
 
 class CheckpointError(Exception):
-    """A checkpoint that is missing or damaged. One line that names the path and the mend."""
+    """A checkpoint that is missing or damaged. One line that names the path and the fix."""
 
 
 class OtherRunError(CheckpointError):
@@ -322,7 +322,7 @@ def _with_adapters(path: Path, abstract: Params) -> Params:
     flat = traverse_util.flatten_dict(abstract, keep_empty_nodes=True)
     for layer, adapter in lora.adapters(_metadata(path)).items():
         if (kernel := flat.get((*layer, "kernel"))) is None:
-            continue  # of another model, as `_check_sizes` will tell
+            continue  # of another model, as `_check_sizes` will report
         flat[(*layer, "kernel")] = kernel.update(dtype=np.float32)
         place = kernel.sharding
         if isinstance(place, jax.sharding.NamedSharding):
@@ -349,7 +349,7 @@ def _read_part(path: Path, wanted: Params, on_host: bool = False) -> Params:
     """What `wanted` names of one item, where it says or on the first device, or on the host.
 
     Orbax reads into host memory and copies from there. Large weights come one by one and before
-    the small ones, so that the copies pass while there is still room: the peak is about the model.
+    the small ones, while there is still memory for both copies: the peak is about the model's size.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     flat = traverse_util.flatten_dict(wanted)

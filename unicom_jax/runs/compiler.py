@@ -1,4 +1,4 @@
-"""What a run tells XLA before JAX starts: flags, where programs are kept, where they are dumped."""
+"""What a run sets for XLA before JAX starts: flags, the cache of programs, where to dump them."""
 
 from __future__ import annotations
 

@@ -94,11 +94,12 @@ def store(config: ConfigDict, workdir: Path) -> None:
     """Writes config.json, whole or not at all, and what changed into the history."""
     path, text = workdir / CONFIG, to_json(config)
     if path.is_file():
-        if path.read_text(encoding="utf-8") == text:
+        stored = read_config(workdir)
+        if json.loads(json.dumps(stored, default=list)) == json.loads(text):
             return
         changes = {
             name: [old, new]
-            for name, old, new in differences(read_config(workdir), config)
+            for name, old, new in differences(stored, config)
             if KEYS[name].resume != NEUTRAL
         }
         if changes:
@@ -119,7 +120,7 @@ def _steps(workdir: Path) -> dict[str, int]:
 
 
 def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
-    """The batch of `batch_size` at which the data go on after a stage has read `batches`.
+    """The batch of `batch_size` at which the data continue after a stage has read `batches`.
 
     `stage` is its label (`runs/stages.py`).
 

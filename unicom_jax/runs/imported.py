@@ -95,7 +95,7 @@ def fp32_bytes(module: Module) -> int:
 
 @contextmanager
 def transfer_progress(console: Console, what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar that is told how many bytes have arrived, and shows how fast."""
+    """A progress bar of the bytes that have arrived, with their rate."""
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
     quiet = not console.is_terminal
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:

@@ -127,7 +127,9 @@ def _encoder(config: Config) -> list[Source]:
     ours, theirs = build_encoder(config), module_in(folder, layout)
     vision = theirs.vision if isinstance(theirs, Contrastive) else theirs
     if not isinstance(vision, VisionEncoder):
-        raise ConfigError(f"{key}={given} holds a text tower alone; give one with an image tower")
+        raise ConfigError(
+            f"{key}={given} holds only a text tower; give a folder with an image tower"
+        )
     patch = ours.vision.patch_size
     keys = {
         "naflex": "encoder.naflex",

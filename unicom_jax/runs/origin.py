@@ -72,7 +72,7 @@ def origins(config: Config) -> list[Origin]:
         if given and not names_a_run(given) and name not in PARTS:
             raise ConfigError(
                 f"{name}.init_from={given}: give WORKDIR:STAGE, for example runs/base:{name}; a "
-                f"folder of released weights belongs into {spec.part}.init_from"
+                f"folder of released weights belongs in {spec.part}.init_from"
             )
         if not names_a_run(given):
             continue

@@ -57,7 +57,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def prepare_packed(args: argparse.Namespace, console: Console) -> str:
-    """Packs a stage's rows and says where they lie.
+    """Packs a stage's rows and says where they are.
 
     Raises:
       ConfigError: flags that do not go together, or a stage without rows.
@@ -105,7 +105,7 @@ def prepare_packed(args: argparse.Namespace, console: Console) -> str:
 
     before, began = done(), time.perf_counter()
     if before:
-        console.print(f"{directory}: goes on, {before} of {total} rows are there", soft_wrap=True)
+        console.print(f"{directory}: resumes, {before} of {total} rows are there", soft_wrap=True)
     if missing:
         work = functools.partial(rows.write_shard, plan)
         engine = (args.runner or beam_engine.LOCAL, args.workers or 1, args.runner_flags)
@@ -126,7 +126,7 @@ def _summary(directory: Path, manifest: Mapping[str, Any], rate: float) -> str:
     passed = ", ".join(f"{count} {name}" for name, count in lost.items() if count)
     return (
         f"{directory}: {splits[TRAIN]['rows']} rows to train on and {splits[EVALUATION]['rows']} "
-        f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; passed over: {passed}' * bool(passed)}; "
+        f"held out, {size:.1f} MiB, {rate:.1f} rows/s{f'; skipped: {passed}' * bool(passed)}; "
         f"train on them with {shlex.quote(f'--config.data.packed={directory.parent}')}"
     )
 

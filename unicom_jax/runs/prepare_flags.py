@@ -16,12 +16,12 @@ packed rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
   unicom train --config=experiments/quickstart.py --workdir=runs/q --config.data.packed=data/q
 
-  What a stage would read, tokenize, resize and pack in training lies ready afterwards, and training
-  gives the same losses. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. The
-  same command goes on where a stopped one ended; files that are complete stay. Stages with
-  a mixture train on rows: once for each, and for each time that config.stages repeats one.
+  This reads, tokenizes, resizes and packs in advance what a stage trains on; the losses stay the
+  same. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. Run the same command
+  again to resume a stopped preparation; complete files are kept. Stages with a mixture train on
+  rows: prepare them once for each, and for each time that config.stages repeats one.
 
-  With --features=RUN the frozen encoder of a run looks at every picture now and not in each step:
+  With --features=RUN the frozen encoder of a run encodes every picture now, not in each step:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --features=runs/q
 
   On a cluster, --runner=NAME and the flags of that runner are handed to Beam; --out (and the data
@@ -37,7 +37,7 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     sets.add_argument(
         "--package",
         metavar="PATH",
-        help="folder: where captions.jsonl lies; openmoji: the npm package (folder, .tgz)",
+        help="folder: the one with captions.jsonl; openmoji: the npm package (folder, .tgz)",
     )
     sets.add_argument(
         "--size",
@@ -55,15 +55,17 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     )
     packed.add_argument("--workers", type=_at_least(1), help="local processes; default: 1")
     packed.add_argument(
-        "--features", metavar="RUN", help="keep what this run's encoder sees instead of pictures"
+        "--features", metavar="RUN", help="store what this run's encoder makes of pictures instead"
     )
     packed.add_argument(
         "--features-dtype",
         metavar="TYPE",
-        help="float32 (default), bfloat16 or float16: half the room, rounded once",
+        help="float32 (default), bfloat16 or float16 (half the size, rounded once)",
     )
     packed.add_argument(
-        "--runner", metavar="NAME", help="Beam's; default: its local one. Its flags follow"
+        "--runner",
+        metavar="NAME",
+        help="a runner of Beam, followed by its flags; default: the local one",
     )
 
 

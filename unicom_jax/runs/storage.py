@@ -56,7 +56,7 @@ def take_folders_literally() -> None:
 
 class StorageLog(logging.Filter):
     """For absl's logger: Orbax's threads log such a problem, and all that follows from it, in many
-    lines each; it is told in one.
+    lines each; the filter reports it in one.
 
     Attributes:
       problem: the last one that was logged; whoever begins a save sets it to "".

@@ -1,4 +1,4 @@
-"""The weights that a model is used with: of a training directory, or of chance."""
+"""The weights that a model is used with: of a training directory, or randomly initialised."""
 
 from __future__ import annotations
 
@@ -147,8 +147,7 @@ def restore(
         has_adapters(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
     ):
         raise CheckpointError(
-            f"{workdir} has no adapters over its weights; leave --weights out, or train a stage "
-            "with lora.rank"
+            f"{workdir} has no LoRA adapters; leave --weights out, or train a stage with lora.rank"
         )
     merged = lora.base_weights if choice.kind == "base" else lora.merge
     options = {

@@ -10,10 +10,10 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.lora import BASE, Lora
-from unicom_jax.core.module import iter_specs
+from unicom_jax.core.lora import BASE, Lora, adapters
+from unicom_jax.core.module import Specs, iter_specs
 from unicom_jax.runs.stages import noise_fold, spec_of
-from unicom_jax.training.groups import read_groups
+from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
@@ -42,9 +42,12 @@ def make_trainer(
         stage = _with_adapters(stage, settings.lora)
     groups = read_groups(settings.groups, stage.module.specs(), f"{spec.name}.groups")
     stage = dataclasses.replace(stage, name=label, freeze=(*stage.freeze, *groups.frozen()))
-    trained, _ = split(stage.module.specs(), stage.freeze)
+    trained, held = split(stage.module.specs(), stage.freeze)
     if not any(iter_specs(trained)):
-        raise ConfigError(f"{spec.name} trains no weight: freeze, groups or lora hold all of them")
+        raise ConfigError(
+            f"{spec.name} trains no weight: freeze, groups or lora keep all of them frozen"
+        )
+    _check_nothing_is_idle(spec.name, groups, trained, held)
     updates = settings.steps * stage.inner_steps
     optimizer, schedule = make_optimizer(settings, trained, updates, groups)
     return Trainer(
@@ -63,6 +66,24 @@ def make_trainer(
         diagnostics=settings.diagnostics,
         noise_fold=noise_fold(config, label),
     )
+
+
+def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Specs) -> None:
+    """Raises ConfigError for adapters that the stage holds, and for a group of factors for weights
+    none of which it trains: they would change nothing."""
+    for layer, adapter in adapters(held).items():
+        if "a" in adapter:
+            raise ConfigError(
+                f"{name}.lora.targets adapts {'/'.join(layer)}, which freeze, groups or the "
+                "pathway hold; name other layers, or let it train"
+            )
+    members = {groups.of(path) for path, _ in iter_specs(trained)}
+    for group in groups.groups:
+        if not group.frozen and group not in members:
+            raise ConfigError(
+                f"{name}.groups: {group.label!r} has no weight that {name} trains; freeze, lora or "
+                "the pathway hold all of them. Leave the group out"
+            )
 
 
 def _with_adapters(stage: Stage, settings: ConfigDict) -> Stage:

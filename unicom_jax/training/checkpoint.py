@@ -17,7 +17,7 @@ from unicom_jax.training.step import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """Where training stands: step s reads the batch s + `data_offset`.
+    """The position of training: step s reads the batch s + `data_offset`.
 
     Attributes:
       next_step: steps taken, skipped ones included.
@@ -96,7 +96,7 @@ def restore_newest(
 
     Raises:
       OtherRunError: the newest readable one belongs to another config or seed.
-      CheckpointError: all are damaged; training anew would overwrite what might be mended.
+      CheckpointError: all are damaged; a new start would overwrite what might be repaired.
       ProcessError: the processes see different checkpoints.
     """
     group = group or ProcessGroup()
@@ -126,6 +126,6 @@ def restore_newest(
     if steps and not refused:
         raise files.CheckpointError(
             f"no checkpoint under {manager.directory} can be read; restore one from a copy, or "
-            "delete the folder to train this stage anew"
+            "delete the folder to train this stage again"
         )
     return None

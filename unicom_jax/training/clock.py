@@ -1,6 +1,6 @@
 """Where the time goes: rates since the last report, and the share of it that moved training on.
 
-Goodput is the time of the steps whose result stands, over all time since the stage first began:
+Goodput is the time of the steps whose result was kept, divided by all time since the stage began:
 
     began ─ compile ─ steps ─ save ─ steps ─ killed ─ (nothing runs) ─ compile ─ steps ─ eval ─ now
                       ▓▓▓▓▓          lost                              ▓▓▓▓▓
@@ -16,13 +16,14 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+
+from unicom_jax.interop.atomic import write_text
 
 # Metrics that are the clock's: equal runs differ in them.
 CLOCK = (
@@ -72,7 +73,8 @@ class Clock:
 
     Args:
       step: the process begins there.
-      skipped: steps that were skipped until then.
+      skipped: updates that were skipped until then.
+      updates: in each step (`Stage.inner_steps`).
       active: whether this process writes the file.
 
     Attributes:
@@ -81,11 +83,18 @@ class Clock:
     """
 
     def __init__(
-        self, directory: Path, step: int = 0, skipped: int = 0, *, active: bool = True
+        self,
+        directory: Path,
+        step: int = 0,
+        skipped: int = 0,
+        *,
+        updates: int = 1,
+        active: bool = True,
     ) -> None:
         self._path, self._active = directory / "goodput.json", active
         self._began, self._kept = _read(self._path) if step else (time.time(), {})
         self._useful, self._skipped = self._kept.get(step, 0.0), skipped
+        self._updates = updates
         self.window, self.paused = Window(), Counter()
 
     @contextlib.contextmanager
@@ -101,10 +110,10 @@ class Clock:
         """`goodput`, and `time/<what>`; a new window begins.
 
         Args:
-          skipped: steps of the stage that were skipped until now.
+          skipped: updates of the stage that were skipped until now.
           compiled: the window's time went into compiling.
         """
-        window, new = self.window, skipped - self._skipped
+        window, new = self.window, (skipped - self._skipped) / self._updates
         if window.steps and not compiled:
             self._useful += window.seconds * max(window.steps - new, 0) / window.steps
         self._skipped, self.window = skipped, Window()
@@ -121,16 +130,14 @@ class Clock:
         self._kept[step] = self._useful + self.window.seconds * bool(self.window.steps)
         if not self._active:
             return
-        told = {"began": self._began, "useful": self._kept}
-        fresh = self._path.with_suffix(".new")
+        record = {"began": self._began, "useful": self._kept}
         try:
-            fresh.write_text(json.dumps(told))
-            os.replace(fresh, self._path)
-        except OSError as error:  # the checkpoint's own trouble is the one to be told
-            logger.warning("%s: %s; goodput starts anew", self._path, error.strerror)
+            write_text(self._path, json.dumps(record))
+        except OSError as error:  # a checkpoint that fails reports itself
+            logger.warning("%s; goodput may start again from 0", error)
 
     def go_back(self, step: int, skipped: int) -> None:
-        """Training goes on from the checkpoint of `step`: what came after it was of no use."""
+        """Training continues from the checkpoint of `step`: later steps do not count as useful."""
         self._kept = {at: useful for at, useful in self._kept.items() if at <= step}
         self._useful, self._skipped = self._kept.get(step, 0.0), skipped
         self.window = Window()
@@ -139,7 +146,7 @@ class Clock:
 def _read(path: Path) -> tuple[float, dict[int, float]]:
     """When the stage began, and its useful seconds by checkpoint; anew where that is not known."""
     try:
-        told = json.loads(path.read_text())
-        return told["began"], {int(step): useful for step, useful in told["useful"].items()}
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return record["began"], {int(step): useful for step, useful in record["useful"].items()}
     except (OSError, ValueError, KeyError):
         return time.time(), {}

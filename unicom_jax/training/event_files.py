@@ -38,11 +38,11 @@ class JsonLines:
         self._file.truncate(self._size)  # in place: a full disk cannot lose the earlier ones
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        told = bool(self._pending)
+        reported = bool(self._pending)
         self._pending += json.dumps({"step": step, **values}).encode() + b"\n"
         problem = self.flush()
-        if problem and not told:
-            logger.warning("%s: %s; metrics wait in memory", self._file.name, problem.strerror)
+        if problem and not reported:
+            logger.warning("%s: %s; metrics are kept in memory", self._file.name, problem.strerror)
 
     def flush(self) -> OSError | None:
         try:

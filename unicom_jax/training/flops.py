@@ -35,7 +35,7 @@ class Shares(NamedTuple):
 
     Attributes:
       predicted: of the slots, those that predict a token: of work that stands under a condition
-        (`jax.lax.cond`), so much counts. `Stage.predicted` tells it of a batch.
+        (`jax.lax.cond`), so much counts. `Stage.predicted` counts them in a batch.
       visible: of the pairs of a row's slots, those that the mask shows. `Stage.visible`.
     """
 
@@ -148,7 +148,7 @@ def _count_one(
     eqn: JaxprEqn, learns: list[bool], shares: Shares, products: Mapping
 ) -> tuple[float, list[bool]]:
     if ROW_ATTENTION in str(eqn.source_info.name_stack).split("/"):
-        # Equations within this one do not tell the scopes around it.
+        # Equations within this one do not carry the scopes around it.
         flops, out = _count_within(eqn, learns, shares, products)
         return shares.visible * flops, out
     return _count_within(eqn, learns, shares, products)

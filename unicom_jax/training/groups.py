@@ -114,7 +114,9 @@ def read_groups(given: Sequence[Mapping[str, Any]], specs: Specs, key: str = "gr
 def _read_group(given: Mapping[str, Any], key: str) -> Group:
     fields = {field.name: field for field in dataclasses.fields(Group)}
     if not isinstance(given, Mapping) or "match" not in given:
-        raise ValueError(f"{key}={given!r} is no group; write {{'match': 'transformer/.*', ...}}")
+        raise ValueError(
+            f"{key}={given!r} is not a group; write {{'match': 'transformer/.*', ...}}"
+        )
     for name, value in given.items():
         if name not in fields:
             raise ValueError(f"{key}: {name!r} is unknown; a group has {', '.join(fields)}")
@@ -126,7 +128,9 @@ def _read_group(given: Mapping[str, Any], key: str) -> Group:
     try:
         re.compile(group.match)
     except re.error as error:
-        raise ValueError(f"{key}: match={group.match!r} is no expression: {error}") from None
+        raise ValueError(
+            f"{key}: match={group.match!r} is not a regular expression: {error}"
+        ) from None
     if group.learning_rate <= 0:
         raise ValueError(
             f"{key}: learning_rate={group.learning_rate} is a factor above 0; to keep weights as "

@@ -80,8 +80,8 @@ def data_shares(
     """
     group, own = group or ProcessGroup(), {name: counts[name] - before[name] for name in counts}
     new: Counter = Counter()
-    for told in group.gather("counts of the data", json.dumps(own)):
-        new.update(json.loads(told))
+    for counted in group.gather("counts of the data", json.dumps(own)):
+        new.update(json.loads(counted))
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
     if new["room"]:
         shares["data/filled"] = new["slots"] / new["room"]
@@ -106,7 +106,7 @@ def train(
     observe: Observer | None = None,
     eval_tasks: Mapping[str, Batches] | None = None,
 ) -> Params:
-    """Trains one stage, or goes on where its directory stands, and returns the weights for use.
+    """Trains one stage, or resumes it from its directory, and returns the weights for use.
 
     All processes of a run call it alike; only the first writes metrics and `stage.json`.
 
@@ -153,7 +153,7 @@ def train(
         saver.close()
         return trainer.weights_for_use(state)
     if start:
-        console.print(f"{name}: goes on from the checkpoint of step {start}")
+        console.print(f"{name}: resumes from the checkpoint of step {start}")
         _tell_changed_rate(trainer, state, position, warn)
 
     # ---- compiled pieces ------------------------------------------------------------------
@@ -163,7 +163,8 @@ def train(
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)
-    clock = Clock(directory, start, first_skipped, active=group.index == 0)
+    active = group.index == 0
+    clock = Clock(directory, start, first_skipped, updates=inner_steps, active=active)
     stopping = profiling = False
     first_profiled = start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
@@ -174,7 +175,7 @@ def train(
     with (
         # Grain's workers leave shared memory behind when they are not closed.
         closing(batches(start + position.data_offset)) as stream,
-        MetricWriter(directory, start, config.wandb_project, active=group.index == 0) as writer,
+        MetricWriter(directory, start, config.wandb_project, active=active) as writer,
         make_progress(console) as progress,
     ):
         bar = progress.add_task(name, total=config.steps, completed=start, note="compiling")
@@ -211,7 +212,7 @@ def train(
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
                     writer.write(done, values)  # the report reads it; dropped on a way back
-                    state = metrics = None  # there is no room for two
+                    state = metrics = None  # memory may not hold two
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
                     progress.update(bar, completed=position.next_step)
@@ -266,7 +267,8 @@ def train(
     if stopping:
         saver.finish(position, state, loss)
         raise Stopped(
-            f"{name}: stopped and saved at step {done} of {config.steps}; the same command goes on"
+            f"{name}: stopped and saved at step {done} of {config.steps}; "
+            "run the same command to resume"
         )
     if trainer.stage.finish is not None:
         finished = trainer.stage.finish(trainer.weights_for_use(state), frozen)
@@ -286,7 +288,7 @@ def train(
         **({"best_step": saver.best_step} if config.keep_best else {}),
         **trainer.stage.facts(weights),
     }
-    if group.index == 0:
+    if active:
         _write_facts(directory, trainer, facts)
     return weights
 
@@ -313,8 +315,8 @@ def _go_back(
     if position.rollbacks < config.max_rollbacks:
         if found := saver.roll_back(position):
             warn(
-                f"{what}; goes back to step {found[1].next_step} and on with the data behind them "
-                f"(rollback {found[1].rollbacks} of {config.max_rollbacks})"
+                f"{what}; rolls back to step {found[1].next_step} and continues with the data "
+                f"after them (rollback {found[1].rollbacks} of {config.max_rollbacks})"
             )
             return found
         what += ", before the first checkpoint"
@@ -322,7 +324,7 @@ def _go_back(
         what += f", after {position.rollbacks} rollbacks"
     saver.close()
     raise TrainingError(
-        f"{what}; the last good checkpoint is kept: give the same command with a lower "
+        f"{what}; the last good checkpoint is kept: run the same command with a lower "
         f"--config.{name}.learning_rate and --allow-change"
     )
 

@@ -100,7 +100,7 @@ def _start_wandb(project: str, directory: Path):
             f"wandb_project={project!r} is set but wandb is missing: "
             "pip install 'unicom_jax[wandb]'"
         ) from None
-    kept = directory / "wandb_id"  # a stage that goes on continues its run there
+    kept = directory / "wandb_id"  # a resumed stage continues this run
     if not kept.exists():
         write_text(kept, secrets.token_hex(8))
     return wandb.init(

@@ -1,7 +1,7 @@
 """Muon: the momentum of each weight matrix, made orthogonal; AdamW for everything else.
 
 The update is that of `optax.contrib.muon` (Jordan et al. 2024; scaled as in Liu et al. 2025), and
-so is the state. What differs is how matrices that lie in parts on several devices become whole for
+so is the state. What differs is how matrices that are split over several devices become whole for
 the Newton-Schulz iteration. With D devices that hold one tile of every matrix
 
     device   before         all-to-all        Newton-Schulz, local          all-to-all
@@ -46,8 +46,8 @@ def muon(
 ) -> optax.GradientTransformationExtraArgs:
     """Muon for linear kernels, AdamW for tables, norms and biases; without weight decay.
 
-    `update(grads, state, mesh=mesh)` computes each matrix on one of the devices it lies on; without
-    a mesh, weights are taken to lie whole on one device.
+    `update(grads, state, mesh=mesh)` computes each matrix on one of the devices that hold it.
+    Without a mesh, weights are taken to be whole on one device.
 
     Args:
       learning_rate: of both.
@@ -84,7 +84,7 @@ def scale_by_muon(
     known = dict(iter_specs(specs))
 
     # The state is optax's, its unused copy of the coefficients included: so checkpoints that were
-    # written with `optax.contrib.muon` go on.
+    # written with `optax.contrib.muon` can be resumed.
     def init(params: Any) -> optax.contrib.MuonState:
         return optax.contrib.MuonState(
             count=jnp.zeros((), jnp.int32),
@@ -134,7 +134,7 @@ class Layout:
       order: of the weight's axes: layers, rows, columns.
       row_axes, column_axes: the mesh axes that rows and columns are split over.
       devices: number of tiles of each matrix.
-      place: where the weight lies.
+      place: the sharding of the weight.
     """
 
     order: tuple[int, ...]
@@ -175,11 +175,11 @@ def orthogonalize(
     eps: float,
     mesh: Mesh | None,
 ) -> list[jax.Array]:
-    """`newton_schulz` of every matrix in `weights`, which lie as `param_sharding` says.
+    """`newton_schulz` of every matrix in `weights`, which are sharded as `param_sharding` says.
 
     A stack goes in rounds of as many matrices as there are devices. What is left over shares its
-    rounds with the rest of other stacks whose matrices lie in equal tiles; zeros fill the last one.
-    A matrix without an equal is so exchanged with nothing but zeros, and one device computes it.
+    rounds with the rest of other stacks whose tiles have the same shape; zeros fill the last one. A
+    matrix without an equal is exchanged with nothing but zeros, and one device computes it.
     """
     if not weights:
         return []

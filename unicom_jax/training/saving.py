@@ -16,7 +16,7 @@ from unicom_jax.training.step import Trainer
 
 
 class TrainingError(Exception):
-    """Training cannot go on. One line that names the cause and the mend."""
+    """Training cannot continue. One line that names the cause and the fix."""
 
 
 class Saver:
@@ -86,10 +86,10 @@ class Saver:
             self.close()
             return
         steps = self._manager.all_steps()
-        goes_on = f"it goes on from step {max(steps)}" if steps else "it starts anew"
+        then = f"resume from step {max(steps)}" if steps else "start again"
         raise TrainingError(
             f"{self._trainer.stage.name}: step {position.next_step} could not be saved; free space "
-            f"under {self._directory} and give the same command again, {goes_on}"
+            f"under {self._directory} and run the same command to {then}"
         )
 
     def close(self) -> None:

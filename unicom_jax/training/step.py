@@ -10,10 +10,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from unicom_jax.core.activations import ROWS, on_mesh, place
 from unicom_jax.core.gradients import COMPUTE, weight_gradients
+from unicom_jax.core.lora import base_weights
 from unicom_jax.core.losses import LossTerms, mean, reported
 from unicom_jax.core.module import Module, Params, complete_params
 from unicom_jax.parallel import sharding
@@ -195,6 +197,9 @@ class Trainer:
         """A fresh state, already sharded; `params` replaces the random start and is used up.
 
         Adapters that `params` lack (`core.lora`) are fresh.
+
+        Raises:
+          ValueError: `params` lack another weight.
         """
 
         def fresh(key: jax.Array) -> TrainState:
@@ -204,6 +209,12 @@ class Trainer:
         if params is None:
             return jax.jit(fresh, out_shardings=self.shardings())(key)
         specs = self.stage.module.specs()
+        needed, given = (traverse_util.flatten_dict(x) for x in (base_weights(specs), params))
+        if missing := sorted("/".join(path) for path in needed.keys() - given.keys()):
+            raise ValueError(
+                f"{self.stage.name} was given no {missing[0]} to start from ({len(missing)} of "
+                f"{len(needed)} weights are missing); give all weights, or none"
+            )
         params = complete_params(
             specs, params, key, lambda some: sharding.param_shardings(some, self.mesh)
         )

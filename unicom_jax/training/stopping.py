@@ -10,9 +10,9 @@ from types import FrameType
 
 
 class Stopped(Exception):
-    """Training was asked to stop and has saved. One line that says where it stands."""
+    """Training was asked to stop and has saved. One line that names the step."""
 
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost, the same command goes on
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost, the same command resumes
 
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

@@ -14,8 +14,8 @@ examples:
   unicom train --config=experiments/scenes_base.py --workdir=runs/sft --config.stages=sft \\
       --config.sft.init_from=runs/scenes:continue          # start from another run's weights
 
-XLA gets the flags that suit the accelerator (unicom plan shows them; LIBTPU_INIT_ARGS and XLA_FLAGS
-have the last word; --config.xla_flags=off leaves them out).
+XLA's flags are set for the accelerator (unicom plan shows them). Flags in LIBTPU_INIT_ARGS and
+XLA_FLAGS take precedence, and --config.xla_flags=off sets none.
 
 --config.KEY=VALUE sets any key; docs/keys.md lists them, `unicom config explain KEY` shows one. A
 run keeps its configuration. When it resumes, keys that do not change what is learned (length,
@@ -23,18 +23,18 @@ logging, mesh, memory, location of the data) may change; learning rates, batches
 weights and guards may with --allow-change; sizes may not, unless no stage that depends on them has
 started.
 
-several processes: start the same command once a host (experiments/launch/ has SLURM, Kubernetes and
-ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU pods,
-under srun and in indexed jobs with JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES they find each
-other; elsewhere, and instead, flags say where they meet:
+several processes: start the same command once per host (experiments/launch/ has SLURM, Kubernetes
+and ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU
+pods, under srun and in indexed jobs with JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES they find
+each other. Elsewhere, or to override that, flags say how to connect:
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=0
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
 
-SIGTERM or SIGHUP to any of them, or Ctrl-C, ends all after the same step, saved, with status 75:
-the same command resumes. A second Ctrl-C ends at once, with status 130 and the last checkpoint
-kept. When a process dies, the others say which one and end with status 76, after --lost-after at
-the latest; when it is process 0, JAX may abort them first, with status 134. Start all of them again
-then."""
+SIGTERM or SIGHUP to any of them, or Ctrl-C, saves and ends all after the same step with status 75;
+run the same command to resume. A second Ctrl-C ends at once, with status 130; the last checkpoint
+is kept. When a process dies, the others say which one and end with status 76, after --lost-after at
+the latest; if it is process 0, JAX may abort them first, with status 134. Then start all of them
+again."""
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -47,29 +47,31 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow-change",
         action="store_true",
-        help="take new values of keys that change what is learned (rates, batches, mixtures, ...); "
-        "WORKDIR/config_history.jsonl keeps them",
+        help="accept new values of keys that change what is learned (rates, batches, mixtures, "
+        "...); WORKDIR/config_history.jsonl records them",
     )
     parser.add_argument(
         "--stages",
         metavar="A,B",
-        help="only these of the configuration's stages; pretrain-2 is the second time of a stage",
+        help="train only these stages of the configuration; pretrain-2 is the second pretrain",
     )
     parser.add_argument(
         "--compilation-cache",
         metavar="DIR",
-        help="keep compiled programs there, for the next start; 'off': nowhere. Default: "
+        help="cache compiled programs there, for the next start; 'off': no cache. Default: "
         "JAX_COMPILATION_CACHE_DIR if it is set, else compiled/ of the workdir, but not on a CPU",
     )
     parser.add_argument(
-        "--dump-hlo", metavar="DIR", help="write every program there as XLA compiles it, as text"
+        "--dump-hlo", metavar="DIR", help="write the text of every program that XLA compiles there"
     )
-    several = parser.add_argument_group("several processes (by default what the environment says)")
+    several = parser.add_argument_group("several processes (default: as the environment says)")
     several.add_argument(
         "--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others"
     )
-    several.add_argument("--processes", type=int, metavar="N", help="how many; 1: this one alone")
-    several.add_argument("--process", type=int, metavar="I", help="which this one is, from 0")
+    several.add_argument(
+        "--processes", type=int, metavar="N", help="number of processes; 1: only this one"
+    )
+    several.add_argument("--process", type=int, metavar="I", help="index of this process, from 0")
     several.add_argument(
         "--process-timeout",
         type=float,
@@ -82,5 +84,5 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="a process without a sign for so long is gone; default 60",
+        help="a process that is silent for so long counts as gone; default 60",
     )

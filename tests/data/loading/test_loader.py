@@ -160,7 +160,7 @@ def test_neither_hosts_nor_workers_change_what_a_run_is_trained_on(hosts, worker
     [
         ({"rows": 0}, "a batch needs at least 1 row, not 0"),
         ({"share": (2, 4)}, "row 4 is not one of 4; count rows from 0"),
-        ({"rows": 3}, "a batch of 3 rows is no multiple of packing.window_rows 2"),
+        ({"rows": 3}, "a batch of 3 rows is not a multiple of packing.window_rows 2"),
     ],
 )
 def test_batches_that_cannot_be_made_are_refused(config, message):

@@ -231,7 +231,7 @@ def test_two_streams_of_one_image_are_one_block_at_one_place():
     features, latents = (document.roles == role for role in (Role.UNDERSTAND, Role.CLEAN))
     np.testing.assert_array_equal(document.positions[features], document.positions[latents])
     assert set(document.mask.context_stop[features | latents]) == {10}
-    assert document.positions[10].tolist() == [6, 6]  # the text behind goes on as after one image
+    assert document.positions[10].tolist() == [6, 6]  # the text behind continues as after one image
 
 
 def test_pooled_latents_have_fewer_tokens_than_features():
@@ -316,8 +316,8 @@ def test_a_picture_of_the_wrong_kind_is_named():
         ({"understanding": "pixels"}, "understanding 'pixels' is unknown; choose one of features"),
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
-        ({"cfg_dropout": 1.5}, r"cfg_dropout must lie in \[0, 1\], not 1.5"),
-        ({"image_dropout": 1.5}, "image_dropout is 1.5; it must lie between 0 and 1 - cfg_dropout"),
+        ({"cfg_dropout": 1.5}, r"cfg_dropout must be in \[0, 1\], not 1.5"),
+        ({"image_dropout": 1.5}, "image_dropout is 1.5; it must be between 0 and 1 - cfg_dropout"),
         ({"cfg_dropout": 0.6, "image_dropout": 0.6}, "image_dropout is 0.6"),
         ({"patch": 3}, "image size 8 is not a multiple of 3"),
     ],

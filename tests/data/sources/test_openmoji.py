@@ -243,7 +243,7 @@ def test_an_incomplete_package_names_the_missing_file(tmp_path, package, missing
 
 def test_a_broken_archive_is_refused_by_name(tmp_path):
     (tmp_path / "broken.tgz").write_bytes(b"no archive")
-    with pytest.raises(SourceError, match=r"broken.tgz: no readable npm package"):
+    with pytest.raises(SourceError, match=r"broken.tgz: not a readable npm package"):
         prepare(tmp_path / "out", tmp_path / "broken.tgz")
 
 

@@ -88,10 +88,10 @@ def test_blank_lines_are_no_records_but_count_as_lines(tmp_path):
 
 NAN = float("nan")
 BROKEN_ROWS = {
-    "no json": ("{", "no JSON"),
+    "no json": ("{", "not JSON"),
     "no object": ("[1]", "not a JSON object"),
     "no image": ({"text": "a"}, "no 'file_name' or 'image'"),
-    "image is no name": ({"image": 3, "text": "a"}, "no file name"),
+    "image is no name": ({"image": 3, "text": "a"}, "not a file name"),
     "no caption": ({"image": "a.png"}, "no 'captions' or 'caption' or 'text'"),
     "blank caption": ({"image": "a.png", "text": "  "}, "empty caption"),
     "empty list": ({"image": "a.png", "captions": []}, "empty caption"),
@@ -123,7 +123,7 @@ BROKEN_ROWS = {
         "half a character",
     ),
     "a file name with NUL": ({"image": "a\0b.png", "text": "a"}, "null byte"),
-    "too deep": ("[" * 100_000, "no JSON"),
+    "too deep": ("[" * 100_000, "not JSON"),
     "broken target": (
         {"image": "a.png", "text": "a", "edits": [{"instruction": "x", "target": "bad.png"}]},
         "bad.png",
@@ -311,7 +311,7 @@ def test_those_passed_over_are_counted_and_the_first_are_named(caplog):
     source = FakeSource(broken=[1, 2, 3, 4])
     assert [read_or_next(source, i)[1] for i in (0, 1, 3, 5)] == [0, 4, 2, 0]
     assert [line.split(";")[0] for line in caplog.messages] == [
-        f"passed over: record {i} is broken" for i in (1, 2, 3)
+        f"skipped: record {i} is broken" for i in (1, 2, 3)
     ]
     assert caplog.messages[-1].endswith("further ones are only counted")
 

@@ -139,7 +139,9 @@ def test_it_is_known_when_nothing_was_held_out(source, on_training_data):
 @pytest.mark.parametrize("split", [TRAIN, EVALUATION])
 def test_a_share_that_is_none_is_refused(paths, share, split):
     options = {"kind": "folder", "path": paths["folder"], "split": split, "held_out": share}
-    with pytest.raises(SourceError, match=r"held_out=.* is no share in \[0, 1\): set it to 0.05"):
+    with pytest.raises(
+        SourceError, match=r"held_out=.* is not a share in \[0, 1\): set it to 0.05"
+    ):
         open_source(options)
 
 

@@ -20,8 +20,10 @@ _FLUX = {
     "head_dim": Key(32, "Channels of a head.", least=2),
     "context_dim": Key(192, "Channels of the features as the blocks get them.", least=1),
     "pooled_dim": Key(32, "Size of the pooled vector, which is zero here; FLUX.1: 768.", least=1),
-    "guidance_embeds": Key(False, "Whether it takes a guidance scale; dev: True, schnell: False."),
-    "guidance": Key(1.0, "The guidance scale it is given.", least=0),
+    "guidance_embeds": Key(
+        False, "Whether the network takes a guidance scale; dev: True, schnell: False."
+    ),
+    "guidance": Key(1.0, "The guidance scale given to the network.", least=0),
     "rope_dims": Key((4, 14, 14), "Channels of a head for (0, row, column).", least=0, length=3),
     "remat": REMAT,
     "attention_backend": ATTENTION_BACKEND,
@@ -55,7 +57,7 @@ DECODER = Group(
         ),
         "time_floor": Key(
             0.05,
-            "Least 1 - t in the loss of data prediction; higher: less weight near the data.",
+            "Lower bound of 1 - t in the loss of data prediction; higher: less weight near data.",
             above=0,
             most=1,
             resume=RECORDED,
@@ -71,21 +73,23 @@ LOSSES = each(
     {
         "flow_weight": Key(1.0, "Weight of the decoder's flow loss.", least=0),
         "perceptual_weight": Key(
-            0.0, "Weight of the squared distance of the frozen encoder's hidden states.", least=0
+            0.0,
+            "Weight of the squared distance between the frozen encoder's hidden states.",
+            least=0,
         ),
         "perceptual_layers": Key(
             (0.5,),
-            "After which shares of the encoder's blocks; their mean counts.",
+            "Depths in the encoder, as shares of its blocks, whose hidden states are compared.",
             least=0,
             most=1,
             before=(0.5,),
         ),
         "perceptual_normalise": Key(
-            False, "Divide each token's state by its root mean square first.", before=False
+            False, "First divide each token's hidden state by its root mean square.", before=False
         ),
         "perceptual_time": Key(
             0.0,
-            "Weight pictures by t to this power; 1 discounts predictions from noise.",
+            "Weight pictures by t to this power; 1 gives little weight to predictions from noise.",
             least=0,
             before=0.0,
         ),
@@ -93,7 +97,7 @@ LOSSES = each(
         "time": Key("uniform", "Distribution of the flow's time.", choices=TIMES),
         "time_shift": Key(1.0, "Above 1: more of the time near noise; 1: no shift.", above=0),
         "statistics_batches": Key(
-            16, "Batches from which the latents' mean and deviation are taken.", least=1
+            16, "Batches from which the latents' mean and standard deviation are computed.", least=1
         ),
     },
     resume=RECORDED,
@@ -122,7 +126,7 @@ CODEC = Group(
         "attention_backend": dataclasses.replace(ATTENTION_BACKEND, before="dense"),
         "latent_noise": Key(
             0.0,
-            "Most noise on latents in training, in deviations of a channel.",
+            "Largest noise on latents in training, in standard deviations of a channel.",
             least=0,
             resume=RECORDED,
         ),
@@ -138,7 +142,7 @@ CODEC = Group(
                 ),
                 "attention_backend": Key(
                     "dense",
-                    "How its attention block is computed; its one head is too wide for fused.",
+                    "How its attention block is computed; its single head is too wide for fused.",
                     choices=("dense", "chunked"),
                     resume=NEUTRAL,
                     before="dense",

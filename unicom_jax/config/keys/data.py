@@ -19,7 +19,7 @@ SOURCE = Group(
             path=True,
             resume=NEUTRAL,
         ),
-        "size": Key(20_000, "Scenes in an epoch (scenes only).", least=1, resume=RECORDED),
+        "size": Key(20_000, "Scenes per epoch (scenes only).", least=1, resume=RECORDED),
         "held_out": Key(
             0.05,
             "Share of records kept for evaluation (folder and array_record).",
@@ -40,19 +40,19 @@ SOURCE = Group(
         ),
         "captions": Key(
             "",
-            'The feature that holds the texts (tfds); "": found by its usual names.',
+            'The feature that holds the texts (tfds); "": the first with a usual name.',
             resume=RECORDED,
             before="",
         ),
     },
 )
 SCENES = Group(
-    "What the embedded data set Scenes draws.",
+    "Contents of the built-in data set Scenes.",
     each(
         {
             "sizes": Key(((64, 64),), "Sizes (height, width) in pixels, drawn equally often."),
             "object_weights": Key(
-                (3.0, 3.0, 2.0, 2.0), "How often there are one, two, ... objects.", least=0
+                (3.0, 3.0, 2.0, 2.0), "Relative frequencies of one, two, ... objects.", least=0
             ),
             "shapes": Key(
                 (
@@ -117,8 +117,8 @@ SCENES = Group(
 IDENTITY = {
     "fingerprint": Key(
         "",
-        'Which data are meant; "": those that are there when the run first starts. Naming the '
-        "present ones lets a run resume after its data changed.",
+        'Fingerprint of the data; "": taken when the run first starts. To resume a run after its '
+        "data changed, set it to the new fingerprint.",
         resume=NEUTRAL,
         before="",
     ),
@@ -131,7 +131,7 @@ PICTURES = {
         choices=("fixed", "naflex", "bucket", "bucket_walk"),
     ),
     "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
-    "max_tokens": Key(1024, "Most patches of a picture (naflex).", least=1),
+    "max_tokens": Key(1024, "Largest number of patches of a picture (naflex).", least=1),
     "bucket_step": Key(64, "Pixels between neighbouring sizes (bucket and bucket_walk).", least=1),
 }
 WORDS = {
@@ -140,18 +140,18 @@ WORDS = {
     ),
     "vocab_size": Key(
         512,
-        "Size of a tokenizer that is trained; a run replaces it by the size it got.",
+        "Size of a tokenizer to train; a run replaces it by the actual size.",
         least=1,
         filled_in=True,
     ),
     "tokenizer_fingerprint": Key(
-        "", "Of the run's tokenizer; a run sets it, and refuses another one.", filled_in=True
+        "",
+        "Fingerprint of the tokenizer; set by the run, which refuses another one.",
+        filled_in=True,
     ),
-    "padded_vocab_size": Key(
-        0, "Embedding rows are at least this many (Qwen2.5-7B: 152064).", least=0
-    ),
+    "padded_vocab_size": Key(0, "Smallest number of embedding rows (Qwen2.5-7B: 152064).", least=0),
     "prompt_open": Key("<|im_start|>", "Text that opens a user's turn."),
-    "prompt_close": Key("<|im_end|>", "Text that closes it."),
+    "prompt_close": Key("<|im_end|>", "Text that closes a user's turn."),
     "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
 }
 LOADING = each(
@@ -163,9 +163,9 @@ LOADING = each(
             before="",
         ),
         "cache_mb": Key(512, "Memory for decoded examples in MB.", least=0),
-        "threads": Key(2, "Threads that make batches, where there are no workers.", least=1),
-        "prefetch": Key(8, "Batches made ahead.", least=1),
-        "workers": Key(0, "Processes that make batches; 0: threads do.", least=0),
+        "threads": Key(2, "Threads that make batches if there are no workers.", least=1),
+        "prefetch": Key(8, "Batches prepared ahead.", least=1),
+        "workers": Key(0, "Processes that make batches; 0: threads make them.", least=0),
         "max_unreadable": Key(
             0.1,
             "Share of records that may be unreadable before a run stops.",

@@ -11,7 +11,7 @@ REMATS = ("none", "dots", "full", "offload")
 BACKENDS = ("dense", "chunked", "fused")
 REMAT = Key(
     "none",
-    "What the backward pass computes again to save memory; see docs/optimizer.md.",
+    "What the backward pass recomputes to save memory; see docs/optimizer.md.",
     choices=REMATS,
     resume=NEUTRAL,
 )
@@ -48,13 +48,13 @@ ENCODER = Group(
         "naflex": Key(False, "Resize the position table to each picture's grid."),
         "captions": Key(
             "any",
-            "Which caption of a picture is trained; last: the most detailed one.",
+            "Which caption of a picture is trained on; last: the most detailed one.",
             choices=("any", "last"),
             resume=RECORDED,
         ),
         "pixel_weight": Key(
             0.0,
-            "Weight of reading a patch's pixels from its feature, which keeps detail.",
+            "Weight of predicting a patch's pixels from its feature, which preserves detail.",
             least=0,
             resume=RECORDED,
             switch=True,
@@ -71,7 +71,7 @@ ENCODER = Group(
             "The text tower.",
             {
                 **tower(128, 2, 4, 512),
-                "max_length": Key(48, "Tokens of a caption; a longer one is cut.", least=2),
+                "max_length": Key(48, "Tokens of a caption; longer ones are truncated.", least=2),
             },
         ),
     },

@@ -1,4 +1,4 @@
-"""Keys that every stage has: how long, how much at a time, with which optimiser."""
+"""Keys that every stage has: length, batches, optimiser, reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LENGTH = {
     "steps": Key(1000, "Length of the stage in steps.", least=1, resume=NEUTRAL),
     "batch_size": Key(
         32,
-        "Rows of packed sequences a step, or pictures (stages encoder and codec).",
+        "Packed rows per step, or pictures (stages encoder and codec).",
         least=1,
         resume=RECORDED,
     ),
@@ -39,10 +39,10 @@ OPTIMIZER = {
     "optimizer": Key("adamw", "The optimiser; see docs/optimizer.md.", choices=("adamw", "muon")),
     "b1": Key(0.9, "Decay of the first moment.", least=0, below=1, resume=RECORDED),
     "b2": Key(0.95, "Decay of the second moment.", least=0, below=1, resume=RECORDED),
-    "eps": Key(1e-6, "Added to the root of the second moment.", above=0, resume=RECORDED),
+    "eps": Key(1e-6, "Added to the square root of the second moment.", above=0, resume=RECORDED),
     "mu_dtype": Key(
         "float32",
-        "Type in which the first moments are kept.",
+        "Type in which the first moments are stored.",
         choices=("float32", "bfloat16"),
         before="float32",
     ),
@@ -61,7 +61,7 @@ OPTIMIZER = {
     ),
     "ema_decay": Key(
         0.0,
-        "Decay of the averaged weights, which are then the ones saved for use; 0: no averaging.",
+        "Decay of the averaged weights, which are then the weights for use; 0: no averaging.",
         least=0,
         below=1,
         resume=RECORDED,
@@ -92,26 +92,30 @@ REPORTS = each(
         "save_every": Key(1000, "Steps between two checkpoints; 0: only at the end.", least=0),
         "keep": Key(3, "Newest checkpoints that are kept.", least=1),
         "keep_every": Key(
-            0, "Each checkpoint whose step this divides is kept as well; 0: none.", least=0
+            0, "Also keep each checkpoint whose step is a multiple of this; 0: none.", least=0
         ),
         "keep_best": Key(
             0,
-            "Checkpoints with the lowest held-out loss that are kept as well.",
+            "Also keep this many checkpoints with the lowest held-out loss.",
             least=0,
             before=0,
         ),
-        "eval_every": Key(0, "Steps between two held-out losses; 0: none.", least=0),
-        "eval_batches": Key(4, "Held-out batches for each of them.", least=1),
+        "eval_every": Key(
+            0, "Steps between two evaluations of the held-out loss; 0: none.", least=0
+        ),
+        "eval_batches": Key(4, "Batches of each evaluation of the held-out loss.", least=1),
         "diagnostics": Key(
             False,
-            "Report norms of gradients, weights and updates of each group of weights.",
+            "Report the norms of gradients, weights and updates for each group of weights.",
             before=False,
         ),
-        "profile_start": Key(10, "First step of a profiler trace, from the start.", least=0),
+        "profile_start": Key(
+            10, "First step of a profiler trace, counted from the start of the process.", least=0
+        ),
         "profile_steps": Key(0, "Length of the trace in steps; 0: no trace.", least=0),
         "max_rollbacks": Key(
             0,
-            "Times that training returns to the last good checkpoint and skips the data after it.",
+            "How often training may roll back to the last good checkpoint and skip bad data.",
             least=0,
             before=0,
         ),
@@ -121,7 +125,7 @@ REPORTS = each(
 GUARDS = {
     "spike_factor": Key(
         0.0,
-        "Skip a step whose gradient norm is above this many medians of the recent ones; 0: none.",
+        "Skip a step whose gradient norm is above this multiple of the recent median; 0: none.",
         least=0,
         resume=RECORDED,
         switch=True,
@@ -129,7 +133,7 @@ GUARDS = {
     ),
     "max_skipped": Key(
         20,
-        "Skipped steps in a row that end training, or return it to the last good checkpoint.",
+        "Skipped steps in a row after which training ends or rolls back (max_rollbacks).",
         least=1,
         resume=RECORDED,
     ),
@@ -137,10 +141,10 @@ GUARDS = {
 TRAINING: dict[str, Key | Group] = LENGTH | OPTIMIZER | REPORTS | GUARDS
 
 MIXTURE = Group(
-    "Shares of the tasks among the documents; they are divided by their sum.",
+    "Shares of the tasks among the documents, normalised to sum to 1.",
     each(
         {
-            "text": Key(0.0, "Captions and other words alone."),
+            "text": Key(0.0, "Captions and other text alone."),
             "text_to_image": Key(0.0, "Draw a picture from its caption."),
             "image_to_text": Key(0.0, "Describe a picture."),
             "visual_qa": Key(0.0, "One question about a picture."),
@@ -148,9 +152,9 @@ MIXTURE = Group(
             "questions": Key(
                 0.0, "All questions about a picture, each as if it were the only one.", before=0.0
             ),
-            "edit": Key(0.0, "Change a picture as an instruction says."),
+            "edit": Key(0.0, "Edit a picture according to an instruction."),
             "several_images": Key(0.0, "A question about one of several pictures."),
-            "think_then_draw": Key(0.0, "Write a plan, then draw by it."),
+            "think_then_draw": Key(0.0, "Write a plan, then draw it."),
             "interleaved": Key(0.0, "Several turns with words and pictures."),
         },
         least=0,
@@ -160,11 +164,11 @@ MIXTURE = Group(
 LORA = Group(
     "Train low-rank adapters of some linear layers, and nothing else; see docs/optimizer.md.",
     {
-        "rank": Key(0, "Of the change of each matrix; 0: no adapters.", least=0, before=0),
+        "rank": Key(0, "Rank of each adapter; 0: no adapters.", least=0, before=0),
         "alpha": Key(16.0, "The change is scaled by alpha / rank.", above=0, before=16.0),
         "targets": Key(
             ("transformer/blocks/attention/(query|key|value|out)",),
-            "Regular expressions over the paths of the layers that get one.",
+            "Regular expressions over the paths of the layers that get an adapter.",
             before=("transformer/blocks/attention/(query|key|value|out)",),
         ),
     },
@@ -174,21 +178,23 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     "lora": LORA,
     "init_from": Key(
         "",
-        'WORKDIR:STAGE of another run whose weights the stage starts from; "": what came before.',
+        'WORKDIR:STAGE of another run whose weights the stage starts from; "": the stage before.',
         path=True,
         before="",
     ),
     "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
-    "images_per_row": Key(8, "Most pictures in a packed row.", least=1, resume=RECORDED),
+    "images_per_row": Key(
+        8, "Largest number of pictures in a packed row.", least=1, resume=RECORDED
+    ),
     "draws_per_row": Key(
         0,
-        "Most noisy copies of its pictures in a packed row; 0: as many as images_per_row.",
+        "Largest number of noisy copies of pictures in a packed row; 0: images_per_row.",
         least=0,
         resume=RECORDED,
         before=0,
     ),
     "window_rows": Key(
-        8, "Rows that are packed together; divides batch_size.", least=1, resume=RECORDED
+        8, "Rows that are packed together; must divide batch_size.", least=1, resume=RECORDED
     ),
     "window_documents": Key(
         0,
@@ -204,27 +210,27 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         resume=RECORDED,
     ),
     "flow_weight": Key(
-        5.0, "Weight of the flow loss; 0 trains words alone.", least=0, resume=RECORDED
+        5.0, "Weight of the flow loss; 0 trains on text alone.", least=0, resume=RECORDED
     ),
     "text_weight": Key(1.0, "Weight of the text loss.", least=0, resume=RECORDED),
     "noisy_copies": Key(
         1,
-        "Noises and times for each drawn picture; all share one reading of the prompt.",
+        "Noisy copies, each with its own time, of a drawn picture; all share the prompt's slots.",
         least=1,
         resume=RECORDED,
         before=1,
     ),
     "cfg_dropout": Key(
         0.1,
-        "Share of drawing documents that are trained without their words, for guidance.",
+        "Share of drawing documents trained without their words, for guidance.",
         least=0,
         most=1,
         resume=RECORDED,
     ),
     "image_dropout": Key(
         0.0,
-        "Share of drawing documents that keep their words and lose their pictures, for guidance by "
-        "pictures; at most 1 - cfg_dropout.",
+        "Share of drawing documents that keep their words and lose their pictures, for image "
+        "guidance; at most 1 - cfg_dropout.",
         least=0,
         most=1,
         resume=RECORDED,
@@ -232,7 +238,7 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     ),
     "sample_every": Key(
         0,
-        "Steps between two looks at what the model draws: pictures and generation scores in "
+        "Steps between two samplings during training: pictures and generation scores in "
         "TensorBoard and Weights & Biases; 0: none.",
         least=0,
         resume=NEUTRAL,
@@ -241,8 +247,8 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     "mixture": MIXTURE,
     "eval_by_task": Key(
         False,
-        "Report held-out losses of each task of the mixture too, as eval/text/TASK; they take as "
-        "long again for each.",
+        "Also report the held-out losses of each task of the mixture, as eval/text/TASK; each task "
+        "takes as long as the whole evaluation.",
         resume=NEUTRAL,
         before=False,
     ),

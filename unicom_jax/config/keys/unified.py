@@ -17,13 +17,13 @@ TRANSFORMER = Group(
         "rope_theta": Key(10_000.0, "Base of the rotary frequencies.", above=0),
         "rope_scaling": Key(
             "none",
-            "How rotary positions are stretched for longer texts than the weights were trained on.",
+            "How rotary positions are scaled for longer texts than the weights were trained on.",
             choices=("none", "linear", "yarn"),
             before="none",
         ),
         "rope_factor": Key(1.0, "How much longer those texts are.", least=1, before=1.0),
         "rope_length": Key(
-            0, "yarn: tokens of the texts that the weights were trained on.", least=0, before=0
+            0, "yarn: length in tokens that the weights were trained on.", least=0, before=0
         ),
         "norm_eps": Key(
             1e-6,
@@ -33,23 +33,23 @@ TRANSFORMER = Group(
         ),
         "qkv_bias": Key(True, "Biases on queries, keys and values, as in Qwen2."),
         "qk_norm": Key(False, "Normalise queries and keys, as in Qwen3."),
-        "tied_head": Key(True, "The embedding table predicts tokens, too."),
+        "tied_head": Key(True, "Use the embedding table as the output layer, too."),
         "embedding_std": Key(
             0.02,
-            "Deviation of fresh token embeddings; what images and blocks add is near 1.",
+            "Standard deviation of new token embeddings; image vectors and block outputs: about 1.",
             above=0,
             before=0.02,
         ),
         "logit_softcap": Key(
             0.0,
-            "Bound c of the logits of words, which become c tanh(logit / c); 0: none.",
+            "Bound c of the text logits, which become c tanh(logit / c); 0: none.",
             least=0,
             before=0.0,
         ),
         "remat": REMAT,
         "unroll": Key(
             1,
-            "Blocks computed by one turn of the loop; more compile longer and may run faster.",
+            "Blocks per iteration of the loop; more take longer to compile and may run faster.",
             least=1,
             resume=NEUTRAL,
             before=1,
@@ -73,19 +73,19 @@ UNIFIED = Group(
         ),
         "fold": Key(
             1,
-            "Latents on a side of a slot; 2: an image takes a quarter of the slots (pathways that "
-            "support it).",
+            "Latents on each side of a slot; 2: an image takes a quarter of the slots (in pathways "
+            "that support it).",
             least=1,
             before=1,
         ),
         "understanding": Key(
             "features",
-            "What the model reads of a picture it is asked about.",
+            "What the model reads of a picture in a question.",
             choices=("features", "latents", "channel_concat", "sequence_concat"),
         ),
         "edit_source": Key(
             "latents",
-            "What the model reads of a picture it is to edit.",
+            "What the model reads of a picture to edit.",
             choices=("latents", "features", "both"),
         ),
         "transformer": TRANSFORMER,
@@ -102,7 +102,11 @@ UNIFIED = Group(
             "velocity", "What the flow head or decoder predicts.", choices=PREDICTIONS
         ),
         "time_floor": Key(
-            0.05, "Least 1 - t in the loss of data prediction.", above=0, most=1, resume=RECORDED
+            0.05,
+            "Lower bound of 1 - t in the loss of data prediction.",
+            above=0,
+            most=1,
+            resume=RECORDED,
         ),
         "connector": Group(
             "Between transformer and flow decoder (query).",
@@ -134,14 +138,14 @@ UNIFIED = Group(
         ),
         "z_loss": Key(
             0.0,
-            "Factor of log² Z beside the text loss, which keeps logits near 0, e.g. 1e-4; 0: none.",
+            "Weight of log² Z in the text loss, which keeps logits near 0, e.g. 1e-4; 0: none.",
             least=0,
             resume=RECORDED,
             before=0.0,
         ),
         "text_chunk": Key(
             0,
-            "Most slots of a row whose logits exist at once; 0: an eighth of it, at least 64.",
+            "Slots of a row whose logits are computed at once; 0: an eighth of them, at least 64.",
             least=0,
             resume=NEUTRAL,
         ),

@@ -22,15 +22,15 @@ SAMPLE = Group(
             "max_tokens": Key(64, "Longest answer in tokens.", least=1),
             "watched": Key(
                 (),
-                "Prompts that are drawn during training, every STAGE.sample_every steps; none "
-                "given: four of those that evaluation judges.",
+                "Prompts that are drawn during training, every STAGE.sample_every steps; empty: "
+                "four of the evaluation prompts.",
                 item=str,
                 before=(),
             ),
             "scored": Key(
                 4,
-                "Prompts of each category of evaluation that are drawn and judged during training; "
-                "0: none.",
+                "Prompts of each evaluation category that are drawn and judged during training; 0: "
+                "none.",
                 least=0,
                 before=0,
             ),
@@ -39,7 +39,7 @@ SAMPLE = Group(
     ),
 )
 EVALUATION = Group(
-    "How much `unicom evaluate` looks at.",
+    "How much `unicom evaluate` computes.",
     each(
         {
             "prompts": Key(32, "Prompts of each category to draw.", least=0),

@@ -148,7 +148,7 @@ def describe(module: Model) -> dict[str, Any]:
     """The config.json of `module`.
 
     Raises:
-      ValueError: a position grid that is no square, which SigLIP cannot say.
+      ValueError: a position grid that is not square, which SigLIP cannot describe.
     """
     if isinstance(module, VisionEncoder):
         kind = _kind(module.naflex)
@@ -180,7 +180,7 @@ def _describe_vision(module: VisionEncoder) -> dict[str, Any]:
     rows, columns = module.position_rows, module.position_cols
     if rows != columns:
         raise ValueError(
-            f"a position grid of {rows} x {columns} is no square, which SigLIP's config.json wants"
+            f"a position grid of {rows} x {columns} is not square, as SigLIP's config.json requires"
         )
     grid = (
         {"num_patches": rows * columns}

@@ -105,7 +105,7 @@ def modulated_norm(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def place_embedding(places: Tensor, width: int) -> Tensor:
-    """Fixed waves of (row, column): (..., 2) -> (..., width) fp32; half the channels tell each."""
+    """Fixed sines and cosines of (row, column): (..., 2) -> (..., width) fp32, half for each."""
     index = torch.arange(width // 4, dtype=torch.float32, device=places.device)
     frequencies = torch.pow(10_000.0, -index / (width // 4))
     angles = places.float()[..., None] * frequencies

@@ -71,7 +71,7 @@ class Region:
 class Costs:
     """Attributes:
     regions: in the order of the program.
-    unknown_loops: how many loops have a length that the text does not tell; counted once.
+    unknown_loops: how many loops have a length that the text does not give; counted once.
     """
 
     regions: tuple[Region, ...]

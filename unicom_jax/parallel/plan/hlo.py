@@ -31,7 +31,7 @@ class Array:
     """One array of an instruction's value.
 
     Attributes:
-      space: where it lies; 0 is the device's main memory. On TPU 1 is VMEM, on the chip.
+      space: the memory it is in; 0 is the device's main memory. On TPU 1 is VMEM, on the chip.
     """
 
     dtype: str

@@ -3,7 +3,7 @@
 Every loop of the program takes as long as its slowest part: products at the peak rate, main memory,
 links within a domain, network between domains. The parts of one loop may overlap; loops follow each
 other. So the step is bounded by the sum over loops of each one's slowest part ("overlapped"), and
-by the sum of all parts if nothing overlaps ("in turn"). Real steps lie between, or above where
+by the sum of all parts if nothing overlaps ("in turn"). Real steps are between, or above where
 products do not reach their peak.
 """
 

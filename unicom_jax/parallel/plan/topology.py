@@ -75,7 +75,7 @@ class Topology:
         return self.accelerator.memory_gib * 2**30 if self.accelerator else None
 
     def holds(self, peak: float | None) -> bool:
-        """Whether a device has room for so many bytes; None: the compiler gave up."""
+        """Whether so many bytes fit on a device; None: the compiler gave up."""
         return peak is not None and (self.capacity is None or peak <= self.capacity)
 
     def __str__(self) -> str:

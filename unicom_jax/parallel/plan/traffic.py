@@ -1,6 +1,6 @@
-"""What an exchange between devices moves over which wires, and how long that takes at the least.
+"""What an exchange between devices moves over which links, and how long that takes at the least.
 
-A group of n devices lies in s domains (slices of TPUs, nodes of GPUs) with m of them in each. Bytes
+A group of n devices spans s domains (slices of TPUs, nodes of GPUs), m of them in each. Bytes
 that one device receives, with V the whole of what is gathered, reduced or exchanged:
 
                        within a domain (ICI, NVLink)     between domains (DCN, InfiniBand)

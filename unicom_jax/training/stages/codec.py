@@ -219,7 +219,7 @@ def measure_statistics(
     if not np.all(std > 1e-6):
         dead = np.flatnonzero(std <= 1e-6).tolist()
         raise ValueError(
-            f"latent channels {dead} never vary; train the codec longer or lower codec.latent_dim"
+            f"latent channels {dead} are constant; train the codec longer or lower codec.latent_dim"
         )
     new = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
     place = params["statistics"]["mean"].sharding

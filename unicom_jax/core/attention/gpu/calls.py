@@ -86,7 +86,7 @@ def _call(kernel, grid, inputs, outputs, shapes, warps, products, arrays, interp
     """Runs a kernel with so many products a pair of q and k, the fourth and fifth of `arrays`."""
     q, k = arrays[3:5]
     pairs = q.size // q.shape[3] * k.shape[1]
-    # Once each: what several programs read of a row lies in the cache.
+    # Once each: what several programs read of a row is in the cache.
     moved = sum(x.size * x.dtype.itemsize for x in (*arrays, *shapes))
     cost = pl.CostEstimate(
         flops=2 * products * pairs * q.shape[3], transcendentals=pairs, bytes_accessed=moved

@@ -49,8 +49,8 @@ class Sizes:
         return self.batch * self.kv_heads * slots * self.head_dim * dtype.itemsize
 
     def cost(self, products: int, nbytes: int) -> pl.CostEstimate:
-        """Of a pass with so many products a pair, as if every block were seen: which ones are, the
-        mask tells when the program runs."""
+        """Of a pass with so many products a pair, as if every block were seen: which ones are is
+        known from the mask when the program runs."""
         pairs = self.queries * self.query_blocks * self.keys * self.key_blocks * self.all_heads
         return pl.CostEstimate(
             flops=2 * products * pairs * self.head_dim,
