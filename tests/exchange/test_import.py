@@ -19,6 +19,7 @@ from tests.models.diffusers_folder import write_folder
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import from_json
+from unicom_jax.exchange import imports
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.interop.folders import write_model
@@ -247,7 +248,13 @@ def test_an_exported_model_comes_back_bit_for_bit(exported, tmp_path):
     file = "model.safetensors"
     assert (tmp_path / "again" / file).read_bytes() == (folder / file).read_bytes()
     before, after = (from_json(read_config(path)) for path in (workdir, tmp_path / "run"))
+    assert after.stages == ("pretrain",)  # what training continues with
+    before.stages = after.stages
     assert before == after
+
+
+def test_an_exported_repetition_comes_back_as_the_first_time_of_its_stage():
+    assert imports._stage_of("unified", {"steps": {"unified": ["sft-2", 4]}}) == "sft"
 
 
 def test_a_damaged_export_leaves_no_workdir(exported, tmp_path, capsys):

@@ -17,7 +17,7 @@ from unicom_jax.runs import stages
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.loading import LOADERS, stage_loader
 from unicom_jax.runs.stages import PARTS, STAGES, Occurrence
-from unicom_jax.runs.trained import furthest, stages_before
+from unicom_jax.runs.trained import furthest, stages_before, starts_from
 from unicom_jax.training.stages import LOSSES
 
 
@@ -90,6 +90,19 @@ def test_a_stage_builds_on_the_furthest_before_it_and_a_user_gets_the_furthest_o
     put(tmp_path, "pretrain-2")
     assert furthest(config, tmp_path, "unified") == again
     assert furthest(config, tmp_path, "unified", before=again) == Occurrence("sft")
+
+
+def test_a_stage_does_not_start_afresh_where_a_later_one_has_weights(tmp_path):
+    config = run_of("pretrain", "sft", "pretrain")
+    first, again = Occurrence("sft"), Occurrence("pretrain", 2)
+    put(tmp_path, "encoder", "codec")
+    assert starts_from(config, tmp_path, first) is None
+    put(tmp_path, "pretrain-2")
+    with pytest.raises(ConfigError, match="sft would not start from the weights of pretrain-2"):
+        starts_from(config, tmp_path, first)
+    assert starts_from(config, tmp_path, again) is None  # it resumes
+    put(tmp_path, "pretrain")
+    assert starts_from(config, tmp_path, first) == Occurrence("pretrain")
 
 
 def test_a_stage_that_the_configuration_no_longer_lists_keeps_its_place(tmp_path):

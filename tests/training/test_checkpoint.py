@@ -170,6 +170,13 @@ def test_a_part_that_is_not_read_must_have_the_sizes_of_the_config_too(two_parts
         files.restore_params(workdir, "toy", other, parts=("right",))
 
 
+def test_a_part_that_was_never_stored_is_named_where_all_is_read(two_parts):
+    workdir, abstract = two_parts
+    more = {**abstract, "centre": {"kernel": jax.ShapeDtypeStruct((6, 4), jnp.float32)}}
+    with pytest.raises(files.OtherRunError, match="has no centre; .* leave it out"):
+        files.restore_params(workdir, "toy", more)
+
+
 def test_weights_of_other_sizes_are_refused(directory):
     with pytest.raises(files.OtherRunError, match=r"layer/kernel is \(3, 4\) there and \(6, 4\)"):
         files.restore_params(directory.parents[1], "toy", Layer(6, 4).abstract())

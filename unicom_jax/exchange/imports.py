@@ -206,6 +206,9 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
                 shardings=shardings,
                 arrived=arrived,
             )
+        # Training that continues does so with the furthest stage: the stages before it have no more
+        # than what the model is used with (of the encoder, its image tower).
+        config.stages = (_stage_of("unified", run),)
         for tree, of in IN_MODEL.items():
             whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
             save_import(new / _stage_of(tree, run) / "checkpoints", whole)
@@ -220,7 +223,7 @@ def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
     """The stage that a tree of an exported model came from; unrecorded: the last that trains it."""
     part, stage = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
     if (found := parse(stage)) and found.spec.part == part:
-        return stage
+        return found.name  # its first time here
     return [name for name, spec in STAGES.items() if spec.part == part][-1]
 
 

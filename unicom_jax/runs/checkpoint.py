@@ -192,6 +192,12 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
     tree = _metadata(path)
     if parts is not None:
         abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
+    if missing := sorted(abstract.keys() - tree.keys()):
+        raise OtherRunError(
+            f"checkpoint {path} has no {', '.join(missing)}; a stage that was imported for later "
+            "ones only cannot be trained: leave it out of config.stages. Else use the config that "
+            "the checkpoint was trained with, or a new --workdir"
+        )
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
     for name in sorted(stored.keys() | wanted.keys()):
         there, here = (str(one[name].shape) if name in one else "none" for one in (stored, wanted))

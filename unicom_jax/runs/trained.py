@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.config import ConfigError
 from unicom_jax.runs.stages import STAGES, Occurrence, in_order, parse
 from unicom_jax.runs.workdir import stage_steps
 
@@ -33,6 +34,28 @@ def furthest(
     order = in_order(config, there) if before is None else stages_before(config, workdir, before)
     trained = [one for one in order if one in there and one.spec.part == part]
     return trained[-1] if trained else None
+
+
+def starts_from(config: Config, workdir: Path, stage: Occurrence) -> Occurrence | None:
+    """The furthest stage of the same part before a stage, whose weights it starts from; None: there
+    is none, and it starts afresh.
+
+    Raises:
+      ConfigError: it would start afresh although a later stage has weights, which would stay the
+        ones in use, so that what it learns were lost.
+    """
+    part = stage.spec.part
+    if earlier := furthest(config, workdir, part, before=stage):
+        return earlier
+    later = furthest(config, workdir, part)
+    if later is not None and later != stage:
+        raise ConfigError(
+            f"{stage.label} would not start from the weights of {later.label} in {workdir}, which "
+            f"comes after it, and {later.label} would stay the one in use; list {later.label} "
+            f"before {stage.label} in config.stages, train {later.label} on, or use another "
+            "--workdir"
+        )
+    return None
 
 
 def source_label(config: Config, workdir: Path, part: str, before: Occurrence | None = None) -> str:

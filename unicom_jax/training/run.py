@@ -34,7 +34,7 @@ from unicom_jax.runs.imported import check_stages, import_frozen_parts, needs_en
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.stages import PARTS, Occurrence, Subtree, select
 from unicom_jax.runs.start import start_run
-from unicom_jax.runs.trained import furthest, source_label
+from unicom_jax.runs.trained import source_label, starts_from
 from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.held_out import Batches
@@ -220,7 +220,7 @@ def _initial_params(
             return None  # it resumes
         console.print(f"{label}: starts from the weights that were imported")
         return _restore(config, workdir, label, Subtree(spec.part), mesh)
-    if earlier := furthest(config, workdir, spec.part, before=stage):
+    if earlier := starts_from(config, workdir, stage):
         console.print(f"{label}: starts from the weights of {earlier.label}")
         return _restore(config, workdir, earlier.label, Subtree(spec.part), mesh)
     sources, given = sources_of(config, label), {}
