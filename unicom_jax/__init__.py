@@ -4,7 +4,7 @@
 
     model = Generator.load("runs/quickstart")
     circle = model.draw("a red circle")[0].image
-    print(model.answer(circle, "What colour is the circle?"))
+    print(model.answer(circle, "what colour is the circle?"))
 
 The names in `__all__` are public; everything else may change. Each is imported on first access, so
 `import unicom_jax` costs nothing.

@@ -14,9 +14,9 @@ examples:
             unicom sample --checkpoint=RUN --prompt="a star" --prompt="a ring" --sheet
             unicom sample --checkpoint=RUN --prompt="a star" --count=4 --sheet --seed=7
   describe  unicom sample --checkpoint=RUN --image=circle.png
-  ask       unicom sample --checkpoint=RUN --image=circle.png --ask="What colour is the circle?"
+  ask       unicom sample --checkpoint=RUN --image=circle.png --ask="what colour is the circle?"
             unicom sample --checkpoint=RUN --image=a.png --image=b.png --together \\
-              --ask="Image 2: What colour is the circle?"
+              --ask="Image 2: what colour is the circle?"
   edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
             unicom sample --checkpoint=RUN --image=circle.png --edit="add a star" \\
               --guidance=4 --image-guidance=1.5 --renorm=picture
