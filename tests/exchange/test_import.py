@@ -95,6 +95,7 @@ def trained(given, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_training_starts_from_what_was_imported_as_from_init_from(given, trained, tmp_path):
     keys = (
         f"--config.encoder.init_from={given / 'siglip'}",

@@ -58,6 +58,7 @@ def assert_as_on_one_device(name: str, mesh: str, **changes: object) -> None:
     assert eight["compilations"] == 1 and eight["moved"] == 0
 
 
+@pytest.mark.slow
 def test_pretraining_in_parts_over_context_is_as_on_one_device():
     """Accumulated too: two parts on eight devices equal one big batch on one."""
     assert_as_on_one_device("pretrain", CONTEXT, pretrain__accumulate=2)

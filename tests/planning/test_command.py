@@ -97,6 +97,7 @@ def test_a_search_names_its_best_setting(config, capsys):
     assert re.search(r"best: --config\.mesh=\S+ --config\.unified\.transformer\.remat=", out)
 
 
+@pytest.mark.slow
 def test_the_codec_step_of_eight_cpu_devices_is_compiled_with_its_exchanges(config, tmp_path):
     """A process of its own: this one has a single device."""
     command = [sys.executable, "-m", "unicom_jax.cli", "plan", config, "--topology=cpu:8"]

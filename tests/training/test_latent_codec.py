@@ -47,6 +47,7 @@ def adopted(folder, workdir, **overrides):
 # ---- the stage ----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_stage_learns_latents_with_a_perceptual_term_in_pixels(folder, tmp_path):
     before, after = losses_of(adopted(folder, tmp_path, codec__perceptual_weight=0.1), 30)
     named = {name for name in after if "/" not in name}
@@ -74,6 +75,7 @@ def losses_of(config, steps):
     return before, jax.device_get(look(state.params, frozen, pictures()))
 
 
+@pytest.mark.slow
 def test_flux_learns_latents_from_the_features_as_its_context(folder, tmp_path):
     config = adopted(folder, tmp_path, codec__decoder__kind="flux")
     sizes = {"heads": 2, "head_dim": 16, "rope_dims": (4, 6, 6), "context_dim": 16}

@@ -135,6 +135,7 @@ def one(tmp_path_factory):
     return workdir, rows(ended)
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one, tmp_path):
     whole, trained_on = one
     workdir = tmp_path / "run"
