@@ -41,7 +41,7 @@ OPTIMIZER = base.training(
 )
 
 
-def make_pathway(sizes: Standard, unroll: int = 1) -> UnifiedModel:
+def make_model(sizes: Standard, unroll: int = 1) -> UnifiedModel:
     return UnifiedModel(
         transformer=Transformer(
             vocab_size=sizes.vocab_size,
@@ -97,14 +97,14 @@ def make_batch(sizes: Standard) -> MixedBatch:
 
 def make_stage(sizes: Standard, unroll: int = 1) -> Stage:
     """The unified stage's loss on latents that are already there."""
-    pathway = make_pathway(sizes, unroll)
+    model = make_model(sizes, unroll)
 
     def loss(params, frozen, batch, row_keys):
-        prepared = Prepared(frozen["features"], frozen["latents"], batch.grids)
-        return pathway.loss_terms(params, batch, prepared, row_keys)
+        prepared = Prepared(frozen["features"], frozen["latents"], batch.grids, batch.grids)
+        return model.loss_terms(params, batch, prepared, row_keys)
 
     weights = {"flow": FLOW_WEIGHT, "text": TEXT_WEIGHT}
-    return Stage("benchmark", pathway, loss, weights)
+    return Stage("benchmark", model, loss, weights)
 
 
 def images(sizes: Standard) -> dict[str, jax.Array]:

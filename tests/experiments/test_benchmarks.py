@@ -30,7 +30,7 @@ SMALL = Standard(
 @pytest.fixture(scope="module")
 def weights():
     """Random weights everywhere, so that nothing is hidden by a head that starts at zero."""
-    params = ours.make_pathway(SMALL).init(jax.random.key(0))
+    params = ours.make_model(SMALL).init(jax.random.key(0))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
@@ -64,7 +64,7 @@ def test_our_step_and_the_bare_one_have_the_same_loss_and_gradients(weights):
 
 
 def test_both_contestants_lower_their_loss():
-    params = ours.make_pathway(SMALL).init(jax.random.key(0))
+    params = ours.make_model(SMALL).init(jax.random.key(0))
     for contestant in (ours.contestant(SMALL, params), bare.contestant(SMALL, params, 1.05)):
         losses = [contestant.step() for _ in range(30)]
         assert np.mean(losses[-5:]) < np.mean(losses[:5]), contestant.name

@@ -122,7 +122,7 @@ def inputs(
     draws = (arrays(made, rows, kind, noise_seed) for kind in ("time", "noise"))
     looks = (arrays(made, rows, kind) for kind in ("features", "latents"))
     batch = pack(made, rows, sequence)
-    return batch, Prepared(*looks, batch.grids), tuple(draws)
+    return batch, Prepared(*looks, batch.grids, batch.grids), tuple(draws)
 
 
 def cut(batch: MixedBatch, start: int, stop: int) -> MixedBatch:

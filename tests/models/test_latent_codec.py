@@ -56,10 +56,3 @@ def test_latents_are_decoded_to_a_token_for_every_patch(codec, case):
     latents = codec.encode(params, inputs, GRIDS)
     painted = codec.decode(params, latents, GRIDS, noise, steps=1)
     assert painted.shape == noise.shape and bool(jnp.isfinite(painted).all())
-
-
-def test_continuous_latents_are_not_quantised(codec, case):
-    params, inputs = case
-    latents = codec.encode(params, inputs, GRIDS)
-    kept, terms = codec.quantise(params, latents)
-    assert kept is latents and terms == {}

@@ -168,7 +168,6 @@ def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
             latent_dim=codec.latent_dim,
             width=width,
             understanding=unified["understanding"],
-            pool=config["codec"]["pool"],
         ),
         "vision": build_encoder(config).vision,
         "codec": codec,

@@ -27,11 +27,13 @@ UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
 
 @flax.struct.dataclass
 class Prepared:
-    """Raw features Z and normalised latents z̃ of the pictures of a batch, and their patch grids."""
+    """Raw features Z of the patches and normalised latents z̃ of the pictures of a batch, each with
+    its rows and columns."""
 
     features: Float[Array, "B M N F"]
     latents: Float[Array, "B M n d"]
     grids: Int[Array, "B M 2"]
+    latent_grids: Int[Array, "B M 2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,15 +47,12 @@ class ImageEmbedding(Module):
     (t = 1 for clean ones), so a clean image is the end point of the noisy one's path. All of them
     know their row and column (as in BAGEL): rotary positions alone only say how far apart two slots
     are, and a noisy token knows nothing else of its place.
-
-    `pool`: patches on a side of a latent's window.
     """
 
     feature_dim: int
     latent_dim: int
     width: int
     understanding: str = "features"
-    pool: int = 1
 
     def __post_init__(self) -> None:
         if self.understanding not in UNDERSTANDING:
@@ -91,11 +90,12 @@ class ImageEmbedding(Module):
         features: Float[Array, "B M N {self.feature_dim}"],
         latents: Float[Array, "B M n {self.latent_dim}"],
         grids: Int[Array, "B M 2"],
+        latent_grids: Int[Array, "B M 2"],
     ) -> Float[Array, "B M p {self.width}"]:
-        """Vectors of pictures of `grids` patches."""
+        """Vectors of pictures of so many rows and columns of features and of latents."""
         match self.understanding:
             case "latents":
-                inputs, grids = latents, grids // self.pool
+                inputs, grids = latents, latent_grids
             case "channel_concat":
                 inputs = jnp.concatenate([features, latents], axis=-1)
             case _:
@@ -157,13 +157,12 @@ class LatentImages(ImageModel):
         features = features.reshape(rows, images, *features.shape[1:])
         # Any draw of a row may be of any of the row's pictures.
         latents = place(latents, ROWS).reshape(rows, images, *latents.shape[1:])
-        return Prepared(features, latents, batch.grids)
+        return Prepared(features, latents, batch.grids, self.codec.grid(batch.grids))
 
     def noise(
         self, prepared: Prepared, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
     ) -> Noised:
-        grids = prepared.grids // self.embedding.pool
-        return noise_draws(prepared.latents, grids, draws, row_keys, self.flow_time)
+        return noise_draws(prepared.latents, prepared.latent_grids, draws, row_keys, self.flow_time)
 
     def looked_at(
         self, params: Params, prepared: Prepared
@@ -172,6 +171,6 @@ class LatentImages(ImageModel):
         features, latents = (
             x.astype(self.compute_dtype) for x in (prepared.features, prepared.latents)
         )
-        understood = embedding.understood(weights, features, latents, prepared.grids)
-        grids = prepared.grids // embedding.pool
-        return understood, embedding.latent(weights, latents, jnp.ones((1, 1)), grids)
+        grids, latent_grids = prepared.grids, prepared.latent_grids
+        understood = embedding.understood(weights, features, latents, grids, latent_grids)
+        return understood, embedding.latent(weights, latents, jnp.ones((1, 1)), latent_grids)

@@ -4,7 +4,7 @@
     decode   normalised latents to tokens of the space that they are painted in
 
 `models/codec.py` is the attention compressor with a diffusion pixel decoder; `AutoencoderCodec` a
-KL autoencoder. A codec of discrete codes also implements `quantise`.
+KL autoencoder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float, Float32, Int
 
-from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 
@@ -70,16 +69,6 @@ class LatentCodec(Module):
         """Inverse of `normalise`."""
         del params
         return latents
-
-    def quantise(
-        self, params: Params, latents: Float[Array, "B n d"]
-    ) -> tuple[Float[Array, "B n d"], LossTerms]:
-        """The nearest latents that can be spelt in codes, and the loss terms of spelling them.
-
-        Continuous codecs leave latents as they are and add no term.
-        """
-        del params
-        return latents, {}
 
 
 @dataclasses.dataclass(frozen=True)
