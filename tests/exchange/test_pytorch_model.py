@@ -285,6 +285,19 @@ def test_the_same_seed_draws_the_same_picture_as_in_jax_with_a_plan_and_heun(mod
         assert np.abs(one.image.astype(int) - np.asarray(other, int)).max() <= 2
 
 
+def test_a_shift_by_the_pictures_own_size_is_that_of_jax(tmp_path):
+    run = write_run(
+        tmp_path / "run", data__policy="naflex", encoder__naflex=True, unified__time_shift=0.0
+    )
+    generator, model = Generator.load(run), load(export(run, tmp_path / "exported", Options()))
+    options = {"size": (32, 128), "steps": 3, "guidance": 1.0}
+    (ours,), (theirs,) = (
+        generator.draw(["a red dot"], **options),
+        model.draw(["a red dot"], **options),
+    )
+    assert np.abs(ours.image.astype(int) - np.asarray(theirs, int)).max() <= 2
+
+
 def test_batches_change_nothing(model):
     prompts = ["a red dot", "a red dot on the left of a large blue square", "dots"]
     whole, single = (model.draw(prompts, batch_size=size) for size in (3, 1))

@@ -18,7 +18,6 @@ from unicom_jax.config import KEYS, ConfigError
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
-from unicom_jax.families.build import usual_shift
 from unicom_jax.interop import pytorch
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
@@ -280,7 +279,7 @@ def _describe_generation(run: Run) -> dict[str, Any]:
         "guidance": sample["guidance"],
         "guidance_interval": list(sample["guidance_interval"]),
         "sampler": sample["sampler"],
-        "flow_shift": usual_shift(run.config, run.module.unified.images),
+        "flow_shift": run.module.unified.images.flow_time.shift,
         "codec_steps": run.config["codec"]["sample_steps"],
         "image_size": run.config["data"]["image_size"],
     }

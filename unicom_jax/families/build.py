@@ -176,12 +176,6 @@ def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
     }
 
 
-def usual_shift(config: Config, images: ImageModel) -> float:
-    """The shift of sampling times for a picture of `data.image_size`."""
-    tokens = (grid_side(config) // config["codec"]["pool"]) ** 2
-    return images.flow_time.shift_of(tokens, images.shape_of(tokens)[1])
-
-
 def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
     """Pathway I."""
     unified, shared = config["unified"], _frozen_parts(config, transformer.width)

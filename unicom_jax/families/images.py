@@ -76,10 +76,12 @@ class ImageModel(Module):
     The defaults are those of a flow over latents with a head that gives the velocity.
 
     Attributes:
+      flow_time: how `noise` draws times; sampling shifts its steps alike.
       reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
         transformer run once a picture and only `velocity` at each step of sampling.
     """
 
+    flow_time: FlowTime = FlowTime()
     reads_noise = True
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -26,6 +27,11 @@ def time_grid(steps: int, shift: float = 1.0) -> Tensor:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
     time = torch.linspace(0.0, 1.0, steps + 1, device="cpu")
     return time / (time + shift * (1.0 - time))
+
+
+def latent_shift(tokens: int, dims: int) -> float:
+    """sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025)."""
+    return math.sqrt(tokens * dims / 4096)
 
 
 def integrate(

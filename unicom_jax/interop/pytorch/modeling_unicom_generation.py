@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 from torch import Tensor
 
 from .image_processing_unicom import Picture, unpatchify
-from .modeling_unicom_flow import guide, integrate
+from .modeling_unicom_flow import guide, integrate, latent_shift
 from .modeling_unicom_language import interval_mask
 from .modeling_unicom_layers import grid_places, place_embedding
 from .modeling_unicom_reading import Context
@@ -239,7 +239,9 @@ class Generation(Standard):
             speeds = field(both, time.to(both).expand(len(both))).chunk(len(branches))
             return speeds[0] if len(speeds) == 1 else guide(*speeds, guidance, time, interval)
 
-        return integrate(velocity, noise, steps, sampler, self.defaults.flow_shift)
+        # flow_shift 0: by each picture's own N tokens of d channels, as it was trained.
+        shift = self.defaults.flow_shift or latent_shift(*noise.shape[1:])
+        return integrate(velocity, noise, steps, sampler, shift)
 
     def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
         """(noisy latents (B, n, d), time (B,)) -> velocity, of a picture behind each prefix."""
