@@ -63,9 +63,10 @@ def _check_data(config: Config) -> None:
         what = f"data.patch={data['patch']}"
         what += f" times codec.pool={pool}" if pool > 1 else ""
         what += f" times unified.fold={fold}" if fold > 1 else ""
+        near = [n * unit for n in (size // unit, size // unit + 1) if n]
         raise ConfigError(
             f"data.image_size={size} is not a multiple of {what}; take "
-            f"{max(size // unit, 1) * unit} or {(size // unit + 1) * unit}"
+            f"{' or '.join(map(str, near))}"
         )
     if policy.startswith("bucket") and data["bucket_step"] % unit:
         raise ConfigError(

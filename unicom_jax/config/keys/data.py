@@ -46,6 +46,11 @@ SOURCE = Group(
         ),
     },
 )
+SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "letter")
+LETTERS = ("A", "C", "E", "H", "L", "S", "T", "U")
+COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+OBJECT_SIZES = ("small", "large")
+BACKGROUNDS = ("white", "gray", "black", "sky", "night")
 SCENES = Group(
     "Contents of the built-in data set Scenes.",
     each(
@@ -54,49 +59,11 @@ SCENES = Group(
             "object_weights": Key(
                 (3.0, 3.0, 2.0, 2.0), "Relative frequencies of one, two, ... objects.", least=0
             ),
-            "shapes": Key(
-                (
-                    "circle",
-                    "square",
-                    "triangle",
-                    "star",
-                    "cross",
-                    "ring",
-                    "diamond",
-                    "heart",
-                    "letter",
-                ),
-                "Shapes of objects.",
-                choices=(
-                    "circle",
-                    "square",
-                    "triangle",
-                    "star",
-                    "cross",
-                    "ring",
-                    "diamond",
-                    "heart",
-                    "letter",
-                ),
-            ),
-            "letters": Key(
-                ("A", "C", "E", "H", "L", "S", "T", "U"),
-                "Letters that the shape letter draws.",
-                choices=("A", "C", "E", "H", "L", "S", "T", "U"),
-            ),
-            "colours": Key(
-                ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
-                "Colours of objects.",
-                choices=("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink"),
-            ),
-            "object_sizes": Key(
-                ("small", "large"), "Sizes of objects.", choices=("small", "large")
-            ),
-            "backgrounds": Key(
-                ("white", "gray", "black", "sky", "night"),
-                "Backgrounds.",
-                choices=("white", "gray", "black", "sky", "night"),
-            ),
+            "shapes": Key(SHAPES, "Shapes of objects.", choices=SHAPES),
+            "letters": Key(LETTERS, "Letters that the shape letter draws.", choices=LETTERS),
+            "colours": Key(COLOURS, "Colours of objects.", choices=COLOURS),
+            "object_sizes": Key(OBJECT_SIZES, "Sizes of objects.", choices=OBJECT_SIZES),
+            "backgrounds": Key(BACKGROUNDS, "Backgrounds.", choices=BACKGROUNDS),
             "alike_share": Key(
                 0.3, "Share of scenes whose objects are all alike.", least=0, most=1
             ),
