@@ -24,8 +24,9 @@ from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.canvas import canvas_of, drawn_grid
-from unicom_jax.inference.conversations import SPOKEN, Conversations
+from unicom_jax.inference.conversations import Conversations
 from unicom_jax.inference.drawing import Drawing
+from unicom_jax.inference.guidance import CONDITIONAL
 from unicom_jax.inference.prompt import bucket, power_of_two
 from unicom_jax.inference.requests import Conversation, as_conversation
 from unicom_jax.inference.text import Sampling, begin_writing
@@ -33,6 +34,7 @@ from unicom_jax.inference.words import Listener, OnText, stop_strings
 from unicom_jax.models.transformer import KVCache
 
 Slots = np.ndarray  # (L, facts) int64: all that decides a slot's keys and values, as numbers
+SEES = MASK_FIELDS.index("context_stop") - len(MASK_FIELDS)  # the fact: up to which slot it sees
 
 
 @dataclasses.dataclass
@@ -113,15 +115,14 @@ class Session:
         """Token ids that follow `context`; the cache then holds them too."""
         model, free = self.model, bucket(limit)
         document = build_prefix(context, model.tokenizer, model.sequence)
-        name = next(iter(SPOKEN))
-        hidden = self._hold(name, document, free)
-        held, length = self.held.pop(name), len(document)
+        hidden = self._hold(CONDITIONAL, document, free)
+        held, length = self.held.pop(CONDITIONAL), len(document)
         lengths, positions = np.array([length], np.int32), np.array([document.next_position])
         tail = model.tail(lengths, positions.astype(np.int32), length, seed, [0])
         writing = begin_writing(hidden, held.cache, free)
         writing, (tokens,) = model.finish_writing(writing, tail, limit, sampling, listener)
         written = _written(tokens, length, document.next_position)
-        self.held[name] = Held(writing.cache, np.concatenate([held.slots, written]))
+        self.held[CONDITIONAL] = Held(writing.cache, np.concatenate([held.slots, written]))
         return tokens
 
     def _paint(
@@ -209,7 +210,7 @@ def _shared(held: Slots, wanted: Slots) -> int:
     most = min(len(held), len(wanted) - 1)
     same = (held[:most] == wanted[:most]).all(axis=1)
     count = int(same.argmin()) if not same.all() else most
-    while count and (beyond := wanted[:count, -3] > count).any():
+    while count and (beyond := wanted[:count, SEES] > count).any():
         count = int(beyond.argmax())
     return count
 

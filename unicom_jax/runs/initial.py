@@ -138,9 +138,7 @@ def _encoder(config: Config) -> list[Source]:
     }
     if not ours.vision.naflex:
         keys["position_rows"] = "data.image_size"
-        _check_same(ours.vision, vision, keys, key, given, {"position_rows": patch})
-    else:
-        _check_same(ours.vision, vision, keys, key, given)
+    _check_same(ours.vision, vision, keys, key, given, factors={"position_rows": patch})
     if isinstance(theirs, Contrastive) and _is_same(ours.text, theirs.text):
         return [Source(key, (), folder, layout, theirs)]
     return [Source(key, ("vision",), folder, layout, vision)]

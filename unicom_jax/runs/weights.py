@@ -15,9 +15,8 @@ from jax.sharding import Mesh
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
 from unicom_jax.core import lora
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, fill_specs, iter_specs
-from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.interop.layouts.unicom import Unicom, of_run
-from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.parallel.sharding import param_sharding, param_shardings
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import (
@@ -211,15 +210,12 @@ def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) ->
         places = jax.tree.map(lambda kind: kind.sharding, abstract)
         return jax.jit(init, out_shardings=places)(key)
 
-    modules = {
-        "vision": build_encoder(config).vision,
-        "codec": build_codec(config),
-        "unified": build_unified(config),
+    module, keys = of_run(config), jax.random.split(jax.random.key(seed), len(IN_MODEL))
+    params = {
+        tree: fresh(getattr(module, tree), tree, key)
+        for tree, key in zip(IN_MODEL, keys, strict=True)
     }
-    keys = jax.random.split(jax.random.key(seed), len(modules))
-    trees = zip(modules.items(), keys, strict=True)
-    params = {tree: fresh(module, tree, key) for (tree, module), key in trees}
-    if isinstance(space := build_space(config), LatentSpace):
+    if module.autoencoder is not None:
         key = jax.random.fold_in(keys[1], 1)
-        params[AUTOENCODER] = fresh(space.autoencoder, AUTOENCODER, key)
+        params[AUTOENCODER] = fresh(module.autoencoder, AUTOENCODER, key)
     return params
