@@ -221,7 +221,6 @@ def _describe(run: Run, options: Options) -> dict[str, Any]:
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     """A run's configuration with the names of its files and folders, but not where they were."""
-
     flat = traverse_util.flatten_dict(
         json.loads(json.dumps(config)), sep=".", keep_empty_nodes=True
     )
