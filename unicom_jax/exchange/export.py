@@ -18,11 +18,12 @@ from unicom_jax.config import KEYS, ConfigError
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
+from unicom_jax.families.build import build_autoencoder
 from unicom_jax.interop import pytorch
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import siglip, unicom
-from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.flux_decoder import FluxDecoder
@@ -30,6 +31,7 @@ from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
+from unicom_jax.runs.autoencoder import has_trained, load_trained
 
 SOURCES = Path(pytorch.__file__).parent
 # The code that travels with the weights; `verify_unicom.py` beside it does not.
@@ -137,13 +139,23 @@ def export(
     config, tokenizer, module = weights.describe(workdir)
     part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
     only = part.path if part else ("unified",) * apart
-    if part and isinstance(missing := part.find(module), str):
+    trained = options.to == AUTOENCODER and has_trained(config, workdir)
+    if part and not trained and isinstance(missing := part.find(module), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
     if options.choice.step and only and only[0] != "unified":
         raise ConfigError(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
             f"--to={options.to} does not write; leave it out"
         )
+    if trained:
+        if options.choice.kind == "base":
+            raise ConfigError(f"{workdir}: its autoencoder has no adapters; leave --weights out")
+        raw = options.choice.kind == "raw"
+        own = build_autoencoder(config), load_trained(config, workdir, raw=raw, on_host=True)
+        with new_folder(target, replace=options.overwrite) as folder:
+            _fill(folder, LAYOUTS[AUTOENCODER], *own, options)
+            check(folder)
+        return target
     params = weights.restore(
         workdir, config, module, options.choice, on_host=True, only=only, keep_adapters=apart
     )
@@ -349,21 +361,27 @@ PARTS: dict[str, Part] = {
 }
 
 
+def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:
+    dtype, torch_dtype = DTYPES[options.dtype]
+    # transformers reads the type there; diffusers refuses a key that its class has no argument for.
+    about = {} if layout.stem == DIFFUSERS else {"dtype": torch_dtype}
+    fill_folder(
+        folder,
+        layout,
+        module,
+        params,
+        dtype=dtype,
+        shard_bytes=options.shard_bytes,
+        about=about,
+    )
+
+
 def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
     """One part as transformers or diffusers loads it."""
     module, params = part.find(run.module), run.params
     for name in part.path:
         params = params[name]
-    dtype, torch_dtype = DTYPES[options.dtype]
-    fill_folder(
-        folder,
-        LAYOUTS[part.layout],
-        module,
-        params,
-        dtype=dtype,
-        shard_bytes=options.shard_bytes,
-        about={"dtype": torch_dtype},
-    )
+    _fill(folder, LAYOUTS[part.layout], module, params, options)
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
         _write_json(folder / "generation_config.json", _describe_stops(run))

@@ -95,25 +95,14 @@ def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) 
 
 
 def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
-    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch.
-
-    Raises:
-      ValueError: its reduction does not divide the patch.
-    """
-    settings, patch = config["autoencoder"], config["data"]["patch"]
-    widths = tuple(settings["widths"])
-    side, rest = divmod(patch, 2 ** (len(widths) - 1))
-    if rest:
-        raise ValueError(
-            f"autoencoder.widths={widths} reduces pictures by {2 ** (len(widths) - 1)}, which does "
-            f"not divide data.patch={patch}; give fewer widths or a larger patch"
-        )
+    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch."""
+    settings = config["autoencoder"]
     names = ("latent_channels", "resnets", "attention_backend", "remat")
     return AutoencoderKLFlux2(
-        widths=widths,
+        widths=tuple(settings["widths"]),
         groups=settings["norm_groups"],
         quant_conv=True,
-        side=side,
+        side=config["data"]["patch"] // 2 ** (len(settings["widths"]) - 1),
         **{name: settings[name] for name in names},
     )
 
