@@ -43,7 +43,8 @@ def test_a_row_finds_what_it_refers_to(name):
     assert spec.name == name and spec.part in PARTS and spec.loss in LOSSES
     assert spec.loader in LOADERS and spec.loader in ABSTRACT
     specs = {part: PARTS[part].build(tiny_config()).specs() for part in PARTS}
-    for key, subtree in {**spec.frozen, **spec.starts_from}.items():
+    config = tiny_config()
+    for key, subtree in {**spec.reads(config), **spec.begins_with(config)}.items():
         assert subtree.of(specs[subtree.part]), key
 
 
