@@ -66,15 +66,16 @@ class Family:
 
     Attributes:
       images: builds its image side.
-      codec: builds what decodes the latents that it draws. Its weights are the tree `codec` of
-        `in_model`.
+      codec: builds what decodes the latents that it draws. Its weights are all of the tree `codec`
+        of `in_model`.
       space: in what the codec's tokens are painted.
       frozen: what `ImageModel.prepare` reads and no stage of the model trains: name in its argument
         `frozen` -> weights of a part that an earlier stage trained.
       starts_from: top-level keys of the model's own weights that begin as weights of another part.
         Nothing of them starts at random: that part has to be trained or imported before.
       in_model: what a trained model is used with besides its own weights: name of the tree ->
-        weights of a part, all of them or those of one key. They contain those of `frozen`.
+        weights of a part, all of them or those of one key; only `codec` may be of several keys.
+        They contain those of `frozen`.
       cast: of the model's own weights those that, like its transformer's, are used in the compute
         dtype only, as a regular expression of their path ("embedding/projector/.*"); "": none.
       heads: keys of the configuration that set numbers of attention heads, besides the
@@ -91,9 +92,6 @@ class Family:
     heads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for tree, held in self.in_model.items():
-            if isinstance(held.keys, tuple):
-                raise ValueError(f"in_model of a family: {tree} must be all of a part or one key")
         for name in self.frozen:
             self._place(name)
 

@@ -103,6 +103,7 @@ def modules_in_use(config: Mapping[str, Any], workdir: Path | None = None) -> di
     """
     trees = in_model(config) if workdir is None else trees_in_use(config, workdir)
     modules = {tree: of.module_of(PARTS[of.part].build(config)) for tree, of in trees.items()}
+    modules = {**modules, "codec": family_of(config).codec(config)}
     autoencoder = autoencoder_of(config)
     return modules if autoencoder is None else {**modules, AUTOENCODER: autoencoder}
 
