@@ -209,7 +209,9 @@ def test_a_run_of_another_family_is_refused(run, tmp_path):
         ConfigError, "sft.init_from=.* has no weights of the part kl", take_weights,
         config, tmp_path / "new", Console(file=io.StringIO()),
     )  # fmt: skip
-    config = tiny_config(stages=("sft",), sft__init_from=f"{run}:pretrain")
+    own = {"unified__pathway": "transfusion", "unified__fold": 1, "stages": ("sft",)}
+    config = tiny_config(**{**painter.CHOSEN, **own}, sft__init_from=f"{run}:pretrain")
+    config.data.vocab_size = settings_of(run).data.vocab_size
     refused(
         ConfigError, "has no weights of the part codec", take_weights,
         config, tmp_path / "new", Console(file=io.StringIO()),
