@@ -12,7 +12,8 @@ stage:
   out of another tree by subscripts (a tree of parts) or are `Subtree`s; any other display with keys
   that are stages only would choose by stage;
 - as a member of a tuple or list that has another member which is no stage (a path, several parts);
-- as the first argument of `Subtree`, which is a part.
+- as the first argument of `Subtree`, which is a part;
+- as the value of the constant AUTOENCODER, a tree of weights and the folder of a copy.
 
 Everywhere else (a comparison, an argument, a default, a case) they name the stage.
 """
@@ -54,6 +55,8 @@ def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:
             return bool(parent.args) and parent.args[0] is node
         case ast.Tuple() | ast.List():
             return not all(map(is_stage, parent.elts))
+        case ast.Assign(targets=[ast.Name(id="AUTOENCODER")]):
+            return True
     return False
 
 
@@ -105,6 +108,7 @@ def test_the_registry_itself_names_them_all():
         'LATER = {"align.noisy_copies": 1, "seed": 0}',
         'def show(stage="pretrain"): pass',
         'match name:\n    case "codec": pass',
+        'NAME = "autoencoder"',
     ],
 )
 def test_the_checker_reports_a_place_that_names_a_stage(source):
@@ -125,6 +129,7 @@ def test_the_checker_reports_a_place_that_names_a_stage(source):
         "continue_at = x.align",
         'vision = Subtree("encoder", "vision")',
         'frozen = {"encoder": VISION, "codec": Subtree("codec")}',
+        'AUTOENCODER = "autoencoder"  # a tree of weights',
     ],
 )
 def test_the_checker_accepts_what_addresses_a_part(source):

@@ -18,18 +18,21 @@ from unicom_jax.config import KEYS, ConfigError
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
+from unicom_jax.families.build import build_autoencoder
 from unicom_jax.interop import pytorch
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import siglip, unicom
-from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
+from unicom_jax.runs.autoencoder import has_trained, load_trained
 
 SOURCES = Path(pytorch.__file__).parent
 # The code that travels with the weights; `verify_unicom.py` beside it does not.
@@ -138,7 +141,8 @@ def export(
     modules = weights.modules_in_use(config, workdir)
     part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
     only = part.path if part else ("unified",) * apart
-    if part and isinstance(missing := part.find(modules), str):
+    trained = options.to == AUTOENCODER and has_trained(config, workdir)
+    if part and not trained and isinstance(missing := part.find(modules), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
     whole = None if part else unicom.of_run(config)
     if options.choice.step and only and only[0] != "unified":
@@ -146,6 +150,15 @@ def export(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
             f"--to={options.to} does not write; leave it out"
         )
+    if trained:
+        if options.choice.kind == "base":
+            raise ConfigError(f"{workdir}: its autoencoder has no adapters; leave --weights out")
+        raw = options.choice.kind == "raw"
+        own = build_autoencoder(config), load_trained(config, workdir, raw=raw, on_host=True)
+        with new_folder(target, replace=options.overwrite) as folder:
+            _fill(folder, LAYOUTS[AUTOENCODER], *own, options)
+            check(folder)
+        return target
     params = weights.restore(
         workdir, config, options.choice, on_host=True, only=only, keep_adapters=apart
     )
@@ -347,11 +360,26 @@ PARTS: dict[str, Part] = {
     "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
     "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
     "autoencoder": Part(
-        "autoencoder",
-        ("autoencoder",),
-        lambda model: model.get("autoencoder", "it paints pixels and has no autoencoder"),
+        AUTOENCODER,
+        (AUTOENCODER,),
+        lambda model: model.get(AUTOENCODER, "it paints pixels and has no autoencoder"),
     ),
 }
+
+
+def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:
+    dtype, torch_dtype = DTYPES[options.dtype]
+    # transformers reads the type there; diffusers refuses a key that its class has no argument for.
+    about = {} if layout.stem == DIFFUSERS else {"dtype": torch_dtype}
+    fill_folder(
+        folder,
+        layout,
+        module,
+        params,
+        dtype=dtype,
+        shard_bytes=options.shard_bytes,
+        about=about,
+    )
 
 
 def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
@@ -359,16 +387,7 @@ def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
     module, params = part.find(run.modules), run.params
     for name in part.path:
         params = params[name]
-    dtype, torch_dtype = DTYPES[options.dtype]
-    fill_folder(
-        folder,
-        LAYOUTS[part.layout],
-        module,
-        params,
-        dtype=dtype,
-        shard_bytes=options.shard_bytes,
-        about={"dtype": torch_dtype},
-    )
+    _fill(folder, LAYOUTS[part.layout], module, params, options)
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
         _write_json(folder / "generation_config.json", _describe_stops(run))

@@ -12,7 +12,12 @@ from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import (
+    KINDS,
+    Autoencoder,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+)
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
@@ -23,6 +28,7 @@ from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.latent_codec import LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
+from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.transformer import Transformer
@@ -74,11 +80,49 @@ def build_space(config: Config) -> PaintSpace:
             "unicom_jax.runs.autoencoder, as a run does when it starts"
         )
     sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
-    rows, cols = facts["canvas"]
-    ragged = config["data"]["policy"].startswith("bucket")
     backend = config["codec"]["autoencoder"]["attention_backend"]
-    autoencoder = AutoencoderKL(**{**sizes, "attention_backend": backend})
-    return LatentSpace(autoencoder, patch, rows, cols, ragged, config["compute_dtype"])
+    kind = KINDS[facts.get("kind", AutoencoderKL.__name__)]  # older runs have no kind
+    autoencoder = kind(**{**sizes, "attention_backend": backend})
+    return space_of(config, autoencoder, facts["canvas"])
+
+
+def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) -> LatentSpace:
+    """Latents of an autoencoder for the pictures of `config.data`.
+
+    Args:
+      canvas: rows and columns of patches, see `LatentSpace`.
+    """
+    data = config["data"]
+    ragged = data["policy"].startswith("bucket")
+    return LatentSpace(autoencoder, data["patch"], *canvas, ragged, config["compute_dtype"])
+
+
+def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
+    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch."""
+    settings = config["autoencoder"]
+    names = ("latent_channels", "resnets", "attention_backend", "remat")
+    return AutoencoderKLFlux2(
+        widths=tuple(settings["widths"]),
+        groups=settings["norm_groups"],
+        quant_conv=True,
+        side=config["data"]["patch"] // 2 ** (len(settings["widths"]) - 1),
+        **{name: settings[name] for name in names},
+    )
+
+
+def build_discriminator(config: Config) -> PatchDiscriminator | None:
+    """That of `config.autoencoder.discriminator`; None: its weight is 0."""
+    settings = config["autoencoder"]["discriminator"]
+    if not settings["weight"]:
+        return None
+    groups = config["autoencoder"]["norm_groups"]
+    return PatchDiscriminator(settings["width"], settings["layers"], groups)
+
+
+def build_trained_autoencoder(config: Config) -> AutoencoderKLFlux2 | AdversarialAutoencoder:
+    """What the stage trains: the autoencoder, with a discriminator where there is one."""
+    autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)
+    return AdversarialAutoencoder(autoencoder, discriminator) if discriminator else autoencoder
 
 
 def build_codec(config: Config) -> Codec:

@@ -24,6 +24,7 @@ from unicom_jax.families.build import (
     VISION,
     build_codec,
     build_encoder,
+    build_trained_autoencoder,
     build_unified,
     family_of,
 )
@@ -63,8 +64,9 @@ class StageSpec:
       autoencoder: it reads the frozen autoencoder too, where the configuration names one.
       starts_from: top-level keys of its own weights that begin as weights of another part, unless
         an earlier stage of the same part was trained: that one gives all of them.
-      of_family: its `frozen` and `starts_from` are those of the configuration's family. Use
-        `reads` and `begins_with`, which know.
+      of_family: its `frozen` and `starts_from` are those of the configuration's family.
+      wants_frozen: whether it reads `frozen` at all, under a configuration. Use `reads` and
+        `begins_with`, which know.
     """
 
     name: str
@@ -76,10 +78,13 @@ class StageSpec:
     autoencoder: bool = False
     starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
     of_family: bool = False
+    wants_frozen: Callable[[Config], bool] = lambda config: True
 
     def reads(self, config: Config) -> Mapping[str, Subtree]:
         """`frozen` under a configuration."""
-        return family_of(config).frozen if self.of_family else self.frozen
+        if self.of_family:
+            return family_of(config).frozen
+        return self.frozen if self.wants_frozen(config) else {}
 
     def begins_with(self, config: Config) -> Mapping[str, Subtree]:
         """`starts_from` under a configuration."""
@@ -107,6 +112,9 @@ def _codec_remat(config: Config) -> str:
 
 PARTS: dict[str, Part] = {
     "encoder": Part(build_encoder, lambda config: "encoder.vision.remat"),
+    # Its keys are those of an `AutoencoderKLFlux2`: encoder, quant_conv, decoder, post_quant_conv,
+    # statistics (mean and variance of packed channels); and `discriminator` where there is one.
+    "autoencoder": Part(build_trained_autoencoder, lambda config: "autoencoder.remat"),
     "codec": Part(build_codec, _codec_remat),
     "unified": Part(build_unified, lambda config: "unified.transformer.remat"),
 }
@@ -136,6 +144,15 @@ STAGES: dict[str, StageSpec] = {
             loss="contrastive",
             loader="pictures",
             tokens_per_step=_patches,
+        ),
+        StageSpec(
+            "autoencoder",
+            part="autoencoder",
+            loss="autoencoder",
+            loader="pictures",
+            tokens_per_step=_patches,
+            frozen={"encoder": VISION},
+            wants_frozen=lambda config: config["autoencoder"]["perceptual_weight"] > 0,
         ),
         StageSpec(
             "codec",

@@ -17,7 +17,7 @@ from unicom_jax.core import lora
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, fill_specs, iter_specs
 from unicom_jax.families.build import VISION, family_of
 from unicom_jax.families.family import Subtree
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import Autoencoder
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel.sharding import param_sharding, param_shardings
 from unicom_jax.runs.autoencoder import load_autoencoder
@@ -108,7 +108,7 @@ def modules_in_use(config: Mapping[str, Any], workdir: Path | None = None) -> di
     return modules if autoencoder is None else {**modules, AUTOENCODER: autoencoder}
 
 
-def autoencoder_of(config: Mapping[str, Any]) -> AutoencoderKL | None:
+def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder | None:
     """The given autoencoder in whose latents the codec paints; None: there is none."""
     space = family_of(config).space(config)
     return space.autoencoder if isinstance(space, LatentSpace) else None
