@@ -50,7 +50,7 @@ def test_every_key_says_what_it_means_and_survives_json():
         ("codec.decoder.prediction", pixel_decoder.PREDICTIONS),
         ("codec.decoder.kind", build.DECODERS),
         ("codec.compressor", compressor.KINDS),
-        ("unified.pathway", build.PATHWAYS),
+        ("unified.pathway", build.FAMILIES),
         ("unified.transformer.remat", REMAT_POLICIES),
         ("unified.transformer.attention_backend", ATTENTION_BACKENDS),
         ("data.policy", images.POLICIES),

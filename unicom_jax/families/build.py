@@ -1,10 +1,12 @@
-"""Modules from a configuration: the one place where config keys meet constructor arguments."""
+"""Modules from a configuration: the one place where config keys meet constructor arguments, and the
+table of families."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
@@ -24,6 +26,7 @@ from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.latent_codec import LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
@@ -182,20 +185,38 @@ def build_unified(config: Config) -> UnifiedModel:
     """The transformer of `config.unified` and the image side of its family.
 
     Raises:
-      ValueError: an unknown `unified.pathway`.
+      ValueError: an unknown `unified.pathway`, or settings that its family does not have.
     """
-    unified = config["unified"]
-    if unified["pathway"] not in PATHWAYS:
-        known = ", ".join(PATHWAYS)
-        raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {known}")
+    unified, family = config["unified"], family_of(config)
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **unified["transformer"])
+    _check_codec(config, family.codec(config))
     return UnifiedModel(
         transformer=transformer,
-        images=PATHWAYS[unified["pathway"]](config, transformer),
+        images=family.images(config, transformer),
         text_chunk=unified["text_chunk"],
         z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
+
+
+def _check_codec(config: Config, codec: LatentCodec) -> None:
+    """What the data do has to suit the family's codec.
+
+    Raises:
+      ValueError: they count latents by another `codec.pool`, or have pictures of any shape, which
+        no canvas fits.
+    """
+    pathway, given = config["unified"]["pathway"], config["codec"]["pool"]
+    if given != codec.pool:
+        raise ValueError(
+            f"codec.pool={given}: latents of unified.pathway={pathway} stand for {codec.pool} x "
+            f"{codec.pool} patches; set codec.pool={codec.pool}"
+        )
+    if codec.canvas and config["data"]["policy"] == "naflex":
+        raise ValueError(
+            f"unified.pathway={pathway} draws latents of pictures of a few shapes, "
+            "data.policy=naflex has any; set data.policy=bucket"
+        )
 
 
 def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
@@ -262,8 +283,37 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
 
 
-# A new family is a file with an `ImageModel` and a row here.
-PATHWAYS: dict[str, Callable[[Config, Transformer], ImageModel]] = {
-    "transfusion": build_unicom,
-    "query": build_query,
+# ---- the families -----------------------------------------------------------------------------
+
+VISION = Subtree("encoder", "vision")
+
+
+def _unicom(**own: Any) -> Family:
+    """Both pathways: latents of the compressor over features of the frozen encoder."""
+    return Family(
+        codec=build_codec,
+        space=build_space,
+        # A unified stage draws latents, so the weights that paint them stay on disk.
+        frozen={"encoder": VISION, "codec": Subtree("codec", ("compressor", "statistics"))},
+        in_model={"vision": VISION, "codec": Subtree("codec")},
+        cast="embedding/(projector|latent_in)/.*",
+        **own,
+    )
+
+
+# By `unified.pathway`. A new family is a file with an `ImageModel` and a row here.
+FAMILIES: dict[str, Family] = {
+    "transfusion": _unicom(images=build_unicom),
+    "query": _unicom(images=build_query, heads=("unified.flow_decoder.heads",)),
 }
+
+
+def family_of(config: Config) -> Family:
+    """The family of a configuration.
+
+    Raises:
+      ValueError: an unknown `unified.pathway`.
+    """
+    if (given := config["unified"]["pathway"]) not in FAMILIES:
+        raise ValueError(f"unified.pathway={given!r} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[given]
