@@ -149,11 +149,23 @@ def flow_terms(
     Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
     """
     weights, error = _weighted_errors(prediction, target, weights)
-    terms = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    total = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    return total | terms_by_time("flow", error, weights, time)
+
+
+def terms_by_time(
+    name: str,
+    values: Float[Array, "*B"],
+    weights: Shaped[Array, "*#B"],
+    time: Float[Array, "*#B"],
+) -> LossTerms:
+    """Means of `values` by flow time, `TIME_BINS` terms of the names that `flow_terms` gives."""
+    weights = jnp.broadcast_to(weights, values.shape).astype(jnp.float32)
     number = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1)
+    terms = {}
     for index in range(TIME_BINS):
         own = weights * (number == index)
-        terms[f"flow/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * error), jnp.sum(own))
+        terms[f"{name}/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * values), jnp.sum(own))
     return terms
 
 
