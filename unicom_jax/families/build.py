@@ -10,7 +10,7 @@ from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import KINDS, Autoencoder, AutoencoderKL
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
@@ -71,11 +71,21 @@ def build_space(config: Config) -> PaintSpace:
             "unicom_jax.runs.autoencoder, as a run does when it starts"
         )
     sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
-    rows, cols = facts["canvas"]
-    ragged = config["data"]["policy"].startswith("bucket")
     backend = config["codec"]["autoencoder"]["attention_backend"]
-    autoencoder = AutoencoderKL(**{**sizes, "attention_backend": backend})
-    return LatentSpace(autoencoder, patch, rows, cols, ragged, config["compute_dtype"])
+    kind = KINDS[facts.get("kind", AutoencoderKL.__name__)]  # older runs have no kind
+    autoencoder = kind(**{**sizes, "attention_backend": backend})
+    return space_of(config, autoencoder, facts["canvas"])
+
+
+def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) -> LatentSpace:
+    """Latents of an autoencoder for the pictures of `config.data`.
+
+    Args:
+      canvas: rows and columns of patches, see `LatentSpace`.
+    """
+    data = config["data"]
+    ragged = data["policy"].startswith("bucket")
+    return LatentSpace(autoencoder, data["patch"], *canvas, ragged, config["compute_dtype"])
 
 
 def build_codec(config: Config) -> Codec:

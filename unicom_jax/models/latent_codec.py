@@ -73,7 +73,7 @@ class LatentCodec(Module):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderCodec(LatentCodec):
-    """The packed latents of a KL autoencoder, normalised by its own shift and scale.
+    """The packed latents of a KL autoencoder, normalised as the autoencoder does it.
 
     Its weights are those of the autoencoder: `params` of every method.
     """
@@ -106,3 +106,14 @@ class AutoencoderCodec(LatentCodec):
         """Patches of pixels: the autoencoder paints them itself."""
         del noise, steps, sampler
         return self.space.decode({AUTOENCODER: params}, latents, grids)
+
+    def normalise(
+        self, params: Params, raw: Float[Array, "*B {self.latent_dim}"]
+    ) -> Float[Array, "*B {self.latent_dim}"]:
+        """Of packed raw latents."""
+        return self.space.autoencoder.normalise(params, raw)
+
+    def denormalise(
+        self, params: Params, latents: Float[Array, "*B {self.latent_dim}"]
+    ) -> Float[Array, "*B {self.latent_dim}"]:
+        return self.space.autoencoder.denormalise(params, latents)

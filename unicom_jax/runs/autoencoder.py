@@ -18,12 +18,13 @@ from ml_collections import ConfigDict
 
 from data_pipelines.build import grid_unit, image_policy
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Params, Specs
+from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.families.build import autoencoder_path, build_space
 from unicom_jax.interop.folders import check_model, check_numbers, module_in, read_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.tensors import WeightsError, weight_files
+from unicom_jax.models.autoencoder import KINDS
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 
 LAYOUT = LAYOUTS["autoencoder"]
@@ -72,18 +73,31 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
 def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
     """What the models have to know of the autoencoder in `folder`; only its config.json is read.
 
-    Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    Its kind and sizes, and the canvas of patches on which it sees the pictures of `config.data`.
     """
-    canvas = image_policy(config).canvas(config.data.patch, grid_unit(config))
-    return {"sizes": dataclasses.asdict(module_in(folder, LAYOUT)), "canvas": canvas}
+    return facts_of(config, module_in(folder, LAYOUT))
+
+
+def facts_of(config: ConfigDict, module: Module) -> dict[str, Any]:
+    """As `autoencoder_facts`, of the autoencoder itself."""
+    return {
+        "kind": type(module).__name__,
+        "sizes": dataclasses.asdict(module),
+        "canvas": canvas_of(config),
+    }
+
+
+def canvas_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of patches on which an autoencoder sees the pictures of `config.data`."""
+    return image_policy(config).canvas(config["data"]["patch"], grid_unit(config))
 
 
 def _check_folder(folder: Path, name: str) -> None:
     for file in (DESCRIPTION, *weight_files(folder, LAYOUT.stem).names):
         if not (folder / file).is_file():
             raise ConfigError(
-                f"{name}: there is no {file}; give the folder of a diffusers AutoencoderKL, with "
-                f"{DESCRIPTION} and {LAYOUT.stem}.safetensors"
+                f"{name}: there is no {file}; give the folder of a diffusers autoencoder "
+                f"({' or '.join(KINDS)}), with {DESCRIPTION} and {LAYOUT.stem}.safetensors"
             )
 
 

@@ -7,7 +7,7 @@ codec/pixel_decoder         pixel_decoder
 codec/statistics            statistics
 unified/transformer         language_model            as Qwen2ForCausalLM
 unified/embedding, ...      embedding, head           (Pathway II: queries, connector, ...)
-autoencoder                 autoencoder               as diffusers' AutoencoderKL
+autoencoder                 autoencoder               as diffusers' AutoencoderKL or ...Flux2
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import Autoencoder
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
@@ -44,7 +44,7 @@ class Unicom(Module):
     vision: VisionEncoder
     codec: Codec
     unified: UnifiedModel
-    autoencoder: AutoencoderKL | None = None
+    autoencoder: Autoencoder | None = None
 
     def specs(self) -> Specs:
         parts = {"vision": self.vision, "codec": self.codec, "unified": self.unified}
