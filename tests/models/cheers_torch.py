@@ -317,7 +317,7 @@ class Decoder(nn.Module):
             "conv_out": nn.Conv2d(widths[-1], 3, 3, padding=1),
         }
         for index, width in enumerate(widths):
-            starts = [widths[max(index - 1, 0)]] + [width] * resnets
+            starts = [widths[max(index - 1, 0)]] + [width] * (resnets - 1)
             parts = {
                 "resnets": nn.ModuleList(Resnet(start, width, groups) for start in starts),
             }

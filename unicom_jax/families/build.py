@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from unicom_jax.families.cheers import CheersImages
 from unicom_jax.families.images import FlowTime, ImageModel
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.models.autoencoder import KINDS, Autoencoder, AutoencoderKL
+from unicom_jax.models.cascaded_head import CascadedHead
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
@@ -19,8 +22,12 @@ from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.latent_codec import AutoencoderCodec
+from unicom_jax.models.latent_decoder import LatentDecoder
+from unicom_jax.models.modulated_stack import ModulatedStack
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
+from unicom_jax.models.pixel_tokenizer import LatentVision, PixelTokenizer, SlotProjector
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -228,8 +235,47 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
 
 
+def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
+    """Cheers: `unified.cheers`, over the autoencoder's latents and the encoder's vision tower."""
+    unified, cheers, space = config["unified"], config["unified"]["cheers"], build_space(config)
+    if not isinstance(space, LatentSpace):
+        raise ValueError(
+            "unified.pathway=cheers draws latents of an autoencoder; set codec.autoencoder.path to "
+            "the folder of one"
+        )
+    vision, fold = build_encoder(config).vision, unified["fold"]
+    decoder = None
+    if cheers["pixels"]:
+        trained = dataclasses.replace(space.autoencoder, remat=cheers["decoder_remat"])
+        decoder = LatentDecoder(dataclasses.replace(space, autoencoder=trained))
+    else:
+        sizes = {field.name: getattr(vision, field.name) for field in dataclasses.fields(vision)}
+        vision = LatentVision(**sizes, latent_dim=space.channels)
+    head = CascadedHead(
+        semantics=ModulatedStack(
+            width=transformer.width, out_dim=fold**2 * vision.width, **cheers["semantics"]
+        ),
+        details=ModulatedStack(width=vision.width, out_dim=space.channels, **cheers["details"]),
+        fold=fold,
+        **{name: cheers[name] for name in ("gate", "norm", "positions")},
+    )
+    return CheersImages(
+        codec=AutoencoderCodec(space),
+        tokenizer=PixelTokenizer(
+            decoder=decoder,
+            vision=vision,
+            projector=SlotProjector(vision.width, transformer.width, fold),
+            compute_dtype=config["compute_dtype"],
+        ),
+        head=head,
+        flow_time=FlowTime(unified["time"], unified["time_shift"]),
+        compute_dtype=config["compute_dtype"],
+    )
+
+
 # A new family is a file with an `ImageModel` and a row here.
 PATHWAYS: dict[str, Callable[[Config, Transformer], ImageModel]] = {
     "transfusion": build_unicom,
     "query": build_query,
+    "cheers": build_cheers,
 }

@@ -61,8 +61,8 @@ class Cascade:
       gate: G of each token, 0 at padding; of a head without a gate: None.
     """
 
-    velocity: Float32[Array, "B N d"]
-    gate: Float32[Array, "B N"] | None
+    velocity: Float32[Array, "*B N d"]
+    gate: Float32[Array, "*B N"] | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
