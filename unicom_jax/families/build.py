@@ -235,14 +235,29 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
 
 
-def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
-    """Cheers: `unified.cheers`, over the autoencoder's latents and the encoder's vision tower."""
-    unified, cheers, space = config["unified"], config["unified"]["cheers"], build_space(config)
-    if not isinstance(space, LatentSpace):
+# What black is for the autoencoder and the encoder of Cheers, by `unified.cheers.pixel_range`.
+DARKEST = {"signed": -1.0, "unit": 0.0}
+
+
+def build_latents(config: Config) -> AutoencoderCodec:
+    """The codec of Cheers: the packed latents of the autoencoder.
+
+    Raises:
+      ValueError: the configuration has no autoencoder.
+    """
+    if not isinstance(space := build_space(config), LatentSpace):
         raise ValueError(
             "unified.pathway=cheers draws latents of an autoencoder; set codec.autoencoder.path to "
             "the folder of one"
         )
+    return AutoencoderCodec(space, DARKEST[config["unified"]["cheers"]["pixel_range"]])
+
+
+def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
+    """Cheers: `unified.cheers`, over the autoencoder's latents and the encoder's vision tower."""
+    unified, cheers = config["unified"], config["unified"]["cheers"]
+    codec = build_latents(config)
+    space = codec.space
     vision, fold = build_encoder(config).vision, unified["fold"]
     decoder = None
     if cheers["pixels"]:
@@ -260,7 +275,7 @@ def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
         **{name: cheers[name] for name in ("gate", "norm", "positions")},
     )
     return CheersImages(
-        codec=AutoencoderCodec(space),
+        codec=codec,
         tokenizer=PixelTokenizer(
             decoder=decoder,
             vision=vision,

@@ -80,6 +80,13 @@ CHEERS = Group(
             "False: the latents, through a linear layer (the paper's ablation).",
             before=True,
         ),
+        "pixel_range": Key(
+            "signed",
+            "Pixels that autoencoder and encoder work with: -1 to 1 (signed), or 0 to 1 as for the "
+            "released weights (unit).",
+            choices=("signed", "unit"),
+            before="signed",
+        ),
         "decoder_remat": Key(
             False,
             "Compute that decoder's layers again in the backward pass to save memory.",
