@@ -202,7 +202,7 @@ def test_only_the_stages_that_run_are_looked_at():
 
 
 def test_an_unknown_stage_is_named():
-    with pytest.raises(ConfigError, match="stage 'paint' is unknown; stages are encoder, codec"):
+    with pytest.raises(ConfigError, match="stage 'paint' is unknown; stages are encoder, autoenc"):
         check_settings(base.get_config(), ("paint",))
 
 

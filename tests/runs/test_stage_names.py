@@ -11,7 +11,8 @@ stage:
 - as a key of a dict display that has another key which is no stage, or whose values are all taken
   out of another tree by subscripts (a tree of parts); any other display with keys that are stages
   only would choose by stage;
-- as a member of a tuple or list that has another member which is no stage (a path, several parts).
+- as a member of a tuple or list that has another member which is no stage (a path, several parts);
+- as the value of the constant AUTOENCODER, a tree of weights and the folder of a copy.
 
 Everywhere else (a comparison, an argument, a default, a case) they name the stage.
 """
@@ -44,6 +45,8 @@ def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:
             return node in parent.keys and (taken or not all(map(is_stage, parent.keys)))
         case ast.Tuple() | ast.List():
             return not all(map(is_stage, parent.elts))
+        case ast.Assign(targets=[ast.Name(id="AUTOENCODER")]):
+            return True
     return False
 
 
@@ -95,6 +98,7 @@ def test_the_registry_itself_names_them_all():
         'LATER = {"align.noisy_copies": 1, "seed": 0}',
         'def show(stage="pretrain"): pass',
         'match name:\n    case "codec": pass',
+        'NAME = "autoencoder"',
     ],
 )
 def test_the_checker_reports_a_place_that_names_a_stage(source):
@@ -113,6 +117,7 @@ def test_the_checker_reports_a_place_that_names_a_stage(source):
         'key = "codec.init_from"',
         '"""Stages such as sft and pretrain."""',
         "continue_at = x.align",
+        'AUTOENCODER = "autoencoder"  # a tree of weights',
     ],
 )
 def test_the_checker_accepts_what_addresses_a_part(source):

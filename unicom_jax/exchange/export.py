@@ -26,6 +26,7 @@ from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
@@ -341,8 +342,8 @@ PARTS: dict[str, Part] = {
     "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
     "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
     "autoencoder": Part(
-        "autoencoder",
-        ("autoencoder",),
+        AUTOENCODER,
+        (AUTOENCODER,),
         lambda model: model.autoencoder or "it paints pixels and has no autoencoder",
     ),
 }

@@ -33,6 +33,7 @@ from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
 from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors, weight_files
 from unicom_jax.interop.transfer import check_facts, load_weights
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.configuration import open_run
@@ -99,8 +100,8 @@ def import_parts(
       WeightsError: a folder is damaged.
       FileExistsError: a stage has a checkpoint already.
     """
-    if "autoencoder" in folders:
-        config.codec.autoencoder.path = folders["autoencoder"]
+    if AUTOENCODER in folders:
+        config.codec.autoencoder.path = folders[AUTOENCODER]
     stored = workdir / "tokenizer"
     tokenizer = load_tokenizer(stored) if stored.is_dir() else load_or_train_tokenizer(config, None)
     use_tokenizer(config, tokenizer, workdir)
@@ -111,7 +112,7 @@ def import_parts(
     plan = _plan(given, workdir)
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]
     rows = [(s.name, stage, s.module, s.folder, s.check()) for stage, s in parts]
-    if "autoencoder" in folders:
+    if AUTOENCODER in folders:
         folder, layout = Path(folders["autoencoder"]), LAYOUTS["autoencoder"]
         module = module_in(folder, layout)
         rows.append(("autoencoder", "", module, folder, check_model(folder, layout, module)))
@@ -214,7 +215,7 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             save_import(new / _stage_of(tree, run) / "checkpoints", whole)
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
-            write_model(new / "autoencoder", layout, module.autoencoder, weights)
+            write_model(new / AUTOENCODER, layout, module.autoencoder, weights)
         tokenizer.save(new / "tokenizer")
         (new / "config.json").write_text(to_json(config), encoding="utf-8")
 

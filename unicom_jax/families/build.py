@@ -12,7 +12,12 @@ from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
-from unicom_jax.models.autoencoder import KINDS, Autoencoder, AutoencoderKL
+from unicom_jax.models.autoencoder import (
+    KINDS,
+    Autoencoder,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+)
 from unicom_jax.models.cascaded_head import CascadedHead
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
@@ -26,6 +31,7 @@ from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.latent_decoder import LatentDecoder
 from unicom_jax.models.modulated_stack import ModulatedStack
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
+from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.pixel_tokenizer import LatentVision, PixelTokenizer, SlotProjector
 from unicom_jax.models.text_encoder import TextEncoder
@@ -93,6 +99,45 @@ def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) 
     data = config["data"]
     ragged = data["policy"].startswith("bucket")
     return LatentSpace(autoencoder, data["patch"], *canvas, ragged, config["compute_dtype"])
+
+
+def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
+    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch.
+
+    Raises:
+      ValueError: its reduction does not divide the patch.
+    """
+    settings, patch = config["autoencoder"], config["data"]["patch"]
+    widths = tuple(settings["widths"])
+    side, rest = divmod(patch, 2 ** (len(widths) - 1))
+    if rest:
+        raise ValueError(
+            f"autoencoder.widths={widths} reduces pictures by {2 ** (len(widths) - 1)}, which does "
+            f"not divide data.patch={patch}; give fewer widths or a larger patch"
+        )
+    names = ("latent_channels", "resnets", "attention_backend", "remat")
+    return AutoencoderKLFlux2(
+        widths=widths,
+        groups=settings["norm_groups"],
+        quant_conv=True,
+        side=side,
+        **{name: settings[name] for name in names},
+    )
+
+
+def build_discriminator(config: Config) -> PatchDiscriminator | None:
+    """That of `config.autoencoder.discriminator`; None: its weight is 0."""
+    settings = config["autoencoder"]["discriminator"]
+    if not settings["weight"]:
+        return None
+    groups = config["autoencoder"]["norm_groups"]
+    return PatchDiscriminator(settings["width"], settings["layers"], groups)
+
+
+def build_trained_autoencoder(config: Config) -> AutoencoderKLFlux2 | AdversarialAutoencoder:
+    """What the stage trains: the autoencoder, with a discriminator where there is one."""
+    autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)
+    return AdversarialAutoencoder(autoencoder, discriminator) if discriminator else autoencoder
 
 
 def build_codec(config: Config) -> Codec:

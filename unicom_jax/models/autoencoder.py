@@ -125,10 +125,26 @@ class Autoencoder(Module):
         extent: Extent | None = None,
     ) -> Float[Array, "B h*{self.factor} w*{self.factor} 3"]:
         """Images, about [-1, 1], of raw latents. `params`: all, or those of `decoder_specs`."""
+        features = self.decoder_features(params, latents, extent)
+        return self.output(params["decoder"]["conv_out"], features, extent)
+
+    def decoder_features(
+        self,
+        params: Params,
+        latents: Float[Array, "B h w {self.latent_channels}"],
+        extent: Extent | None = None,
+    ) -> Float[Array, "B h*{self.factor} w*{self.factor} {self.width}"]:
+        """What the decoder's last convolution, `output`, reads."""
         parts = self._parts
         if self.quant_conv:
             latents = parts["post_quant_conv"](params["post_quant_conv"], latents)
-        return parts["decoder"](params["decoder"], latents, extent)
+        return parts["decoder"].features(params["decoder"], latents, extent)
+
+    def output(
+        self, params: Params, features: Float[Array, "B h w {self.width}"], extent: Extent | None
+    ) -> Float[Array, "B h w 3"]:
+        """The decoder's last convolution; `params`: of it alone."""
+        return self._parts["decoder"].output(params, features, extent)
 
     def __call__(self, params: Params, images: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
         """Reconstructs images through the posterior's mean."""

@@ -287,6 +287,18 @@ class Half(Module):
     def __call__(
         self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
     ) -> Float[Array, "B _h _w {self.out_dim}"]:
+        return self.output(params["conv_out"], self.features(params, x, extent), extent)
+
+    def output(
+        self, params: Params, features: Float[Array, "B h w c"], extent: Extent | None = None
+    ) -> Float[Array, "B h w {self.out_dim}"]:
+        """The last convolution. `params`: of it alone."""
+        return self._parts["conv_out"](params, features, extent)
+
+    def features(
+        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
+    ) -> Float[Array, "B _h _w {self.widths[-1]}"]:
+        """All but `output`."""
         parts = self._parts
         x = parts["conv_in"](params["conv_in"], x, extent)
         if self.up:
@@ -294,5 +306,4 @@ class Half(Module):
         x = _run_blocks(parts["blocks"], params[self._blocks_name], x, extent, self.remat)
         if not self.up:
             x = parts["mid_block"](params["mid_block"], x, extent)
-        x = jax.nn.silu(parts["conv_norm_out"](params["conv_norm_out"], x, extent))
-        return parts["conv_out"](params["conv_out"], x, extent)
+        return jax.nn.silu(parts["conv_norm_out"](params["conv_norm_out"], x, extent))

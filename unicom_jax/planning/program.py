@@ -149,7 +149,7 @@ def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
     spec = spec_of(name)
     specs = {
         key: subtree.of(PARTS[subtree.part].build(config).specs())
-        for key, subtree in spec.frozen.items()
+        for key, subtree in spec.reads(config).items()
     }
     if spec.autoencoder and isinstance(space := build_space(config), LatentSpace):
         specs[AUTOENCODER] = space.autoencoder.specs()

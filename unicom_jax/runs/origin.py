@@ -103,13 +103,17 @@ def _check_first(config: Config, origin: Origin) -> None:
 
 def given_parts(config: Config) -> set[str]:
     """The parts that come from another run, whole."""
-    return {part for origin in origins(config) for part in (*_read(origin), origin.stage.spec.part)}
+    return {
+        part
+        for origin in origins(config)
+        for part in (*_read(config, origin), origin.stage.spec.part)
+    }
 
 
-def _read(origin: Origin) -> list[str]:
+def _read(config: Config, origin: Origin) -> list[str]:
     """The parts that a stage reads besides its own."""
     spec = origin.stage.spec
-    both = (*spec.frozen.values(), *spec.starts_from.values())
+    both = (*spec.reads(config).values(), *spec.starts_from.values())
     return list(dict.fromkeys(subtree.part for subtree in both))
 
 
@@ -197,7 +201,7 @@ def _plan(
     there = {one.spec.part for one in occurrences(config["stages"]) if one.spec.part != own}
     there |= {spec_of(label).part for label in planned}
     found = {}
-    for part in _read(origin):
+    for part in _read(config, origin):
         if part in there or furthest(config, workdir, part, origin.stage):
             continue
         source = furthest(theirs, origin.workdir, part, origin.source)

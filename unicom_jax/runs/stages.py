@@ -20,7 +20,12 @@ from typing import Any
 from data_pipelines.build import image_policy
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module
-from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.families.build import (
+    build_codec,
+    build_encoder,
+    build_trained_autoencoder,
+    build_unified,
+)
 
 Config = Mapping[str, Any]
 
@@ -81,6 +86,8 @@ class StageSpec:
       autoencoder: it reads the frozen autoencoder too, where the configuration names one.
       starts_from: top-level keys of its own weights that begin as weights of another part, unless
         an earlier stage of the same part was trained: that one gives all of them.
+      wants_frozen: whether it reads `frozen` at all, under a configuration. Use `reads`, which
+        knows.
     """
 
     name: str
@@ -91,6 +98,11 @@ class StageSpec:
     frozen: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
     autoencoder: bool = False
     starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
+    wants_frozen: Callable[[Config], bool] = lambda config: True
+
+    def reads(self, config: Config) -> Mapping[str, Subtree]:
+        """`frozen` under a configuration."""
+        return self.frozen if self.wants_frozen(config) else {}
 
 
 # ---- the tables -------------------------------------------------------------------------------
@@ -114,6 +126,9 @@ def _codec_remat(config: Config) -> str:
 
 PARTS: dict[str, Part] = {
     "encoder": Part(build_encoder, lambda config: "encoder.vision.remat"),
+    # Its keys are those of an `AutoencoderKLFlux2`: encoder, quant_conv, decoder, post_quant_conv,
+    # statistics (mean and variance of packed channels); and `discriminator` where there is one.
+    "autoencoder": Part(build_trained_autoencoder, lambda config: "autoencoder.remat"),
     "codec": Part(build_codec, _codec_remat),
     "unified": Part(build_unified, lambda config: "unified.transformer.remat"),
 }
@@ -147,6 +162,15 @@ STAGES: dict[str, StageSpec] = {
             loss="contrastive",
             loader="pictures",
             tokens_per_step=_patches,
+        ),
+        StageSpec(
+            "autoencoder",
+            part="autoencoder",
+            loss="autoencoder",
+            loader="pictures",
+            tokens_per_step=_patches,
+            frozen={"encoder": VISION},
+            wants_frozen=lambda config: config["autoencoder"]["perceptual_weight"] > 0,
         ),
         StageSpec(
             "codec",

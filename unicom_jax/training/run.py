@@ -201,7 +201,7 @@ def _restore(config: ConfigDict, workdir: Path, label: str, subtree: Subtree, me
 def _frozen_parts(stage: Occurrence, config: ConfigDict, workdir: Path, mesh: Any) -> Params:
     """Weights of the stages before this one and of the autoencoder, as far as it reads them."""
     frozen = {}
-    for name, subtree in stage.spec.frozen.items():
+    for name, subtree in stage.spec.reads(config).items():
         label = source_label(config, workdir, subtree.part, before=stage)
         frozen[name] = _restore(config, workdir, label, subtree, mesh)
     if stage.spec.autoencoder:
