@@ -24,31 +24,27 @@ from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
 from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
 from unicom_jax.families.images import Noised
-from unicom_jax.models.autoencoder import AutoencoderKLFlux2
+from unicom_jax.runs.autoencoder import adopt_autoencoder
 
-AUTOENCODER = AutoencoderKLFlux2(3, (8, 16), resnets=1, groups=4, quant_conv=True)
 PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
 TOKENS, LATENT = SIDE**2, 12
 RNG = np.random.default_rng(0)
 
 
-def configured(canvas=(SIDE, SIDE), **overrides):
+def configured(**overrides):
     own = {
         "unified__pathway": "cheers",
         "unified__fold": FOLD,
         "data__patch": PATCH,
         "data__image_size": PATCH * SIDE,
         "data__scenes__sizes": ((PATCH * SIDE, PATCH * SIDE),),
-        "codec__autoencoder__path": "autoencoder",
+        "autoencoder__latent_channels": LATENT // 4,
+        "autoencoder__widths": (8, 16),
+        "autoencoder__norm_groups": 4,
     }
     config = tiny_config(**{**own, **overrides})
     config.unified.cheers.semantics.update({"depth": 2, "heads": 4, "kv_heads": 2})
     config.unified.cheers.details.update({"depth": 1, "heads": 4, "kv_heads": 2})
-    config.codec.autoencoder.facts = {
-        "kind": "AutoencoderKLFlux2",
-        "sizes": dataclasses.asdict(AUTOENCODER),
-        "canvas": canvas,
-    }
     return config
 
 
@@ -146,7 +142,8 @@ def test_slots_are_not_told_the_time(drawn):
 
 
 SHAPES = np.array([[2, 4], [4, 2], [0, 0]], np.int32)  # the last row has no picture
-RAGGED = build_unified(configured(encoder__naflex=True, data__policy="bucket")).images
+BUCKETS = {"encoder__naflex": True, "data__policy": "bucket"}
+RAGGED = build_unified(configured(**BUCKETS, autoencoder__canvas=(SIDE, SIDE))).images
 RAGGED_PARAMS = lively(RAGGED, scale=0.12)
 PADDED = normal(3, 1, TOKENS // 2, LATENT)
 
@@ -203,7 +200,7 @@ DOCUMENTS = [
 
 def test_one_loss_trains_every_part_and_reports_the_gate_by_time():
     params = lively(MODEL, scale=0.12)
-    frozen = {"autoencoder": lively(AUTOENCODER, seed=1, scale=0.12)}
+    frozen = {"autoencoder": lively(IMAGES.codec, seed=1, scale=0.12)}
     sequence = sequence_config(configured())
     made = documents(DOCUMENTS, sequence)
     batch = pack(made, [[0, 1], [2]], sequence)
@@ -283,6 +280,12 @@ def test_settings_that_the_family_does_not_have_are_refused(change, message):
         check_settings(config, ("pretrain",))
 
 
-def test_without_an_autoencoder_there_is_nothing_to_draw():
-    with pytest.raises(ValueError, match="draws latents of an autoencoder; set codec.autoencoder"):
-        build_unified(tiny_config(unified__pathway="cheers"))
+def test_the_canvas_of_buckets_is_filled_in_when_a_run_starts(tmp_path):
+    config = configured(**BUCKETS, data__bucket_step=8)
+    with pytest.raises(ValueError, match=r"autoencoder.canvas=\(\) with data.policy=bucket"):
+        build_unified(config)
+    adopt_autoencoder(config, tmp_path)
+    rows, columns = config.autoencoder.canvas
+    assert rows == columns > SIDE
+    space = build_unified(config).images.codec.space
+    assert (space.rows, space.cols, space.ragged) == (rows, columns, True)

@@ -285,16 +285,20 @@ DARKEST = {"signed": -1.0, "unit": 0.0}
 
 
 def build_latents(config: Config) -> AutoencoderCodec:
-    """The codec of Cheers: the packed latents of the autoencoder.
+    """The codec of Cheers: the packed latents of the autoencoder of `config.autoencoder`.
 
     Raises:
-      ValueError: the configuration has no autoencoder.
+      ValueError: pictures have several shapes and the canvas for all of them is not known yet.
     """
-    if not isinstance(space := build_space(config), LatentSpace):
+    canvas = tuple(config["autoencoder"]["canvas"])
+    if config["data"]["policy"] == "fixed":
+        canvas = (grid_side(config), grid_side(config))
+    if not canvas:
         raise ValueError(
-            "unified.pathway=cheers draws latents of an autoencoder; set codec.autoencoder.path to "
-            "the folder of one"
+            f"autoencoder.canvas=() with data.policy={config['data']['policy']}: call "
+            "adopt_autoencoder of unicom_jax.runs.autoencoder, as a run does when it starts"
         )
+    space = space_of(config, build_autoencoder(config), canvas)
     return AutoencoderCodec(space, DARKEST[config["unified"]["cheers"]["pixel_range"]])
 
 
