@@ -68,8 +68,10 @@ class CheersImages(ImageModel):
 
         The paper's first stage holds more: see `FROZEN_AT_FIRST`.
         """
-        always = ("vision/head/.*", "decoder/statistics/.*")
-        return always if draws else (*always, "head/.*")
+        held = ["vision/head/.*"]
+        if "statistics" in self.tokenizer.specs().get("decoder", {}):
+            held.append("decoder/statistics/.*")
+        return (*held, *(() if draws else ("head/.*",)))
 
     def shape_of(self, slots: int) -> tuple[int, int]:
         return slots * self.head.fold**2, self.codec.latent_dim
