@@ -168,6 +168,18 @@ def test_pictures_of_other_shapes_are_computed_as_if_alone():
         assert not np.any(padded.velocity[row, tokens:]) and not np.any(padded.gate[row, tokens:])
 
 
+def test_in_bfloat16_the_time_keeps_its_precision():
+    """.9985 is 1 in bfloat16."""
+    hidden, embedded = (jnp.asarray(x, jnp.bfloat16) for x in (HIDDEN, EMBEDDED))
+    late, end = (
+        run(PARAMS, hidden, np.full(2, time, np.float32), embedded, GRIDS).velocity
+        for time in (0.9985, 1.0)
+    )
+    assert late.dtype == jnp.float32 and np.abs(late - end).max() > 1e-4
+    exact = run(PARAMS, HIDDEN, np.ones(2, np.float32), EMBEDDED, GRIDS).velocity
+    np.testing.assert_allclose(end, exact, atol=0.05 * np.abs(exact).max())
+
+
 def test_no_picture_gives_finite_gradients():
     (_, speed), found = squares(HEAD, np.array([[4, 4], [0, 0]], np.int32))(
         PARAMS, HIDDEN, EMBEDDED
