@@ -110,6 +110,13 @@ pretrain.decay_share=1.5
 pretrain.ema_warmup=True
 pretrain.mu_dtype=float16
 pretrain.groups=('transformer/.*',)
+stages=autoencoder autoencoder.widths=(4,4,4,4,4,4)
+stages=autoencoder autoencoder.widths=(4,6) autoencoder.norm_groups=4
+stages=autoencoder autoencoder.perceptual_layers=()
+stages=autoencoder data.policy=naflex
+stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.discriminator.width=3
+stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.discriminator.layers=5
+stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.accumulate=2
 codec.perceptual_layers=()
 codec.perceptual_layers=(0.5,2)
 codec.perceptual_time=-1
@@ -132,6 +139,8 @@ encoder.warmup_steps=100
 encoder.batch_size=1
 data.scenes.shapes=circle
 stages=encoder,codec
+stages=autoencoder
+stages=autoencoder autoencoder.discriminator.weight=1
 codec.pool=2 codec.compressor=pool
 unified.transformer.unroll=7
 pretrain.ema_warmup=True pretrain.ema_decay=0.99

@@ -87,7 +87,7 @@ def test_a_picture_of_512_pixels_takes_256_slots_of_four_tokens(config, model):
     head = model.images.head
     sizes = [(s.block.attention.head_dim, s.heads, s.depth) for s in (head.semantics, head.details)]
     assert sizes == [(128, 12, 7), (72, 16, 3)]
-    assert head.details.out_dim == model.images.tokenizer.decoder.width == 128
+    assert head.details.out_dim == model.images.tokenizer.painter.width == 128
     assert model.images.codec.darkest == 0.0
 
 

@@ -154,9 +154,9 @@ def test_pictures_of_other_shapes_are_read_and_drawn_as_if_alone():
     padded = together(RAGGED_PARAMS, noised)
     assert padded.shape == PADDED.shape and not np.any(padded[2])
     for row, (rows, columns) in enumerate(SHAPES[:2]):
-        space = RAGGED.tokenizer.decoder.space.of_grid(int(rows), int(columns))
-        decoder = dataclasses.replace(RAGGED.tokenizer.decoder, space=space)
-        tokenizer = dataclasses.replace(RAGGED.tokenizer, decoder=decoder)
+        space = RAGGED.tokenizer.painter.space.of_grid(int(rows), int(columns))
+        painter = dataclasses.replace(RAGGED.tokenizer.painter, space=space)
+        tokenizer = dataclasses.replace(RAGGED.tokenizer, painter=painter)
         images = dataclasses.replace(RAGGED, tokenizer=tokenizer)
         one = jax.tree.map(lambda x, row=row: x[row : row + 1], noised)
         alone = jax.jit(lambda params, one, images=images: speed_of(images, params, one))
@@ -244,10 +244,12 @@ def test_without_pixel_reconstruction_the_encoder_reads_latents():
     config.unified.cheers.update({"pixels": False})
     images = build_unified(config).images
     params = lively(images)
-    assert set(params) == {"vision", "projector", "head"}
+    assert set(params) == {"latent_in", "vision", "projector", "head"}
+    assert images.frozen(draws=True) == ("vision/head/.*",)
     _, embedded = images.drawn(params, at(TIME))
-    embedding, positions = params["vision"]["embedding"], params["vision"]["positions"]
-    plain = at(TIME).noisy[:, 0] @ embedding["kernel"] + embedding["bias"]
+    plain, positions = at(TIME).noisy[:, 0], params["vision"]["positions"]
+    for layer in (params["latent_in"], params["vision"]["embedding"]):
+        plain = plain @ layer["kernel"] + layer["bias"]
     np.testing.assert_allclose(embedded[:, 0], plain + positions.reshape(TOKENS, -1), atol=1e-5)
 
 

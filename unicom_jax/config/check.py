@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.key import ConfigError, checked
+from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, values
 
 Config = Mapping[str, Any]
@@ -37,6 +38,8 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     _check_data(config)
     _check_encoder(config)
     _check_codec(config)
+    if any(STAGES[stage] is AUTOENCODER for stage in stages):
+        _check_autoencoder(config)
     if set(stages) & set(UNIFIED_STAGES):
         _check_unified(config)
     if config["wandb_project"] and importlib.util.find_spec("wandb") is None:
@@ -100,6 +103,49 @@ def _check_data(config: Config) -> None:
 def _check_encoder(config: Config) -> None:
     for tower in ("vision", "text"):
         _divides(config, f"encoder.{tower}.heads", f"encoder.{tower}.width")
+
+
+def _check_autoencoder(config: Config) -> None:
+    own, patch, policy = config["autoencoder"], config["data"]["patch"], config["data"]["policy"]
+    widths, groups, adversary = own["widths"], own["norm_groups"], own["discriminator"]
+    factor = 2 ** (len(widths) - 1)
+    if patch % factor:
+        raise ConfigError(
+            f"autoencoder.widths={tuple(widths)} reduces pictures by {factor}, which does not "
+            f"divide data.patch={patch}; give fewer widths or a larger patch"
+        )
+    if policy == "naflex":
+        raise ConfigError(
+            "the stage autoencoder needs pictures of a few shapes, data.policy=naflex has any; set "
+            "--config.data.policy=bucket"
+        )
+    if wrong := [width for width in widths if width % groups]:
+        raise ConfigError(
+            f"autoencoder.norm_groups={groups} does not divide {wrong[0]} of autoencoder.widths="
+            f"{tuple(widths)}; take a common divisor"
+        )
+    if not own["perceptual_layers"]:
+        raise ConfigError(
+            "autoencoder.perceptual_layers=() compares nothing; give shares of the encoder's "
+            "depth, (0.5,) for its middle layer"
+        )
+    if not adversary["weight"]:
+        return
+    if adversary["width"] % groups:
+        raise ConfigError(
+            f"autoencoder.norm_groups={groups} does not divide autoencoder.discriminator.width="
+            f"{adversary['width']}; make the width a multiple of it"
+        )
+    if patch % 2 ** adversary["layers"]:
+        raise ConfigError(
+            f"autoencoder.discriminator.layers={adversary['layers']} halve a picture so many "
+            f"times, and data.patch={patch} does not divide so often; take fewer"
+        )
+    if adversary["adaptive"] and own["accumulate"] > 1:
+        raise ConfigError(
+            "autoencoder.discriminator.adaptive=True weighs losses of a whole batch; set "
+            "autoencoder.accumulate=1, or adaptive=False"
+        )
 
 
 def _check_codec(config: Config) -> None:

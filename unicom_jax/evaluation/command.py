@@ -24,7 +24,7 @@ from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
 from unicom_jax.inference.generator import Generator
 from unicom_jax.runs.data import source_changes
-from unicom_jax.runs.weights import describe, steps_in_use
+from unicom_jax.runs.weights import EYE, describe, steps_in_use
 
 
 def run_evaluate(
@@ -44,7 +44,7 @@ def run_evaluate(
 
     Raises CheckpointError without a checkpoint, SourceError without the data.
     """
-    config, tokenizer, _ = describe(workdir)
+    config, tokenizer = describe(workdir)
     used = steps_in_use(workdir, step)
     settings = EvaluationConfig.of(config)
     trained_on = evaluates_on_training_data(config)
@@ -85,9 +85,12 @@ def run_evaluate(
     return flat
 
 
-def encoder_of(generator: Generator) -> Generator:
-    """A generator that holds the weights of the encoder alone, for `features`."""
-    vision = {"vision": generator.params["vision"]}
+def encoder_of(generator: Generator) -> Generator | None:
+    """A generator that holds the weights of the encoder alone, for `features`; None: its run has
+    none."""
+    if not generator.has_encoder:
+        return None
+    vision = {EYE: generator.params[EYE]}
     return Generator(generator.config, generator.tokenizer, vision, generator.models.mesh)
 
 

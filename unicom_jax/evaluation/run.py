@@ -47,7 +47,7 @@ def evaluate(
     workdir: str | os.PathLike[str],
     *,
     data: EvaluationData | None = None,
-    encoder_of: Callable[[UnifiedModel], Encoder] = lambda model: model,
+    encoder_of: Callable[[UnifiedModel], Encoder | None] = lambda model: model,
     about: Mapping[str, Any] | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float | int | None]:
@@ -62,7 +62,8 @@ def evaluate(
       config: how much is evaluated and how the model samples.
       workdir: the run's folder; made when missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
-      encoder_of: the part of the trained model that measures features of both models' pictures.
+      encoder_of: the part of the trained model that measures features of both models' pictures;
+        None where it has none: scores that need it are left out, and named on the console.
       about: facts about the scores for `scores.json`, in addition to the settings.
       console: where progress is shown.
 
@@ -76,6 +77,9 @@ def evaluate(
         )
     model = load()
     encoder = encoder_of(model)
+    left_out = () if encoder else measured_scores(samples, data, config)
+    if left_out and console:
+        console.print(f"no encoder was trained or imported; left out: {', '.join(left_out)}")
     results = _run("trained", suites_of(samples, data, config, encoder), model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
     del model  # memory may not hold two
@@ -87,6 +91,7 @@ def evaluate(
     flat = flatten(_scores(results), _scores(blind))
     judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
     facts = {**(about or {}), "shapes": shapes, "judge": judge, **_settings(config)}
+    facts["left_out"] = list(left_out)
     write_records(Path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
     write_scores(Path(workdir) / SCORES_FILE, flat, facts)
     return flat
@@ -103,7 +108,7 @@ def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:
 
 
 def suites_of(
-    samples: Samples, data: EvaluationData, config: EvaluationConfig, encoder: Encoder
+    samples: Samples, data: EvaluationData, config: EvaluationConfig, encoder: Encoder | None
 ) -> dict[str, tuple[Suite, int]]:
     """The suites that have samples: name of the records -> (suite, number of samples)."""
 
@@ -130,7 +135,7 @@ def suites_of(
             model, samples.edits, config, judge=data.judge_edit, progress=progress
         )
 
-    retrieved = samples.pictures if config.prompts else 0
+    retrieved = samples.pictures if config.prompts and encoder else 0
     planned = {
         "reconstructions": (reconstruct, samples.pictures),
         "generations": (draw, len(samples.prompts) if data.prompts else retrieved),
@@ -139,6 +144,16 @@ def suites_of(
         "edits": (edit, len(samples.edits)),
     }
     return {name: plan for name, plan in planned.items() if plan[1]}
+
+
+def measured_scores(
+    samples: Samples, data: EvaluationData, config: EvaluationConfig
+) -> tuple[str, ...]:
+    """The scores that an encoder measures."""
+    if not samples.pictures:
+        return ()
+    retrieval = ("generation/retrieval", "generation/kid")
+    return ("reconstruction/kid", *(retrieval if config.prompts and not data.prompts else ()))
 
 
 def _run(

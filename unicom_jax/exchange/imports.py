@@ -48,7 +48,7 @@ from unicom_jax.runs.initial import (
     Source,
     sources_of,
 )
-from unicom_jax.runs.stages import IN_MODEL, PARTS, STAGES, parse
+from unicom_jax.runs.stages import PARTS, STAGES, UNIFIED, in_model, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
 from unicom_jax.runs.workdir import stage_steps
@@ -209,10 +209,11 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             )
         # Training that continues does so with the furthest stage: the stages before it have no more
         # than what the model is used with (of the encoder, its image tower).
-        config.stages = (_stage_of("unified", run),)
-        for tree, of in IN_MODEL.items():
-            whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
-            save_import(new / _stage_of(tree, run) / "checkpoints", whole)
+        trees = in_model(config)
+        config.stages = (_stage_of(UNIFIED.part, "unified", run),)
+        for tree, of in trees.items():
+            folder = new / _stage_of(of.part, tree, run) / "checkpoints"
+            save_import(folder, of.placed(params[tree]))
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
             write_model(new / AUTOENCODER, layout, module.autoencoder, weights)
@@ -220,9 +221,10 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
         (new / "config.json").write_text(to_json(config), encoding="utf-8")
 
 
-def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
-    """The stage that a tree of an exported model came from; unrecorded: the last that trains it."""
-    part, stage = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
+def _stage_of(part: str, tree: str, run: Mapping[str, Any]) -> str:
+    """The stage that a tree of an exported model came from, which is of a part; unrecorded: the
+    last that trains it."""
+    stage = (run.get("steps") or {}).get(tree, [""])[0]
     if (found := parse(stage)) and found.spec.part == part:
         return found.name  # its first time here
     return [name for name, spec in STAGES.items() if spec.part == part][-1]

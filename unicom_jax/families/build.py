@@ -1,12 +1,13 @@
-"""Modules from a configuration: the one place where config keys meet constructor arguments."""
+"""Modules from a configuration: the one place where config keys meet constructor arguments, and the
+table of families."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from unicom_jax.families.cheers import CheersImages
+from unicom_jax.families.cheers import make_cheers
+from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
@@ -18,7 +19,6 @@ from unicom_jax.models.autoencoder import (
     AutoencoderKL,
     AutoencoderKLFlux2,
 )
-from unicom_jax.models.cascaded_head import CascadedHead
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
@@ -27,13 +27,10 @@ from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
-from unicom_jax.models.latent_codec import AutoencoderCodec
-from unicom_jax.models.latent_decoder import LatentDecoder
-from unicom_jax.models.modulated_stack import ModulatedStack
+from unicom_jax.models.latent_codec import AutoencoderCodec, LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
-from unicom_jax.models.pixel_tokenizer import LatentVision, PixelTokenizer, SlotProjector
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -102,25 +99,14 @@ def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) 
 
 
 def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
-    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch.
-
-    Raises:
-      ValueError: its reduction does not divide the patch.
-    """
-    settings, patch = config["autoencoder"], config["data"]["patch"]
-    widths = tuple(settings["widths"])
-    side, rest = divmod(patch, 2 ** (len(widths) - 1))
-    if rest:
-        raise ValueError(
-            f"autoencoder.widths={widths} reduces pictures by {2 ** (len(widths) - 1)}, which does "
-            f"not divide data.patch={patch}; give fewer widths or a larger patch"
-        )
+    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch."""
+    settings = config["autoencoder"]
     names = ("latent_channels", "resnets", "attention_backend", "remat")
     return AutoencoderKLFlux2(
-        widths=widths,
+        widths=tuple(settings["widths"]),
         groups=settings["norm_groups"],
         quant_conv=True,
-        side=side,
+        side=config["data"]["patch"] // 2 ** (len(settings["widths"]) - 1),
         **{name: settings[name] for name in names},
     )
 
@@ -200,20 +186,38 @@ def build_unified(config: Config) -> UnifiedModel:
     """The transformer of `config.unified` and the image side of its family.
 
     Raises:
-      ValueError: an unknown `unified.pathway`.
+      ValueError: an unknown `unified.pathway`, or settings that its family does not have.
     """
-    unified = config["unified"]
-    if unified["pathway"] not in PATHWAYS:
-        known = ", ".join(PATHWAYS)
-        raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {known}")
+    unified, family = config["unified"], family_of(config)
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **unified["transformer"])
+    _check_codec(config, family.codec(config))
     return UnifiedModel(
         transformer=transformer,
-        images=PATHWAYS[unified["pathway"]](config, transformer),
+        images=family.images(config, transformer),
         text_chunk=unified["text_chunk"],
         z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
+
+
+def _check_codec(config: Config, codec: LatentCodec) -> None:
+    """What the data do has to suit the family's codec.
+
+    Raises:
+      ValueError: they count latents by another `codec.pool`, or have pictures of any shape, which
+        no canvas fits.
+    """
+    pathway, given = config["unified"]["pathway"], config["codec"]["pool"]
+    if given != codec.pool:
+        raise ValueError(
+            f"codec.pool={given}: latents of unified.pathway={pathway} stand for {codec.pool} x "
+            f"{codec.pool} patches; set codec.pool={codec.pool}"
+        )
+    if codec.canvas and config["data"]["policy"] == "naflex":
+        raise ValueError(
+            f"unified.pathway={pathway} draws latents of pictures of a few shapes, "
+            "data.policy=naflex has any; set data.policy=bucket"
+        )
 
 
 def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
@@ -303,43 +307,64 @@ def build_latents(config: Config) -> AutoencoderCodec:
 
 
 def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
-    """Cheers: `unified.cheers`, over the autoencoder's latents and the encoder's vision tower."""
-    unified, cheers = config["unified"], config["unified"]["cheers"]
-    codec = build_latents(config)
-    space = codec.space
-    vision, fold = build_encoder(config).vision, unified["fold"]
-    decoder = None
-    if cheers["pixels"]:
-        trained = dataclasses.replace(space.autoencoder, remat=cheers["decoder_remat"])
-        decoder = LatentDecoder(dataclasses.replace(space, autoencoder=trained))
-    else:
-        sizes = {field.name: getattr(vision, field.name) for field in dataclasses.fields(vision)}
-        vision = LatentVision(**sizes, latent_dim=space.channels)
-    head = CascadedHead(
-        semantics=ModulatedStack(
-            width=transformer.width, out_dim=fold**2 * vision.width, **cheers["semantics"]
-        ),
-        details=ModulatedStack(width=vision.width, out_dim=space.channels, **cheers["details"]),
-        fold=fold,
-        **{name: cheers[name] for name in ("gate", "norm", "positions")},
-    )
-    return CheersImages(
-        codec=codec,
-        tokenizer=PixelTokenizer(
-            decoder=decoder,
-            vision=vision,
-            projector=SlotProjector(vision.width, transformer.width, fold),
-            compute_dtype=config["compute_dtype"],
-        ),
-        head=head,
-        flow_time=FlowTime(unified["time"], unified["time_shift"]),
+    """Cheers, over the latents of the autoencoder and the encoder's image tower."""
+    return make_cheers(
+        config["unified"],
+        width=transformer.width,
+        vision=build_encoder(config).vision,
+        codec=build_latents(config),
         compute_dtype=config["compute_dtype"],
     )
 
 
-# A new family is a file with an `ImageModel` and a row here.
-PATHWAYS: dict[str, Callable[[Config, Transformer], ImageModel]] = {
-    "transfusion": build_unicom,
-    "query": build_query,
-    "cheers": build_cheers,
+# ---- the families -----------------------------------------------------------------------------
+
+VISION = Subtree("encoder", "vision")
+# Of the stage's autoencoder: what its decoder half has, and all but its discriminator.
+DECODER_KEYS = ("decoder", "post_quant_conv", "statistics")
+AUTOENCODER_KEYS = ("encoder", "quant_conv", *DECODER_KEYS)
+
+
+def _cheers_starts_from(config: Config) -> dict[str, Subtree]:
+    """The image tower, and the decoder copy where there is one."""
+    decoder = {"decoder": Subtree("autoencoder", DECODER_KEYS)}
+    return {"vision": VISION, **(decoder if config["unified"]["cheers"]["pixels"] else {})}
+
+
+def _unicom(**own: Any) -> Family:
+    """Both pathways: latents of the compressor over features of the frozen encoder."""
+    return Family(
+        codec=build_codec,
+        space=build_space,
+        # A unified stage draws latents, so the weights that paint them stay on disk.
+        frozen={"encoder": VISION, "codec": Subtree("codec", ("compressor", "statistics"))},
+        in_model={"vision": VISION, "codec": Subtree("codec")},
+        cast="embedding/(projector|latent_in)/.*",
+        **own,
+    )
+
+
+# By `unified.pathway`. A new family is a file with an `ImageModel` and a row here.
+FAMILIES: dict[str, Family] = {
+    "transfusion": _unicom(images=build_unicom),
+    "query": _unicom(images=build_query, heads=("unified.flow_decoder.heads",)),
+    "cheers": Family(
+        images=build_cheers,
+        codec=build_latents,
+        frozen={"autoencoder": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        starts_from=_cheers_starts_from,
+        in_model={"codec": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
+    ),
 }
+
+
+def family_of(config: Config) -> Family:
+    """The family of a configuration.
+
+    Raises:
+      ValueError: an unknown `unified.pathway`.
+    """
+    if (given := config["unified"]["pathway"]) not in FAMILIES:
+        raise ValueError(f"unified.pathway={given!r} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[given]

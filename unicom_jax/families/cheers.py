@@ -12,6 +12,7 @@ picture is. A picture that is read and one that is edited are the same vectors.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.struct
@@ -21,14 +22,18 @@ from jaxtyping import Array, Float, Float32, Int, Key
 from unicom_jax.core.activations import PICTURES, ROWS, place
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
+from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
-from unicom_jax.models.latent_codec import LatentCodec
+from unicom_jax.models.latent_codec import AutoencoderCodec
+from unicom_jax.models.latent_decoder import LatentDecoder
+from unicom_jax.models.modulated_stack import ModulatedStack
 from unicom_jax.models.paint_space import AUTOENCODER
-from unicom_jax.models.pixel_tokenizer import PixelTokenizer
+from unicom_jax.models.pixel_tokenizer import PixelTokenizer, SlotProjector
+from unicom_jax.models.vision_encoder import VisionEncoder
 
 # What the paper's first stage keeps as it is, for a stage's `freeze`: it trains the projector, the
 # flow head and its gate. Later stages train everything that the family does not hold itself.
@@ -54,7 +59,7 @@ class CheersImages(ImageModel):
       compute_dtype: of head and slots; times, modulation, norms and velocities are fp32.
     """
 
-    codec: LatentCodec
+    codec: AutoencoderCodec
     tokenizer: PixelTokenizer
     head: CascadedHead
     flow_time: FlowTime = FlowTime()
@@ -146,3 +151,34 @@ class CheersImages(ImageModel):
 def _flat(x: jax.Array) -> jax.Array:
     """(B, M, ...) -> (B M, ...): a picture a row."""
     return place(x.reshape(-1, *x.shape[2:]), PICTURES)
+
+
+def make_cheers(
+    unified: Mapping[str, Any],
+    *,
+    width: int,
+    vision: VisionEncoder,
+    codec: AutoencoderCodec,
+    compute_dtype: str,
+) -> CheersImages:
+    """The image side that `config.unified` describes, for a transformer of `width`."""
+    cheers, fold, space = unified["cheers"], unified["fold"], codec.space
+    painter = Linear(space.channels, vision.patch_dim, axes=(None, "embed"))
+    if cheers["pixels"]:
+        copied = dataclasses.replace(space.autoencoder, remat=cheers["decoder_remat"])
+        painter = LatentDecoder(dataclasses.replace(space, autoencoder=copied))
+    semantics = ModulatedStack(width=width, out_dim=fold**2 * vision.width, **cheers["semantics"])
+    details = ModulatedStack(width=vision.width, out_dim=space.channels, **cheers["details"])
+    choices = {name: cheers[name] for name in ("gate", "norm", "positions")}
+    return CheersImages(
+        codec=codec,
+        tokenizer=PixelTokenizer(
+            painter=painter,
+            vision=vision,
+            projector=SlotProjector(vision.width, width, fold),
+            compute_dtype=compute_dtype,
+        ),
+        head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
+        flow_time=FlowTime(unified["time"], unified["time_shift"]),
+        compute_dtype=compute_dtype,
+    )

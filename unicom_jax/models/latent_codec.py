@@ -32,6 +32,20 @@ class LatentCodec(Module):
     reads: Literal["features", "pixels"] = "features"
     pool: int = 1
 
+    @property
+    def noise_channels(self) -> int:
+        """Channels of the noise from which `decode` paints by a flow; 0: it needs none."""
+        return 0
+
+    @property
+    def canvas(self) -> LatentSpace | None:
+        """The space of whole pictures in which it computes itself; None: token by token."""
+        return None
+
+    def on(self, canvas: LatentSpace) -> LatentCodec:
+        """The same codec for pictures on another canvas."""
+        raise NotImplementedError(f"{type(self).__name__} has no canvas")
+
     def grid(self, grids: Int[Array, "*B 2"]) -> Int[Array, "*B 2"]:
         """Rows and columns of latents, of pictures of so many patches."""
         return grids // self.pool
@@ -55,8 +69,8 @@ class LatentCodec(Module):
 
         Args:
           grids: of patches.
-          noise: unit Gaussian; of a decoder that paints by a flow. Others ignore it.
-          steps, sampler: of that flow.
+          noise: unit Gaussian of `noise_channels`. A decoder that has none ignores it.
+          steps, sampler: of the flow from it.
         """
         raise NotImplementedError(f"{type(self).__name__} decodes nothing")
 
@@ -91,6 +105,13 @@ class AutoencoderCodec(LatentCodec):
     @property
     def latent_dim(self) -> int:
         return self.space.channels
+
+    @property
+    def canvas(self) -> LatentSpace:
+        return self.space
+
+    def on(self, canvas: LatentSpace) -> AutoencoderCodec:
+        return dataclasses.replace(self, space=canvas)
 
     def specs(self) -> Specs:
         return self.space.autoencoder.specs()

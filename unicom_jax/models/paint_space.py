@@ -77,7 +77,7 @@ class LatentSpace:
         if self.patch % factor:
             raise ValueError(
                 f"data.patch={self.patch} is not a multiple of {factor}, by which the autoencoder "
-                f"of codec.autoencoder.path reduces pictures; make it one"
+                f"reduces pictures; make it one"
             )
         self.autoencoder.check_side(self.side)
 

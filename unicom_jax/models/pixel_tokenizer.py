@@ -15,21 +15,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from unicom_jax.core.grids import join_windows
-from unicom_jax.core.layers import LayerNorm, Mlp
+from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.models.latent_decoder import LatentDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LatentVision(VisionEncoder):
-    """An image tower whose patches are latents: a linear embedding of `latent_dim` numbers."""
-
-    latent_dim: int
-
-    @property
-    def patch_dim(self) -> int:
-        return self.latent_dim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,28 +49,31 @@ class SlotProjector(Module):
         return self.mlp(params["mlp"], join_windows(normed, grids, self.fold))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelTokenizer(Module):
     """Latents to vectors of slots and embedded patches.
 
     Attributes:
-      decoder: paints latents; None: the encoder reads latents themselves, and is a `LatentVision`
-        then (the paper's ablation of pixel reconstruction).
+      painter: paints patches of latents; a linear layer in the place of a decoder is the paper's
+        ablation, in which latents go straight into the encoder.
       vision: the image encoder.
       projector: from its features to slots.
       compute_dtype: of encoder and projector.
     """
 
-    decoder: LatentDecoder | None
+    painter: LatentDecoder | Linear
     vision: VisionEncoder
     projector: SlotProjector
     compute_dtype: str = "float32"
 
+    @property
+    def parts(self) -> dict[str, Module]:
+        """By the names of their weights."""
+        name = "latent_in" if isinstance(self.painter, Linear) else "decoder"
+        return {name: self.painter, "vision": self.vision, "projector": self.projector}
+
     def specs(self) -> Specs:
-        specs = {"vision": self.vision.specs(), "projector": self.projector.specs()}
-        if self.decoder is not None:
-            specs["decoder"] = self.decoder.specs()
-        return specs
+        return {name: part.specs() for name, part in self.parts.items()}
 
     def __call__(
         self, params: Params, latents: Float[Array, "B N d"], grids: Int[Array, "B 2"]
@@ -92,11 +84,12 @@ class PixelTokenizer(Module):
           latents: normalised, in raster order.
           grids: their rows and columns; (0, 0): no image.
         """
-        patches = latents
-        if self.decoder is not None:
+        if isinstance(self.painter, Linear):
+            patches = self.painter(params["latent_in"], latents.astype(self.compute_dtype))
+        else:
             # Of no image one patch is painted: a norm over nothing would give NaN, also to the
             # gradients of the weights.
-            patches = self.decoder(params["decoder"], latents, jnp.maximum(grids, 1))
+            patches = self.painter(params["decoder"], latents, jnp.maximum(grids, 1))
         embedded, features = self.vision.embedding_and_features(
             params["vision"], patches.astype(self.compute_dtype), grids
         )

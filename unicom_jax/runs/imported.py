@@ -13,6 +13,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params, Specs, map_specs
+from unicom_jax.families.build import VISION
 from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.initial import (
     Source,
@@ -23,7 +24,7 @@ from unicom_jax.runs.initial import (
     sources_of,
 )
 from unicom_jax.runs.origin import given_parts, take_weights
-from unicom_jax.runs.stages import PARTS, STAGES, VISION, Config, occurrences, parse
+from unicom_jax.runs.stages import PARTS, STAGES, Config, occurrences, parse
 from unicom_jax.runs.trained import first_of, furthest
 
 

@@ -344,9 +344,16 @@ def _fitting(given: Params, specs: Mapping[tuple[str, ...], ParamSpec]) -> dict:
     """`given` by path.
 
     Raises:
-      ConfigError: a weight that the stage lacks, or has in another size.
+      ConfigError: a weight that the stage lacks or has in another size, or one of the stage that
+        would stay random beside given ones.
     """
     flat = traverse_util.flatten_dict(given)
+    for path in specs:
+        if path[0] in given and path not in flat:
+            raise ConfigError(
+                f"{path[0]} starts from weights without {'/'.join(path[1:])}, which would stay "
+                "random; give both parts the same sizes"
+            )
     for path, weight in flat.items():
         ours = specs[path].shape if path in specs else "none"
         if weight.shape != ours:

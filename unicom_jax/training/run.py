@@ -18,6 +18,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.config.check import check_settings
 from unicom_jax.core.module import Params
+from unicom_jax.families.family import Subtree
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup, Vote
 from unicom_jax.parallel.sharding import (
@@ -32,7 +33,7 @@ from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
 from unicom_jax.runs.imported import check_stages, import_frozen_parts, needs_encoder
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
-from unicom_jax.runs.stages import PARTS, Occurrence, Subtree, select
+from unicom_jax.runs.stages import PARTS, Occurrence, select
 from unicom_jax.runs.start import start_run
 from unicom_jax.runs.trained import source_label, starts_from
 from unicom_jax.runs.workdir import stage_steps
@@ -224,7 +225,7 @@ def _initial_params(
         console.print(f"{label}: starts from the weights of {earlier.label}")
         return _restore(config, workdir, earlier.label, Subtree(spec.part), mesh)
     sources, given = sources_of(config, label), {}
-    for key, subtree in spec.starts_from.items():
+    for key, subtree in spec.begins_with(config).items():
         source = source_label(config, workdir, subtree.part, before=stage)
         console.print(f"{label}: starts with {key} from the weights of {source}")
         given[key] = _restore(config, workdir, source, subtree, mesh)

@@ -22,6 +22,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.families.images import ImageModel
+from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
@@ -54,12 +55,22 @@ class Unicom(Module):
 
 
 def of_run(config: Mapping[str, Any]) -> Unicom:
-    """The modules of a run's configuration."""
+    """The modules of a run's configuration.
+
+    Raises:
+      ConfigError: a family that has no PyTorch twin.
+    """
+    unified = build_unified(config)
+    if not isinstance(unified.images, UnicomImages | QueryImages):
+        raise ConfigError(
+            f"unified.pathway={config['unified']['pathway']} has no model in PyTorch yet; parts of "
+            "it can be exported alone, as its language model with --to=qwen2"
+        )
     space = build_space(config)
     return Unicom(
         build_encoder(config).vision,
         build_codec(config),
-        build_unified(config),
+        unified,
         space.autoencoder if isinstance(space, LatentSpace) else None,
     )
 
