@@ -126,7 +126,7 @@ def register(patch: pytest.MonkeyPatch) -> None:
         images=build_painter,
         codec=build_kl,
         frozen={"kl": Subtree("kl")},
-        starts_from={"vision": VISION},
+        starts_from=lambda config: {"vision": VISION},
         in_model={"codec": Subtree("kl")},
     )
     key = KEYS["unified.pathway"]

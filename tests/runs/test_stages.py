@@ -55,7 +55,7 @@ def test_a_row_finds_what_it_refers_to(name):
 def test_a_family_speaks_of_weights_that_there_are(name):
     config, family = tiny_config(unified__pathway=name, **SETTINGS.get(name, {})), FAMILIES[name]
     parts = {part: made.build(config).abstract() for part, made in PARTS.items()}
-    for key, subtree in family.starts_from.items():
+    for key, subtree in family.starts_from(config).items():
         assert parts["unified"][key] == subtree.of(parts[subtree.part])
     trees = {tree: of.of(parts[of.part]) for tree, of in family.in_model.items()}
     assert family.codec(config).abstract() == trees["codec"]

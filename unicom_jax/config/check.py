@@ -199,6 +199,32 @@ def _check_unified(config: Config) -> None:
         )
     if unified["pathway"] == "query":
         _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+    if unified["pathway"] == "cheers":
+        _check_cheers(config)
+
+
+# What pathway cheers does in one way only, and why.
+CHEERS_ONLY = {
+    "unified.understanding": ("features", "a picture is always read in one way"),
+    "unified.prediction": ("velocity", "the head gives velocities"),
+    "codec.pool": (1, "slots hold unified.fold latents on a side"),
+}
+
+
+def _check_cheers(config: Config) -> None:
+    for key, (only, why) in CHEERS_ONLY.items():
+        if (value := _at(config, key)) != only:
+            raise ConfigError(f"{key}={value} with unified.pathway=cheers: {why}; set it to {only}")
+    if config["unified"]["edit_source"] == "both":
+        raise ConfigError(
+            "unified.edit_source=both would read a picture twice in the same way with "
+            "unified.pathway=cheers; set it to latents"
+        )
+    widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
+    for stage, width in widths.items():
+        heads = f"unified.cheers.{stage}.heads"
+        _divides(config, heads, width, even=True)
+        _divides(config, f"unified.cheers.{stage}.kv_heads", heads)
 
 
 def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:

@@ -71,8 +71,9 @@ class Family:
       space: in what the codec's tokens are painted.
       frozen: what `ImageModel.prepare` reads and no stage of the model trains: name in its argument
         `frozen` -> weights of a part that an earlier stage trained.
-      starts_from: top-level keys of the model's own weights that begin as weights of another part.
-        Nothing of them starts at random: that part has to be trained or imported before.
+      starts_from: top-level keys of the model's own weights that begin as weights of another part,
+        under a configuration. Nothing of them starts at random: that part has to be trained or
+        imported before.
       in_model: what a trained model is used with besides its own weights: name of the tree ->
         weights of a part, all of them or those of one key; only `codec` may be of several keys.
         They contain those of `frozen`.
@@ -86,7 +87,7 @@ class Family:
     codec: Callable[[Config], LatentCodec]
     space: Callable[[Config], PaintSpace] = pixels
     frozen: Mapping[str, Subtree]
-    starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
+    starts_from: Callable[[Config], Mapping[str, Subtree]] = lambda config: {}
     in_model: Mapping[str, Subtree]
     cast: str = ""
     heads: tuple[str, ...] = ()
