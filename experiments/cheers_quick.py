@@ -42,6 +42,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.unified.update({"pathway": "cheers", "fold": 2})
+    config.unified.cheers.semantics.update({"depth": 2, "heads": 4, "kv_heads": 2})
+    config.unified.cheers.details.update({"depth": 1, "heads": 3, "kv_heads": 1})
     shared = {"batch_size": 4, "window_rows": 4, "images_per_row": 6, "draws_per_row": 8}
     shared |= {"sequence_length": 256, "noisy_copies": 1, "optimizer": "muon", "mixture": MIXTURE}
     for name in ("align", "pretrain"):
