@@ -140,8 +140,14 @@ class PackedRows:
 # ---- the manifest -----------------------------------------------------------------------------
 
 
-# Not recorded with older rows, which are accepted all the same.
-UNTOLD = ("source.path", "packing.draws", "sequence.fold", "sequence.image_dropout")
+# What older rows do not record, and what it was then.
+BEFORE = {
+    "packing.draws": 0,
+    "packing.balance": False,
+    "sequence.fold": 1,
+    "sequence.image_dropout": 0.0,
+}
+UNKNOWN = ("source.path",)  # not recorded either: any value is accepted
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
@@ -152,9 +158,10 @@ def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str)
     """
     left, right = dict(_flat(found)), dict(_flat(plain(wanted)))
     for key in sorted(left.keys() | right.keys()):
-        if left.get(key) != right.get(key) and (key in left or key not in UNTOLD):
+        old, new = left.get(key, BEFORE.get(key)), right.get(key)
+        if old != new and (key in left or key not in UNKNOWN):
             raise SourceError(
-                f"{begin} {key}={left.get(key)!r}, now it is {right.get(key)!r}: use the old value "
+                f"{begin} {key}={old!r}, now it is {new!r}: use the old value "
                 "or prepare them again, into another folder"
             )
 

@@ -79,6 +79,11 @@ class Document:
         """(slots, images, draws): what it takes of a row."""
         return len(self.tokens), len(self.grids), len(self.draws)
 
+    @property
+    def predicted(self) -> int:
+        """Slots that predict a token."""
+        return int(np.count_nonzero(self.target_weights))
+
 
 class Slots(NamedTuple):
     """Positions (n, 2) and mask intervals (n,) of slots to be appended to a prefix."""

@@ -165,8 +165,13 @@ def test_data_may_move_but_not_become_others(kind):
 def test_rows_from_before_a_fact_was_told_are_still_taken():
     facts = row_facts(small(data__source__kind="folder", data__source__path="birds"), "pretrain")
     older = plain(facts)
-    del older["source"]["path"]
+    del older["source"]["path"], older["packing"]["balance"]
+    facts["packing"]["balance"] = False
     check_facts(facts, older, "rows made with")
+    facts["packing"]["balance"] = True
+    with pytest.raises(SourceError, match="made with packing.balance=False, now it is True"):
+        check_facts(facts, older, "rows made with")
+    facts["packing"]["balance"] = False
     older["mixture"]["text"] = 9.0
     with pytest.raises(SourceError, match="mixture.text=9.0"):
         check_facts(facts, older, "rows made with")

@@ -121,6 +121,15 @@ WORDS = {
     "prompt_close": Key("<|im_end|>", "Text that closes a user's turn."),
     "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
 }
+ROWS = {
+    "balance_rows": Key(
+        True,
+        "Order the rows of a window so that devices predict about equally many tokens; False: as "
+        "they were packed, as in older runs.",
+        resume=RECORDED,
+        before=False,
+    ),
+}
 LOADING = each(
     {
         "packed": Key(
@@ -145,5 +154,5 @@ LOADING = each(
 )
 DATA = Group(
     "The data of all stages.",
-    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **LOADING},
+    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **ROWS, **LOADING},
 )
