@@ -2,17 +2,22 @@
 
     PYTHONPATH=CHECKOUT python sampling_worker.py jax RUN PICTURES TOKENS
     PYTHONPATH=CHECKOUT python sampling_worker.py torch EXPORT PICTURES TOKENS
+    PYTHONPATH=CHECKOUT python sampling_worker.py generate RUN PICTURES TOKENS
 
 A line "draw" or "write" gives one line of JSON: seconds, and how many tokens were written. It runs
-in any checkout, so it uses only what `Generator` had from the start.
+in any checkout, so it uses only what `Generator` had from the start. `generate` is transformers'
+own Qwen of the run's sizes with random weights: it writes behind as many tokens as a picture with
+the question takes, and draws nothing.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
@@ -28,7 +33,7 @@ def prompts(count: int) -> list[str]:
     return [f"a red circle and {number} blue squares" for number in range(count)]
 
 
-def ours(run: str, count: int, tokens: int) -> tuple[dict[str, Callable], Callable]:
+def ours(run: str, count: int, tokens: int) -> tuple[dict[str, Callable], Callable[[str], int]]:
     from unicom_jax.core.memory import keep_freed_memory
     from unicom_jax.inference.generator import Generator
 
@@ -40,12 +45,12 @@ def ours(run: str, count: int, tokens: int) -> tuple[dict[str, Callable], Callab
         "draw": lambda: generator.draw(prompts(count)),
         "write": lambda: generator.answer(seen, [QUESTION] * count, max_tokens=tokens),
     }
-    return turns, generator.tokenizer.encode
+    return turns, lambda text: len(generator.tokenizer.encode(text))
 
 
-def exported(folder: str, count: int, tokens: int) -> tuple[dict[str, Callable], Callable]:
-    import os
-
+def exported(
+    folder: str, count: int, tokens: int
+) -> tuple[dict[str, Callable], Callable[[str], int]]:
     import torch
     from transformers import AutoModel
 
@@ -58,12 +63,55 @@ def exported(folder: str, count: int, tokens: int) -> tuple[dict[str, Callable],
             seen, [QUESTION] * count, max_tokens=tokens, batch_size=count
         ),
     }
-    return turns, lambda text: model.processor.tokenizer(text)["input_ids"]
+    return turns, lambda text: len(model.processor.tokenizer(text)["input_ids"])
+
+
+def generate(run: str, count: int, tokens: int) -> tuple[dict[str, Callable], Callable[[str], int]]:
+    import tokenizers
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    config = json.loads(Path(run, "config.json").read_text(encoding="utf-8"))
+    sizes = config["unified"]["transformer"]
+    kinds = (Qwen3Config, Qwen3ForCausalLM) if sizes["qk_norm"] else (Qwen2Config, Qwen2ForCausalLM)
+    make_config, make_model = kinds
+    model = make_model(
+        make_config(
+            vocab_size=config["data"]["vocab_size"],
+            hidden_size=sizes["width"],
+            intermediate_size=sizes["mlp_dim"],
+            num_hidden_layers=sizes["depth"],
+            num_attention_heads=sizes["heads"],
+            num_key_value_heads=sizes["kv_heads"],
+            head_dim=sizes["head_dim"],
+            tie_word_embeddings=sizes["tied_head"],
+            pad_token_id=0,
+            attn_implementation="sdpa",
+        )
+    ).eval()
+    question = tokenizers.Tokenizer.from_file(str(Path(run, "tokenizer/tokenizer.json")))
+    slots = (config["data"]["image_size"] // config["data"]["patch"]) ** 2
+    slots += len(question.encode(QUESTION).ids)
+    prompt = torch.randint(8, config["data"]["vocab_size"], (count, slots))
+
+    def write() -> list[int]:
+        written = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=tokens,
+            min_new_tokens=tokens,
+            do_sample=False,
+        )
+        return [written.shape[1] - slots] * count
+
+    return {"write": write}, int
 
 
 def main() -> None:
     kind, path, count, tokens = sys.argv[1:5]
-    turns, encode = {"jax": ours, "torch": exported}[kind](path, int(count), int(tokens))
+    make = {"jax": ours, "torch": exported, "generate": generate}[kind]
+    turns, length = make(path, int(count), int(tokens))
     for turn in turns.values():
         turn()  # compiles
     print(json.dumps("ready"), flush=True)
@@ -71,8 +119,7 @@ def main() -> None:
         start = time.perf_counter()
         result = turns[line.strip()]()
         seconds = time.perf_counter() - start
-        texts = [text for text in result if isinstance(text, str)]
-        written = sum(len(encode(text)) for text in texts)
+        written = sum(map(length, result)) if line.strip() == "write" else 0
         print(json.dumps({"seconds": seconds, "tokens": written}), flush=True)
 
 

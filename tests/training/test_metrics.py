@@ -7,6 +7,7 @@ import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from unicom_jax.core.losses import reported
@@ -33,7 +34,9 @@ def runs(monkeypatch):
         opened.append(Run(options))
         return opened[-1]
 
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
+    monkeypatch.setitem(
+        sys.modules, "wandb", SimpleNamespace(init=init, Image=lambda x: ("image", x.shape))
+    )
     return opened
 
 
@@ -41,11 +44,23 @@ def test_wandb_is_told_every_step_and_its_end(runs, tmp_path):
     with MetricWriter(tmp_path / "codec", wandb_project="demo") as writer:
         writer.write(3, {"loss": 0.5})
     (run,) = runs
-    assert (run.options["project"], run.options["name"]) == ("demo", "codec")
+    assert run.options["project"] == "demo"
+    assert run.options["name"] == f"{tmp_path.name}/codec"
+    assert run.options["group"] == tmp_path.name
     assert run.logged == [(3, {"loss": 0.5})] and run.finished
 
 
-def test_a_stage_that_goes_on_continues_its_wandb_run_and_another_opens_its_own(runs, tmp_path):
+def test_wandb_and_tensorboard_get_pictures(runs, tmp_path):
+    picture = np.zeros((8, 8, 3), np.uint8)
+    with MetricWriter(tmp_path / "pretrain", wandb_project="demo") as writer:
+        writer.show(3, {"sample/a red circle": picture})
+    (step, logged), *_ = runs[0].logged
+    assert step == 3 and logged["sample/a red circle"] == ("image", picture.shape)
+    (events,) = (tmp_path / "pretrain/tensorboard").iterdir()
+    assert b"sample/a red circle" in events.read_bytes()
+
+
+def test_a_resumed_stage_continues_its_wandb_run_and_another_opens_its_own(runs, tmp_path):
     for stage, first_step in (("codec", 0), ("codec", 2), ("pretrain", 0)):
         MetricWriter(tmp_path / stage, first_step, "demo").close()
     begun, continued, other = (run.options for run in runs)

@@ -106,7 +106,8 @@ def _start_wandb(project: str, directory: Path):
     return wandb.init(
         project=project,
         dir=str(directory),
-        name=directory.name,
+        name=f"{directory.parent.name}/{directory.name}",  # workdir and stage
+        group=directory.parent.name,
         id=kept.read_text(encoding="utf-8").strip(),
         resume="allow",
     )
