@@ -149,6 +149,7 @@ def sequence_config(
         cfg_dropout=cfg_dropout,
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
+        image_positions=unified["image_positions"],
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
         response_close=data["response_close"],

@@ -146,6 +146,7 @@ BEFORE = {
     "packing.balance": False,
     "sequence.fold": 1,
     "sequence.image_dropout": 0.0,
+    "sequence.image_positions": "grid",
 }
 UNKNOWN = ("source.path",)  # not recorded either: any value is accepted
 

@@ -6,6 +6,7 @@ import dataclasses
 
 from data_pipelines.images import ImagePolicy
 from unicom_jax.core.batch import Role
+from unicom_jax.core.positions import image_positions
 
 # The roles under which an image is written, by what it is for and by the config's choice.
 UNDERSTANDING: dict[str, tuple[Role, ...]] = {
@@ -39,6 +40,7 @@ class SequenceConfig:
         (`tasks.drop_condition`).
       image_dropout: likewise, that it loses its pictures but keeps its words.
       noisy_copies: NOISY copies of each drawn image. None sees another.
+      image_positions: rotary positions of image slots, a kind of `core.positions.image_positions`.
       prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
         instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
     """
@@ -52,6 +54,7 @@ class SequenceConfig:
     cfg_dropout: float = 0.1
     image_dropout: float = 0.0
     noisy_copies: int = 1
+    image_positions: str = "grid"
     prompt_open: str = "<|im_start|>"
     prompt_close: str = "<|im_end|>"
     response_close: str = "<|endoftext|>"
@@ -74,6 +77,7 @@ class SequenceConfig:
             )
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
+        image_positions(0, 1, 1, self.image_positions)  # raises where there is no such kind
         self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree
 
     @property

@@ -93,7 +93,12 @@ class Slots(NamedTuple):
 
 
 def drawing_slots(
-    context: int, position: int, rows: int, cols: int, slot: int | None = None
+    context: int,
+    position: int,
+    rows: int,
+    cols: int,
+    slot: int | None = None,
+    kind: str = "grid",
 ) -> Slots:
     """Where the NOISY tokens of an image to be drawn stand, and what they see.
 
@@ -104,11 +109,12 @@ def drawing_slots(
         `<|vision_start|>`.
       rows, cols: its token grid.
       slot: its first slot; `context` unless a padded prefix or a later text is between.
+      kind: of its positions, `SequenceConfig.image_positions`.
     """
     count = rows * cols
     slot = context if slot is None else slot
     return Slots(
-        image_positions(position, rows, cols),
+        image_positions(position, rows, cols, kind),
         MaskIntervals(
             _fill(count, 0), _fill(count, context), _fill(count, slot), _fill(count, slot + count)
         ),
@@ -241,8 +247,9 @@ class _Writer:
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
             rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
+            kind = self.config.image_positions
             for _ in range(self.config.noisy_copies):
-                slots = drawing_slots(place, position, rows, cols, slot=self.slot)
+                slots = drawing_slots(place, position, rows, cols, self.slot, kind)
                 self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, len(self.draws)))
                 self.draws.append(image)
 
@@ -300,7 +307,8 @@ class _Writer:
             mask = MaskIntervals(
                 _fill(count, 0), _fill(count, stop), _fill(count, 0), _fill(count, 0)
             )
-            slots = Slots(_positions(rows, cols) + self.position, mask)
+            positions = _positions(rows, cols, self.config.image_positions) + self.position
+            slots = Slots(positions, mask)
             self._append(_Piece([0] * count, role, slots, image))
         self.position += max(rows * cols for rows, cols in grids)
 
@@ -331,8 +339,8 @@ def _structure(tokenizer: Tokenizer) -> frozenset[int]:
 
 
 @functools.lru_cache(maxsize=256)
-def _positions(rows: int, cols: int) -> np.ndarray:
-    return image_positions(0, rows, cols)
+def _positions(rows: int, cols: int, kind: str) -> np.ndarray:
+    return image_positions(0, rows, cols, kind)
 
 
 def _fill(count: int, value: int) -> np.ndarray:

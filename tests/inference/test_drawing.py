@@ -64,7 +64,8 @@ def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator,
         beside if guidance else conditional, generator.sequence, len(settings.branches)
     )
     models, params, start = generator.models, generator.params, np.int32(prefixes.slots)
-    slots = image_slots(prefixes.lengths, prefixes.next_positions, GRIDS, TOKENS, prefixes.slots)
+    ends = prefixes.lengths, prefixes.next_positions
+    slots = image_slots(*ends, GRIDS, TOKENS, prefixes.slots, "grid")
     _, cache = engine.read(
         models, params, prefixes.batch, prefixes.patches, prefixes.lengths - 1,
         models.new_cache(len(documents), prefixes.slots + TOKENS), np.int32(0),
@@ -120,7 +121,7 @@ def test_outside_the_interval_only_the_conditional_branch_is_computed(generator)
     settings = Drawing(steps=2, guidance=3.0, guidance_interval=(0.0, 0.4))
     prefixes = collate(both_branches(generator)[0], generator.sequence, 2)
     slots = image_slots(
-        prefixes.lengths, prefixes.next_positions, GRIDS[:1], TOKENS, prefixes.slots
+        prefixes.lengths, prefixes.next_positions, GRIDS[:1], TOKENS, prefixes.slots, "grid"
     )
     arguments = (
         generator.models.new_cache(2, prefixes.slots + TOKENS), slots.positions, slots.mask,

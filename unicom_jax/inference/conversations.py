@@ -339,7 +339,8 @@ class Conversations:
             for place, (rows, cols) in zip(places, slot_grids, strict=True)
         ]
         lengths, next_positions, start = behind
-        where = image_slots(lengths, next_positions, slot_grids, slots, start)
+        kind = self.sequence.image_positions
+        where = image_slots(lengths, next_positions, slot_grids, slots, start, kind)
         filled = padded_rows(noise, images.shape_of(slots)[0])
         return engine.draw(
             self.models, self.params, cache,

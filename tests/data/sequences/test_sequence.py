@@ -9,6 +9,7 @@ import pytest
 
 from data_pipelines.images import ImagePolicy, patchify
 from data_pipelines.sequences.format import SequenceConfig
+from data_pipelines.sequences.packing import PackingConfig, pack_row
 from data_pipelines.sequences.sequence import (
     VISION_START,
     build_document,
@@ -265,10 +266,46 @@ def test_a_prefix_is_the_beginning_of_the_training_document(segments):
     assert not prefix.target_weights.any()
 
 
-def test_drawing_slots_are_those_of_the_training_document():
-    document = write(RED, DRAW)
-    prefix = build_prefix([RED], tokenizer(), SMALL, VISION_START)
-    slots = drawing_slots(len(prefix), prefix.next_position, 2, 2)
+def test_with_plain_positions_every_slot_of_a_document_counts_one_further():
+    config = dataclasses.replace(SMALL, image_positions="plain")
+    for segments in ((LOOK, RED, DOT), (PAINT, RED, DRAW), (LOOK, LOOK, RED, DOT), (RED, DRAW)):
+        document = write(*segments, config=config)
+        count = np.arange(len(document))
+        np.testing.assert_array_equal(document.positions, np.stack([count, count], axis=-1))
+        plain = dataclasses.replace(document, positions=None)
+        usual = dataclasses.replace(write(*segments), positions=None)
+        np.testing.assert_equal(dataclasses.asdict(plain), dataclasses.asdict(usual))
+
+
+def test_with_plain_positions_a_noisy_copy_stands_where_the_clean_image_does():
+    config = dataclasses.replace(SMALL, image_positions="plain")
+    document = write(RED, DRAW, RED, DOT, config=config)
+    clean, noisy = (document.positions[document.roles == role] for role in (Role.CLEAN, Role.NOISY))
+    np.testing.assert_array_equal(clean, noisy)
+
+
+@pytest.mark.parametrize("segments", [(LOOK, LOOK, RED, DOT), (PAINT, RED, DRAW), (RED, DOT, DRAW)])
+def test_the_mask_is_causal_or_within_one_run_of_image_slots(segments):
+    """Cheers, arXiv:2603.12793: lower-triangular OR same contiguous image run, AND valid."""
+    row = pack_row([write(*segments)], PackingConfig(slots=64, images=2, window_rows=1), SMALL)
+    slot, image = np.arange(64), row.roles > Role.TEXT
+    starts = image & ~np.roll(image, 1)
+    run = np.where(image, np.cumsum(starts), -1 - slot)  # words are runs of their own
+    valid = row.roles != Role.PAD
+    wanted = (slot <= slot[:, None]) | (run == run[:, None])
+    wanted &= valid & valid[:, None]
+    mask = row.mask
+    seen = (mask.context_start[:, None] <= slot) & (slot < mask.context_stop[:, None])
+    seen |= (mask.span_start[:, None] <= slot) & (slot < mask.span_stop[:, None])
+    np.testing.assert_array_equal(seen, wanted)
+
+
+@pytest.mark.parametrize("kind", ["grid", "plain"])
+def test_drawing_slots_are_those_of_the_training_document(kind):
+    config = dataclasses.replace(SMALL, image_positions=kind)
+    document = write(RED, DRAW, config=config)
+    prefix = build_prefix([RED], tokenizer(), config, VISION_START)
+    slots = drawing_slots(len(prefix), prefix.next_position, 2, 2, kind=kind)
     noisy = document.roles == Role.NOISY
     np.testing.assert_array_equal(slots.positions, document.positions[noisy])
     for name in ("context_start", "context_stop", "span_start", "span_stop"):
