@@ -26,7 +26,12 @@ from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
-from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from data_pipelines.sequences.tokenizer import (
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    with_token,
+)
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.identity import Identity, folder_identity, records_identity
@@ -150,6 +155,7 @@ def sequence_config(
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
         image_positions=unified["image_positions"],
+        unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
         response_close=data["response_close"],
@@ -171,6 +177,8 @@ def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer
         tokenizer = load_tokenizer(given, add_missing=True)
     else:
         tokenizer = train_tokenizer(_texts(config), config["data"]["vocab_size"])
+    if config["data"]["unconditional"] == "masked":
+        tokenizer = with_token(tokenizer, "no_mean")
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         tokenizer.save(directory)

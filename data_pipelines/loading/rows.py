@@ -147,6 +147,7 @@ BEFORE = {
     "sequence.fold": 1,
     "sequence.image_dropout": 0.0,
     "sequence.image_positions": "grid",
+    "sequence.unconditional": "empty",
 }
 UNKNOWN = ("source.path",)  # not recorded either: any value is accepted
 

@@ -8,6 +8,7 @@ from data_pipelines.images import ImagePolicy
 from unicom_jax.core.batch import Role
 from unicom_jax.core.positions import image_positions
 
+UNCONDITIONAL = ("empty", "masked")
 # The roles under which an image is written, by what it is for and by the config's choice.
 UNDERSTANDING: dict[str, tuple[Role, ...]] = {
     "features": (Role.UNDERSTAND,),
@@ -37,7 +38,9 @@ class SequenceConfig:
         writes features and latents as one bidirectional block, both with the image's positions.
       edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
       cfg_dropout: probability that a drawing document is made unconditional
-        (`tasks.drop_condition`).
+        (`tasks.choose_dropped`).
+      unconditional: its form then. "empty": its prompts are empty and its other words are gone.
+        "masked": it keeps its length, see `sequence.mask_words`.
       image_dropout: likewise, that it loses its pictures but keeps its words.
       noisy_copies: NOISY copies of each drawn image. None sees another.
       image_positions: rotary positions of image slots, a kind of `core.positions.image_positions`.
@@ -55,6 +58,7 @@ class SequenceConfig:
     image_dropout: float = 0.0
     noisy_copies: int = 1
     image_positions: str = "grid"
+    unconditional: str = "empty"
     prompt_open: str = "<|im_start|>"
     prompt_close: str = "<|im_end|>"
     response_close: str = "<|endoftext|>"
@@ -65,6 +69,11 @@ class SequenceConfig:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
                 )
+        if self.unconditional not in UNCONDITIONAL:
+            raise ValueError(
+                f"unconditional {self.unconditional!r} is unknown; choose one of "
+                f"{', '.join(UNCONDITIONAL)}"
+            )
         if self.pool > 1 and self.understanding == "channel_concat":
             raise ValueError(
                 "channel_concat needs one latent a patch; set pool to 1, or another understanding"

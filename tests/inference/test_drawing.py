@@ -96,10 +96,10 @@ def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator,
 
 
 def test_guidance_of_one_needs_no_unconditional_branch(generator, monkeypatch):
-    def never(segments):
+    def never(*_):
         raise AssertionError("an unconditional prefix was built")
 
-    monkeypatch.setitem(conversations.SPOKEN, WORDLESS, never)
+    monkeypatch.setitem(conversations.PREFIXES, WORDLESS, never)
     assert generator.draw(["a red dot"], guidance=1.0, steps=2)[0].image.shape == (32, 32, 3)
     with pytest.raises(AssertionError, match="unconditional"):
         generator.draw(["a red dot"], guidance=2.0, steps=2)

@@ -62,7 +62,7 @@ PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
 # Where transformers keeps chat templates besides the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
 # The only way in which the exported code writes sequences.
-FORMAT = {"unified.image_positions": "grid"}
+FORMAT = {"unified.image_positions": "grid", "data.unconditional": "empty"}
 # safetensors' name, torch's
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}

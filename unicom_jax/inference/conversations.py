@@ -12,8 +12,13 @@ from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.sequence import VISION_START, Document, build_prefix
-from data_pipelines.sequences.tasks import Image, Segment, unconditional_segments, without_pictures
+from data_pipelines.sequences.sequence import (
+    VISION_START,
+    Document,
+    build_prefix,
+    build_unconditional,
+)
+from data_pipelines.sequences.tasks import Image, Segment, without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
@@ -36,11 +41,16 @@ from unicom_jax.inference.text import Sampling, Tail, Writing, begin_writing
 from unicom_jax.inference.words import Listener, OnText, Words, stop_strings
 from unicom_jax.models.transformer import KVCache
 
-# The prompt of each guidance branch.
-SPOKEN: dict[str, Callable[[Sequence[Segment]], list[Segment]]] = {
-    CONDITIONAL: list,
-    WORDLESS: unconditional_segments,
-    PICTURELESS: without_pictures,
+
+def _pictureless(segments: Sequence[Segment], *how: Any) -> Document:
+    return build_prefix(without_pictures(segments), *how)
+
+
+# What makes the prefix of each guidance branch, with the arguments of `build_prefix`.
+PREFIXES: dict[str, Callable[..., Document]] = {
+    CONDITIONAL: build_prefix,
+    WORDLESS: build_unconditional,
+    PICTURELESS: _pictureless,
 }
 
 
@@ -289,7 +299,7 @@ class Conversations:
     ) -> list[Document]:
         """The prefixes of one picture, one for each guidance branch."""
         return [
-            build_prefix(SPOKEN[name](segments), self.tokenizer, self.sequence, opening)
+            PREFIXES[name](segments, self.tokenizer, self.sequence, opening)
             for name in settings.branches
         ]
 

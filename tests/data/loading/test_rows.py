@@ -133,6 +133,20 @@ def test_the_tokenizer_comes_with_the_rows(packed, tokenizer):
     assert load_or_train_tokenizer(config, None).fingerprint() == tokenizer.fingerprint()
 
 
+def test_a_run_whose_dropped_words_are_masked_has_a_token_for_them(tokenizer, tmp_path):
+    config = small(data__unconditional="masked", pretrain__cfg_dropout=1.0)
+    own = load_or_train_tokenizer(config, tmp_path)
+    no_mean = own.require("no_mean")
+    assert no_mean == tokenizer.vocab_size  # behind those of any other run
+    assert load_or_train_tokenizer(config, tmp_path).fingerprint() == own.fingerprint()
+    batch = batches(config, own).at(0)
+    usual = batches(small(pretrain__cfg_dropout=0.0), tokenizer).at(0)
+    masked = batch.tokens == no_mean
+    assert masked.any() and (batch.roles[masked] == Role.TEXT).all()
+    np.testing.assert_array_equal(batch.tokens[~masked], usual.tokens[~masked])
+    np.testing.assert_array_equal(batch.targets, usual.targets)
+
+
 # ---- rows of another run ----------------------------------------------------------------------
 
 

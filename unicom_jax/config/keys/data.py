@@ -120,6 +120,13 @@ WORDS = {
     "prompt_open": Key("<|im_start|>", "Text that opens a user's turn."),
     "prompt_close": Key("<|im_end|>", "Text that closes a user's turn."),
     "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
+    "unconditional": Key(
+        "empty",
+        "Documents without their words, for guidance: empty: turns without text; masked: of full "
+        "length, each token <no_mean> but for the marks of pictures.",
+        choices=("empty", "masked"),
+        before="empty",
+    ),
 }
 ROWS = {
     "balance_rows": Key(
