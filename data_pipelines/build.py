@@ -147,6 +147,7 @@ def sequence_config(
     return SequenceConfig(
         patch=data["patch"],
         images=image_policy(config),
+        understood=data["understood_policy"],
         pool=config["codec"]["pool"],
         fold=config["unified"]["fold"],
         understanding=unified["understanding"],

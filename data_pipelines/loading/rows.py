@@ -148,6 +148,7 @@ BEFORE = {
     "sequence.image_dropout": 0.0,
     "sequence.image_positions": "grid",
     "sequence.unconditional": "empty",
+    "sequence.understood": "same",
 }
 UNKNOWN = ("source.path",)  # not recorded either: any value is accepted
 

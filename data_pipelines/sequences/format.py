@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from data_pipelines.images import ImagePolicy
+from data_pipelines.images import SQUARE, ImagePolicy
+from data_pipelines.sequences.tasks import UNDERSTOOD
 from unicom_jax.core.batch import Role
 from unicom_jax.core.positions import image_positions
 
@@ -30,6 +31,9 @@ class SequenceConfig:
     Attributes:
       patch: pixels on a side of a patch.
       images: how pictures are resized.
+      understood: how those are that the model looks at: "same", or one of `images.SQUARE` where
+        `images` is one of them. The source of an edit is resized as its target, or they would not
+        be aligned.
       pool: latents have one token for pool x pool patches (a token-pooling compressor); 1: one for
         each.
       fold: latents on a side of a slot: an image takes fold² times fewer slots than it has tokens,
@@ -50,6 +54,7 @@ class SequenceConfig:
 
     patch: int = 16
     images: ImagePolicy = ImagePolicy()
+    understood: str = "same"
     pool: int = 1
     fold: int = 1
     understanding: str = "features"
@@ -88,6 +93,11 @@ class SequenceConfig:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
         image_positions(0, 1, 1, self.image_positions)  # raises where there is no such kind
         self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree
+        if self.understood != "same" and not (self.images.square and self.understood in SQUARE):
+            raise ValueError(
+                f"understood {self.understood!r} does not go with {self.images.kind!r} pictures; "
+                f'choose "same", or both of {", ".join(SQUARE)}'
+            )
 
     @property
     def unit(self) -> int:
@@ -98,6 +108,12 @@ class SequenceConfig:
     def max_patches(self) -> int:
         """N of the batch: the most patches that a picture can have."""
         return self.images.max_patches(self.patch, self.unit)
+
+    def policy_of(self, role: str) -> ImagePolicy:
+        """How a picture is resized; `role` as of `tasks.Image`."""
+        if role != UNDERSTOOD or self.understood == "same":
+            return self.images
+        return dataclasses.replace(self.images, kind=self.understood)
 
     def token_grid(self, rows: int, cols: int, role: Role) -> tuple[int, int]:
         """(rows, columns) of slots that an image of rows x cols patches takes under a role."""

@@ -285,7 +285,7 @@ class _Writer:
         is all of it.
         """
         self.markup(VISION_START, supervised=segment.role == DRAWN)
-        image = self._keep(segment.pixels)
+        image = self._keep(segment)
         if segment.role == DRAWN:
             self.noisy.append((image, self.slot, self.position))
             if last:
@@ -338,11 +338,11 @@ class _Writer:
             next_position=self.position,
         )
 
-    def _keep(self, pixels: np.ndarray) -> int:
+    def _keep(self, segment: Image) -> int:
         """Stores a picture's patches and returns its index."""
-        patch = self.config.patch
+        patch, policy = self.config.patch, self.config.policy_of(segment.role)
         try:
-            picture = images.prepare(pixels, self.config.images, patch, self.config.unit)
+            picture = images.prepare(segment.pixels, policy, patch, self.config.unit)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))

@@ -379,8 +379,14 @@ def error_line(capsys, *arguments) -> str:
 
 def test_a_sequence_that_the_exported_code_cannot_write_is_refused_by_its_key():
     exporting.check_format(tiny_config())
-    with pytest.raises(ConfigError, match="knows unified.image_positions='grid' only, not 'plain'"):
-        exporting.check_format(tiny_config(unified__image_positions="plain"))
+    for key, value, known in (
+        ("unified.image_positions", "plain", "grid"),
+        ("data.unconditional", "masked", "empty"),
+        ("data.policy", "pad", "fixed or naflex or bucket or bucket_walk"),
+        ("data.understood_policy", "pad", "same"),
+    ):
+        with pytest.raises(ConfigError, match=f"knows {key}={known} only, not {value}; export a"):
+            exporting.check_format(tiny_config(**{key.replace(".", "__"): value}))
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,13 @@ AUTO_MODELS = (
 PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
 # Where transformers keeps chat templates besides the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
-# The only way in which the exported code writes sequences.
-FORMAT = {"unified.image_positions": "grid", "data.unconditional": "empty"}
+# How the exported code can write sequences and resize pictures.
+FORMAT = {
+    "unified.image_positions": ("grid",),
+    "data.unconditional": ("empty",),
+    "data.policy": ("fixed", "naflex", "bucket", "bucket_walk"),
+    "data.understood_policy": ("same",),
+}
 # safetensors' name, torch's
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -169,11 +174,11 @@ def check_format(config: Mapping[str, Any]) -> None:
       ConfigError: it names the key.
     """
     found = dict(values(config))
-    for key, only in FORMAT.items():
-        if found[key] != only:
+    for key, known in FORMAT.items():
+        if found[key] not in known:
             raise ConfigError(
-                f"the exported PyTorch model knows {key}={only!r} only, not {found[key]!r}; export "
-                "a part of it (--to), or use it with `unicom sample`"
+                f"the exported PyTorch model knows {key}={' or '.join(known)} only, not "
+                f"{found[key]}; export a part of it (--to), or use it with `unicom sample`"
             )
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.images import ImagePolicy, patchify
+from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_row
 from data_pipelines.sequences.sequence import (
@@ -335,6 +335,23 @@ def test_the_unconditional_prefix_is_what_training_saw_after_dropout():
     assert spell(prefix) == "([cccc])["
 
 
+def test_pictures_that_are_looked_at_have_a_policy_of_their_own_and_edits_one_for_both():
+    square = ImagePolicy("crop", size=8)
+    config = dataclasses.replace(SMALL, images=square, understood="pad")
+    wide = picture(5, 8, 16)
+    cropped = patchify(prepare(wide, square, 4), 4)
+    padded = patchify(prepare(wide, dataclasses.replace(square, kind="pad"), 4), 4)
+    assert (cropped != padded).any()
+    read = write(Image(wide), RED, DOT, config=config)
+    edited = write(Image(wide, SOURCE), RED, Image(wide, DRAWN), config=config)
+    asked = build_prefix([Image(wide), RED], tokenizer(), config)
+    for document in (read, asked):
+        np.testing.assert_array_equal(document.patches, [padded])
+    np.testing.assert_array_equal(edited.patches, [cropped, cropped])
+    usual = dataclasses.replace(config, understood="same")
+    np.testing.assert_array_equal(write(Image(wide), RED, DOT, config=usual).patches, [cropped])
+
+
 NO_MEAN = with_token(tokenizer(), "no_mean")
 MASKED = dataclasses.replace(OFTEN, unconditional="masked")
 
@@ -423,6 +440,9 @@ def test_a_picture_of_the_wrong_kind_is_named():
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
         ({"cfg_dropout": 1.5}, r"cfg_dropout must be in \[0, 1\], not 1.5"),
+        ({"unconditional": "gone"}, "unconditional 'gone' is unknown; choose one of empty, masked"),
+        ({"image_positions": "spiral"}, "image_positions='spiral' is unknown; use one of grid"),
+        ({"understood": "naflex"}, "understood 'naflex' does not go with 'fixed' pictures"),
         ({"image_dropout": 1.5}, "image_dropout is 1.5; it must be between 0 and 1 - cfg_dropout"),
         ({"cfg_dropout": 0.6, "image_dropout": 0.6}, "image_dropout is 0.6"),
         ({"patch": 3}, "image size 8 is not a multiple of 3"),

@@ -90,12 +90,20 @@ IDENTITY = {
         before="",
     ),
 }
+SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 PICTURES = {
     "patch": Key(16, "Side of a patch in pixels.", least=1),
     "policy": Key(
         "fixed",
         "How pictures are resized; see docs/configurations.md.",
-        choices=("fixed", "naflex", "bucket", "bucket_walk"),
+        choices=(*SQUARE, "naflex", "bucket", "bucket_walk"),
+    ),
+    "understood_policy": Key(
+        "same",
+        "How pictures that are only looked at are resized if policy is one of fixed, crop and pad; "
+        "same: as all others.",
+        choices=("same", *SQUARE),
+        before="same",
     ),
     "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
     "max_tokens": Key(1024, "Largest number of patches of a picture (naflex).", least=1),
