@@ -155,6 +155,7 @@ def sequence_config(
         cfg_dropout=cfg_dropout,
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
+        template_labels=data["template_labels"],
         image_positions=unified["image_positions"],
         unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],

@@ -146,6 +146,7 @@ BEFORE = {
     "packing.balance": False,
     "sequence.fold": 1,
     "sequence.image_dropout": 0.0,
+    "sequence.template_labels": False,
     "sequence.image_positions": "grid",
     "sequence.unconditional": "empty",
     "sequence.understood": "same",

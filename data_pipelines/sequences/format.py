@@ -47,6 +47,8 @@ class SequenceConfig:
         "masked": it keeps its length, see `sequence.mask_words`.
       image_dropout: likewise, that it loses its pictures but keeps its words.
       noisy_copies: NOISY copies of each drawn image. None sees another.
+      template_labels: the loss is also on the header of a response (`prompt_close`), and in prompts
+        on newlines, the marks of turns and `<|vision_start|>`, as in Cheers' released trainer.
       image_positions: rotary positions of image slots, a kind of `core.positions.image_positions`.
       prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
         instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
@@ -62,6 +64,7 @@ class SequenceConfig:
     cfg_dropout: float = 0.1
     image_dropout: float = 0.0
     noisy_copies: int = 1
+    template_labels: bool = False
     image_positions: str = "grid"
     unconditional: str = "empty"
     prompt_open: str = "<|im_start|>"

@@ -221,13 +221,16 @@ def build_prefix(
 
 @dataclasses.dataclass
 class _Piece:
-    """A run of slots with one role and one image; NOISY ones have one draw instead."""
+    """A run of slots with one role and one image; NOISY ones have one draw instead.
+
+    `supervised`: which of its tokens are to be predicted; one truth for all of them, or each.
+    """
 
     tokens: Sequence[int]
     role: Role
     slots: Slots
     image: int = 0
-    supervised: bool = False
+    supervised: bool | np.ndarray = False
 
 
 class _Writer:
@@ -261,7 +264,7 @@ class _Writer:
                     self.markup(config.response_close, supervised=True)
                 self.markup(config.prompt_open)
             if response and previous is False:
-                self.markup(config.prompt_close)
+                self.markup(config.prompt_close, supervised=config.template_labels)
             if isinstance(segment, Text):
                 self.text(segment)
             else:
@@ -310,7 +313,8 @@ class _Writer:
         pieces = self.pieces
         tokens = _join([piece.tokens for piece in pieces], np.int32)
         lengths = [len(piece.tokens) for piece in pieces]
-        supervised = np.repeat(np.array([piece.supervised for piece in pieces], bool), lengths)
+        whole = [np.broadcast_to(p.supervised, n) for p, n in zip(pieces, lengths, strict=True)]
+        supervised = _join(whole, bool)
         targets, weights = np.zeros_like(tokens), np.zeros(len(tokens), np.float32)
         targets[:-1] = np.where(
             supervised[1:], tokens[1:], 0
@@ -373,8 +377,18 @@ class _Writer:
         if self.stem is not None:
             mask = MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
         slots = Slots(np.repeat(self.position + index[:, None], 2, axis=1), mask)
-        self._append(_Piece(ids, Role.TEXT, slots, supervised=supervised and self.training))
+        labels = self.training and (supervised or self._template_labels(ids))
+        self._append(_Piece(ids, Role.TEXT, slots, supervised=labels))
         self.position += count
+
+    def _template_labels(self, ids: Sequence[int]) -> bool | np.ndarray:
+        """Which tokens of a prompt are to be predicted."""
+        if not self.config.template_labels:
+            return False
+        labels = np.isin(ids, [*_template(self.tokenizer)])
+        if self.stem is not None and self.slot == self.turn:
+            labels[:1] = False  # in the slot before it another turn ends
+        return labels
 
     def _append(self, piece: _Piece) -> None:
         self.pieces.append(piece)
@@ -390,6 +404,13 @@ def _encode(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
 def _structure(tokenizer: Tokenizer) -> frozenset[int]:
     on_demand = ON_DEMAND.keys() & tokenizer.special_ids.keys()
     return frozenset(tokenizer.require(name) for name in (*STRUCTURE, *on_demand))
+
+
+@functools.lru_cache(maxsize=16)
+def _template(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens of a prompt that `template_labels` lets a model predict."""
+    marks = tokenizer.turn_start, tokenizer.turn_end, tokenizer.vision_start
+    return frozenset((*marks, *tokenizer.encode("\n")))
 
 
 @functools.lru_cache(maxsize=256)

@@ -128,6 +128,13 @@ WORDS = {
     "prompt_open": Key("<|im_start|>", "Text that opens a user's turn."),
     "prompt_close": Key("<|im_end|>", "Text that closes a user's turn."),
     "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
+    "template_labels": Key(
+        False,
+        "Also predict the header of a response, and in prompts newlines, marks of turns and the "
+        "start marks of pictures.",
+        resume=RECORDED,
+        before=False,
+    ),
     "unconditional": Key(
         "empty",
         "Documents without their words, for guidance: empty: turns without text; masked: of full "
