@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import SOURCE, Text, unconditional_segments
+from data_pipelines.sequences.sequence import VISION_START, build_document, build_prefix
+from data_pipelines.sequences.tasks import DRAWN, SOURCE, Image, Text, unconditional_segments
 from tests.families.documents import LATENTS, TOKENS, image
 from tests.inference import full_pass
+from unicom_jax.core.batch import Role
 from unicom_jax.core.flow import guide, integrate
 from unicom_jax.inference import conversations, engine
 from unicom_jax.inference.drawing import Drawing
@@ -114,6 +118,25 @@ def test_numbers_are_arguments_of_a_program_and_not_part_of_it(generator):
     drawn = [generator.draw("a red dot", steps=2, **each)[0].image for each in settings]
     assert engine.draw._cache_size() - before <= 2
     assert len({image.tobytes() for image in drawn}) == len(drawn)  # none is ignored
+
+
+@pytest.mark.parametrize("kind", ["grid", "plain"])
+def test_a_picture_is_drawn_at_the_positions_of_training(generator, kind, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def draw(models, params, cache, positions, *rest, **options):
+        raise Seen(positions)
+
+    model = copy.copy(generator)
+    model.sequence = dataclasses.replace(generator.sequence, image_positions=kind)
+    said = [Text("a red dot"), Image(np.zeros((32, 32, 3), np.uint8), DRAWN)]
+    trained = build_document(said, model.tokenizer, model.sequence)
+    monkeypatch.setattr(conversations.engine, "draw", draw)
+    with pytest.raises(Seen) as seen:
+        model.paint(said[:1], guidance=1.0, steps=2)
+    positions = trained.positions[trained.roles == Role.NOISY]
+    np.testing.assert_array_equal(seen.value.args[0][0, : len(positions)], positions)
 
 
 def test_outside_the_interval_only_the_conditional_branch_is_computed(generator):
