@@ -44,7 +44,7 @@ class SequenceConfig:
       cfg_dropout: probability that a drawing document is made unconditional
         (`tasks.choose_dropped`).
       unconditional: its form then. "empty": its prompts are empty and its other words are gone.
-        "masked": it keeps its length, see `sequence.mask_words`.
+        "masked": it keeps its length, see `dropout.mask_words`.
       image_dropout: likewise, that it loses its pictures but keeps its words.
       noisy_copies: NOISY copies of each drawn image. None sees another.
       template_labels: the loss is also on the header of a response (`prompt_close`), and in prompts

@@ -18,9 +18,10 @@ import grain
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
-from data_pipelines.sequences.sequence import Document, build_training
+from data_pipelines.sequences.sequence import Document
 from data_pipelines.sequences.tasks import TASKS, BrokenExample
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next

@@ -65,7 +65,7 @@ def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
     """The same context without its words, for classifier-free guidance.
 
     This is what training sees after dropout, where words are not masked
-    (`sequence.build_unconditional`). Prompt texts become empty (their turn marks stay),
+    (`dropout.build_unconditional`). Prompt texts become empty (their turn marks stay),
     response texts such as a thought vanish, images stay. So the unconditional form of a
     text-to-image prompt is an empty turn, and that of an edit is a turn with the picture.
     """

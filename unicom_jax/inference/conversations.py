@@ -11,12 +11,12 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
+from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import (
     VISION_START,
     Document,
     build_prefix,
-    build_unconditional,
 )
 from data_pipelines.sequences.tasks import Image, Segment, without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
