@@ -8,7 +8,7 @@ tokens on average in text documents, 150 in captions that are written, 30 in ans
 trained; the rows are packed as a run packs them. `scenes_base` is measured on its own documents.
 
 Share of a device's chunks, mean ± standard deviation over 20 steps (88 of scenes_base). A step
-takes as long as the slowest device; "average" is over devices. 19 s on two cores of an AMD EPYC:
+takes as long as the slowest device; "average" is over devices. 20 s on two cores of an AMD EPYC:
 
     rows          devices  each  parts  chunks   average      as packed       balanced
     7B pretrain       64     8      1       4      0.26    0.49 ± 0.05    0.49 ± 0.05
