@@ -7,7 +7,6 @@ the same order, so that losses of several stages can be compared.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from data_pipelines.loading.loader import (
     make_loader,
 )
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
-from data_pipelines.loading.rows import open_rows
+from data_pipelines.loading.rows import open_rows, recorded
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
@@ -285,8 +284,8 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
         "source": source,
         "mixture": stage_weights(config, stage),
         "overlong": config[stage]["overlong"],
-        "sequence": dataclasses.asdict(stage_sequence(config, stage)),
-        "packing": dataclasses.asdict(stage_packing(config, stage)),
+        "sequence": recorded("sequence", stage_sequence(config, stage)),
+        "packing": recorded("packing", stage_packing(config, stage)),
     }
 
 

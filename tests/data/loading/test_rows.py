@@ -191,6 +191,22 @@ def test_rows_from_before_a_fact_was_told_are_still_taken():
         check_facts(facts, older, "rows made with")
 
 
+def test_facts_that_came_later_are_recorded_where_they_are_set():
+    """So a run from before has the facts that it had, and keeps its number of documents."""
+    facts = row_facts(small(data__balance_rows=False), "pretrain")
+    assert facts["packing"].keys() == {"slots", "images", "window_rows", "draws"}
+    assert facts["sequence"].keys() == {
+        *("patch", "images", "pool", "fold", "understanding", "edit_source", "cfg_dropout"),
+        *("image_dropout", "noisy_copies", "prompt_open", "prompt_close", "response_close"),
+    }
+    changed = {"data__unconditional": "masked", "unified__image_positions": "plain"}
+    masked = row_facts(small(**changed), "pretrain")
+    assert masked["packing"]["balance"] is True
+    message = "made with sequence.image_positions='grid', now it is 'plain'"
+    with pytest.raises(SourceError, match=message):
+        check_facts({**masked, "packing": facts["packing"]}, plain(facts), "rows made with")
+
+
 def test_rows_of_another_tokenizer_are_refused(packed):
     with pytest.raises(SourceError, match="the rows were made with tokenizer='"):
         batches(small(), other_tokenizer(), packed)
