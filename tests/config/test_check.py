@@ -94,6 +94,10 @@ codec.decoder.heads=3
 codec.time_shift=0
 data.padded_vocab_size=-5
 data.response_close=
+data.understood_policy=naflex
+data.understood_policy=pad data.policy=bucket encoder.naflex=True
+data.unconditional=gone
+unified.image_positions=spiral
 sample.sampler=huen
 sample.guidance_interval=(0.9,0.1)
 codec.time=normal
@@ -110,13 +114,13 @@ pretrain.decay_share=1.5
 pretrain.ema_warmup=True
 pretrain.mu_dtype=float16
 pretrain.groups=('transformer/.*',)
-stages=autoencoder autoencoder.widths=(4,4,4,4,4,4)
-stages=autoencoder autoencoder.widths=(4,6) autoencoder.norm_groups=4
-stages=autoencoder autoencoder.perceptual_layers=()
-stages=autoencoder data.policy=naflex
-stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.discriminator.width=3
-stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.discriminator.layers=5
-stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.accumulate=2
+autoencoder.widths=(4,4,4,4,4,4) stages=autoencoder
+autoencoder.widths=(4,6) autoencoder.norm_groups=4 stages=autoencoder
+autoencoder.perceptual_layers=() stages=autoencoder
+data.policy=naflex stages=autoencoder
+autoencoder.discriminator.width=3 autoencoder.discriminator.weight=1 stages=autoencoder
+autoencoder.discriminator.layers=5 autoencoder.discriminator.weight=1 stages=autoencoder
+autoencoder.accumulate=2 autoencoder.discriminator.weight=1 stages=autoencoder
 codec.perceptual_layers=()
 codec.perceptual_layers=(0.5,2)
 codec.perceptual_time=-1

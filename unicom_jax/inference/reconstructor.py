@@ -56,7 +56,8 @@ class Reconstructor(Generator):
             )
         workdir, devices = Path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
         config, tokenizer = weights.describe(workdir)
-        params = {"codec": load_trained(config, workdir, mesh=devices)}
+        params: dict[str, Params] = {}
+        params["codec"] = load_trained(config, workdir, mesh=devices)
         if furthest(config, workdir, VISION.part):
             only = (weights.EYE,)
             params |= weights.restore(workdir, config, only=only, mesh=devices, for_use=True)
@@ -72,5 +73,6 @@ class Reconstructor(Generator):
     ) -> Reconstructor:
         """The same autoencoder with random weights."""
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        params = {"codec": fresh_autoencoder(config, seed, devices)}
+        params: dict[str, Params] = {}
+        params["codec"] = fresh_autoencoder(config, seed, devices)
         return cls(config, tokenizer, params, devices)
