@@ -33,6 +33,8 @@ def tiny_config(**overrides) -> ConfigDict:
     )
     config.unified.flow_decoder.update({"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32})
     config.unified.connector.depth = 1
+    for stage in ("semantics", "details"):
+        config.unified.cheers[stage].update({"depth": 1, "heads": 2, "kv_heads": 1})
     for stage in base.STAGES:
         config[stage].update(
             {"steps": 4, "batch_size": 4, "log_every": 1, "warmup_steps": 1, "save_every": 2}

@@ -57,3 +57,14 @@ def test_latents_are_decoded_to_a_token_for_every_patch(codec, case):
     latents = codec.encode(params, inputs, GRIDS)
     painted = codec.decode(params, latents, GRIDS, noise, steps=1)
     assert painted.shape == noise.shape and bool(jnp.isfinite(painted).all())
+
+
+def test_pixels_of_0_to_1_are_the_same_pictures_in_the_range_of_released_weights():
+    space = LatentSpace(SMALL, 4, 2, 2)
+    signed, unit = AutoencoderCodec(space), AutoencoderCodec(space, darkest=0.0)
+    params = lively(signed)
+    inputs = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 4, 48)), jnp.float32)
+    latents = unit.encode(params, inputs, GRIDS)
+    np.testing.assert_array_equal(latents, signed.encode(params, (inputs + 1) / 2, GRIDS))
+    painted = signed.decode(params, latents, GRIDS)
+    np.testing.assert_allclose(unit.decode(params, latents, GRIDS), 2 * painted - 1, rtol=1e-6)

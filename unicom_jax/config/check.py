@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.key import ConfigError, checked
@@ -203,8 +203,40 @@ def _check_unified(config: Config) -> None:
             "unified.understanding=channel_concat needs one latent for each patch: set "
             "codec.pool=1 or another understanding"
         )
-    if unified["pathway"] == "query":
-        _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+    if check := OF_FAMILY.get(unified["pathway"]):
+        check(config)
+
+
+def _check_query(config: Config) -> None:
+    _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+
+
+# What pathway cheers does in one way only, and why.
+CHEERS_ONLY = {
+    "unified.understanding": ("features", "a picture is always read in one way"),
+    "unified.prediction": ("velocity", "the head gives velocities"),
+    "codec.pool": (1, "slots hold unified.fold latents on a side"),
+}
+
+
+def _check_cheers(config: Config) -> None:
+    for key, (only, why) in CHEERS_ONLY.items():
+        if (value := _at(config, key)) != only:
+            raise ConfigError(f"{key}={value} with unified.pathway=cheers: {why}; set it to {only}")
+    if config["unified"]["edit_source"] == "both":
+        raise ConfigError(
+            "unified.edit_source=both would read a picture twice in the same way with "
+            "unified.pathway=cheers; set it to latents"
+        )
+    widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
+    for stage, width in widths.items():
+        heads = f"unified.cheers.{stage}.heads"
+        _divides(config, heads, width, even=True)
+        _divides(config, f"unified.cheers.{stage}.kv_heads", heads)
+
+
+# What a family asks of a configuration besides, by `unified.pathway`.
+OF_FAMILY: dict[str, Callable[[Config], None]] = {"query": _check_query, "cheers": _check_cheers}
 
 
 def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:

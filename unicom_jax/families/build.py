@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel
 from unicom_jax.families.latents import ImageEmbedding
@@ -26,7 +27,7 @@ from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
-from unicom_jax.models.latent_codec import LatentCodec
+from unicom_jax.models.latent_codec import AutoencoderCodec, LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
@@ -283,9 +284,53 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
 
 
+# What black is for the autoencoder and the encoder of Cheers, by `unified.cheers.pixel_range`.
+DARKEST = {"signed": -1.0, "unit": 0.0}
+
+
+def build_latents(config: Config) -> AutoencoderCodec:
+    """The codec of Cheers: the packed latents of the autoencoder of `config.autoencoder`.
+
+    Raises:
+      ValueError: pictures have several shapes and the canvas for all of them is not known yet.
+    """
+    canvas = tuple(config["autoencoder"]["canvas"])
+    if config["data"]["policy"] == "fixed":
+        canvas = (grid_side(config), grid_side(config))
+    if not canvas:
+        raise ValueError(
+            f"autoencoder.canvas=() with data.policy={config['data']['policy']}: call "
+            "adopt_autoencoder of unicom_jax.runs.autoencoder, as a run does when it starts"
+        )
+    space = space_of(config, build_autoencoder(config), canvas)
+    return AutoencoderCodec(space, DARKEST[config["unified"]["cheers"]["pixel_range"]])
+
+
+def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
+    """Cheers, over the latents of the autoencoder and the encoder's image tower."""
+    return make_cheers(
+        config["unified"],
+        width=transformer.width,
+        vision=build_encoder(config).vision,
+        codec=build_latents(config),
+        compute_dtype=config["compute_dtype"],
+    )
+
+
 # ---- the families -----------------------------------------------------------------------------
 
 VISION = Subtree("encoder", "vision")
+# Of the stage's autoencoder: what its decoder half has, and all but its discriminator.
+DECODER_KEYS = ("decoder", "post_quant_conv", "statistics")
+AUTOENCODER_KEYS = ("encoder", "quant_conv", *DECODER_KEYS)
+
+
+def _cheers_starts_from(config: Config) -> dict[str, Subtree]:
+    """The image tower, and the copy of the autoencoder's decoder where there is one; without, the
+    tower reads latents and embeds them anew."""
+    if not config["unified"]["cheers"]["pixels"]:
+        return {"vision": Subtree("encoder", "vision", fresh=("embedding",))}
+    return {"vision": VISION, "decoder": Subtree("autoencoder", DECODER_KEYS)}
 
 
 def _unicom(**own: Any) -> Family:
@@ -305,6 +350,14 @@ def _unicom(**own: Any) -> Family:
 FAMILIES: dict[str, Family] = {
     "transfusion": _unicom(images=build_unicom),
     "query": _unicom(images=build_query, heads=("unified.flow_decoder.heads",)),
+    "cheers": Family(
+        images=build_cheers,
+        codec=build_latents,
+        frozen={"autoencoder": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        starts_from=_cheers_starts_from,
+        in_model={"codec": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
+    ),
 }
 
 

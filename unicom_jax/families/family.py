@@ -30,10 +30,13 @@ class Subtree:
       part: a key of `runs.stages.PARTS`.
       keys: one top-level key, which stands for its subtree, or several, which stay a tree; None:
         all.
+      fresh: keys of that subtree that are not meant: what starts from the rest of it starts with
+        random ones.
     """
 
     part: str
     keys: str | tuple[str, ...] | None = None
+    fresh: tuple[str, ...] = ()
 
     @property
     def read(self) -> tuple[str, ...] | None:
@@ -42,9 +45,11 @@ class Subtree:
 
     def of(self, tree: Mapping[str, Any]) -> Any:
         """What is meant of a tree that has the part's top-level keys."""
-        if self.keys is None:
-            return tree
-        return tree[self.keys] if isinstance(self.keys, str) else {k: tree[k] for k in self.keys}
+        if isinstance(self.keys, str):
+            found = tree[self.keys]
+        else:
+            found = tree if self.keys is None else {key: tree[key] for key in self.keys}
+        return {k: v for k, v in found.items() if k not in self.fresh} if self.fresh else found
 
     def placed(self, weights: Any) -> Any:
         """The inverse of `of`: a tree with the part's top-level keys, as far as they are meant."""
@@ -71,8 +76,9 @@ class Family:
       space: in what the codec's tokens are painted.
       frozen: what `ImageModel.prepare` reads and no stage of the model trains: name in its argument
         `frozen` -> weights of a part that an earlier stage trained.
-      starts_from: top-level keys of the model's own weights that begin as weights of another part.
-        Nothing of them starts at random: that part has to be trained or imported before.
+      starts_from: top-level keys of the model's own weights that begin as weights of another part,
+        under a configuration. Nothing of them starts at random: that part has to be trained or
+        imported before.
       in_model: what a trained model is used with besides its own weights: name of the tree ->
         weights of a part, all of them or those of one key; only `codec` may be of several keys.
         They contain those of `frozen`.
@@ -86,7 +92,7 @@ class Family:
     codec: Callable[[Config], LatentCodec]
     space: Callable[[Config], PaintSpace] = pixels
     frozen: Mapping[str, Subtree]
-    starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
+    starts_from: Callable[[Config], Mapping[str, Subtree]] = lambda config: {}
     in_model: Mapping[str, Subtree]
     cast: str = ""
     heads: tuple[str, ...] = ()

@@ -90,9 +90,15 @@ class AutoencoderCodec(LatentCodec):
     """The packed latents of a KL autoencoder, normalised as the autoencoder does it.
 
     Its weights are those of the autoencoder: `params` of every method.
+
+    Attributes:
+      space: of the autoencoder and of the pictures that it sees.
+      darkest: what the autoencoder takes and paints for black; white is 1. Pixels outside are in
+        [-1, 1] all the same. Released weights of Cheers use 0.
     """
 
     space: LatentSpace
+    darkest: float = -1.0
 
     reads = "pixels"
 
@@ -113,6 +119,8 @@ class AutoencoderCodec(LatentCodec):
     def encode(
         self, params: Params, inputs: Float[Array, "B N C"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B N {self.latent_dim}"]:
+        if self.darkest != -1.0:
+            inputs = self.darkest + (1.0 - self.darkest) * (inputs + 1.0) / 2.0
         return self.space.encode({AUTOENCODER: params}, inputs, grids)
 
     def decode(
@@ -126,7 +134,10 @@ class AutoencoderCodec(LatentCodec):
     ) -> Float32[Array, "B N C"]:
         """Patches of pixels: the autoencoder paints them itself."""
         del noise, steps, sampler
-        return self.space.decode({AUTOENCODER: params}, latents, grids)
+        pixels = self.space.decode({AUTOENCODER: params}, latents, grids)
+        if self.darkest != -1.0:
+            pixels = 2.0 * (pixels - self.darkest) / (1.0 - self.darkest) - 1.0
+        return pixels
 
     def normalise(
         self, params: Params, raw: Float[Array, "*B {self.latent_dim}"]

@@ -46,7 +46,8 @@ LAYOUT = LAYOUTS["autoencoder"]
 def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -> None:
     """Copies the autoencoder of `config.codec.autoencoder.path` into `workdir`, fills its facts in.
 
-    A workdir that has its copy keeps it; the path is not read again. Without a path: nothing.
+    Of buckets it fills in `config.autoencoder.canvas` too, for models that build on the stage's
+    autoencoder. A workdir that has its copy keeps it; the path is not read again.
     `copy=False` only fills in. Its weights are checked in any case, so that a damaged file is found
     now and not by the stage that needs it; those that are copied are read once, for numbers that
     are not finite.
@@ -57,6 +58,8 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         (`data.policy` is "naflex"), or the run trains one itself.
       ValueError: it does not fit the patch.
     """
+    if config.data.policy.startswith("bucket"):
+        config.autoencoder.canvas = canvas_of(config)
     if not (path := autoencoder_path(config)):
         return
     trains = any(one.spec.part == AUTOENCODER for one in occurrences(config.stages))

@@ -88,7 +88,7 @@ class StageSpec:
 
     def begins_with(self, config: Config) -> Mapping[str, Subtree]:
         """`starts_from` under a configuration."""
-        return family_of(config).starts_from if self.of_family else self.starts_from
+        return family_of(config).starts_from(config) if self.of_family else self.starts_from
 
 
 # ---- the tables -------------------------------------------------------------------------------

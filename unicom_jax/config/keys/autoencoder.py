@@ -98,6 +98,12 @@ AUTOENCODER = Group(
             path=True,
         ),
         **SIZES,
+        "canvas": Key(
+            (),
+            "Rows and columns of patches that hold a picture of any bucket.",
+            item=int,
+            filled_in=True,
+        ),
         **LOSSES,
         "discriminator": DISCRIMINATOR,
     },
