@@ -114,13 +114,13 @@ pretrain.decay_share=1.5
 pretrain.ema_warmup=True
 pretrain.mu_dtype=float16
 pretrain.groups=('transformer/.*',)
-stages=autoencoder autoencoder.widths=(4,4,4,4,4,4)
-stages=autoencoder autoencoder.widths=(4,6) autoencoder.norm_groups=4
-stages=autoencoder autoencoder.perceptual_layers=()
-stages=autoencoder data.policy=naflex
-stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.discriminator.width=3
-stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.discriminator.layers=5
-stages=autoencoder autoencoder.discriminator.weight=1 autoencoder.accumulate=2
+autoencoder.widths=(4,4,4,4,4,4) stages=autoencoder
+autoencoder.widths=(4,6) autoencoder.norm_groups=4 stages=autoencoder
+autoencoder.perceptual_layers=() stages=autoencoder
+data.policy=naflex stages=autoencoder
+autoencoder.discriminator.width=3 autoencoder.discriminator.weight=1 stages=autoencoder
+autoencoder.discriminator.layers=5 autoencoder.discriminator.weight=1 stages=autoencoder
+autoencoder.accumulate=2 autoencoder.discriminator.weight=1 stages=autoencoder
 codec.perceptual_layers=()
 codec.perceptual_layers=(0.5,2)
 codec.perceptual_time=-1
