@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
-from data_pipelines.sources.traits import TRAITS, traits_of_source
+from data_pipelines.sources.traits import NEEDS, traits_of_source
 
 
 class Chosen:
@@ -41,5 +41,5 @@ def records_with(
     Args:
       traits: of all its records, `traits_of_source`.
     """
-    indices = np.flatnonzero(traits & np.uint8(sum(TRAITS[name] for name in names)))
+    indices = np.flatnonzero(traits & np.uint8(sum(NEEDS[name] for name in names)))
     return source if len(indices) == len(source) else Chosen(source, indices)

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class FolderSource:
         read: Callable[[pathlib.Path], np.ndarray | bytes] = load_image,
     ) -> None:
         self.path, self._read = pathlib.Path(path).expanduser(), read
-        self.list = _find_list(self.path)
+        self.list = self._find_list()
         self._lines, self._offsets = _line_offsets(self.list)
         if not len(self._offsets):
             raise SourceError(
@@ -74,7 +74,7 @@ class FolderSource:
             raise RecordError(f"{where}: not JSON ({error}): write one object a line") from None
         if not isinstance(row, dict):
             raise RecordError(f"{where}: not a JSON object: write {{...}} with file_name and text")
-        return self._example(row, where)
+        return self._content(row, where)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, from one pass over the list; pictures are not looked at."""
@@ -89,13 +89,20 @@ class FolderSource:
     def __repr__(self) -> str:
         return f"FolderSource({shown(self.list)})"
 
+    def _find_list(self) -> pathlib.Path:
+        return find_list(self.path, LISTS, '{"file_name": "cat.jpg", "text": "a cat"}')
+
     def line(self, index: int) -> bytes:
         """The line of a row, as it is in the list."""
         with open(self.list, "rb") as file:
             file.seek(self._offsets[index])
             return file.readline()
 
-    def _example(self, row: Mapping[str, Any], where: str) -> Example:
+    def first_picture(self, row: Mapping[str, Any]) -> str:
+        """The file of a row's first picture; StopIteration: it has none."""
+        return next(row[key] for key in IMAGE_KEYS if row.get(key) is not None)
+
+    def _content(self, row: Mapping[str, Any], where: str) -> Example:
         name = _first(row, IMAGE_KEYS, where)
         texts = _first(row, CAPTION_KEYS, where)
         captions = [texts] if isinstance(texts, str) else texts
@@ -156,15 +163,23 @@ def _line_traits(line: bytes) -> int:
         return 0
 
 
-def _find_list(path: pathlib.Path) -> pathlib.Path:
+def find_list(path: pathlib.Path, names: Sequence[str], line: str) -> pathlib.Path:
+    """The first of the files `names` that a folder has.
+
+    Args:
+      line: an example of what such a file holds.
+
+    Raises:
+      SourceError: the folder or its list is missing.
+    """
     if not path.is_dir():
         raise SourceError(f"{shown(path)}: no such folder: check the path")
-    for name in LISTS:
+    for name in names:
         if (path / name).is_file():
             return path / name
+    neither = "holds neither " if len(names) > 1 else "has no "
     raise SourceError(
-        f"{shown(path)}: holds neither {' nor '.join(LISTS)}: write {LISTS[0]} with lines like "
-        '{"file_name": "cat.jpg", "text": "a cat"}'
+        f"{shown(path)}: {neither}{' nor '.join(names)}: write {names[0]} with lines like {line}"
     )
 
 

@@ -1,7 +1,8 @@
 """Sources by name.
 
-A source has `__len__` and `__getitem__(index) -> Example`, so `grain.MapDataset.source` takes it.
-It raises RecordError for a record that cannot be used.
+A source has `__len__` and `__getitem__(index)`, so `grain.MapDataset.source` takes it. A record is
+an Example or, of DOCUMENT_KINDS, a FinishedDocument. It raises RecordError for one that cannot be
+used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
+from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
+from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, check_complete
 from data_pipelines.sources.split import TRAIN, split_source
@@ -27,11 +30,11 @@ from data_pipelines.sources.tfds import TfdsSource
 
 
 class Source(Protocol):
-    """Random access to examples."""
+    """Random access to records."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example | FinishedDocument: ...
 
 
 def open_source(config: Mapping[str, Any]) -> Source:
@@ -87,6 +90,12 @@ def _open_folder(
     return split_source(FolderSource(path), split, held_out)
 
 
+def _open_documents(
+    path: str | os.PathLike, split: str = TRAIN, held_out: float = 0.0
+) -> Sequence[FinishedDocument]:
+    return split_source(DocumentsSource(path), split, held_out)
+
+
 def _open_array_record(
     paths: str | os.PathLike | Sequence[str | os.PathLike],
     split: str = TRAIN,
@@ -101,7 +110,9 @@ KINDS: dict[str, Callable[..., Source]] = {
     "folder": _open_folder,
     "tfds": TfdsSource,
     "openmoji": _open_openmoji,
+    "documents": _open_documents,
 }
+DOCUMENT_KINDS = ("documents",)  # they have finished documents in place of examples
 
 
 def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:

@@ -17,7 +17,9 @@ import numpy as np
 
 from data_pipelines.examples import Example
 
-TRAITS = {"questions": 1, "edits": 2, "thought": 4}
+TRAITS = {"questions": 1, "edits": 2, "thought": 4}  # of an Example, by its field
+DOCUMENT = 8  # of a FinishedDocument
+NEEDS = {**TRAITS, "segments": DOCUMENT}  # by what a task needs
 SUFFIX = ".traits.npy"
 LOG = logging.getLogger(__name__)
 

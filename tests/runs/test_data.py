@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import build
-from data_pipelines.build import load_or_train_tokenizer, unified_loader
+from data_pipelines import batches
+from data_pipelines.batches import unified_loader
+from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.faults import SourceError
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
@@ -64,7 +65,7 @@ def test_the_documents_of_a_window_are_measured_once_and_kept(photos, tmp_path, 
     def differs(stream):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(build, "choose_window_documents", differs)
+    monkeypatch.setattr(batches, "choose_window_documents", differs)
     second = config_of(photos)
     assert start(second, tmp_path) == []
     assert second.pretrain.window_documents == measured
@@ -109,7 +110,7 @@ def test_data_that_changed_are_refused_and_it_is_said_how(photos, tmp_path):
 @pytest.mark.usefixtures("started")
 def test_moved_data_are_the_same_and_keep_their_windows(photos, tmp_path, monkeypatch):
     start(config_of(photos), tmp_path)
-    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
+    monkeypatch.setattr(batches, "choose_window_documents", lambda stream: pytest.fail("measured"))
     assert start(config_of(photos.rename(tmp_path / "elsewhere")), tmp_path) == []
 
 
@@ -154,7 +155,7 @@ def test_before_a_checkpoint_other_data_are_taken(photos, tmp_path):
 def test_the_other_processes_read_what_the_first_one_has_measured(photos, tmp_path, monkeypatch):
     start(config_of(photos), tmp_path)
     tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
-    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
+    monkeypatch.setattr(batches, "choose_window_documents", lambda stream: pytest.fail("measured"))
     other = config_of(photos)
     keep_data(other, tokenizer, tmp_path, first=False)
     assert other.pretrain.window_documents > 0
