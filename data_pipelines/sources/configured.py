@@ -136,7 +136,8 @@ def part_weights(config: Config, stage: str) -> dict[Part, float]:
     """
     mixture, weights = config[stage]["mixture"], {}
     for source in configured_sources(config, stage):
-        tasks = {task: share for task, share in (source.tasks or mixture).items() if share}
+        given = sorted((source.tasks or mixture).items()) if source.name else mixture.items()
+        tasks = {task: share for task, share in given if share}
         whole = sum(tasks.values()) if source.name else 1.0  # one source keeps its numbers
         for task, share in tasks.items():
             if source.has_documents and task != DOCUMENT:

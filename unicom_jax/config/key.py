@@ -207,7 +207,7 @@ def _checked_shares(name: str, key: Key, value: Any) -> dict[str, float]:
         shares[choice] = _checked_item(f"{name}[{choice!r}]", number, float, share, share)
     if shares and not any(shares.values()):
         raise ConfigError(f"{name}={value!r} is 0 for all; give one of them a share, or give {{}}")
-    return shares
+    return dict(sorted(shares.items()))  # in whatever order they were written
 
 
 def _checked_tuple(name: str, key: Key, value: Any) -> tuple[Any, ...]:
