@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
+from data_pipelines.sources.configured import part_weights, picture_sources
 from experiments import base
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError, apply_overrides, from_json, load_config, to_json
@@ -156,6 +159,23 @@ def test_explain_teaches_the_list_and_each_of_its_keys():
     with pytest.raises(ConfigError, match="unknown key"):
         explain("data.sources.wight")
     assert "| `data.sources[i].weight` | `1.0` | above 0 |" in reference_page()
+
+
+# ---- docs --------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_documentation_has_the_shares_that_it_says():
+    page = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text(encoding="utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S)]
+    config = mixed()
+    exec(example, {"config": config})
+    check_values(config)
+    check_settings(config, STAGES)
+    weights = part_weights(config, "pretrain")
+    drawn = sum(weight for (_, task), weight in weights.items() if task == "text_to_image")
+    shares = weights["books", "document"], drawn, weights["web", "image_to_text"]
+    assert shares == pytest.approx((0.25, 0.45, 0.1)) and sum(weights.values()) == pytest.approx(1)
+    assert len(picture_sources(config, "codec")) == 3 and ("vqa", "visual_qa") in weights
 
 
 # ---- what goes together ------------------------------------------------------------------------
