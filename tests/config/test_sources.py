@@ -166,7 +166,7 @@ def test_explain_teaches_the_list_and_each_of_its_keys():
 
 def test_the_example_of_the_documentation_has_the_shares_that_it_says():
     page = (Path(__file__).resolve().parents[2] / "docs/data.md").read_text(encoding="utf-8")
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S)]
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.S)
     config = mixed()
     exec(example, {"config": config})
     check_values(config)

@@ -169,7 +169,7 @@ def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
 def test_data_that_changed_since_training_are_reported(tmp_path, stand_in):
     config = folder_config(tmp_path, 0.5)
     stand_in(config)
-    identity, _ = data_identity(config)
+    ((identity, _),) = data_identity(config).values()
     (tmp_path / "data.json").write_text(json.dumps({"identity": identity}))
     listing = tmp_path / "pictures" / "captions.jsonl"
     for warned in (False, True):
