@@ -59,16 +59,14 @@ def entries(paths: dict[str, Path]) -> list[dict[str, Any]]:
 
 def mixed_config(sources: list[dict[str, Any]], **overrides: Any) -> ConfigDict:
     """`tiny_config` with these sources. The mixture is for those without tasks."""
-    config = tiny_config(
-        data__source__size=KEYS["data.source.size"].default, data__threads=1, data__prefetch=2
-    )
-    config.pretrain.mixture.update({"text_to_image": 0.0, "visual_qa": 1.0, "edit": 0.0})
-    config.data.sources = checked("data.sources", KEYS["data.sources"], sources)
-    config.pretrain.overlong = "skip"
-    for key, value in overrides.items():
-        *path, last = key.split("__")
-        node = config
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return config
+    settings = {
+        "data__source__size": KEYS["data.source.size"].default,
+        "data__sources": checked("data.sources", KEYS["data.sources"], sources),
+        "data__threads": 1,
+        "data__prefetch": 2,
+        "pretrain__mixture__text_to_image": 0.0,
+        "pretrain__mixture__visual_qa": 1.0,
+        "pretrain__mixture__edit": 0.0,
+        "pretrain__overlong": "skip",
+    }
+    return tiny_config(**{**settings, **overrides})
