@@ -29,9 +29,14 @@ from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.identity import Identity, folder_identity, records_identity
+from data_pipelines.sources.identity import (
+    Identity,
+    folder_identity,
+    identity_of,
+    records_identity,
+)
 from data_pipelines.sources.records import find_records
-from data_pipelines.sources.registry import KINDS, Source, open_source
+from data_pipelines.sources.registry import KINDS, UNSPLIT, Source, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
 
@@ -44,19 +49,23 @@ PATHS = ("path", "paths", "name")  # options of a source that say where its data
 
 # Options of data.source: the kinds of source that read them, and the value that stands for unset.
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "path": (("array_record", "folder", "openmoji", "tfds"), ""),
-    "held_out": (("array_record", "folder"), 0.05),
+    "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
+    "held_out": (UNSPLIT, 0.05),
     "split": (("tfds",), "train"),
     "eval_split": (("tfds",), ""),
-    "image": (("tfds",), "image"),
-    "captions": (("tfds",), ""),
+    "image": (("parquet", "tfds"), "image"),
+    "captions": (("parquet", "text", "tfds"), ""),
+    "questions": (("parquet",), ""),
+    "images": (("jsonl",), ""),
+    "piece": (("text",), 0),
 }
+BYTES_PER_TOKEN = 3  # of text, at most, for the length of a piece of it
 
 
 def source_options(config: Config, split: str, with_edits: bool) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, folders and records by `held_out`, TFDS by name.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`.
 
     Raises:
       SourceError: an option is set that the configured kind does not read.
@@ -72,16 +81,20 @@ def source_options(config: Config, split: str, with_edits: bool) -> dict[str, An
             "with_edits": with_edits,
         },
         "openmoji": lambda: {"path": source["path"], "split": split},
-        "array_record": lambda: {
+        "array_record": lambda: {"paths": source["path"]},
+        "folder": lambda: {"path": source["path"]},
+        "jsonl": lambda: {"paths": source["path"], "images": source["images"]},
+        "parquet": lambda: {
             "paths": source["path"],
-            "split": split,
-            "held_out": source["held_out"],
+            **{key: source[key] for key in ("image", "captions", "questions")},
         },
-        "folder": lambda: {
-            "path": source["path"],
-            "split": split,
-            "held_out": source["held_out"],
+        "pictures": lambda: {"path": source["path"]},
+        "text": lambda: {
+            "paths": source["path"],
+            "piece": source["piece"] or BYTES_PER_TOKEN * _shortest_row(config),
+            "field": source["captions"] or "text",
         },
+        "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
             "name": source["path"],
             "split": (evaluation and source["eval_split"]) or source["split"],
@@ -89,7 +102,15 @@ def source_options(config: Config, split: str, with_edits: bool) -> dict[str, An
             "captions": source["captions"] or None,
         },
     }
-    return {"kind": kind, **arguments.get(kind, dict)()}
+    options = {"split": split, "held_out": source["held_out"]} if kind in UNSPLIT else {}
+    return {"kind": kind, **arguments.get(kind, dict)(), **options}
+
+
+def _shortest_row(config: Config) -> int:
+    """Slots of the shortest rows of a stage that trains on text."""
+    stages = (config[name] for name in config.get("stages", ()) if name in config)
+    lengths = [s["sequence_length"] for s in stages if s.get("mixture", {}).get("text")]
+    return min(lengths, default=1024)
 
 
 def _check_source(source: Config, kind: str) -> None:
@@ -106,7 +127,7 @@ def evaluates_on_training_data(config: Config) -> bool:
     source = config["data"]["source"]
     if source["kind"] == "tfds":
         return source["eval_split"] in ("", source["split"])
-    return source["kind"] in ("array_record", "folder") and source["held_out"] == 0
+    return source["kind"] in UNSPLIT and source["held_out"] == 0
 
 
 def open_examples(
@@ -263,6 +284,7 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
     source = source_options(config, TRAIN, with_edits=True)
     if "scene" in source:
         source["scene"] = dict(source["scene"])
+    source.pop("images", None)
     for key in source.keys() & set(PATHS):
         source["path"] = Path(source.pop(key)).name
     given = config[stage]["window_documents"]
@@ -343,6 +365,9 @@ def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
             found = folder_identity(folder)
         case "array_record" | "openmoji":
             found = records_identity(find_records(path))
+        case "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
+            opened = open_source(source_options(config, TRAIN, False) | {"held_out": 0.0})
+            found = identity_of(opened.source)
         case "tfds":
             found = records_identity(record_files(path))
         case _:
@@ -358,15 +383,16 @@ def picture_loader(
     start: int = 0,
     share: Share = None,
     *,
+    captioned: bool = True,
     seed: int | None = None,
 ) -> Loader:
-    """Pictures with one caption each."""
+    """Pictures, with one caption each where `captioned`; else they need none."""
     pictures = PictureConfig(
         patch=config["data"]["patch"],
         images=image_policy(config),
         pool=grid_unit(config),
         text_length=config["encoder"]["text"]["max_length"],
-        captions=config["encoder"]["captions"],
+        captions=config["encoder"]["captions"] if captioned else "none",
     )
     return make_picture_loader(
         open_examples(config, split, skip_broken=False),

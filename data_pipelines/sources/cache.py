@@ -52,4 +52,5 @@ def _size(example: Example) -> int:
         example.thought,
     ]
     pictures = [example.image, *(edit.target for edit in example.edits)]
-    return sum(picture.nbytes for picture in pictures) + sum(map(len, words)) + 1000
+    pixels = sum(picture.nbytes for picture in pictures if picture is not None)
+    return pixels + sum(map(len, words)) + 1000
