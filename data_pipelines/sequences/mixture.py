@@ -21,7 +21,13 @@ from data_pipelines.examples import Example
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
 from data_pipelines.sequences.sequence import Document, build_document
-from data_pipelines.sequences.tasks import TASKS, BrokenExample, drop_condition
+from data_pipelines.sequences.tasks import (
+    TASKS,
+    BrokenExample,
+    drop_condition,
+    half_of,
+    is_long_text,
+)
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.chosen import records_with
@@ -140,7 +146,7 @@ def _serving(task: str, source: Sequence[Example], traits: np.ndarray | None) ->
     needs, takes = TASKS[task].needs, TASKS[task].takes
     fit = source if traits is None else records_with(source, needs, traits, takes)
     if len(source) and not len(fit):
-        wanted = " and ".join([*takes, *filter(None, [" or ".join(needs)])])
+        wanted = " or ".join(needs) or " and ".join(takes)
         raise ValueError(
             f"no record of {source!r} has {wanted}, which the task {task!r} needs: add "
             "some, or set its weight in the mixture to 0"
@@ -204,6 +210,9 @@ class DocumentStream:
         dropout = self.sequence.cfg_dropout, rng, self.sequence.image_dropout
         segments = drop_condition(segments, *dropout)
         document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
+        while document.size[0] > self.packing.slots and is_long_text(segments):
+            segments = [half_of(segments[0], rng)]
+            document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
         check_fits(document, self.packing)
         return document
 

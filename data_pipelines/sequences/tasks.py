@@ -111,6 +111,22 @@ def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]
     return [Text(words, supervised=True)]
 
 
+def is_long_text(segments: Sequence[Segment]) -> bool:
+    """Whether a document is one text, of which a part would do as well."""
+    return len(segments) == 1 and isinstance(segments[0], Text) and len(segments[0].text) > 1
+
+
+def half_of(segment: Text, rng: np.random.Generator) -> Text:
+    """Half of a text, from a place drawn at random: what is read of one that is longer than a row.
+    It begins and ends between words where there are some.
+    """
+    words = segment.text.split(" ")
+    parts, between = (words, " ") if len(words) > 1 else (segment.text, "")
+    count = len(parts) // 2
+    start = int(rng.integers(len(parts) - count + 1))
+    return dataclasses.replace(segment, text=between.join(parts[start : start + count]))
+
+
 def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
     return [Text(draw_caption(example, rng)), Image(_picture(example), DRAWN)]

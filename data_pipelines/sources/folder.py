@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
-from data_pipelines.sources.rows import example_of, parse_row
+from data_pipelines.sources.rows import example_of, parse_row, read_named
 from data_pipelines.sources.traits import TRAITS
 
 LISTS = ("captions.jsonl", "metadata.jsonl")  # looked for in this order
@@ -61,7 +62,7 @@ class FolderSource:
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         where = f"{shown(self.list)} line {self._lines[index]}"
         row = parse_row(patiently(lambda: self.line(index), where), where)
-        return example_of(row, where, lambda name: self._image(name, where), complete=True)
+        return self._content(row, where)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, from one pass over the list; pictures are not looked at."""
@@ -82,10 +83,9 @@ class FolderSource:
             file.seek(self._offsets[index])
             return file.readline()
 
-    def _image(self, name: Any, where: str) -> np.ndarray | bytes:
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"{name!r} is not a file name: give one relative to the folder")
-        return patiently(lambda: self._read(self.path / name), where)
+    def _content(self, row: Mapping[str, Any], where: str) -> Example:
+        read = functools.partial(read_named, self.path, self._read)
+        return example_of(row, where, read, complete=True)
 
 
 def _line_traits(line: bytes) -> int:

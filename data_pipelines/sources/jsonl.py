@@ -6,17 +6,16 @@ import functools
 import os
 import pathlib
 import re
-from typing import Any
 
 import numpy as np
 
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
-from data_pipelines.faults import RecordError, SourceError, patiently
+from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.files import Paths
 from data_pipelines.sources.index import Scan
 from data_pipelines.sources.lines import Lines, scan_lines
-from data_pipelines.sources.rows import ReadImage, example_of, parse_row, traits_of_row
+from data_pipelines.sources.rows import ReadImage, example_of, parse_row, read_named, traits_of_row
 from data_pipelines.sources.traits import TRAITS
 
 KIND = "rows-1"  # the version of what `_scan` finds
@@ -53,13 +52,8 @@ class JsonlSource:
     def __getitem__(self, index: int) -> Example:
         path, line, _, where = self._lines[index]
         folder = self.images or pathlib.Path(path).parent
-        read = functools.partial(self._image, folder, where)
+        read = functools.partial(read_named, folder, self._read)
         return example_of(parse_row(line, where), where, read)
-
-    def _image(self, folder: pathlib.Path, where: str, name: Any) -> np.ndarray | bytes:
-        if not isinstance(name, str) or not name:
-            raise RecordError(f"{name!r} is not a file name: give one relative to {shown(folder)}")
-        return patiently(lambda: self._read(folder / name), where)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, as they were when the files were scanned."""

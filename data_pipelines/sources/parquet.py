@@ -29,7 +29,7 @@ from data_pipelines.sources.columns import (
 from data_pipelines.sources.files import Paths, find_files
 from data_pipelines.sources.index import Index, Scan, kept
 from data_pipelines.sources.open_files import OpenFiles
-from data_pipelines.sources.rows import ReadImage, example_of
+from data_pipelines.sources.rows import ReadImage, example_of, read_named
 
 KIND = "parquet-1"  # the version of what `_scan` finds
 CACHE = 256 * 2**20  # bytes of row groups that a process keeps
@@ -92,16 +92,14 @@ class ParquetSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         row, where, folder = self._table.row(index)
-        return example_of(plain(row, where), where, functools.partial(self._image, folder, where))
+        return example_of(plain(row, where), where, functools.partial(self._image, folder))
 
-    def _image(self, folder: pathlib.Path, where: str, value: Any) -> np.ndarray | bytes:
+    def _image(self, folder: pathlib.Path, value: Any) -> np.ndarray | bytes:
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
         if isinstance(value, bytes):
             return self._read(value)
-        if not isinstance(value, str) or not value:
-            raise ValueError("its picture is neither bytes nor a path: check data.source.image")
-        return patiently(lambda: self._read(folder / value), where)
+        return read_named(folder, self._read, value)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits; columns of pictures and captions count as filled."""

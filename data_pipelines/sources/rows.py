@@ -16,13 +16,15 @@ are read as questions:
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from data_pipelines.decoding import shown
 from data_pipelines.examples import Edit, Example, Question
-from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.faults import RecordError, SourceError, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.traits import LACKS, TRAITS
 
@@ -103,6 +105,14 @@ def read_image(name: Any, where: str, read: ReadImage) -> np.ndarray | bytes:
         raise
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
+
+
+def read_named(folder: pathlib.Path, read: ReadImage, name: Any) -> np.ndarray | bytes:
+    """The picture whose file name is relative to a folder; raises ValueError, as `ReadImage`."""
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{name!r} is not a file name: give one relative to {shown(folder)}")
+    path = folder / name
+    return patiently(lambda: read(path), shown(path))
 
 
 def _edit(item: Any, where: str, read: ReadImage) -> Edit:

@@ -19,7 +19,7 @@ import numpy as np
 from data_pipelines.examples import Example
 
 TRAITS = {"questions": 1, "edits": 2, "thought": 4}
-LACKS = {"captions": 8, "image": 16}  # what nearly all records have
+LACKS = {"captions": 16, "image": 32}  # what nearly all records have
 SUFFIX = ".traits.npy"
 LOG = logging.getLogger(__name__)
 
