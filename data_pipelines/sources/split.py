@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,7 +12,7 @@ from data_pipelines.faults import SourceError
 from data_pipelines.sources.chosen import Ascending, Chosen
 
 TRAIN, EVALUATION = "train", "eval"
-CHUNK = 2**20  # records whose lots are drawn at a time
+CHUNK = 2**16  # records whose lots are drawn at a time: they fit the processor's cache
 
 
 def held_out(count: int, share: float) -> np.ndarray:
@@ -22,17 +23,22 @@ def held_out(count: int, share: float) -> np.ndarray:
     Not every k-th record, since lists often have a period.
     """
     held = np.empty(count, bool)
+    limit = np.uint64(math.ceil(share * 2**53))
     for start in range(0, count, CHUNK):
-        held[start : start + CHUNK] = _lots(start, min(start + CHUNK, count)) < share
+        np.less(_lots(start, min(start + CHUNK, count)), limit, out=held[start : start + CHUNK])
     return held
 
 
 def _lots(start: int, stop: int) -> np.ndarray:
-    lot = np.arange(start + 1, stop + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    """(stop - start,) uint64 of 53 bits, in place as far as possible: of 100 million in seconds."""
+    lot = np.arange(start + 1, stop + 1, dtype=np.uint64)
+    lot *= np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        lot = (lot ^ (lot >> np.uint64(shift))) * np.uint64(factor)
+        lot ^= lot >> np.uint64(shift)
+        lot *= np.uint64(factor)
     lot ^= lot >> np.uint64(31)
-    return (lot >> np.uint64(11)) * 2.0**-53
+    lot >>= np.uint64(11)
+    return lot
 
 
 class SplitSource(Chosen):
