@@ -152,6 +152,7 @@ def _source_facts(config: Config, one: ConfiguredSource) -> dict[str, Any]:
     facts = source_options(config, TRAIN, with_edits=True, one=one)
     if "scene" in facts:
         facts["scene"] = dict(facts["scene"])
+    facts.pop("images", None)
     for key in facts.keys() & set(PATHS):
         facts["path"] = Path(facts.pop(key)).name
     return {**facts, "weight": one.weight, "tasks": dict(one.tasks)} if one.name else facts
@@ -214,17 +215,20 @@ def picture_loader(
     start: int = 0,
     share: Share = None,
     *,
+    captioned: bool = True,
     seed: int | None = None,
 ) -> Loader:
-    """Pictures with one caption each. Weights of sources are shares of the pictures."""
+    """Pictures, with one caption each where `captioned`; else they need none. Weights of sources
+    are shares of the pictures.
+    """
     pictures = PictureConfig(
         patch=config["data"]["patch"],
         images=image_policy(config),
         pool=grid_unit(config),
         text_length=config["encoder"]["text"]["max_length"],
-        captions=config["encoder"]["captions"],
+        captions=config["encoder"]["captions"] if captioned else "none",
     )
-    sources = picture_sources(config, stage)
+    sources = picture_sources(config, stage, captioned=captioned)
     return make_picture_loader(
         [
             WeightedSource(open_one(config, one, split, sharers=len(sources)), one.weight, one.name)

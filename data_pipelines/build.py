@@ -24,10 +24,15 @@ from data_pipelines.sources.configured import (
 )
 from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.identity import Identity, folder_identity, records_identity
+from data_pipelines.sources.identity import (
+    Identity,
+    folder_identity,
+    identity_of,
+    records_identity,
+)
 from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.records import find_records
-from data_pipelines.sources.registry import KINDS, open_source
+from data_pipelines.sources.registry import KINDS, UNSPLIT, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
 
@@ -38,14 +43,18 @@ TOKENIZER_EXAMPLES = 3000
 
 # Options of a source: the kinds of source that read them, and the value that stands for unset.
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "path": (("array_record", "documents", "folder", "openmoji", "tfds"), ""),
-    "held_out": (("array_record", "documents", "folder"), 0.05),
+    "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
+    "held_out": (UNSPLIT, 0.05),
     "split": (("tfds",), "train"),
     "eval_split": (("tfds",), ""),
-    "image": (("tfds",), "image"),
-    "captions": (("tfds",), ""),
+    "image": (("parquet", "tfds"), "image"),
+    "captions": (("parquet", "text", "tfds"), ""),
+    "questions": (("parquet",), ""),
+    "images": (("jsonl",), ""),
+    "piece": (("text",), 0),
 }
 LISTED_KEYS = {"size": (("scenes",), 20_000)}  # the same, of an item of data.sources alone
+BYTES_PER_TOKEN = 3  # of text, at most, for the length of a piece of it
 
 
 def source_options(
@@ -53,7 +62,7 @@ def source_options(
 ) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, folders and records by `held_out`, TFDS by name.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`.
 
     Args:
       one: of the configured sources; None: that of `data.source`.
@@ -73,15 +82,21 @@ def source_options(
             "with_edits": with_edits,
         },
         "openmoji": lambda: {"path": source["path"], "split": split},
-        "array_record": lambda: {
+        "array_record": lambda: {"paths": source["path"]},
+        "folder": lambda: {"path": source["path"]},
+        "jsonl": lambda: {"paths": source["path"], "images": source["images"]},
+        "parquet": lambda: {
             "paths": source["path"],
-            "split": split,
-            "held_out": source["held_out"],
+            **{key: source[key] for key in ("image", "captions", "questions")},
         },
-        **dict.fromkeys(
-            ("folder", "documents"),
-            lambda: {"path": source["path"], "split": split, "held_out": source["held_out"]},
-        ),
+        "documents": lambda: {"path": source["path"]},
+        "pictures": lambda: {"path": source["path"]},
+        "text": lambda: {
+            "paths": source["path"],
+            "piece": source["piece"] or BYTES_PER_TOKEN * _shortest_row(config),
+            "field": source["captions"] or "text",
+        },
+        "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
             "name": source["path"],
             "split": (evaluation and source["eval_split"]) or source["split"],
@@ -89,7 +104,17 @@ def source_options(
             "captions": source["captions"] or None,
         },
     }
-    return {"kind": kind, **arguments.get(kind, dict)()}
+    options = {"split": split, "held_out": source["held_out"]} if kind in UNSPLIT else {}
+    return {"kind": kind, **arguments.get(kind, dict)(), **options}
+
+
+def _shortest_row(config: Config) -> int:
+    """Slots of the shortest rows of a stage that trains on text."""
+    stages = (config[name] for name in config.get("stages", ()) if name in config)
+    named = any("text" in source["tasks"] for source in config["data"]["sources"])
+    rows = (stage for stage in stages if "mixture" in stage)
+    lengths = [stage["sequence_length"] for stage in rows if named or stage["mixture"]["text"]]
+    return min(lengths, default=1024)
 
 
 def _check_source(source: Config, kind: str, where: str) -> None:
@@ -110,7 +135,7 @@ def evaluates_on_training_data(config: Config) -> bool:
 def _is_trained_on(source: Config) -> bool:
     if source["kind"] == "tfds":
         return source["eval_split"] in ("", source["split"])
-    return source["kind"] in SOURCE_KEYS["held_out"][0] and source["held_out"] == 0
+    return source["kind"] in UNSPLIT and source["held_out"] == 0
 
 
 def open_examples(
@@ -242,11 +267,12 @@ def data_identity(config: Config) -> dict[str, tuple[Identity, FolderSource | No
     Raises:
       SourceError: there are no such data.
     """
-    return {one.name: _identity(one.options) for one in configured_sources(config)}
+    return {one.name: _identity(config, one) for one in configured_sources(config)}
 
 
-def _identity(source: Config) -> tuple[Identity, FolderSource | None]:
-    path, folder = source["path"], None
+def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSource | None]:
+    source, folder = one.options, None
+    path = source["path"]
     match source["kind"]:
         case "folder":
             folder = FolderSource(path)
@@ -256,6 +282,10 @@ def _identity(source: Config) -> tuple[Identity, FolderSource | None]:
             found = folder_identity(folder)
         case "array_record" | "openmoji":
             found = records_identity(find_records(path))
+        case "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
+            options = source_options(config, TRAIN, False, one)
+            opened = open_source(options | {"held_out": 0.0})
+            found = identity_of(opened.source)
         case "tfds":
             found = records_identity(record_files(path))
         case _:

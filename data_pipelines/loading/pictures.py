@@ -46,7 +46,8 @@ class PictureConfig:
       pool: the patch grid's sides are multiples of it (a token-pooling compressor).
       text_length: T. Longer captions are cut, as in SigLIP, and counted.
       captions: "any" draws one of an example's captions; "last" takes the most detailed one, which
-        few other pictures share: the contrastive loss takes every other caption for a wrong one.
+        few other pictures share: the contrastive loss takes every other caption for a wrong one;
+        "none" takes pictures alone, so that they need no caption.
     """
 
     patch: int
@@ -56,8 +57,8 @@ class PictureConfig:
     captions: str = "any"
 
     def __post_init__(self) -> None:
-        if self.captions not in ("any", "last"):
-            raise ValueError(f"captions {self.captions!r} is unknown; choose any or last")
+        if self.captions not in ("any", "last", "none"):
+            raise ValueError(f"captions {self.captions!r} is unknown; choose any, last or none")
         self.images.target_size(1, 1, self.patch * self.pool)  # raises where sizes do not agree
 
 
@@ -112,7 +113,7 @@ class PictureBatches:
             cut = patchify(image, pictures.patch)
             batch.patches[row, : len(cut)] = cut
             batch.grids[row] = [side // pictures.patch for side in image.shape[:2]]
-            ids = self.tokenizer.encode(caption)
+            ids = self.tokenizer.encode(caption) if caption else []
             counts["truncated"] += len(ids) > pictures.text_length
             ids = ids[: pictures.text_length]
             batch.tokens[row, : len(ids)], batch.lengths[row] = ids, len(ids)
@@ -132,12 +133,22 @@ class PictureBatches:
             counts["unreadable"] += unreadable
             rng = np.random.default_rng([self.seed, index])
             try:
+                _require_picture(example)
                 image = prepare(example.image, pictures.images, pictures.patch, pictures.pool)
+                if pictures.captions == "none":
+                    return image, ""
                 return image, draw_caption(example, rng, pictures.captions == "last")
             except ValueError as error:
                 counts["broken"] += 1
                 reason = error if isinstance(error, BrokenExample) else f"{example.key!r}: {error}"
         raise ValueError(f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}")
+
+
+def _require_picture(example: Example) -> None:
+    if example.image is None:
+        raise BrokenExample(
+            f"example {example.key!r} has no picture; choose a source with pictures"
+        )
 
 
 def make_picture_loader(

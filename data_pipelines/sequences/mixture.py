@@ -26,11 +26,13 @@ from data_pipelines.sequences.tasks import (
     Content,
     check_content,
     drop_condition,
+    half_of,
+    is_long_text,
 )
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.chosen import records_with
-from data_pipelines.sources.traits import traits_of_source
+from data_pipelines.sources.traits import may_lack, traits_of_source
 
 BLOCK = 1000
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
@@ -169,22 +171,23 @@ def entries_of(
         )
     entries, known = [], {}  # traits by the identity of their source: finding them takes a while
     for task, weight in weights.items():
-        source, needs = sources[task], TASKS[task].needs if task in TASKS and weight else ()
-        if needs and id(source) not in known:
-            known[id(source)] = traits_of_source(source)
-        traits = known[id(source)] if needs else None
-        entries.append(Entry(task, weight, _serving(task, source, needs, traits), origin))
+        source = sources[task]
+        if task in TASKS and weight and (TASKS[task].needs or may_lack(source)):
+            if id(source) not in known:
+                known[id(source)] = traits_of_source(source)
+            source = _serving(task, source, known[id(source)])
+        entries.append(Entry(task, weight, source, origin))
     return entries
 
 
-def _serving(
-    task: str, source: Sequence[Content], needs: tuple[str, ...], traits: np.ndarray | None
-) -> Sequence[Content]:
+def _serving(task: str, source: Sequence[Content], traits: np.ndarray | None) -> Sequence[Content]:
     """The records of a source that can serve a task."""
-    fit = source if traits is None else records_with(source, needs, traits)
+    needs, takes = TASKS[task].needs, TASKS[task].takes
+    fit = source if traits is None else records_with(source, needs, traits, takes)
     if len(source) and not len(fit):
+        wanted = " or ".join(needs) or " and ".join(takes)
         raise ValueError(
-            f"no record of {source!r} has {' or '.join(needs)}, which the task {task!r} needs: add "
+            f"no record of {source!r} has {wanted}, which the task {task!r} needs: add "
             "some, or set its weight in the mixture to 0"
         )
     return fit
@@ -246,6 +249,9 @@ class DocumentStream:
         dropout = self.sequence.cfg_dropout, rng, self.sequence.image_dropout
         segments = drop_condition(segments, *dropout)
         document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
+        while document.size[0] > self.packing.slots and is_long_text(segments):
+            segments = [half_of(segments[0], rng)]
+            document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
         check_fits(document, self.packing)
         return document
 

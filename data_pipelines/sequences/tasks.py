@@ -85,9 +85,25 @@ def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]
     return [Text(words, supervised=True)]
 
 
+def is_long_text(segments: Sequence[Segment]) -> bool:
+    """Whether a document is one text, of which a part would do as well."""
+    return len(segments) == 1 and isinstance(segments[0], Text) and len(segments[0].text) > 1
+
+
+def half_of(segment: Text, rng: np.random.Generator) -> Text:
+    """Half of a text, from a place drawn at random: what is read of one that is longer than a row.
+    It begins and ends between words where there are some.
+    """
+    words = segment.text.split(" ")
+    parts, between = (words, " ") if len(words) > 1 else (segment.text, "")
+    count = len(parts) // 2
+    start = int(rng.integers(len(parts) - count + 1))
+    return dataclasses.replace(segment, text=between.join(parts[start : start + count]))
+
+
 def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
-    return [Text(draw_caption(example, rng)), Image(example.image, DRAWN)]
+    return [Text(draw_caption(example, rng)), Image(_picture(example), DRAWN)]
 
 
 def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -97,20 +113,24 @@ def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list
     index = int(rng.integers(len(example.captions)))
     prompt = BRIEFLY if index == 0 else IN_DETAIL
     caption = _nonempty(example, example.captions[index], "caption")
-    return [Image(example.image), Text(prompt), Text(caption, supervised=True)]
+    return [Image(_picture(example)), Text(prompt), Text(caption, supervised=True)]
 
 
 def visual_qa(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
     question = _question(example, rng)
-    return [Image(example.image), Text(question.question), Text(question.answer, supervised=True)]
+    return [
+        Image(_picture(example)),
+        Text(question.question),
+        Text(question.answer, supervised=True),
+    ]
 
 
 def conversation(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """One picture and all its questions in random order: many answers for one look."""
     (example,) = examples
     _require(example, example.questions, "questions")
-    segments: list[Segment] = [Image(example.image)]
+    segments: list[Segment] = [Image(_picture(example))]
     for index in rng.permutation(len(example.questions)):
         question = _checked(example, example.questions[index])
         segments += [Text(question.question), Text(question.answer, supervised=True)]
@@ -132,7 +152,7 @@ def questions(examples: Sequence[Example], rng: np.random.Generator) -> list[Seg
 def edit(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """Picture and instruction to picture."""
     (example,) = examples
-    return [Image(example.image, SOURCE), *_edit_turn(example, rng)]
+    return [Image(_picture(example), SOURCE), *_edit_turn(example, rng)]
 
 
 def several_images(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -148,7 +168,11 @@ def several_images(examples: Sequence[Example], rng: np.random.Generator) -> lis
         _require(chosen, chosen.captions, "captions or questions")
         asked, answer = BRIEFLY, _nonempty(chosen, chosen.captions[0], "caption")
     prompt = Text(about_image(index + 1, asked))
-    return [*[Image(example.image) for example in examples], prompt, Text(answer, supervised=True)]
+    return [
+        *[Image(_picture(example)) for example in examples],
+        prompt,
+        Text(answer, supervised=True),
+    ]
 
 
 def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -158,7 +182,7 @@ def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> li
     return [
         Text(draw_caption(example, rng)),
         Text(thought, supervised=True),
-        Image(example.image, DRAWN),
+        Image(_picture(example), DRAWN),
     ]
 
 
@@ -211,28 +235,29 @@ def draw_caption(example: Example, rng: np.random.Generator, last: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, how many records it takes at a time, what they hold, and the fields of which a record
-    needs one that is not empty; every example has a picture and captions.
+    """A task, how many records it takes at a time, the fields of which a record needs one that is
+    not empty, those, of picture and captions, without which it is no good, and what it reads.
     """
 
     function: TaskFunction
     arity: int = 1
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ("image", "captions")
     reads: type = Example
 
 
 TASKS: dict[str, Task] = {
-    "text": Task(text),
+    "text": Task(text, takes=("captions",)),
     "text_to_image": Task(text_to_image),
     "image_to_text": Task(image_to_text),
-    "visual_qa": Task(visual_qa, needs=("questions",)),
-    "conversation": Task(conversation, needs=("questions",)),
-    "questions": Task(questions, needs=("questions",)),
-    "edit": Task(edit, needs=("edits",)),
+    "visual_qa": Task(visual_qa, needs=("questions",), takes=("image",)),
+    "conversation": Task(conversation, needs=("questions",), takes=("image",)),
+    "questions": Task(questions, needs=("questions",), takes=("image",)),
+    "edit": Task(edit, needs=("edits",), takes=("image",)),
     "several_images": Task(several_images, arity=2),
     "think_then_draw": Task(think_then_draw, needs=("thought",)),
     "interleaved": Task(interleaved, needs=("questions", "edits")),
-    "document": Task(document, needs=("segments",), reads=FinishedDocument),
+    "document": Task(document, needs=("segments",), takes=(), reads=FinishedDocument),
 }
 DOCUMENT_TASKS = tuple(name for name, task in TASKS.items() if task.reads is FinishedDocument)
 
@@ -277,6 +302,12 @@ def _require(example: Example, values: Sequence[object], what: str) -> None:
         raise BrokenExample(
             f"example {example.key!r} has no {what}; add some, or leave its task out of the mixture"
         )
+
+
+def _picture(example: Example) -> np.ndarray:
+    if example.image is None:
+        _require(example, (), "picture")
+    return example.image
 
 
 def _nonempty(example: Example, words: str, what: str) -> str:

@@ -54,4 +54,5 @@ def _size(content: Example | FinishedDocument) -> int:
         questions = (q.question + q.answer for q in content.questions)
         words = [*content.captions, *questions, content.thought]
         pictures = [content.image, *(edit.target for edit in content.edits)]
-    return sum(picture.nbytes for picture in pictures) + sum(map(len, words)) + 1000
+    pixels = sum(picture.nbytes for picture in pictures if picture is not None)
+    return pixels + sum(map(len, words)) + 1000

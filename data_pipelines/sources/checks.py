@@ -16,14 +16,18 @@ from data_pipelines.segments import FinishedDocument, Text, is_response
 _MARKS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS.values())))
 
 
-def check_texts(example: Example, where: str) -> None:
+def check_texts(example: Example, where: str, captioned: bool = False) -> None:
     """Checks all texts of an example.
 
+    Args:
+      captioned: it needs a caption even where it has a picture or questions.
+
     Raises:
-      RecordError: there is no caption, one is blank, or a text cannot be written as UTF-8 or spells
-        a mark of the model; the message begins with `where`.
+      RecordError: a caption is blank or missing, or a text cannot be written as UTF-8 or spells a
+        mark of the model; the message begins with `where`.
     """
-    if not all([example.captions, *(text.strip() for text in example.captions)]):
+    other = not captioned and (example.image is not None or example.questions)
+    if not all([example.captions or other, *(text.strip() for text in example.captions)]):
         raise RecordError(f"{where}: empty caption: give a text or remove the record")
     _check_each(_texts(example), where)
 

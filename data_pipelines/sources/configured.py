@@ -10,7 +10,11 @@ from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 from data_pipelines.faults import SourceError
-from data_pipelines.sources.registry import DOCUMENT_KINDS
+from data_pipelines.sources.registry import (
+    DOCUMENT_KINDS,
+    WITHOUT_CAPTIONS,
+    WITHOUT_PICTURES,
+)
 
 Config = Mapping[str, Any]
 Part = tuple[str, str]  # name of a source and a task: what of a mixture has a weight of its own
@@ -98,32 +102,36 @@ def source_kinds(config: Config) -> list[str]:
     return list(dict.fromkeys(one.kind for one in configured_sources(config)))
 
 
-def picture_sources(config: Config, stage: str = "") -> list[ConfiguredSource]:
-    """The sources that have pictures with captions: for stages without a mixture, and for scores.
+def picture_sources(
+    config: Config, stage: str = "", *, captioned: bool = True
+) -> list[ConfiguredSource]:
+    """The sources that have pictures, where `captioned` with captions: for stages without a
+    mixture, and for scores.
 
     A source whose only tasks are texts is left out, unless it names the stage.
 
     Raises:
-      SourceError: there is none, or the stage is named by a source of finished documents.
+      SourceError: there is none, or the stage is named by a source that has none.
     """
     found = configured_sources(config, stage)
+    wanted = "pictures with captions" if captioned else "pictures"
+    unfit = WITHOUT_CAPTIONS if captioned else WITHOUT_PICTURES
     for source in found:
-        if source.has_documents and stage in source.stages:
+        if source.kind in unfit and stage in source.stages:
             raise SourceError(
-                f"{source.key}: the stage {stage!r} reads pictures with captions, and kind "
-                f"{source.kind!r} has finished documents: leave the stage out of its stages"
+                f"{source.key}: the stage {stage!r} reads {wanted}, which kind {source.kind!r} "
+                "does not have: leave the stage out of its stages"
             )
     useful = [
         source
         for source in found
-        if not source.has_documents
+        if source.kind not in unfit
         and (not source.tasks or stage in source.stages or set(source.tasks) - set(WORDS_ALONE))
     ]
     if not useful:
         raise SourceError(
             f"no source of {'data.sources' if config['data']['sources'] else 'data.source'} has "
-            f"pictures with captions, which {f'the stage {stage!r}' if stage else 'this'} needs: "
-            "add one"
+            f"{wanted}, which {f'the stage {stage!r}' if stage else 'this'} needs: add one"
         )
     return useful
 

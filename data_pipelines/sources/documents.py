@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -21,6 +22,7 @@ from data_pipelines.segments import (
 )
 from data_pipelines.sources.checks import check_segments
 from data_pipelines.sources.folder import FolderSource, find_list
+from data_pipelines.sources.rows import read_image, read_named
 from data_pipelines.sources.traits import DOCUMENT
 
 LISTS = ("documents.jsonl",)
@@ -80,7 +82,8 @@ class DocumentsSource(FolderSource):
             )
         if key in TEXTS:
             return Text(value, supervised=TEXTS[key])
-        return Image(self._image(value, where), PICTURES[key])
+        read = functools.partial(read_named, self.path, self._read)
+        return Image(read_image(value, where, read), PICTURES[key])
 
 
 def _is_single(part: Any) -> bool:

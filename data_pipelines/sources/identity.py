@@ -1,7 +1,7 @@
 """What data look like from outside: cheap to find, and different when the data are.
 
 An identity maps the name of each file to a `Mark`. Names are relative, so that data may move. Of
-ArrayRecord files the size and a few blocks count; a list of texts counts as a whole, since opening
+files of records the size and a few blocks count; a list of texts counts as a whole, since opening
 it reads all of it anyway, and of its pictures the sizes of a sample.
 """
 
@@ -13,10 +13,11 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from data_pipelines.decoding import shown
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.pictures import PicturesSource
 
 BLOCKS, BLOCK = 16, 4096  # how many are looked at in a file, and their bytes
 PICTURES = 64  # of a folder whose sizes are looked at
@@ -44,9 +45,31 @@ class Mark(NamedTuple):
 Identity = Mapping[str, Mark]
 
 
+class Files(Protocol):
+    """A source that is read from files."""
+
+    paths: list[str]
+
+
 def records_identity(paths: Iterable[str]) -> Identity:
-    """The identity of ArrayRecord files."""
-    return {shown(os.path.basename(path)): _sampled(path) for path in paths}
+    """The identity of files of records: names below the folder that they have in common."""
+    paths = [os.path.abspath(path) for path in paths]
+    base = os.path.commonpath(map(os.path.dirname, paths)) if paths else ""
+    return {shown(os.path.relpath(path, base)): _sampled(path) for path in paths}
+
+
+def identity_of(source: PicturesSource | Files) -> Identity:
+    """The identity of a source by its files, or of a folder of pictures by their names and the
+    sizes of some.
+    """
+    if not isinstance(source, PicturesSource):
+        return records_identity(source.paths)
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(os.fsencode(source.name(index)) + b"\0")
+    names = [source.name(i) for i in range(0, len(source), -(-len(source) // PICTURES))]
+    sizes = hashlib.sha256(" ".join(str(_size(source.path / name)) for name in names).encode())
+    return {"pictures": Mark(0, _short(digest), len(source), 0, _short(sizes))}
 
 
 def folder_identity(source: FolderSource) -> Identity:
@@ -166,6 +189,14 @@ def _pictures(source: FolderSource) -> str:
     for index in range(0, len(source), -(-len(source) // PICTURES)):
         digest.update(f"{_picture_size(source, index)} ".encode())
     return _short(digest)
+
+
+def _size(path: pathlib.Path) -> int:
+    """Bytes of a file; -1 where it is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def _picture_size(source: FolderSource, index: int) -> int:

@@ -12,7 +12,7 @@ import difflib
 import inspect
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from data_pipelines.decoding import shown
@@ -24,9 +24,14 @@ from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.jsonl import JsonlSource
+from data_pipelines.sources.parquet import ParquetSource
+from data_pipelines.sources.pictures import PicturesSource
 from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, check_complete
 from data_pipelines.sources.split import TRAIN, split_source
+from data_pipelines.sources.text import TextSource
 from data_pipelines.sources.tfds import TfdsSource
+from data_pipelines.sources.webdataset import WebDatasetSource
 
 
 class Source(Protocol):
@@ -52,12 +57,16 @@ def open_source(config: Mapping[str, Any]) -> Source:
     if kind not in KINDS:
         raise SourceError(f"data source kind {kind!r} is unknown: {_nearest(kind, KINDS)}")
     skip = options.pop("skip_broken", True)
+    how = {}
+    if kind in UNSPLIT:
+        how = {"split": options.pop("split", TRAIN), "share": options.pop("held_out", 0.0)}
     arguments = inspect.signature(KINDS[kind]).parameters
     _check_keys(options, arguments, f"data source {kind!r}")
     for name, argument in arguments.items():
         if argument.default is argument.empty and name not in options:
             raise SourceError(f"data source {kind!r} lacks {name!r}: give it in the config")
     source = KINDS[kind](**options)
+    source = split_source(source, **how) if how else source
     return SkipBroken(source) if skip else source
 
 
@@ -84,35 +93,27 @@ def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSo
     return ArrayRecordSource(files)
 
 
-def _open_folder(
-    path: str | os.PathLike, split: str = TRAIN, held_out: float = 0.0
-) -> Sequence[Example]:
-    return split_source(FolderSource(path), split, held_out)
-
-
-def _open_documents(
-    path: str | os.PathLike, split: str = TRAIN, held_out: float = 0.0
-) -> Sequence[FinishedDocument]:
-    return split_source(DocumentsSource(path), split, held_out)
-
-
-def _open_array_record(
-    paths: str | os.PathLike | Sequence[str | os.PathLike],
-    split: str = TRAIN,
-    held_out: float = 0.0,
-) -> Sequence[Example]:
-    return split_source(ArrayRecordSource(paths), split, held_out)
-
-
 KINDS: dict[str, Callable[..., Source]] = {
     "scenes": _open_scenes,
-    "array_record": _open_array_record,
-    "folder": _open_folder,
+    "array_record": ArrayRecordSource,
+    "folder": FolderSource,
+    "jsonl": JsonlSource,
+    "parquet": ParquetSource,
+    "pictures": PicturesSource,
+    "text": TextSource,
     "tfds": TfdsSource,
+    "webdataset": WebDatasetSource,
     "openmoji": _open_openmoji,
-    "documents": _open_documents,
+    "documents": DocumentsSource,
 }
 DOCUMENT_KINDS = ("documents",)  # they have finished documents in place of examples
+WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
+WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
+# Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
+UNSPLIT = (
+    *("array_record", "documents", "folder", "jsonl", "parquet", "pictures", "text"),
+    "webdataset",
+)
 
 
 def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:

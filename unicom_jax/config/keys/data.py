@@ -13,19 +13,32 @@ SOURCE = Group(
         "kind": Key(
             "scenes",
             "The kind of source; see docs/configurations.md.",
-            choices=("scenes", "array_record", "folder", "tfds", "openmoji", "documents"),
+            choices=(
+                "scenes",
+                "array_record",
+                "documents",
+                "folder",
+                "jsonl",
+                "parquet",
+                "pictures",
+                "text",
+                "tfds",
+                "webdataset",
+                "openmoji",
+            ),
             resume=RECORDED,
         ),
         "path": Key(
             "",
-            "A folder, ArrayRecord files, or the name of a prepared TFDS data set.",
+            "A folder, files of records (glob and brace patterns too), or the name of a prepared "
+            "TFDS data set.",
             path=True,
             resume=NEUTRAL,
         ),
         "size": Key(20_000, "Scenes per epoch (scenes only).", least=1, resume=RECORDED),
         "held_out": Key(
             0.05,
-            "Share of records kept for evaluation (folder, documents and array_record).",
+            "Share of records kept for evaluation (all but scenes, tfds and openmoji).",
             least=0,
             below=1,
             resume=RECORDED,
@@ -39,13 +52,37 @@ SOURCE = Group(
             before="",
         ),
         "image": Key(
-            "image", "The feature that holds the picture (tfds).", resume=RECORDED, before="image"
+            "image",
+            "The feature or column that holds the picture (tfds, parquet).",
+            resume=RECORDED,
+            before="image",
         ),
         "captions": Key(
             "",
-            'The feature that holds the texts (tfds); "": the first with a usual name.',
+            "The feature, column or field that holds the texts (tfds, parquet, text); "
+            '"": the first with a usual name.',
             resume=RECORDED,
             before="",
+        ),
+        "questions": Key(
+            "",
+            'The column that holds questions or conversations (parquet); "": that of this name.',
+            resume=RECORDED,
+            before="",
+        ),
+        "images": Key(
+            "",
+            'The folder that names of pictures are relative to (jsonl); "": that of the file.',
+            path=True,
+            resume=NEUTRAL,
+            before="",
+        ),
+        "piece": Key(
+            0,
+            "Bytes of UTF-8 after which a document is cut (text); 0: 3 for each slot of a row.",
+            least=0,
+            resume=RECORDED,
+            before=0,
         ),
     },
 )
