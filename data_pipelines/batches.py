@@ -7,7 +7,6 @@ the same order, so that losses of several stages can be compared.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from data_pipelines.loading.loader import (
     make_loader,
 )
 from data_pipelines.loading.pictures import PictureConfig, WeightedSource, make_picture_loader
-from data_pipelines.loading.rows import open_rows
+from data_pipelines.loading.rows import open_rows, recorded
 from data_pipelines.sequences.mixture import DocumentStream, Entry, Mixture, entries_of
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.configured import (
@@ -143,8 +142,8 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
         **({"weight_unit": unit} if unit != "documents" else {}),
         "mixture": {task: share for task, share in config[stage]["mixture"].items() if share},
         "overlong": config[stage]["overlong"],
-        "sequence": dataclasses.asdict(stage_sequence(config, stage)),
-        "packing": dataclasses.asdict(stage_packing(config, stage)),
+        "sequence": recorded("sequence", stage_sequence(config, stage)),
+        "packing": recorded("packing", stage_packing(config, stage)),
     }
 
 

@@ -15,7 +15,12 @@ from data_pipelines.images import ImagePolicy
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL, texts_of
-from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from data_pipelines.sequences.tokenizer import (
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    with_token,
+)
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.configured import (
     ConfiguredSource,
@@ -194,6 +199,7 @@ def sequence_config(
     return SequenceConfig(
         patch=data["patch"],
         images=image_policy(config),
+        understood=data["understood_policy"],
         pool=config["codec"]["pool"],
         fold=config["unified"]["fold"],
         understanding=unified["understanding"],
@@ -201,6 +207,9 @@ def sequence_config(
         cfg_dropout=cfg_dropout,
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
+        template_labels=data["template_labels"],
+        image_positions=unified["image_positions"],
+        unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
         response_close=data["response_close"],
@@ -222,6 +231,8 @@ def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer
         tokenizer = load_tokenizer(given, add_missing=True)
     else:
         tokenizer = train_tokenizer(_texts(config), config["data"]["vocab_size"])
+    if config["data"]["unconditional"] == "masked":
+        tokenizer = with_token(tokenizer, "no_mean")
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         tokenizer.save(directory)
@@ -255,6 +266,7 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         images=settings["images_per_row"],
         window_rows=settings["window_rows"],
         draws=settings["draws_per_row"],
+        balance=config["data"]["balance_rows"],
     )
 
 

@@ -17,15 +17,15 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
-from data_pipelines.sequences.sequence import Document, build_document
+from data_pipelines.sequences.sequence import Document
 from data_pipelines.sequences.tasks import (
     TASKS,
     BrokenExample,
     Content,
     check_content,
-    drop_condition,
     half_of,
     is_long_text,
 )
@@ -246,12 +246,11 @@ class DocumentStream:
         check_content(entry.task, examples, entry.origin or repr(entry.source))
         rng = np.random.default_rng([self.mixture.seed, index, shift])
         segments = TASKS[entry.task].function(examples, rng)
-        dropout = self.sequence.cfg_dropout, rng, self.sequence.image_dropout
-        segments = drop_condition(segments, *dropout)
-        document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
+        how = self.tokenizer, self.sequence, rng, examples[0].key
+        document = build_training(segments, *how)
         while document.size[0] > self.packing.slots and is_long_text(segments):
             segments = [half_of(segments[0], rng)]
-            document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
+            document = build_training(segments, *how)
         check_fits(document, self.packing)
         return document
 

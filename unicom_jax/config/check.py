@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.key import ConfigError, checked
+from unicom_jax.config.keys.data import SQUARE
 from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, value_at, values
 
 Config = Mapping[str, Any]
@@ -73,6 +74,11 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"data.image_size={size} is not a multiple of data.bucket_step={data['bucket_step']}, "
             "as policy bucket_walk needs it"
+        )
+    if data["understood_policy"] != "same" and policy not in SQUARE:
+        raise ConfigError(
+            f"data.understood_policy={data['understood_policy']!r} needs data.policy to be one of "
+            f"{', '.join(SQUARE)}, not {policy!r}; set it to same, or change data.policy"
         )
     if not data["response_close"]:
         raise ConfigError(
