@@ -10,7 +10,9 @@ import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import SourceError
+from data_pipelines.sources.chosen import records_with
 from data_pipelines.sources.split import SplitSource, held_out
+from data_pipelines.sources.traits import may_lack, traits_of_source
 from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt
 from unicom_jax.evaluation.suite import balanced, first_of_each
@@ -37,6 +39,23 @@ class EvaluationData:
     prompts: Sequence[Prompt] = ()
     judge_edit: EditJudge = judge_pixels
     judge_caption: CaptionJudge | None = None
+
+
+def complete(source: Sequence[Example]) -> Sequence[Example]:
+    """The records that have both a picture and a caption, as scores need them.
+
+    Raises SourceError when there is none.
+    """
+    traits = traits_of_source(source) if may_lack(source) else None
+    if traits is None:
+        return source
+    found = records_with(source, (), traits, ("image", "captions"))
+    if not len(found):
+        raise SourceError(
+            f"no held-out record of {source!r} has both a picture and a caption, so nothing can be "
+            "scored: evaluate on other data"
+        )
+    return found
 
 
 def half_of(source: Sequence[Example], split: str) -> Sequence[Example]:
