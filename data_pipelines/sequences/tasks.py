@@ -1,20 +1,27 @@
 """Tasks: from examples to what the model reads and what it must write, as a list of segments.
 
-A task is a pure function of its examples and a generator. Segments say nothing about tokens:
-prompts come first, the response follows, and a further prompt opens the next turn. `sequence` turns
-them into slots.
+A task is a pure function of its examples and a generator.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.examples import Example, Question
-
-UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # what an image is in a document for
+from data_pipelines.faults import SourceError
+from data_pipelines.segments import (
+    DRAWN,
+    SOURCE,
+    FinishedDocument,
+    Image,
+    Segment,
+    Text,
+    is_response,
+)
 
 BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts of image_to_text
 
@@ -23,41 +30,8 @@ class BrokenExample(ValueError):
     """An example that lacks what its task needs; the message names it and how to fix it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """A stretch of text. Supervised text is response, the other is prompt.
-
-    `apart`: a prompt that starts anew behind the pictures of the first turn. It and its response
-    neither see other turns nor stand behind them, as if each were the only one.
-    """
-
-    text: str
-    supervised: bool = False
-    apart: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """A picture (H, W, 3) uint8. `role`: "understood" and "source" (of an edit) belong to a prompt,
-    "drawn" to a response.
-    """
-
-    pixels: np.ndarray
-    role: str = UNDERSTOOD
-
-    def __post_init__(self) -> None:
-        if self.role not in (UNDERSTOOD, SOURCE, DRAWN):
-            raise ValueError(
-                f"image role {self.role!r} is unknown; choose {UNDERSTOOD}, {SOURCE} or {DRAWN}"
-            )
-
-
-Segment = Text | Image
-TaskFunction = Callable[[Sequence[Example], np.random.Generator], list[Segment]]
-
-
-def is_response(segment: Segment) -> bool:
-    return segment.supervised if isinstance(segment, Text) else segment.role == DRAWN
+Content = Example | FinishedDocument  # of a record
+TaskFunction = Callable[[Sequence[Any], np.random.Generator], list[Segment]]
 
 
 def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
@@ -229,6 +203,16 @@ def interleaved(examples: Sequence[Example], rng: np.random.Generator) -> list[S
     return segments
 
 
+def document(documents: Sequence[FinishedDocument], rng: np.random.Generator) -> list[Segment]:
+    """A document as its source wrote it."""
+    (finished,) = documents
+    if not finished.segments or not is_response(finished.segments[-1]):
+        raise BrokenExample(
+            f"document {finished.key!r} ends without a response; end it with one, or remove it"
+        )
+    return list(finished.segments)
+
+
 def about_image(number: int, question: str) -> str:
     """The form of a question about one of several pictures, counted from 1."""
     return f"Image {number}: {question}"
@@ -251,14 +235,15 @@ def draw_caption(example: Example, rng: np.random.Generator, last: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, how many examples it takes at a time, the fields of which an example needs one that
-    is not empty, and those, of picture and captions, without which it is no good.
+    """A task, how many records it takes at a time, the fields of which a record needs one that is
+    not empty, those, of picture and captions, without which it is no good, and what it reads.
     """
 
     function: TaskFunction
     arity: int = 1
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ("image", "captions")
+    reads: type = Example
 
 
 TASKS: dict[str, Task] = {
@@ -272,7 +257,44 @@ TASKS: dict[str, Task] = {
     "several_images": Task(several_images, arity=2),
     "think_then_draw": Task(think_then_draw, needs=("thought",)),
     "interleaved": Task(interleaved, needs=("questions", "edits")),
+    "document": Task(document, needs=("segments",), takes=(), reads=FinishedDocument),
 }
+DOCUMENT_TASKS = tuple(name for name, task in TASKS.items() if task.reads is FinishedDocument)
+
+
+def check_content(task: str, contents: Sequence[Content], owner: str) -> None:
+    """Checks that records hold what a task reads.
+
+    Args:
+      owner: the source, in words.
+
+    Raises:
+      SourceError: a task of examples met a finished document, or the other way round.
+    """
+    for content in contents:
+        if isinstance(content, TASKS[task].reads):
+            continue
+        if isinstance(content, FinishedDocument):
+            raise SourceError(
+                f"{owner} has finished documents such as {content.key!r}, which the task {task!r} "
+                f"cannot read: give it the task {' or '.join(map(repr, DOCUMENT_TASKS))}"
+            )
+        raise SourceError(
+            f"{owner} has pictures with texts such as {content.key!r}, and the task {task!r} reads "
+            "finished documents: give it another task"
+        )
+
+
+def texts_of(content: Content) -> list[str]:
+    """The words of a record that tasks write."""
+    if isinstance(content, FinishedDocument):
+        return [segment.text for segment in content.segments if isinstance(segment, Text)]
+    return [
+        *content.captions,
+        content.thought,
+        *(words for q in content.questions for words in (q.question, q.answer)),
+        *(edit.instruction for edit in content.edits),
+    ]
 
 
 def _require(example: Example, values: Sequence[object], what: str) -> None:

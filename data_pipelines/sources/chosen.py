@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
-from data_pipelines.sources.traits import LACKS, TRAITS, traits_of_source
+from data_pipelines.sources.traits import LACKS, NEEDS, traits_of_source
 
 BLOCK = 1024  # numbers whose rank is counted together; a multiple of 8
 
@@ -82,11 +82,11 @@ def records_with(
     """The records of a source that can serve a task; the source itself where all can.
 
     Args:
-      names: keys of `TRAITS`, of which a record needs one; (): none.
+      names: keys of `NEEDS`, of which a record needs one; (): none.
       traits: of all its records, `traits_of_source`.
       takes: keys of `LACKS`, none of which a record may lack.
     """
     fit = (traits & np.uint8(sum(LACKS[name] for name in takes))) == 0
     if names:
-        fit &= (traits & np.uint8(sum(TRAITS[name] for name in names))) != 0
+        fit &= (traits & np.uint8(sum(NEEDS[name] for name in names))) != 0
     return source if fit.all() else Chosen(source, Ascending(fit))

@@ -8,7 +8,7 @@ import os
 import pathlib
 import re
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import numpy as np
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
-from data_pipelines.sources.rows import example_of, parse_row, read_named
+from data_pipelines.sources.rows import IMAGE_KEYS, example_of, parse_row, read_named
 from data_pipelines.sources.traits import TRAITS
 
 LISTS = ("captions.jsonl", "metadata.jsonl")  # looked for in this order
@@ -47,7 +47,7 @@ class FolderSource:
         read: Callable[[pathlib.Path], np.ndarray | bytes] = load_image,
     ) -> None:
         self.path, self._read = pathlib.Path(path).expanduser(), read
-        self.list = _find_list(self.path)
+        self.list = self._find_list()
         self._lines, self._offsets = _line_offsets(self.list)
         if not len(self._offsets):
             raise SourceError(
@@ -77,6 +77,13 @@ class FolderSource:
     def __repr__(self) -> str:
         return f"FolderSource({shown(self.list)})"
 
+    def first_picture(self, row: Mapping[str, Any]) -> str:
+        """The file of a row's first picture; StopIteration: it has none."""
+        return next(row[key] for key in IMAGE_KEYS if row.get(key) is not None)
+
+    def _find_list(self) -> pathlib.Path:
+        return find_list(self.path, LISTS, '{"file_name": "cat.jpg", "text": "a cat"}')
+
     def line(self, index: int) -> bytes:
         """The line of a row, as it is in the list."""
         with open(self.list, "rb") as file:
@@ -97,15 +104,23 @@ def _line_traits(line: bytes) -> int:
         return 0
 
 
-def _find_list(path: pathlib.Path) -> pathlib.Path:
+def find_list(path: pathlib.Path, names: Sequence[str], line: str) -> pathlib.Path:
+    """The first of the files `names` that a folder has.
+
+    Args:
+      line: an example of what such a file holds.
+
+    Raises:
+      SourceError: the folder or its list is missing.
+    """
     if not path.is_dir():
         raise SourceError(f"{shown(path)}: no such folder: check the path")
-    for name in LISTS:
+    for name in names:
         if (path / name).is_file():
             return path / name
+    neither = "holds neither " if len(names) > 1 else "has no "
     raise SourceError(
-        f"{shown(path)}: holds neither {' nor '.join(LISTS)}: write {LISTS[0]} with lines like "
-        '{"file_name": "cat.jpg", "text": "a cat"}'
+        f"{shown(path)}: {neither}{' nor '.join(names)}: write {names[0]} with lines like {line}"
     )
 
 

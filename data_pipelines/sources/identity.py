@@ -18,7 +18,6 @@ from typing import NamedTuple, Protocol
 from data_pipelines.decoding import shown
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.pictures import PicturesSource
-from data_pipelines.sources.rows import IMAGE_KEYS
 
 BLOCKS, BLOCK = 16, 4096  # how many are looked at in a file, and their bytes
 PICTURES = 64  # of a folder whose sizes are looked at
@@ -118,6 +117,38 @@ def changes(before: Identity, now: Identity, folder: FolderSource | None = None)
     return found
 
 
+Found = Mapping[str, tuple[Identity, FolderSource | None]]  # by the name of a source
+
+
+def joined_identity(sources: Found) -> Identity:
+    """One identity of several sources: their files are called SOURCE/FILE."""
+    return {
+        f"{source}/{name}" if source else name: mark
+        for source, (identity, _) in sources.items()
+        for name, mark in identity.items()
+    }
+
+
+def source_differences(before: Identity, sources: Found) -> list[str]:
+    """As `changes`, of several sources; each line names the source.
+
+    Args:
+      before: their `joined_identity`.
+    """
+    if "" in sources:
+        return changes(before, *sources[""])
+    owners: dict[str, dict[str, Mark]] = {}
+    for name, mark in before.items():
+        source, _, file = name.partition("/")
+        owners.setdefault(source, {})[file] = mark
+    found = []
+    for source in dict.fromkeys((*owners, *sources)):
+        identity, folder = sources.get(source, ({}, None))
+        lines = changes(owners.get(source, {}), identity, folder)
+        found += [f"source {source}: {line}" for line in lines]
+    return found
+
+
 def _verb(names: Iterable[str]) -> str:
     return "is" if len(list(names)) == 1 else "are"
 
@@ -171,8 +202,7 @@ def _size(path: pathlib.Path) -> int:
 def _picture_size(source: FolderSource, index: int) -> int:
     """Bytes of the picture of a row; -1 where the row or the picture is broken."""
     try:
-        row = json.loads(source.line(index))
-        name = next(row[key] for key in IMAGE_KEYS if row.get(key) is not None)
+        name = source.first_picture(json.loads(source.line(index)))
         return (source.path / name).stat().st_size
     except (OSError, ValueError, TypeError, AttributeError, StopIteration):
         return -1

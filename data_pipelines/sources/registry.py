@@ -1,7 +1,8 @@
 """Sources by name.
 
-A source has `__len__` and `__getitem__(index) -> Example`, so `grain.MapDataset.source` takes it.
-It raises RecordError for a record that cannot be used.
+A source has `__len__` and `__getitem__(index)`, so `grain.MapDataset.source` takes it. A record is
+an Example or, of DOCUMENT_KINDS, a FinishedDocument. It raises RecordError for one that cannot be
+used.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
+from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
+from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import ParquetSource
@@ -32,11 +35,11 @@ from data_pipelines.sources.webdataset import WebDatasetSource
 
 
 class Source(Protocol):
-    """Random access to examples."""
+    """Random access to records."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example | FinishedDocument: ...
 
 
 def open_source(config: Mapping[str, Any]) -> Source:
@@ -101,9 +104,16 @@ KINDS: dict[str, Callable[..., Source]] = {
     "tfds": TfdsSource,
     "webdataset": WebDatasetSource,
     "openmoji": _open_openmoji,
+    "documents": DocumentsSource,
 }
+DOCUMENT_KINDS = ("documents",)  # they have finished documents in place of examples
+WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
+WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
-UNSPLIT = ("array_record", "folder", "jsonl", "parquet", "pictures", "text", "webdataset")
+UNSPLIT = (
+    *("array_record", "documents", "folder", "jsonl", "parquet", "pictures", "text"),
+    "webdataset",
+)
 
 
 def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:

@@ -18,8 +18,10 @@ import numpy as np
 
 from data_pipelines.examples import Example
 
-TRAITS = {"questions": 1, "edits": 2, "thought": 4}
+TRAITS = {"questions": 1, "edits": 2, "thought": 4}  # of an Example, by its field
+DOCUMENT = 8  # of a FinishedDocument
 LACKS = {"captions": 16, "image": 32}  # what nearly all records have
+NEEDS = {**TRAITS, "segments": DOCUMENT}  # by what a task needs
 SUFFIX = ".traits.npy"
 LOG = logging.getLogger(__name__)
 

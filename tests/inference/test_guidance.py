@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.tasks import SOURCE, Text
+from data_pipelines.segments import SOURCE, Text
 from tests.families.documents import image
 from unicom_jax.inference import guidance
 from unicom_jax.inference.drawing import Drawing

@@ -11,9 +11,10 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
+from data_pipelines.segments import Image, Segment
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import VISION_START, Document, build_prefix
-from data_pipelines.sequences.tasks import Image, Segment, unconditional_segments, without_pictures
+from data_pipelines.sequences.tasks import unconditional_segments, without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture

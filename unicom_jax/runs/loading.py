@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data_pipelines.build import Share, picture_loader, unified_loader
+from data_pipelines.batches import Share, picture_loader, unified_loader
 from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.split import TRAIN

@@ -380,7 +380,7 @@ def test_every_kind_opens_from_a_config(tmp_path, coco):
         "tfds": {"name": coco},
         "scenes": {"size": 2, "seed": 1},
     }
-    assert configs.keys() == sources.KINDS.keys()
+    assert configs.keys() | set(sources.DOCUMENT_KINDS) == sources.KINDS.keys()
     for kind, arguments in configs.items():
         first = open_source({"kind": kind} | arguments)[0]
         assert bool(first.captions) == (kind != "pictures")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
+from unicom_jax.config.keys.training import MIXTURE
 
 SOURCE = Group(
     "Where examples come from.",
@@ -13,6 +16,7 @@ SOURCE = Group(
             choices=(
                 "scenes",
                 "array_record",
+                "documents",
                 "folder",
                 "jsonl",
                 "parquet",
@@ -82,6 +86,38 @@ SOURCE = Group(
         ),
     },
 )
+SOURCES = Key(
+    (),
+    "Several weighted sources in place of data.source; see docs/data.md.",
+    fields={
+        **SOURCE.keys,
+        "kind": dataclasses.replace(SOURCE.keys["kind"], required=True),
+        "name": Key(
+            "",
+            'What metrics and messages call the source; "": the last part of its path, else its '
+            "kind.",
+            resume=RECORDED,
+        ),
+        "weight": Key(
+            1.0,
+            "Share of what a stage reads, in data.weight_unit; those of a stage's sources are "
+            "normalised to sum to 1.",
+            above=0,
+            resume=RECORDED,
+        ),
+        "tasks": Key(
+            {},
+            "Tasks it serves: a task, several with equal shares, or a dict of shares, which are "
+            "normalised to sum to 1; {}: the tasks of STAGE.mixture.",
+            choices=tuple(MIXTURE.keys),
+            least=0,
+            resume=RECORDED,
+        ),
+        "stages": Key((), "The stages that read it; (): all.", item=str, resume=RECORDED),
+    },
+    resume=RECORDED,
+    before=(),
+)
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "letter")
 LETTERS = ("A", "C", "E", "H", "L", "S", "T", "U")
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
@@ -117,6 +153,16 @@ SCENES = Group(
         resume=RECORDED,
     ),
 )
+UNIT = {
+    "weight_unit": Key(
+        "documents",
+        "What the weights of sources and the shares of tasks are shares of: documents, or tokens, "
+        "the slots of packed rows (those of pictures, too).",
+        choices=("documents", "tokens"),
+        resume=RECORDED,
+        before="documents",
+    ),
+}
 IDENTITY = {
     "fingerprint": Key(
         "",
@@ -181,5 +227,14 @@ LOADING = each(
 )
 DATA = Group(
     "The data of all stages.",
-    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **LOADING},
+    {
+        "source": SOURCE,
+        "sources": SOURCES,
+        **UNIT,
+        "scenes": SCENES,
+        **IDENTITY,
+        **PICTURES,
+        **WORDS,
+        **LOADING,
+    },
 )
