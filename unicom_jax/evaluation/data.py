@@ -10,9 +10,8 @@ import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import SourceError
-from data_pipelines.sources.chosen import records_with
+from data_pipelines.sources.chosen import having
 from data_pipelines.sources.split import SplitSource, held_out
-from data_pipelines.sources.traits import may_lack, traits_of_source
 from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt
 from unicom_jax.evaluation.suite import balanced, first_of_each
@@ -46,10 +45,7 @@ def complete(source: Sequence[Example]) -> Sequence[Example]:
 
     Raises SourceError when there is none.
     """
-    traits = traits_of_source(source) if may_lack(source) else None
-    if traits is None:
-        return source
-    found = records_with(source, (), traits, ("image", "captions"))
+    found = having(source, ("image", "captions"))
     if not len(found):
         raise SourceError(
             f"no held-out record of {source!r} has both a picture and a caption, so nothing can be "
