@@ -20,6 +20,7 @@ from data_pipelines.build import (
     stage_packing,
     stage_sequence,
 )
+from data_pipelines.faults import SourceError
 from data_pipelines.loading.loader import (
     Loader,
     LoaderConfig,
@@ -30,6 +31,7 @@ from data_pipelines.loading.pictures import PictureConfig, WeightedSource, make_
 from data_pipelines.loading.rows import open_rows, recorded
 from data_pipelines.sequences.mixture import DocumentStream, Entry, Mixture, entries_of
 from data_pipelines.sequences.tokenizer import Tokenizer
+from data_pipelines.sources.chosen import having
 from data_pipelines.sources.configured import (
     ConfiguredSource,
     Part,
@@ -228,10 +230,18 @@ def picture_loader(
         captions=config["encoder"]["captions"] if captioned else "none",
     )
     sources = picture_sources(config, stage, captioned=captioned)
+    takes = ("image", "captions") if captioned else ("image",)
+    opened = [having(open_one(config, one, split, sharers=len(sources)), takes) for one in sources]
+    for one, records in zip(sources, opened, strict=True):
+        if not len(records):
+            raise SourceError(
+                f"{one}: no record has {' and '.join(takes)}, which the stage {stage!r} needs: "
+                "add some, or leave the stage out"
+            )
     return make_picture_loader(
         [
-            WeightedSource(open_one(config, one, split, sharers=len(sources)), one.weight, one.name)
-            for one in sources
+            WeightedSource(records, one.weight, one.name)
+            for one, records in zip(sources, opened, strict=True)
         ],
         tokenizer,
         pictures,

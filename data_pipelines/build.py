@@ -55,7 +55,7 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "image": (("parquet", "tfds"), "image"),
     "captions": (("parquet", "text", "tfds"), ""),
     "questions": (("parquet",), ""),
-    "images": (("jsonl",), ""),
+    "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
 }
 LISTED_KEYS = {"size": (("scenes",), 20_000)}  # the same, of an item of data.sources alone
@@ -89,7 +89,10 @@ def source_options(
         "openmoji": lambda: {"path": source["path"], "split": split},
         "array_record": lambda: {"paths": source["path"]},
         "folder": lambda: {"path": source["path"]},
-        "jsonl": lambda: {"paths": source["path"], "images": source["images"]},
+        **dict.fromkeys(
+            ("conversations", "jsonl"),
+            lambda: {"paths": source["path"], "images": source["images"]},
+        ),
         "parquet": lambda: {
             "paths": source["path"],
             **{key: source[key] for key in ("image", "captions", "questions")},
@@ -294,7 +297,7 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
             found = folder_identity(folder)
         case "array_record" | "openmoji":
             found = records_identity(find_records(path))
-        case "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
+        case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
             options = source_options(config, TRAIN, False, one)
             opened = open_source(options | {"held_out": 0.0})
             found = identity_of(opened.source)

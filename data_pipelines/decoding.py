@@ -49,15 +49,19 @@ def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
     return _decoded(read_file(source), shown(source))
 
 
-def load_file(path: str | os.PathLike) -> bytes:
+def load_file(source: str | os.PathLike | bytes) -> bytes:
     """The bytes of a picture file that can be decoded: its own where records keep its format
     (`KEPT`), else those of a PNG of the same pixels.
+
+    Args:
+      source: a path, or the bytes of the file.
 
     Raises:
       ValueError, OSError: as for `load_image`.
     """
-    data = read_file(path)
-    pixels = _decoded(data, shown(path))
+    given = isinstance(source, bytes)
+    data = source if given else read_file(source)
+    pixels = _decoded(data, f"<{len(data)} bytes>" if given else shown(source))
     with PilImage.open(io.BytesIO(data)) as picture:
         if picture.format in KEPT and not getattr(picture, "is_animated", False):
             return data

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
-from data_pipelines.sources.traits import LACKS, NEEDS, traits_of_source
+from data_pipelines.sources.joined import Joined
+from data_pipelines.sources.traits import LACKS, NEEDS, may_lack, traits_of_source
 
 BLOCK = 1024  # numbers whose rank is counted together; a multiple of 8
 
@@ -71,6 +72,19 @@ class Chosen:
             return None
         compact = isinstance(self.indices, Ascending)
         return found[self.indices.mask() if compact else self.indices]
+
+
+def having(source: Sequence[Example], takes: Sequence[str]) -> Sequence[Example]:
+    """The records that have everything of `takes`, as far as a source knows; () where none has.
+
+    Args:
+      takes: keys of `LACKS`.
+    """
+    if isinstance(source, Joined):
+        parts = [part for part in (having(one, takes) for one in source.sources) if len(part)]
+        return Joined(parts) if parts else ()
+    traits = traits_of_source(source) if may_lack(source) else None
+    return source if traits is None else records_with(source, (), traits, takes)
 
 
 def records_with(

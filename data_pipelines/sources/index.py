@@ -151,8 +151,8 @@ def _open(
     if len(paths) == 1:
         found, file = entries(0)
         return found, np.array([len(found) - 1]), file
-    name = _hash(kind, *map(os.path.abspath, paths))
-    joined = cache_folder() / f"{name}-{_hash(*stamps)}.npy"
+    name = short_hash(kind, *map(os.path.abspath, paths))
+    joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
     counts = joined.with_suffix(".counts.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):
         return _mapped(joined), np.cumsum(np.load(counts)), joined
@@ -178,7 +178,7 @@ def _kept(
     path: str, kind: str, stamp: str, make: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, pathlib.Path | None]:
     beside = pathlib.Path(path).with_name(f".{pathlib.Path(path).name}.{kind}-{stamp}.npy")
-    cached = cache_folder() / f"{_hash(os.path.abspath(path))}.{kind}-{stamp}.npy"
+    cached = cache_folder() / f"{short_hash(os.path.abspath(path))}.{kind}-{stamp}.npy"
     for file in (beside, cached):
         with contextlib.suppress(OSError, ValueError, EOFError):
             return _mapped(file), file
@@ -199,10 +199,11 @@ def _stamp(path: str) -> str:
         raise SourceError(
             f"{shown(path)}: cannot be read ({error.strerror}): check the path"
         ) from error
-    return _hash(str(found.st_size), str(found.st_mtime_ns))
+    return short_hash(str(found.st_size), str(found.st_mtime_ns))
 
 
-def _hash(*parts: str) -> str:
+def short_hash(*parts: str) -> str:
+    """16 hex digits of some texts, for the name of a file."""
     joined = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha256(joined).hexdigest()[:16]
 

@@ -27,7 +27,7 @@ from data_pipelines.sources.columns import (
     trait_columns,
 )
 from data_pipelines.sources.files import Paths, find_files
-from data_pipelines.sources.index import Index, Scan, kept
+from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
 
@@ -168,7 +168,7 @@ class ParquetTable:
         bare = lacking(self._columns)
         if not names:
             return np.broadcast_to(np.uint8(bare), len(self))
-        kind = f"{KIND}-traits-{'-'.join(name.encode().hex() for name in names)}"
+        kind = f"{KIND}-traits-{short_hash(*names)}"
         every = [
             kept(path, kind, functools.partial(self._scan_traits, number))
             for number, path in enumerate(self.paths)

@@ -22,6 +22,7 @@ from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
+from data_pipelines.sources.conversations import ConversationsSource
 from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
@@ -105,14 +106,15 @@ KINDS: dict[str, Callable[..., Source]] = {
     "webdataset": WebDatasetSource,
     "openmoji": _open_openmoji,
     "documents": DocumentsSource,
+    "conversations": ConversationsSource,
 }
-DOCUMENT_KINDS = ("documents",)  # they have finished documents in place of examples
+DOCUMENT_KINDS = ("conversations", "documents")  # they have finished documents in place of examples
 WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
 WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
 UNSPLIT = (
-    *("array_record", "documents", "folder", "jsonl", "parquet", "pictures", "text"),
-    "webdataset",
+    *("array_record", "conversations", "documents", "folder", "jsonl", "parquet", "pictures"),
+    *("text", "webdataset"),
 )
 
 

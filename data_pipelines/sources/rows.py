@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,13 +72,12 @@ def example_of(
         Question(*_fields(item, ("question", "answer"), {"kind": "other"}, where))
         for item in _optional(row, "questions", list, where)
     ]
-    turns = _optional(row, "conversations", list, where)
     edits = [_edit(item, where, read) for item in _optional(row, "edits", list, where)]
     example = Example(
         key=where,
         image=None if name is None else read_image(_single(name, where), where, read),
         captions=tuple(sorted(captions, key=len)),
-        questions=(*questions, *_conversation(turns, where)),
+        questions=(*questions, *_conversation(row, where)),
         edits=tuple(edits),
         thought=_optional(row, "thought", str, where),
     )
@@ -130,16 +129,20 @@ def _single(name: Any, where: str) -> Any:
         return name
     if len(name) != 1:
         raise RecordError(
-            f"{where}: lists {len(name)} pictures, and an example has one: give one, or write the "
-            "row as several"
+            f"{where}: lists {len(name)} pictures, and an example has one: read conversations "
+            "about several with kind 'conversations'"
         )
     return name[0]
 
 
-def _conversation(turns: Sequence[Any], where: str) -> list[Question]:
-    """Question and answer of each pair of turns, without the mark of the picture's place."""
-    texts, marks = [], 0
-    for number, turn in enumerate(turns):
+def turns_of(row: Mapping[str, Any], where: str) -> list[str]:
+    """The texts of a conversation: question and answer in turn; [] where there is none.
+
+    Raises:
+      RecordError: another speaker's turn is expected, or the last question has no answer.
+    """
+    texts = []
+    for number, turn in enumerate(_optional(row, "conversations", list, where)):
         speaker, text = (
             (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
         )
@@ -148,12 +151,25 @@ def _conversation(turns: Sequence[Any], where: str) -> list[Question]:
                 f"{where}: turn {number + 1} of its conversation is {str(turn)[:60]}: give "
                 '{"from": "human", "value": ...} and {"from": "gpt", "value": ...} in turn'
             )
-        marks += text.count(IMAGE_MARK) * (number % 2 == 0)
-        texts.append(text.replace(IMAGE_MARK, "").strip() if number % 2 == 0 else text.strip())
+        texts.append(text)
     if len(texts) % 2:
         raise RecordError(f"{where}: its conversation ends with a question: add the answer")
+    return texts
+
+
+def picture_names(row: Mapping[str, Any]) -> list[Any]:
+    """What a row names its pictures by."""
+    value = next((row[key] for key in IMAGE_KEYS if row.get(key) is not None), [])
+    return value if isinstance(value, list) else [value]
+
+
+def _conversation(row: Mapping[str, Any], where: str) -> list[Question]:
+    """Question and answer of each pair of turns, without the mark of the picture's place."""
+    turns = turns_of(row, where)
+    marks = sum(text.count(IMAGE_MARK) for text in turns[::2])
     if marks > 1:
         raise RecordError(f"{where}: its conversation has {marks} marks {IMAGE_MARK}: keep one")
+    texts = [text.replace(IMAGE_MARK, "").strip() for text in turns]
     if not all(texts):
         raise RecordError(f"{where}: its conversation has an empty turn: fill it in or remove it")
     return [Question(*pair, "conversation") for pair in zip(texts[::2], texts[1::2], strict=True)]

@@ -14,7 +14,7 @@ from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.files import Paths
-from data_pipelines.sources.index import Scan
+from data_pipelines.sources.index import Scan, short_hash
 from data_pipelines.sources.lines import Lines, scan_lines
 from data_pipelines.sources.rows import parse_row
 from data_pipelines.sources.traits import LACKS
@@ -40,7 +40,7 @@ class TextSource:
         if piece < 16:
             raise SourceError(f"data.source.piece={piece} bytes is too little: give at least 16")
         self.piece, self.field = piece, field
-        kind = f"{KIND}-{piece}-{field.encode().hex()}"
+        kind = f"{KIND}-{short_hash(str(piece), field)}"
         scan = functools.partial(_scan, piece=piece, field=field)
         self._lines = Lines(paths, SUFFIXES, kind, scan)
         self.paths = self._lines.paths

@@ -18,7 +18,7 @@ from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.configured import source_kinds
 from data_pipelines.sources.split import EVALUATION
-from unicom_jax.evaluation.data import TEST, EvaluationData, half_of, sample_of
+from unicom_jax.evaluation.data import TEST, EvaluationData, complete, half_of, sample_of
 from unicom_jax.evaluation.run import SCORES_FILE, evaluate
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
@@ -109,7 +109,7 @@ def data_of(
         sizes = [policy.target_size(*size, unit) for size in fields["sizes"]]
         scenes = SceneConfig(**fields)
         return scenes_data(settings, scenes, sizes=tuple(dict.fromkeys(sizes)), split=split)
-    source = open_examples(run, EVALUATION, with_edits=settings.edits > 0)
+    source = complete(open_examples(run, EVALUATION, with_edits=settings.edits > 0))
     examples = sample_of(half_of(source, split), settings.examples)
     if settings.pictures and len(examples) < FEWEST:
         raise SourceError(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -63,6 +65,26 @@ def test_a_sample_has_the_texts_questions_and_edits_of_its_json(tmp_path):
     np.testing.assert_array_equal(first.edits[0].target, gray(4))
     assert (second.captions, int(second.image[0, 0, 0])) == ((), 5)
     assert source.traits().tolist() == [1 + 2, 16]
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+def test_long_names_and_folders_are_read_in_every_form_of_tar(tmp_path, form):
+    folder = "f" * 90
+    names = [f"{folder}/{'n' * 60}{number}" for number in range(3)]
+    if form != tarfile.USTAR_FORMAT:
+        names = [name + "é" * 40 for name in names]
+    with tarfile.open(tmp_path / "s.tar", "w", format=form) as tar:
+        directory = tarfile.TarInfo(folder)
+        directory.type = tarfile.DIRTYPE
+        tar.addfile(directory)
+        for number, name in enumerate(names):
+            for suffix, data in ((".png", png(number)), (".txt", b"gray %d" % number)):
+                member = tarfile.TarInfo(name + suffix)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    source = WebDatasetSource(tmp_path)
+    assert read_all(source) == EXPECTED[:3]
+    assert source[1].key.endswith(names[1])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ SOURCE = Group(
             choices=(
                 "scenes",
                 "array_record",
+                "conversations",
                 "documents",
                 "folder",
                 "jsonl",
