@@ -136,12 +136,14 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
     """
     sources = {one.name: _source_facts(config, one) for one in configured_sources(config, stage)}
     unit, given = config["data"]["weight_unit"], config[stage]["window_documents"]
+    scale = config["data"]["decode_scale"]
     return {
         **({"window_documents": given} if given else {}),
         "seed": config["seed"],
         **({} if seed is None else {"stage_seed": seed}),
         **({"source": sources[""]} if "" in sources else {"sources": sources}),
         **({"weight_unit": unit} if unit != "documents" else {}),
+        **({"decode_scale": scale} if scale else {}),
         "mixture": {task: share for task, share in config[stage]["mixture"].items() if share},
         "overlong": config[stage]["overlong"],
         "sequence": recorded("sequence", stage_sequence(config, stage)),

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data_pipelines.decoding import load_image
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
-from data_pipelines.images import ImagePolicy
+from data_pipelines.images import ImagePolicy, decoded_size
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL, texts_of
@@ -172,7 +176,8 @@ def open_one(
     """The records of one source. It has an equal share of `data.cache_mb` with the others."""
     options = source_options(config, split, with_edits, one)
     try:
-        source = open_source({**options, "skip_broken": skip_broken})
+        reading = {"skip_broken": skip_broken, "read": picture_reader(config)}
+        source = open_source({**options, **reading})
     except SourceError as error:
         if not one.name:
             raise
@@ -184,6 +189,18 @@ def open_one(
 def image_policy(config: Config) -> ImagePolicy:
     data = config["data"]
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
+
+
+def picture_reader(config: Config) -> Callable[..., np.ndarray]:
+    """Reads a picture file no larger than the image policy needs it."""
+    scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
+    if not scale:
+        return load_image
+    policy = image_policy(config)
+    policy.target_size(1, 1, unit)  # raises where the sizes do not agree
+    return functools.partial(
+        load_image, smallest=functools.partial(decoded_size, policy, unit, scale)
+    )
 
 
 def grid_unit(config: Config) -> int:

@@ -35,6 +35,7 @@ from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.files import Paths, find_files
 from data_pipelines.sources.open_files import OpenFiles
+from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.traits import (
     LACKS,
     TRAITS,
@@ -73,27 +74,29 @@ def _file_of(picture: np.ndarray | bytes | None) -> bytes | None:
     return encode_png(picture) if isinstance(picture, np.ndarray) else picture
 
 
-def decode_example(data: bytes, where: str) -> Example:
+def decode_example(data: bytes, where: str, read: ReadImage | None = None) -> Example:
     """Read one record.
 
     Args:
       data: what `encode_example` wrote.
       where: file and index, for the error message.
+      read: bytes of a picture file -> the picture; None: `load_image`.
 
     Raises:
       RecordError: the record is damaged, of another format, or holds nothing to learn from.
     """
+    read = read or load_image
     try:
         content = msgpack.unpackb(data)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, not {FORMAT!r}")
         edits = [
-            Edit(instruction, load_image(target), kind, caption)
+            Edit(instruction, read(target), kind, caption)
             for instruction, target, kind, caption in content["edits"]
         ]
         example = Example(
             key=content["key"],
-            image=None if content["image"] is None else load_image(content["image"]),
+            image=None if content["image"] is None else read(content["image"]),
             captions=tuple(content["captions"]),
             questions=tuple(Question(*question) for question in content["questions"]),
             edits=tuple(edits),

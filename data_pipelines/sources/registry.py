@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import os
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from data_pipelines.decoding import shown
+from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
@@ -24,11 +25,18 @@ from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.conversations import ConversationsSource
 from data_pipelines.sources.documents import DocumentsSource
+from data_pipelines.sources.files import Paths
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import ParquetSource
 from data_pipelines.sources.pictures import PicturesSource
-from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, check_complete
+from data_pipelines.sources.records import (
+    SUFFIX,
+    ArrayRecordSource,
+    check_complete,
+    decode_example,
+)
+from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import TRAIN, split_source
 from data_pipelines.sources.text import TextSource
 from data_pipelines.sources.tfds import TfdsSource
@@ -48,7 +56,8 @@ def open_source(config: Mapping[str, Any]) -> Source:
 
     Args:
       config: "kind" (a key of KINDS), the arguments of that kind, and optionally "skip_broken"
-        (default True: wrap in SkipBroken; False: the first broken record raises).
+        (default True: wrap in SkipBroken; False: the first broken record raises) and "read", which
+        reads picture files in place of `load_image` for the kinds that have some.
 
     Raises:
       SourceError: unknown kind or argument, missing argument, or nothing to open.
@@ -62,6 +71,8 @@ def open_source(config: Mapping[str, Any]) -> Source:
     if kind in UNSPLIT:
         how = {"split": options.pop("split", TRAIN), "share": options.pop("held_out", 0.0)}
     arguments = inspect.signature(KINDS[kind]).parameters
+    if "read" not in arguments:  # it draws pictures, or another library reads them
+        options.pop("read", None)
     _check_keys(options, arguments, f"data source {kind!r}")
     for name, argument in arguments.items():
         if argument.default is argument.empty and name not in options:
@@ -94,9 +105,13 @@ def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSo
     return ArrayRecordSource(files)
 
 
+def _open_array_record(paths: Paths, read: ReadImage = load_image) -> ArrayRecordSource:
+    return ArrayRecordSource(paths, functools.partial(decode_example, read=read))
+
+
 KINDS: dict[str, Callable[..., Source]] = {
     "scenes": _open_scenes,
-    "array_record": ArrayRecordSource,
+    "array_record": _open_array_record,
     "folder": FolderSource,
     "jsonl": JsonlSource,
     "parquet": ParquetSource,

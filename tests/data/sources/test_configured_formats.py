@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from PIL import Image as PilImage
 
 from data_pipelines.batches import picture_loader, row_facts
-from data_pipelines.build import data_identity, source_options
+from data_pipelines.build import data_identity, open_one, source_options
+from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
+from data_pipelines.sources.configured import configured_sources
 from data_pipelines.sources.identity import changes
+from data_pipelines.sources.records import write_records
 from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from tests.data.samples import tokenizer
-from tests.data.sources.formats import png, write_jsonl, write_parquet, write_shards
+from tests.data.sources.formats import png, write_jsonl, write_parquet, write_shards, write_tar
 from tests.tiny import tiny_config
 
 COUNT = 30
@@ -99,6 +105,27 @@ def test_a_piece_of_text_is_as_long_as_the_shortest_row_that_reads_it(paths):
     assert source_options(config, TRAIN, False)["piece"] == 3 * 96
     config.data.source.piece = 50
     assert source_options(config, TRAIN, False)["piece"] == 50
+
+
+@pytest.mark.parametrize("kind", ["webdataset", "jsonl", "parquet", "pictures", "array_record"])
+def test_every_source_of_files_decodes_no_more_of_a_jpeg_than_the_policy_needs(kind, tmp_path):
+    buffer = io.BytesIO()
+    PilImage.new("RGB", (600, 400)).save(buffer, "JPEG")
+    data = buffer.getvalue()
+    (tmp_path / "a.jpg").write_bytes(data)
+    path = {
+        "webdataset": lambda: write_tar(tmp_path / "a.tar", {"a.jpg": data, "a.txt": "black"}),
+        "jsonl": lambda: write_jsonl(tmp_path / "a.jsonl", [{"image": "a.jpg", "text": "black"}]),
+        "parquet": lambda: write_parquet(tmp_path / "a.parquet", {"image": [data], "text": ["a"]}),
+        "pictures": lambda: tmp_path,
+        "array_record": lambda: write_records(tmp_path / "a", [Example("a", data, ("a",))])[0],
+    }[kind]()
+    given = {"kind": kind, "path": str(path), "held_out": 0.0}
+    config = tiny_config(**{f"data__source__{key}": value for key, value in given.items()})
+    (one,) = configured_sources(config)
+    assert open_one(config, one, TRAIN)[0].image.shape == (100, 150, 3)
+    config.data.decode_scale = 0.0
+    assert open_one(config, one, TRAIN)[0].image.shape == (400, 600, 3)
 
 
 def test_an_option_of_another_kind_is_refused(paths):

@@ -191,6 +191,13 @@ PICTURES = {
     "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
     "max_tokens": Key(1024, "Largest number of patches of a picture (naflex).", least=1),
     "bucket_step": Key(64, "Pixels between neighbouring sizes (bucket and bucket_walk).", least=1),
+    "decode_scale": Key(
+        2.0,
+        "A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if its sides stay this many times as "
+        "long as they become; 0: always whole.",
+        least=0,
+        before=0.0,
+    ),
 }
 WORDS = {
     "tokenizer": Key(
