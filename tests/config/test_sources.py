@@ -173,9 +173,9 @@ def test_the_example_of_the_documentation_has_the_shares_that_it_says():
     check_settings(config, STAGES)
     weights = part_weights(config, "pretrain")
     drawn = sum(weight for (_, task), weight in weights.items() if task == "text_to_image")
-    shares = weights["books", "document"], drawn, weights["web", "image_to_text"]
+    shares = weights["books", "text"], drawn, weights["web", "image_to_text"]
     assert shares == pytest.approx((0.25, 0.45, 0.1)) and sum(weights.values()) == pytest.approx(1)
-    assert len(picture_sources(config, "codec")) == 3 and ("vqa", "visual_qa") in weights
+    assert len(picture_sources(config, "codec")) == 3 and ("llava", "visual_qa") in weights
 
 
 # ---- what goes together ------------------------------------------------------------------------

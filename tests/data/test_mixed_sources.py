@@ -18,6 +18,7 @@ from data_pipelines.sources.split import EVALUATION, TRAIN
 from tests.data.mixed import entries, mixed_config, write_sources
 from tests.data.packed import pack
 from tests.data.samples import tokenizer
+from tests.data.sources.formats import png, write_jsonl, write_parquet, write_shards
 from tests.tiny import tiny_config
 from unicom_jax.runs.stages import data_seed
 
@@ -118,7 +119,7 @@ def test_the_length_of_documents_is_measured_for_each_source_and_task(config, mo
 # ---- the same batches everywhere ---------------------------------------------------------------
 
 
-def rows(batch):
+def rows_of(batch):
     """What identifies each row, wherever its window has put it."""
     parts = (batch.tokens, batch.targets, batch.target_weights, batch.patches)
     digests = []
@@ -133,15 +134,70 @@ def rows(batch):
 def test_a_resumed_run_on_other_hosts_and_workers_has_the_same_samples(config):
     config.pretrain.batch_size, config.pretrain.window_rows = 8, 4
     whole = rows_of_stage(config, "pretrain", tokenizer(), seed=3)
-    expected = [rows(next(whole)) for _ in range(3)]
+    expected = [rows_of(next(whole)) for _ in range(3)]
     whole.close()
     assert len(set(itertools.chain(*expected))) == 24
     for share, workers in (((0, 1, 2, 3, 4), 0), ((5, 6, 7), 1)):
         config.data.workers = workers
         host = rows_of_stage(config, "pretrain", tokenizer(), start=1, share=share, seed=3)
-        found = [rows(next(host)) for _ in range(2)]
+        found = [rows_of(next(host)) for _ in range(2)]
         host.close()
         assert found == [[batch[row] for row in share] for batch in expected[1:]]
+
+
+def test_six_sources_of_six_formats_give_the_same_samples_on_any_number_of_hosts(
+    paths, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a.txt").write_text("gray words\n" * 30, encoding="utf-8")
+    write_shards(tmp_path, 2, 10)
+    columns = {"image": [png(i) for i in range(20)], "text": [f"gray {i}" for i in range(20)]}
+    write_parquet(tmp_path / "a.parquet", columns)
+    turns = [{"from": "human", "value": "<image> what?"}, {"from": "gpt", "value": "a square"}]
+    rows = [{"image": f"{i}.png", "conversations": turns} for i in range(12)]
+    write_jsonl(tmp_path / "talk.jsonl", rows)
+    config = mixed_config(
+        [
+            {"kind": "text", "path": str(tmp_path / "words"), "tasks": "text", "weight": 25},
+            {
+                "kind": "webdataset",
+                "name": "web",
+                "path": str(tmp_path / "s-{000..001}.tar"),
+                "tasks": "text_to_image",
+                "weight": 30,
+            },
+            {
+                "kind": "parquet",
+                "path": str(tmp_path / "a.parquet"),
+                "tasks": ("text_to_image", "image_to_text"),
+                "weight": 30,
+            },
+            {"kind": "documents", "path": str(paths["pages"]), "tasks": "document", "weight": 5},
+            {"kind": "array_record", "path": str(paths["edits"]), "tasks": "edit", "weight": 5},
+            {
+                "kind": "jsonl",
+                "path": str(tmp_path / "talk.jsonl"),
+                "images": str(paths["photos"]),
+                "tasks": "visual_qa",
+                "weight": 5,
+            },
+        ],
+        pretrain__window_documents=12,
+        pretrain__mixture__visual_qa=0.0,
+    )
+    stream = document_stream(config, "pretrain", tokenizer())
+    tasks = Counter()
+    for (_, task), count in origins(stream, range(1000)).items():
+        tasks[task] += count
+    assert (tasks["text"], tasks["text_to_image"], tasks["edit"]) == (250, 450, 50)
+    assert not sum((stream.document(index)[1] for index in range(60)), Counter())
+    whole = [rows_of(rows_of_stage(config, "pretrain", tokenizer()).at(step)) for step in range(3)]
+    for share in ((0, 1), (2, 3)):
+        host = rows_of_stage(config, "pretrain", tokenizer(), start=1, share=share)
+        found = [rows_of(next(host)) for _ in range(2)]
+        host.close()
+        assert found == [[batch[row] for row in share] for batch in whole[1:]]
 
 
 def test_batches_count_their_documents_by_task_and_source(config):
@@ -167,7 +223,7 @@ def test_packed_rows_of_several_sources_are_those_that_a_run_would_pack(
     made = rows_of_stage(config, "pretrain", tokenizer(), seed=seed).at(0)
     config.data.packed = str(tmp_path)
     ready = rows_of_stage(config, "pretrain", tokenizer(), seed=seed)
-    assert rows(ready.at(0)) == rows(made)
+    assert rows_of(ready.at(0)) == rows_of(made)
     config.data.sources[2]["weight"] = 2.0
     with pytest.raises(SourceError, match=r"made with sources.pages.weight=1.0, now it is 2.0"):
         rows_of_stage(config, "pretrain", tokenizer(), seed=seed)
@@ -186,7 +242,7 @@ def test_one_source_has_the_batches_that_it_had_before_there_could_be_several():
     digest = hashlib.sha256()
     for part in pictures:
         digest.update(np.ascontiguousarray(part).tobytes())
-    assert sorted(rows(batch)) == GOLDEN_ROWS
+    assert sorted(rows_of(batch)) == GOLDEN_ROWS
     assert digest.hexdigest()[:16] == GOLDEN_PICTURES
     facts = row_facts(config, "pretrain")
     assert facts["source"].keys() == {"kind", "seed", "size", "scene", "with_edits"}
