@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from data_pipelines.build import sequence_config
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from tests.families.documents import documents, lively, pack, words
 from tests.models.torch_weights import assert_close

@@ -273,7 +273,7 @@ CHEERS_ONLY = {
 
 def _check_cheers(config: Config) -> None:
     for key, (only, why) in CHEERS_ONLY.items():
-        if (value := _at(config, key)) != only:
+        if (value := value_at(config, key)) != only:
             raise ConfigError(f"{key}={value} with unified.pathway=cheers: {why}; set it to {only}")
     if config["unified"]["edit_source"] == "both":
         raise ConfigError(
