@@ -26,6 +26,7 @@ from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
 from unicom_jax.families.images import Noised
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
 TOKENS, LATENT = SIDE**2, 12
 RNG = np.random.default_rng(0)
