@@ -144,7 +144,7 @@ encoder.batch_size=1
 data.scenes.shapes=circle
 stages=encoder,codec
 stages=autoencoder
-stages=autoencoder autoencoder.discriminator.weight=1
+autoencoder.discriminator.weight=1 stages=autoencoder
 codec.pool=2 codec.compressor=pool
 unified.transformer.unroll=7
 pretrain.ema_warmup=True pretrain.ema_decay=0.99

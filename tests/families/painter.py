@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import pytest
 
+from data_pipelines.build import grid_unit, image_policy
 from tests.families.toy import FOLD, folded
 from tests.models.diffusers_folder import SMALL
 from tests.runs.workdirs import begin_run
@@ -22,7 +23,7 @@ from unicom_jax.config import KEYS
 from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families import build
-from unicom_jax.families.build import VISION, build_encoder, grid_side
+from unicom_jax.families.build import VISION, build_encoder
 from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel, noise_draws
 from unicom_jax.models.latent_codec import AutoencoderCodec
@@ -110,8 +111,9 @@ def unfolded(slots: jax.Array) -> jax.Array:
 
 
 def build_kl(config) -> AutoencoderCodec:
-    side, ragged = grid_side(config), config["data"]["policy"].startswith("bucket")
-    return AutoencoderCodec(LatentSpace(SMALL, config["data"]["patch"], side, side, ragged))
+    patch, ragged = config["data"]["patch"], config["data"]["policy"].startswith("bucket")
+    canvas = image_policy(config).canvas(patch, grid_unit(config))
+    return AutoencoderCodec(LatentSpace(SMALL, patch, *canvas, ragged))
 
 
 def build_painter(config, transformer) -> PainterImages:

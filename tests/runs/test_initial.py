@@ -59,6 +59,19 @@ def test_without_a_folder_everything_is_chance():
     assert same(params, chance)
 
 
+def test_a_part_that_is_given_is_given_whole_unless_some_of_it_is_named_as_random():
+    module = build_encoder(tiny_config())
+    weights = module.init(jax.random.key(SEED + 1))
+    given = {"vision": {k: v for k, v in weights["vision"].items() if k != "embedding"}}
+    with pytest.raises(ConfigError, match="vision starts from weights without embedding/"):
+        initial_params(module.specs(), [], SEED, on_device, given=given)
+    fresh = [("vision", "embedding")]
+    found = initial_params(module.specs(), [], SEED, on_device, given=given, fresh=fresh)
+    chance = jax.jit(module.init)(jax.random.key(SEED))
+    assert same(found["vision"], {**given["vision"], "embedding": chance["vision"]["embedding"]})
+    assert same(found["text"], chance["text"])
+
+
 def test_the_image_tower_comes_from_its_folder_and_the_rest_by_chance(tmp_path):
     config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
     given = write(tmp_path / "siglip", "siglip", build_encoder(config).vision)

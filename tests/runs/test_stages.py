@@ -21,8 +21,6 @@ from unicom_jax.runs.stages import PARTS, STAGES, Occurrence
 from unicom_jax.runs.trained import furthest, stages_before, starts_from
 from unicom_jax.training.stages import LOSSES
 
-SETTINGS = {}  # what a family asks of a configuration, by its name
-
 
 def labels(found):
     return [one.label for one in found]
@@ -51,12 +49,17 @@ def test_a_row_finds_what_it_refers_to(name):
         assert subtree.of(specs[subtree.part]), key
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_speaks_of_weights_that_there_are(name):
-    config, family = tiny_config(unified__pathway=name, **SETTINGS.get(name, {})), FAMILIES[name]
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in FAMILIES), ("cheers", {"unified__cheers__pixels": False})],
+)
+def test_a_family_speaks_of_weights_that_there_are(name, settings):
+    config, family = tiny_config(unified__pathway=name, **settings), FAMILIES[name]
     parts = {part: made.build(config).abstract() for part, made in PARTS.items()}
     for key, subtree in family.starts_from(config).items():
-        assert parts["unified"][key] == subtree.of(parts[subtree.part])
+        given = subtree.of(parts[subtree.part])
+        assert given == {name: parts["unified"][key][name] for name in given}
+        assert parts["unified"][key].keys() - given.keys() == set(subtree.fresh)
     trees = {tree: of.of(parts[of.part]) for tree, of in family.in_model.items()}
     assert family.codec(config).abstract() == trees["codec"]
     wanted = {name: of.of(parts[of.part]) for name, of in family.frozen.items()}
