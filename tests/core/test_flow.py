@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -148,16 +149,10 @@ def test_heun_never_asks_for_the_velocity_at_the_end():
 
 
 def test_velocity_is_traced_once_however_many_steps():
-    traces = []
-
-    def counting(z, t):
-        traces.append(1)
-        return gaussian_velocity(z, t)
-
+    velocity = chex.assert_max_traces(gaussian_velocity, n=1)
     for steps in (2, 50):
-        traces.clear()
-        jax.jit(lambda z: flow.integrate(counting, z, steps)).lower(jnp.zeros(3))  # noqa: B023
-        assert len(traces) == 1
+        chex.clear_trace_counter()
+        jax.jit(lambda z: flow.integrate(velocity, z, steps)).lower(jnp.zeros(3))  # noqa: B023
 
 
 def test_guidance_of_scale_one_is_the_conditional_velocity():
