@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -69,10 +70,6 @@ def weights(workdir, stage):
     return restore_params(workdir, stage, module.abstract())
 
 
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 def test_parts_become_step_0_of_their_stages(given, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert run("import", given, workdir, *parts(given)) == 0
@@ -82,7 +79,8 @@ def test_parts_become_step_0_of_their_stages(given, tmp_path, capsys):
     encoder = build_encoder(config)
     vision = restore_params(workdir, "encoder", encoder.abstract(), parts=("vision",))["vision"]
     rounded = jax.tree.map(lambda x: np.asarray(x, jax.numpy.bfloat16), lively(encoder.vision))
-    assert_same(vision, jax.tree.map(lambda x: np.asarray(x, np.float32), rounded))
+    rounded = jax.tree.map(lambda x: np.asarray(x, np.float32), rounded)
+    chex.assert_trees_all_equal(vision, rounded, strict=True)
     assert "rows 300 to" in capsys.readouterr().out
 
 
@@ -103,7 +101,8 @@ def test_training_starts_from_what_was_imported_as_from_init_from(given, trained
     )
     assert run("train", given, tmp_path / "run", *keys) == 0
     assert stage_steps(trained, "pretrain")[-1] == 1
-    assert_same(weights(trained, "pretrain"), weights(tmp_path / "run", "pretrain"))
+    imported, named = (weights(one, "pretrain") for one in (trained, tmp_path / "run"))
+    chex.assert_trees_all_equal(imported, named, strict=True)
 
 
 def test_a_dry_run_checks_and_shows_everything_and_writes_nothing(given, tmp_path, capsys):

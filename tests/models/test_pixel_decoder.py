@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -114,7 +115,7 @@ def test_remat_changes_no_gradient():
         return jax.jit(jax.grad(lambda p: decoder.loss(p, *arguments)[0]["flow"][0]))(TRAINED)
 
     plain, again = gradient(DECODER), gradient(dataclasses.replace(DECODER, remat=True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), plain, again)
+    chex.assert_trees_all_close(plain, again, rtol=2e-3, atol=1e-3)
 
 
 def test_decoder_learns_to_paint_what_the_condition_says():

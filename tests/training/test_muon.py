@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,14 +56,12 @@ def both():
 
 def test_updates_are_those_of_optax(both):
     (ours, _), (theirs, _) = both
-    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6 * LEARNING_RATE)
+    chex.assert_trees_all_close(ours, theirs, rtol=0, atol=1e-6 * LEARNING_RATE)
 
 
 def test_the_state_is_that_of_optax_so_that_its_checkpoints_go_on(both):
     (_, ours), (_, theirs) = both
-    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-6)
 
 
 def test_matrices_of_zeros_stay_zero():
