@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from tests.parallel.programs import on_eight_devices
 from unicom_jax.core.losses import soft_cap, text_terms
@@ -41,13 +43,15 @@ def our_loss(head, hidden, targets, weights, chunk=0):
     return total / count
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 5, 12, 100])
-def test_value_and_gradients_are_those_of_the_plain_loss_whatever_the_chunk(chunk):
-    head, hidden, *rest = problem()
-    expected, expected_grads = jax.value_and_grad(plain_loss, (0, 1))(head, hidden, *rest)
-    loss, grads = jax.value_and_grad(our_loss, (0, 1))(head, hidden, *rest, chunk)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    chex.assert_trees_all_close(grads, expected_grads, rtol=1e-7, atol=1e-6)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(0, 1, 5, 12, 100)
+    def test_value_and_gradients_are_those_of_the_plain_loss_whatever_the_chunk(self, chunk):
+        expected, expected_grads = jax.value_and_grad(plain_loss, (0, 1))(*problem())
+        ours = self.variant(jax.value_and_grad(partial(our_loss, chunk=chunk), (0, 1)))
+        loss, grads = ours(*problem())
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        chex.assert_trees_all_close(grads, expected_grads, rtol=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [0, 5])
