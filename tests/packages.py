@@ -7,6 +7,7 @@ python -m tests.packages OTHER      of another one
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -37,10 +38,16 @@ class Package(NamedTuple):
     imports: tuple[str, ...]  # packages below
 
 
+@functools.cache
+def parsed(source: str) -> ast.Module:
+    """Kept, because several tests read every file."""
+    return ast.parse(source)
+
+
 def imported_modules(source: str, module: str, is_package: bool = False) -> list[str]:
     """Full names of all that `source` imports, also inside functions, relative ones resolved."""
     names = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

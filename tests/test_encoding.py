@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.packages import parsed
+
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(
     p
@@ -18,7 +20,7 @@ FILES = sorted(
 def without_encoding(source: str) -> list[int]:
     """Lines that open a text file, or read or write its text, and name no encoding."""
     found = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(parsed(source)):
         if not isinstance(node, ast.Call) or any(key.arg == "encoding" for key in node.keywords):
             continue
         called, arguments = node.func, node.args

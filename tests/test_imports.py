@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packages import ORDER, ROOT, imported_modules, packages, table
+from tests.packages import ORDER, ROOT, imported_modules, packages, parsed, table
 
 HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions")
 SOURCES = (
@@ -166,7 +166,7 @@ def reexported(source: str, origins: dict[str, set[str]]) -> list[str]:
     """
     return [
         f"{node.module}.{alias.name}"
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(parsed(source))
         if isinstance(node, ast.ImportFrom) and not node.level
         for alias in node.names
         if alias.name in origins.get(node.module or "", ())
@@ -175,7 +175,7 @@ def reexported(source: str, origins: dict[str, set[str]]) -> list[str]:
 
 def only_imported(source: str) -> set[str]:
     """Names that a module imports from another one at its top level."""
-    body = ast.parse(source).body
+    body = parsed(source).body
     return {
         alias.asname or alias.name
         for node in body

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.packages import parsed
 from unicom_jax.runs.stages import PARTS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,7 +50,7 @@ def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:
 def stages_named(source: str) -> list[str]:
     """LINE: NAME of every place that names a stage."""
     found = []
-    for parent in ast.walk(ast.parse(source)):
+    for parent in ast.walk(parsed(source)):
         of_config = isinstance(parent, ast.Attribute) and ast.unparse(parent.value) == "config"
         if of_config and parent.attr in STAGES.keys() - PARTS.keys():
             found.append(f"{parent.lineno}: config.{parent.attr}")
