@@ -40,7 +40,6 @@ from unicom_jax.runs import weights
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.weights import Choice, load, stages_in_use
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
 
 
