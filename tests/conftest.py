@@ -49,3 +49,10 @@ def pytest_runtest_protocol(item):
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
     jax.config.update("jax_disable_most_optimizations", folder not in OPTIMIZED)
     return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from tests.sharing import SharedFixtures
+
+    return SharedFixtures(config, log)
