@@ -39,15 +39,17 @@ SHAPED = (
 )
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
 
-# The other tests run a program a few times, and LLVM's optimisations would take longer than they
-# save. These measure programs, or ask for the last bits of single functions: they get all of them.
+# Tests run a program a few times, and LLVM's optimisations would take longer than they save. These
+# folders measure programs, or ask for the last bits of single functions, and get all of them; so
+# does a test that is marked `optimized`.
 OPTIMIZED = ("core", "parallel", "planning")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
     folder = item.path.relative_to(Path(__file__).parent).parts[0]
-    jax.config.update("jax_disable_most_optimizations", folder not in OPTIMIZED)
+    optimized = folder in OPTIMIZED or item.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)
     return (yield)
 
 
