@@ -24,7 +24,13 @@ from absl import flags
 
 from data_pipelines.loading import workers
 from data_pipelines.sequences.mixture import DocumentStream
-from data_pipelines.sequences.packing import assign, documents_per_window, pack_row, stack_rows
+from data_pipelines.sequences.packing import (
+    assign,
+    balanced,
+    documents_per_window,
+    pack_row,
+    stack_rows,
+)
 from unicom_jax.core.batch import MixedBatch
 
 Batch = TypeVar("Batch")
@@ -78,7 +84,8 @@ class Loader(Generic[Batch]):
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
         `set_state`: documents, slots (used), room (slots in all), left_over, unreadable, broken,
-        overlong; and restarts (of worker processes).
+        overlong; of those used task/TASK, source/NAME and source_slots/NAME (`Mixture.tally`); and
+        restarts (of worker processes).
 
     A worker process that dies is started again with all others, at the step whose batch is next.
 
@@ -210,9 +217,16 @@ class PackedBatches:
             counts.update(skipped)
         packing, sequence = self.stream.packing, self.stream.sequence
         rows, left_over = assign([d.size for d in documents], packing)
+        if packing.balance:
+            predicted = [d.predicted for d in documents]
+            order = balanced([sum(predicted[i] for i in row) for row in rows])
+            rows = [rows[place] for place in order]
         packed = [documents[i] for row in rows for i in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)
+        first = window * self.window_documents
+        used = ((first + i, len(documents[i])) for row in rows for i in row)
+        counts.update(self.stream.mixture.tally(used))
         return [pack_row([documents[i] for i in row], packing, sequence) for row in rows]
 
 

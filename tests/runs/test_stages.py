@@ -162,11 +162,11 @@ def test_a_seed_depends_on_the_runs_seed_and_on_the_label_alone():
 def older(config) -> dict:
     """As a run from before these keys stored it."""
     stored = json.loads(to_json(config))
-    del stored["stage_seeds"], stored["sft"]["init_from"]
+    del stored["stage_seeds"], stored["sft"]["init_from"], stored["data"]["balance_rows"]
     return stored
 
 
-def test_a_run_from_before_stage_seeds_keeps_its_rule(tmp_path):
+def test_a_run_from_before_stage_seeds_and_balanced_rows_keeps_its_rules(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(older(tiny_config())))
     put(tmp_path, "encoder")
     assert open_run(tmp_path, None, []).stage_seeds is False
@@ -174,6 +174,7 @@ def test_a_run_from_before_stage_seeds_keeps_its_rule(tmp_path):
     given.write_text("from tests.tiny import tiny_config as get_config\n")
     config = open_run(tmp_path, str(given), [])
     assert config.stage_seeds is False and config.sft.init_from == ""
+    assert config.data.balance_rows is False
     with pytest.raises(ConfigError, match="started with stage_seeds=False, now it is True"):
         open_run(tmp_path, str(given), ["--config.stage_seeds=True"])
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.images import ImagePolicy
+from data_pipelines.segments import Image, Segment
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.tasks import Image, Segment
 from unicom_jax.inference.arrays import prepared
 from unicom_jax.inference.prompt import power_of_two
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
@@ -51,7 +51,7 @@ def drawn_grid(
         shape = prepared(sources[-1], sequence).shape[:2] if sources else (usual, usual)
     else:
         shape = size
-        if sequence.images.kind == "fixed" and tuple(size) != (usual, usual):
+        if sequence.images.square and tuple(size) != (usual, usual):
             raise ValueError(
                 f"size {size}: this model was trained at {(usual, usual)} only; leave the size "
                 "out, or train with --config.data.policy=bucket or naflex"

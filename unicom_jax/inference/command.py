@@ -13,16 +13,9 @@ import numpy as np
 from rich.console import Console
 
 from data_pipelines.decoding import load_image
+from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import (
-    BRIEFLY,
-    SOURCE,
-    UNDERSTOOD,
-    Image,
-    Segment,
-    Text,
-    about_image,
-)
+from data_pipelines.sequences.tasks import BRIEFLY, about_image
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.chat import chat
@@ -175,7 +168,7 @@ def size_of(text: str, generator: Generator) -> tuple[int, int]:
     if not ratio:
         return int(first), int(second)
     policy = generator.sequence.images
-    if policy.kind == "fixed" and first != second:
+    if policy.square and first != second:
         raise ValueError(
             f"--size={text}: this model draws squares of {policy.size} pixels only; leave --size "
             "out, or train with --config.data.policy=bucket or naflex"

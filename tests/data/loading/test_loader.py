@@ -12,7 +12,7 @@ import pytest
 
 from data_pipelines.images import ImagePolicy
 from data_pipelines.loading.loader import LoaderConfig, choose_window_documents, make_loader
-from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
+from data_pipelines.loading.pictures import PictureConfig, WeightedSource, make_picture_loader
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sources.cache import CachedSource
@@ -21,9 +21,9 @@ from tests.data.samples import SMALL, Dots, example, tokenizer
 WEIGHTS = {"text": 0.2, "text_to_image": 0.4, "visual_qa": 0.2, "edit": 0.2}
 
 
-def loader(seed=0, bad=None, window_documents=8, start=0, **config):
+def loader(seed=0, bad=None, window_documents=8, start=0, window_rows=2, balance=False, **config):
     mixture = mixture_of(WEIGHTS, Dots(30, bad), seed=seed)
-    packing = PackingConfig(slots=128, images=16, window_rows=2)
+    packing = PackingConfig(slots=128, images=16, window_rows=window_rows, balance=balance)
     stream = DocumentStream(mixture, tokenizer(), SMALL, packing, broken="skip")
     config = LoaderConfig(**{"rows": 4, "threads": 1, "prefetch": 2, **config})
     window_documents = window_documents or choose_window_documents(stream)
@@ -33,7 +33,9 @@ def loader(seed=0, bad=None, window_documents=8, start=0, **config):
 def pictures(source=None, **config):
     config = LoaderConfig(**{"rows": 6, "threads": 1, "prefetch": 2, **config})
     how = PictureConfig(4, ImagePolicy("fixed", size=8), text_length=4)
-    return make_picture_loader(source or Dots(9), tokenizer(), how, config, seed=3)
+    return make_picture_loader(
+        [WeightedSource(source or Dots(9))], tokenizer(), how, config, seed=3
+    )
 
 
 def share_of(batch, share):
@@ -84,11 +86,28 @@ def test_prefetched_batches_are_not_counted_as_delivered():
         [(0,), (1,), (2,), (3,)],  # fewer rows than a window
     ],
 )
-def test_the_shares_of_processes_are_rows_of_the_same_global_batch(shares):
-    whole = loader().at(3)
+@pytest.mark.parametrize("balance", [False, True])
+def test_the_shares_of_processes_are_rows_of_the_same_global_batch(shares, balance):
+    options = {"window_rows": 4, "window_documents": 16, "balance": balance}
+    whole = loader(**options).at(3)
     for share in shares:
-        part = loader(share=share).at(3)
+        part = loader(share=share, **options).at(3)
         chex.assert_trees_all_equal(share_of(whole, share), part, strict=True)
+
+
+def test_balance_orders_the_rows_of_each_window_so_that_neighbours_predict_as_much_together():
+    options = {"window_rows": 4, "window_documents": 16, "rows": 8}
+    plain, ordered = loader(**options), loader(**options, balance=True)
+    apart = {False: 0, True: 0}
+    for step in range(4):
+        batches = {False: plain.at(step), True: ordered.at(step)}
+        for window in (slice(0, 4), slice(4, 8)):
+            rows = {key: batch.tokens[window] for key, batch in batches.items()}
+            assert {row.tobytes() for row in rows[True]} == {row.tobytes() for row in rows[False]}
+            for key, batch in batches.items():
+                predicted = (batch.target_weights[window] > 0).sum(-1)
+                apart[key] += abs(int(predicted[:2].sum() - predicted[2:].sum()))
+    assert apart[True] < apart[False] / 2
 
 
 def test_every_document_of_a_window_is_in_its_rows_or_counted():
@@ -205,9 +224,8 @@ def test_a_source_without_a_usable_picture_names_the_last_reason():
 
 def test_an_empty_picture_source_is_refused():
     with pytest.raises(ValueError, match="the source is empty"):
-        make_picture_loader(
-            [], tokenizer(), PictureConfig(4, ImagePolicy()), LoaderConfig(1), seed=0
-        )
+        how = PictureConfig(4, ImagePolicy())
+        make_picture_loader([WeightedSource([])], tokenizer(), how, LoaderConfig(1), seed=0)
 
 
 def test_the_cache_reads_each_example_once():

@@ -7,24 +7,34 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_pipelines.examples import Edit, Question
-from data_pipelines.sequences.tasks import (
+from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.segments import (
     DRAWN,
     SOURCE,
-    TASKS,
     UNDERSTOOD,
-    BrokenExample,
+    FinishedDocument,
     Image,
     Text,
-    drop_condition,
     is_response,
+)
+from data_pipelines.sequences.tasks import (
+    TASKS,
+    BrokenExample,
+    choose_dropped,
+    drop,
     unconditional_segments,
 )
-from tests.data.samples import example
+from tests.data.samples import example, picture
+
+PAGE = FinishedDocument(
+    "page/0",
+    (Text("two cats", True), Image(picture(0)), Text("draw a third"), Image(picture(1), DRAWN)),
+)
 
 
 def run(task, *examples, seed=0):
-    return TASKS[task].function(examples or [example()] * TASKS[task].arity, rng(seed))
+    one = example() if TASKS[task].reads is Example else PAGE
+    return TASKS[task].function(examples or [one] * TASKS[task].arity, rng(seed))
 
 
 def rng(seed=0):
@@ -76,6 +86,23 @@ def test_tasks_are_pure_functions_of_examples_and_generator(task):
     assert [getattr(s, "text", None) for s in first] == [getattr(s, "text", None) for s in second]
 
 
+def test_a_document_is_read_as_its_source_wrote_it():
+    assert shape_of(run("document")) == "tupd"
+
+
+def test_a_document_without_a_response_at_its_end_is_broken():
+    page = FinishedDocument("page/7", (Text("two cats", True), Image(picture(0))))
+    with pytest.raises(BrokenExample, match="'page/7' ends without a response"):
+        run("document", page)
+
+
+def test_the_condition_of_a_document_is_dropped_as_that_of_any_other_task():
+    page = run("document")
+    segments = drop(page, choose_dropped(page, 1.0, rng()))
+    assert shape_of(segments) == "upd" and segments[1].text == ""
+    assert shape_of(drop(page, choose_dropped(page, 0.0, rng(), 1.0))) == "tpd"
+
+
 def test_several_images_asks_about_the_picture_it_numbers():
     one = example(1, questions=(Question("which?", "first", "x"),))
     two = example(2, questions=(Question("which?", "second", "x"),))
@@ -98,6 +125,10 @@ def test_captioning_prompts_tell_the_short_caption_from_the_long():
     }
 
 
+def dropped_of(segments, *chances):
+    return drop(segments, choose_dropped(segments, *chances))
+
+
 def test_unconditional_segments_lose_words_and_keep_pictures_and_turns():
     segments = [Image(example().image, SOURCE), Text("paint it"), Text("a thought", True)]
     silent = unconditional_segments(segments)
@@ -106,32 +137,32 @@ def test_unconditional_segments_lose_words_and_keep_pictures_and_turns():
 
 def test_dropout_makes_everything_before_the_last_drawn_image_unconditional():
     segments = [*run("think_then_draw"), Text("how many?"), Text("one", True)]
-    dropped = drop_condition(segments, 1.0, rng())
+    dropped = dropped_of(segments, 1.0, rng())
     assert shape_of(dropped) == "pdpt"
     assert [s.text for s in dropped if isinstance(s, Text)] == ["", "how many?", "one"]
 
 
 def test_dropout_spares_documents_that_draw_nothing():
     segments = run("visual_qa")
-    assert drop_condition(segments, 1.0, rng()) == segments
+    assert dropped_of(segments, 1.0, rng()) == segments
 
 
 def test_dropout_happens_as_often_as_asked():
     generator = rng()
     segments = run("text_to_image")
-    dropped = sum(drop_condition(segments, 0.2, generator)[0].text == "" for _ in range(2000))
+    dropped = sum(dropped_of(segments, 0.2, generator)[0].text == "" for _ in range(2000))
     assert 330 < dropped < 470
 
 
 def test_pictures_are_dropped_with_a_probability_of_their_own():
     segments = run("edit")
     assert shape_of(segments) == "spd"
-    dropped = drop_condition(segments, 0.0, rng(), 1.0)
+    dropped = dropped_of(segments, 0.0, rng(), 1.0)
     assert dropped == [segments[1], segments[2]]  # the words stay
     generator = rng()
     shapes = Counter(
         shape_of(kept) + "".join(s.text[:1] for s in kept if isinstance(s, Text))
-        for kept in (drop_condition(segments, 0.2, generator, 0.3) for _ in range(2000))
+        for kept in (dropped_of(segments, 0.2, generator, 0.3) for _ in range(2000))
     )
     words = segments[1].text[:1]
     assert shapes.keys() == {f"spd{words}", "spd", f"pd{words}"}  # never both

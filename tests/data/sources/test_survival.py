@@ -34,11 +34,13 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_doubled(caplog):
         made = take(batches, 2)
         before = set(multiprocessing.active_children())
         os.kill(next(iter(before)).pid, signal.SIGKILL)
-        made += take(batches, 6)
+        while not batches.counts["restarts"] and len(made) < 40:
+            made += take(batches, 1)  # first what the workers had made before
+        assert batches.counts["restarts"] == 1
         assert not before & set(multiprocessing.active_children())
         for step, batch in enumerate(made):
             chex.assert_trees_all_equal(batch, loader().at(step))
-    assert batches.counts["restarts"] == 1 and batches.counts["documents"] == 8 * 16
+    assert batches.counts["documents"] == len(made) * 16
     (line,) = caplog.messages
     assert "of 2 died (SIGKILL) before the batch of step" in line
 

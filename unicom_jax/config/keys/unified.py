@@ -88,6 +88,13 @@ UNIFIED = Group(
             "What the model reads of a picture to edit.",
             choices=("latents", "features", "both"),
         ),
+        "image_positions": Key(
+            "grid",
+            "Rotary positions of a picture's slots: grid: row and column around the diagonal; "
+            "plain: one after the other, as of text.",
+            choices=("grid", "plain"),
+            before="grid",
+        ),
         "transformer": TRANSFORMER,
         "head": Group(
             "The flow head (transfusion).",
