@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from tests.families.documents import lively
 from tests.models.diffusers_folder import write_folder
+from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import from_json
@@ -234,11 +235,13 @@ def test_an_import_says_which_of_two_copies_of_the_weights_it_reads(given, tmp_p
 # ---- a whole model ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    """A trained run, and the folder it went out to."""
-    target = tmp_path_factory.mktemp("exported") / "out"
-    return trained, export(trained, target, Options())
+@pytest.fixture(scope="module", params=["written", pytest.param("trained", marks=pytest.mark.slow)])
+def exported(request, tmp_path_factory):
+    """A run, random or imported and trained, and the folder it went out to."""
+    base = tmp_path_factory.mktemp("exported")
+    trained = request.param == "trained"
+    workdir = request.getfixturevalue("trained") if trained else write_run(base / "run")
+    return workdir, export(workdir, base / "out", Options())
 
 
 def test_an_exported_model_comes_back_bit_for_bit(exported, tmp_path):
