@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from experiments import base
+from unicom_jax.config import UNIFIED_STAGES
 
 
 def tiny_config(**overrides) -> ConfigDict:
@@ -19,6 +20,10 @@ def tiny_config(**overrides) -> ConfigDict:
     config.encoder.text.update(
         {"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32, "max_length": 16}
     )
+    config.autoencoder.update(
+        {"latent_channels": 2, "widths": (8, 8), "norm_groups": 4, "statistics_batches": 2}
+    )
+    config.autoencoder.discriminator.update({"width": 8, "layers": 2})
     config.codec.latent_dim = 8
     config.codec.sample_steps = 2
     config.codec.statistics_batches = 2
@@ -28,11 +33,13 @@ def tiny_config(**overrides) -> ConfigDict:
     )
     config.unified.flow_decoder.update({"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32})
     config.unified.connector.depth = 1
+    for stage in ("semantics", "details"):
+        config.unified.cheers[stage].update({"depth": 1, "heads": 2, "kv_heads": 1})
     for stage in base.STAGES:
         config[stage].update(
             {"steps": 4, "batch_size": 4, "log_every": 1, "warmup_steps": 1, "save_every": 2}
         )
-    for stage in base.STAGES[2:]:
+    for stage in UNIFIED_STAGES:
         config[stage].update({"sequence_length": 96, "images_per_row": 6, "window_rows": 4})
         config[stage].mixture.update({"text_to_image": 0.5, "visual_qa": 0.3, "edit": 0.2})
     config.evaluation.update({"batch_size": 4})

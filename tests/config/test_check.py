@@ -114,6 +114,13 @@ pretrain.decay_share=1.5
 pretrain.ema_warmup=True
 pretrain.mu_dtype=float16
 pretrain.groups=('transformer/.*',)
+autoencoder.widths=(4,4,4,4,4,4) stages=autoencoder
+autoencoder.widths=(4,6) autoencoder.norm_groups=4 stages=autoencoder
+autoencoder.perceptual_layers=() stages=autoencoder
+data.policy=naflex stages=autoencoder
+autoencoder.discriminator.width=3 autoencoder.discriminator.weight=1 stages=autoencoder
+autoencoder.discriminator.layers=5 autoencoder.discriminator.weight=1 stages=autoencoder
+autoencoder.accumulate=2 autoencoder.discriminator.weight=1 stages=autoencoder
 codec.perceptual_layers=()
 codec.perceptual_layers=(0.5,2)
 codec.perceptual_time=-1
@@ -136,6 +143,8 @@ encoder.warmup_steps=100
 encoder.batch_size=1
 data.scenes.shapes=circle
 stages=encoder,codec
+stages=autoencoder
+autoencoder.discriminator.weight=1 stages=autoencoder
 codec.pool=2 codec.compressor=pool
 unified.transformer.unroll=7
 pretrain.ema_warmup=True pretrain.ema_decay=0.99
@@ -206,7 +215,7 @@ def test_only_the_stages_that_run_are_looked_at():
 
 
 def test_an_unknown_stage_is_named():
-    with pytest.raises(ConfigError, match="stage 'paint' is unknown; stages are encoder, codec"):
+    with pytest.raises(ConfigError, match="stage 'paint' is unknown; stages are encoder, autoenc"):
         check_settings(base.get_config(), ("paint",))
 
 

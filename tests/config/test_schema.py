@@ -17,11 +17,11 @@ from unicom_jax.config.explain import explain, reference_page
 from unicom_jax.config.files import check_values
 from unicom_jax.config.key import ALWAYS, checked, nearest
 from unicom_jax.config.schema import GROUPS
-from unicom_jax.core import flow
+from unicom_jax.core import flow, flow_steps
 from unicom_jax.core.attention import ATTENTION_BACKENDS
 from unicom_jax.core.remat import REMAT_POLICIES
 from unicom_jax.families import build
-from unicom_jax.models import compressor, pixel_decoder
+from unicom_jax.models import cascaded_head, compressor, pixel_decoder
 from unicom_jax.runs.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,14 +43,16 @@ def test_every_key_says_what_it_means_and_survives_json():
     ("name", "known"),
     [
         ("stages", tuple(STAGES)),
-        ("sample.sampler", flow.SAMPLERS),
+        ("sample.sampler", flow_steps.SAMPLERS),
         ("codec.time", flow.TIME_KINDS),
         ("unified.time", flow.TIME_KINDS),
         ("unified.prediction", pixel_decoder.PREDICTIONS),
+        ("unified.cheers.positions", cascaded_head.POSITIONS),
+        ("unified.cheers.pixel_range", build.DARKEST),
         ("codec.decoder.prediction", pixel_decoder.PREDICTIONS),
         ("codec.decoder.kind", build.DECODERS),
         ("codec.compressor", compressor.KINDS),
-        ("unified.pathway", build.PATHWAYS),
+        ("unified.pathway", build.FAMILIES),
         ("unified.transformer.remat", REMAT_POLICIES),
         ("unified.transformer.attention_backend", ATTENTION_BACKENDS),
         ("data.policy", images.POLICIES),

@@ -190,8 +190,61 @@ def test_guidance_scale_can_differ_between_images():
         (lambda: flow.sample_time(jax.random.key(0), (1,), mean=1.0), "logit_normal"),
         (lambda: flow.integrate(gaussian_velocity, jnp.zeros(1), 4, "rk4"), "euler"),
         (lambda: flow.time_grid(0), "at least 1"),
+        (lambda: flow.time_grid(4, start=1.0), "before 1"),
+        (lambda: flow.time_grid(4, kind="odd"), "choose one of"),
+        (lambda: flow.time_grid(1, kind="released"), "needs 2 nodes"),
     ],
 )
 def test_wrong_option_names_the_mend(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# ---- time grids and later starts ----------------------------------------------------------
+
+
+def test_cheers_schedule_is_a_shift():
+    time, alpha = jnp.linspace(0.0, 1.0, 9), 0.5
+    theirs = alpha * time / (1 + (alpha - 1) * time)
+    np.testing.assert_allclose(flow.shift_time(time, 1 / alpha), theirs, rtol=1e-6)
+
+
+def test_the_released_grid_has_one_step_beyond_the_end():
+    times = flow.time_grid(80, 2.0, kind="released")
+    assert len(times) == 81
+    np.testing.assert_allclose(times[:-1], flow.shift_time(jnp.linspace(0.0, 1.0, 80), 2.0))
+    assert times[-2] == 1.0 and float(times[-1]) == pytest.approx(1 + 1 / 80)
+    edit = flow.time_grid(80, 2.0, start=0.1, kind="released")
+    assert len(edit) == 73  # 72 nodes from .1, shifted to .053
+    assert float(edit[0]) == pytest.approx(0.1 / 1.9)
+
+
+def test_an_even_grid_begins_at_the_shifted_start_and_ends_at_the_data():
+    times = flow.time_grid(9, 2.0, start=0.1)
+    assert len(times) == 10 and float(times[0]) == pytest.approx(0.1 / 1.9) and times[-1] == 1.0
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_flow_that_begins_at_a_state_of_its_own_arrives_at_the_data(shift):
+    """Of a constant velocity every step is exact, so a wrong mixing time would show at the end."""
+    data, noise = jax.random.normal(jax.random.key(0), (2, 5))
+    state = flow.begin_from(data, noise, 0.1, shift)
+    end = flow.integrate(lambda z, t: data - noise, state, 4, shift=shift, start=0.1)
+    np.testing.assert_allclose(end, data, atol=1e-6)
+    wrong = flow.interpolate(data, noise, jnp.float32(0.1))
+    if shift != 1.0:
+        missed = flow.integrate(lambda z, t: data - noise, wrong, 4, shift=shift, start=0.1)
+        assert jnp.abs(missed - data).max() > 0.05
+
+
+def test_the_released_grid_asks_for_the_velocity_at_the_end():
+    asked = []
+
+    def field(z, time):
+        jax.debug.callback(lambda t: asked.append(float(t)), time, ordered=True)
+        return jnp.ones_like(z)
+
+    end = flow.integrate(field, jnp.zeros(1), 4, grid="released")
+    jax.effects_barrier()
+    assert asked[-1] == 1.0 and len(asked) == 4
+    np.testing.assert_allclose(end, 1.25)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unicom_jax.core.flow import SdeStep, integrate, time_grid
+from unicom_jax.core.flow import integrate, time_grid
+from unicom_jax.core.flow_steps import SdeStep
 
 MEAN, SPREAD = 1.5, 0.5  # of the data, a Gaussian: its flow is known
 
@@ -111,3 +112,5 @@ def test_noise_without_a_key_and_a_level_of_zero_are_refused():
         integrate(velocity, jnp.zeros((1, 1)), 2, SdeStep())
     with pytest.raises(ValueError, match="has no log-probability"):
         SdeStep(0.0)
+    with pytest.raises(ValueError, match="beyond t = 1, where an SDE step has no density"):
+        integrate(velocity, jnp.zeros((1, 1)), 2, SdeStep(), grid="released", key=jax.random.key(0))

@@ -49,9 +49,9 @@ def test_a_picture_is_reconstructed_alike_at_every_batch_size(workdir):
 
 
 def test_the_untrained_model_has_the_types_of_the_trained_one(workdir):
-    config, _, module = weights.describe(workdir)
+    config, _ = weights.describe(workdir)
     config["compute_dtype"] = "bfloat16"
-    trained = weights.restore(workdir, config, module, for_use=True)
+    trained = weights.restore(workdir, config, for_use=True)
     untrained = jax.eval_shape(lambda: weights.untrained(config, 0))
     chex.assert_trees_all_equal_shapes_and_dtypes(trained, untrained)
     kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(untrained)}

@@ -222,6 +222,25 @@ def test_data_without_prompts_is_scored_by_retrieval_and_without_untrained_by_nu
     assert flat["understanding/qa.untrained"] is None
 
 
+def test_scores_that_need_an_encoder_are_left_out_and_named_where_there_is_none(tmp_path):
+    config = EvaluationConfig(image_size=32, pictures=6, questions=2, edits=2, batch_size=4)
+    printed, data = io.StringIO(), EvaluationData(examples(6))
+    flat = evaluate(
+        PerfectModel,
+        None,
+        config,
+        tmp_path,
+        data=data,
+        encoder_of=lambda model: None,
+        console=rich.console.Console(file=printed, width=200),
+    )
+    names = "reconstruction/kid, generation/retrieval, generation/kid"
+    assert f"no encoder was trained or imported; left out: {names}\n" in printed.getvalue()
+    assert not set(names.split(", ")) & flat.keys() and "reconstruction/psnr" in flat
+    report = write_report(tmp_path).read_text(encoding="utf-8")
+    assert f"No encoder was there to measure {names}." in report
+
+
 def test_nothing_to_evaluate_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="no examples and no prompts"):
         evaluate(PerfectModel, None, CONFIG, tmp_path, data=EvaluationData([]))

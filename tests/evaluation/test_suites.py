@@ -45,14 +45,16 @@ def chances(result):
 
 
 def test_a_perfect_copy_scores_the_ceiling_and_distance_zero():
-    scores = values(evaluate_reconstruction(PerfectModel(), EXAMPLES, CONFIG))
+    scores = values(
+        evaluate_reconstruction(PerfectModel(), EXAMPLES, CONFIG, encoder=PerfectModel())
+    )
     assert scores["reconstruction/psnr"] == PSNR_CEILING
     assert scores["reconstruction/ssim"] == pytest.approx(1.0)
     assert scores["reconstruction/kid"] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_a_grey_copy_scores_low_and_far():
-    scores = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG))
+    scores = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG, encoder=BlindModel()))
     assert scores["reconstruction/psnr"] < 10
     assert scores["reconstruction/kid"] > 1000
 
@@ -63,7 +65,7 @@ def test_chance_of_reconstruction_is_another_picture():
         dataclasses.replace(example, image=image)
         for example, image in zip(EXAMPLES, [*pair, pair[0]], strict=False)
     ]
-    result = evaluate_reconstruction(PerfectModel(), chosen, CONFIG)
+    result = evaluate_reconstruction(PerfectModel(), chosen, CONFIG, encoder=PerfectModel())
     # Pairs (red, blue), (blue, red) and (red, red), whose PSNR is the ceiling.
     assert 40 < chances(result)["reconstruction/psnr"] < 50
     assert chances(result)["reconstruction/kid"] is None
@@ -83,7 +85,7 @@ def test_pictures_are_scored_in_their_own_shapes():
         for i, e in enumerate(examples(6))
     ]
     model = Shaped()
-    result = evaluate_retrieval(model, wide, CONFIG)
+    result = evaluate_retrieval(model, wide, CONFIG, encoder=model)
     assert model.calls == [(16, 32), (32, 32)]
     assert {record.key: record.image.shape for record in result.records} == {
         example.key: example.image.shape for example in wide
@@ -95,9 +97,14 @@ def test_the_kernel_distance_is_measured_by_the_given_encoder():
         def features(self, images):
             return np.zeros((len(images), 4))
 
-    own = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG))
+    own = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG, encoder=BlindModel()))
     other = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG, encoder=Measured()))
     assert own["reconstruction/kid"] > other["reconstruction/kid"] == 0.0
+
+
+def test_without_an_encoder_only_the_kernel_distance_is_left_out():
+    scores = values(evaluate_reconstruction(BlindModel(), EXAMPLES, CONFIG, encoder=None))
+    assert set(scores) == {"reconstruction/psnr", "reconstruction/ssim"}
 
 
 def test_right_answers_score_one_by_kind_and_over_all():
@@ -201,7 +208,7 @@ def test_retrieval_finds_the_pictures_of_distinct_captions():
         dataclasses.replace(example, image=square(colour))
         for example, colour in zip(examples(3), COLOURS, strict=True)
     ]
-    found = evaluate_retrieval(PerfectModel(), distinct, CONFIG)
+    found = evaluate_retrieval(PerfectModel(), distinct, CONFIG, encoder=PerfectModel())
     assert values(found)["generation/retrieval"] == 1.0
     assert values(found)["generation/kid"] == pytest.approx(0.0)
     assert chances(found)["generation/retrieval"] == pytest.approx(1 / 3)
@@ -210,7 +217,7 @@ def test_retrieval_finds_the_pictures_of_distinct_captions():
 
 
 def test_retrieval_does_not_find_grey_drawings():
-    found = values(evaluate_retrieval(BlindModel(), examples(6), CONFIG))
+    found = values(evaluate_retrieval(BlindModel(), examples(6), CONFIG, encoder=BlindModel()))
     assert found["generation/retrieval"] < 1.0
     assert found["generation/kid"] > 0.0
 
@@ -294,5 +301,5 @@ def test_pictures_are_compared_as_the_encoder_saw_them():
         def prepared(self, image):
             return np.ascontiguousarray(image[::2, ::2])
 
-    scores = values(evaluate_reconstruction(Halver(), EXAMPLES, CONFIG))
+    scores = values(evaluate_reconstruction(Halver(), EXAMPLES, CONFIG, encoder=Halver()))
     assert scores["reconstruction/psnr"] == PSNR_CEILING

@@ -365,6 +365,8 @@ def test_the_autoencoder_goes_out_as_it_came_in(tmp_path):
     before, after = tensors(workdir / "given"), tensors(folder)
     assert before.keys() == after.keys()
     assert all(np.array_equal(before[name], after[name]) for name in before)
+    diffusers = pytest.importorskip("diffusers")
+    assert diffusers.AutoencoderKL.from_pretrained(folder).config.scaling_factor == 0.5
 
 
 # ---- refusals ---------------------------------------------------------------------------------

@@ -16,8 +16,7 @@ from data_pipelines import build as pipelines
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import aspect_buckets
 from data_pipelines.sources.records import write_records
-from experiments import base
-from unicom_jax.config import KEYS, load_config, resolve, values
+from unicom_jax.config import KEYS, UNIFIED_STAGES, load_config, resolve, values
 from unicom_jax.config.check import check_settings
 from unicom_jax.core.flow import latent_shift
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
@@ -114,7 +113,7 @@ def test_every_stage_has_an_optimizer_whose_rate_rises_to_its_peak(name):
 @pytest.mark.parametrize("name", RUNS)
 def test_every_mixture_sums_to_one_and_rows_make_whole_windows(name):
     config = config_of(name)
-    for stage in (stage for stage in config.stages if stage in base.STAGES[2:]):
+    for stage in (stage for stage in config.stages if stage in UNIFIED_STAGES):
         assert sum(config[stage].mixture.values()) == pytest.approx(1.0)
         assert config[stage].batch_size % config[stage].window_rows == 0
 
@@ -125,7 +124,7 @@ def test_the_rows_of_a_scenes_configuration_hold_its_documents(name, monkeypatch
     config = config_of(name).copy_and_resolve_references()
     config.data.update({"workers": 0, "threads": 1})
     tokenizer = pipelines.load_or_train_tokenizer(config, None)
-    for stage in (stage for stage in config.stages if stage in base.STAGES[2:]):
+    for stage in (stage for stage in config.stages if stage in UNIFIED_STAGES):
         # Making the loader looks at 384 documents; an overlong one raises there already.
         stream = pipelines.unified_loader(config, stage, tokenizer)._make.stream
         lengths = [len(stream.document(index)[0]) for index in range(200)]

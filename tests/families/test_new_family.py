@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from data_pipelines.build import load_or_train_tokenizer
-from tests.families.toy import build_toy
+from tests.families.toy import TOY
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
 from unicom_jax.config import KEYS, from_json
@@ -25,7 +25,7 @@ from unicom_jax.runs import checkpoint
 from unicom_jax.runs.loading import stage_loader
 from unicom_jax.training.run import run_stages
 
-TOY = {"unified__pathway": "toy", "unified__fold": 2}
+CHOSEN = {"unified__pathway": "toy", "unified__fold": 2}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,7 +34,7 @@ def family():
     key = KEYS["unified.pathway"]
     known = dataclasses.replace(key, choices=(*key.choices, "toy"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(build.PATHWAYS, "toy", build_toy)
+        patch.setitem(build.FAMILIES, "toy", TOY)
         patch.setitem(KEYS, "unified.pathway", known)
         yield
 
@@ -42,7 +42,7 @@ def family():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """Random encoder and codec, and the unified model trained by the real loop."""
-    workdir = write_run(tmp_path_factory.mktemp("toy") / "run", **TOY)
+    workdir = write_run(tmp_path_factory.mktemp("toy") / "run", **CHOSEN)
     shutil.rmtree(workdir / "pretrain")
     settings = from_json(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
     run_stages(settings, workdir, Console(file=io.StringIO(), width=200), ("pretrain",))
@@ -73,7 +73,7 @@ def test_the_generator_draws_and_answers_with_it(run):
 
 
 def test_a_picture_of_four_latents_takes_one_slot():
-    settings = tiny_config(**TOY)
+    settings = tiny_config(**CHOSEN)
     batch = stage_loader(settings, "pretrain", load_or_train_tokenizer(settings, None)).at(0)
     assert np.all(batch.grids[batch.grids[..., 0] > 0] == 2)
     noisy = batch.roles == Role.NOISY

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 
 from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.build import build_codec, build_encoder
+from unicom_jax.families.build import VISION, build_codec, build_encoder
+from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel, noise_draws
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -100,3 +101,11 @@ def folded(tokens: jax.Array) -> jax.Array:
 def build_toy(config, transformer) -> ToyImages:
     side = config["data"]["image_size"] // config["data"]["patch"]
     return ToyImages(build_encoder(config).vision, build_codec(config), transformer.width, side**2)
+
+
+TOY = Family(
+    images=build_toy,
+    codec=build_codec,
+    frozen={"encoder": VISION, "codec": Subtree("codec", ("compressor", "statistics"))},
+    in_model={"vision": VISION, "codec": Subtree("codec")},
+)

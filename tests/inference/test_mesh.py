@@ -69,7 +69,7 @@ def test_weights_for_use_are_cast_where_no_number_changes():
     }
     params = {name: lively(module, 3, 0.3) for name, module in modules.items()}
     wanted = {
-        name: weights.abstract_weights(module, name, "bfloat16") for name, module in modules.items()
+        name: weights.abstract_weights(module, name, config) for name, module in modules.items()
     }
     cast = jax.tree.map(lambda x, like: jnp.asarray(x, like.dtype), params, wanted)
     bytes_of = [sum(x.nbytes for x in jax.tree.leaves(tree["unified"])) for tree in (params, cast)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.families.documents import lively
-from tests.models.diffusers_folder import SMALL
+from tests.models.diffusers_folder import SMALL, SMALL2
 from tests.tiny import tiny_config
 from unicom_jax.families.build import build_codec
 from unicom_jax.models.latent_codec import AutoencoderCodec
@@ -17,6 +17,7 @@ CODECS = {
     "compressor": lambda: build_codec(tiny_config()),
     "pooling compressor": lambda: build_codec(tiny_config(codec__compressor="pool", codec__pool=2)),
     "autoencoder": lambda: AutoencoderCodec(LatentSpace(SMALL, 4, 2, 2)),
+    "autoencoder with statistics": lambda: AutoencoderCodec(LatentSpace(SMALL2, 4, 2, 2)),
 }
 GRIDS = jnp.array([[2, 2]])
 
@@ -30,8 +31,8 @@ def codec(request):
 def case(codec):
     """Weights and what the codec reads of one picture of 2 x 2 patches."""
     params = lively(codec)
-    if "statistics" in params:
-        params["statistics"]["std"] = jnp.abs(params["statistics"]["std"]) + 0.5
+    for name in {"std", "variance"} & params.get("statistics", {}).keys():
+        params["statistics"][name] = jnp.abs(params["statistics"][name]) + 0.5
     channels = 32 if codec.reads == "features" else 48
     inputs = np.random.default_rng(0).uniform(-1, 1, (1, 4, channels)).astype(np.float32)
     return params, jnp.asarray(inputs)
@@ -56,3 +57,14 @@ def test_latents_are_decoded_to_a_token_for_every_patch(codec, case):
     latents = codec.encode(params, inputs, GRIDS)
     painted = codec.decode(params, latents, GRIDS, noise, steps=1)
     assert painted.shape == noise.shape and bool(jnp.isfinite(painted).all())
+
+
+def test_pixels_of_0_to_1_are_the_same_pictures_in_the_range_of_released_weights():
+    space = LatentSpace(SMALL, 4, 2, 2)
+    signed, unit = AutoencoderCodec(space), AutoencoderCodec(space, darkest=0.0)
+    params = lively(signed)
+    inputs = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (1, 4, 48)), jnp.float32)
+    latents = unit.encode(params, inputs, GRIDS)
+    np.testing.assert_array_equal(latents, signed.encode(params, (inputs + 1) / 2, GRIDS))
+    painted = signed.decode(params, latents, GRIDS)
+    np.testing.assert_allclose(unit.decode(params, latents, GRIDS), 2 * painted - 1, rtol=1e-6)

@@ -20,10 +20,10 @@ import numpy as np
 from tests.data.samples import tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.module import Module
-from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.sharding import param_shardings, place_batch
 from unicom_jax.runs.loading import stage_loader
+from unicom_jax.runs.stages import PARTS, spec_of
 from unicom_jax.training.assemble import make_trainer
 
 
@@ -32,8 +32,10 @@ def frozen_parts(name: str, config: Any, mesh: Any) -> dict:
         places = param_shardings(module.specs(), mesh)
         return jax.jit(module.init, out_shardings=places)(jax.random.key(7))
 
-    parts = {} if name == "encoder" else {"encoder": fresh(build_encoder(config).vision)}
-    return parts if name in ("encoder", "codec") else parts | {"codec": fresh(build_codec(config))}
+    return {
+        key: fresh(subtree.module_of(PARTS[subtree.part].build(config)))
+        for key, subtree in spec_of(name).reads(config).items()
+    }
 
 
 def fullest_device(tree: Any) -> int:

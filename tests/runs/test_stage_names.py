@@ -9,9 +9,11 @@ stage:
 - as a subscript, `config["codec"]` or `frozen["encoder"]`, as the attribute `config.codec`, and
   at the beginning of a configuration key, "codec.init_from";
 - as a key of a dict display that has another key which is no stage, or whose values are all taken
-  out of another tree by subscripts (a tree of parts); any other display with keys that are stages
-  only would choose by stage;
-- as a member of a tuple or list that has another member which is no stage (a path, several parts).
+  out of another tree by subscripts (a tree of parts) or are `Subtree`s; any other display with keys
+  that are stages only would choose by stage;
+- as a member of a tuple or list that has another member which is no stage (a path, several parts);
+- as the first argument of `Subtree`, which is a part;
+- as the value of the constant AUTOENCODER, a tree of weights and the folder of a copy.
 
 Everywhere else (a comparison, an argument, a default, a case) they name the stage.
 """
@@ -35,15 +37,26 @@ def is_stage(node: ast.AST) -> bool:
     return isinstance(node, ast.Constant) and node.value in STAGES
 
 
+def is_subtree(node: ast.AST) -> bool:
+    called = isinstance(node, ast.Call) and ast.unparse(node.func) == "Subtree"
+    return called or (isinstance(node, ast.Name) and node.id == "VISION")
+
+
 def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:
     match parent:
         case ast.Subscript():
             return parent.slice is node
         case ast.Dict():
-            taken = all(isinstance(value, ast.Subscript) for value in parent.values)
+            taken = all(
+                isinstance(value, ast.Subscript) or is_subtree(value) for value in parent.values
+            )
             return node in parent.keys and (taken or not all(map(is_stage, parent.keys)))
+        case ast.Call(func=ast.Name(id="Subtree")):
+            return bool(parent.args) and parent.args[0] is node
         case ast.Tuple() | ast.List():
             return not all(map(is_stage, parent.elts))
+        case ast.Assign(targets=[ast.Name(id="AUTOENCODER")]):
+            return True
     return False
 
 
@@ -95,6 +108,7 @@ def test_the_registry_itself_names_them_all():
         'LATER = {"align.noisy_copies": 1, "seed": 0}',
         'def show(stage="pretrain"): pass',
         'match name:\n    case "codec": pass',
+        'NAME = "autoencoder"',
     ],
 )
 def test_the_checker_reports_a_place_that_names_a_stage(source):
@@ -113,6 +127,9 @@ def test_the_checker_reports_a_place_that_names_a_stage(source):
         'key = "codec.init_from"',
         '"""Stages such as sft and pretrain."""',
         "continue_at = x.align",
+        'vision = Subtree("encoder", "vision")',
+        'frozen = {"encoder": VISION, "codec": Subtree("codec")}',
+        'AUTOENCODER = "autoencoder"  # a tree of weights',
     ],
 )
 def test_the_checker_accepts_what_addresses_a_part(source):

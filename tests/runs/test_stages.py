@@ -12,6 +12,7 @@ from tests.tiny import tiny_config
 from unicom_jax.config import STAGES as DECLARED
 from unicom_jax.config import ConfigError, complete, to_json
 from unicom_jax.config.schema import stage_defaults
+from unicom_jax.families.build import FAMILIES
 from unicom_jax.planning.program import ABSTRACT
 from unicom_jax.runs import stages
 from unicom_jax.runs.configuration import open_run
@@ -43,8 +44,26 @@ def test_a_row_finds_what_it_refers_to(name):
     assert spec.name == name and spec.part in PARTS and spec.loss in LOSSES
     assert spec.loader in LOADERS and spec.loader in ABSTRACT
     specs = {part: PARTS[part].build(tiny_config()).specs() for part in PARTS}
-    for key, subtree in {**spec.frozen, **spec.starts_from}.items():
+    config = tiny_config()
+    for key, subtree in {**spec.reads(config), **spec.begins_with(config)}.items():
         assert subtree.of(specs[subtree.part]), key
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in FAMILIES), ("cheers", {"unified__cheers__pixels": False})],
+)
+def test_a_family_speaks_of_weights_that_there_are(name, settings):
+    config, family = tiny_config(unified__pathway=name, **settings), FAMILIES[name]
+    parts = {part: made.build(config).abstract() for part, made in PARTS.items()}
+    for key, subtree in family.starts_from(config).items():
+        given = subtree.of(parts[subtree.part])
+        assert given == {name: parts["unified"][key][name] for name in given}
+        assert parts["unified"][key].keys() - given.keys() == set(subtree.fresh)
+    trees = {tree: of.of(parts[of.part]) for tree, of in family.in_model.items()}
+    assert family.codec(config).abstract() == trees["codec"]
+    wanted = {name: of.of(parts[of.part]) for name, of in family.frozen.items()}
+    assert family.frozen_of(trees) == wanted
 
 
 # ---- occurrences --------------------------------------------------------------------------

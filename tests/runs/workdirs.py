@@ -2,44 +2,68 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from tests.data.samples import tokenizer
 from tests.families.documents import lively
-from tests.models.diffusers_folder import write_folder
+from tests.models.diffusers_folder import SMALL, SMALL2, write_folder
 from tests.tiny import tiny_config
 from unicom_jax.config import to_json
+from unicom_jax.core.module import Module
 from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.runs.autoencoder import adopt_autoencoder
+
+# The second one has statistics of the squares of a patch of 16 pixels.
+AUTOENCODERS = {"small": SMALL, "statistics": dataclasses.replace(SMALL2, side=8)}
 
 
 def write_run(workdir: Path, *, averaged: bool = False, **overrides: Any) -> Path:
     """A workdir with a checkpoint of every stage; `overrides` as for `tiny_config`.
 
     `averaged`: the last stage's weights for use are averages, with raw ones beside them.
-    `codec__autoencoder__path` of "small" stands for a small autoencoder that is written first.
+    `codec__autoencoder__path` of a key of `AUTOENCODERS` stands for that one, written first.
     """
     workdir.mkdir(parents=True)
-    if overrides.get("codec__autoencoder__path") == "small":
+    if autoencoder := AUTOENCODERS.get(overrides.get("codec__autoencoder__path")):
         overrides["codec__autoencoder__path"] = str(workdir / "given")
-        write_folder(workdir / "given")
-    config = tiny_config(
-        data__vocab_size=tokenizer().vocab_size,
-        data__tokenizer_fingerprint=tokenizer().fingerprint(),
-        evaluation__batch_size=2,
-        **overrides,
-    )
+        write_folder(workdir / "given", autoencoder)
+
+    def modules(config: ConfigDict) -> dict[str, tuple[Module, float]]:
+        return {
+            "encoder": (build_encoder(config), 0.15),
+            "codec": (build_codec(config), 0.3),
+            "pretrain": (build_unified(config), 0.5),
+        }
+
+    config = tiny_config(evaluation__batch_size=2, **overrides)
+    return begin_run(config, workdir, modules, averaged)
+
+
+def begin_run(
+    config: ConfigDict,
+    workdir: Path,
+    modules: Callable[[ConfigDict], Mapping[str, tuple[Module, float]]],
+    averaged: bool = False,
+) -> Path:
+    """A workdir of `config` with checkpoints of some stages.
+
+    Args:
+      modules: of the finished configuration: stage -> its module, and the scale of its random
+        weights.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    config.data.vocab_size = tokenizer().vocab_size
+    config.data.tokenizer_fingerprint = tokenizer().fingerprint()
     adopt_autoencoder(config, workdir)
     (workdir / "config.json").write_text(to_json(config))
     tokenizer().save(workdir / "tokenizer")
-    modules = {
-        "encoder": (build_encoder(config), 0.15),
-        "codec": (build_codec(config), 0.3),
-        "pretrain": (build_unified(config), 0.5),
-    }
-    for seed, (stage, (module, scale)) in enumerate(modules.items(), start=1):
+    for seed, (stage, (module, scale)) in enumerate(modules(config).items(), start=1):
         train = {"step": 7}
         if averaged and stage == "pretrain":
             train["raw"] = lively(module, seed + 10, scale)

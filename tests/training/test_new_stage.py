@@ -28,12 +28,12 @@ from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.evaluation.report_inputs import read_run
-from unicom_jax.families.build import build_encoder
+from unicom_jax.families.build import VISION, build_encoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.planning.program import make_program
 from unicom_jax.runs import checkpoint as files
-from unicom_jax.runs.stages import PARTS, STAGES, VISION, Part, StageSpec
+from unicom_jax.runs.stages import PARTS, STAGES, Part, StageSpec
 from unicom_jax.runs.weights import steps_in_use
 from unicom_jax.training.run import run_stages
 from unicom_jax.training.stages import LOSSES

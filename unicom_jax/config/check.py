@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.key import ConfigError, checked
+from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.data import SQUARE
 from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, value_at, values
 
@@ -37,6 +38,8 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     _check_data(config)
     _check_encoder(config)
     _check_codec(config)
+    if any(STAGES[stage] is AUTOENCODER for stage in stages):
+        _check_autoencoder(config)
     if set(stages) & set(UNIFIED_STAGES):
         _check_unified(config)
     if config["wandb_project"] and importlib.util.find_spec("wandb") is None:
@@ -162,6 +165,49 @@ def _check_encoder(config: Config) -> None:
         _divides(config, f"encoder.{tower}.heads", f"encoder.{tower}.width")
 
 
+def _check_autoencoder(config: Config) -> None:
+    own, patch, policy = config["autoencoder"], config["data"]["patch"], config["data"]["policy"]
+    widths, groups, adversary = own["widths"], own["norm_groups"], own["discriminator"]
+    factor = 2 ** (len(widths) - 1)
+    if patch % factor:
+        raise ConfigError(
+            f"autoencoder.widths={tuple(widths)} reduces pictures by {factor}, which does not "
+            f"divide data.patch={patch}; give fewer widths or a larger patch"
+        )
+    if policy == "naflex":
+        raise ConfigError(
+            "the stage autoencoder needs pictures of a few shapes, data.policy=naflex has any; set "
+            "--config.data.policy=bucket"
+        )
+    if wrong := [width for width in widths if width % groups]:
+        raise ConfigError(
+            f"autoencoder.norm_groups={groups} does not divide {wrong[0]} of autoencoder.widths="
+            f"{tuple(widths)}; take a common divisor"
+        )
+    if not own["perceptual_layers"]:
+        raise ConfigError(
+            "autoencoder.perceptual_layers=() compares nothing; give shares of the encoder's "
+            "depth, (0.5,) for its middle layer"
+        )
+    if not adversary["weight"]:
+        return
+    if adversary["width"] % groups:
+        raise ConfigError(
+            f"autoencoder.norm_groups={groups} does not divide autoencoder.discriminator.width="
+            f"{adversary['width']}; make the width a multiple of it"
+        )
+    if patch % 2 ** adversary["layers"]:
+        raise ConfigError(
+            f"autoencoder.discriminator.layers={adversary['layers']} halve a picture so many "
+            f"times, and data.patch={patch} does not divide so often; take fewer"
+        )
+    if adversary["adaptive"] and own["accumulate"] > 1:
+        raise ConfigError(
+            "autoencoder.discriminator.adaptive=True weighs losses of a whole batch; set "
+            "autoencoder.accumulate=1, or adaptive=False"
+        )
+
+
 def _check_codec(config: Config) -> None:
     codec, width = config["codec"], config["encoder"]["vision"]["width"]
     if codec["compressor"] == "attention":
@@ -211,8 +257,40 @@ def _check_unified(config: Config) -> None:
             "unified.understanding=channel_concat needs one latent for each patch: set "
             "codec.pool=1 or another understanding"
         )
-    if unified["pathway"] == "query":
-        _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+    if check := OF_FAMILY.get(unified["pathway"]):
+        check(config)
+
+
+def _check_query(config: Config) -> None:
+    _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+
+
+# What pathway cheers does in one way only, and why.
+CHEERS_ONLY = {
+    "unified.understanding": ("features", "a picture is always read in one way"),
+    "unified.prediction": ("velocity", "the head gives velocities"),
+    "codec.pool": (1, "slots hold unified.fold latents on a side"),
+}
+
+
+def _check_cheers(config: Config) -> None:
+    for key, (only, why) in CHEERS_ONLY.items():
+        if (value := value_at(config, key)) != only:
+            raise ConfigError(f"{key}={value} with unified.pathway=cheers: {why}; set it to {only}")
+    if config["unified"]["edit_source"] == "both":
+        raise ConfigError(
+            "unified.edit_source=both would read a picture twice in the same way with "
+            "unified.pathway=cheers; set it to latents"
+        )
+    widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
+    for stage, width in widths.items():
+        heads = f"unified.cheers.{stage}.heads"
+        _divides(config, heads, width, even=True)
+        _divides(config, f"unified.cheers.{stage}.kv_heads", heads)
+
+
+# What a family asks of a configuration besides, by `unified.pathway`.
+OF_FAMILY: dict[str, Callable[[Config], None]] = {"query": _check_query, "cheers": _check_cheers}
 
 
 def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:

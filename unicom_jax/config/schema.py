@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unicom_jax.config.key import ALWAYS, NEUTRAL, RECORDED, Group, Key, flatten
+from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.codec import CODEC
 from unicom_jax.config.keys.data import DATA
 from unicom_jax.config.keys.encoder import ENCODER
@@ -25,6 +26,7 @@ from unicom_jax.config.keys.use import EVALUATION, SAMPLE
 # The settings of every stage; what a stage trains, and how, its row in `runs/stages.py` says.
 STAGES: dict[str, Group] = {
     "encoder": ENCODER,
+    "autoencoder": AUTOENCODER,
     "codec": CODEC,
     **{
         stage: Group(f"The stage {stage} of the unified model.", UNIFIED_STAGE)

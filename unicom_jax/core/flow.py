@@ -6,21 +6,19 @@ al. 2022).
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Key, Shaped
 
+from unicom_jax.core.flow_steps import SAMPLERS, FlowStep, VelocityFn
 from unicom_jax.core.losses import LossTerm, LossTerms
 
-# (z, time) -> dz/dt
-VelocityFn = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
 TIME_BINS = 4  # in which the flow loss is reported
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
+TIME_GRIDS = ("even", "released")  # of `time_grid`
 
 
 def align_time(
@@ -85,7 +83,10 @@ def velocity_to_data(
 def shift_time(
     time: Float[Array, "*shape"], shift: float | Float[Array, " ..."]
 ) -> Float[Array, "*shape"]:
-    """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024)."""
+    """t' = t / (t + s (1 - t)); s > 1 moves towards noise, 0 and 1 stay (Esser et al. 2024).
+
+    Cheers writes t' = α t / (1 + (α - 1) t): s = 1 / α.
+    """
     return time / (time + shift * (1.0 - time))
 
 
@@ -149,11 +150,23 @@ def flow_terms(
     Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
     """
     weights, error = _weighted_errors(prediction, target, weights)
-    terms = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    total = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    return total | terms_by_time("flow", error, weights, time)
+
+
+def terms_by_time(
+    name: str,
+    values: Float[Array, "*B"],
+    weights: Shaped[Array, "*#B"],
+    time: Float[Array, "*#B"],
+) -> LossTerms:
+    """Means of `values` by flow time, `TIME_BINS` terms of the names that `flow_terms` gives."""
+    weights = jnp.broadcast_to(weights, values.shape).astype(jnp.float32)
     number = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1)
+    terms = {}
     for index in range(TIME_BINS):
         own = weights * (number == index)
-        terms[f"flow/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * error), jnp.sum(own))
+        terms[f"{name}/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * values), jnp.sum(own))
     return terms
 
 
@@ -169,11 +182,35 @@ def _weighted_errors(
     return weights, jnp.mean(jnp.square(error), axis=-1)
 
 
-def time_grid(steps: int, shift: float | Float[Array, ""] = 1.0) -> Float[Array, " {steps+1}"]:
-    """The increasing times of an integration from 0 to 1, shifted by `shift`."""
+def time_grid(
+    steps: int,
+    shift: float | Float[Array, ""] = 1.0,
+    *,
+    start: float = 0.0,
+    kind: str = "even",
+) -> Float[Array, " nodes"]:
+    """The increasing times of an integration, shifted by `shift`.
+
+    Args:
+      steps: of "even": that many. Of "released": that many from 0.
+      start: where it begins, before the shift; a state is mixed at `shift_time(start, shift)`.
+      kind: one of `TIME_GRIDS`. "even" takes equal steps from `start` to 1. "released" is the grid
+        of Cheers' published code, N = (1 - start) · steps nodes from `start` to 1 and one more step
+        of 1 / `steps` beyond 1, for comparisons with it: v is then asked for at t = 1.
+    """
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
-    return shift_time(jnp.linspace(0.0, 1.0, steps + 1), shift)
+    if not 0.0 <= start < 1.0:
+        raise ValueError(f"start is {start}; an integration starts at 0 or later, and before 1")
+    if kind == "even":
+        return shift_time(jnp.linspace(start, 1.0, steps + 1), shift)
+    if kind != "released":
+        raise ValueError(f"time grid {kind!r} is unknown; choose one of {TIME_GRIDS}")
+    nodes = math.floor(round((1.0 - start) * steps, 6))  # .9 · 80 is a little less than 72
+    if nodes < 2:
+        raise ValueError(f"steps is {steps}; the released grid needs 2 nodes behind start={start}")
+    times = shift_time(jnp.linspace(start, 1.0, nodes), shift)
+    return jnp.append(times, 1.0 + 1.0 / steps)
 
 
 class Trajectory(NamedTuple):
@@ -191,108 +228,6 @@ class Trajectory(NamedTuple):
     log_probs: Float32[Array, "steps B"] | None
 
 
-@dataclasses.dataclass(frozen=True)
-class EulerStep:
-    """z + (t1 - t0) v. Steps of an ODE need no key and have no log-probability (None)."""
-
-    stochastic = False
-
-    def __call__(
-        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: None = None
-    ) -> tuple[jax.Array, None]:
-        return z + (t1 - t0) * velocity_fn(z, t0), None
-
-
-@dataclasses.dataclass(frozen=True)
-class HeunStep:
-    """Trapezoidal corrector after an Euler predictor; the step that ends at t = 1 stays Euler.
-
-    A data-predicting network knows no velocity at t = 1 (0 / 0). One Euler step of local error
-    O(h²) leaves the method at second order (Karras et al. 2022, algorithm 1).
-    """
-
-    stochastic = False
-
-    def __call__(
-        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: None = None
-    ) -> tuple[jax.Array, None]:
-        first = velocity_fn(z, t0)
-        predicted = z + (t1 - t0) * first
-
-        def correct(_: None) -> jax.Array:
-            return z + 0.5 * (t1 - t0) * (first + velocity_fn(predicted, t1))
-
-        return jax.lax.cond(t1 < 1.0, correct, lambda _: predicted, None), None
-
-
-@dataclasses.dataclass(frozen=True)
-class SdeStep:
-    """A step of the SDE with the marginals of the flow, so that the next state has a density.
-
-        mean = z + [v - s² / (2 (1 - t)) (z - t v)] (t1 - t0)      s = level sqrt((1 - t) / t)
-
-    -(z - t v) / (1 - t) is the score, so the drift corrects for the noise s sqrt(t1 - t0) that the
-    step adds ("Flow-GRPO": Liu et al. 2025, here with t = 1 as data). At t = 0, s takes t1 for t.
-    The marginals are those of the ODE for many steps only. A level of 0 would be Euler's step, and
-    is refused: it has no density.
-    """
-
-    level: float = 0.7
-
-    stochastic = True
-
-    def __post_init__(self) -> None:
-        if not self.level > 0:
-            raise ValueError(
-                f"an SDE step of noise level {self.level} is a step of the ODE and has no "
-                "log-probability; give a level above 0, or integrate with euler"
-            )
-
-    def moments(
-        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Mean (like z) and deviation (a scalar) of the next state."""
-        speed, left = velocity_fn(z, t0), 1.0 - t0
-        spread = self.level * jnp.sqrt(left / jnp.where(t0 > 0, t0, t1))
-        drift = speed - jnp.square(spread) / (2.0 * left) * (z - t0 * speed)
-        return z + drift * (t1 - t0), spread * jnp.sqrt(t1 - t0)
-
-    def __call__(
-        self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        mean, deviation = self.moments(velocity_fn, z, t0, t1)
-        after = mean + deviation * _normal(key, z.shape, z.dtype)
-        return after, _log_density(jax.lax.stop_gradient(after), mean, deviation)
-
-    def log_prob(
-        self, velocity_fn: VelocityFn, z: jax.Array, after: jax.Array, t0: jax.Array, t1: jax.Array
-    ) -> Float32[Array, " B"]:
-        """Of a step that was made from `z` to `after`, under this velocity."""
-        return _log_density(after, *self.moments(velocity_fn, z, t0, t1))
-
-
-def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Unit Gaussian, from one key or from one key a row (which then does not depend on others)."""
-    if key.ndim == 0:
-        return jax.random.normal(key, shape, dtype)
-    return jax.vmap(lambda row: jax.random.normal(row, shape[1:], dtype))(key)
-
-
-def _log_density(value: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
-    """Log-density of an isotropic Gaussian, averaged over the dimensions of a row: (B,).
-
-    An average, as in Flow-GRPO: a sum over a picture's numbers would leave the clip range of any
-    policy gradient within one step.
-    """
-    logs = -0.5 * (jnp.square((value - mean) / deviation) + jnp.log(2.0 * jnp.pi))
-    logs = (logs - jnp.log(deviation)).astype(jnp.float32)
-    return jnp.mean(logs, axis=tuple(range(1, logs.ndim)))
-
-
-FlowStep = EulerStep | HeunStep | SdeStep
-SAMPLERS: dict[str, FlowStep] = {"euler": EulerStep(), "heun": HeunStep()}
-
-
 def integrate(
     velocity_fn: VelocityFn,
     noise: Float[Array, "*shape"],
@@ -300,16 +235,21 @@ def integrate(
     sampler: str | FlowStep = "euler",
     shift: float | Float[Array, ""] = 1.0,
     *,
+    start: float = 0.0,
+    grid: str = "even",
     key: Key[Array, "*#B"] | None = None,
     trajectory: bool = False,
 ) -> Float[Array, "*shape"] | tuple[Float[Array, "*shape"], Trajectory]:
     """Carries `noise` from t = 0 to t = 1 along dz/dt = velocity_fn(z, t), in fp32 or better.
+
+    With a later `start` it carries a state of that time, see `begin_from`.
 
     `velocity_fn` gets the state and a scalar time. One `scan` runs all steps, so the compiled code
     holds it once (Heun: twice) whatever their number.
 
     Args:
       sampler: a name of `SAMPLERS`, or a step (z, t0, t1, key) -> (z, log-probability).
+      start, grid: see `time_grid`.
       key: of a step that draws noise: one, or one a row.
       trajectory: also return the states, times and log-probabilities on the way.
     """
@@ -318,6 +258,8 @@ def integrate(
     step = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
     if step.stochastic and key is None:
         raise ValueError(f"{type(step).__name__} draws noise; give integrate a key")
+    if step.stochastic and grid == "released":
+        raise ValueError("grid='released' steps beyond t = 1, where an SDE step has no density")
 
     def field(z: jax.Array, time: jax.Array) -> jax.Array:
         return velocity_fn(z, time).astype(z.dtype)
@@ -328,13 +270,28 @@ def integrate(
         after, log_prob = step(field, z, t0, t1, step_key)
         return after, (after, log_prob) if trajectory else None
 
-    start = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
-    times = time_grid(steps, shift).astype(start.dtype)
-    final, passed = jax.lax.scan(body, start, (jnp.arange(steps), times[:-1], times[1:]))
+    first = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
+    times = time_grid(steps, shift, start=start, kind=grid).astype(first.dtype)
+    numbers = jnp.arange(len(times) - 1)
+    final, passed = jax.lax.scan(body, first, (numbers, times[:-1], times[1:]))
     if not trajectory:
         return final
     states, log_probs = passed
-    return final, Trajectory(jnp.concatenate([start[None], states]), times, log_probs)
+    return final, Trajectory(jnp.concatenate([first[None], states]), times, log_probs)
+
+
+def begin_from(
+    data: Float[Array, "*shape"],
+    noise: Float[Array, "*shape"],
+    start: float,
+    shift: float | Float[Array, ""] = 1.0,
+) -> Float[Array, "*shape"]:
+    """The state of `data` from which `integrate` goes on at `start`: mixed at the shifted time.
+
+    So an edit can begin with some of its source. (Cheers' published code mixes at `start` itself,
+    and tells the model the shifted time.)
+    """
+    return interpolate(data, noise, shift_time(jnp.asarray(start), shift))
 
 
 def _fold(key: jax.Array, number: jax.Array) -> jax.Array:

@@ -266,15 +266,15 @@ class Embedding(Module):
 
 
 def sinusoidal(
-    time: Float[Array, "*B"], dim: int, max_period: float = 10_000.0
+    time: Float[Array, "*B"], dim: int, max_period: float = 10_000.0, scale: float = 1000.0
 ) -> Float32[Array, "*B {dim}"]:
-    """[cos, sin] features of a time in [0, 1], times 1000 as in DiT."""
+    """[cos, sin] features of a time in [0, 1], times `scale`: 1000 as in DiT."""
     # Exponents in fp32, as in the libraries that published weights come from; their exp on the host
     # to the last bit, in which XLA's differs: angles of thousands (FLUX's guidance) would show it.
     exponents = np.float32(-math.log(max_period)) * np.arange(dim // 2, dtype=np.float32)
     exponents = exponents / np.float32(dim // 2)
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
-    angles = 1000.0 * time.astype(jnp.float32)[..., None] * frequencies
+    angles = scale * time.astype(jnp.float32)[..., None] * frequencies
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
@@ -296,10 +296,11 @@ def place_embedding(
 
 @dataclasses.dataclass(frozen=True)
 class TimeEmbedding(Module):
-    """Flow time to a vector: 256 sinusoids, then a two-layer SiLU MLP, in fp32."""
+    """Flow time to a vector: 256 sinusoids of time · scale, then a two-layer SiLU MLP, in fp32."""
 
     dim: int
     frequencies: int = 256
+    scale: float = 1000.0
 
     @property
     def mlp(self) -> Mlp:
@@ -309,4 +310,4 @@ class TimeEmbedding(Module):
         return self.mlp.specs()
 
     def __call__(self, params: Params, time: Float[Array, "*B"]) -> Float32[Array, "*B {self.dim}"]:
-        return self.mlp(params, sinusoidal(time, self.frequencies))
+        return self.mlp(params, sinusoidal(time, self.frequencies, scale=self.scale))

@@ -12,25 +12,27 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32
 
-from unicom_jax.core.layers import LayerNorm, Linear
-from unicom_jax.core.module import Module, Params, Specs, zeros
+from unicom_jax.core.layers import LayerNorm, Linear, RMSNorm
+from unicom_jax.core.module import Initializer, Module, Params, Specs, zeros
 
 
 @dataclasses.dataclass(frozen=True)
 class Modulation(Module):
-    """`parts` vectors of `dim` from a conditioning vector: SiLU -> zero-initialised Linear, fp32.
+    """`parts` vectors of `dim` from a conditioning vector: SiLU -> Linear, fp32.
 
-    All parts are 0 at the start, so a gated branch begins as the identity.
+    By default all parts are 0 at the start, so a gated branch begins as the identity.
     """
 
     condition_dim: int
     dim: int
     parts: int
+    init_kernel: Initializer = dataclasses.field(default=zeros, repr=False)
 
     @property
     def linear(self) -> Linear:
+        out_dim = self.parts * self.dim
         return Linear(
-            self.condition_dim, self.parts * self.dim, axes=("embed", None), init_kernel=zeros
+            self.condition_dim, out_dim, axes=("embed", None), init_kernel=self.init_kernel
         )
 
     def specs(self) -> Specs:
@@ -50,8 +52,19 @@ def modulated_norm(
     eps: float = 1e-6,
 ) -> Float[Array, "*B W"]:
     """LayerNorm(x) · (1 + scale) + shift, without weights of its own; rounded to the dtype of x."""
-    normed = LayerNorm(x.shape[-1], eps=eps, affine=False)({}, x.astype(jnp.float32))
-    return (normed * (1 + scale) + shift).astype(x.dtype)
+    norm = LayerNorm(x.shape[-1], eps=eps, affine=False)
+    return modulate(norm, {}, x, scale, shift).astype(x.dtype)
+
+
+def modulate(
+    norm: LayerNorm | RMSNorm,
+    params: Params,
+    x: Float[Array, "*B W"],
+    scale: Float32[Array, "*#B W"],
+    shift: Float32[Array, "*#B W"],
+) -> Float32[Array, "*B W"]:
+    """norm(x) · (1 + scale) + shift, by a norm that may have weights; fp32."""
+    return norm(params, x.astype(jnp.float32)) * (1 + scale) + shift
 
 
 def gated_sum(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,14 @@ from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
 from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.reconstructor import Reconstructor
+from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.runs.autoencoder import has_trained
+from unicom_jax.runs.checkpoint import chosen_step
 from unicom_jax.runs.data import source_changes
-from unicom_jax.runs.weights import describe, steps_in_use
+from unicom_jax.runs.stages import UNIFIED
+from unicom_jax.runs.trained import furthest, source_label
+from unicom_jax.runs.weights import EYE, describe, steps_in_use
 
 
 def run_evaluate(
@@ -38,6 +45,8 @@ def run_evaluate(
 ) -> dict[str, float | int | None]:
     """Scores the weights of a run, then the same model untrained; prints the table.
 
+    A run that trained an autoencoder and no model is scored on what that reconstructs.
+
     Args:
       step: of the unified model, as for `Generator.load`.
       split: development or test.
@@ -45,9 +54,15 @@ def run_evaluate(
 
     Raises CheckpointError without a checkpoint, SourceError without the data.
     """
-    config, tokenizer, _ = describe(workdir)
+    config, tokenizer = describe(workdir)
     used = steps_in_use(workdir, step)
-    settings = EvaluationConfig.of(config)
+    settings, model, suites = EvaluationConfig.of(config), Generator, None
+    if autoencoder_alone(config, workdir):
+        console.print("no unified model was trained: its autoencoder is scored alone")
+        settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
+        model, suites = Reconstructor, ("reconstructions",)
+        label = source_label(config, workdir, AUTOENCODER)
+        used |= {AUTOENCODER: (label, chosen_step(workdir, label))}
     trained_on = evaluates_on_training_data(config)
     if trained_on:
         console.print(
@@ -70,10 +85,11 @@ def run_evaluate(
         "checkpoints": {part: f"{stage} {number}" for part, (stage, number) in used.items()},
     }
     flat = evaluate(
-        lambda: Generator.load(workdir, step),
-        (lambda: Generator.untrained(config, tokenizer)) if baseline else None,
+        lambda: model.load(workdir, step),
+        (lambda: model.untrained(config, tokenizer)) if baseline else None,
         settings,
         workdir,
+        only=suites,
         data=data_of(config, settings, split),
         encoder_of=encoder_of,
         about=about,
@@ -86,9 +102,17 @@ def run_evaluate(
     return flat
 
 
-def encoder_of(generator: Generator) -> Generator:
-    """A generator that holds the weights of the encoder alone, for `features`."""
-    vision = {"vision": generator.params["vision"]}
+def autoencoder_alone(config: Mapping[str, Any], workdir: Path) -> bool:
+    """Whether a run has trained an autoencoder and no model so far."""
+    return has_trained(config, workdir) and furthest(config, workdir, UNIFIED.part) is None
+
+
+def encoder_of(generator: Generator) -> Generator | None:
+    """A generator that holds the weights of the encoder alone, for `features`; None: its run has
+    none."""
+    if not generator.has_encoder:
+        return None
+    vision = {EYE: generator.params[EYE]}
     return Generator(generator.config, generator.tokenizer, vision, generator.models.mesh)
 
 

@@ -83,7 +83,7 @@ def evaluate_retrieval(
     examples: Sequence[Example],
     config: EvaluationConfig,
     *,
-    encoder: Encoder | None = None,
+    encoder: Encoder,
     progress: Progress = silent,
 ) -> SuiteResult:
     """Without an exact judge: is a drawing nearest, of all pictures, to the one captioned so?
@@ -94,7 +94,6 @@ def evaluate_retrieval(
     not thereby right. The kernel distance (KID) compares the drawings with the pictures as two
     sets. `encoder` as in `evaluate_reconstruction`.
     """
-    encoder = encoder or model
     chosen = range(min(config.pictures, len(examples)))
     if not chosen:
         return SuiteResult([], [])

@@ -85,7 +85,7 @@ class UnifiedModel(Encoder, Protocol):
         """One edited picture a picture and instruction, at the size of the `prepared` source."""
 
     def reconstruct(self, images: Sequence[Picture], *, seed: int, first: int) -> Sequence[Picture]:
-        """The codec alone: encode, compress, decompress, paint; at the size of `prepared`."""
+        """The codec alone: into its latents and back; at the size of `prepared`."""
 
     def prepared(self, image: Picture) -> Picture:
-        """The picture as the encoder sees it: resized under the image policy."""
+        """The picture as the model sees it: resized under the image policy."""

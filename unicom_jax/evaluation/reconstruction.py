@@ -1,4 +1,4 @@
-"""Suite: how much of a picture survives encoder, compressor and pixel decoder."""
+"""Suite: how much of a picture survives its way into the codec's latents and back."""
 
 from __future__ import annotations
 
@@ -35,12 +35,11 @@ def evaluate_reconstruction(
 ) -> SuiteResult:
     """PSNR, SSIM and kernel distance (KID) of reconstructions of the first `config.pictures`.
 
-    A copy is compared with the picture as the encoder saw it, resized under the image policy.
-    `encoder` measures the distance (default: the model itself). Give the trained model's when an
-    untrained one is evaluated: distances compare only in one feature space.
+    A copy is compared with the picture as the model saw it, resized under the image policy.
+    `encoder` measures the distance; None leaves it out. Give the trained model's when an untrained
+    one is evaluated: distances compare only in one feature space.
     Chance is a codec that ignores its input: PSNR and SSIM of each picture against the next one.
     """
-    encoder = encoder or model
     records: Log[Reconstruction] = Log(config.shown)
     true, painted = [], []
     blind = _OfOthers(_psnr, ssim)
@@ -49,8 +48,9 @@ def evaluate_reconstruction(
         chosen = [examples[index] for index in batch]
         originals = [model.prepared(example.image) for example in chosen]
         copies = model.reconstruct(originals, seed=config.seed, first=first)
-        true.append(encoder.features(originals))
-        painted.append(encoder.features(copies))
+        if encoder is not None:
+            true.append(encoder.features(originals))
+            painted.append(encoder.features(copies))
         for example, original, copy in zip(chosen, originals, copies, strict=True):
             found = _psnr(original, copy), ssim(original, copy)
             records.append(Reconstruction(example.key, original, copy, *found))
@@ -59,13 +59,14 @@ def evaluate_reconstruction(
         return SuiteResult([], [])
     psnrs = mean_interval([record.psnr for record in records])
     ssims = mean_interval([record.ssim for record in records], bounds=(-1.0, 1.0))
-    distance = kernel_distance(np.concatenate(true), np.concatenate(painted))
     chance_psnr, chance_ssim = blind.means()
     scores = [
         Score("reconstruction/psnr", psnrs, count, chance_psnr),
         Score("reconstruction/ssim", ssims, count, chance_ssim),
-        Score("reconstruction/kid", distance, count),
     ]
+    if encoder is not None:
+        distance = kernel_distance(np.concatenate(true), np.concatenate(painted))
+        scores.append(Score("reconstruction/kid", distance, count))
     return SuiteResult(scores, records)
 
 

@@ -222,6 +222,9 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
         f"The image policy is {policy}, but the pictures are square: no other shape was scored.": (
             shapes and square and policy != "fixed"
         ),
+        f"No encoder was there to measure {', '.join(about.get('left_out', []))}.": (
+            about.get("left_out")
+        ),
         "Nothing was held out: these are scores on training data.": about.get("trained_on"),
         f"The data changed since training ({'; '.join(about.get('data_changed', []))}), so some of "
         "the samples may have been trained on.": about.get("data_changed"),

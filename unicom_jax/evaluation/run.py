@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ def evaluate(
     workdir: str | os.PathLike[str],
     *,
     data: EvaluationData | None = None,
-    encoder_of: Callable[[UnifiedModel], Encoder] = lambda model: model,
+    only: Collection[str] | None = None,
+    encoder_of: Callable[[UnifiedModel], Encoder | None] = lambda model: model,
     about: Mapping[str, Any] | None = None,
     console: rich.console.Console | None = None,
 ) -> dict[str, float | int | None]:
@@ -62,7 +63,9 @@ def evaluate(
       config: how much is evaluated and how the model samples.
       workdir: the run's folder; made when missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
-      encoder_of: the part of the trained model that measures features of both models' pictures.
+      only: names of the suites, as `suites_of` has them; None: all that there are samples for.
+      encoder_of: the part of the trained model that measures features of both models' pictures;
+        None where it has none: scores that need it are left out, and named on the console.
       about: facts about the scores for `scores.json`, in addition to the settings.
       console: where progress is shown.
 
@@ -76,17 +79,21 @@ def evaluate(
         )
     model = load()
     encoder = encoder_of(model)
-    results = _run("trained", suites_of(samples, data, config, encoder), model, console)
+    left_out = () if encoder else measured_scores(samples, data, config)
+    if left_out and console:
+        console.print(f"no encoder was trained or imported; left out: {', '.join(left_out)}")
+    results = _run("trained", suites_of(samples, data, config, encoder, only), model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
     del model  # memory may not hold two
     blind: dict[str, SuiteResult] = {}
     if load_untrained is not None:
         without_pictures = dataclasses.replace(config, shown=0)
-        suites = suites_of(samples, data, without_pictures, encoder)
+        suites = suites_of(samples, data, without_pictures, encoder, only)
         blind = _run("untrained", suites, load_untrained(), console)
     flat = flatten(_scores(results), _scores(blind))
     judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
     facts = {**(about or {}), "shapes": shapes, "judge": judge, **_settings(config)}
+    facts["left_out"] = list(left_out)
     write_records(Path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
     write_scores(Path(workdir) / SCORES_FILE, flat, facts)
     return flat
@@ -103,9 +110,16 @@ def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:
 
 
 def suites_of(
-    samples: Samples, data: EvaluationData, config: EvaluationConfig, encoder: Encoder
+    samples: Samples,
+    data: EvaluationData,
+    config: EvaluationConfig,
+    encoder: Encoder | None,
+    only: Collection[str] | None = None,
 ) -> dict[str, tuple[Suite, int]]:
-    """The suites that have samples: name of the records -> (suite, number of samples)."""
+    """The suites that have samples: name of the records -> (suite, number of samples).
+
+    `only`: none but these.
+    """
 
     def reconstruct(model: UnifiedModel, progress: Progress) -> SuiteResult:
         return evaluate_reconstruction(
@@ -130,7 +144,7 @@ def suites_of(
             model, samples.edits, config, judge=data.judge_edit, progress=progress
         )
 
-    retrieved = samples.pictures if config.prompts else 0
+    retrieved = samples.pictures if config.prompts and encoder else 0
     planned = {
         "reconstructions": (reconstruct, samples.pictures),
         "generations": (draw, len(samples.prompts) if data.prompts else retrieved),
@@ -138,7 +152,18 @@ def suites_of(
         "captions": (caption, samples.pictures),
         "edits": (edit, len(samples.edits)),
     }
-    return {name: plan for name, plan in planned.items() if plan[1]}
+    wanted = planned if only is None else only
+    return {name: plan for name, plan in planned.items() if plan[1] and name in wanted}
+
+
+def measured_scores(
+    samples: Samples, data: EvaluationData, config: EvaluationConfig
+) -> tuple[str, ...]:
+    """The scores that an encoder measures."""
+    if not samples.pictures:
+        return ()
+    retrieval = ("generation/retrieval", "generation/kid")
+    return ("reconstruction/kid", *(retrieval if config.prompts and not data.prompts else ()))
 
 
 def _run(

@@ -17,9 +17,11 @@ from unicom_jax.evaluation.command import data_of
 from unicom_jax.evaluation.data import DEVELOPMENT
 from unicom_jax.evaluation.generation import evaluate_generation
 from unicom_jax.evaluation.suite import EvaluationConfig, first_of_each
+from unicom_jax.families.build import family_of
 from unicom_jax.inference.generator import Generator
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs import weights
+from unicom_jax.runs.stages import PARTS
 
 SHOWN = 4  # prompts that are drawn where `sample.watched` names none
 
@@ -30,29 +32,18 @@ Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, Pictu
 def make_observer(config: Any, workdir: Path, mesh: Any, frozen: Params) -> Observer:
     """Draws `sample.watched`, and `sample.scored` prompts of each category, which are judged.
 
-    What paints pixels is read from the checkpoint of the codec, as training itself has no use for
-    it. All processes of a run have to call the observer alike.
+    What paints pixels is read from the checkpoint of the codec, as far as training itself has no
+    use for it. All processes of a run have to call the observer alike.
 
     Args:
-      frozen: the stage's frozen weights, `encoder` and a part of `codec`.
+      frozen: the stage's frozen weights.
 
     Raises:
       CheckpointError: the codec's checkpoint is missing or damaged.
       SourceError: there is too little data to score on.
     """
-    _, tokenizer, module = weights.describe(workdir)
-
-    def read(path: tuple[str, ...]) -> Params:
-        return weights.restore(workdir, config, module, only=path, mesh=mesh)
-
-    painter = {
-        name: read(("codec", name))["codec"][name] for name in ("decompressor", "pixel_decoder")
-    }
-    held = {
-        "vision": frozen["encoder"],
-        "codec": {**frozen["codec"], **painter},
-        **read((AUTOENCODER,)),
-    }
+    _, tokenizer = weights.describe(workdir)
+    held = _held(config, workdir, mesh, frozen)
     settings = EvaluationConfig.of(config)
     settings = dataclasses.replace(settings, shown=0, pictures=0, questions=0, edits=0)
     scored = config["sample"]["scored"]
@@ -77,3 +68,26 @@ def make_observer(config: Any, workdir: Path, mesh: Any, frozen: Params) -> Obse
         return {score.name: score.interval.value for score in scores}, pictures
 
     return observe
+
+
+def _held(config: Any, workdir: Path, mesh: Any, frozen: Params) -> dict[str, Params]:
+    """The trees of a model in use, its own weights aside: what is `frozen`, and the rest of it from
+    the checkpoints."""
+    family = family_of(config)
+
+    def read(*path: str) -> Params:
+        return weights.restore(workdir, config, only=path, mesh=mesh)
+
+    held = {}
+    for tree, of in family.in_model.items():
+        known = {wanted: frozen[name] for name, wanted in family.frozen.items()}
+        part = next((wanted for wanted in known if wanted.part == of.part), None)
+        if of in known:
+            held[tree] = known[of]
+        elif part is None:
+            held |= read(tree)
+        else:  # some keys of a tree that is whole
+            others = PARTS[of.part].build(config).specs().keys() - set(part.read)
+            rest = {key: read(tree, key)[tree][key] for key in sorted(others)}
+            held[tree] = {**part.placed(known[part]), **rest}
+    return {**held, **read(AUTOENCODER)}

@@ -18,17 +18,21 @@ from unicom_jax.config import KEYS, ConfigError, values
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
+from unicom_jax.families.build import build_autoencoder
 from unicom_jax.interop import pytorch
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import siglip, unicom
-from unicom_jax.interop.layouts.layout import LAYOUTS
+from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
+from unicom_jax.models.codec import Codec
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
+from unicom_jax.runs.autoencoder import has_trained, load_trained
 
 SOURCES = Path(pytorch.__file__).parent
 # The code that travels with the weights; `verify_unicom.py` beside it does not.
@@ -95,14 +99,14 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run, ready to be written: its folder, configuration, weights, modules."""
+    """A training run, ready to be written: its folder, configuration, weights, modules by tree."""
 
     workdir: Path
     choice: weights.Choice
     config: Mapping[str, Any]
     tokenizer: Tokenizer
     params: Mapping[str, Params]
-    module: unicom.Unicom
+    modules: Mapping[str, Module]
 
     @property
     def steps(self) -> dict[str, tuple[str, int]]:
@@ -140,29 +144,41 @@ def export(
       FileExistsError: `target` is there already.
     """
     _check_target(workdir, target, options.overwrite)
-    config, tokenizer, module = weights.describe(workdir)
+    config, tokenizer = weights.describe(workdir)
+    modules = weights.modules_in_use(config, workdir)
     part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
     only = part.path if part else ("unified",) * apart
-    if part and isinstance(missing := part.find(module), str):
+    trained = options.to == AUTOENCODER and has_trained(config, workdir)
+    if part and not trained and isinstance(missing := part.find(modules), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
+    whole = None if part else unicom.of_run(config)
     if options.choice.step and only and only[0] != "unified":
         raise ConfigError(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
             f"--to={options.to} does not write; leave it out"
         )
+    if trained:
+        if options.choice.kind == "base":
+            raise ConfigError(f"{workdir}: its autoencoder has no adapters; leave --weights out")
+        raw = options.choice.kind == "raw"
+        own = build_autoencoder(config), load_trained(config, workdir, raw=raw, on_host=True)
+        with new_folder(target, replace=options.overwrite) as folder:
+            _fill(folder, LAYOUTS[AUTOENCODER], *own, options)
+            check(folder)
+        return target
     if not only:
         check_format(config)
     params = weights.restore(
-        workdir, config, module, options.choice, on_host=True, only=only, keep_adapters=apart
+        workdir, config, options.choice, on_host=True, only=only, keep_adapters=apart
     )
-    run = Run(workdir, options.choice, config, tokenizer, params, module)
+    run = Run(workdir, options.choice, config, tokenizer, params, modules)
     with new_folder(target, replace=options.overwrite) as folder:
         if part:
             _write_part(run, part, folder, options)
         elif apart:
-            peft.write_adapters(folder, module, params, DTYPES[options.dtype][0])
+            peft.write_adapters(folder, whole, params, DTYPES[options.dtype][0])
         else:
-            write_model(run, folder, options)
+            write_model(run, whole, folder, options)
         check(folder)
     return target
 
@@ -200,30 +216,31 @@ def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
 # ---- the whole model --------------------------------------------------------------------------
 
 
-def write_model(run: Run, folder: Path, options: Options) -> None:
+def write_model(run: Run, module: unicom.Unicom, folder: Path, options: Options) -> None:
     """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
-    table = unicom.table(run.module)
-    _write_json(folder / "config.json", _describe(run, options))
+    table = unicom.table(module)
+    _write_json(folder / "config.json", _describe(run, module, options))
     _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
-    _write_json(folder / "processor_config.json", _describe_processor(run))
-    _write_json(folder / "generation_config.json", _describe_generation(run))
-    _write_tokenizer(run, folder)
+    sequence = unicom.describe_sequence(module, run.config)
+    _write_json(folder / "processor_config.json", _describe_processor(sequence))
+    _write_json(folder / "generation_config.json", _describe_generation(run, module))
+    _write_tokenizer(run, sequence, folder)
     for name in CODE:
         shutil.copyfile(SOURCES / name, folder / name)
-    card = model_card(run.workdir, run.config, run.module, run.steps, options.choice)
+    card = model_card(run.workdir, run.config, module, run.steps, options.choice)
     (folder / "README.md").write_text(card, encoding="utf-8")
     store_weights(
         folder,
         table,
-        run.module.specs(),
+        module.specs(),
         run.params,
         dtype=DTYPES[options.dtype][0],
-        kept=unicom.kept_in_fp32(run.module),
+        kept=unicom.kept_in_fp32(module),
         shard_bytes=options.shard_bytes,
     )
 
 
-def _describe(run: Run, options: Options) -> dict[str, Any]:
+def _describe(run: Run, module: unicom.Unicom, options: Options) -> dict[str, Any]:
     dtype = DTYPES[options.dtype][1]
     return {
         "architectures": ["UnicomModel"],
@@ -233,12 +250,12 @@ def _describe(run: Run, options: Options) -> dict[str, Any]:
             **dict.fromkeys(AUTO_MODELS, "modeling_unicom.UnicomModel"),
             **PROCESSOR,
         },
-        "hidden_size": run.module.unified.transformer.width,
-        "vocab_size": run.module.unified.transformer.vocab_size,
+        "hidden_size": module.unified.transformer.width,
+        "vocab_size": module.unified.transformer.vocab_size,
         "image_token_id": run.tokenizer.image_pad,
         "dtype": dtype,
         "torch_dtype": dtype,  # read by transformers 4
-        **unicom.describe(run.module, run.config),
+        **unicom.describe(module, run.config),
         "run": {"config": without_places(run.config), "steps": run.steps},
     }
 
@@ -255,15 +272,11 @@ def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
     return traverse_util.unflatten_dict(flat, sep=".")
 
 
-def _describe_processor(run: Run) -> dict[str, Any]:
-    return {
-        "processor_class": "UnicomProcessor",
-        "auto_map": PROCESSOR,
-        "sequence": unicom.describe_sequence(run.module, run.config),
-    }
+def _describe_processor(sequence: Mapping[str, Any]) -> dict[str, Any]:
+    return {"processor_class": "UnicomProcessor", "auto_map": PROCESSOR, "sequence": sequence}
 
 
-def _write_tokenizer(run: Run, folder: Path) -> None:
+def _write_tokenizer(run: Run, sequence: Mapping[str, Any], folder: Path) -> None:
     """The tokenizer with the chat template of the format that the model was trained with.
 
     A template that was given to the run stays beside it under the name "original".
@@ -271,7 +284,7 @@ def _write_tokenizer(run: Run, folder: Path) -> None:
     details = {k: v for k, v in run.tokenizer.details.items() if k != "chat_template"}
     details["padding_side"] = "left"  # `generate` continues all rows at their right end
     dataclasses.replace(run.tokenizer, details=details).save(folder)
-    template = Format(**unicom.describe_sequence(run.module, run.config)).chat_template()
+    template = Format(**sequence).chat_template()
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
     if isinstance(given := run.tokenizer.details.get("chat_template"), str):
         path = folder / GIVEN_TEMPLATE
@@ -294,7 +307,7 @@ def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _describe_generation(run: Run) -> dict[str, Any]:
+def _describe_generation(run: Run, module: unicom.Unicom) -> dict[str, Any]:
     sample = run.config["sample"]
     return {
         **_describe_stops(run),
@@ -302,7 +315,7 @@ def _describe_generation(run: Run) -> dict[str, Any]:
         "guidance": sample["guidance"],
         "guidance_interval": list(sample["guidance_interval"]),
         "sampler": sample["sampler"],
-        "flow_shift": run.module.unified.images.flow_time.shift,
+        "flow_shift": module.unified.images.flow_time.shift,
         "codec_steps": run.config["codec"]["sample_steps"],
         "image_size": run.config["data"]["image_size"],
     }
@@ -332,17 +345,17 @@ class Part:
     Attributes:
       layout: a key of `LAYOUTS`.
       path: where a run keeps its weights.
-      find: its module, or a line that says why a model has none.
+      find: its module, of a model's by tree of weights, or a line that says why it has none.
     """
 
     layout: str
     path: tuple[str, ...]
-    find: Callable[[unicom.Unicom], Module | str]
+    find: Callable[[Mapping[str, Module]], Module | str]
 
 
-def _language(kind: str) -> Callable[[unicom.Unicom], Module | str]:
-    def find(model: unicom.Unicom) -> Module | str:
-        module: Transformer = model.unified.transformer
+def _language(kind: str) -> Callable[[Mapping[str, Module]], Module | str]:
+    def find(model: Mapping[str, Module]) -> Module | str:
+        module: Transformer = model["unified"].transformer
         own = "qwen3" if module.qk_norm else "qwen2"
         if own != kind:
             return f"its language model is of the family {own}; use --to={own}"
@@ -351,42 +364,54 @@ def _language(kind: str) -> Callable[[unicom.Unicom], Module | str]:
     return find
 
 
-def _flux(model: unicom.Unicom) -> Module | str:
+def _flux(model: Mapping[str, Module]) -> Module | str:
     """FLUX's transformer; the projector of its context has no place in that layout."""
-    decoder = model.codec.pixel_decoder
-    if not isinstance(decoder, FluxDecoder):
+    codec = model["codec"]
+    if not isinstance(codec, Codec):
+        return "its latents are decoded by an autoencoder, not by a flow"
+    if not isinstance(codec.pixel_decoder, FluxDecoder):
         return "its pixel decoder is a DiT of our own, not FLUX; export it with --to=pytorch"
-    return decoder.transformer
+    return codec.pixel_decoder.transformer
 
 
 PARTS: dict[str, Part] = {
-    "siglip2": Part("siglip", ("vision",), lambda model: model.vision),
+    "siglip2": Part(
+        "siglip",
+        ("vision",),
+        lambda model: model.get("vision", "no encoder was trained or imported"),
+    ),
     "qwen2": Part("qwen", ("unified", "transformer"), _language("qwen2")),
     "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
     "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
     "autoencoder": Part(
-        "autoencoder",
-        ("autoencoder",),
-        lambda model: model.autoencoder or "it paints pixels and has no autoencoder",
+        AUTOENCODER,
+        (AUTOENCODER,),
+        lambda model: model.get(AUTOENCODER, "it paints pixels and has no autoencoder"),
     ),
 }
 
 
-def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
-    """One part as transformers or diffusers loads it."""
-    module, params = part.find(run.module), run.params
-    for name in part.path:
-        params = params[name]
+def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:
     dtype, torch_dtype = DTYPES[options.dtype]
+    # transformers reads the type there; diffusers refuses a key that its class has no argument for.
+    about = {} if layout.stem == DIFFUSERS else {"dtype": torch_dtype}
     fill_folder(
         folder,
-        LAYOUTS[part.layout],
+        layout,
         module,
         params,
         dtype=dtype,
         shard_bytes=options.shard_bytes,
-        about={"dtype": torch_dtype},
+        about=about,
     )
+
+
+def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
+    """One part as transformers or diffusers loads it."""
+    module, params = part.find(run.modules), run.params
+    for name in part.path:
+        params = params[name]
+    _fill(folder, LAYOUTS[part.layout], module, params, options)
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
         _write_json(folder / "generation_config.json", _describe_stops(run))

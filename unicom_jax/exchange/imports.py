@@ -33,6 +33,7 @@ from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
 from unicom_jax.interop.tensors import DTYPES, TensorFact, open_tensors, weight_files
 from unicom_jax.interop.transfer import check_facts, load_weights
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.configuration import open_run
@@ -47,7 +48,7 @@ from unicom_jax.runs.initial import (
     Source,
     sources_of,
 )
-from unicom_jax.runs.stages import IN_MODEL, PARTS, STAGES, parse
+from unicom_jax.runs.stages import PARTS, STAGES, UNIFIED, in_model, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
 from unicom_jax.runs.workdir import stage_steps
@@ -99,8 +100,8 @@ def import_parts(
       WeightsError: a folder is damaged.
       FileExistsError: a stage has a checkpoint already.
     """
-    if "autoencoder" in folders:
-        config.codec.autoencoder.path = folders["autoencoder"]
+    if AUTOENCODER in folders:
+        config.codec.autoencoder.path = folders[AUTOENCODER]
     stored = workdir / "tokenizer"
     tokenizer = load_tokenizer(stored) if stored.is_dir() else load_or_train_tokenizer(config, None)
     use_tokenizer(config, tokenizer, workdir)
@@ -111,7 +112,7 @@ def import_parts(
     plan = _plan(given, workdir)
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]
     rows = [(s.name, stage, s.module, s.folder, s.check()) for stage, s in parts]
-    if "autoencoder" in folders:
+    if AUTOENCODER in folders:
         folder, layout = Path(folders["autoencoder"]), LAYOUTS["autoencoder"]
         module = module_in(folder, layout)
         rows.append(("autoencoder", "", module, folder, check_model(folder, layout, module)))
@@ -208,20 +209,22 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
             )
         # Training that continues does so with the furthest stage: the stages before it have no more
         # than what the model is used with (of the encoder, its image tower).
-        config.stages = (_stage_of("unified", run),)
-        for tree, of in IN_MODEL.items():
-            whole = {of.keys: params[tree]} if isinstance(of.keys, str) else params[tree]
-            save_import(new / _stage_of(tree, run) / "checkpoints", whole)
+        trees = in_model(config)
+        config.stages = (_stage_of(UNIFIED.part, "unified", run),)
+        for tree, of in trees.items():
+            folder = new / _stage_of(of.part, tree, run) / "checkpoints"
+            save_import(folder, of.placed(params[tree]))
         if module.autoencoder is not None:
             layout, weights = LAYOUTS["autoencoder"], params["autoencoder"]
-            write_model(new / "autoencoder", layout, module.autoencoder, weights)
+            write_model(new / AUTOENCODER, layout, module.autoencoder, weights)
         tokenizer.save(new / "tokenizer")
         (new / "config.json").write_text(to_json(config), encoding="utf-8")
 
 
-def _stage_of(tree: str, run: Mapping[str, Any]) -> str:
-    """The stage that a tree of an exported model came from; unrecorded: the last that trains it."""
-    part, stage = IN_MODEL[tree].part, (run.get("steps") or {}).get(tree, [""])[0]
+def _stage_of(part: str, tree: str, run: Mapping[str, Any]) -> str:
+    """The stage that a tree of an exported model came from, which is of a part; unrecorded: the
+    last that trains it."""
+    stage = (run.get("steps") or {}).get(tree, [""])[0]
     if (found := parse(stage)) and found.spec.part == part:
         return found.name  # its first time here
     return [name for name, spec in STAGES.items() if spec.part == part][-1]

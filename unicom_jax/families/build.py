@@ -1,16 +1,24 @@
-"""Modules from a configuration: the one place where config keys meet constructor arguments."""
+"""Modules from a configuration: the one place where config keys meet constructor arguments, and the
+table of families."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
+from unicom_jax.families.cheers import make_cheers
+from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import (
+    KINDS,
+    Autoencoder,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+)
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
@@ -19,7 +27,9 @@ from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.latent_codec import AutoencoderCodec, LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
+from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.transformer import Transformer
@@ -71,11 +81,49 @@ def build_space(config: Config) -> PaintSpace:
             "unicom_jax.runs.autoencoder, as a run does when it starts"
         )
     sizes = {**facts["sizes"], "widths": tuple(facts["sizes"]["widths"])}
-    rows, cols = facts["canvas"]
-    ragged = config["data"]["policy"].startswith("bucket")
     backend = config["codec"]["autoencoder"]["attention_backend"]
-    autoencoder = AutoencoderKL(**{**sizes, "attention_backend": backend})
-    return LatentSpace(autoencoder, patch, rows, cols, ragged, config["compute_dtype"])
+    kind = KINDS[facts.get("kind", AutoencoderKL.__name__)]  # older runs have no kind
+    autoencoder = kind(**{**sizes, "attention_backend": backend})
+    return space_of(config, autoencoder, facts["canvas"])
+
+
+def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) -> LatentSpace:
+    """Latents of an autoencoder for the pictures of `config.data`.
+
+    Args:
+      canvas: rows and columns of patches, see `LatentSpace`.
+    """
+    data = config["data"]
+    ragged = data["policy"].startswith("bucket")
+    return LatentSpace(autoencoder, data["patch"], *canvas, ragged, config["compute_dtype"])
+
+
+def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
+    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch."""
+    settings = config["autoencoder"]
+    names = ("latent_channels", "resnets", "attention_backend", "remat")
+    return AutoencoderKLFlux2(
+        widths=tuple(settings["widths"]),
+        groups=settings["norm_groups"],
+        quant_conv=True,
+        side=config["data"]["patch"] // 2 ** (len(settings["widths"]) - 1),
+        **{name: settings[name] for name in names},
+    )
+
+
+def build_discriminator(config: Config) -> PatchDiscriminator | None:
+    """That of `config.autoencoder.discriminator`; None: its weight is 0."""
+    settings = config["autoencoder"]["discriminator"]
+    if not settings["weight"]:
+        return None
+    groups = config["autoencoder"]["norm_groups"]
+    return PatchDiscriminator(settings["width"], settings["layers"], groups)
+
+
+def build_trained_autoencoder(config: Config) -> AutoencoderKLFlux2 | AdversarialAutoencoder:
+    """What the stage trains: the autoencoder, with a discriminator where there is one."""
+    autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)
+    return AdversarialAutoencoder(autoencoder, discriminator) if discriminator else autoencoder
 
 
 def build_codec(config: Config) -> Codec:
@@ -138,20 +186,38 @@ def build_unified(config: Config) -> UnifiedModel:
     """The transformer of `config.unified` and the image side of its family.
 
     Raises:
-      ValueError: an unknown `unified.pathway`.
+      ValueError: an unknown `unified.pathway`, or settings that its family does not have.
     """
-    unified = config["unified"]
-    if unified["pathway"] not in PATHWAYS:
-        known = ", ".join(PATHWAYS)
-        raise ValueError(f"unified.pathway={unified['pathway']!r} is not one of {known}")
+    unified, family = config["unified"], family_of(config)
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **unified["transformer"])
+    _check_codec(config, family.codec(config))
     return UnifiedModel(
         transformer=transformer,
-        images=PATHWAYS[unified["pathway"]](config, transformer),
+        images=family.images(config, transformer),
         text_chunk=unified["text_chunk"],
         z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
+
+
+def _check_codec(config: Config, codec: LatentCodec) -> None:
+    """What the data do has to suit the family's codec.
+
+    Raises:
+      ValueError: they count latents by another `codec.pool`, or have pictures of any shape, which
+        no canvas fits.
+    """
+    pathway, given = config["unified"]["pathway"], config["codec"]["pool"]
+    if given != codec.pool:
+        raise ValueError(
+            f"codec.pool={given}: latents of unified.pathway={pathway} stand for {codec.pool} x "
+            f"{codec.pool} patches; set codec.pool={codec.pool}"
+        )
+    if codec.canvas and config["data"]["policy"] == "naflex":
+        raise ValueError(
+            f"unified.pathway={pathway} draws latents of pictures of a few shapes, "
+            "data.policy=naflex has any; set data.policy=bucket"
+        )
 
 
 def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
@@ -218,8 +284,89 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
 
 
-# A new family is a file with an `ImageModel` and a row here.
-PATHWAYS: dict[str, Callable[[Config, Transformer], ImageModel]] = {
-    "transfusion": build_unicom,
-    "query": build_query,
+# What black is for the autoencoder and the encoder of Cheers, by `unified.cheers.pixel_range`.
+DARKEST = {"signed": -1.0, "unit": 0.0}
+
+
+def build_latents(config: Config) -> AutoencoderCodec:
+    """The codec of Cheers: the packed latents of the autoencoder of `config.autoencoder`.
+
+    Raises:
+      ValueError: pictures have several shapes and the canvas for all of them is not known yet.
+    """
+    canvas = tuple(config["autoencoder"]["canvas"])
+    if config["data"]["policy"] == "fixed":
+        canvas = (grid_side(config), grid_side(config))
+    if not canvas:
+        raise ValueError(
+            f"autoencoder.canvas=() with data.policy={config['data']['policy']}: call "
+            "adopt_autoencoder of unicom_jax.runs.autoencoder, as a run does when it starts"
+        )
+    space = space_of(config, build_autoencoder(config), canvas)
+    return AutoencoderCodec(space, DARKEST[config["unified"]["cheers"]["pixel_range"]])
+
+
+def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
+    """Cheers, over the latents of the autoencoder and the encoder's image tower."""
+    return make_cheers(
+        config["unified"],
+        width=transformer.width,
+        vision=build_encoder(config).vision,
+        codec=build_latents(config),
+        compute_dtype=config["compute_dtype"],
+    )
+
+
+# ---- the families -----------------------------------------------------------------------------
+
+VISION = Subtree("encoder", "vision")
+# Of the stage's autoencoder: what its decoder half has, and all but its discriminator.
+DECODER_KEYS = ("decoder", "post_quant_conv", "statistics")
+AUTOENCODER_KEYS = ("encoder", "quant_conv", *DECODER_KEYS)
+
+
+def _cheers_starts_from(config: Config) -> dict[str, Subtree]:
+    """The image tower, and the copy of the autoencoder's decoder where there is one; without, the
+    tower reads latents and embeds them anew."""
+    if not config["unified"]["cheers"]["pixels"]:
+        return {"vision": Subtree("encoder", "vision", fresh=("embedding",))}
+    return {"vision": VISION, "decoder": Subtree("autoencoder", DECODER_KEYS)}
+
+
+def _unicom(**own: Any) -> Family:
+    """Both pathways: latents of the compressor over features of the frozen encoder."""
+    return Family(
+        codec=build_codec,
+        space=build_space,
+        # A unified stage draws latents, so the weights that paint them stay on disk.
+        frozen={"encoder": VISION, "codec": Subtree("codec", ("compressor", "statistics"))},
+        in_model={"vision": VISION, "codec": Subtree("codec")},
+        cast="embedding/(projector|latent_in)/.*",
+        **own,
+    )
+
+
+# By `unified.pathway`. A new family is a file with an `ImageModel` and a row here.
+FAMILIES: dict[str, Family] = {
+    "transfusion": _unicom(images=build_unicom),
+    "query": _unicom(images=build_query, heads=("unified.flow_decoder.heads",)),
+    "cheers": Family(
+        images=build_cheers,
+        codec=build_latents,
+        frozen={"autoencoder": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        starts_from=_cheers_starts_from,
+        in_model={"codec": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
+    ),
 }
+
+
+def family_of(config: Config) -> Family:
+    """The family of a configuration.
+
+    Raises:
+      ValueError: an unknown `unified.pathway`.
+    """
+    if (given := config["unified"]["pathway"]) not in FAMILIES:
+        raise ValueError(f"unified.pathway={given!r} is not one of {', '.join(FAMILIES)}")
+    return FAMILIES[given]

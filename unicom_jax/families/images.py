@@ -79,10 +79,13 @@ class ImageModel(Module):
       flow_time: how `noise` draws times; sampling shifts its steps alike.
       reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
         transformer run once a picture and only `velocity` at each step of sampling.
+      takes_features: whether `prepare` takes features of the frozen encoder that a batch brings
+        along in the place of pictures.
     """
 
     flow_time: FlowTime = FlowTime()
     reads_noise = True
+    takes_features = False
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
         """Weights that a stage does not train, as patterns; `draws`: it has a flow loss."""

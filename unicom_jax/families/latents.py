@@ -133,6 +133,8 @@ class LatentImages(ImageModel):
     flow_time: FlowTime = FlowTime()
     compute_dtype: str = "float32"
 
+    takes_features = True
+
     def shape_of(self, slots: int) -> tuple[int, int]:
         return slots, self.embedding.latent_dim
 

@@ -23,7 +23,6 @@ from data_pipelines.sequences.tasks import without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
-from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import (
     LATENTS,
@@ -63,7 +62,7 @@ class Conversations:
 
     Args:
       config: the configuration the weights were trained with.
-      params: trees `vision`, `codec`, `unified`; for a codec over latents also `autoencoder`.
+      params: the trees of `runs.weights.restore`.
       mesh: the devices that the weights are sharded over; None: one device has them.
     """
 
@@ -75,13 +74,7 @@ class Conversations:
         mesh: Mesh | None = None,
     ) -> None:
         self.config, self.tokenizer, self.params = config, tokenizer, params
-        self.models = engine.Models(
-            build_encoder(config).vision,
-            build_codec(config),
-            build_unified(config),
-            build_space(config),
-            None if mesh is None or mesh.size == 1 else mesh,
-        )
+        self.models = engine.Models.of(config, mesh)
         self.sequence: SequenceConfig = sequence_config(config)
         self.words = Words(tokenizer)
         self.batch_size: int = config["evaluation"]["batch_size"]
@@ -154,7 +147,7 @@ class Conversations:
         grids = [drawn_grid(segments, size, self.sequence, self.usual_side) for segments in said]
         groups: dict[tuple[Canvas, Drawing], list[int]] = {}
         for place, segments in enumerate(said):
-            canvas = canvas_of(grids[place], self.models.space, self.sequence)
+            canvas = canvas_of(grids[place], self.models.canvas, self.sequence)
             own = self.suited(settings, segments, grids[place])
             groups.setdefault((canvas, own), []).append(place)
 
@@ -168,7 +161,7 @@ class Conversations:
                 )
                 return self.pixels(
                     latents, [first + p for p in batch], [grids[p] for p in batch], canvas,
-                    self.codec_steps(own), seed,
+                    self.codec_steps(own.codec_steps), seed,
                 )  # fmt: skip
 
             drawn = in_batches(run, places, self.batch_size, self.models.row_devices)
@@ -185,6 +178,11 @@ class Conversations:
         defaults = {name: value for name, value in self.config["sample"].items() if name in known}
         given = {name: value for name, value in options.items() if value is not None}
         settings = Drawing(**(defaults | given))
+        if settings.codec_steps is not None and not self.models.codec.noise_channels:
+            raise ValueError(
+                f"codec_steps is {settings.codec_steps}, but this model's codec decodes pictures "
+                "at once; leave it out"
+            )
         # JSON knows lists only; a static argument has to be hashable.
         return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
 
@@ -200,8 +198,12 @@ class Conversations:
             settings = dataclasses.replace(settings, shift=float(shift))
         return settings
 
-    def codec_steps(self, settings: Drawing) -> int:
-        return settings.codec_steps or self.config["codec"]["sample_steps"]
+    def codec_steps(self, asked: int | None) -> int:
+        """Flow steps that paint a picture, the configuration's unless asked for; 1 where the codec
+        decodes at once."""
+        if not self.models.codec.noise_channels:
+            return 1
+        return asked or self.config["codec"]["sample_steps"]
 
     # ---- words ----------------------------------------------------------------------------
 
@@ -343,7 +345,7 @@ class Conversations:
           canvas: of all of them; the cache has its `slots_of` free from there on.
         """
         images, slots = self.models.unified.images, self.slots_of(canvas)
-        latent_grids = np.asarray(grids, np.int32) // self.sequence.pool
+        latent_grids = self.models.codec.grid(np.asarray(grids, np.int32))
         slot_grids = np.asarray(grids, np.int32) // self.sequence.unit
         noise = [
             noise_at(seed, [place], LATENTS, images.shape_of(int(rows * cols)))[0]
@@ -368,17 +370,17 @@ class Conversations:
         steps: int,
         seed: int,
     ) -> list[Picture]:
-        """Pictures of latents, from noise by (seed, place)."""
-        channels = self.models.codec.pixel_decoder.channels
-        noise = [
-            noise_at(seed, [place], PIXELS, (rows * cols, channels))[0]
-            for place, (rows, cols) in zip(places, grids, strict=True)
-        ]
-        sizes = np.asarray(grids, np.int32)
-        models = dataclasses.replace(self.models, space=canvas.space)
+        """Pictures of latents, from noise by (seed, place) where the codec paints by a flow."""
+        sizes, noise = np.asarray(grids, np.int32), None
+        if channels := self.models.codec.noise_channels:
+            own = [
+                noise_at(seed, [place], PIXELS, (rows * cols, channels))[0]
+                for place, (rows, cols) in zip(places, grids, strict=True)
+            ]
+            noise = padded_rows(own, canvas.patches)
         painted = engine.paint(
-            models, self.params, latents,
-            *self.models.place((sizes, padded_rows(noise, canvas.patches))), steps=steps,
+            self.models.on(canvas.space), self.params, latents,
+            *self.models.place((sizes, noise)), steps=steps,
         )  # fmt: skip
         return to_pictures(painted, sizes, self.sequence.patch)
 

@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.flow import SAMPLERS, integrate
+from unicom_jax.core.flow import integrate
+from unicom_jax.core.flow_steps import SAMPLERS
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.module import Module, Params
 from unicom_jax.inference.guidance import (

@@ -27,17 +27,20 @@ from jaxtyping import Array, Float, Float32, Int, UInt8
 
 from unicom_jax.core.activations import ROWS, TENSOR, fitting, on_mesh
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
-from unicom_jax.core.module import Module, Params
+from unicom_jax.core.module import Params
 from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.build import build_encoder, build_unified, family_of
+from unicom_jax.families.family import Family
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.inference.drawing import DrawingNumbers, Plan, draw_latents
 from unicom_jax.inference.text import SamplingNumbers, Tail, Writing, generate
-from unicom_jax.models.codec import Codec
+from unicom_jax.models.latent_codec import LatentCodec
 from unicom_jax.models.paint_space import PaintSpace
 from unicom_jax.models.transformer import KVCache
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.sharding import place_copies, replicated
 
-# Trees `vision`, `codec`, `unified`, for a LatentSpace `autoencoder`.
+# The trees of `runs.weights.trees_in_use`, for a LatentSpace `autoencoder` too.
 Weights = Mapping[str, Params]
 
 # The scopes of the programs, by which `planning/sampling.py` and profiles know them.
@@ -46,13 +49,43 @@ READING, WRITING, DRAWING, PAINTING = "reading", "writing", "drawing", "painting
 
 @dataclasses.dataclass(frozen=True)
 class Models:
-    """The modules of a configuration, and the mesh they run on; None: one device."""
+    """The modules of a configuration, and the mesh they run on; None: one device.
+
+    Attributes:
+      vision: the encoder's image tower: read by the codec or the model, or only to measure
+        pictures; whether there are weights of it depends on the run.
+      space: in what the codec's tokens are painted.
+    """
 
     vision: VisionEncoder
-    codec: Codec
-    unified: Module
+    codec: LatentCodec
+    unified: UnifiedModel
     space: PaintSpace
+    family: Family
     mesh: Mesh | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], mesh: Mesh | None = None) -> Models:
+        family = family_of(config)
+        return cls(
+            vision=build_encoder(config).vision,
+            codec=family.codec(config),
+            unified=build_unified(config),
+            space=family.space(config),
+            family=family,
+            mesh=None if mesh is None or mesh.size == 1 else mesh,
+        )
+
+    @property
+    def canvas(self) -> PaintSpace:
+        """The space of whole pictures, be it inside the codec or behind it."""
+        return self.codec.canvas or self.space
+
+    def on(self, canvas: PaintSpace) -> Models:
+        """The same models for pictures on another `canvas`."""
+        if self.codec.canvas is None:
+            return dataclasses.replace(self, space=canvas)
+        return dataclasses.replace(self, codec=self.codec.on(canvas))
 
     @property
     def row_devices(self) -> int:
@@ -150,8 +183,7 @@ def _prepared(models: Models, params: Weights, batch: MixedBatch, patches: jax.A
     """What frozen models make of all rows' pictures; each request's are encoded once."""
     branches = batch.tokens.shape[0] // patches.shape[0]
     requests = jax.tree.map(lambda x: x[::branches], batch).replace(patches=patches)
-    frozen = {"encoder": params["vision"], "codec": params["codec"]}
-    prepared = models.unified.images.prepare(frozen, requests)
+    prepared = models.unified.images.prepare(models.family.frozen_of(params), requests)
     return jax.tree.map(lambda x: x.repeat(branches, axis=0), prepared)
 
 
@@ -200,11 +232,14 @@ def paint(
     params: Weights,
     latents: Float[Array, "R n d"],
     grids: Int[Array, "R 2"],
-    noise: Float[Array, "R N channels"],
+    noise: Float[Array, "R N channels"] | None,
     *,
     steps: int,
 ) -> Float32[Array, "R N C"]:
-    """Patches in [-1, 1] of latents, from noise in the paint space. `grids`: of patches."""
+    """Patches in [-1, 1] of latents. `grids`: of patches.
+
+    `noise`, `steps`: of a codec that paints by a flow; None for others.
+    """
     tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
     return models.at_hand(models.space.decode(params, tokens, grids))
 
@@ -214,7 +249,9 @@ def encode(
     models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
 ) -> Float32[Array, "B n d"]:
     """Normalised latents of patches."""
-    return models.codec.encode(params["codec"], look(models, params, patches, grids), grids)
+    of_features = models.codec.reads == "features"
+    seen = look(models, params, patches, grids) if of_features else to_unit(patches)
+    return models.codec.encode(params["codec"], seen, grids)
 
 
 @program("encoding")

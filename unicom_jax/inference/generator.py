@@ -56,9 +56,9 @@ class Generator(Conversations):
           ValueError: a mesh that does not suit the devices.
         """
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        config, tokenizer, module = weights.describe(Path(workdir))
+        config, tokenizer = weights.describe(Path(workdir))
         params = weights.restore(
-            Path(workdir), config, module, weights.Choice(step=step), mesh=devices, for_use=True
+            Path(workdir), config, weights.Choice(step=step), mesh=devices, for_use=True
         )
         return cls(config, tokenizer, params, devices)
 
@@ -176,15 +176,15 @@ class Generator(Conversations):
     def reconstruct(
         self, images: Picture | Sequence[Picture], *, seed: int = 0, first: int = 0
     ) -> list[Picture]:
-        """Each picture through encoder, codec and pixel decoder, at the size the encoder saw.
+        """Each picture through its latents alone and back, at the size of `prepared`.
 
         `seed`, `first`: as for `paint`.
         """
         pictures = as_pictures(images)
         patches, grids = to_patches(pictures, self.sequence)
         sizes = [(int(rows), int(cols)) for rows, cols in grids]
-        canvases = [canvas_of(size, self.models.space, self.sequence) for size in sizes]
-        steps = self.config["codec"]["sample_steps"]
+        canvases = [canvas_of(size, self.models.canvas, self.sequence) for size in sizes]
+        steps = self.codec_steps(None)
         results: dict[int, Picture] = {}
         for canvas in dict.fromkeys(canvases):
             places = [place for place, other in enumerate(canvases) if other == canvas]
@@ -192,7 +192,7 @@ class Generator(Conversations):
             def run(batch: list[int], canvas=canvas) -> list[Picture]:
                 seen = self.models.place((patches[batch], grids[batch]))
                 latents = engine.encode(self.models, self.params, *seen)
-                latents = latents[:, : canvas.patches // self.sequence.pool**2]
+                latents = latents[:, : canvas.patches // self.models.codec.pool**2]
                 own = [first + place for place in batch]
                 return self.pixels(latents, own, [sizes[p] for p in batch], canvas, steps, seed)
 
@@ -200,8 +200,22 @@ class Generator(Conversations):
             results |= zip(places, drawn, strict=True)
         return [results[place] for place in range(len(pictures))]
 
+    @property
+    def has_encoder(self) -> bool:
+        """Whether `features` can be computed."""
+        return weights.EYE in self.params
+
     def features(self, images: Picture | Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
-        """Pooled encoder features."""
+        """Pooled features of the encoder.
+
+        Raises:
+          ValueError: the run has no encoder.
+        """
+        if not self.has_encoder:
+            raise ValueError(
+                "this run has no encoder that could measure pictures; train one, or import one "
+                "with unicom import --encoder"
+            )
         patches, grids = to_patches(as_pictures(images), self.sequence)
 
         def run(batch: list[int]) -> list[np.ndarray]:
@@ -213,5 +227,5 @@ class Generator(Conversations):
         return np.stack(in_batches(run, rows, self.batch_size, self.models.row_devices))
 
     def prepared(self, image: Picture) -> Picture:
-        """The picture as the encoder sees it: resized under the image policy."""
+        """The picture as the model sees it: resized under the image policy."""
         return prepared(image, self.sequence)

@@ -136,7 +136,7 @@ class Session:
         model = self.model
         grid = drawn_grid(context, size, model.sequence, model.usual_side)
         settings = model.suited(settings, context, grid)
-        canvas = canvas_of(grid, model.models.space, model.sequence)
+        canvas = canvas_of(grid, model.models.canvas, model.sequence)
         documents = model.branches(context, settings)
         for name, document in zip(settings.branches, documents, strict=True):
             self._hold(name, document, room=0)
@@ -148,7 +148,9 @@ class Session:
         latents = model.latents(
             cache, (lengths, positions, start), [0], [grid], canvas, settings, seed
         )
-        (picture,) = model.pixels(latents, [0], [grid], canvas, model.codec_steps(settings), seed)
+        (picture,) = model.pixels(
+            latents, [0], [grid], canvas, model.codec_steps(settings.codec_steps), seed
+        )
         return picture
 
     def _hold(self, name: str, document: Document, room: int) -> jax.Array:

@@ -181,7 +181,7 @@ def _noise(generator: Generator) -> dict[str, np.ndarray]:
     codec, places = generator.models.codec, range(len(PROMPTS))
     tokens = (rows // pool) * (cols // pool)
     latents = noise_at(0, places, LATENTS, (tokens, codec.latent_dim))
-    pixels = noise_at(0, places, PIXELS, (rows * cols, codec.pixel_decoder.channels))
+    pixels = noise_at(0, places, PIXELS, (rows * cols, codec.noise_channels))
     return {
         **_listed("latent_noise", latents),
         **_listed("pixel_noise", pixels),

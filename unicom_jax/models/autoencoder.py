@@ -1,303 +1,38 @@
-"""The convolutional KL autoencoder of latent diffusion and FLUX, channels last.
+"""KL autoencoders: latent diffusion's and FLUX.1's, and FLUX.2's. Images are in [-1, 1].
 
-Architecture and weight names are those of `AutoencoderKL` in diffusers (Rombach et al. 2022):
-residual blocks with GroupNorm and SiLU, one attention block in the middle, 3 x 3 convolutions that
-halve the image or double it again. Images are in [-1, 1].
+    images -> encode -> raw latents (B, h/f, w/f, c) -> pack -> tokens -> normalise -> drawn
+    drawn -> denormalise -> tokens -> unpack -> raw latents -> decode -> images
 
-Pictures of several shapes share a batch as the upper left part of one canvas. An `Extent` says how
-far each goes; every layer then treats what is beyond as it treats what is beyond an image's
-edge, so a picture's latents do not depend on its canvas.
+What a model draws are normalised *tokens*: squares of side x side latents, packed channel-major
+(`models/paint_space.py`). How they are normalised is all in which the two kinds differ:
+
+    AutoencoderKL        one shift and one scale of all numbers
+    AutoencoderKLFlux2   mean and variance of each packed channel, measured and kept as weights
+
+The classes and their weights have the names of diffusers.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from unicom_jax.core.activations import PICTURES, place
-from unicom_jax.core.attention import attention, check_backend
-from unicom_jax.core.layers import Linear
+from unicom_jax.core.attention import check_backend
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
-from unicom_jax.core.precision import precision_of
+from unicom_jax.models.autoencoder_layers import Conv, Half, specs_of
 from unicom_jax.models.extent import Extent
 
-Parts = Mapping[str, Any]  # nested dict of modules, of the shape of the weights
 # Of images (B, h, w, 3).
 Latents = Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"]
 
 
-def _specs(parts: Parts) -> Specs:
-    return {
-        name: part.specs() if isinstance(part, Module) else _specs(part)
-        for name, part in parts.items()
-    }
-
-
-def _numbered(modules: list[Module]) -> dict[str, Module]:
-    return {str(index): module for index, module in enumerate(modules)}
-
-
 @dataclasses.dataclass(frozen=True)
-class Conv(Module):
-    """Square convolution with bias. Stride 1 keeps the size; stride 2 pads below and right only."""
-
-    in_dim: int
-    out_dim: int
-    size: int = 3
-    stride: int = 1
-
-    def specs(self) -> Specs:
-        shape = (self.size, self.size, self.in_dim, self.out_dim)
-        return {
-            "kernel": ParamSpec(shape, (None, None, None, "embed")),
-            "bias": ParamSpec((self.out_dim,), (None,), zeros),
-        }
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B h//{self.stride} w//{self.stride} {self.out_dim}"]:
-        if extent is not None:  # zeros beyond the edge, as the padding of the convolution
-            x = jnp.where(extent.mask(x), x, 0)
-        y = jax.lax.conv_general_dilated(
-            x,
-            params["kernel"].astype(x.dtype),
-            window_strides=(self.stride, self.stride),
-            padding="SAME" if self.stride == 1 else ((0, 1), (0, 1)),
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            precision=precision_of(x.dtype),
-        )
-        return place(y + params["bias"].astype(x.dtype), PICTURES)
-
-
-@dataclasses.dataclass(frozen=True)
-class GroupNorm(Module):
-    """Normalises groups of channels over channels and places, in fp32 (Wu & He 2018)."""
-
-    dim: int
-    groups: int
-    eps: float = 1e-6
-
-    def specs(self) -> Specs:
-        return {
-            "scale": ParamSpec((self.dim,), (None,), ones),
-            "bias": ParamSpec((self.dim,), (None,), zeros),
-        }
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B h w {self.dim}"]:
-        y = x.astype(jnp.float32).reshape(x.shape[0], -1, self.groups, self.dim // self.groups)
-        inside = None if extent is None else extent.mask(x).reshape(*y.shape[:2], 1, 1)
-        mean = partial(jnp.mean, axis=(1, 3), keepdims=True, where=inside)
-        y = y - mean(y)
-        y = y * jax.lax.rsqrt(mean(jnp.square(y)) + self.eps)
-        return (y.reshape(x.shape) * params["scale"] + params["bias"]).astype(x.dtype)
-
-
-@dataclasses.dataclass(frozen=True)
-class ResnetBlock(Module):
-    """x + conv(silu(norm(conv(silu(norm(x)))))), with a 1 x 1 shortcut where the width changes."""
-
-    in_dim: int
-    out_dim: int
-    groups: int
-
-    @property
-    def _parts(self) -> dict[str, Module]:
-        parts = {
-            "norm1": GroupNorm(self.in_dim, self.groups),
-            "conv1": Conv(self.in_dim, self.out_dim),
-            "norm2": GroupNorm(self.out_dim, self.groups),
-            "conv2": Conv(self.out_dim, self.out_dim),
-        }
-        if self.in_dim != self.out_dim:
-            parts["conv_shortcut"] = Conv(self.in_dim, self.out_dim, size=1)
-        return parts
-
-    def specs(self) -> Specs:
-        return _specs(self._parts)
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B h w {self.out_dim}"]:
-        parts = self._parts
-        y = x
-        for index in ("1", "2"):
-            y = jax.nn.silu(parts["norm" + index](params["norm" + index], y, extent))
-            y = parts["conv" + index](params["conv" + index], y, extent)
-        if "conv_shortcut" in parts:
-            x = parts["conv_shortcut"](params["conv_shortcut"], x)
-        return x + y
-
-
-@dataclasses.dataclass(frozen=True)
-class AttentionBlock(Module):
-    """x + attention(norm(x)) among all places, with a single head."""
-
-    dim: int
-    groups: int
-    backend: str = "dense"
-
-    @property
-    def _parts(self) -> Parts:
-        linear = Linear(self.dim, self.dim, axes=("embed", None))
-        norm = GroupNorm(self.dim, self.groups)
-        return {
-            "group_norm": norm,
-            "to_q": linear,
-            "to_k": linear,
-            "to_v": linear,
-            "to_out": {"0": linear},
-        }
-
-    def specs(self) -> Specs:
-        return _specs(self._parts)
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B h w {self.dim}"]:
-        parts = self._parts
-        normed = parts["group_norm"](params["group_norm"], x, extent)
-        places = normed.reshape(x.shape[0], -1, self.dim)
-        seen, mask = (places, None) if extent is None else extent.gather(normed)
-        sources = {"to_q": places, "to_k": seen, "to_v": seen}
-        query, key, value = (
-            parts[name](params[name], source)[:, :, None] for name, source in sources.items()
-        )
-        mixed = attention(query, key, value, mask, backend=self.backend)[:, :, 0]
-        return x + parts["to_out"]["0"](params["to_out"]["0"], mixed).reshape(x.shape)
-
-
-@dataclasses.dataclass(frozen=True)
-class MidBlock(Module):
-    """ResNet, attention, ResNet at the lowest resolution."""
-
-    dim: int
-    groups: int
-    backend: str = "dense"
-
-    @property
-    def _parts(self) -> Parts:
-        resnet = ResnetBlock(self.dim, self.dim, self.groups)
-        attend = AttentionBlock(self.dim, self.groups, self.backend)
-        return {"resnets": _numbered([resnet, resnet]), "attentions": _numbered([attend])}
-
-    def specs(self) -> Specs:
-        return _specs(self._parts)
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B h w {self.dim}"]:
-        parts = self._parts
-        for kind, index in (("resnets", "0"), ("attentions", "0"), ("resnets", "1")):
-            x = parts[kind][index](params[kind][index], x, extent)
-        return x
-
-
-@dataclasses.dataclass(frozen=True)
-class Resample(Module):
-    """A convolution that halves the image or, with `up`, follows a doubling of its pixels."""
-
-    dim: int
-    up: bool
-
-    @property
-    def conv(self) -> Conv:
-        return Conv(self.dim, self.dim, stride=1 if self.up else 2)
-
-    def specs(self) -> Specs:
-        return {"conv": self.conv.specs()}
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B _h _w {self.dim}"]:
-        if self.up:
-            x = jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
-        return self.conv(params["conv"], x, extent)
-
-
-def _blocks(start: int, widths: Sequence[int], resnets: int, groups: int, up: bool) -> Parts:
-    """Blocks of `resnets` ResNets each; all but the last resample at their end."""
-    blocks = {}
-    for index, width in enumerate(widths):
-        sizes = [start] + [width] * resnets
-        pairs = itertools.pairwise(sizes)
-        blocks[str(index)] = {"resnets": _numbered([ResnetBlock(*p, groups) for p in pairs])}
-        if index + 1 < len(widths):
-            name = "upsamplers" if up else "downsamplers"
-            blocks[str(index)][name] = _numbered([Resample(width, up)])
-        start = width
-    return blocks
-
-
-def _run_blocks(blocks: Parts, params: Params, x: jax.Array, extent: Extent | None) -> jax.Array:
-    for index, block in blocks.items():
-        for kind, modules in block.items():
-            for number, module in modules.items():
-                x = module(params[index][kind][number], x, extent)
-    return x
-
-
-@dataclasses.dataclass(frozen=True)
-class Half(Module):
-    """Encoder (`up` false) or decoder: convolution, blocks, middle, norm, SiLU, convolution.
-
-    The middle stands at the low resolution: after the blocks on the way down, before them on the
-    way up.
-    """
-
-    in_dim: int
-    out_dim: int
-    widths: tuple[int, ...]
-    resnets: int
-    groups: int
-    up: bool
-    backend: str = "dense"
-
-    @property
-    def _parts(self) -> Parts:
-        widths, groups = self.widths, self.groups
-        deep = widths[0] if self.up else widths[-1]
-        return {
-            "conv_in": Conv(self.in_dim, widths[0]),
-            "blocks": _blocks(widths[0], widths, self.resnets, groups, self.up),
-            "mid_block": MidBlock(deep, groups, self.backend),
-            "conv_norm_out": GroupNorm(widths[-1], groups),
-            "conv_out": Conv(widths[-1], self.out_dim),
-        }
-
-    @property
-    def _blocks_name(self) -> str:
-        return "up_blocks" if self.up else "down_blocks"
-
-    def specs(self) -> Specs:
-        specs = _specs(self._parts)
-        return {self._blocks_name if name == "blocks" else name: s for name, s in specs.items()}
-
-    def __call__(
-        self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
-    ) -> Float[Array, "B _h _w {self.out_dim}"]:
-        parts = self._parts
-        x = parts["conv_in"](params["conv_in"], x, extent)
-        if self.up:
-            x = parts["mid_block"](params["mid_block"], x, extent)
-        x = _run_blocks(parts["blocks"], params[self._blocks_name], x, extent)
-        if not self.up:
-            x = parts["mid_block"](params["mid_block"], x, extent)
-        x = jax.nn.silu(parts["conv_norm_out"](params["conv_norm_out"], x, extent))
-        return parts["conv_out"](params["conv_out"], x, extent)
-
-
-@dataclasses.dataclass(frozen=True)
-class AutoencoderKL(Module):
-    """Images (B, h, w, 3) to latents (B, h/f, w/f, c) and back; f is `factor`.
+class Autoencoder(Module):
+    """Images (B, h, w, 3) to raw latents (B, h/f, w/f, c) and back; f is `factor`.
 
     Attributes:
       latent_channels: c.
@@ -305,9 +40,9 @@ class AutoencoderKL(Module):
       resnets: ResNets a block in the encoder; the decoder has one more.
       groups: of the group norms.
       quant_conv: whether 1 x 1 convolutions stand at both sides of the latents.
-      scale, shift: normalised latents are (z - shift) * scale.
       attention_backend: "dense" or "chunked"; the kernels of "fused" take no head as wide as this
         one, of all channels.
+      remat: compute the blocks' layers again in the backward pass to save memory.
     """
 
     latent_channels: int
@@ -315,10 +50,9 @@ class AutoencoderKL(Module):
     resnets: int = 2
     groups: int = 32
     quant_conv: bool = False
-    scale: float = 1.0
-    shift: float = 0.0
     image_channels: int = 3
     attention_backend: str = "dense"
+    remat: bool = False
 
     def __post_init__(self) -> None:
         check_backend(self.attention_backend)
@@ -330,13 +64,19 @@ class AutoencoderKL(Module):
 
     @property
     def factor(self) -> int:
+        """Pixels on a side of a latent."""
         return 2 ** (len(self.widths) - 1)
+
+    @property
+    def width(self) -> int:
+        """Channels at the highest resolution, `ch` in the code of latent diffusion."""
+        return self.widths[0]
 
     @property
     def _parts(self) -> dict[str, Module]:
         image, latent, widths = self.image_channels, self.latent_channels, self.widths
-        half = partial(Half, groups=self.groups, backend=self.attention_backend)
-        parts = {
+        half = partial(Half, groups=self.groups, backend=self.attention_backend, remat=self.remat)
+        parts: dict[str, Module] = {
             "encoder": half(image, 2 * latent, widths, self.resnets, up=False),
             "decoder": half(latent, image, widths[::-1], self.resnets + 1, up=True),
         }
@@ -346,7 +86,11 @@ class AutoencoderKL(Module):
         return parts
 
     def specs(self) -> Specs:
-        return _specs(self._parts)
+        return specs_of(self._parts)
+
+    def decoder_specs(self) -> Specs:
+        """The weights that `denormalise` and `decode` read."""
+        return {k: v for k, v in self.specs().items() if k not in ("encoder", "quant_conv")}
 
     def moments(
         self, params: Params, images: Float[Array, "B h w 3"], extent: Extent | None = None
@@ -366,20 +110,13 @@ class AutoencoderKL(Module):
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
     def encode(
-        self,
-        params: Params,
-        images: Float[Array, "B h w 3"],
-        noise: Latents | None = None,
-        extent: Extent | None = None,
+        self, params: Params, images: Float[Array, "B h w 3"], extent: Extent | None = None
     ) -> Latents:
-        """Normalised latents: the posterior's mean, or a draw of it with Gaussian `noise`.
+        """Raw latents: means of the posterior.
 
         Places beyond an `extent` hold anything; a canvas may be larger than all of its pictures.
         """
-        latents, log_variance = self.moments(params, images, extent)
-        if noise is not None:
-            latents = latents + jnp.exp(0.5 * log_variance) * noise
-        return (latents - self.shift) * self.scale
+        return self.moments(params, images, extent)[0]
 
     def decode(
         self,
@@ -387,18 +124,121 @@ class AutoencoderKL(Module):
         latents: Float[Array, "B h w {self.latent_channels}"],
         extent: Extent | None = None,
     ) -> Float[Array, "B h*{self.factor} w*{self.factor} 3"]:
-        """Images, about [-1, 1], of normalised latents."""
+        """Images, about [-1, 1], of raw latents. `params`: all, or those of `decoder_specs`."""
+        features = self.decoder_features(params, latents, extent)
+        return self.output(params["decoder"]["conv_out"], features, extent)
+
+    def decoder_features(
+        self,
+        params: Params,
+        latents: Float[Array, "B h w {self.latent_channels}"],
+        extent: Extent | None = None,
+    ) -> Float[Array, "B h*{self.factor} w*{self.factor} {self.width}"]:
+        """What the decoder's last convolution, `output`, reads."""
         parts = self._parts
-        latents = latents / self.scale + self.shift
         if self.quant_conv:
             latents = parts["post_quant_conv"](params["post_quant_conv"], latents)
-        return parts["decoder"](params["decoder"], latents, extent)
+        return parts["decoder"].features(params["decoder"], latents, extent)
+
+    def output(
+        self, params: Params, features: Float[Array, "B h w {self.width}"], extent: Extent | None
+    ) -> Float[Array, "B h w 3"]:
+        """The decoder's last convolution; `params`: of it alone."""
+        return self._parts["decoder"].output(params, features, extent)
 
     def __call__(self, params: Params, images: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
         """Reconstructs images through the posterior's mean."""
         return self.decode(params, self.encode(params, images))
 
+    def check_side(self, side: int) -> None:
+        """Raises a ValueError where tokens of side x side latents cannot be normalised."""
+
+    def normalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """Packed raw latents to about unit variance."""
+        raise NotImplementedError
+
+    def denormalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        """Inverse of `normalise`."""
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKL(Autoencoder):
+    """The autoencoder of latent diffusion and of FLUX.1.
+
+    Attributes:
+      scale, shift: normalised latents are (z - shift) * scale.
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def normalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        del params
+        return (tokens - self.shift) * self.scale
+
+    def denormalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        del params
+        return tokens / self.scale + self.shift
+
+
+@dataclasses.dataclass(frozen=True)
+class AutoencoderKLFlux2(Autoencoder):
+    """FLUX.2's: packed channels are normalised by statistics, a BatchNorm without affine weights.
+
+    The statistics are measured and not learned, so they get no gradient.
+
+    Attributes:
+      side: latents on a side of a packed square; its channels are `side`² c.
+      eps: added to the variance.
+    """
+
+    side: int = 2
+    eps: float = 1e-4
+
+    @property
+    def packed_channels(self) -> int:
+        return self.side**2 * self.latent_channels
+
+    def specs(self) -> Specs:
+        shape = (self.packed_channels,)
+        statistics = {
+            "mean": ParamSpec(shape, (None,), zeros),
+            "variance": ParamSpec(shape, (None,), ones),
+        }
+        return {**super().specs(), "statistics": statistics}
+
+    def check_side(self, side: int) -> None:
+        if side != self.side:
+            raise ValueError(
+                f"the autoencoder has statistics of squares of {self.side} x {self.side} latents, "
+                f"and a patch has {side} x {side}; set data.patch={self.side * self.factor}"
+            )
+
+    def normalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        mean, deviation = self._statistics(params)
+        return (tokens - mean) / deviation
+
+    def denormalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        mean, deviation = self._statistics(params)
+        return tokens * deviation + mean
+
+    def _statistics(self, params: Params) -> tuple[jax.Array, jax.Array]:
+        found = jax.lax.stop_gradient(params["statistics"])
+        return found["mean"], jnp.sqrt(found["variance"] + self.eps)
+
+
+# By the name that a folder's config.json gives, and `codec.autoencoder.facts` of a run.
+KINDS: dict[str, type[Autoencoder]] = {
+    kind.__name__: kind for kind in (AutoencoderKL, AutoencoderKLFlux2)
+}
+
 
 def flux_autoencoder() -> AutoencoderKL:
     """The sizes of FLUX.1's autoencoder: 16 channels at an eighth of the resolution."""
     return AutoencoderKL(16, (128, 256, 512, 512), resnets=2, scale=0.3611, shift=0.1159)
+
+
+def flux2_autoencoder() -> AutoencoderKLFlux2:
+    """The sizes of FLUX.2's autoencoder: 32 channels at an eighth of the resolution."""
+    return AutoencoderKLFlux2(32, (128, 256, 512, 512), resnets=2, quant_conv=True)

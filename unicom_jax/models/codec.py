@@ -31,6 +31,10 @@ class Codec(LatentCodec):
     latent_dim: int
     pool: int = 1
 
+    @property
+    def noise_channels(self) -> int:
+        return self.pixel_decoder.channels
+
     def specs(self) -> Specs:
         statistics = {
             "mean": ParamSpec((self.latent_dim,), (None,), zeros),

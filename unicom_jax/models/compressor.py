@@ -18,13 +18,11 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.attention import attention, check_backend, padding_mask
-from unicom_jax.core.grids import token_mask, token_places
+from unicom_jax.core.grids import join_windows, split_windows, token_mask
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp, gelu_tanh, matmul
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, zeros
 
@@ -183,18 +181,6 @@ class MlpProjection(_PerToken):
         return _zero_padding(self.mlp(params["mlp"], _zero_padding(x, grids)), grids)
 
 
-def _check_windows(x: jax.Array, grids: jax.Array, window: int) -> jax.Array:
-    """Raises for sides that windows do not fill; under jit, values unknown, turns `x` to NaN."""
-    uneven = grids % window != 0
-    if not isinstance(uneven, jax.core.Tracer) and np.any(uneven):
-        bad = np.asarray(grids)[np.any(uneven, axis=1)][0]
-        raise ValueError(
-            f"a grid of {bad[0]} x {bad[1]} tokens does not fill windows of {window} x {window}; "
-            f"resize images so that both sides are multiples of {window} patches"
-        )
-    return jnp.where(jnp.any(uneven, axis=1)[:, None, None], jnp.nan, x)
-
-
 @dataclasses.dataclass(frozen=True)
 class PoolProjection(Module):
     """Joins the tokens of each window in raster order and projects them to one latent."""
@@ -213,22 +199,9 @@ class PoolProjection(Module):
     def __call__(
         self, params: Params, x: Float[Array, "B N {self.in_dim}"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B N/{self.window}**2 {self.out_dim}"]:
-        batch, tokens, _ = x.shape
-        side = self.window
-        if tokens % side**2:
-            raise ValueError(
-                f"{tokens} token slots do not make windows of {side} x {side}; "
-                f"pad images to a multiple of {side**2} tokens"
-            )
-        grids_out = grids // side
-        corner = side * token_places(grids_out, tokens // side**2)[..., None, None, :]
-        rows = corner[..., 0] + jnp.arange(side)[:, None]  # (B, n, window, window)
-        columns = corner[..., 1] + jnp.arange(side)
-        source = (rows * grids[:, 1, None, None, None] + columns).reshape(batch, -1, 1)
-        windows = jnp.take_along_axis(_zero_padding(x, grids), source, axis=1, mode="clip")
-        windows = windows.reshape(batch, tokens // side**2, self.linear.in_dim)
-        pooled = self.linear(params["linear"], _check_windows(windows, grids, side))
-        return _zero_padding(pooled, grids_out)
+        windows = join_windows(_zero_padding(x, grids), grids, self.window)
+        pooled = self.linear(params["linear"], windows)
+        return _zero_padding(pooled, grids // self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -249,15 +222,8 @@ class UnpoolProjection(Module):
     def __call__(
         self, params: Params, x: Float[Array, "B n {self.in_dim}"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B n*{self.window}**2 {self.out_dim}"]:
-        batch, latents, _ = x.shape
-        side = self.window
-        tokens = self.linear(params["linear"], _zero_padding(x, grids // side))
-        tokens = _check_windows(tokens, grids, side).reshape(batch, latents * side**2, self.out_dim)
-        row, column = jnp.moveaxis(token_places(grids, latents * side**2), -1, 0)
-        latent = (row // side) * (grids[:, 1, None] // side) + column // side
-        source = latent * side**2 + (row % side) * side + column % side
-        spread = jnp.take_along_axis(tokens, source[..., None], axis=1, mode="clip")
-        return _zero_padding(spread, grids)
+        windows = self.linear(params["linear"], _zero_padding(x, grids // self.window))
+        return _zero_padding(split_windows(windows, grids, self.window), grids)
 
 
 @dataclasses.dataclass(frozen=True)

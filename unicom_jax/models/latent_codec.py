@@ -32,6 +32,20 @@ class LatentCodec(Module):
     reads: Literal["features", "pixels"] = "features"
     pool: int = 1
 
+    @property
+    def noise_channels(self) -> int:
+        """Channels of the noise from which `decode` paints by a flow; 0: it needs none."""
+        return 0
+
+    @property
+    def canvas(self) -> LatentSpace | None:
+        """The space of whole pictures in which it computes itself; None: token by token."""
+        return None
+
+    def on(self, canvas: LatentSpace) -> LatentCodec:
+        """The same codec for pictures on another canvas."""
+        raise NotImplementedError(f"{type(self).__name__} has no canvas")
+
     def grid(self, grids: Int[Array, "*B 2"]) -> Int[Array, "*B 2"]:
         """Rows and columns of latents, of pictures of so many patches."""
         return grids // self.pool
@@ -55,8 +69,8 @@ class LatentCodec(Module):
 
         Args:
           grids: of patches.
-          noise: unit Gaussian; of a decoder that paints by a flow. Others ignore it.
-          steps, sampler: of that flow.
+          noise: unit Gaussian of `noise_channels`. A decoder that has none ignores it.
+          steps, sampler: of the flow from it.
         """
         raise NotImplementedError(f"{type(self).__name__} decodes nothing")
 
@@ -73,12 +87,18 @@ class LatentCodec(Module):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderCodec(LatentCodec):
-    """The packed latents of a KL autoencoder, normalised by its own shift and scale.
+    """The packed latents of a KL autoencoder, normalised as the autoencoder does it.
 
     Its weights are those of the autoencoder: `params` of every method.
+
+    Attributes:
+      space: of the autoencoder and of the pictures that it sees.
+      darkest: what the autoencoder takes and paints for black; white is 1. Pixels outside are in
+        [-1, 1] all the same. Released weights of Cheers use 0.
     """
 
     space: LatentSpace
+    darkest: float = -1.0
 
     reads = "pixels"
 
@@ -86,12 +106,21 @@ class AutoencoderCodec(LatentCodec):
     def latent_dim(self) -> int:
         return self.space.channels
 
+    @property
+    def canvas(self) -> LatentSpace:
+        return self.space
+
+    def on(self, canvas: LatentSpace) -> AutoencoderCodec:
+        return dataclasses.replace(self, space=canvas)
+
     def specs(self) -> Specs:
         return self.space.autoencoder.specs()
 
     def encode(
         self, params: Params, inputs: Float[Array, "B N C"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B N {self.latent_dim}"]:
+        if self.darkest != -1.0:
+            inputs = self.darkest + (1.0 - self.darkest) * (inputs + 1.0) / 2.0
         return self.space.encode({AUTOENCODER: params}, inputs, grids)
 
     def decode(
@@ -105,4 +134,18 @@ class AutoencoderCodec(LatentCodec):
     ) -> Float32[Array, "B N C"]:
         """Patches of pixels: the autoencoder paints them itself."""
         del noise, steps, sampler
-        return self.space.decode({AUTOENCODER: params}, latents, grids)
+        pixels = self.space.decode({AUTOENCODER: params}, latents, grids)
+        if self.darkest != -1.0:
+            pixels = 2.0 * (pixels - self.darkest) / (1.0 - self.darkest) - 1.0
+        return pixels
+
+    def normalise(
+        self, params: Params, raw: Float[Array, "*B {self.latent_dim}"]
+    ) -> Float[Array, "*B {self.latent_dim}"]:
+        """Of packed raw latents."""
+        return self.space.autoencoder.normalise(params, raw)
+
+    def denormalise(
+        self, params: Params, latents: Float[Array, "*B {self.latent_dim}"]
+    ) -> Float[Array, "*B {self.latent_dim}"]:
+        return self.space.autoencoder.denormalise(params, latents)

@@ -3,7 +3,7 @@
     patches of pixels (B, N, 3 P²) -> encode -> tokens (B, N, channels) -> decode -> patches
 
 Either way a token stands for one patch of the picture, so features condition it place by place.
-The autoencoder is given, never trained: its weights are no part of the codec's.
+The autoencoder is frozen here: its weights are no part of the codec's.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Float32, Int, Shaped
 from unicom_jax.core.activations import on_own_pictures
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.module import Params
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import Autoencoder
 from unicom_jax.models.extent import Extent
 
 AUTOENCODER = "autoencoder"  # the autoencoder's weights among the frozen parts
@@ -52,7 +52,7 @@ class PixelSpace:
 
 @dataclasses.dataclass(frozen=True)
 class LatentSpace:
-    """Tokens are squares of autoencoder latents, packed channel-major as in FLUX.
+    """Tokens are squares of autoencoder latents, packed channel-major as in FLUX, and normalised.
 
     The autoencoder sees whole pictures, so patches are laid out on a canvas first.
 
@@ -65,7 +65,7 @@ class LatentSpace:
       compute_dtype: of the autoencoder's convolutions; its norms are fp32.
     """
 
-    autoencoder: AutoencoderKL
+    autoencoder: Autoencoder
     patch: int
     rows: int
     cols: int
@@ -77,8 +77,9 @@ class LatentSpace:
         if self.patch % factor:
             raise ValueError(
                 f"data.patch={self.patch} is not a multiple of {factor}, by which the autoencoder "
-                f"of codec.autoencoder.path reduces pictures; make it one"
+                f"reduces pictures; make it one"
             )
+        self.autoencoder.check_side(self.side)
 
     @property
     def side(self) -> int:
@@ -97,17 +98,17 @@ class LatentSpace:
     ) -> Float32[Array, "B N {self.channels}"]:
         """Tokens of patches in [-1, 1]; 0 at padding.
 
-        They are means of the posterior, shifted and scaled as the autoencoder's config says.
+        They are means of the posterior, normalised as the autoencoder does it.
         `frozen["autoencoder"]` holds its weights; grids are rows and columns of patches.
         """
         return self._by_canvas(LatentSpace._encode, frozen, patches, grids)
 
     def _encode(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> jax.Array:
-        images = self._lay_out(patches.astype(jnp.float32), grids)
-        images = image_of(images, self.rows, self.cols, self.patch).astype(self.compute_dtype)
-        latents = self.autoencoder.encode(frozen[AUTOENCODER], images, extent=self._extent(grids))
+        images = self.to_images(patches, grids).astype(self.compute_dtype)
+        latents = self.autoencoder.encode(frozen[AUTOENCODER], images, self.extent(grids))
         packed = pack(latents.astype(jnp.float32), self.side)
-        return self._take_up(packed, grids, patches.shape[1])
+        packed = self.autoencoder.normalise(frozen[AUTOENCODER], packed)
+        return self.take_up(packed, grids, patches.shape[1])
 
     def decode(
         self,
@@ -116,14 +117,32 @@ class LatentSpace:
         grids: Int[Array, "B 2"],
     ) -> Float32[Array, "B N 3*{self.patch}**2"]:
         """Patches, about [-1, 1]; 0 at padding."""
-        return self._by_canvas(LatentSpace._decode, frozen, tokens, grids)
+        return self._by_canvas(LatentSpace.decode_here, frozen, tokens, grids)
 
-    def _decode(self, frozen: Params, tokens: jax.Array, grids: jax.Array) -> jax.Array:
-        latents = self._lay_out(tokens.astype(jnp.float32), grids)
-        latents = unpack(latents, self.rows, self.cols, self.side).astype(self.compute_dtype)
-        images = self.autoencoder.decode(frozen[AUTOENCODER], latents, self._extent(grids))
+    def decode_here(
+        self,
+        frozen: Params,
+        tokens: Float[Array, "B N {self.channels}"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N 3*{self.patch}**2"]:
+        """As `decode`, all pictures on this canvas, so that the weights get gradients too."""
+        packed = self._lay_out(tokens.astype(jnp.float32), grids)
+        packed = self.autoencoder.denormalise(frozen[AUTOENCODER], packed)
+        latents = unpack(packed, self.rows, self.cols, self.side).astype(self.compute_dtype)
+        images = self.autoencoder.decode(frozen[AUTOENCODER], latents, self.extent(grids))
+        return self.to_patches(images, grids, tokens.shape[1])
+
+    def to_images(self, patches: jax.Array, grids: jax.Array) -> Float32[Array, "B h w 3"]:
+        """Patches (B, N, 3 P²) as pictures on the canvas; 0 beyond a picture."""
+        canvas = self._lay_out(patches.astype(jnp.float32), grids)
+        return image_of(canvas, self.rows, self.cols, self.patch)
+
+    def to_patches(
+        self, images: Float[Array, "B h w c"], grids: jax.Array, tokens: int
+    ) -> Float32[Array, "B {tokens} c*{self.patch}**2"]:
+        """Inverse of `to_images`; 0 behind a picture's last patch."""
         patches = patches_of(images.astype(jnp.float32), self.patch)
-        return self._take_up(patches, grids, tokens.shape[1])
+        return self.take_up(patches, grids, tokens)
 
     def _by_canvas(
         self, run: Callable[..., jax.Array], frozen: Params, tokens: jax.Array, grids: jax.Array
@@ -151,11 +170,12 @@ class LatentSpace:
         """The space for batches in which every picture has rows x cols patches."""
         return dataclasses.replace(self, rows=rows, cols=cols, ragged=False)
 
-    def _extent(self, grids: jax.Array) -> Extent | None:
+    def extent(self, grids: jax.Array) -> Extent | None:
+        """How far each picture goes on the canvas; None: all fill it."""
         return Extent(grids, (self.rows, self.cols)) if self.ragged else None
 
     def _lay_out(self, tokens: jax.Array, grids: jax.Array) -> jax.Array:
-        """(B, N, C) of each picture's own raster -> (B, rows · cols, C) of the canvas's."""
+        """Inverse of `take_up`; 0 beyond a picture."""
         if not self.ragged:
             return self._check_full(tokens)
         places = jnp.arange(self.rows * self.cols)
@@ -164,8 +184,9 @@ class LatentSpace:
         inside = (row < grids[:, 0, None]) & (col < grids[:, 1, None])
         return _select(tokens, index, inside)
 
-    def _take_up(self, canvas: jax.Array, grids: jax.Array, tokens: int) -> jax.Array:
-        """The inverse of `_lay_out`; 0 behind a picture's last token."""
+    def take_up(self, canvas: jax.Array, grids: jax.Array, tokens: int) -> jax.Array:
+        """(B, rows · cols, C) of the canvas's raster -> (B, `tokens`, C) of each picture's own; 0
+        behind its last token."""
         if not self.ragged:
             return canvas
         places = token_places(grids, tokens)
@@ -221,7 +242,8 @@ def _select(tokens: jax.Array, index: jax.Array, real: jax.Array) -> jax.Array:
 def pack(
     latents: Shaped[Array, "B h w c"], side: int = 2
 ) -> Shaped[Array, "B (h//{side})*(w//{side}) c*{side}**2"]:
-    """Each square of side x side latents a token, channel-major as in FLUX."""
+    """Each square of side x side latents a token, its numbers in the order (channel, row, column),
+    as FLUX packs them."""
     batch, height, width, channels = latents.shape
     if height % side or width % side:
         raise ValueError(

@@ -166,9 +166,21 @@ class VisionEncoder(Tower):
         Raises:
           ValueError: patches do not fit `patch_size`, or N the position grid of a fixed resolution.
         """
-        x, mask = self._embed(params, patches, grids)
-        x = self.norm(params["norm"], self.stack(params["blocks"], x, mask))
-        return _zero_padding(x, grids)
+        return self.embedding_and_features(params, patches, grids)[1]
+
+    def embedding_and_features(
+        self,
+        params: Params,
+        patches: Float[Array, "B N {self.patch_dim}"],
+        grids: Int[Array, "B 2"],
+    ) -> tuple[Float[Array, "B N {self.width}"], Float[Array, "B N {self.width}"]]:
+        """What enters the first block (patches and positions embedded), and what `__call__` gives.
+
+        Both are 0 at padding tokens; arguments and errors as for `__call__`.
+        """
+        embedded, mask = self._embed(params, patches, grids)
+        x = self.norm(params["norm"], self.stack(params["blocks"], embedded, mask))
+        return _zero_padding(embedded, grids), _zero_padding(x, grids)
 
     def hidden_states(
         self,

@@ -24,7 +24,7 @@ from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import HOST
-from unicom_jax.runs.autoencoder import adopt_autoencoder
+from unicom_jax.runs.autoencoder import adopt_autoencoder, facts_of
 from unicom_jax.runs.stages import PARTS, settings_of, spec_of
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.state import TrainState
@@ -150,7 +150,7 @@ def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
     spec = spec_of(name)
     specs = {
         key: subtree.of(PARTS[subtree.part].build(config).specs())
-        for key, subtree in spec.frozen.items()
+        for key, subtree in spec.reads(config).items()
     }
     if spec.autoencoder and isinstance(space := build_space(config), LatentSpace):
         specs[AUTOENCODER] = space.autoencoder.specs()
@@ -213,9 +213,5 @@ def assume_flux(config: ConfigDict) -> str:
     if Path(path).is_dir():
         adopt_autoencoder(config, Path(path), copy=False)
         return ""
-    canvas = image_policy(config).canvas(config.data.patch, grid_unit(config))
-    config.codec.autoencoder.facts = {
-        "sizes": dataclasses.asdict(flux_autoencoder()),
-        "canvas": canvas,
-    }
+    config.codec.autoencoder.facts = facts_of(config, flux_autoencoder())
     return f"codec.autoencoder.path={path} is not here; planned with the sizes of FLUX.1's"

@@ -20,14 +20,13 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from data_pipelines.build import grid_unit
 from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.prompt import bucket
 from unicom_jax.inference.text import Sampling, Tail, begin_writing
-from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.models.transformer import KVCache
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.parallel.plan.costs import count_costs
@@ -37,7 +36,7 @@ from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
 from unicom_jax.planning.plan import Compiled, compile_once, keep_text
 from unicom_jax.planning.program import abstract_rows, local_bytes, most_patches
-from unicom_jax.runs.weights import abstract_weights
+from unicom_jax.runs.weights import abstract_weights, modules_in_use
 
 SAMPLE = "sample"  # beside the names of stages
 WORDS = 64  # slots of a prompt, or of a question
@@ -95,13 +94,8 @@ def plan_sampling(
     """
     mesh = make_mesh("", open_devices(topology)[:1])
     place = SingleDeviceSharding(mesh.devices.flat[0])
-    models = engine.Models(
-        build_encoder(config).vision,
-        build_codec(config),
-        build_unified(config),
-        build_space(config),
-    )
-    weights = _placed(_weights(config, models), place)
+    models = engine.Models.of(config)
+    weights = _placed(_weights(config), place)
     held, fabric = local_bytes(weights), fabric_of(topology, mesh, frozenset())
     plans = []
     for name, make in (("draw", _draw), ("write", _write)):
@@ -138,15 +132,12 @@ def _peak(programs: Sequence[Compiled], held: int) -> float | None:
     )
 
 
-def _weights(config: ConfigDict, models: engine.Models) -> dict[str, Any]:
+def _weights(config: ConfigDict) -> dict[str, Any]:
     """Shapes and types of what a `Generator` holds."""
-    trees = {
-        name: abstract_weights(getattr(models, name), name, config.compute_dtype)
-        for name in ("vision", "codec", "unified")
+    return {
+        name: abstract_weights(module, name, config)
+        for name, module in modules_in_use(config).items()
     }
-    if isinstance(models.space, LatentSpace):
-        trees[AUTOENCODER] = models.space.autoencoder.abstract()
-    return trees
 
 
 def _placed(tree: Any, place: SingleDeviceSharding) -> Any:
@@ -157,11 +148,11 @@ def _draw(
     config: ConfigDict, models: engine.Models, weights: Any, place: SingleDeviceSharding
 ) -> _Request:
     """One picture of the usual size behind a prompt without pictures."""
-    side, pool = config.data.image_size, config.codec.pool
+    side = config.data.image_size
     names = ("steps", "guidance", "guidance_interval", "sampler")
     drawing = Drawing(**{name: config.sample[name] for name in names})
     grid = side // config.data.patch
-    rows, tokens = len(drawing.branches), (grid // (pool * config.unified.fold)) ** 2
+    rows, tokens = len(drawing.branches), (grid // grid_unit(config)) ** 2
     positions = np.zeros((rows, tokens, 2), np.int32)
     mask = MaskIntervals(*(np.zeros((rows, tokens), np.int32) for _ in range(4)))
     slots = bucket(WORDS)
@@ -169,9 +160,10 @@ def _draw(
     prompt = abstract_rows(config, rows, packing).replace(patches=None)
     cache, start = _cache(models, rows, slots + tokens), np.zeros((), np.int32)
     latents = np.zeros((1, *models.unified.images.shape_of(tokens)), np.float32)
-    canvas = np.zeros((1, grid**2, models.codec.pixel_decoder.channels), np.float32)
-    grids = np.zeros((1, 2), np.int32)
-    seen = dataclasses.replace(models, space=models.space.of_grid(grid, grid))
+    channels, grids = models.codec.noise_channels, np.zeros((1, 2), np.int32)
+    noise = np.zeros((1, grid**2, channels), np.float32) if channels else None
+    steps = config.codec.sample_steps if channels else 1
+    painting = models.on(models.canvas.of_grid(grid, grid))
 
     def placed(*arrays: Any) -> Any:
         return _placed(arrays, place)
@@ -186,7 +178,7 @@ def _draw(
             plan=drawing.plan,
         ),
         engine.PAINTING: engine.paint.lower(
-            seen, weights, *placed(latents, grids, canvas), steps=config.codec.sample_steps
+            painting, weights, *placed(latents, grids, noise), steps=steps
         ),
     }  # fmt: skip
     branches = "both branches" if rows == 2 else "one branch"
@@ -197,7 +189,7 @@ def _draw(
         {
             engine.READING: 1,
             engine.DRAWING: drawing.steps,
-            engine.PAINTING: config.codec.sample_steps,
+            engine.PAINTING: steps,
         },
     )
 
@@ -206,7 +198,8 @@ def _write(
     config: ConfigDict, models: engine.Models, weights: Any, place: SingleDeviceSharding
 ) -> _Request:
     """A text behind one picture and a question."""
-    seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool)
+    fold = config.unified.fold
+    seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool, fold)
     limit, slots = config.sample.max_tokens, bucket(seen + WORDS)
     prompt = abstract_rows(config, 1, PackingConfig(slots, images=1))
     room = bucket(slots + limit) - slots
@@ -233,10 +226,11 @@ def _write(
     )
 
 
-def seen_slots(understanding: str, patches: int, pool: int) -> int:
+def seen_slots(understanding: str, patches: int, pool: int, fold: int = 1) -> int:
     """Slots of a picture of so many patches that is looked at."""
-    features = 0 if understanding == "latents" else patches
-    latents = patches // pool**2 if understanding in ("latents", "sequence_concat") else 0
+    features = 0 if understanding == "latents" else patches // fold**2
+    of_latents = understanding in ("latents", "sequence_concat")
+    latents = patches // (pool * fold) ** 2 if of_latents else 0
     return features + latents
 
 

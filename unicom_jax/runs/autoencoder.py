@@ -1,9 +1,10 @@
-"""The KL autoencoder of a diffusers folder, FLUX's among them: its sizes and its weights.
+"""KL autoencoders of a run: that of a diffusers folder, FLUX's among them, or one of its own.
 
     FOLDER/config.json, diffusion_pytorch_model.safetensors
 
 A run copies the folder into its workdir when it starts, so that the workdir needs nothing else
-later; `config.codec.autoencoder.facts` then says what the models have to know about it.
+later; `config.codec.autoencoder.facts` then says what the models have to know about it. A run that
+trains an autoencoder keeps it in the same place, as any stage, and has no such copy.
 """
 
 from __future__ import annotations
@@ -14,17 +15,30 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data_pipelines.build import grid_unit, image_policy
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Params, Specs
-from unicom_jax.families.build import autoencoder_path, build_space
+from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.families.build import (
+    autoencoder_path,
+    build_autoencoder,
+    build_space,
+    build_trained_autoencoder,
+)
 from unicom_jax.interop.folders import check_model, check_numbers, module_in, read_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.tensors import WeightsError, weight_files
+from unicom_jax.models.autoencoder import KINDS
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
+from unicom_jax.parallel.sharding import param_shardings
+from unicom_jax.runs.checkpoint import restore_params
+from unicom_jax.runs.stages import occurrences
+from unicom_jax.runs.trained import furthest, source_label
+from unicom_jax.runs.workdir import stage_steps
 
 LAYOUT = LAYOUTS["autoencoder"]
 
@@ -32,7 +46,8 @@ LAYOUT = LAYOUTS["autoencoder"]
 def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -> None:
     """Copies the autoencoder of `config.codec.autoencoder.path` into `workdir`, fills its facts in.
 
-    A workdir that has its copy keeps it; the path is not read again. Without a path: nothing.
+    Of buckets it fills in `config.autoencoder.canvas` too, for models that build on the stage's
+    autoencoder. A workdir that has its copy keeps it; the path is not read again.
     `copy=False` only fills in. Its weights are checked in any case, so that a damaged file is found
     now and not by the stage that needs it; those that are copied are read once, for numbers that
     are not finite.
@@ -40,11 +55,19 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
     Raises:
       WeightsError: the weights are damaged, or are not those that its config.json describes.
       ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
-        (`data.policy` is "naflex").
+        (`data.policy` is "naflex"), or the run trains one itself.
       ValueError: it does not fit the patch.
     """
+    if config.data.policy.startswith("bucket"):
+        config.autoencoder.canvas = canvas_of(config)
     if not (path := autoencoder_path(config)):
         return
+    trains = any(one.spec.part == AUTOENCODER for one in occurrences(config.stages))
+    if trains or stage_steps(workdir, AUTOENCODER):
+        raise ConfigError(
+            f"codec.autoencoder.path={path}: this run trains an autoencoder of its own; export "
+            "it (unicom export --to=autoencoder), and name its folder in another --workdir"
+        )
     if config.data.policy == "naflex":
         raise ConfigError(
             "codec.autoencoder.path needs pictures of a few shapes, data.policy=naflex has any; "
@@ -72,18 +95,31 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
 def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
     """What the models have to know of the autoencoder in `folder`; only its config.json is read.
 
-    Its sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    Its kind and sizes, and the canvas of patches on which it sees the pictures of `config.data`.
     """
-    canvas = image_policy(config).canvas(config.data.patch, grid_unit(config))
-    return {"sizes": dataclasses.asdict(module_in(folder, LAYOUT)), "canvas": canvas}
+    return facts_of(config, module_in(folder, LAYOUT))
+
+
+def facts_of(config: ConfigDict, module: Module) -> dict[str, Any]:
+    """As `autoencoder_facts`, of the autoencoder itself."""
+    return {
+        "kind": type(module).__name__,
+        "sizes": dataclasses.asdict(module),
+        "canvas": canvas_of(config),
+    }
+
+
+def canvas_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Rows and columns of patches on which an autoencoder sees the pictures of `config.data`."""
+    return image_policy(config).canvas(config["data"]["patch"], grid_unit(config))
 
 
 def _check_folder(folder: Path, name: str) -> None:
     for file in (DESCRIPTION, *weight_files(folder, LAYOUT.stem).names):
         if not (folder / file).is_file():
             raise ConfigError(
-                f"{name}: there is no {file}; give the folder of a diffusers AutoencoderKL, with "
-                f"{DESCRIPTION} and {LAYOUT.stem}.safetensors"
+                f"{name}: there is no {file}; give the folder of a diffusers autoencoder "
+                f"({' or '.join(KINDS)}), with {DESCRIPTION} and {LAYOUT.stem}.safetensors"
             )
 
 
@@ -112,3 +148,48 @@ def load_autoencoder(
             f"{error}; or delete {workdir / AUTOENCODER} and let `unicom train` copy it again from "
             f"{autoencoder_path(config)}"
         ) from error
+
+
+# ---- one that was trained here ----------------------------------------------------------------
+
+
+def has_trained(config: Mapping[str, Any], workdir: Path) -> bool:
+    """Whether a stage of `workdir` trained an autoencoder."""
+    return furthest(config, workdir, AUTOENCODER) is not None
+
+
+def load_trained(
+    config: Mapping[str, Any],
+    workdir: Path,
+    *,
+    raw: bool = False,
+    on_host: bool = False,
+    mesh: Mesh | None = None,
+) -> Params:
+    """Weights of `build_autoencoder(config)` from the furthest stage that trained them.
+
+    Args:
+      raw, on_host: see `restore_params`.
+      mesh: read straight into shards on it; None: the first device.
+
+    Raises:
+      CheckpointError: its checkpoint is missing or damaged.
+    """
+    label = source_label(config, workdir, AUTOENCODER)
+    module, wanted = build_trained_autoencoder(config), tuple(build_autoencoder(config).specs())
+    abstract = module.abstract()
+    if mesh is not None:
+        places = param_shardings(module.specs(), mesh)
+        abstract = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            abstract,
+            places,
+        )
+    return restore_params(workdir, label, abstract, parts=wanted, raw=raw, on_host=on_host)
+
+
+def fresh_autoencoder(config: Mapping[str, Any], seed: int, mesh: Mesh) -> Params:
+    """Random weights of `build_autoencoder(config)`, sharded over `mesh`."""
+    module = build_autoencoder(config)
+    places = param_shardings(module.specs(), mesh)
+    return jax.jit(module.init, out_shardings=places)(jax.random.key(seed))

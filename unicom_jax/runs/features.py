@@ -14,10 +14,9 @@ from data_pipelines.loading.rows import DTYPES
 from unicom_jax.config import ConfigError, from_json
 from unicom_jax.core.module import Params
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.build import build_encoder
+from unicom_jax.families.build import VISION, build_encoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs.checkpoint import read_config, restore_params
-from unicom_jax.runs.stages import VISION
 from unicom_jax.runs.trained import source_label
 
 AT_ONCE = 16  # pictures; always so many, so that a picture's features do not depend on the others

@@ -1,5 +1,6 @@
 """The weights that a stage starts from: released ones where `init_from` names them, else random.
 
+    autoencoder.init_from     FLUX.2's autoencoder     all of it
     encoder.init_from         SigLIP or SigLIP 2       the image tower; both towers where the text
                                                        tower has the sizes of `encoder.text` and
                                                        as many rows of vocabulary
@@ -19,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +37,16 @@ from unicom_jax.core.module import (
     complete_params,
     iter_specs,
 )
-from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.families.build import (
+    build_autoencoder,
+    build_codec,
+    build_encoder,
+    build_unified,
+)
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
+from unicom_jax.models.autoencoder import AutoencoderKLFlux2
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -51,6 +58,8 @@ COMPUTE = (
     *("remat", "unroll", "attention_backend", "attention_block", "dtype", "embedding_std"),
     "logit_softcap",
 )
+# What errors and reports call all of a folder's weights.
+WHOLE = {Contrastive: "both towers", AutoencoderKLFlux2: "the autoencoder"}
 # Axis of the vocabulary in the weights that have one.
 VOCABULARY = {("embedding", "table"): 0, ("head", "kernel"): 1}
 
@@ -75,7 +84,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        return "/".join(self.path) or "both towers"
+        return "/".join(self.path) or WHOLE.get(type(self.module), "all weights")
 
     @property
     def new_rows(self) -> range:
@@ -144,6 +153,23 @@ def _encoder(config: Config) -> list[Source]:
     return [Source(key, ("vision",), folder, layout, vision)]
 
 
+def _autoencoder(config: Config) -> list[Source]:
+    if not (given := _folder(config["autoencoder"])):
+        return []
+    key, folder, layout = "autoencoder.init_from", Path(given), LAYOUTS["autoencoder"]
+    ours, theirs = build_autoencoder(config), module_in(folder, layout)
+    if type(ours) is not type(theirs):
+        raise ConfigError(
+            f"{key}={given} holds an {type(theirs).__name__}, which has no statistics of its "
+            f"latents; give an {type(ours).__name__}, or name it in codec.autoencoder.path"
+        )
+    names = ("latent_channels", "widths", "resnets")
+    keys = {name: f"autoencoder.{name}" for name in names}
+    keys |= {"groups": "autoencoder.norm_groups", "side": "data.patch"}
+    _check_same(ours, theirs, keys, key, given, factors={"side": theirs.factor})
+    return [Source(key, (), folder, layout, theirs)]
+
+
 def _codec(config: Config) -> list[Source]:
     codec, settings = build_codec(config), config["codec"]
     sources = []
@@ -208,6 +234,7 @@ class Released(NamedTuple):
 # By part; one that is not here has no released weights.
 RELEASED = {
     "encoder": Released(_encoder, ("encoder.init_from",)),
+    "autoencoder": Released(_autoencoder, ("autoencoder.init_from",)),
     "codec": Released(_codec, ("codec.init_from", "codec.decoder.init_from")),
     "unified": Released(_unified, ("unified.init_from",)),
 }
@@ -280,11 +307,13 @@ def initial_params(
     shard: Callable[[Specs], Params],
     arrived: Callable[[int], None] = lambda nbytes: None,
     given: Params | None = None,
+    fresh: Collection[tuple[str, ...]] = (),
 ) -> Params:
     """All weights of `specs`: from `sources`, and the rest random, each in its shards at once.
 
     Args:
       given: weights that are there already, as a part of the tree; they win over `sources`.
+      fresh: paths beneath its top-level keys that are random although the rest of the key is given.
       shard: shardings for a tree of specs.
       arrived: see `transfer.load_weights`.
 
@@ -308,18 +337,30 @@ def initial_params(
                 place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
                 weight = grow(weight, source.vocab_size, VOCABULARY[path], place[path])
             weights[source.path + path] = weight
-    weights |= _fitting(given or {}, flat)
+    weights |= _fitting(given or {}, flat, fresh)
     whole = traverse_util.unflatten_dict(weights)
     return complete_params(specs, whole, jax.random.key(seed), shard)
 
 
-def _fitting(given: Params, specs: Mapping[tuple[str, ...], ParamSpec]) -> dict:
+def _fitting(
+    given: Params,
+    specs: Mapping[tuple[str, ...], ParamSpec],
+    fresh: Collection[tuple[str, ...]],
+) -> dict:
     """`given` by path.
 
     Raises:
-      ConfigError: a weight that the stage lacks, or has in another size.
+      ConfigError: a weight that the stage lacks or has in another size, or one of the stage that
+        would stay random beside given ones.
     """
     flat = traverse_util.flatten_dict(given)
+    for path in specs:
+        expected = any(path[: len(one)] == one for one in fresh)
+        if path[0] in given and path not in flat and not expected:
+            raise ConfigError(
+                f"{path[0]} starts from weights without {'/'.join(path[1:])}, which would stay "
+                "random; give both parts the same sizes"
+            )
     for path, weight in flat.items():
         ours = specs[path].shape if path in specs else "none"
         if weight.shape != ours:

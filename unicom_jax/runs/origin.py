@@ -103,14 +103,24 @@ def _check_first(config: Config, origin: Origin) -> None:
 
 def given_parts(config: Config) -> set[str]:
     """The parts that come from another run, whole."""
-    return {part for origin in origins(config) for part in (*_read(origin), origin.stage.spec.part)}
+    return {
+        part
+        for origin in origins(config)
+        for part in (*_needed(config, origin), origin.stage.spec.part)
+    }
 
 
-def _read(origin: Origin) -> list[str]:
-    """The parts that a stage reads besides its own."""
-    spec = origin.stage.spec
-    both = (*spec.frozen.values(), *spec.starts_from.values())
-    return list(dict.fromkeys(subtree.part for subtree in both))
+def _needed(config: Config, origin: Origin) -> list[str]:
+    """The parts besides its own without which a stage that starts from an origin cannot run."""
+    frozen = origin.stage.spec.reads(config).values()
+    return list(dict.fromkeys(subtree.part for subtree in frozen))
+
+
+def _of_use(config: Config, origin: Origin) -> list[str]:
+    """The parts from which its weights began: they are all there, but scores may be measured by
+    such a part, as by the encoder."""
+    begun = origin.stage.spec.begins_with(config).values()
+    return list(dict.fromkeys(subtree.part for subtree in begun))
 
 
 # ---- the tokenizer ----------------------------------------------------------------------------
@@ -197,12 +207,15 @@ def _plan(
     there = {one.spec.part for one in occurrences(config["stages"]) if one.spec.part != own}
     there |= {spec_of(label).part for label in planned}
     found = {}
-    for part in _read(origin):
+    needed = _needed(config, origin)
+    for part in dict.fromkeys((*needed, *_of_use(config, origin))):
         if part in there or furthest(config, workdir, part, origin.stage):
             continue
         source = furthest(theirs, origin.workdir, part, origin.source)
-        if source is None:
+        if source is None and part in needed:
             raise ConfigError(f"{origin}: {origin.workdir} has no weights of the part {part}")
+        if source is None:
+            continue
         _check_same(origin, part, config, theirs)
         found[source.label] = origin, source.label
     _check_same(origin, own, config, theirs)

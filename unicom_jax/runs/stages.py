@@ -20,7 +20,15 @@ from typing import Any
 from data_pipelines.build import image_policy
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module
-from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.families.build import (
+    VISION,
+    build_codec,
+    build_encoder,
+    build_trained_autoencoder,
+    build_unified,
+    family_of,
+)
+from unicom_jax.families.family import Subtree
 
 Config = Mapping[str, Any]
 
@@ -42,31 +50,6 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Subtree:
-    """Weights of a part, or some of them.
-
-    Attributes:
-      part: a key of `PARTS`.
-      keys: one top-level key, which stands for its subtree, or several, which stay a tree; None:
-        all.
-    """
-
-    part: str
-    keys: str | tuple[str, ...] | None = None
-
-    @property
-    def read(self) -> tuple[str, ...] | None:
-        """The top-level keys; None: all."""
-        return (self.keys,) if isinstance(self.keys, str) else self.keys
-
-    def of(self, tree: Mapping[str, Any]) -> Any:
-        """What is meant of a tree that has the part's top-level keys."""
-        if self.keys is None:
-            return tree
-        return tree[self.keys] if isinstance(self.keys, str) else {k: tree[k] for k in self.keys}
-
-
-@dataclasses.dataclass(frozen=True)
 class StageSpec:
     """One stage.
 
@@ -81,6 +64,9 @@ class StageSpec:
       autoencoder: it reads the frozen autoencoder too, where the configuration names one.
       starts_from: top-level keys of its own weights that begin as weights of another part, unless
         an earlier stage of the same part was trained: that one gives all of them.
+      of_family: its `frozen` and `starts_from` are those of the configuration's family.
+      wants_frozen: whether it reads `frozen` at all, under a configuration. Use `reads` and
+        `begins_with`, which know.
     """
 
     name: str
@@ -91,6 +77,18 @@ class StageSpec:
     frozen: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
     autoencoder: bool = False
     starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
+    of_family: bool = False
+    wants_frozen: Callable[[Config], bool] = lambda config: True
+
+    def reads(self, config: Config) -> Mapping[str, Subtree]:
+        """`frozen` under a configuration."""
+        if self.of_family:
+            return family_of(config).frozen
+        return self.frozen if self.wants_frozen(config) else {}
+
+    def begins_with(self, config: Config) -> Mapping[str, Subtree]:
+        """`starts_from` under a configuration."""
+        return family_of(config).starts_from(config) if self.of_family else self.starts_from
 
 
 # ---- the tables -------------------------------------------------------------------------------
@@ -114,26 +112,25 @@ def _codec_remat(config: Config) -> str:
 
 PARTS: dict[str, Part] = {
     "encoder": Part(build_encoder, lambda config: "encoder.vision.remat"),
+    # Its keys are those of an `AutoencoderKLFlux2`: encoder, quant_conv, decoder, post_quant_conv,
+    # statistics (mean and variance of packed channels); and `discriminator` where there is one.
+    "autoencoder": Part(build_trained_autoencoder, lambda config: "autoencoder.remat"),
     "codec": Part(build_codec, _codec_remat),
     "unified": Part(build_unified, lambda config: "unified.transformer.remat"),
 }
 
-VISION = Subtree("encoder", "vision")
-# A unified stage draws latents, so the weights that paint them stay on disk.
-LATENTS = Subtree("codec", ("compressor", "statistics"))
-# What a trained model is used with, as `runs.weights` gives it.
-IN_MODEL = {"vision": VISION, "codec": Subtree("codec"), "unified": Subtree("unified")}
+UNIFIED = Subtree("unified")  # the model itself
 
 
 def _unified(name: str) -> StageSpec:
-    """A stage of the unified model over the frozen encoder and codec."""
+    """A stage of the unified model."""
     return StageSpec(
         name,
-        part="unified",
+        part=UNIFIED.part,
         loss="unified",
         loader="rows",
         tokens_per_step=_slots,
-        frozen={"encoder": VISION, "codec": LATENTS},
+        of_family=True,
     )
 
 
@@ -147,6 +144,15 @@ STAGES: dict[str, StageSpec] = {
             loss="contrastive",
             loader="captioned",
             tokens_per_step=_patches,
+        ),
+        StageSpec(
+            "autoencoder",
+            part="autoencoder",
+            loss="autoencoder",
+            loader="pictures",
+            tokens_per_step=_patches,
+            frozen={"encoder": VISION},
+            wants_frozen=lambda config: config["autoencoder"]["perceptual_weight"] > 0,
         ),
         StageSpec(
             "codec",
@@ -163,6 +169,11 @@ STAGES: dict[str, StageSpec] = {
         _unified("sft"),
     )
 }
+
+
+def in_model(config: Config) -> dict[str, Subtree]:
+    """What a trained model is used with: name of the tree of weights -> where it comes from."""
+    return {**family_of(config).in_model, "unified": UNIFIED}
 
 
 # ---- the stages of a configuration ------------------------------------------------------------

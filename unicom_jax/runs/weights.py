@@ -15,8 +15,10 @@ from jax.sharding import Mesh
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
 from unicom_jax.core import lora
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, fill_specs, iter_specs
-from unicom_jax.interop.layouts.unicom import Unicom, of_run
-from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.families.build import VISION, family_of
+from unicom_jax.families.family import Subtree
+from unicom_jax.models.autoencoder import Autoencoder
+from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel.sharding import param_sharding, param_shardings
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import (
@@ -27,8 +29,8 @@ from unicom_jax.runs.checkpoint import (
     read_config,
     restore_params,
 )
-from unicom_jax.runs.stages import IN_MODEL, PARTS
-from unicom_jax.runs.trained import source_label
+from unicom_jax.runs.stages import PARTS, UNIFIED, in_model
+from unicom_jax.runs.trained import furthest, source_label
 from unicom_jax.runs.workdir import stage_steps
 
 
@@ -48,26 +50,71 @@ class Choice:
 
 IN_USE = Choice()
 
-# Weights that meet activations in the compute dtype and are cast to it there, so that a model in
-# use may hold them in it: no number changes. Norms, times, flow heads and the codec stay fp32.
-CAST = re.compile(
-    r"(unified/transformer/|unified/embedding/(projector|latent_in)/|vision/"
-    r"|codec/pixel_decoder/transformer/(double|single)/(?!.*modulation))"
-    r"(?!.*norm).*\b(kernel|bias|table)"
-)
+EYE = "vision"  # the tree of the encoder's image tower
+
+
+def cast_in_use(config: Mapping[str, Any]) -> re.Pattern:
+    """Paths, with the tree in front, of weights that meet activations in the compute dtype and are
+    cast to it there, so that a model in use may hold them in it: no number changes.
+
+    Norms, times, flow heads and the codec stay fp32.
+    """
+    own = family_of(config).cast
+    return re.compile(
+        rf"(unified/transformer/|{EYE}/{f'|unified/(?={own})' if own else ''}"
+        r"|codec/pixel_decoder/transformer/(double|single)/(?!.*modulation))"
+        r"(?!.*norm).*\b(kernel|bias|table)"
+    )
+
+
+# ---- which ------------------------------------------------------------------------------------
+
+
+def trees_in_use(config: Mapping[str, Any], workdir: Path) -> dict[str, Subtree]:
+    """Name of each tree of weights that a run is used with -> where it comes from.
+
+    They are those of the model's family, and `vision` of any run that has an encoder: it measures
+    pictures where the model itself has no use for it.
+    """
+    trees = in_model(config)
+    if EYE not in trees and furthest(config, workdir, VISION.part):
+        return {EYE: VISION, **trees}
+    return trees
 
 
 def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
-    """The stage that each of `vision`, `codec` and `unified` comes from, and the step: "", newest.
+    """The stage that each of `trees_in_use` comes from, and the step: "", newest.
 
     Args:
       step: of the unified model, as for `Choice`.
     """
     config = read_config(workdir)
     return {
-        tree: (source_label(config, workdir, of.part), step if tree == "unified" else "")
-        for tree, of in IN_MODEL.items()
+        tree: (source_label(config, workdir, of.part), step if of == UNIFIED else "")
+        for tree, of in trees_in_use(config, workdir).items()
     }
+
+
+def modules_in_use(config: Mapping[str, Any], workdir: Path | None = None) -> dict[str, Module]:
+    """The module of each tree of weights, for a codec that paints latents `autoencoder` too.
+
+    Args:
+      workdir: for `trees_in_use`; None: those of the family alone.
+    """
+    trees = in_model(config) if workdir is None else trees_in_use(config, workdir)
+    modules = {tree: of.module_of(PARTS[of.part].build(config)) for tree, of in trees.items()}
+    modules = {**modules, "codec": family_of(config).codec(config)}
+    autoencoder = autoencoder_of(config)
+    return modules if autoencoder is None else {**modules, AUTOENCODER: autoencoder}
+
+
+def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder | None:
+    """The given autoencoder in whose latents the codec paints; None: there is none."""
+    space = family_of(config).space(config)
+    return space.autoencoder if isinstance(space, LatentSpace) else None
+
+
+# ---- the weights ------------------------------------------------------------------------------
 
 
 def steps_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, int]]:
@@ -87,12 +134,12 @@ def load(
     workdir: Path, choice: Choice = IN_USE
 ) -> tuple[dict[str, Any], Tokenizer, dict[str, Params]]:
     """Configuration, tokenizer and weights of a directory; see `describe` and `restore`."""
-    config, tokenizer, module = describe(workdir)
-    return config, tokenizer, restore(workdir, config, module, choice)
+    config, tokenizer = describe(workdir)
+    return config, tokenizer, restore(workdir, config, choice)
 
 
-def describe(workdir: Path) -> tuple[dict[str, Any], Tokenizer, Unicom]:
-    """Configuration, tokenizer and modules of a directory; no weights are read.
+def describe(workdir: Path) -> tuple[dict[str, Any], Tokenizer]:
+    """Configuration and tokenizer of a directory; no weights are read.
 
     Raises:
       CheckpointError: there is no run, or one of another version.
@@ -103,18 +150,18 @@ def describe(workdir: Path) -> tuple[dict[str, Any], Tokenizer, Unicom]:
     if fingerprint := config["data"].get("tokenizer_fingerprint"):
         check_tokenizer(tokenizer, fingerprint, str(workdir))
     try:
-        return config, tokenizer, of_run(config)
+        modules_in_use(config)
     except KeyError as error:
         raise CheckpointError(
             f"{workdir / 'config.json'} lacks the key {error}, so another version of "
             "unicom_jax wrote it; use that version, or train again"
         ) from error
+    return config, tokenizer
 
 
 def restore(
     workdir: Path,
     config: Mapping[str, Any],
-    module: Unicom,
     choice: Choice = IN_USE,
     *,
     on_host: bool = False,
@@ -123,7 +170,7 @@ def restore(
     mesh: Mesh | None = None,
     for_use: bool = False,
 ) -> dict[str, Params]:
-    """The weights `vision`, `codec`, `unified`, for a codec over latents `autoencoder`.
+    """The weights of `trees_in_use`; for a codec that paints latents `autoencoder` too.
 
     Args:
       mesh: read straight into shards on it; None: the first device.
@@ -154,55 +201,59 @@ def restore(
         "on_host": on_host,
         "adapters": dict if keep_adapters else merged,
     }
-    dtype = config["compute_dtype"] if for_use else None
     params: dict[str, Params] = {}
+    trees = trees_in_use(config, workdir)
     for tree, (stage, step) in stages_in_use(workdir, choice.step).items():
         if only and only[0] != tree:
             continue
-        of = IN_MODEL[tree]
+        of = trees[tree]
         name = "" if isinstance(of.keys, str) else tree  # its key begins the paths already
-        whole = PARTS[of.part].build(config) if of.keys else getattr(module, tree)
-        abstract = abstract_weights(whole, name, dtype, mesh)
+        abstract = abstract_weights(
+            PARTS[of.part].build(config), name, config if for_use else None, mesh
+        )
         parts = of.read or only[1:2] or None
         params[tree] = of.of(
             restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
         )
-    if not only or only[0] == AUTOENCODER:
+    if (not only or only[0] == AUTOENCODER) and autoencoder_of(config) is not None:
         places = mesh and (lambda specs: param_shardings(specs, mesh))
         params |= load_autoencoder(config, workdir, places)
     return params
 
 
 def abstract_weights(
-    module: Module, name: str, dtype: str | None = None, mesh: Mesh | None = None
+    module: Module,
+    name: str,
+    config: Mapping[str, Any] | None = None,
+    mesh: Mesh | None = None,
 ) -> Params:
     """Shapes, types and places of a module's weights.
 
     Args:
-      name: of its tree in front of the paths that `CAST` knows.
-      dtype: of those weights; None: all as they are trained.
+      name: of its tree, in front of the paths that `cast_in_use` knows.
+      config: of a model in use, whose compute dtype such weights have; None: all as they are
+        trained.
     """
+    cast = cast_in_use(config) if config else None
 
     def leaf(path: tuple[str, ...], spec: ParamSpec) -> jax.ShapeDtypeStruct:
-        cast = dtype and CAST.fullmatch("/".join((name, *path) if name else path))
-        place = mesh and param_sharding(spec, mesh)
-        return jax.ShapeDtypeStruct(
-            spec.shape, jnp.dtype(dtype) if cast else spec.dtype, sharding=place
-        )
+        dtype = spec.dtype
+        if cast and cast.fullmatch("/".join((name, *path) if name else path)):
+            dtype = jnp.dtype(config["compute_dtype"])
+        return jax.ShapeDtypeStruct(spec.shape, dtype, sharding=mesh and param_sharding(spec, mesh))
 
     specs: Specs = module.specs()
     return fill_specs(specs, {path: leaf(path, spec) for path, spec in iter_specs(specs)})
 
 
 def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) -> dict[str, Params]:
-    """Random weights of the modules of `config`, an autoencoder's too, sharded over `mesh`.
+    """Random weights of the modules of `config`, a given autoencoder's too, sharded over `mesh`.
 
     In the dtypes that a trained model is used with, so both take the same memory and programs.
     """
 
     def fresh(module: Module, tree: str, key: jax.Array) -> Params:
-        dtype = None if tree == AUTOENCODER else config["compute_dtype"]
-        abstract = abstract_weights(module, tree, dtype, mesh)
+        abstract = abstract_weights(module, tree, config, mesh)
 
         def init(key: jax.Array) -> Params:
             return jax.tree.map(lambda x, kind: x.astype(kind.dtype), module.init(key), abstract)
@@ -210,12 +261,7 @@ def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) ->
         places = jax.tree.map(lambda kind: kind.sharding, abstract)
         return jax.jit(init, out_shardings=places)(key)
 
-    module, keys = of_run(config), jax.random.split(jax.random.key(seed), len(IN_MODEL))
-    params = {
-        tree: fresh(getattr(module, tree), tree, key)
-        for tree, key in zip(IN_MODEL, keys, strict=True)
-    }
-    if module.autoencoder is not None:
-        key = jax.random.fold_in(keys[1], 1)
-        params[AUTOENCODER] = fresh(module.autoencoder, AUTOENCODER, key)
-    return params
+    modules, own = modules_in_use(config), in_model(config)
+    keys = dict(zip(own, jax.random.split(jax.random.key(seed), len(own)), strict=True))
+    keys[AUTOENCODER] = jax.random.fold_in(keys["codec"], 1)
+    return {tree: fresh(module, tree, keys[tree]) for tree, module in modules.items()}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from unicom_jax.config import ConfigError
+from unicom_jax.families.build import family_of
 from unicom_jax.runs.stages import spec_of
 
 Config = Mapping[str, Any]
@@ -77,11 +80,8 @@ def _decoder_heads(config: Config) -> dict[str, int]:
 
 
 def _unified_heads(config: Config) -> dict[str, int]:
-    unified = config["unified"]
-    heads = {"unified.transformer.heads": unified["transformer"]["heads"]}
-    if unified["pathway"] == "query":
-        heads["unified.flow_decoder.heads"] = unified["flow_decoder"]["heads"]
-    return heads
+    keys = ("unified.transformer.heads", *family_of(config).heads)
+    return {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
 
 
 # Heads of a part, besides those of the vision tower, by part.

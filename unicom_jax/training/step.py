@@ -39,6 +39,7 @@ class Stage:
       module: owns the trained weights.
       loss: (params, frozen parts, batch, row_keys (B,)) -> terms.
       weights: factor of each term in the total loss; terms without one are only reported.
+      starts: of some terms the number of updates after which they count; the others do at once.
       freeze: regular expressions over the module's weights that stay as they are.
       rows_are_independent: False when rows see each other (a contrastive loss), so that a batch
         cannot be split into accumulation steps.
@@ -59,6 +60,7 @@ class Stage:
     module: Module
     loss: LossFunction
     weights: Mapping[str, float]
+    starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     freeze: Sequence[str] = ()
     rows_are_independent: bool = True
     finish: Callable[[Params, Params], Params] | None = None
@@ -72,9 +74,17 @@ class Stage:
         if self.inner_steps < 1:
             raise ValueError(f"stage {self.name!r}: inner_steps={self.inner_steps}; give 1 or more")
 
+    def weights_at(self, step: jax.Array) -> dict[str, float | jax.Array]:
+        """`weights` of the update after `step` others."""
+        starts = {name: first for name, first in self.starts.items() if first}
+        begun = {name: jnp.where(step < first, 0.0, 1.0) for name, first in starts.items()}
+        return {name: w * begun[name] if name in begun else w for name, w in self.weights.items()}
+
 
 def weighted_total(
-    terms: LossTerms, weights: Mapping[str, float], counts: Mapping[str, jax.Array]
+    terms: LossTerms,
+    weights: Mapping[str, float | jax.Array],
+    counts: Mapping[str, jax.Array],
 ) -> jax.Array:
     return sum(weights[k] * mean((terms[k][0], counts[k])) for k in weights)
 
@@ -100,7 +110,7 @@ def in_parts(rows: Any, parts: int) -> Any:
 def make_gradients(
     stage: Stage, accumulate: int, mesh: Mesh, gradient_dtype: str = COMPUTE
 ) -> Callable:
-    """(trained, held, frozen, batch, keys) -> (total loss, terms, gradients of `trained`).
+    """(trained, held, frozen, batch, keys, step) -> (total loss, terms, gradients of `trained`).
 
     Gradients are placed as their weights are, so devices hold no more of a sum than of a weight.
 
@@ -109,10 +119,10 @@ def make_gradients(
     then contributes exactly what it would in one big batch.
     """
 
-    def total(trained, held, frozen, batch, keys, counts):
+    def total(trained, held, frozen, batch, keys, weights, counts):
         terms = stage.loss(merge(trained, held), frozen, batch, keys)
         counts = {k: c for k, (_, c) in terms.items()} if counts is None else counts
-        return weighted_total(terms, stage.weights, counts), terms
+        return weighted_total(terms, weights, counts), terms
 
     places, _ = split(sharding.param_shardings(stage.module.specs(), mesh), stage.freeze)
     differentiate = jax.value_and_grad(total, has_aux=True)
@@ -121,10 +131,11 @@ def make_gradients(
         (loss, terms), grads = differentiate(*arguments)
         return loss, terms, jax.lax.with_sharding_constraint(grads, places)
 
-    def whole(trained, held, frozen, batch, keys):
-        return gradient(trained, held, frozen, batch, keys, None)
+    def whole(trained, held, frozen, batch, keys, step):
+        return gradient(trained, held, frozen, batch, keys, stage.weights_at(step), None)
 
-    def accumulated(trained, held, frozen, batch, keys):
+    def accumulated(trained, held, frozen, batch, keys, step):
+        weights = stage.weights_at(step)
         parts = in_parts((batch, keys), accumulate)
 
         def count(part):
@@ -135,11 +146,11 @@ def make_gradients(
 
         def add(carry, part):
             return jax.tree.map(
-                jnp.add, carry, gradient(trained, held, frozen, *part, counts)
+                jnp.add, carry, gradient(trained, held, frozen, *part, weights, counts)
             ), None
 
         first = jax.tree.map(lambda x: x[0], parts)
-        shapes = jax.eval_shape(gradient, trained, held, frozen, *first, counts)
+        shapes = jax.eval_shape(gradient, trained, held, frozen, *first, weights, counts)
         loss, terms, grads = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         grads = jax.lax.with_sharding_constraint(grads, places)
         return jax.lax.scan(add, (loss, terms, grads), parts)[0]
@@ -286,7 +297,7 @@ class Trainer:
             rows = jax.tree.leaves(batch)[0].shape[0]
             keys = row_keys(self._key(state.step), rows)
             trained, held = split(state.params, self.stage.freeze)
-            loss, terms, grads = gradients(trained, held, frozen, batch, keys)
+            loss, terms, grads = gradients(trained, held, frozen, batch, keys, state.step)
             norm, norms, watched = optax.tree.norm(grads), state.norms, {}
             own = grads  # not yet NaN where the step is a spike
             if self.spike_factor:

@@ -8,7 +8,7 @@ LENGTH = {
     "steps": Key(1000, "Length of the stage in steps.", least=1, resume=NEUTRAL),
     "batch_size": Key(
         32,
-        "Packed rows per step, or pictures (stages encoder and codec).",
+        "Packed rows per step, or pictures (stages encoder, autoencoder, codec).",
         least=1,
         resume=RECORDED,
     ),

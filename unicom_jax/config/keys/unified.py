@@ -57,6 +57,61 @@ TRANSFORMER = Group(
         "attention_backend": ATTENTION_BACKEND,
     },
 )
+
+
+def _head_stage(meaning: str, depth: int, heads: int) -> Group:
+    """A stage of Cheers' flow head."""
+    keys = {
+        "depth": Key(depth, "Blocks.", least=1),
+        "heads": Key(heads, "Heads of queries; 2 · heads divides the channels.", least=1),
+        "kv_heads": Key(2, "Heads of keys and values; divides heads.", least=1),
+        "remat": REMAT,
+        "attention_backend": ATTENTION_BACKEND,
+    }
+    return Group(meaning, {n: dataclasses.replace(k, before=k.default) for n, k in keys.items()})
+
+
+CHEERS = Group(
+    "The image side of pathway cheers: tokenizer and cascaded flow head.",
+    {
+        "pixels": Key(
+            True,
+            "The encoder reads what a trained copy of the autoencoder's decoder paints of latents; "
+            "False: the latents, through a linear layer (the paper's ablation).",
+            before=True,
+        ),
+        "pixel_range": Key(
+            "signed",
+            "Pixels that autoencoder and encoder work with: -1 to 1 (signed), or 0 to 1 as for the "
+            "released weights (unit).",
+            choices=("signed", "unit"),
+            before="signed",
+        ),
+        "decoder_remat": Key(
+            False,
+            "Compute that decoder's layers again in the backward pass to save memory.",
+            resume=NEUTRAL,
+            before=False,
+        ),
+        "gate": Key(
+            True, "Gated details of the patches enter the second stage of the head.", before=True
+        ),
+        "norm": Key(
+            True,
+            "LayerNorm of semantics and details, as in the published code; the formula has none.",
+            before=True,
+        ),
+        "positions": Key(
+            "plain",
+            "Rotary positions of the second stage: raster order, or 0 to 511 and again from 0 as "
+            "in the released weights.",
+            choices=("plain", "released"),
+            before="plain",
+        ),
+        "semantics": _head_stage("First stage of the head, as wide as the transformer.", 2, 6),
+        "details": _head_stage("Second stage of the head, as wide as encoder.vision.", 1, 4),
+    },
+)
 UNIFIED = Group(
     "The unified model, which stages align, pretrain, continue and sft train.",
     {
@@ -68,8 +123,9 @@ UNIFIED = Group(
         ),
         "pathway": Key(
             "transfusion",
-            "transfusion (Pathway I) or query (Pathway II); see docs/configurations.md.",
-            choices=("transfusion", "query"),
+            "transfusion (UniCom, Pathway I), query (Pathway II) or cheers (Cheers); see "
+            "docs/configurations.md.",
+            choices=("transfusion", "query", "cheers"),
         ),
         "fold": Key(
             1,
@@ -136,6 +192,7 @@ UNIFIED = Group(
                 "attention_backend": dataclasses.replace(ATTENTION_BACKEND, before="dense"),
             },
         ),
+        "cheers": CHEERS,
         "time": Key("uniform", "Distribution of the time.", choices=TIMES, resume=RECORDED),
         "time_shift": Key(
             1.0,

@@ -1,52 +1,118 @@
-"""The KL autoencoder as diffusers writes it (`AutoencoderKL`), FLUX's among them.
+"""KL autoencoders as diffusers writes them: `AutoencoderKL` (FLUX.1) and `AutoencoderKLFlux2`.
 
 Our tree has diffusers' own names, so the table follows from the weights: convolutions turn from
-(out, in, h, w) to (h, w, in, out), projections from (out, in) to (in, out).
+(out, in, h, w) to (h, w, in, out), projections from (out, in) to (in, out). Statistics are those of
+a BatchNorm there, which also counts the batches that it has seen; nothing reads the count.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.config import ConfigError
 from unicom_jax.core.module import iter_specs
 from unicom_jax.interop.layouts.description import check_fixed, read_fields
 from unicom_jax.interop.mapping import Rule, Table
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import Autoencoder, AutoencoderKL, AutoencoderKLFlux2
 
-# Fields of AutoencoderKL: the key of diffusers' config.json, and its default there.
-FIELDS = {
-    "latent_channels": ("latent_channels", 4),
-    "widths": ("block_out_channels", (64,)),
-    "resnets": ("layers_per_block", 1),
-    "groups": ("norm_num_groups", 32),
-    "quant_conv": ("use_quant_conv", True),
-    "scale": ("scaling_factor", 0.18215),
-    "shift": ("shift_factor", 0.0),
-}
-# What else an autoencoder can be there, and what ours is; the first is also the default there.
+# {our field: (the key of diffusers' config.json, its default there)}
+Fields = Mapping[str, tuple[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A class of diffusers, by the name that is ours too.
+
+    Attributes:
+      fields: what we read.
+      fixed: what else an autoencoder can be there, and what ours is; the first is also the default
+        there.
+    """
+
+    module: type[Autoencoder]
+    fields: Fields
+    fixed: Mapping[str, tuple[Any, ...]]
+
+
 FIXED = {
     "in_channels": (3,),
     "out_channels": (3,),
     "act_fn": ("silu", "swish"),
     "mid_block_add_attention": (True,),
-    "latents_mean": (None,),
-    "latents_std": (None,),
+}
+COMMON = {"groups": ("norm_num_groups", 32), "quant_conv": ("use_quant_conv", True)}
+KINDS = {
+    kind.module.__name__: kind
+    for kind in (
+        Kind(
+            AutoencoderKL,
+            {
+                "latent_channels": ("latent_channels", 4),
+                "widths": ("block_out_channels", (64,)),
+                "resnets": ("layers_per_block", 1),
+                **COMMON,
+                "scale": ("scaling_factor", 0.18215),
+                "shift": ("shift_factor", 0.0),
+            },
+            {**FIXED, "latents_mean": (None,), "latents_std": (None,)},
+        ),
+        Kind(
+            AutoencoderKLFlux2,
+            {
+                "latent_channels": ("latent_channels", 32),
+                "widths": ("block_out_channels", (128, 256, 512, 512)),
+                "resnets": ("layers_per_block", 2),
+                **COMMON,
+                "side": ("patch_size", (2, 2)),
+                "eps": ("batch_norm_eps", 1e-4),
+            },
+            {**FIXED, "decoder_block_out_channels": (None,)},
+        ),
+    )
 }
 BLOCKS = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
-REMEDY = "take an autoencoder like those of Stable Diffusion and FLUX"
+STATISTICS = {"mean": "bn.running_mean", "variance": "bn.running_var"}
+HINTS = dict.fromkeys(
+    STATISTICS.values(), "the statistics by which its latents are normalised; copy them again"
+)
+REMEDY = "take an autoencoder like those of Stable Diffusion, FLUX and FLUX.2"
 
 
-def table(module: AutoencoderKL) -> Table:
+def _one_side(sides: Sequence[int]) -> int:
+    if len(set(sides)) != 1:
+        raise ValueError(f"patch_size is {list(sides)}, but only squares are supported; {REMEDY}")
+    return sides[0]
+
+
+# Fields that are written otherwise there: (theirs to ours, ours to theirs).
+CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
+    "widths": (tuple, list),
+    "side": (_one_side, lambda side: [side, side]),
+}
+AS_IT_IS = (lambda value: value,) * 2
+
+
+def table(module: Autoencoder) -> Table:
     """Rules for all weights of `module`."""
     rules = []
     for (*stem, leaf), spec in iter_specs(module.specs()):
+        path = "/".join((*stem, leaf))
+        if stem == ["statistics"]:
+            rules.append(Rule(path, STATISTICS[leaf]))
+            continue
         name = f"{'.'.join(stem)}.{'bias' if leaf == 'bias' else 'weight'}"
         axes = {4: (2, 3, 1, 0), 2: (1, 0), 1: ()}[len(spec.shape)]
-        rules.append(Rule("/".join((*stem, leaf)), name, axes))
+        rules.append(Rule(path, name, axes))
     return tuple(rules)
+
+
+def spare(module: Autoencoder) -> tuple[str, ...]:
+    """Tensors that are not read: how many batches the statistics are of."""
+    return ("bn.num_batches_tracked",) if "statistics" in module.specs() else ()
 
 
 # The attention of diffusers before 0.15, which it still reads: old name, new name.
@@ -59,32 +125,41 @@ def new_name(name: str) -> str:
     return _OLD.sub(lambda found: f"{found[1]}.{OLD_NAMES[found[2]]}.", name)
 
 
-def describe(module: AutoencoderKL) -> dict[str, Any]:
+def describe(module: Autoencoder) -> dict[str, Any]:
     """The config.json of `module`."""
-    levels = len(module.widths)
+    name, levels = type(module).__name__, len(module.widths)
+    kind = KINDS[name]
+    fields = {
+        key: CONVERTED.get(ours, AS_IT_IS)[1](getattr(module, ours))
+        for ours, (key, _) in kind.fields.items()
+    }
     return {
-        "_class_name": "AutoencoderKL",
-        **{key: getattr(module, ours) for ours, (key, _) in FIELDS.items()},
+        "_class_name": name,
+        **fields,
         "use_post_quant_conv": module.quant_conv,
-        **{key: values[0] for key, values in FIXED.items()},
-        **{key: [kind] * levels for key, kind in BLOCKS.items()},
-        "block_out_channels": list(module.widths),
+        **{key: values[0] for key, values in kind.fixed.items()},
+        **{key: [block] * levels for key, block in BLOCKS.items()},
     }
 
 
-def module_of(config: Mapping[str, Any], path: Path) -> AutoencoderKL:
+def module_of(config: Mapping[str, Any], path: Path) -> Autoencoder:
     """The autoencoder that a config.json at `path` describes.
 
     Raises:
       ConfigError: it is of an autoencoder that ours does not support.
     """
-    sizes = read_fields(config, FIELDS, path)
-    sizes["widths"] = tuple(sizes["widths"])
+    name = config.get("_class_name", AutoencoderKL.__name__)
+    if (kind := KINDS.get(name)) is None:
+        known = " and ".join(KINDS)
+        raise ConfigError(
+            f"{path}: _class_name is {name!r}, but only {known} are supported; {REMEDY}"
+        )
+    sizes = read_fields(config, kind.fields, path)
+    sizes = {ours: CONVERTED.get(ours, AS_IT_IS)[0](value) for ours, value in sizes.items()}
     levels = len(sizes["widths"])
-    named = {"_class_name": ("AutoencoderKL",)} if "_class_name" in config else {}
-    blocks = {key: ([kind] * levels,) for key, kind in BLOCKS.items()}
+    blocks = {key: ([block] * levels,) for key, block in BLOCKS.items()}
     listed = {key: list(config[key]) for key in BLOCKS if key in config}
-    check_fixed({**config, **listed}, {**named, **FIXED, **blocks}, path, REMEDY)
+    check_fixed({**config, **listed}, {**kind.fixed, **blocks}, path, REMEDY)
     # diffusers fills in True where the key is absent, whatever `use_quant_conv` says.
     check_fixed(
         {"use_post_quant_conv": config.get("use_post_quant_conv", True)},
@@ -92,4 +167,4 @@ def module_of(config: Mapping[str, Any], path: Path) -> AutoencoderKL:
         path,
         REMEDY,
     )
-    return AutoencoderKL(**sizes)
+    return kind.module(**sizes)

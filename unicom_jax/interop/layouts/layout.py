@@ -69,6 +69,8 @@ LAYOUTS: dict[str, Layout] = {
         autoencoder.describe,
         autoencoder.module_of,
         stem=DIFFUSERS,
+        spare=autoencoder.spare,
+        hints=autoencoder.HINTS,
         new_name=autoencoder.new_name,
     ),
     "flux": Layout(flux.table, flux.describe, flux.module_of, stem=DIFFUSERS),

@@ -7,7 +7,7 @@ codec/pixel_decoder         pixel_decoder
 codec/statistics            statistics
 unified/transformer         language_model            as Qwen2ForCausalLM
 unified/embedding, ...      embedding, head           (Pathway II: queries, connector, ...)
-autoencoder                 autoencoder               as diffusers' AutoencoderKL
+autoencoder                 autoencoder               as diffusers' AutoencoderKL or ...Flux2
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.families.images import ImageModel
+from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
-from unicom_jax.models.autoencoder import AutoencoderKL
+from unicom_jax.models.autoencoder import Autoencoder
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
@@ -44,7 +45,7 @@ class Unicom(Module):
     vision: VisionEncoder
     codec: Codec
     unified: UnifiedModel
-    autoencoder: AutoencoderKL | None = None
+    autoencoder: Autoencoder | None = None
 
     def specs(self) -> Specs:
         parts = {"vision": self.vision, "codec": self.codec, "unified": self.unified}
@@ -54,12 +55,22 @@ class Unicom(Module):
 
 
 def of_run(config: Mapping[str, Any]) -> Unicom:
-    """The modules of a run's configuration."""
+    """The modules of a run's configuration.
+
+    Raises:
+      ConfigError: a family that has no PyTorch twin.
+    """
+    unified = build_unified(config)
+    if not isinstance(unified.images, UnicomImages | QueryImages):
+        raise ConfigError(
+            f"unified.pathway={config['unified']['pathway']} has no model in PyTorch yet; parts of "
+            "it can be exported alone, as its language model with --to=qwen2"
+        )
     space = build_space(config)
     return Unicom(
         build_encoder(config).vision,
         build_codec(config),
-        build_unified(config),
+        unified,
         space.autoencoder if isinstance(space, LatentSpace) else None,
     )
 

@@ -17,7 +17,7 @@ class UnicomConfig(PretrainedConfig):
         feature_dim, latent_dim, heads and window.
       pixel_decoder: `kind` "dit" with the arguments of `DiffusionTransformer`, or "flux" with
         those of `FluxDecoder`.
-      autoencoder: the configuration of the diffusers `AutoencoderKL` whose latents the pixel
+      autoencoder: the configuration of the diffusers autoencoder whose latents the pixel
         decoder paints; None: it paints pixels.
       pathway: `kind` "transfusion" with its `head` and what that predicts ("velocity" or the clean
         "data"), or "query" with `queries`, `connector_depth`

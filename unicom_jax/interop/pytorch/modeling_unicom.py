@@ -78,6 +78,8 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
         "compressor", "decompressor", "statistics", r"^autoencoder\.", r"^head\.",
         r"^embedding\.time\.", r"^flow_decoder\.time\.",
     )  # fmt: skip
+    # How many batches an autoencoder's statistics are of; nothing reads it.
+    _keys_to_ignore_on_load_missing = (r"\.num_batches_tracked$",)
     _skip_keys_device_placement = ("past_key_values", "cache")
     _tied_weights_keys = {
         "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"

@@ -252,35 +252,45 @@ def unpack(tokens: Tensor, grid: Grid, side: int) -> Tensor:
 
 
 def make_autoencoder(description: dict) -> nn.Module:
-    """The diffusers `AutoencoderKL` of a configuration.
+    """The diffusers autoencoder of a configuration: `AutoencoderKL` or `AutoencoderKLFlux2`.
 
     Raises:
-      ImportError: diffusers is not installed.
+      ImportError: diffusers is not installed, or too old for this class.
     """
+    name = description["_class_name"]
     try:
-        from diffusers import AutoencoderKL
-    except ImportError as error:
+        import diffusers
+
+        kind = getattr(diffusers, name)
+    except (ImportError, AttributeError) as error:
         raise ImportError(
-            "this model paints latents of a KL autoencoder; pip install diffusers"
+            f"this model paints latents of diffusers' {name}; pip install --upgrade diffusers"
         ) from error
-    return AutoencoderKL.from_config(description)
+    return kind.from_config(description)
 
 
 class AutoencoderSpace:
-    """Tokens of an autoencoder's normalised latents: (z - shift) * scale, packed."""
+    """Tokens of an autoencoder's latents, packed and normalised: (z - shift) * scale.
+
+    Shift and scale are numbers of its configuration, or statistics of each packed channel.
+    """
 
     def __init__(self, autoencoder: nn.Module, patch: int) -> None:
         self.autoencoder, config = autoencoder, autoencoder.config
-        self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
+        if (statistics := getattr(autoencoder, "bn", None)) is None:
+            self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
+        else:
+            self.scale = (statistics.running_var.float() + config.batch_norm_eps).rsqrt()
+            self.shift = statistics.running_mean.float()
         self.side = patch // 2 ** (len(config.block_out_channels) - 1)
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] -> tokens (B, N, C): means of the posterior."""
         images = images.to(self.autoencoder.dtype)
         mean = self.autoencoder.encode(images).latent_dist.mode().float()
-        return pack((mean - self.shift) * self.scale, self.side)
+        return (pack(mean, self.side) - self.shift) * self.scale
 
     def decode(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Tokens (B, N, C) -> images (B, 3, H, W), about [-1, 1]."""
-        latents = unpack(tokens, grid, self.side) / self.scale + self.shift
+        latents = unpack(tokens / self.scale + self.shift, grid, self.side)
         return self.autoencoder.decode(latents.to(self.autoencoder.dtype)).sample.float()

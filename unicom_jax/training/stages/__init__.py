@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from unicom_jax.training.stages.autoencoder import autoencoder_stage
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
 from unicom_jax.training.stages.unified import unified_stage
@@ -17,6 +18,7 @@ Builder = Callable[[str, Mapping[str, Any], Callable[[], Iterator[Any]]], Stage]
 # By `StageSpec.loss`.
 LOSSES: dict[str, Builder] = {
     "contrastive": lambda name, config, batches: encoder_stage(name, config),
+    "autoencoder": autoencoder_stage,
     "codec": codec_stage,
     "unified": lambda name, config, batches: unified_stage(name, config),
 }

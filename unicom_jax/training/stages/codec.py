@@ -30,10 +30,13 @@ from unicom_jax.core.losses import LossTerm, LossTerms
 from unicom_jax.core.module import Module, Params
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.build import build_codec, build_encoder, build_space
-from unicom_jax.parallel.sharding import fetch, place_copies
+from unicom_jax.training.stages.statistics import (
+    STATISTICS,
+    channel_moments,
+    latent_facts,
+    with_statistics,
+)
 from unicom_jax.training.step import Stage
-
-STATISTICS = "statistics/.*"
 
 
 def codec_stage(
@@ -127,7 +130,7 @@ def perceptual_loss(
 
 def _statistics_facts(params: Params) -> dict[str, list[float]]:
     statistics = jax.device_get(params["statistics"])
-    return {f"latent_{name}": [float(x) for x in values] for name, values in statistics.items()}
+    return latent_facts(statistics["mean"], statistics["std"])
 
 
 def _real_tokens(grids: jax.Array, tokens: int, patches: int) -> jax.Array:
@@ -190,9 +193,6 @@ def measure_statistics(
 ) -> Params:
     """Mean and deviation of every latent channel over the real tokens of `batches`.
 
-    Sums are kept in float64 on the host: a channel's mean may be large against its deviation. With
-    several processes each sums over all latents, in the same order.
-
     Returns:
       `params` with its `statistics` replaced.
 
@@ -207,20 +207,8 @@ def measure_statistics(
         raw = codec.compress(params, features, batch.grids)
         return raw, _real_tokens(batch.grids, raw.shape[1], features.shape[1]) > 0
 
-    count, total, squares = 0.0, 0.0, 0.0
-    for batch in batches:
-        raw, real = fetch(latents_of(params, frozen, batch))
-        values = raw[real].astype(np.float64)
-        count += len(values)
-        total = total + values.sum(0)
-        squares = squares + np.square(values).sum(0)
-    mean = total / count
-    std = np.sqrt(np.maximum(squares / count - np.square(mean), 0.0))
-    if not np.all(std > 1e-6):
-        dead = np.flatnonzero(std <= 1e-6).tolist()
-        raise ValueError(
-            f"latent channels {dead} are constant; train the codec longer or lower codec.latent_dim"
-        )
-    new = {"mean": mean.astype(np.float32), "std": std.astype(np.float32)}
-    place = params["statistics"]["mean"].sharding
-    return {**params, "statistics": place_copies(new, place)}
+    mean, variance = channel_moments(
+        (latents_of(params, frozen, batch) for batch in batches),
+        "train the codec longer or lower codec.latent_dim",
+    )
+    return with_statistics(params, {"mean": mean, "std": np.sqrt(variance)})

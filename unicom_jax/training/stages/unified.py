@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from unicom_jax.config import ConfigError
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
@@ -23,7 +24,7 @@ from unicom_jax.training.step import Stage
 
 
 def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
-    """A sub-stage over the frozen encoder and codec (`frozen["encoder"]`, `frozen["codec"]`)."""
+    """A stage of the unified model over what its family reads frozen."""
     settings = config[name]
     model = build_unified(config)
 
@@ -49,10 +50,17 @@ def check_packed_features(config: Mapping[str, Any], name: str, frozen: Params) 
 
     Raises:
       SourceError: they are another encoder's.
+      ConfigError: the family reads pictures only.
     """
     directory = Path(config["data"]["packed"])
     if (probe := read_probe(directory, name)) is None:
         return
+    if not build_unified(config).images.takes_features:
+        raise ConfigError(
+            f"data.packed={directory} holds features in the place of pictures, which "
+            f"unified.pathway={config['unified']['pathway']} cannot read; prepare the rows with "
+            "pictures"
+        )
     vision = build_encoder(config).vision
     look = jax.jit(partial(encode, vision, dtype=config["compute_dtype"]))
     found = fetch(look(frozen["encoder"], *probe))

@@ -1,0 +1,293 @@
+"""Cheers: the image side against plain torch, and what its parts do in a whole model."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from data_pipelines.build import sequence_config
+from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from tests.data.samples import picture
+from tests.families.documents import documents, lively, pack, words
+from tests.models.torch_weights import assert_close
+from tests.tiny import tiny_config
+from unicom_jax.config.check import check_settings
+from unicom_jax.config.key import ConfigError
+from unicom_jax.core.flow import interpolate
+from unicom_jax.core.module import iter_specs
+from unicom_jax.families.build import build_unified
+from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
+from unicom_jax.families.images import Noised
+from unicom_jax.runs.autoencoder import adopt_autoencoder
+
+PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
+TOKENS, LATENT = SIDE**2, 12
+RNG = np.random.default_rng(0)
+
+
+def configured(**overrides):
+    own = {
+        "unified__pathway": "cheers",
+        "unified__fold": FOLD,
+        "data__patch": PATCH,
+        "data__image_size": PATCH * SIDE,
+        "data__scenes__sizes": ((PATCH * SIDE, PATCH * SIDE),),
+        "autoencoder__latent_channels": LATENT // 4,
+        "autoencoder__widths": (8, 16),
+        "autoencoder__norm_groups": 4,
+    }
+    config = tiny_config(**{**own, **overrides})
+    config.unified.cheers.semantics.update({"depth": 2, "heads": 4, "kv_heads": 2})
+    config.unified.cheers.details.update({"depth": 1, "heads": 4, "kv_heads": 2})
+    return config
+
+
+MODEL = build_unified(configured())
+IMAGES = MODEL.images
+PARAMS = lively(IMAGES, scale=0.12)
+GRIDS = np.full((2, 1, 2), SIDE, np.int32)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+CLEAN, NOISE, TIME = (
+    normal(2, 1, TOKENS, LATENT),
+    normal(2, 1, TOKENS, LATENT),
+    np.float32([[0.1], [0.7]]),
+)
+BETWEEN = 0.2 * normal(32, 32)  # stands for the transformer
+
+
+def at(time: np.ndarray) -> Noised:
+    return Noised(interpolate(CLEAN, NOISE, time), jnp.asarray(time), GRIDS, CLEAN, NOISE)
+
+
+def speed_of(images, params, noised: Noised):
+    tokens, embedded = images.drawn(params, noised)
+    return images.velocity(params, jnp.tanh(tokens @ BETWEEN), noised, embedded)
+
+
+def test_the_image_side_is_the_papers():
+    torch = pytest.importorskip("torch")
+    from tests.models import cheers_torch as theirs
+
+    def loss(params, noisy):
+        noised = at(TIME).replace(noisy=noisy)
+        speed = speed_of(IMAGES, params, noised)
+        return jnp.sum(jnp.square(speed - (CLEAN - NOISE))), speed
+
+    noisy = np.asarray(at(TIME).noisy)
+    grad = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+    (_, speed), (weights, inputs) = grad(PARAMS, noisy)
+
+    model = theirs.load(
+        theirs.Images(
+            theirs.Decoder(3, (16, 8), 2, 4),
+            theirs.Vision(PATCH, 32, 1, 2, 32, SIDE),
+            theirs.Projector(32, 32, FOLD),
+            theirs.Head((32, FOLD**2 * 32, 2, 4, 2), (32, LATENT, 1, 4, 2), FOLD),
+        ),
+        PARAMS,
+    )
+    given = torch.from_numpy(noisy[:, 0].copy()).requires_grad_()
+    wanted = torch.from_numpy(CLEAN - NOISE)[:, 0]
+    found = model(given, torch.from_numpy(TIME[:, 0]), torch.from_numpy(BETWEEN))
+    torch.sum((found - wanted) ** 2).backward()
+    assert_close(speed[:, 0], found.detach(), 1e-4, "velocity")
+    assert_close(inputs[:, 0], given.grad, 1e-4, "latents")
+    reference = theirs.gradients(model, PARAMS)
+    ours = traverse_util.flatten_dict(weights, sep="/")
+    held = [re.compile(pattern) for pattern in IMAGES.frozen(draws=True)]
+    assert set(ours) - set(reference) == {
+        path for path in ours if any(pattern.match(path) for pattern in held)
+    }
+    for path in set(ours) - set(reference):
+        assert not np.any(ours[path]), path
+    for path, value in reference.items():
+        if not path.endswith("key/bias") and not path.endswith("to_k/bias"):  # no effect: rounding
+            assert_close(ours[path], value, 1e-4, path)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return jax.jit(IMAGES.drawn)
+
+
+def test_at_time_1_a_drawn_picture_is_the_one_that_is_read(drawn):
+    ended = at(np.ones((2, 1), np.float32))
+    np.testing.assert_array_equal(ended.noisy, CLEAN)
+    tokens, _ = drawn(PARAMS, ended)
+    seen, clean = jax.jit(IMAGES.looked_at)(PARAMS, Latents(CLEAN, GRIDS))
+    np.testing.assert_allclose(tokens, seen, atol=1e-6)
+    assert clean is seen or np.array_equal(clean, seen)
+    assert seen.shape == (2, 1, TOKENS // FOLD**2, 32)
+
+
+def test_slots_are_not_told_the_time(drawn):
+    early, late = at(TIME), at(TIME).replace(time=jnp.asarray(1 - TIME))
+    for one, other in zip(drawn(PARAMS, early), drawn(PARAMS, late), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.allclose(drawn(PARAMS, early)[0], drawn(PARAMS, at(1 - TIME))[0], atol=1e-3)
+
+
+# ---- pictures of several shapes -----------------------------------------------------------
+
+
+SHAPES = np.array([[2, 4], [4, 2], [0, 0]], np.int32)  # the last row has no picture
+BUCKETS = {"encoder__naflex": True, "data__policy": "bucket"}
+RAGGED = build_unified(configured(**BUCKETS, autoencoder__canvas=(SIDE, SIDE))).images
+RAGGED_PARAMS = lively(RAGGED, scale=0.12)
+PADDED = normal(3, 1, TOKENS // 2, LATENT)
+
+
+def test_pictures_of_other_shapes_are_read_and_drawn_as_if_alone():
+    noised = Noised(jnp.asarray(PADDED), jnp.full((3, 1), 0.4), SHAPES[:, None])
+    together = jax.jit(lambda params, noised: speed_of(RAGGED, params, noised))
+    padded = together(RAGGED_PARAMS, noised)
+    assert padded.shape == PADDED.shape and not np.any(padded[2])
+    for row, (rows, columns) in enumerate(SHAPES[:2]):
+        space = RAGGED.tokenizer.painter.space.of_grid(int(rows), int(columns))
+        painter = dataclasses.replace(RAGGED.tokenizer.painter, space=space)
+        tokenizer = dataclasses.replace(RAGGED.tokenizer, painter=painter)
+        images = dataclasses.replace(RAGGED, tokenizer=tokenizer)
+        one = jax.tree.map(lambda x, row=row: x[row : row + 1], noised)
+        alone = jax.jit(lambda params, one, images=images: speed_of(images, params, one))
+        np.testing.assert_allclose(padded[row], alone(RAGGED_PARAMS, one)[0], atol=2e-5)
+
+
+def test_all_shapes_train_the_decoder_and_no_picture_gives_no_nan():
+    def size(params):
+        noised = Noised(jnp.asarray(PADDED), jnp.full((3, 1), 0.4), SHAPES[:, None])
+        return jnp.sum(jnp.square(speed_of(RAGGED, params, noised)))
+
+    gradient = jax.jit(jax.grad(size))(RAGGED_PARAMS)
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+    for part in ("decoder", "vision", "projector", "head"):
+        assert all_trained(gradient[part], part)
+
+
+def all_trained(gradient, part: str) -> bool:
+    """Whether every weight has a gradient, except those that the family holds."""
+    held = [re.compile(pattern) for pattern in IMAGES.frozen(draws=True)]
+    flat = traverse_util.flatten_dict(gradient, sep="/")
+    return all(
+        np.any(leaf) != any(pattern.match(f"{part}/{path}") for pattern in held)
+        for path, leaf in flat.items()
+    )
+
+
+# ---- in a whole model ---------------------------------------------------------------------
+
+
+def picture_of(seed: int, role: str) -> Image:
+    return Image(picture(seed, PATCH * SIDE, PATCH * SIDE), role)
+
+
+DOCUMENTS = [
+    [Text("a red dot"), picture_of(1, DRAWN)],
+    [picture_of(2, UNDERSTOOD), Text("how many dots?"), words("one")],
+    [picture_of(3, SOURCE), Text("paint it green"), picture_of(4, DRAWN)],
+]
+
+
+def test_one_loss_trains_every_part_and_reports_the_gate_by_time():
+    params = lively(MODEL, scale=0.12)
+    frozen = {"autoencoder": lively(IMAGES.codec, seed=1, scale=0.12)}
+    sequence = sequence_config(configured())
+    made = documents(DOCUMENTS, sequence)
+    batch = pack(made, [[0, 1], [2]], sequence)
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def loss(params):
+        prepared = jax.lax.stop_gradient(IMAGES.prepare(frozen, batch))
+        terms = MODEL.loss_terms(params, batch, prepared, keys)
+        return terms["flow"][0] + terms["text"][0], (terms, prepared)
+
+    (_, (terms, prepared)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    assert prepared.latents.shape == (2, 2, TOKENS, LATENT)
+    assert float(terms["flow"][1]) == 2 * TOKENS  # two drawn pictures
+    gates = [terms[name] for name in terms if name.startswith("gate/t")]
+    assert sum(float(count) for _, count in gates) == 2 * TOKENS
+    assert sum(float(total) for total, _ in gates) > 0
+    assert all(all_trained(gradient[part], part) for part in gradient)
+    assert set(gradient) == {"transformer", "decoder", "vision", "projector", "head"}
+
+
+def test_the_first_stage_of_the_paper_trains_projector_and_head():
+    held = [re.compile(p) for p in (*IMAGES.frozen(draws=True), *FROZEN_AT_FIRST)]
+    paths = ["/".join(path) for path, _ in iter_specs(MODEL.specs())]
+    trained = {path.split("/")[0] for path in paths if not any(p.match(path) for p in held)}
+    assert trained == {"projector", "head"}
+    assert set(IMAGES.frozen(draws=False)) - set(IMAGES.frozen(draws=True)) == {"head/.*"}
+
+
+def test_features_in_the_place_of_pictures_are_refused():
+    sequence = sequence_config(configured())
+    batch = pack(documents(DOCUMENTS[:1], sequence), [[0]], sequence).replace(patches=None)
+    with pytest.raises(ValueError, match="unified.pathway=cheers reads pixels"):
+        IMAGES.prepare({}, batch)
+
+
+# ---- the paper's ablations ----------------------------------------------------------------
+
+
+def test_without_pixel_reconstruction_the_encoder_reads_latents():
+    config = configured()
+    config.unified.cheers.update({"pixels": False})
+    images = build_unified(config).images
+    params = lively(images)
+    assert set(params) == {"latent_in", "vision", "projector", "head"}
+    assert images.frozen(draws=True) == ("vision/head/.*",)
+    _, embedded = images.drawn(params, at(TIME))
+    plain, positions = at(TIME).noisy[:, 0], params["vision"]["positions"]
+    for layer in (params["latent_in"], params["vision"]["embedding"]):
+        plain = plain @ layer["kernel"] + layer["bias"]
+    np.testing.assert_allclose(embedded[:, 0], plain + positions.reshape(TOKENS, -1), atol=1e-5)
+
+
+def test_without_compression_a_latent_takes_a_slot():
+    images = build_unified(configured(unified__cheers__pixels=False, unified__fold=1)).images
+    params = lively(images)
+    tokens, embedded = images.drawn(params, at(TIME))
+    assert tokens.shape == (2, 1, TOKENS, 32) and images.shape_of(TOKENS) == (TOKENS, LATENT)
+    speed = images.velocity(params, tokens, at(TIME), embedded)
+    assert speed.shape == CLEAN.shape and np.abs(speed).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data__image_size": 20}, "data.image_size=20 is not a multiple of data.patch=4 times"),
+        ({"codec__pool": 2, "codec__compressor": "pool", "data__image_size": 32}, "codec.pool=2"),
+        ({"unified__understanding": "latents"}, "unified.understanding=latents"),
+        ({"unified__prediction": "data"}, "unified.prediction=data"),
+        ({"unified__edit_source": "both"}, "unified.edit_source=both"),
+        ({"unified__cheers__details__heads": 5}, "unified.cheers.details.heads=5"),
+        ({"unified__cheers__semantics__kv_heads": 3}, "unified.cheers.semantics.kv_heads=3"),
+    ],
+)
+def test_settings_that_the_family_does_not_have_are_refused(change, message):
+    config = configured()
+    for key, value in change.items():
+        config.update_from_flattened_dict({key.replace("__", "."): value})
+    with pytest.raises(ConfigError, match=message):
+        check_settings(config, ("pretrain",))
+
+
+def test_the_canvas_of_buckets_is_filled_in_when_a_run_starts(tmp_path):
+    config = configured(**BUCKETS, data__bucket_step=8)
+    with pytest.raises(ValueError, match=r"autoencoder.canvas=\(\) with data.policy=bucket"):
+        build_unified(config)
+    adopt_autoencoder(config, tmp_path)
+    rows, columns = config.autoencoder.canvas
+    assert rows == columns > SIDE
+    space = build_unified(config).images.codec.space
+    assert (space.rows, space.cols, space.ragged) == (rows, columns, True)

@@ -1,0 +1,184 @@
+"""Cheers: patch details decoupled from semantics (arXiv 2603.12793).
+
+    prepare    frozen autoencoder: packed, normalised latents
+    looked_at  clean latents (t = 1) ─ decoder copy ─ SigLIP ─ joined tokens ─ slots
+    drawn      z_t alike; SigLIP's embedded patches go to the head
+    velocity   hidden states ─ semantics ─ + gate · embedded patches ─ details
+
+A slot holds fold² tokens of a picture. The transformer is not told the time; it sees how noisy a
+picture is. A picture that is read and one that is edited are the same vectors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.struct
+import jax
+from jaxtyping import Array, Float, Float32, Int, Key
+
+from unicom_jax.core.activations import PICTURES, ROWS, place
+from unicom_jax.core.batch import MixedBatch
+from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
+from unicom_jax.core.layers import Linear
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Params, Specs
+from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
+from unicom_jax.models.cascaded_head import Cascade, CascadedHead
+from unicom_jax.models.latent_codec import AutoencoderCodec
+from unicom_jax.models.latent_decoder import LatentDecoder
+from unicom_jax.models.modulated_stack import ModulatedStack
+from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.models.pixel_tokenizer import PixelTokenizer, SlotProjector
+from unicom_jax.models.vision_encoder import VisionEncoder
+
+# What the paper's first stage keeps as it is, for a stage's `freeze`: it trains the projector, the
+# flow head and its gate. Later stages train everything that the family does not hold itself.
+FROZEN_AT_FIRST = ("transformer/.*", "decoder/.*", "vision/.*")
+
+
+@flax.struct.dataclass
+class Latents:
+    """Normalised latents of the pictures of a batch, and their rows and columns."""
+
+    latents: Float[Array, "B M n d"]
+    grids: Int[Array, "B M 2"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheersImages(ImageModel):
+    """The image side of Cheers.
+
+    Attributes:
+      codec: of the frozen autoencoder; run by `prepare` alone.
+      tokenizer: of latents, with the trained copy of the autoencoder's decoder.
+      head: the cascaded flow head.
+      compute_dtype: of head and slots; times, modulation, norms and velocities are fp32.
+    """
+
+    codec: AutoencoderCodec
+    tokenizer: PixelTokenizer
+    head: CascadedHead
+    flow_time: FlowTime = FlowTime()
+    compute_dtype: str = "float32"
+
+    def specs(self) -> Specs:
+        return {**self.tokenizer.specs(), "head": self.head.specs()}
+
+    def frozen(self, *, draws: bool) -> tuple[str, ...]:
+        """SigLIP's pooling, which nothing reads, and measured statistics; without draws the head.
+
+        The paper's first stage holds more: see `FROZEN_AT_FIRST`.
+        """
+        held = ["vision/head/.*"]
+        if "statistics" in self.tokenizer.specs().get("decoder", {}):
+            held.append("decoder/statistics/.*")
+        return (*held, *(() if draws else ("head/.*",)))
+
+    def shape_of(self, slots: int) -> tuple[int, int]:
+        return slots * self.head.fold**2, self.codec.latent_dim
+
+    def prepare(self, frozen: Params, batch: MixedBatch) -> Latents:
+        """By `frozen["autoencoder"]`; they are means of its posterior."""
+        if batch.patches is None:
+            raise ValueError(
+                "the batch brings features of an encoder, and unified.pathway=cheers reads pixels; "
+                "pack or load it without features"
+            )
+        rows, images = batch.grids.shape[:2]
+        grids = batch.grids.reshape(rows * images, 2)
+        pixels = to_unit(batch.patches).reshape(rows * images, *batch.patches.shape[2:])
+        pixels, grids = place(pixels, PICTURES), place(grids, PICTURES)
+        latents = place(self.codec.encode(frozen[AUTOENCODER], pixels, grids), ROWS)
+        latents = latents.reshape(rows, images, *latents.shape[1:])
+        return Latents(latents, self.codec.grid(batch.grids))
+
+    def noise(
+        self, prepared: Latents, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
+    ) -> Noised:
+        return noise_draws(prepared.latents, prepared.grids, draws, row_keys, self.flow_time)
+
+    def looked_at(
+        self, params: Params, prepared: Latents
+    ) -> tuple[Float[Array, "B M s W"], Float[Array, "B M s W"]]:
+        seen, _ = self._tokens(params, prepared.latents, prepared.grids)
+        return seen, seen
+
+    def drawn(
+        self, params: Params, noised: Noised
+    ) -> tuple[Float[Array, "B draws s W"], Float[Array, "B draws n V"]]:
+        return self._tokens(params, noised.noisy, noised.grids)
+
+    def _tokens(
+        self, params: Params, latents: jax.Array, grids: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Vectors of slots and embedded patches of latents (B, M, n, d)."""
+        found = self.tokenizer(params, _flat(latents), _flat(grids))
+        return jax.tree.map(lambda x: x.reshape(*latents.shape[:2], *x.shape[1:]), found)
+
+    def cascade(
+        self, params: Params, hidden: Float[Array, "B draws s W"], noised: Noised, aux: jax.Array
+    ) -> Cascade:
+        """What the head gives, of all draws (B, draws, ...)."""
+        hidden = hidden.astype(self.compute_dtype)
+        inputs = (hidden, noised.time, aux, noised.grids)
+        found = self.head(params["head"], *map(_flat, inputs))
+        shape = noised.time.shape
+        return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
+
+    def velocity(
+        self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
+    ) -> Float32[Array, "B draws n d"]:
+        return self.cascade(params, condition, noised, aux).velocity
+
+    def loss_terms(
+        self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
+    ) -> LossTerms:
+        """`flow`: squared velocity error a channel; and the mean size of the gate by time, which is
+        only reported (low early, higher late in the paper)."""
+        found = self.cascade(params, condition, noised, aux)
+        target = velocity(noised.clean, noised.noise)
+        time = noised.time[..., None]
+        terms = flow_terms(found.velocity, target, noised.real, time)
+        if found.gate is None:
+            return terms
+        return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
+
+
+def _flat(x: jax.Array) -> jax.Array:
+    """(B, M, ...) -> (B M, ...): a picture a row."""
+    return place(x.reshape(-1, *x.shape[2:]), PICTURES)
+
+
+def make_cheers(
+    unified: Mapping[str, Any],
+    *,
+    width: int,
+    vision: VisionEncoder,
+    codec: AutoencoderCodec,
+    compute_dtype: str,
+) -> CheersImages:
+    """The image side that `config.unified` describes, for a transformer of `width`."""
+    cheers, fold, space = unified["cheers"], unified["fold"], codec.space
+    painter = Linear(space.channels, vision.patch_dim, axes=(None, "embed"))
+    if cheers["pixels"]:
+        copied = dataclasses.replace(space.autoencoder, remat=cheers["decoder_remat"])
+        painter = LatentDecoder(dataclasses.replace(space, autoencoder=copied))
+    semantics = ModulatedStack(width=width, out_dim=fold**2 * vision.width, **cheers["semantics"])
+    details = ModulatedStack(width=vision.width, out_dim=space.channels, **cheers["details"])
+    choices = {name: cheers[name] for name in ("gate", "norm", "positions")}
+    return CheersImages(
+        codec=codec,
+        tokenizer=PixelTokenizer(
+            painter=painter,
+            vision=vision,
+            projector=SlotProjector(vision.width, width, fold),
+            compute_dtype=compute_dtype,
+        ),
+        head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
+        flow_time=FlowTime(unified["time"], unified["time_shift"]),
+        compute_dtype=compute_dtype,
+    )
