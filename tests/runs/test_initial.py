@@ -62,8 +62,9 @@ def test_a_part_that_is_given_is_given_whole_unless_some_of_it_is_named_as_rando
     fresh = [("vision", "embedding")]
     found = initial_params(module.specs(), [], SEED, on_device, given=given, fresh=fresh)
     chance = jax.jit(module.init)(jax.random.key(SEED))
-    assert same(found["vision"], {**given["vision"], "embedding": chance["vision"]["embedding"]})
-    assert same(found["text"], chance["text"])
+    vision = {**given["vision"], "embedding": chance["vision"]["embedding"]}
+    chex.assert_trees_all_equal(found["vision"], vision, strict=True)
+    chex.assert_trees_all_equal(found["text"], chance["text"], strict=True)
 
 
 def test_the_image_tower_comes_from_its_folder_and_the_rest_by_chance(tmp_path):
@@ -209,7 +210,8 @@ def test_an_autoencoder_comes_whole_from_its_folder(tmp_path):
     module = build_autoencoder(config)
     given = write(tmp_path, "autoencoder", module)
     sources = sources_of(config, "autoencoder")
-    assert same(initial_params(module.specs(), sources, SEED, on_device), given)
+    params = initial_params(module.specs(), sources, SEED, on_device)
+    chex.assert_trees_all_equal(params, given, strict=True)
 
 
 @pytest.mark.parametrize(
