@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from data_pipelines.build import sequence_config
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from tests.families.documents import documents, lively, pack, words
 from tests.models.torch_weights import assert_close
@@ -21,11 +21,12 @@ from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ConfigError
 from unicom_jax.core.flow import interpolate
 from unicom_jax.core.module import iter_specs
-from unicom_jax.families.build import build_unified
+from unicom_jax.families.build import FAMILIES, build_unified
 from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
 from unicom_jax.families.images import Noised
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
 TOKENS, LATENT = SIDE**2, 12
 RNG = np.random.default_rng(0)
@@ -245,12 +246,20 @@ def test_without_pixel_reconstruction_the_encoder_reads_latents():
     images = build_unified(config).images
     params = lively(images)
     assert set(params) == {"latent_in", "vision", "projector", "head"}
+    assert set(FAMILIES["cheers"].starts_from(config)) == {"vision"}
     assert images.frozen(draws=True) == ("vision/head/.*",)
     _, embedded = images.drawn(params, at(TIME))
     plain, positions = at(TIME).noisy[:, 0], params["vision"]["positions"]
     for layer in (params["latent_in"], params["vision"]["embedding"]):
         plain = plain @ layer["kernel"] + layer["bias"]
     np.testing.assert_allclose(embedded[:, 0], plain + positions.reshape(TOKENS, -1), atol=1e-5)
+
+
+def test_memory_of_the_decoder_copy_is_saved_apart_from_the_frozen_ones():
+    images = build_unified(configured(unified__cheers__decoder_remat=True)).images
+    assert images.tokenizer.painter.space.autoencoder.remat
+    assert not images.codec.space.autoencoder.remat
+    assert images.specs().keys() == IMAGES.specs().keys()
 
 
 def test_without_compression_a_latent_takes_a_slot():
