@@ -273,7 +273,7 @@ def test_a_flux2_folder_goes_in_and_out(twin2, params2, tmp_path):
     space = build_space(config)
     assert space.autoencoder == FLUX2 and space.channels == 16
     loaded = load_autoencoder(config, tmp_path)["autoencoder"]
-    jax.tree.map(np.testing.assert_array_equal, loaded, params2)
+    chex.assert_trees_all_equal(loaded, params2)
     write_model(tmp_path / "out", LAYOUT, FLUX2, loaded)
     again = type(twin2).from_pretrained(tmp_path / "out")
     assert dict(again.config).items() >= dict(LAYOUT.describe(FLUX2), patch_size=[2, 2]).items()
