@@ -53,15 +53,22 @@ from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
 from unicom_jax.runs.workdir import stage_steps
 
-# The key of the configuration that names the folder that a flag gives.
+# The keys of the configuration that name the folder that a flag gives.
 FLAGS = {
-    "encoder": "encoder.init_from",
-    "language": "unified.init_from",
-    "compressor": "codec.init_from",
-    "decoder": "codec.decoder.init_from",
-    "autoencoder": "codec.autoencoder.path",
+    "encoder": ("encoder.init_from",),
+    "language": ("unified.init_from",),
+    "compressor": ("codec.init_from",),
+    "decoder": ("codec.decoder.init_from",),
+    "autoencoder": ("codec.autoencoder.path",),
+    "cheers": ("unified.init_from", "autoencoder.init_from"),
 }
 
+
+# Its config.json does not say so: the code beside it appends marks to Qwen2.5's vocabulary.
+MARKS = (
+    "Cheers marks pictures by tokens 151667 and 151668 and words left out by 151669; "
+    "data.tokenizer has to give these ids to <|vision_start|>, <|vision_end|> and <no_mean>"
+)
 
 # ---- parts of a run ---------------------------------------------------------------------------
 
@@ -76,6 +83,10 @@ def run_import(args: argparse.Namespace, console: Console) -> None:
     folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
     if args.model and (folders or args.config or args.overrides):
         raise ConfigError("--model brings all parts and its configuration; give it alone")
+    if args.cheers and args.language:
+        raise ConfigError("--cheers brings a language model of its own; leave --language out")
+    if args.cheers:
+        module_in(Path(args.cheers), LAYOUTS["cheers"])  # refuses other models by their name
     if args.model:
         import_model(Path(args.model), workdir, console, args.dry_run)
     else:
@@ -107,7 +118,8 @@ def import_parts(
     use_tokenizer(config, tokenizer, workdir)
     adopt_autoencoder(config, workdir, copy=False)
     given = from_json(config.to_dict())
-    given.update_from_flattened_dict({FLAGS[flag]: folder for flag, folder in folders.items()})
+    named = {key: folder for flag, folder in folders.items() for key in FLAGS[flag]}
+    given.update_from_flattened_dict(named)
     check_stages(given)
     plan = _plan(given, workdir)
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]
@@ -120,6 +132,8 @@ def import_parts(
         flags = ", ".join(f"--{flag}" for flag in FLAGS)
         raise ConfigError(f"nothing to import; give {flags} or --model")
     _show(rows, console)
+    if "cheers" in folders:
+        console.print(f"note: {MARKS}", markup=False, soft_wrap=True)
     if dry_run:
         console.print("nothing written")
         return
@@ -176,7 +190,8 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
     if not isinstance(run, dict) or "config" not in run:
         raise ConfigError(
             f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
-            "write it; give parts by --encoder, --language, --compressor, --decoder instead"
+            "write it; give parts by --encoder, --language, --compressor, --decoder or a released "
+            "checkpoint of Cheers by --cheers instead"
         )
     tokenizer = _given_tokenizer(folder)
     try:

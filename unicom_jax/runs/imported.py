@@ -16,6 +16,7 @@ from unicom_jax.core.module import Module, Params, Specs, map_specs
 from unicom_jax.families.build import VISION
 from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.initial import (
+    RELEASED,
     Source,
     build_stage,
     describe_sources,
@@ -32,7 +33,7 @@ def check_stages(config: Config) -> None:
     """Refuses an `init_from` whose stage is not trained: the rest of its weights would stay random.
 
     The encoder's is no such part: a run uses nothing but its image tower. Nor is a part that comes
-    whole from another run.
+    whole from another run or from its folder.
 
     Raises:
       ConfigError: it names the key.
@@ -43,6 +44,8 @@ def check_stages(config: Config) -> None:
         if part in whole or set(stages) & set(config["stages"]):
             continue
         for key, given in given_folders(config, part).items():
+            if RELEASED[part].whole(Path(given)):
+                continue
             raise ConfigError(
                 f"{key}={given} gives a part only, and config.stages does not train the rest; "
                 f"add {' or '.join(stages)} to the stages"
@@ -50,21 +53,23 @@ def check_stages(config: Config) -> None:
 
 
 def import_frozen_parts(config: ConfigDict, workdir: Path, console: Console) -> None:
-    """What stages read and `config` does not train: from another run, or a released encoder."""
+    """What stages read and `config` does not train: from another run, or released weights."""
     take_weights(config, workdir, console)
-    if needs_encoder(config, workdir):
-        stage = first_of(config, VISION.part).label
+    for part in untrained_parts(config, workdir):
+        stage = first_of(config, part).label
         import_stage(config, stage, sources_of(config, stage), workdir, console)
 
 
-def needs_encoder(config: Config, workdir: Path) -> bool:
-    """Whether a released encoder that is not trained here has still to be imported."""
-    return bool(
-        given_folders(config, VISION.part)
-        and VISION.part not in given_parts(config)
-        and all(one.spec.part != VISION.part for one in occurrences(config["stages"]))
-        and furthest(config, workdir, VISION.part) is None
-    )
+def untrained_parts(config: Config, workdir: Path) -> list[str]:
+    """The parts with released weights that are not trained here and still have to be imported."""
+    trained = {one.spec.part for one in occurrences(config["stages"])} | given_parts(config)
+    return [
+        part
+        for part in PARTS
+        if part not in trained
+        and given_folders(config, part)
+        and furthest(config, workdir, part) is None
+    ]
 
 
 def import_stage(

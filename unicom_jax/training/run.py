@@ -31,7 +31,7 @@ from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params
 from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
-from unicom_jax.runs.imported import check_stages, import_frozen_parts, needs_encoder
+from unicom_jax.runs.imported import check_stages, import_frozen_parts, untrained_parts
 from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
 from unicom_jax.runs.stages import PARTS, Occurrence, select
 from unicom_jax.runs.start import start_run
@@ -107,10 +107,10 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
     tokenizer = start_run(config, workdir, first=first)
     for change in keep_data(config, tokenizer, workdir, first=first):
         console.print(f"data: {change}", markup=False, soft_wrap=True)
-    if group.count > 1 and needs_encoder(config, workdir):
+    if group.count > 1 and (parts := untrained_parts(config, workdir)):
         raise ConfigError(
-            "several processes do not import an encoder; before, in one process: unicom "
-            f"import --workdir={workdir} --encoder={config.encoder.init_from}"
+            f"several processes do not import weights that no stage trains ({', '.join(parts)}); "
+            f"before, in one process: unicom import --workdir={workdir}"
         )
     import_frozen_parts(config, workdir, console)
     return tokenizer
@@ -225,7 +225,8 @@ def _initial_params(
         console.print(f"{label}: starts from the weights of {earlier.label}")
         return _restore(config, workdir, earlier.label, Subtree(spec.part), mesh)
     sources, given = sources_of(config, label), {}
-    for key, subtree in spec.begins_with(config).items():
+    whole = any(source.whole for source in sources)
+    for key, subtree in () if whole else spec.begins_with(config).items():
         source = source_label(config, workdir, subtree.part, before=stage)
         console.print(f"{label}: starts with {key} from the weights of {source}")
         given[key] = _restore(config, workdir, source, subtree, mesh)
