@@ -7,7 +7,6 @@ the same order, so that losses of several stages can be compared.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,17 @@ from data_pipelines.loading.loader import (
     make_loader,
 )
 from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
-from data_pipelines.loading.rows import open_rows
+from data_pipelines.loading.rows import open_rows, recorded
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
-from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from data_pipelines.sequences.tokenizer import (
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    with_token,
+)
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.identity import Identity, folder_identity, records_identity
@@ -142,6 +146,7 @@ def sequence_config(
     return SequenceConfig(
         patch=data["patch"],
         images=image_policy(config),
+        understood=data["understood_policy"],
         pool=config["codec"]["pool"],
         fold=config["unified"]["fold"],
         understanding=unified["understanding"],
@@ -149,6 +154,9 @@ def sequence_config(
         cfg_dropout=cfg_dropout,
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
+        template_labels=data["template_labels"],
+        image_positions=unified["image_positions"],
+        unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],
         prompt_close=data["prompt_close"],
         response_close=data["response_close"],
@@ -170,6 +178,8 @@ def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer
         tokenizer = load_tokenizer(given, add_missing=True)
     else:
         tokenizer = train_tokenizer(_texts(config), config["data"]["vocab_size"])
+    if config["data"]["unconditional"] == "masked":
+        tokenizer = with_token(tokenizer, "no_mean")
     if directory is not None:
         directory.mkdir(parents=True, exist_ok=True)
         tokenizer.save(directory)
@@ -211,6 +221,7 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         images=settings["images_per_row"],
         window_rows=settings["window_rows"],
         draws=settings["draws_per_row"],
+        balance=config["data"]["balance_rows"],
     )
 
 
@@ -273,8 +284,8 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
         "source": source,
         "mixture": stage_weights(config, stage),
         "overlong": config[stage]["overlong"],
-        "sequence": dataclasses.asdict(stage_sequence(config, stage)),
-        "packing": dataclasses.asdict(stage_packing(config, stage)),
+        "sequence": recorded("sequence", stage_sequence(config, stage)),
+        "packing": recorded("packing", stage_packing(config, stage)),
     }
 
 

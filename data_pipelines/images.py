@@ -9,7 +9,8 @@ import math
 import numpy as np
 from PIL import Image as PilImage
 
-POLICIES = ("fixed", "naflex", "bucket", "bucket_walk")
+SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
+POLICIES = (*SQUARE, "naflex", "bucket", "bucket_walk")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +18,12 @@ class ImagePolicy:
     """How a picture of any size becomes one whose sides are multiples of the patch.
 
     Attributes:
-      kind: "fixed": squash to `size` x `size`. "naflex": keep the aspect ratio, at most
-        `max_tokens` patches (SigLIP 2 NaFlex). "bucket": the nearest of a table of sizes of about
-        `size`**2 pixels, filled and cropped around the centre. "bucket_walk": the same with a table
-        whose sides are all multiples of `step`.
-      size: pixels; the side ("fixed") or that of the square bucket.
+      kind: "fixed": squash to `size` x `size`. "crop": the short side to `size`, the centre cut
+        out. "pad": the long side to `size`, zeros around it. "naflex": keep the aspect ratio, at
+        most `max_tokens` patches (SigLIP 2 NaFlex). "bucket": the nearest of a table of sizes of
+        about `size`**2 pixels, filled and cropped around the centre. "bucket_walk": the same with a
+        table whose sides are all multiples of `step`.
+      size: pixels; the side (`SQUARE`) or that of the square bucket.
       max_tokens: the largest number of patches ("naflex").
       step: pixels between the long sides of neighbouring buckets; the paper has 64 around 1024.
       max_ratio: the longest bucket is 1 : max_ratio.
@@ -38,6 +40,10 @@ class ImagePolicy:
             raise ValueError(
                 f"image policy {self.kind!r} is unknown; choose one of {', '.join(POLICIES)}"
             )
+
+    @property
+    def square(self) -> bool:
+        return self.kind in SQUARE
 
     def buckets(self, unit: int) -> tuple[tuple[int, int], ...]:
         """All sizes of a picture under this policy; () where there is no table of them."""
@@ -91,6 +97,11 @@ def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -
     height, width = policy.target_size(image.shape[0], image.shape[1], patch * pool)
     if policy.buckets(patch * pool):
         return resize_and_crop(image, height, width)
+    match policy.kind:
+        case "crop":
+            return resize_and_crop(image, height, width, PilImage.Resampling.BICUBIC)
+        case "pad":
+            return resize_and_pad(image, height, width)
     return resize(image, height, width)
 
 
@@ -171,19 +182,42 @@ def nearest_bucket(
     return min(buckets, key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
 
-def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """(H, W, 3) uint8 to (height, width, 3), bilinear, antialiased when it shrinks.
+def resize(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    filter: PilImage.Resampling = PilImage.Resampling.BILINEAR,
+) -> np.ndarray:
+    """(H, W, 3) uint8 to (height, width, 3), antialiased when it shrinks.
 
     Returns the same array where nothing changes.
     """
     if image.shape[:2] == (height, width):
         return image
-    return np.asarray(
-        PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR)
-    )
+    return np.asarray(PilImage.fromarray(image).resize((width, height), filter))
 
 
-def resize_and_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_and_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Scales the picture (bicubic) until it fits into height x width, and puts it into the centre.
+
+    The rest is black. No distortion, and nothing is lost.
+    """
+    rows, cols = image.shape[:2]
+    scale = min(height / rows, width / cols)
+    inner = max(1, round(rows * scale)), max(1, round(cols * scale))
+    top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
+    padded = np.zeros((height, width, 3), np.uint8)
+    scaled = resize(image, *inner, PilImage.Resampling.BICUBIC)
+    padded[top : top + inner[0], left : left + inner[1]] = scaled
+    return padded
+
+
+def resize_and_crop(
+    image: np.ndarray,
+    height: int,
+    width: int,
+    filter: PilImage.Resampling = PilImage.Resampling.BILINEAR,
+) -> np.ndarray:
     """Scales the picture until it covers height x width and cuts out the centre.
 
     No distortion, but the edges of one side are lost. Only what is kept is scaled, so that memory
@@ -197,7 +231,7 @@ def resize_and_crop(image: np.ndarray, height: int, width: int) -> np.ndarray:
     top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
     down, across = rows / covered[0], cols / covered[1]  # from pixels of the covering picture
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    scaled = PilImage.fromarray(image).resize((width, height), PilImage.Resampling.BILINEAR, box)
+    scaled = PilImage.fromarray(image).resize((width, height), filter, box)
     return np.asarray(scaled)
 
 

@@ -1,4 +1,4 @@
-"""The spellings of the tokens that mark turns, images and thoughts."""
+"""The spellings of the tokens that mark turns, images, thoughts and words left out."""
 
 from __future__ import annotations
 
@@ -13,4 +13,8 @@ SPECIAL_TOKENS = {
     "image_pad": "<|image_pad|>",
     "think_start": "<think>",
     "think_end": "</think>",
+}
+# Added to the tokenizers of those runs alone that need them, behind all others.
+ON_DEMAND = {
+    "no_mean": "<no_mean>",  # in the place of a word that is left out (Cheers, arXiv:2603.12793)
 }

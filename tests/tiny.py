@@ -21,9 +21,9 @@ def tiny_config(**overrides) -> ConfigDict:
         {"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32, "max_length": 16}
     )
     config.autoencoder.update(
-        {"latent_channels": 2, "widths": (4, 4), "norm_groups": 2, "statistics_batches": 2}
+        {"latent_channels": 2, "widths": (8, 8), "norm_groups": 4, "statistics_batches": 2}
     )
-    config.autoencoder.discriminator.update({"width": 4, "layers": 2})
+    config.autoencoder.discriminator.update({"width": 8, "layers": 2})
     config.codec.latent_dim = 8
     config.codec.sample_steps = 2
     config.codec.statistics_batches = 2

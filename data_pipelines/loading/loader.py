@@ -24,7 +24,13 @@ from absl import flags
 
 from data_pipelines.loading import workers
 from data_pipelines.sequences.mixture import DocumentStream
-from data_pipelines.sequences.packing import assign, documents_per_window, pack_row, stack_rows
+from data_pipelines.sequences.packing import (
+    assign,
+    balanced,
+    documents_per_window,
+    pack_row,
+    stack_rows,
+)
 from unicom_jax.core.batch import MixedBatch
 
 Batch = TypeVar("Batch")
@@ -210,6 +216,10 @@ class PackedBatches:
             counts.update(skipped)
         packing, sequence = self.stream.packing, self.stream.sequence
         rows, left_over = assign([d.size for d in documents], packing)
+        if packing.balance:
+            predicted = [d.predicted for d in documents]
+            order = balanced([sum(predicted[i] for i in row) for row in rows])
+            rows = [rows[place] for place in order]
         packed = [documents[i] for row in rows for i in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)

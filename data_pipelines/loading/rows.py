@@ -140,8 +140,17 @@ class PackedRows:
 # ---- the manifest -----------------------------------------------------------------------------
 
 
-# Not recorded with older rows, which are accepted all the same.
-UNTOLD = ("source.path", "packing.draws", "sequence.fold", "sequence.image_dropout")
+# Facts that are recorded only where they are not these: older rows and runs then have the same.
+UNSET = {
+    "packing.balance": False,
+    "sequence.image_positions": "grid",
+    "sequence.template_labels": False,
+    "sequence.unconditional": "empty",
+    "sequence.understood": "same",
+}
+# What older rows do not record, and what it was then.
+BEFORE = {"packing.draws": 0, "sequence.fold": 1, "sequence.image_dropout": 0.0, **UNSET}
+UNKNOWN = ("source.path",)  # not recorded either: any value is accepted
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
@@ -152,11 +161,18 @@ def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str)
     """
     left, right = dict(_flat(found)), dict(_flat(plain(wanted)))
     for key in sorted(left.keys() | right.keys()):
-        if left.get(key) != right.get(key) and (key in left or key not in UNTOLD):
+        old, new = (facts.get(key, BEFORE.get(key)) for facts in (left, right))
+        if old != new and (key in left or key not in UNKNOWN):
             raise SourceError(
-                f"{begin} {key}={left.get(key)!r}, now it is {right.get(key)!r}: use the old value "
+                f"{begin} {key}={old!r}, now it is {new!r}: use the old value "
                 "or prepare them again, into another folder"
             )
+
+
+def recorded(group: str, settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass as the facts of `group`, but for those that are `UNSET`."""
+    fields = dataclasses.asdict(settings)
+    return {k: v for k, v in fields.items() if v != UNSET.get(f"{group}.{k}", ...)}
 
 
 def plain(tree: Any) -> Any:

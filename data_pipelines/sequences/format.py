@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from data_pipelines.images import ImagePolicy
+from data_pipelines.images import SQUARE, ImagePolicy
+from data_pipelines.sequences.tasks import UNDERSTOOD
 from unicom_jax.core.batch import Role
+from unicom_jax.core.positions import image_positions
 
+UNCONDITIONAL = ("empty", "masked")
 # The roles under which an image is written, by what it is for and by the config's choice.
 UNDERSTANDING: dict[str, tuple[Role, ...]] = {
     "features": (Role.UNDERSTAND,),
@@ -28,6 +31,9 @@ class SequenceConfig:
     Attributes:
       patch: pixels on a side of a patch.
       images: how pictures are resized.
+      understood: how those are that the model looks at: "same", or one of `images.SQUARE` where
+        `images` is one of them. The source of an edit is resized as its target, or they would not
+        be aligned.
       pool: latents have one token for pool x pool patches (a token-pooling compressor); 1: one for
         each.
       fold: latents on a side of a slot: an image takes fold² times fewer slots than it has tokens,
@@ -36,15 +42,21 @@ class SequenceConfig:
         writes features and latents as one bidirectional block, both with the image's positions.
       edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
       cfg_dropout: probability that a drawing document is made unconditional
-        (`tasks.drop_condition`).
+        (`tasks.choose_dropped`).
+      unconditional: its form then. "empty": its prompts are empty and its other words are gone.
+        "masked": it keeps its length, see `dropout.mask_words`.
       image_dropout: likewise, that it loses its pictures but keeps its words.
       noisy_copies: NOISY copies of each drawn image. None sees another.
+      template_labels: the loss is also on the header of a response (`prompt_close`), and in prompts
+        on newlines, the marks of turns and `<|vision_start|>`, as in Cheers' released trainer.
+      image_positions: rotary positions of image slots, a kind of `core.positions.image_positions`.
       prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
         instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
     """
 
     patch: int = 16
     images: ImagePolicy = ImagePolicy()
+    understood: str = "same"
     pool: int = 1
     fold: int = 1
     understanding: str = "features"
@@ -52,6 +64,9 @@ class SequenceConfig:
     cfg_dropout: float = 0.1
     image_dropout: float = 0.0
     noisy_copies: int = 1
+    template_labels: bool = False
+    image_positions: str = "grid"
+    unconditional: str = "empty"
     prompt_open: str = "<|im_start|>"
     prompt_close: str = "<|im_end|>"
     response_close: str = "<|endoftext|>"
@@ -62,6 +77,11 @@ class SequenceConfig:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
                 )
+        if self.unconditional not in UNCONDITIONAL:
+            raise ValueError(
+                f"unconditional {self.unconditional!r} is unknown; choose one of "
+                f"{', '.join(UNCONDITIONAL)}"
+            )
         if self.pool > 1 and self.understanding == "channel_concat":
             raise ValueError(
                 "channel_concat needs one latent a patch; set pool to 1, or another understanding"
@@ -74,7 +94,13 @@ class SequenceConfig:
             )
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
+        image_positions(0, 1, 1, self.image_positions)  # raises where there is no such kind
         self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree
+        if self.understood != "same" and not (self.images.square and self.understood in SQUARE):
+            raise ValueError(
+                f"understood {self.understood!r} does not go with {self.images.kind!r} pictures; "
+                f'choose "same", or both of {", ".join(SQUARE)}'
+            )
 
     @property
     def unit(self) -> int:
@@ -85,6 +111,12 @@ class SequenceConfig:
     def max_patches(self) -> int:
         """N of the batch: the most patches that a picture can have."""
         return self.images.max_patches(self.patch, self.unit)
+
+    def policy_of(self, role: str) -> ImagePolicy:
+        """How a picture is resized; `role` as of `tasks.Image`."""
+        if role != UNDERSTOOD or self.understood == "same":
+            return self.images
+        return dataclasses.replace(self.images, kind=self.understood)
 
     def token_grid(self, rows: int, cols: int, role: Role) -> tuple[int, int]:
         """(rows, columns) of slots that an image of rows x cols patches takes under a role."""

@@ -18,10 +18,11 @@ import grain
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
-from data_pipelines.sequences.sequence import Document, build_document
-from data_pipelines.sequences.tasks import TASKS, BrokenExample, drop_condition
+from data_pipelines.sequences.sequence import Document
+from data_pipelines.sequences.tasks import TASKS, BrokenExample
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.chosen import records_with
@@ -200,9 +201,7 @@ class DocumentStream:
         task = TASKS[self.mixture.entries[pick.entry].task]
         rng = np.random.default_rng([self.mixture.seed, index, shift])
         segments = task.function(examples, rng)
-        dropout = self.sequence.cfg_dropout, rng, self.sequence.image_dropout
-        segments = drop_condition(segments, *dropout)
-        document = build_document(segments, self.tokenizer, self.sequence, examples[0].key)
+        document = build_training(segments, self.tokenizer, self.sequence, rng, examples[0].key)
         check_fits(document, self.packing)
         return document
 

@@ -16,6 +16,7 @@ that carries documents over must be replayed on resume, and by every host.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -41,12 +42,14 @@ class PackingConfig:
       images: M, images a row.
       window_rows: rows of a window. More rows pack better; a batch is whole windows.
       draws: D, draws a row: noisy copies of its images; 0: as many as images.
+      balance: rows of a window stand in the order of `balanced`, else in that of `assign`.
     """
 
     slots: int
     images: int
     window_rows: int = 8
     draws: int = 0
+    balance: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("slots", 1), ("images", 1), ("window_rows", 1), ("draws", 0)):
@@ -95,6 +98,32 @@ def assign(sizes: Sequence[Size], config: PackingConfig) -> tuple[list[list[int]
         rows[row].append(index)
         free[row] = tuple(have - need for have, need in zip(free[row], size, strict=True))
     return [sorted(row) for row in rows], sorted(left_over)
+
+
+def balanced(work: Sequence[int]) -> list[int]:
+    """An order of rows in which every aligned run of 2, 4, 8, ... of them has about equal work.
+
+    Devices hold equal consecutive runs of a batch, and the one with most work decides how long a
+    step takes. The heaviest row is paired with the lightest, the second heaviest with the second
+    lightest; then pairs are paired, and so on (longest-processing-time, folded). So one order
+    serves every number of devices, whichever rows a host makes. The heavier of each pair comes
+    first, so the parts of an accumulated batch, every p-th row, are balanced over devices as well.
+
+    Args:
+      work: of each row, such as the slots that predict a token: logits are computed only for these
+        (`core.losses.text_terms`).
+
+    Returns:
+      A permutation of range(len(work)). Of an odd number of runs the middle one comes last.
+    """
+    runs, rest = [[row] for row in range(len(work))], []
+    while len(runs) > 1:
+        runs.sort(key=lambda run: (-sum(work[row] for row in run), run))
+        half, odd = divmod(len(runs), 2)
+        if odd:
+            rest = runs.pop(half) + rest
+        runs = [a + b for a, b in zip(runs[:half], reversed(runs[half:]), strict=True)]
+    return [*itertools.chain(*runs), *rest]
 
 
 def documents_per_window(

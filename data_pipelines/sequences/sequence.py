@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines import images
+from data_pipelines.marks import ON_DEMAND
 from data_pipelines.sequences.format import EDIT_SOURCE, UNDERSTANDING, SequenceConfig
 from data_pipelines.sequences.tasks import (
     DRAWN,
@@ -79,6 +80,11 @@ class Document:
         """(slots, images, draws): what it takes of a row."""
         return len(self.tokens), len(self.grids), len(self.draws)
 
+    @property
+    def predicted(self) -> int:
+        """Slots that predict a token."""
+        return int(np.count_nonzero(self.target_weights))
+
 
 class Slots(NamedTuple):
     """Positions (n, 2) and mask intervals (n,) of slots to be appended to a prefix."""
@@ -88,7 +94,12 @@ class Slots(NamedTuple):
 
 
 def drawing_slots(
-    context: int, position: int, rows: int, cols: int, slot: int | None = None
+    context: int,
+    position: int,
+    rows: int,
+    cols: int,
+    slot: int | None = None,
+    kind: str = "grid",
 ) -> Slots:
     """Where the NOISY tokens of an image to be drawn stand, and what they see.
 
@@ -99,11 +110,12 @@ def drawing_slots(
         `<|vision_start|>`.
       rows, cols: its token grid.
       slot: its first slot; `context` unless a padded prefix or a later text is between.
+      kind: of its positions, `SequenceConfig.image_positions`.
     """
     count = rows * cols
     slot = context if slot is None else slot
     return Slots(
-        image_positions(position, rows, cols),
+        image_positions(position, rows, cols, kind),
         MaskIntervals(
             _fill(count, 0), _fill(count, context), _fill(count, slot), _fill(count, slot + count)
         ),
@@ -157,13 +169,16 @@ def build_prefix(
 
 @dataclasses.dataclass
 class _Piece:
-    """A run of slots with one role and one image; NOISY ones have one draw instead."""
+    """A run of slots with one role and one image; NOISY ones have one draw instead.
+
+    `supervised`: which of its tokens are to be predicted; one truth for all of them, or each.
+    """
 
     tokens: Sequence[int]
     role: Role
     slots: Slots
     image: int = 0
-    supervised: bool = False
+    supervised: bool | np.ndarray = False
 
 
 class _Writer:
@@ -197,7 +212,7 @@ class _Writer:
                     self.markup(config.response_close, supervised=True)
                 self.markup(config.prompt_open)
             if response and previous is False:
-                self.markup(config.prompt_close)
+                self.markup(config.prompt_close, supervised=config.template_labels)
             if isinstance(segment, Text):
                 self.text(segment)
             else:
@@ -221,7 +236,7 @@ class _Writer:
         is all of it.
         """
         self.markup(VISION_START, supervised=segment.role == DRAWN)
-        image = self._keep(segment.pixels)
+        image = self._keep(segment)
         if segment.role == DRAWN:
             self.noisy.append((image, self.slot, self.position))
             if last:
@@ -236,8 +251,9 @@ class _Writer:
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
             rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
+            kind = self.config.image_positions
             for _ in range(self.config.noisy_copies):
-                slots = drawing_slots(place, position, rows, cols, slot=self.slot)
+                slots = drawing_slots(place, position, rows, cols, self.slot, kind)
                 self._append(_Piece([0] * (rows * cols), Role.NOISY, slots, len(self.draws)))
                 self.draws.append(image)
 
@@ -245,7 +261,8 @@ class _Writer:
         pieces = self.pieces
         tokens = _join([piece.tokens for piece in pieces], np.int32)
         lengths = [len(piece.tokens) for piece in pieces]
-        supervised = np.repeat(np.array([piece.supervised for piece in pieces], bool), lengths)
+        whole = [np.broadcast_to(p.supervised, n) for p, n in zip(pieces, lengths, strict=True)]
+        supervised = _join(whole, bool)
         targets, weights = np.zeros_like(tokens), np.zeros(len(tokens), np.float32)
         targets[:-1] = np.where(
             supervised[1:], tokens[1:], 0
@@ -273,11 +290,11 @@ class _Writer:
             next_position=self.position,
         )
 
-    def _keep(self, pixels: np.ndarray) -> int:
+    def _keep(self, segment: Image) -> int:
         """Stores a picture's patches and returns its index."""
-        patch = self.config.patch
+        patch, policy = self.config.patch, self.config.policy_of(segment.role)
         try:
-            picture = images.prepare(pixels, self.config.images, patch, self.config.unit)
+            picture = images.prepare(segment.pixels, policy, patch, self.config.unit)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))
@@ -295,7 +312,8 @@ class _Writer:
             mask = MaskIntervals(
                 _fill(count, 0), _fill(count, stop), _fill(count, 0), _fill(count, 0)
             )
-            slots = Slots(_positions(rows, cols) + self.position, mask)
+            positions = _positions(rows, cols, self.config.image_positions) + self.position
+            slots = Slots(positions, mask)
             self._append(_Piece([0] * count, role, slots, image))
         self.position += max(rows * cols for rows, cols in grids)
 
@@ -307,8 +325,18 @@ class _Writer:
         if self.stem is not None:
             mask = MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
         slots = Slots(np.repeat(self.position + index[:, None], 2, axis=1), mask)
-        self._append(_Piece(ids, Role.TEXT, slots, supervised=supervised and self.training))
+        labels = self.training and (supervised or self._template_labels(ids))
+        self._append(_Piece(ids, Role.TEXT, slots, supervised=labels))
         self.position += count
+
+    def _template_labels(self, ids: Sequence[int]) -> bool | np.ndarray:
+        """Which tokens of a prompt are to be predicted."""
+        if not self.config.template_labels:
+            return False
+        labels = np.isin(ids, [*_template(self.tokenizer)])
+        if self.stem is not None and self.slot == self.turn:
+            labels[:1] = False  # in the slot before it another turn ends
+        return labels
 
     def _append(self, piece: _Piece) -> None:
         self.pieces.append(piece)
@@ -322,12 +350,20 @@ def _encode(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
 
 @functools.lru_cache(maxsize=16)
 def _structure(tokenizer: Tokenizer) -> frozenset[int]:
-    return frozenset(tokenizer.require(name) for name in STRUCTURE)
+    on_demand = ON_DEMAND.keys() & tokenizer.special_ids.keys()
+    return frozenset(tokenizer.require(name) for name in (*STRUCTURE, *on_demand))
+
+
+@functools.lru_cache(maxsize=16)
+def _template(tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens of a prompt that `template_labels` lets a model predict."""
+    marks = tokenizer.turn_start, tokenizer.turn_end, tokenizer.vision_start
+    return frozenset((*marks, *tokenizer.encode("\n")))
 
 
 @functools.lru_cache(maxsize=256)
-def _positions(rows: int, cols: int) -> np.ndarray:
-    return image_positions(0, rows, cols)
+def _positions(rows: int, cols: int, kind: str) -> np.ndarray:
+    return image_positions(0, rows, cols, kind)
 
 
 def _fill(count: int, value: int) -> np.ndarray:

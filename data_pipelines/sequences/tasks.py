@@ -15,6 +15,7 @@ import numpy as np
 from data_pipelines.examples import Example, Question
 
 UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # what an image is in a document for
+WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is left out for guidance
 
 BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts of image_to_text
 
@@ -63,7 +64,8 @@ def is_response(segment: Segment) -> bool:
 def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
     """The same context without its words, for classifier-free guidance.
 
-    This is what training sees after dropout. Prompt texts become empty (their turn marks stay),
+    This is what training sees after dropout, where words are not masked
+    (`dropout.build_unconditional`). Prompt texts become empty (their turn marks stay),
     response texts such as a thought vanish, images stay. So the unconditional form of a
     text-to-image prompt is an empty turn, and that of an edit is a turn with the picture.
     """
@@ -79,26 +81,37 @@ def without_pictures(segments: Sequence[Segment]) -> list[Segment]:
     return [segment for segment in segments if isinstance(segment, Text)]
 
 
-def drop_condition(
+def choose_dropped(
     segments: Sequence[Segment],
     probability: float,
     rng: np.random.Generator,
     image_probability: float = 0.0,
-) -> list[Segment]:
-    """Takes the words, or the pictures, from everything before the last drawn image.
+) -> str:
+    """What a training document loses before its last drawn image: WORDS, PICTURES or NOTHING.
 
     Words go with the given probability, pictures with `image_probability`, never both. Documents
-    that draw nothing pass unchanged.
+    that draw nothing lose nothing, and draw no number from `rng`.
     """
-    drawn = [
+    if not _drawn(segments) or (chance := rng.random()) >= probability + image_probability:
+        return NOTHING
+    return WORDS if chance < probability else PICTURES
+
+
+def drop(segments: Sequence[Segment], dropped: str) -> list[Segment]:
+    """The segments, with everything before the last drawn image without what is `dropped`."""
+    if dropped == NOTHING:
+        return list(segments)
+    last = _drawn(segments)[-1]
+    less = unconditional_segments if dropped == WORDS else without_pictures
+    return [*less(segments[:last]), *segments[last:]]
+
+
+def _drawn(segments: Sequence[Segment]) -> list[int]:
+    return [
         index
         for index, segment in enumerate(segments)
         if isinstance(segment, Image) and segment.role == DRAWN
     ]
-    if not drawn or (chance := rng.random()) >= probability + image_probability:
-        return list(segments)
-    drop = unconditional_segments if chance < probability else without_pictures
-    return [*drop(segments[: drawn[-1]]), *segments[drawn[-1] :]]
 
 
 def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:

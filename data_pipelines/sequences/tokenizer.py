@@ -16,8 +16,9 @@ from typing import Any
 
 import tokenizers
 
-from data_pipelines.marks import SPECIAL_TOKENS
+from data_pipelines.marks import ON_DEMAND, SPECIAL_TOKENS
 
+SPELLINGS = SPECIAL_TOKENS | ON_DEMAND
 OPTIONAL_TOKENS = ("think_start", "think_end")  # Qwen2.5 has none
 BYTE_ALPHABET = 256
 UNUSUAL = "\u2603"  # a snowman: few vocabularies have a token for it
@@ -71,7 +72,7 @@ class Tokenizer:
     @functools.cached_property
     def special_ids(self) -> dict[str, int]:
         """Attribute name -> id of every special token that the tokenizer has."""
-        found = {name: _special_id(self.backend, token) for name, token in SPECIAL_TOKENS.items()}
+        found = {name: _special_id(self.backend, token) for name, token in SPELLINGS.items()}
         return {name: token_id for name, token_id in found.items() if token_id is not None}
 
     @property
@@ -109,16 +110,19 @@ class Tokenizer:
         return self.special_ids.get("think_end")
 
     def require(self, name: str) -> int:
-        """Id of the special token with the attribute name `name`, a key of SPECIAL_TOKENS.
+        """Id of the special token with the attribute name `name`, a key of SPELLINGS.
 
         Raises:
           TokenizerError: the tokenizer has no such token.
         """
         if name not in self.special_ids:
-            raise TokenizerError(
-                f"the tokenizer has no {SPECIAL_TOKENS[name]!r}: load it with "
-                "load_tokenizer(path, add_missing=True), or leave out the tasks that need it"
+            cure = (
+                "a run that needs it adds it when it first starts; start another --workdir"
+                if name in ON_DEMAND
+                else "load it with load_tokenizer(path, add_missing=True), or leave out the tasks "
+                "that need it"
             )
+            raise TokenizerError(f"the tokenizer has no {SPELLINGS[name]!r}: {cure}")
         return self.special_ids[name]
 
     def to_json(self) -> str:
@@ -138,7 +142,7 @@ class Tokenizer:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer loads too."""
         directory = pathlib.Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
-        present = [SPECIAL_TOKENS[name] for name in self.special_ids]
+        present = [SPELLINGS[name] for name in self.special_ids]
         end = SPECIAL_TOKENS["end_of_document"]
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -223,6 +227,18 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
         absent = [token for token in SPECIAL_TOKENS.values() if _special_id(backend, token) is None]
         backend.add_special_tokens([_added(token) for token in absent])
     return Tokenizer(backend, _details(path) if path.is_dir() else {})
+
+
+def with_token(tokenizer: Tokenizer, name: str) -> Tokenizer:
+    """The tokenizer with the special token `name`, a key of SPELLINGS, behind all its others.
+
+    The same one where it has that token.
+    """
+    if name in tokenizer.special_ids:
+        return tokenizer
+    backend = _parse(tokenizer.to_json(), "the tokenizer")
+    backend.add_special_tokens([_added(SPELLINGS[name])])
+    return Tokenizer(backend, tokenizer.details)
 
 
 def _details(folder: pathlib.Path) -> dict[str, Any]:

@@ -94,6 +94,10 @@ codec.decoder.heads=3
 codec.time_shift=0
 data.padded_vocab_size=-5
 data.response_close=
+data.understood_policy=naflex
+data.understood_policy=pad data.policy=bucket encoder.naflex=True
+data.unconditional=gone
+unified.image_positions=spiral
 sample.sampler=huen
 sample.guidance_interval=(0.9,0.1)
 codec.time=normal

@@ -18,6 +18,15 @@ from unicom_jax.core.positions import (
 KEY = jax.random.key(0)
 
 
+def test_plain_positions_of_an_image_are_those_of_as_many_words():
+    words = 5 + np.arange(6)
+    np.testing.assert_array_equal(
+        image_positions(5, 2, 3, "plain"), np.stack([words, words], axis=-1)
+    )
+    with pytest.raises(ValueError, match="image_positions='spiral' is unknown; use one of grid, "):
+        image_positions(0, 2, 3, "spiral")
+
+
 def _diagonal(length: int) -> jax.Array:
     return jnp.broadcast_to(jnp.arange(length)[:, None], (1, length, 2))
 

@@ -142,7 +142,8 @@ def test_every_policy_gives_pooled_patch_grids_within_its_limit(policy, pool, he
 
 def test_an_unknown_policy_names_the_known_ones():
     with pytest.raises(
-        ValueError, match="'square' is unknown; choose one of fixed, naflex, bucket, bucket_walk"
+        ValueError,
+        match="'square' is unknown; choose one of fixed, crop, pad, naflex, bucket, bucket_walk",
     ):
         ImagePolicy("square")
 
@@ -168,3 +169,38 @@ def test_a_bucket_is_filled_as_if_the_whole_picture_were_scaled_and_cut():
     covering = np.asarray(PilImage.fromarray(image).resize((115, 64), PilImage.Resampling.BILINEAR))
     made = resize_and_crop(image, 64, 64).astype(int)
     np.testing.assert_allclose(made, covering[:, 25:89], atol=1)
+
+
+@pytest.mark.parametrize("sides", [(50, 90), (90, 50), (16, 16), (64, 64), (3, 700)])
+def test_a_cropped_picture_has_its_short_side_at_the_size_and_its_centre_cut_out(sides):
+    few = PilImage.fromarray(picture(3, 4, 4) // 2 + 64)  # smooth: nothing is clipped
+    image = np.asarray(few.resize(sides[::-1], PilImage.Resampling.BILINEAR))
+    made = prepare(image, ImagePolicy("crop", size=64), patch=16).astype(int)
+    height, width = (max(64, round(side * 64 / min(sides))) for side in sides)
+    bicubic = PilImage.Resampling.BICUBIC
+    covering = np.asarray(PilImage.fromarray(image).resize((width, height), bicubic)).astype(int)
+    top, left = (height - 64) // 2, (width - 64) // 2
+    np.testing.assert_allclose(made, covering[top : top + 64, left : left + 64], atol=2)
+
+
+@pytest.mark.parametrize(
+    ("sides", "inner"),
+    [((50, 90), (36, 64)), ((90, 50), (64, 36)), ((16, 16), (64, 64)), ((3, 700), (1, 64))],
+)
+def test_a_padded_picture_is_whole_in_the_centre_of_black(sides, inner):
+    image = picture(3, *sides)
+    made = prepare(image, ImagePolicy("pad", size=64), patch=16)
+    bicubic = PilImage.Resampling.BICUBIC
+    whole = np.asarray(PilImage.fromarray(image).resize(inner[::-1], bicubic))
+    top, left = (64 - inner[0]) // 2, (64 - inner[1]) // 2
+    expected = np.zeros((64, 64, 3), np.uint8)
+    expected[top : top + inner[0], left : left + inner[1]] = whole
+    np.testing.assert_array_equal(made, expected)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "crop", "pad"])
+def test_a_square_picture_of_the_size_is_not_changed_by_any_square_policy(kind):
+    image = picture(1, 64, 64)
+    policy = ImagePolicy(kind, size=64)
+    np.testing.assert_array_equal(prepare(image, policy, patch=16), image)
+    assert policy.max_patches(16) == 16 and policy.canvas(16) == (4, 4)

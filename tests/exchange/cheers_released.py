@@ -50,6 +50,8 @@ OVERRIDES = {
     "autoencoder__widths": LEVELS,
     "autoencoder__resnets": 2,
     "autoencoder__norm_groups": GROUPS,
+    "data__unconditional": "masked",
+    "unified__image_positions": "plain",
     "unified__pathway": "cheers",
     "unified__fold": 2,
     "unified__transformer__rope_theta": 1e6,

@@ -28,6 +28,7 @@ from transformers import (
 
 import unicom_jax.interop.pytorch
 from tests.runs.workdirs import write_run
+from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange import export as exporting
@@ -376,6 +377,18 @@ def error_line(capsys, *arguments) -> str:
     assert main(["export", *map(str, arguments)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     return line
+
+
+def test_a_sequence_that_the_exported_code_cannot_write_is_refused_by_its_key():
+    exporting.check_format(tiny_config())
+    for key, value, known in (
+        ("unified.image_positions", "plain", "grid"),
+        ("data.unconditional", "masked", "empty"),
+        ("data.policy", "pad", "fixed or naflex or bucket or bucket_walk"),
+        ("data.understood_policy", "pad", "same"),
+    ):
+        with pytest.raises(ConfigError, match=f"knows {key}={known} only, not {value}; export a"):
+            exporting.check_format(tiny_config(**{key.replace(".", "__"): value}))
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_an_exported_model_comes_back_bit_for_bit(exported, tmp_path):
 
 
 def test_an_exported_repetition_comes_back_as_the_first_time_of_its_stage():
-    assert imports._stage_of("unified", {"steps": {"unified": ["sft-2", 4]}}) == "sft"
+    assert imports._stage_of("unified", "unified", {"steps": {"unified": ["sft-2", 4]}}) == "sft"
 
 
 def test_a_damaged_export_leaves_no_workdir(exported, tmp_path, capsys):

@@ -66,6 +66,7 @@ CONFIGURATIONS = {
         "unified__head__kind": "mlp",
         "codec__compressor": "identity",
     },
+    "statistics": {"codec__autoencoder__path": "statistics"},
     "flux": {
         "codec__autoencoder__path": "small",
         "codec__decoder__kind": "flux",

@@ -21,7 +21,7 @@ from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ConfigError
 from unicom_jax.core.flow import interpolate
 from unicom_jax.core.module import iter_specs
-from unicom_jax.families.build import build_unified
+from unicom_jax.families.build import FAMILIES, build_unified
 from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
 from unicom_jax.families.images import Noised
 from unicom_jax.runs.autoencoder import adopt_autoencoder
@@ -198,20 +198,26 @@ DOCUMENTS = [
 ]
 
 
-def test_one_loss_trains_every_part_and_reports_the_gate_by_time():
+@pytest.fixture(scope="module")
+def whole():
+    """(weights, loss of a model by weights, terms, prepared pictures, gradient) of a batch."""
     params = lively(MODEL, scale=0.12)
     frozen = {"autoencoder": lively(IMAGES.codec, seed=1, scale=0.12)}
     sequence = sequence_config(configured())
-    made = documents(DOCUMENTS, sequence)
-    batch = pack(made, [[0, 1], [2]], sequence)
+    batch = pack(documents(DOCUMENTS, sequence), [[0, 1], [2]], sequence)
     keys = jax.random.split(jax.random.key(0), 2)
 
-    def loss(params):
+    def loss(params, model=MODEL):
         prepared = jax.lax.stop_gradient(IMAGES.prepare(frozen, batch))
-        terms = MODEL.loss_terms(params, batch, prepared, keys)
+        terms = model.loss_terms(params, batch, prepared, keys)
         return terms["flow"][0] + terms["text"][0], (terms, prepared)
 
     (_, (terms, prepared)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
+    return params, loss, terms, prepared, gradient
+
+
+def test_one_loss_trains_every_part_and_reports_the_gate_by_time(whole):
+    _, _, terms, prepared, gradient = whole
     assert prepared.latents.shape == (2, 2, TOKENS, LATENT)
     assert float(terms["flow"][1]) == 2 * TOKENS  # two drawn pictures
     gates = [terms[name] for name in terms if name.startswith("gate/t")]
@@ -219,6 +225,19 @@ def test_one_loss_trains_every_part_and_reports_the_gate_by_time():
     assert sum(float(total) for total, _ in gates) > 0
     assert all(all_trained(gradient[part], part) for part in gradient)
     assert set(gradient) == {"transformer", "decoder", "vision", "projector", "head"}
+
+
+@pytest.mark.slow
+def test_pictures_that_a_batch_does_not_need_are_skipped_and_change_nothing(whole):
+    """Of its places for four pictures and four draws, two are read and two are drawn."""
+    params, loss, terms, _, gradient = whole
+    images = dataclasses.replace(IMAGES, pictures_at_once=1)
+    model = dataclasses.replace(MODEL, images=images)
+    skipping = jax.value_and_grad(lambda params: loss(params, model)[0])
+    value, skipped = jax.jit(skipping)(params)
+    np.testing.assert_allclose(value, terms["flow"][0] + terms["text"][0], rtol=1e-5)
+    for one, other in zip(*map(jax.tree.leaves, (skipped, gradient)), strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max() + 1e-6)
 
 
 def test_the_first_stage_of_the_paper_trains_projector_and_head():
@@ -245,12 +264,20 @@ def test_without_pixel_reconstruction_the_encoder_reads_latents():
     images = build_unified(config).images
     params = lively(images)
     assert set(params) == {"latent_in", "vision", "projector", "head"}
+    assert set(FAMILIES["cheers"].starts_from(config)) == {"vision"}
     assert images.frozen(draws=True) == ("vision/head/.*",)
     _, embedded = images.drawn(params, at(TIME))
     plain, positions = at(TIME).noisy[:, 0], params["vision"]["positions"]
     for layer in (params["latent_in"], params["vision"]["embedding"]):
         plain = plain @ layer["kernel"] + layer["bias"]
     np.testing.assert_allclose(embedded[:, 0], plain + positions.reshape(TOKENS, -1), atol=1e-5)
+
+
+def test_memory_of_the_decoder_copy_is_saved_apart_from_the_frozen_ones():
+    images = build_unified(configured(unified__cheers__decoder_remat=True)).images
+    assert images.tokenizer.painter.space.autoencoder.remat
+    assert not images.codec.space.autoencoder.remat
+    assert images.specs().keys() == IMAGES.specs().keys()
 
 
 def test_without_compression_a_latent_takes_a_slot():

@@ -14,6 +14,7 @@ from rich.console import Console
 from data_pipelines.sequences.tasks import UNDERSTOOD, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.families import painter
+from tests.families.documents import lively
 from tests.inference.eight import results
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import write_run
@@ -27,11 +28,15 @@ from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.inference.arrays import to_patches, to_pictures
 from unicom_jax.inference.generator import Generator
+from unicom_jax.interop.folders import write_model
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.planning.sampling import plan_sampling
 from unicom_jax.runs import checkpoint, weights
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.configuration import open_run
+from unicom_jax.runs.imported import import_stage
+from unicom_jax.runs.initial import sources_of
 from unicom_jax.runs.origin import take_weights
 from unicom_jax.training.run import run_stages
 
@@ -98,6 +103,20 @@ def test_a_stopped_stage_resumes_bit_for_bit(run, tmp_path):
     assert "starts with" not in train(workdir)
     module = build_unified(settings_of(run))
     assert same(*(restored(one, "pretrain", module) for one in (run, workdir)))
+
+
+def test_the_tower_starts_from_the_encoder_beside_a_language_model_that_was_imported(tmp_path):
+    workdir, given = painter.begin(tmp_path / "run", "encoder", "kl"), tmp_path / "language"
+    config = settings_of(workdir)
+    language = build_unified(config).transformer
+    write_model(given, LAYOUTS["qwen"], language, lively(language))
+    told = Console(file=io.StringIO(), width=1000)
+    asked = from_json({**config.to_dict(), "unified": {**config.unified, "init_from": str(given)}})
+    import_stage(asked, "pretrain", sources_of(asked, "pretrain"), workdir, told)
+    assert "vision" not in checkpoint.stored_keys(workdir, "pretrain")
+    told = train(workdir)
+    assert "pretrain: starts from the weights that were imported\n" in told
+    assert "pretrain: starts with vision from the weights of encoder\n" in told
 
 
 # ---- use --------------------------------------------------------------------------------------

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import jax
 import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import SOURCE, Text, unconditional_segments
+from data_pipelines.sequences.sequence import VISION_START, build_document, build_prefix
+from data_pipelines.sequences.tasks import DRAWN, SOURCE, Image, Text, unconditional_segments
 from tests.families.documents import LATENTS, TOKENS, image
 from tests.inference import full_pass
+from unicom_jax.core.batch import Role
 from unicom_jax.core.flow import guide, integrate
 from unicom_jax.inference import conversations, engine
 from unicom_jax.inference.drawing import Drawing
@@ -64,7 +68,8 @@ def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator,
         beside if guidance else conditional, generator.sequence, len(settings.branches)
     )
     models, params, start = generator.models, generator.params, np.int32(prefixes.slots)
-    slots = image_slots(prefixes.lengths, prefixes.next_positions, GRIDS, TOKENS, prefixes.slots)
+    ends = prefixes.lengths, prefixes.next_positions
+    slots = image_slots(*ends, GRIDS, TOKENS, prefixes.slots, "grid")
     _, cache = engine.read(
         models, params, prefixes.batch, prefixes.patches, prefixes.lengths - 1,
         models.new_cache(len(documents), prefixes.slots + TOKENS), np.int32(0),
@@ -95,10 +100,10 @@ def test_the_cached_prefix_draws_what_a_full_pass_at_every_step_draws(generator,
 
 
 def test_guidance_of_one_needs_no_unconditional_branch(generator, monkeypatch):
-    def never(segments):
+    def never(*_):
         raise AssertionError("an unconditional prefix was built")
 
-    monkeypatch.setitem(conversations.SPOKEN, WORDLESS, never)
+    monkeypatch.setitem(conversations.PREFIXES, WORDLESS, never)
     assert generator.draw(["a red dot"], guidance=1.0, steps=2)[0].image.shape == (32, 32, 3)
     with pytest.raises(AssertionError, match="unconditional"):
         generator.draw(["a red dot"], guidance=2.0, steps=2)
@@ -115,12 +120,31 @@ def test_numbers_are_arguments_of_a_program_and_not_part_of_it(generator):
     assert len({image.tobytes() for image in drawn}) == len(drawn)  # none is ignored
 
 
+@pytest.mark.parametrize("kind", ["grid", "plain"])
+def test_a_picture_is_drawn_at_the_positions_of_training(generator, kind, monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def draw(models, params, cache, positions, *rest, **options):
+        raise Seen(positions)
+
+    model = copy.copy(generator)
+    model.sequence = dataclasses.replace(generator.sequence, image_positions=kind)
+    said = [Text("a red dot"), Image(np.zeros((32, 32, 3), np.uint8), DRAWN)]
+    trained = build_document(said, model.tokenizer, model.sequence)
+    monkeypatch.setattr(conversations.engine, "draw", draw)
+    with pytest.raises(Seen) as seen:
+        model.paint(said[:1], guidance=1.0, steps=2)
+    positions = trained.positions[trained.roles == Role.NOISY]
+    np.testing.assert_array_equal(seen.value.args[0][0, : len(positions)], positions)
+
+
 def test_outside_the_interval_only_the_conditional_branch_is_computed(generator):
     """Every step is a `cond`: outside the layers see one row, inside two."""
     settings = Drawing(steps=2, guidance=3.0, guidance_interval=(0.0, 0.4))
     prefixes = collate(both_branches(generator)[0], generator.sequence, 2)
     slots = image_slots(
-        prefixes.lengths, prefixes.next_positions, GRIDS[:1], TOKENS, prefixes.slots
+        prefixes.lengths, prefixes.next_positions, GRIDS[:1], TOKENS, prefixes.slots, "grid"
     )
     arguments = (
         generator.models.new_cache(2, prefixes.slots + TOKENS), slots.positions, slots.mask,

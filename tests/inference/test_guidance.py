@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.tasks import SOURCE, Text
+from data_pipelines.sequences.dropout import build_training
+from data_pipelines.sequences.sequence import MASK_FIELDS, drawing_slots
+from data_pipelines.sequences.tasks import DRAWN, SOURCE, Text
+from data_pipelines.sequences.tokenizer import with_token
 from tests.families.documents import image
+from unicom_jax.core.batch import Role
 from unicom_jax.inference import guidance
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.guidance import CONDITIONAL, PICTURELESS, WORDLESS, Scales
@@ -92,6 +99,38 @@ def test_the_branch_without_pictures_keeps_the_words(generator):
     assert [len(one.grids) for one in (conditional, wordless, pictureless)] == [1, 1, 0]
     spelt = generator.tokenizer.decode(pictureless.tokens)
     assert "green" in spelt and "green" not in generator.tokenizer.decode(wordless.tokens)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [Text("a red dot")],
+        [image(3, SOURCE), Text("paint it green")],
+        [Text("a red dot"), image(4, DRAWN), Text("paint it green")],
+    ],
+    ids=["drawing", "edit", "second turn"],
+)
+@pytest.mark.parametrize("form", ["empty", "masked"])
+def test_the_branch_without_words_is_what_training_saw_without_words(generator, said, form):
+    """Token for token, with the positions and the mask of the picture that is drawn."""
+    model = copy.copy(generator)
+    config = dataclasses.replace(generator.sequence, unconditional=form, cfg_dropout=1.0)
+    model.sequence, model.tokenizer = config, with_token(generator.tokenizer, "no_mean")
+    seen = build_training([*said, image(5, DRAWN)], model.tokenizer, config, RNG)
+    conditional, wordless = model.branches(said, Drawing(guidance=2.0))
+    drawn = seen.roles == Role.NOISY
+    last = seen.image_index == seen.image_index[drawn].max()  # of several drawn images
+    (place,) = set(seen.mask.context_stop[drawn & last])
+    assert place == len(wordless)
+    for name in ("tokens", "roles", "positions", "image_index", "image_token"):
+        np.testing.assert_array_equal(getattr(wordless, name), getattr(seen, name)[:place], name)
+    for name in MASK_FIELDS:
+        mask, trained = getattr(wordless.mask, name), getattr(seen.mask, name)
+        np.testing.assert_array_equal(mask, trained[:place], name)
+    rows, cols = config.token_grid(*seen.grids[-1], Role.NOISY)
+    slots = drawing_slots(len(wordless), wordless.next_position, rows, cols)
+    np.testing.assert_array_equal(slots.positions, seen.positions[drawn & last])
+    assert (len(wordless) == len(conditional)) == (form == "masked")
 
 
 def test_an_option_that_does_not_exist_is_refused(generator):

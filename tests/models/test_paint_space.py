@@ -13,7 +13,7 @@ from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL
 from tests.tiny import tiny_config
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.build import build_codec, build_space
+from unicom_jax.families.build import build_autoencoder, build_codec, build_space, space_of
 from unicom_jax.models import paint_space
 from unicom_jax.models.autoencoder import AutoencoderKL
 from unicom_jax.models.extent import Extent
@@ -144,6 +144,23 @@ def test_a_canvas_holds_every_shape_of_a_policy(policy, canvas):
 def test_a_patch_that_the_autoencoder_does_not_divide_is_refused():
     with pytest.raises(ValueError, match=r"data\.patch=5 is not a multiple of 2.*make it one"):
         LatentSpace(SMALL, 5, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("levels", "patch", "side"), [(4, 16, 2), (5, 16, 1), (6, 32, 1)], ids=["8x", "16x", "32x"]
+)
+def test_a_trained_autoencoder_reduces_pictures_by_its_widths(levels, patch, side):
+    config = tiny_config(
+        data__patch=patch, autoencoder__widths=(8,) * levels, autoencoder__latent_channels=3
+    )
+    space = space_of(config, build_autoencoder(config), (2, 2))
+    assert (space.autoencoder.factor, space.side) == (patch // side, side)
+    assert space.autoencoder.packed_channels == space.channels == 3 * side**2
+    images = jax.ShapeDtypeStruct((1, 64, 32, 3), jnp.float32)
+    params = space.autoencoder.abstract()
+    latents = jax.eval_shape(space.autoencoder.encode, params, images)
+    assert latents.shape == (1, 64 * side // patch, 32 * side // patch, 3)
+    assert jax.eval_shape(space.autoencoder.decode, params, latents).shape == images.shape
 
 
 def test_pictures_of_another_shape_than_the_canvas_are_refused(frozen):

@@ -19,6 +19,12 @@ STEPS = 20
 # Name -> stage and settings. Attention in blocks where sequences are long, else at once.
 STAGES = {
     "encoder": {"stage": "encoder"},
+    "autoencoder": {
+        "stage": "autoencoder",
+        "autoencoder__perceptual_weight": 0.5,
+        "autoencoder__discriminator__weight": 0.5,
+        "autoencoder__discriminator__start": 2,
+    },
     "codec": {"stage": "codec", "codec__perceptual_weight": 0.5},
     "align": {"stage": "align", "align__flow_weight": 0.0},
     "pretrain": {

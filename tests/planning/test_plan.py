@@ -24,13 +24,13 @@ from unicom_jax.runs.stages import PARTS, Occurrence
 from unicom_jax.training import run
 from unicom_jax.training.flops import computed, step_flops
 
-STAGES = ("encoder", "codec", "pretrain")
+STAGES = ("encoder", "autoencoder", "codec", "pretrain")
 H100 = parse_topology("h100:16")
 REMAT = (("unified.transformer.remat", "full"),)
 
 
 def rows(config, number):
-    for stage in ("encoder", "codec", "pretrain"):
+    for stage in STAGES:
         config[stage].batch_size = number
     return config
 

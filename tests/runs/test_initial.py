@@ -13,7 +13,12 @@ from tests.models.diffusers_folder import SMALL
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import map_specs
-from unicom_jax.families.build import build_codec, build_encoder, build_unified
+from unicom_jax.families.build import (
+    build_autoencoder,
+    build_codec,
+    build_encoder,
+    build_unified,
+)
 from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.runs.initial import build_stage, initial_params, sources_of
@@ -52,6 +57,19 @@ def test_without_a_folder_everything_is_chance():
     config = tiny_config()
     params, chance = start(config, "pretrain")
     assert same(params, chance)
+
+
+def test_a_part_that_is_given_is_given_whole_unless_some_of_it_is_named_as_random():
+    module = build_encoder(tiny_config())
+    weights = module.init(jax.random.key(SEED + 1))
+    given = {"vision": {k: v for k, v in weights["vision"].items() if k != "embedding"}}
+    with pytest.raises(ConfigError, match="vision starts from weights without embedding/"):
+        initial_params(module.specs(), [], SEED, on_device, given=given)
+    fresh = [("vision", "embedding")]
+    found = initial_params(module.specs(), [], SEED, on_device, given=given, fresh=fresh)
+    chance = jax.jit(module.init)(jax.random.key(SEED))
+    assert same(found["vision"], {**given["vision"], "embedding": chance["vision"]["embedding"]})
+    assert same(found["text"], chance["text"])
 
 
 def test_the_image_tower_comes_from_its_folder_and_the_rest_by_chance(tmp_path):
@@ -186,6 +204,29 @@ def test_other_sizes_of_a_projection_name_the_key(tmp_path, changes, fix):
     write(tmp_path / "compressor", "projection", build_codec(config).compressor, **changes)
     with pytest.raises(ConfigError, match=fix):
         sources_of(config, "codec")
+
+
+def test_an_autoencoder_comes_whole_from_its_folder(tmp_path):
+    config = tiny_config(autoencoder__init_from=str(tmp_path))
+    module = build_autoencoder(config)
+    given = write(tmp_path, "autoencoder", module)
+    sources = sources_of(config, "autoencoder")
+    assert same(initial_params(module.specs(), sources, SEED, on_device), given)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"resnets": 2, "groups": 8}, "set --config.autoencoder.resnets=2 .*norm_groups=8"),
+        ({"side": 2}, "set --config.data.patch=4"),
+        ({}, "AutoencoderKL, which has no statistics .*name it in codec.autoencoder.path"),
+    ],
+)
+def test_another_autoencoder_names_the_key(tmp_path, changes, fix):
+    config = tiny_config(autoencoder__init_from=str(tmp_path))
+    write(tmp_path, "autoencoder", build_autoencoder(config) if changes else SMALL, **changes)
+    with pytest.raises(ConfigError, match=fix):
+        sources_of(config, "autoencoder")
 
 
 def flux_config(tmp_path, autoencoder):

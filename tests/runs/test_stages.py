@@ -21,8 +21,6 @@ from unicom_jax.runs.stages import PARTS, STAGES, Occurrence
 from unicom_jax.runs.trained import furthest, stages_before, starts_from
 from unicom_jax.training.stages import LOSSES
 
-SETTINGS = {}  # what a family asks of a configuration, by its name
-
 
 def labels(found):
     return [one.label for one in found]
@@ -51,12 +49,17 @@ def test_a_row_finds_what_it_refers_to(name):
         assert subtree.of(specs[subtree.part]), key
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_a_family_speaks_of_weights_that_there_are(name):
-    config, family = tiny_config(unified__pathway=name, **SETTINGS.get(name, {})), FAMILIES[name]
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [*((name, {}) for name in FAMILIES), ("cheers", {"unified__cheers__pixels": False})],
+)
+def test_a_family_speaks_of_weights_that_there_are(name, settings):
+    config, family = tiny_config(unified__pathway=name, **settings), FAMILIES[name]
     parts = {part: made.build(config).abstract() for part, made in PARTS.items()}
     for key, subtree in family.starts_from(config).items():
-        assert parts["unified"][key] == subtree.of(parts[subtree.part])
+        given = subtree.of(parts[subtree.part])
+        assert given == {name: parts["unified"][key][name] for name in given}
+        assert parts["unified"][key].keys() - given.keys() == set(subtree.fresh)
     trees = {tree: of.of(parts[of.part]) for tree, of in family.in_model.items()}
     assert family.codec(config).abstract() == trees["codec"]
     wanted = {name: of.of(parts[of.part]) for name, of in family.frozen.items()}
@@ -178,11 +181,11 @@ def test_a_seed_depends_on_the_runs_seed_and_on_the_label_alone():
 def older(config) -> dict:
     """As a run from before these keys stored it."""
     stored = json.loads(to_json(config))
-    del stored["stage_seeds"], stored["sft"]["init_from"]
+    del stored["stage_seeds"], stored["sft"]["init_from"], stored["data"]["balance_rows"]
     return stored
 
 
-def test_a_run_from_before_stage_seeds_keeps_its_rule(tmp_path):
+def test_a_run_from_before_stage_seeds_and_balanced_rows_keeps_its_rules(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(older(tiny_config())))
     put(tmp_path, "encoder")
     assert open_run(tmp_path, None, []).stage_seeds is False
@@ -190,6 +193,7 @@ def test_a_run_from_before_stage_seeds_keeps_its_rule(tmp_path):
     given.write_text("from tests.tiny import tiny_config as get_config\n")
     config = open_run(tmp_path, str(given), [])
     assert config.stage_seeds is False and config.sft.init_from == ""
+    assert config.data.balance_rows is False
     with pytest.raises(ConfigError, match="started with stage_seeds=False, now it is True"):
         open_run(tmp_path, str(given), ["--config.stage_seeds=True"])
 

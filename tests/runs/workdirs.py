@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from ml_collections import ConfigDict
 
 from tests.data.samples import tokenizer
 from tests.families.documents import lively
-from tests.models.diffusers_folder import write_folder
+from tests.models.diffusers_folder import SMALL, SMALL2, write_folder
 from tests.tiny import tiny_config
 from unicom_jax.config import to_json
 from unicom_jax.core.module import Module
@@ -18,17 +19,20 @@ from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
+# The second one has statistics of the squares of a patch of 16 pixels.
+AUTOENCODERS = {"small": SMALL, "statistics": dataclasses.replace(SMALL2, side=8)}
+
 
 def write_run(workdir: Path, *, averaged: bool = False, **overrides: Any) -> Path:
     """A workdir with a checkpoint of every stage; `overrides` as for `tiny_config`.
 
     `averaged`: the last stage's weights for use are averages, with raw ones beside them.
-    `codec__autoencoder__path` of "small" stands for a small autoencoder that is written first.
+    `codec__autoencoder__path` of a key of `AUTOENCODERS` stands for that one, written first.
     """
     workdir.mkdir(parents=True)
-    if overrides.get("codec__autoencoder__path") == "small":
+    if autoencoder := AUTOENCODERS.get(overrides.get("codec__autoencoder__path")):
         overrides["codec__autoencoder__path"] = str(workdir / "given")
-        write_folder(workdir / "given")
+        write_folder(workdir / "given", autoencoder)
 
     def modules(config: ConfigDict) -> dict[str, tuple[Module, float]]:
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from rich.console import Console
 
 from data_pipelines.images import patchify
 from data_pipelines.loading.pictures import PictureBatch
@@ -19,6 +21,7 @@ from tests.tiny import tiny_config
 from tests.training.conftest import config, go
 from tests.training.toy import same
 from unicom_jax.config import ConfigError
+from unicom_jax.evaluation.command import run_evaluate
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import (
     build_autoencoder,
@@ -179,7 +182,7 @@ def trained(whole, tmp_path_factory):
             shutil.copy(whole / name, workdir / name)
     for name in ("tokenizer", "encoder"):
         shutil.copytree(whole / name, workdir / name)
-    go(workdir, "autoencoder", **WHOLE)
+    go(workdir, "autoencoder", evaluation__pictures=4, **WHOLE)
     return workdir
 
 
@@ -231,6 +234,18 @@ def test_an_exported_autoencoder_is_one_of_diffusers_and_of_another_run(trained,
     assert same(load_autoencoder(other, tmp_path / "other")["autoencoder"], params)
     with pytest.raises(ConfigError, match="trains an autoencoder of its own; export it"):
         adopt_autoencoder(other, trained)
+
+
+def test_without_a_model_the_autoencoder_is_scored_alone(trained, tmp_path):
+    workdir = shutil.copytree(trained, tmp_path / "run")
+    told = Console(file=io.StringIO(), width=200)
+    flat = run_evaluate(workdir, told)
+    assert "its autoencoder is scored alone" in told.file.getvalue()
+    suites = {name.partition("/")[0] for name in flat}
+    assert suites == {"reconstruction"} and flat["reconstruction/psnr.n"] == 4
+    assert np.isfinite([flat["reconstruction/kid"], flat["reconstruction/psnr.untrained"]]).all()
+    with pytest.raises(ValueError, match="--step=2 chooses a checkpoint of the unified model"):
+        run_evaluate(workdir, told, step="2")
 
 
 def test_its_step_is_planned_with_the_encoder_only_where_it_compares_features():

@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.key import ConfigError, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
+from unicom_jax.config.keys.data import SQUARE
 from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, values
 
 Config = Mapping[str, Any]
@@ -80,6 +81,11 @@ def _check_data(config: Config) -> None:
         raise ConfigError(
             f"data.image_size={size} is not a multiple of data.bucket_step={data['bucket_step']}, "
             "as policy bucket_walk needs it"
+        )
+    if data["understood_policy"] != "same" and policy not in SQUARE:
+        raise ConfigError(
+            f"data.understood_policy={data['understood_policy']!r} needs data.policy to be one of "
+            f"{', '.join(SQUARE)}, not {policy!r}; set it to same, or change data.policy"
         )
     if not data["response_close"]:
         raise ConfigError(
@@ -197,10 +203,12 @@ def _check_unified(config: Config) -> None:
             "unified.understanding=channel_concat needs one latent for each patch: set "
             "codec.pool=1 or another understanding"
         )
-    if unified["pathway"] == "query":
-        _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
-    if unified["pathway"] == "cheers":
-        _check_cheers(config)
+    if check := OF_FAMILY.get(unified["pathway"]):
+        check(config)
+
+
+def _check_query(config: Config) -> None:
+    _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
 
 
 # What pathway cheers does in one way only, and why.
@@ -225,6 +233,10 @@ def _check_cheers(config: Config) -> None:
         heads = f"unified.cheers.{stage}.heads"
         _divides(config, heads, width, even=True)
         _divides(config, f"unified.cheers.{stage}.kv_heads", heads)
+
+
+# What a family asks of a configuration besides, by `unified.pathway`.
+OF_FAMILY: dict[str, Callable[[Config], None]] = {"query": _check_query, "cheers": _check_cheers}
 
 
 def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:

@@ -2,9 +2,9 @@
 
 In the sequence positions are generalised to two dimensions. Text at index p stands at (p, p); a
 token of an image stands at its own row and column, around the diagonal point that the image's
-middle token would have as text. Half of a head's frequencies turn with y and the other half with x,
-in turns, so on pure text the rotation is RoPE (Su et al., arXiv:2104.09864) and weights trained
-with it keep their meaning.
+middle token would have as text, or, by choice, on the diagonal as text does. Half of a head's
+frequencies turn with y and the other half with x, in turns, so on the diagonal the rotation is RoPE
+(Su et al., arXiv:2104.09864) and weights trained with it keep their meaning.
 """
 
 from __future__ import annotations
@@ -151,13 +151,27 @@ def _turn(
     return first * cos - second * sin, second * cos + first * sin
 
 
-def image_positions(start: int, rows: int, cols: int) -> Int32[np.ndarray, "{rows*cols} 2"]:
+IMAGE_POSITIONS = ("grid", "plain")
+
+
+def image_positions(
+    start: int, rows: int, cols: int, kind: str = "grid"
+) -> Int32[np.ndarray, "{rows*cols} 2"]:
     """(y, x) of an image whose first token has text index `start`.
 
-    y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column, with n = rows * cols:
-    the image takes n indices, the text behind it continues at start + n.
+    With n = rows * cols, the image takes n indices: the text behind it continues at start + n.
+
+    Args:
+      kind: "grid": y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column.
+        "plain": y = x = start + index in raster order, as of text (Cheers, arXiv:2603.12793).
     """
+    if kind not in IMAGE_POSITIONS:
+        raise ValueError(
+            f"image_positions={kind!r} is unknown; use one of {', '.join(IMAGE_POSITIONS)}"
+        )
     tokens = rows * cols
+    if kind == "plain":
+        return np.repeat(start + np.arange(tokens, dtype=np.int32)[:, None], 2, axis=1)
     row, column = np.divmod(np.arange(tokens), cols)
     y = start + (tokens - rows) // 2 + row
     x = start + (tokens - cols) // 2 + column

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,13 @@ from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
 from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.reconstructor import Reconstructor
+from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.runs.autoencoder import has_trained
+from unicom_jax.runs.checkpoint import chosen_step
 from unicom_jax.runs.data import source_changes
+from unicom_jax.runs.stages import UNIFIED
+from unicom_jax.runs.trained import furthest, source_label
 from unicom_jax.runs.weights import EYE, describe, steps_in_use
 
 
@@ -37,6 +44,8 @@ def run_evaluate(
 ) -> dict[str, float | int | None]:
     """Scores the weights of a run, then the same model untrained; prints the table.
 
+    A run that trained an autoencoder and no model is scored on what that reconstructs.
+
     Args:
       step: of the unified model, as for `Generator.load`.
       split: development or test.
@@ -46,7 +55,13 @@ def run_evaluate(
     """
     config, tokenizer = describe(workdir)
     used = steps_in_use(workdir, step)
-    settings = EvaluationConfig.of(config)
+    settings, model, suites = EvaluationConfig.of(config), Generator, None
+    if autoencoder_alone(config, workdir):
+        console.print("no unified model was trained: its autoencoder is scored alone")
+        settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
+        model, suites = Reconstructor, ("reconstructions",)
+        label = source_label(config, workdir, AUTOENCODER)
+        used |= {AUTOENCODER: (label, chosen_step(workdir, label))}
     trained_on = evaluates_on_training_data(config)
     if trained_on:
         console.print(
@@ -69,10 +84,11 @@ def run_evaluate(
         "checkpoints": {part: f"{stage} {number}" for part, (stage, number) in used.items()},
     }
     flat = evaluate(
-        lambda: Generator.load(workdir, step),
-        (lambda: Generator.untrained(config, tokenizer)) if baseline else None,
+        lambda: model.load(workdir, step),
+        (lambda: model.untrained(config, tokenizer)) if baseline else None,
         settings,
         workdir,
+        only=suites,
         data=data_of(config, settings, split),
         encoder_of=encoder_of,
         about=about,
@@ -83,6 +99,11 @@ def run_evaluate(
         f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False, soft_wrap=True
     )
     return flat
+
+
+def autoencoder_alone(config: Mapping[str, Any], workdir: Path) -> bool:
+    """Whether a run has trained an autoencoder and no model so far."""
+    return has_trained(config, workdir) and furthest(config, workdir, UNIFIED.part) is None
 
 
 def encoder_of(generator: Generator) -> Generator | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ def evaluate(
     workdir: str | os.PathLike[str],
     *,
     data: EvaluationData | None = None,
+    only: Collection[str] | None = None,
     encoder_of: Callable[[UnifiedModel], Encoder | None] = lambda model: model,
     about: Mapping[str, Any] | None = None,
     console: rich.console.Console | None = None,
@@ -62,6 +63,7 @@ def evaluate(
       config: how much is evaluated and how the model samples.
       workdir: the run's folder; made when missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
+      only: names of the suites, as `suites_of` has them; None: all that there are samples for.
       encoder_of: the part of the trained model that measures features of both models' pictures;
         None where it has none: scores that need it are left out, and named on the console.
       about: facts about the scores for `scores.json`, in addition to the settings.
@@ -80,13 +82,13 @@ def evaluate(
     left_out = () if encoder else measured_scores(samples, data, config)
     if left_out and console:
         console.print(f"no encoder was trained or imported; left out: {', '.join(left_out)}")
-    results = _run("trained", suites_of(samples, data, config, encoder), model, console)
+    results = _run("trained", suites_of(samples, data, config, encoder, only), model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
     del model  # memory may not hold two
     blind: dict[str, SuiteResult] = {}
     if load_untrained is not None:
         without_pictures = dataclasses.replace(config, shown=0)
-        suites = suites_of(samples, data, without_pictures, encoder)
+        suites = suites_of(samples, data, without_pictures, encoder, only)
         blind = _run("untrained", suites, load_untrained(), console)
     flat = flatten(_scores(results), _scores(blind))
     judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
@@ -108,9 +110,16 @@ def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:
 
 
 def suites_of(
-    samples: Samples, data: EvaluationData, config: EvaluationConfig, encoder: Encoder | None
+    samples: Samples,
+    data: EvaluationData,
+    config: EvaluationConfig,
+    encoder: Encoder | None,
+    only: Collection[str] | None = None,
 ) -> dict[str, tuple[Suite, int]]:
-    """The suites that have samples: name of the records -> (suite, number of samples)."""
+    """The suites that have samples: name of the records -> (suite, number of samples).
+
+    `only`: none but these.
+    """
 
     def reconstruct(model: UnifiedModel, progress: Progress) -> SuiteResult:
         return evaluate_reconstruction(
@@ -143,7 +152,8 @@ def suites_of(
         "captions": (caption, samples.pictures),
         "edits": (edit, len(samples.edits)),
     }
-    return {name: plan for name, plan in planned.items() if plan[1]}
+    wanted = planned if only is None else only
+    return {name: plan for name, plan in planned.items() if plan[1] and name in wanted}
 
 
 def measured_scores(

@@ -14,7 +14,7 @@ from flax import traverse_util
 
 from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
-from unicom_jax.config import KEYS, ConfigError
+from unicom_jax.config import KEYS, ConfigError, values
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
 from unicom_jax.exchange.model_card import model_card
@@ -65,6 +65,13 @@ AUTO_MODELS = (
 PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
 # Where transformers keeps chat templates besides the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
+# How the exported code can write sequences and resize pictures.
+FORMAT = {
+    "unified.image_positions": ("grid",),
+    "data.unconditional": ("empty",),
+    "data.policy": ("fixed", "naflex", "bucket", "bucket_walk"),
+    "data.understood_policy": ("same",),
+}
 # safetensors' name, torch's
 DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -159,6 +166,8 @@ def export(
             _fill(folder, LAYOUTS[AUTOENCODER], *own, options)
             check(folder)
         return target
+    if not only:
+        check_format(config)
     params = weights.restore(
         workdir, config, options.choice, on_host=True, only=only, keep_adapters=apart
     )
@@ -172,6 +181,21 @@ def export(
             write_model(run, whole, folder, options)
         check(folder)
     return target
+
+
+def check_format(config: Mapping[str, Any]) -> None:
+    """Refuses a model whose sequences the exported code would write in another way.
+
+    Raises:
+      ConfigError: it names the key.
+    """
+    found = dict(values(config))
+    for key, known in FORMAT.items():
+        if found[key] not in known:
+            raise ConfigError(
+                f"the exported PyTorch model knows {key}={' or '.join(known)} only, not "
+                f"{found[key]}; export a part of it (--to), or use it with `unicom sample`"
+            )
 
 
 def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:

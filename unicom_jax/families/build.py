@@ -326,9 +326,11 @@ AUTOENCODER_KEYS = ("encoder", "quant_conv", *DECODER_KEYS)
 
 
 def _cheers_starts_from(config: Config) -> dict[str, Subtree]:
-    """The image tower, and the decoder copy where there is one."""
-    decoder = {"decoder": Subtree("autoencoder", DECODER_KEYS)}
-    return {"vision": VISION, **(decoder if config["unified"]["cheers"]["pixels"] else {})}
+    """The image tower, and the copy of the autoencoder's decoder where there is one; without, the
+    tower reads latents and embeds them anew."""
+    if not config["unified"]["cheers"]["pixels"]:
+        return {"vision": Subtree("encoder", "vision", fresh=("embedding",))}
+    return {"vision": VISION, "decoder": Subtree("autoencoder", DECODER_KEYS)}
 
 
 def _unicom(**own: Any) -> Family:

@@ -30,10 +30,13 @@ class Subtree:
       part: a key of `runs.stages.PARTS`.
       keys: one top-level key, which stands for its subtree, or several, which stay a tree; None:
         all.
+      fresh: keys of that subtree that are not meant: what starts from the rest of it starts with
+        random ones.
     """
 
     part: str
     keys: str | tuple[str, ...] | None = None
+    fresh: tuple[str, ...] = ()
 
     @property
     def read(self) -> tuple[str, ...] | None:
@@ -42,9 +45,11 @@ class Subtree:
 
     def of(self, tree: Mapping[str, Any]) -> Any:
         """What is meant of a tree that has the part's top-level keys."""
-        if self.keys is None:
-            return tree
-        return tree[self.keys] if isinstance(self.keys, str) else {k: tree[k] for k in self.keys}
+        if isinstance(self.keys, str):
+            found = tree[self.keys]
+        else:
+            found = tree if self.keys is None else {key: tree[key] for key in self.keys}
+        return {k: v for k, v in found.items() if k not in self.fresh} if self.fresh else found
 
     def placed(self, weights: Any) -> Any:
         """The inverse of `of`: a tree with the part's top-level keys, as far as they are meant."""

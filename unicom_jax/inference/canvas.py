@@ -51,7 +51,7 @@ def drawn_grid(
         shape = prepared(sources[-1], sequence).shape[:2] if sources else (usual, usual)
     else:
         shape = size
-        if sequence.images.kind == "fixed" and tuple(size) != (usual, usual):
+        if sequence.images.square and tuple(size) != (usual, usual):
             raise ValueError(
                 f"size {size}: this model was trained at {(usual, usual)} only; leave the size "
                 "out, or train with --config.data.policy=bucket or naflex"

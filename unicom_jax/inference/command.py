@@ -175,7 +175,7 @@ def size_of(text: str, generator: Generator) -> tuple[int, int]:
     if not ratio:
         return int(first), int(second)
     policy = generator.sequence.images
-    if policy.kind == "fixed" and first != second:
+    if policy.square and first != second:
         raise ValueError(
             f"--size={text}: this model draws squares of {policy.size} pixels only; leave --size "
             "out, or train with --config.data.policy=bucket or naflex"

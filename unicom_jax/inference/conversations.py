@@ -11,9 +11,14 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
+from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.sequence import VISION_START, Document, build_prefix
-from data_pipelines.sequences.tasks import Image, Segment, unconditional_segments, without_pictures
+from data_pipelines.sequences.sequence import (
+    VISION_START,
+    Document,
+    build_prefix,
+)
+from data_pipelines.sequences.tasks import Image, Segment, without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
@@ -35,11 +40,16 @@ from unicom_jax.inference.text import Sampling, Tail, Writing, begin_writing
 from unicom_jax.inference.words import Listener, OnText, Words, stop_strings
 from unicom_jax.models.transformer import KVCache
 
-# The prompt of each guidance branch.
-SPOKEN: dict[str, Callable[[Sequence[Segment]], list[Segment]]] = {
-    CONDITIONAL: list,
-    WORDLESS: unconditional_segments,
-    PICTURELESS: without_pictures,
+
+def _pictureless(segments: Sequence[Segment], *how: Any) -> Document:
+    return build_prefix(without_pictures(segments), *how)
+
+
+# What makes the prefix of each guidance branch, with the arguments of `build_prefix`.
+PREFIXES: dict[str, Callable[..., Document]] = {
+    CONDITIONAL: build_prefix,
+    WORDLESS: build_unconditional,
+    PICTURELESS: _pictureless,
 }
 
 
@@ -291,7 +301,7 @@ class Conversations:
     ) -> list[Document]:
         """The prefixes of one picture, one for each guidance branch."""
         return [
-            build_prefix(SPOKEN[name](segments), self.tokenizer, self.sequence, opening)
+            PREFIXES[name](segments, self.tokenizer, self.sequence, opening)
             for name in settings.branches
         ]
 
@@ -341,7 +351,8 @@ class Conversations:
             for place, (rows, cols) in zip(places, slot_grids, strict=True)
         ]
         lengths, next_positions, start = behind
-        where = image_slots(lengths, next_positions, slot_grids, slots, start)
+        kind = self.sequence.image_positions
+        where = image_slots(lengths, next_positions, slot_grids, slots, start, kind)
         filled = padded_rows(noise, images.shape_of(slots)[0])
         return engine.draw(
             self.models, self.params, cache,

@@ -81,6 +81,7 @@ def image_slots(
     grids: Int32[np.ndarray, "R 2"],
     tokens: int,
     start: int,
+    kind: str,
 ) -> Slots:
     """Positions (B, tokens, 2) and mask (B, tokens) of an image to be drawn behind each prefix.
 
@@ -88,9 +89,10 @@ def image_slots(
       lengths, next_positions: as of `Prefixes`, B / R rows a request. `start`: the first slot.
       grids: token rows and columns of each request's image. Slots behind its last token see
         nothing and nobody sees them.
+      kind: of the positions, `SequenceConfig.image_positions`.
     """
     slots = [
-        drawing_slots(int(length), int(position), int(rows), int(cols), slot=start)
+        drawing_slots(int(length), int(position), int(rows), int(cols), start, kind)
         for length, position, (rows, cols) in zip(
             lengths, next_positions, grids.repeat(len(lengths) // len(grids), axis=0), strict=True
         )

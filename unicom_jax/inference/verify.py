@@ -214,7 +214,8 @@ def _scored(generator: Generator) -> dict[str, np.ndarray]:
     prefixes = collate([document], generator.sequence)
     grids = np.array([_grid(generator)], np.int32) // pool  # no family with a fold is exported
     tokens = int(grids[0].prod())
-    slots = image_slots(prefixes.lengths, prefixes.next_positions, grids, tokens, prefixes.slots)
+    ends, kind = (prefixes.lengths, prefixes.next_positions), generator.sequence.image_positions
+    slots = image_slots(*ends, grids, tokens, prefixes.slots, kind)
     (noise,) = noise_at(0, [0], LATENTS, (tokens, models.codec.latent_dim))
     hidden, cache = engine.read(
         models, generator.params, prefixes.batch, None, prefixes.lengths - 1,

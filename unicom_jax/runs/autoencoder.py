@@ -186,3 +186,10 @@ def load_trained(
             places,
         )
     return restore_params(workdir, label, abstract, parts=wanted, raw=raw, on_host=on_host)
+
+
+def fresh_autoencoder(config: Mapping[str, Any], seed: int, mesh: Mesh) -> Params:
+    """Random weights of `build_autoencoder(config)`, sharded over `mesh`."""
+    module = build_autoencoder(config)
+    places = param_shardings(module.specs(), mesh)
+    return jax.jit(module.init, out_shardings=places)(jax.random.key(seed))

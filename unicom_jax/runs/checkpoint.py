@@ -140,6 +140,12 @@ def is_import(directory: Path, step: int) -> bool:
     return step == 0 and not (directory / "0" / TRAIN).exists()
 
 
+def stored_keys(workdir: Path, stage: str) -> tuple[str, ...]:
+    """The top-level keys of a stage's newest weights; imported ones may lack some."""
+    step = chosen_step(workdir, stage)
+    return tuple(_metadata(workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS))
+
+
 def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
     """One item of one step, onto the shardings of `abstract`.
 

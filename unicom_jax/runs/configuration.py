@@ -64,7 +64,9 @@ def open_run(
     else:
         config = load_config(path)
     if stored is not None and any_started(workdir):
-        config.stage_seeds = stored["stage_seeds"]  # a run keeps the rule that it began with
+        # A run keeps the rules that it began with, whatever the defaults are now.
+        config.stage_seeds = stored["stage_seeds"]
+        config.data.balance_rows = stored["data"]["balance_rows"]
     apply_overrides(config, overrides)
     if stored is not None:
         for name, old, new in differences(stored, config):

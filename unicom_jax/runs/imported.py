@@ -14,9 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params, Specs, map_specs
 from unicom_jax.families.build import VISION
+from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.checkpoint import save_import
 from unicom_jax.runs.initial import (
-    RELEASED,
     Source,
     build_stage,
     describe_sources,
@@ -25,27 +25,27 @@ from unicom_jax.runs.initial import (
     sources_of,
 )
 from unicom_jax.runs.origin import given_parts, take_weights
-from unicom_jax.runs.stages import PARTS, STAGES, Config, occurrences, parse
+from unicom_jax.runs.stages import PARTS, STAGES, Config, occurrences, parse, spec_of
 from unicom_jax.runs.trained import first_of, furthest
+
+# Parts of which a folder gives all that other stages read: of the encoder its image tower.
+READ_ALONE = (VISION.part, AUTOENCODER)
 
 
 def check_stages(config: Config) -> None:
     """Refuses an `init_from` whose stage is not trained: the rest of its weights would stay random.
 
-    The encoder's is no such part: a run uses nothing but its image tower. Nor is a part that comes
-    whole from another run or from its folder.
+    Those of `READ_ALONE` are no such parts, nor is a part that comes whole from another run.
 
     Raises:
       ConfigError: it names the key.
     """
-    whole = {VISION.part, *given_parts(config)}
+    whole = {*READ_ALONE, *given_parts(config)}
     for part in PARTS:
         stages = [name for name, spec in STAGES.items() if spec.part == part]
         if part in whole or set(stages) & set(config["stages"]):
             continue
         for key, given in given_folders(config, part).items():
-            if RELEASED[part].whole(Path(given)):
-                continue
             raise ConfigError(
                 f"{key}={given} gives a part only, and config.stages does not train the rest; "
                 f"add {' or '.join(stages)} to the stages"
@@ -55,19 +55,20 @@ def check_stages(config: Config) -> None:
 def import_frozen_parts(config: ConfigDict, workdir: Path, console: Console) -> None:
     """What stages read and `config` does not train: from another run, or released weights."""
     take_weights(config, workdir, console)
-    for part in untrained_parts(config, workdir):
+    for part in parts_to_import(config, workdir):
         stage = first_of(config, part).label
         import_stage(config, stage, sources_of(config, stage), workdir, console)
 
 
-def untrained_parts(config: Config, workdir: Path) -> list[str]:
-    """The parts with released weights that are not trained here and still have to be imported."""
+def parts_to_import(config: Config, workdir: Path) -> list[str]:
+    """The parts of `READ_ALONE` that released weights give and that are not trained here, as far as
+    they have still to be imported."""
     trained = {one.spec.part for one in occurrences(config["stages"])} | given_parts(config)
     return [
         part
-        for part in PARTS
-        if part not in trained
-        and given_folders(config, part)
+        for part in READ_ALONE
+        if given_folders(config, part)
+        and part not in trained
         and furthest(config, workdir, part) is None
     ]
 
@@ -81,6 +82,10 @@ def import_stage(
     ):  # never trained, so only what is given is of use
         named = {source.path[0] for source in sources if source.path}
         specs = {name: specs[name] for name in named} or specs
+    elif not any(source.whole for source in sources):
+        # What begins as another part's does so when it is trained.
+        begun = spec_of(stage).begins_with(config)
+        specs = {name: tree for name, tree in specs.items() if name not in begun}
     console.print(f"{stage}: {describe_sources(sources)}", soft_wrap=True)
     total = sum(fp32_bytes(source.module) for source in sources)
     with transfer_progress(console, stage, total) as arrived:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -224,20 +224,18 @@ def _unified(config: Config) -> list[Source]:
 
 
 class Released(NamedTuple):
-    """How released weights of a part are found, the configuration keys that name folders, and
-    whether such a folder gives all weights of the part."""
+    """How released weights of a part are found, and the configuration keys that name folders."""
 
     find: Callable[[Config], list[Source]]
     keys: tuple[str, ...]
-    whole: Callable[[Path], bool] = lambda folder: False
 
 
 # By part; one that is not here has no released weights.
 RELEASED = {
     "encoder": Released(_encoder, ("encoder.init_from",)),
-    "autoencoder": Released(_autoencoder, ("autoencoder.init_from",), lambda folder: True),
+    "autoencoder": Released(_autoencoder, ("autoencoder.init_from",)),
     "codec": Released(_codec, ("codec.init_from", "codec.decoder.init_from")),
-    "unified": Released(_unified, ("unified.init_from",), is_cheers),
+    "unified": Released(_unified, ("unified.init_from",)),
 }
 
 
@@ -262,11 +260,13 @@ def initial_params(
     shard: Callable[[Specs], Params],
     arrived: Callable[[int], None] = lambda nbytes: None,
     given: Params | None = None,
+    fresh: Collection[tuple[str, ...]] = (),
 ) -> Params:
     """All weights of `specs`: from `sources`, and the rest random, each in its shards at once.
 
     Args:
       given: weights that are there already, as a part of the tree; they win over `sources`.
+      fresh: paths beneath its top-level keys that are random although the rest of the key is given.
       shard: shardings for a tree of specs.
       arrived: see `transfer.load_weights`.
 
@@ -290,12 +290,16 @@ def initial_params(
                 place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
                 weight = grow(weight, source.vocab_size, VOCABULARY[held], place[path])
             weights[source.path + path] = weight
-    weights |= _fitting(given or {}, flat)
+    weights |= _fitting(given or {}, flat, fresh)
     whole = traverse_util.unflatten_dict(weights)
     return complete_params(specs, whole, jax.random.key(seed), shard)
 
 
-def _fitting(given: Params, specs: Mapping[tuple[str, ...], ParamSpec]) -> dict:
+def _fitting(
+    given: Params,
+    specs: Mapping[tuple[str, ...], ParamSpec],
+    fresh: Collection[tuple[str, ...]],
+) -> dict:
     """`given` by path.
 
     Raises:
@@ -304,7 +308,8 @@ def _fitting(given: Params, specs: Mapping[tuple[str, ...], ParamSpec]) -> dict:
     """
     flat = traverse_util.flatten_dict(given)
     for path in specs:
-        if path[0] in given and path not in flat:
+        expected = any(path[: len(one)] == one for one in fresh)
+        if path[0] in given and path not in flat and not expected:
             raise ConfigError(
                 f"{path[0]} starts from weights without {'/'.join(path[1:])}, which would stay "
                 "random; give both parts the same sizes"

@@ -24,7 +24,9 @@ from unicom_jax.runs.sizes import (
 Config = Mapping[str, Any]
 # How the weights were trained: what else the family can do gives other numbers without an error.
 TRAINED_WITH = {
+    "data.unconditional": "masked",
     "unified.fold": cheers.FOLD,
+    "unified.image_positions": "plain",
     **{f"unified.cheers.{name}": value for name, value in cheers.OPTIONS.items()},
     "unified.cheers.pixel_range": next(k for k, v in DARKEST.items() if v == cheers.DARKEST),
 }

@@ -28,11 +28,18 @@ from unicom_jax.parallel.sharding import (
 )
 from unicom_jax.runs import loading
 from unicom_jax.runs.autoencoder import load_autoencoder
-from unicom_jax.runs.checkpoint import is_import, restore_params
+from unicom_jax.runs.checkpoint import is_import, restore_params, stored_keys
 from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
-from unicom_jax.runs.imported import check_stages, import_frozen_parts, untrained_parts
-from unicom_jax.runs.initial import build_stage, describe_sources, initial_params, sources_of
+from unicom_jax.runs.imported import check_stages, import_frozen_parts, parts_to_import
+from unicom_jax.runs.initial import (
+    Source,
+    build_stage,
+    describe_sources,
+    given_folders,
+    initial_params,
+    sources_of,
+)
 from unicom_jax.runs.stages import PARTS, Occurrence, select
 from unicom_jax.runs.start import start_run
 from unicom_jax.runs.trained import source_label, starts_from
@@ -107,10 +114,11 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
     tokenizer = start_run(config, workdir, first=first)
     for change in keep_data(config, tokenizer, workdir, first=first):
         console.print(f"data: {change}", markup=False, soft_wrap=True)
-    if group.count > 1 and (parts := untrained_parts(config, workdir)):
+    if group.count > 1 and (parts := parts_to_import(config, workdir)):
+        (key, folder), *_ = given_folders(config, parts[0]).items()
         raise ConfigError(
-            f"several processes do not import weights that no stage trains ({', '.join(parts)}); "
-            f"before, in one process: unicom import --workdir={workdir}"
+            f"several processes do not import weights ({key}); before, in one process: unicom "
+            f"import --workdir={workdir} --config.{key}={folder}"
         )
     import_frozen_parts(config, workdir, console)
     return tokenizer
@@ -220,21 +228,48 @@ def _initial_params(
         if not is_import(workdir / label / "checkpoints", steps[-1]):
             return None  # it resumes
         console.print(f"{label}: starts from the weights that were imported")
-        return _restore(config, workdir, label, Subtree(spec.part), mesh)
+        there, begun = stored_keys(workdir, label), spec.begins_with(config)
+        keys = build_stage(config, label).specs()
+        wanted = tuple(key for key in keys if key in there or key not in begun)
+        imported = _restore(config, workdir, label, Subtree(spec.part, wanted), mesh)
+        return _with_other_parts(stage, config, workdir, mesh, console, [], imported)
     if earlier := starts_from(config, workdir, stage):
         console.print(f"{label}: starts from the weights of {earlier.label}")
         return _restore(config, workdir, earlier.label, Subtree(spec.part), mesh)
-    sources, given = sources_of(config, label), {}
+    sources = sources_of(config, label)
+    given = _with_other_parts(stage, config, workdir, mesh, console, sources, {})
+    return given or None
+
+
+def _with_other_parts(
+    stage: Occurrence,
+    config: ConfigDict,
+    workdir: Path,
+    mesh: Any,
+    console: Console,
+    sources: list[Source],
+    given: Params,
+) -> Params:
+    """All weights of a stage: those `given`, those that begin as another part's, those of released
+    `sources`, and the rest at random; {} where all would be random."""
+    label, given, fresh = stage.label, dict(given), []
+    specs = build_stage(config, label).specs()
     whole = any(source.whole for source in sources)
-    for key, subtree in () if whole else spec.begins_with(config).items():
+    for key, subtree in stage.spec.begins_with(config).items():
+        if key in given or whole:
+            continue
         source = source_label(config, workdir, subtree.part, before=stage)
-        console.print(f"{label}: starts with {key} from the weights of {source}")
+        but = f", its {' and '.join(subtree.fresh)} random" if subtree.fresh else ""
+        console.print(f"{label}: starts with {key} from the weights of {source}{but}")
         given[key] = _restore(config, workdir, source, subtree, mesh)
+        fresh += [(key, name) for name in subtree.fresh]
     if sources:
         console.print(f"{label}: {describe_sources(sources)}", soft_wrap=True)
+    if given.keys() == specs.keys() and not fresh:
+        return given
     if not sources and not given:
-        return None
-    specs = build_stage(config, label).specs()
+        return {}
     return initial_params(
-        specs, sources, config.seed, lambda specs: param_shardings(specs, mesh), given=given
-    )
+        specs, sources, config.seed, lambda specs: param_shardings(specs, mesh), given=given,
+        fresh=fresh,
+    )  # fmt: skip

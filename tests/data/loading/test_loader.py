@@ -20,9 +20,9 @@ from tests.data.samples import SMALL, Dots, example, tokenizer
 WEIGHTS = {"text": 0.2, "text_to_image": 0.4, "visual_qa": 0.2, "edit": 0.2}
 
 
-def loader(seed=0, bad=None, window_documents=8, start=0, **config):
+def loader(seed=0, bad=None, window_documents=8, start=0, window_rows=2, balance=False, **config):
     mixture = mixture_of(WEIGHTS, Dots(30, bad), seed=seed)
-    packing = PackingConfig(slots=128, images=16, window_rows=2)
+    packing = PackingConfig(slots=128, images=16, window_rows=window_rows, balance=balance)
     stream = DocumentStream(mixture, tokenizer(), SMALL, packing, broken="skip")
     config = LoaderConfig(**{"rows": 4, "threads": 1, "prefetch": 2, **config})
     window_documents = window_documents or choose_window_documents(stream)
@@ -91,12 +91,29 @@ def test_prefetched_batches_are_not_counted_as_delivered():
         [(0,), (1,), (2,), (3,)],  # fewer rows than a window
     ],
 )
-def test_the_shares_of_processes_are_rows_of_the_same_global_batch(shares):
-    whole = loader().at(3)
+@pytest.mark.parametrize("balance", [False, True])
+def test_the_shares_of_processes_are_rows_of_the_same_global_batch(shares, balance):
+    options = {"window_rows": 4, "window_documents": 16, "balance": balance}
+    whole = loader(**options).at(3)
     for share in shares:
-        part = loader(share=share).at(3)
+        part = loader(share=share, **options).at(3)
         for left, right in zip(leaves(whole), leaves(part), strict=True):
             np.testing.assert_array_equal(left[list(share)], right)
+
+
+def test_balance_orders_the_rows_of_each_window_so_that_neighbours_predict_as_much_together():
+    options = {"window_rows": 4, "window_documents": 16, "rows": 8}
+    plain, ordered = loader(**options), loader(**options, balance=True)
+    apart = {False: 0, True: 0}
+    for step in range(4):
+        batches = {False: plain.at(step), True: ordered.at(step)}
+        for window in (slice(0, 4), slice(4, 8)):
+            rows = {key: batch.tokens[window] for key, batch in batches.items()}
+            assert {row.tobytes() for row in rows[True]} == {row.tobytes() for row in rows[False]}
+            for key, batch in batches.items():
+                predicted = (batch.target_weights[window] > 0).sum(-1)
+                apart[key] += abs(int(predicted[:2].sum() - predicted[2:].sum()))
+    assert apart[True] < apart[False] / 2
 
 
 def test_every_document_of_a_window_is_in_its_rows_or_counted():

@@ -133,6 +133,20 @@ def test_the_tokenizer_comes_with_the_rows(packed, tokenizer):
     assert load_or_train_tokenizer(config, None).fingerprint() == tokenizer.fingerprint()
 
 
+def test_a_run_whose_dropped_words_are_masked_has_a_token_for_them(tokenizer, tmp_path):
+    config = small(data__unconditional="masked", pretrain__cfg_dropout=1.0)
+    own = load_or_train_tokenizer(config, tmp_path)
+    no_mean = own.require("no_mean")
+    assert no_mean == tokenizer.vocab_size  # behind those of any other run
+    assert load_or_train_tokenizer(config, tmp_path).fingerprint() == own.fingerprint()
+    batch = batches(config, own).at(0)
+    usual = batches(small(pretrain__cfg_dropout=0.0), tokenizer).at(0)
+    masked = batch.tokens == no_mean
+    assert masked.any() and (batch.roles[masked] == Role.TEXT).all()
+    np.testing.assert_array_equal(batch.tokens[~masked], usual.tokens[~masked])
+    np.testing.assert_array_equal(batch.targets, usual.targets)
+
+
 # ---- rows of another run ----------------------------------------------------------------------
 
 
@@ -165,11 +179,32 @@ def test_data_may_move_but_not_become_others(kind):
 def test_rows_from_before_a_fact_was_told_are_still_taken():
     facts = row_facts(small(data__source__kind="folder", data__source__path="birds"), "pretrain")
     older = plain(facts)
-    del older["source"]["path"]
+    del older["source"]["path"], older["packing"]["balance"]
+    facts["packing"]["balance"] = False
     check_facts(facts, older, "rows made with")
+    facts["packing"]["balance"] = True
+    with pytest.raises(SourceError, match="made with packing.balance=False, now it is True"):
+        check_facts(facts, older, "rows made with")
+    facts["packing"]["balance"] = False
     older["mixture"]["text"] = 9.0
     with pytest.raises(SourceError, match="mixture.text=9.0"):
         check_facts(facts, older, "rows made with")
+
+
+def test_facts_that_came_later_are_recorded_where_they_are_set():
+    """So a run from before has the facts that it had, and keeps its number of documents."""
+    facts = row_facts(small(data__balance_rows=False), "pretrain")
+    assert facts["packing"].keys() == {"slots", "images", "window_rows", "draws"}
+    assert facts["sequence"].keys() == {
+        *("patch", "images", "pool", "fold", "understanding", "edit_source", "cfg_dropout"),
+        *("image_dropout", "noisy_copies", "prompt_open", "prompt_close", "response_close"),
+    }
+    changed = {"data__unconditional": "masked", "unified__image_positions": "plain"}
+    masked = row_facts(small(**changed), "pretrain")
+    assert masked["packing"]["balance"] is True
+    message = "made with sequence.image_positions='grid', now it is 'plain'"
+    with pytest.raises(SourceError, match=message):
+        check_facts({**masked, "packing": facts["packing"]}, plain(facts), "rows made with")
 
 
 def test_rows_of_another_tokenizer_are_refused(packed):

@@ -14,6 +14,7 @@ from data_pipelines.sequences.packing import (
     OverlongDocument,
     PackingConfig,
     assign,
+    balanced,
     check_fits,
     documents_per_window,
     pack_row,
@@ -158,6 +159,37 @@ def test_the_longest_documents_are_placed_first():
         [(slots, 0, 0) for slots in (4, 10, 9, 3, 8)], PackingConfig(20, 1, window_rows=1)
     )
     assert placed == [[1, 2]] and left_over == [0, 3, 4]
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_an_order_of_rows_for_balance_has_each_row_once(work):
+    assert sorted(balanced(work)) == list(range(len(work)))
+
+
+@given(
+    st.sampled_from([2, 4, 8, 16]).flatmap(
+        lambda n: st.lists(st.integers(0, 99), min_size=n, max_size=n)
+    )
+)
+def test_runs_of_balanced_rows_differ_less_the_longer_they_are(work):
+    ordered, spread = np.array(work)[balanced(work)], np.ptp(work)
+    for run in (2, 4, 8, 16)[: len(work).bit_length() - 1]:
+        sums = ordered.reshape(-1, run).sum(-1)
+        assert np.ptp(sums) <= spread
+        spread = np.ptp(sums)
+
+
+@given(st.lists(st.integers(0, 99), min_size=8, max_size=8))
+def test_no_other_pairing_of_rows_has_a_lighter_heaviest_pair(work):
+    def pairings(rows):
+        if not rows:
+            yield []
+        for other in rows[1:]:
+            for rest in pairings([row for row in rows[1:] if row != other]):
+                yield [work[rows[0]] + work[other], *rest]
+
+    least = min(max(sums) for sums in pairings(list(range(8))))
+    assert np.array(work)[balanced(work)].reshape(-1, 2).sum(-1).max() == least
 
 
 def test_a_window_gets_as_many_documents_as_fit_nearly_always():

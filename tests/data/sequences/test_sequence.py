@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from data_pipelines.images import ImagePolicy, patchify
+from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.sequences.format import SequenceConfig
+from data_pipelines.sequences.packing import PackingConfig, pack_row
 from data_pipelines.sequences.sequence import (
     VISION_START,
     build_document,
@@ -30,7 +31,6 @@ RED, DOT = Text("a red dot"), Text("a red dot", supervised=True)
 APART = Text("a red dot", apart=True)
 LOOK, PAINT = Image(picture(1)), Image(picture(2), SOURCE)
 DRAW = Image(picture(3), DRAWN)
-OFTEN = dataclasses.replace(SMALL, cfg_dropout=1.0)
 
 LETTERS = {Role.UNDERSTAND: "u", Role.CLEAN: "c", Role.NOISY: "n"}
 SPELLING = {
@@ -99,6 +99,39 @@ def test_the_turn_mark_predicts_the_first_word_of_the_response():
 
 def test_drawing_is_started_by_a_predicted_token_and_nothing_else():
     assert learnt(write(RED, DRAW)) == "<|vision_start|>"
+
+
+def test_with_template_labels_headers_newlines_and_marks_of_prompts_are_learnt_too():
+    config = dataclasses.replace(
+        SMALL,
+        template_labels=True,
+        prompt_open="<|im_start|>dot\n",
+        prompt_close="<|im_end|>\n<|im_start|>red\n",
+        response_close="<|im_end|>",
+    )
+    document = write(LOOK, Text("a\nred dot"), DOT, config=config)
+    assert learnt(document) == (  # no slot is before the first mark; "dot" and "a" are no template
+        "\n<|vision_start|>\n<|im_end|>\n<|im_start|>red\na red dot<|im_end|>"
+    )
+    predicts = document.target_weights > 0
+    np.testing.assert_array_equal(
+        document.targets[predicts], document.tokens[np.flatnonzero(predicts) + 1]
+    )
+    drawing = write(PAINT, RED, DRAW, config=config)
+    assert learnt(drawing) == ("\n<|vision_start|><|im_end|>\n<|im_start|>red\n<|vision_start|>")
+    two = write(RED, DOT, RED, DOT, config=config)
+    assert learnt(two) == "\n" + "<|im_start|>\n".join(
+        2 * ["<|im_end|>\n<|im_start|>red\na red dot<|im_end|>"]
+    )
+
+
+def test_a_separate_turn_is_not_predicted_from_the_end_of_another():
+    config = dataclasses.replace(SMALL, template_labels=True)
+    apart = Text("\ndot", apart=True)
+    document = write(LOOK, apart, DOT, apart, DOT, config=config)
+    assert learnt(document) == (
+        "<|vision_start|>" + 2 * "<|im_end|>a red dot<|endoftext|>"  # and neither newline
+    )
 
 
 def test_plain_text_is_learnt_from_its_second_token():
@@ -265,10 +298,46 @@ def test_a_prefix_is_the_beginning_of_the_training_document(segments):
     assert not prefix.target_weights.any()
 
 
-def test_drawing_slots_are_those_of_the_training_document():
-    document = write(RED, DRAW)
-    prefix = build_prefix([RED], tokenizer(), SMALL, VISION_START)
-    slots = drawing_slots(len(prefix), prefix.next_position, 2, 2)
+def test_with_plain_positions_every_slot_of_a_document_counts_one_further():
+    config = dataclasses.replace(SMALL, image_positions="plain")
+    for segments in ((LOOK, RED, DOT), (PAINT, RED, DRAW), (LOOK, LOOK, RED, DOT), (RED, DRAW)):
+        document = write(*segments, config=config)
+        count = np.arange(len(document))
+        np.testing.assert_array_equal(document.positions, np.stack([count, count], axis=-1))
+        plain = dataclasses.replace(document, positions=None)
+        usual = dataclasses.replace(write(*segments), positions=None)
+        np.testing.assert_equal(dataclasses.asdict(plain), dataclasses.asdict(usual))
+
+
+def test_with_plain_positions_a_noisy_copy_stands_where_the_clean_image_does():
+    config = dataclasses.replace(SMALL, image_positions="plain")
+    document = write(RED, DRAW, RED, DOT, config=config)
+    clean, noisy = (document.positions[document.roles == role] for role in (Role.CLEAN, Role.NOISY))
+    np.testing.assert_array_equal(clean, noisy)
+
+
+@pytest.mark.parametrize("segments", [(LOOK, LOOK, RED, DOT), (PAINT, RED, DRAW), (RED, DOT, DRAW)])
+def test_the_mask_is_causal_or_within_one_run_of_image_slots(segments):
+    """Cheers, arXiv:2603.12793: lower-triangular OR same contiguous image run, AND valid."""
+    row = pack_row([write(*segments)], PackingConfig(slots=64, images=2, window_rows=1), SMALL)
+    slot, image = np.arange(64), row.roles > Role.TEXT
+    starts = image & ~np.roll(image, 1)
+    run = np.where(image, np.cumsum(starts), -1 - slot)  # words are runs of their own
+    valid = row.roles != Role.PAD
+    wanted = (slot <= slot[:, None]) | (run == run[:, None])
+    wanted &= valid & valid[:, None]
+    mask = row.mask
+    seen = (mask.context_start[:, None] <= slot) & (slot < mask.context_stop[:, None])
+    seen |= (mask.span_start[:, None] <= slot) & (slot < mask.span_stop[:, None])
+    np.testing.assert_array_equal(seen, wanted)
+
+
+@pytest.mark.parametrize("kind", ["grid", "plain"])
+def test_drawing_slots_are_those_of_the_training_document(kind):
+    config = dataclasses.replace(SMALL, image_positions=kind)
+    document = write(RED, DRAW, config=config)
+    prefix = build_prefix([RED], tokenizer(), config, VISION_START)
+    slots = drawing_slots(len(prefix), prefix.next_position, 2, 2, kind=kind)
     noisy = document.roles == Role.NOISY
     np.testing.assert_array_equal(slots.positions, document.positions[noisy])
     for name in ("context_start", "context_stop", "span_start", "span_stop"):
@@ -295,6 +364,23 @@ def test_the_unconditional_prefix_is_what_training_saw_after_dropout():
     assert spell(prefix) == "([cccc])["
 
 
+def test_pictures_that_are_looked_at_have_a_policy_of_their_own_and_edits_one_for_both():
+    square = ImagePolicy("crop", size=8)
+    config = dataclasses.replace(SMALL, images=square, understood="pad")
+    wide = picture(5, 8, 16)
+    cropped = patchify(prepare(wide, square, 4), 4)
+    padded = patchify(prepare(wide, dataclasses.replace(square, kind="pad"), 4), 4)
+    assert (cropped != padded).any()
+    read = write(Image(wide), RED, DOT, config=config)
+    edited = write(Image(wide, SOURCE), RED, Image(wide, DRAWN), config=config)
+    asked = build_prefix([Image(wide), RED], tokenizer(), config)
+    for document in (read, asked):
+        np.testing.assert_array_equal(document.patches, [padded])
+    np.testing.assert_array_equal(edited.patches, [cropped, cropped])
+    usual = dataclasses.replace(config, understood="same")
+    np.testing.assert_array_equal(write(Image(wide), RED, DOT, config=usual).patches, [cropped])
+
+
 def test_a_document_without_response_is_refused():
     with pytest.raises(ValueError, match="example 'dots/7': its segments end without a response"):
         write(RED, LOOK)
@@ -317,6 +403,9 @@ def test_a_picture_of_the_wrong_kind_is_named():
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
         ({"cfg_dropout": 1.5}, r"cfg_dropout must be in \[0, 1\], not 1.5"),
+        ({"unconditional": "gone"}, "unconditional 'gone' is unknown; choose one of empty, masked"),
+        ({"image_positions": "spiral"}, "image_positions='spiral' is unknown; use one of grid"),
+        ({"understood": "naflex"}, "understood 'naflex' does not go with 'fixed' pictures"),
         ({"image_dropout": 1.5}, "image_dropout is 1.5; it must be between 0 and 1 - cfg_dropout"),
         ({"cfg_dropout": 0.6, "image_dropout": 0.6}, "image_dropout is 0.6"),
         ({"patch": 3}, "image size 8 is not a multiple of 3"),

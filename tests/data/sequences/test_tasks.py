@@ -16,7 +16,8 @@ from data_pipelines.sequences.tasks import (
     BrokenExample,
     Image,
     Text,
-    drop_condition,
+    choose_dropped,
+    drop,
     is_response,
     unconditional_segments,
 )
@@ -98,6 +99,10 @@ def test_captioning_prompts_tell_the_short_caption_from_the_long():
     }
 
 
+def dropped_of(segments, *chances):
+    return drop(segments, choose_dropped(segments, *chances))
+
+
 def test_unconditional_segments_lose_words_and_keep_pictures_and_turns():
     segments = [Image(example().image, SOURCE), Text("paint it"), Text("a thought", True)]
     silent = unconditional_segments(segments)
@@ -106,32 +111,32 @@ def test_unconditional_segments_lose_words_and_keep_pictures_and_turns():
 
 def test_dropout_makes_everything_before_the_last_drawn_image_unconditional():
     segments = [*run("think_then_draw"), Text("how many?"), Text("one", True)]
-    dropped = drop_condition(segments, 1.0, rng())
+    dropped = dropped_of(segments, 1.0, rng())
     assert shape_of(dropped) == "pdpt"
     assert [s.text for s in dropped if isinstance(s, Text)] == ["", "how many?", "one"]
 
 
 def test_dropout_spares_documents_that_draw_nothing():
     segments = run("visual_qa")
-    assert drop_condition(segments, 1.0, rng()) == segments
+    assert dropped_of(segments, 1.0, rng()) == segments
 
 
 def test_dropout_happens_as_often_as_asked():
     generator = rng()
     segments = run("text_to_image")
-    dropped = sum(drop_condition(segments, 0.2, generator)[0].text == "" for _ in range(2000))
+    dropped = sum(dropped_of(segments, 0.2, generator)[0].text == "" for _ in range(2000))
     assert 330 < dropped < 470
 
 
 def test_pictures_are_dropped_with_a_probability_of_their_own():
     segments = run("edit")
     assert shape_of(segments) == "spd"
-    dropped = drop_condition(segments, 0.0, rng(), 1.0)
+    dropped = dropped_of(segments, 0.0, rng(), 1.0)
     assert dropped == [segments[1], segments[2]]  # the words stay
     generator = rng()
     shapes = Counter(
         shape_of(kept) + "".join(s.text[:1] for s in kept if isinstance(s, Text))
-        for kept in (drop_condition(segments, 0.2, generator, 0.3) for _ in range(2000))
+        for kept in (dropped_of(segments, 0.2, generator, 0.3) for _ in range(2000))
     )
     words = segments[1].text[:1]
     assert shapes.keys() == {f"spd{words}", "spd", f"pd{words}"}  # never both

@@ -50,6 +50,18 @@ def test_every_word_of_the_corpus_with_its_space_becomes_one_token(tokenizer):
     assert all(len(tokenizer.encode(f" {word}")) == 1 for word in words)
 
 
+def test_a_token_on_demand_comes_behind_all_others_and_survives_saving(tokenizer, tmp_path):
+    assert "no_mean" not in tokenizer.special_ids
+    more = tokenizer_lib.with_token(tokenizer, "no_mean")
+    assert more.encode("a<no_mean>") == [*tokenizer.encode("a"), tokenizer.vocab_size]
+    assert more.fingerprint() != tokenizer.fingerprint()
+    assert tokenizer_lib.with_token(more, "no_mean") is more
+    more.save(tmp_path)
+    kept = tokenizer_lib.load_tokenizer(tmp_path)
+    assert kept.fingerprint() == more.fingerprint()
+    assert kept.require("no_mean") == tokenizer.vocab_size
+
+
 def test_special_spellings_in_a_text_become_their_ids(tokenizer):
     ids = tokenizer.encode(SPECIAL_TEXT)
     assert ids[0] == tokenizer.turn_start

@@ -90,12 +90,20 @@ IDENTITY = {
         before="",
     ),
 }
+SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 PICTURES = {
     "patch": Key(16, "Side of a patch in pixels.", least=1),
     "policy": Key(
         "fixed",
         "How pictures are resized; see docs/configurations.md.",
-        choices=("fixed", "naflex", "bucket", "bucket_walk"),
+        choices=(*SQUARE, "naflex", "bucket", "bucket_walk"),
+    ),
+    "understood_policy": Key(
+        "same",
+        "How pictures that are only looked at are resized if policy is one of fixed, crop and pad; "
+        "same: as all others.",
+        choices=("same", *SQUARE),
+        before="same",
     ),
     "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
     "max_tokens": Key(1024, "Largest number of patches of a picture (naflex).", least=1),
@@ -120,6 +128,29 @@ WORDS = {
     "prompt_open": Key("<|im_start|>", "Text that opens a user's turn."),
     "prompt_close": Key("<|im_end|>", "Text that closes a user's turn."),
     "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
+    "template_labels": Key(
+        False,
+        "Also predict the header of a response, and in prompts newlines, marks of turns and the "
+        "start marks of pictures.",
+        resume=RECORDED,
+        before=False,
+    ),
+    "unconditional": Key(
+        "empty",
+        "Documents without their words, for guidance: empty: turns without text; masked: of full "
+        "length, each token <no_mean> but for the marks of pictures.",
+        choices=("empty", "masked"),
+        before="empty",
+    ),
+}
+ROWS = {
+    "balance_rows": Key(
+        True,
+        "Order the rows of a window so that devices predict about equally many tokens; False: as "
+        "they were packed, as in older runs.",
+        resume=RECORDED,
+        before=False,
+    ),
 }
 LOADING = each(
     {
@@ -145,5 +176,5 @@ LOADING = each(
 )
 DATA = Group(
     "The data of all stages.",
-    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **LOADING},
+    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **ROWS, **LOADING},
 )

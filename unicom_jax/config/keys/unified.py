@@ -93,6 +93,14 @@ CHEERS = Group(
             resume=NEUTRAL,
             before=False,
         ),
+        "pictures_at_once": Key(
+            0,
+            "Pictures that the tokenizer computes at once on a single device; those that a batch "
+            "does not need are then skipped. 0: all at once, needed or not.",
+            least=0,
+            resume=NEUTRAL,
+            before=0,
+        ),
         "gate": Key(
             True, "Gated details of the patches enter the second stage of the head.", before=True
         ),
@@ -143,6 +151,13 @@ UNIFIED = Group(
             "latents",
             "What the model reads of a picture to edit.",
             choices=("latents", "features", "both"),
+        ),
+        "image_positions": Key(
+            "grid",
+            "Rotary positions of a picture's slots: grid: row and column around the diagonal; "
+            "plain: one after the other, as of text.",
+            choices=("grid", "plain"),
+            before="grid",
         ),
         "transformer": TRANSFORMER,
         "head": Group(

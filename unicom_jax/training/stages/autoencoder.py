@@ -71,7 +71,8 @@ def autoencoder_stage(
         batch = jax.tree.map(lambda x: place(x, PICTURES), batch)
         patches, grids = to_unit(batch.patches), batch.grids
         images, extent = space.to_images(patches, grids), space.extent(grids)
-        colours = jnp.sum(token_mask(grids, patches.shape[1])) * patches.shape[2]
+        real = token_mask(grids, patches.shape[1])
+        colours = jnp.sum(real.astype(jnp.float32)) * patches.shape[2]
 
         middle, log_variance = _posterior(space, params, images, extent)
         nats = divergence(space, middle, log_variance, grids, patches.shape[1])
@@ -85,8 +86,7 @@ def autoencoder_stage(
 
         def reconstruction(painted: jax.Array) -> LossTerms:
             rebuilt = space.to_patches(painted, grids, patches.shape[1])
-            real = token_mask(grids, patches.shape[1])[..., None]
-            error = jnp.where(real, jnp.abs(rebuilt - patches), 0.0)
+            error = jnp.where(real[..., None], jnp.abs(rebuilt - patches), 0.0)
             terms = {"l1": (jnp.sum(error), colours)}
             if compare is not None:
                 terms["perceptual"] = compare(frozen["encoder"], rebuilt, patches, grids)

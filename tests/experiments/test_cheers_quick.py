@@ -1,0 +1,85 @@
+"""The commands of `experiments/cheers_quick.py`, with a few steps of tiny shapes."""
+
+from __future__ import annotations
+
+import json
+
+import jax
+import pytest
+from PIL import Image
+
+from unicom_jax.cli import main
+
+TINY = {
+    "data.source.size": 32,
+    "data.threads": 1,
+    "data.workers": 0,
+    "encoder.vision.width": 32,
+    "encoder.vision.depth": 1,
+    "encoder.vision.heads": 2,
+    "encoder.vision.mlp_dim": 32,
+    "encoder.text.width": 32,
+    "encoder.text.depth": 1,
+    "encoder.text.heads": 2,
+    "encoder.text.mlp_dim": 32,
+    "autoencoder.widths": "(4,4,4)",
+    "autoencoder.norm_groups": 2,
+    "autoencoder.statistics_batches": 1,
+    "unified.transformer.width": 32,
+    "unified.transformer.depth": 1,
+    "unified.transformer.heads": 2,
+    "unified.transformer.kv_heads": 1,
+    "unified.transformer.head_dim": 16,
+    "unified.transformer.mlp_dim": 32,
+    "unified.cheers.semantics.depth": 1,
+    "unified.cheers.semantics.heads": 2,
+    "unified.cheers.semantics.kv_heads": 1,
+    "unified.cheers.details.heads": 2,
+    "unified.cheers.details.kv_heads": 1,
+    "pretrain.eval_every": 0,
+    "evaluation.pictures": 3,
+    "evaluation.prompts": 1,
+    "evaluation.questions": 1,
+    "evaluation.edits": 1,
+    "evaluation.batch_size": 4,
+    "sample.steps": 2,
+    "sample.max_tokens": 2,
+}
+STAGES = ("encoder", "autoencoder", "align", "pretrain")
+STEPS = {f"{stage}.{key}": 2 for stage in STAGES for key in ("steps", "batch_size")}
+WARM = {f"{stage}.warmup_steps": 1 for stage in STAGES} | {
+    f"{stage}.window_rows": 2 for stage in STAGES[2:]
+}
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.mark.slow
+def test_cheers_is_trained_sampled_evaluated_and_reported_by_the_usual_commands(tmp_path, capsys):
+    workdir, picture = tmp_path / "run", tmp_path / "drawn.png"
+    small = [f"--config.{key}={value}" for key, value in {**TINY, **STEPS, **WARM}.items()]
+    at = f"--workdir={workdir}"
+    assert main(["train", "--config=experiments/cheers_quick.py", at, *small]) == 0
+    told = capsys.readouterr()
+    said = (told.out + told.err).replace("\n", " ")
+    for what, source in (("vision", "encoder"), ("decoder", "autoencoder")):
+        assert f"align: starts with {what} from the weights of {source}" in said
+    assert "pretrain: starts from the weights of align" in said
+    checkpoint = f"--checkpoint={workdir}"
+    assert main(["sample", checkpoint, "--prompt=a red circle", f"--out={picture}"]) == 0
+    assert Image.open(picture).size == (48, 48)
+    assert main(["sample", checkpoint, f"--image={picture}", "--ask=how many?"]) == 0
+    edited = tmp_path / "edited.png"
+    arguments = [f"--image={picture}", "--edit=make it blue", f"--out={edited}"]
+    assert main(["sample", checkpoint, *arguments]) == 0 and edited.is_file()
+    assert main(["evaluate", at]) == 0
+    scores = json.loads((workdir / "scores.json").read_text(encoding="utf-8"))
+    names = ("reconstruction/psnr", "reconstruction/kid", "generation/overall", "editing/success")
+    assert all(scores[name] is not None for name in names)
+    assert scores["reconstruction/psnr.untrained"] is not None
+    assert main(["report", at]) == 0 and (workdir / "report.html").is_file()

@@ -1,0 +1,137 @@
+"""Cheers by the real commands: trained over an encoder and an autoencoder, resumed, and used."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from tests.data.samples import picture
+from tests.parallel.programs import on_eight_devices
+from tests.runs.workdirs import begin_run, write_run
+from tests.tiny import tiny_config
+from tests.training.toy import same
+from unicom_jax.config import ConfigError, from_json
+from unicom_jax.families.build import build_autoencoder, build_encoder, build_unified
+from unicom_jax.inference.generator import Generator
+from unicom_jax.runs import checkpoint
+from unicom_jax.runs.configuration import open_run
+from unicom_jax.training.run import run_stages
+
+pytestmark = pytest.mark.slow
+CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
+    "unified__pathway": "cheers",
+    "unified__fold": 2,
+    "data__patch": 8,
+    "stages": ("pretrain",),
+    "evaluation__batch_size": 2,
+}
+PICTURES = [picture(0, 32, 32), picture(1, 32, 32)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_programs():
+    jax.config.update("jax_disable_most_optimizations", True)  # programs run once or twice
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def settings_of(workdir):
+    return from_json(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
+
+
+def train(workdir) -> str:
+    told = io.StringIO()
+    run_stages(settings_of(workdir), workdir, Console(file=told, width=1000), ("pretrain",))
+    return told.getvalue()
+
+
+def restored(workdir, stage, module):
+    return checkpoint.restore_params(workdir, stage, module.abstract())
+
+
+@pytest.fixture(scope="module")
+def told_and_run(tmp_path_factory):
+    workdir = begin_run(
+        tiny_config(**CHOSEN),
+        tmp_path_factory.mktemp("cheers") / "run",
+        lambda config: {
+            "encoder": (build_encoder(config), 0.15),
+            "autoencoder": (build_autoencoder(config), 0.2),
+        },
+    )
+    return train(workdir), workdir
+
+
+@pytest.fixture(scope="module")
+def run(told_and_run):
+    """Not to be changed."""
+    return told_and_run[1]
+
+
+def test_decoder_and_encoder_start_as_copies_and_are_trained_inside_the_loss(told_and_run):
+    told, run = told_and_run
+    config = settings_of(run)
+    trained = restored(run, "pretrain", build_unified(config))
+    assert set(trained) == {"transformer", "decoder", "vision", "projector", "head"}
+    frozen = restored(run, "autoencoder", build_autoencoder(config))
+    given = {
+        "vision": restored(run, "encoder", build_encoder(config))["vision"],
+        "decoder": {name: frozen[name] for name in trained["decoder"]},
+    }
+    for part, source in (("vision", "encoder"), ("decoder", "autoencoder")):
+        assert f"pretrain: starts with {part} from the weights of {source}\n" in told
+        apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), trained[part], given[part])
+        assert 0 < max(jax.tree.leaves(apart)) < 0.02  # four steps away
+    assert same(trained["decoder"]["statistics"], frozen["statistics"])
+    assert same(trained["vision"]["head"], given["vision"]["head"])
+    facts = json.loads((run / "pretrain/stage.json").read_text(encoding="utf-8"))
+    assert facts["compilations"] == 1
+
+
+def test_the_gate_is_reported_by_time(run):
+    lines = (run / "pretrain/metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    names = {name for line in lines for name in json.loads(line)}
+    assert any(name.startswith("loss/gate/t") for name in names)
+
+
+def test_a_stopped_stage_resumes_bit_for_bit(run, tmp_path):
+    workdir = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(workdir / "pretrain/checkpoints/4")
+    (workdir / "pretrain/stage.json").unlink()
+    assert "starts with" not in train(workdir)
+    module = build_unified(settings_of(run))
+    assert same(*(restored(one, "pretrain", module) for one in (run, workdir)))
+
+
+def test_the_generator_draws_edits_and_answers(run):
+    generator, drawing = Generator.load(run), {"steps": 2, "guidance": 3.0, "shift": 2.0}
+    first, again, other = (
+        generator.draw("a red circle", seed=seed, **drawing)[0].image for seed in (0, 0, 1)
+    )
+    assert first.shape == (32, 32, 3)
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert generator.edit(PICTURES, "paint it green", **drawing)[1].shape == (32, 32, 3)
+    assert len(generator.answer(PICTURES, "how many?", max_tokens=2)) == 2
+
+
+def test_a_run_of_the_other_family_is_refused(tmp_path):
+    other = write_run(tmp_path / "other")
+    with pytest.raises(ConfigError, match="unified.pathway='transfusion', now it is 'cheers'"):
+        open_run(other, None, ["--config.unified.pathway=cheers"])
+
+
+def test_eight_devices_train_as_one():
+    chosen = {key: value for key, value in CHOSEN.items() if key != "stages"}
+    case = {"stage": "pretrain", "steps": 3, **chosen}
+    cases = [{**case, "mesh": ""}, {**case, "mesh": "fsdp=2,context=2,tensor=2"}]
+    printed = on_eight_devices("-m", "tests.parallel.eight", json.dumps(cases)).stdout
+    one, eight = map(json.loads, printed.splitlines()[-2:])
+    np.testing.assert_allclose(eight["losses"], one["losses"], rtol=1e-4)
+    assert eight["compilations"] == 1 and eight["moved"] == 0
