@@ -17,11 +17,10 @@ on 128 A100. What has to be there before:
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-1.5B-Instruct.
 
 The stages align, pretrain, continue and sft are the paper's I to IV. From the paper: all sizes,
-512² pixels, plain positions, t ~ U[0, 1] with the time unknown to the transformer, words left out by
-`<no_mean>`, and per stage what is trained,
-learning rate, schedule, steps, batch, warm-up (.02 of the steps) and the shares of understanding,
-generation and text; AdamW (.9, .95), eps 1e-8, no weight decay, clipping at 1; a fifth of the
-drawing documents without words; sampling in 80 steps with guidance 9.5.
+512² pixels, plain positions, t ~ U[0, 1] with the time unknown to the transformer, and per stage
+what is trained, learning rate, schedule, steps, batch, warm-up (.02 of the steps) and the shares of
+understanding, generation and text; AdamW (.9, .95), eps 1e-8, no weight decay, clipping at 1; a
+fifth of the drawing documents with `<no_mean>` for words; sampling in 80 steps with guidance 9.5.
 
 Chosen here: rows of 1024 slots, of which two documents with a picture (256 slots each) fill about
 one, so a batch of 512 samples is 256 rows; how the share of understanding splits into our tasks;

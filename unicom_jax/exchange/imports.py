@@ -115,6 +115,7 @@ def import_parts(
         config.codec.autoencoder.path = folders[AUTOENCODER]
     stored = workdir / "tokenizer"
     tokenizer = load_tokenizer(stored) if stored.is_dir() else load_or_train_tokenizer(config, None)
+    asked = config.data.vocab_size
     use_tokenizer(config, tokenizer, workdir)
     adopt_autoencoder(config, workdir, copy=False)
     given = from_json(config.to_dict())
@@ -138,6 +139,7 @@ def import_parts(
         console.print("nothing written")
         return
     with _undone_on_failure(workdir, plan):
+        config.data.vocab_size = asked  # a tokenizer that is trained again becomes the same one
         start_run(config, workdir)
         for stage, sources in plan.items():
             import_stage(given, stage, sources, workdir, console)

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from unicom_jax.config import ConfigError
+from unicom_jax.config import ConfigError, defaults
 from unicom_jax.core.module import Module, Specs, iter_specs
 from unicom_jax.families.cheers import CheersImages, make_cheers
 from unicom_jax.families.unified import UnifiedModel
@@ -292,9 +292,10 @@ def _model(language: Mapping[str, Any], vision: VisionEncoder, space: LatentSpac
     kv_heads = language["kv_heads"]
     semantics = {"depth": SEMANTICS_DEPTH, "heads": language["heads"], "kv_heads": kv_heads}
     details = {"depth": DETAILS_DEPTH, "heads": vision.heads, "kv_heads": kv_heads}
-    head = {"semantics": semantics, "details": details, "decoder_remat": False, **OPTIONS}
+    usual = defaults()["unified"]["cheers"].to_dict()
+    stages = {"semantics": usual["semantics"] | semantics, "details": usual["details"] | details}
     images = make_cheers(
-        {"cheers": head, "fold": FOLD, "time": "uniform", "time_shift": 1.0},
+        {"cheers": usual | stages | OPTIONS, "fold": FOLD, "time": "uniform", "time_shift": 1.0},
         width=language["width"],
         vision=vision,
         codec=AutoencoderCodec(space, DARKEST),
