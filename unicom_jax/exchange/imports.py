@@ -27,7 +27,7 @@ from unicom_jax.core.module import Module
 from unicom_jax.exchange.export import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
-from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts import exported
 from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
@@ -199,15 +199,15 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
     try:
         config = from_json(complete(run["config"]))
         use_tokenizer(config, tokenizer, folder)
-        module = unicom.of_run(config)
+        module = exported.of_run(config)
     except (AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder / DESCRIPTION}: run.config is damaged or of another version ({error!r}); "
             "copy the file again, or import with the version that wrote it"
         ) from error
-    unicom.check_sections(description, module, config, folder / DESCRIPTION)
-    table, tensors = unicom.table(module), open_tensors(folder).renamed(unicom.new_name)
-    twins = unicom.twins(module)
+    exported.check_sections(description, module, config, folder / DESCRIPTION)
+    table, tensors = exported.table(module), open_tensors(folder).renamed(exported.new_name)
+    twins = exported.twins(module)
     check_facts(tensors, places(table, module.specs()), twins=twins)
     _show([("all", "", module, folder, tensors.facts)], console)
     if dry_run:
