@@ -26,7 +26,6 @@ from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.pytorch.verify_unicom import differences
 from unicom_jax.runs.checkpoint import read_config
-from unicom_jax.runs.checkpoint import read_config
 
 SHARED = {
     "data__patch": 4,
@@ -92,20 +91,27 @@ def model(exported):
     return load(exported)
 
 
-def assert_same_outputs(workdir, model):
-    reference = reference_of(Generator.load(workdir))
+@pytest.fixture(scope="module")
+def generator(run):
+    return Generator.load(run)
+
+
+def assert_same_outputs(generator, model):
+    reference = reference_of(generator)
     found = differences(model, {key: np.asarray(value) for key, value in reference.items()})
     assert found.keys() == LIMITS.keys() - OF_ENCODERS
     assert not {name: value for name, value in found.items() if not value <= LIMITS[name][0]}
 
 
-def test_every_output_is_that_of_jax(run, model):
-    assert_same_outputs(run, model)
+def test_every_output_is_that_of_jax(generator, model):
+    assert_same_outputs(generator, model)
 
 
 def test_the_papers_ablations_are_exported_too(tmp_path):
     workdir = written(tmp_path / "run", "ablated")
-    assert_same_outputs(workdir, load(export(workdir, tmp_path / "exported", Options())))
+    assert_same_outputs(
+        Generator.load(workdir), load(export(workdir, tmp_path / "exported", Options()))
+    )
 
 
 def test_an_export_comes_back_bit_for_bit_as_a_run(run, exported, tmp_path):
@@ -151,9 +157,8 @@ def theirs(model, segment):
 @pytest.mark.parametrize("segments", TALK)
 @pytest.mark.parametrize("form", ["prefix", "wordless"])
 def test_folded_pictures_and_masked_words_are_written_slot_for_slot_as_in_jax(
-    run, model, segments, form
+    generator, model, segments, form
 ):
-    generator = Generator.load(run)
     build = {"prefix": build_prefix, "wordless": build_unconditional}[form]
     expected = build(segments, generator.tokenizer, generator.sequence, VISION_START)
     prefix = getattr(model.processor, form)([theirs(model, s) for s in segments], VISION_START)
