@@ -60,6 +60,7 @@ RUNTIME = [
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30",
     "pillow>=11.0",
+    "pyarrow>=18.0",
     "resvg_py>=0.5",
     "rich>=13.0",
     "safetensors>=0.5",
@@ -85,6 +86,7 @@ EXTRAS = {
     "bench": [*TORCH, "transfusion-pytorch==0.20.0"],
     # Beam asks for older protobuf and pillow than constraints.txt pins: see constraints-beam.txt.
     "prepare": ["apache-beam>=2.70"],
+    "datasets": ["datasets>=3.0"],  # to read what `save_to_disk` of Hugging Face wrote
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "wandb": ["wandb>=0.19"],

@@ -1,30 +1,24 @@
-"""Pipelines from a configuration: which source, which tokenizer, which batches a stage gets.
+"""What a configuration says of the data: which sources, which tokenizer, how documents are written.
 
-`stage` is the name of a stage's settings in the configuration. `seed` decides the order of its
-training documents; by default it is that of the configuration. What is held out is always read in
-the same order, so that losses of several stages can be compared.
+`batches` makes the batches of a stage from it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data_pipelines.decoding import load_image
+from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
-from data_pipelines.images import ImagePolicy
-from data_pipelines.loading.loader import (
-    Loader,
-    LoaderConfig,
-    choose_window_documents,
-    make_loader,
-)
-from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
-from data_pipelines.loading.rows import open_rows, recorded
+from data_pipelines.images import ImagePolicy, decoded_size
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
-from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL
+from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL, texts_of
 from data_pipelines.sequences.tokenizer import (
     Tokenizer,
     load_tokenizer,
@@ -32,41 +26,62 @@ from data_pipelines.sequences.tokenizer import (
     with_token,
 )
 from data_pipelines.sources.cache import CachedSource
+from data_pipelines.sources.configured import (
+    ConfiguredSource,
+    configured_sources,
+    picture_sources,
+)
+from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.identity import Identity, folder_identity, records_identity
+from data_pipelines.sources.identity import (
+    Identity,
+    folder_identity,
+    identity_of,
+    records_identity,
+)
+from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.records import find_records
-from data_pipelines.sources.registry import KINDS, Source, open_source
+from data_pipelines.sources.registry import KINDS, UNSPLIT, open_source
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
 
 Config = Mapping[str, Any]
 
-NEEDS_EDITS = ("edit", "interleaved")
 EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are another draw
 TOKENIZER_EXAMPLES = 3000
-PATHS = ("path", "paths", "name")  # options of a source that say where its data are
 
-# Options of data.source: the kinds of source that read them, and the value that stands for unset.
+# Options of a source: the kinds of source that read them, and the value that stands for unset.
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
-    "path": (("array_record", "folder", "openmoji", "tfds"), ""),
-    "held_out": (("array_record", "folder"), 0.05),
+    "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
+    "held_out": (UNSPLIT, 0.05),
     "split": (("tfds",), "train"),
     "eval_split": (("tfds",), ""),
-    "image": (("tfds",), "image"),
-    "captions": (("tfds",), ""),
+    "image": (("parquet", "tfds"), "image"),
+    "captions": (("parquet", "text", "tfds"), ""),
+    "questions": (("parquet",), ""),
+    "images": (("conversations", "jsonl"), ""),
+    "piece": (("text",), 0),
 }
+LISTED_KEYS = {"size": (("scenes",), 20_000)}  # the same, of an item of data.sources alone
+BYTES_PER_TOKEN = 3  # of text, at most, for the length of a piece of it
 
 
-def source_options(config: Config, split: str, with_edits: bool) -> dict[str, Any]:
+def source_options(
+    config: Config, split: str, with_edits: bool, one: ConfiguredSource | None = None
+) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, folders and records by `held_out`, TFDS by name.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`.
+
+    Args:
+      one: of the configured sources; None: that of `data.source`.
 
     Raises:
       SourceError: an option is set that the configured kind does not read.
     """
-    source, kind = config["data"]["source"], config["data"]["source"]["kind"]
-    _check_source(source, kind)
+    source = one.options if one else config["data"]["source"]
+    kind, where = source["kind"], one.key if one else "data.source"
+    _check_source(source, kind, where)
     evaluation = split == EVALUATION
     arguments = {
         "scenes": lambda: {
@@ -76,16 +91,24 @@ def source_options(config: Config, split: str, with_edits: bool) -> dict[str, An
             "with_edits": with_edits,
         },
         "openmoji": lambda: {"path": source["path"], "split": split},
-        "array_record": lambda: {
+        "array_record": lambda: {"paths": source["path"]},
+        "folder": lambda: {"path": source["path"]},
+        **dict.fromkeys(
+            ("conversations", "jsonl"),
+            lambda: {"paths": source["path"], "images": source["images"]},
+        ),
+        "parquet": lambda: {
             "paths": source["path"],
-            "split": split,
-            "held_out": source["held_out"],
+            **{key: source[key] for key in ("image", "captions", "questions")},
         },
-        "folder": lambda: {
-            "path": source["path"],
-            "split": split,
-            "held_out": source["held_out"],
+        "documents": lambda: {"path": source["path"]},
+        "pictures": lambda: {"path": source["path"]},
+        "text": lambda: {
+            "paths": source["path"],
+            "piece": source["piece"] or BYTES_PER_TOKEN * _shortest_row(config),
+            "field": source["captions"] or "text",
         },
+        "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
             "name": source["path"],
             "split": (evaluation and source["eval_split"]) or source["split"],
@@ -93,41 +116,91 @@ def source_options(config: Config, split: str, with_edits: bool) -> dict[str, An
             "captions": source["captions"] or None,
         },
     }
-    return {"kind": kind, **arguments.get(kind, dict)()}
+    options = {"split": split, "held_out": source["held_out"]} if kind in UNSPLIT else {}
+    return {"kind": kind, **arguments.get(kind, dict)(), **options}
 
 
-def _check_source(source: Config, kind: str) -> None:
-    for key, (kinds, unset) in SOURCE_KEYS.items():
+def _shortest_row(config: Config) -> int:
+    """Slots of the shortest rows of a stage that trains on text."""
+    stages = (config[name] for name in config.get("stages", ()) if name in config)
+    named = any("text" in source["tasks"] for source in config["data"]["sources"])
+    rows = (stage for stage in stages if "mixture" in stage)
+    lengths = [stage["sequence_length"] for stage in rows if named or stage["mixture"]["text"]]
+    return min(lengths, default=1024)
+
+
+def _check_source(source: Config, kind: str, where: str) -> None:
+    table = SOURCE_KEYS if where == "data.source" else {**SOURCE_KEYS, **LISTED_KEYS}
+    for key, (kinds, unset) in table.items():
         if kind in KINDS and kind not in kinds and source[key] != unset:
             raise SourceError(
-                f"data.source.{key}={source[key]!r} does nothing for kind {kind!r}, only for "
-                f"{', '.join(kinds)}: set it to {unset!r}, or choose another data.source.kind"
+                f"{where}.{key}={source[key]!r} does nothing for kind {kind!r}, only for "
+                f"{', '.join(kinds)}: set it to {unset!r}, or choose another {where}.kind"
             )
 
 
 def evaluates_on_training_data(config: Config) -> bool:
-    """Whether the configuration keeps nothing from training to evaluate on."""
-    source = config["data"]["source"]
+    """Whether the configuration keeps nothing of a source from training to evaluate on."""
+    return any(_is_trained_on(one.options) for one in configured_sources(config))
+
+
+def _is_trained_on(source: Config) -> bool:
     if source["kind"] == "tfds":
         return source["eval_split"] in ("", source["split"])
-    return source["kind"] in ("array_record", "folder") and source["held_out"] == 0
+    return source["kind"] in UNSPLIT and source["held_out"] == 0
 
 
 def open_examples(
     config: Config, split: str = TRAIN, *, with_edits: bool = False, skip_broken: bool = True
-) -> Source:
-    """The examples of a split, kept in memory as far as `data.cache_mb` allows.
+) -> Sequence[Example]:
+    """The pictures with captions of a split, of all sources that have some, kept in memory as far
+    as `data.cache_mb` allows.
 
     A broken record raises where `skip_broken` is False: loaders skip them too, but count them.
     """
-    options = source_options(config, split, with_edits)
-    source = open_source({**options, "skip_broken": skip_broken})
-    return CachedSource(source, config["data"]["cache_mb"] * 2**20)
+    sources = picture_sources(config)
+    opened = [
+        open_one(config, one, split, with_edits, skip_broken, len(sources)) for one in sources
+    ]
+    return opened[0] if len(opened) == 1 else Joined(opened)
+
+
+def open_one(
+    config: Config,
+    one: ConfiguredSource,
+    split: str,
+    with_edits: bool = False,
+    skip_broken: bool = False,
+    sharers: int = 1,
+) -> CachedSource:
+    """The records of one source. It has an equal share of `data.cache_mb` with the others."""
+    options = source_options(config, split, with_edits, one)
+    try:
+        reading = {"skip_broken": skip_broken, "read": picture_reader(config)}
+        source = open_source({**options, **reading})
+    except SourceError as error:
+        if not one.name:
+            raise
+        message = str(error).replace("data.source.", f"{one.key}.")
+        raise SourceError(f"{one.key} ({one.name}): {message}") from error
+    return CachedSource(source, config["data"]["cache_mb"] * 2**20 // sharers)
 
 
 def image_policy(config: Config) -> ImagePolicy:
     data = config["data"]
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
+
+
+def picture_reader(config: Config) -> Callable[..., np.ndarray]:
+    """Reads a picture file no larger than the image policy needs it."""
+    scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
+    if not scale:
+        return load_image
+    policy = image_policy(config)
+    policy.target_size(1, 1, unit)  # raises where the sizes do not agree
+    return functools.partial(
+        load_image, smallest=functools.partial(decoded_size, policy, unit, scale)
+    )
 
 
 def grid_unit(config: Config) -> int:
@@ -187,24 +260,16 @@ def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer
 
 
 def _texts(config: Config) -> list[str]:
-    source = open_source(source_options(config, TRAIN, with_edits=True))
+    """The words of the first records of each source, whose number follows its weight."""
     texts = [BRIEFLY, IN_DETAIL, *(f"Image {number}:" for number in (1, 2))]
-    for index in range(min(len(source), TOKENIZER_EXAMPLES)):
-        example = source[index]
-        texts += [*example.captions, example.thought]
-        texts += [words for q in example.questions for words in (q.question, q.answer)]
-        texts += [edit.instruction for edit in example.edits]
+    sources = configured_sources(config)
+    whole = sum(one.weight for one in sources)
+    for one in sources:
+        records = open_one(config, one, TRAIN, with_edits=True, skip_broken=True).source
+        count = max(1, round(TOKENIZER_EXAMPLES * one.weight / whole))
+        for index in range(min(len(records), count)):
+            texts += texts_of(records[index])
     return texts
-
-
-Share = tuple[int, ...] | None  # the rows of a batch that this process makes; None: all
-
-
-def _loader_config(config: Config, rows: int, share: Share) -> LoaderConfig:
-    data = config["data"]
-    return LoaderConfig(
-        rows, share, data["threads"], data["prefetch"], data["workers"], data["max_unreadable"]
-    )
 
 
 def stage_sequence(config: Config, stage: str) -> SequenceConfig:
@@ -225,165 +290,36 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
     )
 
 
-def stage_weights(config: Config, stage: str) -> dict[str, float]:
-    """The tasks of a stage's mixture."""
-    return {task: weight for task, weight in config[stage]["mixture"].items() if weight}
-
-
-def order_seed(config: Config, split: str, seed: int | None) -> int:
-    """The seed of a split's order."""
-    if split == EVALUATION:
-        return config["seed"] + 1
-    return config["seed"] if seed is None else seed
-
-
-def document_stream(
-    config: Config,
-    stage: str,
-    tokenizer: Tokenizer,
-    split: str = TRAIN,
-    *,
-    seed: int | None = None,
-) -> DocumentStream:
-    """The documents of a stage's mixture."""
-    weights = stage_weights(config, stage)
-    plain = open_examples(config, split, skip_broken=False)
-    # Only Scenes make edits on demand; elsewhere a second source would be the same records again.
-    scenes = config["data"]["source"]["kind"] == "scenes"
-    edits = open_examples(config, split, with_edits=True, skip_broken=False) if scenes else plain
-    return DocumentStream(
-        mixture_of(
-            weights,
-            {task: edits if task in NEEDS_EDITS else plain for task in weights},
-            order_seed(config, split, seed),
-        ),
-        tokenizer,
-        stage_sequence(config, stage),
-        stage_packing(config, stage),
-        broken="skip",
-        overlong=config[stage]["overlong"],
-    )
-
-
-def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[str, Any]:
-    """What decides a stage's packed rows, besides the tokenizer and the data at the source's path.
-
-    Two configurations with the same facts have the same rows, bit for bit, where the same data are
-    at both paths. Of a path its last part counts: data may move, but not become others.
-    """
-    source = source_options(config, TRAIN, with_edits=True)
-    if "scene" in source:
-        source["scene"] = dict(source["scene"])
-    for key in source.keys() & set(PATHS):
-        source["path"] = Path(source.pop(key)).name
-    given = config[stage]["window_documents"]
-    return {
-        **({"window_documents": given} if given else {}),
-        "seed": config["seed"],
-        **({} if seed is None else {"stage_seed": seed}),
-        "source": source,
-        "mixture": stage_weights(config, stage),
-        "overlong": config[stage]["overlong"],
-        "sequence": recorded("sequence", stage_sequence(config, stage)),
-        "packing": recorded("packing", stage_packing(config, stage)),
-    }
-
-
-def unified_loader(
-    config: Config,
-    stage: str,
-    tokenizer: Tokenizer,
-    split: str = TRAIN,
-    start: int = 0,
-    share: Share = None,
-    *,
-    seed: int | None = None,
-    folder: str = "",
-) -> Loader:
-    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here.
-
-    Args:
-      folder: of the stage's rows in `data.packed`; by default the stage's name.
-    """
-    loading = _loader_config(config, config[stage]["batch_size"], share)
-    if packed := config["data"]["packed"]:
-        rows = open_rows(
-            Path(packed).expanduser(),
-            folder or stage,
-            split,
-            row_facts(config, stage, seed=seed),
-            tokenizer.fingerprint(),
-            loading,
-            order_seed(config, TRAIN, seed),
-        )
-        return Loader(rows, loading, start)
-    stream = document_stream(config, stage, tokenizer, split, seed=seed)
-    # Measured in the run's own order, so that all times that a stage is trained pack alike.
-    of_training = stream if split == TRAIN and seed is None else None
-    documents = window_documents(config, stage, tokenizer, of_training)
-    return make_loader(stream, loading, start=start, window_documents=documents)
-
-
-def window_documents(
-    config: Config, stage: str, tokenizer: Tokenizer, stream: DocumentStream | None = None
-) -> int:
-    """Documents of a window of a stage, in both splits: the configured number, or else one measured
-    on the first documents of the training split.
-
-    Args:
-      stream: those documents; None opens them.
-    """
-    if given := config[stage]["window_documents"]:
-        return given
-    return choose_window_documents(stream or document_stream(config, stage, tokenizer, TRAIN))
-
-
-def data_identity(config: Config) -> tuple[Identity, FolderSource | None]:
-    """What the data of the configured source look like, and their folder, if it is one.
+def data_identity(config: Config) -> dict[str, tuple[Identity, FolderSource | None]]:
+    """What the data of each configured source look like, and their folder, if it is one, by the
+    name of the source, which is "" where it is the only one.
 
     Scenes have no identity besides the configuration. Packed rows have a manifest that is compared.
 
     Raises:
       SourceError: there are no such data.
     """
-    source = config["data"]["source"]
-    path, folder = source["path"], None
+    return {one.name: _identity(config, one) for one in configured_sources(config)}
+
+
+def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSource | None]:
+    source, folder = one.options, None
+    path = source["path"]
     match source["kind"]:
         case "folder":
             folder = FolderSource(path)
             found = folder_identity(folder)
+        case "documents":
+            folder = DocumentsSource(path)
+            found = folder_identity(folder)
         case "array_record" | "openmoji":
             found = records_identity(find_records(path))
+        case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
+            options = source_options(config, TRAIN, False, one)
+            opened = open_source(options | {"held_out": 0.0})
+            found = identity_of(opened.source)
         case "tfds":
             found = records_identity(record_files(path))
         case _:
             found = {}
     return found, folder
-
-
-def picture_loader(
-    config: Config,
-    stage: str,
-    tokenizer: Tokenizer,
-    split: str = TRAIN,
-    start: int = 0,
-    share: Share = None,
-    *,
-    seed: int | None = None,
-) -> Loader:
-    """Pictures with one caption each."""
-    pictures = PictureConfig(
-        patch=config["data"]["patch"],
-        images=image_policy(config),
-        pool=grid_unit(config),
-        text_length=config["encoder"]["text"]["max_length"],
-        captions=config["encoder"]["captions"],
-    )
-    return make_picture_loader(
-        open_examples(config, split, skip_broken=False),
-        tokenizer,
-        pictures,
-        _loader_config(config, config[stage]["batch_size"], share),
-        seed=order_seed(config, split, seed),
-        start=start,
-    )

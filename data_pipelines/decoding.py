@@ -8,6 +8,7 @@ import io
 import math
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image as PilImage
@@ -32,7 +33,9 @@ _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
 _SAME = 3  # levels of 255: the most by which an sRGB profile may move a colour and is left out
 
 
-def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
+def load_image(
+    source: str | os.PathLike | bytes, smallest: Callable[[int, int], tuple[int, int]] | None = None
+) -> np.ndarray:
     """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB.
 
     The picture is turned as its EXIF orientation says, its ICC profile is converted to sRGB, 16-bit
@@ -40,24 +43,33 @@ def load_image(source: str | os.PathLike | bytes) -> np.ndarray:
     more than `ENOUGH` pixels is reduced by a whole factor until it has fewer; Pillow refuses one of
     more than 179 million pixels. Of an animation the first frame is taken.
 
+    Args:
+      source: the file, or its bytes.
+      smallest: (height, width) of a picture -> the size that it must keep. A JPEG is decoded at
+        1/2, 1/4 or 1/8 of its size where it stays as large as that; None: whole.
+
     Raises:
       ValueError: one line that names the file, when it is missing, truncated or not a picture.
       OSError: the machine cannot read it (`faults.machine_fault`).
     """
     if isinstance(source, bytes):
-        return _decoded(source, f"<{len(source)} bytes>")
-    return _decoded(read_file(source), shown(source))
+        return _decoded(source, f"<{len(source)} bytes>", smallest)
+    return _decoded(read_file(source), shown(source), smallest)
 
 
-def load_file(path: str | os.PathLike) -> bytes:
+def load_file(source: str | os.PathLike | bytes) -> bytes:
     """The bytes of a picture file that can be decoded: its own where records keep its format
     (`KEPT`), else those of a PNG of the same pixels.
+
+    Args:
+      source: a path, or the bytes of the file.
 
     Raises:
       ValueError, OSError: as for `load_image`.
     """
-    data = read_file(path)
-    pixels = _decoded(data, shown(path))
+    given = isinstance(source, bytes)
+    data = source if given else read_file(source)
+    pixels = _decoded(data, f"<{len(data)} bytes>" if given else shown(source))
     with PilImage.open(io.BytesIO(data)) as picture:
         if picture.format in KEPT and not getattr(picture, "is_animated", False):
             return data
@@ -102,11 +114,15 @@ def to_srgb(picture: PilImage.Image) -> PilImage.Image:
     return picture if turn is None else picture.transpose(turn)
 
 
-def _decoded(data: bytes, name: str) -> np.ndarray:
+def _decoded(
+    data: bytes, name: str, smallest: Callable[[int, int], tuple[int, int]] | None = None
+) -> np.ndarray:
     try:
         with PilImage.open(io.BytesIO(data)) as picture:
-            if (factor := _factor(picture)) > 1 and picture.format == "JPEG":
-                picture.draft(None, (picture.width // factor, picture.height // factor))
+            if picture.format == "JPEG":
+                factor = max(_factor(picture), _spare(picture, smallest) if smallest else 1)
+                if factor > 1:
+                    picture.draft(None, (picture.width // factor, picture.height // factor))
             return np.asarray(to_srgb(picture))
     except MemoryError:
         raise
@@ -120,6 +136,17 @@ def _decoded(data: bytes, name: str) -> np.ndarray:
 
 def _factor(picture: PilImage.Image) -> int:
     return math.ceil(math.sqrt(picture.width * picture.height / ENOUGH))
+
+
+def _spare(picture: PilImage.Image, smallest: Callable[[int, int], tuple[int, int]]) -> int:
+    """The largest of 1, 2, 4 and 8 by which both sides may be divided; upright or turned, since
+    EXIF may turn the picture.
+    """
+    sizes = ((picture.height, picture.width), (picture.width, picture.height))
+    ratio = min(
+        side / least for size in sizes for side, least in zip(size, smallest(*size), strict=True)
+    )
+    return max(factor for factor in (1, 2, 4, 8) if factor <= max(ratio, 1))
 
 
 def _reduced(picture: PilImage.Image) -> PilImage.Image:

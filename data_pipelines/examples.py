@@ -1,4 +1,4 @@
-"""`Example`: what every source yields and every task reads: a picture and its texts."""
+"""`Example`: what every source yields and every task reads: a picture, its texts, or both."""
 
 from __future__ import annotations
 
@@ -31,21 +31,22 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One picture and its texts.
+    """One picture and its texts, or only one of both.
 
     Attributes:
       key: stable name of the record, for error messages.
-      image: (H, W, 3) uint8 sRGB. On its way into records, it and the targets of edits may be the
-        bytes of a picture file instead (`decoding.load_file`).
-      captions: at least one; the first is the short one that names what matters.
+      image: (H, W, 3) uint8 sRGB; None: a text alone. On its way into records, it and the targets
+        of edits may be the bytes of a picture file instead (`decoding.load_file`).
+      captions: the first is the short one that names what matters. Empty for a picture alone, and
+        where questions say what there is to say. Of a text alone, it is the text.
       questions: question-answer pairs, may be empty.
       edits: instruction-target pairs, may be empty.
       thought: a plan in words that precedes drawing the picture ("" when the source has none).
     """
 
     key: str
-    image: np.ndarray
-    captions: tuple[str, ...]
+    image: np.ndarray | None
+    captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     edits: tuple[Edit, ...] = ()
     thought: str = ""

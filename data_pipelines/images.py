@@ -82,6 +82,17 @@ class ImagePolicy:
         return self.size // patch, self.size // patch
 
 
+def decoded_size(
+    policy: ImagePolicy, unit: int, scale: float, height: int, width: int
+) -> tuple[int, int]:
+    """The (height, width) that a decoded picture needs: `scale` times those that it is brought to.
+
+    The other arguments are those of `ImagePolicy.target_size`.
+    """
+    rows, cols = policy.target_size(height, width, unit)
+    return math.ceil(rows * scale), math.ceil(cols * scale)
+
+
 def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:
     """Brings a picture (H, W, 3) uint8 to the size its policy asks for.
 

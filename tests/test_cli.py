@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from data_pipelines.segments import UNDERSTOOD, Text
 from data_pipelines.sequences import show as drawing
-from data_pipelines.sequences.tasks import UNDERSTOOD, Text
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from unicom_jax.cli import main
 from unicom_jax.inference import command

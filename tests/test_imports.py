@@ -18,8 +18,10 @@ SOURCES = (
     "data_pipelines.images",
     "data_pipelines.marks",
     "data_pipelines.scenes",
+    "data_pipelines.segments",
 )
 SEQUENCES = (*SOURCES, "data_pipelines.sources")
+WINGS = ("sequences", "loading", "build")  # what the batches of a stage are made with
 
 # package -> what it may import of our own code, besides itself. The longest matching prefix counts.
 MODELS = ("unicom_jax.core", "unicom_jax.models", "unicom_jax.families")
@@ -50,11 +52,13 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "data_pipelines.faults": (),
     "data_pipelines.marks": (),
     "data_pipelines.images": HOST_TYPES,
+    "data_pipelines.segments": (),
     "data_pipelines.scenes": (*HOST_TYPES, "data_pipelines.examples"),
     "data_pipelines.sources": SOURCES,
     "data_pipelines.sequences": SEQUENCES,
     "data_pipelines.loading": (*SEQUENCES, "data_pipelines.sequences"),
-    "data_pipelines.build": (*SEQUENCES, "data_pipelines.sequences", "data_pipelines.loading"),
+    "data_pipelines.build": (*SEQUENCES, "data_pipelines.sequences"),
+    "data_pipelines.batches": (*SEQUENCES, *(f"data_pipelines.{n}" for n in WINGS)),
     "data_pipelines.preparation": (*HOST_TYPES, "data_pipelines"),
     "data_pipelines": HOST_TYPES,
     "experiments": ("unicom_jax", "data_pipelines"),

@@ -84,7 +84,8 @@ class Loader(Generic[Batch]):
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
         `set_state`: documents, slots (used), room (slots in all), left_over, unreadable, broken,
-        overlong; and restarts (of worker processes).
+        overlong; of those used task/TASK, source/NAME and source_slots/NAME (`Mixture.tally`); and
+        restarts (of worker processes).
 
     A worker process that dies is started again with all others, at the step whose batch is next.
 
@@ -223,6 +224,9 @@ class PackedBatches:
         packed = [documents[i] for row in rows for i in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)
+        first = window * self.window_documents
+        used = ((first + i, len(documents[i])) for row in rows for i in row)
+        counts.update(self.stream.mixture.tally(used))
         return [pack_row([documents[i] for i in row], packing, sequence) for row in rows]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from data_pipelines.examples import Example
 from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.loading.loader import Loader, LoaderConfig
-from data_pipelines.sequences.mixture import ATTEMPTS
+from data_pipelines.sequences.mixture import ATTEMPTS, Schedule
 from data_pipelines.sequences.tasks import BrokenExample, draw_caption
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
@@ -46,7 +46,8 @@ class PictureConfig:
       pool: the patch grid's sides are multiples of it (a token-pooling compressor).
       text_length: T. Longer captions are cut, as in SigLIP, and counted.
       captions: "any" draws one of an example's captions; "last" takes the most detailed one, which
-        few other pictures share: the contrastive loss takes every other caption for a wrong one.
+        few other pictures share: the contrastive loss takes every other caption for a wrong one;
+        "none" takes pictures alone, so that they need no caption.
     """
 
     patch: int
@@ -56,9 +57,17 @@ class PictureConfig:
     captions: str = "any"
 
     def __post_init__(self) -> None:
-        if self.captions not in ("any", "last"):
-            raise ValueError(f"captions {self.captions!r} is unknown; choose any or last")
+        if self.captions not in ("any", "last", "none"):
+            raise ValueError(f"captions {self.captions!r} is unknown; choose any, last or none")
         self.images.target_size(1, 1, self.patch * self.pool)  # raises where sizes do not agree
+
+
+class WeightedSource(NamedTuple):
+    """Examples, their share of the pictures, and the source's name where there are several."""
+
+    records: Sequence[Example]
+    weight: float = 1.0
+    name: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,15 +78,22 @@ class PictureBatches:
     Every epoch has its own order, every example one caption an epoch.
     """
 
-    source: Sequence[Example]
+    sources: Sequence[WeightedSource]
     tokenizer: Tokenizer
     pictures: PictureConfig
     config: LoaderConfig
     seed: int
 
     @functools.cached_property
-    def _order(self) -> grain.MapDataset:
-        return grain.MapDataset.range(len(self.source)).seed(self.seed).shuffle().repeat()
+    def _schedule(self) -> Schedule:
+        return Schedule([source.weight for source in self.sources], self.seed)
+
+    @functools.cached_property
+    def _orders(self) -> list[grain.MapDataset]:
+        return [
+            grain.MapDataset.range(len(source.records)).seed(self.seed + number).shuffle().repeat()
+            for number, source in enumerate(self.sources)
+        ]
 
     def __call__(self, step: int) -> tuple[PictureBatch, Counter]:
         pictures, own = self.pictures, self.config.own_rows
@@ -97,7 +113,7 @@ class PictureBatches:
             cut = patchify(image, pictures.patch)
             batch.patches[row, : len(cut)] = cut
             batch.grids[row] = [side // pictures.patch for side in image.shape[:2]]
-            ids = self.tokenizer.encode(caption)
+            ids = self.tokenizer.encode(caption) if caption else []
             counts["truncated"] += len(ids) > pictures.text_length
             ids = ids[: pictures.text_length]
             batch.tokens[row, : len(ids)], batch.lengths[row] = ids, len(ids)
@@ -105,13 +121,22 @@ class PictureBatches:
 
     def _picture(self, index: int, counts: Counter) -> tuple[np.ndarray, str]:
         """Picture and caption of the example whose turn it is, or of the next that has both."""
-        pictures, place = self.pictures, int(self._order[index])
+        pictures, pick = self.pictures, self._schedule.pick(index)
+        (records, _, name), place = (
+            self.sources[pick.entry],
+            int(self._orders[pick.entry][pick.ordinal]),
+        )
+        if name:
+            counts[f"source/{name}"] += 1
         for shift in range(ATTEMPTS):
-            example, unreadable = read_or_next(self.source, (place + shift) % len(self.source))
+            example, unreadable = read_or_next(records, (place + shift) % len(records))
             counts["unreadable"] += unreadable
             rng = np.random.default_rng([self.seed, index])
             try:
+                _require_picture(example)
                 image = prepare(example.image, pictures.images, pictures.patch, pictures.pool)
+                if pictures.captions == "none":
+                    return image, ""
                 return image, draw_caption(example, rng, pictures.captions == "last")
             except ValueError as error:
                 counts["broken"] += 1
@@ -119,8 +144,15 @@ class PictureBatches:
         raise ValueError(f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}")
 
 
+def _require_picture(example: Example) -> None:
+    if example.image is None:
+        raise BrokenExample(
+            f"example {example.key!r} has no picture; choose a source with pictures"
+        )
+
+
 def make_picture_loader(
-    source: Sequence[Example],
+    sources: Sequence[WeightedSource],
     tokenizer: Tokenizer,
     pictures: PictureConfig,
     config: LoaderConfig,
@@ -131,11 +163,16 @@ def make_picture_loader(
     """Batches of `config.rows` pictures as a pure function of (seed, step).
 
     `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T), "unreadable"
-    and "broken" (records in whose place another was read, and examples without a usable caption).
+    and "broken" (records in whose place another was read, and examples without a usable caption),
+    and of several sources "source/NAME".
 
     Raises:
       ValueError: an empty source.
     """
-    if len(source) == 0:
-        raise ValueError("the source is empty; give it at least one example")
-    return Loader(PictureBatches(source, tokenizer, pictures, config, seed), config, start)
+    for source in sources:
+        if len(source.records) == 0:
+            raise ValueError(
+                f"the source{f' {source.name!r}' * bool(source.name)} is empty; give it at least "
+                "one example"
+            )
+    return Loader(PictureBatches(sources, tokenizer, pictures, config, seed), config, start)

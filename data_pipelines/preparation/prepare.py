@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from data_pipelines.decoding import load_file, shown
+from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.openmoji import Settings, prepare_openmoji
-from data_pipelines.sources.records import write_records
+from data_pipelines.sources.parquet import ParquetSource
+from data_pipelines.sources.records import write_records, write_shards
+from data_pipelines.sources.registry import Source
+from data_pipelines.sources.webdataset import WebDatasetSource
 
+LOG = logging.getLogger(__name__)
 SIZE = 64  # of pictures that are drawn here, unless another one is asked for
-SHARD = 10_000  # examples of a folder in one file
+SHARD = 10_000  # examples in one file
+MOST_BROKEN = 0.1  # share of the records of tar, Parquet or JSONL files that may be left out
+NAMED = 3  # of the records that are left out
 
 
 def prepare(dataset: str, out: Path, package: str | None = None, size: int | None = None) -> str:
@@ -23,8 +33,9 @@ def prepare(dataset: str, out: Path, package: str | None = None, size: int | Non
     Args:
       dataset: a key of `DATA_SETS`.
       package: openmoji: the npm package as a directory or .tgz; None fetches it. folder: the
-        folder, as `FolderSource` reads it.
-      size: side of the pictures in pixels, `SIZE` when None. A folder's stay as large as they are.
+        folder, as `FolderSource` reads it. webdataset, parquet, jsonl: the files.
+      size: side of the pictures in pixels, `SIZE` when None. Those of files stay as large as they
+        are.
 
     Raises:
       SourceError: an option that the data set does not have, or what its own preparation raises.
@@ -33,21 +44,57 @@ def prepare(dataset: str, out: Path, package: str | None = None, size: int | Non
 
 
 def _folder(out: Path, package: str | None, size: int | None) -> str:
-    if package is None:
-        raise SourceError("which folder? add --package=DIR, with pictures and captions.jsonl")
-    if size is not None:
-        raise SourceError(
-            "--size does nothing for a folder, whose pictures stay as large as they are; leave it "
-            "out and set --config.data.image_size in training"
-        )
+    _check_flags("a folder", package, size, "folder? add --package=DIR, with captions.jsonl")
     source = FolderSource(package, load_file)
     shards = -(-len(source) // SHARD)
     try:
         write_records(out / "examples", source, shards)
     except RecordError as error:
         raise SourceError(str(error)) from error  # a line that training would only pass over
+    return _written(out, package, len(source), shards)
+
+
+def _files(
+    open_files: Callable[..., Source], out: Path, package: str | None, size: int | None
+) -> str:
+    """Records of tar, Parquet or JSONL files, in their order; broken ones are left out."""
+    _check_flags("files", package, size, "files? add --package=PATH, a folder or a pattern")
+    source, broken = open_files(package, read=load_file), []
+    starts = range(0, len(source), SHARD)
+    write_shards(out / "examples", [_readable(source, start, broken) for start in starts])
+    line = _written(out, package, len(source) - len(broken), len(starts))
+    return line + (f"; {len(broken)} broken records were left out" if broken else "")
+
+
+def _readable(source: Source, start: int, broken: list[int]) -> Iterator[Example]:
+    """The records of one file that can be read; the others are named and added to `broken`."""
+    for index in range(start, min(start + SHARD, len(source))):
+        try:
+            yield source[index]
+        except RecordError as error:
+            broken.append(index)
+            if len(broken) <= NAMED:
+                LOG.warning("left out: %s", error)
+            if len(broken) > max(NAMED, MOST_BROKEN * len(source)):
+                raise SourceError(
+                    f"{len(broken)} of the first {index + 1} records are broken, repair the data; "
+                    f"the last: {error}"
+                ) from error
+
+
+def _check_flags(what: str, package: str | None, size: int | None, which: str) -> None:
+    if package is None:
+        raise SourceError(f"which {which}")
+    if size is not None:
+        raise SourceError(
+            f"--size does nothing for {what}, whose pictures stay as large as they are; leave it "
+            "out and set --config.data.image_size in training"
+        )
+
+
+def _written(out: Path, package: str | None, examples: int, shards: int) -> str:
     return (
-        f"{shown(out)}: {len(source)} examples of {shown(package)} in {shards} "
+        f"{shown(out)}: {examples} examples of {shown(package)} in {shards} "
         f"file{'s' * (shards > 1)}; train on them with --config.data.source.kind=array_record "
         f"{_flag('path', out)}"
     )
@@ -88,6 +135,9 @@ def _flag(key: str, value: str | Path) -> str:
 
 DATA_SETS: dict[str, Callable[[Path, str | None, int | None], str]] = {
     "folder": _folder,
+    "jsonl": functools.partial(_files, JsonlSource),
     "openmoji": _openmoji,
+    "parquet": functools.partial(_files, ParquetSource),
     "scenes": _scenes,
+    "webdataset": functools.partial(_files, WebDatasetSource),
 }

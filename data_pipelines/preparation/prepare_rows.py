@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from data_pipelines.build import document_stream, row_facts, window_documents
+from data_pipelines.batches import document_stream, document_tokens, row_facts, window_documents
 from data_pipelines.faults import SourceError, one_line
 from data_pipelines.loading.loader import LoaderConfig, PackedBatches
 from data_pipelines.loading.rows import (
@@ -102,9 +102,10 @@ def make_plan(
     seed: int | None = None,
     folder: str = "",
 ) -> Plan:
-    """Looks at the first documents, which decide how many a window gets.
+    """Looks at the first documents, which decide how many a window gets and, where weights are by
+    tokens, how many of them each source and task has.
 
-    A preparation that resumes keeps the number that it began with: what can be read has changed
+    A preparation that resumes keeps the numbers that it began with: what can be read has changed
     perhaps, and its files have to go together.
 
     Args:
@@ -112,15 +113,20 @@ def make_plan(
       folder: of the stage's rows there; by default the stage's name.
     """
     directory = out / (folder or stage)
-    documents = _kept_documents(directory) if not config[stage]["window_documents"] else 0
+    kept = _kept(directory)
+    if config["data"]["weight_unit"] == "tokens":
+        tokens = kept.get("document_tokens") or document_tokens(config, stage, tokenizer)
+        settings = {**config[stage], "document_tokens": tuple(map(tuple, tokens))}
+        config = {**config, stage: settings}
+    documents = config[stage]["window_documents"] or kept.get("window_documents", 0)
     documents = documents or window_documents(config, stage, tokenizer)
     return Plan(repr(config), stage, tokenizer.to_json(), str(directory), documents, seed, features)
 
 
-def _kept_documents(directory: Path) -> int:
-    """Documents of a window of the preparation in a folder; 0: none is there, or it is older."""
+def _kept(directory: Path) -> dict[str, Any]:
+    """The manifest of the preparation in a folder; {}: there is none."""
     path = directory / MANIFEST
-    return _read_json(path).get("window_documents", 0) if path.is_file() else 0
+    return _read_json(path) if path.is_file() else {}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -238,6 +244,8 @@ def begin(
     tokenizer.save(directory.parent / "tokenizer")
     manifest = {"complete": False, "stage": plan.stage, "facts": plain(facts), **about}
     manifest |= {"window_documents": plan.window_documents, "splits": splits}
+    if tokens := ast.literal_eval(plan.config)[plan.stage]["document_tokens"]:
+        manifest["document_tokens"] = tokens
     _write(path, json.dumps(manifest, indent=2))
     return [shard for shard in shards if not (directory / (shard.name + SUFFIX)).exists()]
 

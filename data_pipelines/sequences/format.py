@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from data_pipelines.images import SQUARE, ImagePolicy
-from data_pipelines.sequences.tasks import UNDERSTOOD
+from data_pipelines.segments import UNDERSTOOD
 from unicom_jax.core.batch import Role
 from unicom_jax.core.positions import image_positions
 

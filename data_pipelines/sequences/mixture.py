@@ -1,4 +1,4 @@
-"""The stream of documents: which task comes when, on which examples, and what to do with bad ones.
+"""The stream of documents: which task comes when, on which records, and what to do with bad ones.
 
 Document i is a pure function of (seed, i). Tasks follow each other in blocks of 1000 documents in
 which each has its share to the nearest thousandth, spread evenly (jittered stratification), so a
@@ -11,22 +11,28 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import grain
 import numpy as np
 
-from data_pipelines.examples import Example
 from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
 from data_pipelines.sequences.sequence import Document
-from data_pipelines.sequences.tasks import TASKS, BrokenExample
+from data_pipelines.sequences.tasks import (
+    TASKS,
+    BrokenExample,
+    Content,
+    check_content,
+    half_of,
+    is_long_text,
+)
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.chosen import records_with
-from data_pipelines.sources.traits import traits_of_source
+from data_pipelines.sources.traits import may_lack, traits_of_source
 
 BLOCK = 1000
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
@@ -35,11 +41,18 @@ CHOICES = ("error", "skip")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One ingredient: a task, its weight, and the examples it reads (anything with len and [])."""
+    """One ingredient: a task, its weight, and the records it reads (anything with len and []).
+
+    `origin` is the name of their source where a mixture has several.
+    """
 
     task: str
     weight: float
-    source: Sequence[Example]
+    source: Sequence[Content]
+    origin: str = ""
+
+    def __str__(self) -> str:
+        return f"task {self.task!r}" + f" of source {self.origin!r}" * bool(self.origin)
 
 
 class Pick(NamedTuple):
@@ -49,30 +62,11 @@ class Pick(NamedTuple):
     ordinal: int
 
 
-class Mixture:
-    """Entries in proportion to their weights, in a seeded order with random access.
+class Schedule:
+    """Which of several entries each document belongs to, in proportion to their weights."""
 
-    Raises:
-      ValueError: an unknown task, an empty source, a weight that is negative or too small to
-        appear in a block; the message names the task.
-    """
-
-    def __init__(self, entries: Sequence[Entry], seed: int) -> None:
-        self.seed = seed
-        self.entries = tuple(entry for entry in entries if entry.weight != 0)
-        for entry in self.entries:
-            _check(entry)
-        self.counts = _shares([entry.weight for entry in self.entries])
-        for entry, count in zip(self.entries, self.counts, strict=True):
-            if count == 0:
-                raise ValueError(
-                    f"task {entry.task!r} has less than 1 in {BLOCK} of the mixture's weight; "
-                    "raise its weight or remove it"
-                )
-        self._orders = [
-            grain.MapDataset.range(len(entry.source)).seed(seed + index).shuffle().repeat()
-            for index, entry in enumerate(self.entries)
-        ]
+    def __init__(self, weights: Sequence[float], seed: int) -> None:
+        self.seed, self.counts = seed, _shares(weights)
 
     def pick(self, index: int) -> Pick:
         block, offset = divmod(index, BLOCK)
@@ -80,8 +74,48 @@ class Mixture:
         entry = int(entries[offset])
         return Pick(entry, block * self.counts[entry] + int(before[offset]))
 
-    def examples(self, pick: Pick, shift: int = 0, skipped: Counter | None = None) -> list[Example]:
-        """The examples of a document. `shift` moves on in the source, past one that is no good.
+
+class Mixture(Schedule):
+    """Entries in proportion to their weights, in a seeded order with random access.
+
+    Raises:
+      ValueError: an unknown task, an empty source, a weight that is negative or too small to
+        appear in a block; the message names the task and, of several, the source.
+    """
+
+    def __init__(self, entries: Sequence[Entry], seed: int) -> None:
+        self.entries = tuple(entry for entry in entries if entry.weight != 0)
+        for entry in self.entries:
+            _check(entry)
+        super().__init__([entry.weight for entry in self.entries], seed)
+        for entry, count in zip(self.entries, self.counts, strict=True):
+            if count == 0:
+                raise ValueError(
+                    f"{entry} has less than 1 in {BLOCK} of the mixture's documents; "
+                    "raise its weight or remove it"
+                )
+        self._orders = [
+            grain.MapDataset.range(len(entry.source)).seed(seed + index).shuffle().repeat()
+            for index, entry in enumerate(self.entries)
+        ]
+
+    def tally(self, documents: Iterable[tuple[int, int]]) -> Counter:
+        """How many documents each task has, each source, and how many slots each source has.
+
+        Args:
+          documents: index and slots of each.
+        """
+        found: Counter = Counter()
+        for index, slots in documents:
+            entry = self.entries[self.pick(index).entry]
+            found[f"task/{entry.task}"] += 1
+            if entry.origin:
+                found[f"source/{entry.origin}"] += 1
+                found[f"source_slots/{entry.origin}"] += slots
+        return found
+
+    def examples(self, pick: Pick, shift: int = 0, skipped: Counter | None = None) -> list[Content]:
+        """The records of a document. `shift` moves on in the source, past one that is no good.
 
         Args:
           skipped: "unreadable" counts the records in whose place another was read; None: the first
@@ -105,18 +139,28 @@ class Mixture:
 
 def mixture_of(
     weights: Mapping[str, float],
-    sources: Sequence[Example] | Mapping[str, Sequence[Example]],
+    sources: Sequence[Content] | Mapping[str, Sequence[Content]],
     seed: int,
 ) -> Mixture:
-    """The mixture of a table of task weights.
+    """The mixture of `entries_of` one source, or of one a task."""
+    return Mixture(entries_of(weights, sources), seed)
+
+
+def entries_of(
+    weights: Mapping[str, float],
+    sources: Sequence[Content] | Mapping[str, Sequence[Content]],
+    origin: str = "",
+) -> list[Entry]:
+    """The entries of a table of task weights.
 
     Args:
       weights: task name to weight, such as {"text_to_image": 0.45, "text": 0.25}.
       sources: one source for all tasks, or one for each task by name. A task reads only the records
         that have what it needs, where the source knows them (`sources.traits`).
+      origin: the name of the source, where the mixture has several.
 
     Raises:
-      ValueError: as `Mixture`, or a task whose source has no record for it.
+      ValueError: a task without a source, or whose source has no record for it.
     """
     if not isinstance(sources, Mapping):
         sources = dict.fromkeys(weights, sources)
@@ -127,22 +171,23 @@ def mixture_of(
         )
     entries, known = [], {}  # traits by the identity of their source: finding them takes a while
     for task, weight in weights.items():
-        source, needs = sources[task], TASKS[task].needs if task in TASKS and weight else ()
-        if needs and id(source) not in known:
-            known[id(source)] = traits_of_source(source)
-        traits = known[id(source)] if needs else None
-        entries.append(Entry(task, weight, _serving(task, source, needs, traits)))
-    return Mixture(entries, seed)
+        source = sources[task]
+        if task in TASKS and weight and (TASKS[task].needs or may_lack(source)):
+            if id(source) not in known:
+                known[id(source)] = traits_of_source(source)
+            source = _serving(task, source, known[id(source)])
+        entries.append(Entry(task, weight, source, origin))
+    return entries
 
 
-def _serving(
-    task: str, source: Sequence[Example], needs: tuple[str, ...], traits: np.ndarray | None
-) -> Sequence[Example]:
+def _serving(task: str, source: Sequence[Content], traits: np.ndarray | None) -> Sequence[Content]:
     """The records of a source that can serve a task."""
-    fit = source if traits is None else records_with(source, needs, traits)
+    needs, takes = TASKS[task].needs, TASKS[task].takes
+    fit = source if traits is None else records_with(source, needs, traits, takes)
     if len(source) and not len(fit):
+        wanted = " or ".join(needs) or " and ".join(takes)
         raise ValueError(
-            f"no record of {source!r} has {' or '.join(needs)}, which the task {task!r} needs: add "
+            f"no record of {source!r} has {wanted}, which the task {task!r} needs: add "
             "some, or set its weight in the mixture to 0"
         )
     return fit
@@ -189,19 +234,23 @@ class DocumentStream:
                     raise
                 skipped["broken"] += 1
                 reason = error
-        task = self.mixture.entries[pick.entry].task
+        entry = self.mixture.entries[pick.entry]
         raise ValueError(
-            f"{ATTEMPTS} examples in a row cannot serve the task {task!r}, the last "
-            f"because: {reason}"
+            f"{ATTEMPTS} examples in a row cannot serve the {entry}, the last because: {reason}"
         )
 
     def _build(self, pick: Pick, index: int, shift: int, skipped: Counter) -> Document:
         skip = self.broken == "skip"
         examples = self.mixture.examples(pick, shift, skipped if skip else None)
-        task = TASKS[self.mixture.entries[pick.entry].task]
+        entry = self.mixture.entries[pick.entry]
+        check_content(entry.task, examples, entry.origin or repr(entry.source))
         rng = np.random.default_rng([self.mixture.seed, index, shift])
-        segments = task.function(examples, rng)
-        document = build_training(segments, self.tokenizer, self.sequence, rng, examples[0].key)
+        segments = TASKS[entry.task].function(examples, rng)
+        how = self.tokenizer, self.sequence, rng, examples[0].key
+        document = build_training(segments, *how)
+        while document.size[0] > self.packing.slots and is_long_text(segments):
+            segments = [half_of(segments[0], rng)]
+            document = build_training(segments, *how)
         check_fits(document, self.packing)
         return document
 
@@ -210,11 +259,9 @@ def _check(entry: Entry) -> None:
     if entry.task not in TASKS:
         raise ValueError(f"task {entry.task!r} is unknown; choose from {', '.join(TASKS)}")
     if not entry.weight > 0:
-        raise ValueError(f"task {entry.task!r} has weight {entry.weight}; weights must be positive")
+        raise ValueError(f"{entry} has weight {entry.weight}; weights must be positive")
     if len(entry.source) == 0:
-        raise ValueError(
-            f"the source of task {entry.task!r} is empty; give it at least one example"
-        )
+        raise ValueError(f"the source of {entry} is empty; give it at least one example")
 
 
 @functools.lru_cache(maxsize=16)

@@ -23,16 +23,9 @@ import numpy as np
 
 from data_pipelines import images
 from data_pipelines.marks import ON_DEMAND
+from data_pipelines.segments import DRAWN, SOURCE, Image, Segment, Text, is_response
 from data_pipelines.sequences.format import EDIT_SOURCE, UNDERSTANDING, SequenceConfig
-from data_pipelines.sequences.tasks import (
-    DRAWN,
-    SOURCE,
-    BrokenExample,
-    Image,
-    Segment,
-    Text,
-    is_response,
-)
+from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import MaskIntervals, Role
 from unicom_jax.core.positions import image_positions
@@ -125,7 +118,7 @@ def drawing_slots(
 def build_document(
     segments: Sequence[Segment], tokenizer: Tokenizer, config: SequenceConfig, key: str = "document"
 ) -> Document:
-    """The training document of a list of segments. The loss is on what `tasks.is_response` says.
+    """The training document of a list of segments. The loss is on what `segments.is_response` says.
 
     Raises:
       ValueError: no response.

@@ -1,20 +1,28 @@
 """Tasks: from examples to what the model reads and what it must write, as a list of segments.
 
-A task is a pure function of its examples and a generator. Segments say nothing about tokens:
-prompts come first, the response follows, and a further prompt opens the next turn. `sequence` turns
-them into slots.
+A task is a pure function of its examples and a generator.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from data_pipelines.examples import Example, Question
+from data_pipelines.faults import SourceError
+from data_pipelines.segments import (
+    DRAWN,
+    SOURCE,
+    FinishedDocument,
+    Image,
+    Segment,
+    Text,
+    is_response,
+)
 
-UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # what an image is in a document for
 WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is left out for guidance
 
 BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts of image_to_text
@@ -24,41 +32,8 @@ class BrokenExample(ValueError):
     """An example that lacks what its task needs; the message names it and how to fix it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Text:
-    """A stretch of text. Supervised text is response, the other is prompt.
-
-    `apart`: a prompt that starts anew behind the pictures of the first turn. It and its response
-    neither see other turns nor stand behind them, as if each were the only one.
-    """
-
-    text: str
-    supervised: bool = False
-    apart: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """A picture (H, W, 3) uint8. `role`: "understood" and "source" (of an edit) belong to a prompt,
-    "drawn" to a response.
-    """
-
-    pixels: np.ndarray
-    role: str = UNDERSTOOD
-
-    def __post_init__(self) -> None:
-        if self.role not in (UNDERSTOOD, SOURCE, DRAWN):
-            raise ValueError(
-                f"image role {self.role!r} is unknown; choose {UNDERSTOOD}, {SOURCE} or {DRAWN}"
-            )
-
-
-Segment = Text | Image
-TaskFunction = Callable[[Sequence[Example], np.random.Generator], list[Segment]]
-
-
-def is_response(segment: Segment) -> bool:
-    return segment.supervised if isinstance(segment, Text) else segment.role == DRAWN
+Content = Example | FinishedDocument  # of a record
+TaskFunction = Callable[[Sequence[Any], np.random.Generator], list[Segment]]
 
 
 def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
@@ -124,9 +99,25 @@ def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]
     return [Text(words, supervised=True)]
 
 
+def is_long_text(segments: Sequence[Segment]) -> bool:
+    """Whether a document is one text, of which a part would do as well."""
+    return len(segments) == 1 and isinstance(segments[0], Text) and len(segments[0].text) > 1
+
+
+def half_of(segment: Text, rng: np.random.Generator) -> Text:
+    """Half of a text, from a place drawn at random: what is read of one that is longer than a row.
+    It begins and ends between words where there are some.
+    """
+    words = segment.text.split(" ")
+    parts, between = (words, " ") if len(words) > 1 else (segment.text, "")
+    count = len(parts) // 2
+    start = int(rng.integers(len(parts) - count + 1))
+    return dataclasses.replace(segment, text=between.join(parts[start : start + count]))
+
+
 def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
-    return [Text(draw_caption(example, rng)), Image(example.image, DRAWN)]
+    return [Text(draw_caption(example, rng)), Image(_picture(example), DRAWN)]
 
 
 def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -136,20 +127,24 @@ def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list
     index = int(rng.integers(len(example.captions)))
     prompt = BRIEFLY if index == 0 else IN_DETAIL
     caption = _nonempty(example, example.captions[index], "caption")
-    return [Image(example.image), Text(prompt), Text(caption, supervised=True)]
+    return [Image(_picture(example)), Text(prompt), Text(caption, supervised=True)]
 
 
 def visual_qa(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
     question = _question(example, rng)
-    return [Image(example.image), Text(question.question), Text(question.answer, supervised=True)]
+    return [
+        Image(_picture(example)),
+        Text(question.question),
+        Text(question.answer, supervised=True),
+    ]
 
 
 def conversation(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """One picture and all its questions in random order: many answers for one look."""
     (example,) = examples
     _require(example, example.questions, "questions")
-    segments: list[Segment] = [Image(example.image)]
+    segments: list[Segment] = [Image(_picture(example))]
     for index in rng.permutation(len(example.questions)):
         question = _checked(example, example.questions[index])
         segments += [Text(question.question), Text(question.answer, supervised=True)]
@@ -171,7 +166,7 @@ def questions(examples: Sequence[Example], rng: np.random.Generator) -> list[Seg
 def edit(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     """Picture and instruction to picture."""
     (example,) = examples
-    return [Image(example.image, SOURCE), *_edit_turn(example, rng)]
+    return [Image(_picture(example), SOURCE), *_edit_turn(example, rng)]
 
 
 def several_images(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -187,7 +182,11 @@ def several_images(examples: Sequence[Example], rng: np.random.Generator) -> lis
         _require(chosen, chosen.captions, "captions or questions")
         asked, answer = BRIEFLY, _nonempty(chosen, chosen.captions[0], "caption")
     prompt = Text(about_image(index + 1, asked))
-    return [*[Image(example.image) for example in examples], prompt, Text(answer, supervised=True)]
+    return [
+        *[Image(_picture(example)) for example in examples],
+        prompt,
+        Text(answer, supervised=True),
+    ]
 
 
 def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -197,7 +196,7 @@ def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> li
     return [
         Text(draw_caption(example, rng)),
         Text(thought, supervised=True),
-        Image(example.image, DRAWN),
+        Image(_picture(example), DRAWN),
     ]
 
 
@@ -216,6 +215,16 @@ def interleaved(examples: Sequence[Example], rng: np.random.Generator) -> list[S
     if choice in (1, 2):
         segments += _edit_turn(example, rng)
     return segments
+
+
+def document(documents: Sequence[FinishedDocument], rng: np.random.Generator) -> list[Segment]:
+    """A document as its source wrote it."""
+    (finished,) = documents
+    if not finished.segments or not is_response(finished.segments[-1]):
+        raise BrokenExample(
+            f"document {finished.key!r} ends without a response; end it with one, or remove it"
+        )
+    return list(finished.segments)
 
 
 def about_image(number: int, question: str) -> str:
@@ -240,27 +249,66 @@ def draw_caption(example: Example, rng: np.random.Generator, last: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, how many examples it takes at a time, and the fields of which an example needs one
-    that is not empty; every example has a picture and captions.
+    """A task, how many records it takes at a time, the fields of which a record needs one that is
+    not empty, those, of picture and captions, without which it is no good, and what it reads.
     """
 
     function: TaskFunction
     arity: int = 1
     needs: tuple[str, ...] = ()
+    takes: tuple[str, ...] = ("image", "captions")
+    reads: type = Example
 
 
 TASKS: dict[str, Task] = {
-    "text": Task(text),
+    "text": Task(text, takes=("captions",)),
     "text_to_image": Task(text_to_image),
     "image_to_text": Task(image_to_text),
-    "visual_qa": Task(visual_qa, needs=("questions",)),
-    "conversation": Task(conversation, needs=("questions",)),
-    "questions": Task(questions, needs=("questions",)),
-    "edit": Task(edit, needs=("edits",)),
+    "visual_qa": Task(visual_qa, needs=("questions",), takes=("image",)),
+    "conversation": Task(conversation, needs=("questions",), takes=("image",)),
+    "questions": Task(questions, needs=("questions",), takes=("image",)),
+    "edit": Task(edit, needs=("edits",), takes=("image",)),
     "several_images": Task(several_images, arity=2),
     "think_then_draw": Task(think_then_draw, needs=("thought",)),
     "interleaved": Task(interleaved, needs=("questions", "edits")),
+    "document": Task(document, needs=("segments",), takes=(), reads=FinishedDocument),
 }
+DOCUMENT_TASKS = tuple(name for name, task in TASKS.items() if task.reads is FinishedDocument)
+
+
+def check_content(task: str, contents: Sequence[Content], owner: str) -> None:
+    """Checks that records hold what a task reads.
+
+    Args:
+      owner: the source, in words.
+
+    Raises:
+      SourceError: a task of examples met a finished document, or the other way round.
+    """
+    for content in contents:
+        if isinstance(content, TASKS[task].reads):
+            continue
+        if isinstance(content, FinishedDocument):
+            raise SourceError(
+                f"{owner} has finished documents such as {content.key!r}, which the task {task!r} "
+                f"cannot read: give it the task {' or '.join(map(repr, DOCUMENT_TASKS))}"
+            )
+        raise SourceError(
+            f"{owner} has pictures with texts such as {content.key!r}, and the task {task!r} reads "
+            "finished documents: give it another task"
+        )
+
+
+def texts_of(content: Content) -> list[str]:
+    """The words of a record that tasks write."""
+    if isinstance(content, FinishedDocument):
+        return [segment.text for segment in content.segments if isinstance(segment, Text)]
+    return [
+        *content.captions,
+        content.thought,
+        *(words for q in content.questions for words in (q.question, q.answer)),
+        *(edit.instruction for edit in content.edits),
+    ]
 
 
 def _require(example: Example, values: Sequence[object], what: str) -> None:
@@ -268,6 +316,12 @@ def _require(example: Example, values: Sequence[object], what: str) -> None:
         raise BrokenExample(
             f"example {example.key!r} has no {what}; add some, or leave its task out of the mixture"
         )
+
+
+def _picture(example: Example) -> np.ndarray:
+    if example.image is None:
+        _require(example, (), "picture")
+    return example.image
 
 
 def _nonempty(example: Example, words: str, what: str) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.segments import FinishedDocument, Text
 from data_pipelines.sources.traits import traits_of_source
 
 
@@ -44,12 +45,14 @@ class CachedSource:
         return traits_of_source(self.source)
 
 
-def _size(example: Example) -> int:
+def _size(content: Example | FinishedDocument) -> int:
     """Bytes of the pictures and, roughly, of the words."""
-    words = [
-        *example.captions,
-        *(q.question + q.answer for q in example.questions),
-        example.thought,
-    ]
-    pictures = [example.image, *(edit.target for edit in example.edits)]
-    return sum(picture.nbytes for picture in pictures) + sum(map(len, words)) + 1000
+    if isinstance(content, FinishedDocument):
+        words = [segment.text for segment in content.segments if isinstance(segment, Text)]
+        pictures = [s.pixels for s in content.segments if not isinstance(s, Text)]
+    else:
+        questions = (q.question + q.answer for q in content.questions)
+        words = [*content.captions, *questions, content.thought]
+        pictures = [content.image, *(edit.target for edit in content.edits)]
+    pixels = sum(picture.nbytes for picture in pictures if picture is not None)
+    return pixels + sum(map(len, words)) + 1000

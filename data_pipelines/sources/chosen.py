@@ -7,13 +7,52 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.examples import Example
-from data_pipelines.sources.traits import TRAITS, traits_of_source
+from data_pipelines.sources.joined import Joined
+from data_pipelines.sources.traits import LACKS, NEEDS, may_lack, traits_of_source
+
+BLOCK = 1024  # numbers whose rank is counted together; a multiple of 8
+
+
+class Ascending:
+    """The numbers at which a mask is true, in order: one bit a number instead of eight bytes.
+
+    100 million of them take 12.5 MB, which is what is sent to each worker process.
+
+    Args:
+      mask: (N,) bool.
+    """
+
+    def __init__(self, mask: np.ndarray) -> None:
+        self._size, self._bits = len(mask), np.packbits(mask)
+        starts = np.arange(0, len(mask), BLOCK)
+        counts = np.add.reduceat(mask, starts, dtype=np.int64) if len(mask) else starts
+        self._ranks = np.cumsum(counts)  # how many there are up to the end of each block
+
+    def __len__(self) -> int:
+        return int(self._ranks[-1]) if len(self._ranks) else 0
+
+    def __getitem__(self, rank: int) -> int:
+        if not 0 <= rank < len(self):
+            raise IndexError(f"rank {rank} is not in [0, {len(self)})")
+        block = int(np.searchsorted(self._ranks, rank, side="right"))
+        before = int(self._ranks[block - 1]) if block else 0
+        bits = self._bits[block * BLOCK // 8 : (block + 1) * BLOCK // 8]
+        return block * BLOCK + int(np.flatnonzero(np.unpackbits(bits))[rank - before])
+
+    def mask(self) -> np.ndarray:
+        """(N,) bool."""
+        return np.unpackbits(self._bits, count=self._size).view(bool)
+
+    def __array__(self, dtype: type | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.flatnonzero(self.mask()).astype(dtype or np.int64)
 
 
 class Chosen:
-    """Random access to some records of a source, by their indices."""
+    """Random access to some records of a source, by their indices, which may be in any order or,
+    more compactly, `Ascending`.
+    """
 
-    def __init__(self, source: Sequence[Example], indices: np.ndarray) -> None:
+    def __init__(self, source: Sequence[Example], indices: np.ndarray | Ascending) -> None:
         self.source, self.indices = source, indices
 
     def __len__(self) -> int:
@@ -29,17 +68,39 @@ class Chosen:
 
     def traits(self) -> np.ndarray | None:
         found = traits_of_source(self.source)
-        return None if found is None else found[self.indices]
+        if found is None:
+            return None
+        compact = isinstance(self.indices, Ascending)
+        return found[self.indices.mask() if compact else self.indices]
+
+
+def having(source: Sequence[Example], takes: Sequence[str]) -> Sequence[Example]:
+    """The records that have everything of `takes`, as far as a source knows; () where none has.
+
+    Args:
+      takes: keys of `LACKS`.
+    """
+    if isinstance(source, Joined):
+        parts = [part for part in (having(one, takes) for one in source.sources) if len(part)]
+        return Joined(parts) if parts else ()
+    traits = traits_of_source(source) if may_lack(source) else None
+    return source if traits is None else records_with(source, (), traits, takes)
 
 
 def records_with(
-    source: Sequence[Example], names: Sequence[str], traits: np.ndarray
+    source: Sequence[Example],
+    names: Sequence[str],
+    traits: np.ndarray,
+    takes: Sequence[str] = (),
 ) -> Sequence[Example]:
-    """The records of a source that have at least one of the traits `names`; the source itself where
-    all have.
+    """The records of a source that can serve a task; the source itself where all can.
 
     Args:
+      names: keys of `NEEDS`, of which a record needs one; (): none.
       traits: of all its records, `traits_of_source`.
+      takes: keys of `LACKS`, none of which a record may lack.
     """
-    indices = np.flatnonzero(traits & np.uint8(sum(TRAITS[name] for name in names)))
-    return source if len(indices) == len(source) else Chosen(source, indices)
+    fit = (traits & np.uint8(sum(LACKS[name] for name in takes))) == 0
+    if names:
+        fit &= (traits & np.uint8(sum(NEEDS[name] for name in names))) != 0
+    return source if fit.all() else Chosen(source, Ascending(fit))

@@ -1,7 +1,7 @@
 """What data look like from outside: cheap to find, and different when the data are.
 
 An identity maps the name of each file to a `Mark`. Names are relative, so that data may move. Of
-ArrayRecord files the size and a few blocks count; a list of texts counts as a whole, since opening
+files of records the size and a few blocks count; a list of texts counts as a whole, since opening
 it reads all of it anyway, and of its pictures the sizes of a sample.
 """
 
@@ -13,10 +13,11 @@ import os
 import pathlib
 import zlib
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from data_pipelines.decoding import shown
-from data_pipelines.sources.folder import IMAGE_KEYS, FolderSource
+from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.pictures import PicturesSource
 
 BLOCKS, BLOCK = 16, 4096  # how many are looked at in a file, and their bytes
 PICTURES = 64  # of a folder whose sizes are looked at
@@ -44,9 +45,31 @@ class Mark(NamedTuple):
 Identity = Mapping[str, Mark]
 
 
+class Files(Protocol):
+    """A source that is read from files."""
+
+    paths: list[str]
+
+
 def records_identity(paths: Iterable[str]) -> Identity:
-    """The identity of ArrayRecord files."""
-    return {shown(os.path.basename(path)): _sampled(path) for path in paths}
+    """The identity of files of records: names below the folder that they have in common."""
+    paths = [os.path.abspath(path) for path in paths]
+    base = os.path.commonpath(map(os.path.dirname, paths)) if paths else ""
+    return {shown(os.path.relpath(path, base)): _sampled(path) for path in paths}
+
+
+def identity_of(source: PicturesSource | Files) -> Identity:
+    """The identity of a source by its files, or of a folder of pictures by their names and the
+    sizes of some.
+    """
+    if not isinstance(source, PicturesSource):
+        return records_identity(source.paths)
+    digest = hashlib.sha256()
+    for index in range(len(source)):
+        digest.update(os.fsencode(source.name(index)) + b"\0")
+    names = [source.name(i) for i in range(0, len(source), -(-len(source) // PICTURES))]
+    sizes = hashlib.sha256(" ".join(str(_size(source.path / name)) for name in names).encode())
+    return {"pictures": Mark(0, _short(digest), len(source), 0, _short(sizes))}
 
 
 def folder_identity(source: FolderSource) -> Identity:
@@ -94,6 +117,38 @@ def changes(before: Identity, now: Identity, folder: FolderSource | None = None)
     return found
 
 
+Found = Mapping[str, tuple[Identity, FolderSource | None]]  # by the name of a source
+
+
+def joined_identity(sources: Found) -> Identity:
+    """One identity of several sources: their files are called SOURCE/FILE."""
+    return {
+        f"{source}/{name}" if source else name: mark
+        for source, (identity, _) in sources.items()
+        for name, mark in identity.items()
+    }
+
+
+def source_differences(before: Identity, sources: Found) -> list[str]:
+    """As `changes`, of several sources; each line names the source.
+
+    Args:
+      before: their `joined_identity`.
+    """
+    if "" in sources:
+        return changes(before, *sources[""])
+    owners: dict[str, dict[str, Mark]] = {}
+    for name, mark in before.items():
+        source, _, file = name.partition("/")
+        owners.setdefault(source, {})[file] = mark
+    found = []
+    for source in dict.fromkeys((*owners, *sources)):
+        identity, folder = sources.get(source, ({}, None))
+        lines = changes(owners.get(source, {}), identity, folder)
+        found += [f"source {source}: {line}" for line in lines]
+    return found
+
+
 def _verb(names: Iterable[str]) -> str:
     return "is" if len(list(names)) == 1 else "are"
 
@@ -136,11 +191,18 @@ def _pictures(source: FolderSource) -> str:
     return _short(digest)
 
 
+def _size(path: pathlib.Path) -> int:
+    """Bytes of a file; -1 where it is gone."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
 def _picture_size(source: FolderSource, index: int) -> int:
     """Bytes of the picture of a row; -1 where the row or the picture is broken."""
     try:
-        row = json.loads(source.line(index))
-        name = next(row[key] for key in IMAGE_KEYS if row.get(key) is not None)
+        name = source.first_picture(json.loads(source.line(index)))
         return (source.path / name).stat().st_size
     except (OSError, ValueError, TypeError, AttributeError, StopIteration):
         return -1

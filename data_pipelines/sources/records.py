@@ -7,20 +7,21 @@ A record is one msgpack map
      "edits": [[instruction, FILE, kind, caption], ...], "thought": str}
 
 with FILE the bytes of a PNG, JPEG or WebP file, so any language with a msgpack reader can use the
-records. Pictures are lossless: made ones are PNG, those of files keep the file's bytes.
+records. A record of words alone has nil for its image. Pictures are lossless: made ones are PNG,
+those of files keep the file's bytes.
 """
 
 from __future__ import annotations
 
 import bisect
 import contextlib
+import functools
 import glob
 import itertools
 import logging
 import os
 import pathlib
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -32,12 +33,21 @@ from data_pipelines.decoding import encode_png, load_image, shown
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.traits import TRAITS, load_traits, sidecar, store_traits, traits_of
+from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.open_files import OpenFiles
+from data_pipelines.sources.rows import ReadImage
+from data_pipelines.sources.traits import (
+    LACKS,
+    TRAITS,
+    load_traits,
+    sidecar,
+    store_traits,
+    traits_of,
+)
 
 Content = TypeVar("Content")
 FORMAT = "example/1"
 SUFFIX, UNFINISHED = ".array_record", ".unfinished"
-MOST_OPEN = 64  # files that a source keeps open for reading
 SHARD_NAME = re.compile(rf"(?P<prefix>.*)-(?P<index>\d{{5}})-of-(?P<count>\d{{5}}){SUFFIX}")
 # One record a group: the only layout with cheap random access. Pictures do not compress further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
@@ -60,31 +70,33 @@ def encode_example(example: Example) -> bytes:
     return msgpack.packb(content)
 
 
-def _file_of(picture: np.ndarray | bytes) -> bytes:
-    return picture if isinstance(picture, bytes) else encode_png(picture)
+def _file_of(picture: np.ndarray | bytes | None) -> bytes | None:
+    return encode_png(picture) if isinstance(picture, np.ndarray) else picture
 
 
-def decode_example(data: bytes, where: str) -> Example:
+def decode_example(data: bytes, where: str, read: ReadImage | None = None) -> Example:
     """Read one record.
 
     Args:
       data: what `encode_example` wrote.
       where: file and index, for the error message.
+      read: bytes of a picture file -> the picture; None: `load_image`.
 
     Raises:
-      RecordError: the record is damaged, of another format, or has no caption.
+      RecordError: the record is damaged, of another format, or holds nothing to learn from.
     """
+    read = read or load_image
     try:
         content = msgpack.unpackb(data)
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, not {FORMAT!r}")
         edits = [
-            Edit(instruction, load_image(target), kind, caption)
+            Edit(instruction, read(target), kind, caption)
             for instruction, target, kind, caption in content["edits"]
         ]
         example = Example(
             key=content["key"],
-            image=load_image(content["image"]),
+            image=None if content["image"] is None else read(content["image"]),
             captions=tuple(content["captions"]),
             questions=tuple(Question(*question) for question in content["questions"]),
             edits=tuple(edits),
@@ -173,7 +185,7 @@ class ArrayRecordSource(Generic[Content]):
     ) -> None:
         self.paths, self._decode = find_records(paths), decode
         self._stops = list(itertools.accumulate(map(count_records, self.paths)))
-        self._readers = _Readers(self.paths)
+        self._readers = OpenFiles(functools.partial(_open_reader, self.paths))
 
     def __len__(self) -> int:
         return self._stops[-1]
@@ -188,11 +200,23 @@ class ArrayRecordSource(Generic[Content]):
 
     def _read(self, file: int, local: int, where: str) -> bytes:
         try:
-            return patiently(lambda: self._readers.read(file, local), where)
+            return patiently(lambda: self._record(file, local), where)
         except SourceError:
             raise
         except Exception as error:  # the reader's own errors are C++ statuses
             raise RecordError(f"{where}: unreadable ({one_line(error)}): write it again") from error
+
+    def _record(self, file: int, local: int) -> bytes:
+        try:
+            return self._readers[file].read([local])[0]
+        except Exception:
+            self._readers.forget(file)  # one that failed to open never recovers
+            raise
+
+    @property
+    def may_lack(self) -> bool:
+        """Whether it is known which records lack a picture or captions; mostly none does."""
+        return all(sidecar(path).exists() for path in self.paths)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits of the examples: those stored beside the files, or else found by
@@ -223,46 +247,16 @@ def _raw_traits(data: bytes) -> int:
     """The traits of an encoded example, whose pictures are not decoded."""
     try:
         content = msgpack.unpackb(data)
-        return sum(value for name, value in TRAITS.items() if content[name])
+        has = sum(value for name, value in TRAITS.items() if content[name])
+        return has + sum(value for name, value in LACKS.items() if not content[name])
     except Exception:  # the reason is found, and reported, where the record is read
         return 0
 
 
-class _Readers:
-    """Reads records by file and index. The latest `MOST_OPEN` files stay open. Pickles."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._begin()
-
-    def _begin(self) -> None:
-        self._open: dict[int, Any] = {}  # the least recently used file first
-        self._lock = threading.Lock()
-
-    def read(self, file: int, record: int) -> bytes:
-        with self._lock:
-            reader = self._open.pop(file, None)
-            if reader is None:
-                path = os.fsencode(self._paths[file])
-                reader = array_record_module.ArrayRecordReader(
-                    path, options=READER_OPTIONS, file_reader_buffer_size=2**15
-                )
-            self._open[file] = reader
-            if len(self._open) > MOST_OPEN:
-                # It closes when the last thread that reads from it lets go of it.
-                del self._open[next(iter(self._open))]
-        try:
-            return reader.read([record])[0]
-        except Exception:
-            with self._lock:
-                self._open.pop(file, None)  # one that failed to open never recovers
-            raise
-
-    def __getstate__(self) -> Sequence[str]:
-        return self._paths
-
-    def __setstate__(self, paths: Sequence[str]) -> None:
-        self.__init__(paths)
+def _open_reader(paths: Sequence[str], number: int) -> Any:
+    return array_record_module.ArrayRecordReader(
+        os.fsencode(paths[number]), options=READER_OPTIONS, file_reader_buffer_size=2**15
+    )
 
 
 def read_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Iterator[Example]:
@@ -271,29 +265,16 @@ def read_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Iter
     return (source[index] for index in range(len(source)))
 
 
-def find_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> list[str]:
-    """Sorted files of a file name, a directory, a glob pattern, or a list of these.
-
-    A name that exists is taken as it is, whatever characters it has; "~" is the home directory.
-    """
-    if not isinstance(paths, str | os.PathLike):
-        found = [file for path in paths for file in find_records(path)]
-        if not found:
-            raise SourceError("no paths given: name at least one file, directory or pattern")
-        return found
-    name = os.path.expanduser(os.fspath(paths))
-    whole = os.path.isdir(name)
-    if whole:
-        found = sorted(glob.glob(os.path.join(glob.escape(name), "*" + SUFFIX)))
-    else:
-        found = [name] if os.path.lexists(name) else sorted(glob.glob(name))
-    if not found:
-        raise SourceError(
-            f"{shown(name)}: no {SUFFIX} file there: check the path, or prepare the data"
-        )
-    if whole:
-        check_complete(found)
-    return found
+def find_records(paths: Paths) -> list[str]:
+    """ArrayRecord files: what `find_files` finds; those of a folder must be complete sets."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    files = {}
+    for path in given or [given]:
+        found = find_files(path, (SUFFIX,), "check the path, or prepare the data")
+        if os.path.isdir(os.path.expanduser(os.fspath(path))):
+            check_complete(found)
+        files |= dict.fromkeys(found)
+    return list(files)
 
 
 def check_complete(paths: Iterable[str]) -> None:

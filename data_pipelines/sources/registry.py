@@ -1,37 +1,54 @@
 """Sources by name.
 
-A source has `__len__` and `__getitem__(index) -> Example`, so `grain.MapDataset.source` takes it.
-It raises RecordError for a record that cannot be used.
+A source has `__len__` and `__getitem__(index)`, so `grain.MapDataset.source` takes it. A record is
+an Example or, of DOCUMENT_KINDS, a FinishedDocument. It raises RecordError for one that cannot be
+used.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import inspect
 import os
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from data_pipelines.decoding import shown
+from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
+from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
+from data_pipelines.sources.conversations import ConversationsSource
+from data_pipelines.sources.documents import DocumentsSource
+from data_pipelines.sources.files import Paths
 from data_pipelines.sources.folder import FolderSource
-from data_pipelines.sources.records import SUFFIX, ArrayRecordSource, check_complete
+from data_pipelines.sources.jsonl import JsonlSource
+from data_pipelines.sources.parquet import ParquetSource
+from data_pipelines.sources.pictures import PicturesSource
+from data_pipelines.sources.records import (
+    SUFFIX,
+    ArrayRecordSource,
+    check_complete,
+    decode_example,
+)
+from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import TRAIN, split_source
+from data_pipelines.sources.text import TextSource
 from data_pipelines.sources.tfds import TfdsSource
+from data_pipelines.sources.webdataset import WebDatasetSource
 
 
 class Source(Protocol):
-    """Random access to examples."""
+    """Random access to records."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> Example: ...
+    def __getitem__(self, index: int) -> Example | FinishedDocument: ...
 
 
 def open_source(config: Mapping[str, Any]) -> Source:
@@ -39,7 +56,8 @@ def open_source(config: Mapping[str, Any]) -> Source:
 
     Args:
       config: "kind" (a key of KINDS), the arguments of that kind, and optionally "skip_broken"
-        (default True: wrap in SkipBroken; False: the first broken record raises).
+        (default True: wrap in SkipBroken; False: the first broken record raises) and "read", which
+        reads picture files in place of `load_image` for the kinds that have some.
 
     Raises:
       SourceError: unknown kind or argument, missing argument, or nothing to open.
@@ -49,12 +67,18 @@ def open_source(config: Mapping[str, Any]) -> Source:
     if kind not in KINDS:
         raise SourceError(f"data source kind {kind!r} is unknown: {_nearest(kind, KINDS)}")
     skip = options.pop("skip_broken", True)
+    how = {}
+    if kind in UNSPLIT:
+        how = {"split": options.pop("split", TRAIN), "share": options.pop("held_out", 0.0)}
     arguments = inspect.signature(KINDS[kind]).parameters
+    if "read" not in arguments:  # it draws pictures, or another library reads them
+        options.pop("read", None)
     _check_keys(options, arguments, f"data source {kind!r}")
     for name, argument in arguments.items():
         if argument.default is argument.empty and name not in options:
             raise SourceError(f"data source {kind!r} lacks {name!r}: give it in the config")
     source = KINDS[kind](**options)
+    source = split_source(source, **how) if how else source
     return SkipBroken(source) if skip else source
 
 
@@ -81,27 +105,32 @@ def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSo
     return ArrayRecordSource(files)
 
 
-def _open_folder(
-    path: str | os.PathLike, split: str = TRAIN, held_out: float = 0.0
-) -> Sequence[Example]:
-    return split_source(FolderSource(path), split, held_out)
-
-
-def _open_array_record(
-    paths: str | os.PathLike | Sequence[str | os.PathLike],
-    split: str = TRAIN,
-    held_out: float = 0.0,
-) -> Sequence[Example]:
-    return split_source(ArrayRecordSource(paths), split, held_out)
+def _open_array_record(paths: Paths, read: ReadImage = load_image) -> ArrayRecordSource:
+    return ArrayRecordSource(paths, functools.partial(decode_example, read=read))
 
 
 KINDS: dict[str, Callable[..., Source]] = {
     "scenes": _open_scenes,
     "array_record": _open_array_record,
-    "folder": _open_folder,
+    "folder": FolderSource,
+    "jsonl": JsonlSource,
+    "parquet": ParquetSource,
+    "pictures": PicturesSource,
+    "text": TextSource,
     "tfds": TfdsSource,
+    "webdataset": WebDatasetSource,
     "openmoji": _open_openmoji,
+    "documents": DocumentsSource,
+    "conversations": ConversationsSource,
 }
+DOCUMENT_KINDS = ("conversations", "documents")  # they have finished documents in place of examples
+WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
+WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
+# Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
+UNSPLIT = (
+    *("array_record", "conversations", "documents", "folder", "jsonl", "parquet", "pictures"),
+    *("text", "webdataset"),
+)
 
 
 def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
-from data_pipelines.sources.chosen import Chosen
+from data_pipelines.sources.chosen import Ascending, Chosen
 
 TRAIN, EVALUATION = "train", "eval"
+CHUNK = 2**16  # records whose lots are drawn at a time: they fit the processor's cache
 
 
 def held_out(count: int, share: float) -> np.ndarray:
@@ -20,17 +22,31 @@ def held_out(count: int, share: float) -> np.ndarray:
     every machine and whatever is added behind it, and a larger share returns no record to training.
     Not every k-th record, since lists often have a period.
     """
-    lot = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    held = np.empty(count, bool)
+    limit = np.uint64(math.ceil(share * 2**53))
+    for start in range(0, count, CHUNK):
+        np.less(_lots(start, min(start + CHUNK, count)), limit, out=held[start : start + CHUNK])
+    return held
+
+
+def _lots(start: int, stop: int) -> np.ndarray:
+    """(stop - start,) uint64 of 53 bits, in place as far as possible: of 100 million in seconds."""
+    lot = np.arange(start + 1, stop + 1, dtype=np.uint64)
+    lot *= np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        lot = (lot ^ (lot >> np.uint64(shift))) * np.uint64(factor)
+        lot ^= lot >> np.uint64(shift)
+        lot *= np.uint64(factor)
     lot ^= lot >> np.uint64(31)
-    return (lot >> np.uint64(11)) * 2.0**-53 < share
+    lot >>= np.uint64(11)
+    return lot
 
 
 class SplitSource(Chosen):
     """One side of a source: random access to the records that are held out, or to the others."""
 
-    def __init__(self, source: Sequence[Example], indices: np.ndarray, split: str) -> None:
+    def __init__(
+        self, source: Sequence[Example], indices: np.ndarray | Ascending, split: str
+    ) -> None:
         super().__init__(source, indices)
         self.split = split
 
@@ -64,4 +80,4 @@ def split_source(source: Sequence[Example], split: str, share: float) -> Sequenc
                 f"data.source.held_out={share} leaves no record of {len(source)} to the {name} "
                 f"split: {cure} it, or set it to 0 to evaluate on the training records"
             )
-    return SplitSource(source, np.flatnonzero(evaluation == (split == EVALUATION)), split)
+    return SplitSource(source, Ascending(evaluation == (split == EVALUATION)), split)

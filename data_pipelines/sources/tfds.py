@@ -76,7 +76,7 @@ class TfdsSource:
                 f"{where}: unreadable ({one_line(error)}): prepare the data set again"
             ) from error
         example = self._example(record, where)
-        check_texts(example, where)
+        check_texts(example, where, captioned=True)
         return example
 
     def _example(self, record: Mapping[str, Any], where: str) -> Example:

@@ -1,7 +1,8 @@
-"""What a record can serve besides its picture and captions: questions, edits, a thought.
+"""What a record can serve: questions, edits or a thought that it has, captions or a picture that it
+lacks.
 
-A record's traits are one byte, a sum of `TRAITS`, so that those of 100 million records take 100 MB.
-Records on disk keep them in a hidden `.traits.npy` file beside each ArrayRecord file.
+A record's traits are one byte, a sum of `TRAITS` and `LACKS`, so that those of 100 million records
+take 100 MB. ArrayRecord files have them beside themselves, in a hidden `.traits.npy` file each.
 """
 
 from __future__ import annotations
@@ -17,20 +18,32 @@ import numpy as np
 
 from data_pipelines.examples import Example
 
-TRAITS = {"questions": 1, "edits": 2, "thought": 4}
+TRAITS = {"questions": 1, "edits": 2, "thought": 4}  # of an Example, by its field
+DOCUMENT = 8  # of a FinishedDocument
+LACKS = {"captions": 16, "image": 32}  # what nearly all records have
+NEEDS = {**TRAITS, "segments": DOCUMENT}  # by what a task needs
 SUFFIX = ".traits.npy"
 LOG = logging.getLogger(__name__)
 
 
 def traits_of(example: Example) -> int:
     """The traits of one example."""
-    return sum(value for name, value in TRAITS.items() if getattr(example, name))
+    found = sum(value for name, value in TRAITS.items() if getattr(example, name))
+    bare = LACKS["captions"] * (not example.captions) + LACKS["image"] * (example.image is None)
+    return found + bare
 
 
 def traits_of_source(source: Any) -> np.ndarray | None:
     """(N,) uint8 traits of a source's records; None where it does not know them."""
     read = getattr(source, "traits", None)
     return None if read is None else read()
+
+
+def may_lack(source: Any) -> bool:
+    """Whether records of a source may be without a picture or without captions."""
+    while hasattr(source, "source"):  # wrappers
+        source = source.source
+    return getattr(source, "may_lack", False)
 
 
 def sidecar(records: str | os.PathLike) -> pathlib.Path:

@@ -7,7 +7,8 @@ import time
 
 import numpy as np
 
-from data_pipelines.build import load_or_train_tokenizer, unified_loader
+from data_pipelines.batches import unified_loader
+from data_pipelines.build import load_or_train_tokenizer
 from experiments import base
 from experiments.benchmarks.race import Spread
 from experiments.benchmarks.standard import Standard

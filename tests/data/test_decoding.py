@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import io
 import struct
 
@@ -12,7 +13,7 @@ from PIL import Image as PilImage
 
 from data_pipelines import decoding
 from data_pipelines.decoding import load_file, load_image
-from data_pipelines.images import ImagePolicy, prepare
+from data_pipelines.images import ImagePolicy, decoded_size, prepare
 from tests.data.samples import picture
 
 T = PilImage.Transpose
@@ -173,6 +174,34 @@ def test_a_picture_with_more_pixels_than_any_policy_needs_is_reduced(monkeypatch
     read = load_image(encoded(PilImage.new(mode, (80, 50), "white"), kind))
     assert read.shape[0] * read.shape[1] <= 1000 and (read == 255).all()
     assert read.shape[1] / read.shape[0] == pytest.approx(1.6, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("least", "expected"),
+    [(1, 8), (60, 8), (61, 4), (120, 4), (121, 2), (240, 2), (241, 1), (900, 1)],
+)
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_jpeg_is_decoded_as_small_as_it_may_be(least, expected, turned):
+    exif = PilImage.Exif()
+    exif[0x0112] = 6 if turned else 1
+    image = PilImage.fromarray(picture(0, 12, 16)).resize((640, 480), PilImage.Resampling.BICUBIC)
+    whole, lossless = encoded(image, "JPEG", exif=exif), encoded(image, "PNG", exif=exif)
+    found = load_image(whole, lambda height, width: (least, least))
+    sides = (640, 480) if turned else (480, 640)
+    assert found.shape == (sides[0] // expected, sides[1] // expected, 3)
+    assert load_image(lossless, lambda height, width: (least, least)).shape[:2] == sides
+
+
+def test_a_jpeg_that_is_decoded_smaller_is_nearly_the_same_once_it_is_resized():
+    policy, unit = ImagePolicy("bucket", 64, step=16), 16
+    image = PilImage.fromarray(picture(0, 12, 20)).resize((1000, 600), PilImage.Resampling.BICUBIC)
+    data = encoded(image, "JPEG", quality=95)
+    reduced = load_image(data, functools.partial(decoded_size, policy, unit, 2.0))
+    assert reduced.shape == (150, 250, 3)
+    one, other = (
+        prepare(pixels, policy, unit).astype(int) for pixels in (load_image(data), reduced)
+    )
+    assert np.abs(one - other).mean() < 1.5
 
 
 def test_a_decompression_bomb_is_refused_in_one_line(monkeypatch):

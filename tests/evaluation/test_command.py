@@ -15,6 +15,7 @@ from data_pipelines.build import data_identity, open_examples
 from data_pipelines.faults import SourceError
 from data_pipelines.sources.split import TRAIN
 from experiments import base, quickstart
+from tests.data.mixed import entries, mixed_config, write_sources
 from tests.evaluation.helpers import BlindModel, PerfectModel, examples
 from unicom_jax.cli import main
 from unicom_jax.config.schema import KEYS
@@ -77,6 +78,16 @@ def test_a_folder_of_pictures_is_evaluated_without_a_judge(tmp_path):
     assert not keys[0] & keys[1]
     assert len(keys[0] | keys[1]) == 12
     assert halves[0].prompts == ()
+
+
+def test_several_sources_are_evaluated_together_and_without_a_judge(tmp_path):
+    """Of stored configurations, which have lists for tuples."""
+    config = mixed_config(entries(write_sources(tmp_path)))
+    settings = dataclasses.replace(EvaluationConfig.of(config), pictures=20)
+    data = command.data_of(as_stored(config), settings)
+    keys = [example.key for example in data.examples]
+    assert data.prompts == () and any("scene" in key for key in keys)
+    assert any("scene" not in key for key in keys)
 
 
 def test_a_half_of_too_few_records_says_what_to_do(tmp_path):
@@ -169,7 +180,7 @@ def test_the_command_prints_the_table_and_says_when_nothing_was_held_out(
 def test_data_that_changed_since_training_are_reported(tmp_path, stand_in):
     config = folder_config(tmp_path, 0.5)
     stand_in(config)
-    identity, _ = data_identity(config)
+    ((identity, _),) = data_identity(config).values()
     (tmp_path / "data.json").write_text(json.dumps({"identity": identity}))
     listing = tmp_path / "pictures" / "captions.jsonl"
     for warned in (False, True):

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.examples import Edit
+from data_pipelines.faults import SourceError
+from data_pipelines.sources.traits import traits_of
 from tests.evaluation.helpers import SIDE, PerfectModel, examples, prompts, square
-from unicom_jax.evaluation.data import edits_of, half_of, questions_of, sample_of
+from unicom_jax.evaluation.data import complete, edits_of, half_of, questions_of, sample_of
 from unicom_jax.evaluation.editing import evaluate_editing
 from unicom_jax.evaluation.generation import evaluate_generation, evaluate_retrieval
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
@@ -39,6 +41,25 @@ def test_edits_are_taken_in_turn_from_every_kind():
     odd = Edit("make it blue", square("blue"), "odd")
     data = [dataclasses.replace(e, edits=(*e.edits, odd)) for e in examples(3)]
     assert [edit.kind for _, edit in edits_of(data, 3)] == ["recolour", "odd", "recolour"]
+
+
+class SomeLack(list):
+    """Examples of which some have no picture or no caption."""
+
+    may_lack = True
+
+    def traits(self):
+        return np.array([traits_of(example) for example in self], np.uint8)
+
+
+def test_only_records_with_a_picture_and_a_caption_are_scored():
+    whole = examples(4)
+    some = SomeLack([dataclasses.replace(whole[0], captions=()), *whole[1:]])
+    some[2] = dataclasses.replace(whole[2], image=None)
+    assert [example.key for example in complete(some)] == ["squares/1", "squares/3"]
+    assert complete(whole) is whole
+    with pytest.raises(SourceError, match="has both a picture and a caption"):
+        complete(SomeLack([some[0], some[2]]))
 
 
 def test_development_and_test_share_no_record_and_keep_theirs_when_records_are_added():

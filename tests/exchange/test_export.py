@@ -32,7 +32,8 @@ from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange import export as exporting
-from unicom_jax.exchange.export import Options, code_of, export, read_size
+from unicom_jax.exchange.code import code_of
+from unicom_jax.exchange.export import Options, export, read_size
 from unicom_jax.exchange.imports import import_model
 from unicom_jax.inference import verify
 from unicom_jax.interop.layouts.exported import OLD_NAMES, TWINS, UNICOM

@@ -11,9 +11,9 @@ import torch
 from safetensors.numpy import load_file
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from tests.runs.workdirs import begin_run
 from tests.tiny import tiny_config

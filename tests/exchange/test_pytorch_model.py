@@ -12,8 +12,8 @@ from transformers import AutoModel
 
 from data_pipelines.build import image_policy
 from data_pipelines.images import prepare
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 
+from data_pipelines import batches
 from data_pipelines import build as pipelines
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import aspect_buckets
@@ -39,7 +40,7 @@ CONFIGS = {
     if "def get_config" in path.read_text(encoding="utf-8")
 }
 RUNS = sorted(CONFIGS.keys() - {"base"})  # base only lists the keys
-SCENES = ("quickstart", "scenes_base", "scenes_large")
+SCENES = ("quickstart", "cheers_quick", "scenes_base", "scenes_large")
 
 
 @functools.cache
@@ -126,7 +127,7 @@ def test_the_rows_of_a_scenes_configuration_hold_its_documents(name, monkeypatch
     tokenizer = pipelines.load_or_train_tokenizer(config, None)
     for stage in (stage for stage in config.stages if stage in UNIFIED_STAGES):
         # Making the loader looks at 384 documents; an overlong one raises there already.
-        stream = pipelines.unified_loader(config, stage, tokenizer)._make.stream
+        stream = batches.unified_loader(config, stage, tokenizer)._make.stream
         lengths = [len(stream.document(index)[0]) for index in range(200)]
         assert 16 < max(lengths) <= config[stage].sequence_length
 
@@ -155,7 +156,7 @@ def test_the_openmoji_configuration_reads_what_its_source_offers(tmp_path):
     config.data.update({"threads": 1})
     write_records(tmp_path / "train", [drawing(index) for index in range(40)], 1)
     tokenizer = pipelines.load_or_train_tokenizer(config, None)
-    loader = pipelines.unified_loader(config, "pretrain", tokenizer)
+    loader = batches.unified_loader(config, "pretrain", tokenizer)
     next(loader)
     assert loader.counts["documents"] > 8
     assert loader.counts["broken"] == loader.counts["overlong"] == 0

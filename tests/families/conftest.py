@@ -1,7 +1,8 @@
-"""What the tests of both pathways ask for."""
+"""What the tests of several families ask for."""
 
 from __future__ import annotations
 
+import jax
 import pytest
 
 from tests.families.documents import give_noise
@@ -13,3 +14,11 @@ def noise_is_given():
     with pytest.MonkeyPatch.context() as patch:
         give_noise(patch)
         yield
+
+
+@pytest.fixture(scope="module")
+def quick_programs():
+    """Programs that run once or twice are compiled without most optimisations."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

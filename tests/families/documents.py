@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import sequence_config
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
 from data_pipelines.sequences.sequence import Document, build_document
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Segment, Text
 from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.batch import MixedBatch

@@ -12,7 +12,7 @@ import pytest
 from flax import traverse_util
 
 from data_pipelines.build import sequence_config
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from tests.families.documents import documents, lively, pack, words
 from tests.models.torch_weights import assert_close
@@ -26,6 +26,7 @@ from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
 from unicom_jax.families.images import Noised
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
 TOKENS, LATENT = SIDE**2, 12
 RNG = np.random.default_rng(0)
@@ -198,26 +199,20 @@ DOCUMENTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def whole():
-    """(weights, loss of a model by weights, terms, prepared pictures, gradient) of a batch."""
+def test_one_loss_trains_every_part_and_reports_the_gate_by_time():
     params = lively(MODEL, scale=0.12)
     frozen = {"autoencoder": lively(IMAGES.codec, seed=1, scale=0.12)}
     sequence = sequence_config(configured())
-    batch = pack(documents(DOCUMENTS, sequence), [[0, 1], [2]], sequence)
+    made = documents(DOCUMENTS, sequence)
+    batch = pack(made, [[0, 1], [2]], sequence)
     keys = jax.random.split(jax.random.key(0), 2)
 
-    def loss(params, model=MODEL):
+    def loss(params):
         prepared = jax.lax.stop_gradient(IMAGES.prepare(frozen, batch))
-        terms = model.loss_terms(params, batch, prepared, keys)
+        terms = MODEL.loss_terms(params, batch, prepared, keys)
         return terms["flow"][0] + terms["text"][0], (terms, prepared)
 
     (_, (terms, prepared)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
-    return params, loss, terms, prepared, gradient
-
-
-def test_one_loss_trains_every_part_and_reports_the_gate_by_time(whole):
-    _, _, terms, prepared, gradient = whole
     assert prepared.latents.shape == (2, 2, TOKENS, LATENT)
     assert float(terms["flow"][1]) == 2 * TOKENS  # two drawn pictures
     gates = [terms[name] for name in terms if name.startswith("gate/t")]
@@ -225,19 +220,6 @@ def test_one_loss_trains_every_part_and_reports_the_gate_by_time(whole):
     assert sum(float(total) for total, _ in gates) > 0
     assert all(all_trained(gradient[part], part) for part in gradient)
     assert set(gradient) == {"transformer", "decoder", "vision", "projector", "head"}
-
-
-@pytest.mark.slow
-def test_pictures_that_a_batch_does_not_need_are_skipped_and_change_nothing(whole):
-    """Of its places for four pictures and four draws, two are read and two are drawn."""
-    params, loss, terms, _, gradient = whole
-    images = dataclasses.replace(IMAGES, pictures_at_once=1)
-    model = dataclasses.replace(MODEL, images=images)
-    skipping = jax.value_and_grad(lambda params: loss(params, model)[0])
-    value, skipped = jax.jit(skipping)(params)
-    np.testing.assert_allclose(value, terms["flow"][0] + terms["text"][0], rtol=1e-5)
-    for one, other in zip(*map(jax.tree.leaves, (skipped, gradient)), strict=True):
-        np.testing.assert_allclose(one, other, atol=2e-5 * np.abs(other).max() + 1e-6)
 
 
 def test_the_first_stage_of_the_paper_trains_projector_and_head():

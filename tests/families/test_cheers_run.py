@@ -23,7 +23,7 @@ from unicom_jax.runs import checkpoint
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.training.run import run_stages
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_programs")]
 CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
     "unified__pathway": "cheers",
     "unified__fold": 2,
@@ -32,13 +32,6 @@ CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
     "evaluation__batch_size": 2,
 }
 PICTURES = [picture(0, 32, 32), picture(1, 32, 32)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_programs():
-    jax.config.update("jax_disable_most_optimizations", True)  # programs run once or twice
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def settings_of(workdir):

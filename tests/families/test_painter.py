@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from data_pipelines.sequences.tasks import UNDERSTOOD, Image, Text
+from data_pipelines.segments import UNDERSTOOD, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.families import painter
 from tests.families.documents import lively

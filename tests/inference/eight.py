@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines.sequences.tasks import UNDERSTOOD, Image, Text
+from data_pipelines.segments import UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from unicom_jax.inference.generator import Generator
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from data_pipelines import images
 from data_pipelines.build import sequence_config
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.inference.chat import chat

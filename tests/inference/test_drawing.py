@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.segments import DRAWN, SOURCE, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_document, build_prefix
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, Image, Text, unconditional_segments
+from data_pipelines.sequences.tasks import unconditional_segments
 from tests.families.documents import LATENTS, TOKENS, image
 from tests.inference import full_pass
 from unicom_jax.core.batch import Role

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.tasks import DRAWN, Image, Text
+from data_pipelines.segments import DRAWN, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.inference import engine

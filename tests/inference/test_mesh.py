@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.tasks import UNDERSTOOD, Image, Text
+from data_pipelines.segments import UNDERSTOOD, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.families.documents import lively
 from tests.inference.eight import results

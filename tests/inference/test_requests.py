@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.tasks import UNDERSTOOD, Image, Text
+from data_pipelines.segments import UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from unicom_jax.inference.arrays import LATENTS, PIXELS, derived_seed, in_batches, noise_at
 from unicom_jax.inference.requests import as_conversations, as_pictures, as_texts, paired

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from data_pipelines.segments import DRAWN, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import build_prefix
-from data_pipelines.sequences.tasks import DRAWN, UNDERSTOOD, Image, Text
 from tests.data.samples import picture
 from unicom_jax.inference.session import Session, _shared, _slots_of
 

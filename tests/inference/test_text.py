@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.segments import UNDERSTOOD, Text
 from data_pipelines.sequences.sequence import build_prefix
-from data_pipelines.sequences.tasks import UNDERSTOOD, Text
 from tests.families.documents import image
 from tests.inference import full_pass
 from unicom_jax.inference import engine

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.build import load_or_train_tokenizer
+from tests.data.mixed import entries, mixed_config, write_sources
+from tests.data.samples import tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.attention import interval_mask
 from unicom_jax.parallel.plan.topology import parse_topology
@@ -57,6 +59,15 @@ def test_a_stand_in_has_the_pictures_sizes_of_the_configuration():
     config.pretrain.sequence_length = 160
     sizes = stand_in(config, "pretrain").data.scenes.sizes
     assert len(sizes) == 5 and max(sizes) == (128, 32)
+
+
+def test_a_stand_in_of_several_sources_has_their_tasks(tmp_path):
+    config = mixed_config(entries(write_sources(tmp_path)))
+    alone = stand_in(config, "pretrain")
+    assert not alone.data.sources and sum(alone.pretrain.mixture.values()) == pytest.approx(10)
+    assert alone.pretrain.mixture.interleaved == 4  # documents
+    assert alone.pretrain.mixture.text_to_image == 3
+    assert stage_loader(alone, "pretrain", tokenizer()).at(0).tokens.shape == (4, 96)
 
 
 def test_where_nothing_can_be_packed_all_pairs_count():

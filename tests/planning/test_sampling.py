@@ -37,6 +37,7 @@ def test_the_compiled_programs_are_kept_where_that_is_asked_for(plans, kept):
 )
 def test_a_picture_fills_the_slots_of_what_is_understood(understanding, slots):
     assert seen_slots(understanding, patches=16, pool=2) == slots
+    assert seen_slots(understanding, patches=64, pool=2, fold=2) == slots  # four to a slot
 
 
 def test_a_device_holds_all_weights_of_a_generator(plans):

@@ -103,6 +103,20 @@ def test_a_structural_change_is_refused_even_with_the_flag(workdir, flag):
         change(workdir, flag, allow=True)
 
 
+def test_a_source_may_move_and_changes_otherwise_with_the_flag_alone(workdir):
+    items = "({'kind':'folder','path':'photos'},{'kind':'scenes','weight':3})"
+    store(change(workdir, f"data.sources={items}"), workdir)
+    start(workdir, "encoder")
+    assert change(workdir, "data.sources[0].path=/mnt/photos").data.sources[0]["path"]
+    with pytest.raises(ConfigError, match=r"data.sources\[1\].weight=3.0, now it is 5.0; add --a"):
+        change(workdir, "data.sources[1].weight=5")
+    store(change(workdir, "data.sources[1].weight=5", allow=True), workdir)
+    history = (workdir / "config_history.jsonl").read_text(encoding="utf-8")
+    assert '"data.sources[1].weight": [3.0, 5.0]' in history
+    with pytest.raises(ConfigError, match="started with data.sources=.*add --allow-change"):
+        change(workdir, "data.sources=({'kind':'scenes'},)")
+
+
 def test_the_refusal_names_key_and_both_values(workdir):
     start(workdir, "codec")
     with pytest.raises(ConfigError, match=r"codec.latent_dim=32, now it is 16"):

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import build
-from data_pipelines.build import load_or_train_tokenizer, unified_loader
+from data_pipelines import batches
+from data_pipelines.batches import unified_loader
+from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.faults import SourceError
+from tests.data.mixed import entries, mixed_config, write_sources
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.runs import data
@@ -64,7 +66,7 @@ def test_the_documents_of_a_window_are_measured_once_and_kept(photos, tmp_path, 
     def differs(stream):
         raise AssertionError("measured again")
 
-    monkeypatch.setattr(build, "choose_window_documents", differs)
+    monkeypatch.setattr(batches, "choose_window_documents", differs)
     second = config_of(photos)
     assert start(second, tmp_path) == []
     assert second.pretrain.window_documents == measured
@@ -109,7 +111,7 @@ def test_data_that_changed_are_refused_and_it_is_said_how(photos, tmp_path):
 @pytest.mark.usefixtures("started")
 def test_moved_data_are_the_same_and_keep_their_windows(photos, tmp_path, monkeypatch):
     start(config_of(photos), tmp_path)
-    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
+    monkeypatch.setattr(batches, "choose_window_documents", lambda stream: pytest.fail("measured"))
     assert start(config_of(photos.rename(tmp_path / "elsewhere")), tmp_path) == []
 
 
@@ -154,10 +156,55 @@ def test_before_a_checkpoint_other_data_are_taken(photos, tmp_path):
 def test_the_other_processes_read_what_the_first_one_has_measured(photos, tmp_path, monkeypatch):
     start(config_of(photos), tmp_path)
     tokenizer = load_or_train_tokenizer(config_of(photos), tmp_path / "tokenizer")
-    monkeypatch.setattr(build, "choose_window_documents", lambda stream: pytest.fail("measured"))
+    monkeypatch.setattr(batches, "choose_window_documents", lambda stream: pytest.fail("measured"))
     other = config_of(photos)
     keep_data(other, tokenizer, tmp_path, first=False)
     assert other.pretrain.window_documents > 0
     write_rows(photos, 14)
     with pytest.raises(ConfigError, match="this process sees other data than process 0: captions"):
         keep_data(other, tokenizer, tmp_path, first=False)
+
+
+# ---- several sources ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def several(tmp_path):
+    paths = write_sources(tmp_path / "sources")
+    return lambda **overrides: mixed_config(entries(paths), stages=("pretrain",), **overrides)
+
+
+@pytest.mark.usefixtures("started")
+def test_the_source_that_changed_is_named(several, tmp_path):
+    start(several(), tmp_path)
+    assert start(several(), tmp_path) == []
+    words = tmp_path / "sources" / "words" / "documents.jsonl"
+    words.write_text(words.read_text(encoding="utf-8") + '{"text": "more"}\n', encoding="utf-8")
+    change = "source words: documents.jsonl has new rows at its end (40 rows before, 41 now)"
+    with pytest.raises(ConfigError, match="the data changed since") as caught:
+        start(several(), tmp_path)
+    assert f"started: {change}: put them back" in str(caught.value)
+    assert start(several(data__fingerprint=str(caught.value)[-16:]), tmp_path) == [change]
+    fewer = several()
+    fewer.data.sources = fewer.data.sources[1:]
+    with pytest.raises(ConfigError, match="source photos: captions.jsonl is missing: put"):
+        start(fewer, tmp_path)
+
+
+@pytest.mark.usefixtures("started")
+def test_the_length_of_documents_is_measured_once_and_kept(several, tmp_path, monkeypatch):
+    monkeypatch.setattr(batches, "TOKEN_PROBES", 4)
+    first = several(data__weight_unit="tokens")
+    start(first, tmp_path)
+    measured = dict(first.pretrain.document_tokens)
+    assert measured.keys() > {"words/document", "photos/text_to_image"}
+    for name in ("choose_window_documents", "document_tokens"):
+        monkeypatch.setattr(batches, name, lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(data, "document_tokens", lambda *_: pytest.fail("measured"))
+    second = several(data__weight_unit="tokens")
+    tokenizer = load_or_train_tokenizer(second, tmp_path / "tokenizer")
+    keep_data(second, tokenizer, tmp_path, first=False)
+    assert second.pretrain.document_tokens == first.pretrain.document_tokens
+    for split in ("train", "eval"):
+        one, two = (unified_loader(c, "pretrain", tokenizer, split) for c in (first, second))
+        np.testing.assert_array_equal(one.at(0).tokens, two.at(0).tokens)

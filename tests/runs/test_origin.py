@@ -11,11 +11,13 @@ import pytest
 from rich.console import Console
 
 from data_pipelines.sequences.tokenizer import TokenizerError, train_tokenizer
+from tests.models.diffusers_folder import write_folder
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
 from tests.training.toy import same
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange.export import Options, export
+from unicom_jax.families.build import build_autoencoder
 from unicom_jax.runs import weights
 from unicom_jax.runs.imported import check_stages, import_frozen_parts
 from unicom_jax.runs.start import start_run
@@ -87,6 +89,22 @@ def test_a_part_that_is_not_trained_can_come_whole_from_another_run(other, tmp_p
     config = sweep(other, "codec", origin="encoder", label="encoder")
     start(config, tmp_path / "run")
     assert weights.steps_in_use(tmp_path / "run") == {"vision": ("encoder", 0)}
+
+
+def test_a_released_autoencoder_that_is_read_and_not_trained_is_imported_as_it_is(tmp_path):
+    given, workdir = tmp_path / "given", tmp_path / "run"
+    config = tiny_config(
+        stages=("pretrain",),
+        unified__pathway="cheers",
+        unified__fold=2,
+        autoencoder__init_from=str(given),
+    )
+    module = build_autoencoder(config)
+    params = write_folder(given, module)
+    assert f"autoencoder: starts with the autoencoder from {given}" in start(config, workdir)
+    assert weights.steps_in_use(workdir) == {"codec": ("autoencoder", 0)}
+    assert same(weights.restore(workdir, config, only=("codec",))["codec"], params)
+    assert start(config, workdir) == ""
 
 
 def test_an_autoencoder_comes_along(tmp_path):

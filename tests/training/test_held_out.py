@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
+from tests.training.conftest import go
 from tests.training.test_step import batch, trainer
 from tests.training.toy import Stream
+from unicom_jax.config import KEYS
+from unicom_jax.config.key import checked
 from unicom_jax.training.held_out import HeldOut
 
 
@@ -61,3 +65,30 @@ def test_a_run_reports_each_task_of_its_mixture_on_the_terms_that_it_has(whole):
     assert line["eval/text/visual_qa"] != line["eval/text/text_to_image"]
     drawn = {name for name in line if name.startswith("eval/flow/") and "/t0." not in name}
     assert drawn == {"eval/flow/text_to_image", "eval/flow/edit"}
+
+
+def test_a_run_reports_each_of_its_sources(whole, tmp_path):
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    shutil.rmtree(workdir / "pretrain")
+    sources = [
+        {"kind": "scenes", "name": "few", "size": 20, "tasks": "text_to_image", "weight": 0.5},
+        {"kind": "scenes", "name": "many", "tasks": {"visual_qa": 3, "edit": 2}, "weight": 0.5},
+    ]
+    go(
+        workdir,
+        "pretrain",
+        data__source__size=KEYS["data.source.size"].default,
+        data__sources=checked("data.sources", KEYS["data.sources"], sources),
+        **{f"pretrain__mixture__{task}": 0.0 for task in ("text_to_image", "visual_qa", "edit")},
+        pretrain__eval_by_source=True,
+    )
+    lines = [json.loads(line) for line in (workdir / "pretrain" / "metrics.jsonl").open()]
+    (line,) = [line for line in lines if "eval/loss" in line]
+    text = {name for name in line if name.startswith("eval/text/source/")}
+    assert text == {"eval/text/source/few", "eval/text/source/many"}
+    assert line["eval/text/source/many"] == pytest.approx(
+        line["eval/text/visual_qa"], rel=0.5
+    )  # an edit has few words to learn
+    (shares,) = [line for line in lines if line["step"] == 4 and "data/filled" in line]
+    assert shares["data/source/few"] + shares["data/source/many"] == pytest.approx(1)
+    assert shares["data/source/few"] == shares["data/task/text_to_image"]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from data_pipelines.build import load_or_train_tokenizer
-from data_pipelines.sequences.tasks import SOURCE, Image, Text
+from data_pipelines.segments import SOURCE, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL, write_folder

@@ -100,6 +100,19 @@ def test_shares_are_of_what_a_loader_counts():
     assert pictures == {"data/truncated": 0.5}
 
 
+def test_tasks_and_sources_are_shares_of_the_documents_and_of_their_slots():
+    now = Counter(
+        {"documents": 8, "slots": 50, "room": 100, "task/edit": 4, "source/photos": 2}
+        | {"source_slots/photos": 40}
+    )
+    assert data_shares(now, Counter()) == {
+        "data/task/edit": 0.5,
+        "data/source/photos": 0.25,
+        "data/source_slots/photos": 0.8,
+        "data/filled": 0.5,
+    }
+
+
 def test_what_other_processes_lost_is_reported_with_the_rest():
     class Two(ProcessGroup):
         def gather(self, what, text):

@@ -71,6 +71,19 @@ def run(one: Trainer, steps: int = 3, data=None):
     return state, metrics, step
 
 
+@pytest.mark.parametrize("parts", [1, 4])
+def test_a_term_counts_once_its_start_is_reached(parts):
+    """Two updates without it, then one with it."""
+    alone, late = stage(), stage(starts={"rare": 2})
+    alone = dataclasses.replace(alone, weights={"main": 1.0})
+
+    def differ(steps):
+        one, other = (run(trainer(toy, accumulate=parts), steps)[0].params for toy in (alone, late))
+        return max(jax.tree.leaves(jax.tree.map(lambda a, b: np.abs(a - b).max(), one, other)))
+
+    assert differ(2) < 1e-6 < 1e-4 < differ(3)
+
+
 @pytest.mark.parametrize("parts", [2, 4, 8])
 def test_accumulating_parts_equals_one_big_batch(parts):
     (whole, whole_metrics, _), (summed, metrics, _) = run(trainer()), run(trainer(accumulate=parts))

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from unicom_jax.config.key import ConfigError, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.data import SQUARE
-from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, values
+from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, value_at, values
 
 Config = Mapping[str, Any]
 
@@ -50,13 +49,10 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         )
     for stage in stages:
         _check_stage(stage, config[stage])
+        _check_stage_sources(stage, config)
         if stage in UNIFIED_STAGES:
             _check_rows(stage, config[stage])
-            if config[stage]["eval_by_task"] and config["data"]["packed"]:
-                raise ConfigError(
-                    f"{stage}.eval_by_task=True makes rows of each task, and data.packed has rows "
-                    "of the mixture only; leave one of them out"
-                )
+            _check_parts(stage, config)
 
 
 def _check_data(config: Config) -> None:
@@ -94,8 +90,9 @@ def _check_data(config: Config) -> None:
     low, high = config["sample"]["guidance_interval"]
     if low > high:
         raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
+    _check_sources(data)
     scenes = data["scenes"]
-    if data["source"]["kind"] != "scenes":
+    if all(source["kind"] != "scenes" for source in data["sources"] or [data["source"]]):
         return
     for name in ("sizes", "object_weights", "shapes", "colours", "object_sizes", "backgrounds"):
         if not scenes[name]:
@@ -104,6 +101,63 @@ def _check_data(config: Config) -> None:
         raise ConfigError("data.scenes.alike_share and distinct_share sum to more than 1")
     if max(scenes["object_weights"]) <= 0:
         raise ConfigError("data.scenes.object_weights are all 0; give one of them a weight")
+
+
+def _check_sources(data: Config) -> None:
+    if not data["sources"]:
+        return
+    for name, value in data["source"].items():
+        if value != KEYS[f"data.source.{name}"].default:
+            raise ConfigError(
+                f"data.source.{name}={value!r} does nothing beside data.sources; set it to "
+                f"{KEYS[f'data.source.{name}'].default!r}, or leave data.sources out"
+            )
+    for index, source in enumerate(data["sources"]):
+        for stage in source["stages"]:
+            if stage not in STAGES:
+                raise ConfigError(
+                    f"data.sources[{index}].stages: {stage!r} is unknown; stages are "
+                    f"{', '.join(STAGES)}"
+                )
+
+
+def _check_stage_sources(stage: str, config: Config) -> None:
+    """Every stage has a source, and every task of it comes from somewhere."""
+    sources, settings = config["data"]["sources"], config[stage]
+    own = [s for s in sources if not s["stages"] or stage in s["stages"]]
+    if sources and not own:
+        raise ConfigError(
+            f"none of data.sources is for stage {stage!r}; add it to the stages of one, or leave "
+            "them ()"
+        )
+    if stage not in UNIFIED_STAGES:
+        return
+    shares = {task: share for task, share in settings["mixture"].items() if share}
+    open_ones = [s for s in own if not s["tasks"]]
+    if not shares and (open_ones or not sources):
+        raise ConfigError(
+            f"{stage}.mixture is 0 for every task; give one a share, for example "
+            f"--config.{stage}.mixture.text_to_image=1"
+            + ", or give each of data.sources its tasks"
+            * bool(sources)
+        )
+    if shares and own and not open_ones:
+        raise ConfigError(
+            f"{stage}.mixture.{next(iter(shares))} does nothing, as every source of the stage "
+            "names its tasks; set it to 0, or leave out the tasks of a source"
+        )
+
+
+def _check_parts(stage: str, config: Config) -> None:
+    """What is evaluated by itself can be."""
+    for key, what in (("eval_by_task", "task"), ("eval_by_source", "source")):
+        if config[stage][key] and config["data"]["packed"]:
+            raise ConfigError(
+                f"{stage}.{key}=True makes rows of each {what}, and data.packed has rows of the "
+                "mixture only; leave one of them out"
+            )
+    if config[stage]["eval_by_source"] and not config["data"]["sources"]:
+        raise ConfigError(f"{stage}.eval_by_source=True needs data.sources; leave it out")
 
 
 def _check_encoder(config: Config) -> None:
@@ -221,7 +275,7 @@ CHEERS_ONLY = {
 
 def _check_cheers(config: Config) -> None:
     for key, (only, why) in CHEERS_ONLY.items():
-        if (value := _at(config, key)) != only:
+        if (value := value_at(config, key)) != only:
             raise ConfigError(f"{key}={value} with unified.pathway=cheers: {why}; set it to {only}")
     if config["unified"]["edit_source"] == "both":
         raise ConfigError(
@@ -241,17 +295,11 @@ OF_FAMILY: dict[str, Callable[[Config], None]] = {"query": _check_query, "cheers
 
 def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:
     """`part` must divide `whole`; `even`: with an even quotient."""
-    small, large = _at(config, part), _at(config, whole)
+    small, large = value_at(config, part), value_at(config, whole)
     if large % (small * (2 if even else 1)):
         what = "leaves an odd number of channels a head of" if even else "does not divide"
         fits = _divisors(large // 2) if even and large % 2 == 0 else _divisors(large)
         raise ConfigError(f"{part}={small} {what} {whole}={large}; take one of {fits}")
-
-
-def _at(config: Config, name: str) -> Any:
-    for part in name.split("."):
-        config = config[part]
-    return config
 
 
 def _divisors(number: int) -> str:
@@ -296,11 +344,6 @@ def _check_rows(stage: str, settings: Config) -> None:
             f"{stage}.window_rows={settings['window_rows']} does not divide "
             f"{stage}.batch_size={settings['batch_size']}; take one of "
             f"{_divisors(settings['batch_size'])}"
-        )
-    if math.isclose(sum(dict(settings["mixture"]).values()), 0.0):
-        raise ConfigError(
-            f"{stage}.mixture is 0 for every task; give one a share, for example "
-            f"--config.{stage}.mixture.text_to_image=1"
         )
     if not settings["flow_weight"] and not settings["text_weight"]:
         raise ConfigError(f"{stage}.flow_weight and text_weight are both 0: nothing is learned")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from unicom_jax.config.key import NEUTRAL, RECORDED, STRUCTURAL, ConfigError, Group, Key
-from unicom_jax.config.schema import DECLARED, KEYS, UNIFIED_STAGES, group_of
+from unicom_jax.config.schema import DECLARED, UNIFIED_STAGES, declared, group_of
 
 ON_RESUME = {
     NEUTRAL: "may change",
@@ -36,8 +36,8 @@ def explain(name: str) -> str:
     """
     from unicom_jax.config.files import hint
 
-    if name in KEYS:
-        return "\n".join(_about_key(name, KEYS[name]))
+    if key := declared(name):
+        return "\n".join(_about_key(name, key))
     group = group_of(name) if name else Group("All keys and groups of a configuration.", DECLARED)
     if group is None:
         raise ConfigError(f"{name}: unknown key; {hint(name)}")
@@ -60,6 +60,13 @@ def _about_key(name: str, key: Key) -> Iterator[str]:
     if key.filled_in:
         rule = "set by the run"
     yield f"  when a run resumes: {rule}"
+    if key.fields:
+        yield "  each item is a dict of"
+        width = max(map(len, key.fields)) + 2
+        for field, about in key.fields.items():
+            default = "required" if about.required else repr(about.default)
+            yield f"    {field:<{width}}{about.meaning} [{default}]"
+        yield f"  --config.{name}[0].FIELD=VALUE changes one item"
 
 
 def reference_page() -> str:
@@ -78,6 +85,10 @@ def _about_group(name: str, group: Group, title: str) -> str:
     meaning = "The stages of the unified model; each has these keys." if many else group.meaning
     parts = [meaning, "\n\n", _table("STAGE" if many else name, _plain(group.keys))]
     for inner, entry in group.keys.items():
+        if isinstance(entry, Key) and entry.fields:
+            item = f"{name}.{inner}[i]"
+            meaning = f"Each item of `{name}.{inner}` is a dict of these keys."
+            parts.append(f"\n### {item}\n\n{meaning}\n\n{_table(item, entry.fields)}")
         if isinstance(entry, Group):
             below = _about_group(f"{name}.{inner}", entry, f"{name}.{inner}")
             label = f"STAGE.{inner}" if many else f"{name}.{inner}"
@@ -97,7 +108,8 @@ def _table(prefix: str, keys: Mapping[str, Key]) -> str:
     for name, key in keys.items():
         full = f"{prefix}.{name}" if prefix else name
         rule = "set by the run" if key.filled_in else COLUMNS[key.resume]
-        cells = (f"`{full}`", f"`{key.default!r}`", _may_be(key), key.meaning, rule)
+        default = "" if key.required else f"`{key.default!r}`"
+        cells = (f"`{full}`", default, _may_be(key), key.meaning, rule)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 

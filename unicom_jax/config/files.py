@@ -16,7 +16,16 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unicom_jax.config.key import KINDS, ConfigError, checked, nearest, parse
-from unicom_jax.config.schema import GROUPS, KEYS, group_of, values
+from unicom_jax.config.schema import (
+    FIELD,
+    GROUPS,
+    KEYS,
+    TABLES,
+    declared,
+    group_of,
+    value_at,
+    values,
+)
 
 SHIPPED = "unicom_jax.experiments"  # where a wheel has them, see setup.py
 
@@ -152,9 +161,7 @@ def _groups(config: ConfigDict, prefix: str = "") -> Iterator[str]:
 
 
 def _at(config: ConfigDict, name: str) -> Any:
-    for part in filter(None, name.split(".")):
-        config = config[part]
-    return config
+    return value_at(config, name) if name else config
 
 
 def hint(name: str, prefix: str = "") -> str:
@@ -204,12 +211,26 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> None:
         key = name.removeprefix("--config.")
         if not flag.startswith("--config.") or not separator:
             raise ConfigError(f"{flag!r} is not understood; overrides look like --config.seed=1")
+        if (match := FIELD.fullmatch(key)) and match["index"] and match["table"] in TABLES:
+            _put_field(config, match["table"], int(match["index"]), match["field"], text)
+            continue
         if key not in KEYS:
             raise ConfigError(
                 f"--config.{key}: {'' if group_of(key) else 'unknown key; '}"
                 f"{hint(key, '--config.')}"
             )
         _put(config, key, checked(name, KEYS[key], parse(name, KEYS[key], text)))
+
+
+def _put_field(config: ConfigDict, table: str, index: int, field: str, text: str) -> None:
+    """One field of one item of a tuple of tables."""
+    items, name = list(value_at(config, table)), f"{table}[{index}].{field}"
+    if index >= len(items):
+        raise ConfigError(f"--config.{name}: {table} has {len(items)} items, counted from 0")
+    key = declared(name)
+    value = text if key is None else parse(name, key, text)
+    items[index] = {**items[index], field: value}
+    _put(config, table, checked(table, KEYS[table], items))
 
 
 def _put(config: ConfigDict, name: str, value: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import difflib
 import math
@@ -40,7 +41,8 @@ class Key:
       meaning: one sentence, shown by `unicom config explain` and in docs/keys.md.
       least, most: closed bounds of a number, or of each number of a tuple.
       above, below: open bounds.
-      choices: all that a text (or each item of a tuple) may be.
+      choices: all that a text (or each item of a tuple) may be; of a dict: its keys, whose values
+        are numbers.
       length: of a tuple; None: any.
       item: type of the items of a tuple; None: that of the default's first one.
       path: a file or folder on this machine; `~` stands for the home directory.
@@ -49,6 +51,8 @@ class Key:
         because a checkpoint holds other things then.
       filled_in: a run sets it at its start.
       before: what runs did that were stored before the key existed.
+      fields: of a tuple whose items are tables: the keys of such a table.
+      required: of a field: a table without it is refused.
     """
 
     default: Any
@@ -66,6 +70,8 @@ class Key:
     switch: bool = False
     filled_in: bool = False
     before: Any = ALWAYS
+    fields: Mapping[str, Key] | None = None
+    required: bool = False
 
     @property
     def kind(self) -> type:
@@ -129,7 +135,7 @@ def parse(name: str, key: Key, text: str) -> Any:
         value = _literal(text) if quoted else text
         return value if isinstance(value, str) else text
     value = _literal(text)
-    if key.kind is tuple and isinstance(value, str):
+    if key.kind in (tuple, dict) and isinstance(value, str):
         separate = key.choices and "," in value
         return tuple(part.strip() for part in value.split(",")) if separate else (value,)
     if key.kind is float and value in ("inf", "nan", "-inf"):
@@ -151,12 +157,57 @@ def checked(name: str, key: Key, value: Any) -> Any:
       ConfigError: of another type, or out of range; it says what would do.
     """
     if key.kind is dict:
-        return value
+        return _checked_shares(name, key, value) if key.choices else value
+    if key.fields:
+        return _checked_tables(name, key, value)
     if key.kind is tuple:
         return _checked_tuple(name, key, value)
     if key.kind is str and key.path:
         value = checked_path(name, value)
     return _checked_item(name, key, key.kind, value, value)
+
+
+def _checked_tables(name: str, key: Key, value: Any) -> tuple[dict[str, Any], ...]:
+    """Each item with all of the key's fields."""
+    items = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return tuple(_checked_table(f"{name}[{i}]", key, item) for i, item in enumerate(items))
+
+
+def _checked_table(name: str, key: Key, table: Any) -> dict[str, Any]:
+    fields = key.fields or {}
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{name}={table!r}: expects a dict of {', '.join(fields)}")
+    for field in table:
+        if field not in fields:
+            near = _similar(str(field), list(fields), 0.6)
+            meant = f"did you mean {name}.{near}?" if near else f"choose {', '.join(fields)}"
+            raise ConfigError(f"unknown key {name}.{field}; {meant}")
+    if lacking := [field for field in fields if fields[field].required and field not in table]:
+        raise ConfigError(
+            f"{name} lacks {lacking[0]!r}; give it, one of {fields[lacking[0]].allowed()}"
+        )
+    return {
+        field: checked(f"{name}.{field}", key, table.get(field, copy.copy(key.default)))
+        for field, key in fields.items()
+    }
+
+
+def _checked_shares(name: str, key: Key, value: Any) -> dict[str, float]:
+    """A dict of numbers; one name, or a tuple of names, stands for equal numbers."""
+    if isinstance(value, Mapping):
+        shares = dict(value)
+    else:
+        shares = dict.fromkeys(value if isinstance(value, list | tuple) else (value,), 1.0)
+    for choice, share in shares.items():
+        if choice not in key.choices:
+            near = _similar(str(choice), list(key.choices), 0.6)
+            meant = f"did you mean {near!r}?" if near else f"choose {key.allowed()}"
+            raise ConfigError(f"{name}: {choice!r} is unknown; {meant}")
+        number = dataclasses.replace(key, default=0.0, choices=())
+        shares[choice] = _checked_item(f"{name}[{choice!r}]", number, float, share, share)
+    if shares and not any(shares.values()):
+        raise ConfigError(f"{name}={value!r} is 0 for all; give one of them a share, or give {{}}")
+    return dict(sorted(shares.items()))  # in whatever order they were written
 
 
 def _checked_tuple(name: str, key: Key, value: Any) -> tuple[Any, ...]:

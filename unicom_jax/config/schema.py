@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -86,6 +87,8 @@ DECLARED: dict[str, Key | Group] = {
     "evaluation": EVALUATION,
 }
 KEYS = flatten(DECLARED)
+TABLES = tuple(name for name, key in KEYS.items() if key.fields)
+FIELD = re.compile(r"(?P<table>[\w.]+?)(\[(?P<index>\d+)\])?\.(?P<field>\w+)")
 GROUPS = {
     name for key in KEYS for name in itertools.accumulate(key.split(".")[:-1], "{}.{}".format)
 }
@@ -133,7 +136,29 @@ def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
         for group in groups:
             place = place.setdefault(group, {})
         place.setdefault(last, copy.copy(key.before))
+    for name in TABLES:
+        for table in value_at(completed, name):
+            for field, key in KEYS[name].fields.items():
+                before = key.default if key.before is ALWAYS else key.before
+                table.setdefault(field, copy.copy(before))
     return completed
+
+
+def value_at(config: Mapping[str, Any], name: str) -> Any:
+    """The value of a dotted name."""
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def declared(name: str) -> Key | None:
+    """The declaration of a key or of a field of a table, such as data.sources[0].path; None: there
+    is none. The number may be left out."""
+    if name in KEYS:
+        return KEYS[name]
+    match = FIELD.fullmatch(name)
+    table = KEYS.get(match["table"]) if match else None
+    return table.fields.get(match["field"]) if table and table.fields else None
 
 
 def group_of(name: str) -> Group | None:

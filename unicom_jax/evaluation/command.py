@@ -17,8 +17,9 @@ from data_pipelines.build import (
 )
 from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.sources.configured import source_kinds
 from data_pipelines.sources.split import EVALUATION
-from unicom_jax.evaluation.data import TEST, EvaluationData, half_of, sample_of
+from unicom_jax.evaluation.data import TEST, EvaluationData, complete, half_of, sample_of
 from unicom_jax.evaluation.run import SCORES_FILE, evaluate
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
@@ -65,7 +66,7 @@ def run_evaluate(
     trained_on = evaluates_on_training_data(config)
     if trained_on:
         console.print(
-            "nothing was held out (data.source.held_out, eval_split): "
+            "nothing was held out of a source (held_out, eval_split): "
             "these are scores on training data"
         )
     changed = source_changes(config, workdir)
@@ -77,7 +78,7 @@ def run_evaluate(
         )
     about = {
         "split": split,
-        "data": config["data"]["source"]["kind"],
+        "data": ", ".join(source_kinds(config)),
         "trained_on": trained_on,
         "data_changed": changed,
         "policy": config["data"]["policy"],
@@ -118,20 +119,21 @@ def encoder_of(generator: Generator) -> Generator | None:
 def data_of(
     run: Mapping[str, Any], settings: EvaluationConfig, split: str = TEST
 ) -> EvaluationData:
-    """The evaluation data of a run's configuration: Scenes with the exact judge, others without.
+    """The evaluation data of a run's configuration: Scenes alone with the exact judge, others
+    without.
 
     Pictures keep the shapes that they have in training under the run's image policy.
 
     Raises SourceError when a split has too few records.
     """
-    if run["data"]["source"]["kind"] == "scenes":
+    if source_kinds(run) == ["scenes"]:
         fields = run["data"]["scenes"].items()  # JSON knows lists only
         fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields}
         policy, unit = image_policy(run), run["data"]["patch"] * grid_unit(run)
         sizes = [policy.target_size(*size, unit) for size in fields["sizes"]]
         scenes = SceneConfig(**fields)
         return scenes_data(settings, scenes, sizes=tuple(dict.fromkeys(sizes)), split=split)
-    source = open_examples(run, EVALUATION, with_edits=settings.edits > 0)
+    source = complete(open_examples(run, EVALUATION, with_edits=settings.edits > 0))
     examples = sample_of(half_of(source, split), settings.examples)
     if settings.pictures and len(examples) < FEWEST:
         raise SourceError(

@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import SourceError
+from data_pipelines.sources.chosen import having
 from data_pipelines.sources.split import SplitSource, held_out
 from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt
@@ -37,6 +38,20 @@ class EvaluationData:
     prompts: Sequence[Prompt] = ()
     judge_edit: EditJudge = judge_pixels
     judge_caption: CaptionJudge | None = None
+
+
+def complete(source: Sequence[Example]) -> Sequence[Example]:
+    """The records that have both a picture and a caption, as scores need them.
+
+    Raises SourceError when there is none.
+    """
+    found = having(source, ("image", "captions"))
+    if not len(found):
+        raise SourceError(
+            f"no held-out record of {source!r} has both a picture and a caption, so nothing can be "
+            "scored: evaluate on other data"
+        )
+    return found
 
 
 def half_of(source: Sequence[Example], split: str) -> Sequence[Example]:

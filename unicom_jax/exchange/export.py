@@ -17,9 +17,9 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import KEYS, ConfigError, values
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
+from unicom_jax.exchange.code import SOURCES, code_of
 from unicom_jax.exchange.model_card import model_card
 from unicom_jax.families.build import build_autoencoder
-from unicom_jax.interop import pytorch
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import exported, siglip
@@ -34,28 +34,6 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
 from unicom_jax.runs.autoencoder import has_trained, load_trained
 
-SOURCES = Path(pytorch.__file__).parent
-# The code that travels with the weights, whatever the family; a family's own is `OWN_CODE`.
-# `verify_unicom.py` beside it does not.
-CODE = (
-    "configuration_unicom",
-    "modeling_unicom_base",
-    "modeling_unicom_layers",
-    "modeling_unicom_vision",
-    "modeling_unicom_codec",
-    "modeling_unicom_flow",
-    "modeling_unicom_language",
-    "modeling_unicom_reading",
-    "modeling_unicom_standard",
-    "modeling_unicom_generation",
-    "image_processing_unicom",
-    "processing_unicom",
-    "sequence_unicom",
-)
-OWN_CODE = {
-    "modeling_unicom": ("modeling_unicom_flux", "modeling_unicom_pathway"),
-    "modeling_unicom_cheers": (),
-}
 AUTO_MODELS = (
     "AutoModel",
     "AutoModelForCausalLM",
@@ -237,11 +215,6 @@ def write_model(run: Run, module: exported.Model, folder: Path, options: Options
         kept=exported.kept_in_fp32(module),
         shard_bytes=options.shard_bytes,
     )
-
-
-def code_of(twin: exported.Twin) -> list[str]:
-    """The files that travel with a model."""
-    return [f"{name}.py" for name in (*CODE, twin.file, *OWN_CODE[twin.file])]
 
 
 def _describe(run: Run, module: exported.Model, options: Options) -> dict[str, Any]:

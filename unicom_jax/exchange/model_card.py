@@ -9,6 +9,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from data_pipelines.sources.configured import source_kinds
 from unicom_jax.interop.layouts.exported import Model, twin_of
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.stages import in_order, parse, settings_of
@@ -99,7 +100,6 @@ def model_card(
     choice: Choice,
 ) -> str:
     """The card of a run. `steps`: part -> (stage, steps); `choice`: as given to the export."""
-    source = config["data"]["source"]
     used = (parse(label) for label, _ in steps.values())
     stages = [stage.label for stage in in_order(config, filter(None, used))]
     name = workdir.resolve().name
@@ -112,7 +112,7 @@ def model_card(
         sizes=_sizes(module),
         pictures=_pictures(config["data"]),
         training=_training(workdir, stages, config),
-        data=f"`{source['kind']}`",
+        data=", ".join(f"`{kind}`" for kind in source_kinds(config)),
         weights=KINDS.get(choice.kind, "those that the run itself uses (averaged where EMA was on)")
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
         scores=scores if isinstance(scores, str) else _score_table(scores),
@@ -128,7 +128,7 @@ def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -
     The licence is "other", since that of the weights is for whoever publishes them to state. Base
     models are known by the folders that the configuration names.
     """
-    source = config["data"]["source"]["kind"]
+    source = "+".join(source_kinds(config))
     given = (config[part]["init_from"] for part in ("encoder", "unified"))
     decoder = config["codec"]["decoder"]["init_from"]
     results = [

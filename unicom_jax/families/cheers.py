@@ -17,17 +17,15 @@ from typing import Any
 
 import flax.struct
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import PICTURES, ROWS, place
-from unicom_jax.core.batch import MixedBatch, Role
+from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.core.skipping import on_present
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
 from unicom_jax.models.latent_codec import AutoencoderCodec
@@ -58,8 +56,6 @@ class CheersImages(ImageModel):
       codec: of the frozen autoencoder; run by `prepare` alone.
       tokenizer: of latents, with the trained copy of the autoencoder's decoder.
       head: the cascaded flow head.
-      pictures_at_once: pictures that the tokenizer computes together; pictures that a batch has a
-        place for but does not need are then skipped. 0: all at once, needed or not.
       compute_dtype: of head and slots; times, modulation, norms and velocities are fp32.
     """
 
@@ -67,7 +63,6 @@ class CheersImages(ImageModel):
     tokenizer: PixelTokenizer
     head: CascadedHead
     flow_time: FlowTime = FlowTime()
-    pictures_at_once: int = 0
     compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
@@ -106,13 +101,6 @@ class CheersImages(ImageModel):
     ) -> Noised:
         return noise_draws(prepared.latents, prepared.grids, draws, row_keys, self.flow_time)
 
-    def read(self, prepared: Latents, batch: MixedBatch) -> Latents:
-        images = jnp.arange(batch.grids.shape[1])
-        looked = (batch.roles == Role.UNDERSTAND) | (batch.roles == Role.CLEAN)
-        of_slots = looked[..., None] & (batch.image_index[..., None] == images)
-        read = jnp.any(of_slots, axis=1)[..., None]
-        return prepared.replace(grids=jnp.where(read, prepared.grids, 0))
-
     def looked_at(
         self, params: Params, prepared: Latents
     ) -> tuple[Float[Array, "B M s W"], Float[Array, "B M s W"]]:
@@ -128,18 +116,8 @@ class CheersImages(ImageModel):
         self, params: Params, latents: jax.Array, grids: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Vectors of slots and embedded patches of latents (B, M, n, d)."""
-        flat = _flat(latents), _flat(grids)
-        if self.pictures_at_once:
-            present = jnp.all(flat[1] > 0, axis=1)
-            found = on_present(self._one_by_one, params, flat, present, self.pictures_at_once)
-        else:
-            found = self.tokenizer(params, *flat)
+        found = self.tokenizer(params, _flat(latents), _flat(grids))
         return jax.tree.map(lambda x: x.reshape(*latents.shape[:2], *x.shape[1:]), found)
-
-    def _one_by_one(
-        self, params: Params, pictures: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
-        return self.tokenizer(params, *pictures)
 
     def cascade(
         self, params: Params, hidden: Float[Array, "B draws s W"], noised: Noised, aux: jax.Array
@@ -202,6 +180,5 @@ def make_cheers(
         ),
         head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
         flow_time=FlowTime(unified["time"], unified["time_shift"]),
-        pictures_at_once=cheers["pictures_at_once"],
         compute_dtype=compute_dtype,
     )

@@ -106,11 +106,6 @@ class ImageModel(Module):
         """Puts each draw at a time of its own; `draws` are pictures of the row, -1: none."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
-    def read(self, prepared: Any, batch: MixedBatch) -> Any:
-        """`prepared` for `looked_at`: pictures that no slot reads may be marked as absent."""
-        del batch
-        return prepared
-
     def looked_at(
         self, params: Params, prepared: Any
     ) -> tuple[Float[Array, "B M p W"], Float[Array, "B M q W"]]:

@@ -74,8 +74,7 @@ class UnifiedModel(Module):
         images, rows = self.images, batch.tokens.shape[0]
         noised = each_alone(images.noise(prepared, batch.draws, row_keys))
         drawn, aux = images.drawn(params, noised)
-        read = each_alone(images.read(prepared, batch))
-        vectors = *images.looked_at(params, read), drawn
+        vectors = *images.looked_at(params, each_alone(prepared)), drawn
         hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
         states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))

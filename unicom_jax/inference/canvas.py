@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.images import ImagePolicy
+from data_pipelines.segments import Image, Segment
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.tasks import Image, Segment
 from unicom_jax.inference.arrays import prepared
 from unicom_jax.inference.prompt import power_of_two
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace

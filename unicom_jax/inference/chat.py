@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from data_pipelines.decoding import load_image
-from data_pipelines.sequences.tasks import SOURCE, UNDERSTOOD, Image, Segment, Text
+from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
 from unicom_jax.inference.pictures import numbered, save
 
 HELP = """\

@@ -13,16 +13,9 @@ import numpy as np
 from rich.console import Console
 
 from data_pipelines.decoding import load_image
+from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import (
-    BRIEFLY,
-    SOURCE,
-    UNDERSTOOD,
-    Image,
-    Segment,
-    Text,
-    about_image,
-)
+from data_pipelines.sequences.tasks import BRIEFLY, about_image
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.chat import chat

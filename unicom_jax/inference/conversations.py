@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
+from data_pipelines.segments import Image, Segment
 from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import (
@@ -18,7 +19,7 @@ from data_pipelines.sequences.sequence import (
     Document,
     build_prefix,
 )
-from data_pipelines.sequences.tasks import Image, Segment, without_pictures
+from data_pipelines.sequences.tasks import without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jaxtyping import Float32
 
-from data_pipelines.sequences.tasks import BRIEFLY, SOURCE, UNDERSTOOD, Image, Segment, Text
+from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
+from data_pipelines.sequences.tasks import BRIEFLY
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine

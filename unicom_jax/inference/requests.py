@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.sequences.tasks import Image, Segment, Text
+from data_pipelines.segments import Image, Segment, Text
 from unicom_jax.core.picture import Picture
 
 Conversation = str | Sequence[Segment]

@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.segments import DRAWN, Image, Segment, Text
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
 from data_pipelines.sequences.sequence import MASK_FIELDS, Document, build_prefix
-from data_pipelines.sequences.tasks import DRAWN, Image, Segment, Text
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import derived_seed

@@ -25,8 +25,9 @@ from rich.console import Console
 from rich.table import Table
 
 import unicom_jax.interop.pytorch
+from data_pipelines.segments import UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
-from data_pipelines.sequences.tasks import BRIEFLY, UNDERSTOOD, Image, Text
+from data_pipelines.sequences.tasks import BRIEFLY
 from unicom_jax.core.module import Params
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import LATENTS, PIXELS, noise_at, to_patches

@@ -10,20 +10,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from data_pipelines.batches import row_facts
 from data_pipelines.build import (
     SOURCE_KEYS,
     grid_unit,
     image_policy,
     load_or_train_tokenizer,
-    row_facts,
 )
 from data_pipelines.loading.loader import LoaderError
+from data_pipelines.sources.configured import part_weights
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
 from unicom_jax.core.attention.kernel_parts import filled_mask
@@ -32,6 +34,7 @@ from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.stages import data_seed
 
 ROWS = 32  # that are looked at, at least
+STAND_INS = {"document": "interleaved"}  # tasks that Scenes cannot serve
 EXAMPLES = 300  # whose words the tokenizer of a stand-in learns
 UNREADABLE = (OSError, ValueError, ImportError, LoaderError)
 
@@ -98,6 +101,11 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not Path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
+    shares: Counter = Counter()
+    for (_, task), weight in part_weights(config, stage).items():
+        shares[STAND_INS.get(task, task)] += weight
+    config[stage].mixture.update({task: shares[task] for task in config[stage].mixture})
+    config.data.sources = ()
     unset = {key: value for key, (_, value) in SOURCE_KEYS.items()}
     config.data.source.update({**unset, "kind": "scenes", "size": EXAMPLES})
     config[stage].window_documents = 0

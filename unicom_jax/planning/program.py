@@ -112,6 +112,7 @@ def _abstract_pictures(config: Mapping[str, Any], name: str) -> PictureBatch:
 ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "rows": _abstract_packed,
     "pictures": _abstract_pictures,
+    "captioned": _abstract_pictures,
 }
 
 

@@ -28,6 +28,7 @@ from unicom_jax.config import (
 )
 from unicom_jax.config.files import check_values
 from unicom_jax.config.key import NEUTRAL, RECORDED
+from unicom_jax.config.schema import declared
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.stages import parse, spec_of
 from unicom_jax.runs.workdir import CONFIG, HISTORY, read_json, stage_steps
@@ -102,7 +103,7 @@ def store(config: ConfigDict, workdir: Path) -> None:
         changes = {
             name: [old, new]
             for name, old, new in differences(stored, config)
-            if KEYS[name].resume != NEUTRAL
+            if declared(name).resume != NEUTRAL
         }
         if changes:
             line = {
@@ -168,7 +169,19 @@ def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple
     )
     for name in KEYS:
         if old.get(name) != new.get(name) and not KEYS[name].filled_in:
-            yield name, old.get(name), new.get(name)
+            yield from _changed(name, old.get(name), new.get(name))
+
+
+def _changed(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """A key that differs; of a table of as many items as before its fields."""
+    fields = KEYS[name].fields
+    if not fields or len(old) != len(new):
+        yield name, old, new
+        return
+    for index, (before, now) in enumerate(zip(old, new, strict=True)):
+        for field in fields:
+            if before.get(field) != now.get(field):
+                yield f"{name}[{index}].{field}", before.get(field), now.get(field)
 
 
 def any_started(workdir: Path) -> bool:
@@ -189,7 +202,7 @@ def _check_change(
     stored: Mapping[str, Any],
     allow_change: bool,
 ) -> None:
-    key = KEYS[name]
+    key = declared(name)
     if key.resume == NEUTRAL or not _started(name, workdir, stored):
         return
     switched = key.switch and bool(old) != bool(new)

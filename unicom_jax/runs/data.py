@@ -1,8 +1,9 @@
-"""The data of a run, kept in its `data.json`: what they looked like when it started, and how many
-documents each stage packs into a window.
+"""The data of a run, kept in its `data.json`: what they looked like when it started, how many
+documents each stage packs into a window and, where weights are by tokens, how many slots a document
+of each source and task has.
 
-Both decide its batches. The number of documents is measured on what can be read at that moment, so
-measuring it again on another host or at another start could give another one.
+All decide its batches. They are measured on what can be read at that moment, so measuring them
+again on another host or at another start could give other numbers.
 """
 
 from __future__ import annotations
@@ -15,9 +16,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from data_pipelines.build import data_identity, row_facts, window_documents
+from data_pipelines.batches import document_tokens, row_facts, window_documents
+from data_pipelines.build import data_identity
 from data_pipelines.sequences.tokenizer import Tokenizer
-from data_pipelines.sources.identity import changes, fingerprint, from_json
+from data_pipelines.sources.configured import configured_sources
+from data_pipelines.sources.identity import (
+    fingerprint,
+    from_json,
+    joined_identity,
+    source_differences,
+)
 from unicom_jax.config import ConfigError
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.checkpoint import is_import
@@ -36,13 +44,14 @@ def keep_data(
     first: bool = True,
 ) -> list[str]:
     """Checks that the data are those that the run was started with, and fills in how many documents
-    a window of its stages has.
+    a window of its stages has and how long they are.
 
     Nothing is read where the stages that are not finished train on packed rows, and nothing is
     compared before a stage has a checkpoint.
 
     Args:
-      config: of the run; `window_documents` of the stages that pack rows is set in it.
+      config: of the run; `window_documents` and `document_tokens` of the stages that pack rows are
+        set in it.
       first: of the processes of a run; the others read what it has written.
 
     Returns:
@@ -71,7 +80,6 @@ def keep_data(
     for stage in from_source:
         if STAGES[stage].loader == "rows":
             windows[stage] = _window(config, stage, tokenizer, windows.get(stage))
-            config[stage].window_documents = windows[stage]["documents"]
     if first:
         write_text(path, json.dumps(stored, indent=2) + "\n")
     return changed
@@ -91,8 +99,7 @@ def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
     before = read_json(path, ConfigError).get("identity", {}) if path.is_file() else {}
     if not before:
         return []
-    now, folder = data_identity(config)
-    return changes(from_json(before), now, folder)
+    return source_differences(from_json(before), data_identity(config))
 
 
 def _is_finished(config: ConfigDict, workdir: Path, stage: Occurrence) -> bool:
@@ -106,17 +113,17 @@ def _check_identity(
     config: ConfigDict, workdir: Path, stored: dict[str, Any], first: bool
 ) -> list[str]:
     """Compares the data with those of the run and of `data.fingerprint`, and stores what is new."""
-    now, folder = data_identity(config)
+    found = data_identity(config)
+    now = joined_identity(found)
     present, wanted = fingerprint(now), config.data.fingerprint
     if "identity" not in stored:
         if wanted not in ("", present):
             raise ConfigError(
-                f"data.fingerprint={wanted!r} names other data than those at "
-                f"{config.data.source.path}, which have {present}: look for the data that were "
-                'meant, or set it to ""'
+                f"data.fingerprint={wanted!r} names other data than those at {_paths(config)}, "
+                f'which have {present}: look for the data that were meant, or set it to ""'
             )
         changed = []
-    elif changed := changes(from_json(stored["identity"]), now, folder):
+    elif changed := source_differences(from_json(stored["identity"]), found):
         if not first:
             raise ConfigError(
                 f"this process sees other data than process 0: {'; '.join(changed)}: give all the "
@@ -133,15 +140,28 @@ def _check_identity(
     return changed
 
 
+def _paths(config: ConfigDict) -> str:
+    return ", ".join(str(one.options["path"]) for one in configured_sources(config))
+
+
 def _window(
     config: ConfigDict, stage: str, tokenizer: Tokenizer, kept: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The window of a stage: the kept one, unless the configuration decides on another."""
+    """The window of a stage: the kept one, unless the configuration decides on another. It is set
+    in the configuration, too.
+    """
     given = config[stage].window_documents
     rows = row_facts(config, stage)
-    rows["source"].pop("path", None)  # data may move
+    for source in rows["sources"].values() if "sources" in rows else [rows["source"]]:
+        source.pop("path", None)  # data may move
     about = json.dumps([rows, tokenizer.fingerprint()], default=list)
     facts = hashlib.sha256(about.encode()).hexdigest()[:16]
-    if kept and kept["facts"] == facts and given in (0, kept["documents"]):
-        return kept
-    return {"facts": facts, "documents": window_documents(config, stage, tokenizer)}
+    if not (kept and kept["facts"] == facts and given in (0, kept["documents"])):
+        kept = {"facts": facts}
+        if config.data.weight_unit == "tokens":
+            config[stage].document_tokens = document_tokens(config, stage, tokenizer)
+            kept["tokens"] = config[stage].document_tokens
+        kept["documents"] = window_documents(config, stage, tokenizer)
+    config[stage].document_tokens = tuple(tuple(pair) for pair in kept.get("tokens", ()))
+    config[stage].window_documents = kept["documents"]
+    return kept

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data_pipelines.build import Share, picture_loader, unified_loader
+from data_pipelines.batches import Share, picture_loader, unified_loader
 from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.split import TRAIN
@@ -18,11 +18,19 @@ def _rows(label: str, *arguments: Any, **options: Any) -> Loader:
 
 
 def _pictures(label: str, *arguments: Any, **options: Any) -> Loader:
-    return picture_loader(*arguments, **options)
+    return picture_loader(*arguments, captioned=False, **options)
+
+
+def _captioned(label: str, *arguments: Any, **options: Any) -> Loader:
+    return picture_loader(*arguments, captioned=True, **options)
 
 
 # Loader of `StageSpec.loader`: takes the stage's label, then what `picture_loader` takes.
-LOADERS: dict[str, Callable[..., Loader]] = {"rows": _rows, "pictures": _pictures}
+LOADERS: dict[str, Callable[..., Loader]] = {
+    "rows": _rows,
+    "pictures": _pictures,
+    "captioned": _captioned,
+}
 
 
 def stage_loader(

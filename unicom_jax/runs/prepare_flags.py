@@ -11,6 +11,8 @@ data sets, for --config.data.source:
   unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
   unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
   unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord
+  unicom data prepare webdataset --package='shards/{000..099}.tar' --out=data/shards
+  unicom data prepare parquet --package=tables --out=data/tables     # likewise jsonl
 
 packed rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
@@ -30,14 +32,18 @@ packed rows, for --config.data.packed:
       --runner=FlinkRunner --flink_master=host:8081 --parallelism=256"""
 
 
+FILES = ("jsonl", "parquet", "webdataset")
+
+
 def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=("folder", "openmoji", "scenes", "packed"))
+    parser.add_argument("dataset", choices=(*FILES, "folder", "openmoji", "scenes", "packed"))
     parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
-    sets = parser.add_argument_group("folder, openmoji, scenes")
+    sets = parser.add_argument_group("data sets")
     sets.add_argument(
         "--package",
         metavar="PATH",
-        help="folder: the one with captions.jsonl; openmoji: the npm package (folder, .tgz)",
+        help="folder: the one with captions.jsonl; jsonl, parquet, webdataset: files, a folder or "
+        "a pattern; openmoji: the npm package (folder, .tgz)",
     )
     sets.add_argument(
         "--size",

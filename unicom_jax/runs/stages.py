@@ -142,7 +142,7 @@ STAGES: dict[str, StageSpec] = {
             "encoder",
             part="encoder",
             loss="contrastive",
-            loader="pictures",
+            loader="captioned",
             tokens_per_step=_patches,
         ),
         StageSpec(

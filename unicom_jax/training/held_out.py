@@ -1,4 +1,4 @@
-"""The loss on held-out batches: of a stage's own mixture, and of each of its tasks alone."""
+"""The loss on held-out batches: of a stage's own mixture, and of each of its parts alone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HeldOut:
     Args:
       prepare: the compiled `Stage.prepare`.
       batches: of the stage's mixture; `count` of them are taken.
-      tasks: of single tasks, by name, as many of each.
+      parts: of single tasks and sources, by name (TASK, source/NAME), as many of each.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class HeldOut:
         prepare: Callable,
         batches: Batches,
         count: int,
-        tasks: Mapping[str, Batches] | None = None,
+        parts: Mapping[str, Batches] | None = None,
     ) -> None:
         self._trainer, self._prepare, self._terms_of = trainer, prepare, trainer.eval_step()
-        self._count, self._sources = count, {"": batches, **(tasks or {})}
+        self._count, self._sources = count, {"": batches, **(parts or {})}
         self._kept: dict[str, list[Any]] = {}
 
     def evaluate(self, state: TrainState, frozen: Params) -> dict[str, float]:
-        """Mean loss terms as `eval/<term>`, of a task as `eval/<term>/<task>`, and the weighted sum
+        """Mean loss terms as `eval/<term>`, of a part as `eval/<term>/<part>`, and the weighted sum
         of the former as `eval/loss`.
 
         Like the loss, what prepares them sees the weights for use, and the same noise at every
-        step. A task has no terms that nothing in it belongs to, and no parts of terms.
+        step. A part has no terms that nothing in it belongs to, and no parts of terms.
         """
         self._kept = self._kept or {name: self._take(one) for name, one in self._sources.items()}
         totals = {name: self._totals(state, frozen, some) for name, some in self._kept.items()}
@@ -57,9 +57,9 @@ class HeldOut:
         means = known({term: float(value) for term, value in means.items()})
         total = sum(weight * means[term] for term, weight in self._trainer.stage.weights.items())
         values = {"eval/loss": total, **{f"eval/{term}": value for term, value in means.items()}}
-        for task, terms in totals.items():
+        for part, terms in totals.items():
             own = {term: pair for term, pair in terms.items() if "/" not in term and pair[1] > 0}
-            values |= {f"eval/{term}/{task}": float(x) for term, x in reported(own).items()}
+            values |= {f"eval/{term}/{part}": float(x) for term, x in reported(own).items()}
         return values
 
     def _take(self, batches: Batches) -> list[Any]:

@@ -75,14 +75,21 @@ def data_shares(
     """What became of the documents between two states of `Loader.counts`, in all processes.
 
     `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
-    or had their caption cut, over those that were used; `data/filled`: share of the slots in use;
-    `data/restarts`: how often workers that died were started again.
+    or had their caption cut, over those that were used; `data/task/TASK` and `data/source/NAME`:
+    shares of a task and a source in those that were used; `data/source_slots/NAME`: in their slots;
+    `data/filled`: share of the slots in use; `data/restarts`: how often workers that died were
+    started again.
     """
     group, own = group or ProcessGroup(), {name: counts[name] - before[name] for name in counts}
     new: Counter = Counter()
     for counted in group.gather("counts of the data", json.dumps(own)):
         new.update(json.loads(counted))
     shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
+    for name in new:
+        if name.startswith(("task/", "source/")):
+            shares[f"data/{name}"] = new[name] / max(new["documents"], 1)
+        if name.startswith("source_slots/"):
+            shares[f"data/{name}"] = new[name] / max(new["slots"], 1)
     if new["room"]:
         shares["data/filled"] = new["slots"] / new["room"]
     if new["restarts"]:
@@ -104,7 +111,7 @@ def train(
     group: ProcessGroup | None = None,
     asked_to_stop: Callable[[], bool] = lambda: False,
     observe: Observer | None = None,
-    eval_tasks: Mapping[str, Batches] | None = None,
+    eval_parts: Mapping[str, Batches] | None = None,
 ) -> Params:
     """Trains one stage, or resumes it from its directory, and returns the weights for use.
 
@@ -120,7 +127,7 @@ def train(
       asked_to_stop: asked after every step; what one process says holds for all.
       observe: called every `sample_every` steps, by all processes alike; what it returns is
         written with the metrics. It may keep no weights: the next step overwrites them.
-      eval_tasks: held-out batches of single tasks, see `HeldOut`.
+      eval_parts: held-out batches of single tasks and sources, see `HeldOut`.
 
     Raises:
       Stopped: somebody asked to stop; the last step is saved.
@@ -159,7 +166,7 @@ def train(
     # ---- compiled pieces ------------------------------------------------------------------
     step_fn, prepare_fn = trainer.train_step(), trainer.prepare_step()
     inner_steps = trainer.stage.inner_steps
-    held_out = HeldOut(trainer, prepare_fn, eval_batches, config.eval_batches, eval_tasks)
+    held_out = HeldOut(trainer, prepare_fn, eval_batches, config.eval_batches, eval_parts)
     accelerator = find_accelerator(jax.devices()[0].device_kind)
     peak, flops = accelerator.flops if accelerator else None, 0.0
     began, first_skipped = time.perf_counter(), int(state.opt_state.total_notfinite)

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
+from data_pipelines.sources.configured import narrow, part_weights
 from unicom_jax.config import ConfigError, to_json
 from unicom_jax.config.check import check_settings
 from unicom_jax.core.module import Params
@@ -145,11 +146,10 @@ def _run_stage(
 
         return stream
 
-    def of_task(task: str) -> Batches:
-        """Held-out batches of one task of the mixture alone."""
+    def part(**wanted: str) -> Batches:
+        """Held-out batches of one task or one source of the mixture alone."""
         alone = config.copy_and_resolve_references()
-        alone[stage.name].mixture.update({name: float(name == task) for name in settings.mixture})
-        alone[stage.name].window_documents = 0  # as many as suit this task
+        narrow(alone, stage.name, **wanted)
         return lambda start: loading.stage_loader(alone, label, tokenizer, "eval", start, share)
 
     def statistics_batches() -> Iterator[Any]:
@@ -185,15 +185,21 @@ def _run_stage(
         group=group,
         asked_to_stop=asked_to_stop,
         observe=observe,
-        eval_tasks={task: of_task(task) for task in _tasks(settings)},
+        eval_parts={name: part(**wanted) for name, wanted in _parts(config, stage).items()},
     )
 
 
-def _tasks(settings: ConfigDict) -> list[str]:
-    """The tasks whose held-out loss is reported by itself."""
-    if not settings.get("eval_by_task"):
-        return []
-    return [task for task, share in settings.mixture.items() if share]
+def _parts(config: ConfigDict, stage: Occurrence) -> dict[str, dict[str, str]]:
+    """The tasks and sources whose held-out loss is reported by itself: name in metrics -> what
+    `narrow` takes."""
+    settings, found = config[stage.name], {}
+    by_task, by_source = settings.get("eval_by_task"), settings.get("eval_by_source")
+    for source, task in part_weights(config, stage.name) if by_task or by_source else ():
+        if by_task:
+            found[task] = {"task": task}
+        if by_source:
+            found[f"source/{source}"] = {"source": source}
+    return found
 
 
 def _restore(config: ConfigDict, workdir: Path, label: str, subtree: Subtree, mesh: Any) -> Params:

@@ -11,7 +11,7 @@ import pytest
 
 from data_pipelines.images import ImagePolicy
 from data_pipelines.loading.loader import LoaderConfig, choose_window_documents, make_loader
-from data_pipelines.loading.pictures import PictureConfig, make_picture_loader
+from data_pipelines.loading.pictures import PictureConfig, WeightedSource, make_picture_loader
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sources.cache import CachedSource
@@ -32,7 +32,9 @@ def loader(seed=0, bad=None, window_documents=8, start=0, window_rows=2, balance
 def pictures(source=None, **config):
     config = LoaderConfig(**{"rows": 6, "threads": 1, "prefetch": 2, **config})
     how = PictureConfig(4, ImagePolicy("fixed", size=8), text_length=4)
-    return make_picture_loader(source or Dots(9), tokenizer(), how, config, seed=3)
+    return make_picture_loader(
+        [WeightedSource(source or Dots(9))], tokenizer(), how, config, seed=3
+    )
 
 
 def leaves(batch):
@@ -231,9 +233,8 @@ def test_a_source_without_a_usable_picture_names_the_last_reason():
 
 def test_an_empty_picture_source_is_refused():
     with pytest.raises(ValueError, match="the source is empty"):
-        make_picture_loader(
-            [], tokenizer(), PictureConfig(4, ImagePolicy()), LoaderConfig(1), seed=0
-        )
+        how = PictureConfig(4, ImagePolicy())
+        make_picture_loader([WeightedSource([])], tokenizer(), how, LoaderConfig(1), seed=0)
 
 
 def test_the_cache_reads_each_example_once():

@@ -10,7 +10,8 @@ import msgpack
 import numpy as np
 import pytest
 
-from data_pipelines.build import load_or_train_tokenizer, row_facts
+from data_pipelines.batches import row_facts
+from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.loading.rows import (
     DTYPES,

@@ -13,6 +13,7 @@ from PIL import Image as PilImage
 
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.records import read_records
+from tests.data.sources.formats import png, write_jsonl, write_parquet, write_tar
 from unicom_jax.cli import main
 
 
@@ -75,6 +76,47 @@ def test_a_second_preparation_in_other_shards_takes_the_place_of_the_first(
         assert main(command) == 0
         assert len(list(read_records(out))) == 2
         assert len(list(out.iterdir())) == (4 if size == 1 else 2)  # records and their traits
+
+
+@pytest.fixture
+def files(tmp_path, monkeypatch):
+    """The same five pictures, of which one is broken, as files of each kind, by that kind."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    data = [png(value) if value != 2 else b"junk" for value in range(5)]
+    texts = [f"gray {value}" for value in range(5)]
+    members = {}
+    for number, (picture, text) in enumerate(zip(data, texts, strict=True)):
+        members |= {f"{number}.png": picture, f"{number}.txt": text}
+        (tmp_path / f"{number}.png").write_bytes(picture)
+    rows = [{"image": f"{number}.png", "text": text} for number, text in enumerate(texts)]
+    return {
+        "jsonl": write_jsonl(tmp_path / "a.jsonl", rows),
+        "parquet": write_parquet(tmp_path / "a.parquet", {"image": data, "text": texts}),
+        "webdataset": write_tar(tmp_path / "a.tar", members),
+    }
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet", "webdataset"])
+def test_files_of_other_formats_become_records_of_the_same_examples_in_order(
+    files, kind, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("data_pipelines.preparation.prepare.SHARD", 2)
+    out = tmp_path / "records"
+    assert main(["data", "prepare", kind, f"--package={files[kind]}", f"--out={out}"]) == 0
+    said = capsys.readouterr()
+    assert "4 examples" in said.out and "1 broken records were left out" in said.out
+    made = [(int(e.image[0, 0, 0]), e.captions) for e in read_records(out)]
+    assert made == [(value, (f"gray {value}",)) for value in (0, 1, 3, 4)]
+    assert len(list(out.glob("*.array_record"))) == 3
+    assert png(3) in b"".join(file.read_bytes() for file in out.glob("*.array_record"))
+
+
+def test_files_of_which_too_many_records_are_broken_are_not_prepared(tmp_path, capsys):
+    path = write_parquet(tmp_path / "a.parquet", {"image": [b"junk"] * 5, "text": ["a"] * 5})
+    out = tmp_path / "records"
+    assert main(["data", "prepare", "parquet", f"--package={path}", f"--out={out}"]) == 1
+    assert "4 of the first 4 records are broken" in capsys.readouterr().err
+    assert not list(out.glob("*.array_record"))
 
 
 @pytest.mark.parametrize("name", ["photos [v2]", "with space", "a*?{b}", "it's $HOME", "-dash"])

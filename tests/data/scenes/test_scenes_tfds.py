@@ -12,7 +12,8 @@ pytest.importorskip("tensorflow_datasets")
 ROUND_TRIP = """
 import dataclasses, sys
 import grain, numpy as np
-from data_pipelines.build import load_or_train_tokenizer, unified_loader
+from data_pipelines.batches import unified_loader
+from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig

@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
+from data_pipelines.segments import Text
 from data_pipelines.sequences.dropout import build_training, build_unconditional
 from data_pipelines.sequences.sequence import build_document, build_prefix
-from data_pipelines.sequences.tasks import BrokenExample, Text
+from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sequences.tokenizer import TokenizerError, with_token
 from tests.data.samples import SMALL, tokenizer
 from tests.data.sequences.test_sequence import DOT, DRAW, LOOK, PAINT, RED, W, spell, write

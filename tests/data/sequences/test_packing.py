@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_pipelines.images import ImagePolicy
+from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.packing import (
     OverlongDocument,
     PackingConfig,
@@ -21,7 +22,6 @@ from data_pipelines.sequences.packing import (
     stack_rows,
 )
 from data_pipelines.sequences.sequence import MASK_FIELDS, build_document
-from data_pipelines.sequences.tasks import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from tests.data.samples import SMALL, picture, tokenizer
 from unicom_jax.core.batch import Role
 

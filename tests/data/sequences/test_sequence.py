@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.images import ImagePolicy, patchify, prepare
+from data_pipelines.segments import DRAWN, SOURCE, Image, Text
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_row
 from data_pipelines.sequences.sequence import (
@@ -16,14 +17,7 @@ from data_pipelines.sequences.sequence import (
     build_prefix,
     drawing_slots,
 )
-from data_pipelines.sequences.tasks import (
-    DRAWN,
-    SOURCE,
-    BrokenExample,
-    Image,
-    Text,
-    unconditional_segments,
-)
+from data_pipelines.sequences.tasks import BrokenExample, unconditional_segments
 from tests.data.samples import SMALL, picture, tokenizer
 from unicom_jax.core.batch import Role
 

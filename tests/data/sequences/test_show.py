@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from data_pipelines.segments import DRAWN, Image, Text
 from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
 from data_pipelines.sequences.sequence import build_document
 from data_pipelines.sequences.show import show_batch
-from data_pipelines.sequences.tasks import DRAWN, Image, Text
 from tests.data.samples import SMALL, picture, tokenizer
 
 DRAWING = [Text("a red dot"), Image(picture(1), DRAWN), Text("how many?"), Text("one", True)]

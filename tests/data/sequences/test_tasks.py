@@ -7,25 +7,34 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from data_pipelines.examples import Edit, Question
-from data_pipelines.sequences.tasks import (
+from data_pipelines.examples import Edit, Example, Question
+from data_pipelines.segments import (
     DRAWN,
     SOURCE,
-    TASKS,
     UNDERSTOOD,
-    BrokenExample,
+    FinishedDocument,
     Image,
     Text,
+    is_response,
+)
+from data_pipelines.sequences.tasks import (
+    TASKS,
+    BrokenExample,
     choose_dropped,
     drop,
-    is_response,
     unconditional_segments,
 )
-from tests.data.samples import example
+from tests.data.samples import example, picture
+
+PAGE = FinishedDocument(
+    "page/0",
+    (Text("two cats", True), Image(picture(0)), Text("draw a third"), Image(picture(1), DRAWN)),
+)
 
 
 def run(task, *examples, seed=0):
-    return TASKS[task].function(examples or [example()] * TASKS[task].arity, rng(seed))
+    one = example() if TASKS[task].reads is Example else PAGE
+    return TASKS[task].function(examples or [one] * TASKS[task].arity, rng(seed))
 
 
 def rng(seed=0):
@@ -75,6 +84,23 @@ def test_every_task_ends_with_a_response():
 def test_tasks_are_pure_functions_of_examples_and_generator(task):
     first, second = run(task, seed=3), run(task, seed=3)
     assert [getattr(s, "text", None) for s in first] == [getattr(s, "text", None) for s in second]
+
+
+def test_a_document_is_read_as_its_source_wrote_it():
+    assert shape_of(run("document")) == "tupd"
+
+
+def test_a_document_without_a_response_at_its_end_is_broken():
+    page = FinishedDocument("page/7", (Text("two cats", True), Image(picture(0))))
+    with pytest.raises(BrokenExample, match="'page/7' ends without a response"):
+        run("document", page)
+
+
+def test_the_condition_of_a_document_is_dropped_as_that_of_any_other_task():
+    page = run("document")
+    segments = drop(page, choose_dropped(page, 1.0, rng()))
+    assert shape_of(segments) == "upd" and segments[1].text == ""
+    assert shape_of(drop(page, choose_dropped(page, 0.0, rng(), 1.0))) == "tpd"
 
 
 def test_several_images_asks_about_the_picture_it_numbers():

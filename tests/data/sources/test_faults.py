@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 
 from data_pipelines import faults
 from data_pipelines.faults import RecordError, SourceError, machine_fault, patiently
-from data_pipelines.sources import records
+from data_pipelines.sources import open_files, records
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.folder import FolderSource
 from tests.data.samples import example
@@ -57,7 +57,7 @@ def many_files(tmp_path):
 
 
 def test_more_record_files_than_may_be_open_are_all_read(many_files, monkeypatch):
-    monkeypatch.setattr(records, "MOST_OPEN", 4)
+    monkeypatch.setattr(open_files, "MOST_OPEN", 4)
     with files_left(12):
         source = records.ArrayRecordSource(many_files)
         found = [read_or_next(source, index) for index in (*range(40), *range(40))]

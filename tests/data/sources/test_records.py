@@ -84,7 +84,9 @@ def broken_records():
         "other format": msgpack.packb(content | {"format": "example/9"}),
         "image cut off": msgpack.packb(content | {"image": image[: len(image) // 2]}),
         "missing field": msgpack.packb({k: v for k, v in content.items() if k != "captions"}),
-        "no caption": msgpack.packb(content | {"captions": []}),
+        "nothing to learn": msgpack.packb(
+            content | {"captions": [], "image": None, "questions": []}
+        ),
         "empty caption": msgpack.packb(content | {"captions": ["a", " "]}),
     }
 

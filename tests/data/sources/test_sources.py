@@ -20,6 +20,7 @@ from data_pipelines.sources.broken import SkipBroken, read_or_next
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.tfds import TfdsSource
+from tests.data.sources.formats import png, write_parquet, write_tar
 
 
 def picture(value: int, height: int = 6, width: int = 5) -> np.ndarray:
@@ -364,17 +365,26 @@ def test_every_kind_opens_from_a_config(tmp_path, coco):
     folder = make_folder(tmp_path / "folder", [{"image": "a.png", "text": "a"}])
     example = FolderSource(folder)[0]
     records.write_records(tmp_path / "records" / "eval", [example])
+    (tmp_path / "a.txt").write_text("words", encoding="utf-8")
+    tar = write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.txt": "gray"})
+    table = write_parquet(tmp_path / "a.parquet", {"image": [png(1)], "text": ["gray"]})
     configs = {
+        "jsonl": {"paths": folder / "captions.jsonl"},
+        "parquet": {"paths": table},
+        "pictures": {"path": folder},
+        "text": {"paths": tmp_path / "a.txt", "piece": 64},
+        "webdataset": {"paths": tar},
         "folder": {"path": folder},
         "array_record": {"paths": tmp_path / "records"},
         "openmoji": {"path": tmp_path / "records", "split": "eval"},
         "tfds": {"name": coco},
         "scenes": {"size": 2, "seed": 1},
     }
-    assert configs.keys() == sources.KINDS.keys()
+    assert configs.keys() | set(sources.DOCUMENT_KINDS) == sources.KINDS.keys()
     for kind, arguments in configs.items():
-        source = open_source({"kind": kind} | arguments)
-        assert source[0].captions and source[0].image.dtype == np.uint8
+        first = open_source({"kind": kind} | arguments)[0]
+        assert bool(first.captions) == (kind != "pictures")
+        assert (first.image is None) == (kind == "text")
 
 
 def test_broken_records_are_skipped_unless_the_config_says_no(tmp_path):

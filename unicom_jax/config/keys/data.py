@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
+from unicom_jax.config.keys.training import MIXTURE
 
 SOURCE = Group(
     "Where examples come from.",
@@ -10,19 +13,33 @@ SOURCE = Group(
         "kind": Key(
             "scenes",
             "The kind of source; see docs/configurations.md.",
-            choices=("scenes", "array_record", "folder", "tfds", "openmoji"),
+            choices=(
+                "scenes",
+                "array_record",
+                "conversations",
+                "documents",
+                "folder",
+                "jsonl",
+                "parquet",
+                "pictures",
+                "text",
+                "tfds",
+                "webdataset",
+                "openmoji",
+            ),
             resume=RECORDED,
         ),
         "path": Key(
             "",
-            "A folder, ArrayRecord files, or the name of a prepared TFDS data set.",
+            "A folder, files of records (glob and brace patterns too), or the name of a prepared "
+            "TFDS data set.",
             path=True,
             resume=NEUTRAL,
         ),
         "size": Key(20_000, "Scenes per epoch (scenes only).", least=1, resume=RECORDED),
         "held_out": Key(
             0.05,
-            "Share of records kept for evaluation (folder and array_record).",
+            "Share of records kept for evaluation (all but scenes, tfds and openmoji).",
             least=0,
             below=1,
             resume=RECORDED,
@@ -36,15 +53,71 @@ SOURCE = Group(
             before="",
         ),
         "image": Key(
-            "image", "The feature that holds the picture (tfds).", resume=RECORDED, before="image"
+            "image",
+            "The feature or column that holds the picture (tfds, parquet).",
+            resume=RECORDED,
+            before="image",
         ),
         "captions": Key(
             "",
-            'The feature that holds the texts (tfds); "": the first with a usual name.',
+            "The feature, column or field that holds the texts (tfds, parquet, text); "
+            '"": the first with a usual name.',
             resume=RECORDED,
             before="",
         ),
+        "questions": Key(
+            "",
+            'The column that holds questions or conversations (parquet); "": that of this name.',
+            resume=RECORDED,
+            before="",
+        ),
+        "images": Key(
+            "",
+            'The folder that names of pictures are relative to (jsonl); "": that of the file.',
+            path=True,
+            resume=NEUTRAL,
+            before="",
+        ),
+        "piece": Key(
+            0,
+            "Bytes of UTF-8 after which a document is cut (text); 0: 3 for each slot of a row.",
+            least=0,
+            resume=RECORDED,
+            before=0,
+        ),
     },
+)
+SOURCES = Key(
+    (),
+    "Several weighted sources in place of data.source; see docs/data.md.",
+    fields={
+        **SOURCE.keys,
+        "kind": dataclasses.replace(SOURCE.keys["kind"], required=True),
+        "name": Key(
+            "",
+            'What metrics and messages call the source; "": the last part of its path, else its '
+            "kind.",
+            resume=RECORDED,
+        ),
+        "weight": Key(
+            1.0,
+            "Share of what a stage reads, in data.weight_unit; those of a stage's sources are "
+            "normalised to sum to 1.",
+            above=0,
+            resume=RECORDED,
+        ),
+        "tasks": Key(
+            {},
+            "Tasks it serves: a task, several with equal shares, or a dict of shares, which are "
+            "normalised to sum to 1; {}: the tasks of STAGE.mixture.",
+            choices=tuple(MIXTURE.keys),
+            least=0,
+            resume=RECORDED,
+        ),
+        "stages": Key((), "The stages that read it; (): all.", item=str, resume=RECORDED),
+    },
+    resume=RECORDED,
+    before=(),
 )
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "diamond", "heart", "letter")
 LETTERS = ("A", "C", "E", "H", "L", "S", "T", "U")
@@ -81,6 +154,16 @@ SCENES = Group(
         resume=RECORDED,
     ),
 )
+UNIT = {
+    "weight_unit": Key(
+        "documents",
+        "What the weights of sources and the shares of tasks are shares of: documents, or tokens, "
+        "the slots of packed rows (those of pictures, too).",
+        choices=("documents", "tokens"),
+        resume=RECORDED,
+        before="documents",
+    ),
+}
 IDENTITY = {
     "fingerprint": Key(
         "",
@@ -108,6 +191,13 @@ PICTURES = {
     "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
     "max_tokens": Key(1024, "Largest number of patches of a picture (naflex).", least=1),
     "bucket_step": Key(64, "Pixels between neighbouring sizes (bucket and bucket_walk).", least=1),
+    "decode_scale": Key(
+        2.0,
+        "A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if its sides stay this many times as "
+        "long as they become; 0: always whole.",
+        least=0,
+        before=0.0,
+    ),
 }
 WORDS = {
     "tokenizer": Key(
@@ -176,5 +266,15 @@ LOADING = each(
 )
 DATA = Group(
     "The data of all stages.",
-    {"source": SOURCE, "scenes": SCENES, **IDENTITY, **PICTURES, **WORDS, **ROWS, **LOADING},
+    {
+        "source": SOURCE,
+        "sources": SOURCES,
+        **UNIT,
+        "scenes": SCENES,
+        **IDENTITY,
+        **PICTURES,
+        **WORDS,
+        **ROWS,
+        **LOADING,
+    },
 )

@@ -156,6 +156,7 @@ MIXTURE = Group(
             "several_images": Key(0.0, "A question about one of several pictures."),
             "think_then_draw": Key(0.0, "Write a plan, then draw it."),
             "interleaved": Key(0.0, "Several turns with words and pictures."),
+            "document": Key(0.0, "A document as its source wrote it (kind documents).", before=0.0),
         },
         least=0,
         resume=RECORDED,
@@ -203,6 +204,14 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         resume=RECORDED,
         before=0,
     ),
+    "document_tokens": Key(
+        (),
+        "Mean slots of a document of each source and task, as pairs of SOURCE/TASK and a number; "
+        "measured when the run first starts if data.weight_unit=tokens, then kept.",
+        item=tuple,
+        filled_in=True,
+        before=(),
+    ),
     "overlong": Key(
         "error",
         "What to do with a document that is longer than a row.",
@@ -249,6 +258,13 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         False,
         "Also report the held-out losses of each task of the mixture, as eval/text/TASK; each task "
         "takes as long as the whole evaluation.",
+        resume=NEUTRAL,
+        before=False,
+    ),
+    "eval_by_source": Key(
+        False,
+        "Also report the held-out losses of each of data.sources, as eval/text/source/NAME; each "
+        "source takes as long as the whole evaluation.",
         resume=NEUTRAL,
         before=False,
     ),

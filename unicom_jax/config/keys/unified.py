@@ -93,14 +93,6 @@ CHEERS = Group(
             resume=NEUTRAL,
             before=False,
         ),
-        "pictures_at_once": Key(
-            0,
-            "Pictures that the tokenizer computes at once on a single device; those that a batch "
-            "does not need are then skipped. 0: all at once, needed or not.",
-            least=0,
-            resume=NEUTRAL,
-            before=0,
-        ),
         "gate": Key(
             True, "Gated details of the patches enter the second stage of the head.", before=True
         ),

@@ -1,0 +1,79 @@
+"""The files that a path names: a file, a folder, a glob pattern or a brace pattern."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator, Sequence
+
+from data_pipelines.decoding import shown
+from data_pipelines.faults import SourceError
+
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+_BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+
+
+def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
+    """Files in the order of the given paths; those of one folder or pattern are sorted.
+
+    A name that exists is taken as it is, whatever characters it has; "~" is the home directory. Of
+    a folder all files with one of the suffixes are taken, hidden ones excepted. Braces are expanded
+    as a shell does it ("{00000..00099}", "{train,extra}").
+
+    Args:
+      cure: ends the message where nothing is found: "check the path, or ...".
+
+    Raises:
+      SourceError: nothing is found, or one of the names that a brace pattern lists does not exist.
+    """
+    if not isinstance(paths, str | os.PathLike):
+        found = [file for path in paths for file in find_files(path, suffixes, cure)]
+        if not found:
+            raise SourceError("no paths given: name at least one file, directory or pattern")
+        return found
+    given = os.path.expanduser(os.fspath(paths))
+    names = [given] if os.path.lexists(given) else list(expand_braces(given))
+    found = []
+    for name in names:
+        matches = _matches(name, suffixes)
+        if not matches:
+            which = f" ({len(names)} names of {shown(given)})" if len(names) > 1 else ""
+            raise SourceError(
+                f"{shown(name)}{which}: no {' or '.join(suffixes)} file there: {cure}"
+            )
+        found += matches
+    return found
+
+
+def _matches(name: str, suffixes: Sequence[str]) -> list[str]:
+    if os.path.isdir(name):
+        inside = (os.path.join(glob.escape(name), "*" + suffix) for suffix in suffixes)
+        return sorted(file for pattern in inside for file in glob.glob(pattern))
+    return [name] if os.path.lexists(name) else sorted(glob.glob(name))
+
+
+def expand_braces(pattern: str) -> Iterator[str]:
+    """All names of a brace pattern, in the order in which bash gives them.
+
+    "a-{08..10}.tar" is a-08.tar, a-09.tar, a-10.tar; "{a,b}" is a, b. Other braces stay.
+    """
+    found = _BRACES.search(pattern)
+    if found is None:
+        yield pattern
+        return
+    inner = found[1]
+    if span := _RANGE.fullmatch(inner):
+        first, last = int(span[1]), int(span[2])
+        width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
+        step = 1 if first <= last else -1
+        choices = [f"{number:0{width}d}" for number in range(first, last + step, step)]
+    elif "," in inner:
+        choices = inner.split(",")
+    else:  # neither a range of numbers nor a list: part of the name
+        for rest in expand_braces(pattern[found.end() :]):
+            yield pattern[: found.end()] + rest
+        return
+    for choice in choices:
+        yield from expand_braces(pattern[: found.start()] + choice + pattern[found.end() :])

@@ -1,0 +1,240 @@
+"""Where the records of large files begin: found once, kept on disk, memory-mapped.
+
+An index has one 8-byte entry a record: its place in its file (56 bits) and its traits (8 bits), so
+100 million records take 800 MB on disk. Worker processes share the pages that they touch.
+
+Of each file the entries are kept beside it, as the hidden file `.NAME.KIND-STAMP.npy`, or in the
+user's cache folder where that folder cannot be written. STAMP is a hash of the file's size and time
+of change: after a change the old index is not found, and the file is scanned again. A source of
+several files maps one joined index, which is kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import logging
+import os
+import pathlib
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.decoding import shown
+from data_pipelines.faults import SourceError, patiently
+
+LOG = logging.getLogger(__name__)
+SCANNERS = 8  # files that are scanned at a time
+TRAIT_BITS = np.uint64(56)
+PLACE = np.uint64(2**56 - 1)
+CHUNK = 2**22  # entries looked at at a time
+
+
+class Scan(NamedTuple):
+    """What one pass over a file finds.
+
+    Attributes:
+      places: (n + 1,) ascending; record i is at places[i], and places[n] is the end.
+      traits: (n,) uint8 (`sources.traits`).
+    """
+
+    places: np.ndarray
+    traits: np.ndarray
+
+
+class Place(NamedTuple):
+    """A record: the number of its file, its number there, where it begins and where it ends."""
+
+    file: int
+    local: int
+    start: int
+    stop: int
+
+
+class Index:
+    """The places of all records of some files. Pickles without its entries.
+
+    Args:
+      paths: the files.
+      kind: names the layout and its version, and whatever else decides what `scan` finds.
+      scan: one pass over a file.
+
+    Raises:
+      SourceError: a file cannot be read, what `scan` raises, or there is no record at all.
+    """
+
+    def __init__(self, paths: Sequence[str], kind: str, scan: Callable[[str], Scan]) -> None:
+        self.paths = list(paths)
+        self._entries, self._stops, self._file = _open(self.paths, kind, scan)
+        if not len(self):
+            raise SourceError(f"{shown(self.paths[0])}: no record: check the path")
+
+    def __len__(self) -> int:
+        return int(self._stops[-1])
+
+    def __getitem__(self, index: int) -> Place:
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} is not in [0, {len(self)})")
+        file = int(np.searchsorted(self._stops, index, side="right"))
+        local = index - self._first(file)
+        start, stop = self.places(file)[local : local + 2] & PLACE
+        return Place(file, local, int(start), int(stop))
+
+    def whole(self, index: int) -> tuple[Place, int, int]:
+        """(place, number among the records that begin at the same place, where the next of another
+        place begins): for records that are parts of one line.
+        """
+        place = self[index]
+        entries = self.places(place.file)
+        first = last = place.local
+        while first and int(entries[first - 1] & PLACE) == place.start:
+            first -= 1
+        while int(entries[last] & PLACE) == place.start:
+            last += 1
+        return place, place.local - first, int(entries[last] & PLACE)
+
+    def places(self, file: int) -> np.ndarray:
+        """The entries of a file, one more than it has records."""
+        first = self._first(file)
+        return self._entries[first + file : int(self._stops[file]) + file + 1]
+
+    def _first(self, file: int) -> int:
+        return int(self._stops[file - 1]) if file else 0
+
+    def traits(self) -> np.ndarray:
+        """(N,) uint8 traits of the records."""
+        found = np.empty(len(self), np.uint8)
+        for file in range(len(self.paths)):
+            entries, first = self.places(file)[:-1], self._first(file)
+            for start in range(0, len(entries), CHUNK):
+                part = entries[start : start + CHUNK]
+                found[first + start : first + start + len(part)] = part >> TRAIT_BITS
+        return found
+
+    def __getstate__(self) -> dict:
+        state = dict(self.__dict__)
+        if self._file is not None:
+            del state["_entries"]
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self._file is not None:
+            self._entries = _mapped(self._file)
+
+
+def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array that `make()` returns for a file, memory-mapped where it is kept already."""
+    return _kept(path, kind, _stamp(path), make)[0]
+
+
+def cache_folder() -> pathlib.Path:
+    """Where indices go that cannot be kept beside their files."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(base, "unicom_jax", "indices")
+
+
+def _open(
+    paths: list[str], kind: str, scan: Callable[[str], Scan]
+) -> tuple[np.ndarray, np.ndarray, pathlib.Path | None]:
+    """(entries, records up to the end of each file, where the entries are mapped from)."""
+    stamps = [_stamp(path) for path in paths]
+
+    def entries(number: int) -> tuple[np.ndarray, pathlib.Path | None]:
+        path = paths[number]
+        return _kept(path, kind, stamps[number], lambda: _pack(scan(path), path))
+
+    if len(paths) == 1:
+        found, file = entries(0)
+        return found, np.array([len(found) - 1]), file
+    name = short_hash(kind, *map(os.path.abspath, paths))
+    joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
+    counts = joined.with_suffix(".counts.npy")
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return _mapped(joined), np.cumsum(np.load(counts)), joined
+    with ThreadPoolExecutor(SCANNERS) as pool:
+        sizes = list(pool.map(lambda number: len(entries(number)[0]) - 1, range(len(paths))))
+    stops, parts = np.cumsum(sizes), lambda: (entries(number)[0] for number in range(len(paths)))
+    length = int(stops[-1]) + len(paths)
+    if not (_store(counts, len(sizes), [np.array(sizes)]) and _store(joined, length, parts())):
+        return np.concatenate(list(parts())), stops, None
+    _remove(joined.parent, f"{name}-*.npy", (joined, counts))
+    return _mapped(joined), stops, joined
+
+
+def _pack(found: Scan, path: str) -> np.ndarray:
+    places = np.asarray(found.places, np.uint64)
+    if len(places) and places[-1] > PLACE:
+        raise SourceError(f"{shown(path)}: larger than 2^56 bytes: split it")
+    traits = np.append(np.asarray(found.traits, np.uint64), np.uint64(0))
+    return places | (traits << TRAIT_BITS)
+
+
+def _kept(
+    path: str, kind: str, stamp: str, make: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, pathlib.Path | None]:
+    beside = pathlib.Path(path).with_name(f".{pathlib.Path(path).name}.{kind}-{stamp}.npy")
+    cached = cache_folder() / f"{short_hash(os.path.abspath(path))}.{kind}-{stamp}.npy"
+    for file in (beside, cached):
+        with contextlib.suppress(OSError, ValueError, EOFError):
+            return _mapped(file), file
+    LOG.info("%s: reading it once to learn where its records are", shown(path))
+    made = make()
+    for file in (beside, cached):
+        if _store(file, len(made), [made]):
+            _remove(file.parent, f"{glob.escape(file.name[: -len(stamp + '.npy')])}*.npy", (file,))
+            return _mapped(file), file
+    LOG.warning("%s: its index can be kept nowhere; every start reads the file again", shown(path))
+    return made, None
+
+
+def _stamp(path: str) -> str:
+    try:
+        found = patiently(lambda: os.stat(path), shown(path))
+    except OSError as error:
+        raise SourceError(
+            f"{shown(path)}: cannot be read ({error.strerror}): check the path"
+        ) from error
+    return short_hash(str(found.st_size), str(found.st_mtime_ns))
+
+
+def short_hash(*parts: str) -> str:
+    """16 hex digits of some texts, for the name of a file."""
+    joined = "\0".join(parts).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(joined).hexdigest()[:16]
+
+
+def _mapped(file: pathlib.Path) -> np.ndarray:
+    """A plain view of a mapped array: slices of `np.memmap` itself are slow."""
+    return np.asarray(np.load(file, mmap_mode="r"))
+
+
+def _store(file: pathlib.Path, length: int, parts: Iterable[np.ndarray]) -> bool:
+    """Writes (length,) numbers that come in parts of one type; returns whether that succeeded."""
+    half = file.with_name(f"{file.name}-{uuid.uuid4().hex}.unfinished")  # others may write it too
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with half.open("wb") as stream:
+            for number, part in enumerate(parts):
+                if not number:
+                    header = {"descr": part.dtype.str, "fortran_order": False, "shape": (length,)}
+                    np.lib.format.write_array_header_1_0(stream, header)
+                part.tofile(stream)
+        half.replace(file)
+    except OSError:
+        with contextlib.suppress(OSError):
+            half.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _remove(folder: pathlib.Path, pattern: str, kept: Iterable[pathlib.Path]) -> None:
+    """Removes earlier versions of an index."""
+    for file in folder.glob(pattern):
+        if file not in tuple(kept):
+            with contextlib.suppress(OSError):
+                file.unlink()

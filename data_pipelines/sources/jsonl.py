@@ -1,0 +1,88 @@
+"""JSONL files whose lines name pictures by their paths, in the layouts of `sources.rows`."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import re
+
+import numpy as np
+
+from data_pipelines.decoding import load_image, shown
+from data_pipelines.examples import Example
+from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.sources.files import Paths
+from data_pipelines.sources.index import Scan
+from data_pipelines.sources.lines import Lines, scan_lines
+from data_pipelines.sources.rows import ReadImage, example_of, parse_row, read_named, traits_of_row
+from data_pipelines.sources.traits import TRAITS
+
+KIND = "rows-1"  # the version of what `_scan` finds
+# A line with a picture, a caption and nothing else need not be parsed to know its traits.
+_MORE = re.compile(b'"(%s|conversations)"|null|""|\\[\\]' % "|".join(TRAITS).encode())
+_IMAGE, _CAPTION = re.compile(b'"(file_name|image)"'), re.compile(b'"(captions|caption|text)"')
+
+
+class JsonlSource:
+    """Random access to the rows of JSONL files, for `grain.MapDataset.source`.
+
+    A row may lack a picture or captions; the tasks that need them then do not draw from it.
+
+    Args:
+      paths: a file, a folder (all its *.jsonl), a glob or a brace pattern, or a list of these.
+      images: the folder that the names of pictures are relative to; "": that of their JSONL file.
+      read: path of a picture -> what an `Example` holds of it.
+    """
+
+    may_lack = True
+
+    def __init__(
+        self, paths: Paths, images: str | os.PathLike = "", read: ReadImage = load_image
+    ) -> None:
+        self.images = pathlib.Path(images).expanduser() if images else None
+        if self.images is not None and not self.images.is_dir():
+            raise SourceError(f"{shown(self.images)}: no such folder: check data.source.images")
+        self._lines, self._read = Lines(paths, (".jsonl",), KIND, _scan), read
+        self.paths = self._lines.paths
+
+    def __len__(self) -> int:
+        return len(self._lines)
+
+    def __getitem__(self, index: int) -> Example:
+        path, line, _, where = self._lines[index]
+        folder = self.images or pathlib.Path(path).parent
+        read = functools.partial(read_named, folder, self._read)
+        return example_of(parse_row(line, where), where, read)
+
+    def traits(self) -> np.ndarray:
+        """(N,) uint8 traits, as they were when the files were scanned."""
+        return self._lines.traits()
+
+    def __repr__(self) -> str:
+        return f"JsonlSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+
+
+def _scan(path: str) -> Scan:
+    first = True
+
+    def records(line: bytes) -> bytes:
+        nonlocal first
+        if first and line.lstrip().startswith(b"["):
+            raise SourceError(
+                f"{shown(path)}: one JSON array, not an object a line: convert it, for example "
+                "with jq -c '.[]'"
+            )
+        first = False
+        return bytes([_traits(line)])
+
+    return scan_lines(path, records)
+
+
+def _traits(line: bytes) -> int:
+    if _IMAGE.search(line) and _CAPTION.search(line) and not _MORE.search(line):
+        return 0
+    try:
+        return traits_of_row(parse_row(line, ""))
+    except RecordError:  # the reason is given where it is read
+        return 0

@@ -1,0 +1,82 @@
+"""Random access to the lines of large text files. Blank lines do not count."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+
+from data_pipelines.decoding import shown
+from data_pipelines.faults import SourceError, patiently
+from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.index import Index, Scan
+from data_pipelines.sources.open_files import ByteFiles
+
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")  # gzip, zstd, bzip2
+
+
+class Lines:
+    """The records of some files, each a line or a part of one. Pickles.
+
+    Args:
+      paths: a file, a folder, a glob or a brace pattern, or a list of these.
+      suffixes: of the files that are taken from a folder.
+      kind: of the index (`sources.index`).
+      scan: one pass over a file, by `scan_lines`.
+    """
+
+    def __init__(
+        self, paths: Paths, suffixes: tuple[str, ...], kind: str, scan: Callable[[str], Scan]
+    ) -> None:
+        self.paths = find_files(paths, suffixes, "check the path")
+        self._index = Index(self.paths, kind, scan)
+        self._files = ByteFiles(self.paths)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> tuple[str, bytes, int, str]:
+        """(file, line, the record's number in its line, the record's name for messages)."""
+        place, part, stop = self._index.whole(index)
+        path = self.paths[place.file]
+        where = f"{shown(path)} record {place.local + 1}"
+        return path, self._files.read(place.file, place.start, stop, where).strip(), part, where
+
+    def traits(self) -> np.ndarray:
+        """(N,) uint8 traits of the records."""
+        return self._index.traits()
+
+
+def scan_lines(path: str, records: Callable[[bytes], bytes]) -> Scan:
+    """One pass over a file.
+
+    Args:
+      records: a line -> the traits of each record that it holds; most hold one.
+
+    Raises:
+      SourceError: it cannot be read, or is compressed.
+    """
+    try:
+        return patiently(lambda: _scan(path, records), shown(path))
+    except OSError as error:
+        raise SourceError(
+            f"{shown(path)}: cannot be read ({error.strerror}): copy it again"
+        ) from error
+
+
+def _scan(path: str, records: Callable[[bytes], bytes]) -> Scan:
+    starts, traits, offset = array("Q"), bytearray(), 0
+    with open(path, "rb") as file:
+        for line in file:
+            if not offset and line.startswith(COMPRESSED):
+                raise SourceError(
+                    f"{shown(path)}: compressed, so its lines cannot be found: decompress it first"
+                )
+            if line.strip():
+                found = records(line)
+                starts.extend([offset] * len(found))
+                traits += found
+            offset += len(line)
+    places = np.append(np.frombuffer(starts, np.uint64), np.uint64(offset))
+    return Scan(places, np.frombuffer(bytes(traits), np.uint8))

@@ -1,0 +1,204 @@
+"""Pictures and texts in tar files, as WebDataset has them, with random access.
+
+Files of a shard that follow each other and have the same name up to the first dot are one sample:
+
+    000012.jpg  000012.txt  000012.json     pictures: jpg, jpeg, png, webp; a caption; further texts
+
+The JSON has the layout of `sources.rows` without the picture's name; other keys are left alone. Its
+captions come before that of the txt file. The target of an edit is the rest of a file's name:
+{"edits": [{"instruction": "remove the hat", "target": "bald.jpg"}]} is 000012.bald.jpg.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.decoding import load_image, shown
+from data_pipelines.examples import Example
+from data_pipelines.faults import RecordError, SourceError, one_line, patiently
+from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.index import Index, Scan
+from data_pipelines.sources.open_files import ByteFiles
+from data_pipelines.sources.rows import (
+    CAPTION_KEYS,
+    IMAGE_KEYS,
+    ReadImage,
+    example_of,
+    parse_row,
+    traits_of_row,
+)
+from data_pipelines.sources.traits import LACKS
+
+PICTURES = ("jpg", "jpeg", "png", "webp")
+KIND = "tar-1"  # the version of what `scan_tar` finds
+BLOCK = 512  # bytes, of which a tar file is a multiple
+Members = dict[str, bytes]  # what follows the key in a file's name -> its content
+
+
+class WebDatasetSource:
+    """Random access to the samples of tar files, for `grain.MapDataset.source`.
+
+    A sample is read with one access. Where each begins is found when a shard is first opened, and
+    kept (`sources.index`).
+
+    Args:
+      paths: a file, a folder (all its *.tar), a glob or a brace pattern, or a list of these.
+      read: bytes of a picture file -> what an `Example` holds of it.
+
+    Raises:
+      SourceError: there is no shard, or one is cut, compressed or not in the order of its samples.
+    """
+
+    may_lack = True
+
+    def __init__(self, paths: Paths, read: ReadImage = load_image) -> None:
+        self.paths = find_files(paths, (".tar",), "check the path")
+        self._index = Index(self.paths, KIND, scan_tar)
+        self._files, self._read = ByteFiles(self.paths), read
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, index: int) -> Example:
+        file, local, start, stop = self._index[index]
+        where = f"{shown(self.paths[file])} sample {local}"
+        key, members = _sample(self._files.read(file, start, stop, where), where)
+        where = f"{shown(self.paths[file])} {key}"
+
+        def read(name: Any) -> np.ndarray | bytes:
+            if not isinstance(name, str) or name not in members:
+                raise ValueError(f"no file {name!r} in its sample, which has {', '.join(members)}")
+            return self._read(members[name])
+
+        return example_of(_row(members, where), where, read)
+
+    def traits(self) -> np.ndarray:
+        """(N,) uint8 traits, as they were when the shards were scanned."""
+        return self._index.traits()
+
+    def __repr__(self) -> str:
+        return f"WebDatasetSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+
+
+def scan_tar(path: str) -> Scan:
+    """One pass over the headers of a shard, and over its JSON files.
+
+    Raises:
+      SourceError: it is no whole tar file, or the files of a sample are not next to each other.
+    """
+    try:
+        return patiently(lambda: _scan(path), shown(path))
+    except (tarfile.TarError, EOFError) as error:
+        cure = "gunzip it" if _compressed(path) else "copy or write it again"
+        raise SourceError(
+            f"{shown(path)}: not a whole tar file ({one_line(error)}): {cure}"
+        ) from error
+    except OSError as error:
+        raise SourceError(
+            f"{shown(path)}: cannot be read ({error.strerror}): copy it again"
+        ) from error
+
+
+def _scan(path: str) -> Scan:
+    starts, traits, keys = [], [], set()
+    with tarfile.open(path, "r:", errorlevel=1) as tar:
+        extensions: Members = {}
+        current = None
+        for member in _members(tar):
+            key, extension = split_name(member.name)
+            if key != current:
+                if current is not None:
+                    traits.append(_traits(extensions))
+                if key in keys:
+                    raise SourceError(
+                        f"{shown(path)}: the files of {shown(key)} are not next to each other: "
+                        "write it again in the order of their names (tar --sort=name)"
+                    )
+                keys.add(key)
+                starts.append(member.offset)
+                current, extensions = key, {}
+            small = extension == "json" or (extension == "txt" and member.size < BLOCK)
+            extensions[extension] = tar.extractfile(member).read() if small else b"unread"
+        if current is not None:
+            traits.append(_traits(extensions))
+        _check_end(tar, path)
+        return Scan(np.array([*starts, tar.offset], np.uint64), np.array(traits, np.uint8))
+
+
+def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Its files in order; hidden ones, such as those that macOS adds, are left out."""
+    while (member := tar.next()) is not None:
+        tar.members = []  # else it keeps all of them
+        if member.isfile() and not os.path.basename(member.name).startswith("."):
+            yield member
+
+
+def _check_end(tar: tarfile.TarFile, path: str) -> None:
+    """A tar file ends with blocks of zeros; tarfile takes any other end for one too."""
+    tar.fileobj.seek(tar.offset)
+    end = tar.fileobj.read(BLOCK)
+    if end == bytes(BLOCK):
+        return
+    what = "is damaged" if len(end) == BLOCK else "ends without its end mark: it was cut short"
+    raise SourceError(f"{shown(path)}: {what} at byte {tar.offset}: copy or write it again")
+
+
+def _compressed(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(key, rest) of a file's name: all up to the first dot behind the last slash, and the rest in
+    lower case.
+    """
+    folder, _, file = name.rpartition("/")
+    stem, _, rest = file.partition(".")
+    return f"{folder}/{stem}" if folder else stem, rest.lower()
+
+
+def _traits(members: Members) -> int:
+    found = 0
+    try:
+        found = traits_of_row(_row(members, ""))
+    except RecordError:  # its reason is given where it is read
+        found = LACKS["captions"] + LACKS["image"] * (not any(e in members for e in PICTURES))
+    return found
+
+
+def _sample(data: bytes, where: str) -> tuple[str, Members]:
+    """(key, its files) of the part of a tar file that holds one sample."""
+    members: Members = {}
+    key = ""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+            for member in _members(tar):
+                key, extension = split_name(member.name)
+                members[extension] = tar.extractfile(member).read()
+    except tarfile.TarError as error:
+        raise RecordError(
+            f"{where}: damaged ({one_line(error)}); if the shard was written anew since it was "
+            "opened, start again, else copy it again"
+        ) from error
+    return shown(key), members
+
+
+def _row(members: Members, where: str) -> dict[str, Any]:
+    """The row of a sample in the layout of `sources.rows`."""
+    row = parse_row(members["json"], where) if "json" in members else {}
+    picture = next((name for name in PICTURES if name in members), None)
+    row = {key: value for key, value in row.items() if key not in IMAGE_KEYS}
+    if not any(row.get(key) for key in CAPTION_KEYS):
+        row = {key: value for key, value in row.items() if key not in CAPTION_KEYS}
+        try:
+            text = members.get("txt", b"").decode().strip()
+        except UnicodeDecodeError as error:
+            raise RecordError(f"{where}: its txt file is not UTF-8 ({error.reason})") from None
+        row |= {"text": text} if text else {}
+    return row if picture is None else {**row, "image": picture}
