@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
+from tests.exchange.own_types import theirs
 from tests.runs.workdirs import begin_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
@@ -144,14 +144,6 @@ TALK = (
     [Image(picture(1, 40, 24), UNDERSTOOD), Text("how many dots?")],
     [Image(picture(2, 32, 32), SOURCE), Text("paint it green")],
 )
-
-
-def theirs(model, segment):
-    """The segment in the types of the export's own copy of the code."""
-    code = sys.modules[type(model.processor).__module__]
-    if isinstance(segment, Text):
-        return code.Words(segment.text, segment.supervised)
-    return code.Image(segment.pixels, segment.role)
 
 
 @pytest.mark.parametrize("segments", TALK)

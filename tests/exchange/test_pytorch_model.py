@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from data_pipelines.images import prepare
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
+from tests.exchange.own_types import theirs
 from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run
 from unicom_jax.core.batch import Role
@@ -221,14 +220,6 @@ TALK = (
     ],
     [Text("")],
 )
-
-
-def theirs(model, segment):
-    """The segment in the export's own types: transformers loads its code as modules of its own."""
-    code = sys.modules[type(model.processor).__module__]
-    if isinstance(segment, Text):
-        return code.Words(segment.text, segment.supervised)
-    return code.Image(segment.pixels, segment.role)
 
 
 @pytest.mark.parametrize("segments", TALK)
