@@ -95,5 +95,5 @@ $(VENV)-beam/.ready: setup.py constraints.txt constraints-beam.txt
 	grep -o '^[^#=]*==' constraints-beam.txt | grep -ivFf - constraints.txt \
 		| cat - constraints-beam.txt > $(VENV)-beam/constraints.txt
 	$(VENV)-beam/bin/python -m pip install --quiet --disable-pip-version-check \
-		--constraint $(VENV)-beam/constraints.txt --editable '.[prepare]' pytest hypothesis beartype
+		--constraint $(VENV)-beam/constraints.txt --editable '.[prepare]' pytest hypothesis beartype chex
 	@touch $@

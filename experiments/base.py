@@ -11,11 +11,10 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from unicom_jax.config import STAGES as DECLARED
-from unicom_jax.config import defaults
+from unicom_jax.config import UNIFIED_STAGES, defaults
 from unicom_jax.config.schema import stage_defaults
 
-STAGES = tuple(DECLARED)
+STAGES = ("encoder", "codec", *UNIFIED_STAGES)  # those of UniCom
 
 
 def training(**changes) -> ConfigDict:

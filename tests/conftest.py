@@ -20,12 +20,14 @@ for name, value in {
 }.items():
     os.environ.setdefault(name, value)
 
-# The shapes in signatures are checked at every traced call of a test. A run does not check them:
-# there our own one-line errors, or JAX's, meet a wrong shape.
+import jax  # noqa: E402
 import jaxtyping  # noqa: E402
+import pytest  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
 
+# The shapes in signatures are checked at every traced call of a test. A run does not check them:
+# there our own one-line errors, or JAX's, meet a wrong shape.
 # `training`, `parallel` and `interop` pass trees of weights on, which no shape describes, and the
 # suites of `evaluation` ask for a Protocol, which no checker can look into.
 SHAPED = (
@@ -36,3 +38,23 @@ SHAPED = (
     "unicom_jax.evaluation.metrics",
 )
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
+
+# Tests run a program a few times, and LLVM's optimisations would take longer than they save. These
+# folders measure programs, or ask for the last bits of single functions, and get all of them; so
+# does a test that is marked `optimized`.
+OPTIMIZED = ("core", "parallel", "planning")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item):
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    optimized = folder in OPTIMIZED or item.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)
+    return (yield)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    from tests.sharing import SharedFixtures
+
+    return SharedFixtures(config, log)

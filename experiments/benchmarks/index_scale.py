@@ -64,7 +64,7 @@ def make_files(folder: pathlib.Path, count: int) -> list[str]:
 
 def memory() -> float:
     """MiB of this process: its own, and its share of what several use."""
-    text = pathlib.Path("/proc/self/smaps_rollup").read_text()
+    text = pathlib.Path("/proc/self/smaps_rollup").read_text(encoding="ascii")
     return int(re.search(r"^Pss:\s+(\d+) kB", text, re.MULTILINE)[1]) / 1024
 
 

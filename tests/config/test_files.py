@@ -8,6 +8,7 @@ import pytest
 
 from experiments import base
 from unicom_jax.config import ConfigError, apply_overrides, from_json, load_config, to_json
+from unicom_jax.config.key import checked_path
 
 
 def value_of(config, name):
@@ -62,6 +63,14 @@ def test_an_override_is_read_as_the_type_of_its_key(flag, value):
     apply_overrides(config, [f"--config.{flag}"])
     found = value_of(config, flag.partition("=")[0])
     assert found == value and type(found) is type(value)
+
+
+def test_a_folder_whose_name_begins_with_a_tilde_is_found(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "~photos").mkdir()
+    assert checked_path("data.source.path", "~photos") == str(tmp_path / "~photos")
+    with pytest.raises(ConfigError, match="~no-such-user/x: .*write the path out"):
+        checked_path("data.source.path", "~no-such-user/x")
 
 
 def test_a_tilde_in_a_path_is_the_home_directory(monkeypatch):

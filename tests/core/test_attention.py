@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -96,11 +100,13 @@ def test_forward_and_gradient_equal_the_definition_under_any_intervals(backend, 
         np.testing.assert_allclose(np.sum(gradient * direction), slope, rtol=1e-5, atol=1e-5)
 
 
-@variants
-def test_without_a_mask_every_query_sees_every_key(backend, block):
-    inputs = _inputs(dtype=np.float32)
-    out = attention(*map(jnp.asarray, inputs), backend=backend, block=block)
-    np.testing.assert_allclose(out, _reference(*inputs, None), atol=1e-5)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(*VARIANTS)
+    def test_without_a_mask_every_query_sees_every_key(self, backend, block):
+        inputs = _inputs(dtype=np.float32)
+        run = self.variant(partial(attention, backend=backend, block=block))
+        np.testing.assert_allclose(run(*inputs), _reference(*inputs, None), atol=1e-5)
 
 
 @variants
@@ -128,7 +134,7 @@ def test_large_scores_do_not_overflow(backend, block):
     q, k, v = (1e3 * jnp.asarray(x, jnp.float32) for x in _inputs())
     mask = padding_mask(jnp.array([5, 7]), QUERIES)
     (_, out), gradients = COMPILED[backend, block](q, k, v, mask, jnp.ones_like(q))
-    assert all(np.isfinite(x).all() for x in (out, *gradients))
+    chex.assert_tree_all_finite((out, gradients))
 
 
 @variants

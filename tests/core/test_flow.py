@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,13 +47,23 @@ def test_velocity_is_the_time_derivative_of_the_path():
     np.testing.assert_allclose(derivative, flow.velocity(data, noise), atol=1e-6)
 
 
-def test_data_and_velocity_convert_into_each_other():
-    data, noise = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
-    time = jnp.array([0.0, 0.5, 0.9])
-    noisy = flow.interpolate(data, noise, time)
-    speed = flow.data_to_velocity(data, noisy, time, floor=0.05)
-    np.testing.assert_allclose(speed, flow.velocity(data, noise), atol=1e-5)
-    np.testing.assert_allclose(flow.velocity_to_data(speed, noisy, time), data, atol=1e-5)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_data_and_velocity_convert_into_each_other(self):
+        data, noise = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+        time = jnp.array([0.0, 0.5, 0.9])
+        noisy = self.variant(flow.interpolate)(data, noise, time)
+        speed = self.variant(partial(flow.data_to_velocity, floor=0.05))(data, noisy, time)
+        np.testing.assert_allclose(speed, flow.velocity(data, noise), atol=1e-5)
+        back = self.variant(flow.velocity_to_data)(speed, noisy, time)
+        np.testing.assert_allclose(back, data, atol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_guidance_applies_within_its_interval_only(self):
+        cond, uncond = jnp.full((3, 2), 2.0), jnp.full((3, 2), 1.0)
+        guide = self.variant(partial(flow.guide, interval=(0.2, 0.8)))
+        guided = guide(cond, uncond, 3.0, jnp.array([0.1, 0.5, 0.9]))
+        np.testing.assert_allclose(guided[:, 0], [2.0, 4.0, 2.0])
 
 
 def test_floor_bounds_the_velocity_at_the_end_of_the_path():
@@ -148,16 +161,10 @@ def test_heun_never_asks_for_the_velocity_at_the_end():
 
 
 def test_velocity_is_traced_once_however_many_steps():
-    traces = []
-
-    def counting(z, t):
-        traces.append(1)
-        return gaussian_velocity(z, t)
-
+    velocity = chex.assert_max_traces(gaussian_velocity, n=1)
     for steps in (2, 50):
-        traces.clear()
-        jax.jit(lambda z: flow.integrate(counting, z, steps)).lower(jnp.zeros(3))  # noqa: B023
-        assert len(traces) == 1
+        chex.clear_trace_counter()
+        jax.jit(lambda z: flow.integrate(velocity, z, steps)).lower(jnp.zeros(3))  # noqa: B023
 
 
 def test_guidance_of_scale_one_is_the_conditional_velocity():
@@ -168,12 +175,6 @@ def test_guidance_of_scale_one_is_the_conditional_velocity():
 def test_guidance_of_scale_zero_is_the_unconditional_velocity():
     cond, uncond = jax.random.normal(jax.random.key(0), (2, 2, 3, 4))
     np.testing.assert_allclose(flow.guide(cond, uncond, 0.0, jnp.float32(0.5)), uncond, atol=1e-6)
-
-
-def test_guidance_applies_within_its_interval_only():
-    cond, uncond = jnp.full((3, 2), 2.0), jnp.full((3, 2), 1.0)
-    guided = flow.guide(cond, uncond, 3.0, jnp.array([0.1, 0.5, 0.9]), interval=(0.2, 0.8))
-    np.testing.assert_allclose(guided[:, 0], [2.0, 4.0, 2.0])
 
 
 def test_guidance_scale_can_differ_between_images():

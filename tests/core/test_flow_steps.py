@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,15 +37,18 @@ def test_the_drift_corrects_by_the_score():
     np.testing.assert_allclose(deviation, spread * np.sqrt(t1 - t), rtol=1e-5)
 
 
-def test_a_step_reports_the_gaussian_log_density_of_where_it_went():
-    z, step = jax.random.normal(jax.random.key(0), (3, 4, 2)), SdeStep(0.9)
-    times = jnp.asarray(0.2), jnp.asarray(0.4)
-    after, log_prob = step(velocity, z, *times, jax.random.key(1))
-    mean, deviation = (np.asarray(x, np.float64) for x in step.moments(velocity, z, *times))
-    error = (np.asarray(after, np.float64) - mean) / deviation
-    logs = -0.5 * error**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
-    np.testing.assert_allclose(log_prob, logs.reshape(3, -1).mean(-1), rtol=1e-5)
-    np.testing.assert_allclose(step.log_prob(velocity, z, after, *times), log_prob, rtol=1e-6)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_step_reports_the_gaussian_log_density_of_where_it_went(self):
+        z, step = jax.random.normal(jax.random.key(0), (3, 4, 2)), SdeStep(0.9)
+        times = jnp.asarray(0.2), jnp.asarray(0.4)
+        after, log_prob = self.variant(partial(step, velocity))(z, *times, jax.random.key(1))
+        mean, deviation = (np.asarray(x, np.float64) for x in step.moments(velocity, z, *times))
+        error = (np.asarray(after, np.float64) - mean) / deviation
+        logs = -0.5 * error**2 - np.log(deviation) - 0.5 * np.log(2 * np.pi)
+        np.testing.assert_allclose(log_prob, logs.reshape(3, -1).mean(-1), rtol=1e-5)
+        again = self.variant(partial(step.log_prob, velocity))(z, after, *times)
+        np.testing.assert_allclose(again, log_prob, rtol=1e-6)
 
 
 def test_the_log_probability_has_the_gradient_of_the_policy():

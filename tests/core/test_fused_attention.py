@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -117,7 +118,7 @@ def test_blocks_that_nobody_sees_are_not_looked_at(platform):
     q, k, v, gradient = _inputs(platform)
     k, v = k.at[:, 8:16].set(jnp.nan), v.at[:, 8:16].set(jnp.nan)
     out, dq, dk, dv = FUSED[platform](q, k, v, gradient, _mask(0, 5, 17, 20))
-    assert all(np.isfinite(x).all() for x in (out, dq, dk, dv))
+    chex.assert_tree_all_finite((out, dq, dk, dv))
     np.testing.assert_array_equal(dk[:, 8:16], 0)
 
 
@@ -174,7 +175,7 @@ def test_where_there_is_no_kernel_it_computes_what_chunked_does():
     x = jax.random.normal(jax.random.key(0), (1, 130, 2, 8))
     mask = padding_mask(jnp.array([77]), 130)
     found, wanted = (_step(backend)(x, x, x, mask) for backend in ("fused", "chunked"))
-    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+    chex.assert_trees_all_equal(found, wanted)
 
 
 def test_programs_for_tpu_and_gpu_have_the_kernels_though_they_were_traced_on_cpu():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -67,7 +68,7 @@ def test_values_and_gradients_do_not_depend_on_the_rule(kind):
     ours = jax.grad(loss, (0, 1))(params, x)
     with forward_mode():
         plain = jax.grad(lambda p, x: jnp.sum(mlp(p, x) ** 2), (0, 1))(params, x)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, plain)
+    chex.assert_trees_all_close(ours, plain, rtol=1e-5, atol=1e-6)
 
 
 def products(function, *arguments) -> list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,7 +48,7 @@ def _two_products(product):
 def test_matmul_and_its_gradients_equal_the_plain_product_under_scan(transform):
     x, kernels = _random(2, 3, 8), _random(2, 8, 8, seed=1)
     ours, plain = (_two_products(transform(p))(x, kernels) for p in (matmul, jnp.matmul))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), ours, plain)
+    chex.assert_trees_all_close(ours, plain, rtol=1e-5, atol=1e-5)
 
 
 def test_matmul_computes_in_the_dtype_of_the_activations_and_keeps_that_of_the_weights():

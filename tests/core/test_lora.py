@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,9 +55,7 @@ def test_a_fresh_adapter_leaves_the_output_as_it_was():
     params = LORA.init(jax.random.key(0))
     plain = Stack()(base_weights(params), X)
     np.testing.assert_allclose(Stack()(params, X), plain, rtol=1e-6, atol=1e-6)
-    jax.tree.map(
-        np.testing.assert_array_equal, base_weights(params), Stack().init(jax.random.key(0))
-    )
+    chex.assert_trees_all_equal(base_weights(params), Stack().init(jax.random.key(0)))
 
 
 def test_adapters_and_merged_weights_give_the_same_outputs():
@@ -64,7 +63,7 @@ def test_adapters_and_merged_weights_give_the_same_outputs():
     apart, merged = Stack()(params, X), Stack()(merge(params), X)
     assert np.abs(apart - Stack()(base_weights(params), X)).max() > 0.1
     np.testing.assert_allclose(apart, merged, rtol=1e-6, atol=1e-6)
-    assert jax.tree.structure(merge(params)) == jax.tree.structure(Stack().abstract())
+    chex.assert_trees_all_equal_structs(merge(params), Stack().abstract())
 
 
 def test_a_merged_kernel_is_the_kernel_and_the_scaled_product_on_host_and_device():
@@ -116,7 +115,7 @@ def test_base_weights_get_the_adapters_that_they_lack_and_keep_their_values():
     base = Stack().init(jax.random.key(5))
     place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     params = complete_params(LORA.specs(), base, jax.random.key(0), lambda specs: place)
-    jax.tree.map(np.testing.assert_array_equal, base_weights(params), base)
+    chex.assert_trees_all_equal(base_weights(params), base)
     assert not np.any(params["last"]["lora"]["b"]) and np.all(params["last"]["lora"]["a"])
     np.testing.assert_array_equal(params["blocks"]["dense"]["lora"]["scale"], [3.0, 3.0, 3.0])
 

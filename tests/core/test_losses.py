@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import parameterized
 
 from tests.parallel.programs import on_eight_devices
 from unicom_jax.core.losses import soft_cap, text_terms
@@ -40,14 +43,15 @@ def our_loss(head, hidden, targets, weights, chunk=0):
     return total / count
 
 
-@pytest.mark.parametrize("chunk", [0, 1, 5, 12, 100])
-def test_value_and_gradients_are_those_of_the_plain_loss_whatever_the_chunk(chunk):
-    head, hidden, *rest = problem()
-    expected, expected_grads = jax.value_and_grad(plain_loss, (0, 1))(head, hidden, *rest)
-    loss, grads = jax.value_and_grad(our_loss, (0, 1))(head, hidden, *rest, chunk)
-    np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    for ours, plain in zip(grads, expected_grads, strict=True):
-        np.testing.assert_allclose(ours, plain, atol=1e-6)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    @parameterized.parameters(0, 1, 5, 12, 100)
+    def test_value_and_gradients_are_those_of_the_plain_loss_whatever_the_chunk(self, chunk):
+        expected, expected_grads = jax.value_and_grad(plain_loss, (0, 1))(*problem())
+        ours = self.variant(jax.value_and_grad(partial(our_loss, chunk=chunk), (0, 1)))
+        loss, grads = ours(*problem())
+        np.testing.assert_allclose(loss, expected, rtol=1e-6)
+        chex.assert_trees_all_close(grads, expected_grads, rtol=1e-7, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [0, 5])
@@ -67,8 +71,7 @@ def test_z_loss_adds_the_square_of_log_z_in_value_and_gradient(chunk):
     expected, expected_grads = jax.value_and_grad(plain, (0, 1))(head, hidden)
     (loss, terms), grads = jax.value_and_grad(ours, (0, 1), has_aux=True)(head, hidden)
     np.testing.assert_allclose(loss, expected, rtol=1e-6)
-    for left, right in zip(grads, expected_grads, strict=True):
-        np.testing.assert_allclose(left, right, atol=1e-5)
+    chex.assert_trees_all_close(grads, expected_grads, rtol=1e-7, atol=1e-5)
     # What is left of the loss without its share of log² Z is the cross-entropy.
     bare = terms["text"][0] - 0.3 * terms["text_z"][0]
     np.testing.assert_allclose(bare / terms["text"][1], our_loss(*problem()), rtol=1e-5)
@@ -147,7 +150,7 @@ def test_logits_are_computed_only_for_as_many_chunks_as_predicted_slots_fill(pre
 
 ON_A_MESH = """
 import json, sys
-import jax, jax.numpy as jnp, numpy as np
+import chex, jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from tests.core.test_losses import logits, plain_loss
 from unicom_jax.core.activations import on_mesh
@@ -188,8 +191,7 @@ hidden[: rows // 2] = np.nan  # whoever computes their logits finds out
 placed = [jax.device_put(x, s) for x, s in zip(arguments, (shared, by_rows, by_rows, by_rows))]
 loss, grads = run(*placed)
 np.testing.assert_allclose(loss, expected, rtol=1e-6)
-for ours, plain in zip(grads, expected_grads, strict=True):
-    np.testing.assert_allclose(ours, plain, atol=1e-6)
+chex.assert_trees_all_close(grads, expected_grads, rtol=1e-7, atol=1e-6)
 
 program = parse_program(run.as_text())
 moved = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,22 +22,25 @@ def normal(*shape: int, dtype=jnp.float32) -> jax.Array:
     return jax.random.normal(KEY, shape).astype(dtype)
 
 
-def test_a_scale_that_bf16_cannot_add_to_one_acts():
-    x, zero = normal(64, 256, dtype=jnp.bfloat16), jnp.zeros(256)
-    plain = modulated_norm(x, zero, zero).astype(jnp.float32)
-    scaled = modulated_norm(x, zero + SMALL, zero)
-    assert scaled.dtype == jnp.bfloat16
-    # Single numbers may round to the same; their sum does not.
-    ratio = jnp.sum(jnp.abs(scaled.astype(jnp.float32))) / jnp.sum(jnp.abs(plain))
-    assert float(ratio) == pytest.approx(1 + SMALL, abs=3e-4)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_scale_that_bf16_cannot_add_to_one_acts(self):
+        x, zero = normal(64, 256, dtype=jnp.bfloat16), jnp.zeros(256)
+        norm = self.variant(modulated_norm)
+        plain = norm(x, zero, zero).astype(jnp.float32)
+        scaled = norm(x, zero + SMALL, zero)
+        assert scaled.dtype == jnp.bfloat16
+        # Single numbers may round to the same; their sum does not.
+        ratio = jnp.sum(jnp.abs(scaled.astype(jnp.float32))) / jnp.sum(jnp.abs(plain))
+        assert float(ratio) == pytest.approx(1 + SMALL, abs=3e-4)
 
-
-def test_a_gated_sum_is_rounded_once():
-    x, update = normal(4, 8, dtype=jnp.bfloat16), normal(4, 8, dtype=jnp.bfloat16)
-    gate = jnp.full(8, 1 + SMALL)
-    expected = x.astype(jnp.float32) + gate * update.astype(jnp.float32)
-    found = gated_sum(x, gate, update)
-    np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_a_gated_sum_is_rounded_once(self):
+        x, update = normal(4, 8, dtype=jnp.bfloat16), normal(4, 8, dtype=jnp.bfloat16)
+        gate = jnp.full(8, 1 + SMALL)
+        expected = x.astype(jnp.float32) + gate * update.astype(jnp.float32)
+        found = self.variant(gated_sum)(x, gate, update)
+        np.testing.assert_array_equal(found, expected.astype(jnp.bfloat16))
 
 
 def blocks():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -46,8 +47,7 @@ def test_weights_of_different_paths_and_keys_differ():
 def test_the_abstract_tree_is_the_tree_of_init():
     module = Mlp(4, 8, 3)
     params = module.init(jax.random.key(0))
-    described = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    assert module.abstract() == described
+    chex.assert_trees_all_equal_shapes_and_dtypes(module.abstract(), params)
 
 
 def test_param_count_counts_every_element():

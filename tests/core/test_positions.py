@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,10 +40,27 @@ def _reference_1d(x: np.ndarray, theta: float) -> np.ndarray:
     return np.concatenate([turned.real, turned.imag], axis=-1)
 
 
-def test_on_pure_text_the_rotation_is_one_dimensional_rope():
-    x = jax.random.normal(KEY, (1, 9, 2, 8))
-    turned = apply_rope(x, *rope(_diagonal(9), 8, 1e4))
-    np.testing.assert_allclose(turned, _reference_1d(np.asarray(x), 1e4), atol=1e-5)
+class WithAndWithoutJit(chex.TestCase):
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_on_pure_text_the_rotation_is_one_dimensional_rope(self):
+        x = jax.random.normal(KEY, (1, 9, 2, 8))
+        turn = self.variant(lambda x, positions: apply_rope(x, *rope(positions, 8, 1e4)))
+        turned = turn(x, _diagonal(9))
+        np.testing.assert_allclose(turned, _reference_1d(np.asarray(x), 1e4), atol=1e-5)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    def test_each_axis_turns_its_own_neighbouring_channels(self):
+        x = np.asarray(jax.random.normal(KEY, (1, 5, 2, 10)))
+        places = np.stack([np.arange(5), 3 * np.arange(5)], axis=-1)
+        turn = self.variant(lambda x, at: apply_paired_rope(x, *axial_rope(at, (4, 6), 1e2)))
+        turned = turn(x, places[None])
+        pairs = x[..., ::2] + 1j * x[..., 1::2]
+        angles = [
+            places[:, a, None] * 1e2 ** (-2 * np.arange(d // 2) / d) for a, d in ((0, 4), (1, 6))
+        ]
+        pairs = pairs * np.exp(1j * np.concatenate(angles, axis=1))[:, None]
+        expected = np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape)
+        np.testing.assert_allclose(turned, expected, atol=1e-5)
 
 
 def test_text_rotation_equals_the_qwen_rotation_of_transformers():
@@ -88,17 +106,6 @@ def test_bfloat16_stays_bfloat16_and_is_turned_in_fp32():
     low = apply_rope(x.astype(jnp.bfloat16), *angles)
     assert low.dtype == jnp.bfloat16
     np.testing.assert_allclose(low.astype(jnp.float32), apply_rope(x, *angles), atol=0.04)
-
-
-def test_each_axis_turns_its_own_neighbouring_channels():
-    x = np.asarray(jax.random.normal(KEY, (1, 5, 2, 10)))
-    places = np.stack([np.arange(5), 3 * np.arange(5)], axis=-1)
-    turned = apply_paired_rope(x, *axial_rope(places[None], (4, 6), 1e2))
-    pairs = x[..., ::2] + 1j * x[..., 1::2]
-    angles = [places[:, a, None] * 1e2 ** (-2 * np.arange(d // 2) / d) for a, d in ((0, 4), (1, 6))]
-    pairs = pairs * np.exp(1j * np.concatenate(angles, axis=1))[:, None]
-    expected = np.stack([pairs.real, pairs.imag], axis=-1).reshape(x.shape)
-    np.testing.assert_allclose(turned, expected, atol=1e-5)
 
 
 def test_an_axis_of_odd_channels_is_refused():

@@ -23,14 +23,6 @@ from unicom_jax.runs import weights
 METHODS = ("answer", "caption", "draw", "edit", "reconstruct", "prepared", "features")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """For programs that run once: compiling them is most of the work."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "tiny")

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-import jax
 import pytest
 
 from tests.runs.workdirs import write_run
 from unicom_jax.exchange.export import Options, export
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For programs that run once: compiling them is most of the work."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")

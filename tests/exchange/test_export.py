@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import pytest
 import torch
@@ -42,7 +42,6 @@ from unicom_jax.runs import weights
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.weights import Choice, load, stages_in_use
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
 
 
@@ -221,7 +220,7 @@ def test_an_export_of_an_earlier_version_comes_back(run, exported, tmp_path):
     index.write_text(json.dumps(listing))
     back(folder, tmp_path / "back")
     before, after = load(run)[2], load(tmp_path / "back")[2]
-    assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+    chex.assert_trees_all_equal(before, after, strict=True)
 
 
 # ---- there and back ---------------------------------------------------------------------------
@@ -244,7 +243,7 @@ def test_there_and_back_and_there_again_changes_no_bit(run, tmp_path, dtype):
     assert ours == theirs and one == other
     if dtype == "fp32":
         before, after = load(run)[2], load(tmp_path / run.name)[2]
-        assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+        chex.assert_trees_all_equal(before, after, strict=True)
 
 
 def test_a_model_that_was_changed_and_saved_in_pytorch_comes_back(exported, tmp_path):
@@ -270,7 +269,7 @@ def test_other_models_come_back_too(tmp_path, overrides):
     folder = export(workdir, tmp_path / "out", Options())
     back(folder, tmp_path / "back")
     before, after = load(workdir)[2], load(tmp_path / "back")[2]
-    assert jax.tree.all(jax.tree.map(np.array_equal, before, after))
+    chex.assert_trees_all_equal(before, after, strict=True)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from tests.families.documents import lively
 from tests.models.diffusers_folder import write_folder
+from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import from_json
@@ -69,10 +71,6 @@ def weights(workdir, stage):
     return restore_params(workdir, stage, module.abstract())
 
 
-def assert_same(one, other):
-    jax.tree.map(np.testing.assert_array_equal, one, other)
-
-
 def test_parts_become_step_0_of_their_stages(given, tmp_path, capsys):
     workdir = tmp_path / "run"
     assert run("import", given, workdir, *parts(given)) == 0
@@ -82,7 +80,8 @@ def test_parts_become_step_0_of_their_stages(given, tmp_path, capsys):
     encoder = build_encoder(config)
     vision = restore_params(workdir, "encoder", encoder.abstract(), parts=("vision",))["vision"]
     rounded = jax.tree.map(lambda x: np.asarray(x, jax.numpy.bfloat16), lively(encoder.vision))
-    assert_same(vision, jax.tree.map(lambda x: np.asarray(x, np.float32), rounded))
+    rounded = jax.tree.map(lambda x: np.asarray(x, np.float32), rounded)
+    chex.assert_trees_all_equal(vision, rounded, strict=True)
     assert "rows 300 to" in capsys.readouterr().out
 
 
@@ -103,7 +102,8 @@ def test_training_starts_from_what_was_imported_as_from_init_from(given, trained
     )
     assert run("train", given, tmp_path / "run", *keys) == 0
     assert stage_steps(trained, "pretrain")[-1] == 1
-    assert_same(weights(trained, "pretrain"), weights(tmp_path / "run", "pretrain"))
+    imported, named = (weights(one, "pretrain") for one in (trained, tmp_path / "run"))
+    chex.assert_trees_all_equal(imported, named, strict=True)
 
 
 def test_a_dry_run_checks_and_shows_everything_and_writes_nothing(given, tmp_path, capsys):
@@ -235,11 +235,13 @@ def test_an_import_says_which_of_two_copies_of_the_weights_it_reads(given, tmp_p
 # ---- a whole model ----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def exported(trained, tmp_path_factory):
-    """A trained run, and the folder it went out to."""
-    target = tmp_path_factory.mktemp("exported") / "out"
-    return trained, export(trained, target, Options())
+@pytest.fixture(scope="module", params=["written", pytest.param("trained", marks=pytest.mark.slow)])
+def exported(request, tmp_path_factory):
+    """A run, random or imported and trained, and the folder it went out to."""
+    base = tmp_path_factory.mktemp("exported")
+    trained = request.param == "trained"
+    workdir = request.getfixturevalue("trained") if trained else write_run(base / "run")
+    return workdir, export(workdir, base / "out", Options())
 
 
 def test_an_exported_model_comes_back_bit_for_bit(exported, tmp_path):

@@ -15,8 +15,6 @@ from unicom_jax.exchange.export import Options, export
 from unicom_jax.interop.pytorch.image_processing_unicom import UnicomImageProcessor, patchify
 from unicom_jax.runs.weights import describe
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture
 def model(exported):

@@ -16,7 +16,6 @@ from tests.data.samples import picture
 from tests.runs.workdirs import write_run
 from unicom_jax.exchange.export import Options, export
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 IMAGE = picture(1, 40, 40)
 
 

@@ -88,9 +88,6 @@ CONFIGURATIONS = {
 }
 
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
 def load(folder, **options):
     return AutoModel.from_pretrained(folder, trust_remote_code=True, **options)
 

@@ -22,8 +22,6 @@ from tests.data.samples import picture
 from tests.runs.workdirs import write_run
 from unicom_jax.exchange.export import Options, export
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 GREEDY = {"do_sample": False, "max_new_tokens": 4}
 

@@ -10,6 +10,7 @@ import pytest
 from experiments.benchmarks import bare, ours, pipeline
 from experiments.benchmarks.race import Contestant, race, ratios
 from experiments.benchmarks.standard import FLOW_WEIGHT, TEXT_WEIGHT, Standard
+from tests.families.documents import lively
 from unicom_jax.core.losses import mean
 from unicom_jax.families.images import draw_noise
 
@@ -30,11 +31,7 @@ SMALL = Standard(
 @pytest.fixture(scope="module")
 def weights():
     """Random weights everywhere, so that nothing is hidden by a head that starts at zero."""
-    params = ours.make_model(SMALL).init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy)
+    return lively(ours.make_model(SMALL))
 
 
 def both_losses():
@@ -64,7 +61,7 @@ def test_our_step_and_the_bare_one_have_the_same_loss_and_gradients(weights):
 
 
 def test_both_contestants_lower_their_loss():
-    params = ours.make_model(SMALL).init(jax.random.key(0))
+    params = jax.jit(ours.make_model(SMALL).init)(jax.random.key(0))
     for contestant in (ours.contestant(SMALL, params), bare.contestant(SMALL, params, 1.05)):
         losses = [contestant.step() for _ in range(30)]
         assert np.mean(losses[-5:]) < np.mean(losses[:5]), contestant.name

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 
-import jax
 import pytest
 from PIL import Image
 
@@ -50,13 +49,6 @@ STEPS = {f"{stage}.{key}": 2 for stage in STAGES for key in ("steps", "batch_siz
 WARM = {f"{stage}.warmup_steps": 1 for stage in STAGES} | {
     f"{stage}.window_rows": 2 for stage in STAGES[2:]
 }
-
-
-@pytest.fixture(autouse=True)
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.mark.slow

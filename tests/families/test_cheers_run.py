@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from tests.data.samples import picture
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
-from tests.training.toy import same
 from unicom_jax.config import ConfigError, from_json
 from unicom_jax.families.build import build_autoencoder, build_encoder, build_unified
 from unicom_jax.inference.generator import Generator
@@ -81,8 +81,8 @@ def test_decoder_and_encoder_start_as_copies_and_are_trained_inside_the_loss(tol
         assert f"pretrain: starts with {part} from the weights of {source}\n" in told
         apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), trained[part], given[part])
         assert 0 < max(jax.tree.leaves(apart)) < 0.02  # four steps away
-    assert same(trained["decoder"]["statistics"], frozen["statistics"])
-    assert same(trained["vision"]["head"], given["vision"]["head"])
+    held = trained["decoder"]["statistics"], trained["vision"]["head"]
+    chex.assert_trees_all_equal(held, (frozen["statistics"], given["vision"]["head"]), strict=True)
     facts = json.loads((run / "pretrain/stage.json").read_text(encoding="utf-8"))
     assert facts["compilations"] == 1
 
@@ -99,7 +99,8 @@ def test_a_stopped_stage_resumes_bit_for_bit(run, tmp_path):
     (workdir / "pretrain/stage.json").unlink()
     assert "starts with" not in train(workdir)
     module = build_unified(settings_of(run))
-    assert same(*(restored(one, "pretrain", module) for one in (run, workdir)))
+    both = (restored(one, "pretrain", module) for one in (run, workdir))
+    chex.assert_trees_all_equal(*both, strict=True)
 
 
 def test_the_generator_draws_edits_and_answers(run):

@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -51,9 +52,9 @@ def run(tmp_path_factory):
 def test_the_loop_trains_the_encoder_inside_the_loss(run):
     module = build.build_unified(checkpoint.read_config(run))
     trained = checkpoint.restore_params(run, "pretrain", module.abstract())
-    fresh = module.init(jax.random.key(0))
+    fresh = jax.jit(module.init)(jax.random.key(0))
     assert set(trained) == {"transformer", "eye", "sketch", "time", "head"}
-    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(trained))
+    chex.assert_tree_all_finite(trained)
     assert not np.array_equal(trained["eye"]["up"]["kernel"], fresh["eye"]["up"]["kernel"])
     assert (
         json.loads((run / "pretrain/stage.json").read_text(encoding="utf-8"))["compilations"] == 1

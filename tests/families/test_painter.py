@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -19,7 +20,6 @@ from tests.inference.eight import results
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
-from tests.training.toy import same
 from unicom_jax.config import ConfigError, from_json
 from unicom_jax.config.check import check_settings
 from unicom_jax.core.pixels import to_unit
@@ -46,11 +46,9 @@ FEW = {"pictures": 3, "prompts": 1, "questions": 1, "edits": 1, "shown": 1}
 
 @pytest.fixture(scope="module", autouse=True)
 def family():
-    jax.config.update("jax_disable_most_optimizations", True)  # programs run once or twice
     with pytest.MonkeyPatch.context() as patch:
         painter.register(patch)
         yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def settings_of(workdir):
@@ -102,7 +100,8 @@ def test_a_stopped_stage_resumes_bit_for_bit(run, tmp_path):
     (workdir / "pretrain/stage.json").unlink()
     assert "starts with" not in train(workdir)
     module = build_unified(settings_of(run))
-    assert same(*(restored(one, "pretrain", module) for one in (run, workdir)))
+    both = (restored(one, "pretrain", module) for one in (run, workdir))
+    chex.assert_trees_all_equal(*both, strict=True)
 
 
 def test_the_tower_starts_from_the_encoder_beside_a_language_model_that_was_imported(tmp_path):

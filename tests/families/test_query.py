@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -70,10 +71,7 @@ def test_queries_connector_and_decoder_learn_while_the_reader_stays(model, param
     params, history = descend(losses, params, arguments, model[0].frozen(draws=True))
     assert history[-1]["flow"] < 0.9 * history[0]["flow"], history
     for part in ("transformer", "embedding"):
-        for left, right in zip(
-            jax.tree.leaves(params[part]), jax.tree.leaves(start[part]), strict=True
-        ):
-            np.testing.assert_array_equal(left, right)
+        chex.assert_trees_all_equal(params[part], start[part])
     assert not np.array_equal(params["queries"], start["queries"])
 
 

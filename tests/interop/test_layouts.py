@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -134,9 +135,7 @@ def test_a_projection_comes_back_bit_for_bit(tmp_path, kind):
     params = init_params(module.specs(), jax.random.key(0))
     write_model(tmp_path / "out", layout, module, params)
     assert module_in(tmp_path / "out", layout) == module
-    jax.tree.map(
-        np.testing.assert_array_equal, read_model(tmp_path / "out", layout, module), params
-    )
+    chex.assert_trees_all_equal(read_model(tmp_path / "out", layout, module), params)
 
 
 # The names of `AttnProjection` in models/vqvae.py of FoundationVision/UniTok, its buffer too.
@@ -167,7 +166,7 @@ def test_a_tower_is_read_from_a_file_of_both(tmp_path, kind, part):
     both = module_in(tmp_path, layout)
     alone = read_model(tmp_path, layout, getattr(both, part))
     whole = read_model(tmp_path, layout, both)
-    jax.tree.map(np.testing.assert_array_equal, alone, whole[part])
+    chex.assert_trees_all_equal(alone, whole[part])
 
 
 def test_a_tower_alone_may_have_the_prefix_of_older_versions(tmp_path):
@@ -177,7 +176,7 @@ def test_a_tower_alone_may_have_the_prefix_of_older_versions(tmp_path):
     before = read_model(tmp_path, layout, module)
     file = tmp_path / "model.safetensors"
     save_file({f"vision_model.{name}": t for name, t in load_file(file).items()}, file)
-    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path, layout, module), before)
+    chex.assert_trees_all_equal(read_model(tmp_path, layout, module), before)
 
 
 def test_a_pixel_head_has_no_place_in_siglip():
@@ -206,7 +205,7 @@ def test_a_tied_head_may_be_in_the_file(tied):
     before = read_model(folder, layout, module_in(folder, layout))
     change(0.0)
     after = read_model(folder, layout, module_in(folder, layout))
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+    chex.assert_trees_all_equal(before, after)
 
 
 def test_a_tied_head_that_differs_is_refused(tied):
@@ -308,7 +307,7 @@ def test_rotary_frequencies_that_an_older_version_stored_are_recognised(tmp_path
     table = (10_000.0 ** (-np.arange(4) / 4)).astype(np.float32)
     name = "model.layers.1.self_attn.rotary_emb.inv_freq"
     edited(tmp_path, layout, lambda state: state.update({name: table}))
-    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path, layout, module), before)
+    chex.assert_trees_all_equal(read_model(tmp_path, layout, module), before)
 
 
 def test_a_projection_that_pools_its_heads_as_unitok_can_is_refused_as_that(tmp_path):
@@ -336,7 +335,7 @@ def test_the_old_names_of_an_autoencoders_attention_are_read_as_diffusers_does(t
     edited(tmp_path, layout, rename)
     file = tmp_path / f"{layout.stem}.safetensors"
     assert sum(".proj_attn." in name for name in load_file(file)) == 4
-    jax.tree.map(np.testing.assert_array_equal, read_model(tmp_path, layout, module), before)
+    chex.assert_trees_all_equal(read_model(tmp_path, layout, module), before)
     again = type(model).from_pretrained(tmp_path)  # diffusers reads the same
     assert all(a.equal(b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 

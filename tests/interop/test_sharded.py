@@ -21,7 +21,7 @@ QWEN = Transformer(
 # In a process of its own, as the number of devices is fixed when JAX starts.
 SCRIPT = """
 import pathlib, sys
-import jax, numpy as np
+import chex, jax
 from tests.interop.test_sharded import QWEN
 from unicom_jax.interop.folders import read_model, write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS
@@ -35,7 +35,7 @@ sizes, read = [], TensorFolder.read
 TensorFolder.read = lambda *args: sizes.append((r := read(*args)).nbytes) or r
 mesh = make_mesh(sys.argv[2])
 four = read_model(folder, layout, QWEN, shardings=param_shardings(QWEN.specs(), mesh))
-jax.tree.map(np.testing.assert_array_equal, one, four)
+chex.assert_trees_all_equal(one, four)
 spread = [leaf for leaf in jax.tree.leaves(four) if not leaf.sharding.is_fully_replicated]
 assert len(spread) > 5 and all(len(leaf.devices()) == 4 for leaf in jax.tree.leaves(four))
 write_model(folder / "again", layout, QWEN, four)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -132,7 +133,7 @@ def test_gradients_of_all_weights_equal_diffusers(twin, params):
     (twin(torch_images).sample - torch_images).square().mean().backward()
     theirs = tree_of(LAYOUT, TINY, gradients_of(twin))
     ours = jax.jit(jax.grad(error))(params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5, rtol=1e-3), ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-3, atol=1e-5)
 
 
 def test_flux_preset_has_the_public_number_of_weights():
@@ -272,7 +273,7 @@ def test_a_flux2_folder_goes_in_and_out(twin2, params2, tmp_path):
     space = build_space(config)
     assert space.autoencoder == FLUX2 and space.channels == 16
     loaded = load_autoencoder(config, tmp_path)["autoencoder"]
-    jax.tree.map(np.testing.assert_array_equal, loaded, params2)
+    chex.assert_trees_all_equal(loaded, params2)
     write_model(tmp_path / "out", LAYOUT, FLUX2, loaded)
     again = type(twin2).from_pretrained(tmp_path / "out")
     assert dict(again.config).items() >= dict(LAYOUT.describe(FLUX2), patch_size=[2, 2]).items()
@@ -338,7 +339,7 @@ def test_a_folder_that_diffusers_saved_is_read(twin, params, tmp_path):
     adopt_autoencoder(config, tmp_path)
     assert module_in(tmp_path / "given", LAYOUT) == TINY
     loaded = load_autoencoder(config, tmp_path)["autoencoder"]
-    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    chex.assert_trees_all_equal(loaded, params)
 
 
 def test_half_precision_weights_are_read_in_full(tmp_path):
@@ -347,7 +348,7 @@ def test_half_precision_weights_are_read_in_full(tmp_path):
     config = tiny_config(codec__autoencoder__path=str(tmp_path / "given"))
     adopt_autoencoder(config, tmp_path)
     loaded = load_autoencoder(config, tmp_path)["autoencoder"]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=4e-3), loaded, given)
+    chex.assert_trees_all_close(loaded, given, rtol=4e-3)
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {np.dtype(np.float32)}
 
 

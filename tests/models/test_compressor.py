@@ -7,20 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.weights import trained
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 
 WIDE, NARROW = 12, 4
 OPTIONS = {"attention": {}, "mlp": {}, "pool": {"window": 2}}
 GRIDS = jnp.array([[2, 4], [2, 2]])
-FEATURES = jax.random.normal(jax.random.key(1), (2, 8, WIDE))
-
-
-def trained(module):
-    """Weights as training leaves them: no bias is zero, no scale one."""
-    leaves, tree = jax.tree.flatten(module.abstract())
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    draw = zip(keys, leaves, strict=True)
-    return tree.unflatten([0.3 * jax.random.normal(k, leaf.shape) for k, leaf in draw])
+FEATURES = jnp.asarray(np.random.default_rng(1).standard_normal((2, 8, WIDE)), jnp.float32)
+run = jax.jit(lambda module, params, x, grids: module(params, x, grids), static_argnums=0)
 
 
 def test_parameter_counts_are_those_of_the_paper():
@@ -32,9 +26,9 @@ def test_parameter_counts_are_those_of_the_paper():
 def test_shapes_and_precision(kind):
     down = make_compressor(kind, WIDE, NARROW, **OPTIONS[kind])
     up = make_decompressor(kind, WIDE, NARROW, **OPTIONS[kind])
-    latents = down(trained(down), FEATURES.astype(jnp.bfloat16), GRIDS)
+    latents = run(down, trained(down), FEATURES.astype(jnp.bfloat16), GRIDS)
     assert (latents.shape, latents.dtype) == ((2, 8 // down.window**2, NARROW), jnp.float32)
-    assert up(trained(up), latents, GRIDS).shape == FEATURES.shape
+    assert run(up, trained(up), latents, GRIDS).shape == FEATURES.shape
 
 
 def torch_projection(params, x, heads):
@@ -71,7 +65,7 @@ def test_attention_projection_equals_pytorch(make, heads):
     module = make("attention", WIDE, NARROW, heads=heads)
     params = trained(module)
     x = jax.random.normal(jax.random.key(3), (1, 6, module.in_dim))
-    ours = module(params, x, jnp.array([[2, 3]]))[0]
+    ours = run(module, params, x, jnp.array([[2, 3]]))[0]
     np.testing.assert_allclose(ours, torch_projection(params, x[0], heads), atol=1e-5)
 
 
@@ -81,9 +75,9 @@ def test_attention_projection_is_permutation_equivariant(make):
     params = trained(module)
     x = jax.random.normal(jax.random.key(3), (1, 6, module.in_dim))
     order = np.array([3, 0, 5, 1, 4, 2])
-    permuted = module(params, x[:, order], jnp.array([[2, 3]]))
+    permuted = run(module, params, x[:, order], jnp.array([[2, 3]]))
     np.testing.assert_allclose(
-        permuted, module(params, x, jnp.array([[2, 3]]))[:, order], atol=1e-5
+        permuted, run(module, params, x, jnp.array([[2, 3]]))[:, order], atol=1e-5
     )
 
 
@@ -96,10 +90,10 @@ def test_padding_is_zero_and_reaches_nobody(make, kind):
     x = jax.random.normal(jax.random.key(3), (2, tokens, module.in_dim))
     valid = tokens // 2  # the second grid of GRIDS is half as large
     poisoned = x.at[1, valid:].set(jnp.nan)
-    out = module(params, poisoned, GRIDS)
-    np.testing.assert_array_equal(out, module(params, x, GRIDS))
+    out = run(module, params, poisoned, GRIDS)
+    np.testing.assert_array_equal(out, run(module, params, x, GRIDS))
     assert not np.any(out[1, out.shape[1] // 2 :])
-    alone = module(params, x[1:, :valid], GRIDS[1:])
+    alone = run(module, params, x[1:, :valid], GRIDS[1:])
     np.testing.assert_allclose(out[1:, : out.shape[1] // 2], alone, atol=1e-6)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -123,8 +124,7 @@ def test_chunks_change_neither_the_loss_nor_its_gradients(chunk):
     plain, gradients = jax.jit(jax.value_and_grad(loss), static_argnums=1)(inputs, None)
     chunked, chunked_gradients = jax.jit(jax.value_and_grad(loss), static_argnums=1)(inputs, chunk)
     np.testing.assert_allclose(chunked, plain, rtol=1e-6)
-    for ours, theirs in zip(chunked_gradients, gradients, strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-6)
+    chex.assert_trees_all_close(chunked_gradients, gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_matching_pairs_lose_less_than_mismatched_ones():

@@ -7,59 +7,56 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.models.weights import trained
 from unicom_jax.models.flow_head import make_flow_head
 
 KINDS = ["linear", "mlp", "adaln"]
 WIDTH, LATENT = 8, 4
-HIDDEN = jax.random.normal(jax.random.key(1), (2, 3, WIDTH))
+HIDDEN = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, WIDTH)), jnp.float32)
 TIME = jnp.array([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
 
 
-def trained(head):
-    """Weights as training leaves them: none is zero any more."""
-    leaves, tree = jax.tree.flatten(head.abstract())
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    return tree.unflatten(
-        [0.3 * jax.random.normal(k, a.shape) for k, a in zip(keys, leaves, strict=True)]
-    )
+run = jax.jit(lambda head, params, hidden, time: head(params, hidden, time), static_argnums=0)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_head_starts_at_zero_velocity(kind):
     head = make_flow_head(kind, WIDTH, LATENT)
-    velocity = head(head.init(jax.random.key(0)), HIDDEN, TIME)
+    velocity = run(head, jax.jit(head.init)(jax.random.key(0)), HIDDEN, TIME)
     np.testing.assert_array_equal(velocity, np.zeros((2, 3, LATENT)))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_velocity_is_fp32_for_bf16_hidden_states(kind):
     head = make_flow_head(kind, WIDTH, LATENT)
-    velocity = head(trained(head), HIDDEN.astype(jnp.bfloat16), TIME)
+    velocity = run(head, trained(head), HIDDEN.astype(jnp.bfloat16), TIME)
     assert velocity.dtype == jnp.float32
-    np.testing.assert_allclose(velocity, head(trained(head), HIDDEN, TIME), atol=0.1)
+    np.testing.assert_allclose(velocity, run(head, trained(head), HIDDEN, TIME), atol=0.1)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_do_not_mix(kind):
     head = make_flow_head(kind, WIDTH, LATENT)
     params = trained(head)
-    whole = head(params, HIDDEN, TIME)
-    np.testing.assert_allclose(head(params, HIDDEN[:, 1:2], TIME[:, 1:2]), whole[:, 1:2], atol=1e-6)
+    whole = run(head, params, HIDDEN, TIME)
+    np.testing.assert_allclose(
+        run(head, params, HIDDEN[:, 1:2], TIME[:, 1:2]), whole[:, 1:2], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize(("kind", "reacts"), [("linear", False), ("mlp", False), ("adaln", True)])
 def test_only_adaln_reads_the_time(kind, reacts):
     head = make_flow_head(kind, WIDTH, LATENT)
     params = trained(head)
-    change = jnp.abs(head(params, HIDDEN, TIME) - head(params, HIDDEN, TIME + 0.1)).max()
+    change = jnp.abs(run(head, params, HIDDEN, TIME) - run(head, params, HIDDEN, TIME + 0.1)).max()
     assert (float(change) > 1e-4) == reacts
 
 
 def test_adaln_takes_one_time_for_all_tokens_of_an_image():
     head = make_flow_head("adaln", WIDTH, LATENT)
     params, time = trained(head), jnp.array([[0.1], [0.7]])
-    each = head(params, HIDDEN, jnp.broadcast_to(time, (2, 3)))
-    np.testing.assert_allclose(head(params, HIDDEN, time), each, atol=1e-6)
+    each = run(head, params, HIDDEN, jnp.broadcast_to(time, (2, 3)))
+    np.testing.assert_allclose(run(head, params, HIDDEN, time), each, atol=1e-6)
 
 
 def test_every_adaln_weight_gets_a_gradient():

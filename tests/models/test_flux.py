@@ -201,7 +201,7 @@ def test_a_masked_slot_reaches_nobody(params):
 
 
 def test_a_fresh_model_says_nothing():
-    fresh = SMALL.init(jax.random.key(0))
+    fresh = jax.jit(SMALL.init)(jax.random.key(0))
     np.testing.assert_array_equal(ours(SMALL, fresh), 0.0)
 
 

@@ -3,42 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from tests.models.weights import trained
 from unicom_jax.models.pixel_decoder import PixelDecoder
 
 DECODER = PixelDecoder(channels=6, feature_dim=5, width=16, depth=2, heads=2, mlp_dim=24)
-KEYS = jax.random.split(jax.random.key(0), 3)
+DRAW = np.random.default_rng(0).standard_normal
 GRIDS = jnp.array([[2, 3], [2, 2]])
 VALID = np.arange(6) < np.array([6, 4])[:, None]
-PATCHES, NOISE = (jax.random.normal(key, (2, 6, 6)) for key in KEYS[:2])
-CONDITION = jax.random.normal(KEYS[2], (2, 6, 5))
+PATCHES, NOISE, CONDITION = (jnp.asarray(DRAW((2, 6, n)), jnp.float32) for n in (6, 6, 5))
 TIME = jnp.array([0.2, 0.98])
 
 
-def trained(module):
-    """Weights as training leaves them: no gate is zero."""
-    leaves, tree = jax.tree.flatten(module.abstract())
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    draw = zip(keys, leaves, strict=True)
-    return tree.unflatten([0.3 * jax.random.normal(k, leaf.shape) for k, leaf in draw])
-
-
-FRESH, TRAINED = DECODER.init(jax.random.key(1)), trained(DECODER)
+TRAINED = trained(DECODER)
 predict = jax.jit(DECODER)
 
 
-def test_fresh_decoder_predicts_a_grey_image():
-    np.testing.assert_array_equal(predict(FRESH, NOISE, TIME, CONDITION, GRIDS), 0.0)
+@pytest.fixture(scope="module")
+def fresh():
+    return jax.jit(DECODER.init)(jax.random.key(1))
 
 
-def test_loss_of_data_prediction_is_weighted_by_the_floored_distance():
-    terms, clean = DECODER.loss(FRESH, PATCHES, NOISE, TIME, CONDITION, GRIDS)
+def test_fresh_decoder_predicts_a_grey_image(fresh):
+    np.testing.assert_array_equal(predict(fresh, NOISE, TIME, CONDITION, GRIDS), 0.0)
+
+
+def test_loss_of_data_prediction_is_weighted_by_the_floored_distance(fresh):
+    terms, clean = jax.jit(DECODER.loss)(fresh, PATCHES, NOISE, TIME, CONDITION, GRIDS)
     total, count = terms["flow"]
     weight = 1 / np.maximum(1 - np.asarray(TIME), 0.05) ** 2  # x̂ = 0, so the error is x itself
     squares = np.square(PATCHES).mean(-1) * VALID
@@ -47,9 +46,9 @@ def test_loss_of_data_prediction_is_weighted_by_the_floored_distance():
     assert not np.any(clean)
 
 
-def test_loss_of_velocity_prediction_is_the_plain_squared_error():
+def test_loss_of_velocity_prediction_is_the_plain_squared_error(fresh):
     decoder = dataclasses.replace(DECODER, prediction="velocity")
-    terms, clean = decoder.loss(FRESH, PATCHES, NOISE, TIME, CONDITION, GRIDS)
+    terms, clean = jax.jit(decoder.loss)(fresh, PATCHES, NOISE, TIME, CONDITION, GRIDS)
     total, _ = terms["flow"]
     squares = np.square(PATCHES - NOISE).mean(-1) * VALID
     np.testing.assert_allclose(total, squares.sum(), rtol=1e-5)
@@ -59,13 +58,14 @@ def test_loss_of_velocity_prediction_is_the_plain_squared_error():
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_sample_ends_on_the_predicted_image(sampler):
-    painted = DECODER.sample(FRESH, NOISE, CONDITION, GRIDS, steps=3, sampler=sampler)
+def test_sample_ends_on_the_predicted_image(fresh, sampler):
+    sample = jax.jit(partial(DECODER.sample, steps=3, sampler=sampler))
+    painted = sample(fresh, NOISE, CONDITION, GRIDS)
     np.testing.assert_allclose(painted, 0.0, atol=1e-5)  # a fresh decoder predicts 0 at all times
 
 
 def test_velocity_leads_from_the_state_to_the_predicted_image():
-    speed = DECODER.velocity(TRAINED, NOISE, TIME, CONDITION, GRIDS)
+    speed = jax.jit(DECODER.velocity)(TRAINED, NOISE, TIME, CONDITION, GRIDS)
     clean = predict(TRAINED, NOISE, TIME, CONDITION, GRIDS)
     arrived = NOISE + (1 - TIME)[:, None, None] * speed
     np.testing.assert_allclose(arrived * VALID[..., None], clean, atol=1e-4)
@@ -99,10 +99,10 @@ def test_prediction_reacts_to_time_and_condition(change):
     assert np.abs(predict(TRAINED, **(arguments | change)) - plain).max() > 1e-4
 
 
-def test_bf16_condition_gives_fp32_predictions_close_to_those_of_fp32():
-    half = predict(FRESH | {"output": TRAINED["output"]}, NOISE, TIME, CONDITION, GRIDS)
+def test_bf16_condition_gives_fp32_predictions_close_to_those_of_fp32(fresh):
+    half = predict(fresh | {"output": TRAINED["output"]}, NOISE, TIME, CONDITION, GRIDS)
     full = predict(
-        FRESH | {"output": TRAINED["output"]}, NOISE, TIME, CONDITION.astype(jnp.bfloat16), GRIDS
+        fresh | {"output": TRAINED["output"]}, NOISE, TIME, CONDITION.astype(jnp.bfloat16), GRIDS
     )
     assert half.dtype == full.dtype == jnp.float32
     np.testing.assert_allclose(half, full, atol=0.1)
@@ -114,7 +114,7 @@ def test_remat_changes_no_gradient():
         return jax.jit(jax.grad(lambda p: decoder.loss(p, *arguments)[0]["flow"][0]))(TRAINED)
 
     plain, again = gradient(DECODER), gradient(dataclasses.replace(DECODER, remat=True))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=1e-3), plain, again)
+    chex.assert_trees_all_close(plain, again, rtol=2e-3, atol=1e-3)
 
 
 def test_decoder_learns_to_paint_what_the_condition_says():
@@ -140,13 +140,13 @@ def test_decoder_learns_to_paint_what_the_condition_says():
         updates, state = optimizer.update(grads, state)
         return (optax.apply_updates(params, updates), state), None
 
-    params = decoder.init(jax.random.key(6))
+    params = jax.jit(decoder.init)(jax.random.key(6))
     keys = jax.random.split(jax.random.key(7), 300)
     (params, _), _ = jax.jit(lambda c: jax.lax.scan(update, c, keys))(
         (params, optimizer.init(params))
     )
     target, noise, _, condition, _ = draw(jax.random.key(8))
-    painted = decoder.sample(params, noise, condition, grids, steps=4)
+    painted = jax.jit(partial(decoder.sample, steps=4))(params, noise, condition, grids)
     assert float(jnp.square(painted - target).mean() / jnp.square(target).mean()) < 0.2
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cache
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,11 @@ FAMILIES = {
     "qwen3": dataclasses.replace(TINY, qkv_bias=False, qk_norm=True),
 }
 families = pytest.mark.parametrize("family", FAMILIES)
+
+
+@cache
+def fresh(model: Transformer):
+    return jax.jit(model.init)(KEY)
 
 
 # -- the same weights in torch -------------------------------------------------------------------
@@ -73,6 +80,9 @@ def _text_logits(model: Transformer, params, tokens: jax.Array) -> jax.Array:
     return model.logits(params, hidden)
 
 
+run, text_logits = jax.jit(TINY), jax.jit(_text_logits, static_argnums=0)
+
+
 def _text_loss(model: Transformer, params, tokens: jax.Array) -> jax.Array:
     log_probabilities = jax.nn.log_softmax(_text_logits(model, params, tokens)[:, :-1])
     return -jnp.take_along_axis(log_probabilities, tokens[:, 1:, None], axis=-1).mean()
@@ -110,11 +120,11 @@ def test_logits_and_gradients_equal_transformers(family):
     out = reference(ids, labels=ids)
     out.loss.backward()
     np.testing.assert_allclose(
-        _text_logits(model, params, tokens), out.logits.detach(), rtol=1e-4, atol=1e-4
+        text_logits(model, params, tokens), out.logits.detach(), rtol=1e-4, atol=1e-4
     )
     ours = jax.jit(jax.grad(lambda p: _text_loss(model, p, tokens)))(params)
     theirs = tree_of(QWEN, model, gradients_of(reference))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, theirs)
+    chex.assert_trees_all_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 PUBLIC_TOTALS = {
@@ -166,12 +176,12 @@ def test_transformers_counts_the_same_for_the_same_sizes(name):
     ids=str,
 )
 def test_remat_unrolling_and_backend_leave_loss_and_gradients_as_they_are(choice):
-    params, tokens = TINY.init(KEY), _tokens(2, 11)
+    params, tokens = fresh(TINY), _tokens(2, 11)
     plain, changed = (
         jax.jit(jax.value_and_grad(lambda p, m=model: _text_loss(m, p, tokens)))(params)
         for model in (TINY, dataclasses.replace(TINY, **choice))
     )
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), plain, changed)
+    chex.assert_trees_all_close(plain, changed, rtol=1e-7, atol=1e-5)
 
 
 def test_each_remat_policy_saves_less_than_the_one_before():
@@ -195,13 +205,13 @@ def test_offload_keeps_the_residual_stream_on_the_host_and_nothing_on_the_device
 
 
 def test_bfloat16_activations_stay_bfloat16_with_fp32_logits():
-    params, tokens = TINY.init(KEY), _tokens(1, 6)
+    params, tokens = fresh(TINY), _tokens(1, 6)
     hidden = TINY.embed(params, tokens).astype(jnp.bfloat16)
     hidden, _ = TINY(params, hidden, _text_positions(1, 6), _causal(1, 6))
     assert hidden.dtype == jnp.bfloat16
     logits = TINY.logits(params, hidden)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, _text_logits(TINY, params, tokens), atol=0.02)
+    np.testing.assert_allclose(logits, text_logits(TINY, params, tokens), atol=0.02)
 
 
 def test_it_lowers_for_tpu_with_its_gradient():
@@ -214,13 +224,13 @@ def test_it_lowers_for_tpu_with_its_gradient():
 
 
 def test_two_packed_documents_equal_each_alone():
-    params, tokens = TINY.init(KEY), _tokens(1, 9)
+    params, tokens = fresh(TINY), _tokens(1, 9)
     start = jnp.array([[0] * 4 + [4] * 5], jnp.int32)
     mask = _causal(1, 9).replace(context_start=start)
     positions = _text_positions(1, 9) - start[..., None]
-    packed, _ = TINY(params, TINY.embed(params, tokens), positions, mask)
+    packed, _ = run(params, TINY.embed(params, tokens), positions, mask)
     for part in (slice(0, 4), slice(4, 9)):
-        alone = _text_logits(TINY, params, tokens[:, part])
+        alone = text_logits(TINY, params, tokens[:, part])
         np.testing.assert_allclose(TINY.logits(params, packed[:, part]), alone, atol=1e-5)
 
 
@@ -234,11 +244,11 @@ def _cut(mask: MaskIntervals, start: int, stop: int) -> MaskIntervals:
 @pytest.mark.parametrize("backend", ["dense", "chunked"])
 def test_token_by_token_with_a_cache_equals_one_pass(backend):
     model = dataclasses.replace(FAMILIES["qwen3"], attention_backend=backend)
-    params, tokens = model.init(KEY), _tokens(2, 7)
+    params, tokens = fresh(model), _tokens(2, 7)
     hidden, positions, mask = model.embed(params, tokens), _text_positions(2, 7), _causal(2, 7)
-    whole, _ = model(params, hidden, positions, mask)
-
     step = jax.jit(model)
+    whole, _ = step(params, hidden, positions, mask)
+
     cache = model.init_cache(2, 10)
     for i in range(7):
         now = slice(i, i + 1)
@@ -249,33 +259,33 @@ def test_token_by_token_with_a_cache_equals_one_pass(backend):
 def test_an_image_block_on_ragged_prefixes_equals_each_row_alone():
     """Prompts of 2 and 5 tokens in 5 prefix slots, then a 2 x 3 image that sees itself."""
     lengths, prefix, image = [2, 5], 5, 6
-    params, tokens = TINY.init(KEY), _tokens(2, prefix)
+    params, tokens = fresh(TINY), _tokens(2, prefix)
     text = TINY.embed(params, tokens)
     latents = jax.random.normal(KEY, (2, image, TINY.width))
     places = jnp.stack([jnp.asarray(image_positions(n, 2, 3)) for n in lengths])
 
     cache = TINY.init_cache(2, prefix + image + 3)
-    _, cache = TINY(params, text, _text_positions(2, prefix), _causal(2, prefix), cache)
+    _, cache = run(params, text, _text_positions(2, prefix), _causal(2, prefix), cache)
     bounds = padding_mask(jnp.array(lengths), image)
     mask = bounds.replace(
         span_start=jnp.full((2, image), prefix), span_stop=jnp.full((2, image), prefix + image)
     )
-    out, _ = TINY(params, latents, places, mask, cache, prefix)
+    out, _ = run(params, latents, places, mask, cache, prefix)
 
     for row, n in enumerate(lengths):
         alone = jnp.concatenate([text[row, :n], latents[row]])[None]
         positions = jnp.concatenate([_text_positions(1, n), places[row : row + 1]], axis=1)
         mask = _causal(1, n + image)
         mask = mask.replace(context_stop=mask.context_stop.at[:, n:].set(n + image))
-        whole, _ = TINY(params, alone, positions, mask)
+        whole, _ = run(params, alone, positions, mask)
         np.testing.assert_allclose(out[row], whole[0, n:], atol=1e-5)
 
 
 def test_the_cache_is_written_only_where_it_is_told():
-    params, tokens = TINY.init(KEY), _tokens(1, 2)
+    params, tokens = fresh(TINY), _tokens(1, 2)
     cache = jax.tree.map(lambda x: x + 7, TINY.init_cache(1, 6))
     mask = padding_mask(jnp.array([5]), 2)
-    _, after = TINY(params, TINY.embed(params, tokens), _text_positions(1, 2), mask, cache, 3)
+    _, after = run(params, TINY.embed(params, tokens), _text_positions(1, 2), mask, cache, 3)
     assert isinstance(after, KVCache) and after.k.shape == (3, 1, 6, 2, 8)
     changed = np.any(after.k != 7, axis=(0, 1, 3, 4))
     np.testing.assert_array_equal(changed, [False, False, False, True, True, False])
@@ -303,7 +313,7 @@ def test_an_impossible_model_is_refused_when_it_is_made(choice, message):
     "rows, slots, message", [(1, 3, "too few to write up to 4"), (2, 8, "holds 2 rows")]
 )
 def test_a_cache_that_does_not_fit_is_refused(rows, slots, message):
-    params, mask = TINY.init(KEY), _causal(1, 2)
+    params, mask = fresh(TINY), _causal(1, 2)
     hidden, positions = jnp.zeros((1, 2, TINY.width)), _text_positions(1, 2)
     with pytest.raises(ValueError, match=message):
         TINY(params, hidden, positions, mask, TINY.init_cache(rows, slots), 2)
@@ -311,7 +321,7 @@ def test_a_cache_that_does_not_fit_is_refused(rows, slots, message):
 
 def test_fresh_token_embeddings_have_the_deviation_asked_for():
     module = dataclasses.replace(TINY, vocab_size=4096, embedding_std=0.3)
-    table = module.init(jax.random.key(0))["embedding"]["table"]
+    table = jax.jit(lambda key: module.init(key)["embedding"]["table"])(KEY)
     np.testing.assert_allclose(np.std(table), 0.3, rtol=0.02)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -280,4 +281,4 @@ def test_copies_are_placed_whole_and_fetched_as_they_were():
     tree = {"x": np.arange(6.0).reshape(2, 3), "y": np.float32(7)}
     placed = place_copies(tree, replicated(make_mesh()))
     assert placed["x"].sharding.is_fully_replicated
-    jax.tree.map(np.testing.assert_array_equal, fetch(placed), tree)
+    chex.assert_trees_all_equal(fetch(placed), tree)

@@ -22,7 +22,7 @@ SIZES = {
     "slots do not divide": (4, 11, 4, 2),
 }
 SCRIPT = """
-import jax, numpy as np
+import chex, jax
 from tests.parallel.test_sharded_attention import SIZES, arrays, loss
 from unicom_jax.core.activations import on_mesh
 from unicom_jax.parallel.mesh import make_mesh
@@ -42,8 +42,7 @@ for name, sizes in SIZES.items():
         inputs = arrays(*sizes)
         one = one(*inputs, backend)
         eight = eight(*place_copies(inputs, replicated(mesh)), backend)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(eight), strict=True):
-            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+        chex.assert_trees_all_close(one, eight, rtol=1e-5, atol=1e-5)
         print(name, backend, eight[0][1].sharding.is_fully_replicated)
 """
 

@@ -6,7 +6,7 @@ import dataclasses
 import io
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import pytest
 from rich.console import Console
@@ -86,9 +86,7 @@ def test_the_abstract_batch_is_what_the_loader_makes():
     for stage in STAGES:
         with_arrays = next(stage_loader(config, stage, tokenizer))
         abstract = abstract_batch(config, stage)
-        assert jax.tree.structure(with_arrays) == jax.tree.structure(abstract)
-        pairs = zip(jax.tree.leaves(with_arrays), jax.tree.leaves(abstract), strict=True)
-        assert all((x.shape, x.dtype) == (a.shape, a.dtype) for x, a in pairs), stage
+        chex.assert_trees_all_equal_shapes_and_dtypes(with_arrays, abstract)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -116,7 +114,7 @@ def test_a_stage_is_given_what_a_run_gives_it(stage, monkeypatch):
     mesh = make_mesh("fsdp=-1")
     loaded = run._frozen_parts(Occurrence(stage), config, Path("nowhere"), mesh)
     program = make_program(config, stage, abstract_mesh("fsdp=-1", parse_topology("cpu:1")))
-    assert jax.tree.structure(loaded) == jax.tree.structure(program.frozen)
+    chex.assert_trees_all_equal_structs(loaded, program.frozen)
 
 
 def test_rows_that_do_not_divide_are_refused_with_a_number_that_does():

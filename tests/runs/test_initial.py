@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -38,13 +39,6 @@ def start(config, stage):
     return params, jax.jit(module.init)(jax.random.key(SEED))
 
 
-def same(one, other) -> bool:
-    return all(
-        np.array_equal(a, b)
-        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
-    )
-
-
 def write(folder, layout, module, **changes):
     """A folder with `module`, changed; its weights."""
     module = dataclasses.replace(module, **changes)
@@ -56,7 +50,7 @@ def write(folder, layout, module, **changes):
 def test_without_a_folder_everything_is_chance():
     config = tiny_config()
     params, chance = start(config, "pretrain")
-    assert same(params, chance)
+    chex.assert_trees_all_equal(params, chance, strict=True)
 
 
 def test_a_part_that_is_given_is_given_whole_unless_some_of_it_is_named_as_random():
@@ -68,16 +62,18 @@ def test_a_part_that_is_given_is_given_whole_unless_some_of_it_is_named_as_rando
     fresh = [("vision", "embedding")]
     found = initial_params(module.specs(), [], SEED, on_device, given=given, fresh=fresh)
     chance = jax.jit(module.init)(jax.random.key(SEED))
-    assert same(found["vision"], {**given["vision"], "embedding": chance["vision"]["embedding"]})
-    assert same(found["text"], chance["text"])
+    vision = {**given["vision"], "embedding": chance["vision"]["embedding"]}
+    chex.assert_trees_all_equal(found["vision"], vision, strict=True)
+    chex.assert_trees_all_equal(found["text"], chance["text"], strict=True)
 
 
 def test_the_image_tower_comes_from_its_folder_and_the_rest_by_chance(tmp_path):
     config = tiny_config(encoder__init_from=str(tmp_path / "siglip"))
     given = write(tmp_path / "siglip", "siglip", build_encoder(config).vision)
     params, chance = start(config, "encoder")
-    assert same(params["vision"], given)
-    assert all(same(params[part], chance[part]) for part in ("text", "logit_scale", "logit_bias"))
+    chex.assert_trees_all_equal(params["vision"], given, strict=True)
+    for part in ("text", "logit_scale", "logit_bias"):
+        chex.assert_trees_all_equal(params[part], chance[part], strict=True)
 
 
 def test_both_towers_come_where_the_text_tower_fits(tmp_path):
@@ -85,8 +81,8 @@ def test_both_towers_come_where_the_text_tower_fits(tmp_path):
     model = dataclasses.replace(build_encoder(config), pixel_head=False)
     given = write(tmp_path / "s", "siglip", model)
     params, chance = start(config, "encoder")
-    assert same({part: params[part] for part in given}, given)
-    assert same(params["pixels"], chance["pixels"])
+    chex.assert_trees_all_equal({part: params[part] for part in given}, given, strict=True)
+    chex.assert_trees_all_equal(params["pixels"], chance["pixels"], strict=True)
 
 
 def test_of_both_towers_only_the_image_tower_comes_where_the_text_tower_is_another(tmp_path):
@@ -95,8 +91,8 @@ def test_of_both_towers_only_the_image_tower_comes_where_the_text_tower_is_anoth
     text = dataclasses.replace(model.text, vocab_size=77)
     given = write(tmp_path / "s", "siglip", model, text=text)
     params, chance = start(config, "encoder")
-    assert same(params["vision"], given["vision"])
-    assert same(params["text"], chance["text"])
+    chex.assert_trees_all_equal(params["vision"], given["vision"], strict=True)
+    chex.assert_trees_all_equal(params["text"], chance["text"], strict=True)
 
 
 def test_the_language_model_becomes_the_transformer(tmp_path):
@@ -105,8 +101,9 @@ def test_the_language_model_becomes_the_transformer(tmp_path):
     )
     given = write(tmp_path / "qwen", "qwen", build_unified(config).transformer)
     params, chance = start(config, "pretrain")
-    assert same(params["transformer"], given)
-    assert same(params["head"], chance["head"]) and same(params["embedding"], chance["embedding"])
+    chex.assert_trees_all_equal(params["transformer"], given, strict=True)
+    for part in ("head", "embedding"):
+        chex.assert_trees_all_equal(params[part], chance[part], strict=True)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -117,11 +114,12 @@ def test_new_rows_of_the_vocabulary_start_as_the_mean_of_the_others(tmp_path, ti
     given = write(tmp_path / "qwen", "qwen", build_unified(config).transformer, vocab_size=300)
     transformer = start(config, "pretrain")[0]["transformer"]
     table, known = transformer["embedding"]["table"], given["embedding"]["table"]
-    assert table.shape[0] == 400 and same(table[:300], known)
+    assert table.shape[0] == 400
+    np.testing.assert_array_equal(table[:300], known)
     np.testing.assert_allclose(table[300:], np.tile(np.mean(known, 0), (100, 1)), atol=1e-6)
     if not tied:
         kernel, known = transformer["head"]["kernel"], given["head"]["kernel"]
-        assert same(kernel[:, :300], known)
+        np.testing.assert_array_equal(kernel[:, :300], known)
         np.testing.assert_allclose(kernel[:, 350], np.mean(known, 1), atol=1e-6)
 
 
@@ -130,7 +128,7 @@ def test_a_codec_that_compresses_nothing_keeps_its_empty_parts(tmp_path):
     for part in ("compressor", "decompressor"):
         write(tmp_path / part, "projection", getattr(build_codec(config), part))
     params, chance = start(config, "codec")
-    assert jax.tree.structure(params) == jax.tree.structure(chance)
+    chex.assert_trees_all_equal_structs(params, chance)
 
 
 def test_both_projections_come_from_their_folders(tmp_path):
@@ -139,8 +137,9 @@ def test_both_projections_come_from_their_folders(tmp_path):
     parts = ("compressor", "decompressor")
     given = {part: write(tmp_path / part, "projection", getattr(codec, part)) for part in parts}
     params, chance = start(config, "codec")
-    assert all(same(params[part], given[part]) for part in parts)
-    assert same(params["pixel_decoder"], chance["pixel_decoder"])
+    for part in parts:
+        chex.assert_trees_all_equal(params[part], given[part], strict=True)
+    chex.assert_trees_all_equal(params["pixel_decoder"], chance["pixel_decoder"], strict=True)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,8 @@ def test_an_autoencoder_comes_whole_from_its_folder(tmp_path):
     module = build_autoencoder(config)
     given = write(tmp_path, "autoencoder", module)
     sources = sources_of(config, "autoencoder")
-    assert same(initial_params(module.specs(), sources, SEED, on_device), given)
+    params = initial_params(module.specs(), sources, SEED, on_device)
+    chex.assert_trees_all_equal(params, given, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -244,9 +244,11 @@ def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
     decoder = build_codec(config).pixel_decoder
     given = write(tmp_path / "flux", "flux", decoder.transformer)
     params, chance = start(config, "codec")
-    assert same(params["pixel_decoder"]["transformer"], given)
-    assert same(params["pixel_decoder"]["projector"], chance["pixel_decoder"]["projector"])
-    assert same(params["compressor"], chance["compressor"])
+    chex.assert_trees_all_equal(params["pixel_decoder"]["transformer"], given, strict=True)
+    chex.assert_trees_all_equal(
+        params["pixel_decoder"]["projector"], chance["pixel_decoder"]["projector"], strict=True
+    )
+    chex.assert_trees_all_equal(params["compressor"], chance["compressor"], strict=True)
 
 
 def test_other_sizes_of_flux_name_the_key(tmp_path):

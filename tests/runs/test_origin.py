@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import chex
 import pytest
 from rich.console import Console
 
@@ -14,7 +15,6 @@ from data_pipelines.sequences.tokenizer import TokenizerError, train_tokenizer
 from tests.models.diffusers_folder import write_folder
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
-from tests.training.toy import same
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_autoencoder
@@ -50,7 +50,7 @@ def test_a_new_workdir_takes_what_its_stage_starts_from_and_reads(other, tmp_pat
     assert weights.steps_in_use(tmp_path / "run") == used
     assert (tmp_path / "run/tokenizer/tokenizer.json").is_file()
     here, there = (weights.load(one)[2] for one in (tmp_path / "run", other))
-    assert same(here, there)
+    chex.assert_trees_all_equal(here, there, strict=True)
 
 
 def test_the_new_workdir_needs_the_other_run_only_once(other, tmp_path):
@@ -59,7 +59,7 @@ def test_the_new_workdir_needs_the_other_run_only_once(other, tmp_path):
     before = weights.load(tmp_path / "run")[2]
     shutil.rmtree(given)
     assert start(sweep(given), tmp_path / "run") == ""
-    assert same(weights.load(tmp_path / "run")[2], before)
+    chex.assert_trees_all_equal(weights.load(tmp_path / "run")[2], before, strict=True)
     target = export(tmp_path / "run", tmp_path / "exported", Options())
     steps = json.loads((target / "config.json").read_text())["run"]["steps"]
     assert steps["unified"] == ["sft", 0]
@@ -103,7 +103,7 @@ def test_a_released_autoencoder_that_is_read_and_not_trained_is_imported_as_it_i
     params = write_folder(given, module)
     assert f"autoencoder: starts with the autoencoder from {given}" in start(config, workdir)
     assert weights.steps_in_use(workdir) == {"codec": ("autoencoder", 0)}
-    assert same(weights.restore(workdir, config, only=("codec",))["codec"], params)
+    chex.assert_trees_all_equal(weights.restore(workdir, config, only=("codec",))["codec"], params)
     assert start(config, workdir) == ""
 
 
@@ -112,7 +112,8 @@ def test_an_autoencoder_comes_along(tmp_path):
     given = write_run(tmp_path / "given", **options)
     options["codec__autoencoder__path"] = "gone"
     start(sweep(given, **options), tmp_path / "run")
-    assert same(weights.load(tmp_path / "run")[2], weights.load(given)[2])
+    here, there = (weights.load(one)[2] for one in (tmp_path / "run", given))
+    chex.assert_trees_all_equal(here, there, strict=True)
 
 
 def test_another_tokenizer_is_refused(other, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -69,8 +70,7 @@ def test_what_is_saved_is_restored_to_the_last_bit(directory):
     state, said = newest(directory)
     expected = state_at(trainer(), 4)
     # Frozen weights are stored once, with the averaged ones.
-    for left, right in zip(jax.tree.leaves(state), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(left, right)
+    chex.assert_trees_all_equal(state, expected, strict=True)
     assert said == []
 
 

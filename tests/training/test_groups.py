@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import chex
 import jax
 import numpy as np
 import optax
@@ -80,7 +81,7 @@ def test_each_group_trains_as_by_an_adamw_of_its_own(mu_dtype, rtol):
     ours, _ = make_optimizer(config, SPECS, 10, read_groups(GIVEN, SPECS))
     params, grads = trees(4)
     (left, _), (right, _) = trained(ours, params, grads), trained(by_hand, params, grads)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol), left, right)
+    chex.assert_trees_all_close(left, right, rtol=rtol)
 
 
 def test_a_factor_scales_muons_updates_and_its_decay():
@@ -102,7 +103,7 @@ def test_groups_leave_the_shape_of_the_optimizers_state_alone(name):
         make_optimizer(config, SPECS, 10, groups)[0].init(params)
         for groups in (None, read_groups(GIVEN, SPECS))
     ]
-    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])
+    chex.assert_trees_all_equal_structs(*states)
 
 
 def test_bfloat16_moments_take_half_the_bytes_and_no_other_state_changes():

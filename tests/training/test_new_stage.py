@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 
+import chex
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from experiments import base
 from tests.training.conftest import config
-from tests.training.toy import same
+from tests.training.toy import assert_trees_differ
 from unicom_jax.config import KEYS
 from unicom_jax.config import STAGES as DECLARED
 from unicom_jax.config.key import Group
@@ -128,7 +129,7 @@ def test_rows_of_the_tables_are_all_that_a_new_stage_takes(whole, tmp_path, brig
     assert first["loss/apart"] == 0.0  # both towers are the trained one
     module = build_brightness(settings)
     once, twice = (weights(workdir, label, module) for label in ("brightness", "brightness-2"))
-    assert not same(once, twice)
+    assert_trees_differ(once, twice)
     assert losses(workdir, "brightness")[0] != losses(workdir, "brightness-2")[0]
     names = [stage.name for stage in read_run(workdir).stages]
     assert names == ["encoder", "codec", "pretrain", "brightness", "brightness-2"]
@@ -137,7 +138,7 @@ def test_rows_of_the_tables_are_all_that_a_new_stage_takes(whole, tmp_path, brig
     shutil.rmtree(workdir / "brightness-2" / "checkpoints" / "3")
     told = train(settings, workdir)
     assert "starts from" not in told and "brightness: finished" in told
-    assert same(weights(workdir, "brightness-2", module), twice)
+    chex.assert_trees_all_equal(weights(workdir, "brightness-2", module), twice, strict=True)
 
     program = make_program(settings, "brightness", make_mesh(settings.mesh))
     assert program.frozen_specs.keys() == {"eyes"} and program.tokens == 4
@@ -170,5 +171,6 @@ def test_a_stage_of_another_run_is_trained_further_where_only_its_weights_are_kn
     used = {"vision": ("encoder", 0), "codec": ("codec", 0), "unified": ("sft", 4)}
     assert steps_in_use(workdir) == used
     module = build_encoder(config(**overrides))
-    assert same(weights(workdir, "encoder", module), weights(whole, "encoder", module))
+    taken, trained = (weights(one, "encoder", module) for one in (workdir, whole))
+    chex.assert_trees_all_equal(taken, trained, strict=True)
     assert np.isfinite([loss for _, loss in losses(workdir, "sft")]).all()

@@ -6,7 +6,7 @@ import io
 import json
 import shutil
 
-import jax
+import chex
 import numpy as np
 import pytest
 from PIL import Image
@@ -77,5 +77,4 @@ def test_a_look_at_the_model_changes_no_weight(observed, whole):
     looked, alone = (
         restore_params(run, "pretrain", module.abstract(), step="4") for run in (observed, whole)
     )
-    for left, right in zip(jax.tree.leaves(looked), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_array_equal(left, right)
+    chex.assert_trees_all_equal(looked, alone, strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import closing
 
+import chex
 import numpy as np
 import pytest
 
@@ -12,7 +13,6 @@ from data_pipelines.faults import SourceError
 from data_pipelines.loading.rows import PROBE
 from data_pipelines.sequences.tasks import TASKS
 from data_pipelines.sequences.tokenizer import load_tokenizer
-from tests.data.loading.test_loader import assert_equal
 from tests.data.packed import begin, pack
 from tests.training.conftest import config, go
 from tests.training.test_resume import losses
@@ -92,7 +92,7 @@ def test_workers_read_features_of_a_type_that_numpy_lacks(featured, tokenizer):
         with closing(stage_loader(here, "pretrain", tokenizer)) as stream:
             made.append([next(stream) for _ in range(3)])
     for left, right in zip(*made, strict=True):
-        assert_equal(left, right)
+        chex.assert_trees_all_equal(left, right)
         assert left.patches is None and left.features.dtype == "bfloat16"
 
 

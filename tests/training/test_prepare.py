@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import chex
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from tests.parallel.programs import on_eight_devices
 from tests.training import test_step
 from tests.training.test_step import TwoLayers, batch
-from tests.training.toy import Run, same
+from tests.training.toy import Run, assert_trees_differ
 
 
 def prepare(params, frozen, batch, key):
@@ -53,7 +54,8 @@ def test_no_gradient_passes_through_what_prepares(one, prepared):
     plain = test_step.trainer()
     given = jax.device_get(made)
     expected, _ = plain.train_step()(plain.init_state(), {}, given)
-    assert same(updated.params, expected.params) and not same(updated.params, state.params)
+    chex.assert_trees_all_equal(updated.params, expected.params, strict=True)
+    assert_trees_differ(updated.params, state.params)
     # With its gradient the targets, which follow the prediction, would cancel it.
     loss = preparing().loss
 
@@ -69,7 +71,7 @@ def test_no_gradient_passes_through_what_prepares(one, prepared):
 def test_what_is_prepared_is_a_function_of_seed_step_weights_and_stage(one, prepared):
     state, made = prepared
     again = one.prepare_step()(state, {}, batch())
-    assert same(made, again)
+    chex.assert_trees_all_equal(made, again, strict=True)
     others = {
         "step": (one, state.replace(step=state.step + 1)),
         "weights": (one, state.replace(params=jax.tree.map(lambda w: w + 1, state.params))),
@@ -86,7 +88,7 @@ def test_inner_steps_are_as_many_updates_on_what_was_prepared(one, tmp_path):
     batches = [run.streams[0].__class__(start).__next__() for start in range(3)]
     state = by_hand(one, one.train_step(), one.prepare_step(), batches, updates=2)
     assert run.error is None and int(state.step) == 6
-    assert same(run.weights, state.params)
+    chex.assert_trees_all_equal(run.weights, state.params, strict=True)
     assert [line["step"] for line in run.lines] == [1, 2, 3]
 
 
@@ -100,7 +102,7 @@ def test_a_preparing_stage_resumes_to_the_last_bit_and_compiles_each_program_onc
     assert killed.error is not None
     resumed = Run(tmp_path / "killed", trainer=toy(), **options)
     assert whole.error is None and resumed.error is None
-    assert same(whole.weights, resumed.weights)
+    chex.assert_trees_all_equal(whole.weights, resumed.weights, strict=True)
     assert whole.curve == resumed.curve
     facts = json.loads((tmp_path / "whole" / "stage.json").read_text())
     assert facts["compilations"] == 1 and facts["prepare_compilations"] == 1

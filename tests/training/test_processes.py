@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
 import pytest
 from rich.console import Console
@@ -122,10 +122,6 @@ def weights(workdir: Path, stage: str):
     return files.restore_params(workdir, stage, module.abstract())
 
 
-def same(left, right) -> bool:
-    return jax.tree.all(jax.tree.map(np.array_equal, left, right))
-
-
 @pytest.fixture(scope="module")
 def one(tmp_path_factory):
     """A run of one process, never stopped, and what it trained on."""
@@ -193,7 +189,7 @@ def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_
     assert statuses(again) == [0, 0], again[0][1]
     assert rows(again) == rows(calm)[2:]  # and the held-out one
     assert curve(killed, "encoder") == curve(whole, "encoder")
-    assert same(weights(killed, "encoder"), weights(whole, "encoder"))
+    chex.assert_trees_all_equal(weights(killed, "encoder"), weights(whole, "encoder"), strict=True)
 
     assert statuses(again := run(alone, "encoder", processes=1)) == [0], again[0][1]
     assert rows(again) == rows(calm)[2:]
@@ -236,7 +232,7 @@ def test_on_the_same_processes_stopping_changes_no_bit(tmp_path):
     assert statuses(run(stopped, "encoder", processes=2, stop=(0, 0))) == [75, 75]
     assert statuses(run(stopped, "encoder", processes=2)) == [0, 0]
     assert curve(stopped, "encoder") == curve(whole, "encoder")
-    assert same(weights(stopped, "encoder"), weights(whole, "encoder"))
+    chex.assert_trees_all_equal(weights(stopped, "encoder"), weights(whole, "encoder"), strict=True)
 
 
 @pytest.mark.slow

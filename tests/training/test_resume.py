@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
-import jax
+import chex
 import numpy as np
 import pytest
 
@@ -32,8 +32,9 @@ def losses(workdir, stage):
     return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines(workdir, stage)]
 
 
-def same(left, right) -> bool:
-    return jax.tree.all(jax.tree.map(np.array_equal, left, right))
+def assert_same_weights(one, other, stage, module):
+    left, right = (weights(workdir, stage, module) for workdir in (one, other))
+    chex.assert_trees_all_equal(left, right, strict=True)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def unified(whole, tmp_path_factory):
 
 def test_a_unified_stage_ends_as_if_never_stopped(whole, unified):
     module = built(build_unified, whole)
-    assert same(weights(unified[0], "pretrain", module), weights(whole, "pretrain", module))
+    assert_same_weights(unified[0], whole, "pretrain", module)
 
 
 def test_the_optimizer_and_the_raw_weights_end_as_if_never_stopped(whole, unified):
@@ -56,7 +57,8 @@ def test_the_optimizer_and_the_raw_weights_end_as_if_never_stopped(whole, unifie
             return reader.restore(path.absolute())
 
     left, right = stored(unified[0]), stored(whole)
-    assert set(left) == {"step", "opt_state", "raw"} and same(left, right)
+    assert set(left) == {"step", "opt_state", "raw"}
+    chex.assert_trees_all_equal(left, right, strict=True)
     assert int(left["step"]) == 4
 
 
@@ -92,7 +94,7 @@ def test_the_codec_and_its_latent_statistics_end_as_if_never_stopped(whole, copy
     go(resumed, "codec")
     module = built(build_codec, whole)
     left, right = weights(resumed, "codec", module), weights(whole, "codec", module)
-    assert same(left, right)
+    chex.assert_trees_all_equal(left, right, strict=True)
     assert float(np.abs(left["statistics"]["mean"]).max()) > 0  # they were measured
     facts = json.loads((resumed / "codec/stage.json").read_text())
     np.testing.assert_allclose(facts["latent_std"], left["statistics"]["std"])
@@ -106,7 +108,7 @@ def test_a_newest_checkpoint_cut_short_falls_back_to_the_one_before_and_says_so(
     assert f"! checkpoint {newest}" in told and "cannot be read" in told
     assert "resumes from the checkpoint of step 2" in told
     module = built(build_unified, whole)
-    assert same(weights(resumed, "pretrain", module), weights(whole, "pretrain", module))
+    assert_same_weights(resumed, whole, "pretrain", module)
 
 
 def test_a_finished_run_has_nothing_to_do(whole):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.training.toy import Killed, Run, same
+from tests.training.toy import Killed, Run
 from unicom_jax.evaluation.report import write_report
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import spikes
@@ -29,7 +30,7 @@ def test_a_run_that_goes_back_ends_as_one_that_never_saw_the_batches_since(whole
     assert whole.error is None
     clean = Run(tmp_path, stream={"skip": range(3, 7)})
     assert clean.streams[0].read == [0, 1, 2, 7, 8, 9, 10, 11]
-    assert same(whole.weights, clean.weights)
+    chex.assert_trees_all_equal(whole.weights, clean.weights, strict=True)
 
 
 def test_batches_are_read_once_each_and_steps_counted_without_gap_or_double(whole):
@@ -50,7 +51,8 @@ def test_a_killed_run_ends_as_one_that_was_never_killed(whole, tmp_path, batch):
     settings = {**BAD, "stream": {**BAD["stream"], "kill_at": batch}}
     assert isinstance(Run(tmp_path, **settings).error, Killed)
     again = Run(tmp_path, **BAD)
-    assert again.error is None and same(again.weights, whole.weights)
+    assert again.error is None
+    chex.assert_trees_all_equal(again.weights, whole.weights, strict=True)
     assert again.curve == whole.curve
 
 
@@ -67,7 +69,8 @@ def test_a_stopped_run_ends_as_one_that_was_never_stopped(whole, tmp_path, lives
         stopped = Run(tmp_path, stop=stop_after(questions), keep=1, **BAD)
         assert isinstance(stopped.error, Stopped)
     again = Run(tmp_path, **BAD, keep=1)
-    assert again.error is None and same(again.weights, whole.weights)
+    assert again.error is None
+    chex.assert_trees_all_equal(again.weights, whole.weights, strict=True)
     assert again.curve == whole.curve
 
 
@@ -77,7 +80,8 @@ def test_a_run_that_was_stopped_among_skipped_steps_goes_back_as_one_that_was_no
     Run(tmp_path / "stopped", stop=stop_after(5), **settings)
     assert files.stage_steps(tmp_path, "stopped") == [3, 5]
     again = Run(tmp_path / "stopped", **settings)
-    assert same(again.weights, whole.weights) and again.curve == whole.curve
+    chex.assert_trees_all_equal(again.weights, whole.weights, strict=True)
+    assert again.curve == whole.curve
 
 
 def test_checkpoints_of_the_time_that_was_left_behind_are_gone(tmp_path):
@@ -149,7 +153,7 @@ def test_a_step_with_a_spiking_gradient_changes_nothing_and_is_counted(short_win
     assert [line["skipped_steps"] for line in run.lines] == [0, 0, 0, 0, 0, 1, 1, 1]
     assert run.lines[5]["gradient_norm_ratio"] > 100 > 10 > run.lines[4]["gradient_norm_ratio"]
     nan = Run(tmp_path / "nan", stream={"bad": (5,)}, **WATCHED)
-    assert same(run.weights, nan.weights)  # skipped alike
+    chex.assert_trees_all_equal(run.weights, nan.weights, strict=True)  # skipped alike
 
 
 def skipped(norms):
@@ -192,7 +196,8 @@ def test_spikes_that_do_not_end_are_gone_back_from_and_named(short_window, tmp_p
     run = Run(tmp_path / "whole", stream={"large": (5, 6)}, **settings)
     assert "had gradients above spike_factor x their median; rolls back to step 4" in run.said
     clean = Run(tmp_path / "clean", stream={"skip": range(4, 7)}, **settings)
-    assert run.error is None and same(run.weights, clean.weights)
+    assert run.error is None
+    chex.assert_trees_all_equal(run.weights, clean.weights, strict=True)
 
 
 def test_the_window_of_norms_is_resumed_to_the_last_bit(short_window, tmp_path):
@@ -201,4 +206,5 @@ def test_the_window_of_norms_is_resumed_to_the_last_bit(short_window, tmp_path):
     Run(tmp_path / "killed", stream={**stream, "kill_at": 5}, **WATCHED)
     again = Run(tmp_path / "killed", stream=stream, **WATCHED)
     assert "resumes from the checkpoint of step 3" in again.said
-    assert same(again.weights, whole.weights) and again.curve == whole.curve
+    chex.assert_trees_all_equal(again.weights, whole.weights, strict=True)
+    assert again.curve == whole.curve

@@ -8,9 +8,10 @@ import logging
 import os
 import subprocess
 
+import chex
 import pytest
 
-from tests.training.toy import Run, same, wait_for_saves
+from tests.training.toy import Run, wait_for_saves
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.training import saving
 from unicom_jax.training.event_files import JsonLines
@@ -121,7 +122,8 @@ def test_a_full_disk_costs_checkpoints_but_not_the_training(small_disk, tmp_path
     assert line.startswith("! toy: the checkpoint of step 6 ") and "No space left on dev" in line
     assert [line["step"] for line in run.lines] == list(range(1, 11))  # they waited in memory
     assert [line["failed_saves"] for line in run.lines][-1] == 1
-    assert same(run.weights, Run(tmp_path / "calm", steps=10).weights)
+    calm = Run(tmp_path / "calm", steps=10)
+    chex.assert_trees_all_equal(run.weights, calm.weights, strict=True)
     assert [p.name for p in (folder / "checkpoints").iterdir() if not p.name.isdigit()] == []
 
 
@@ -135,7 +137,8 @@ def test_when_the_last_save_fails_one_line_says_where_the_run_resumes(small_disk
     (small_disk[0] / "ballast").unlink()
     again = Run(folder, steps=8)
     assert "resumes from the checkpoint of step 3" in again.said
-    assert same(again.weights, Run(tmp_path / "calm", steps=8).weights)
+    calm = Run(tmp_path / "calm", steps=8)
+    chex.assert_trees_all_equal(again.weights, calm.weights, strict=True)
 
 
 def refuse(monkeypatch, error: Exception, at: int) -> None:

@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
+import chex
 import numpy as np
+import pytest
 from rich.console import Console
 
 from tests.training import test_step
@@ -107,5 +108,7 @@ def wait_for_saves() -> None:
             threading.Thread.join(thread)  # Orbax's own raises what the save met
 
 
-def same(left, right) -> bool:
-    return jax.tree.all(jax.tree.map(np.array_equal, left, right))
+def assert_trees_differ(left, right) -> None:
+    """Of one structure, with other values in some leaf."""
+    with pytest.raises(AssertionError, match="Values not exactly equal"):
+        chex.assert_trees_all_equal(left, right)

@@ -267,9 +267,13 @@ def checked_path(name: str, text: str, *, empty: bool = True) -> str:
             f"{name}={text}: only file systems are supported, no object stores or web addresses; "
             "copy it to a local or shared disk, or mount it there, and give that path"
         )
+    if not text.startswith("~"):
+        return text
     try:
-        return str(Path(text).expanduser()) if text.startswith("~") else text
+        return str(Path(text).expanduser())
     except RuntimeError as error:
+        if Path(text).exists():  # no user's home but the name of a folder
+            return str(Path(text).absolute())
         raise ConfigError(f"{name}={text}: {error}; write the path out") from error
 
 

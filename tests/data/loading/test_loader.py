@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import pickle
 from contextlib import closing
 
+import chex
+import jax
 import numpy as np
 import pytest
 
@@ -37,16 +38,8 @@ def pictures(source=None, **config):
     )
 
 
-def leaves(batch):
-    if dataclasses.is_dataclass(batch):
-        names = [field.name for field in dataclasses.fields(batch)]
-        return [leaf for name in names for leaf in leaves(getattr(batch, name))]
-    return [] if batch is None else [batch]
-
-
-def assert_equal(one, two):
-    for left, right in zip(leaves(one), leaves(two), strict=True):
-        np.testing.assert_array_equal(left, right)
+def share_of(batch, share):
+    return jax.tree.map(lambda leaf: leaf[list(share)], batch)
 
 
 def take(batches, count):
@@ -56,7 +49,7 @@ def take(batches, count):
 def test_a_batch_is_a_function_of_seed_and_step():
     one, two = loader(), loader()
     for step, batch in enumerate(take(one, 3)):
-        assert_equal(batch, two.at(step))
+        chex.assert_trees_all_equal(batch, two.at(step))
 
 
 def test_another_seed_gives_other_batches():
@@ -71,11 +64,11 @@ def test_a_resumed_loader_goes_on_as_if_never_stopped():
     resumed = loader()
     resumed.set_state(state)
     for left, right in zip(take(whole, 2), take(resumed, 2), strict=True):
-        assert_equal(left, right)
+        chex.assert_trees_all_equal(left, right)
 
 
 def test_a_loader_can_start_anywhere():
-    assert_equal(next(loader(start=5)), loader().at(5))
+    chex.assert_trees_all_equal(next(loader(start=5)), loader().at(5))
 
 
 def test_prefetched_batches_are_not_counted_as_delivered():
@@ -99,8 +92,7 @@ def test_the_shares_of_processes_are_rows_of_the_same_global_batch(shares, balan
     whole = loader(**options).at(3)
     for share in shares:
         part = loader(share=share, **options).at(3)
-        for left, right in zip(leaves(whole), leaves(part), strict=True):
-            np.testing.assert_array_equal(left[list(share)], right)
+        chex.assert_trees_all_equal(share_of(whole, share), part, strict=True)
 
 
 def test_balance_orders_the_rows_of_each_window_so_that_neighbours_predict_as_much_together():
@@ -144,13 +136,13 @@ def test_a_closed_loader_goes_on_where_it_stopped():
     batches = loader()
     next(batches)
     batches.close()
-    assert_equal(next(batches), loader().at(1))
+    chex.assert_trees_all_equal(next(batches), loader().at(1))
 
 
 def test_what_makes_batches_can_be_sent_to_a_process():
     batches = loader()
     copy = pickle.loads(pickle.dumps(batches._make))
-    assert_equal(copy(1)[0], batches.at(1))
+    chex.assert_trees_all_equal(copy(1)[0], batches.at(1))
 
 
 def global_batches(hosts, workers, steps=3):
@@ -159,9 +151,9 @@ def global_batches(hosts, workers, steps=3):
     made = []
     for share in shares:
         with closing(loader(share=share, workers=workers)) as batches:
-            made.append([leaves(batch) for batch in take(batches, steps)])
+            made.append(take(batches, steps))
     by_step = zip(*made, strict=True)
-    return [[np.concatenate(parts) for parts in zip(*step, strict=True)] for step in by_step]
+    return [jax.tree.map(lambda *parts: np.concatenate(parts), *step) for step in by_step]
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
@@ -170,8 +162,7 @@ def global_batches(hosts, workers, steps=3):
 )
 def test_neither_hosts_nor_workers_change_what_a_run_is_trained_on(hosts, workers):
     for step, batch in enumerate(global_batches(hosts, workers)):
-        for left, right in zip(batch, leaves(loader().at(step)), strict=True):
-            np.testing.assert_array_equal(left, right)
+        chex.assert_trees_all_equal(batch, loader().at(step), strict=True)
 
 
 @pytest.mark.parametrize(
@@ -214,8 +205,8 @@ def test_picture_epochs_show_every_example_once():
 def test_the_shares_of_processes_are_pictures_of_the_same_global_batch():
     whole = pictures().at(2)
     for share in [(0, 1, 4, 5), (2, 3)]:
-        for left, right in zip(whole, pictures(share=share).at(2), strict=True):
-            np.testing.assert_array_equal(left[list(share)], right)
+        part = pictures(share=share).at(2)
+        chex.assert_trees_all_equal(share_of(whole, share), part, strict=True)
 
 
 def test_a_picture_without_caption_is_replaced_by_the_next_and_counted():

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import pickle
 
+import chex
 import msgpack
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from data_pipelines.loading.rows import (
     rows_of,
 )
 from data_pipelines.preparation import prepare_rows
-from tests.data.loading.test_loader import assert_equal, leaves, loader, take
+from tests.data.loading.test_loader import loader, share_of, take
 from tests.data.packed import begin, pack
 from tests.data.samples import tokenizer as other_tokenizer
 from tests.tiny import tiny_config
@@ -65,9 +66,9 @@ def test_a_row_survives_its_bytes(dtype):
     )
     for batch in (row, with_features):
         found = decode_row(encode_row(Row(batch, {"documents": 3})), "here")
-        assert_equal(found.batch, batch)
+        chex.assert_trees_all_equal(found.batch, batch)
+        chex.assert_trees_all_equal_shapes_and_dtypes(found.batch, batch)
         assert found.counts == {"documents": 3}
-        assert [leaf.dtype for leaf in leaves(found.batch)] == [x.dtype for x in leaves(batch)]
 
 
 def test_a_row_from_before_draws_were_recorded_has_a_draw_for_each_drawn_image():
@@ -96,24 +97,23 @@ def test_packed_rows_are_those_of_the_pipeline_with_their_counts(packed, tokeniz
     ready = batches(small(), tokenizer, packed, split=split)
     made = batches(small(), tokenizer, split=split)
     for left, right in zip(take(ready, steps), take(made, steps), strict=True):
-        assert_equal(left, right)
+        chex.assert_trees_all_equal(left, right)
     assert ready.counts == made.counts
 
 
 def test_a_batch_of_another_size_takes_the_same_rows_in_the_same_order(packed, tokenizer):
     config = small(pretrain__batch_size=6)
     for step in range(2):
-        assert_equal(
+        chex.assert_trees_all_equal(
             batches(config, tokenizer, packed).at(step), batches(config, tokenizer).at(step)
         )
 
 
 def test_the_shares_of_hosts_are_rows_of_the_same_batch(packed, tokenizer):
-    whole = leaves(batches(small(), tokenizer, packed).at(1))
+    whole = batches(small(), tokenizer, packed).at(1)
     for share in [(0, 2), (1, 3), (3,)]:
-        part = leaves(batches(small(), tokenizer, packed, share=share).at(1))
-        for left, right in zip(whole, part, strict=True):
-            np.testing.assert_array_equal(left[list(share)], right)
+        part = batches(small(), tokenizer, packed, share=share).at(1)
+        chex.assert_trees_all_equal(share_of(whole, share), part, strict=True)
 
 
 def test_rows_come_again_in_another_order_when_all_were_used(packed, tokenizer):
@@ -126,7 +126,7 @@ def test_rows_come_again_in_another_order_when_all_were_used(packed, tokenizer):
 
 def test_what_reads_rows_can_be_sent_to_a_process(packed, tokenizer):
     stream = batches(small(), tokenizer, packed)
-    assert_equal(pickle.loads(pickle.dumps(stream._make))(2)[0], stream.at(2))
+    chex.assert_trees_all_equal(pickle.loads(pickle.dumps(stream._make))(2)[0], stream.at(2))
 
 
 def test_the_tokenizer_comes_with_the_rows(packed, tokenizer):

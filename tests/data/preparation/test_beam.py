@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 
+import chex
 import pytest
 
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sources.records import SUFFIX
-from tests.data.loading.test_loader import assert_equal, take
+from tests.data.loading.test_loader import take
 from tests.data.loading.test_rows import small
 from tests.data.packed import pack
 from unicom_jax.cli import main
@@ -60,7 +61,7 @@ def test_training_reads_what_beam_has_written(tmp_path):
     tokenizer = load_or_train_tokenizer(ready, None)
     pairs = [take(stage_loader(c, "pretrain", tokenizer), 4) for c in (ready, made)]
     for left, right in zip(*pairs, strict=True):
-        assert_equal(left, right)
+        chex.assert_trees_all_equal(left, right)
 
 
 def test_a_killed_preparation_leaves_only_whole_files_and_goes_on(tmp_path):

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from contextlib import closing, contextmanager
 
+import chex
 import pytest
 
 from data_pipelines.faults import RecordError, SourceError
@@ -20,7 +21,7 @@ from data_pipelines.loading import workers
 from data_pipelines.loading.loader import Loader, LoaderConfig, LoaderError
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.records import ArrayRecordSource, write_records
-from tests.data.loading.test_loader import assert_equal, loader, pictures, take
+from tests.data.loading.test_loader import loader, pictures, take
 from tests.data.samples import example, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.runs.loading import stage_loader
@@ -38,7 +39,7 @@ def test_a_killed_worker_is_replaced_and_no_batch_is_lost_or_doubled(caplog):
         assert batches.counts["restarts"] == 1
         assert not before & set(multiprocessing.active_children())
         for step, batch in enumerate(made):
-            assert_equal(batch, loader().at(step))
+            chex.assert_trees_all_equal(batch, loader().at(step))
     assert batches.counts["documents"] == len(made) * 16
     (line,) = caplog.messages
     assert "of 2 died (SIGKILL) before the batch of step" in line
