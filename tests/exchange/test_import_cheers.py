@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,8 +59,6 @@ PUBLISHED = {
         "vocab_size": 151_936,
     },
 }
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +194,7 @@ def test_training_starts_from_the_folder_that_a_configuration_names(checkpoint, 
     found = _initial_params(Occurrence("sft"), config, tmp_path, mesh, console)
     expected = imported[-1]["unified"]
     for part in ("decoder", "vision", "projector", "head"):
-        jax.tree.map(np.testing.assert_array_equal, found[part], expected[part])
+        chex.assert_trees_all_equal(found[part], expected[part])
 
 
 # ---- what cannot be imported ------------------------------------------------------------------

@@ -60,8 +60,6 @@ CONFIGURATIONS = {
 # What a frozen encoder gives, which this family does not have.
 OF_ENCODERS = {"features", "pooled features"}
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def written(workdir, name):
     def modules(config):
