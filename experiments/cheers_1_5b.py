@@ -17,10 +17,10 @@ on 128 A100. What has to be there before:
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-1.5B-Instruct.
 
 The stages align, pretrain, continue and sft are the paper's I to IV. From the paper: all sizes,
-512² pixels, t ~ U[0, 1] with the time unknown to the transformer, and per stage what is trained,
-learning rate, schedule, steps, batch, warm-up (.02 of the steps) and the shares of understanding,
-generation and text; AdamW (.9, .95), eps 1e-8, no weight decay, clipping at 1; a fifth of the
-drawing documents without words; sampling in 80 steps with guidance 9.5.
+512² pixels, plain positions, t ~ U[0, 1] with the time unknown to the transformer, and per stage
+what is trained, learning rate, schedule, steps, batch, warm-up (.02 of the steps) and the shares of
+understanding, generation and text; AdamW (.9, .95), eps 1e-8, no weight decay, clipping at 1; a
+fifth of the drawing documents with `<no_mean>` for words; sampling in 80 steps with guidance 9.5.
 
 Chosen here: rows of 1024 slots, of which two documents with a picture (256 slots each) fill about
 one, so a batch of 512 samples is 256 rows; how the share of understanding splits into our tasks;
@@ -72,6 +72,7 @@ def _data(config: ConfigDict) -> None:
             "prompt_open": "<|im_start|>user\n",
             "prompt_close": "<|im_end|>\n<|im_start|>assistant\n",
             "response_close": "<|im_end|>",
+            "unconditional": "masked",
             "workers": 16,
             "prefetch": 32,
         }
@@ -91,6 +92,7 @@ def _frozen(config: ConfigDict) -> None:
 
 def _unified(config: ConfigDict) -> None:
     config.unified.update({"pathway": "cheers", "fold": 2, "text_chunk": 256})
+    config.unified.image_positions = "plain"
     config.unified.transformer.update(
         {
             "width": 1536,

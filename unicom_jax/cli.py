@@ -45,7 +45,7 @@ example:
 OUR_PACKAGES = ("unicom_jax", "data_pipelines")
 PATH_FLAGS = {
     *("workdir", "checkpoint", "config", "out", "keep", "target", "package", "features", "image"),
-    *("encoder", "language", "compressor", "decoder", "autoencoder", "model"),
+    *("encoder", "language", "compressor", "decoder", "autoencoder", "cheers", "model"),
 }
 
 ABOUT = """\

@@ -32,10 +32,11 @@ from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange import export as exporting
-from unicom_jax.exchange.export import CODE, Options, export, read_size
+from unicom_jax.exchange.code import code_of
+from unicom_jax.exchange.export import Options, export, read_size
 from unicom_jax.exchange.imports import import_model
 from unicom_jax.inference import verify
-from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts.exported import OLD_NAMES, TWINS, UNICOM
 from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
 from unicom_jax.runs import weights
 from unicom_jax.runs.checkpoint import CheckpointError
@@ -73,7 +74,7 @@ def test_the_folder_holds_all_that_a_pytorch_user_expects(exported):
     names = {path.name for path in exported.iterdir()}
     assert names >= {
         "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
-        "tokenizer_config.json", "model.safetensors.index.json", "README.md", *CODE,
+        "tokenizer_config.json", "model.safetensors.index.json", "README.md", *code_of(UNICOM),
     }  # fmt: skip
     assert len(list(exported.glob("model-*-of-*.safetensors"))) > 1
     description = json.loads((exported / "config.json").read_text())
@@ -123,7 +124,7 @@ def test_the_exported_code_imports_nothing_but_torch_transformers_numpy_and_pill
             for name in names:
                 assert name.partition(".")[0] in allowed | {"diffusers"}, f"{path.name}: {name}"
     written = {path.name for path in CODE_FOLDER.glob("*_unicom*.py")} - {"verify_unicom.py"}
-    assert written == set(CODE)
+    assert written == {name for twin in TWINS.values() for name in code_of(twin)}
 
 
 def test_the_model_card_tells_parts_stages_and_scores(run, tmp_path):
@@ -208,7 +209,7 @@ def test_a_chat_template_that_a_run_was_given_is_kept_beside_the_exports_own(run
 def test_an_export_of_an_earlier_version_comes_back(run, exported, tmp_path):
     """Its statistics and queries had other names."""
     folder = shutil.copytree(exported, tmp_path / "old")
-    old = {new: former for former, new in unicom.OLD_NAMES.items()}
+    old = {new: former for former, new in OLD_NAMES.items()}
     for shard in folder.glob("*.safetensors"):
         save_file({old.get(name, name): t for name, t in load_file(shard).items()}, shard)
     index = folder / "model.safetensors.index.json"
@@ -381,8 +382,6 @@ def error_line(capsys, *arguments) -> str:
 def test_a_sequence_that_the_exported_code_cannot_write_is_refused_by_its_key():
     exporting.check_format(tiny_config())
     for key, value, known in (
-        ("unified.image_positions", "plain", "grid"),
-        ("data.unconditional", "masked", "empty"),
         ("data.policy", "pad", "fixed or naflex or bucket or bucket_walk"),
         ("data.understood_policy", "pad", "same"),
     ):

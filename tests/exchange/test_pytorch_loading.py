@@ -195,7 +195,7 @@ def test_quantising_libraries_find_every_linear_layer(exported, plain):
 def test_revision_subfolder_and_token_reach_the_processor(exported, monkeypatch, plain):
     seen = []
     kind = type(plain[0])
-    code = sys.modules[kind.__module__]
+    code = sys.modules[kind.__base__.__module__]
     read = code.PreTrainedTokenizerFast.from_pretrained
     monkeypatch.setattr(
         code.PreTrainedTokenizerFast,

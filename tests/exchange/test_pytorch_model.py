@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import jax
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from data_pipelines.images import prepare
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
+from tests.exchange.own_types import theirs
 from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run
 from unicom_jax.core.batch import Role
@@ -24,7 +23,7 @@ from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.layouts import unicom
 from unicom_jax.interop.mapping import places
 from unicom_jax.interop.pytorch.image_processing_unicom import UnicomImageProcessor
-from unicom_jax.interop.pytorch.verify_unicom import COMPARISONS
+from unicom_jax.interop.pytorch.verify_unicom import differences
 from unicom_jax.runs import weights
 
 # Each holds several choices that do not meet in the others.
@@ -111,7 +110,7 @@ def test_every_output_is_that_of_jax(name, tmp_path):
         key: np.asarray(value) for key, value in reference_of(Generator.load(workdir)).items()
     }
     model = load(folder)
-    found = {output: compare(model, reference) for output, compare in COMPARISONS.items()}
+    found = differences(model, reference)
     assert found.keys() == LIMITS.keys()
     missed = {output: value for output, value in found.items() if not value <= LIMITS[output][0]}
     assert not missed
@@ -218,14 +217,6 @@ TALK = (
     ],
     [Text("")],
 )
-
-
-def theirs(model, segment):
-    """The segment in the export's own types: transformers loads its code as modules of its own."""
-    code = sys.modules[type(model.processor).__module__]
-    if isinstance(segment, Text):
-        return code.Words(segment.text, segment.supervised)
-    return code.Image(segment.pixels, segment.role)
 
 
 @pytest.mark.parametrize("segments", TALK)

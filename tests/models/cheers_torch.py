@@ -346,6 +346,55 @@ class Decoder(nn.Module):
         return parts["conv_out"](F.silu(parts["conv_norm_out"](x)))
 
 
+class Encoder(nn.Module):
+    """FLUX.2's encoder of pictures (B, 3, h, w): packed, normalised means (B, n, 4 c)."""
+
+    def __init__(self, channels: int, widths: tuple[int, ...], resnets: int, groups: int) -> None:
+        super().__init__()
+        deep = widths[-1]
+        self.statistics = nn.Module()
+        self.statistics.register_buffer("mean", torch.zeros(4 * channels))
+        self.statistics.register_buffer("variance", torch.ones(4 * channels))
+        self.quant_conv = nn.Conv2d(2 * channels, 2 * channels, 1)
+        inner = {
+            "conv_in": nn.Conv2d(3, widths[0], 3, padding=1),
+            "down_blocks": nn.ModuleList(),
+            "mid_block": nn.ModuleDict(
+                {
+                    "resnets": nn.ModuleList(Resnet(deep, deep, groups) for _ in range(2)),
+                    "attentions": nn.ModuleList([MiddleAttention(deep, groups)]),
+                }
+            ),
+            "conv_norm_out": nn.GroupNorm(groups, deep, eps=1e-6),
+            "conv_out": nn.Conv2d(deep, 2 * channels, 3, padding=1),
+        }
+        for index, width in enumerate(widths):
+            starts = [widths[max(index - 1, 0)]] + [width] * (resnets - 1)
+            parts = {"resnets": nn.ModuleList(Resnet(start, width, groups) for start in starts)}
+            if index + 1 < len(widths):
+                conv = nn.ModuleDict({"conv": nn.Conv2d(width, width, 3, stride=2)})
+                parts["downsamplers"] = nn.ModuleList([conv])
+            inner["down_blocks"].append(nn.ModuleDict(parts))
+        self.encoder = nn.ModuleDict(inner)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        parts = self.encoder
+        x = parts["conv_in"](pictures)
+        for block in parts["down_blocks"]:
+            for resnet in block["resnets"]:
+                x = resnet(x)
+            if "downsamplers" in block:
+                x = block["downsamplers"][0]["conv"](F.pad(x, (0, 1, 0, 1)))
+        before, after = parts["mid_block"]["resnets"]
+        x = after(parts["mid_block"]["attentions"][0](before(x)))
+        x = self.quant_conv(parts["conv_out"](F.silu(parts["conv_norm_out"](x))))
+        z, _ = x.chunk(2, dim=1)
+        rows, channels, side, _ = z.shape
+        z = z.view(rows, channels, side // 2, 2, side // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        z = z.reshape(rows, (side // 2) ** 2, 4 * channels)
+        return (z - self.statistics.mean) / torch.sqrt(self.statistics.variance + 1e-4)
+
+
 class Images(nn.Module):
     """The whole image side but for the transformer, for which `between` stands: z_t, t -> v."""
 

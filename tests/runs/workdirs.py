@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from data_pipelines.sequences.tokenizer import with_token
 from tests.data.samples import tokenizer
 from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL, SMALL2, write_folder
@@ -58,11 +59,13 @@ def begin_run(
         weights.
     """
     workdir.mkdir(parents=True, exist_ok=True)
-    config.data.vocab_size = tokenizer().vocab_size
-    config.data.tokenizer_fingerprint = tokenizer().fingerprint()
+    masked = config.data.unconditional == "masked"
+    own = with_token(tokenizer(), "no_mean") if masked else tokenizer()
+    config.data.vocab_size = own.vocab_size
+    config.data.tokenizer_fingerprint = own.fingerprint()
     adopt_autoencoder(config, workdir)
     (workdir / "config.json").write_text(to_json(config))
-    tokenizer().save(workdir / "tokenizer")
+    own.save(workdir / "tokenizer")
     for seed, (stage, (module, scale)) in enumerate(modules(config).items(), start=1):
         train = {"step": 7}
         if averaged and stage == "pretrain":

@@ -17,12 +17,12 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import KEYS, ConfigError, values
 from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
+from unicom_jax.exchange.code import SOURCES, code_of
 from unicom_jax.exchange.model_card import model_card
 from unicom_jax.families.build import build_autoencoder
-from unicom_jax.interop import pytorch
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
-from unicom_jax.interop.layouts import siglip, unicom
+from unicom_jax.interop.layouts import exported, siglip
 from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
@@ -34,28 +34,6 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
 from unicom_jax.runs.autoencoder import has_trained, load_trained
 
-SOURCES = Path(pytorch.__file__).parent
-# The code that travels with the weights; `verify_unicom.py` beside it does not.
-CODE = tuple(
-    f"{name}.py"
-    for name in (
-        "configuration_unicom",
-        "modeling_unicom",
-        "modeling_unicom_layers",
-        "modeling_unicom_vision",
-        "modeling_unicom_codec",
-        "modeling_unicom_flow",
-        "modeling_unicom_flux",
-        "modeling_unicom_language",
-        "modeling_unicom_pathway",
-        "modeling_unicom_reading",
-        "modeling_unicom_standard",
-        "modeling_unicom_generation",
-        "image_processing_unicom",
-        "processing_unicom",
-        "sequence_unicom",
-    )
-)
 AUTO_MODELS = (
     "AutoModel",
     "AutoModelForCausalLM",
@@ -65,10 +43,8 @@ AUTO_MODELS = (
 PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
 # Where transformers keeps chat templates besides the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
-# How the exported code can write sequences and resize pictures.
+# How the exported code can resize pictures.
 FORMAT = {
-    "unified.image_positions": ("grid",),
-    "data.unconditional": ("empty",),
     "data.policy": ("fixed", "naflex", "bucket", "bucket_walk"),
     "data.understood_policy": ("same",),
 }
@@ -151,7 +127,7 @@ def export(
     trained = options.to == AUTOENCODER and has_trained(config, workdir)
     if part and not trained and isinstance(missing := part.find(modules), str):
         raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
-    whole = None if part else unicom.of_run(config)
+    whole = None if part else exported.of_run(config)
     if options.choice.step and only and only[0] != "unified":
         raise ConfigError(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
@@ -216,16 +192,17 @@ def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
 # ---- the whole model --------------------------------------------------------------------------
 
 
-def write_model(run: Run, module: unicom.Unicom, folder: Path, options: Options) -> None:
+def write_model(run: Run, module: exported.Model, folder: Path, options: Options) -> None:
     """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
-    table = unicom.table(module)
-    _write_json(folder / "config.json", _describe(run, module, options))
+    table, twin = exported.table(module), exported.twin_of(run.config)
+    description = _describe(run, module, options)
+    _write_json(folder / "config.json", description)
     _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
-    sequence = unicom.describe_sequence(module, run.config)
+    sequence = description["sequence"]
     _write_json(folder / "processor_config.json", _describe_processor(sequence))
     _write_json(folder / "generation_config.json", _describe_generation(run, module))
     _write_tokenizer(run, sequence, folder)
-    for name in CODE:
+    for name in code_of(twin):
         shutil.copyfile(SOURCES / name, folder / name)
     card = model_card(run.workdir, run.config, module, run.steps, options.choice)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -235,19 +212,19 @@ def write_model(run: Run, module: unicom.Unicom, folder: Path, options: Options)
         module.specs(),
         run.params,
         dtype=DTYPES[options.dtype][0],
-        kept=unicom.kept_in_fp32(module),
+        kept=exported.kept_in_fp32(module),
         shard_bytes=options.shard_bytes,
     )
 
 
-def _describe(run: Run, module: unicom.Unicom, options: Options) -> dict[str, Any]:
-    dtype = DTYPES[options.dtype][1]
+def _describe(run: Run, module: exported.Model, options: Options) -> dict[str, Any]:
+    dtype, twin = DTYPES[options.dtype][1], exported.twin_of(run.config)
     return {
-        "architectures": ["UnicomModel"],
+        "architectures": [twin.name],
         "model_type": "unicom",
         "auto_map": {
             "AutoConfig": "configuration_unicom.UnicomConfig",
-            **dict.fromkeys(AUTO_MODELS, "modeling_unicom.UnicomModel"),
+            **dict.fromkeys(AUTO_MODELS, f"{twin.file}.{twin.name}"),
             **PROCESSOR,
         },
         "hidden_size": module.unified.transformer.width,
@@ -255,7 +232,7 @@ def _describe(run: Run, module: unicom.Unicom, options: Options) -> dict[str, An
         "image_token_id": run.tokenizer.image_pad,
         "dtype": dtype,
         "torch_dtype": dtype,  # read by transformers 4
-        **unicom.describe(module, run.config),
+        **exported.describe(module, run.config),
         "run": {"config": without_places(run.config), "steps": run.steps},
     }
 
@@ -300,14 +277,14 @@ def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
         "policy": policy.kind,
         "size": policy.size,
         "patch": config["data"]["patch"],
-        "pool": config["codec"]["pool"],
+        "pool": grid_unit(config),
         "max_tokens": policy.max_tokens,
         "step": policy.step,
         "max_ratio": policy.max_ratio,
     }
 
 
-def _describe_generation(run: Run, module: unicom.Unicom) -> dict[str, Any]:
+def _describe_generation(run: Run, module: exported.Model) -> dict[str, Any]:
     sample = run.config["sample"]
     return {
         **_describe_stops(run),

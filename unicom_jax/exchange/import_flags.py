@@ -17,6 +17,8 @@ examples:
       --decoder=FLUX.1-dev/transformer
   unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
       --language=Qwen2.5-7B-Instruct --dry-run      # checks all names and shapes, writes nothing
+  unicom import --config=experiments/cheers_1_5b.py --workdir=runs/cheers --cheers=Cheers \\
+      --config.unified.cheers.positions=released
   unicom import --model=exports/quickstart --workdir=runs/again    # back from `unicom export`"""
 
 
@@ -34,6 +36,9 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--decoder", metavar="DIR", help="FLUX transformer (diffusers)")
     parts.add_argument(
         "--autoencoder", metavar="DIR", help="as --config.codec.autoencoder.path (diffusers)"
+    )
+    parts.add_argument(
+        "--cheers", metavar="DIR", help="Cheers as it was released: model and autoencoder together"
     )
     parser.add_argument(
         "--model", metavar="DIR", help="instead of parts: what unicom export --to=pytorch wrote"

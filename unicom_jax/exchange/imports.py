@@ -27,7 +27,7 @@ from unicom_jax.core.module import Module
 from unicom_jax.exchange.export import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
-from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts import exported
 from unicom_jax.interop.layouts.description import DESCRIPTION, read_description
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
@@ -53,15 +53,22 @@ from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
 from unicom_jax.runs.workdir import stage_steps
 
-# The key of the configuration that names the folder that a flag gives.
+# The keys of the configuration that name the folder that a flag gives.
 FLAGS = {
-    "encoder": "encoder.init_from",
-    "language": "unified.init_from",
-    "compressor": "codec.init_from",
-    "decoder": "codec.decoder.init_from",
-    "autoencoder": "codec.autoencoder.path",
+    "encoder": ("encoder.init_from",),
+    "language": ("unified.init_from",),
+    "compressor": ("codec.init_from",),
+    "decoder": ("codec.decoder.init_from",),
+    "autoencoder": ("codec.autoencoder.path",),
+    "cheers": ("unified.init_from", "autoencoder.init_from"),
 }
 
+
+# Its config.json does not say so: the code beside it appends marks to Qwen2.5's vocabulary.
+MARKS = (
+    "Cheers marks pictures by tokens 151667 and 151668 and words left out by 151669; "
+    "data.tokenizer has to give these ids to <|vision_start|>, <|vision_end|> and <no_mean>"
+)
 
 # ---- parts of a run ---------------------------------------------------------------------------
 
@@ -76,6 +83,10 @@ def run_import(args: argparse.Namespace, console: Console) -> None:
     folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
     if args.model and (folders or args.config or args.overrides):
         raise ConfigError("--model brings all parts and its configuration; give it alone")
+    if args.cheers and args.language:
+        raise ConfigError("--cheers brings a language model of its own; leave --language out")
+    if args.cheers:
+        module_in(Path(args.cheers), LAYOUTS["cheers"])  # refuses other models by their name
     if args.model:
         import_model(Path(args.model), workdir, console, args.dry_run)
     else:
@@ -104,10 +115,12 @@ def import_parts(
         config.codec.autoencoder.path = folders[AUTOENCODER]
     stored = workdir / "tokenizer"
     tokenizer = load_tokenizer(stored) if stored.is_dir() else load_or_train_tokenizer(config, None)
+    asked = config.data.vocab_size
     use_tokenizer(config, tokenizer, workdir)
     adopt_autoencoder(config, workdir, copy=False)
     given = from_json(config.to_dict())
-    given.update_from_flattened_dict({FLAGS[flag]: folder for flag, folder in folders.items()})
+    named = {key: folder for flag, folder in folders.items() for key in FLAGS[flag]}
+    given.update_from_flattened_dict(named)
     check_stages(given)
     plan = _plan(given, workdir)
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]
@@ -120,10 +133,13 @@ def import_parts(
         flags = ", ".join(f"--{flag}" for flag in FLAGS)
         raise ConfigError(f"nothing to import; give {flags} or --model")
     _show(rows, console)
+    if "cheers" in folders:
+        console.print(f"note: {MARKS}", markup=False, soft_wrap=True)
     if dry_run:
         console.print("nothing written")
         return
     with _undone_on_failure(workdir, plan):
+        config.data.vocab_size = asked  # a tokenizer that is trained again becomes the same one
         start_run(config, workdir)
         for stage, sources in plan.items():
             import_stage(given, stage, sources, workdir, console)
@@ -176,21 +192,22 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
     if not isinstance(run, dict) or "config" not in run:
         raise ConfigError(
             f"{folder / DESCRIPTION} has no run.config, so `unicom export --to=pytorch` did not "
-            "write it; give parts by --encoder, --language, --compressor, --decoder instead"
+            "write it; give parts by --encoder, --language, --compressor, --decoder or a released "
+            "checkpoint of Cheers by --cheers instead"
         )
     tokenizer = _given_tokenizer(folder)
     try:
         config = from_json(complete(run["config"]))
         use_tokenizer(config, tokenizer, folder)
-        module = unicom.of_run(config)
+        module = exported.of_run(config)
     except (AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"{folder / DESCRIPTION}: run.config is damaged or of another version ({error!r}); "
             "copy the file again, or import with the version that wrote it"
         ) from error
-    unicom.check_sections(description, module, config, folder / DESCRIPTION)
-    table, tensors = unicom.table(module), open_tensors(folder).renamed(unicom.new_name)
-    twins = unicom.twins(module)
+    exported.check_sections(description, module, config, folder / DESCRIPTION)
+    table, tensors = exported.table(module), open_tensors(folder).renamed(exported.new_name)
+    twins = exported.twins(module)
     check_facts(tensors, places(table, module.specs()), twins=twins)
     _show([("all", "", module, folder, tensors.facts)], console)
     if dry_run:

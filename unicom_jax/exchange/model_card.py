@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from data_pipelines.sources.configured import source_kinds
-from unicom_jax.core.module import Module
+from unicom_jax.interop.layouts.exported import Model, twin_of
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
@@ -22,9 +23,7 @@ CARD = """\
 
 # {name}
 
-A unified multimodal model of the UniCom family: one transformer reads words and pictures, writes
-words by next-token prediction, and draws by rectified flow on compressed continuous latents of a
-SigLIP 2 encoder. Trained with unicom_jax and exported to PyTorch.
+{about}
 
 {sizes}
 
@@ -96,7 +95,7 @@ KINDS = {
 def model_card(
     workdir: Path,
     config: Mapping[str, Any],
-    module: Module,
+    module: Model,
     steps: Mapping[str, tuple[str, int]],
     choice: Choice,
 ) -> str:
@@ -105,7 +104,9 @@ def model_card(
     stages = [stage.label for stage in in_order(config, filter(None, used))]
     name = workdir.resolve().name
     scores = _scores(workdir / "scores.json", steps, choice)
+    about = f"{twin_of(config).about} Trained with unicom_jax and exported to PyTorch."
     return CARD.format(
+        about=textwrap.fill(about, 100),
         metadata=_metadata(name, config, {} if isinstance(scores, str) else scores),
         name=name,
         sizes=_sizes(module),
@@ -115,7 +116,9 @@ def model_card(
         weights=KINDS.get(choice.kind, "those that the run itself uses (averaged where EMA was on)")
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
         scores=scores if isinstance(scores, str) else _score_table(scores),
-        diffusers="" if module.autoencoder is None else ", and diffusers for the autoencoder",
+        diffusers=""
+        if "autoencoder" not in module.parts
+        else ", and diffusers for the autoencoder",
     )
 
 
@@ -152,20 +155,8 @@ def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -
     ).to_yaml()
 
 
-def _sizes(module: Module) -> str:
-    unified = module.unified
-    parts = {
-        "vision encoder": module.vision,
-        "compressor and decompressor": (module.codec.compressor, module.codec.decompressor),
-        "pixel decoder": module.codec.pixel_decoder,
-        "language model": unified.transformer,
-    }
-    if module.autoencoder is not None:
-        parts["autoencoder"] = module.autoencoder
-    counts = {
-        name: sum(one.param_count() for one in (part if isinstance(part, tuple) else (part,)))
-        for name, part in parts.items()
-    }
+def _sizes(module: Model) -> str:
+    counts = {name: sum(one.param_count() for one in part) for name, part in module.parts.items()}
     whole = module.param_count()
     counts["projections and heads"] = whole - sum(counts.values())
     rows = [(name, f"{count:,}") for name, count in (*counts.items(), ("all", whole))]

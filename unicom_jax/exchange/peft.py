@@ -22,7 +22,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.layers import ADAPTER
 from unicom_jax.core.lora import adapters
 from unicom_jax.core.module import Params, ParamSpec
-from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts import exported
 from unicom_jax.interop.mapping import Rule, Table
 from unicom_jax.interop.transfer import store_weights
 
@@ -31,7 +31,7 @@ PREFIX = "base_model.model."  # what PEFT puts before the names of the model tha
 
 
 def write_adapters(
-    folder: Path, module: unicom.Unicom, params: Mapping[str, Params], dtype: str
+    folder: Path, module: exported.Model, params: Mapping[str, Params], dtype: str
 ) -> None:
     """Writes the adapters among `params`, which are those of `module` with adapters beside them.
 
@@ -44,7 +44,7 @@ def write_adapters(
             "the weights have no adapters: its newest stage was trained without lora.rank; export "
             "the whole model with --to=pytorch"
         )
-    layers = {path: _foreign(path, unicom.table(module)) for path in found}
+    layers = {path: _foreign(path, exported.table(module)) for path in found}
     ours = {(*path, ADAPTER, side): found[path][side] for path in found for side in "ab"}
     specs = {path: ParamSpec(leaf.shape, (None,) * leaf.ndim) for path, leaf in ours.items()}
     table = tuple(

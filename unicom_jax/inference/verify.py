@@ -33,7 +33,7 @@ from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import LATENTS, PIXELS, noise_at, to_patches
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.prompt import collate, image_slots
-from unicom_jax.interop.layouts import unicom
+from unicom_jax.interop.layouts import exported
 from unicom_jax.runs import weights
 
 SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
@@ -97,7 +97,7 @@ def _generator(workdir: Path, dtype: str, choice: weights.Choice) -> Generator:
     config, tokenizer, params = weights.load(workdir, choice)
     if dtype != "fp32":
         kind = {"bf16": jnp.bfloat16, "fp16": jnp.float16}[dtype]
-        rounded = unicom.rounded_paths(unicom.of_run(config))
+        rounded = exported.rounded_paths(exported.of_run(config))
         flat = traverse_util.flatten_dict(params, sep="/")
         flat |= {path: flat[path].astype(kind).astype(flat[path].dtype) for path in rounded}
         params = traverse_util.unflatten_dict(flat, sep="/")
@@ -190,8 +190,15 @@ def _noise(generator: Generator) -> dict[str, np.ndarray]:
 
 
 def _seen(generator: Generator, image: np.ndarray) -> dict[str, np.ndarray]:
-    """What the encoder and the compressor make of one picture."""
+    """What the encoder and the codec make of one picture.
+
+    Of a codec that reads pixels the latents alone: its export has no encoder that is only looked
+    with.
+    """
     models = generator.models
+    patches, grids = to_patches([image], generator.sequence)
+    if models.codec.reads == "pixels":
+        return {"latents": engine.encode(models, generator.params, patches, grids)[0]}
 
     @jax.jit
     def run(params: Params, patches: Any, grids: Any) -> tuple[jax.Array, ...]:
@@ -199,7 +206,6 @@ def _seen(generator: Generator, image: np.ndarray) -> dict[str, np.ndarray]:
         pooled = models.vision.pool(params["vision"], features, grids)
         return features, models.codec.encode(params["codec"], features, grids), pooled
 
-    patches, grids = to_patches([image], generator.sequence)
     features, latents, pooled = (x[0] for x in run(generator.params, patches, grids))
     count = int(grids[0].prod())
     kept = count // generator.sequence.pool**2
@@ -213,14 +219,15 @@ def _scored(generator: Generator) -> dict[str, np.ndarray]:
         [Text(PROMPTS[0])], generator.tokenizer, generator.sequence, VISION_START
     )
     prefixes = collate([document], generator.sequence)
-    grids = np.array([_grid(generator)], np.int32) // pool  # no family with a fold is exported
-    tokens = int(grids[0].prod())
+    grids = np.array([_grid(generator)], np.int32) // pool
+    seats = grids // generator.sequence.fold
+    tokens, slots_taken = int(grids[0].prod()), int(seats[0].prod())
     ends, kind = (prefixes.lengths, prefixes.next_positions), generator.sequence.image_positions
-    slots = image_slots(*ends, grids, tokens, prefixes.slots, kind)
+    slots = image_slots(*ends, seats, slots_taken, prefixes.slots, kind)
     (noise,) = noise_at(0, [0], LATENTS, (tokens, models.codec.latent_dim))
     hidden, cache = engine.read(
         models, generator.params, prefixes.batch, None, prefixes.lengths - 1,
-        models.new_cache(1, prefixes.slots + tokens), np.int32(0),
+        models.new_cache(1, prefixes.slots + slots_taken), np.int32(0),
     )  # fmt: skip
 
     @jax.jit

@@ -82,7 +82,8 @@ def import_stage(
     ):  # never trained, so only what is given is of use
         named = {source.path[0] for source in sources if source.path}
         specs = {name: specs[name] for name in named} or specs
-    else:  # what begins as another part's does so when it is trained
+    elif not any(source.whole for source in sources):
+        # What begins as another part's does so when it is trained.
         begun = spec_of(stage).begins_with(config)
         specs = {name: tree for name, tree in specs.items() if name not in begun}
     console.print(f"{stage}: {describe_sources(sources)}", soft_wrap=True)

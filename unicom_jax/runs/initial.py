@@ -1,12 +1,14 @@
 """The weights that a stage starts from: released ones where `init_from` names them, else random.
 
     autoencoder.init_from     FLUX.2's autoencoder     all of it
+                              Cheers                   its frozen autoencoder
     encoder.init_from         SigLIP or SigLIP 2       the image tower; both towers where the text
                                                        tower has the sizes of `encoder.text` and
                                                        as many rows of vocabulary
     codec.init_from           compressor/ and decompressor/ of a folder, see layouts/projection.py
     codec.decoder.init_from   FLUX's transformer       a decoder of kind "flux"
     unified.init_from         Qwen2, Qwen2.5, Qwen3    the transformer
+                              Cheers                   all of the model but the autoencoder
 
 Everything else of a stage keeps the values that it would have had without (`core.module`: a weight
 depends on the seed and its own path only). A vocabulary of ours that is longer than the folder's
@@ -50,14 +52,18 @@ from unicom_jax.models.autoencoder import AutoencoderKLFlux2
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
+from unicom_jax.runs.released_cheers import is_cheers, released_cheers
+from unicom_jax.runs.sizes import (
+    COMPUTE,
+    check_autoencoder,
+    check_same,
+    check_transformer,
+    check_vision,
+    is_same,
+)
 from unicom_jax.runs.stages import PARTS, names_a_run, spec_of
 
 Config = Mapping[str, Any]
-# Fields that say how a module computes or starts, not which weights it has.
-COMPUTE = (
-    *("remat", "unroll", "attention_backend", "attention_block", "dtype", "embedding_std"),
-    "logit_softcap",
-)
 # What errors and reports call all of a folder's weights.
 WHOLE = {Contrastive: "both towers", AutoencoderKLFlux2: "the autoencoder"}
 # Axis of the vocabulary in the weights that have one.
@@ -89,7 +95,13 @@ class Source:
     @property
     def new_rows(self) -> range:
         """The rows of our vocabulary that the folder lacks."""
-        return range(getattr(self.module, "vocab_size", 0), self.vocab_size)
+        language = getattr(self.module, "transformer", self.module)
+        return range(getattr(language, "vocab_size", 0), self.vocab_size)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it gives all of the stage's weights, and none comes from another part."""
+        return not self.path
 
     def check(self) -> dict[str, TensorFact]:
         """The tensors to be read; WeightsError where names, shapes or types are wrong."""
@@ -139,16 +151,8 @@ def _encoder(config: Config) -> list[Source]:
         raise ConfigError(
             f"{key}={given} holds only a text tower; give a folder with an image tower"
         )
-    patch = ours.vision.patch_size
-    keys = {
-        "naflex": "encoder.naflex",
-        "patch_size": "data.patch",
-        **{name: f"encoder.vision.{name}" for name in ("width", "depth", "heads", "mlp_dim")},
-    }
-    if not ours.vision.naflex:
-        keys["position_rows"] = "data.image_size"
-    _check_same(ours.vision, vision, keys, key, given, factors={"position_rows": patch})
-    if isinstance(theirs, Contrastive) and _is_same(ours.text, theirs.text):
+    check_vision(ours.vision, vision, key, given)
+    if isinstance(theirs, Contrastive) and is_same(ours.text, theirs.text):
         return [Source(key, (), folder, layout, theirs)]
     return [Source(key, ("vision",), folder, layout, vision)]
 
@@ -157,16 +161,16 @@ def _autoencoder(config: Config) -> list[Source]:
     if not (given := _folder(config["autoencoder"])):
         return []
     key, folder, layout = "autoencoder.init_from", Path(given), LAYOUTS["autoencoder"]
+    if is_cheers(folder):
+        own = released_cheers(config, key, folder).autoencoder
+        return [Source(key, (), folder, LAYOUTS["cheers"], own)]
     ours, theirs = build_autoencoder(config), module_in(folder, layout)
     if type(ours) is not type(theirs):
         raise ConfigError(
             f"{key}={given} holds an {type(theirs).__name__}, which has no statistics of its "
             f"latents; give an {type(ours).__name__}, or name it in codec.autoencoder.path"
         )
-    names = ("latent_channels", "widths", "resnets")
-    keys = {name: f"autoencoder.{name}" for name in names}
-    keys |= {"groups": "autoencoder.norm_groups", "side": "data.patch"}
-    _check_same(ours, theirs, keys, key, given, factors={"side": theirs.factor})
+    check_autoencoder(ours, theirs, key, given)
     return [Source(key, (), folder, layout, theirs)]
 
 
@@ -185,7 +189,7 @@ def _codec(config: Config) -> list[Source]:
                     f"codec.init_from={given}: {part} is a {type(theirs).__name__}, the config "
                     f"asks for a {type(ours).__name__}; set --config.codec.compressor"
                 )
-            _check_same(ours, theirs, keys, "codec.init_from", given)
+            check_same(ours, theirs, keys, "codec.init_from", given)
             sources.append(Source("codec.init_from", (part,), folder, layout, theirs))
     if given := _folder(settings["decoder"]):
         sources.append(_decoder(codec.pixel_decoder, given))
@@ -203,7 +207,7 @@ def _decoder(ours: Module, given: str) -> Source:
     theirs, prefix = module_in(folder, layout), "codec.decoder.flux."
     names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
     keys = {name: prefix + name for name in names if name != "out_channels"}
-    _check_same(ours.transformer, theirs, keys, key, given)
+    check_same(ours.transformer, theirs, keys, key, given)
     return Source(key, ("pixel_decoder", "transformer"), folder, layout, theirs)
 
 
@@ -211,16 +215,11 @@ def _unified(config: Config) -> list[Source]:
     if not (given := _folder(config["unified"])):
         return []
     key, folder, layout = "unified.init_from", Path(given), LAYOUTS["qwen"]
+    if is_cheers(folder):
+        whole, rows = released_cheers(config, key, folder).unified, config["data"]["vocab_size"]
+        return [Source(key, (), folder, LAYOUTS["cheers"], whole, rows)]
     ours, theirs = build_unified(config).transformer, module_in(folder, layout)
-    names = config["unified"]["transformer"]
-    keys = {name: f"unified.transformer.{name}" for name in names}
-    same_size = dataclasses.replace(theirs, vocab_size=ours.vocab_size)
-    _check_same(ours, same_size, keys, key, given)
-    if theirs.vocab_size > ours.vocab_size:
-        raise ConfigError(
-            f"{key}={given} has {theirs.vocab_size} rows of vocabulary, the model "
-            f"{ours.vocab_size}; set --config.data.padded_vocab_size={theirs.vocab_size}"
-        )
+    check_transformer(config["unified"]["transformer"], ours, theirs, key, given)
     return [Source(key, ("transformer",), folder, layout, theirs, ours.vocab_size)]
 
 
@@ -249,52 +248,6 @@ def given_folders(config: Config, part: str) -> dict[str, str]:
         if given := _folder(settings):
             found[key] = given
     return found
-
-
-def _differences(ours: Module, theirs: Module) -> dict[str, Any]:
-    """The fields of `theirs` that are not as ours."""
-    names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
-    return {
-        name: getattr(theirs, name)
-        for name in names
-        if getattr(ours, name) != getattr(theirs, name)
-    }
-
-
-def _is_same(ours: Module, theirs: Module) -> bool:
-    return not _differences(ours, theirs)
-
-
-def _check_same(
-    ours: Module,
-    theirs: Module,
-    keys: Mapping[str, str],
-    key: str,
-    given: str,
-    factors: Mapping[str, int] | None = None,
-) -> None:
-    """Raises ConfigError where a folder's model is not the config's; all keys to set are named.
-
-    Args:
-      keys: {field: the key of the configuration that sets it}.
-      factors: {field: what its key counts one of it as}.
-    """
-    if not (found := _differences(ours, theirs)):
-        return
-    if not (named := [name for name in keys if name in found]):
-        name = next(iter(found))
-        raise ConfigError(
-            f"{key}={given} has {name}={found[name]!r}, the model here "
-            f"{getattr(ours, name)!r}, which no key changes; take another checkpoint"
-        )
-    there = ", ".join(f"{name}={found[name]!r}" for name in named)
-    here = ", ".join(repr(getattr(ours, name)) for name in named)
-    flags = []
-    for name in named:
-        factor = (factors or {}).get(name, 1)
-        value = found[name] if factor == 1 else found[name] * factor
-        flags.append(f"--config.{keys[name]}={value}")
-    raise ConfigError(f"{key}={given} has {there}, the config {here}; set {' '.join(flags)}")
 
 
 # ---- the weights ------------------------------------------------------------------------------
@@ -332,10 +285,10 @@ def initial_params(
             arrived=arrived,
         )
         for path, weight in traverse_util.flatten_dict(read).items():
-            if source.new_rows and path in VOCABULARY:
+            if source.new_rows and (held := path[-2:]) in VOCABULARY:
                 whole = {path: flat[source.path + path]}
                 place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
-                weight = grow(weight, source.vocab_size, VOCABULARY[path], place[path])
+                weight = grow(weight, source.vocab_size, VOCABULARY[held], place[path])
             weights[source.path + path] = weight
     weights |= _fitting(given or {}, flat, fresh)
     whole = traverse_util.unflatten_dict(weights)

@@ -25,7 +25,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.checkpoint import PARAMS, read_config
-from unicom_jax.runs.initial import COMPUTE
+from unicom_jax.runs.sizes import COMPUTE
 from unicom_jax.runs.stages import (
     PARTS,
     STAGES,

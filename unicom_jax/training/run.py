@@ -260,8 +260,9 @@ def _with_other_parts(
     `sources`, and the rest at random; {} where all would be random."""
     label, given, fresh = stage.label, dict(given), []
     specs = build_stage(config, label).specs()
+    whole = any(source.whole for source in sources)
     for key, subtree in stage.spec.begins_with(config).items():
-        if key in given:
+        if key in given or whole:
             continue
         source = source_label(config, workdir, subtree.part, before=stage)
         but = f", its {' and '.join(subtree.fresh)} random" if subtree.fresh else ""

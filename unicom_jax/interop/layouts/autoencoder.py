@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import iter_specs
+from unicom_jax.core.module import Module, iter_specs
 from unicom_jax.interop.layouts.description import check_fixed, read_fields
 from unicom_jax.interop.mapping import Rule, Table
 from unicom_jax.models.autoencoder import Autoencoder, AutoencoderKL, AutoencoderKLFlux2
@@ -96,8 +96,8 @@ CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
 AS_IT_IS = (lambda value: value,) * 2
 
 
-def table(module: Autoencoder) -> Table:
-    """Rules for all weights of `module`."""
+def table(module: Module) -> Table:
+    """Rules for all weights of `module`, an autoencoder or a half of one."""
     rules = []
     for (*stem, leaf), spec in iter_specs(module.specs()):
         path = "/".join((*stem, leaf))

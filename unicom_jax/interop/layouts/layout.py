@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from unicom_jax.core.module import Module
-from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
+from unicom_jax.interop.layouts import autoencoder, cheers, flux, projection, qwen, siglip
 from unicom_jax.interop.mapping import Table
 from unicom_jax.interop.tensors import INDEX_FIRST
 
@@ -72,6 +72,14 @@ LAYOUTS: dict[str, Layout] = {
         spare=autoencoder.spare,
         hints=autoencoder.HINTS,
         new_name=autoencoder.new_name,
+    ),
+    "cheers": Layout(
+        cheers.table,
+        cheers.describe,
+        cheers.module_of,
+        spare=cheers.spare,
+        twins=cheers.twins,
+        hints=cheers.HINTS,
     ),
     "flux": Layout(flux.table, flux.describe, flux.module_of, stem=DIFFUSERS),
 }

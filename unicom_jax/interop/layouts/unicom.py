@@ -13,16 +13,13 @@ autoencoder                 autoencoder               as diffusers' AutoencoderK
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from unicom_jax.config import ConfigError
+from unicom_jax.config import values
 from unicom_jax.core.module import Module, Specs
 from unicom_jax.families.build import build_codec, build_encoder, build_space, build_unified
 from unicom_jax.families.images import ImageModel
-from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
@@ -53,19 +50,22 @@ class Unicom(Module):
             parts["autoencoder"] = self.autoencoder
         return {name: part.specs() for name, part in parts.items()}
 
+    @property
+    def parts(self) -> dict[str, tuple[Module, ...]]:
+        """What a reader wants to know the sizes of, by name."""
+        codec = self.codec
+        found = {
+            "vision encoder": (self.vision,),
+            "compressor and decompressor": (codec.compressor, codec.decompressor),
+            "pixel decoder": (codec.pixel_decoder,),
+            "language model": (self.unified.transformer,),
+        }
+        return found if self.autoencoder is None else found | {"autoencoder": (self.autoencoder,)}
+
 
 def of_run(config: Mapping[str, Any]) -> Unicom:
-    """The modules of a run's configuration.
-
-    Raises:
-      ConfigError: a family that has no PyTorch twin.
-    """
+    """The modules of a run's configuration."""
     unified = build_unified(config)
-    if not isinstance(unified.images, UnicomImages | QueryImages):
-        raise ConfigError(
-            f"unified.pathway={config['unified']['pathway']} has no model in PyTorch yet; parts of "
-            "it can be exported alone, as its language model with --to=qwen2"
-        )
     space = build_space(config)
     return Unicom(
         build_encoder(config).vision,
@@ -99,35 +99,15 @@ def table(module: Unicom) -> Table:
     return tuple(rule for rules in tables for rule in rules)
 
 
-# Names of earlier exports: {old: new}.
-OLD_NAMES = {
-    "latent_mean": "statistics.mean",
-    "latent_std": "statistics.std",
-    "queries": "queries.weight",
-}
-
-
-def new_name(name: str) -> str:
-    """The name of a tensor today, from its name in an export of any version."""
-    return OLD_NAMES.get(name, name)
-
-
-def twins(module: Unicom) -> dict[str, str]:
-    """Tensors that may be there once more: {name: the one it equals}."""
-    prefix = "language_model."
-    named = qwen.twins(module.unified.transformer)
-    return {prefix + name: prefix + other for name, other in named.items()}
-
-
-def _mlp(ours: str, theirs: str) -> Table:
+def mlp(ours: str, theirs: str) -> Table:
     return (*linear(f"{ours}/up", f"{theirs}.fc1"), *linear(f"{ours}/down", f"{theirs}.fc2"))
 
 
 def _pathway(module: ImageModel) -> Table:
     embedding = (
-        *_mlp("embedding/projector", "embedding.projector"),
+        *mlp("embedding/projector", "embedding.projector"),
         *linear("embedding/latent_in", "embedding.latent_in"),
-        *_mlp("embedding/time", "embedding.time"),
+        *mlp("embedding/time", "embedding.time"),
     )
     if isinstance(module, QueryImages):
         return (
@@ -148,8 +128,8 @@ def _head(module: Module) -> Table:
     block = "blocks.{layer}"
     return (
         *linear("input", "input"),
-        *_mlp("time", "time"),
-        *_mlp("blocks/mlp", f"{block}.mlp"),
+        *mlp("time", "time"),
+        *mlp("blocks/mlp", f"{block}.mlp"),
         *linear("blocks/modulation", f"{block}.modulation"),
         *linear("modulation", "modulation"),
         *output,
@@ -160,12 +140,12 @@ def _decoder(module: FlowDecoder) -> Table:
     """Rules for what paints tokens, or draws latents in Pathway II."""
     if isinstance(module, FluxDecoder):
         transformer = prefixed(flux.table(module.transformer), "transformer/", "transformer.")
-        return (*_mlp("projector", "projector"), *transformer)
+        return (*mlp("projector", "projector"), *transformer)
     block = "blocks.{layer}"
     return (
         *linear("patch", "patch"),
-        *_mlp("condition", "condition"),
-        *_mlp("time", "time"),
+        *mlp("condition", "condition"),
+        *mlp("time", "time"),
         *linear("blocks/modulation", f"{block}.modulation"),
         *linear("blocks/qkv", f"{block}.qkv", bias=False),
         *norm("blocks/query_norm", f"{block}.query_norm", bias=False),
@@ -191,14 +171,6 @@ def kept_in_fp32(module: Unicom) -> tuple[str, ...]:
     return (*names, *times, *own)
 
 
-def rounded_paths(module: Unicom) -> frozenset[str]:
-    """The weights of ours, by path, that are not of `kept_in_fp32`."""
-    kept = kept_in_fp32(module)
-    return frozenset(
-        path for rule in table(module) if not rule.theirs.startswith(kept) for path in rule.paths
-    )
-
-
 # ---- config.json ------------------------------------------------------------------------------
 
 
@@ -207,16 +179,8 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
     codec = module.codec
     own = module.autoencoder
     return {
-        "vision": _describe_vision(module.vision),
-        "language": {
-            **_fields(module.unified.transformer, "width", "depth", "heads", "kv_heads"),
-            **_fields(module.unified.transformer, "vocab_size", "head_dim", "mlp_dim"),
-            **_fields(module.unified.transformer, "rope_theta", "norm_eps"),
-            **_fields(module.unified.transformer, "qkv_bias", "qk_norm", "tied_head"),
-            # Only where there is one: older exports lack the key.
-            **({"logit_softcap": cap} if (cap := module.unified.transformer.logit_softcap) else {}),
-            **_describe_scaling(module.unified.transformer),
-        },
+        "vision": describe_vision(module.vision),
+        "language": describe_language(module.unified.transformer),
         "codec": {
             "compressor": config["codec"]["compressor"],
             "feature_dim": module.vision.width,
@@ -227,39 +191,47 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
         "pixel_decoder": _describe_painter(codec.pixel_decoder),
         "autoencoder": None if own is None else autoencoder.describe(own),
         "pathway": _describe_pathway(module.unified.images),
-        "sequence": describe_sequence(module, config),
+        "sequence": describe_sequence(config),
     }
 
 
-def describe_sequence(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
+def describe_language(module: Transformer) -> dict[str, Any]:
+    """The arguments of `LanguageModel`."""
+    return {
+        **fields_of(module, "width", "depth", "heads", "kv_heads"),
+        **fields_of(module, "vocab_size", "head_dim", "mlp_dim"),
+        **fields_of(module, "rope_theta", "norm_eps"),
+        **fields_of(module, "qkv_bias", "qk_norm", "tied_head"),
+        # Only where there is one: older exports lack the key.
+        **({"logit_softcap": cap} if (cap := module.logit_softcap) else {}),
+        **_describe_scaling(module),
+    }
+
+
+# The fields of `Format` that older exports lack: key of the configuration, and what they mean.
+LATER_FIELDS = {
+    "fold": ("unified.fold", 1),
+    "positions": ("unified.image_positions", "grid"),
+    "unconditional": ("data.unconditional", "empty"),
+}
+
+
+def describe_sequence(config: Mapping[str, Any]) -> dict[str, Any]:
     """How words and pictures are written: the fields of `Format` in the exported code."""
+    found = dict(values(config))
+    later = {name: found[key] for name, (key, usual) in LATER_FIELDS.items() if found[key] != usual}
     turns = {name: config["data"][name] for name in ("prompt_open", "prompt_close")}
     return {
-        "understanding": module.unified.images.embedding.understanding,
+        "understanding": config["unified"]["understanding"],
         "edit_source": config["unified"]["edit_source"],
         "pool": config["codec"]["pool"],
         **turns,
         "response_close": config["data"]["response_close"],
+        **later,
     }
 
 
-def check_sections(
-    found: Mapping[str, Any], module: Unicom, config: Mapping[str, Any], path: Path
-) -> None:
-    """Refuses a config.json at `path` whose sections differ from what its run's `config` says.
-
-    Raises:
-      ConfigError: it names the section.
-    """
-    for name, section in describe(module, config).items():
-        if found.get(name) != json.loads(json.dumps(section)):  # tuples became lists
-            raise ConfigError(
-                f"{path}: {name} does not agree with run.config below it; the way back needs the "
-                "sizes that the model was trained with"
-            )
-
-
-def _fields(module: Module, *names: str) -> dict[str, Any]:
+def fields_of(module: Module, *names: str) -> dict[str, Any]:
     return {name: getattr(module, name) for name in names}
 
 
@@ -267,12 +239,12 @@ def _describe_scaling(module: Transformer) -> dict[str, Any]:
     """Nothing for the usual rotary positions."""
     if module.rope_scaling == "none":
         return {}
-    return _fields(module, "rope_scaling", "rope_factor", "rope_length")
+    return fields_of(module, "rope_scaling", "rope_factor", "rope_length")
 
 
-def _describe_vision(module: VisionEncoder) -> dict[str, Any]:
+def describe_vision(module: VisionEncoder) -> dict[str, Any]:
     return {
-        **_fields(module, "width", "depth", "heads", "mlp_dim", "naflex"),
+        **fields_of(module, "width", "depth", "heads", "mlp_dim", "naflex"),
         "patch": module.patch_size,
         "rows": module.position_rows,
         "cols": module.position_cols,
@@ -284,15 +256,15 @@ def _describe_painter(module: FlowDecoder) -> dict[str, Any]:
         return {"kind": "dit", **_describe_decoder(module)}
     return {
         "kind": "flux",
-        **_fields(module, "channels", "feature_dim", "guidance"),
+        **fields_of(module, "channels", "feature_dim", "guidance"),
         "hidden_dim": module.projector.hidden_dim,
         "transformer": flux.describe(module.transformer),
     }
 
 
 def _describe_decoder(module: PixelDecoder) -> dict[str, Any]:
-    sizes = _fields(module, "channels", "feature_dim", "width", "depth", "heads", "mlp_dim")
-    return {**sizes, **_fields(module, "rope_theta", "prediction")}
+    sizes = fields_of(module, "channels", "feature_dim", "width", "depth", "heads", "mlp_dim")
+    return {**sizes, **fields_of(module, "rope_theta", "prediction")}
 
 
 def _describe_pathway(module: ImageModel) -> dict[str, Any]:
@@ -306,5 +278,5 @@ def _describe_pathway(module: ImageModel) -> dict[str, Any]:
     kinds = {LinearHead: ("linear",), MlpHead: ("mlp", "hidden_dim")}
     kinds[AdaLnHead] = ("adaln", "hidden_dim", "depth")
     kind, *fields = kinds[type(module.head)]
-    head = {"kind": kind, **_fields(module.head, *fields)}
+    head = {"kind": kind, **fields_of(module.head, *fields)}
     return {"kind": "transfusion", "prediction": module.prediction, "head": head}

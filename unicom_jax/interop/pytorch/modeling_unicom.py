@@ -13,16 +13,18 @@ It also is a causal language model of transformers, with `forward`, `generate` a
 from __future__ import annotations
 
 import dataclasses
-import os
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image as PilImage
 from torch import Tensor, nn
-from transformers import GenerationMixin, PreTrainedModel, PreTrainedTokenizerFast
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 
 from .configuration_unicom import UnicomConfig
-from .image_processing_unicom import UnicomImageProcessor
+from .image_processing_unicom import unpatchify
+from .modeling_unicom_base import UnicomBase
 from .modeling_unicom_codec import (
     AutoencoderSpace,
     DiffusionTransformer,
@@ -30,21 +32,17 @@ from .modeling_unicom_codec import (
     make_autoencoder,
     make_projections,
 )
-from .modeling_unicom_flow import data_to_velocity
+from .modeling_unicom_flow import data_to_velocity, integrate
 from .modeling_unicom_flux import FluxDecoder
-from .modeling_unicom_generation import Generation
+from .modeling_unicom_generation import to_bytes
 from .modeling_unicom_language import LanguageModel, interval_mask
-from .modeling_unicom_layers import Attention
+from .modeling_unicom_layers import grid_places, place_embedding
 from .modeling_unicom_pathway import ImageEmbedding, make_head
+from .modeling_unicom_reading import Context
 from .modeling_unicom_vision import Encoder, VisionTransformer
-from .processing_unicom import UnicomProcessor
 from .sequence_unicom import Role
 
 Grid = tuple[int, int]
-# What says where a model comes from, to be passed on for the files beside its weights.
-SOURCE_OPTIONS = (
-    "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
-)  # fmt: skip
 
 
 @dataclasses.dataclass
@@ -63,29 +61,17 @@ class UnicomOutput(ModelOutput):
     hidden_states: Tensor | None = None
 
 
-class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
-    """All parts of a model. `Generation` has what one does with it, `Standard` what tools ask for.
+class UnicomModel(UnicomBase):
+    """All parts of a model of UniCom's pathways.
 
     The codec, flow times and the flow head stay in fp32 whatever type the model is loaded in.
     """
 
-    config_class = UnicomConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
     _no_split_modules = ("DecoderLayer", "EncoderLayer", "DiffusionBlock")
     _keep_in_fp32_modules_strict = (
         "compressor", "decompressor", "statistics", r"^autoencoder\.", r"^head\.",
         r"^embedding\.time\.", r"^flow_decoder\.time\.",
     )  # fmt: skip
-    # How many batches an autoencoder's statistics are of; nothing reads it.
-    _keys_to_ignore_on_load_missing = (r"\.num_batches_tracked$",)
-    _skip_keys_device_placement = ("past_key_values", "cache")
-    _tied_weights_keys = {
-        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"
-    }
-    _supports_sdpa = True
-    supports_gradient_checkpointing = True
 
     def __init__(self, config: UnicomConfig) -> None:
         super().__init__(config)
@@ -108,87 +94,12 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
             sizes = width, config.language["heads"], 4 * width
             self.connector = Encoder(pathway["connector_depth"], *sizes)
             self.flow_decoder = DiffusionTransformer(**pathway["flow_decoder"])
-        self.loss_type = "ForCausalLM"
-        for module in self.modules():
-            if isinstance(module, Attention):
-                module.config = config
         if config.pixel_decoder["kind"] == "dit":  # FLUX is large, and trained in bfloat16
             self._keep_in_fp32_modules_strict = (
                 *self._keep_in_fp32_modules_strict,
                 r"^pixel_decoder\.",
             )
-        self.post_init()
-
-    # ---- what transformers asks of every model ----------------------------------------------
-
-    @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike | None, *args: Any, **options: Any
-    ):
-        """As in transformers, with the processor of the same folder, revision and subfolder."""
-        name = pretrained_model_name_or_path
-        found = super().from_pretrained(name, *args, **options)
-        model = found[0] if isinstance(found, tuple) else found
-        shared = {key: options[key] for key in SOURCE_OPTIONS if key in options}
-        model._processor = model._read_processor(name, shared)
-        return found
-
-    def _read_processor(
-        self, name: str | os.PathLike | None, source: dict[str, Any]
-    ) -> UnicomProcessor | None:
-        """The processor from where the model came from; None where only weights are there."""
-        files = ("tokenizer_config.json", "preprocessor_config.json")
-        if name is None or not all(has_file(name, file, **source) for file in files):
-            return None
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(name, **source)
-        images = UnicomImageProcessor.from_pretrained(name, **source)
-        return UnicomProcessor(
-            images, tokenizer, chat_template=tokenizer.chat_template, sequence=self.config.sequence
-        )
-
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any):
-        """As in transformers, with the processor: a complete folder. A model that came
-        from no folder has none; its weights are saved alone."""
-        super().save_pretrained(save_directory, *args, **options)
-        if self._processor and options.get("is_main_process", args[0] if args else True):
-            self.processor.save_pretrained(save_directory)
-            self.processor.image_processor.save_pretrained(save_directory)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.language_model.model.embed_tokens
-
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """A tied head scores words with it, too."""
-        self.language_model.model.embed_tokens = value
-        if self.config.tie_word_embeddings:
-            self.language_model.lm_head.weight = value.weight
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.language_model.lm_head
-
-    def set_output_embeddings(self, value: nn.Linear) -> None:
-        self.language_model.lm_head = value
-
-    def resize_token_embeddings(
-        self,
-        new_num_tokens: int | None = None,
-        pad_to_multiple_of: int | None = None,
-        mean_resizing: bool = True,
-    ) -> nn.Embedding:
-        """The embeddings as they are: the vocabulary is that of the run.
-
-        Raises:
-          ValueError: another size is asked for.
-        """
-        table = self.get_input_embeddings()
-        rows = table.num_embeddings
-        wanted = rows if new_num_tokens is None else new_num_tokens
-        if wanted != rows or rows % (pad_to_multiple_of or 1):
-            raise ValueError(
-                f"this model has {rows} words and keeps them, so that it can go back to the run it "
-                "came from; train with another data.vocab_size to have more"
-            )
-        return table
+        self.finish()
 
     # ---- pictures ---------------------------------------------------------------------------
 
@@ -203,6 +114,63 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
     def decompress(self, latents: Tensor, grid: Grid) -> Tensor:
         """Features (B, N, D) fp32 of normalised latents (B, n, d)."""
         return self.decompressor(self.statistics(latents, restore=True), grid)
+
+    @property
+    def pixel_channels(self) -> int:
+        return self.config.pixel_decoder["channels"]
+
+    @torch.no_grad()
+    def encode(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Features (B, N, D) and normalised latents (B, n, d) of prepared pictures of one size."""
+        return self.seen(*self.as_patches(images))
+
+    def seen(self, patches: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        """Features (B, N, D) and normalised latents (B, n, d)."""
+        features = self.look(patches, grid)
+        return features, self.compress(features, grid)
+
+    def image_vectors(self, features: Tensor, latents: Tensor, *, role: Role, grid: Grid) -> Tensor:
+        """(n, W) of one picture's features (N, D) and latents (n, d) under a role."""
+        if role == Role.UNDERSTAND:
+            vectors = self.embedding.understood(features, latents)
+        else:
+            time = torch.ones(len(latents), device=latents.device)
+            vectors = self.embedding.latent(latents, time)
+        places = grid_places(*grid, device=vectors.device)
+        # Both parts are rounded before they are added, as in training.
+        places = place_embedding(places, self.embedding.width).to(self.dtype)
+        return vectors.to(self.dtype) + places
+
+    def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
+        count, device = grid[0] * grid[1], context.lengths.device
+        run = self.slots_behind(context, grid)
+        places = place_embedding(grid_places(*grid, device=device), self.embedding.width)
+        if self.head is None:
+            queries = self.queries(torch.arange(count, device=device))
+            queries = (queries + places).expand(len(context.lengths), -1, -1)
+            condition = self.connector(run(queries))
+            return lambda noisy, time: self.flow_decoder.velocity(noisy, time, condition, grid)
+
+        def velocity(noisy: Tensor, time: Tensor) -> Tensor:
+            slot_time = time[:, None].expand(-1, count)
+            hidden = run(self.embedding.latent(noisy, slot_time) + places)
+            return self.head_velocity(hidden, noisy, slot_time)
+
+        return velocity
+
+    def painted(self, latents: Tensor, grid: Grid, noise: Tensor) -> list[PilImage.Image]:
+        condition = self.decompress(latents, grid)
+
+        def field(x: Tensor, time: Tensor) -> Tensor:
+            times = time.to(x).expand(len(x))
+            return self.pixel_decoder.velocity(x, times, condition, grid)
+
+        painted = integrate(field, noise, self.defaults.codec_steps)
+        patch = self.config.vision["patch"]
+        if self.space is not None:
+            images = self.space.decode(painted, grid).permute(0, 2, 3, 1)
+            return [PilImage.fromarray(image) for image in to_bytes(images)]
+        return [PilImage.fromarray(unpatchify(p, grid, patch)) for p in to_bytes(painted)]
 
     # ---- a prepared sequence ----------------------------------------------------------------
 
@@ -260,12 +228,6 @@ class UnicomModel(Generation, PreTrainedModel, GenerationMixin):
         if self.autoencoder is None:
             return None
         return AutoencoderSpace(self.autoencoder, self.config.vision["patch"])
-
-
-def has_file(name: str | os.PathLike, file: str, **source: Any) -> bool:
-    """Whether a folder or a repository of the Hub holds a file; `source`: see SOURCE_OPTIONS."""
-    found = cached_file(name, file, _raise_exceptions_for_missing_entries=False, **source)
-    return found is not None
 
 
 def make_pixel_decoder(kind: str, **sizes: Any) -> nn.Module:

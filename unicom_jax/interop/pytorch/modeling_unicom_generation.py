@@ -14,10 +14,9 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor
 
-from .image_processing_unicom import Picture, unpatchify
+from .image_processing_unicom import Picture
 from .modeling_unicom_flow import guide, integrate, latent_shift
 from .modeling_unicom_language import interval_mask
-from .modeling_unicom_layers import grid_places, place_embedding
 from .modeling_unicom_reading import Context
 from .modeling_unicom_standard import Standard
 from .sequence_unicom import (
@@ -28,7 +27,6 @@ from .sequence_unicom import (
     Segment,
     Words,
     image_positions,
-    unconditional,
 )
 
 Grid = tuple[int, int]
@@ -96,9 +94,9 @@ class Generation(Standard):
 
         def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
             latents = self.encode([prepared[i] for i in batch])[1]
-            shape = grid[0] * grid[1], self.config.pixel_decoder["channels"]
+            shape = grid[0] * grid[1], self.pixel_channels
             drawn = self._noise(noise, batch, PIXELS, shape, seed, generator)
-            return self._paint(latents, grid, drawn)
+            return self.painted(latents, grid, drawn)
 
         return _by_grid(run, grids, batch_size)
 
@@ -197,12 +195,13 @@ class Generation(Standard):
             if guidance_interval is None
             else guidance_interval,
         }
-        pixel_channels = self.config.pixel_decoder["channels"]
-        latent_dim = self.config.codec["latent_dim"]
 
         def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
             tokens = self.processor.format.token_grid(grid, Role.NOISY)
-            shapes = (tokens[0] * tokens[1], latent_dim), (grid[0] * grid[1], pixel_channels)
+            shapes = (
+                (tokens[0] * tokens[1], self.latent_dim),
+                (grid[0] * grid[1], self.pixel_channels),
+            )
             latent_noise, pixel_noise = (
                 self._noise(given, batch, stream, shape, seed, generator)
                 for given, shape, stream in zip(
@@ -210,7 +209,7 @@ class Generation(Standard):
                 )
             )
             some = [conversations[i] for i in batch]
-            return self._paint(
+            return self.painted(
                 self.draw_latents(some, tokens, latent_noise, **flow), grid, pixel_noise
             )
 
@@ -228,63 +227,63 @@ class Generation(Standard):
         sampler: str = "euler",
     ) -> Tensor:
         """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation."""
-        branches = [list(conversations)]
+        makers = [self.processor.prefix]
         if guidance != 1.0:
-            branches.append([unconditional(c) for c in conversations])
-        prefixes = [self.processor.prefix(c, VISION_START) for branch in branches for c in branch]
+            makers.append(self.processor.wordless)
+        prefixes = [make(c, VISION_START) for make in makers for c in conversations]
         field = self.begin_drawing(self.read(prefixes), grid)
 
         def velocity(latents: Tensor, time: Tensor) -> Tensor:
-            both = torch.cat([latents] * len(branches))
-            speeds = field(both, time.to(both).expand(len(both))).chunk(len(branches))
+            both = torch.cat([latents] * len(makers))
+            speeds = field(both, time.to(both).expand(len(both))).chunk(len(makers))
             return speeds[0] if len(speeds) == 1 else guide(*speeds, guidance, time, interval)
 
         # flow_shift 0: by each picture's own N tokens of d channels, as it was trained.
         shift = self.defaults.flow_shift or latent_shift(*noise.shape[1:])
         return integrate(velocity, noise, steps, sampler, shift)
 
-    def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
-        """(noisy latents (B, n, d), time (B,)) -> velocity, of a picture behind each prefix."""
+    def slots_behind(self, context: Context, grid: Grid) -> Callable[[Tensor], Tensor]:
+        """vectors (B, s, W) -> hidden states, of a picture of `grid` slots behind each prefix."""
         count, lengths, device = grid[0] * grid[1], context.lengths, context.lengths.device
-        offsets = torch.tensor(image_positions(0, *grid), device=device)
+        offsets = torch.tensor(image_positions(0, *grid, self._position_kind), device=device)
         positions = context.next_positions[:, None, None] + offsets
         zeros = torch.zeros_like(lengths)
         ends = [zeros, lengths, zeros + context.start, zeros + context.start + count]
         intervals = torch.stack(ends, dim=-1)[:, None].expand(-1, count, -1)
         mask = interval_mask(intervals, context.start + count)
-        places = place_embedding(grid_places(*grid, device=device), self.embedding.width)
 
         def run(hidden: Tensor) -> Tensor:
             hidden = hidden.to(self.dtype)
             return self.language_model(hidden, positions, mask, context.cache, keep=False)
 
-        if self.head is None:
-            queries = self.queries(torch.arange(count, device=device))
-            queries = (queries + places).expand(len(lengths), -1, -1)
-            condition = self.connector(run(queries))
-            return lambda noisy, time: self.flow_decoder.velocity(noisy, time, condition, grid)
+        return run
 
-        def velocity(noisy: Tensor, time: Tensor) -> Tensor:
-            slot_time = time[:, None].expand(-1, count)
-            hidden = run(self.embedding.latent(noisy, slot_time) + places)
-            return self.head_velocity(hidden, noisy, slot_time)
+    # ---- what a family of models says -----------------------------------------------------------
 
-        return velocity
+    @property
+    def latent_dim(self) -> int:
+        """Channels of the latents that are drawn."""
+        return self.config.codec["latent_dim"]
 
-    def _paint(self, latents: Tensor, grid: Grid, noise: Tensor) -> list[PilImage.Image]:
-        """Pictures of latents (B, n, d) from pixel noise (B, N, C)."""
-        condition = self.decompress(latents, grid)
+    @property
+    def pixel_channels(self) -> int:
+        """Channels of the noise that latents are painted from; 0: they need none."""
+        raise NotImplementedError(f"{type(self).__name__} paints nothing")
 
-        def field(x: Tensor, time: Tensor) -> Tensor:
-            times = time.to(x).expand(len(x))
-            return self.pixel_decoder.velocity(x, times, condition, grid)
+    def encode(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """What is read of prepared pictures of one size, and their normalised latents (B, n, d)."""
+        raise NotImplementedError(f"{type(self).__name__} reads no pictures")
 
-        painted = integrate(field, noise, self.defaults.codec_steps)
-        patch = self.config.vision["patch"]
-        if self.space is not None:
-            images = self.space.decode(painted, grid).permute(0, 2, 3, 1)
-            return [PilImage.fromarray(image) for image in to_bytes(images)]
-        return [PilImage.fromarray(unpatchify(p, grid, patch)) for p in to_bytes(painted)]
+    def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
+        """(noisy latents (B, n, d), time (B,)) -> velocity, of a picture of `grid` latents behind
+        each prefix."""
+        raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def painted(self, latents: Tensor, grid: Grid, noise: Tensor) -> list[PilImage.Image]:
+        """Pictures of latents (B, n, d) and a grid of patches, from pixel noise (B, N, C)."""
+        raise NotImplementedError(f"{type(self).__name__} paints nothing")
+
+    # ---- shapes and noise -----------------------------------------------------------------------
 
     def _drawn_grid(self, segments: Sequence[Segment], size: tuple[int, int] | None) -> Grid:
         """Patches of the picture to draw: as asked, as the source's, or the usual."""

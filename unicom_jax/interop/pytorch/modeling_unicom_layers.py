@@ -48,7 +48,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-ACTIVATIONS = {"gelu_tanh": gelu_tanh, "silu": F.silu}
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": gelu_tanh, "silu": F.silu}
 
 
 class Mlp(nn.Module):
@@ -77,19 +77,20 @@ class SwiGlu(nn.Module):
 
 
 class TimeEmbedding(Mlp):
-    """Flow time (...) -> (..., width): 256 sinusoids in fp32, then a two-layer SiLU MLP."""
+    """Flow time (...) -> (..., width): 256 sinusoids of time * scale in fp32, then a SiLU MLP."""
 
     FREQUENCIES = 256
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, scale: float = 1000.0) -> None:
         super().__init__(self.FREQUENCIES, width, width, activation="silu")
+        self.scale = scale
 
     def forward(self, time: Tensor) -> Tensor:
         half = self.FREQUENCIES // 2
         index = torch.arange(half, dtype=torch.float32, device="cpu")
         exponents = torch.tensor(-math.log(10_000.0), device="cpu") * index / half
         frequencies = exponents.double().exp().float().to(time.device)
-        angles = 1000.0 * time.float()[..., None] * frequencies
+        angles = self.scale * time.float()[..., None] * frequencies
         return super().forward(in_type_of(self.fc1, torch.cat([angles.cos(), angles.sin()], -1)))
 
 

@@ -12,7 +12,6 @@ from transformers import Cache, DynamicCache, GenerationConfig
 
 from .image_processing_unicom import patchify, to_unit
 from .modeling_unicom_language import interval_mask
-from .modeling_unicom_layers import grid_places, place_embedding
 from .processing_unicom import UnicomProcessor
 from .sequence_unicom import Block, Prefix, Role
 
@@ -75,14 +74,11 @@ class Reading:
                 return torch.empty(0, device=found).device
         return embedding.weight.device
 
-    @torch.no_grad()
-    def encode(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Features (B, N, D) and normalised latents (B, n, d) of prepared pictures of one size."""
+    def as_patches(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Grid]:
+        """Patches (B, N, P * P * 3) in -1..1 of prepared pictures of one size, and their grid."""
         images_of = self.processor.image_processor
         patches = np.stack([patchify(image, images_of.patch) for image in images])
-        grid = images_of.grid(images[0])
-        features = self.look(torch.from_numpy(to_unit(patches)).to(self.work_device), grid)
-        return features, self.compress(features, grid)
+        return torch.from_numpy(to_unit(patches)).to(self.work_device), images_of.grid(images[0])
 
     @torch.no_grad()
     def read(self, prefixes: Sequence[Prefix]) -> Context:
@@ -128,22 +124,17 @@ class Reading:
         for grid in sorted({picture.grid for picture in pictures}):
             some = [picture for picture in pictures if picture.grid == grid]
             patches = torch.stack([picture.patches for picture in some])
-            features = self.look(patches.to(self.work_device), grid)
-            latents = self.compress(features, grid)
-            for picture, feature, latent in zip(some, features, latents, strict=True):
+            seen = zip(*self.seen(patches.to(self.work_device), grid), strict=True)
+            for picture, one in zip(some, seen, strict=True):
                 for block in picture.blocks:
                     stop = block.start + block.grid[0] * block.grid[1]
-                    vectors = self._image_vectors(feature, latent, block.role, block.grid)
+                    vectors = self.image_vectors(*one, role=block.role, grid=block.grid)
                     hidden[picture.row, block.start : stop] = vectors.to(hidden)
 
-    def _image_vectors(self, features: Tensor, latents: Tensor, role: Role, grid: Grid) -> Tensor:
-        """(n, W) of one picture's features (N, D) and latents (n, d) under a role."""
-        if role == Role.UNDERSTAND:
-            vectors = self.embedding.understood(features, latents)
-        else:
-            time = torch.ones(len(latents), device=latents.device)
-            vectors = self.embedding.latent(latents, time)
-        places = grid_places(*grid, device=vectors.device)
-        # Both parts are rounded before they are added, as in training.
-        places = place_embedding(places, self.embedding.width).to(self.dtype)
-        return vectors.to(self.dtype) + places
+    def seen(self, patches: Tensor, grid: Grid) -> tuple[Tensor, ...]:
+        """What the model makes of patches (B, N, P * P * 3) of a grid, one row a picture."""
+        raise NotImplementedError(f"{type(self).__name__} reads no pictures")
+
+    def image_vectors(self, *seen: Tensor, role: Role, grid: Grid) -> Tensor:
+        """(n, W) for the slots of one picture under a role, of its rows of `seen`."""
+        raise NotImplementedError(f"{type(self).__name__} reads no pictures")

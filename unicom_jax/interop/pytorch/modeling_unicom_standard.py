@@ -132,22 +132,27 @@ class Standard(Reading):
     def rotary_positions(
         self, input_ids: Tensor, attention_mask: Tensor | None, image_grids: Tensor | None
     ) -> Tensor:
-        """(2, B, S): (y, x) of each slot. Words count up; a picture is centred on the diagonal."""
+        """(2, B, S): (y, x) of each slot. Words count up; of pictures see `Format`."""
         blocks = []
         if image_grids is not None:
             for row, pictures in enumerate(self._blocks(input_ids, image_grids)):
                 blocks += [(row, some) for _, some in pictures]
-        return _count_up(input_ids, blocks, attention_mask)
+        return _count_up(input_ids, blocks, attention_mask, self._position_kind)
+
+    @property
+    def _position_kind(self) -> str:
+        return Format(**self.config.sequence).positions
 
     def _positions(
         self, hidden: Tensor, pictures: list[Placed], attention_mask: Tensor | None, seen: int
     ) -> Tensor:
         blocks = [(picture.row, list(picture.blocks)) for picture in pictures]
         if attention_mask is None:
-            return _count_up(hidden[..., 0], blocks, None) + seen
+            return _count_up(hidden[..., 0], blocks, None, self._position_kind) + seen
         before = attention_mask[:, :seen].sum(dim=1)
         new = attention_mask[:, seen : seen + hidden.shape[1]]
-        return _count_up(hidden[..., 0], blocks, new) + before[None, :, None].to(hidden.device)
+        positions = _count_up(hidden[..., 0], blocks, new, self._position_kind)
+        return positions + before[None, :, None].to(hidden.device)
 
     def _mask(
         self, hidden: Tensor, pictures: list[Placed], attention_mask: Tensor | None, seen: int
@@ -183,9 +188,12 @@ class Standard(Reading):
 
 
 def _count_up(
-    slots: Tensor, pictures: list[tuple[int, list[Block]]], attention_mask: Tensor | None
+    slots: Tensor,
+    pictures: list[tuple[int, list[Block]]],
+    attention_mask: Tensor | None,
+    kind: str,
 ) -> Tensor:
-    """(2, B, S) positions of rows like `slots` (B, S): see `rotary_positions`."""
+    """(2, B, S) positions of rows like `slots` (B, S), of pictures of a kind: see `Format`."""
     rows, length = slots.shape
     step = torch.ones(rows, length, dtype=torch.long, device=slots.device)
     if attention_mask is not None:
@@ -199,7 +207,7 @@ def _count_up(
     for row, blocks in pictures:
         first = start[row, blocks[0].start].clone()
         for block in blocks:
-            places = torch.tensor(image_positions(0, *block.grid), device=slots.device)
+            places = torch.tensor(image_positions(0, *block.grid, kind), device=slots.device)
             stop = block.start + len(places)
             positions[:, row, block.start : stop] = places.T + first
     return positions

@@ -12,6 +12,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from .image_processing_unicom import Picture, UnicomImageProcessor, pad_patches
 from .sequence_unicom import (
     IMAGE_PAD,
+    NO_MEAN,
     STOPS,
     STRUCTURE,
     THINK,
@@ -22,6 +23,7 @@ from .sequence_unicom import (
     Prefix,
     Segment,
     Words,
+    unconditional,
 )
 
 __all__ = ["Image", "UnicomProcessor", "Words"]
@@ -53,7 +55,8 @@ class UnicomProcessor(ProcessorMixin):
         self.sequence = dict(sequence)
         self.image_token = IMAGE_PAD
         self.image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_PAD)
-        self.structure = frozenset(tokenizer.convert_tokens_to_ids(list(STRUCTURE)))
+        marks = [*STRUCTURE, *([NO_MEAN] if NO_MEAN in tokenizer.get_vocab() else [])]
+        self.structure = frozenset(tokenizer.convert_tokens_to_ids(marks))
         self.stops = tokenizer.convert_tokens_to_ids(list(STOPS))
 
     @property
@@ -185,12 +188,30 @@ class UnicomProcessor(ProcessorMixin):
                 prefix.add_words(self.ids_of(VISION_START))
                 pixels = self.image_processor.prepare(segment.pixels)
                 grid = self.image_processor.grid(pixels)
-                prefix.add_image(pixels, form.grids(grid, segment.use))
+                prefix.add_image(pixels, form.grids(grid, segment.use), form.positions)
                 prefix.add_words(self.ids_of(VISION_END))
             previous = segment.response
         if previous is False:
             prefix.add_words(self.ids_of(form.prompt_close))
         prefix.add_words(self.ids_of(opening))
+        return prefix
+
+    def wordless(self, segments: Sequence[Segment], opening: str = "") -> Prefix:
+        """As `prefix`, but without words, as training left them out: for guidance."""
+        if self.format.unconditional == "empty":
+            return self.prefix(unconditional(segments), opening)
+        prefix = self.prefix(segments, opening)
+        marks = self.tokenizer.convert_tokens_to_ids([VISION_START, VISION_END])
+        pictures = {
+            slot
+            for block in prefix.blocks
+            for slot in range(block.start, block.start + block.grid[0] * block.grid[1])
+        }
+        no_mean = self.tokenizer.convert_tokens_to_ids(NO_MEAN)
+        prefix.tokens = [
+            token if slot in pictures or token in marks else no_mean
+            for slot, token in enumerate(prefix.tokens)
+        ]
         return prefix
 
     def ids_of(self, text: str) -> list[int]:

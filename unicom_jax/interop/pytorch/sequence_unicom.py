@@ -18,6 +18,7 @@ Picture = Any  # a PIL image, an (H, W, 3) uint8 array, or the path or address o
 Grid = tuple[int, int]
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE_PAD = "<|image_pad|>"
+NO_MEAN = "<no_mean>"  # for a word that is left out, where a model has it
 THINK = ("<think>", "</think>")
 # Tokens that mark turns and pictures; a user's words may not contain them.
 STRUCTURE = (
@@ -126,20 +127,28 @@ class Prefix:
             self.sees.append(len(self.tokens))
             self.next_position += 1
 
-    def add_image(self, image: np.ndarray, grids: Sequence[tuple[Role, Grid]]) -> None:
-        """One picture under several roles: one block in which all see all, at one place."""
+    def add_image(
+        self, image: np.ndarray, grids: Sequence[tuple[Role, Grid]], kind: str = "grid"
+    ) -> None:
+        """One picture under several roles: one block in which all see all, at one place.
+
+        kind: of its positions, see `Format`.
+        """
         stop = len(self) + sum(rows * cols for _, (rows, cols) in grids)
         for role, grid in grids:
             self.blocks.append(Block(len(self.images), role, len(self), grid))
             self.tokens += [0] * (grid[0] * grid[1])
-            self.positions += image_positions(self.next_position, *grid)
+            self.positions += image_positions(self.next_position, *grid, kind)
             self.sees += [stop] * (grid[0] * grid[1])
         self.images.append(image)
         self.next_position += max(rows * cols for _, (rows, cols) in grids)
 
 
-def image_positions(start: int, rows: int, cols: int) -> list[tuple[int, int]]:
-    """Rotary (y, x) of an image around the diagonal, from text index `start`."""
+def image_positions(start: int, rows: int, cols: int, kind: str = "grid") -> list[tuple[int, int]]:
+    """Rotary (y, x) of an image from text index `start`: around the diagonal ("grid"), or one slot
+    after the other on it, as words have them ("plain")."""
+    if kind == "plain":
+        return [(start + place,) * 2 for place in range(rows * cols)]
     y, x = (start + (rows * cols - size) // 2 for size in (rows, cols))
     return [(y + row, x + col) for row in range(rows) for col in range(cols)]
 
@@ -152,6 +161,10 @@ class Format:
       understanding, edit_source: the roles of a picture that is looked at, and of one that is
         edited. pool: patches on a side of a latent token.
       prompt_open, prompt_close, response_close: the marks of a turn.
+      fold: latents on a side of a slot.
+      positions: of a picture's slots: "grid" or "plain", see `image_positions`.
+      unconditional: how a context without its words is written: "empty" turns, or its words
+        "masked" by `<no_mean>`.
     """
 
     understanding: str
@@ -160,6 +173,9 @@ class Format:
     prompt_open: str
     prompt_close: str
     response_close: str
+    fold: int = 1
+    positions: str = "grid"
+    unconditional: str = "empty"
 
     def roles(self, use: str) -> tuple[Role, ...]:
         """The roles under which a picture is written."""
@@ -169,6 +185,11 @@ class Format:
             return SOURCE_ROLES[self.edit_source]
         return UNDERSTANDING_ROLES[self.understanding]
 
+    def slot_grid(self, grid: Grid, role: Role) -> Grid:
+        """Rows and columns of the slots that a picture of `grid` patches takes under a role."""
+        rows, cols = self.token_grid(grid, role)
+        return rows // self.fold, cols // self.fold
+
     def token_grid(self, grid: Grid, role: Role) -> Grid:
         """Rows and columns of the tokens that a picture of `grid` patches has under a role."""
         pooled = role != Role.UNDERSTAND or self.understanding == "latents"
@@ -176,7 +197,7 @@ class Format:
 
     def grids(self, grid: Grid, use: str = UNDERSTOOD) -> list[tuple[Role, Grid]]:
         """All roles of a picture of `grid` patches, in the order of their slots."""
-        return [(role, self.token_grid(grid, role)) for role in self.roles(use)]
+        return [(role, self.slot_grid(grid, role)) for role in self.roles(use)]
 
     def slots(self, grid: Grid, use: str = UNDERSTOOD) -> int:
         """How many slots such a picture takes."""

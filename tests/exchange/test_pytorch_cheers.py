@@ -1,0 +1,204 @@
+"""A run of the family Cheers, exported to PyTorch: the same function, and the way back."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+
+from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Text
+from data_pipelines.sequences.dropout import build_unconditional
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
+from tests.data.samples import picture
+from tests.exchange.own_types import theirs
+from tests.runs.workdirs import begin_run
+from tests.tiny import tiny_config
+from unicom_jax.cli import main
+from unicom_jax.config import from_json
+from unicom_jax.core.batch import Role
+from unicom_jax.exchange.export import Options, export
+from unicom_jax.families.build import build_autoencoder, build_unified
+from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.verify import LIMITS, reference_of
+from unicom_jax.interop.pytorch.verify_unicom import differences
+from unicom_jax.runs.checkpoint import read_config
+
+SHARED = {
+    "data__patch": 4,
+    "data__image_size": 16,
+    "data__scenes__sizes": ((16, 16),),
+    "autoencoder__latent_channels": 3,
+    "autoencoder__widths": (8, 16),
+    "autoencoder__norm_groups": 4,
+    "unified__pathway": "cheers",
+    "unified__fold": 2,
+    # A random tied head repeats the last token for ever.
+    "unified__transformer__tied_head": False,
+}
+# Each holds several choices that do not meet in the other.
+CONFIGURATIONS = {
+    "published": {
+        "data__unconditional": "masked",
+        "unified__image_positions": "plain",
+        "unified__cheers__pixel_range": "unit",
+        "unified__cheers__semantics__depth": 2,
+        "sample__steps": 3,
+    },
+    "ablated": {
+        "unified__fold": 1,
+        "unified__time_shift": 0.0,
+        "unified__cheers__pixels": False,
+        "unified__cheers__gate": False,
+        "unified__cheers__norm": False,
+        "unified__cheers__positions": "released",
+    },
+}
+# What a frozen encoder gives, which this family does not have.
+OF_ENCODERS = {"features", "pooled features"}
+
+
+def written(workdir, name):
+    def modules(config):
+        pretrained = {"pretrain": (build_unified(config), 0.3)}
+        return {"autoencoder": (build_autoencoder(config), 0.3), **pretrained}
+
+    config = tiny_config(evaluation__batch_size=2, **{**SHARED, **CONFIGURATIONS[name]})
+    return begin_run(config, workdir, modules)
+
+
+def load(folder, kind=AutoModel, **options):
+    return kind.from_pretrained(folder, trust_remote_code=True, **options)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return written(tmp_path_factory.mktemp("cheers") / "run", "published")
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    return export(run, run.with_name("exported"), Options())
+
+
+@pytest.fixture(scope="module")
+def model(exported):
+    return load(exported)
+
+
+@pytest.fixture(scope="module")
+def generator(run):
+    return Generator.load(run)
+
+
+def assert_same_outputs(generator, model):
+    reference = reference_of(generator)
+    found = differences(model, {key: np.asarray(value) for key, value in reference.items()})
+    assert found.keys() == LIMITS.keys() - OF_ENCODERS
+    assert not {name: value for name, value in found.items() if not value <= LIMITS[name][0]}
+
+
+def test_every_output_is_that_of_jax(generator, model):
+    assert_same_outputs(generator, model)
+
+
+def test_the_papers_ablations_are_exported_too(tmp_path):
+    workdir = written(tmp_path / "run", "ablated")
+    assert_same_outputs(
+        Generator.load(workdir), load(export(workdir, tmp_path / "exported", Options()))
+    )
+
+
+def test_an_export_comes_back_bit_for_bit_as_a_run(run, exported, tmp_path):
+    workdir = tmp_path / "again"
+    assert main(["import", f"--model={exported}", f"--workdir={workdir}"]) == 0
+    before, after = (from_json(read_config(path)) for path in (run, workdir))
+    before.stages = after.stages
+    assert before == after
+    folder = export(workdir, tmp_path / "exported", Options())
+    one, other = (load_file(path / "model.safetensors") for path in (exported, folder))
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, other[name], err_msg=name)
+
+
+def test_the_folder_names_its_own_model_and_has_its_code_alone(exported):
+    description = json.loads((exported / "config.json").read_text())
+    assert description["architectures"] == ["UnicomCheersModel"]
+    assert description["pathway"]["kind"] == "cheers"
+    names = {path.name for path in exported.glob("modeling_*.py")}
+    assert "modeling_unicom_cheers.py" in names and "modeling_unicom_pathway.py" not in names
+    card = (exported / "README.md").read_text()
+    assert "Cheers family" in card and "diffusers for the autoencoder" in card
+    assert "compressor" not in card
+
+
+# ---- sequences --------------------------------------------------------------------------------
+
+TALK = (
+    [Image(picture(1, 40, 24), UNDERSTOOD), Text("how many dots?")],
+    [Image(picture(2, 32, 32), SOURCE), Text("paint it green")],
+)
+
+
+@pytest.mark.parametrize("segments", TALK)
+@pytest.mark.parametrize("form", ["prefix", "wordless"])
+def test_folded_pictures_and_masked_words_are_written_slot_for_slot_as_in_jax(
+    generator, model, segments, form
+):
+    build = {"prefix": build_prefix, "wordless": build_unconditional}[form]
+    expected = build(segments, generator.tokenizer, generator.sequence, VISION_START)
+    prefix = getattr(model.processor, form)([theirs(model, s) for s in segments], VISION_START)
+    np.testing.assert_array_equal(prefix.tokens, expected.tokens)
+    np.testing.assert_array_equal(prefix.positions, expected.positions)
+    np.testing.assert_array_equal(prefix.sees, expected.mask.context_stop)
+    assert prefix.next_position == expected.next_position
+    (block,) = prefix.blocks
+    assert block.grid == (2, 2)  # of 4 x 4 patches
+    assert np.count_nonzero(np.asarray(expected.roles) != Role.TEXT) == 4
+
+
+# ---- use --------------------------------------------------------------------------------------
+
+
+def test_generate_answers_as_the_models_own_method_does(exported, model):
+    processor = AutoProcessor.from_pretrained(exported, trust_remote_code=True)
+    image, question = picture(3, 30, 20), "how many dots?"
+    content = [{"type": "image", "image": image}, {"type": "text", "text": question}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    assert (inputs["input_ids"] == model.config.image_token_id).sum() == 4
+    standard = load(exported, AutoModelForImageTextToText)
+    tokens = standard.generate(**inputs, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert processor.words_of(tokens.tolist()) == model.answer(image, question)[0]
+
+
+def test_gradients_reach_the_trained_parts_and_not_the_autoencoder(model):
+    image, processor = picture(4, 16, 16), model.processor
+    inputs = processor(images=[image], text="how many dots?", return_tensors="pt")
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == processor.image_token_id, -100)
+    model.zero_grad()
+    model(**inputs, labels=labels).loss.backward()
+    reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    assert reached == {"decoder", "vision_model", "projector", "language_model"}
+
+
+def test_bfloat16_keeps_the_autoencoder_and_the_head_and_stays_near(exported, model):
+    half = load(exported, dtype=torch.bfloat16)
+    kinds = {name.split(".")[0]: p.dtype for name, p in half.named_parameters()}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == {
+        "autoencoder", "decoder", "head",
+    }  # fmt: skip
+    images = [picture(1, 16, 16)]
+    one, other = (np.asarray(m.reconstruct(images)[0], int) for m in (model, half))
+    assert np.abs(one - other).max() <= 1  # both in fp32
+    assert half.draw(["a dot"])[0].size == (16, 16) and len(half.caption(images)) == 1

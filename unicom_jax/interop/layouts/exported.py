@@ -1,0 +1,147 @@
+"""Whole models as `unicom export --to=pytorch` writes them, of whichever family.
+
+A family is a file like this folder's others, with `of_run`, `table`, `kept_in_fp32` and `describe`
+for its own class of modules, and a row here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from unicom_jax.config import ConfigError
+from unicom_jax.interop.layouts import qwen, unicom, unicom_cheers
+from unicom_jax.interop.layouts.unicom import Unicom
+from unicom_jax.interop.layouts.unicom_cheers import UnicomCheers
+from unicom_jax.interop.mapping import Table
+
+Model = Unicom | UnicomCheers
+
+
+class Twin(NamedTuple):
+    """How a family is exported: its layout, and file and class of the PyTorch model.
+
+    `about` is the model card's first sentence about it.
+    """
+
+    layout: ModuleType
+    file: str
+    name: str
+    about: str
+
+
+UNICOM = Twin(
+    unicom,
+    "modeling_unicom",
+    "UnicomModel",
+    "A unified multimodal model of the UniCom family: one transformer reads words and pictures, "
+    "writes words by next-token prediction, and draws by rectified flow on compressed continuous "
+    "latents of a SigLIP 2 encoder.",
+)
+TWINS: dict[str, Twin] = {
+    "transfusion": UNICOM,
+    "query": UNICOM,
+    "cheers": Twin(
+        unicom_cheers,
+        "modeling_unicom_cheers",
+        "UnicomCheersModel",
+        "A unified multimodal model of the Cheers family (arXiv:2603.12793): one transformer reads "
+        "words and pictures, writes words by next-token prediction, and draws by rectified flow on "
+        "an autoencoder's latents, semantics first and gated details after them.",
+    ),
+}
+
+
+def twin_of(config: Mapping[str, Any]) -> Twin:
+    """How a run's model is exported.
+
+    Raises:
+      ConfigError: a family that has no PyTorch twin.
+    """
+    if found := TWINS.get(pathway := config["unified"]["pathway"]):
+        return found
+    raise ConfigError(
+        f"unified.pathway={pathway} has no model in PyTorch yet; parts of it can be exported "
+        "alone, as its language model with --to=qwen2"
+    )
+
+
+def of_run(config: Mapping[str, Any]) -> Model:
+    """The modules of a run's configuration.
+
+    Raises:
+      ConfigError: a family that has no PyTorch twin.
+    """
+    return twin_of(config).layout.of_run(config)
+
+
+def _layout(module: Model) -> ModuleType:
+    return unicom_cheers if isinstance(module, UnicomCheers) else unicom
+
+
+# ---- names ------------------------------------------------------------------------------------
+
+
+def table(module: Model) -> Table:
+    """Rules for all weights of `module`."""
+    return _layout(module).table(module)
+
+
+# Names of earlier exports: {old: new}.
+OLD_NAMES = {
+    "latent_mean": "statistics.mean",
+    "latent_std": "statistics.std",
+    "queries": "queries.weight",
+}
+
+
+def new_name(name: str) -> str:
+    """The name of a tensor today, from its name in an export of any version."""
+    return OLD_NAMES.get(name, name)
+
+
+def twins(module: Model) -> dict[str, str]:
+    """Tensors that may be there once more: {name: the one it equals}."""
+    prefix = "language_model."
+    named = qwen.twins(module.unified.transformer)
+    return {prefix + name: prefix + other for name, other in named.items()}
+
+
+def kept_in_fp32(module: Model) -> tuple[str, ...]:
+    """How the names of tensors begin that stay in fp32 whatever type the rest is written in."""
+    return _layout(module).kept_in_fp32(module)
+
+
+def rounded_paths(module: Model) -> frozenset[str]:
+    """The weights of ours, by path, that are not of `kept_in_fp32`."""
+    kept = kept_in_fp32(module)
+    return frozenset(
+        path for rule in table(module) if not rule.theirs.startswith(kept) for path in rule.paths
+    )
+
+
+# ---- config.json ------------------------------------------------------------------------------
+
+
+def describe(module: Model, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The sections of `UnicomConfig` for `module`, made from the run's `config`."""
+    return _layout(module).describe(module, config)
+
+
+def check_sections(
+    found: Mapping[str, Any], module: Model, config: Mapping[str, Any], path: Path
+) -> None:
+    """Refuses a config.json at `path` whose sections differ from what its run's `config` says.
+
+    Raises:
+      ConfigError: it names the section.
+    """
+    for name, section in describe(module, config).items():
+        if found.get(name) != json.loads(json.dumps(section)):  # tuples became lists
+            raise ConfigError(
+                f"{path}: {name} does not agree with run.config below it; the way back needs the "
+                "sizes that the model was trained with"
+            )
