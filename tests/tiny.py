@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from experiments import base
-from unicom_jax.config import STAGES, UNIFIED_STAGES
+from unicom_jax.config import UNIFIED_STAGES
 
 
 def tiny_config(**overrides) -> ConfigDict:
@@ -35,7 +35,7 @@ def tiny_config(**overrides) -> ConfigDict:
     config.unified.connector.depth = 1
     for stage in ("semantics", "details"):
         config.unified.cheers[stage].update({"depth": 1, "heads": 2, "kv_heads": 1})
-    for stage in STAGES:
+    for stage in (*base.STAGES, "autoencoder"):
         config[stage].update(
             {"steps": 4, "batch_size": 4, "log_every": 1, "warmup_steps": 1, "save_every": 2}
         )

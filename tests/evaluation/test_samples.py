@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from types import SimpleNamespace
 
 import chex
@@ -127,7 +128,7 @@ class Noisy(PerfectModel):
     [
         (evaluate_reconstruction, examples(70), "reconstruction"),
         (evaluate_generation, prompts() * 12, "image"),
-        (evaluate_retrieval, examples(40), "image"),
+        (partial(evaluate_retrieval, encoder=Noisy()), examples(40), "image"),
         (evaluate_editing, [(e, e.edits[0]) for e in examples(70)], "after"),
     ],
 )
@@ -157,7 +158,7 @@ def test_a_model_is_given_one_batch_at_a_time():
     [
         (evaluate_reconstruction, EXAMPLES),
         (evaluate_captions, EXAMPLES),
-        (evaluate_retrieval, EXAMPLES),
+        (partial(evaluate_retrieval, encoder=PerfectModel()), EXAMPLES),
         (evaluate_answers, [(e, q) for e in EXAMPLES for q in e.questions[:1]]),
         (evaluate_editing, [(e, e.edits[0]) for e in EXAMPLES]),
     ],

@@ -270,7 +270,7 @@ def test_another_model_is_refused_in_one_line(
         (["--config.unified.cheers.positions=plain"], "set --config.unified.cheers.positions=rel"),
         (["--config.unified.cheers.pixel_range=signed"], "set --config.unified.cheers.pixel_ran"),
         (["--config.unified.cheers.norm=False"], "set --config.unified.cheers.norm=True"),
-        (["--config.data.image_size=20"], "set --config.data.image_size=16"),
+        (["--config.data.image_size=32"], "set --config.data.image_size=16"),
         (
             ["--config.unified.pathway=transfusion", "--config.unified.fold=1"],
             "is a checkpoint of Cheers, the model here is of unified.pathway=transfusion",

@@ -117,7 +117,7 @@ def model_card(
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
         scores=scores if isinstance(scores, str) else _score_table(scores),
         diffusers=""
-        if "autoencoder" not in module.parts
+        if "KL autoencoder" not in module.parts
         else ", and diffusers for the autoencoder",
     )
 

@@ -39,8 +39,8 @@ class Stage:
       module: owns the trained weights.
       loss: (params, frozen parts, batch, row_keys (B,)) -> terms.
       weights: factor of each term in the total loss; terms without one are only reported.
-      starts: of some terms the number of updates after which they count; the others do at once.
       freeze: regular expressions over the module's weights that stay as they are.
+      starts: of some terms the number of updates after which they count; the others do at once.
       rows_are_independent: False when rows see each other (a contrastive loss), so that a batch
         cannot be split into accumulation steps.
       finish: run once after the last step: (params, frozen) -> params. It may change weights that
@@ -60,8 +60,8 @@ class Stage:
     module: Module
     loss: LossFunction
     weights: Mapping[str, float]
-    starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     freeze: Sequence[str] = ()
+    starts: Mapping[str, int] = dataclasses.field(default_factory=dict)
     rows_are_independent: bool = True
     finish: Callable[[Params, Params], Params] | None = None
     predicted: Callable[[Any], jax.Array | float] = lambda batch: 1.0

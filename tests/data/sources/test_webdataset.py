@@ -233,8 +233,8 @@ def test_a_file_whose_name_has_braces_is_found(tmp_path):
 
 
 def test_more_shards_than_may_be_open_are_all_read(tmp_path, monkeypatch):
-    write_shards(tmp_path, 30, 1)
+    write_shards(tmp_path, 60, 1)
     monkeypatch.setattr(open_files, "MOST_OPEN", 4)
-    with files_left(12):
+    with files_left(4 * indices.SCANNERS + 8):  # a scan has a shard, its index and a map of it open
         found = read_all(WebDatasetSource(tmp_path))
-    assert found == [(number, (f"gray {number}",)) for number in range(30)]
+    assert found == [(number, (f"gray {number}",)) for number in range(60)]

@@ -60,7 +60,9 @@ class Unicom(Module):
             "pixel decoder": (codec.pixel_decoder,),
             "language model": (self.unified.transformer,),
         }
-        return found if self.autoencoder is None else found | {"autoencoder": (self.autoencoder,)}
+        return (
+            found if self.autoencoder is None else found | {"KL autoencoder": (self.autoencoder,)}
+        )
 
 
 def of_run(config: Mapping[str, Any]) -> Unicom:

@@ -56,7 +56,7 @@ class UnicomCheers(Module):
             "vision encoder": (tokenizer.vision,),
             "language model": (self.unified.transformer,),
             "flow head": (self.images.head,),
-            "autoencoder": (self.codec,),
+            "KL autoencoder": (self.codec,),
         }
         painter = tokenizer.painter
         return found | ({"decoder": (painter,)} if isinstance(painter, LatentDecoder) else {})
