@@ -13,10 +13,10 @@ takes nine slots, one for each place where an object can stand.
     align         projector, flow head and gate over a frozen rest, as the paper's first stage
     pretrain      everything but the autoencoder
 
-A step takes .32 s of CPU time in the stage encoder, .48 in autoencoder and .51 in align, on two
-cores of an AMD EPYC that other jobs shared; align took 79 s to compile. At these rates the stages
-before pretrain take about five minutes of CPU time. The whole has not been run yet, so there are no
-scores, and its numbers of steps are chosen by time alone.
+All stages took 12 min 30 s of CPU time on two cores of an AMD EPYC that other jobs shared, and the
+scores 3 minutes more: PSNR 19.7 dB (untrained 7.1), and everything that the transformer does at
+chance: Scenes-GenEval 1% (chance 8%), questions 39% (44%), captions 8% (8%). So this shows that all
+stages run, not that they learn: 240 steps of pretraining are a tenth of the quickstart's.
 """
 
 from __future__ import annotations
