@@ -239,7 +239,8 @@ def _write_stage(folder: Path, terms: dict[str, float], steps: int, rng, facts=N
     parts = {"encoder": 1_204_224, "compressor": 91_328, "pixel_decoder": 2_311_040}
     parts |= {"transformer": 4_870_144, "flow_head": 310_272} if folder.name == "unified" else {}
     stage = {"parameters": parts, "steps": steps, "seconds": steps * 0.21, **(facts or {})}
-    stage |= {"device": "1 x cpu (cpu)", "tokens_per_second": 20_480.0, "freeze": ["encoder"]}
+    trained = {part: n for part, n in parts.items() if part != "encoder"} | {"compressor": 91_000}
+    stage |= {"device": "1 x cpu (cpu)", "tokens_per_second": 20_480.0, "trained": trained}
     (folder / "stage.json").write_text(json.dumps(stage))
 
 

@@ -74,7 +74,13 @@ def test_every_section_is_there_and_filled(page):
 
 
 def test_parameters_steps_and_time_are_shown(page):
-    for fact in ("8.79M", "4,870,144", "2 min 06 s", "1 x cpu (cpu)", "frozen: encoder 1.2M"):
+    for fact in (
+        "8.79M",
+        "4,870,144",
+        "2 min 06 s",
+        "1 x cpu (cpu)",
+        "frozen: encoder 1.2M, compressor 328",
+    ):
         assert fact in page
 
 

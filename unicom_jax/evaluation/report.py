@@ -251,13 +251,21 @@ def _parameters(stages: Sequence[Stage]) -> dict[str, int]:
 
 
 def _parts(stage: Stage) -> str:
-    """ "compressor 4.1M, pixel decoder 2M; frozen: encoder 9M" for the table of stages."""
-    frozen = [pattern.split("/")[0] for pattern in stage.facts.get("freeze", [])]
+    """ "compressor 4.1M, pixel decoder 2M; frozen: encoder 9M" for the table of stages.
+
+    A part of which some weights are trained is in both lists, each with its own number.
+    """
     counts = stage.facts.get("parameters", {})
-    texts = {part: f"{part.replace('_', ' ')} {short_number(n)}" for part, n in counts.items()}
-    trained = ", ".join(text for part, text in texts.items() if part not in frozen)
-    still = ", ".join(text for part, text in texts.items() if part in frozen)
-    return f"{trained}; frozen: {still}" if still else trained
+    trained = stage.facts.get("trained")
+    if trained is None:  # older runs tell the patterns only; they froze whole parts
+        frozen = {pattern.split("/")[0] for pattern in stage.facts.get("freeze", [])}
+        trained = {part: n for part, n in counts.items() if part not in frozen}
+    held = {part: n - trained.get(part, 0) for part, n in counts.items()}
+    moving, still = (
+        ", ".join(f"{part.replace('_', ' ')} {short_number(n)}" for part, n in sizes.items() if n)
+        for sizes in (trained, held)
+    )
+    return f"{moving}; frozen: {still}" if still else moving
 
 
 def _seconds(stage: Stage) -> float:

@@ -356,13 +356,18 @@ def _tell_changed_rate(
 def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) -> None:
     """`stage.json`: what the report says about this stage."""
     device = jax.devices()[0]
-    parts = {
-        part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))
-        for part, tree in trainer.stage.module.abstract().items()
-    }
+    weights = trainer.stage.module.abstract()
+
+    def sizes(tree: Params) -> dict[str, int]:
+        return {
+            part: sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(of))
+            for part, of in tree.items()
+        }
+
     about = {
         "stage": trainer.stage.name,
-        "parameters": parts,
+        "parameters": sizes(weights),
+        "trained": sizes(split(weights, trainer.stage.freeze)[0]),
         "freeze": list(trainer.stage.freeze),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
         **facts,
