@@ -15,7 +15,7 @@ from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
 from tests.exchange.own_types import theirs
-from tests.runs.workdirs import begin_run
+from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import from_json
@@ -103,6 +103,13 @@ def assert_same_outputs(generator, model):
 
 def test_every_output_is_that_of_jax(generator, model):
     assert_same_outputs(generator, model)
+
+
+def test_a_model_of_the_other_family_is_loaded_beside_it(model, exported, tmp_path):
+    # transformers keeps code by the name of the folder, and models by their configuration's class.
+    unicom = load(export(write_run(tmp_path / "run"), tmp_path / exported.name, Options()))
+    assert [type(one).__name__ for one in (model, unicom)] == ["UnicomCheersModel", "UnicomModel"]
+    assert type(load(exported)).__name__ == "UnicomCheersModel"
 
 
 def test_the_papers_ablations_are_exported_too(tmp_path):

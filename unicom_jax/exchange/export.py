@@ -221,9 +221,9 @@ def _describe(run: Run, module: exported.Model, options: Options) -> dict[str, A
     dtype, twin = DTYPES[options.dtype][1], exported.twin_of(run.config)
     return {
         "architectures": [twin.name],
-        "model_type": "unicom",
+        "model_type": twin.model_type,
         "auto_map": {
-            "AutoConfig": "configuration_unicom.UnicomConfig",
+            "AutoConfig": f"configuration_unicom.{twin.config}",
             **dict.fromkeys(AUTO_MODELS, f"{twin.file}.{twin.name}"),
             **PROCESSOR,
         },

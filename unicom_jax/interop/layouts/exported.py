@@ -22,14 +22,18 @@ Model = Unicom | UnicomCheers
 
 
 class Twin(NamedTuple):
-    """How a family is exported: its layout, and file and class of the PyTorch model.
+    """How a family is exported: its layout, and the PyTorch model's file, class and configuration.
 
-    `about` is the model card's first sentence about it.
+    A family has a configuration class and a `model_type` of its own: transformers remembers the
+    model of a class, and would load another family's with it. `about` is the model card's first
+    sentence about the model.
     """
 
     layout: ModuleType
     file: str
     name: str
+    config: str
+    model_type: str
     about: str
 
 
@@ -37,6 +41,8 @@ UNICOM = Twin(
     unicom,
     "modeling_unicom",
     "UnicomModel",
+    "UnicomConfig",
+    "unicom",
     "A unified multimodal model of the UniCom family: one transformer reads words and pictures, "
     "writes words by next-token prediction, and draws by rectified flow on compressed continuous "
     "latents of a SigLIP 2 encoder.",
@@ -48,6 +54,8 @@ TWINS: dict[str, Twin] = {
         unicom_cheers,
         "modeling_unicom_cheers",
         "UnicomCheersModel",
+        "UnicomCheersConfig",
+        "unicom_cheers",
         "A unified multimodal model of the Cheers family (arXiv:2603.12793): one transformer reads "
         "words and pictures, writes words by next-token prediction, and draws by rectified flow on "
         "an autoencoder's latents, semantics first and gated details after them.",

@@ -70,3 +70,13 @@ class UnicomConfig(PretrainedConfig):
         self.pathway = pathway or {}
         self.sequence = sequence or {}
         self.run = run or {}
+
+
+class UnicomCheersConfig(UnicomConfig):
+    """That of `UnicomCheersModel`; transformers remembers one model for each class."""
+
+    model_type = "unicom_cheers"
+
+    # Without it, transformers 5 would make one that does not call UnicomConfig's.
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)

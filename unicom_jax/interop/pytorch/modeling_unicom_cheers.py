@@ -21,7 +21,7 @@ import torch
 from PIL import Image as PilImage
 from torch import Tensor, nn
 
-from .configuration_unicom import UnicomConfig
+from .configuration_unicom import UnicomCheersConfig
 from .modeling_unicom_base import UnicomBase
 from .modeling_unicom_codec import AutoencoderSpace, make_autoencoder, unpack
 from .modeling_unicom_generation import to_bytes
@@ -217,10 +217,11 @@ class UnicomCheersModel(UnicomBase):
     in.
     """
 
+    config_class = UnicomCheersConfig
     _no_split_modules = ("DecoderLayer", "EncoderLayer", "ModulatedBlock")
     _keep_in_fp32_modules_strict = (r"^autoencoder\.", r"^decoder\.", r"^head\.")
 
-    def __init__(self, config: UnicomConfig) -> None:
+    def __init__(self, config: UnicomCheersConfig) -> None:
         super().__init__(config)
         pathway, patch = config.pathway, config.vision["patch"]
         self.vision_model = VisionTransformer(**config.vision)
