@@ -11,10 +11,12 @@ from tests.parallel.whole_step import ROWS
 from tests.tiny import tiny_config
 
 MESH = "slice=2,fsdp=4"
+# With 96 slots the slots of two devices would be as many as the tokens of all images.
+LONGER = {stage: {f"{stage}__sequence_length": 100} for stage in ("sft", "continue")}
 CASES = {
     "pretrain": {"stage": "pretrain", "mesh": MESH},
     "align": {"stage": "align", "align__flow_weight": 0.0, "mesh": MESH},
-    "sft": {"stage": "sft", "mesh": "slice=2,fsdp=2,tensor=2"},
+    "sft": {"stage": "sft", "mesh": "slice=2,fsdp=2,tensor=2", **LONGER["sft"]},
     "query": {"stage": "pretrain", "unified__pathway": "query", "mesh": MESH},
     "query reads": {
         "stage": "align",
@@ -22,15 +24,20 @@ CASES = {
         "unified__pathway": "query",
         "mesh": MESH,
     },
-    "continue": {"stage": "continue", "mesh": "slice=2,data=2,fsdp=2"},
+    "continue": {"stage": "continue", "mesh": "slice=2,data=2,fsdp=2", **LONGER["continue"]},
 }
+
+
+def settings_of(case):
+    stage, changes = case["stage"], {key: v for key, v in case.items() if "__" in key}
+    return tiny_config(**changes)[stage]
 
 
 @pytest.mark.parametrize(
     "name", ["pretrain", *(pytest.param(name, marks=pytest.mark.slow) for name in list(CASES)[1:])]
 )
 def test_no_exchange_of_a_step_holds_all_rows_and_each_row_costs_the_same(name):
-    settings = tiny_config().pretrain
+    settings = settings_of(CASES[name])
     slots, images = settings.sequence_length, settings.images_per_row
     done = on_eight_devices("-m", "tests.parallel.whole_step", json.dumps(CASES[name]))
     few, many = (json.loads(done.stdout)[str(rows)] for rows in ROWS)
