@@ -286,10 +286,10 @@ def begin_from(
     start: float,
     shift: float | Float[Array, ""] = 1.0,
 ) -> Float[Array, "*shape"]:
-    """The state of `data` from which `integrate` goes on at `start`: mixed at the shifted time.
+    """The state of `data` with which `integrate` begins at `start`, mixed at the shifted time.
 
-    So an edit can begin with some of its source. (Cheers' published code mixes at `start` itself,
-    and tells the model the shifted time.)
+    So an edit can begin with some of its source. (Cheers' published code mixes at `start` itself
+    and gives the model the shifted time.)
     """
     return interpolate(data, noise, shift_time(jnp.asarray(start), shift))
 

@@ -171,7 +171,7 @@ class LatentSpace:
         return dataclasses.replace(self, rows=rows, cols=cols, ragged=False)
 
     def extent(self, grids: jax.Array) -> Extent | None:
-        """How far each picture goes on the canvas; None: all fill it."""
+        """How much of the canvas each picture covers; None: all of it."""
         return Extent(grids, (self.rows, self.cols)) if self.ragged else None
 
     def _lay_out(self, tokens: jax.Array, grids: jax.Array) -> jax.Array:
