@@ -19,7 +19,7 @@ import flax.struct
 import jax
 from jaxtyping import Array, Float, Float32, Int, Key
 
-from unicom_jax.core.activations import PICTURES, ROWS, place
+from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
 from unicom_jax.core.layers import Linear
@@ -27,6 +27,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
+from unicom_jax.families.slots import picture_rows
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
 from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.latent_decoder import LatentDecoder
@@ -89,9 +90,7 @@ class CheersImages(ImageModel):
                 "pack or load it without features"
             )
         rows, images = batch.grids.shape[:2]
-        grids = batch.grids.reshape(rows * images, 2)
-        pixels = to_unit(batch.patches).reshape(rows * images, *batch.patches.shape[2:])
-        pixels, grids = place(pixels, PICTURES), place(grids, PICTURES)
+        pixels, grids = to_unit(picture_rows(batch.patches)), picture_rows(batch.grids)
         latents = place(self.codec.encode(frozen[AUTOENCODER], pixels, grids), ROWS)
         latents = latents.reshape(rows, images, *latents.shape[1:])
         return Latents(latents, self.codec.grid(batch.grids))
@@ -116,7 +115,7 @@ class CheersImages(ImageModel):
         self, params: Params, latents: jax.Array, grids: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Vectors of slots and embedded patches of latents (B, M, n, d)."""
-        found = self.tokenizer(params, _flat(latents), _flat(grids))
+        found = self.tokenizer(params, picture_rows(latents), picture_rows(grids))
         return jax.tree.map(lambda x: x.reshape(*latents.shape[:2], *x.shape[1:]), found)
 
     def cascade(
@@ -125,7 +124,7 @@ class CheersImages(ImageModel):
         """What the head gives, of all draws (B, draws, ...)."""
         hidden = hidden.astype(self.compute_dtype)
         inputs = (hidden, noised.time, aux, noised.grids)
-        found = self.head(params["head"], *map(_flat, inputs))
+        found = self.head(params["head"], *map(picture_rows, inputs))
         shape = noised.time.shape
         return jax.tree.map(lambda x: x.reshape(*shape, *x.shape[1:]), found)
 
@@ -146,11 +145,6 @@ class CheersImages(ImageModel):
         if found.gate is None:
             return terms
         return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    """(B, M, ...) -> (B M, ...): a picture a row."""
-    return place(x.reshape(-1, *x.shape[2:]), PICTURES)
 
 
 def make_cheers(

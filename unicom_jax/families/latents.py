@@ -12,13 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from unicom_jax.core.activations import PICTURES, ROWS, place
+from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.grids import token_places
 from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, place_embedding
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
+from unicom_jax.families.slots import picture_rows
 from unicom_jax.models.latent_codec import LatentCodec
 from unicom_jax.models.vision_encoder import VisionEncoder
 
@@ -144,16 +145,12 @@ class LatentImages(ImageModel):
         Features that the batch brings along are taken as they are: the encoder does not run.
         """
         rows, images = batch.grids.shape[:2]
-
-        def flat(x: jax.Array) -> jax.Array:
-            return place(x.reshape(rows * images, *x.shape[2:]), PICTURES)
-
-        grids = flat(batch.grids)
-        pixels = None if batch.patches is None else to_unit(flat(batch.patches))
+        grids = picture_rows(batch.grids)
+        pixels = None if batch.patches is None else to_unit(picture_rows(batch.patches))
         if batch.features is None:
             features = self.vision(frozen["encoder"], pixels.astype(self.compute_dtype), grids)
         else:
-            features = flat(batch.features).astype(self.compute_dtype)
+            features = picture_rows(batch.features).astype(self.compute_dtype)
         seen = features if self.codec.reads == "features" else pixels
         latents = self.codec.encode(frozen["codec"], seen, grids)
         features = features.reshape(rows, images, *features.shape[1:])

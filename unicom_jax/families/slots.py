@@ -18,6 +18,11 @@ from unicom_jax.core.activations import PICTURES, ROWS, SLOTS, place
 from unicom_jax.core.batch import MixedBatch, Role
 
 
+def picture_rows(pictures: Shaped[Array, "B M ..."]) -> Shaped[Array, "BM ..."]:
+    """A picture, or a draw, a row: (B M, ...), for models that know pictures alone."""
+    return place(pictures.reshape(-1, *pictures.shape[2:]), PICTURES)
+
+
 def each_alone(pictures: Any) -> Any:
     """A tree of arrays (B, M, ...), of pictures or draws, as (B M, 1, ...): each a row of its own,
     on one device."""

@@ -11,9 +11,7 @@ A stage without a flow loss (`align`) teaches the reader; later ones leave it as
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
-import jax
 from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.attention import padding_mask
@@ -23,6 +21,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
 from unicom_jax.families.images import Noised
 from unicom_jax.families.latents import LatentImages
+from unicom_jax.families.slots import picture_rows
 from unicom_jax.models.encoder_stack import EncoderStack
 from unicom_jax.models.pixel_decoder import PixelDecoder
 
@@ -66,14 +65,14 @@ class QueryImages(LatentImages):
         self, params: Params, hidden: Float[Array, "B draws n W"], grids: Int[Array, "B draws 2"]
     ) -> Float[Array, "B draws n W"]:
         """What the connector makes of the queries' hidden states."""
-        grids, flat = _flat(grids), _flat(hidden)
+        grids, flat = picture_rows(grids), picture_rows(hidden)
         mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[2])
         return self.connector(params["connector"], flat, mask).reshape(hidden.shape)
 
     def velocity(
         self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> Float32[Array, "B draws n d"]:
-        pictures = map(_flat, (noised.noisy, noised.time, condition, noised.grids))
+        pictures = map(picture_rows, (noised.noisy, noised.time, condition, noised.grids))
         speed = self.flow_decoder.velocity(params["flow_decoder"], *pictures)
         return speed.reshape(noised.noisy.shape)
 
@@ -82,9 +81,4 @@ class QueryImages(LatentImages):
     ) -> LossTerms:
         """The decoder's `flow` loss and its parts by time; a frozen reader only reports `text`."""
         parts = (noised.clean, noised.noise, noised.time, condition, noised.grids)
-        return self.flow_decoder.loss(params["flow_decoder"], *map(_flat, parts))[0]
-
-
-def _flat(x: Any) -> jax.Array:
-    """(B, D, ...) -> (B D, ...)."""
-    return x.reshape(-1, *x.shape[2:])
+        return self.flow_decoder.loss(params["flow_decoder"], *map(picture_rows, parts))[0]
