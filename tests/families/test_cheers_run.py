@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import json
-import shutil
 
 import chex
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
 from tests.data.samples import picture
+from tests.families.real_runs import assert_resumes_bit_for_bit, restored, settings_of, train
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
-from unicom_jax.config import ConfigError, from_json
+from unicom_jax.config import ConfigError
 from unicom_jax.families.build import build_autoencoder, build_encoder, build_unified
 from unicom_jax.inference.generator import Generator
-from unicom_jax.runs import checkpoint
 from unicom_jax.runs.configuration import open_run
-from unicom_jax.training.run import run_stages
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_programs")]
 CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
@@ -32,20 +28,6 @@ CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
     "evaluation__batch_size": 2,
 }
 PICTURES = [picture(0, 32, 32), picture(1, 32, 32)]
-
-
-def settings_of(workdir):
-    return from_json(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
-
-
-def train(workdir) -> str:
-    told = io.StringIO()
-    run_stages(settings_of(workdir), workdir, Console(file=told, width=1000), ("pretrain",))
-    return told.getvalue()
-
-
-def restored(workdir, stage, module):
-    return checkpoint.restore_params(workdir, stage, module.abstract())
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +76,7 @@ def test_the_gate_is_reported_by_time(run):
 
 
 def test_a_stopped_stage_resumes_bit_for_bit(run, tmp_path):
-    workdir = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(workdir / "pretrain/checkpoints/4")
-    (workdir / "pretrain/stage.json").unlink()
-    assert "starts with" not in train(workdir)
-    module = build_unified(settings_of(run))
-    both = (restored(one, "pretrain", module) for one in (run, workdir))
-    chex.assert_trees_all_equal(*both, strict=True)
+    assert_resumes_bit_for_bit(run, tmp_path / "run")
 
 
 def test_the_generator_draws_edits_and_answers(run):

@@ -6,7 +6,6 @@ import io
 import json
 import shutil
 
-import chex
 import jax
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from data_pipelines.segments import UNDERSTOOD, Image, Text
 from tests.data.samples import picture, tokenizer
 from tests.families import painter
 from tests.families.documents import lively
+from tests.families.real_runs import assert_resumes_bit_for_bit, restored, settings_of, train
 from tests.inference.eight import results
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import write_run
@@ -38,7 +38,6 @@ from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.imported import import_stage
 from unicom_jax.runs.initial import sources_of
 from unicom_jax.runs.origin import take_weights
-from unicom_jax.training.run import run_stages
 
 PICTURES = [picture(0, 64, 64), picture(1, 64, 64)]
 FEW = {"pictures": 3, "prompts": 1, "questions": 1, "edits": 1, "shown": 1}
@@ -49,16 +48,6 @@ def family():
     with pytest.MonkeyPatch.context() as patch:
         painter.register(patch)
         yield
-
-
-def settings_of(workdir):
-    return from_json(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
-
-
-def train(workdir) -> str:
-    told = io.StringIO()
-    run_stages(settings_of(workdir), workdir, Console(file=told, width=1000), ("pretrain",))
-    return told.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +68,6 @@ def generator(run):
 # ---- training ---------------------------------------------------------------------------------
 
 
-def restored(workdir, stage, module):
-    return checkpoint.restore_params(workdir, stage, module.abstract())
-
-
 def test_the_tower_starts_from_the_encoder_and_is_trained_inside_the_loss(run):
     config = settings_of(run)
     trained = restored(run, "pretrain", build_unified(config))
@@ -95,13 +80,7 @@ def test_the_tower_starts_from_the_encoder_and_is_trained_inside_the_loss(run):
 
 
 def test_a_stopped_stage_resumes_bit_for_bit(run, tmp_path):
-    workdir = shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(workdir / "pretrain/checkpoints/4")
-    (workdir / "pretrain/stage.json").unlink()
-    assert "starts with" not in train(workdir)
-    module = build_unified(settings_of(run))
-    both = (restored(one, "pretrain", module) for one in (run, workdir))
-    chex.assert_trees_all_equal(*both, strict=True)
+    assert_resumes_bit_for_bit(run, tmp_path / "run")
 
 
 def test_the_tower_starts_from_the_encoder_beside_a_language_model_that_was_imported(tmp_path):
