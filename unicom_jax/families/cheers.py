@@ -17,7 +17,8 @@ from typing import Any
 
 import flax.struct
 import jax
-from jaxtyping import Array, Float, Float32, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
@@ -27,7 +28,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
-from unicom_jax.families.slots import picture_rows
+from unicom_jax.families.slots import each_alone, picture_rows, side_by_side, take, used_first
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
 from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.latent_decoder import LatentDecoder
@@ -110,6 +111,31 @@ class CheersImages(ImageModel):
         self, params: Params, noised: Noised
     ) -> tuple[Float[Array, "B draws s W"], Float[Array, "B draws n V"]]:
         return self._tokens(params, noised.noisy, noised.grids)
+
+    def looked_at_and_drawn(
+        self,
+        params: Params,
+        prepared: Latents,
+        noised: Noised,
+        read: Bool[Array, "B M"],
+        views: int,
+    ) -> tuple[tuple[Float[Array, "B M s W"], ...], Float[Array, "B draws s W"], jax.Array]:
+        """In one batch, and of each row no more than `views` of those that are pictures at all.
+
+        Decoder and encoder are most of the work, so what no slot takes is left out. Of a row with
+        more than `views` all vectors are NaN: packing counts them.
+        """
+        rows, images = read.shape
+        latents = jnp.concatenate([prepared.latents, noised.noisy], axis=1)
+        grids = jnp.where(read[..., None], prepared.grids, 0)
+        grids = jnp.concatenate([grids, noised.grids], axis=1)
+        chosen, back = used_first(grids[..., 0] > 0, views)
+        tokens = self._tokens(params, *each_alone((take(latents, chosen), take(grids, chosen))))
+        vectors, embedded = (take(side_by_side(x, rows), back) for x in tokens)
+        full = jnp.sum(grids[..., 0] > 0, axis=1) > chosen.shape[1]
+        vectors = jnp.where(full[:, None, None, None], jnp.nan, vectors)
+        seen, drawn = vectors[:, :images], vectors[:, images:]
+        return (seen, seen), drawn, each_alone(embedded[:, images:])
 
     def _tokens(
         self, params: Params, latents: jax.Array, grids: jax.Array

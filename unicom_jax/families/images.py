@@ -12,7 +12,7 @@ way. Only `families/unified.py` knows sequence slots: it places the vectors of `
 `drawn` and picks up hidden states again. So a slot need not be one latent, an encoder may be
 trained inside the loss, time need not be added to anything, and a head may look at a whole image.
 In training, methods after `noise` get every picture and every draw as a row of its own (M or draws
-= 1), so that no picture may look at another one of its row.
+= 1), so that no picture may look at another one of its row (`looked_at_and_drawn`).
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from unicom_jax.core.flow import flow_terms, interpolate, latent_shift, sample_t
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
+from unicom_jax.families.slots import each_alone, side_by_side, take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +117,29 @@ class ImageModel(Module):
         """Vectors of the NOISY slots of every draw, and what else `velocity` is to have."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
+    def looked_at_and_drawn(
+        self,
+        params: Params,
+        prepared: Any,
+        noised: Noised,
+        read: Bool[Array, "B M"],
+        views: int,
+    ) -> tuple[tuple[Float[Array, "B M _p W"], ...], Float[Array, "B draws s W"], Any]:
+        """`looked_at` and `drawn` of whole rows: the vectors of both, and `aux` of draws alone.
+
+        Each picture and each draw is computed as a row of its own. A family whose slots are costly
+        may leave out pictures that are not `read`, and draws that are none.
+
+        Args:
+          read: pictures whose vectors some slot takes; of others they may be anything.
+          views: pictures read and draws of a row together, at most; 0: no limit.
+        """
+        del read, views
+        rows = len(noised.time)
+        drawn, aux = self.drawn(params, each_alone(noised))
+        looked = self.looked_at(params, each_alone(prepared))
+        return tuple(side_by_side(x, rows) for x in looked), side_by_side(drawn, rows), aux
+
     def condition(
         self, params: Params, hidden: Float[Array, "B draws s W"], grids: Int[Array, "B draws 2"]
     ) -> Any:
@@ -141,8 +165,7 @@ def pictures_of(
     images: Shaped[Array, "B M ..."], draws: Int[Array, "B draws"]
 ) -> Shaped[Array, "B draws ..."]:
     """The picture of each draw; of no draw the first one."""
-    index = jnp.maximum(draws, 0).reshape(draws.shape + (1,) * (images.ndim - 2))
-    return jnp.take_along_axis(images, index, axis=1)
+    return take(images, jnp.maximum(draws, 0))
 
 
 def noise_draws(

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from unicom_jax.core.activations import PICTURES, ROWS, SLOTS, place
 from unicom_jax.core.batch import MixedBatch, Role
@@ -33,6 +33,32 @@ def side_by_side(pictures: Shaped[Array, "BM 1 ..."], rows: int) -> Shaped[Array
     """The inverse: the pictures of a row together, as any of its slots may need any of them."""
     own = place(pictures, PICTURES)  # and so their gradients
     return place(own, ROWS).reshape(rows, -1, *pictures.shape[2:])
+
+
+def pictures_read(batch: MixedBatch) -> Bool[Array, "B M"]:
+    """Which pictures stand in the sequence as such, not only as noisy copies."""
+    clean = (batch.roles == Role.UNDERSTAND) | (batch.roles == Role.CLEAN)
+    pictures = jnp.arange(batch.grids.shape[1])
+    return jnp.any(clean[..., None] & (batch.image_index[..., None] == pictures), axis=1)
+
+
+def used_first(
+    used: Bool[Array, "B M"], count: int
+) -> tuple[Int[Array, "B count"], Int[Array, "B M"]]:
+    """(chosen, back): `count` columns of each row, the `used` ones first (0: all columns), and of
+    each used column which of `chosen` it is."""
+    columns = used.shape[1]
+    if not 0 < count < columns:
+        all_columns = jnp.broadcast_to(jnp.arange(columns), used.shape)
+        return all_columns, all_columns
+    chosen = jnp.argsort(~used, axis=1, stable=True)[:, :count]
+    return chosen, jnp.clip(jnp.cumsum(used, axis=1) - 1, 0, count - 1)
+
+
+def take(pictures: Shaped[Array, "B M ..."], index: Int[Array, "B N"]) -> Shaped[Array, "B N ..."]:
+    """Of each row the pictures `index`."""
+    index = index.reshape(index.shape + (1,) * (pictures.ndim - 2))
+    return jnp.take_along_axis(pictures, index, axis=1)
 
 
 def place_images(

@@ -21,7 +21,7 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.families.images import ImageModel, Noised
-from unicom_jax.families.slots import each_alone, pick_draws, place_images, side_by_side
+from unicom_jax.families.slots import each_alone, pick_draws, pictures_read, place_images
 from unicom_jax.models.transformer import KVCache, Transformer
 
 
@@ -48,11 +48,15 @@ class DrawingContext:
 class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
-    `text_chunk`, `z_loss`: see `core.losses.text_terms`.
+    Attributes:
+      views: pictures read and draws of a training row together, at most; 0: no limit. See
+        `ImageModel.looked_at_and_drawn`.
+      text_chunk, z_loss: see `core.losses.text_terms`.
     """
 
     transformer: Transformer
     images: ImageModel
+    views: int = 0
     text_chunk: int = 0
     z_loss: float = 0.0
     compute_dtype: str = "float32"
@@ -71,13 +75,14 @@ class UnifiedModel(Module):
 
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
-        images, rows = self.images, batch.tokens.shape[0]
-        noised = each_alone(images.noise(prepared, batch.draws, row_keys))
-        drawn, aux = images.drawn(params, noised)
-        vectors = *images.looked_at(params, each_alone(prepared)), drawn
-        hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
+        images = self.images
+        noised = images.noise(prepared, batch.draws, row_keys)
+        looked, drawn, aux = images.looked_at_and_drawn(
+            params, prepared, noised, pictures_read(batch), self.views
+        )
+        hidden = self._embed(params, batch, (*looked, drawn))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
+        noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
         condition = images.condition(params, states, noised.grids)
         return {
             **images.loss_terms(params, condition, noised, aux),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from unicom_jax.training.step import Stage
 def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
     """A stage of the unified model over what its family reads frozen."""
     settings = config[name]
-    model = build_unified(config)
+    model = dataclasses.replace(build_unified(config), views=settings["views_per_row"])
 
     def loss(params: Params, frozen: Params, batch: MixedBatch, row_keys: jax.Array) -> LossTerms:
         prepared = jax.lax.stop_gradient(model.images.prepare(frozen, batch))
