@@ -294,6 +294,22 @@ def test_without_pixel_reconstruction_the_encoder_reads_latents():
     np.testing.assert_allclose(embedded[:, 0], plain + positions.reshape(TOKENS, -1), atol=1e-5)
 
 
+def test_of_predicted_data_the_velocity_leads_there_and_the_loss_is_that_of_velocities():
+    plain, data = (
+        build_unified(configured(unified__cheers__pixels=False, unified__prediction=kind)).images
+        for kind in ("velocity", "data")
+    )
+    params, noised = lively(plain), at(TIME)
+    tokens, embedded = plain.drawn(params, noised)
+    given = plain.velocity(params, tokens, noised, embedded)
+    speed = data.velocity(params, tokens, noised, embedded)
+    left = 1 - TIME[..., None, None]
+    np.testing.assert_allclose(speed, (given - noised.noisy) / left, rtol=1e-4, atol=1e-4)
+    total, count = data.loss_terms(params, tokens, noised, embedded)["flow"]
+    error = np.mean(np.square(speed - (CLEAN - NOISE)), axis=-1)  # no time is at the floor here
+    assert count == 2 * TOKENS and total == pytest.approx(np.sum(error), rel=1e-4)
+
+
 def test_memory_of_the_decoder_copy_is_saved_apart_from_the_frozen_ones():
     images = build_unified(configured(unified__cheers__decoder_remat=True)).images
     assert images.tokenizer.painter.space.autoencoder.remat
@@ -316,7 +332,6 @@ def test_without_compression_a_latent_takes_a_slot():
         ({"data__image_size": 20}, "data.image_size=20 is not a multiple of data.patch=4 times"),
         ({"codec__pool": 2, "codec__compressor": "pool", "data__image_size": 32}, "codec.pool=2"),
         ({"unified__understanding": "latents"}, "unified.understanding=latents"),
-        ({"unified__prediction": "data"}, "unified.prediction=data"),
         ({"unified__edit_source": "both"}, "unified.edit_source=both"),
         ({"unified__cheers__details__heads": 5}, "unified.cheers.details.heads=5"),
         ({"unified__cheers__semantics__kv_heads": 3}, "unified.cheers.semantics.kv_heads=3"),

@@ -22,12 +22,12 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
+from unicom_jax.core.flow import flow_terms, terms_by_time
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
+from unicom_jax.families.images import FlowTime, ImageModel, Noised, Prediction, noise_draws
 from unicom_jax.families.slots import each_alone, picture_rows, side_by_side, take, used_first
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
 from unicom_jax.models.latent_codec import AutoencoderCodec
@@ -58,12 +58,14 @@ class CheersImages(ImageModel):
       codec: of the frozen autoencoder; run by `prepare` alone.
       tokenizer: of latents, with the trained copy of the autoencoder's decoder.
       head: the cascaded flow head.
+      prediction: what the head gives; the paper's gives velocities.
       compute_dtype: of head and slots; times, modulation, norms and velocities are fp32.
     """
 
     codec: AutoencoderCodec
     tokenizer: PixelTokenizer
     head: CascadedHead
+    prediction: Prediction = Prediction()
     flow_time: FlowTime = FlowTime()
     compute_dtype: str = "float32"
 
@@ -157,7 +159,8 @@ class CheersImages(ImageModel):
     def velocity(
         self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
     ) -> Float32[Array, "B draws n d"]:
-        return self.cascade(params, condition, noised, aux).velocity
+        given = self.cascade(params, condition, noised, aux).prediction
+        return self.prediction.velocity(given, noised)
 
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
@@ -165,9 +168,9 @@ class CheersImages(ImageModel):
         """`flow`: squared velocity error a channel; and the mean size of the gate by time, which is
         only reported (low early, higher late in the paper)."""
         found = self.cascade(params, condition, noised, aux)
-        target = velocity(noised.clean, noised.noise)
         time = noised.time[..., None]
-        terms = flow_terms(found.velocity, target, noised.real, time)
+        both = self.prediction.and_target(found.prediction, noised)
+        terms = flow_terms(*both, noised.real, time)
         if found.gate is None:
             return terms
         return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
@@ -199,6 +202,7 @@ def make_cheers(
             compute_dtype=compute_dtype,
         ),
         head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
+        prediction=Prediction(unified["prediction"], unified["time_floor"]),
         flow_time=FlowTime(unified["time"], unified["time_shift"]),
         compute_dtype=compute_dtype,
     )

@@ -26,7 +26,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_terms, interpolate, latent_shift, sample_time, velocity
+from unicom_jax.core.flow import (
+    data_to_velocity,
+    floored_velocities,
+    flow_terms,
+    interpolate,
+    latent_shift,
+    sample_time,
+    velocity,
+)
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
@@ -46,6 +54,44 @@ class FlowTime:
     def shift_of(self, tokens: Any, channels: int) -> Any:
         """The shift of pictures of so many tokens: a number, or an array like `tokens`."""
         return self.shift or latent_shift(tokens, channels)
+
+
+PREDICTIONS = ("velocity", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the numbers of a flow head mean.
+
+    Attributes:
+      kind: "velocity" is the papers'; "data" is the clean latent x̂, and v = (x̂ - z_t) / (1 - t)
+        follows from it ("JiT": Li & He 2025).
+      time_floor: least 1 - t in the loss of "data"; bounds its weight near t = 1.
+    """
+
+    kind: str = "velocity"
+    time_floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in PREDICTIONS:
+            raise ValueError(
+                f"unified.prediction={self.kind!r} is not one of {', '.join(PREDICTIONS)}"
+            )
+
+    def velocity(self, given: Float32[Array, "B draws n d"], noised: Noised) -> jax.Array:
+        """dz/dt of what a head gave, for the integrator."""
+        if self.kind == "velocity":
+            return given
+        # No floor worth the name: a step to t = 1 then ends at x̂, with no noise left over.
+        return data_to_velocity(given, noised.noisy, noised.time, floor=1e-6)
+
+    def and_target(
+        self, given: Float32[Array, "B draws n d"], noised: Noised
+    ) -> tuple[jax.Array, jax.Array]:
+        """The velocity of what a head gave and the true one, as the loss compares them."""
+        if self.kind == "velocity":
+            return given, velocity(noised.clean, noised.noise)
+        return floored_velocities(given, noised.clean, noised.noisy, noised.time, self.time_floor)
 
 
 @flax.struct.dataclass
