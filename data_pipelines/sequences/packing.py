@@ -27,6 +27,7 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 Size = tuple[int, int, int]  # slots, images and draws of a document or a row
 PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
+MORE = ("image_index", "parts")  # of slots too, which are not those of the document
 
 
 class OverlongDocument(ValueError):
@@ -166,7 +167,7 @@ def pack_row(
     rotary positions only matter relative to each other.
     """
     slots = config.slots
-    row = {name: np.zeros(slots, np.int32) for name in (*PER_SLOT, "image_index", *MASK_FIELDS)}
+    row = {name: np.zeros(slots, np.int32) for name in (*PER_SLOT, *MORE, *MASK_FIELDS)}
     row["positions"] = np.zeros((slots, 2), np.int32)
     row["target_weights"] = np.zeros(slots, np.float32)
     patches = np.zeros((config.images, sequence.max_patches, 3 * sequence.patch**2), np.uint8)
@@ -179,6 +180,7 @@ def pack_row(
             row[name][here] = getattr(document, name)
         first = np.select([document.roles == Role.NOISY, document.roles > Role.TEXT], [draw, image])
         row["image_index"][here] = document.image_index + first
+        row["parts"][here] = document.part
         draws[draw : draw + len(document.draws)] = np.array(document.draws, np.int32) + image
         draw += len(document.draws)
         starts, stops, spans, ends = (getattr(document.mask, name) for name in MASK_FIELDS)

@@ -49,6 +49,7 @@ class Document:
       patches: per image, (rows * cols, patch * patch * 3) uint8.
       grids: per image, (rows, cols) of patches.
       next_position: the rotary index of a token that would follow the text.
+      part: number of its source and task in the mixture that it is of.
     """
 
     key: str
@@ -64,6 +65,7 @@ class Document:
     grids: tuple[tuple[int, int], ...]
     draws: tuple[int, ...]
     next_position: int
+    part: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -284,9 +284,10 @@ def _curves(stage: Stage) -> list[Chart]:
     """One chart a metric: total loss, its terms, the other metrics, then what only evals have.
 
     "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps
-    skipped) is left out.
+    skipped) is left out, and so are the counts behind losses.
     """
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
+    train = [key for key in train if not key.startswith("count/")]
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
     evals = _numeric_keys(stage.evals, skip=CLOCK)
     held_out = {

@@ -141,7 +141,7 @@ class CheersImages(ImageModel):
         found = self.cascade(params, condition, noised, aux)
         target = velocity(noised.clean, noised.noise)
         time = noised.time[..., None]
-        terms = flow_terms(found.velocity, target, noised.real, time)
+        terms = flow_terms(found.velocity, target, noised.real, time, noised.of)
         if found.gate is None:
             return terms
         return terms | terms_by_time("gate", abs(found.gate), noised.real, time)

@@ -56,6 +56,7 @@ class Noised:
       time: flow time t of each draw.
       grids: rows and columns of the n tokens; (0, 0) where there is no draw.
       clean, noise: z_1 and ε; None while a picture is sampled.
+      of: which part of a mixture each draw belongs to (`core.parts.membership`); None: unknown.
     """
 
     noisy: Float[Array, "B draws n d"]
@@ -63,6 +64,7 @@ class Noised:
     grids: Int[Array, "B draws 2"]
     clean: Float[Array, "B draws n d"] | None = None
     noise: Float[Array, "B draws n d"] | None = None
+    of: Bool[Array, "B draws 1 P"] | None = None
 
     @property
     def real(self) -> Bool[Array, "B draws n"]:
@@ -134,7 +136,7 @@ class ImageModel(Module):
         parts by time (`core.flow.flow_terms`)."""
         predicted = self.velocity(params, condition, noised, aux)
         target = velocity(noised.clean, noised.noise)
-        return flow_terms(predicted, target, noised.real, noised.time[..., None])
+        return flow_terms(predicted, target, noised.real, noised.time[..., None], noised.of)
 
 
 def pictures_of(

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from unicom_jax.core.activations import PICTURES, ROWS, SLOTS, place
 from unicom_jax.core.batch import MixedBatch, Role
@@ -70,9 +70,19 @@ def pick_draws(
 
     Behind a draw's last slot stands whatever follows in the row; of no draw, anything.
     """
-    noisy = (batch.roles == Role.NOISY) & (batch.image_token == 0)
-    draws = jnp.arange(batch.draws.shape[1])[:, None]
-    first = jnp.argmax(noisy[:, None] & (batch.image_index[:, None] == draws), axis=-1)
+    first = jnp.argmax(_draw_starts(batch), axis=-1)
     index = jnp.minimum(first[..., None] + jnp.arange(slots), hidden.shape[1] - 1)
     flat = index.reshape(len(hidden), -1, 1)
     return jnp.take_along_axis(hidden, flat, axis=1).reshape(*index.shape, hidden.shape[-1])
+
+
+def draw_parts(batch: MixedBatch) -> Int[Array, "B draws"]:
+    """The part of the mixture that each draw belongs to, that of its slots; -1: no draw."""
+    return jnp.max(jnp.where(_draw_starts(batch), batch.parts[:, None], -1), axis=-1)
+
+
+def _draw_starts(batch: MixedBatch) -> Bool[Array, "B draws S"]:
+    """True at the first slot of each draw."""
+    noisy = (batch.roles == Role.NOISY) & (batch.image_token == 0)
+    draws = jnp.arange(batch.draws.shape[1])[:, None]
+    return noisy[:, None] & (batch.image_index[:, None] == draws)

@@ -66,4 +66,4 @@ class UnicomImages(LatentImages):
         both = floored_velocities(
             predicted, noised.clean, noised.noisy, noised.time, self.time_floor
         )
-        return flow_terms(*both, noised.real, noised.time[..., None])
+        return flow_terms(*both, noised.real, noised.time[..., None], noised.of)

@@ -20,9 +20,16 @@ from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.parts import membership
 from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import ImageModel, Noised
-from unicom_jax.families.slots import each_alone, pick_draws, place_images, side_by_side
+from unicom_jax.families.slots import (
+    draw_parts,
+    each_alone,
+    pick_draws,
+    place_images,
+    side_by_side,
+)
 from unicom_jax.models.transformer import KVCache, Transformer
 
 
@@ -49,13 +56,15 @@ class DrawingContext:
 class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
-    `text_chunk`, `z_loss`: see `core.losses.text_terms`.
+    `text_chunk`, `z_loss`: see `core.losses.text_terms`. `parts`: how many parts of a mixture have
+    losses of their own.
     """
 
     transformer: Transformer
     images: ImageModel
     text_chunk: int = 0
     z_loss: float = 0.0
+    parts: int = 0
     compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
@@ -70,10 +79,15 @@ class UnifiedModel(Module):
     ) -> LossTerms:
         """Terms `text` (nats a token), `text_accuracy`, and those of the drawn pictures.
 
+        With `parts`, `text/parts` and `flow/parts` have the sums and counts by part of the mixture.
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
         images, rows = self.images, batch.tokens.shape[0]
-        noised = each_alone(images.noise(prepared, batch.draws, row_keys))
+        noised = images.noise(prepared, batch.draws, row_keys)
+        if self._tells_parts(batch):
+            of = membership(draw_parts(batch), self.parts)[:, :, None]
+            noised = dataclasses.replace(noised, of=of)
+        noised = each_alone(noised)
         drawn, aux = images.drawn(params, noised)
         vectors = *images.looked_at(params, each_alone(prepared)), drawn
         hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
@@ -89,7 +103,10 @@ class UnifiedModel(Module):
     def text_terms(
         self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
     ) -> LossTerms:
-        """Terms `text` (nats a token) and `text_accuracy`."""
+        """Terms `text` (nats a token), `text_accuracy` and, with `parts`, `text/parts`."""
+        of = None
+        if self._tells_parts(batch):
+            of = membership(own_slots(batch.parts), self.parts)
         return text_terms(
             self.transformer.logits,
             self.transformer.head_weights(params["transformer"]),
@@ -97,7 +114,11 @@ class UnifiedModel(Module):
             self.text_chunk,
             self.z_loss,
             self.transformer.head_weights(self.transformer.specs()),
+            of,
         )
+
+    def _tells_parts(self, batch: MixedBatch) -> bool:
+        return self.parts > 0 and batch.parts is not None
 
     def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
         """Next-token logits."""

@@ -133,6 +133,7 @@ def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) 
         ),
         grids=_array(rows, images, 2),
         draws=_array(rows, draws),
+        parts=_array(rows, slots),
     )
 
 
