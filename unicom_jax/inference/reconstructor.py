@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
+from unicom_jax.core.paths import as_path
 from unicom_jax.families.build import VISION, build_autoencoder, space_of
 from unicom_jax.families.family import pixels
 from unicom_jax.inference.generator import Generator
@@ -54,7 +55,7 @@ class Reconstructor(Generator):
                 f"--step={step} chooses a checkpoint of the unified model, and this run has "
                 "trained none; leave it out"
             )
-        workdir, devices = Path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
+        workdir, devices = as_path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
         config, tokenizer = weights.describe(workdir)
         params: dict[str, Params] = {}
         params["codec"] = load_trained(config, workdir, mesh=devices)
