@@ -228,6 +228,7 @@ def sequence_config(
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
         template_labels=data["template_labels"],
+        dummies=unified["pathway"] == "cheers" and unified["cheers"]["dummies"],
         image_positions=unified["image_positions"],
         unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],

@@ -147,6 +147,7 @@ UNSET = {
     "packing.balance": False,
     "sequence.image_positions": "grid",
     "sequence.template_labels": False,
+    "sequence.dummies": False,
     "sequence.unconditional": "empty",
     "sequence.understood": "same",
 }

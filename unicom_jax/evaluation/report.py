@@ -217,6 +217,10 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
         f"Sampling: {about['steps']} {about['sampler']} steps, guidance {about['guidance']:g}"
         f"{between}, seed {about['seed']}, {'with' if about['think'] else 'without'} a plan in "
         "words. Prompts are not rewritten.": True,
+        f"Edits begin at flow time {about.get('edit_start', 0):g} with so much of their source.": (
+            about.get("edit_start")
+        ),
+        "The flow times are those of Cheers' published code.": about.get("grid") == "released",
         f"Drawings are judged by {about['judge']}, answers compared by the rule "
         f"“{about['answer_rule']}”.": True,
         f"Shapes of the pictures (height x width): {shown}{more}.": shapes,

@@ -204,5 +204,5 @@ def _shapes(model: UnifiedModel, examples: Sequence[Example], count: int) -> dic
 
 def _settings(config: EvaluationConfig) -> dict[str, Any]:
     """How the model sampled and how its answers were compared."""
-    names = ("steps", "guidance", "guidance_interval", "sampler", "think", "seed", "answer_rule")
-    return {name: getattr(config, name) for name in names}
+    names = ("think", "seed", "answer_rule")
+    return {**config.editing, **{name: getattr(config, name) for name in names}}

@@ -17,11 +17,12 @@ from typing import Any
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
+from unicom_jax.core.flow import TIME_GRIDS, flow_terms, terms_by_time, velocity
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
@@ -64,7 +65,11 @@ class CheersImages(ImageModel):
     tokenizer: PixelTokenizer
     head: CascadedHead
     flow_time: FlowTime = FlowTime()
+    flow_over: str = "drawn"
+    dummies: bool = False
     compute_dtype: str = "float32"
+
+    time_grids = TIME_GRIDS
 
     def specs(self) -> Specs:
         return {**self.tokenizer.specs(), "head": self.head.specs()}
@@ -99,6 +104,10 @@ class CheersImages(ImageModel):
         self, prepared: Latents, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
     ) -> Noised:
         return noise_draws(prepared.latents, prepared.grids, draws, row_keys, self.flow_time)
+
+    def ended(self, prepared: Latents) -> Noised:
+        latents, grids = prepared.latents, prepared.grids
+        return Noised(latents, jnp.ones(grids.shape[:2]), grids, clean=latents, noise=latents)
 
     def looked_at(
         self, params: Params, prepared: Latents
@@ -174,5 +183,7 @@ def make_cheers(
         ),
         head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
         flow_time=FlowTime(unified["time"], unified["time_shift"]),
+        flow_over=cheers["flow_over"],
+        dummies=cheers["dummies"],
         compute_dtype=compute_dtype,
     )

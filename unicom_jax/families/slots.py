@@ -70,7 +70,41 @@ def pick_draws(
 
     Behind a draw's last slot stands whatever follows in the row; of no draw, anything.
     """
-    first = jnp.argmax(_draw_starts(batch), axis=-1)
+    return _pick(hidden, jnp.argmax(_draw_starts(batch), axis=-1), slots)
+
+
+def pick_read(
+    hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
+) -> tuple[Float[Array, "B M {slots} W"], Bool[Array, "B M"]]:
+    """The hidden states of the pictures that are read, as of `pick_draws`; which ones are read."""
+    places = _first_slots(batch, _is_read(batch), batch.grids.shape[1])
+    return _pick(hidden, jnp.argmax(places, axis=-1), slots), jnp.any(places, axis=-1)
+
+
+def dummy_draws(batch: MixedBatch) -> Bool[Array, "B draws"]:
+    """The draws that are no more than slots before a text (`SequenceConfig.dummies`): unlike those
+    of a drawn picture, these have no span of their own."""
+    alone = batch.mask.span_start == batch.mask.span_stop
+    noisy = alone & (batch.roles == Role.NOISY)
+    return jnp.any(_first_slots(batch, noisy, batch.draws.shape[1]), axis=-1)
+
+
+def _is_read(batch: MixedBatch) -> Bool[Array, "B S"]:
+    return (batch.roles == Role.UNDERSTAND) | (batch.roles == Role.CLEAN)
+
+
+def _first_slots(
+    batch: MixedBatch, chosen: Bool[Array, "B S"], count: int
+) -> Bool[Array, "B {count} S"]:
+    """Of the `chosen` slots, where each of `count` pictures or draws begins."""
+    begins = chosen & (batch.image_token == 0)
+    return begins[:, None] & (batch.image_index[:, None] == jnp.arange(count)[:, None])
+
+
+def _pick(
+    hidden: Float[Array, "B S W"], first: Int[Array, "B M"], slots: int
+) -> Float[Array, "B M {slots} W"]:
+    """The hidden states of `slots` slots from `first` on."""
     index = jnp.minimum(first[..., None] + jnp.arange(slots), hidden.shape[1] - 1)
     flat = index.reshape(len(hidden), -1, 1)
     return jnp.take_along_axis(hidden, flat, axis=1).reshape(*index.shape, hidden.shape[-1])
@@ -83,6 +117,4 @@ def draw_parts(batch: MixedBatch) -> Int[Array, "B draws"]:
 
 def _draw_starts(batch: MixedBatch) -> Bool[Array, "B draws S"]:
     """True at the first slot of each draw."""
-    noisy = (batch.roles == Role.NOISY) & (batch.image_token == 0)
-    draws = jnp.arange(batch.draws.shape[1])[:, None]
-    return noisy[:, None] & (batch.image_index[:, None] == draws)
+    return _first_slots(batch, batch.roles == Role.NOISY, batch.draws.shape[1])

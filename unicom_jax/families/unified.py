@@ -9,6 +9,7 @@ Transfusion arXiv 2408.11039).
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import flax.struct
@@ -25,8 +26,10 @@ from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import (
     draw_parts,
+    dummy_draws,
     each_alone,
     pick_draws,
+    pick_read,
     place_images,
     side_by_side,
 )
@@ -83,21 +86,37 @@ class UnifiedModel(Module):
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
         images, rows = self.images, batch.tokens.shape[0]
+        over_all = images.flow_over == "all"
         noised = images.noise(prepared, batch.draws, row_keys)
         if self._tells_parts(batch):
-            of = membership(draw_parts(batch), self.parts)[:, :, None]
-            noised = dataclasses.replace(noised, of=of)
+            noised = noised.replace(of=membership(draw_parts(batch), self.parts)[:, :, None])
+        if images.dummies:
+            noised = noised.without_picture(dummy_draws(batch), scored=over_all)
         noised = each_alone(noised)
         drawn, aux = images.drawn(params, noised)
-        vectors = *images.looked_at(params, each_alone(prepared)), drawn
+        if over_all:
+            ended = each_alone(images.ended(prepared))
+            read, read_aux = images.drawn(params, ended)
+            vectors = read, read, drawn
+        else:
+            vectors = *images.looked_at(params, each_alone(prepared)), drawn
         hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
         states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
-        condition = images.condition(params, states, noised.grids)
-        return {
-            **images.loss_terms(params, condition, noised, aux),
-            **self.text_terms(params, batch, hidden),
-        }
+        terms = self._picture_terms(params, states, noised, aux)
+        if over_all:
+            states, is_read = each_alone(pick_read(hidden, batch, read.shape[2]))
+            ended = ended.replace(scored=is_read)
+            of_read = self._picture_terms(params, states, ended, read_aux)
+            terms = {**terms, "flow": tuple(map(operator.add, terms["flow"], of_read["flow"]))}
+        return {**terms, **self.text_terms(params, batch, hidden)}
+
+    def _picture_terms(
+        self, params: Params, states: Float[Array, "R 1 s W"], noised: Noised, aux: Any
+    ) -> LossTerms:
+        """Of pictures alone, and the hidden states of their slots."""
+        condition = self.images.condition(params, states, noised.grids)
+        return self.images.loss_terms(params, condition, noised, aux)
 
     @in_module("logits")
     def text_terms(
