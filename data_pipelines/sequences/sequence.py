@@ -71,9 +71,14 @@ class Document:
         return len(self.tokens)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """(slots, images, draws): what it takes of a row."""
-        return len(self.tokens), len(self.grids), len(self.draws)
+    def size(self) -> tuple[int, int, int, int]:
+        """(slots, images, draws, views): what it takes of a row.
+
+        A view is a draw, or an image that stands in the row as such.
+        """
+        read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
+        draws = len(self.draws)
+        return len(self.tokens), len(self.grids), draws, draws + len(np.unique(read))
 
     @property
     def predicted(self) -> int:

@@ -30,6 +30,7 @@ from unicom_jax.families.slots import (
     each_alone,
     pick_draws,
     pick_read,
+    pictures_read,
     place_images,
     side_by_side,
 )
@@ -59,12 +60,16 @@ class DrawingContext:
 class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
-    `text_chunk`, `z_loss`: see `core.losses.text_terms`. `parts`: how many parts of a mixture have
-    losses of their own.
+    Attributes:
+      views: pictures read and draws of a training row together, at most; 0: no limit. See
+        `ImageModel.looked_at_and_drawn`.
+      text_chunk, z_loss: see `core.losses.text_terms`.
+      parts: how many parts of a mixture have losses of their own.
     """
 
     transformer: Transformer
     images: ImageModel
+    views: int = 0
     text_chunk: int = 0
     z_loss: float = 0.0
     parts: int = 0
@@ -92,22 +97,24 @@ class UnifiedModel(Module):
             noised = noised.replace(of=membership(draw_parts(batch), self.parts)[:, :, None])
         if images.dummies:
             noised = noised.without_picture(dummy_draws(batch), scored=over_all)
-        noised = each_alone(noised)
-        drawn, aux = images.drawn(params, noised)
-        if over_all:
+        is_read = pictures_read(batch)
+        if over_all:  # all pictures, whatever `views` allows: each is a prediction too
             ended = each_alone(images.ended(prepared))
-            read, read_aux = images.drawn(params, ended)
-            vectors = read, read, drawn
+            (read, of_read), (drawn, aux) = (
+                images.drawn(params, alone) for alone in (ended, each_alone(noised))
+            )
+            looked, drawn = (side_by_side(read, rows),) * 2, side_by_side(drawn, rows)
         else:
-            vectors = *images.looked_at(params, each_alone(prepared)), drawn
-        hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
+            looked, drawn, aux = images.looked_at_and_drawn(
+                params, prepared, noised, is_read, self.views
+            )
+        hidden = self._embed(params, batch, (*looked, drawn))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
+        noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
         terms = self._picture_terms(params, states, noised, aux)
         if over_all:
-            states, is_read = each_alone(pick_read(hidden, batch, read.shape[2]))
-            ended = ended.replace(scored=is_read)
-            of_read = self._picture_terms(params, states, ended, read_aux)
+            states, scored = each_alone((pick_read(hidden, batch, read.shape[2]), is_read))
+            of_read = self._picture_terms(params, states, ended.replace(scored=scored), of_read)
             terms = {**terms, "flow": tuple(map(operator.add, terms["flow"], of_read["flow"]))}
         return {**terms, **self.text_terms(params, batch, hidden)}
 

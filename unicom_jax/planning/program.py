@@ -118,7 +118,7 @@ ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
 
 def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) -> MixedBatch:
     """Shapes and types of rows of text and images."""
-    slots, images, draws = packing.room
+    slots, images, draws, _ = packing.room
     return MixedBatch(
         tokens=_array(rows, slots),
         positions=_array(rows, slots, 2),
