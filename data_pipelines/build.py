@@ -287,6 +287,7 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         window_rows=settings["window_rows"],
         draws=settings["draws_per_row"],
         balance=config["data"]["balance_rows"],
+        fill=config["data"]["fill_rows"],
     )
 
 

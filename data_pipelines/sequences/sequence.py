@@ -81,6 +81,17 @@ class Document:
         return int(np.count_nonzero(self.target_weights))
 
 
+def first_slots(document: Document, count: int) -> Document:
+    """The beginning of a document of words alone. Its last slot predicts the token that follows."""
+    cut = {
+        name: getattr(document, name)[:count]
+        for name in ("tokens", "roles", "positions", "image_index", "image_token", "targets")
+    }
+    mask = MaskIntervals(*(getattr(document.mask, name)[:count] for name in MASK_FIELDS))
+    weights = document.target_weights[:count]
+    return dataclasses.replace(document, **cut, target_weights=weights, mask=mask)
+
+
 class Slots(NamedTuple):
     """Positions (n, 2) and mask intervals (n,) of slots to be appended to a prefix."""
 
