@@ -21,6 +21,7 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.core.parts import membership
+from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import (
     draw_parts,
@@ -98,6 +99,7 @@ class UnifiedModel(Module):
             **self.text_terms(params, batch, hidden),
         }
 
+    @in_module("logits")
     def text_terms(
         self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
     ) -> LossTerms:
