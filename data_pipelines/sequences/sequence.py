@@ -226,10 +226,10 @@ class _Writer:
             previous = response
 
     def markup(self, template: str, supervised: bool = False) -> None:
-        self._tokens(_encode(self.tokenizer, template), supervised)
+        self._tokens(encode_words(self.tokenizer, template), supervised)
 
     def text(self, segment: Text) -> None:
-        ids = _encode(self.tokenizer, segment.text)
+        ids = encode_words(self.tokenizer, segment.text)
         if not _structure(self.tokenizer).isdisjoint(ids):
             raise BrokenExample(
                 f"example {self.key!r}: the text {segment.text[:60]!r} contains tokens that mark "
@@ -350,7 +350,8 @@ class _Writer:
 
 
 @functools.lru_cache(maxsize=4096)
-def _encode(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+def encode_words(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+    """The tokens of a text. Those of the latest texts are kept."""
     return tuple(tokenizer.encode(words)) if words else ()
 
 
