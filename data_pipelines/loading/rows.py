@@ -146,8 +146,10 @@ class PackedRows:
 UNSET = {
     "packing.balance": False,
     "packing.fill": False,
+    "packing.views": 0,
     "sequence.image_positions": "grid",
     "sequence.template_labels": False,
+    "sequence.dummies": False,
     "sequence.unconditional": "empty",
     "sequence.understood": "same",
 }

@@ -45,7 +45,7 @@ def further_documents(
     free, misses, mixture = list(free), 0, stream.mixture
     texts = {number for number, entry in enumerate(mixture.entries) if entry.task == "text"}
     for index in range(window * BLOCK, (window + 1) * BLOCK):
-        if max(slots for slots, _, _ in free) < LEAST or misses >= MISSES and not texts:
+        if max(slots for slots, *_ in free) < LEAST or misses >= MISSES and not texts:
             break
         entry = mixture.pick(index).entry
         if misses >= MISSES and entry not in texts:

@@ -198,7 +198,7 @@ def time_grid(
 
     Args:
       steps: of "even": that many. Of "released": that many from 0.
-      start: where it begins, before the shift; a state is mixed at `shift_time(start, shift)`.
+      start: where it begins, before the shift; see `begin_from`.
       kind: one of `TIME_GRIDS`. "even" takes equal steps from `start` to 1. "released" is the grid
         of Cheers' published code, N = (1 - start) · steps nodes from `start` to 1 and one more step
         of 1 / `steps` beyond 1, for comparisons with it: v is then asked for at t = 1.
@@ -290,13 +290,16 @@ def begin_from(
     noise: Float[Array, "*shape"],
     start: float,
     shift: float | Float[Array, ""] = 1.0,
+    *,
+    grid: str = "even",
 ) -> Float[Array, "*shape"]:
-    """The state of `data` with which `integrate` begins at `start`, mixed at the shifted time.
+    """The state with which `integrate` begins at `start`, so that an edit has some of its source.
 
-    So an edit can begin with some of its source. (Cheers' published code mixes at `start` itself
-    and gives the model the shifted time.)
+    It is mixed at the shifted time, the one that the model is given. With `grid` "released" it is
+    mixed at `start` itself, as in Cheers' published code, whatever time the model is given.
     """
-    return interpolate(data, noise, shift_time(jnp.asarray(start), shift))
+    time = jnp.asarray(start)
+    return interpolate(data, noise, time if grid == "released" else shift_time(time, shift))
 
 
 def _fold(key: jax.Array, number: jax.Array) -> jax.Array:

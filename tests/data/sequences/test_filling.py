@@ -115,7 +115,7 @@ def test_another_order_than_that_of_the_windows_documents_fills_them():
 
 def test_a_text_is_cut_where_its_row_ends_and_predicts_the_token_behind():
     texts = stream(weights=(1.0, 0.0, 0.0))
-    ((further,),) = further_documents([(24, 4, 4)], texts, 0, Counter())
+    ((further,),) = further_documents([(24, 4, 4, 8)], texts, 0, Counter())
     whole, _ = texts.document(further.index)
     document = further.document
     assert len(document) == 24 < len(whole)
@@ -127,9 +127,11 @@ def test_a_text_is_cut_where_its_row_ends_and_predicts_the_token_behind():
 def test_pictures_are_never_cut_and_small_gaps_stay_empty():
     pictured = stream(weights=(0.0, 0.5, 0.5))
     counts: Counter = Counter()
-    assert further_documents([(12, 4, 4)], pictured, 0, counts) == [[]]
-    assert further_documents([(LEAST - 1, 4, 4)], stream(), 0, counts) == [[]]
-    assert further_documents([(SLOTS, 0, 0)], pictured, 0, counts) == [[]]  # no place for pictures
+    assert further_documents([(12, 4, 4, 8)], pictured, 0, counts) == [[]]
+    assert further_documents([(LEAST - 1, 4, 4, 8)], stream(), 0, counts) == [[]]
+    assert further_documents([(SLOTS, 0, 0, 0)], pictured, 0, counts) == [
+        []
+    ]  # no place for pictures
     assert counts["further"] == 0
 
 
