@@ -69,7 +69,7 @@ OURS = ("unicom_jax", "data_pipelines", "experiments")
 # interop may write through them; nothing else touches them.
 NOWHERE = ("tensorflow",)
 EXTRAS = ("torch", "diffusers", "torchvision")
-MAY_USE_EXTRAS = ("unicom_jax.interop", "experiments.benchmarks")
+MAY_USE_EXTRAS = ("unicom_jax.interop", "experiments.benchmarks", "data_pipelines.bench")
 ONLY_HOST = ("jax", "flax", "optax", "orbax")  # data pipelines never touch a device
 
 

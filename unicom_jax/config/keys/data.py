@@ -241,6 +241,13 @@ ROWS = {
         resume=RECORDED,
         before=False,
     ),
+    "fill_rows": Key(
+        True,
+        "Fill the free ends of rows with further documents of the mixture, texts cut where a row "
+        "ends; False: leave them empty, as in older runs.",
+        resume=RECORDED,
+        before=False,
+    ),
 }
 LOADING = each(
     {
