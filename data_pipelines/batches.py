@@ -155,6 +155,8 @@ def _source_facts(config: Config, one: ConfiguredSource) -> dict[str, Any]:
     facts = source_options(config, TRAIN, with_edits=True, one=one)
     if "scene" in facts:
         facts["scene"] = dict(facts["scene"])
+        if not facts["scene"]["long_captions"]:  # as rows from before the key
+            del facts["scene"]["long_captions"]
     facts.pop("images", None)
     for key in facts.keys() & set(PATHS):
         facts["path"] = Path(facts.pop(key)).name
