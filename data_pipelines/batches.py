@@ -268,7 +268,10 @@ def prompt_loader(
         text_length=settings["max_tokens"],
         captions="last" if captioned else "none",
     )
-    asked = {f"{what}_length": settings[f"{what}_tokens"] for what in ("question", "answer")}
+    kind = PromptBatches
+    if questions:
+        asked = {f"{what}_length": settings[f"{what}_tokens"] for what in ("question", "answer")}
+        kind = partial(PromptBatches, **asked)
     return make_picture_loader(
         picture_parts(config, stage, split, captioned=captioned),
         tokenizer,
@@ -276,7 +279,7 @@ def prompt_loader(
         _loader_config(config, settings["batch_size"], share),
         seed=order_seed(config, split, seed),
         start=start,
-        kind=partial(PromptBatches, **asked) if questions else PromptBatches,
+        kind=kind,
     )
 
 

@@ -94,13 +94,13 @@ class SdeStep:
     ) -> tuple[jax.Array, jax.Array]:
         mean, deviation = self.moments(velocity_fn, z, t0, t1)
         after = mean + deviation * _normal(key, z.shape, z.dtype)
-        return after, _log_density(jax.lax.stop_gradient(after), mean, deviation)
+        return after, log_density(jax.lax.stop_gradient(after), mean, deviation)
 
     def log_prob(
         self, velocity_fn: VelocityFn, z: jax.Array, after: jax.Array, t0: jax.Array, t1: jax.Array
     ) -> Float32[Array, " B"]:
         """Of a step that was made from `z` to `after`, under this velocity."""
-        return _log_density(after, *self.moments(velocity_fn, z, t0, t1))
+        return log_density(after, *self.moments(velocity_fn, z, t0, t1))
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -110,7 +110,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.vmap(lambda row: jax.random.normal(row, shape[1:], dtype))(key)
 
 
-def _log_density(value: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
+def log_density(value: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
     """Log-density of an isotropic Gaussian, averaged over the dimensions of a row: (B,).
 
     An average, as in Flow-GRPO: a sum over a picture's numbers would leave the clip range of any

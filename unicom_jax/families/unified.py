@@ -97,6 +97,12 @@ class UnifiedModel(Module):
             self.transformer.head_weights(self.transformer.specs()),
         )
 
+    def read(self, params: Params, batch: MixedBatch, prepared: Any) -> Float[Array, "B S W"]:
+        """Hidden states of rows without draws; `prepared`: as for `prefill`."""
+        looked_at = None if prepared is None else self.images.looked_at(params, prepared)
+        hidden = self._embed(params, batch, looked_at)
+        return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
+
     def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
         """Next-token logits."""
         return self.transformer.logits(params["transformer"], hidden)
