@@ -228,6 +228,7 @@ def sequence_config(
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
         template_labels=data["template_labels"],
+        dummies=unified["pathway"] == "cheers" and unified["cheers"]["dummies"],
         image_positions=unified["image_positions"],
         unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],
@@ -286,6 +287,7 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         images=settings["images_per_row"],
         window_rows=settings["window_rows"],
         draws=settings["draws_per_row"],
+        views=settings["views_per_row"],
         balance=config["data"]["balance_rows"],
     )
 

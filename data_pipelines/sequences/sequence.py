@@ -49,6 +49,7 @@ class Document:
       patches: per image, (rows * cols, patch * patch * 3) uint8.
       grids: per image, (rows, cols) of patches.
       next_position: the rotary index of a token that would follow the text.
+      part: number of its source and task in the mixture that it is of.
     """
 
     key: str
@@ -64,14 +65,20 @@ class Document:
     grids: tuple[tuple[int, int], ...]
     draws: tuple[int, ...]
     next_position: int
+    part: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """(slots, images, draws): what it takes of a row."""
-        return len(self.tokens), len(self.grids), len(self.draws)
+    def size(self) -> tuple[int, int, int, int]:
+        """(slots, images, draws, views): what it takes of a row.
+
+        A view is a draw, or an image that stands in the row as such.
+        """
+        read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
+        draws = len(self.draws)
+        return len(self.tokens), len(self.grids), draws, draws + len(np.unique(read))
 
     @property
     def predicted(self) -> int:
@@ -129,6 +136,8 @@ def build_document(
             f"example {key!r}: its segments end without a response; end a task with one"
         )
     writer = _Writer(tokenizer, config, key, training=True)
+    if config.dummies and not any(isinstance(segment, Image) for segment in segments):
+        writer.dummy()
     writer.write(segments)
     if isinstance(segments[-1], Text):
         writer.markup(config.response_close, supervised=True)
@@ -241,6 +250,21 @@ class _Writer:
             self._block(image, UNDERSTANDING[self.config.understanding])
         self.markup(VISION_END)
 
+    def dummy(self) -> None:
+        """A black picture that is drawn before any word, in its place and seen by all that follows.
+
+        Its slots have no span, by which a model knows it (`families.slots.dummy_draws`).
+        """
+        side = self.config.images.size
+        image = self._keep(Image(np.zeros((side, side, 3), np.uint8), DRAWN))
+        rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
+        count = rows * cols
+        positions = _positions(rows, cols, self.config.image_positions) + self.position
+        slots = Slots(positions, self._causal(count))
+        self._append(_Piece([0] * count, Role.NOISY, slots, len(self.draws)))
+        self.draws.append(image)
+        self.position += count
+
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
             rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
@@ -312,15 +336,18 @@ class _Writer:
 
     def _tokens(self, ids: Sequence[int], supervised: bool) -> None:
         count = len(ids)
-        nothing, index = _fill(count, 0), np.arange(count)
-        seen = self.slot + index + 1  # all up to itself
-        mask = MaskIntervals(nothing, seen, nothing, nothing)
-        if self.stem is not None:
-            mask = MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
-        slots = Slots(np.repeat(self.position + index[:, None], 2, axis=1), mask)
+        positions = np.repeat(self.position + np.arange(count)[:, None], 2, axis=1)
+        slots = Slots(positions, self._causal(count))
         labels = self.training and (supervised or self._template_labels(ids))
         self._append(_Piece(ids, Role.TEXT, slots, supervised=labels))
         self.position += count
+
+    def _causal(self, count: int) -> MaskIntervals:
+        """Of the next slots: each sees all up to itself, but for other separate turns."""
+        nothing, seen = _fill(count, 0), self.slot + np.arange(count, dtype=np.int32) + 1
+        if self.stem is None:
+            return MaskIntervals(nothing, seen, nothing, nothing)
+        return MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
 
     def _template_labels(self, ids: Sequence[int]) -> bool | np.ndarray:
         """Which tokens of a prompt are to be predicted."""

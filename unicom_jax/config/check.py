@@ -92,6 +92,11 @@ def _check_data(config: Config) -> None:
     low, high = config["sample"]["guidance_interval"]
     if low > high:
         raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
+    if config["sample"]["grid"] != "even" and config["unified"]["pathway"] != "cheers":
+        raise ConfigError(
+            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, for which "
+            "unified.pathway=cheers alone may be trained; set it to even"
+        )
     _check_sources(data)
     scenes = data["scenes"]
     if all(source["kind"] != "scenes" for source in data["sources"] or [data["source"]]):
@@ -270,7 +275,6 @@ def _check_query(config: Config) -> None:
 # What pathway cheers does in one way only, and why.
 CHEERS_ONLY = {
     "unified.understanding": ("features", "a picture is always read in one way"),
-    "unified.prediction": ("velocity", "the head gives velocities"),
     "codec.pool": (1, "slots hold unified.fold latents on a side"),
 }
 

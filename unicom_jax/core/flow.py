@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.flow_steps import SAMPLERS, EulerStep, FlowStep, SdeStep, VelocityFn
 from unicom_jax.core.losses import LossTerm, LossTerms
+from unicom_jax.core.parts import part_term
 
 TIME_BINS = 4  # in which the flow loss is reported
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
@@ -144,13 +145,17 @@ def flow_terms(
     target: Float[Array, "*B d"],
     weights: Shaped[Array, "*#B"],
     time: Float[Array, "*#B"],
+    of: Bool[Array, "*#B P"] | None = None,
 ) -> LossTerms:
     """The term `flow`, as of `flow_loss`, and its parts by flow time, which are only reported.
 
     Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
+    With `of` (`core.parts.membership`), `flow/parts` has the sums and counts by part of a mixture.
     """
     weights, error = _weighted_errors(prediction, target, weights)
     total = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    if of is not None:
+        total["flow/parts"] = part_term(error, weights, of)
     return total | terms_by_time("flow", error, weights, time)
 
 
@@ -193,7 +198,7 @@ def time_grid(
 
     Args:
       steps: of "even": that many. Of "released": that many from 0.
-      start: where it begins, before the shift; a state is mixed at `shift_time(start, shift)`.
+      start: where it begins, before the shift; see `begin_from`.
       kind: one of `TIME_GRIDS`. "even" takes equal steps from `start` to 1. "released" is the grid
         of Cheers' published code, N = (1 - start) · steps nodes from `start` to 1 and one more step
         of 1 / `steps` beyond 1, for comparisons with it: v is then asked for at t = 1.
@@ -330,13 +335,16 @@ def begin_from(
     noise: Float[Array, "*shape"],
     start: float,
     shift: float | Float[Array, ""] = 1.0,
+    *,
+    grid: str = "even",
 ) -> Float[Array, "*shape"]:
-    """The state of `data` with which `integrate` begins at `start`, mixed at the shifted time.
+    """The state with which `integrate` begins at `start`, so that an edit has some of its source.
 
-    So an edit can begin with some of its source. (Cheers' published code mixes at `start` itself
-    and gives the model the shifted time.)
+    It is mixed at the shifted time, the one that the model is given. With `grid` "released" it is
+    mixed at `start` itself, as in Cheers' published code, whatever time the model is given.
     """
-    return interpolate(data, noise, shift_time(jnp.asarray(start), shift))
+    time = jnp.asarray(start)
+    return interpolate(data, noise, time if grid == "released" else shift_time(time, shift))
 
 
 def _fold(key: jax.Array, number: jax.Array) -> jax.Array:

@@ -65,6 +65,7 @@ class UnifiedModel(Encoder, Protocol):
         guidance: float,
         guidance_interval: tuple[float, float],
         sampler: str,
+        grid: str,
         seed: int,
         first: int,
     ) -> Sequence[Drawn]:
@@ -79,6 +80,8 @@ class UnifiedModel(Encoder, Protocol):
         guidance: float,
         guidance_interval: tuple[float, float],
         sampler: str,
+        grid: str,
+        edit_start: float,
         seed: int,
         first: int,
     ) -> Sequence[Picture]:
