@@ -150,6 +150,11 @@ SCENES = Group(
                 most=0.025,
                 before=0.025,
             ),
+            "long_captions": Key(
+                False,
+                "Give every scene a last caption of 60 words and more that says all there is.",
+                before=False,
+            ),
         },
         resume=RECORDED,
     ),
