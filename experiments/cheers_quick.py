@@ -55,5 +55,6 @@ def get_config() -> ConfigDict:
         config[name].update({**shared, "learning_rate": 5e-3, "schedule": "cosine"})
     config.align.update({"steps": 60, "freeze": FROZEN_AT_FIRST})
     config.pretrain.update({"steps": 240, "ema_decay": 0.99, "eval_every": 80})
+    config.sample.edit_start = 0.1
     config.evaluation.update({"prompts": 16, "pictures": 64, "questions": 32, "edits": 32})
     return config
