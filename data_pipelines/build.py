@@ -287,6 +287,7 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         images=settings["images_per_row"],
         window_rows=settings["window_rows"],
         draws=settings["draws_per_row"],
+        views=settings["views_per_row"],
         balance=config["data"]["balance_rows"],
     )
 

@@ -48,7 +48,7 @@ SHARES = {
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.stages = ("align", "pretrain", "continue", "sft")
-    config.mesh = "data=-1,fsdp=16"
+    config.mesh = "data=-1,fsdp=8"
     config.compute_dtype = "bfloat16"
     _data(config)
     _frozen(config)

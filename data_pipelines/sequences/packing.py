@@ -25,8 +25,9 @@ from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import MASK_FIELDS, Document
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
-Size = tuple[int, int, int]  # slots, images and draws of a document or a row
+Size = tuple[int, int, int, int]  # slots, images, draws and views of a document or a row
 PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
+MORE = ("image_index", "parts")  # of slots too, which are not those of the document
 
 
 class OverlongDocument(ValueError):
@@ -42,6 +43,7 @@ class PackingConfig:
       images: M, images a row.
       window_rows: rows of a window. More rows pack better; a batch is whole windows.
       draws: D, draws a row: noisy copies of its images; 0: as many as images.
+      views: draws a row and images that are read, together; 0: as many as images and draws.
       balance: rows of a window stand in the order of `balanced`, else in that of `assign`.
     """
 
@@ -50,22 +52,25 @@ class PackingConfig:
     window_rows: int = 8
     draws: int = 0
     balance: bool = False
+    views: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("images", 1), ("window_rows", 1), ("draws", 0)):
+        least_of = {"slots": 1, "images": 1, "window_rows": 1, "draws": 0, "views": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"packing {name} must be at least {least}")
 
     @property
     def room(self) -> Size:
         """What an empty row can hold."""
-        return self.slots, self.images, self.draws or self.images
+        draws = self.draws or self.images
+        return self.slots, self.images, draws, self.views or self.images + draws
 
 
 def check_fits(document: Document, config: PackingConfig) -> None:
     """Raises OverlongDocument when `document` would fit no empty row."""
-    what = ("slots", "images", "draws")
-    keys = ("sequence_length", "images_per_row", "draws_per_row")
+    what = ("slots", "images", "draws", "views")
+    keys = ("sequence_length", "images_per_row", "draws_per_row", "views_per_row")
     for name, size, limit, key in zip(what, document.size, config.room, keys, strict=True):
         if size > limit:
             raise OverlongDocument(
@@ -151,7 +156,7 @@ def documents_per_window(
             low, stop = (middle, stop) if good(middle) else (low, middle)
         return low
 
-    shortest = max(1, min(slots for slots, _, _ in sizes))
+    shortest = max(1, min(slots for slots, *_ in sizes))
     return last(
         lambda n: left_over(n) <= tolerance, config.window_rows * config.slots // shortest + 2
     )
@@ -166,7 +171,7 @@ def pack_row(
     rotary positions only matter relative to each other.
     """
     slots = config.slots
-    row = {name: np.zeros(slots, np.int32) for name in (*PER_SLOT, "image_index", *MASK_FIELDS)}
+    row = {name: np.zeros(slots, np.int32) for name in (*PER_SLOT, *MORE, *MASK_FIELDS)}
     row["positions"] = np.zeros((slots, 2), np.int32)
     row["target_weights"] = np.zeros(slots, np.float32)
     patches = np.zeros((config.images, sequence.max_patches, 3 * sequence.patch**2), np.uint8)
@@ -179,6 +184,7 @@ def pack_row(
             row[name][here] = getattr(document, name)
         first = np.select([document.roles == Role.NOISY, document.roles > Role.TEXT], [draw, image])
         row["image_index"][here] = document.image_index + first
+        row["parts"][here] = document.part
         draws[draw : draw + len(document.draws)] = np.array(document.draws, np.int32) + image
         draw += len(document.draws)
         starts, stops, spans, ends = (getattr(document.mask, name) for name in MASK_FIELDS)

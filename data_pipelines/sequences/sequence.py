@@ -49,6 +49,7 @@ class Document:
       patches: per image, (rows * cols, patch * patch * 3) uint8.
       grids: per image, (rows, cols) of patches.
       next_position: the rotary index of a token that would follow the text.
+      part: number of its source and task in the mixture that it is of.
     """
 
     key: str
@@ -64,14 +65,20 @@ class Document:
     grids: tuple[tuple[int, int], ...]
     draws: tuple[int, ...]
     next_position: int
+    part: int = 0
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """(slots, images, draws): what it takes of a row."""
-        return len(self.tokens), len(self.grids), len(self.draws)
+    def size(self) -> tuple[int, int, int, int]:
+        """(slots, images, draws, views): what it takes of a row.
+
+        A view is a draw, or an image that stands in the row as such.
+        """
+        read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
+        draws = len(self.draws)
+        return len(self.tokens), len(self.grids), draws, draws + len(np.unique(read))
 
     @property
     def predicted(self) -> int:

@@ -53,6 +53,7 @@ CONFIGURATIONS = {
     "ablated": {
         "unified__fold": 1,
         "unified__time_shift": 0.0,
+        "unified__prediction": "data",
         "unified__cheers__pixels": False,
         "unified__cheers__gate": False,
         "unified__cheers__norm": False,

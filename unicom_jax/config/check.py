@@ -273,7 +273,6 @@ def _check_query(config: Config) -> None:
 # What pathway cheers does in one way only, and why.
 CHEERS_ONLY = {
     "unified.understanding": ("features", "a picture is always read in one way"),
-    "unified.prediction": ("velocity", "the head gives velocities"),
     "codec.pool": (1, "slots hold unified.fold latents on a side"),
 }
 

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.flow_steps import SAMPLERS, FlowStep, VelocityFn
 from unicom_jax.core.losses import LossTerm, LossTerms
+from unicom_jax.core.parts import part_term
 
 TIME_BINS = 4  # in which the flow loss is reported
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
@@ -144,13 +145,17 @@ def flow_terms(
     target: Float[Array, "*B d"],
     weights: Shaped[Array, "*#B"],
     time: Float[Array, "*#B"],
+    of: Bool[Array, "*#B P"] | None = None,
 ) -> LossTerms:
     """The term `flow`, as of `flow_loss`, and its parts by flow time, which are only reported.
 
     Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
+    With `of` (`core.parts.membership`), `flow/parts` has the sums and counts by part of a mixture.
     """
     weights, error = _weighted_errors(prediction, target, weights)
     total = {"flow": (jnp.sum(weights * error), jnp.sum(weights))}
+    if of is not None:
+        total["flow/parts"] = part_term(error, weights, of)
     return total | terms_by_time("flow", error, weights, time)
 
 

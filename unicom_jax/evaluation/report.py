@@ -17,6 +17,7 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from unicom_jax.core.paths import open_binary
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
 from unicom_jax.evaluation.gate import gate_chart, is_of_gate
 from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
@@ -177,7 +178,7 @@ def picture_uri(folder: Path, relative: str) -> Markup:
     """
     path = folder / relative
     try:
-        with Image.open(path) as image:
+        with open_binary(path) as file, Image.open(file) as image:
             image = image.convert("RGB")
     except OSError as error:
         raise ValueError(
@@ -291,10 +292,11 @@ def _curves(stage: Stage) -> list[Chart]:
     """One chart a metric: total loss, its terms, the other metrics, then what only evals have.
 
     "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps
-    skipped) is left out, and so are gates, which are drawn over flow time.
+    skipped) is left out, and so are the counts behind losses, and gates, which are drawn over flow
+    time.
     """
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
-    train = [key for key in train if not is_of_gate(key)]
+    train = [key for key in train if not (key.startswith("count/") or is_of_gate(key))]
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
     evals = [key for key in _numeric_keys(stage.evals, skip=CLOCK) if not is_of_gate(key)]
     held_out = {

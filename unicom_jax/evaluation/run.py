@@ -6,13 +6,13 @@ import collections
 import dataclasses
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import rich.console
 import rich.progress
 
 from data_pipelines.examples import Edit, Example, Question
+from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.data import EvaluationData, edits_of, questions_of
 from unicom_jax.evaluation.details import evaluate_details
 from unicom_jax.evaluation.editing import evaluate_editing
@@ -98,8 +98,8 @@ def evaluate(
     judge = "the exact judge of the data" if data.prompts else "retrieval among the true pictures"
     facts = {**(about or {}), "shapes": shapes, "judge": judge, **_settings(config)}
     facts["left_out"] = list(left_out)
-    write_records(Path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
-    write_scores(Path(workdir) / SCORES_FILE, flat, facts)
+    write_records(as_path(workdir) / RECORDS_FOLDER, _records(results), _records(blind))
+    write_scores(as_path(workdir) / SCORES_FILE, flat, facts)
     return flat
 
 

@@ -21,12 +21,16 @@ from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.parts import membership
+from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import (
+    draw_parts,
     dummy_draws,
     each_alone,
     pick_draws,
     pick_read,
+    pictures_read,
     place_images,
     side_by_side,
 )
@@ -56,13 +60,19 @@ class DrawingContext:
 class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
-    `text_chunk`, `z_loss`: see `core.losses.text_terms`.
+    Attributes:
+      views: pictures read and draws of a training row together, at most; 0: no limit. See
+        `ImageModel.looked_at_and_drawn`.
+      text_chunk, z_loss: see `core.losses.text_terms`.
+      parts: how many parts of a mixture have losses of their own.
     """
 
     transformer: Transformer
     images: ImageModel
+    views: int = 0
     text_chunk: int = 0
     z_loss: float = 0.0
+    parts: int = 0
     compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
@@ -77,29 +87,34 @@ class UnifiedModel(Module):
     ) -> LossTerms:
         """Terms `text` (nats a token), `text_accuracy`, and those of the drawn pictures.
 
+        With `parts`, `text/parts` and `flow/parts` have the sums and counts by part of the mixture.
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
         images, rows = self.images, batch.tokens.shape[0]
         over_all = images.flow_over == "all"
         noised = images.noise(prepared, batch.draws, row_keys)
+        if self._tells_parts(batch):
+            noised = noised.replace(of=membership(draw_parts(batch), self.parts)[:, :, None])
         if images.dummies:
             noised = noised.without_picture(dummy_draws(batch), scored=over_all)
-        noised = each_alone(noised)
-        drawn, aux = images.drawn(params, noised)
-        if over_all:
+        is_read = pictures_read(batch)
+        if over_all:  # all pictures, whatever `views` allows: each is a prediction too
             ended = each_alone(images.ended(prepared))
-            read, read_aux = images.drawn(params, ended)
-            vectors = read, read, drawn
+            (read, of_read), (drawn, aux) = (
+                images.drawn(params, alone) for alone in (ended, each_alone(noised))
+            )
+            looked, drawn = (side_by_side(read, rows),) * 2, side_by_side(drawn, rows)
         else:
-            vectors = *images.looked_at(params, each_alone(prepared)), drawn
-        hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
+            looked, drawn, aux = images.looked_at_and_drawn(
+                params, prepared, noised, is_read, self.views
+            )
+        hidden = self._embed(params, batch, (*looked, drawn))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
+        noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
         terms = self._picture_terms(params, states, noised, aux)
         if over_all:
-            states, is_read = each_alone(pick_read(hidden, batch, read.shape[2]))
-            ended = ended.replace(scored=is_read)
-            of_read = self._picture_terms(params, states, ended, read_aux)
+            states, scored = each_alone((pick_read(hidden, batch, read.shape[2]), is_read))
+            of_read = self._picture_terms(params, states, ended.replace(scored=scored), of_read)
             terms = {**terms, "flow": tuple(map(operator.add, terms["flow"], of_read["flow"]))}
         return {**terms, **self.text_terms(params, batch, hidden)}
 
@@ -110,10 +125,14 @@ class UnifiedModel(Module):
         condition = self.images.condition(params, states, noised.grids)
         return self.images.loss_terms(params, condition, noised, aux)
 
+    @in_module("logits")
     def text_terms(
         self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
     ) -> LossTerms:
-        """Terms `text` (nats a token) and `text_accuracy`."""
+        """Terms `text` (nats a token), `text_accuracy` and, with `parts`, `text/parts`."""
+        of = None
+        if self._tells_parts(batch):
+            of = membership(own_slots(batch.parts), self.parts)
         return text_terms(
             self.transformer.logits,
             self.transformer.head_weights(params["transformer"]),
@@ -121,7 +140,11 @@ class UnifiedModel(Module):
             self.text_chunk,
             self.z_loss,
             self.transformer.head_weights(self.transformer.specs()),
+            of,
         )
+
+    def _tells_parts(self, batch: MixedBatch) -> bool:
+        return self.parts > 0 and batch.parts is not None
 
     def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
         """Next-token logits."""

@@ -17,6 +17,7 @@ from jaxtyping import Float32
 from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.tasks import BRIEFLY
 from data_pipelines.sequences.tokenizer import Tokenizer
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.conversations import Conversations
 from unicom_jax.inference.picture_encoder import PictureEncoder
@@ -57,9 +58,9 @@ class Generator(Conversations):
           ValueError: a mesh that does not suit the devices.
         """
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        config, tokenizer = weights.describe(Path(workdir))
+        config, tokenizer = weights.describe(as_path(workdir))
         params = weights.restore(
-            Path(workdir), config, weights.Choice(step=step), mesh=devices, for_use=True
+            as_path(workdir), config, weights.Choice(step=step), mesh=devices, for_use=True
         )
         return cls(config, tokenizer, params, devices)
 

@@ -19,6 +19,7 @@ from data_pipelines.build import sequence_config
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
 from unicom_jax.families.build import VISION, build_autoencoder, space_of
 from unicom_jax.families.family import pixels
@@ -72,7 +73,7 @@ class Reconstructor:
                 f"--step={step} chooses a checkpoint of the unified model, and this run has "
                 "trained none; leave it out"
             )
-        workdir, devices = Path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
+        workdir, devices = as_path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
         config, _ = weights.describe(workdir)
         params = {"codec": autoencoder.load_trained(config, workdir, mesh=devices)}
         if furthest(config, workdir, VISION.part):

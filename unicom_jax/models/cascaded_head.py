@@ -2,7 +2,7 @@
 
     hidden states of n / fold² slots ─ stack ─ split to n tokens ─> Z'       (semantics)
     y = LayerNorm(Z' + G(Z') · e)            e: embedded patches of the decoded noisy picture
-    y ─ stack ─> velocity of n latents                                       (details)
+    y ─ stack ─> velocity of n latents, or what else is predicted            (details)
 
 The gate G is a number for each token, without bounds; it starts at 0 (arXiv 2603.12793, §3).
 """
@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, Int
 from unicom_jax.core.grids import split_windows, token_mask
 from unicom_jax.core.layers import LayerNorm, Linear, TimeEmbedding
 from unicom_jax.core.module import Module, Params, Specs, zeros
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.modulated_stack import ModulatedStack
 
 # `released`: the second stage of the published weights counts 0 ... 511 and starts again at 0.
@@ -45,6 +46,7 @@ class DetailGate(Module):
     def specs(self) -> Specs:
         return {"up": self.up.specs(), "down": self.down.specs()}
 
+    @in_module("gate")
     def __call__(
         self, params: Params, x: Float[Array, "*B {self.width}"]
     ) -> Float32[Array, "*B 1"]:
@@ -57,11 +59,11 @@ class Cascade:
     """What the head gives.
 
     Attributes:
-      velocity: 0 at padding.
+      prediction: velocities in the paper; 0 at padding.
       gate: G of each token, 0 at padding; of a head without a gate: None.
     """
 
-    velocity: Float32[Array, "*B N d"]
+    prediction: Float32[Array, "*B N d"]
     gate: Float32[Array, "*B N"] | None
 
 
@@ -71,7 +73,7 @@ class CascadedHead(Module):
 
     Attributes:
       semantics: the first stage; from hidden states to fold² tokens of `details.width`.
-      details: the second stage; from those tokens to velocities.
+      details: the second stage; from those tokens to predictions.
       fold: tokens on a side of a slot.
       gate: whether details are added at all (the paper's ablation).
       norm: LayerNorm of the sum, as in the published code; the paper's formula has none.
@@ -123,7 +125,7 @@ class CascadedHead(Module):
         embedded: Float[Array, "B N {self.details.width}"],
         grids: Int[Array, "B 2"],
     ) -> Cascade:
-        """Velocities of N = n · fold² latents.
+        """Predictions for N = n · fold² latents.
 
         Args:
           hidden: of an image's slots, behind the transformer's last norm.
@@ -139,10 +141,10 @@ class CascadedHead(Module):
         places = jnp.arange(semantic.shape[1])
         if self.positions == "released":
             places = places % RELEASED_PERIOD
-        speed = stage("details", summed, grids, places)
+        given = stage("details", summed, grids, places)
         real = token_mask(grids, semantic.shape[1])
         return Cascade(
-            jnp.where(real[..., None], speed, 0.0),
+            jnp.where(real[..., None], given, 0.0),
             None if gate is None else jnp.where(real, gate[..., 0], 0.0),
         )
 
@@ -159,7 +161,8 @@ class CascadedHead(Module):
     ) -> jax.Array:
         when = self.parts[f"{name}_time"](params[f"{name}_time"], time)
         lengths = grids[:, 0] * grids[:, 1]
-        return self.parts[name](params[name], tokens, when, lengths, places, dtype)
+        run = in_module(name)(self.parts[name].__call__)
+        return run(params[name], tokens, when, lengths, places, dtype)
 
     def _with_details(
         self, params: Params, semantic: Float[Array, "B N V"], embedded: Float[Array, "B N V"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.gradients import COMPUTE
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
+from unicom_jax.core.paths import as_path
 from unicom_jax.families.build import autoencoder_path, build_space
 from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
@@ -118,7 +118,7 @@ ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
 
 def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) -> MixedBatch:
     """Shapes and types of rows of text and images."""
-    slots, images, draws = packing.room
+    slots, images, draws, _ = packing.room
     return MixedBatch(
         tokens=_array(rows, slots),
         positions=_array(rows, slots, 2),
@@ -133,6 +133,7 @@ def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) 
         ),
         grids=_array(rows, images, 2),
         draws=_array(rows, draws),
+        parts=_array(rows, slots),
     )
 
 
@@ -210,8 +211,8 @@ def assume_flux(config: ConfigDict) -> str:
     """
     if not (path := autoencoder_path(config)) or config.codec.autoencoder.facts:
         return ""
-    if Path(path).is_dir():
-        adopt_autoencoder(config, Path(path), copy=False)
+    if as_path(path).is_dir():
+        adopt_autoencoder(config, as_path(path), copy=False)
         return ""
     config.codec.autoencoder.facts = facts_of(config, flux_autoencoder())
     return f"codec.autoencoder.path={path} is not here; planned with the sizes of FLUX.1's"

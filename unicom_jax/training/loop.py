@@ -199,7 +199,7 @@ def train(
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
                 flops = inner_steps * step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
-                jax.profiler.start_trace(str(directory / "profile"))
+                jax.profiler.start_trace(str(writer.folder / "profile"))
                 profiling = True
             for _ in range(inner_steps):
                 state, metrics = step_fn(state, frozen, batch)
@@ -264,6 +264,7 @@ def train(
                     clock.keep(done)
                     with clock.pause("save"):
                         saver.save(position, state, loss)
+                        writer.keep()
             if stopping:
                 break
         batch = held_out = None  # arrays in memory shared with the workers go before these do

@@ -248,6 +248,7 @@ LOADING = each(
             "",
             'Folder that `unicom data prepare packed` wrote; "": rows are packed while training.',
             path=True,
+            local=True,
             before="",
         ),
         "cache_mb": Key(512, "Memory for decoded examples in MB.", least=0),
