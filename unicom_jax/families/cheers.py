@@ -40,6 +40,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 # What the paper's first stage keeps as it is, for a stage's `freeze`: it trains the projector, the
 # flow head and its gate. Later stages train everything that the family does not hold itself.
 FROZEN_AT_FIRST = ("transformer/.*", "decoder/.*", "vision/.*")
+GATE_BINS = 10  # of flow time, in which the gate is reported
 
 
 @flax.struct.dataclass
@@ -181,7 +182,7 @@ class CheersImages(ImageModel):
         terms = flow_terms(*both, noised.real, time, noised.of)
         if found.gate is None:
             return terms
-        return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
+        return terms | terms_by_time("gate", abs(found.gate), noised.real, time, GATE_BINS)
 
 
 def make_cheers(
