@@ -48,13 +48,13 @@ SHARES = {
 def get_config() -> ConfigDict:
     config = base.get_config()
     config.stages = ("align", "pretrain", "continue", "sft")
-    config.mesh = "data=-1,fsdp=16"
+    config.mesh = "data=-1,fsdp=8"
     config.compute_dtype = "bfloat16"
     _data(config)
     _frozen(config)
     _unified(config)
     _stages(config)
-    config.sample.update({"steps": 80, "guidance": 9.5, "max_tokens": 512})
+    config.sample.update({"steps": 80, "guidance": 9.5, "edit_start": 0.1, "max_tokens": 512})
     config.evaluation.update({"prompts": 64, "pictures": 512, "batch_size": 16})
     return config
 

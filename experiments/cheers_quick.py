@@ -54,6 +54,7 @@ def get_config() -> ConfigDict:
         }
     )
     _unified(config)
+    config.sample.edit_start = 0.1
     config.evaluation.update({"prompts": 32, "pictures": 128, "questions": 64, "edits": 32})
     return config
 

@@ -81,6 +81,8 @@ def decode_row(data: bytes, where: str) -> Row:
             drawn = arrays["image_index"][arrays["roles"] == Role.NOISY]
             images = np.arange(len(arrays["grids"]), dtype=np.int32)
             arrays["draws"] = np.where(np.isin(images, drawn), images, np.int32(-1))
+        if "parts" not in arrays:  # an older row: they belong to no part that is known
+            arrays["parts"] = np.full_like(arrays["roles"], -1)
         return Row(MixedBatch(mask=mask, **{"patches": None, **arrays}), content["counts"])
     except Exception as error:  # msgpack alone has half a dozen unrelated error types
         raise RecordError(
@@ -143,9 +145,11 @@ class PackedRows:
 # Facts that are recorded only where they are not these: older rows and runs then have the same.
 UNSET = {
     "packing.balance": False,
+    "packing.fill": False,
     "packing.views": 0,
     "sequence.image_positions": "grid",
     "sequence.template_labels": False,
+    "sequence.dummies": False,
     "sequence.unconditional": "empty",
     "sequence.understood": "same",
 }

@@ -35,6 +35,7 @@ from data_pipelines.sources.chosen import records_with
 from data_pipelines.sources.traits import may_lack, traits_of_source
 
 BLOCK = 1000
+FURTHER = 7_919  # added to the seed for the order of further documents
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
 CHOICES = ("error", "skip")
 
@@ -94,10 +95,20 @@ class Mixture(Schedule):
                     f"{entry} has less than 1 in {BLOCK} of the mixture's documents; "
                     "raise its weight or remove it"
                 )
+        parts = sorted((entry.origin, entry.task) for entry in self.entries)
+        self._parts = [parts.index((entry.origin, entry.task)) for entry in self.entries]
         self._orders = [
             grain.MapDataset.range(len(entry.source)).seed(seed + index).shuffle().repeat()
             for index, entry in enumerate(self.entries)
         ]
+
+    def again(self) -> Mixture:
+        """The same entries in another order."""
+        return Mixture(self.entries, self.seed + FURTHER)
+
+    def part(self, entry: int) -> int:
+        """Number of an entry's source and task in the order of their names (`mixture_parts`)."""
+        return self._parts[entry]
 
     def tally(self, documents: Iterable[tuple[int, int]]) -> Counter:
         """How many documents each task has, each source, and how many slots each source has.
@@ -252,7 +263,7 @@ class DocumentStream:
             segments = [half_of(segments[0], rng)]
             document = build_training(segments, *how)
         check_fits(document, self.packing)
-        return document
+        return dataclasses.replace(document, part=self.mixture.part(pick.entry))
 
 
 def _check(entry: Entry) -> None:

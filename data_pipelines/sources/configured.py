@@ -157,6 +157,12 @@ def part_weights(config: Config, stage: str) -> dict[Part, float]:
     return weights
 
 
+def mixture_parts(config: Config, stage: str) -> tuple[Part, ...]:
+    """The parts of a stage's mixture in the order of their numbers, that of their names: so packed
+    rows do not depend on the order in which a configuration lists its sources."""
+    return tuple(sorted(part for part, weight in part_weights(config, stage).items() if weight))
+
+
 def narrow(
     config: MutableMapping[str, Any], stage: str, *, task: str = "", source: str = ""
 ) -> None:

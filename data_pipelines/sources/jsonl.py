@@ -18,10 +18,11 @@ from data_pipelines.sources.lines import Lines, scan_lines
 from data_pipelines.sources.rows import ReadImage, example_of, parse_row, read_named, traits_of_row
 from data_pipelines.sources.traits import TRAITS
 
-KIND = "rows-1"  # the version of what `_scan` finds
+KIND = "rows-2"  # the version of what `_scan` finds
 # A line with a picture, a caption and nothing else need not be parsed to know its traits.
 _MORE = re.compile(b'"(%s|conversations)"|null|""|\\[\\]' % "|".join(TRAITS).encode())
-_IMAGE, _CAPTION = re.compile(b'"(file_name|image)"'), re.compile(b'"(captions|caption|text)"')
+_IMAGE = re.compile(rb'"(file_name|image)"\s*:')
+_CAPTION = re.compile(rb'"(captions|caption|text)"\s*:')
 
 
 class JsonlSource:

@@ -1,4 +1,4 @@
-"""A small configuration with five sources of four kinds, shared by tests of several sources."""
+"""Small configurations with several sources, shared by tests of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from PIL import Image
 
 from data_pipelines.sources.records import write_records
 from tests.data.samples import example, picture
+from tests.data.sources.formats import png, write_jsonl, write_parquet, write_shards
 from tests.tiny import tiny_config
 from unicom_jax.config import KEYS
 from unicom_jax.config.key import checked
@@ -54,6 +55,49 @@ def entries(paths: dict[str, Path]) -> list[dict[str, Any]]:
         {"kind": "documents", "path": str(paths["pages"]), "tasks": "document", "weight": 1.0},
         {"kind": "array_record", "path": str(paths["edits"]), "tasks": "edit", "weight": 1.0},
         {"kind": "scenes", "size": 50, "weight": 1.0},
+    ]
+
+
+def six_formats(paths: dict[str, Path], folder: Path) -> list[dict[str, Any]]:
+    """Items of `data.sources`: text, tar shards, Parquet, documents, ArrayRecord and JSONL, with
+    25% texts, 45% text to image, interleaved documents and edits.
+
+    Args:
+      paths: of `write_sources`.
+      folder: where the other data go.
+    """
+    (folder / "words").mkdir()
+    (folder / "words" / "a.txt").write_text("gray words\n" * 30, encoding="utf-8")
+    write_shards(folder, 2, 10)
+    columns = {"image": [png(i) for i in range(20)], "text": [f"gray {i}" for i in range(20)]}
+    write_parquet(folder / "a.parquet", columns)
+    turns = [{"from": "human", "value": "<image> what?"}, {"from": "gpt", "value": "a square"}]
+    rows = [{"image": f"{i}.png", "conversations": turns} for i in range(12)]
+    write_jsonl(folder / "talk.jsonl", rows)
+    return [
+        {"kind": "text", "path": str(folder / "words"), "tasks": "text", "weight": 25},
+        {
+            "kind": "webdataset",
+            "name": "web",
+            "path": str(folder / "s-{000..001}.tar"),
+            "tasks": "text_to_image",
+            "weight": 30,
+        },
+        {
+            "kind": "parquet",
+            "path": str(folder / "a.parquet"),
+            "tasks": ("text_to_image", "image_to_text"),
+            "weight": 30,
+        },
+        {"kind": "documents", "path": str(paths["pages"]), "tasks": "document", "weight": 5},
+        {"kind": "array_record", "path": str(paths["edits"]), "tasks": "edit", "weight": 5},
+        {
+            "kind": "jsonl",
+            "path": str(folder / "talk.jsonl"),
+            "images": str(paths["photos"]),
+            "tasks": "visual_qa",
+            "weight": 5,
+        },
     ]
 
 

@@ -15,10 +15,9 @@ from data_pipelines.build import evaluates_on_training_data, load_or_train_token
 from data_pipelines.faults import SourceError
 from data_pipelines.sources.configured import configured_sources, narrow, part_weights
 from data_pipelines.sources.split import EVALUATION, TRAIN
-from tests.data.mixed import entries, mixed_config, write_sources
+from tests.data.mixed import entries, mixed_config, six_formats, write_sources
 from tests.data.packed import pack
 from tests.data.samples import tokenizer
-from tests.data.sources.formats import png, write_jsonl, write_parquet, write_shards
 from tests.tiny import tiny_config
 from unicom_jax.runs.stages import data_seed
 
@@ -145,59 +144,43 @@ def test_a_resumed_run_on_other_hosts_and_workers_has_the_same_samples(config):
         assert found == [[batch[row] for row in share] for batch in expected[1:]]
 
 
-def test_six_sources_of_six_formats_give_the_same_samples_on_any_number_of_hosts(
-    paths, tmp_path, monkeypatch
+@pytest.mark.parametrize("unit", ["documents", "tokens"])
+def test_six_sources_of_six_formats_give_the_same_samples_on_any_number_of_hosts_and_workers(
+    paths, tmp_path, monkeypatch, unit
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "words").mkdir()
-    (tmp_path / "words" / "a.txt").write_text("gray words\n" * 30, encoding="utf-8")
-    write_shards(tmp_path, 2, 10)
-    columns = {"image": [png(i) for i in range(20)], "text": [f"gray {i}" for i in range(20)]}
-    write_parquet(tmp_path / "a.parquet", columns)
-    turns = [{"from": "human", "value": "<image> what?"}, {"from": "gpt", "value": "a square"}]
-    rows = [{"image": f"{i}.png", "conversations": turns} for i in range(12)]
-    write_jsonl(tmp_path / "talk.jsonl", rows)
+    monkeypatch.setattr("data_pipelines.batches.TOKEN_PROBES", 8)
     config = mixed_config(
-        [
-            {"kind": "text", "path": str(tmp_path / "words"), "tasks": "text", "weight": 25},
-            {
-                "kind": "webdataset",
-                "name": "web",
-                "path": str(tmp_path / "s-{000..001}.tar"),
-                "tasks": "text_to_image",
-                "weight": 30,
-            },
-            {
-                "kind": "parquet",
-                "path": str(tmp_path / "a.parquet"),
-                "tasks": ("text_to_image", "image_to_text"),
-                "weight": 30,
-            },
-            {"kind": "documents", "path": str(paths["pages"]), "tasks": "document", "weight": 5},
-            {"kind": "array_record", "path": str(paths["edits"]), "tasks": "edit", "weight": 5},
-            {
-                "kind": "jsonl",
-                "path": str(tmp_path / "talk.jsonl"),
-                "images": str(paths["photos"]),
-                "tasks": "visual_qa",
-                "weight": 5,
-            },
-        ],
+        six_formats(paths, tmp_path),
+        data__weight_unit=unit,
         pretrain__window_documents=12,
+        pretrain__batch_size=8,
         pretrain__mixture__visual_qa=0.0,
     )
+    if unit == "tokens":  # measured once a run, and kept in its data.json
+        measured = document_tokens(config, "pretrain", tokenizer())
+        config.pretrain.document_tokens = measured
     stream = document_stream(config, "pretrain", tokenizer())
     tasks = Counter()
     for (_, task), count in origins(stream, range(1000)).items():
         tasks[task] += count
-    assert (tasks["text"], tasks["text_to_image"], tasks["edit"]) == (250, 450, 50)
+    shares = (tasks["text"], tasks["text_to_image"], tasks["document"], tasks["edit"])
+    assert (shares == (250, 450, 50, 50)) == (unit == "documents")
     assert not sum((stream.document(index)[1] for index in range(60)), Counter())
-    whole = [rows_of(rows_of_stage(config, "pretrain", tokenizer()).at(step)) for step in range(3)]
-    for share in ((0, 1), (2, 3)):
-        host = rows_of_stage(config, "pretrain", tokenizer(), start=1, share=share)
-        found = [rows_of(next(host)) for _ in range(2)]
-        host.close()
-        assert found == [[batch[row] for row in share] for batch in whole[1:]]
+    whole = rows_of_stage(config, "pretrain", tokenizer())
+    expected = [rows_of(next(whole)) for _ in range(4)]
+    whole.close()
+    # Stopped after two steps of one host, then resumed on two hosts, later on four.
+    for start, stop, hosts, workers in ((2, 3, 2, 2 * (unit == "documents")), (3, 4, 4, 0)):
+        config.data.workers = workers
+        for host in range(hosts):
+            share = tuple(range(8 * host // hosts, 8 * (host + 1) // hosts))
+            part = rows_of_stage(config, "pretrain", tokenizer(), start=start, share=share)
+            found = [rows_of(next(part)) for _ in range(start, stop)]
+            part.close()
+            assert found == [[batch[row] for row in share] for batch in expected[start:stop]]
+            if workers:
+                break  # processes take a while to start, and the other host's rows are alike
 
 
 def test_batches_count_their_documents_by_task_and_source(config):
@@ -235,7 +218,7 @@ GOLDEN_PICTURES = "fd18d100ac55370e"
 
 
 def test_one_source_has_the_batches_that_it_had_before_there_could_be_several():
-    config = tiny_config(pretrain__window_documents=20, data__vocab_size=300)
+    config = tiny_config(pretrain__window_documents=20, data__vocab_size=300, data__fill_rows=False)
     words = load_or_train_tokenizer(config, None)
     batch = rows_of_stage(config, "pretrain", words, seed=7).at(3)
     pictures = picture_loader(config, "codec", words, seed=7).at(3)

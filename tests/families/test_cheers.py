@@ -24,7 +24,7 @@ from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import FAMILIES, build_unified
 from unicom_jax.families.cheers import FROZEN_AT_FIRST, CheersImages, Latents
 from unicom_jax.families.images import ImageModel, Noised
-from unicom_jax.families.slots import pictures_read
+from unicom_jax.families.slots import dummy_draws, pictures_read
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -274,6 +274,81 @@ def test_features_in_the_place_of_pictures_are_refused():
     batch = pack(documents(DOCUMENTS[:1], sequence), [[0]], sequence).replace(patches=None)
     with pytest.raises(ValueError, match="unified.pathway=cheers reads pixels"):
         IMAGES.prepare({}, batch)
+
+
+# ---- options of the published trainer -----------------------------------------------------
+
+
+def errors_by_hand(model, params, batch, prepared, keys):
+    """{kind: errors of its pictures' tokens}: of "drawn", "read" and "dummy" pictures, each alone.
+
+    A dummy is what stands in front of a document without pictures: here of the last row.
+    """
+    images, rows = model.images, len(batch.tokens)
+    noised = images.noise(prepared, batch.draws, keys)
+    dummies = np.zeros(batch.draws.shape, bool)
+    dummies[-1] = batch.draws[-1] >= 0
+    time = np.where(dummies, 0.0, noised.time)
+    noisy = np.where(dummies[..., None, None], noised.noise, noised.noisy)
+
+    @jax.jit
+    def read(noised):
+        drawn, _ = images.drawn(params, noised)
+        text = model._embed(params, batch, (*images.looked_at(params, prepared), drawn))
+        return model.transformer(params["transformer"], text, batch.positions, batch.mask)[0]
+
+    @jax.jit
+    def speed_of(one, states):
+        return images.velocity(params, states, one, images.drawn(params, one)[1])[0, 0]
+
+    hidden = read(noised.replace(noisy=noisy, time=time))
+    found = {"drawn": [], "read": [], "dummy": []}
+
+    def add(kind, row, slots, latents, time, target):
+        one = Noised(latents[None, None], jnp.float32([[time]]), jnp.full((1, 1, 2), SIDE))
+        speed = speed_of(one, hidden[row, slots][None, None])
+        found[kind].append(np.mean(np.square(speed - target), axis=-1))
+
+    for row in range(rows):
+        for draw in np.flatnonzero(batch.draws[row] >= 0):
+            slots = np.flatnonzero((batch.roles[row] == 4) & (batch.image_index[row] == draw))
+            kind = "dummy" if dummies[row, draw] else "drawn"
+            target = noised.clean[row, draw] - noised.noise[row, draw]
+            add(kind, row, slots, noisy[row, draw], time[row, draw], target)
+        for image in range(batch.grids.shape[1]):
+            read = np.isin(batch.roles[row], (2, 3)) & (batch.image_index[row] == image)
+            if read.any():
+                add("read", row, np.flatnonzero(read), prepared.latents[row, image], 1.0, 0.0)
+    return found
+
+
+def test_the_flow_loss_of_the_published_trainer_is_a_mean_over_all_pictures():
+    config = configured(unified__cheers__dummies=True)
+    model, sequence = build_unified(config), sequence_config(config)
+    params = lively(model, scale=0.12)
+    made = documents([*DOCUMENTS, [words("a red dot")]], sequence)
+    batch = pack(made, [[0, 1], [2], [3]], sequence)
+    keys = jax.random.split(jax.random.key(0), 3)
+    frozen = {"autoencoder": lively(IMAGES.codec, seed=1, scale=0.12)}
+    prepared = model.images.prepare(frozen, batch)
+    by_hand = errors_by_hand(model, params, batch, prepared, keys)
+    assert {kind: len(errors) for kind, errors in by_hand.items()} == {
+        "drawn": 2, "read": 2, "dummy": 1,
+    }  # fmt: skip
+    for flow_over, kinds in (("drawn", ["drawn"]), ("all", [*by_hand])):
+        config.unified.cheers.flow_over = flow_over
+        terms = jax.jit(build_unified(config).loss_terms)(params, batch, prepared, keys)
+        errors = np.concatenate([each for kind in kinds for each in by_hand[kind]])
+        assert float(terms["flow"][1]) == errors.size
+        np.testing.assert_allclose(terms["flow"][0] / terms["flow"][1], errors.mean(), rtol=1e-4)
+
+
+def test_a_model_reads_a_batch_of_its_dummies_and_only_those_are_at_time_0():
+    assert not MODEL.images.dummies and MODEL.images.flow_over == "drawn"
+    sequence = dataclasses.replace(sequence_config(configured()), dummies=True)
+    batch = pack(documents([*DOCUMENTS, [words("dot")]], sequence), [[0, 3], [2]], sequence)
+    found = dummy_draws(batch)
+    np.testing.assert_array_equal(found, [[False, True], [False, False]])
 
 
 # ---- the paper's ablations ----------------------------------------------------------------

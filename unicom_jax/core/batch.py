@@ -71,6 +71,8 @@ class MixedBatch:
         and a time of its own, and several may be of one image, which is then encoded once.
       features: what the frozen encoder makes of the patches, where it was computed before, in
         float32, bfloat16 or float16; 0 behind an image's last patch. Else None.
+      parts: number of the source and task of each slot, in the order of `mixture_parts`; 0 at
+        padding, -1 where it is not known. None: of no slot.
     """
 
     tokens: Int32[Array, "B S"]
@@ -85,3 +87,4 @@ class MixedBatch:
     grids: Int32[Array, "B M 2"]
     draws: Int32[Array, "B draws"]
     features: Float[Array, "B M N F"] | None = None
+    parts: Int32[Array, "B S"] | None = None

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
-from jaxtyping import Array, Float, Float32, Int, Real
+from jaxtyping import Array, Bool, Float, Float32, Int, Real
 
 from unicom_jax.core.activations import (
     EMBED,
@@ -22,12 +22,13 @@ from unicom_jax.core.activations import (
     fitting,
 )
 from unicom_jax.core.gradients import gradient_dtype
+from unicom_jax.core.parts import sum_by_part
 
 LossTerm = tuple[Float32[Array, ""], float | Real[Array, ""]]  # (weighted sum, sum of weights)
 LossTerms = Mapping[str, LossTerm]
 # (weights of the head, hidden) -> logits
 Logits = Callable[[Any, Float[Array, "*B W"]], Float32[Array, "*B V"]]
-Pieces = tuple[jax.Array, jax.Array, jax.Array]  # hidden, targets, weights
+Pieces = tuple[jax.Array, ...]  # hidden, targets, weights, and the parts where asked for
 
 # Where nothing else is asked for, rows are cut into so many chunks, of so many slots at least.
 CHUNKS, LEAST_CHUNK = 8, 64
@@ -62,6 +63,7 @@ def text_terms(
     chunk: int = 0,
     z_loss: float = 0.0,
     specs: Any = None,
+    of: Bool[Array, "B S P"] | None = None,
 ) -> LossTerms:
     """Next-token cross-entropy and accuracy, from logits of the predicted slots alone.
 
@@ -85,28 +87,39 @@ def text_terms(
         (PaLM, Chowdhery et al. 2022 §5: 1e-4).
       specs: the head's `ParamSpec`s. On a mesh the gradient of a weight is then scattered to where
         its "embed" dimension is; None: it is summed whole.
+      of: which part of a mixture each slot belongs to (`core.parts.membership`).
 
     Returns:
       `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit. With
       `z_loss`, `text` is the cross-entropy plus z_loss · log² Z, and `text_z` (log² Z) says how
-      much of it that is.
+      much of it that is. With `of`, `text/parts` has the sums and counts of `text` by part, (P,).
     """
-    work = _Work(logits, _chunk_count(hidden.shape[1], chunk), z_loss, _axes(head, specs))
-    total, seen = _sums(work, head, *map(jnp.asarray, (hidden, targets, weights)))
-    hits, squares = seen
+    parts = 0 if of is None else of.shape[-1]
+    work = _Work(logits, _chunk_count(hidden.shape[1], chunk), z_loss, _axes(head, specs), parts)
+    pieces = (hidden, targets, weights, *(() if of is None else (of,)))
+    total, seen = _sums(work, head, *map(jnp.asarray, pieces))
     count = jnp.sum(weights)
-    terms = {"text": (total, count), "text_accuracy": (hits, count)}
-    return {**terms, "text_z": (squares, count)} if z_loss else terms
+    terms = {"text": (total, count), "text_accuracy": (seen[0], count)}
+    if of is not None:
+        terms["text/parts"] = seen[2:], sum_by_part(weights, of)
+    return {**terms, "text_z": (seen[1], count)} if z_loss else terms
 
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """`axes`: the logical names of the dimensions of each of the head's weights."""
+    """`axes`: the logical names of the dimensions of each of the head's weights. `parts`: how many
+    parts have sums of their own."""
 
     logits: Logits
     chunks: int
     z_loss: float
     axes: tuple[tuple[str | None, ...], ...]
+    parts: int = 0
+
+    @property
+    def zeros(self) -> tuple[jax.Array, jax.Array]:
+        """The sums of no slot."""
+        return jnp.zeros(()), jnp.zeros(2 + self.parts)
 
 
 def _axes(head: Any, specs: Any) -> tuple[tuple[str | None, ...], ...]:
@@ -126,9 +139,10 @@ def _chunk_sums(
     hidden: jax.Array,
     targets: jax.Array,
     weights: jax.Array,
+    of: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sums of -log p(target) + z_loss · log² Z, and of hits and log² Z, all slots at
-    once."""
+    """Weighted sums of -log p(target) + z_loss · log² Z, and of hits, of log² Z and of the loss by
+    part, all slots at once."""
     scores = logits(head, hidden)
     # Sums and maxima over the vocabulary, no look-up: each device then works on its own part of it.
     hot = targets[..., None] == jnp.arange(scores.shape[-1])
@@ -138,7 +152,10 @@ def _chunk_sums(
     if z_loss:
         loss = loss + z_loss * square
     seen = jnp.stack([picked >= jnp.max(scores, axis=-1), jax.lax.stop_gradient(square)])
-    return jnp.sum(loss * weights), jnp.sum(seen * weights, axis=range(1, seen.ndim))
+    sums = jnp.sum(seen * weights, axis=range(1, seen.ndim))
+    if of is not None:
+        sums = jnp.concatenate([sums, sum_by_part(jax.lax.stop_gradient(loss * weights), of)])
+    return jnp.sum(loss * weights), sums
 
 
 def _front_first(chunks: int, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -162,7 +179,7 @@ def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pie
     Returns:
       The sums and the outputs, in the order of the slots (B S, ...).
     """
-    hidden, targets, weights = (x.reshape(-1, *x.shape[2:]) for x in pieces)
+    hidden, targets, weights, *rest = (x.reshape(-1, *x.shape[2:]) for x in pieces)
     order, real = _front_first(work.chunks, pieces[2])
 
     def step(total: tuple, chunk: tuple) -> tuple[tuple, Any]:
@@ -170,7 +187,8 @@ def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pie
         weight = weights[places] * real
 
         def add(total: tuple) -> tuple:
-            sums, output = one_chunk(hidden[places], targets[places], weight)
+            of = (x[places] for x in rest)
+            sums, output = one_chunk(hidden[places], targets[places], weight, *of)
             return jax.tree.map(jnp.add, total, sums), output
 
         return jax.lax.cond(jnp.any(weight != 0), add, lambda total: (total, skipped), total)
@@ -184,7 +202,7 @@ def _local_sums(work: _Work, head: Any, *pieces: jax.Array) -> tuple[jax.Array, 
     def one_chunk(*pieces: jax.Array) -> tuple[tuple, None]:
         return _chunk_sums(work.logits, work.z_loss, head, *pieces), None
 
-    return _over_chunks(work, one_chunk, (jnp.zeros(()), jnp.zeros(2)), None, pieces)[0]
+    return _over_chunks(work, one_chunk, work.zeros, None, pieces)[0]
 
 
 def _local_gradients(work: _Work, head: Any, *pieces: jax.Array) -> tuple:
@@ -201,7 +219,7 @@ def _local_gradients(work: _Work, head: Any, *pieces: jax.Array) -> tuple:
     hidden, chunks = pieces[0], work.chunks
     skipped = jnp.zeros((-(-math.prod(hidden.shape[:2]) // chunks), hidden.shape[2]), hidden.dtype)
     zeros = jax.tree.map(lambda w: jnp.zeros(w.shape, jnp.float32), head)
-    start = (jnp.zeros(()), jnp.zeros(2), zeros)
+    start = (*work.zeros, zeros)
     total, hidden_gradient = _over_chunks(work, one_chunk, start, skipped, pieces)
     return total[:2], total[2], hidden_gradient.reshape(hidden.shape)
 
@@ -227,7 +245,7 @@ def _on_devices(work: _Work, local: Callable, head: Any, pieces: Pieces, gradien
     out = jax.shard_map(
         run,
         mesh=mesh,
-        in_specs=(everywhere, own, own, own),
+        in_specs=(everywhere, *(own for _ in pieces)),
         out_specs=(everywhere, own, own) if gradients else everywhere,
         axis_names=frozenset(devices),  # XLA splits the vocabulary over `tensor`
         check_vma=False,
@@ -274,14 +292,11 @@ def _scatter(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(
-    work: _Work, head: Any, hidden: jax.Array, targets: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    return _on_devices(work, _local_sums, head, (hidden, targets, weights), gradients=False)
+def _sums(work: _Work, head: Any, *pieces: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return _on_devices(work, _local_sums, head, pieces, gradients=False)
 
 
-def _sums_forward(work, head, hidden, targets, weights):
-    pieces = hidden, targets, weights
+def _sums_forward(work, head, *pieces):
     sums, *gradients = _on_devices(work, _local_gradients, head, pieces, gradients=True)
     like = jax.tree.map(lambda w: jnp.zeros((0,), w.dtype), head)
     return sums, (*gradients, like)
@@ -291,7 +306,8 @@ def _sums_backward(work, residuals, gradient):
     head_gradient, hidden_gradient, like = residuals
     scale, _ = gradient  # what is only reported has no gradient
     head_gradient = jax.tree.map(lambda x, w: (scale * x).astype(w.dtype), head_gradient, like)
-    return head_gradient, (scale * hidden_gradient).astype(hidden_gradient.dtype), None, None
+    others = (None,) * (3 if work.parts else 2)  # targets, weights and parts have no gradient
+    return head_gradient, (scale * hidden_gradient).astype(hidden_gradient.dtype), *others
 
 
 _sums.defvjp(_sums_forward, _sums_backward)

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_terms, terms_by_time
+from unicom_jax.core.flow import TIME_GRIDS, flow_terms, terms_by_time
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
@@ -40,6 +40,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 # What the paper's first stage keeps as it is, for a stage's `freeze`: it trains the projector, the
 # flow head and its gate. Later stages train everything that the family does not hold itself.
 FROZEN_AT_FIRST = ("transformer/.*", "decoder/.*", "vision/.*")
+GATE_BINS = 10  # of flow time, in which the gate is reported
 
 
 @flax.struct.dataclass
@@ -67,7 +68,11 @@ class CheersImages(ImageModel):
     head: CascadedHead
     prediction: Prediction = Prediction()
     flow_time: FlowTime = FlowTime()
+    flow_over: str = "drawn"
+    dummies: bool = False
     compute_dtype: str = "float32"
+
+    time_grids = TIME_GRIDS
 
     def specs(self) -> Specs:
         return {**self.tokenizer.specs(), "head": self.head.specs()}
@@ -102,6 +107,10 @@ class CheersImages(ImageModel):
         self, prepared: Latents, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
     ) -> Noised:
         return noise_draws(prepared.latents, prepared.grids, draws, row_keys, self.flow_time)
+
+    def ended(self, prepared: Latents) -> Noised:
+        latents, grids = prepared.latents, prepared.grids
+        return Noised(latents, jnp.ones(grids.shape[:2]), grids, clean=latents, noise=latents)
 
     def looked_at(
         self, params: Params, prepared: Latents
@@ -170,10 +179,10 @@ class CheersImages(ImageModel):
         found = self.cascade(params, condition, noised, aux)
         time = noised.time[..., None]
         both = self.prediction.and_target(found.prediction, noised)
-        terms = flow_terms(*both, noised.real, time)
+        terms = flow_terms(*both, noised.real, time, noised.of)
         if found.gate is None:
             return terms
-        return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
+        return terms | terms_by_time("gate", abs(found.gate), noised.real, time, GATE_BINS)
 
 
 def make_cheers(
@@ -204,5 +213,7 @@ def make_cheers(
         head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
         prediction=Prediction(unified["prediction"], unified["time_floor"]),
         flow_time=FlowTime(unified["time"], unified["time_shift"]),
+        flow_over=cheers["flow_over"],
+        dummies=cheers["dummies"],
         compute_dtype=compute_dtype,
     )

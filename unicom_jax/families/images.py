@@ -103,6 +103,8 @@ class Noised:
       time: flow time t of each draw.
       grids: rows and columns of the n tokens; (0, 0) where there is no draw.
       clean, noise: z_1 and ε; None while a picture is sampled.
+      of: which part of a mixture each draw belongs to (`core.parts.membership`); None: unknown.
+      scored: draws that count in the loss; None: all of them.
     """
 
     noisy: Float[Array, "B draws n d"]
@@ -110,11 +112,22 @@ class Noised:
     grids: Int[Array, "B draws 2"]
     clean: Float[Array, "B draws n d"] | None = None
     noise: Float[Array, "B draws n d"] | None = None
+    of: Bool[Array, "B draws 1 P"] | None = None
+    scored: Bool[Array, "B draws"] | None = None
 
     @property
     def real(self) -> Bool[Array, "B draws n"]:
-        """True at tokens of a draw, False at padding."""
-        return token_mask(self.grids, self.noisy.shape[2])
+        """True at tokens of a draw that counts, False at padding."""
+        tokens = token_mask(self.grids, self.noisy.shape[2])
+        return tokens if self.scored is None else tokens & self.scored[..., None]
+
+    def without_picture(self, chosen: Bool[Array, "B draws"], *, scored: bool) -> Noised:
+        """The same, but the `chosen` draws are noise alone, at t = 0."""
+        return self.replace(
+            noisy=jnp.where(chosen[..., None, None], self.noise, self.noisy),
+            time=jnp.where(chosen, 0.0, self.time),
+            scored=None if scored else ~chosen,
+        )
 
 
 class ImageModel(Module):
@@ -126,12 +139,19 @@ class ImageModel(Module):
       flow_time: how `noise` draws times; sampling shifts its steps alike.
       reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
         transformer run once a picture and only `velocity` at each step of sampling.
+      flow_over: pictures whose loss is averaged: "drawn"; or "all", with those that are read as if
+        they had been drawn to t = 1 (`ended`), where the velocity is to be 0, and with dummies.
+      dummies: whether batches have draws of `SequenceConfig.dummies`, which are at t = 0.
+      time_grids: the kinds of `core.flow.time_grid` that sampling may take.
       takes_features: whether `prepare` takes features of the frozen encoder that a batch brings
         along in the place of pictures.
     """
 
     flow_time: FlowTime = FlowTime()
     reads_noise = True
+    flow_over = "drawn"
+    dummies = False
+    time_grids = ("even",)
     takes_features = False
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
@@ -152,6 +172,10 @@ class ImageModel(Module):
     ) -> Noised:
         """Puts each draw at a time of its own; `draws` are pictures of the row, -1: none."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def ended(self, prepared: Any) -> Noised:
+        """Every picture at t = 1, without noise; `drawn` then gives what `looked_at` does."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss of pictures that are read")
 
     def looked_at(
         self, params: Params, prepared: Any
@@ -204,7 +228,7 @@ class ImageModel(Module):
         parts by time (`core.flow.flow_terms`)."""
         predicted = self.velocity(params, condition, noised, aux)
         target = velocity(noised.clean, noised.noise)
-        return flow_terms(predicted, target, noised.real, noised.time[..., None])
+        return flow_terms(predicted, target, noised.real, noised.time[..., None], noised.of)
 
 
 def pictures_of(

@@ -48,4 +48,4 @@ class UnicomImages(LatentImages):
         """`flow`: squared velocity error a channel; of "data" prediction weighted by the floor."""
         given = self.head(params["head"], condition, noised.time)
         both = self.prediction.and_target(given, noised)
-        return flow_terms(*both, noised.real, noised.time[..., None])
+        return flow_terms(*both, noised.real, noised.time[..., None], noised.of)

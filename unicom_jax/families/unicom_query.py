@@ -19,6 +19,7 @@ from unicom_jax.core.grids import token_places
 from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
+from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import Noised
 from unicom_jax.families.latents import LatentImages
 from unicom_jax.families.slots import picture_rows
@@ -61,6 +62,7 @@ class QueryImages(LatentImages):
         places = place_embedding(token_places(noised.grids, tokens), width)
         return (params["queries"][:tokens] + places).astype(self.compute_dtype), None
 
+    @in_module("connector")
     def condition(
         self, params: Params, hidden: Float[Array, "B draws n W"], grids: Int[Array, "B draws 2"]
     ) -> Float[Array, "B draws n W"]:

@@ -9,6 +9,7 @@ Transfusion arXiv 2408.11039).
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import flax.struct
@@ -20,8 +21,19 @@ from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.parts import membership
+from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import ImageModel, Noised
-from unicom_jax.families.slots import each_alone, pick_draws, pictures_read, place_images
+from unicom_jax.families.slots import (
+    draw_parts,
+    dummy_draws,
+    each_alone,
+    pick_draws,
+    pick_read,
+    pictures_read,
+    place_images,
+    side_by_side,
+)
 from unicom_jax.models.transformer import KVCache, Transformer
 
 
@@ -52,6 +64,7 @@ class UnifiedModel(Module):
       views: pictures read and draws of a training row together, at most; 0: no limit. See
         `ImageModel.looked_at_and_drawn`.
       text_chunk, z_loss: see `core.losses.text_terms`.
+      parts: how many parts of a mixture have losses of their own.
     """
 
     transformer: Transformer
@@ -59,6 +72,7 @@ class UnifiedModel(Module):
     views: int = 0
     text_chunk: int = 0
     z_loss: float = 0.0
+    parts: int = 0
     compute_dtype: str = "float32"
 
     def specs(self) -> Specs:
@@ -73,26 +87,52 @@ class UnifiedModel(Module):
     ) -> LossTerms:
         """Terms `text` (nats a token), `text_accuracy`, and those of the drawn pictures.
 
+        With `parts`, `text/parts` and `flow/parts` have the sums and counts by part of the mixture.
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
-        images = self.images
+        images, rows = self.images, batch.tokens.shape[0]
+        over_all = images.flow_over == "all"
         noised = images.noise(prepared, batch.draws, row_keys)
-        looked, drawn, aux = images.looked_at_and_drawn(
-            params, prepared, noised, pictures_read(batch), self.views
-        )
+        if self._tells_parts(batch):
+            noised = noised.replace(of=membership(draw_parts(batch), self.parts)[:, :, None])
+        if images.dummies:
+            noised = noised.without_picture(dummy_draws(batch), scored=over_all)
+        is_read = pictures_read(batch)
+        if over_all:  # all pictures, whatever `views` allows: each is a prediction too
+            ended = each_alone(images.ended(prepared))
+            (read, of_read), (drawn, aux) = (
+                images.drawn(params, alone) for alone in (ended, each_alone(noised))
+            )
+            looked, drawn = (side_by_side(read, rows),) * 2, side_by_side(drawn, rows)
+        else:
+            looked, drawn, aux = images.looked_at_and_drawn(
+                params, prepared, noised, is_read, self.views
+            )
         hidden = self._embed(params, batch, (*looked, drawn))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
         noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
-        condition = images.condition(params, states, noised.grids)
-        return {
-            **images.loss_terms(params, condition, noised, aux),
-            **self.text_terms(params, batch, hidden),
-        }
+        terms = self._picture_terms(params, states, noised, aux)
+        if over_all:
+            states, scored = each_alone((pick_read(hidden, batch, read.shape[2]), is_read))
+            of_read = self._picture_terms(params, states, ended.replace(scored=scored), of_read)
+            terms = {**terms, "flow": tuple(map(operator.add, terms["flow"], of_read["flow"]))}
+        return {**terms, **self.text_terms(params, batch, hidden)}
 
+    def _picture_terms(
+        self, params: Params, states: Float[Array, "R 1 s W"], noised: Noised, aux: Any
+    ) -> LossTerms:
+        """Of pictures alone, and the hidden states of their slots."""
+        condition = self.images.condition(params, states, noised.grids)
+        return self.images.loss_terms(params, condition, noised, aux)
+
+    @in_module("logits")
     def text_terms(
         self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
     ) -> LossTerms:
-        """Terms `text` (nats a token) and `text_accuracy`."""
+        """Terms `text` (nats a token), `text_accuracy` and, with `parts`, `text/parts`."""
+        of = None
+        if self._tells_parts(batch):
+            of = membership(own_slots(batch.parts), self.parts)
         return text_terms(
             self.transformer.logits,
             self.transformer.head_weights(params["transformer"]),
@@ -100,7 +140,17 @@ class UnifiedModel(Module):
             self.text_chunk,
             self.z_loss,
             self.transformer.head_weights(self.transformer.specs()),
+            of,
         )
+
+    def read(self, params: Params, batch: MixedBatch, prepared: Any) -> Float[Array, "B S W"]:
+        """Hidden states of rows without draws; `prepared`: as for `prefill`."""
+        looked_at = None if prepared is None else self.images.looked_at(params, prepared)
+        hidden = self._embed(params, batch, looked_at)
+        return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
+
+    def _tells_parts(self, batch: MixedBatch) -> bool:
+        return self.parts > 0 and batch.parts is not None
 
     def logits(self, params: Params, hidden: Float[Array, "*B W"]) -> Float32[Array, "*B V"]:
         """Next-token logits."""

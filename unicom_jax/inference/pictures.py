@@ -36,7 +36,8 @@ def numbered(out: Path, number: int) -> Path:
 def save(image: Picture, path: Path) -> Path:
     """Writes a PNG; makes the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    with path.open("wb") as file:
+        Image.fromarray(image).save(file, "PNG")
     return path
 
 

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from unicom_jax.core.attention import check_backend
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.autoencoder_layers import Conv, Half, specs_of
 from unicom_jax.models.extent import Extent
 
@@ -109,6 +110,7 @@ class Autoencoder(Module):
         mean, log_variance = jnp.split(moments, 2, axis=-1)
         return mean, jnp.clip(log_variance, -30.0, 20.0)
 
+    @in_module("autoencoder")
     def encode(
         self, params: Params, images: Float[Array, "B h w 3"], extent: Extent | None = None
     ) -> Latents:
@@ -118,6 +120,7 @@ class Autoencoder(Module):
         """
         return self.moments(params, images, extent)[0]
 
+    @in_module("autoencoder")
     def decode(
         self,
         params: Params,
@@ -128,6 +131,7 @@ class Autoencoder(Module):
         features = self.decoder_features(params, latents, extent)
         return self.output(params["decoder"]["conv_out"], features, extent)
 
+    @in_module("autoencoder")
     def decoder_features(
         self,
         params: Params,

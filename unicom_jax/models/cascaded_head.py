@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Float32, Int
 from unicom_jax.core.grids import split_windows, token_mask
 from unicom_jax.core.layers import LayerNorm, Linear, TimeEmbedding
 from unicom_jax.core.module import Module, Params, Specs, zeros
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.modulated_stack import ModulatedStack
 
 # `released`: the second stage of the published weights counts 0 ... 511 and starts again at 0.
@@ -45,6 +46,7 @@ class DetailGate(Module):
     def specs(self) -> Specs:
         return {"up": self.up.specs(), "down": self.down.specs()}
 
+    @in_module("gate")
     def __call__(
         self, params: Params, x: Float[Array, "*B {self.width}"]
     ) -> Float32[Array, "*B 1"]:
@@ -159,7 +161,8 @@ class CascadedHead(Module):
     ) -> jax.Array:
         when = self.parts[f"{name}_time"](params[f"{name}_time"], time)
         lengths = grids[:, 0] * grids[:, 1]
-        return self.parts[name](params[name], tokens, when, lengths, places, dtype)
+        run = in_module(name)(self.parts[name].__call__)
+        return run(params[name], tokens, when, lengths, places, dtype)
 
     def _with_details(
         self, params: Params, semantic: Float[Array, "B N V"], embedded: Float[Array, "B N V"]

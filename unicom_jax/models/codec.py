@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.latent_codec import LatentCodec
 
@@ -47,6 +48,7 @@ class Codec(LatentCodec):
             "statistics": statistics,
         }
 
+    @in_module("compressor")
     def compress(
         self, params: Params, features: Float[Array, "B N F"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B n {self.latent_dim}"]:
@@ -54,6 +56,7 @@ class Codec(LatentCodec):
         features = features.astype(jnp.float32)
         return self.compressor(params["compressor"], features, grids)
 
+    @in_module("decompressor")
     def decompress(
         self,
         params: Params,

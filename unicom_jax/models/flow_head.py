@@ -12,6 +12,7 @@ from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, gelu_tanh
 from unicom_jax.core.modulation import Modulation, gated_sum, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.remat import REMAT_POLICIES, check_remat
+from unicom_jax.core.scopes import in_module
 
 
 def _output(width: int, latent_dim: int) -> Linear:
@@ -31,6 +32,7 @@ class LinearHead(Module):
     def specs(self) -> Specs:
         return {"output": _output(self.width, self.latent_dim).specs()}
 
+    @in_module("head")
     def __call__(
         self,
         params: Params,
@@ -58,6 +60,7 @@ class MlpHead(Module):
         output = _output(self.hidden_dim, self.latent_dim)
         return {"up": self.up.specs(), "output": output.specs()}
 
+    @in_module("head")
     def __call__(
         self,
         params: Params,
@@ -107,6 +110,7 @@ class AdaLnHead(Module):
         block = {name: module.specs() for name, module in self._block.items()}
         return specs | {"blocks": stack_specs(block, self.depth)}
 
+    @in_module("head")
     def __call__(
         self,
         params: Params,

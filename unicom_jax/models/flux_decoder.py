@@ -20,6 +20,7 @@ from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import Mlp
 from unicom_jax.core.module import Params, Specs
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flux import FluxTransformer
 
@@ -66,6 +67,7 @@ class FluxDecoder(FlowDecoder):
     def specs(self) -> Specs:
         return {"projector": self.projector.specs(), "transformer": self.transformer.specs()}
 
+    @in_module("flow_decoder")
     def __call__(
         self,
         params: Params,

@@ -13,6 +13,7 @@ import dataclasses
 from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 
 
@@ -36,6 +37,7 @@ class LatentDecoder(Module):
     def specs(self) -> Specs:
         return self.space.autoencoder.decoder_specs()
 
+    @in_module("decoder")
     def __call__(
         self,
         params: Params,

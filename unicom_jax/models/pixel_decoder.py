@@ -22,6 +22,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.modulation import Modulation, gated_sum, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import Turns, apply_rope, rope
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.flow_decoder import FlowDecoder, masked_loss
 
 PREDICTIONS = ("data", "velocity")
@@ -143,6 +144,7 @@ class PixelDecoder(FlowDecoder):
         ends = {name: part.specs() for name, part in self._ends.items()}
         return ends | {"blocks": stack_specs(self.block.specs(), self.depth)}
 
+    @in_module("flow_decoder")
     def __call__(
         self,
         params: Params,

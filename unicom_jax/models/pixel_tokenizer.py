@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from unicom_jax.core.grids import join_windows
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.latent_decoder import LatentDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 
@@ -41,6 +42,7 @@ class SlotProjector(Module):
     def specs(self) -> Specs:
         return {"norm": self.norm.specs(), "mlp": self.mlp.specs()}
 
+    @in_module("projector")
     def __call__(
         self, params: Params, features: Float[Array, "B N {self.in_dim}"], grids: Int[Array, "B 2"]
     ) -> Float[Array, "B N/{self.fold}**2 {self.out_dim}"]:

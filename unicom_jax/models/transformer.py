@@ -28,6 +28,7 @@ from unicom_jax.core.losses import soft_cap
 from unicom_jax.core.module import Module, Params, Specs, stack_specs
 from unicom_jax.core.positions import RopeScaling, apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES, check_remat
+from unicom_jax.core.scopes import in_module
 
 # The scope of attention within packed rows, by which `training/flops.py` knows its products.
 ROW_ATTENTION = "row_attention"
@@ -216,6 +217,7 @@ class Transformer(Module):
             specs["head"] = self.head.specs()
         return specs
 
+    @in_module("embedding")
     def embed(
         self, params: Params, tokens: Int[Array, "B S"], dtype: Any = None
     ) -> Float[Array, "B S {self.width}"]:
@@ -241,6 +243,7 @@ class Transformer(Module):
         shape = (self.depth, batch, slots, self.kv_heads, self.head_dim)
         return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
 
+    @in_module("transformer")
     def __call__(
         self,
         params: Params,

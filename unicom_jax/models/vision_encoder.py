@@ -18,6 +18,7 @@ from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, normal
+from unicom_jax.core.scopes import in_module
 from unicom_jax.models.encoder_stack import EncoderAttention, Tower
 
 
@@ -150,6 +151,7 @@ class VisionEncoder(Tower):
             "head": self.head.specs(),
         }
 
+    @in_module("vision")
     def __call__(
         self,
         params: Params,
@@ -168,6 +170,7 @@ class VisionEncoder(Tower):
         """
         return self.embedding_and_features(params, patches, grids)[1]
 
+    @in_module("vision")
     def embedding_and_features(
         self,
         params: Params,
@@ -182,6 +185,7 @@ class VisionEncoder(Tower):
         x = self.norm(params["norm"], self.stack(params["blocks"], embedded, mask))
         return _zero_padding(embedded, grids), _zero_padding(x, grids)
 
+    @in_module("vision")
     def hidden_states(
         self,
         params: Params,

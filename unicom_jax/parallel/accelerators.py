@@ -23,6 +23,8 @@ class Accelerator:
       wrap: an axis of at least so many chips is closed to a ring.
       flags: of XLA, that others train with on it (`parallel/xla_flags.py`); (): none are known.
       environment: further variables of that kind, (name, value).
+      tf32, fp32: peaks in FLOP/s of products of fp32 numbers, rounded to TF32 or not; 0 of a TPU,
+        which makes them of bf16 products (`parallel/plan/arithmetic.py`).
     """
 
     name: str
@@ -38,6 +40,8 @@ class Accelerator:
     wrap: int = 0
     flags: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    tf32: float = 0.0
+    fp32: float = 0.0
 
     @property
     def flags_variable(self) -> str:
@@ -115,6 +119,8 @@ HOPPER_FLAGS = (
     "--xla_gpu_enable_all_gather_combine_by_dim=false",
     "--xla_gpu_enable_reduce_scatter_combine_by_dim=false",
 )
+AMPERE_FP32 = {"tf32": 156e12, "fp32": 19.5e12}
+HOPPER_FP32 = {"tf32": 494.5e12, "fp32": 67e12}
 HOPPER_ENVIRONMENT = (
     ("CUDA_DEVICE_MAX_CONNECTIONS", "1"),
     ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9"),
@@ -141,18 +147,20 @@ ACCELERATORS = (
     Accelerator(
         "tpu7x", ("TPU7x",), 1153.5e12, 96, 8, TORUS, 3.69e12, 50e9, 6.25e9, 3, 4, TPU7X_FLAGS
     ),
-    Accelerator("a100", ("NVIDIA A100",), 312e12, 40, 8, NODES, 1.555e12, 300e9, 25e9),
+    Accelerator(
+        "a100", ("NVIDIA A100",), 312e12, 40, 8, NODES, 1.555e12, 300e9, 25e9, **AMPERE_FP32
+    ),
     Accelerator(
         "a100-80", ("NVIDIA A100-SXM4-80GB", "NVIDIA A100 80GB"), 312e12, 80, 8, NODES,
-        2.039e12, 300e9, 25e9,
+        2.039e12, 300e9, 25e9, **AMPERE_FP32,
     ),
     Accelerator(
         "h100", ("NVIDIA H100",), 989e12, 79, 8, NODES, 3.35e12, 450e9, 50e9,
-        flags=HOPPER_FLAGS, environment=HOPPER_ENVIRONMENT,
+        flags=HOPPER_FLAGS, environment=HOPPER_ENVIRONMENT, **HOPPER_FP32,
     ),
     Accelerator(
         "h200", ("NVIDIA H200",), 989e12, 140, 8, NODES, 4.8e12, 450e9, 50e9,
-        flags=HOPPER_FLAGS, environment=HOPPER_ENVIRONMENT,
+        flags=HOPPER_FLAGS, environment=HOPPER_ENVIRONMENT, **HOPPER_FP32,
     ),
 )  # fmt: skip
 

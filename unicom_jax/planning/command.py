@@ -22,6 +22,7 @@ from unicom_jax.planning.sampling import SAMPLE, SamplePlan, plan_sampling
 from unicom_jax.planning.search import nearest_fit, search
 from unicom_jax.planning.table import (
     exchange_table,
+    module_table,
     parameter_line,
     plan_table,
     sample_table,
@@ -106,6 +107,8 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
         if line := visible_line(plan):
             console.print(line, markup=False, soft_wrap=True)
     for plan in plans:
+        if plan.roofline and plan.roofline.modules:
+            console.print(module_table(plan))
         if plan.roofline and plan.roofline.exchanges:
             console.print(exchange_table(plan))
         for warning in plan.warnings:

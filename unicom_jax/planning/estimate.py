@@ -22,15 +22,16 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 from jax.sharding import AbstractMesh, AxisType
 from ml_collections import ConfigDict
 
 from unicom_jax.config import to_json
 from unicom_jax.core.module import iter_specs
 from unicom_jax.parallel import sharding
-from unicom_jax.parallel.accelerators import preset_mesh
+from unicom_jax.parallel.accelerators import Accelerator, preset_mesh
 from unicom_jax.parallel.mesh import AUTO, AXES, parse_mesh
+from unicom_jax.parallel.plan.arithmetic import slowdown, traced_arithmetic
 from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import Topology
 from unicom_jax.parallel.plan.traffic import Exchange, received
@@ -49,6 +50,7 @@ class Traced:
       model_flops: as `flops_by_shares` gives them.
       computed_flops: of all pairs, with what is computed again.
       moved: bytes of the products' factors and results.
+      weighed_flops: the computed ones, of fp32 numbers as many times as they take longer.
       kept: bytes that the backward pass keeps of the forward pass.
       largest: bytes of the largest array in between.
     """
@@ -57,6 +59,7 @@ class Traced:
     model_flops: Callable[[Shares], float]
     computed_flops: float
     moved: float
+    weighed_flops: float
     kept: float
     largest: float
 
@@ -68,7 +71,7 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
     """As `plan_stage`, with nothing compiled."""
     mesh = abstract_mesh(config.mesh, topology)
     program = make_program(config, name, mesh)
-    traced = _trace_once(config, name, program, kernels=topology.accelerator is not None)
+    traced = _trace_once(config, name, program, topology.accelerator)
     rows = config[name].batch_size / traced.rows
     facts = facts_of(config, name, topology, program)
     shards = math.prod(mesh.shape[axis] for axis in sharding.BATCH_AXES)
@@ -76,6 +79,7 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
     held, gradients = sum(facts["held"].values()), local_bytes(trained)
     at_once = rows * (traced.kept + 2 * traced.largest) / (shards * config[name].accumulate)
     flops = rows * traced.computed_flops / topology.devices
+    weighed = rows * traced.weighed_flops / topology.devices
     moved = 2 * (held + gradients) + rows * traced.moved / topology.devices
     exchanges = tuple(_exchanges(config, program, topology, shards))
     return StagePlan(
@@ -84,21 +88,31 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
         all_pairs_flops=rows * traced.model_flops(Shares()),
         peak=held + gradients + at_once,
         computed_flops=flops,
-        roofline=_roofline(topology, flops, moved, exchanges),
+        roofline=_roofline(topology, weighed, moved, exchanges),
         estimated=True,
     )
 
 
-def _trace_once(config: ConfigDict, name: str, program: StepProgram, kernels: bool) -> Traced:
+def _trace_once(
+    config: ConfigDict, name: str, program: StepProgram, accelerator: Accelerator | None
+) -> Traced:
     """All that it holds grows with the rows, so another number of them needs no new trace."""
     same = config.copy_and_resolve_references()
     same.mesh, same[name].accumulate, same[name].batch_size = "", 1, 1
-    key = f"{name} {kernels} {to_json(same)}"
+    key = f"{name} {accelerator and accelerator.name} {to_json(same)}"
     if key not in _TRACED:
         loss, rows = (program.stage, program.frozen, program.batch), config[name].batch_size
-        counts = flops_by_shares(*loss), *computed(*loss, kernels)
+        weigh = _weigher(accelerator)
+        counts = flops_by_shares(*loss), *computed(*loss, accelerator is not None, weigh)
         _TRACED[key] = Traced(rows, *counts, *_activations(program))
     return _TRACED[key]
+
+
+def _weigher(accelerator: Accelerator | None) -> Callable[[JaxprEqn], float]:
+    """How much longer a product takes than one of bfloat16 numbers."""
+    if accelerator is None:
+        return lambda eqn: 1.0
+    return lambda eqn: slowdown(traced_arithmetic(eqn), accelerator)
 
 
 def abstract_mesh(text: str, topology: Topology) -> AbstractMesh:

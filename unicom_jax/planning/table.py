@@ -67,6 +67,8 @@ def plan_table(plans: Sequence[StagePlan]) -> Table:
     row("computed / these", _recomputed)
     for term in TERMS:
         row(f"time: {term}", lambda plan, term=term: _term(plan, term))
+        if term == "compute":
+            row("  of it fp32 products", lambda plan: _wide(plan))
     row("step, if all overlaps", lambda plan: _seconds(plan.step_seconds))
     row("step, if nothing does", lambda plan: _seconds(_in_turn(plan)))
     row("binding", _binding, end=True)
@@ -122,6 +124,12 @@ def _term(plan: StagePlan, term: str) -> str:
     return _seconds(plan.roofline.terms[term]) if plan.roofline else NOTHING
 
 
+def _wide(plan: StagePlan) -> str:
+    if not plan.roofline or plan.estimated:
+        return NOTHING
+    return _seconds(plan.roofline.wide)
+
+
 def _in_turn(plan: StagePlan) -> float | None:
     return plan.roofline.in_turn if plan.roofline else None
 
@@ -131,6 +139,23 @@ def _binding(plan: StagePlan) -> str:
         return NOTHING
     share = plan.roofline.bound[plan.roofline.binding] / plan.step_seconds
     return f"{plan.roofline.binding} {100 * share:.0f}%"
+
+
+def module_table(plan: StagePlan) -> Table:
+    """What the modules of the model take of a device's step, the longest first."""
+    title = f"{plan.stage}: modules of the model, on a device in a step"
+    table = Table(title=title, title_justify="left")
+    table.add_column("module")
+    for name in ("of the FLOPs", *TERMS, "of the sum"):
+        table.add_column(name, justify="right")
+    modules = plan.roofline.modules
+    whole, flops = plan.roofline.in_turn, sum(one.flops for one in modules)
+    for one in modules:
+        table.add_row(
+            one.name or "the rest", _percent(one.flops / flops), *map(_seconds, one.seconds),
+            _percent(sum(one.seconds) / whole if whole else None),
+        )  # fmt: skip
+    return table
 
 
 def exchange_table(plan: StagePlan, rows: int = 12) -> Table:

@@ -10,7 +10,6 @@ trains an autoencoder keeps it in the same place, as any stage, and has no such 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from ml_collections import ConfigDict
 from data_pipelines.build import grid_unit, image_policy
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.paths import as_path, copy_file
 from unicom_jax.families.build import (
     autoencoder_path,
     build_autoencoder,
@@ -73,7 +73,7 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
             "codec.autoencoder.path needs pictures of a few shapes, data.policy=naflex has any; "
             'set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
         )
-    folder, given = workdir / AUTOENCODER, Path(path)
+    folder, given = workdir / AUTOENCODER, as_path(path)
     adopted = (folder / DESCRIPTION).is_file()
     if not adopted:
         _check_folder(given, f"codec.autoencoder.path={path}")
@@ -88,8 +88,7 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         folder.mkdir(parents=True, exist_ok=True)
         # The description last: it says that all is there.
         for name in (*weight_files(given, LAYOUT.stem).names, DESCRIPTION):
-            shutil.copyfile(given / name, folder / f"{name}.part")
-            (folder / f"{name}.part").replace(folder / name)
+            copy_file(given / name, folder / name)
 
 
 def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:

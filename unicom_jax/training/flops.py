@@ -71,15 +71,21 @@ def flops_by_shares(stage: Stage, frozen: Params, batch: Any) -> Callable[[Share
 
 
 def computed(
-    stage: Stage, frozen: Params, batch: Any, kernels: bool = False
-) -> tuple[float, float]:
-    """Operations with what the backward pass computes again, and bytes of all products' arrays.
+    stage: Stage,
+    frozen: Params,
+    batch: Any,
+    kernels: bool = False,
+    weigh: Callable[[JaxprEqn], float] = lambda _: 1.0,
+) -> tuple[float, float, float]:
+    """Operations with what the backward pass computes again, bytes of all products' arrays, and the
+    operations with a weight each.
 
     Every slot predicts a token and sees all of its row. The bytes are those of factors and results,
     each once a product.
 
     Args:
       kernels: count Pallas kernels by what they say of themselves, where a platform has them.
+      weigh: the weight of a product or a kernel.
     """
     total, arguments = loss_of(stage, frozen, batch)
     jaxpr = jax.make_jaxpr(jax.value_and_grad(total))(*arguments).jaxpr
@@ -88,7 +94,10 @@ def computed(
     if kernels:
         flops = flops | {KERNEL: lambda eqn: float(eqn.params["cost_estimate"].flops)}
         moved = moved | {KERNEL: lambda eqn: float(eqn.params["cost_estimate"].bytes_accessed)}
-    return tuple(_count(jaxpr, nothing, products=table)[0] for table in (flops, moved))
+    weighed = {
+        name: lambda eqn, count=count: count(eqn) * weigh(eqn) for name, count in flops.items()
+    }
+    return tuple(_count(jaxpr, nothing, products=table)[0] for table in (flops, moved, weighed))
 
 
 def loss_of(stage: Stage, frozen: Params, batch: Any) -> tuple[Callable[..., jax.Array], tuple]:

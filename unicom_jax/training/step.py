@@ -316,6 +316,7 @@ class Trainer:
             metrics = {
                 "loss": loss,
                 **{f"loss/{name}": value for name, value in reported(terms).items()},
+                **{f"count/{name}": count for name, (_, count) in terms.items() if "/" in name},
                 "gradient_norm": norm,
                 **watched,
                 **self._rates(done),

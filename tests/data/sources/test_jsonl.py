@@ -108,18 +108,19 @@ def test_each_task_finds_the_rows_that_serve_it(tmp_path):
         {"text": "words alone", "conversations": talk},
         {"image": "images/1.png", "text": "a", "conversations": talk},
         {"image": "images/1.png", "text": None},
+        {"text": "no picture", "type": "image"},
     ]
     source = JsonlSource(write_jsonl(tmp_path / "a.jsonl", rows))
     found = source.traits()
-    assert found.tolist() == [0, 16, 17, 32, 33, 1, 16]
+    assert found.tolist() == [0, 16, 17, 32, 33, 1, 16, 32]
 
     def chosen(names, takes):
         fit = records_with(source, names, found, takes)
-        return list(range(7)) if fit is source else [fit.indices[i] for i in range(len(fit))]
+        return list(range(8)) if fit is source else [fit.indices[i] for i in range(len(fit))]
 
     assert chosen((), ("image", "captions")) == [0, 5]
     assert chosen(("questions",), ("image",)) == [2, 5]
-    assert chosen((), ("captions",)) == [0, 3, 4, 5]
+    assert chosen((), ("captions",)) == [0, 3, 4, 5, 7]
 
 
 def test_traits_are_kept_with_the_index(tmp_path, monkeypatch):

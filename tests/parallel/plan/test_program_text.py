@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from unicom_jax.core.scopes import in_module
 from unicom_jax.parallel.plan.costs import count_costs
 from unicom_jax.parallel.plan.groups import parse_groups, parse_pairs
 from unicom_jax.parallel.plan.hlo import parse_program
@@ -176,3 +177,45 @@ custom_call_target="__cudnn$conv{target}"
 }}
 """
     assert count_costs(parse_program(text)).flops == 2 * (2 * 8 * 8 * 6) * 3 * 3 * 4
+
+
+def product_by(name, width):
+    return f"""
+%{name} (p: f32[8,8]) -> f32[8,{width}] {{
+  %p = f32[8,8]{{1,0}} parameter(0)
+  %w{name} = f32[8,{width}]{{1,0}} constant({{...}})
+  ROOT %y{name} = f32[8,{width}]{{1,0}} dot(%p, %w{name}), lhs_contracting_dims={{1}}, \
+rhs_contracting_dims={{0}}, metadata={{op_name="jit(step)/transpose(jvp(module.{name}))/dot"}}
+}}
+"""
+
+
+def test_of_branches_the_dearest_counts_because_only_one_runs():
+    branches = "".join(product_by(name, 8 * size) for name, size in (("a", 1), ("b", 3), ("c", 2)))
+    text = f"""HloModule switch
+{branches}
+ENTRY %main (i: s32[], x: f32[8,8]) -> f32[8,24] {{
+  %i = s32[] parameter(0)
+  %x = f32[8,8]{{1,0}} parameter(1)
+  ROOT %out = f32[8,24]{{1,0}} conditional(%i, %x, %x, %x), branch_computations={{%a, %b, %c}}
+}}
+"""
+    costs = count_costs(parse_program(text))
+    assert costs.flops == 2 * 8 * 8 * 24
+    assert {name for name, work in costs.regions[0].modules.items() if work.flops} == {"b"}
+
+
+def test_work_belongs_to_the_module_in_whose_scope_it_was_traced():
+    w = jnp.eye(8)
+
+    @in_module("outer")
+    def outer(x):
+        return in_module("inner")(jnp.matmul)(x, w)
+
+    def loss(x):
+        return jnp.sum((jnp.tanh(outer(x)) @ w) ** 2)
+
+    compiled = jax.jit(jax.grad(loss)).lower(jnp.ones((4, 8))).compile()
+    (region,) = count_costs(parse_program(compiled.as_text())).regions
+    flops = {name: work.flops for name, work in region.modules.items() if work.flops}
+    assert flops == {"outer": 2 * 2 * 4 * 8 * 8, "": 2 * 2 * 4 * 8 * 8}

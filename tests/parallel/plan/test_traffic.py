@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
 from unicom_jax.parallel.accelerators import ACCELERATORS
-from unicom_jax.parallel.plan.costs import Collective, Costs, Region
+from unicom_jax.parallel.plan.arithmetic import Arithmetic
+from unicom_jax.parallel.plan.costs import Collective, Costs, Region, Work
 from unicom_jax.parallel.plan.hlo import Array
 from unicom_jax.parallel.plan.roofline import make_roofline
 from unicom_jax.parallel.plan.topology import missing_compiler, parse_topology
@@ -102,11 +105,16 @@ def test_what_goes_between_slices_goes_over_the_network():
 # ---- roofline ---------------------------------------------------------------------------------
 
 
+def products(seconds, how=Arithmetic()):  # noqa: B008 - a tuple of constants
+    """As many as a v5p computes in that time where both factors are bfloat16."""
+    return Counter({how: seconds * V5P.flops})
+
+
 def test_a_loop_takes_as_long_as_its_slowest_part_and_loops_add_up():
     gather = collective("all-gather", 10**6, "replica_groups=[1,64]<=[64]")
     regions = (
-        Region("products", 1, flops=2 * V5P.flops, nbytes=V5P.hbm, collectives=[gather]),
-        Region("copies", 1, flops=V5P.flops, nbytes=3 * V5P.hbm),
+        Region("products", 1, {"": Work(products(2), V5P.hbm)}, [gather]),
+        Region("copies", 1, {"": Work(products(1), 3 * V5P.hbm)}),
     )
     roofline = make_roofline(Costs(regions, 0), torus())
     link = roofline.exchanges[0].near_seconds

@@ -150,6 +150,11 @@ SCENES = Group(
                 most=0.025,
                 before=0.025,
             ),
+            "long_captions": Key(
+                False,
+                "Give every scene a last caption of 60 words and more that says all there is.",
+                before=False,
+            ),
         },
         resume=RECORDED,
     ),
@@ -241,6 +246,13 @@ ROWS = {
         resume=RECORDED,
         before=False,
     ),
+    "fill_rows": Key(
+        True,
+        "Fill the free ends of rows with further documents of the mixture, texts cut where a row "
+        "ends; False: leave them empty, as in older runs.",
+        resume=RECORDED,
+        before=False,
+    ),
 }
 LOADING = each(
     {
@@ -248,6 +260,7 @@ LOADING = each(
             "",
             'Folder that `unicom data prepare packed` wrote; "": rows are packed while training.',
             path=True,
+            local=True,
             before="",
         ),
         "cache_mb": Key(512, "Memory for decoded examples in MB.", least=0),

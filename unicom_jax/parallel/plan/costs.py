@@ -12,8 +12,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 
+from unicom_jax.core.scopes import module_of
+from unicom_jax.parallel.plan.arithmetic import Arithmetic, arithmetic_of
 from unicom_jax.parallel.plan.hlo import Array, Computation, Instruction, Program
 from unicom_jax.parallel.plan.products import kernel_cost, product_flops
 
@@ -26,6 +29,7 @@ FREE = {
     *("collective-permute-done", "async-update", "domain"),
     *("send", "send-done", "recv", "recv-done"),
 }
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 # TPU's reduce-scatter is an all-reduce of which a fusion keeps its part.
 SCATTER = "all-reduce-scatter"
 
@@ -51,20 +55,53 @@ class Collective:
     source: str
 
 
+@dataclasses.dataclass
+class Work:
+    """What a device computes and reads by itself.
+
+    Attributes:
+      products: operations, by the way they are computed.
+      nbytes: of main memory.
+    """
+
+    products: Counter[Arithmetic] = dataclasses.field(default_factory=Counter)
+    nbytes: float = 0.0
+
+    @property
+    def flops(self) -> float:
+        return sum(self.products.values())
+
+    def add(self, other: Work) -> None:
+        self.products.update(other.products)
+        self.nbytes += other.nbytes
+
+
 @dataclasses.dataclass(eq=False)
 class Region:
     """All that one loop's body does in a step, nested loops apart; or the program outside loops.
 
     Attributes:
       times: how often a step runs it.
-      flops, nbytes: products and main memory's bytes of all runs.
+      modules: {module of the model: its work in all runs}; "" is what belongs to none.
     """
 
     name: str
     times: int
-    flops: float = 0.0
-    nbytes: float = 0.0
+    modules: dict[str, Work] = dataclasses.field(default_factory=lambda: defaultdict(Work))
     collectives: list[Collective] = dataclasses.field(default_factory=list)
+
+    @property
+    def flops(self) -> float:
+        return sum(work.flops for work in self.modules.values())
+
+    @property
+    def nbytes(self) -> float:
+        return sum(work.nbytes for work in self.modules.values())
+
+    def add(self, other: Region) -> None:
+        for name, work in other.modules.items():
+            self.modules[name].add(work)
+        self.collectives += other.collectives
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,8 +165,7 @@ class _Counter:
                 turns = times * self._turns(one)
                 self.follow(one.attribute("body"), turns, Region(_source(one), turns))
             elif one.opcode == "conditional":
-                for branch in _branches(one):  # every branch: which one runs is not known
-                    self.follow(branch, times, region)
+                self._follow_dearest(_branches(one), times, region)
             elif one.opcode == "call":
                 self.follow(one.attribute("to_apply"), times, region)
             elif one.opcode == "async-start":
@@ -137,7 +173,26 @@ class _Counter:
             else:
                 self._count(computation, one, times, region)
 
+    def _follow_dearest(self, branches: Iterable[str], times: int, region: Region) -> None:
+        """One branch runs, and which one is not known: the one with most products counts."""
+        counted = []
+        for branch in branches:
+            alone = _Counter(self.program, self.kernels)
+            alone.follow(branch, times, Region(region.name, region.times))
+            counted.append(alone)
+        dearest = max(counted, key=_Counter.price)
+        first, *inner = dearest.regions
+        region.add(first)
+        self.regions += inner
+        self.unknown_loops += dearest.unknown_loops
+
+    def price(self) -> tuple[float, float]:
+        """For comparisons: products first, then main memory."""
+        costs = Costs(tuple(self.regions), self.unknown_loops)
+        return costs.flops, costs.nbytes
+
     def _count(self, where: Computation, one: Instruction, times: int, region: Region) -> None:
+        work = region.modules[self._module(one, region)]
         if one.opcode == "fusion":
             self._look_inside(one.attribute("calls"), times, region)
         elif one.opcode.removesuffix("-start") in KINDS:
@@ -145,8 +200,8 @@ class _Counter:
         elif one.opcode == "send" and (between := _between_slices(where, one, times)):
             region.collectives.append(between)
         else:
-            region.flops += times * self._products(where, one)
-        region.nbytes += times * self._traffic(where, one)
+            self._add_products(where, one, times, work)
+        work.nbytes += times * self._traffic(where, one)
 
     def _look_inside(self, fusion: str, times: int, region: Region) -> None:
         """Products and collectives within a fusion; its memory traffic is counted from outside."""
@@ -160,14 +215,26 @@ class _Counter:
                     found = dataclasses.replace(found, kind="reduce-scatter")
                 region.collectives.append(found)
             else:
-                region.flops += times * self._products(where, one)
+                self._add_products(where, one, times, region.modules[self._module(one, region)])
 
-    def _products(self, where: Computation, one: Instruction) -> float:
-        flops = product_flops(where, one)
-        if flops and kernel_cost(one) is not None:
+    def _add_products(self, where: Computation, one: Instruction, times: int, work: Work) -> None:
+        if not (flops := product_flops(where, one)):
+            return
+        if kernel := kernel_cost(one) is not None:
             scopes = re.findall(r"\w+", _source(one))
             flops *= math.prod(share for scope, share in self.kernels.items() if scope in scopes)
-        return flops
+        work.products[arithmetic_of(where, one, kernel)] += times * flops
+
+    def _module(self, one: Instruction, region: Region) -> str:
+        """Of an instruction; where XLA names no source, that of what is fused, or of its loop."""
+        if _SOURCE.search(one.attributes):
+            return module_of(_source(one))
+        if one.opcode == "fusion":
+            inside = self.program.computations[one.attribute("calls")]
+            named = (module_of(_source(part)) for part in reversed(inside.instructions))
+            if found := next(filter(None, named), ""):
+                return found
+        return module_of(region.name)
 
     # ---- loops --------------------------------------------------------------------------------
 
@@ -295,7 +362,7 @@ def _branches(one: Instruction) -> list[str]:
 
 
 def _source(one: Instruction) -> str:
-    found = re.search(r'op_name="([^"]*)"', one.attributes)
+    found = _SOURCE.search(one.attributes)
     return found[1] if found else one.name
 
 

@@ -10,12 +10,16 @@ products do not reach their peak.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 
-from unicom_jax.parallel.plan.costs import Costs, Region
+from unicom_jax.core.scopes import module_of
+from unicom_jax.parallel.accelerators import Accelerator
+from unicom_jax.parallel.plan.arithmetic import slowdown
+from unicom_jax.parallel.plan.costs import Costs, Region, Work
 from unicom_jax.parallel.plan.traffic import Exchange, Fabric, price, total
 
 TERMS = ("compute", "memory", "links", "network")
+NOTHING = (0.0,) * len(TERMS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +36,32 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
+class ModuleTime:
+    """What a module of the model takes in a step; "" is what belongs to none.
+
+    Attributes:
+      flops: of its products on a device.
+      seconds: of its terms, in the order of `TERMS`.
+    """
+
+    name: str
+    flops: float
+    seconds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Roofline:
+    """Attributes:
+    parts: the regions of the program, in order.
+    exchanges: between devices, those of one kind as one.
+    modules: the same work by the model's modules, the longest first; none of an estimate.
+    wide: seconds of products with fp32 factors that take longer than the bf16 peak allows.
+    """
+
     parts: tuple[Part, ...]
     exchanges: tuple[Exchange, ...]
+    modules: tuple[ModuleTime, ...] = ()
+    wide: float = 0.0
 
     @property
     def overlapped(self) -> float:
@@ -65,22 +92,47 @@ class Roofline:
 
 def make_roofline(costs: Costs, fabric: Fabric) -> Roofline:
     """Without an accelerator whose peaks are known all seconds are 0; the bytes are there."""
-    parts, exchanges = [], []
-    for region in costs.regions:
-        found = [one for collective in region.collectives for one in price(collective, fabric)]
-        exchanges += found
-        parts.append(_part(region, found, fabric))
-    return Roofline(tuple(parts), tuple(total(exchanges)))
-
-
-def _part(region: Region, exchanges: Sequence[Exchange], fabric: Fabric) -> Part:
     accelerator = fabric.topology.accelerator
+    parts, exchanges, modules = [], [], {}
+    for region in costs.regions:
+        seconds = {name: _alone(work, accelerator) for name, work in region.modules.items()}
+        for collective in region.collectives:
+            priced = price(collective, fabric)
+            exchanges += priced
+            name = module_of(collective.source) or module_of(region.name)
+            seconds[name] = _sum((seconds.get(name, NOTHING), _between(priced)))
+        parts.append(Part(region.name, region.times, _sum(seconds.values())))
+        for name, found in seconds.items():
+            before = modules.get(name, ModuleTime(name, 0.0, NOTHING))
+            flops = before.flops + (region.modules[name].flops if name in region.modules else 0.0)
+            modules[name] = ModuleTime(name, flops, _sum((before.seconds, found)))
+    by_length = sorted(modules.values(), key=lambda one: -sum(one.seconds))
+    wide = sum(_wide(region, accelerator) for region in costs.regions) if accelerator else 0.0
+    return Roofline(tuple(parts), tuple(total(exchanges)), tuple(by_length), wide)
+
+
+def _alone(work: Work, accelerator: Accelerator | None) -> tuple[float, ...]:
+    """Seconds of a device by itself, in the order of `TERMS`."""
     if accelerator is None:
-        return Part(region.name, region.times, (0.0,) * len(TERMS))
-    seconds = (
-        region.flops / accelerator.flops,
-        region.nbytes / accelerator.hbm,
-        sum(one.near_seconds for one in exchanges),
-        sum(one.far_seconds for one in exchanges),
-    )
-    return Part(region.name, region.times, seconds)
+        return NOTHING
+    needed = sum(flops * slowdown(how, accelerator) for how, flops in work.products.items())
+    return needed / accelerator.flops, work.nbytes / accelerator.hbm, 0.0, 0.0
+
+
+def _between(exchanges: Iterable[Exchange]) -> tuple[float, ...]:
+    near = sum(one.near_seconds for one in exchanges)
+    return 0.0, 0.0, near, sum(one.far_seconds for one in exchanges)
+
+
+def _wide(region: Region, accelerator: Accelerator) -> float:
+    """Seconds of products that are slower than those of bfloat16 numbers."""
+    slow = 0.0
+    for work in region.modules.values():
+        for how, flops in work.products.items():
+            if (times := slowdown(how, accelerator)) > 1:
+                slow += flops * times
+    return slow / accelerator.flops
+
+
+def _sum(seconds: Iterable[tuple[float, ...]]) -> tuple[float, ...]:
+    return tuple(map(sum, zip(NOTHING, *seconds, strict=True)))

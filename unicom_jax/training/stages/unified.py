@@ -12,11 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.sources.configured import mixture_parts
 from unicom_jax.config import ConfigError
 from unicom_jax.core.attention import visible_share
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
+from unicom_jax.core.parts import named_parts
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.parallel.sharding import fetch
 from unicom_jax.runs.features import encode
@@ -26,12 +28,17 @@ from unicom_jax.training.step import Stage
 
 def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
     """A stage of the unified model over what its family reads frozen."""
-    settings = config[name]
-    model = dataclasses.replace(build_unified(config), views=settings["views_per_row"])
+    settings, parts = config[name], mixture_parts(config, name)
+    several = len(parts) > 1  # else the losses of the part are those of the batch
+    model = dataclasses.replace(
+        build_unified(config),
+        parts=len(parts) if several else 0,
+        views=settings["views_per_row"],
+    )
 
     def loss(params: Params, frozen: Params, batch: MixedBatch, row_keys: jax.Array) -> LossTerms:
         prepared = jax.lax.stop_gradient(model.images.prepare(frozen, batch))
-        return model.loss_terms(params, batch, prepared, row_keys)
+        return named_parts(model.loss_terms(params, batch, prepared, row_keys), parts)
 
     weights = {"flow": settings["flow_weight"], "text": settings["text_weight"]}
     held = model.frozen(draws=bool(settings["flow_weight"]))

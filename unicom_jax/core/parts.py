@@ -1,0 +1,54 @@
+"""Losses of the parts of a mixture: by the task and the source that tokens are from.
+
+A batch numbers the part of each slot; the table of parts is static and small. So sums by part are
+comparisons and sums of a few numbers a slot, without a scatter, and rows on other devices need no
+gather.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Real, Shaped
+
+Part = tuple[str, str]  # name of a source, "" where there is only one, and a task
+PartTerm = tuple[Float32[Array, " P"], Real[Array, " P"]]  # sums and counts by part
+BY_PART = "/parts"  # ends the name of a term with a sum and a count for each part, (P,)
+
+
+def membership(numbers: Int[Array, "*B"], parts: int) -> Bool[Array, "*B P"]:
+    """True at the number of the part that a slot belongs to."""
+    return numbers[..., None] == jnp.arange(parts)
+
+
+def sum_by_part(values: Shaped[Array, "*B"], of: Bool[Array, "*#B P"]) -> Shaped[Array, " P"]:
+    """The sum of the values of each part. `of`: `membership`."""
+    return jnp.sum(jnp.where(of, values[..., None], 0), axis=range(values.ndim))
+
+
+def part_term(
+    values: Float[Array, "*B"], weights: Shaped[Array, "*B"], of: Bool[Array, "*#B P"]
+) -> PartTerm:
+    """Weighted sums of values by part, which no gradient reaches, and sums of the weights."""
+    return sum_by_part(jax.lax.stop_gradient(weights * values), of), sum_by_part(weights, of)
+
+
+def named_parts(
+    terms: Mapping[str, tuple[jax.Array, jax.Array]], parts: Sequence[Part]
+) -> dict[str, tuple[jax.Array, jax.Array]]:
+    """`terms` with a term for each task, `TERM/TASK`, and for each of several sources,
+    `TERM/source/NAME`, in the place of those by part.
+    """
+    groups: dict[str, list[int]] = {}
+    for number, (source, task) in enumerate(parts):
+        groups.setdefault(task, []).append(number)
+        if source:
+            groups.setdefault(f"source/{source}", []).append(number)
+    named = {name: pair for name, pair in terms.items() if not name.endswith(BY_PART)}
+    for name in terms.keys() - named.keys():
+        for group, members in groups.items():
+            label = f"{name.removesuffix(BY_PART)}/{group}"
+            named[label] = tuple(sum(column[n] for n in members) for column in terms[name])
+    return named
