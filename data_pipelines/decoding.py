@@ -7,7 +7,6 @@ import functools
 import io
 import math
 import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image as PilImage
 from PIL import ImageCms
 
 from data_pipelines.faults import machine_fault, one_line
+from unicom_jax.core.paths import as_path
 
 ENOUGH = 2**24  # pixels; larger pictures are reduced by a whole factor when they are read
 KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files are stored in records as they are
@@ -86,7 +86,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def read_file(path: str | os.PathLike) -> bytes:
     """The content of a picture file; errors as for `load_image`."""
     try:
-        return pathlib.Path(path).read_bytes()
+        return as_path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         if machine_fault(error):
             raise

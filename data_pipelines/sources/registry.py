@@ -25,7 +25,7 @@ from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.conversations import ConversationsSource
 from data_pipelines.sources.documents import DocumentsSource
-from data_pipelines.sources.files import Paths
+from data_pipelines.sources.files import Paths, local_only
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import ParquetSource
@@ -96,6 +96,7 @@ def _open_scenes(
 
 
 def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
+    local_only(path, "ArrayRecord files")
     files = sorted(pathlib.Path(path).expanduser().glob(f"{split}-*{SUFFIX}"))
     if not files:
         raise SourceError(
