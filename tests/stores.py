@@ -23,8 +23,8 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
+@pytest.fixture(scope="session", name="server")
+def running_server() -> Iterator[str]:
     """The address of a running S3 server, which s3fs, boto3 and TensorStore are given, too."""
     pytest.importorskip("s3fs")
     moto = pytest.importorskip("moto.server")
@@ -42,8 +42,8 @@ def server() -> Iterator[str]:
     running.stop()
 
 
-@pytest.fixture(scope="module")
-def bucket(server, request) -> str:
+@pytest.fixture(scope="module", name="bucket")
+def bucket_of_module(server, request) -> str:
     """`s3://...`, an empty bucket of the module's own."""
     name = request.module.__name__.rpartition(".")[2].replace("_", "-")
     paths.filesystem("s3://").mkdir(name)

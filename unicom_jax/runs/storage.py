@@ -94,7 +94,7 @@ def teach_s3() -> bool:
         if not address.startswith(S3):
             return spec_of(address)
         bucket, _, path = address.removeprefix(S3).partition("/")
-        found = {"driver": "s3", "bucket": bucket, "path": f"{path}/"}
+        found = {"driver": "s3", "bucket": bucket, "path": path}
         # The variables that boto3 and s3fs read.
         if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
             found["endpoint"] = endpoint

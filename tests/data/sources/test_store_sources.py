@@ -17,7 +17,7 @@ from data_pipelines.sources import index
 from data_pipelines.sources.identity import folder_identity, identity_of
 from data_pipelines.sources.registry import open_source
 from tests.data.sources.formats import gray, png, write_jsonl, write_parquet, write_shards
-from tests.stores import bucket, put, server  # noqa: F401 - fixtures
+from tests.stores import bucket_of_module, put, running_server  # noqa: F401 - fixtures
 from unicom_jax.core import paths
 from unicom_jax.core.paths import as_path
 
@@ -93,7 +93,7 @@ def cache(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_source_in_a_store_has_the_records_of_the_same_files_on_a_disk(kind, bucket, tmp_path):  # noqa: F811
+def test_a_source_in_a_store_has_the_records_of_the_same_files_on_a_disk(kind, bucket, tmp_path):
     name = write_kind(kind, tmp_path / "data")
     here = open_source(options(kind, f"{tmp_path / 'data'}/{name}".rstrip("/")))
     expected, traits = contents(here), here.traits()
@@ -107,7 +107,7 @@ def test_a_source_in_a_store_has_the_records_of_the_same_files_on_a_disk(kind, b
     assert contents(pickle.loads(pickle.dumps(there))) == expected  # as worker processes get it
 
 
-def test_the_index_of_a_shard_is_kept_beside_it_for_other_machines(bucket, tmp_path, monkeypatch):  # noqa: F811
+def test_the_index_of_a_shard_is_kept_beside_it_for_other_machines(bucket, tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     write_shards(tmp_path / "data", shards=1, samples=3)
     address = put(tmp_path / "data", f"{bucket}/indexed")
@@ -122,7 +122,7 @@ def test_the_index_of_a_shard_is_kept_beside_it_for_other_machines(bucket, tmp_p
     assert contents(open_source(source)) == expected
 
 
-def test_a_changed_shard_in_a_store_is_scanned_again(bucket, tmp_path):  # noqa: F811
+def test_a_changed_shard_in_a_store_is_scanned_again(bucket, tmp_path):
     for samples in (2, 3):
         (tmp_path / "data").mkdir()
         write_shards(tmp_path / "data", shards=1, samples=samples)
@@ -130,7 +130,7 @@ def test_a_changed_shard_in_a_store_is_scanned_again(bucket, tmp_path):  # noqa:
         assert len(open_source({"kind": "webdataset", "paths": address})) == samples
 
 
-def test_a_picture_that_is_missing_in_a_store_breaks_its_record_alone(bucket, tmp_path):  # noqa: F811
+def test_a_picture_that_is_missing_in_a_store_breaks_its_record_alone(bucket, tmp_path):
     (tmp_path / "data").mkdir()
     rows = [{"image": "no.png", "text": "lost"}, {"image": "0.png", "text": "there"}]
     write_jsonl(tmp_path / "data" / "list.jsonl", rows)
@@ -142,7 +142,7 @@ def test_a_picture_that_is_missing_in_a_store_breaks_its_record_alone(bucket, tm
     assert source[1].captions == ("there",)
 
 
-def test_a_path_without_files_in_a_store_is_refused_by_name(bucket):  # noqa: F811
+def test_a_path_without_files_in_a_store_is_refused_by_name(bucket):
     for path in (f"{bucket}/nothing", f"{bucket}/nothing/*.tar"):
         with pytest.raises(SourceError, match=r"nothing.*: no .tar file there: check the path"):
             open_source({"kind": "webdataset", "paths": path})

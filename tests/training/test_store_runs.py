@@ -13,8 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from tests.data.sources.formats import write_shards
-from tests.stores import bucket, put, server  # noqa: F401 - fixtures
-from tests.training.conftest import config, whole  # noqa: F401 - a fixture
+from tests.stores import bucket_of_module, put, running_server  # noqa: F401 - fixtures
+from tests.training.conftest import config
 from unicom_jax import cli
 from unicom_jax.core.paths import as_path
 from unicom_jax.families.build import build_unified
@@ -47,8 +47,8 @@ def weights(workdir):
 
 
 @pytest.fixture(scope="module")
-def run(bucket, whole, tmp_path_factory):  # noqa: F811
-    """A run that was stopped after step 2 of `pretrain`, copied into the store and resumed there."""
+def run(bucket, whole, tmp_path_factory):
+    """A run that was stopped at step 2 of `pretrain`, copied into the store and resumed there."""
     folder = shutil.copytree(whole, tmp_path_factory.mktemp("stopped") / "run")
     shutil.rmtree(folder / "pretrain" / "checkpoints" / "4")
     (folder / "pretrain" / "stage.json").unlink()
@@ -66,7 +66,7 @@ def test_a_run_in_a_store_resumes_and_ends_as_one_on_a_disk_that_was_never_stopp
 
 @pytest.mark.slow
 def test_a_run_trains_from_nothing_in_a_store_on_data_in_the_store(
-    bucket,  # noqa: F811
+    bucket,
     whole,
     tmp_path,
     monkeypatch,
@@ -110,29 +110,27 @@ def test_tensorboards_files_of_a_run_are_in_the_store(run):
     assert names and all(name.startswith("events") for name in names)
 
 
-def test_a_run_in_a_store_draws_reports_and_exports_into_the_store(run, bucket, capsys):  # noqa: F811
+def test_a_run_in_a_store_draws_and_reports_into_the_store(run, bucket):
     out = f"{bucket}/drawn/circle.png"
     assert not cli.main(["sample", f"--checkpoint={run}", "--prompt=a circle", f"--out={out}"])
     with Image.open(io.BytesIO(as_path(out).read_bytes())) as picture:
         assert picture.size == (32, 32)
     assert not cli.main(["report", f"--workdir={run}"])
     assert "pretrain" in as_path(f"{run}/report.html").read_text()
-    target = f"{bucket}/exported"
+
+
+def test_an_export_of_a_run_in_a_store_goes_into_the_store_and_comes_back(run, bucket, capsys):
+    target, workdir = f"{bucket}/exported", f"{bucket}/imported"
     assert not cli.main(["export", f"--checkpoint={run}", "--to=pytorch", target])
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(as_path(target).files())
     assert cli.main(["export", f"--checkpoint={run}", "--to=pytorch", target])  # it is there
     assert f"{target} already exists" in capsys.readouterr().err
-
-
-def test_an_export_in_a_store_is_imported_into_the_store(run, bucket):  # noqa: F811
-    folder, workdir = f"{bucket}/again", f"{bucket}/imported"
-    assert not cli.main(["export", f"--checkpoint={run}", "--to=pytorch", folder])
-    assert not cli.main(["import", f"--model={folder}", f"--workdir={workdir}"])
+    assert not cli.main(["import", f"--model={target}", f"--workdir={workdir}"])
     assert stage_steps(as_path(workdir), "pretrain") == [0]
     chex.assert_trees_all_equal(weights(workdir), weights(run))
 
 
-def test_a_stage_starts_from_the_weights_of_a_run_in_a_store(run, bucket, whole, tmp_path):  # noqa: F811
+def test_a_stage_starts_from_the_weights_of_a_run_in_a_store(run, bucket, whole, tmp_path):
     told = Console(file=io.StringIO(), width=1000)
     for workdir in (f"{bucket}/warm", tmp_path / "warm"):
         warm = config(pretrain__init_from=f"{run}:pretrain")
@@ -147,7 +145,7 @@ def test_a_stage_starts_from_the_weights_of_a_run_in_a_store(run, bucket, whole,
 # ---- the lock ---------------------------------------------------------------------------------
 
 
-def test_one_process_holds_the_lock_of_a_workdir_in_a_store(bucket):  # noqa: F811
+def test_one_process_holds_the_lock_of_a_workdir_in_a_store(bucket):
     workdir = as_path(f"{bucket}/locked")
     with workdir_lock(workdir):
         refused = pytest.raises(LockedError, match=r"locked is in use by process \d+ on .* since")
@@ -159,7 +157,7 @@ def test_one_process_holds_the_lock_of_a_workdir_in_a_store(bucket):  # noqa: F8
         pass
 
 
-def test_the_lock_of_a_process_that_is_gone_is_taken_over(bucket):  # noqa: F811
+def test_the_lock_of_a_process_that_is_gone_is_taken_over(bucket):
     workdir = as_path(f"{bucket}/gone")
     with workdir_lock(workdir):
         mine = json.loads((workdir / ".lock").read_bytes())
@@ -169,7 +167,7 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(bucket):  # noqa: F811
         assert json.loads((workdir / ".lock").read_bytes())["process"] == mine["process"]
 
 
-def test_a_lock_without_a_sign_of_life_is_taken_over(bucket, monkeypatch):  # noqa: F811
+def test_a_lock_without_a_sign_of_life_is_taken_over(bucket, monkeypatch):
     workdir = as_path(f"{bucket}/stale")
     elsewhere = {"host": "another", "process": 1, "since": "today", "boot": "b", "id": "i"}
     (workdir / ".lock").write_bytes(json.dumps(elsewhere).encode())
@@ -184,7 +182,7 @@ def test_a_lock_without_a_sign_of_life_is_taken_over(bucket, monkeypatch):  # no
 # ---- files ------------------------------------------------------------------------------------
 
 
-def test_a_folder_of_a_store_is_replaced_and_an_error_leaves_the_old_one(bucket):  # noqa: F811
+def test_a_folder_of_a_store_is_replaced_and_an_error_leaves_the_old_one(bucket):
     target = as_path(f"{bucket}/folder")
     with new_folder(target) as part:
         (part / "config.json").write_text("1")
@@ -202,13 +200,13 @@ def test_a_folder_of_a_store_is_replaced_and_an_error_leaves_the_old_one(bucket)
     assert (target / "config.json").read_text() == "3"
 
 
-def test_a_text_file_of_a_store_is_replaced(bucket):  # noqa: F811
+def test_a_text_file_of_a_store_is_replaced(bucket):
     for text in ("one", "two\ud800"):
         write_text(f"{bucket}/a file.txt", text)
     assert as_path(f"{bucket}/a file.txt").read_text() == "two?"
 
 
-def test_files_that_grow_are_uploaded_now_and_then_and_at_the_end(bucket):  # noqa: F811
+def test_files_that_grow_are_uploaded_now_and_then_and_at_the_end(bucket):
     directory = as_path(f"{bucket}/grows")
     (directory / "log").write_text("a\n")
     spool = Spool(directory, ("log",))
