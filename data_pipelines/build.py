@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines.decoding import load_image
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
-from data_pipelines.images import ImagePolicy, decoded_size
+from data_pipelines.images import ImagePolicy, decoded_size, most_decoded
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL, texts_of
@@ -192,14 +192,20 @@ def image_policy(config: Config) -> ImagePolicy:
 
 
 def picture_reader(config: Config) -> Callable[..., np.ndarray]:
-    """Reads a picture file no larger than the image policy needs it."""
+    """Reads a picture file no larger than the image policy needs it, and refuses one that would
+    take far more memory than that (`images.most_decoded`).
+
+    With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
+    """
     scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
     if not scale:
         return load_image
     policy = image_policy(config)
     policy.target_size(1, 1, unit)  # raises where the sizes do not agree
     return functools.partial(
-        load_image, smallest=functools.partial(decoded_size, policy, unit, scale)
+        load_image,
+        smallest=functools.partial(decoded_size, policy, unit, scale),
+        most=most_decoded(policy, config["data"]["patch"], grid_unit(config), scale),
     )
 
 
