@@ -56,8 +56,8 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "held_out": (UNSPLIT, 0.05),
     "split": (("tfds",), "train"),
     "eval_split": (("tfds",), ""),
-    "image": (("parquet", "tfds"), "image"),
-    "captions": (("parquet", "text", "tfds"), ""),
+    "image": (("parquet", "tf_example", "tfds"), "image"),
+    "captions": (("parquet", "text", "tf_example", "tfds"), ""),
     "questions": (("parquet",), ""),
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
@@ -107,6 +107,12 @@ def source_options(
             "paths": source["path"],
             "piece": source["piece"] or BYTES_PER_TOKEN * _shortest_row(config),
             "field": source["captions"] or "text",
+        },
+        "tf_example": lambda: {
+            "paths": source["path"],
+            # "image" is the default of the other kinds, and the first that is looked for here
+            "image": "" if source["image"] == "image" else source["image"],
+            "captions": source["captions"],
         },
         "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
@@ -318,7 +324,7 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
         case "documents":
             folder = DocumentsSource(path)
             found = folder_identity(folder)
-        case "array_record" | "openmoji":
+        case "array_record" | "openmoji" | "tf_example":
             found = records_identity(find_records(path))
         case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
             options = source_options(config, TRAIN, False, one)

@@ -39,6 +39,7 @@ from data_pipelines.sources.records import (
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import TRAIN, split_source
 from data_pipelines.sources.text import TextSource
+from data_pipelines.sources.tf_example import TfExampleSource
 from data_pipelines.sources.tfds import TfdsSource
 from data_pipelines.sources.webdataset import WebDatasetSource
 
@@ -119,6 +120,7 @@ KINDS: dict[str, Callable[..., Source]] = {
     "pictures": PicturesSource,
     "text": TextSource,
     "tfds": TfdsSource,
+    "tf_example": TfExampleSource,
     "webdataset": WebDatasetSource,
     "openmoji": _open_openmoji,
     "documents": DocumentsSource,
@@ -130,7 +132,7 @@ WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
 UNSPLIT = (
     *("array_record", "conversations", "documents", "folder", "jsonl", "parquet", "pictures"),
-    *("text", "webdataset"),
+    *("text", "tf_example", "webdataset"),
 )
 
 
