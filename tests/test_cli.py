@@ -109,6 +109,7 @@ def test_a_wrong_flag_ends_with_status_2_and_the_mend(capsys, arguments, words):
         (["--image=x.png", "--top-p=0.5", "--size=1:1"], "--size does nothing with --image"),
         (["--prompt=a", "--out=x.jpg"], "end the name in .png"),
         (["--image=x", "--together"], "--together does nothing with --image"),
+        (["--prompt=a", "--edit-start=0.1"], "--edit-start does nothing with --prompt"),
         (["--image=x", "--top-k=5"], "--top-k does nothing at temperature 0"),
         (["--image=x", "--top-p=0.9", "--temperature=0"], "--top-p does nothing at temperature 0"),
         (["--image=x", "--ask=what?", "--together"], "add another --image=FILE"),
@@ -259,6 +260,7 @@ def test_an_edit_keeps_the_pictures_size_under_the_image_policy(run, picture, ca
         f"--out={out}",
         "--steps=2",
         "--guidance-interval=0.5,1",
+        "--edit-start=0.5",
     ]
     assert main(["sample", f"--checkpoint={run}", *flags]) == 0
     assert PilImage.open(out.with_suffix(".png")).size == (32, 32)

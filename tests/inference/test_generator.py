@@ -207,10 +207,14 @@ def test_an_edit_has_the_size_of_its_picture_as_the_encoder_sees_it(monkeypatch)
         return [np.zeros((rows * 16, cols * 16, 3), np.uint8) for rows, cols in grids]
 
     monkeypatch.setattr(generator, "_draw", lambda *rest: None)
-    monkeypatch.setattr(generator, "pixels", pixels)
+    monkeypatch.setattr(generator.codec, "pixels", pixels)
     sources = [picture(0, 32, 64), picture(1, 64, 32), picture(2, 320, 640)]
     edited = generator.edit(sources, ["paint it green"] * 3)
     assert [one.shape for one in edited] == [(32, 64, 3), (64, 32, 3), (32, 64, 3)]
+
+
+def test_a_model_whose_head_adds_no_details_draws_in_one_way(generator):
+    assert generator.without_details is None
 
 
 def test_reconstructions_and_features_belong_to_their_pictures(generator):

@@ -28,9 +28,9 @@ from unicom_jax.runs.stages import row_stages
 CHOICE = ("max_tokens", "temperature", "top_p", "top_k")
 WORDS = (*CHOICE, "stop")
 FLOW = (
-    "steps", "guidance", "guidance_interval", "sampler", "renorm", "shift", "codec_steps",
+    "steps", "guidance", "guidance_interval", "sampler", "renorm", "shift", "grid", "codec_steps",
 )  # fmt: skip
-SOURCED = (*FLOW, "image_guidance")
+SOURCED = (*FLOW, "image_guidance", "edit_start")
 FILES = ("out", "sheet", "count")
 READS = {
     "--prompt": ("prompt", *FILES, "size", *FLOW),

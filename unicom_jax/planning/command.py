@@ -107,7 +107,7 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
         if line := visible_line(plan):
             console.print(line, markup=False, soft_wrap=True)
     for plan in plans:
-        if plan.step_seconds and plan.roofline.modules:
+        if plan.roofline and plan.roofline.modules:
             console.print(module_table(plan))
         if plan.roofline and plan.roofline.exchanges:
             console.print(exchange_table(plan))

@@ -153,7 +153,7 @@ def module_table(plan: StagePlan) -> Table:
     for one in modules:
         table.add_row(
             one.name or "the rest", _percent(one.flops / flops), *map(_seconds, one.seconds),
-            _percent(sum(one.seconds) / whole),
+            _percent(sum(one.seconds) / whole if whole else None),
         )  # fmt: skip
     return table
 
