@@ -41,6 +41,7 @@ from data_pipelines.sources.configured import (
     part_weights,
     picture_sources,
 )
+from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 
 NEEDS_EDITS = ("edit", "interleaved")
@@ -71,15 +72,16 @@ def document_stream(
     split: str = TRAIN,
     *,
     seed: int | None = None,
+    read: ReadImage | None = None,
 ) -> DocumentStream:
-    """The documents of a stage's mixture."""
+    """The documents of a stage's mixture. `read`: see `build.open_one`."""
     weights = part_weights(config, stage)
     if config["data"]["weight_unit"] == "tokens" and len(weights) > 1:
         tokens = dict(config[stage]["document_tokens"])
         if not {_label(part) for part in weights} <= tokens.keys():
             tokens = dict(document_tokens(config, stage, tokenizer))
         weights = {part: weight / tokens[_label(part)] for part, weight in weights.items()}
-    return _stream(config, stage, tokenizer, weights, split, seed)
+    return _stream(config, stage, tokenizer, weights, split, seed, read)
 
 
 def _stream(
@@ -89,16 +91,17 @@ def _stream(
     weights: Mapping[Part, float],
     split: str,
     seed: int | None,
+    read: ReadImage | None = None,
 ) -> DocumentStream:
     entries: list[Entry] = []
     sources = configured_sources(config, stage)
     for one in sources:
         tasks = {task: weight for (name, task), weight in weights.items() if name == one.name}
-        plain = open_one(config, one, split, sharers=len(sources))
+        plain = open_one(config, one, split, sharers=len(sources), read=read)
         # Only Scenes make edits on demand; elsewhere a second source would be the same records.
         edits = plain
         if one.kind == "scenes":
-            edits = open_one(config, one, split, with_edits=True, sharers=len(sources))
+            edits = open_one(config, one, split, True, sharers=len(sources), read=read)
         records = {task: edits if task in NEEDS_EDITS else plain for task in tasks}
         entries += entries_of(tasks, records, one.name)
     return DocumentStream(

@@ -164,14 +164,15 @@ def terms_by_time(
     values: Float[Array, "*B"],
     weights: Shaped[Array, "*#B"],
     time: Float[Array, "*#B"],
+    bins: int = TIME_BINS,
 ) -> LossTerms:
-    """Means of `values` by flow time, `TIME_BINS` terms of the names that `flow_terms` gives."""
+    """Means of `values` by flow time, so many terms of the names that `flow_terms` gives."""
     weights = jnp.broadcast_to(weights, values.shape).astype(jnp.float32)
-    number = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1)
+    number = jnp.clip(jnp.floor(time * bins), 0, bins - 1)
     terms = {}
-    for index in range(TIME_BINS):
+    for index in range(bins):
         own = weights * (number == index)
-        terms[f"{name}/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * values), jnp.sum(own))
+        terms[f"{name}/t{index / bins:.2f}"] = (jnp.sum(own * values), jnp.sum(own))
     return terms
 
 

@@ -23,6 +23,7 @@ SOURCE = Group(
                 "parquet",
                 "pictures",
                 "text",
+                "tf_example",
                 "tfds",
                 "webdataset",
                 "openmoji",
@@ -54,13 +55,13 @@ SOURCE = Group(
         ),
         "image": Key(
             "image",
-            "The feature or column that holds the picture (tfds, parquet).",
+            "The feature or column that holds the picture (tfds, tf_example, parquet).",
             resume=RECORDED,
             before="image",
         ),
         "captions": Key(
             "",
-            "The feature, column or field that holds the texts (tfds, parquet, text); "
+            "The feature, column or field that holds the texts (tfds, tf_example, parquet, text); "
             '"": the first with a usual name.',
             resume=RECORDED,
             before="",
@@ -243,6 +244,13 @@ ROWS = {
         True,
         "Order the rows of a window so that devices predict about equally many tokens; False: as "
         "they were packed, as in older runs.",
+        resume=RECORDED,
+        before=False,
+    ),
+    "fill_rows": Key(
+        True,
+        "Fill the free ends of rows with further documents of the mixture, texts cut where a row "
+        "ends; False: leave them empty, as in older runs.",
         resume=RECORDED,
         before=False,
     ),
