@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines.decoding import load_image
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
-from data_pipelines.images import ImagePolicy, decoded_size
+from data_pipelines.images import ImagePolicy, decoded_size, most_decoded
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL, texts_of
@@ -42,6 +42,7 @@ from data_pipelines.sources.identity import (
 from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.records import find_records
 from data_pipelines.sources.registry import KINDS, UNSPLIT, open_source
+from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
 
@@ -56,8 +57,8 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "held_out": (UNSPLIT, 0.05),
     "split": (("tfds",), "train"),
     "eval_split": (("tfds",), ""),
-    "image": (("parquet", "tfds"), "image"),
-    "captions": (("parquet", "text", "tfds"), ""),
+    "image": (("parquet", "tf_example", "tfds"), "image"),
+    "captions": (("parquet", "text", "tf_example", "tfds"), ""),
     "questions": (("parquet",), ""),
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
@@ -107,6 +108,12 @@ def source_options(
             "paths": source["path"],
             "piece": source["piece"] or BYTES_PER_TOKEN * _shortest_row(config),
             "field": source["captions"] or "text",
+        },
+        "tf_example": lambda: {
+            "paths": source["path"],
+            # "image" is the default of the other kinds, and the first that is looked for here
+            "image": "" if source["image"] == "image" else source["image"],
+            "captions": source["captions"],
         },
         "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
@@ -172,11 +179,17 @@ def open_one(
     with_edits: bool = False,
     skip_broken: bool = False,
     sharers: int = 1,
+    read: ReadImage | None = None,
 ) -> CachedSource:
-    """The records of one source. It has an equal share of `data.cache_mb` with the others."""
+    """The records of one source. It has an equal share of `data.cache_mb` with the others.
+
+    Args:
+      read: path or bytes of a picture -> what a record holds of it; None: its pixels, as the
+        configuration wants them.
+    """
     options = source_options(config, split, with_edits, one)
     try:
-        reading = {"skip_broken": skip_broken, "read": picture_reader(config)}
+        reading = {"skip_broken": skip_broken, "read": read or picture_reader(config)}
         source = open_source({**options, **reading})
     except SourceError as error:
         if not one.name:
@@ -192,14 +205,20 @@ def image_policy(config: Config) -> ImagePolicy:
 
 
 def picture_reader(config: Config) -> Callable[..., np.ndarray]:
-    """Reads a picture file no larger than the image policy needs it."""
+    """Reads a picture file no larger than the image policy needs it, and refuses one that would
+    take far more memory than that (`images.most_decoded`).
+
+    With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
+    """
     scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
     if not scale:
         return load_image
     policy = image_policy(config)
     policy.target_size(1, 1, unit)  # raises where the sizes do not agree
     return functools.partial(
-        load_image, smallest=functools.partial(decoded_size, policy, unit, scale)
+        load_image,
+        smallest=functools.partial(decoded_size, policy, unit, scale),
+        most=most_decoded(policy, config["data"]["patch"], grid_unit(config), scale),
     )
 
 
@@ -228,6 +247,7 @@ def sequence_config(
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,
         template_labels=data["template_labels"],
+        dummies=unified["pathway"] == "cheers" and unified["cheers"]["dummies"],
         image_positions=unified["image_positions"],
         unconditional=data["unconditional"],
         prompt_open=data["prompt_open"],
@@ -286,7 +306,9 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         images=settings["images_per_row"],
         window_rows=settings["window_rows"],
         draws=settings["draws_per_row"],
+        views=settings["views_per_row"],
         balance=config["data"]["balance_rows"],
+        fill=config["data"]["fill_rows"],
     )
 
 
@@ -312,7 +334,7 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
         case "documents":
             folder = DocumentsSource(path)
             found = folder_identity(folder)
-        case "array_record" | "openmoji":
+        case "array_record" | "openmoji" | "tf_example":
             found = records_identity(find_records(path))
         case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
             options = source_options(config, TRAIN, False, one)

@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     _frozen(config)
     _unified(config)
     _stages(config)
-    config.sample.update({"steps": 80, "guidance": 9.5, "max_tokens": 512})
+    config.sample.update({"steps": 80, "guidance": 9.5, "edit_start": 0.1, "max_tokens": 512})
     config.evaluation.update({"prompts": 64, "pictures": 512, "batch_size": 16})
     return config
 

@@ -109,6 +109,7 @@ def test_a_wrong_flag_ends_with_status_2_and_the_mend(capsys, arguments, words):
         (["--image=x.png", "--top-p=0.5", "--size=1:1"], "--size does nothing with --image"),
         (["--prompt=a", "--out=x.jpg"], "end the name in .png"),
         (["--image=x", "--together"], "--together does nothing with --image"),
+        (["--prompt=a", "--edit-start=0.1"], "--edit-start does nothing with --prompt"),
         (["--image=x", "--top-k=5"], "--top-k does nothing at temperature 0"),
         (["--image=x", "--top-p=0.9", "--temperature=0"], "--top-p does nothing at temperature 0"),
         (["--image=x", "--ask=what?", "--together"], "add another --image=FILE"),
@@ -128,13 +129,18 @@ def test_what_cannot_be_sampled_is_said_before_a_checkpoint_is_read(capsys, flag
     ("arguments", "words"),
     [
         (["train", "--workdir="], "--workdir is empty"),
-        (["train", "--workdir=gs://bucket/run"], "no object stores"),
-        (["train", "--workdir=s3://bucket/run"], "no object stores"),
+        (["train", "--workdir=ftp://bucket/run"], "only paths on file systems and in gs://, s3://"),
+        (
+            ["train", "--workdir=hf://datasets/a/b"],
+            "only paths on file systems and in gs://, s3://",
+        ),
+        (["train", "--workdir=s3://"], "only paths on file systems"),
+        (["train", "--config=s3://bucket/c.py", "--workdir=r"], "paths on file systems alone"),
         (["train", "--workdir=a\\b"], "backslash"),
         (["train", "--workdir=caf\udce9"], "not UTF-8"),
-        (["sample", "--checkpoint=gs://b/r", "--prompt=x"], "no object stores"),
-        (["sample", "--checkpoint=r", "--image=https://example.org/x.png"], "web addresses"),
-        (["data", "prepare", "scenes", "--out=gs://bucket/scenes"], "no object stores"),
+        (["sample", "--checkpoint=az://b/r", "--prompt=x"], "in gs://, s3://, hf://"),
+        (["sample", "--checkpoint=r", "--image=https://example.org/x.png"], "only paths"),
+        (["data", "prepare", "scenes", "--out=gs://bucket/scenes"], "file systems alone"),
         (["export", "--checkpoint=r", "--to=pytorch", ""], "--target is empty"),
     ],
 )
@@ -254,6 +260,7 @@ def test_an_edit_keeps_the_pictures_size_under_the_image_policy(run, picture, ca
         f"--out={out}",
         "--steps=2",
         "--guidance-interval=0.5,1",
+        "--edit-start=0.5",
     ]
     assert main(["sample", f"--checkpoint={run}", *flags]) == 0
     assert PilImage.open(out.with_suffix(".png")).size == (32, 32)

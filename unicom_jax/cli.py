@@ -14,9 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from unicom_jax.config.key import checked_path
+from unicom_jax.config.key import READABLE, STORES, checked_path
 from unicom_jax.console import protect_output, settle_output
 from unicom_jax.core.memory import keep_freed_memory
+from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.evaluate_flags import (
     EVALUATE,
     EVALUATE_EXAMPLES,
@@ -47,6 +48,8 @@ PATH_FLAGS = {
     *("workdir", "checkpoint", "config", "out", "keep", "target", "package", "features", "image"),
     *("encoder", "language", "compressor", "decoder", "autoencoder", "cheers", "model"),
 }
+LOCAL_FLAGS = {"config", "keep"}
+WRITTEN_FLAGS = {"workdir", "target", "out"}
 
 ABOUT = """\
 Train and use multimodal models that look at pictures, talk about them, draw and edit them.
@@ -74,6 +77,15 @@ each slot sees, and the rotary positions.
 examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
+
+BENCH_EXAMPLES = """\
+Times read, decode, resize, tokenise and pack, then whole batches with 1 to --workers processes in
+turns with WebDataset and Hugging Face datasets, which do the same work on the same documents
+(pip install 'unicom_jax[bench]').
+
+examples:
+  unicom data bench --config=my.py --workers=4
+  unicom data bench --config=my.py --stage=sft --rounds=5 --seconds=10"""
 
 EXPLAIN = "Show what a configuration key means, its default, its range, and whether it may change."
 EXPLAIN_EXAMPLES = """\
@@ -188,14 +200,16 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _clean(args: argparse.Namespace) -> None:
-    """Writes out `~` in flags that name files; refuses empty ones and object stores."""
+    """Writes out `~` in flags that name files; refuses empty ones, and addresses of object stores
+    where they cannot be used."""
     given = vars(args)
     for name in PATH_FLAGS & given.keys():
         flag, value = f"--{name}", given[name]
+        check = partial(checked_path, flag, empty=False, stores=_stores(args.command, name))
         if isinstance(value, list):
-            given[name] = [checked_path(flag, path, empty=False) for path in value]
+            given[name] = list(map(check, value))
         elif value is not None:
-            given[name] = checked_path(flag, value, empty=False)
+            given[name] = check(value)
     if args.command in ("train", "import"):
         check_name(args.workdir)
     for name in ("prompt", "ask", "edit"):  # bytes that are no UTF-8 come as lone surrogates
@@ -204,6 +218,13 @@ def _clean(args: argparse.Namespace) -> None:
             given[name] = _readable(value)
         elif isinstance(value, list):
             given[name] = list(map(_readable, value))
+
+
+def _stores(command: str, flag: str) -> tuple[str, ...]:
+    """Which object stores a flag may name."""
+    if flag in LOCAL_FLAGS or (command == "data" and flag == "out"):  # ArrayRecord's files
+        return ()
+    return STORES if flag in WRITTEN_FLAGS else READABLE
 
 
 def _readable(text: str) -> str:
@@ -257,6 +278,21 @@ def _add_data(commands) -> None:
         "--row", type=number(int, 0), help="the row of the batch; default: the most varied one"
     )
     show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
+    bench = _command(
+        actions, "bench", _bench, "Time how batches are made.", BENCH_EXAMPLES, overrides=True
+    )
+    bench.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
+    bench.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
+    bench.add_argument(
+        "--workers", type=number(int, 1), default=2, help="processes at most; default 2"
+    )
+    bench.add_argument(
+        "--seconds", type=number(float, 0.1), default=4.0, help="of each measurement; default 4"
+    )
+    bench.add_argument("--rounds", type=number(int, 1), default=3, help="default 3")
+    bench.add_argument(
+        "--documents", type=number(int, 1), default=512, help="that all read; default 512"
+    )
     prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)
     prepare.set_defaults(takes_runner_flags=True)
     add_prepare_flags(prepare)
@@ -279,7 +315,7 @@ def _train(args: argparse.Namespace) -> None:
     from unicom_jax.training.run import run_stages
     from unicom_jax.training.stopping import stop_signals
 
-    workdir = Path(args.workdir)
+    workdir = as_path(args.workdir)
     config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
     prepare_compiler(config.xla_flags, workdir, args.compilation_cache, args.dump_hlo)
     stages = tuple(args.stages.split(",")) if args.stages else None
@@ -310,13 +346,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.command import run_evaluate
 
     choice = {"step": args.step, "split": args.split, "baseline": args.baseline}
-    run_evaluate(Path(args.workdir), _console(), **choice)
+    run_evaluate(as_path(args.workdir), _console(), **choice)
 
 
 def _report(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.report import write_report
 
-    path = write_report(Path(args.workdir))
+    path = write_report(as_path(args.workdir))
     _console().print(f"report: {path}")
 
 
@@ -332,10 +368,10 @@ def _export(args: argparse.Namespace) -> None:
     shard_bytes = read_size(args.max_shard_size)
     choice = Choice(args.weights, args.step)
     options = Options(args.to, args.dtype, shard_bytes, choice, args.overwrite)
-    workdir, console = Path(args.checkpoint), _console()
+    workdir, console = as_path(args.checkpoint), _console()
     with console.status("writing"):
         check = partial(verify, workdir, dtype=args.dtype, choice=choice, console=console)
-        target = export(workdir, Path(args.target), options, *([check] if args.verify else []))
+        target = export(workdir, as_path(args.target), options, *([check] if args.verify else []))
     console.print(f"exported: {target}")
 
 
@@ -343,7 +379,7 @@ def _import(args: argparse.Namespace) -> None:
     from unicom_jax.exchange.imports import run_import
 
     writes = not args.dry_run and not args.model  # a whole model takes its place by one rename
-    with workdir_lock(Path(args.workdir)) if writes else contextlib.nullcontext():
+    with workdir_lock(as_path(args.workdir)) if writes else contextlib.nullcontext():
         run_import(args, _console())
 
 
@@ -363,6 +399,12 @@ def _show(args: argparse.Namespace) -> None:
     _console().print(f"step {args.step} of stage {stage}: {path}")
 
 
+def _bench(args: argparse.Namespace) -> None:
+    from unicom_jax.runs.data_bench import run_bench
+
+    run_bench(args, _console())
+
+
 def _explain(args: argparse.Namespace) -> None:
     from unicom_jax.config.explain import explain
 
@@ -371,13 +413,13 @@ def _explain(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from data_pipelines.preparation.prepare import prepare
-    from unicom_jax.runs.packed import check_flags, prepare_packed
+    from unicom_jax.runs.packed import check_flags, engine_of, prepare_packed
 
     check_flags(args)
     if args.dataset == "packed":
         line = prepare_packed(args, _console())
     else:
-        line = prepare(args.dataset, Path(args.out), args.package, args.size)
+        line = prepare(args.dataset, Path(args.out), args.package, args.size, engine_of(args))
     _console().print(line)
 
 

@@ -49,6 +49,8 @@ class SequenceConfig:
       noisy_copies: NOISY copies of each drawn image. None sees another.
       template_labels: the loss is also on the header of a response (`prompt_close`), and in prompts
         on newlines, the marks of turns and `<|vision_start|>`, as in Cheers' released trainer.
+      dummies: training documents without pictures begin with the slots of a black drawn picture:
+        slots that see what is before them, as words do. As in Cheers' published trainer.
       image_positions: rotary positions of image slots, a kind of `core.positions.image_positions`.
       prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
         instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
@@ -65,6 +67,7 @@ class SequenceConfig:
     image_dropout: float = 0.0
     noisy_copies: int = 1
     template_labels: bool = False
+    dummies: bool = False
     image_positions: str = "grid"
     unconditional: str = "empty"
     prompt_open: str = "<|im_start|>"

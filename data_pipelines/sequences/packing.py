@@ -25,7 +25,8 @@ from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import MASK_FIELDS, Document
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
-Size = tuple[int, int, int]  # slots, images and draws of a document or a row
+Size = tuple[int, int, int, int]  # slots, images, draws and views of a document or a row
+SAFE = 2.5  # standard deviations of the slots of a window that rows to be filled up are safe from
 PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
 MORE = ("image_index", "parts")  # of slots too, which are not those of the document
 
@@ -43,7 +44,9 @@ class PackingConfig:
       images: M, images a row.
       window_rows: rows of a window. More rows pack better; a batch is whole windows.
       draws: D, draws a row: noisy copies of its images; 0: as many as images.
+      views: draws a row and images that are read, together; 0: as many as images and draws.
       balance: rows of a window stand in the order of `balanced`, else in that of `assign`.
+      fill: what is left of rows is filled up (`sequences.filling`).
     """
 
     slots: int
@@ -51,22 +54,26 @@ class PackingConfig:
     window_rows: int = 8
     draws: int = 0
     balance: bool = False
+    fill: bool = False
+    views: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("slots", 1), ("images", 1), ("window_rows", 1), ("draws", 0)):
+        least_of = {"slots": 1, "images": 1, "window_rows": 1, "draws": 0, "views": 0}
+        for name, least in least_of.items():
             if getattr(self, name) < least:
                 raise ValueError(f"packing {name} must be at least {least}")
 
     @property
     def room(self) -> Size:
         """What an empty row can hold."""
-        return self.slots, self.images, self.draws or self.images
+        draws = self.draws or self.images
+        return self.slots, self.images, draws, self.views or self.images + draws
 
 
 def check_fits(document: Document, config: PackingConfig) -> None:
     """Raises OverlongDocument when `document` would fit no empty row."""
-    what = ("slots", "images", "draws")
-    keys = ("sequence_length", "images_per_row", "draws_per_row")
+    what = ("slots", "images", "draws", "views")
+    keys = ("sequence_length", "images_per_row", "draws_per_row", "views_per_row")
     for name, size, limit, key in zip(what, document.size, config.room, keys, strict=True):
         if size > limit:
             raise OverlongDocument(
@@ -86,19 +93,29 @@ def assign(sizes: Sequence[Size], config: PackingConfig) -> tuple[list[list[int]
     free = [config.room] * config.window_rows
     left_over = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
-        size = sizes[index]
-        fitting = [
-            row
-            for row, room in enumerate(free)
-            if all(need <= have for need, have in zip(size, room, strict=True))
-        ]
-        if not fitting:
+        row = tightest(free, sizes[index])
+        if row is None:
             left_over.append(index)
             continue
-        row = min(fitting, key=lambda r: (free[r], r))
         rows[row].append(index)
-        free[row] = tuple(have - need for have, need in zip(free[row], size, strict=True))
+        free[row] = less(free[row], sizes[index])
     return [sorted(row) for row in rows], sorted(left_over)
+
+
+def tightest(free: Sequence[Size], size: Size) -> int | None:
+    """The row with the least space in which a document still fits; None: it fits nowhere."""
+    fitting = [
+        row
+        for row, room in enumerate(free)
+        if all(need <= have for need, have in zip(size, room, strict=True))
+    ]
+    return min(fitting, key=lambda row: (free[row], row), default=None)
+
+
+def less(room: Size, size: Size) -> Size:
+    """What a row can still hold behind a document."""
+    slots, images, draws, views = (have - need for have, need in zip(room, size, strict=True))
+    return slots, images, draws, views
 
 
 def balanced(work: Sequence[int]) -> list[int]:
@@ -152,10 +169,13 @@ def documents_per_window(
             low, stop = (middle, stop) if good(middle) else (low, middle)
         return low
 
-    shortest = max(1, min(slots for slots, _, _ in sizes))
-    return last(
-        lambda n: left_over(n) <= tolerance, config.window_rows * config.slots // shortest + 2
-    )
+    shortest = max(1, min(slots for slots, *_ in sizes))
+    most = config.window_rows * config.slots // shortest + 2
+    if config.fill:  # a larger number than is safe gains nothing
+        mean, deviation = np.mean(sizes, axis=0)[0], np.std(sizes, axis=0)[0]
+        room = config.window_rows * config.slots
+        most = last(lambda n: n * mean + SAFE * deviation * n**0.5 <= room, most) + 1
+    return last(lambda n: left_over(n) <= tolerance, most)
 
 
 def pack_row(

@@ -71,14 +71,30 @@ class Document:
         return len(self.tokens)
 
     @property
-    def size(self) -> tuple[int, int, int]:
-        """(slots, images, draws): what it takes of a row."""
-        return len(self.tokens), len(self.grids), len(self.draws)
+    def size(self) -> tuple[int, int, int, int]:
+        """(slots, images, draws, views): what it takes of a row.
+
+        A view is a draw, or an image that stands in the row as such.
+        """
+        read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
+        draws = len(self.draws)
+        return len(self.tokens), len(self.grids), draws, draws + len(np.unique(read))
 
     @property
     def predicted(self) -> int:
         """Slots that predict a token."""
         return int(np.count_nonzero(self.target_weights))
+
+
+def first_slots(document: Document, count: int) -> Document:
+    """The beginning of a document of words alone. Its last slot predicts the token that follows."""
+    cut = {
+        name: getattr(document, name)[:count]
+        for name in ("tokens", "roles", "positions", "image_index", "image_token", "targets")
+    }
+    mask = MaskIntervals(*(getattr(document.mask, name)[:count] for name in MASK_FIELDS))
+    weights = document.target_weights[:count]
+    return dataclasses.replace(document, **cut, target_weights=weights, mask=mask)
 
 
 class Slots(NamedTuple):
@@ -131,6 +147,8 @@ def build_document(
             f"example {key!r}: its segments end without a response; end a task with one"
         )
     writer = _Writer(tokenizer, config, key, training=True)
+    if config.dummies and not any(isinstance(segment, Image) for segment in segments):
+        writer.dummy()
     writer.write(segments)
     if isinstance(segments[-1], Text):
         writer.markup(config.response_close, supervised=True)
@@ -215,10 +233,10 @@ class _Writer:
             previous = response
 
     def markup(self, template: str, supervised: bool = False) -> None:
-        self._tokens(_encode(self.tokenizer, template), supervised)
+        self._tokens(encode_words(self.tokenizer, template), supervised)
 
     def text(self, segment: Text) -> None:
-        ids = _encode(self.tokenizer, segment.text)
+        ids = encode_words(self.tokenizer, segment.text)
         if not _structure(self.tokenizer).isdisjoint(ids):
             raise BrokenExample(
                 f"example {self.key!r}: the text {segment.text[:60]!r} contains tokens that mark "
@@ -242,6 +260,21 @@ class _Writer:
         else:
             self._block(image, UNDERSTANDING[self.config.understanding])
         self.markup(VISION_END)
+
+    def dummy(self) -> None:
+        """A black picture that is drawn before any word, in its place and seen by all that follows.
+
+        Its slots have no span, by which a model knows it (`families.slots.dummy_draws`).
+        """
+        side = self.config.images.size
+        image = self._keep(Image(np.zeros((side, side, 3), np.uint8), DRAWN))
+        rows, cols = self.config.token_grid(*self.grids[image], Role.NOISY)
+        count = rows * cols
+        positions = _positions(rows, cols, self.config.image_positions) + self.position
+        slots = Slots(positions, self._causal(count))
+        self._append(_Piece([0] * count, Role.NOISY, slots, len(self.draws)))
+        self.draws.append(image)
+        self.position += count
 
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
@@ -314,15 +347,18 @@ class _Writer:
 
     def _tokens(self, ids: Sequence[int], supervised: bool) -> None:
         count = len(ids)
-        nothing, index = _fill(count, 0), np.arange(count)
-        seen = self.slot + index + 1  # all up to itself
-        mask = MaskIntervals(nothing, seen, nothing, nothing)
-        if self.stem is not None:
-            mask = MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
-        slots = Slots(np.repeat(self.position + index[:, None], 2, axis=1), mask)
+        positions = np.repeat(self.position + np.arange(count)[:, None], 2, axis=1)
+        slots = Slots(positions, self._causal(count))
         labels = self.training and (supervised or self._template_labels(ids))
         self._append(_Piece(ids, Role.TEXT, slots, supervised=labels))
         self.position += count
+
+    def _causal(self, count: int) -> MaskIntervals:
+        """Of the next slots: each sees all up to itself, but for other separate turns."""
+        nothing, seen = _fill(count, 0), self.slot + np.arange(count, dtype=np.int32) + 1
+        if self.stem is None:
+            return MaskIntervals(nothing, seen, nothing, nothing)
+        return MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
 
     def _template_labels(self, ids: Sequence[int]) -> bool | np.ndarray:
         """Which tokens of a prompt are to be predicted."""
@@ -339,7 +375,8 @@ class _Writer:
 
 
 @functools.lru_cache(maxsize=4096)
-def _encode(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+def encode_words(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+    """The tokens of a text. Those of the latest texts are kept."""
     return tuple(tokenizer.encode(words)) if words else ()
 
 

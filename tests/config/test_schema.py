@@ -44,6 +44,7 @@ def test_every_key_says_what_it_means_and_survives_json():
     [
         ("stages", tuple(STAGES)),
         ("sample.sampler", flow_steps.SAMPLERS),
+        ("sample.grid", flow.TIME_GRIDS),
         ("codec.time", flow.TIME_KINDS),
         ("unified.time", flow.TIME_KINDS),
         ("unified.prediction", pixel_decoder.PREDICTIONS),

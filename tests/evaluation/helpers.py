@@ -87,6 +87,12 @@ class PerfectModel:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
+    without_details = None
+
+    @property
+    def encoder(self) -> PerfectModel:
+        return self
+
     def answer(self, images, questions, *, max_tokens, temperature, seed, first):
         self.calls.append(("answer", len(images)))
         return [
@@ -99,15 +105,17 @@ class PerfectModel:
         return [f"A {colour_of(image)} square." for image in images]
 
     def draw(
-        self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed, first
-    ):
+        self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, grid, seed,
+        first,
+    ):  # fmt: skip
         self.calls.append(("draw", len(prompts)))
         colours = [next(c for c in COLOURS if c in prompt) for prompt in prompts]
         return [SimpleNamespace(image=square(colour), thought="") for colour in colours]
 
     def edit(
-        self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed, first
-    ):
+        self, images, instructions, *, steps, guidance, guidance_interval, sampler, grid,
+        edit_start, seed, first,
+    ):  # fmt: skip
         self.calls.append(("edit", len(images)))
         edited = []
         for image, text in zip(images, instructions, strict=True):
@@ -137,13 +145,15 @@ class BlindModel(PerfectModel):
         return [""] * len(images)
 
     def draw(
-        self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, seed, first
-    ):
+        self, prompts, *, size, think, steps, guidance, guidance_interval, sampler, grid, seed,
+        first,
+    ):  # fmt: skip
         return [SimpleNamespace(image=np.full((SIDE, SIDE, 3), 128, np.uint8))] * len(prompts)
 
     def edit(
-        self, images, instructions, *, steps, guidance, guidance_interval, sampler, seed, first
-    ):
+        self, images, instructions, *, steps, guidance, guidance_interval, sampler, grid,
+        edit_start, seed, first,
+    ):  # fmt: skip
         return [np.full_like(image, 128) for image in images]
 
     def reconstruct(self, images, *, seed, first):
@@ -200,6 +210,8 @@ def fake_about() -> dict[str, object]:
         "guidance": 3.0,
         "guidance_interval": [0.0, 1.0],
         "sampler": "euler",
+        "grid": "even",
+        "edit_start": 0.0,
         "think": False,
         "seed": 0,
         "answer_rule": "exact",

@@ -142,7 +142,6 @@ def stand_in(monkeypatch):
 
     def use(config):
         monkeypatch.setattr(command, "Generator", Loaded)
-        monkeypatch.setattr(command, "encoder_of", lambda model: PerfectModel())
         monkeypatch.setattr(command, "describe", lambda workdir: (as_stored(config), None))
         used = {"unified": ("pretrain", 12)}
         monkeypatch.setattr(command, "steps_in_use", lambda workdir, step: used)

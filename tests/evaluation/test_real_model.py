@@ -13,7 +13,6 @@ import pytest
 
 from tests.evaluation.helpers import examples
 from tests.runs.workdirs import write_run
-from unicom_jax.evaluation.command import encoder_of
 from unicom_jax.evaluation.protocol import UnifiedModel
 from unicom_jax.evaluation.reconstruction import evaluate_reconstruction
 from unicom_jax.evaluation.suite import EvaluationConfig
@@ -61,7 +60,7 @@ def test_the_untrained_model_has_the_types_of_the_trained_one(workdir):
 def test_the_encoder_that_stays_holds_no_other_weights(workdir):
     generator = Generator.load(workdir)
     expected = generator.features([examples(1)[0].image])
-    encoder, gone = encoder_of(generator), weakref.ref(generator)
+    encoder, gone = generator.encoder, weakref.ref(generator)
     del generator
     gc.collect()
     assert gone() is None

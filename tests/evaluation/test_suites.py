@@ -281,7 +281,9 @@ def test_configuration_is_read_from_a_run():
         "guidance": 2.0,
         "guidance_interval": (0.0, 1.0),
         "sampler": "heun",
+        "grid": "even",
     }
+    assert config.editing == {**config.drawing, "edit_start": 0.0}
 
 
 def test_an_unknown_key_is_refused_with_the_nearest():

@@ -22,6 +22,7 @@ from unicom_jax.config import from_json
 from unicom_jax.core.batch import Role
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_autoencoder, build_unified
+from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.pytorch.verify_unicom import differences
@@ -47,26 +48,30 @@ CONFIGURATIONS = {
         "unified__cheers__pixel_range": "unit",
         "unified__cheers__semantics__depth": 2,
         "sample__steps": 3,
+        "sample__edit_start": 0.1,
     },
     "ablated": {
         "unified__fold": 1,
         "unified__time_shift": 0.0,
+        "unified__prediction": "data",
         "unified__cheers__pixels": False,
         "unified__cheers__gate": False,
         "unified__cheers__norm": False,
         "unified__cheers__positions": "released",
+        "sample__edit_start": 0.3,
     },
 }
 # What a frozen encoder gives, which this family does not have.
 OF_ENCODERS = {"features", "pooled features"}
 
 
-def written(workdir, name):
+def written(workdir, name, **overrides):
     def modules(config):
         pretrained = {"pretrain": (build_unified(config), 0.3)}
         return {"autoencoder": (build_autoencoder(config), 0.3), **pretrained}
 
-    config = tiny_config(evaluation__batch_size=2, **{**SHARED, **CONFIGURATIONS[name]})
+    own = {**SHARED, **CONFIGURATIONS[name], **overrides}
+    config = tiny_config(evaluation__batch_size=2, **own)
     return begin_run(config, workdir, modules)
 
 
@@ -103,6 +108,50 @@ def assert_same_outputs(generator, model):
 
 def test_every_output_is_that_of_jax(generator, model):
     assert_same_outputs(generator, model)
+
+
+def test_edits_of_the_released_grid_are_those_of_jax(generator, model):
+    images, words = [picture(5, 16, 16), picture(6, 40, 24)], ["paint it green", "remove it"]
+    options = {"steps": 5, "guidance": 2.0, "seed": 3}
+    one = {"edit_start": 0.4, "grid": "released"}
+    ours, even, noise = (
+        np.asarray(generator.edit(images, words, **options, **own), int)
+        for own in (one, {"edit_start": 0.4}, {"edit_start": 0.0})
+    )
+    theirs = np.asarray([np.asarray(p) for p in model.edit(images, words, **options, **one)], int)
+    assert np.abs(theirs - ours).max() <= LIMITS["edited pictures"][0]
+    for other in (even, noise):
+        assert np.abs(other - ours).max() > LIMITS["edited pictures"][0]
+
+
+def test_by_semantics_alone_it_draws_as_an_export_whose_gate_is_zero(generator, model):
+    prompts, options = ["a red dot", "two stars"], {"steps": 3, "guidance": 2.0, "seed": 1}
+    alone, programs = generator.without_details, engine.draw._cache_size()
+    whole, ours = (
+        np.asarray([one.image for one in each.draw(prompts, **options)], int)
+        for each in (generator, alone)
+    )
+    assert engine.draw._cache_size() <= programs + 1  # both run the same
+    last = model.head.gate.fc2
+    held = {name: value.clone() for name, value in last.state_dict().items()}
+    try:
+        with torch.no_grad():
+            for weight in last.parameters():
+                weight.zero_()
+        theirs = np.asarray([np.asarray(one) for one in model.draw(prompts, **options)], int)
+    finally:
+        last.load_state_dict(held)
+    assert np.abs(theirs - ours).max() <= LIMITS["drawn pictures"][0]
+    assert np.abs(whole - ours).max() > LIMITS["drawn pictures"][0]
+
+
+def test_an_edit_of_another_size_cannot_begin_with_its_source(model):
+    wide = model.processor.image_processor
+    said = [[theirs(model, s) for s in (Image(picture(1, 16, 16), SOURCE), Text("green"))]]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(wide, "policy", "bucket")
+        with pytest.raises(ValueError, match=r"edit_start=0.1 begins with .* \(16, 16\)"):
+            model.paint(said, size=(8, 8))
 
 
 def test_a_model_of_the_other_family_is_loaded_beside_it(model, exported, tmp_path):

@@ -22,8 +22,9 @@ from unicom_jax.config.key import ConfigError
 from unicom_jax.core.flow import interpolate
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import FAMILIES, build_unified
-from unicom_jax.families.cheers import FROZEN_AT_FIRST, Latents
-from unicom_jax.families.images import Noised
+from unicom_jax.families.cheers import FROZEN_AT_FIRST, CheersImages, Latents
+from unicom_jax.families.images import ImageModel, Noised
+from unicom_jax.families.slots import dummy_draws, pictures_read
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -222,6 +223,44 @@ def test_one_loss_trains_every_part_and_reports_the_gate_by_time():
     assert set(gradient) == {"transformer", "decoder", "vision", "projector", "head"}
 
 
+def test_pictures_in_use_alone_are_computed_and_give_the_same_vectors_and_gradients():
+    """Against one pass for what is read and another for what is drawn, of all places for pictures;
+    the row of three documents has four views: two draws, a source, and one that is asked about."""
+    made = documents(DOCUMENTS, sequence_config(configured()))
+    assert [document.size[1:] for document in made] == [(1, 1, 1), (1, 0, 1), (2, 1, 2)]
+    batch = pack(made, [[0, 1, 2], [0]], sequence_config(configured()))
+    latents = Latents(normal(2, 4, TOKENS, LATENT), batch.grids)
+    noised = IMAGES.noise(latents, batch.draws, jax.random.split(jax.random.key(0), 2))
+    read = pictures_read(batch)
+    assert read.tolist() == [[False, True, True, False], [False] * 4]
+
+    def results(run, views):
+        def total(params):
+            (seen, _), drawn, embedded = run(IMAGES, params, latents, noised, read, views)
+            seen = jnp.where(read[..., None, None], seen, 0)
+            real = noised.grids[..., 0] > 0
+            drawn = jnp.where(real[..., None, None], drawn, 0)
+            embedded = jnp.where(real.reshape(-1, 1, 1, 1), embedded, 0)
+            found = (seen, drawn, embedded)
+            return sum(jnp.sum(jnp.sin(k * x)) for k, x in enumerate(found, 1)), found
+
+        return jax.jit(jax.value_and_grad(total, has_aux=True))(PARAMS)
+
+    wanted = results(ImageModel.looked_at_and_drawn, 0)
+    found = results(CheersImages.looked_at_and_drawn, 4)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_a_row_with_more_views_than_were_said_is_no_number():
+    linear = build_unified(configured(unified__cheers__pixels=False)).images
+    latents = Latents(normal(2, 2, TOKENS, LATENT), np.full((2, 2, 2), SIDE, np.int32))
+    noised = at(TIME)
+    read = np.array([[True, True], [True, False]])
+    _, drawn, _ = linear.looked_at_and_drawn(lively(linear), latents, noised, read, 2)
+    assert np.all(np.isnan(drawn[0])) and np.all(np.isfinite(drawn[1]))
+
+
 def test_the_first_stage_of_the_paper_trains_projector_and_head():
     held = [re.compile(p) for p in (*IMAGES.frozen(draws=True), *FROZEN_AT_FIRST)]
     paths = ["/".join(path) for path, _ in iter_specs(MODEL.specs())]
@@ -235,6 +274,81 @@ def test_features_in_the_place_of_pictures_are_refused():
     batch = pack(documents(DOCUMENTS[:1], sequence), [[0]], sequence).replace(patches=None)
     with pytest.raises(ValueError, match="unified.pathway=cheers reads pixels"):
         IMAGES.prepare({}, batch)
+
+
+# ---- options of the published trainer -----------------------------------------------------
+
+
+def errors_by_hand(model, params, batch, prepared, keys):
+    """{kind: errors of its pictures' tokens}: of "drawn", "read" and "dummy" pictures, each alone.
+
+    A dummy is what stands in front of a document without pictures: here of the last row.
+    """
+    images, rows = model.images, len(batch.tokens)
+    noised = images.noise(prepared, batch.draws, keys)
+    dummies = np.zeros(batch.draws.shape, bool)
+    dummies[-1] = batch.draws[-1] >= 0
+    time = np.where(dummies, 0.0, noised.time)
+    noisy = np.where(dummies[..., None, None], noised.noise, noised.noisy)
+
+    @jax.jit
+    def read(noised):
+        drawn, _ = images.drawn(params, noised)
+        text = model._embed(params, batch, (*images.looked_at(params, prepared), drawn))
+        return model.transformer(params["transformer"], text, batch.positions, batch.mask)[0]
+
+    @jax.jit
+    def speed_of(one, states):
+        return images.velocity(params, states, one, images.drawn(params, one)[1])[0, 0]
+
+    hidden = read(noised.replace(noisy=noisy, time=time))
+    found = {"drawn": [], "read": [], "dummy": []}
+
+    def add(kind, row, slots, latents, time, target):
+        one = Noised(latents[None, None], jnp.float32([[time]]), jnp.full((1, 1, 2), SIDE))
+        speed = speed_of(one, hidden[row, slots][None, None])
+        found[kind].append(np.mean(np.square(speed - target), axis=-1))
+
+    for row in range(rows):
+        for draw in np.flatnonzero(batch.draws[row] >= 0):
+            slots = np.flatnonzero((batch.roles[row] == 4) & (batch.image_index[row] == draw))
+            kind = "dummy" if dummies[row, draw] else "drawn"
+            target = noised.clean[row, draw] - noised.noise[row, draw]
+            add(kind, row, slots, noisy[row, draw], time[row, draw], target)
+        for image in range(batch.grids.shape[1]):
+            read = np.isin(batch.roles[row], (2, 3)) & (batch.image_index[row] == image)
+            if read.any():
+                add("read", row, np.flatnonzero(read), prepared.latents[row, image], 1.0, 0.0)
+    return found
+
+
+def test_the_flow_loss_of_the_published_trainer_is_a_mean_over_all_pictures():
+    config = configured(unified__cheers__dummies=True)
+    model, sequence = build_unified(config), sequence_config(config)
+    params = lively(model, scale=0.12)
+    made = documents([*DOCUMENTS, [words("a red dot")]], sequence)
+    batch = pack(made, [[0, 1], [2], [3]], sequence)
+    keys = jax.random.split(jax.random.key(0), 3)
+    frozen = {"autoencoder": lively(IMAGES.codec, seed=1, scale=0.12)}
+    prepared = model.images.prepare(frozen, batch)
+    by_hand = errors_by_hand(model, params, batch, prepared, keys)
+    assert {kind: len(errors) for kind, errors in by_hand.items()} == {
+        "drawn": 2, "read": 2, "dummy": 1,
+    }  # fmt: skip
+    for flow_over, kinds in (("drawn", ["drawn"]), ("all", [*by_hand])):
+        config.unified.cheers.flow_over = flow_over
+        terms = jax.jit(build_unified(config).loss_terms)(params, batch, prepared, keys)
+        errors = np.concatenate([each for kind in kinds for each in by_hand[kind]])
+        assert float(terms["flow"][1]) == errors.size
+        np.testing.assert_allclose(terms["flow"][0] / terms["flow"][1], errors.mean(), rtol=1e-4)
+
+
+def test_a_model_reads_a_batch_of_its_dummies_and_only_those_are_at_time_0():
+    assert not MODEL.images.dummies and MODEL.images.flow_over == "drawn"
+    sequence = dataclasses.replace(sequence_config(configured()), dummies=True)
+    batch = pack(documents([*DOCUMENTS, [words("dot")]], sequence), [[0, 3], [2]], sequence)
+    found = dummy_draws(batch)
+    np.testing.assert_array_equal(found, [[False, True], [False, False]])
 
 
 # ---- the paper's ablations ----------------------------------------------------------------
@@ -255,6 +369,22 @@ def test_without_pixel_reconstruction_the_encoder_reads_latents():
     np.testing.assert_allclose(embedded[:, 0], plain + positions.reshape(TOKENS, -1), atol=1e-5)
 
 
+def test_of_predicted_data_the_velocity_leads_there_and_the_loss_is_that_of_velocities():
+    plain, data = (
+        build_unified(configured(unified__cheers__pixels=False, unified__prediction=kind)).images
+        for kind in ("velocity", "data")
+    )
+    params, noised = lively(plain), at(TIME)
+    tokens, embedded = plain.drawn(params, noised)
+    given = plain.velocity(params, tokens, noised, embedded)
+    speed = data.velocity(params, tokens, noised, embedded)
+    left = 1 - TIME[..., None, None]
+    np.testing.assert_allclose(speed, (given - noised.noisy) / left, rtol=1e-4, atol=1e-4)
+    total, count = data.loss_terms(params, tokens, noised, embedded)["flow"]
+    error = np.mean(np.square(speed - (CLEAN - NOISE)), axis=-1)  # no time is at the floor here
+    assert count == 2 * TOKENS and total == pytest.approx(np.sum(error), rel=1e-4)
+
+
 def test_memory_of_the_decoder_copy_is_saved_apart_from_the_frozen_ones():
     images = build_unified(configured(unified__cheers__decoder_remat=True)).images
     assert images.tokenizer.painter.space.autoencoder.remat
@@ -271,14 +401,26 @@ def test_without_compression_a_latent_takes_a_slot():
     assert speed.shape == CLEAN.shape and np.abs(speed).max() > 0
 
 
+def test_only_a_head_of_velocities_has_the_released_grid_with_its_step_at_time_1():
+    assert IMAGES.time_grids == ("even", "released")
+    assert build_unified(configured(unified__prediction="data")).images.time_grids == ("even",)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"data__image_size": 20}, "data.image_size=20 is not a multiple of data.patch=4 times"),
         ({"codec__pool": 2, "codec__compressor": "pool", "data__image_size": 32}, "codec.pool=2"),
         ({"unified__understanding": "latents"}, "unified.understanding=latents"),
-        ({"unified__prediction": "data"}, "unified.prediction=data"),
         ({"unified__edit_source": "both"}, "unified.edit_source=both"),
+        (
+            {"unified__prediction": "data", "unified__cheers__flow_over": "all"},
+            "unified.cheers.flow_over=all is a loss of velocities at t = 1",
+        ),
+        (
+            {"unified__prediction": "data", "sample__grid": "released"},
+            "sample.grid=released asks for the velocity at t = 1",
+        ),
         ({"unified__cheers__details__heads": 5}, "unified.cheers.details.heads=5"),
         ({"unified__cheers__semantics__kv_heads": 3}, "unified.cheers.semantics.kv_heads=3"),
     ],

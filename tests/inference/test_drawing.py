@@ -14,14 +14,17 @@ import pytest
 from data_pipelines.segments import DRAWN, SOURCE, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_document, build_prefix
 from data_pipelines.sequences.tasks import unconditional_segments
+from tests.data.samples import picture
 from tests.families.documents import LATENTS, TOKENS, image
 from tests.inference import full_pass
-from unicom_jax.core.batch import Role
+from unicom_jax.core.batch import MaskIntervals, Role
 from unicom_jax.core.flow import guide, integrate
+from unicom_jax.core.module import Module
 from unicom_jax.inference import conversations, engine
-from unicom_jax.inference.drawing import Drawing
+from unicom_jax.inference.drawing import Drawing, draw_latents
 from unicom_jax.inference.guidance import WORDLESS
 from unicom_jax.inference.prompt import collate, image_slots
+from unicom_jax.models.transformer import KVCache
 
 CONVERSATIONS = (
     [Text("a red dot")],
@@ -175,6 +178,98 @@ def rows_of_layers(jaxpr) -> set[int]:
     return {e.invars[e.params["num_consts"]].aval.shape[0] for e in scans}
 
 
+# ---- edits that begin with their source ---------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class OfTime(Module):
+    """A model whose velocity is the time it is told, and `ended` at t = 1."""
+
+    ended: float = np.nan
+
+    def begin_drawing(self, params, cache, positions, mask, grids, start):
+        return None
+
+    def velocity(self, params, context, noisy, time):
+        time = jnp.where(time < 1.0, time, self.ended)
+        return jnp.broadcast_to(time[:, None, None], noisy.shape)
+
+
+def begun(noise, source, ended=np.nan, **options):
+    """What an edit gives with that velocity."""
+    settings, empty = Drawing(guidance=1.0, **options), np.zeros((2, TOKENS), np.int32)
+    nothing = jnp.zeros((1, 2, 1, 1, 2))
+    return draw_latents(
+        OfTime(ended), {}, KVCache(nothing, nothing), np.zeros((2, TOKENS, 2), np.int32),
+        MaskIntervals(*(4 * [empty])), GRIDS, noise, np.int32(0), settings.numbers, settings.plan,
+        source,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("shift", "alpha"), [(2.0, 0.5), (1.0, 1.0)])
+def test_an_edit_is_mixed_at_the_time_that_the_model_is_told_and_none_is_1(noise, shift, alpha):
+    source, noise = noise[0][::-1], noise[0]
+    times = np.linspace(0.1, 1.0, 5)
+    times = alpha * times / (1 + (alpha - 1) * times)  # as the paper writes it
+    expected = times[0] * source + (1 - times[0]) * noise + np.sum(np.diff(times) * times[:-1])
+    found = begun(noise, source, steps=4, shift=shift, edit_start=0.1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_released_rule_mixes_before_the_shift_and_asks_for_a_velocity_at_1(noise):
+    source, noise = noise[0][::-1], noise[0]
+    options = {"steps": 10, "shift": 2.0, "edit_start": 0.1, "grid": "released"}
+    assert np.isnan(begun(noise, source, **options)).all()  # there is none
+
+    times = np.linspace(0.1, 1.0, 9)
+    times = np.append(0.5 * times / (1 - 0.5 * times), 1.1)
+    expected = 0.1 * source + 0.9 * noise + np.sum(np.diff(times) * times[:-1])
+    found = begun(noise, source, ended=1.0, **options)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_edit_that_begins_at_the_end_is_its_source(generator):
+    pictures = [picture(seed, 32, 32) for seed in range(3)]
+    copies = generator.reconstruct(pictures, seed=4)
+    kept = generator.edit(pictures, "paint it green", edit_start=0.999, steps=1, seed=4)
+    anew = generator.edit(pictures, "paint it green", steps=1, seed=4)
+    for copy_of, one, other in zip(copies, kept, anew, strict=True):
+        assert np.abs(one.astype(int) - copy_of).max() <= 3
+        assert np.abs(other.astype(int) - copy_of).max() > 30
+
+
+def test_only_a_picture_to_edit_is_begun_with(generator, monkeypatch):
+    plans = []
+
+    def draw(models, *arguments, plan):
+        plans.append((plan.start, arguments[-1] is not None))
+        return arguments[-4]  # the noise
+
+    monkeypatch.setattr(conversations.engine, "draw", draw)
+    shown = Image(picture(1, 32, 32))
+    to_edit = Image(picture(2, 32, 32), SOURCE)
+    options = {"steps": 2, "guidance": 1.0, "edit_start": 0.25}
+    for said in ([Text("a dot")], [shown, Text("a dot like it")], [to_edit, shown, Text("a dot")]):
+        generator.paint(said, **options)
+    assert plans == 3 * [(0.0, False)]
+    generator.paint([shown, to_edit, Text("paint it green")], **options)
+    generator.session().respond([to_edit, Text("green")], max_tokens=1, **options)
+    assert plans[3:] and set(plans[3:]) == {(0.25, True)}
+
+
+def test_a_picture_of_another_size_cannot_begin_with_the_source(generator):
+    model = copy.copy(generator)
+    said = [Image(picture(2, 32, 32), SOURCE), Text("paint it green")]
+    with pytest.raises(ValueError, match=r"edit_start=0.5 begins .* \(32, 32\) .* \(16, 32\)"):
+        model.suited(model.drawing(edit_start=0.5), said, (1, 2))
+    assert model.suited(model.drawing(), said, (1, 2)).edit_start == 0.0
+
+
+def test_the_grid_of_cheers_is_refused_by_a_model_without_a_velocity_at_1(generator):
+    with pytest.raises(ValueError, match="grid 'released' asks for the velocity at t = 1"):
+        generator.draw("a red dot", grid="released")
+
+
 def test_outside_its_interval_guidance_does_nothing(generator):
     def drawn(**options):
         return generator.draw(["a red dot"], steps=2, **options)[0].image.astype(int)
@@ -198,6 +293,9 @@ def test_outside_its_interval_guidance_does_nothing(generator):
         ({"shift": 0.0}, "give a number above 0"),
         ({"codec_steps": 0}, "codec_steps is 0"),
         ({"renorm_min": 2.0}, "renorm_min is 2.0"),
+        ({"edit_start": 1.0}, "edit_start is 1.0"),
+        ({"grid": "odd"}, "grid 'odd' is unknown; choose one of even, released"),
+        ({"grid": "released", "steps": 1}, "the released grid needs 2 nodes"),
     ],
 )
 def test_a_drawing_that_cannot_be_is_refused_before_anything_is_compiled(settings, message):

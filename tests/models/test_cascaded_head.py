@@ -46,7 +46,7 @@ def squares(head: CascadedHead, grids: np.ndarray = GRIDS):
     """(weights, hidden, embedded) -> loss and velocity, and gradients."""
 
     def loss(params, hidden, embedded):
-        speed = head(params, hidden, TIME, embedded, grids).velocity
+        speed = head(params, hidden, TIME, embedded, grids).prediction
         return jnp.sum(jnp.square(speed - TARGET)), speed
 
     return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -137,17 +137,17 @@ def test_a_gate_of_zero_is_the_head_without_details():
     }
     found = run(shut, HIDDEN, TIME, EMBEDDED, GRIDS)
     without = jax.jit(dataclasses.replace(HEAD, gate=False))(PARAMS, HIDDEN, TIME, EMBEDDED, GRIDS)
-    np.testing.assert_allclose(found.velocity, without.velocity, atol=1e-6)
+    np.testing.assert_allclose(found.prediction, without.prediction, atol=1e-6)
     assert without.gate is None and found.gate.shape == (2, 16) and not np.any(found.gate)
     details = run(PARAMS, HIDDEN, TIME, EMBEDDED, GRIDS)
     assert np.abs(details.gate).min() > 0
-    assert np.abs(details.velocity - found.velocity).max() > 0.1
+    assert np.abs(details.prediction - found.prediction).max() > 0.1
 
 
 def test_a_fresh_head_has_no_details_and_another_velocity_than_zero():
     fresh = HEAD.init(jax.random.key(0))
     found = run(fresh, HIDDEN, TIME, EMBEDDED, GRIDS)
-    assert not np.any(found.gate) and np.abs(found.velocity).max() > 0.1
+    assert not np.any(found.gate) and np.abs(found.prediction).max() > 0.1
     for name in ("semantics", "details"):
         assert not np.any(fresh[name]["blocks"]["modulation"]["kernel"])
         assert np.any(fresh[name]["modulation"]["kernel"])
@@ -164,19 +164,19 @@ def test_pictures_of_other_shapes_are_computed_as_if_alone():
         alone = run(
             PARAMS, hidden[one, : tokens // 4], TIME[one], embedded[one, :tokens], grids[one]
         )
-        np.testing.assert_allclose(padded.velocity[one, :tokens], alone.velocity, atol=1e-5)
-        assert not np.any(padded.velocity[row, tokens:]) and not np.any(padded.gate[row, tokens:])
+        np.testing.assert_allclose(padded.prediction[one, :tokens], alone.prediction, atol=1e-5)
+        assert not np.any(padded.prediction[row, tokens:]) and not np.any(padded.gate[row, tokens:])
 
 
 def test_in_bfloat16_the_time_keeps_its_precision():
     """.9985 is 1 in bfloat16."""
     hidden, embedded = (jnp.asarray(x, jnp.bfloat16) for x in (HIDDEN, EMBEDDED))
     late, end = (
-        run(PARAMS, hidden, np.full(2, time, np.float32), embedded, GRIDS).velocity
+        run(PARAMS, hidden, np.full(2, time, np.float32), embedded, GRIDS).prediction
         for time in (0.9985, 1.0)
     )
     assert late.dtype == jnp.float32 and np.abs(late - end).max() > 1e-4
-    exact = run(PARAMS, HIDDEN, np.ones(2, np.float32), EMBEDDED, GRIDS).velocity
+    exact = run(PARAMS, HIDDEN, np.ones(2, np.float32), EMBEDDED, GRIDS).prediction
     np.testing.assert_allclose(end, exact, atol=0.05 * np.abs(exact).max())
 
 

@@ -18,7 +18,9 @@ RECORDED = "recorded"  # with --allow-change; the change is kept in the run's hi
 STRUCTURAL = "structural"  # refused once a stage that depends on it has started
 
 ALWAYS = object()  # `Key.before` of a key that every stored run has
-SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
+STORES = ("gs", "s3")  # object stores, which are read and written
+READABLE = (*STORES, "hf")  # and what can only be read
 KINDS = {
     bool: "True or False (bool)",
     int: "a whole number (int)",
@@ -45,7 +47,8 @@ class Key:
         are numbers.
       length: of a tuple; None: any.
       item: type of the items of a tuple; None: that of the default's first one.
-      path: a file or folder on this machine; `~` stands for the home directory.
+      path: a file or folder, on this machine (`~` is the home directory) or in an object store.
+      local: of a path: on this machine alone.
       resume: NEUTRAL, RECORDED or STRUCTURAL.
       switch: turning it on or off (between 0 and another value) is structural all the same,
         because a checkpoint holds other things then.
@@ -66,6 +69,7 @@ class Key:
     length: int | None = None
     item: type | None = None
     path: bool = False
+    local: bool = False
     resume: str = STRUCTURAL
     switch: bool = False
     filled_in: bool = False
@@ -163,7 +167,7 @@ def checked(name: str, key: Key, value: Any) -> Any:
     if key.kind is tuple:
         return _checked_tuple(name, key, value)
     if key.kind is str and key.path:
-        value = checked_path(name, value)
+        value = checked_path(name, value, stores=() if key.local else READABLE)
     return _checked_item(name, key, key.kind, value, value)
 
 
@@ -248,24 +252,30 @@ def _within(key: Key, value: float) -> bool:
     )
 
 
-def checked_path(name: str, text: str, *, empty: bool = True) -> str:
-    """A path on this machine, with `~` written out.
+def checked_path(
+    name: str, text: str, *, empty: bool = True, stores: Collection[str] = READABLE
+) -> str:
+    """A path on this machine, with `~` written out, or an address in an object store.
 
     Args:
       name: the key or flag that gives it.
       empty: whether "" may stand for none.
+      stores: which it may be in, of `READABLE`.
 
     Raises:
-      ConfigError: an address such as gs://..., or nothing where something is needed.
+      ConfigError: another address, or nothing where something is needed.
     """
     if not isinstance(text, str):
         return text
     if not text.strip() and not empty:
         raise ConfigError(f"{name} is empty; give a path")
-    if SCHEME.match(text):
+    if address := SCHEME.match(text):
+        if address[1] in stores and text[address.end() :].strip("/"):
+            return text.rstrip("/")
+        also = f" and in {', '.join(f'{one}://' for one in stores)}" if stores else " alone"
         raise ConfigError(
-            f"{name}={text}: only file systems are supported, no object stores or web addresses; "
-            "copy it to a local or shared disk, or mount it there, and give that path"
+            f"{name}={text}: only paths on file systems{also} can be used here; copy it to a disk, "
+            "or mount it there, and give that path"
         )
     if not text.startswith("~"):
         return text

@@ -32,7 +32,7 @@ from unicom_jax.runs.checkpoint import chosen_step
 from unicom_jax.runs.data import source_changes
 from unicom_jax.runs.stages import UNIFIED
 from unicom_jax.runs.trained import furthest, source_label
-from unicom_jax.runs.weights import EYE, describe, steps_in_use
+from unicom_jax.runs.weights import describe, steps_in_use
 
 
 def run_evaluate(
@@ -91,7 +91,7 @@ def run_evaluate(
         workdir,
         only=suites,
         data=data_of(config, settings, split),
-        encoder_of=encoder_of,
+        encoder_of=lambda model: model.encoder,
         about=about,
         console=console,
     )
@@ -105,15 +105,6 @@ def run_evaluate(
 def autoencoder_alone(config: Mapping[str, Any], workdir: Path) -> bool:
     """Whether a run has trained an autoencoder and no model so far."""
     return has_trained(config, workdir) and furthest(config, workdir, UNIFIED.part) is None
-
-
-def encoder_of(generator: Generator) -> Generator | None:
-    """A generator that holds the weights of the encoder alone, for `features`; None: its run has
-    none."""
-    if not generator.has_encoder:
-        return None
-    vision = {EYE: generator.params[EYE]}
-    return Generator(generator.config, generator.tokenizer, vision, generator.models.mesh)
 
 
 def data_of(

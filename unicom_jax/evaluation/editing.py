@@ -82,7 +82,7 @@ def evaluate_editing(
         edited = model.edit(
             [example.image for example, _ in batch],
             [edit.instruction for _, edit in batch],
-            **config.drawing,
+            **config.editing,
             seed=config.seed,
             first=first,
         )

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.runs.workdir import read_json
@@ -45,6 +46,16 @@ class Generation:
     image: Picture | None
     correct: bool | None
     reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Details:
+    """A picture that a prompt drew by semantics alone, and the same with details."""
+
+    key: str
+    prompt: str
+    semantics: Picture | None
+    whole: Picture | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +103,8 @@ class Caption:
     overlap: float
 
 
-Record = Reconstruction | Generation | Editing | Answer | Caption
-OneRecord = TypeVar("OneRecord", Reconstruction, Generation, Editing, Answer, Caption)
+Record = Reconstruction | Generation | Details | Editing | Answer | Caption
+OneRecord = TypeVar("OneRecord", Reconstruction, Generation, Details, Editing, Answer, Caption)
 RECORDS_FILE = "records.json"
 OUTCOMES_FILE = "outcomes.jsonl"
 
@@ -140,7 +151,7 @@ def write_records(
 
     Raises OSError when the disk is full; an earlier folder is then still there.
     """
-    with new_folder(Path(folder), replace=True) as part:
+    with new_folder(as_path(folder), replace=True) as part:
         plain = {name: _write_list(part, name, rows) for name, rows in records.items()}
         # ASCII only: a text may hold half of a surrogate pair, which UTF-8 cannot encode.
         (part / RECORDS_FILE).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
@@ -165,7 +176,7 @@ def read_outcomes(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Raises ValueError naming the file when it is not such JSON.
     """
-    path = Path(folder) / OUTCOMES_FILE
+    path = as_path(folder) / OUTCOMES_FILE
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except ValueError as error:  # neither JSON nor UTF-8
@@ -174,7 +185,7 @@ def read_outcomes(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 def read_records(folder: str | os.PathLike[str]) -> dict[str, list[dict[str, Any]]]:
     """Reads `folder/records.json`. Raises ValueError naming the file when it is not such JSON."""
-    return read_json(Path(folder) / RECORDS_FILE, ValueError, "run the evaluation again")
+    return read_json(as_path(folder) / RECORDS_FILE, ValueError, "run the evaluation again")
 
 
 def _write_list(folder: Path, name: str, rows: Sequence[Record]) -> list[dict[str, Any]]:

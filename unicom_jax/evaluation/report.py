@@ -17,7 +17,9 @@ import jinja2
 from markupsafe import Markup
 from PIL import Image
 
+from unicom_jax.core.paths import open_binary
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
+from unicom_jax.evaluation.gate import gate_chart, is_of_gate
 from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
 from unicom_jax.evaluation.scores import FACETS, PERCENT, score_names, standing, style_of
 from unicom_jax.evaluation.stage_health import trouble
@@ -131,6 +133,8 @@ def _view(run: Run) -> dict[str, Any]:
         "speed": {stage.name: charts for stage in run.stages if (charts := _speed(stage))},
         "codec": _codec(run.stages),
         "reconstructions": records.get("reconstructions", []),
+        "gates": [(s.name, chart) for s in run.stages if (chart := gate_chart(s)) is not None],
+        "details": records.get("details", []),
         "generations": by_kind(records.get("generations", []), lambda row: row["category"]),
         "edits": by_kind(records.get("edits", []), lambda row: row["kind"]),
         "answers": by_kind(records.get("answers", []), lambda row: row["kind"]),
@@ -174,7 +178,7 @@ def picture_uri(folder: Path, relative: str) -> Markup:
     """
     path = folder / relative
     try:
-        with Image.open(path) as image:
+        with open_binary(path) as file, Image.open(file) as image:
             image = image.convert("RGB")
     except OSError as error:
         raise ValueError(
@@ -216,6 +220,10 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
         f"Sampling: {about['steps']} {about['sampler']} steps, guidance {about['guidance']:g}"
         f"{between}, seed {about['seed']}, {'with' if about['think'] else 'without'} a plan in "
         "words. Prompts are not rewritten.": True,
+        f"Edits begin at flow time {about.get('edit_start', 0):g} with so much of their source.": (
+            about.get("edit_start")
+        ),
+        "The flow times are those of Cheers' published code.": about.get("grid") == "released",
         f"Drawings are judged by {about['judge']}, answers compared by the rule "
         f"“{about['answer_rule']}”.": True,
         f"Shapes of the pictures (height x width): {shown}{more}.": shapes,
@@ -284,12 +292,13 @@ def _curves(stage: Stage) -> list[Chart]:
     """One chart a metric: total loss, its terms, the other metrics, then what only evals have.
 
     "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps
-    skipped) is left out, and so are the counts behind losses.
+    skipped) is left out, and so are the counts behind losses, and gates, which are drawn over flow
+    time.
     """
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
-    train = [key for key in train if not key.startswith("count/")]
+    train = [key for key in train if not (key.startswith("count/") or is_of_gate(key))]
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
-    evals = _numeric_keys(stage.evals, skip=CLOCK)
+    evals = [key for key in _numeric_keys(stage.evals, skip=CLOCK) if not is_of_gate(key)]
     held_out = {
         key: name
         for key in train

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
 from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.runs.stages import STAGES, in_order, parse
@@ -55,7 +56,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
 
     Raises FileNotFoundError without the folder, ValueError naming a file that is not readable.
     """
-    workdir = Path(workdir)
+    workdir = as_path(workdir)
     if not workdir.is_dir():
         raise FileNotFoundError(f"{workdir}: no such folder; give the folder of a run")
     scores, folder = workdir / "scores.json", workdir / "evaluation"

@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import rich.box
@@ -16,6 +15,7 @@ import rich.table
 import rich.text
 from rich.markup import escape
 
+from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.intervals import Interval, clustered_wilson, mean_interval
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.workdir import read_json
@@ -129,7 +129,7 @@ def write_scores(
     """
     finite = {key: None if _not_finite(value) else value for key, value in flat.items()}
     text = json.dumps({ABOUT: dict(about or {}), **finite}, indent=2, allow_nan=False)
-    write_text(Path(path), text + "\n")
+    write_text(as_path(path), text + "\n")
 
 
 def read_scores(path: str | os.PathLike[str]) -> dict[str, float | int | None]:
@@ -146,7 +146,7 @@ def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read(path: str | os.PathLike[str]) -> dict[str, Any]:
-    return read_json(Path(path), ValueError, "run the evaluation again")
+    return read_json(as_path(path), ValueError, "run the evaluation again")
 
 
 def score_names(flat: Mapping[str, float | int | None]) -> list[str]:

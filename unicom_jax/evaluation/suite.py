@@ -31,7 +31,8 @@ class EvaluationConfig:
       edits: edits in all, spread evenly over their kinds.
       shown: records kept per list and kind, with their pictures on disk.
       batch_size: samples that a model is given at once; changes speed and memory alone.
-      steps, guidance, guidance_interval, sampler: of drawing and editing.
+      steps, guidance, guidance_interval, sampler, grid: of drawing and editing.
+      edit_start: of editing.
       think: whether the model plans in words before it draws.
       max_tokens: of an answer or caption.
       answer_rule: how answers are compared with the true ones, a key of `answers.RULES`.
@@ -49,6 +50,8 @@ class EvaluationConfig:
     guidance: float = 3.0
     guidance_interval: tuple[float, float] = (0.0, 1.0)
     sampler: str = "euler"
+    grid: str = "even"
+    edit_start: float = 0.0
     think: bool = False
     max_tokens: int = 64
     answer_rule: str = "exact"
@@ -80,9 +83,14 @@ class EvaluationConfig:
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """How pictures are drawn, as arguments of `UnifiedModel.draw` and `edit`."""
-        names = ("steps", "guidance", "guidance_interval", "sampler")
+        """How pictures are drawn, as arguments of `UnifiedModel.draw`."""
+        names = ("steps", "guidance", "guidance_interval", "sampler", "grid")
         return {name: getattr(self, name) for name in names}
+
+    @property
+    def editing(self) -> dict[str, Any]:
+        """How pictures are edited, as arguments of `UnifiedModel.edit`."""
+        return {**self.drawing, "edit_start": self.edit_start}
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> EvaluationConfig:

@@ -292,6 +292,8 @@ def _describe_generation(run: Run, module: exported.Model) -> dict[str, Any]:
         "guidance": sample["guidance"],
         "guidance_interval": list(sample["guidance_interval"]),
         "sampler": sample["sampler"],
+        "flow_grid": sample["grid"],
+        "edit_start": sample["edit_start"],
         "flow_shift": module.unified.images.flow_time.shift,
         "codec_steps": run.config["codec"]["sample_steps"],
         "image_size": run.config["data"]["image_size"],

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +23,7 @@ from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer
 from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.core.module import Module
+from unicom_jax.core.paths import as_path, remove_tree
 from unicom_jax.exchange.export import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
@@ -79,16 +79,16 @@ def run_import(args: argparse.Namespace, console: Console) -> None:
     Raises:
       ConfigError: flags that do not go together; else as `import_model` and `import_parts`.
     """
-    workdir = Path(args.workdir)
+    workdir = as_path(args.workdir)
     folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
     if args.model and (folders or args.config or args.overrides):
         raise ConfigError("--model brings all parts and its configuration; give it alone")
     if args.cheers and args.language:
         raise ConfigError("--cheers brings a language model of its own; leave --language out")
     if args.cheers:
-        module_in(Path(args.cheers), LAYOUTS["cheers"])  # refuses other models by their name
+        module_in(as_path(args.cheers), LAYOUTS["cheers"])  # refuses other models by their name
     if args.model:
-        import_model(Path(args.model), workdir, console, args.dry_run)
+        import_model(as_path(args.model), workdir, console, args.dry_run)
     else:
         config = open_run(workdir, args.config, args.overrides)
         import_parts(config, folders, workdir, console, args.dry_run)
@@ -126,7 +126,7 @@ def import_parts(
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]
     rows = [(s.name, stage, s.module, s.folder, s.check()) for stage, s in parts]
     if AUTOENCODER in folders:
-        folder, layout = Path(folders["autoencoder"]), LAYOUTS["autoencoder"]
+        folder, layout = as_path(folders["autoencoder"]), LAYOUTS["autoencoder"]
         module = module_in(folder, layout)
         rows.append(("autoencoder", "", module, folder, check_model(folder, layout, module)))
     if not rows:
@@ -169,7 +169,7 @@ def _undone_on_failure(workdir: Path, stages: Mapping[str, Any]) -> Iterator[Non
             written += [path for path in workdir.iterdir() if path.name not in (before or ())]
         for path in written if before is not None else [workdir]:
             if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
             else:
                 path.unlink(missing_ok=True)
         raise

@@ -8,7 +8,7 @@ from typing import Any
 
 from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
-from unicom_jax.families.images import FlowTime, ImageModel
+from unicom_jax.families.images import FlowTime, ImageModel, Prediction
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
@@ -255,8 +255,7 @@ def build_unicom(config: Config, transformer: Transformer) -> ImageModel:
             depth=head["depth"],
             remat=head["remat"],
         ),
-        prediction=unified["prediction"],
-        time_floor=unified["time_floor"],
+        prediction=Prediction(unified["prediction"], unified["time_floor"]),
         **shared,
     )
 
@@ -356,6 +355,7 @@ FAMILIES: dict[str, Family] = {
         frozen={"autoencoder": Subtree("autoencoder", AUTOENCODER_KEYS)},
         starts_from=_cheers_starts_from,
         in_model={"codec": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        details="head/gate/down/.*",
         heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
     ),
 }

@@ -17,17 +17,18 @@ from typing import Any
 
 import flax.struct
 import jax
-from jaxtyping import Array, Float, Float32, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_terms, terms_by_time, velocity
+from unicom_jax.core.flow import TIME_GRIDS, flow_terms, terms_by_time
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.pixels import to_unit
-from unicom_jax.families.images import FlowTime, ImageModel, Noised, noise_draws
-from unicom_jax.families.slots import picture_rows
+from unicom_jax.families.images import FlowTime, ImageModel, Noised, Prediction, noise_draws
+from unicom_jax.families.slots import each_alone, picture_rows, side_by_side, take, used_first
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
 from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.latent_decoder import LatentDecoder
@@ -39,6 +40,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 # What the paper's first stage keeps as it is, for a stage's `freeze`: it trains the projector, the
 # flow head and its gate. Later stages train everything that the family does not hold itself.
 FROZEN_AT_FIRST = ("transformer/.*", "decoder/.*", "vision/.*")
+GATE_BINS = 10  # of flow time, in which the gate is reported
 
 
 @flax.struct.dataclass
@@ -57,14 +59,23 @@ class CheersImages(ImageModel):
       codec: of the frozen autoencoder; run by `prepare` alone.
       tokenizer: of latents, with the trained copy of the autoencoder's decoder.
       head: the cascaded flow head.
+      prediction: what the head gives; the paper's gives velocities.
       compute_dtype: of head and slots; times, modulation, norms and velocities are fp32.
     """
 
     codec: AutoencoderCodec
     tokenizer: PixelTokenizer
     head: CascadedHead
+    prediction: Prediction = Prediction()
     flow_time: FlowTime = FlowTime()
+    flow_over: str = "drawn"
+    dummies: bool = False
     compute_dtype: str = "float32"
+
+    @property
+    def time_grids(self) -> tuple[str, ...]:
+        """A head that gives data has no velocity at t = 1."""
+        return TIME_GRIDS if self.prediction.kind == "velocity" else TIME_GRIDS[:1]
 
     def specs(self) -> Specs:
         return {**self.tokenizer.specs(), "head": self.head.specs()}
@@ -100,6 +111,10 @@ class CheersImages(ImageModel):
     ) -> Noised:
         return noise_draws(prepared.latents, prepared.grids, draws, row_keys, self.flow_time)
 
+    def ended(self, prepared: Latents) -> Noised:
+        latents, grids = prepared.latents, prepared.grids
+        return Noised(latents, jnp.ones(grids.shape[:2]), grids, clean=latents, noise=latents)
+
     def looked_at(
         self, params: Params, prepared: Latents
     ) -> tuple[Float[Array, "B M s W"], Float[Array, "B M s W"]]:
@@ -110,6 +125,31 @@ class CheersImages(ImageModel):
         self, params: Params, noised: Noised
     ) -> tuple[Float[Array, "B draws s W"], Float[Array, "B draws n V"]]:
         return self._tokens(params, noised.noisy, noised.grids)
+
+    def looked_at_and_drawn(
+        self,
+        params: Params,
+        prepared: Latents,
+        noised: Noised,
+        read: Bool[Array, "B M"],
+        views: int,
+    ) -> tuple[tuple[Float[Array, "B M s W"], ...], Float[Array, "B draws s W"], jax.Array]:
+        """In one batch, and of each row no more than `views` of those that are pictures at all.
+
+        Decoder and encoder are most of the work, so what no slot takes is left out. Of a row with
+        more than `views` all vectors are NaN: packing counts them.
+        """
+        rows, images = read.shape
+        latents = jnp.concatenate([prepared.latents, noised.noisy], axis=1)
+        grids = jnp.where(read[..., None], prepared.grids, 0)
+        grids = jnp.concatenate([grids, noised.grids], axis=1)
+        chosen, back = used_first(grids[..., 0] > 0, views)
+        tokens = self._tokens(params, *each_alone((take(latents, chosen), take(grids, chosen))))
+        vectors, embedded = (take(side_by_side(x, rows), back) for x in tokens)
+        full = jnp.sum(grids[..., 0] > 0, axis=1) > chosen.shape[1]
+        vectors = jnp.where(full[:, None, None, None], jnp.nan, vectors)
+        seen, drawn = vectors[:, :images], vectors[:, images:]
+        return (seen, seen), drawn, each_alone(embedded[:, images:])
 
     def _tokens(
         self, params: Params, latents: jax.Array, grids: jax.Array
@@ -131,7 +171,8 @@ class CheersImages(ImageModel):
     def velocity(
         self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
     ) -> Float32[Array, "B draws n d"]:
-        return self.cascade(params, condition, noised, aux).velocity
+        given = self.cascade(params, condition, noised, aux).prediction
+        return self.prediction.velocity(given, noised)
 
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws s W"], noised: Noised, aux: Any
@@ -139,12 +180,12 @@ class CheersImages(ImageModel):
         """`flow`: squared velocity error a channel; and the mean size of the gate by time, which is
         only reported (low early, higher late in the paper)."""
         found = self.cascade(params, condition, noised, aux)
-        target = velocity(noised.clean, noised.noise)
         time = noised.time[..., None]
-        terms = flow_terms(found.velocity, target, noised.real, time, noised.of)
+        both = self.prediction.and_target(found.prediction, noised)
+        terms = flow_terms(*both, noised.real, time, noised.of)
         if found.gate is None:
             return terms
-        return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
+        return terms | terms_by_time("gate", abs(found.gate), noised.real, time, GATE_BINS)
 
 
 def make_cheers(
@@ -173,6 +214,9 @@ def make_cheers(
             compute_dtype=compute_dtype,
         ),
         head=CascadedHead(semantics=semantics, details=details, fold=fold, **choices),
+        prediction=Prediction(unified["prediction"], unified["time_floor"]),
         flow_time=FlowTime(unified["time"], unified["time_shift"]),
+        flow_over=cheers["flow_over"],
+        dummies=cheers["dummies"],
         compute_dtype=compute_dtype,
     )

@@ -12,7 +12,7 @@ way. Only `families/unified.py` knows sequence slots: it places the vectors of `
 `drawn` and picks up hidden states again. So a slot need not be one latent, an encoder may be
 trained inside the loss, time need not be added to anything, and a head may look at a whole image.
 In training, methods after `noise` get every picture and every draw as a row of its own (M or draws
-= 1), so that no picture may look at another one of its row.
+= 1), so that no picture may look at another one of its row (`looked_at_and_drawn`).
 """
 
 from __future__ import annotations
@@ -26,10 +26,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
 
 from unicom_jax.core.batch import MixedBatch
-from unicom_jax.core.flow import flow_terms, interpolate, latent_shift, sample_time, velocity
+from unicom_jax.core.flow import (
+    data_to_velocity,
+    floored_velocities,
+    flow_terms,
+    interpolate,
+    latent_shift,
+    sample_time,
+    velocity,
+)
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params
+from unicom_jax.families.slots import each_alone, side_by_side, take
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +56,44 @@ class FlowTime:
         return self.shift or latent_shift(tokens, channels)
 
 
+PREDICTIONS = ("velocity", "data")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What the numbers of a flow head mean.
+
+    Attributes:
+      kind: "velocity" is the papers'; "data" is the clean latent x̂, and v = (x̂ - z_t) / (1 - t)
+        follows from it ("JiT": Li & He 2025).
+      time_floor: least 1 - t in the loss of "data"; bounds its weight near t = 1.
+    """
+
+    kind: str = "velocity"
+    time_floor: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.kind not in PREDICTIONS:
+            raise ValueError(
+                f"unified.prediction={self.kind!r} is not one of {', '.join(PREDICTIONS)}"
+            )
+
+    def velocity(self, given: Float32[Array, "B draws n d"], noised: Noised) -> jax.Array:
+        """dz/dt of what a head gave, for the integrator."""
+        if self.kind == "velocity":
+            return given
+        # No floor worth the name: a step to t = 1 then ends at x̂, with no noise left over.
+        return data_to_velocity(given, noised.noisy, noised.time, floor=1e-6)
+
+    def and_target(
+        self, given: Float32[Array, "B draws n d"], noised: Noised
+    ) -> tuple[jax.Array, jax.Array]:
+        """The velocity of what a head gave and the true one, as the loss compares them."""
+        if self.kind == "velocity":
+            return given, velocity(noised.clean, noised.noise)
+        return floored_velocities(given, noised.clean, noised.noisy, noised.time, self.time_floor)
+
+
 @flax.struct.dataclass
 class Noised:
     """Draws at their times, in the image's own shape.
@@ -57,6 +104,7 @@ class Noised:
       grids: rows and columns of the n tokens; (0, 0) where there is no draw.
       clean, noise: z_1 and ε; None while a picture is sampled.
       of: which part of a mixture each draw belongs to (`core.parts.membership`); None: unknown.
+      scored: draws that count in the loss; None: all of them.
     """
 
     noisy: Float[Array, "B draws n d"]
@@ -65,11 +113,21 @@ class Noised:
     clean: Float[Array, "B draws n d"] | None = None
     noise: Float[Array, "B draws n d"] | None = None
     of: Bool[Array, "B draws 1 P"] | None = None
+    scored: Bool[Array, "B draws"] | None = None
 
     @property
     def real(self) -> Bool[Array, "B draws n"]:
-        """True at tokens of a draw, False at padding."""
-        return token_mask(self.grids, self.noisy.shape[2])
+        """True at tokens of a draw that counts, False at padding."""
+        tokens = token_mask(self.grids, self.noisy.shape[2])
+        return tokens if self.scored is None else tokens & self.scored[..., None]
+
+    def without_picture(self, chosen: Bool[Array, "B draws"], *, scored: bool) -> Noised:
+        """The same, but the `chosen` draws are noise alone, at t = 0."""
+        return self.replace(
+            noisy=jnp.where(chosen[..., None, None], self.noise, self.noisy),
+            time=jnp.where(chosen, 0.0, self.time),
+            scored=None if scored else ~chosen,
+        )
 
 
 class ImageModel(Module):
@@ -81,12 +139,19 @@ class ImageModel(Module):
       flow_time: how `noise` draws times; sampling shifts its steps alike.
       reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
         transformer run once a picture and only `velocity` at each step of sampling.
+      flow_over: pictures whose loss is averaged: "drawn"; or "all", with those that are read as if
+        they had been drawn to t = 1 (`ended`), where the velocity is to be 0, and with dummies.
+      dummies: whether batches have draws of `SequenceConfig.dummies`, which are at t = 0.
+      time_grids: the kinds of `core.flow.time_grid` that sampling may take.
       takes_features: whether `prepare` takes features of the frozen encoder that a batch brings
         along in the place of pictures.
     """
 
     flow_time: FlowTime = FlowTime()
     reads_noise = True
+    flow_over = "drawn"
+    dummies = False
+    time_grids = ("even",)
     takes_features = False
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
@@ -108,6 +173,10 @@ class ImageModel(Module):
         """Puts each draw at a time of its own; `draws` are pictures of the row, -1: none."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
+    def ended(self, prepared: Any) -> Noised:
+        """Every picture at t = 1, without noise; `drawn` then gives what `looked_at` does."""
+        raise NotImplementedError(f"{type(self).__name__} has no loss of pictures that are read")
+
     def looked_at(
         self, params: Params, prepared: Any
     ) -> tuple[Float[Array, "B M p W"], Float[Array, "B M q W"]]:
@@ -117,6 +186,29 @@ class ImageModel(Module):
     def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws s W"], Any]:
         """Vectors of the NOISY slots of every draw, and what else `velocity` is to have."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
+
+    def looked_at_and_drawn(
+        self,
+        params: Params,
+        prepared: Any,
+        noised: Noised,
+        read: Bool[Array, "B M"],
+        views: int,
+    ) -> tuple[tuple[Float[Array, "B M _p W"], ...], Float[Array, "B draws s W"], Any]:
+        """`looked_at` and `drawn` of whole rows: the vectors of both, and `aux` of draws alone.
+
+        Each picture and each draw is computed as a row of its own. A family whose slots are costly
+        may leave out pictures that are not `read`, and draws that are none.
+
+        Args:
+          read: pictures whose vectors some slot takes; of others they may be anything.
+          views: pictures read and draws of a row together, at most; 0: no limit.
+        """
+        del read, views
+        rows = len(noised.time)
+        drawn, aux = self.drawn(params, each_alone(noised))
+        looked = self.looked_at(params, each_alone(prepared))
+        return tuple(side_by_side(x, rows) for x in looked), side_by_side(drawn, rows), aux
 
     def condition(
         self, params: Params, hidden: Float[Array, "B draws s W"], grids: Int[Array, "B draws 2"]
@@ -143,8 +235,7 @@ def pictures_of(
     images: Shaped[Array, "B M ..."], draws: Int[Array, "B draws"]
 ) -> Shaped[Array, "B draws ..."]:
     """The picture of each draw; of no draw the first one."""
-    index = jnp.maximum(draws, 0).reshape(draws.shape + (1,) * (images.ndim - 2))
-    return jnp.take_along_axis(images, index, axis=1)
+    return take(images, jnp.maximum(draws, 0))
 
 
 def noise_draws(

@@ -35,6 +35,25 @@ def side_by_side(pictures: Shaped[Array, "BM 1 ..."], rows: int) -> Shaped[Array
     return place(own, ROWS).reshape(rows, -1, *pictures.shape[2:])
 
 
+def used_first(
+    used: Bool[Array, "B M"], count: int
+) -> tuple[Int[Array, "B count"], Int[Array, "B M"]]:
+    """(chosen, back): `count` columns of each row, the `used` ones first (0: all columns), and of
+    each used column which of `chosen` it is."""
+    columns = used.shape[1]
+    if not 0 < count < columns:
+        all_columns = jnp.broadcast_to(jnp.arange(columns), used.shape)
+        return all_columns, all_columns
+    chosen = jnp.argsort(~used, axis=1, stable=True)[:, :count]
+    return chosen, jnp.clip(jnp.cumsum(used, axis=1) - 1, 0, count - 1)
+
+
+def take(pictures: Shaped[Array, "B M ..."], index: Int[Array, "B N"]) -> Shaped[Array, "B N ..."]:
+    """Of each row the pictures `index`."""
+    index = index.reshape(index.shape + (1,) * (pictures.ndim - 2))
+    return jnp.take_along_axis(pictures, index, axis=1)
+
+
 def place_images(
     text: Float[Array, "B S W"],
     batch: MixedBatch,
@@ -70,7 +89,47 @@ def pick_draws(
 
     Behind a draw's last slot stands whatever follows in the row; of no draw, anything.
     """
-    first = jnp.argmax(_draw_starts(batch), axis=-1)
+    return _pick(hidden, jnp.argmax(_draw_starts(batch), axis=-1), slots)
+
+
+def pick_read(
+    hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
+) -> Float[Array, "B M {slots} W"]:
+    """The hidden states of the pictures that are read, as of `pick_draws`."""
+    return _pick(hidden, jnp.argmax(_read_starts(batch), axis=-1), slots)
+
+
+def pictures_read(batch: MixedBatch) -> Bool[Array, "B M"]:
+    """Which pictures stand in the sequence as such, not only as noisy copies."""
+    return jnp.any(_read_starts(batch), axis=-1)
+
+
+def dummy_draws(batch: MixedBatch) -> Bool[Array, "B draws"]:
+    """The draws that are no more than slots before a text (`SequenceConfig.dummies`): unlike those
+    of a drawn picture, these have no span of their own."""
+    alone = batch.mask.span_start == batch.mask.span_stop
+    noisy = alone & (batch.roles == Role.NOISY)
+    return jnp.any(_first_slots(batch, noisy, batch.draws.shape[1]), axis=-1)
+
+
+def _read_starts(batch: MixedBatch) -> Bool[Array, "B M S"]:
+    """True at the first slot of each picture that is read."""
+    read = (batch.roles == Role.UNDERSTAND) | (batch.roles == Role.CLEAN)
+    return _first_slots(batch, read, batch.grids.shape[1])
+
+
+def _first_slots(
+    batch: MixedBatch, chosen: Bool[Array, "B S"], count: int
+) -> Bool[Array, "B {count} S"]:
+    """Of the `chosen` slots, where each of `count` pictures or draws begins."""
+    begins = chosen & (batch.image_token == 0)
+    return begins[:, None] & (batch.image_index[:, None] == jnp.arange(count)[:, None])
+
+
+def _pick(
+    hidden: Float[Array, "B S W"], first: Int[Array, "B M"], slots: int
+) -> Float[Array, "B M {slots} W"]:
+    """The hidden states of `slots` slots from `first` on."""
     index = jnp.minimum(first[..., None] + jnp.arange(slots), hidden.shape[1] - 1)
     flat = index.reshape(len(hidden), -1, 1)
     return jnp.take_along_axis(hidden, flat, axis=1).reshape(*index.shape, hidden.shape[-1])
@@ -83,6 +142,4 @@ def draw_parts(batch: MixedBatch) -> Int[Array, "B draws"]:
 
 def _draw_starts(batch: MixedBatch) -> Bool[Array, "B draws S"]:
     """True at the first slot of each draw."""
-    noisy = (batch.roles == Role.NOISY) & (batch.image_token == 0)
-    draws = jnp.arange(batch.draws.shape[1])[:, None]
-    return noisy[:, None] & (batch.image_index[:, None] == draws)
+    return _first_slots(batch, batch.roles == Role.NOISY, batch.draws.shape[1])

@@ -10,13 +10,11 @@ import dataclasses
 
 from jaxtyping import Array, Float, Float32
 
-from unicom_jax.core.flow import data_to_velocity, floored_velocities, flow_terms
+from unicom_jax.core.flow import flow_terms
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Module, Params, Specs
-from unicom_jax.families.images import Noised
+from unicom_jax.families.images import Noised, Prediction
 from unicom_jax.families.latents import LatentImages
-
-PREDICTIONS = ("velocity", "data")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,20 +23,11 @@ class UnicomImages(LatentImages):
 
     Attributes:
       head: hidden states (B, draws, n, W) and the time of each draw to (B, draws, n, latent_dim).
-      prediction: what the head gives. "velocity" is the papers'; "data" is the clean latent x̂, and
-        v = (x̂ - z_t) / (1 - t) follows from it ("JiT": Li & He 2025).
-      time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
+      prediction: what the head gives.
     """
 
     head: Module
-    prediction: str = "velocity"
-    time_floor: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.prediction not in PREDICTIONS:
-            raise ValueError(
-                f"unified.prediction={self.prediction!r} is not one of {', '.join(PREDICTIONS)}"
-            )
+    prediction: Prediction = Prediction()
 
     def specs(self) -> Specs:
         return {"embedding": self.embedding.specs(), "head": self.head.specs()}
@@ -50,20 +39,13 @@ class UnicomImages(LatentImages):
     def velocity(
         self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> Float32[Array, "B draws n d"]:
-        predicted = self.head(params["head"], condition, noised.time)
-        if self.prediction == "velocity":
-            return predicted
-        # No floor worth the name: a step to t = 1 then ends at x̂, with no noise left over.
-        return data_to_velocity(predicted, noised.noisy, noised.time, floor=1e-6)
+        given = self.head(params["head"], condition, noised.time)
+        return self.prediction.velocity(given, noised)
 
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> LossTerms:
         """`flow`: squared velocity error a channel; of "data" prediction weighted by the floor."""
-        if self.prediction == "velocity":
-            return super().loss_terms(params, condition, noised, aux)
-        predicted = self.head(params["head"], condition, noised.time)
-        both = floored_velocities(
-            predicted, noised.clean, noised.noisy, noised.time, self.time_floor
-        )
+        given = self.head(params["head"], condition, noised.time)
+        both = self.prediction.and_target(given, noised)
         return flow_terms(*both, noised.real, noised.time[..., None], noised.of)

@@ -9,6 +9,7 @@ Transfusion arXiv 2408.11039).
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import flax.struct
@@ -25,8 +26,11 @@ from unicom_jax.core.scopes import in_module
 from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import (
     draw_parts,
+    dummy_draws,
     each_alone,
     pick_draws,
+    pick_read,
+    pictures_read,
     place_images,
     side_by_side,
 )
@@ -56,12 +60,16 @@ class DrawingContext:
 class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
-    `text_chunk`, `z_loss`: see `core.losses.text_terms`. `parts`: how many parts of a mixture have
-    losses of their own.
+    Attributes:
+      views: pictures read and draws of a training row together, at most; 0: no limit. See
+        `ImageModel.looked_at_and_drawn`.
+      text_chunk, z_loss: see `core.losses.text_terms`.
+      parts: how many parts of a mixture have losses of their own.
     """
 
     transformer: Transformer
     images: ImageModel
+    views: int = 0
     text_chunk: int = 0
     z_loss: float = 0.0
     parts: int = 0
@@ -83,21 +91,39 @@ class UnifiedModel(Module):
         `prepared`: what `images.prepare` made of the batch's pictures.
         """
         images, rows = self.images, batch.tokens.shape[0]
+        over_all = images.flow_over == "all"
         noised = images.noise(prepared, batch.draws, row_keys)
         if self._tells_parts(batch):
-            of = membership(draw_parts(batch), self.parts)[:, :, None]
-            noised = dataclasses.replace(noised, of=of)
-        noised = each_alone(noised)
-        drawn, aux = images.drawn(params, noised)
-        vectors = *images.looked_at(params, each_alone(prepared)), drawn
-        hidden = self._embed(params, batch, tuple(side_by_side(x, rows) for x in vectors))
+            noised = noised.replace(of=membership(draw_parts(batch), self.parts)[:, :, None])
+        if images.dummies:
+            noised = noised.without_picture(dummy_draws(batch), scored=over_all)
+        is_read = pictures_read(batch)
+        if over_all:  # all pictures, whatever `views` allows: each is a prediction too
+            ended = each_alone(images.ended(prepared))
+            (read, of_read), (drawn, aux) = (
+                images.drawn(params, alone) for alone in (ended, each_alone(noised))
+            )
+            looked, drawn = (side_by_side(read, rows),) * 2, side_by_side(drawn, rows)
+        else:
+            looked, drawn, aux = images.looked_at_and_drawn(
+                params, prepared, noised, is_read, self.views
+            )
+        hidden = self._embed(params, batch, (*looked, drawn))
         hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        states = each_alone(pick_draws(hidden, batch, drawn.shape[2]))
-        condition = images.condition(params, states, noised.grids)
-        return {
-            **images.loss_terms(params, condition, noised, aux),
-            **self.text_terms(params, batch, hidden),
-        }
+        noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
+        terms = self._picture_terms(params, states, noised, aux)
+        if over_all:
+            states, scored = each_alone((pick_read(hidden, batch, read.shape[2]), is_read))
+            of_read = self._picture_terms(params, states, ended.replace(scored=scored), of_read)
+            terms = {**terms, "flow": tuple(map(operator.add, terms["flow"], of_read["flow"]))}
+        return {**terms, **self.text_terms(params, batch, hidden)}
+
+    def _picture_terms(
+        self, params: Params, states: Float[Array, "R 1 s W"], noised: Noised, aux: Any
+    ) -> LossTerms:
+        """Of pictures alone, and the hidden states of their slots."""
+        condition = self.images.condition(params, states, noised.grids)
+        return self.images.loss_terms(params, condition, noised, aux)
 
     @in_module("logits")
     def text_terms(
@@ -116,6 +142,12 @@ class UnifiedModel(Module):
             self.transformer.head_weights(self.transformer.specs()),
             of,
         )
+
+    def read(self, params: Params, batch: MixedBatch, prepared: Any) -> Float[Array, "B S W"]:
+        """Hidden states of rows without draws; `prepared`: as for `prefill`."""
+        looked_at = None if prepared is None else self.images.looked_at(params, prepared)
+        hidden = self._embed(params, batch, looked_at)
+        return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
 
     def _tells_parts(self, batch: MixedBatch) -> bool:
         return self.parts > 0 and batch.parts is not None

@@ -16,6 +16,7 @@ from data_pipelines.decoding import load_image
 from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from data_pipelines.sequences.tasks import BRIEFLY, about_image
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.chat import chat
@@ -27,9 +28,9 @@ from unicom_jax.runs.stages import row_stages
 CHOICE = ("max_tokens", "temperature", "top_p", "top_k")
 WORDS = (*CHOICE, "stop")
 FLOW = (
-    "steps", "guidance", "guidance_interval", "sampler", "renorm", "shift", "codec_steps",
+    "steps", "guidance", "guidance_interval", "sampler", "renorm", "shift", "grid", "codec_steps",
 )  # fmt: skip
-SOURCED = (*FLOW, "image_guidance")
+SOURCED = (*FLOW, "image_guidance", "edit_start")
 FILES = ("out", "sheet", "count")
 READS = {
     "--prompt": ("prompt", *FILES, "size", *FLOW),
@@ -80,7 +81,7 @@ def run_sample(args: argparse.Namespace, console: Console) -> None:
     given = {name: value for name, value in given.items() if not _absent(value)}
     _check_flags(mode, given)
     images = [load_image(path) for path in given.get("image", ())]
-    out = check_name(Path(given.get("out", DEFAULT_OUT)))
+    out = check_name(as_path(given.get("out", DEFAULT_OUT)))
     with console.status("loading the checkpoint"):
         generator = Generator.load(args.checkpoint, args.step, args.mesh)
     names = dict.fromkeys((*SOURCED, *WORDS, "count"))

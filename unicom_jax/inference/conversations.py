@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
-from data_pipelines.segments import Image, Segment
+from data_pipelines.segments import SOURCE, Image, Segment
 from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.sequence import (
@@ -24,18 +24,12 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference import engine
-from unicom_jax.inference.arrays import (
-    LATENTS,
-    PIXELS,
-    in_batches,
-    noise_at,
-    padded_rows,
-    to_pictures,
-)
+from unicom_jax.inference.arrays import LATENTS, in_batches, noise_at, padded_rows
 from unicom_jax.inference.canvas import Canvas, canvas_of, drawn_grid
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.guidance import CONDITIONAL, PICTURELESS, WORDLESS
 from unicom_jax.inference.prompt import Prefixes, bucket, collate, image_slots
+from unicom_jax.inference.reconstructor import Reconstructor
 from unicom_jax.inference.requests import Conversation, as_conversations
 from unicom_jax.inference.text import Sampling, Tail, Writing, begin_writing
 from unicom_jax.inference.words import Listener, OnText, Words, stop_strings
@@ -44,6 +38,12 @@ from unicom_jax.models.transformer import KVCache
 
 def _pictureless(segments: Sequence[Segment], *how: Any) -> Document:
     return build_prefix(without_pictures(segments), *how)
+
+
+def source_of(segments: Sequence[Segment]) -> Picture | None:
+    """The picture that the next one is to change: the last, where it was given to be edited."""
+    pictures = [segment for segment in segments if isinstance(segment, Image)]
+    return pictures[-1].pixels if pictures and pictures[-1].role == SOURCE else None
 
 
 # What makes the prefix of each guidance branch, with the arguments of `build_prefix`.
@@ -75,10 +75,19 @@ class Conversations:
     ) -> None:
         self.config, self.tokenizer, self.params = config, tokenizer, params
         self.models = engine.Models.of(config, mesh)
+        self.codec = Reconstructor(config, params, self.models)
         self.sequence: SequenceConfig = sequence_config(config)
         self.words = Words(tokenizer)
-        self.batch_size: int = config["evaluation"]["batch_size"]
         self.usual_side: int = config["data"]["image_size"]
+
+    @property
+    def batch_size(self) -> int:
+        """Requests computed at once."""
+        return self.codec.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.codec.batch_size = size
 
     def write(
         self,
@@ -159,9 +168,9 @@ class Conversations:
                 latents = self._draw(
                     chosen, [first + p for p in batch], [grids[p] for p in batch], canvas, own, seed
                 )
-                return self.pixels(
+                return self.codec.pixels(
                     latents, [first + p for p in batch], [grids[p] for p in batch], canvas,
-                    self.codec_steps(own.codec_steps), seed,
+                    self.codec.steps(own.codec_steps), seed,
                 )  # fmt: skip
 
             drawn = in_batches(run, places, self.batch_size, self.models.row_devices)
@@ -183,27 +192,42 @@ class Conversations:
                 f"codec_steps is {settings.codec_steps}, but this model's codec decodes pictures "
                 "at once; leave it out"
             )
+        if settings.grid not in self.models.unified.images.time_grids:
+            raise ValueError(
+                f"grid {settings.grid!r} asks for the velocity at t = 1, which this model does not "
+                "have; leave it out"
+            )
         # JSON knows lists only; a static argument has to be hashable.
         return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
 
     def suited(
         self, settings: Drawing, segments: Sequence[Segment], grid: tuple[int, int]
     ) -> Drawing:
-        """`settings` for one picture: its shift, and guidance by pictures only where it has any."""
+        """`settings` for one picture: its shift; guidance by pictures only where it has any, and a
+        later start only where it changes one.
+
+        Raises:
+          ValueError: it is to begin with a source of another size.
+        """
         if not any(isinstance(segment, Image) for segment in segments):
             settings = dataclasses.replace(settings, image_guidance=1.0)
+        source = source_of(segments)
+        if settings.edit_start and source is None:
+            settings = dataclasses.replace(settings, edit_start=0.0)
+        elif settings.edit_start and grid != (own := self.codec.grid(source)):
+            size, wanted = (
+                (r * self.sequence.patch, c * self.sequence.patch) for r, c in (own, grid)
+            )
+            raise ValueError(
+                f"edit_start={settings.edit_start:g} begins with the picture to edit, of {size} "
+                f"pixels, and one of {wanted} is to be drawn; leave the size out, or set "
+                "edit_start=0"
+            )
         if settings.shift is None:
             images, slots = self.models.unified.images, grid[0] * grid[1] // self.sequence.unit**2
             shift = images.flow_time.shift_of(*images.shape_of(slots))
             settings = dataclasses.replace(settings, shift=float(shift))
         return settings
-
-    def codec_steps(self, asked: int | None) -> int:
-        """Flow steps that paint a picture, the configuration's unless asked for; 1 where the codec
-        decodes at once."""
-        if not self.models.codec.noise_channels:
-            return 1
-        return asked or self.config["codec"]["sample_steps"]
 
     # ---- words ----------------------------------------------------------------------------
 
@@ -320,7 +344,8 @@ class Conversations:
         prefixes = collate(documents, self.sequence, len(settings.branches))
         _, cache = self._read(prefixes, self.slots_of(canvas))
         behind = prefixes.lengths, prefixes.next_positions, prefixes.slots
-        return self.latents(cache, behind, places, grids, canvas, settings, seed)
+        sources = [source_of(said) for said in conversations]
+        return self.latents(cache, behind, places, grids, canvas, settings, seed, sources)
 
     def slots_of(self, canvas: Canvas) -> int:
         """Slots that a drawn picture takes."""
@@ -335,10 +360,12 @@ class Conversations:
         canvas: Canvas,
         settings: Drawing,
         seed: int,
+        sources: Sequence[Picture | None] = (),
     ) -> Any:
         """Latents of a picture behind each request whose prefixes the cache holds.
 
         Args:
+          sources: the picture that each changes, where `settings.edit_start` is later than 0.
           behind: lengths and next positions of the prefixes, and the slot that the picture starts
             in.
           grids: patch rows and columns of each.
@@ -355,34 +382,12 @@ class Conversations:
         kind = self.sequence.image_positions
         where = image_slots(lengths, next_positions, slot_grids, slots, start, kind)
         filled = padded_rows(noise, images.shape_of(slots)[0])
+        begun = self.codec.encoded(sources, canvas) if settings.edit_start else None
         return engine.draw(
             self.models, self.params, cache,
             *self.models.place((where.positions, where.mask, latent_grids, filled)),
-            np.int32(start), settings.numbers, plan=settings.plan,
+            np.int32(start), settings.numbers, begun, plan=settings.plan,
         )  # fmt: skip
-
-    def pixels(
-        self,
-        latents: Any,
-        places: Sequence[int],
-        grids: Sequence[tuple[int, int]],
-        canvas: Canvas,
-        steps: int,
-        seed: int,
-    ) -> list[Picture]:
-        """Pictures of latents, from noise by (seed, place) where the codec paints by a flow."""
-        sizes, noise = np.asarray(grids, np.int32), None
-        if channels := self.models.codec.noise_channels:
-            own = [
-                noise_at(seed, [place], PIXELS, (rows * cols, channels))[0]
-                for place, (rows, cols) in zip(places, grids, strict=True)
-            ]
-            noise = padded_rows(own, canvas.patches)
-        painted = engine.paint(
-            self.models.on(canvas.space), self.params, latents,
-            *self.models.place((sizes, noise)), steps=steps,
-        )  # fmt: skip
-        return to_pictures(painted, sizes, self.sequence.patch)
 
     def _read(self, prefixes: Prefixes, room: int) -> tuple[Any, KVCache]:
         """Last hidden states and a cache with `room` slots behind the prefixes."""

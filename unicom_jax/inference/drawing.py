@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.flow import integrate
+from unicom_jax.core.flow import TIME_GRIDS, begin_from, integrate, time_grid
 from unicom_jax.core.flow_steps import SAMPLERS
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.module import Module, Params
@@ -40,11 +40,14 @@ class Plan(NamedTuple):
     """What a program that draws is compiled for.
 
     Attributes:
+      steps, start, grid: of the times that it goes through, see `core.flow.time_grid`.
       gated: guidance acts within an interval only, so a step may need the conditional branch alone.
     """
 
     branches: tuple[str, ...]
     steps: int
+    start: float
+    grid: str
     sampler: str
     gated: bool
     renorm: str
@@ -66,11 +69,14 @@ class Drawing:
       renorm: keeps guided velocities from growing beyond the conditional one, a key of
         `guidance.RENORMALISATIONS`; `renorm_min`: least factor it may apply.
       shift: of the time grid, `core.flow.shift_time`; None: the training's.
+      edit_start: flow time, before the shift, at which an edit begins: with so much of its source
+        instead of noise alone. 0: every picture begins as noise.
+      grid: the flow times, one of `core.flow.TIME_GRIDS`.
       codec_steps: flow steps of the pixel decoder; None: the configuration's.
 
     Raises:
-      ValueError: an unknown sampler or renorm, no step, or an interval that is none. Raised here,
-        as errors inside a compiled program reach the user with all of JAX's frames.
+      ValueError: an unknown sampler, renorm or grid, no step, or a number out of its range. Raised
+        here, as errors inside a compiled program reach the user with all of JAX's frames.
     """
 
     steps: int = 20
@@ -81,10 +87,13 @@ class Drawing:
     renorm: str = "none"
     renorm_min: float = 0.0
     shift: float | None = None
+    edit_start: float = 0.0
+    grid: str = "even"
     codec_steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name, table in (("sampler", SAMPLERS), ("renorm", RENORMALISATIONS)):
+        tables = {"sampler": SAMPLERS, "renorm": RENORMALISATIONS, "grid": TIME_GRIDS}
+        for name, table in tables.items():
             if getattr(self, name) not in table:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
@@ -102,6 +111,12 @@ class Drawing:
             raise ValueError(f"shift is {self.shift}; give a number above 0, 1 for even steps")
         if not 0.0 <= self.renorm_min <= 1.0:
             raise ValueError(f"renorm_min is {self.renorm_min}; give a factor from 0 to 1")
+        if not 0.0 <= self.edit_start < 1.0:
+            raise ValueError(
+                f"edit_start is {self.edit_start}; give a flow time from 0 (noise) to below 1 (the "
+                "source as it is)"
+            )
+        time_grid(self.steps, start=self.edit_start, kind=self.grid)  # raises where there is none
 
     @property
     def branches(self) -> tuple[str, ...]:
@@ -114,7 +129,8 @@ class Drawing:
         guided = len(self.branches) > 1
         gated = guided and tuple(self.guidance_interval) != (0.0, 1.0)
         renorm = self.renorm if guided else "none"
-        return Plan(self.branches, self.steps, self.sampler, gated, renorm)
+        times = self.steps, self.edit_start, self.grid
+        return Plan(self.branches, *times, self.sampler, gated, renorm)
 
     @property
     def numbers(self) -> DrawingNumbers:
@@ -134,6 +150,7 @@ def draw_latents(
     start: Int[Array, ""],
     numbers: DrawingNumbers,
     plan: Plan,
+    source: Float[Array, "R n d"] | None = None,
 ) -> Float[Array, "R n d"]:
     """Integrates the model's velocity from noise to normalised latents of R pictures.
 
@@ -144,8 +161,12 @@ def draw_latents(
         s more slots free.
       positions, mask: of the s slots of the picture, the mask in cache slots.
       grids: rows and columns of its n tokens. What is computed behind the last one is arbitrary.
+      source: latents that the pictures begin with where `plan.start` is later than 0.
     """
     branches = len(plan.branches)
+    if plan.start:
+        noise = begin_from(source, noise, plan.start, numbers.shift, grid=plan.grid)
+    times = {"start": plan.start, "grid": plan.grid, "shift": numbers.shift}
 
     def field(rows: int) -> Callable[[jax.Array, jax.Array], jax.Array]:
         """(latents, time) -> velocities (R, rows, n, d) of the first `rows` branches."""
@@ -173,7 +194,7 @@ def draw_latents(
     if branches == 1:
         every = field(1)
         return integrate(
-            lambda z, time: every(z, time)[:, 0], noise, plan.steps, plan.sampler, numbers.shift
+            lambda z, time: every(z, time)[:, 0], noise, plan.steps, plan.sampler, **times
         )
     every, valid = field(branches), token_mask(grids, noise.shape[1])
 
@@ -191,7 +212,7 @@ def draw_latents(
             inside = (time >= numbers.low) & (time <= numbers.high)
             return jax.lax.cond(inside, guided, lambda z, t: conditional(z, t)[:, 0], latents, time)
 
-    return integrate(velocity, noise, plan.steps, plan.sampler, numbers.shift)
+    return integrate(velocity, noise, plan.steps, plan.sampler, **times)
 
 
 def _first_rows(x: jax.Array, axis: int, branches: int, rows: int) -> jax.Array:

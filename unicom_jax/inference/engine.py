@@ -216,13 +216,14 @@ def draw(
     noise: Float[Array, "R n d"],
     start: Int[Array, ""],
     numbers: DrawingNumbers,
+    source: Float[Array, "R n d"] | None = None,
     *,
     plan: Plan,
 ) -> Float[Array, "R n d"]:
     """Draws an image behind prefixes that were read; as `inference.drawing.draw_latents`."""
     return draw_latents(
         models.unified, params["unified"], cache, positions, mask, grids, noise, start, numbers,
-        plan,
+        plan, source,
     )  # fmt: skip
 
 

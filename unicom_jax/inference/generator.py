@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Float32
 
 from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.tasks import BRIEFLY
 from data_pipelines.sequences.tokenizer import Tokenizer
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
-from unicom_jax.inference import engine
-from unicom_jax.inference.arrays import in_batches, prepared, to_patches
-from unicom_jax.inference.canvas import canvas_of
 from unicom_jax.inference.conversations import Conversations
+from unicom_jax.inference.picture_encoder import PictureEncoder
 from unicom_jax.inference.requests import Conversation, as_pictures, as_texts, paired
 from unicom_jax.inference.session import Session
 from unicom_jax.parallel.mesh import make_mesh
@@ -56,9 +58,9 @@ class Generator(Conversations):
           ValueError: a mesh that does not suit the devices.
         """
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        config, tokenizer = weights.describe(Path(workdir))
+        config, tokenizer = weights.describe(as_path(workdir))
         params = weights.restore(
-            Path(workdir), config, weights.Choice(step=step), mesh=devices, for_use=True
+            as_path(workdir), config, weights.Choice(step=step), mesh=devices, for_use=True
         )
         return cls(config, tokenizer, params, devices)
 
@@ -180,30 +182,27 @@ class Generator(Conversations):
 
         `seed`, `first`: as for `paint`.
         """
-        pictures = as_pictures(images)
-        patches, grids = to_patches(pictures, self.sequence)
-        sizes = [(int(rows), int(cols)) for rows, cols in grids]
-        canvases = [canvas_of(size, self.models.canvas, self.sequence) for size in sizes]
-        steps = self.codec_steps(None)
-        results: dict[int, Picture] = {}
-        for canvas in dict.fromkeys(canvases):
-            places = [place for place, other in enumerate(canvases) if other == canvas]
-
-            def run(batch: list[int], canvas=canvas) -> list[Picture]:
-                seen = self.models.place((patches[batch], grids[batch]))
-                latents = engine.encode(self.models, self.params, *seen)
-                latents = latents[:, : canvas.patches // self.models.codec.pool**2]
-                own = [first + place for place in batch]
-                return self.pixels(latents, own, [sizes[p] for p in batch], canvas, steps, seed)
-
-            drawn = in_batches(run, places, self.batch_size, self.models.row_devices)
-            results |= zip(places, drawn, strict=True)
-        return [results[place] for place in range(len(pictures))]
+        return self.codec.reconstruct(images, seed=seed, first=first)
 
     @property
-    def has_encoder(self) -> bool:
-        """Whether `features` can be computed."""
-        return weights.EYE in self.params
+    def without_details(self) -> Generator | None:
+        """The same model, but its head draws by semantics alone; None: it adds no details.
+
+        It shares all other weights, and every compiled program.
+        """
+        flat = traverse_util.flatten_dict(self.params["unified"], sep="/")
+        let_in = re.compile(self.models.family.details)
+        if not (gates := [path for path in flat if let_in.fullmatch(path)]):
+            return None
+        flat |= {path: jnp.zeros_like(flat[path], device=flat[path].sharding) for path in gates}
+        unified = traverse_util.unflatten_dict(flat, sep="/")
+        params = {**self.params, "unified": unified}
+        return Generator(self.config, self.tokenizer, params, self.models.mesh)
+
+    @property
+    def encoder(self) -> PictureEncoder | None:
+        """What measures pictures; None: the run has no encoder."""
+        return self.codec.encoder
 
     def features(self, images: Picture | Sequence[Picture]) -> Float32[np.ndarray, "B F"]:
         """Pooled features of the encoder.
@@ -211,21 +210,13 @@ class Generator(Conversations):
         Raises:
           ValueError: the run has no encoder.
         """
-        if not self.has_encoder:
+        if self.encoder is None:
             raise ValueError(
                 "this run has no encoder that could measure pictures; train one, or import one "
                 "with unicom import --encoder"
             )
-        patches, grids = to_patches(as_pictures(images), self.sequence)
-
-        def run(batch: list[int]) -> list[np.ndarray]:
-            seen = self.models.place((patches[batch], grids[batch]))
-            found = engine.pooled_features(self.models, self.params, *seen)
-            return list(np.asarray(found, np.float32))
-
-        rows = range(len(patches))
-        return np.stack(in_batches(run, rows, self.batch_size, self.models.row_devices))
+        return self.encoder.features(images)
 
     def prepared(self, image: Picture) -> Picture:
         """The picture as the model sees it: resized under the image policy."""
-        return prepared(image, self.sequence)
+        return self.codec.prepared(image)

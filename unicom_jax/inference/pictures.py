@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from unicom_jax.core.paths import Path
 from unicom_jax.core.picture import Picture
 
 GAP = 4  # white pixels between the pictures of a sheet
@@ -36,7 +36,8 @@ def numbered(out: Path, number: int) -> Path:
 def save(image: Picture, path: Path) -> Path:
     """Writes a PNG; makes the folder where needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(image).save(path)
+    with path.open("wb") as file:
+        Image.fromarray(image).save(file, "PNG")
     return path
 
 

@@ -1,50 +1,69 @@
-"""`Reconstructor`: an autoencoder that a run trained, without a model that draws in its latents."""
+"""`Reconstructor`: a run's codec, or autoencoder, alone: pictures to latents and back.
+
+A `Generator` has one. That of a run without a unified model stands alone, made by `load`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
+from data_pipelines.build import sequence_config
+from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params
+from unicom_jax.core.paths import as_path
+from unicom_jax.core.picture import Picture
 from unicom_jax.families.build import VISION, build_autoencoder, space_of
 from unicom_jax.families.family import pixels
-from unicom_jax.inference.generator import Generator
+from unicom_jax.inference import engine
+from unicom_jax.inference.arrays import (
+    PIXELS,
+    in_batches,
+    noise_at,
+    padded_rows,
+    prepared,
+    to_patches,
+    to_pictures,
+)
+from unicom_jax.inference.canvas import Canvas, canvas_of
+from unicom_jax.inference.picture_encoder import PictureEncoder, encoder_in
+from unicom_jax.inference.requests import as_pictures
 from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.parallel.mesh import make_mesh
-from unicom_jax.runs import weights
-from unicom_jax.runs.autoencoder import canvas_of, fresh_autoencoder, load_trained
+from unicom_jax.runs import autoencoder, weights
 from unicom_jax.runs.trained import furthest
 
 
-class Reconstructor(Generator):
-    """A `Generator` with the trees `codec`, of the autoencoder, and `vision` where there is one.
+@dataclasses.dataclass(eq=False)
+class Reconstructor:
+    """Pictures through their latents.
 
-    It has `reconstruct`, `prepared` and, with an encoder, `features`; all else needs weights that
-    it lacks.
+    Attributes:
+      params: the trees of `models.codec`, of the space that it paints in, and of the encoder where
+        there is one.
+      batch_size: pictures computed at once; the configuration's, unless it is set.
     """
 
-    def __init__(
-        self,
-        config: Mapping[str, Any],
-        tokenizer: Tokenizer,
-        params: Mapping[str, Params],
-        mesh: Mesh | None = None,
-    ) -> None:
-        super().__init__(config, tokenizer, params, mesh)
-        space = space_of(config, build_autoencoder(config), canvas_of(config))
-        self.models = dataclasses.replace(
-            self.models, codec=AutoencoderCodec(space), space=pixels(config)
-        )
+    config: Mapping[str, Any]
+    params: Mapping[str, Params]
+    models: engine.Models
+    batch_size: int = 0
+
+    def __post_init__(self) -> None:
+        self.batch_size = self.batch_size or self.config["evaluation"]["batch_size"]
 
     @classmethod
     def load(cls, workdir: str | Path, step: str = "", mesh: str | None = None) -> Reconstructor:
-        """As `Generator.load`.
+        """The autoencoder that a run trained, and its encoder where it has one; arguments and
+        errors as of `Generator.load`.
 
         Raises:
           ValueError: a `step`, which chooses one of the unified model.
@@ -54,25 +73,113 @@ class Reconstructor(Generator):
                 f"--step={step} chooses a checkpoint of the unified model, and this run has "
                 "trained none; leave it out"
             )
-        workdir, devices = Path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
-        config, tokenizer = weights.describe(workdir)
-        params: dict[str, Params] = {}
-        params["codec"] = load_trained(config, workdir, mesh=devices)
+        workdir, devices = as_path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
+        config, _ = weights.describe(workdir)
+        params = {"codec": autoencoder.load_trained(config, workdir, mesh=devices)}
         if furthest(config, workdir, VISION.part):
             only = (weights.EYE,)
             params |= weights.restore(workdir, config, only=only, mesh=devices, for_use=True)
-        return cls(config, tokenizer, params, devices)
+        return cls(config, params, _of_autoencoder(config, devices))
 
     @classmethod
     def untrained(
         cls,
         config: Mapping[str, Any],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None = None,
         seed: int = 0,
         mesh: str | None = None,
     ) -> Reconstructor:
-        """The same autoencoder with random weights."""
+        """The same autoencoder with random weights; arguments as of `Generator.untrained`, which
+        alone has words."""
+        del tokenizer
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        params: dict[str, Params] = {}
-        params["codec"] = fresh_autoencoder(config, seed, devices)
-        return cls(config, tokenizer, params, devices)
+        params = {"codec": autoencoder.fresh_autoencoder(config, seed, devices)}
+        return cls(config, params, _of_autoencoder(config, devices))
+
+    @cached_property
+    def sequence(self) -> SequenceConfig:
+        """How pictures are cut into patches."""
+        return sequence_config(self.config)
+
+    @property
+    def encoder(self) -> PictureEncoder | None:
+        """What measures pictures; None: the run has no encoder."""
+        return encoder_in(self.models, self.params, self.sequence, self.batch_size)
+
+    def prepared(self, image: Picture) -> Picture:
+        """The picture as the model sees it: resized under the image policy."""
+        return prepared(image, self.sequence)
+
+    def grid(self, image: Picture) -> tuple[int, int]:
+        """Patch rows and columns of the prepared picture."""
+        height, width = self.prepared(image).shape[:2]
+        return height // self.sequence.patch, width // self.sequence.patch
+
+    def reconstruct(
+        self, images: Picture | Sequence[Picture], *, seed: int = 0, first: int = 0
+    ) -> list[Picture]:
+        """Each picture through its latents alone and back, at the size of `prepared`.
+
+        `seed`, `first`: of the noise from which a flow paints, as for `Generator.paint`.
+        """
+        pictures, steps = [self.prepared(image) for image in as_pictures(images)], self.steps(None)
+        sizes = [self.grid(image) for image in pictures]
+        canvases = [canvas_of(size, self.models.canvas, self.sequence) for size in sizes]
+        results: dict[int, Picture] = {}
+        for canvas in dict.fromkeys(canvases):
+            places = [place for place, other in enumerate(canvases) if other == canvas]
+
+            def run(batch: list[int], canvas=canvas) -> list[Picture]:
+                latents = self.encoded([pictures[place] for place in batch], canvas)
+                own = [first + place for place in batch]
+                return self.pixels(latents, own, [sizes[p] for p in batch], canvas, steps, seed)
+
+            drawn = in_batches(run, places, self.batch_size, self.models.row_devices)
+            results |= zip(places, drawn, strict=True)
+        return [results[place] for place in range(len(pictures))]
+
+    def encoded(self, pictures: Sequence[Picture], canvas: Canvas) -> jax.Array:
+        """Normalised latents (B, n, d) of pictures that fit on `canvas`."""
+        seen = self.models.place(to_patches(pictures, self.sequence))
+        latents = engine.encode(self.models, self.params, *seen)
+        return latents[:, : canvas.patches // self.models.codec.pool**2]
+
+    def pixels(
+        self,
+        latents: Any,
+        places: Sequence[int],
+        grids: Sequence[tuple[int, int]],
+        canvas: Canvas,
+        steps: int,
+        seed: int,
+    ) -> list[Picture]:
+        """Pictures of latents, from noise by (seed, place) where the codec paints by a flow.
+
+        `grids`: patch rows and columns of each.
+        """
+        sizes, noise = np.asarray(grids, np.int32), None
+        if channels := self.models.codec.noise_channels:
+            own = [
+                noise_at(seed, [place], PIXELS, (rows * cols, channels))[0]
+                for place, (rows, cols) in zip(places, grids, strict=True)
+            ]
+            noise = padded_rows(own, canvas.patches)
+        painted = engine.paint(
+            self.models.on(canvas.space), self.params, latents,
+            *self.models.place((sizes, noise)), steps=steps,
+        )  # fmt: skip
+        return to_pictures(painted, sizes, self.sequence.patch)
+
+    def steps(self, asked: int | None) -> int:
+        """Flow steps that paint a picture, the configuration's unless asked for; 1 where the codec
+        decodes at once."""
+        if not self.models.codec.noise_channels:
+            return 1
+        return asked or self.config["codec"]["sample_steps"]
+
+
+def _of_autoencoder(config: Mapping[str, Any], mesh: Mesh) -> engine.Models:
+    """The models of a run, with its own autoencoder for the codec of pictures."""
+    space = space_of(config, build_autoencoder(config), autoencoder.canvas_of(config))
+    codec = AutoencoderCodec(space)
+    return dataclasses.replace(engine.Models.of(config, mesh), codec=codec, space=pixels(config))

@@ -19,7 +19,7 @@ examples:
               --ask="Image 2: what colour is the circle?"
   edit      unicom sample --checkpoint=RUN --image=circle.png --edit="make the circle blue"
             unicom sample --checkpoint=RUN --image=circle.png --edit="add a star" \\
-              --guidance=4 --image-guidance=1.5 --renorm=picture
+              --guidance=4 --image-guidance=1.5 --renorm=picture --edit-start=0.1
   converse  unicom sample --checkpoint=RUN --chat"""
 
 
@@ -101,6 +101,18 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
         "--shift",
         type=number(float, 0.01),
         help="above 1: more of the steps near noise, for large pictures; default: as in training",
+    )
+    drawing.add_argument(
+        "--edit-start",
+        type=number(float, 0, 0.999),
+        metavar="TIME",
+        help="for edits: flow time at which they begin, with so much of the source; 0: with noise "
+        "alone; 0.1 in Cheers",
+    )
+    drawing.add_argument(
+        "--grid",
+        choices=("even", "released"),
+        help="released: the flow times of Cheers' published code, for comparisons with it",
     )
     drawing.add_argument(
         "--codec-steps", type=number(int, 1), help="flow steps from the drawn latents to pixels"

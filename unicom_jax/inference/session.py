@@ -24,7 +24,7 @@ from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import derived_seed
 from unicom_jax.inference.canvas import canvas_of, drawn_grid
-from unicom_jax.inference.conversations import Conversations
+from unicom_jax.inference.conversations import Conversations, source_of
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.guidance import CONDITIONAL
 from unicom_jax.inference.prompt import bucket, power_of_two
@@ -146,10 +146,11 @@ class Session:
         lengths = np.array([len(document) for document in documents], np.int32)
         positions = np.array([document.next_position for document in documents], np.int32)
         latents = model.latents(
-            cache, (lengths, positions, start), [0], [grid], canvas, settings, seed
-        )
-        (picture,) = model.pixels(
-            latents, [0], [grid], canvas, model.codec_steps(settings.codec_steps), seed
+            cache, (lengths, positions, start), [0], [grid], canvas, settings, seed,
+            [source_of(context)],
+        )  # fmt: skip
+        (picture,) = model.codec.pixels(
+            latents, [0], [grid], canvas, model.codec.steps(settings.codec_steps), seed
         )
         return picture
 

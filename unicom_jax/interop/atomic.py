@@ -12,7 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from unicom_jax.core.paths import as_path, is_remote, upload
+
 PART = ".part"
+LAST = ("config.json", "tokenizer.json", "records.json")  # without them a folder is none of ours
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -25,7 +28,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """As `write_text`, of bytes."""
+    """As `write_text`, of bytes. In a store a file is replaced when its upload is complete."""
+    if is_remote(path):
+        as_path(path).write_bytes(content)
+        return
     path = Path(path)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -49,7 +55,8 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     (`.NAME.xxxxxxxx.part`), so that two processes can write at once. An error (an interrupt too)
     removes it. Its files are on the disk before it gets its name. Only a process that is killed
     leaves the sibling behind; it held a lock on it, and the next attempt removes those whose lock
-    is free.
+    is free. In a store, which cannot rename, it is a temporary folder of this machine, and is
+    uploaded at the end, `LAST` after all other files; what a replaced folder had besides goes then.
 
     Args:
       replace: a folder that is at `target` already stays until the new one is complete, and is then
@@ -60,6 +67,10 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         that may be replaced; or another process put it there meanwhile.
       OSError: the disk is full; nothing is left behind.
     """
+    if is_remote(target):
+        with _new_store_folder(as_path(target), replace) as part:
+            yield part
+        return
     target = Path(os.path.abspath(target))
     may_go = _is_empty(target) or (replace and target.is_dir())
     if target.is_symlink() or (target.exists() and not may_go):
@@ -95,6 +106,24 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
     finally:
         os.close(lock)
+
+
+@contextlib.contextmanager
+def _new_store_folder(target: Path, replace: bool) -> Iterator[Path]:
+    if target.is_file() or (target.is_dir() and not replace):
+        raise FileExistsError(f"{target} already exists; name a new or empty folder")
+    old = set(target.files())
+    with tempfile.TemporaryDirectory(prefix="unicom-upload-") as folder:
+        part = Path(folder, target.name)
+        part.mkdir()
+        try:
+            yield part
+        except OSError as error:
+            _explain_full_disk(Path(folder), error)
+            raise
+        upload(part, target, LAST)
+        for name in old - {str(path.relative_to(part)) for path in part.rglob("*")}:
+            (target / name).unlink(missing_ok=True)
 
 
 def _explain_full_disk(target: Path, error: BaseException) -> None:

@@ -21,10 +21,13 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
+
+from unicom_jax.core.paths import is_remote, open_binary
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -107,7 +110,7 @@ class TensorFolder:
         part = np.empty([s.stop - s.start for s in (rows, *columns)], DTYPES[fact.dtype])
         row_shape = fact.shape[1:]
         row_bytes = math.prod(row_shape) * part.itemsize
-        with fact.shard.open("rb", buffering=0) as file:
+        with open_binary(fact.shard, buffering=0) as file:
             file.seek(fact.offset + rows.start * row_bytes)
             if tuple(columns) == whole[1:]:
                 _read_into(file, part, fact.shard)
@@ -213,18 +216,30 @@ def _index_path(folder: Path, stem: str) -> Path:
 
 
 def _read_header(path: Path) -> dict[str, TensorFact]:
-    with safe_open(path, framework="numpy"):  # checks the header against the file's size
-        pass
-    with path.open("rb") as file:
+    if not is_remote(path):
+        with safe_open(path, framework="numpy"):  # checks the header against the file's size
+            pass
+    with open_binary(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        header = _json_object(file.read(length), path)
     header.pop("__metadata__", None)
+    if is_remote(path):
+        stop = 8 + length + max((about["data_offsets"][1] for about in header.values()), default=0)
+        if (size := path.stat().st_size) != stop:
+            raise OSError(f"it has {size} bytes, its header says {stop}")
     return {
         name: TensorFact(
             path, tuple(about["shape"]), about["dtype"], 8 + length + about["data_offsets"][0]
         )
         for name, about in header.items()
     }
+
+
+def _json_object(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError) as error:
+        raise WeightsError(f"{path} is no safetensors file ({error}); copy it again") from error
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     hidden states of n / fold² slots ─ stack ─ split to n tokens ─> Z'       (semantics)
     y = LayerNorm(Z' + G(Z') · e)            e: embedded patches of the decoded noisy picture
-    y ─ stack ─> velocity of n latents                                       (details)
+    y ─ stack ─> velocity of n latents, or what else is predicted            (details)
 
 The gate G is a number for each token, without bounds; it starts at 0 (arXiv 2603.12793, §3).
 """
@@ -59,11 +59,11 @@ class Cascade:
     """What the head gives.
 
     Attributes:
-      velocity: 0 at padding.
+      prediction: velocities in the paper; 0 at padding.
       gate: G of each token, 0 at padding; of a head without a gate: None.
     """
 
-    velocity: Float32[Array, "*B N d"]
+    prediction: Float32[Array, "*B N d"]
     gate: Float32[Array, "*B N"] | None
 
 
@@ -73,7 +73,7 @@ class CascadedHead(Module):
 
     Attributes:
       semantics: the first stage; from hidden states to fold² tokens of `details.width`.
-      details: the second stage; from those tokens to velocities.
+      details: the second stage; from those tokens to predictions.
       fold: tokens on a side of a slot.
       gate: whether details are added at all (the paper's ablation).
       norm: LayerNorm of the sum, as in the published code; the paper's formula has none.
@@ -125,7 +125,7 @@ class CascadedHead(Module):
         embedded: Float[Array, "B N {self.details.width}"],
         grids: Int[Array, "B 2"],
     ) -> Cascade:
-        """Velocities of N = n · fold² latents.
+        """Predictions for N = n · fold² latents.
 
         Args:
           hidden: of an image's slots, behind the transformer's last norm.
@@ -141,10 +141,10 @@ class CascadedHead(Module):
         places = jnp.arange(semantic.shape[1])
         if self.positions == "released":
             places = places % RELEASED_PERIOD
-        speed = stage("details", summed, grids, places)
+        given = stage("details", summed, grids, places)
         real = token_mask(grids, semantic.shape[1])
         return Cascade(
-            jnp.where(real[..., None], speed, 0.0),
+            jnp.where(real[..., None], given, 0.0),
             None if gate is None else jnp.where(real, gate[..., 0], 0.0),
         )
 

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 from collections import Counter
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +29,7 @@ from unicom_jax.core.attention import visible_share
 from unicom_jax.core.attention.blocks import block_states, fitting_block
 from unicom_jax.core.attention.kernel_parts import filled_mask
 from unicom_jax.core.batch import MaskIntervals
+from unicom_jax.core.paths import as_path
 from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.stages import data_seed
 
@@ -99,7 +99,7 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
     """The same configuration with Scenes as its data, which need nothing that is not here."""
     config, policy = config.copy_and_resolve_references(), image_policy(config)
     config.data.packed = config.data.tokenizer_fingerprint = ""
-    if not Path(config.data.tokenizer).is_dir():
+    if not as_path(config.data.tokenizer).is_dir():
         config.data.tokenizer = ""
     shares: Counter = Counter()
     for (_, task), weight in part_weights(config, stage).items():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,10 +14,12 @@ from ml_collections import ConfigDict
 
 from data_pipelines.build import grid_unit, image_policy, stage_packing
 from data_pipelines.loading.pictures import PictureBatch
+from data_pipelines.loading.prompts import PromptBatch
 from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.gradients import COMPUTE
 from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
+from unicom_jax.core.paths import as_path
 from unicom_jax.families.build import autoencoder_path, build_space
 from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
@@ -108,17 +109,32 @@ def _abstract_pictures(config: Mapping[str, Any], name: str) -> PictureBatch:
     )
 
 
+def _abstract_prompts(config: Mapping[str, Any], name: str) -> PromptBatch:
+    settings, patch = config[name], config["data"]["patch"]
+    rows = settings["batch_size"]
+    asked = settings["rewards"].get("answers", 0.0) > 0
+    return PromptBatch(
+        patches=_array(rows, most_patches(config), 3 * patch**2, dtype=np.uint8),
+        grids=_array(rows, 2),
+        captions=_array(rows, settings["max_tokens"]),
+        questions=_array(rows, settings["question_tokens"] if asked else 0),
+        answers=_array(rows, settings["answer_tokens"] if asked else 0),
+        number=_array(rows),
+    )
+
+
 # By `StageSpec.loader`: (configuration, name of the stage's settings) -> batch.
 ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "rows": _abstract_packed,
     "pictures": _abstract_pictures,
     "captioned": _abstract_pictures,
+    "prompts": _abstract_prompts,
 }
 
 
 def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) -> MixedBatch:
     """Shapes and types of rows of text and images."""
-    slots, images, draws = packing.room
+    slots, images, draws, _ = packing.room
     return MixedBatch(
         tokens=_array(rows, slots),
         positions=_array(rows, slots, 2),
@@ -211,8 +227,8 @@ def assume_flux(config: ConfigDict) -> str:
     """
     if not (path := autoencoder_path(config)) or config.codec.autoencoder.facts:
         return ""
-    if Path(path).is_dir():
-        adopt_autoencoder(config, Path(path), copy=False)
+    if as_path(path).is_dir():
+        adopt_autoencoder(config, as_path(path), copy=False)
         return ""
     config.codec.autoencoder.facts = facts_of(config, flux_autoencoder())
     return f"codec.autoencoder.path={path} is not here; planned with the sizes of FLUX.1's"

@@ -149,7 +149,7 @@ def _draw(
 ) -> _Request:
     """One picture of the usual size behind a prompt without pictures."""
     side = config.data.image_size
-    names = ("steps", "guidance", "guidance_interval", "sampler")
+    names = ("steps", "guidance", "guidance_interval", "sampler", "grid")
     drawing = Drawing(**{name: config.sample[name] for name in names})
     grid = side // config.data.patch
     rows, tokens = len(drawing.branches), (grid // grid_unit(config)) ** 2

@@ -10,7 +10,6 @@ trains an autoencoder keeps it in the same place, as any stage, and has no such 
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,15 @@ from ml_collections import ConfigDict
 from data_pipelines.build import grid_unit, image_policy
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.paths import as_path, copy_file
 from unicom_jax.families.build import (
     autoencoder_path,
     build_autoencoder,
     build_space,
     build_trained_autoencoder,
+    family_of,
 )
+from unicom_jax.families.family import pixels
 from unicom_jax.interop.folders import check_model, check_numbers, module_in, read_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
@@ -55,13 +57,19 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
     Raises:
       WeightsError: the weights are damaged, or are not those that its config.json describes.
       ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
-        (`data.policy` is "naflex"), or the run trains one itself.
+        (`data.policy` is "naflex"), or the run trains one itself, or its family paints none.
       ValueError: it does not fit the patch.
     """
     if config.data.policy.startswith("bucket"):
         config.autoencoder.canvas = canvas_of(config)
     if not (path := autoencoder_path(config)):
         return
+    if family_of(config).space is pixels:
+        raise ConfigError(
+            f"codec.autoencoder.path={path}: a model of unified.pathway={config.unified.pathway} "
+            "draws in the latents of the stage autoencoder; name the folder in "
+            "autoencoder.init_from instead"
+        )
     trains = any(one.spec.part == AUTOENCODER for one in occurrences(config.stages))
     if trains or stage_steps(workdir, AUTOENCODER):
         raise ConfigError(
@@ -73,7 +81,7 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
             "codec.autoencoder.path needs pictures of a few shapes, data.policy=naflex has any; "
             'set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
         )
-    folder, given = workdir / AUTOENCODER, Path(path)
+    folder, given = workdir / AUTOENCODER, as_path(path)
     adopted = (folder / DESCRIPTION).is_file()
     if not adopted:
         _check_folder(given, f"codec.autoencoder.path={path}")
@@ -88,8 +96,7 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         folder.mkdir(parents=True, exist_ok=True)
         # The description last: it says that all is there.
         for name in (*weight_files(given, LAYOUT.stem).names, DESCRIPTION):
-            shutil.copyfile(given / name, folder / f"{name}.part")
-            (folder / f"{name}.part").replace(folder / name)
+            copy_file(given / name, folder / name)
 
 
 def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:

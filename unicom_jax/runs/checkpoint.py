@@ -27,12 +27,14 @@ from flax import traverse_util
 from unicom_jax.config import ConfigError
 from unicom_jax.core import lora
 from unicom_jax.core.module import Params
+from unicom_jax.core.paths import as_path, copy_file, copy_tree, is_remote, remove_tree
 from unicom_jax.runs import configuration
 from unicom_jax.runs.retention import held_out_loss, preservation
-from unicom_jax.runs.storage import remove_half_written, take_folders_literally
-from unicom_jax.runs.workdir import CONFIG, read_json, stage_steps
+from unicom_jax.runs.storage import remove_half_written, take_folders_literally, teach_s3
+from unicom_jax.runs.workdir import COMMITTED, CONFIG, read_json, stage_steps
 
 take_folders_literally()
+teach_s3()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -68,9 +70,18 @@ def open_manager(
         best_mode="min",
         create=False,
         multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everybody),
+        **_commitment(directory),
     )
     names = (PARAMS, TRAIN, POSITION)
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
+
+
+def _commitment(directory: Path) -> dict[str, Any]:
+    """How a save is made whole. Stores cannot rename: a file in it says that all is there."""
+    if not is_remote(directory):
+        return {}
+    modes = ocp.options.AtomicityMode
+    return {"atomicity_options": ocp.options.AtomicityOptions(mode=modes.COMMIT_FILE)}
 
 
 def save(
@@ -111,7 +122,10 @@ def save_import(directory: Path, params: Params) -> None:
     not committed in memory, a second model.
     """
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
-    manager = ocp.CheckpointManager(directory.absolute(), item_handlers={PARAMS: handler})
+    options = ocp.CheckpointManagerOptions(**_commitment(directory))
+    manager = ocp.CheckpointManager(
+        directory.absolute(), item_handlers={PARAMS: handler}, options=options
+    )
     with contextlib.closing(manager), _without_warnings():
         request = ocp.args.PyTreeSave(params, save_args=_in_chunks(params))
         manager.save(0, args=ocp.args.Composite(**{PARAMS: request}))
@@ -146,6 +160,27 @@ def stored_keys(workdir: Path, stage: str) -> tuple[str, ...]:
     return tuple(_metadata(workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS))
 
 
+def copy_step(source: Path, target: Path, item: str) -> None:
+    """Copies one item of a checkpoint, from or into a store, as the step `target`."""
+    remove_tree(target)
+    if not is_remote(target):
+        half = target.with_name("copying")
+        remove_tree(half)
+        _copy_step(source, half, item)
+        half.rename(target)
+        return
+    _copy_step(source, target, item)
+    for folder in (target / item, target):  # the step's own mark comes last
+        (folder / COMMITTED).write_text(f"copied from {source}", encoding="utf-8")
+
+
+def _copy_step(source: Path, target: Path, item: str) -> None:
+    copy_tree(source / item, target / item)
+    for path in source.iterdir():
+        if path.is_file() and path.name != COMMITTED:
+            copy_file(path, target / path.name)
+
+
 def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any) -> Any:
     """One item of one step, onto the shardings of `abstract`.
 
@@ -153,7 +188,7 @@ def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any)
       CheckpointError: it is damaged.
       OtherRunError: its weights differ from what the config describes.
     """
-    path = Path(manager.directory) / str(step) / item
+    path = as_path(manager.directory) / str(step) / item
     if item == PARAMS:
         _check_sizes(path, abstract)
     argument = ocp.args.JsonRestore() if abstract is None else ocp.args.StandardRestore(abstract)
@@ -200,9 +235,9 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
         abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
     if missing := sorted(abstract.keys() - tree.keys()):
         raise OtherRunError(
-            f"checkpoint {path} has no {', '.join(missing)}; a stage that was imported for later "
-            "ones only cannot be trained: leave it out of config.stages. Else use the config that "
-            "the checkpoint was trained with, or a new --workdir"
+            f"checkpoint {path} has no {', '.join(missing)}: it is of another model than the "
+            "config describes, or holds only what later stages need of it (then leave its stage "
+            "out of config.stages); use the config that it was trained with, or a new --workdir"
         )
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
     for name in sorted(stored.keys() | wanted.keys()):
@@ -228,8 +263,9 @@ def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
     steps = stage_steps(workdir, stage)
     if not steps:
         raise CheckpointError(
-            f"no checkpoint under {folder}; run `unicom train` for stage "
-            f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
+            f"no checkpoint under {folder}; run `unicom train` for stage {stage!r} first (with it "
+            "in config.stages), import its weights, or point --checkpoint at the folder that holds "
+            "config.json"
         )
     if not step:
         return steps[-1]

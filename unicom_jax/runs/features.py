@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from data_pipelines.loading.rows import DTYPES
 from unicom_jax.config import ConfigError, from_json
 from unicom_jax.core.module import Params
+from unicom_jax.core.paths import as_path
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.families.build import VISION, build_encoder
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -57,10 +57,10 @@ class FeatureMaker:
 
 @functools.lru_cache(maxsize=1)
 def _encoder(workdir: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    config = from_json(read_config(Path(workdir)))
+    config = from_json(read_config(as_path(workdir)))
     model = build_encoder(config)
-    stage = source_label(config, Path(workdir), VISION.part)
-    params = VISION.of(restore_params(Path(workdir), stage, model.abstract(), VISION.read))
+    stage = source_label(config, as_path(workdir), VISION.part)
+    params = VISION.of(restore_params(as_path(workdir), stage, model.abstract(), VISION.read))
     look = jax.jit(functools.partial(encode, model.vision, dtype=config.compute_dtype))
 
     def padded(pictures: np.ndarray, grids: np.ndarray) -> np.ndarray:

@@ -39,12 +39,15 @@ from unicom_jax.core.module import (
     complete_params,
     iter_specs,
 )
+from unicom_jax.core.paths import as_path
 from unicom_jax.families.build import (
     build_autoencoder,
     build_codec,
     build_encoder,
     build_unified,
+    family_of,
 )
+from unicom_jax.families.family import pixels
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
@@ -144,7 +147,7 @@ def _folder(settings: Mapping[str, Any]) -> str:
 def _encoder(config: Config) -> list[Source]:
     if not (given := _folder(config["encoder"])):
         return []
-    key, folder, layout = "encoder.init_from", Path(given), LAYOUTS["siglip"]
+    key, folder, layout = "encoder.init_from", as_path(given), LAYOUTS["siglip"]
     ours, theirs = build_encoder(config), module_in(folder, layout)
     vision = theirs.vision if isinstance(theirs, Contrastive) else theirs
     if not isinstance(vision, VisionEncoder):
@@ -160,15 +163,17 @@ def _encoder(config: Config) -> list[Source]:
 def _autoencoder(config: Config) -> list[Source]:
     if not (given := _folder(config["autoencoder"])):
         return []
-    key, folder, layout = "autoencoder.init_from", Path(given), LAYOUTS["autoencoder"]
+    key, folder, layout = "autoencoder.init_from", as_path(given), LAYOUTS["autoencoder"]
     if is_cheers(folder):
         own = released_cheers(config, key, folder).autoencoder
         return [Source(key, (), folder, LAYOUTS["cheers"], own)]
     ours, theirs = build_autoencoder(config), module_in(folder, layout)
     if type(ours) is not type(theirs):
+        paints = family_of(config).space is not pixels
+        other = ", or name it in codec.autoencoder.path" if paints else ""
         raise ConfigError(
             f"{key}={given} holds an {type(theirs).__name__}, which has no statistics of its "
-            f"latents; give an {type(ours).__name__}, or name it in codec.autoencoder.path"
+            f"latents; give an {type(ours).__name__}{other}"
         )
     check_autoencoder(ours, theirs, key, given)
     return [Source(key, (), folder, layout, theirs)]
@@ -182,7 +187,7 @@ def _codec(config: Config) -> list[Source]:
         back = {"in_dim": names["out_dim"], "out_dim": names["in_dim"]}
         both = {"heads": "codec.compressor_heads", "window": "codec.pool"}
         for part, keys in (("compressor", names | both), ("decompressor", back | both)):
-            folder, layout = Path(given) / part, LAYOUTS["projection"]
+            folder, layout = as_path(given) / part, LAYOUTS["projection"]
             ours, theirs = getattr(codec, part), module_in(folder, layout)
             if type(ours) is not type(theirs):
                 raise ConfigError(
@@ -203,7 +208,7 @@ def _decoder(ours: Module, given: str) -> Source:
             f"{key}={given}: only a FLUX decoder has released weights; leave {key} empty, or set "
             "--config.codec.decoder.kind=flux"
         )
-    layout, folder = LAYOUTS["flux"], Path(given)
+    layout, folder = LAYOUTS["flux"], as_path(given)
     theirs, prefix = module_in(folder, layout), "codec.decoder.flux."
     names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
     keys = {name: prefix + name for name in names if name != "out_channels"}
@@ -214,7 +219,7 @@ def _decoder(ours: Module, given: str) -> Source:
 def _unified(config: Config) -> list[Source]:
     if not (given := _folder(config["unified"])):
         return []
-    key, folder, layout = "unified.init_from", Path(given), LAYOUTS["qwen"]
+    key, folder, layout = "unified.init_from", as_path(given), LAYOUTS["qwen"]
     if is_cheers(folder):
         whole, rows = released_cheers(config, key, folder).unified, config["data"]["vocab_size"]
         return [Source(key, (), folder, LAYOUTS["cheers"], whole, rows)]

@@ -2,7 +2,8 @@
 
 `WORKDIR/.lock` holds host, process and time. A POSIX record lock on it, which the system drops with
 the process, decides between processes that share its file system's locks. Where a file system has
-none, or keeps them to one host, the age of the file decides: its holder touches it.
+none, or keeps them to one host, the age of the file decides: its holder touches it. Of object
+stores see `store_lock`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from unicom_jax.core.paths import is_remote
+from unicom_jax.runs.store_lock import store_lock
 
 NAME = ".lock"
 TOUCH = 20.0  # seconds between two signs of life
@@ -41,6 +45,10 @@ def workdir_lock(workdir: Path) -> Iterator[None]:
     Raises:
       LockedError: another process holds the lock.
     """
+    if is_remote(workdir):
+        with store_lock(workdir / NAME, lambda holder: LockedError(_message(workdir, holder))):
+            yield
+        return
     made = not workdir.exists()
     workdir.mkdir(parents=True, exist_ok=True)
     path = workdir / NAME
@@ -94,14 +102,14 @@ def _lock(handle: int, path: Path) -> None:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise LockedError(_message(path, _holder(handle))) from None
+            raise LockedError(_message(path.parent, _holder(handle))) from None
         if error.errno not in NO_LOCKS:
             raise
         locks = False
     holder = _holder(handle)
     elsewhere = not locks or holder.get("host") != socket.gethostname()
     if holder and elsewhere and _age(path) < STALE:
-        raise LockedError(_message(path, holder))
+        raise LockedError(_message(path.parent, holder))
 
 
 def _sign(handle: int) -> None:
@@ -123,14 +131,12 @@ def _holder(handle: int) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _message(path: Path, holder: dict[str, Any]) -> str:
+def _message(workdir: Path, holder: dict[str, Any]) -> str:
     who = "another process"
     if holder:
         who = f"process {holder.get('process')} on {holder.get('host')}"
         who += f" since {holder.get('since')}"
-    return (
-        f"{path.parent} is in use by {who}; wait until it ends, stop it, or use another --workdir"
-    )
+    return f"{workdir} is in use by {who}; wait until it ends, stop it, or use another --workdir"
 
 
 def _age(path: Path) -> float:

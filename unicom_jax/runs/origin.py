@@ -5,7 +5,8 @@ example, trains the stages before it once. The new workdir takes the weights ove
 step 0 of its stage, and with them every part that the stage reads and that this run does not train
 (encoder, codec, autoencoder) and the tokenizer. So it needs the other run only once, and `sample`,
 `evaluate` and `export` read it like any other workdir. Files are hard links where both workdirs are
-on one file system, so that they take no space twice; checkpoints are never changed in place.
+on one file system, so that they take no space twice, else copies; checkpoints are never changed in
+place.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from rich.console import Console
 from data_pipelines.sequences.tokenizer import Tokenizer, TokenizerError, load_tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module
+from unicom_jax.core.paths import as_path, copy_tree, is_remote
 from unicom_jax.models.paint_space import AUTOENCODER
-from unicom_jax.runs.checkpoint import PARAMS, read_config
+from unicom_jax.runs.checkpoint import PARAMS, copy_step, read_config
 from unicom_jax.runs.sizes import COMPUTE
 from unicom_jax.runs.stages import (
     PARTS,
@@ -78,7 +80,7 @@ def origins(config: Config) -> list[Origin]:
         if not names_a_run(given):
             continue
         workdir, _, label = given.rpartition(":")
-        origin = Origin(Occurrence(name), Path(workdir), parse(label))
+        origin = Origin(Occurrence(name), as_path(workdir), parse(label))
         if origin.source.spec.part != spec.part:
             raise ConfigError(
                 f"{origin}: stage {label} trains the part {origin.source.spec.part}, {name} the "
@@ -226,17 +228,23 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
     """Makes the newest weights of one run's stage step 0 of another's, whole or not at all."""
     step = stage_steps(there, source)[-1]
     given, target = there / source / "checkpoints" / str(step), here / label / "checkpoints" / "0"
-    half = target.with_name("copying")
-    shutil.rmtree(half, ignore_errors=True)
-    _link_tree(given / PARAMS, half / PARAMS)
-    for path in given.iterdir():
-        if path.is_file():
-            shutil.copy2(path, half / path.name)
-    half.rename(target)
+    if is_remote(here) or is_remote(there):
+        copy_step(given, target, PARAMS)
+    else:
+        half = target.with_name("copying")
+        shutil.rmtree(half, ignore_errors=True)
+        _link_tree(given / PARAMS, half / PARAMS)
+        for path in given.iterdir():
+            if path.is_file():
+                shutil.copy2(path, half / path.name)
+        half.rename(target)
     console.print(f"{label}: the weights of {there / source} at step {step}", soft_wrap=True)
 
 
 def _link_tree(source: Path, target: Path) -> None:
+    if is_remote(source) or is_remote(target):
+        copy_tree(source, target)
+        return
     shutil.copytree(source, target, copy_function=_link)
 
 

@@ -6,13 +6,16 @@ import glob
 import logging
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 from etils import epath
 
+from unicom_jax.core.paths import is_remote, remove_tree
+from unicom_jax.runs.workdir import COMMITTED, is_step, is_whole
+
+S3 = "s3://"
 HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of it is there
 SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which writes the arrays, says
 
@@ -29,8 +32,22 @@ def storage_problem(error: BaseException | str | None) -> str:
 def remove_half_written(directory: Path) -> None:
     """Frees what saves that failed, or were killed, left behind. No save may be under way."""
     if jax.process_index() == 0:
-        for path in directory.glob(HALF_WRITTEN):
-            shutil.rmtree(path, ignore_errors=True)
+        if is_remote(directory):
+            steps = [path for path in directory.iterdir() if is_step(path.name)]
+            half = [path for path in steps if not is_whole(path)]
+            for path in set(steps) - set(half):
+                _mark_whole(path)
+        else:
+            half = list(directory.glob(HALF_WRITTEN))
+        for path in half:
+            remove_tree(path)
+
+
+def _mark_whole(step: epath.Path) -> None:
+    """Lets Orbax accept a step that was copied into a store."""
+    if not (step / COMMITTED).is_file():
+        for folder in (*(path for path in step.iterdir() if path.is_dir()), step):
+            (folder / COMMITTED).write_text("copied")
 
 
 def take_folders_literally() -> None:
@@ -52,6 +69,46 @@ def take_folders_literally() -> None:
 
     below.literal = True
     local.glob = below
+
+
+def teach_s3() -> bool:
+    """From now on Orbax writes arrays to `s3://`, too. TensorStore can; Orbax knows only `gs://`
+    (0.12), and takes any other address for a name on this machine.
+
+    Returns:
+      Whether this version of Orbax has the functions that are replaced.
+    """
+    from orbax.checkpoint._src.path import gcs_utils
+    from orbax.checkpoint._src.serialization import tensorstore_utils as specs
+
+    names = ("_use_gcs_driver", "_normalize_path")
+    if not all(hasattr(specs, name) for name in names):
+        return False
+    if not hasattr(gcs_utils, "get_kvstore_for_gcs"):
+        return False
+    spec_of = gcs_utils.get_kvstore_for_gcs
+    if getattr(spec_of, "knows_s3", False):
+        return True
+
+    def store_spec(address: str) -> dict:
+        if not address.startswith(S3):
+            return spec_of(address)
+        bucket, _, path = address.removeprefix(S3).partition("/")
+        found = {"driver": "s3", "bucket": bucket, "path": path}
+        # The variables that boto3 and s3fs read.
+        if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
+            found["endpoint"] = endpoint
+        if region := os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"):
+            found["aws_region"] = region
+        return found
+
+    store_spec.knows_s3 = True
+    gcs_utils.get_kvstore_for_gcs = store_spec
+    specs._use_gcs_driver = is_remote
+    specs._normalize_path = lambda path: (
+        path.rstrip("/") if is_remote(path) else os.path.normpath(path)
+    )
+    return True
 
 
 class StorageLog(logging.Filter):

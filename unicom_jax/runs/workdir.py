@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config.key import ConfigError
+from unicom_jax.core.paths import is_remote
 
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
+COMMITTED = "commit_success.txt"  # in a store, where Orbax cannot rename: the checkpoint is whole
 LFS = "version https://git-lfs"
 
 
@@ -21,6 +23,8 @@ def check_name(workdir: str) -> None:
     Raises:
       ConfigError: TensorStore takes a backslash for a slash, and needs names in UTF-8.
     """
+    if is_remote(workdir):
+        return
     if "\\" in workdir:
         raise ConfigError(f"--workdir={workdir} has a backslash; use a path without one")
     if any("\ud800" <= sign <= "\udfff" for sign in os.path.abspath(workdir)):
@@ -35,8 +39,27 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
     directory = workdir / stage / "checkpoints"
     if not directory.is_dir():
         return []
-    names = (path.name for path in directory.iterdir() if path.is_dir())
-    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))
+    paths = (path for path in directory.iterdir() if is_step(path.name) and path.is_dir())
+    if is_remote(workdir):
+        paths = (path for path in paths if is_whole(path))
+    return sorted(int(path.name) for path in paths)
+
+
+def is_whole(step: Path) -> bool:
+    """Whether the folder of a step in a store holds all of it: it was written there, or copied from
+    a disk, where Orbax notes the end of a save in the step's description."""
+    if (step / COMMITTED).is_file():
+        return True
+    try:
+        about = json.loads((step / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        return about["commit_timestamp_nsecs"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def is_step(name: str) -> bool:
+    """Whether the name of a folder is the number of a step."""
+    return name.isdecimal() and name == str(int(name))
 
 
 def read_json(

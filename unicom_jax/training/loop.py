@@ -32,7 +32,14 @@ from unicom_jax.training.stopping import Stopped
 
 # (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
 Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
-LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
+SHARES = (
+    "unreadable",
+    "broken",
+    "overlong",
+    "left_over",
+    "truncated",
+    "further",
+)  # of `Loader.counts`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +82,9 @@ def data_shares(
     """What became of the documents between two states of `Loader.counts`, in all processes.
 
     `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
-    or had their caption cut, over those that were used; `data/task/TASK` and `data/source/NAME`:
-    shares of a task and a source in those that were used; `data/source_slots/NAME`: in their slots;
+    or had their caption cut, or that fill rows up, over those that were used; `data/task/TASK` and
+    `data/source/NAME`: shares of a task and a source in those; `data/source_slots/NAME`: in their
+    slots;
     `data/filled`: share of the slots in use; `data/restarts`: how often workers that died were
     started again.
     """
@@ -84,7 +92,9 @@ def data_shares(
     new: Counter = Counter()
     for counted in group.gather("counts of the data", json.dumps(own)):
         new.update(json.loads(counted))
-    shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
+    shares = {
+        f"data/{name}": new[name] / max(new["documents"], 1) for name in SHARES if name in new
+    }
     for name in new:
         if name.startswith(("task/", "source/")):
             shares[f"data/{name}"] = new[name] / max(new["documents"], 1)
@@ -199,7 +209,7 @@ def train(
                 shares = (float(jax.jit(share)(batch)) for share in (of.predicted, of.visible))
                 flops = inner_steps * step_flops(of, frozen, batch, *shares)
             if config.profile_steps and step == first_profiled and not profiling:
-                jax.profiler.start_trace(str(directory / "profile"))
+                jax.profiler.start_trace(str(writer.folder / "profile"))
                 profiling = True
             for _ in range(inner_steps):
                 state, metrics = step_fn(state, frozen, batch)
@@ -264,6 +274,7 @@ def train(
                     clock.keep(done)
                     with clock.pause("save"):
                         saver.save(position, state, loss)
+                        writer.keep()
             if stopping:
                 break
         batch = held_out = None  # arrays in memory shared with the workers go before these do

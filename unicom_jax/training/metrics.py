@@ -22,12 +22,18 @@ from rich.progress import (
 
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.training.event_files import Board, JsonLines
+from unicom_jax.training.spool import Spool
+
+WANDB_ID = "wandb_id"
 
 
 class MetricWriter:
     """Appends one JSON object a step to `metrics.jsonl` and mirrors it to TensorBoard.
 
     Of several processes only one is active; the writers of the others do nothing.
+
+    Attributes:
+      folder: for files of other writers; what is put there becomes part of `directory`.
     """
 
     def __init__(
@@ -39,13 +45,17 @@ class MetricWriter:
         active: bool = True,
     ) -> None:
         self._active = active
+        self._spool = Spool(directory, ("metrics.jsonl", WANDB_ID) if active else ())
+        self.folder = folder = self._spool.folder
         if not active:
             return
-        directory.mkdir(parents=True, exist_ok=True)
-        self._lines = JsonLines(directory / "metrics.jsonl")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lines = JsonLines(folder / "metrics.jsonl")
         self._lines.forget_after(first_step)  # what an interrupted run wrote after its checkpoint
-        self._board = Board(directory / "tensorboard", after=first_step)
-        self._wandb = _start_wandb(wandb_project, directory) if wandb_project else None
+        self._board = Board(folder / "tensorboard", after=first_step)
+        self._wandb = None
+        if wandb_project:
+            self._wandb = _start_wandb(wandb_project, folder, directory)
 
     def go_back(self, step: int) -> None:
         """Drops what was written after `step`. Weights & Biases cannot: it passes over those steps
@@ -61,6 +71,13 @@ class MetricWriter:
         self._board.write(step, values)
         if self._wandb is not None:
             self._wandb.log(dict(values), step=step)
+        self._spool.push()
+
+    def keep(self) -> None:
+        """A checkpoint is being saved: what it continues from is to be there, too."""
+        if self._active:
+            self._lines.flush()
+            self._spool.push(now=True)
 
     def show(self, step: int, pictures: Mapping[str, np.ndarray]) -> None:
         """Writes pictures (H, W, 3) uint8 by name, to TensorBoard and Weights & Biases."""
@@ -73,12 +90,12 @@ class MetricWriter:
             self._wandb.log({name: wandb.Image(x) for name, x in pictures.items()}, step=step)
 
     def close(self) -> None:
-        if not self._active:
-            return
-        self._lines.close()
-        self._board.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        if self._active:
+            self._lines.close()
+            self._board.close()
+            if self._wandb is not None:
+                self._wandb.finish()
+        self._spool.close()
 
     def __enter__(self) -> MetricWriter:
         return self
@@ -92,7 +109,8 @@ class MetricWriter:
         self.close()
 
 
-def _start_wandb(project: str, directory: Path):
+def _start_wandb(project: str, folder: Path, directory: Path):
+    """`folder` is where it writes for `directory`, the stage's."""
     try:
         import wandb
     except ImportError:
@@ -100,12 +118,12 @@ def _start_wandb(project: str, directory: Path):
             f"wandb_project={project!r} is set but wandb is missing: "
             "pip install 'unicom_jax[wandb]'"
         ) from None
-    kept = directory / "wandb_id"  # a resumed stage continues this run
+    kept = folder / WANDB_ID  # a resumed stage continues this run
     if not kept.exists():
         write_text(kept, secrets.token_hex(8))
     return wandb.init(
         project=project,
-        dir=str(directory),
+        dir=str(folder),
         name=f"{directory.parent.name}/{directory.name}",  # workdir and stage
         group=directory.parent.name,
         id=kept.read_text(encoding="utf-8").strip(),

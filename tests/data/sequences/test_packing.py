@@ -139,16 +139,19 @@ def test_a_packed_row_holds_every_document_exactly(case):
 
 @settings(max_examples=100, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(1, 20), st.integers(0, 3), st.integers(0, 2)), max_size=30),
+    st.lists(
+        st.tuples(st.integers(1, 20), st.integers(0, 3), st.integers(0, 2), st.integers(0, 3)),
+        max_size=30,
+    ),
     st.integers(1, 5),
 )
 def test_every_document_is_placed_once_or_left_over_and_rows_keep_their_limits(sizes, rows):
-    config = PackingConfig(slots=20, images=4, window_rows=rows, draws=2)
+    config = PackingConfig(slots=20, images=4, window_rows=rows, draws=2, views=4)
     placed, left_over = assign(sizes, config)
     assert len(placed) == rows
     assert sorted([*sum(placed, []), *left_over]) == list(range(len(sizes)))
     for row in placed:
-        assert np.all(np.sum([sizes[i] for i in row] or [(0, 0, 0)], axis=0) <= config.room)
+        assert np.all(np.sum([sizes[i] for i in row] or [(0, 0, 0, 0)], axis=0) <= config.room)
     for i in left_over:  # and they really did not fit
         for row in placed:
             assert np.any(np.sum([sizes[j] for j in (*row, i)], axis=0) > config.room)
@@ -156,7 +159,7 @@ def test_every_document_is_placed_once_or_left_over_and_rows_keep_their_limits(s
 
 def test_the_longest_documents_are_placed_first():
     placed, left_over = assign(
-        [(slots, 0, 0) for slots in (4, 10, 9, 3, 8)], PackingConfig(20, 1, window_rows=1)
+        [(slots, 0, 0, 0) for slots in (4, 10, 9, 3, 8)], PackingConfig(20, 1, window_rows=1)
     )
     assert placed == [[1, 2]] and left_over == [0, 3, 4]
 
@@ -194,7 +197,7 @@ def test_no_other_pairing_of_rows_has_a_lighter_heaviest_pair(work):
 
 def test_a_window_gets_as_many_documents_as_fit_nearly_always():
     rng = np.random.default_rng(0)
-    sizes = [(int(slots), 1, 1) for slots in rng.integers(20, 60, 300)]
+    sizes = [(int(slots), 1, 1, 1) for slots in rng.integers(20, 60, 300)]
     config = PackingConfig(slots=256, images=20, window_rows=8)
     count = documents_per_window(sizes, config)
     left_over = [
@@ -205,11 +208,13 @@ def test_a_window_gets_as_many_documents_as_fit_nearly_always():
     assert count * 39.5 / (8 * 256) > 0.85
 
 
-def test_the_places_for_images_and_draws_bound_a_window_too():
+def test_the_places_for_images_draws_and_views_bound_a_window_too():
     config = PackingConfig(slots=256, images=2, window_rows=4)
-    assert documents_per_window([(10, 1, 0)] * 50, config) == 8
+    assert documents_per_window([(10, 1, 0, 1)] * 50, config) == 8
     config = PackingConfig(slots=256, images=9, window_rows=4, draws=3)
-    assert documents_per_window([(10, 1, 3)] * 50, config) == 4
+    assert documents_per_window([(10, 1, 3, 3)] * 50, config) == 4
+    config = PackingConfig(slots=256, images=9, window_rows=4, draws=9, views=6)
+    assert documents_per_window([(10, 1, 3, 3)] * 50, config) == 8
 
 
 def test_an_overlong_document_is_named_with_lengths_and_mend():
@@ -232,9 +237,17 @@ def test_too_many_draws_are_named_too():
     config = dataclasses.replace(SMALL, noisy_copies=3)
     segments = [Text("a red dot"), Image(picture(1), DRAWN)]
     document = build_document(segments, tokenizer(), config, "dots/5")
-    assert document.size[1:] == (1, 3)
+    assert document.size[1:] == (1, 3, 3)
     with pytest.raises(OverlongDocument, match="takes 3 draws.* raise draws_per_row"):
         check_fits(document, PackingConfig(slots=100, images=2))
+
+
+def test_too_many_views_are_named_too():
+    segments = [Image(picture(1), SOURCE), Text("paint it red"), Image(picture(2), DRAWN)]
+    document = build_document(segments, tokenizer(), SMALL, "dots/6")
+    assert document.size[1:] == (2, 1, 2)  # the target stands in the row as a draw alone
+    with pytest.raises(OverlongDocument, match="takes 2 views.* raise views_per_row"):
+        check_fits(document, PackingConfig(slots=100, images=2, views=1))
 
 
 def test_a_row_without_pictures_has_the_same_shape():
@@ -255,3 +268,42 @@ def test_stacked_rows_are_a_batch():
 def test_a_row_of_nothing_is_refused():
     with pytest.raises(ValueError, match="packing slots must be at least 1"):
         PackingConfig(slots=0, images=1)
+
+
+# ---- Cheers' mask -----------------------------------------------------------------------------
+
+
+def papers_mask(row, lengths, dummies):
+    """(S, S) bool as arXiv 2603.12793 has it, slot by slot: what is before oneself, or within the
+    same run of image slots, read and drawn alike; of the same document; pads see nothing here."""
+    slots, pictured = len(row.tokens), row.roles > Role.TEXT
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    seen = np.zeros((slots, slots), bool)
+    for i in range(len(document)):
+        for j in range(len(document)):
+            between = slice(min(i, j), max(i, j) + 1)
+            run = pictured[between].all() and document[i] not in dummies
+            seen[i, j] = document[i] == document[j] and (j <= i or run)
+    return seen
+
+
+def test_folded_pictures_see_what_they_see_in_cheers():
+    config = dataclasses.replace(
+        SMALL,
+        images=ImagePolicy("naflex", max_tokens=32),
+        fold=2,
+        image_positions="plain",
+        dummies=True,
+    )
+    look, change, drawn = (
+        Image(picture(seed, 16, 32), role) for seed, role in enumerate((UNDERSTOOD, SOURCE, DRAWN))
+    )
+    ask, said = Text("a red dot"), Text("a dot", supervised=True)
+    segments = [[ask, drawn], [look, look, ask, said], [change, ask, drawn], [said], [ask, said]]
+    written = [build_document(each, tokenizer(), config) for each in segments]
+    assert [len(document.grids) for document in written] == [1, 2, 2, 1, 1]
+    row = pack_row(written, PackingConfig(slots=400, images=10, window_rows=1), config)
+    lengths = [len(document) for document in written]
+    np.testing.assert_array_equal(visible(row.mask), papers_mask(row, lengths, dummies=(3, 4)))
+    for document in written[:3]:  # each of several slots
+        assert np.count_nonzero(document.image_token) > 0

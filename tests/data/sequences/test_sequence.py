@@ -128,6 +128,28 @@ def test_a_separate_turn_is_not_predicted_from_the_end_of_another():
     )
 
 
+def test_a_dummy_stands_in_front_of_words_alone_as_if_it_were_words():
+    config = dataclasses.replace(SMALL, dummies=True)
+    for segments in ((DOT,), (RED, DOT)):
+        bare, document = write(*segments), write(*segments, config=config)
+        added = len(document) - len(bare)
+        rows, cols = config.token_grid(*document.grids[0], Role.NOISY)
+        assert added == rows * cols > 1 and document.draws == (0,)
+        assert document.roles.tolist() == [Role.NOISY] * added + [Role.TEXT] * len(bare)
+        np.testing.assert_array_equal(document.tokens[added:], bare.tokens)
+        np.testing.assert_array_equal(document.target_weights[added:], bare.target_weights)
+        assert not document.patches[0].any()
+        slot = np.arange(len(document))
+        np.testing.assert_array_equal(document.mask.context_stop, slot + 1)
+        assert not document.mask.span_stop.any()
+        np.testing.assert_array_equal(document.positions[added:], bare.positions + added)
+    for segments in ((RED, DRAW), (LOOK, RED, DOT)):
+        assert len(write(*segments, config=config)) == len(write(*segments))
+    assert len(build_prefix([RED], tokenizer(), config)) == len(
+        build_prefix([RED], tokenizer(), SMALL)
+    )
+
+
 def test_plain_text_is_learnt_from_its_second_token():
     document = write(DOT)
     np.testing.assert_array_equal(document.targets[:-1], document.tokens[1:])

@@ -194,6 +194,14 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         resume=RECORDED,
         before=0,
     ),
+    "views_per_row": Key(
+        0,
+        "Largest number of pictures read and of noisy copies in a packed row together; the image "
+        "tokenizer of pathway cheers runs for so many. 0: images_per_row and draws_per_row.",
+        least=0,
+        resume=RECORDED,
+        before=0,
+    ),
     "window_rows": Key(
         8, "Rows that are packed together; must divide batch_size.", least=1, resume=RECORDED
     ),

@@ -108,6 +108,21 @@ CHEERS = Group(
             choices=("plain", "released"),
             before="plain",
         ),
+        "flow_over": Key(
+            "drawn",
+            "Pictures that the flow loss is a mean over: the drawn ones; all: also those that are "
+            "read, at t = 1 where the velocity is to be 0, and dummies, as in the published code.",
+            choices=("drawn", "all"),
+            resume=RECORDED,
+            before="drawn",
+        ),
+        "dummies": Key(
+            False,
+            "Documents without pictures begin with the slots of a black one at t = 0, as in the "
+            "published code.",
+            resume=RECORDED,
+            before=False,
+        ),
         "semantics": _head_stage("First stage of the head, as wide as the transformer.", 2, 6),
         "details": _head_stage("Second stage of the head, as wide as encoder.vision.", 1, 4),
     },

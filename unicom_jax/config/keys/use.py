@@ -19,6 +19,21 @@ SAMPLE = Group(
                 before=(0.0, 1.0),
             ),
             "sampler": Key("euler", "Solver of the flow.", choices=("euler", "heun")),
+            "grid": Key(
+                "even",
+                "Flow times of a drawing: even steps up to 1, or those of Cheers' published code "
+                "with one step beyond 1 (cheers).",
+                choices=("even", "released"),
+                before="even",
+            ),
+            "edit_start": Key(
+                0.0,
+                "Flow time at which an edit begins, with so much of its source; 0: with noise "
+                "alone, .1 in Cheers.",
+                least=0,
+                below=1,
+                before=0.0,
+            ),
             "max_tokens": Key(64, "Longest answer in tokens.", least=1),
             "watched": Key(
                 (),

@@ -281,4 +281,4 @@ def _describe_pathway(module: ImageModel) -> dict[str, Any]:
     kinds[AdaLnHead] = ("adaln", "hidden_dim", "depth")
     kind, *fields = kinds[type(module.head)]
     head = {"kind": kind, **fields_of(module.head, *fields)}
-    return {"kind": "transfusion", "prediction": module.prediction, "head": head}
+    return {"kind": "transfusion", "prediction": module.prediction.kind, "head": head}

@@ -142,6 +142,7 @@ def describe(module: UnicomCheers, config: Mapping[str, Any]) -> dict[str, Any]:
         "autoencoder": autoencoder.describe(codec.space.autoencoder),
         "pathway": {
             "kind": "cheers",
+            "prediction": images.prediction.kind,
             "pixels": isinstance(images.tokenizer.painter, LatentDecoder),
             **fields_of(head, "fold", "gate", "norm", "positions"),
             "semantics": fields_of(head.semantics, *sizes),

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from .configuration_unicom import UnicomCheersConfig
 from .modeling_unicom_base import UnicomBase
 from .modeling_unicom_codec import AutoencoderSpace, make_autoencoder, unpack
+from .modeling_unicom_flow import GRIDS, data_to_velocity
 from .modeling_unicom_generation import to_bytes
 from .modeling_unicom_language import LanguageModel
 from .modeling_unicom_layers import (
@@ -244,6 +245,10 @@ class UnicomCheersModel(UnicomBase):
     pixel_channels = 0  # the autoencoder paints without noise
 
     @property
+    def time_grids(self) -> tuple[str, ...]:
+        return GRIDS if self.config.pathway["prediction"] == "velocity" else GRIDS[:1]
+
+    @property
     def space(self) -> AutoencoderSpace:
         return AutoencoderSpace(self.autoencoder, self.config.vision["patch"])
 
@@ -293,6 +298,9 @@ class UnicomCheersModel(UnicomBase):
 
         def velocity(noisy: Tensor, time: Tensor) -> Tensor:
             vectors, embedded = self.tokens(noisy, grid)
-            return self.head(run(vectors), time, embedded, grid)
+            prediction = self.head(run(vectors), time, embedded, grid)
+            if self.config.pathway["prediction"] == "velocity":
+                return prediction
+            return data_to_velocity(prediction, noisy, time)
 
         return velocity

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 VelocityField = Callable[[Tensor, Tensor], Tensor]  # (z, scalar time) -> dz/dt
-SAMPLERS = ("euler", "heun")
+SAMPLERS, GRIDS = ("euler", "heun"), ("even", "released")
 
 
 def data_to_velocity(data: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
@@ -18,15 +18,42 @@ def data_to_velocity(data: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
     return (data - noisy) / left
 
 
-def time_grid(steps: int, shift: float = 1.0) -> Tensor:
-    """steps + 1 times from 0 to 1, t' = t / (t + shift (1 - t)): above 1 more of them near noise.
+def shift_time(time: Tensor, shift: float) -> Tensor:
+    """t' = t / (t + shift (1 - t)): above 1 nearer to noise."""
+    return time / (time + shift * (1.0 - time))
+
+
+def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0, grid: str = "even") -> Tensor:
+    """The times of an integration from `start` to 1, shifted.
 
     They stay on the CPU: the loop over them is Python's.
+
+    Args:
+      grid: "even": so many equal steps. "released": as in Cheers' published code, (1 - start) ·
+        steps times up to 1 and one step more of 1 / steps, which asks for the velocity at 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
-    time = torch.linspace(0.0, 1.0, steps + 1, device="cpu")
-    return time / (time + shift * (1.0 - time))
+    if not 0.0 <= start < 1.0:
+        raise ValueError(f"edit_start is {start}; give a flow time from 0 to below 1")
+    if grid not in GRIDS:
+        raise ValueError(f"grid {grid!r} is unknown; choose one of {', '.join(GRIDS)}")
+    if grid == "even":
+        return shift_time(torch.linspace(start, 1.0, steps + 1, device="cpu"), shift)
+    count = math.floor(round((1.0 - start) * steps, 6))  # .9 · 80 is a little less than 72
+    if count < 2:
+        raise ValueError(f"steps is {steps}; the released grid needs 2 times from {start:g} on")
+    times = shift_time(torch.linspace(start, 1.0, count, device="cpu"), shift)
+    return torch.cat([times, torch.tensor([1.0 + 1.0 / steps])])
+
+
+def begin_from(
+    data: Tensor, noise: Tensor, start: float, shift: float = 1.0, grid: str = "even"
+) -> Tensor:
+    """The state at `start` of an edit of `data`, mixed at the shifted time, which the model is
+    given; on the grid "released" at `start` itself."""
+    time = start if grid == "released" else float(shift_time(torch.tensor(start), shift))
+    return time * data + (1.0 - time) * noise
 
 
 def latent_shift(tokens: int, dims: int) -> float:
@@ -40,20 +67,23 @@ def integrate(
     steps: int,
     sampler: str = "euler",
     shift: float = 1.0,
+    *,
+    start: float = 0.0,
+    grid: str = "even",
 ) -> Tensor:
-    """Carries `noise` from t = 0 to t = 1, in fp32.
+    """Carries `noise`, or a state of `begin_from`, to t = 1 in fp32.
 
     "heun" corrects each Euler step by the velocity at its end (Karras et al. 2022), save for the
     last one: a network that predicts data knows no velocity at t = 1.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"sampler {sampler!r} is unknown; choose one of {', '.join(SAMPLERS)}")
-    z, times = noise.float(), time_grid(steps, shift)
-    for start, stop in zip(times[:-1], times[1:], strict=True):
-        first = velocity(z, start).to(z)
-        after = z + (stop - start) * first
-        if sampler == "heun" and stop < 1.0:
-            after = z + 0.5 * (stop - start) * (first + velocity(after, stop).to(z))
+    z, times = noise.float(), time_grid(steps, shift, start=start, grid=grid)
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        first = velocity(z, now).to(z)
+        after = z + (then - now) * first
+        if sampler == "heun" and then < 1.0:
+            after = z + 0.5 * (then - now) * (first + velocity(after, then).to(z))
         z = after
     return z
 

@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 from torch import Tensor
 
 from .image_processing_unicom import Picture
-from .modeling_unicom_flow import guide, integrate, latent_shift
+from .modeling_unicom_flow import begin_from, guide, integrate, latent_shift
 from .modeling_unicom_language import interval_mask
 from .modeling_unicom_reading import Context
 from .modeling_unicom_standard import Standard
@@ -98,7 +98,7 @@ class Generation(Standard):
             drawn = self._noise(noise, batch, PIXELS, shape, seed, generator)
             return self.painted(latents, grid, drawn)
 
-        return _by_grid(run, grids, batch_size)
+        return _by_key(run, grids, batch_size)
 
     # ---- words ----------------------------------------------------------------------------------
 
@@ -171,6 +171,8 @@ class Generation(Standard):
         guidance: float | None = None,
         guidance_interval: tuple[float, float] | None = None,
         sampler: str | None = None,
+        grid: str | None = None,
+        edit_start: float | None = None,
         noise: Noise | None = None,
         seed: int = 0,
         generator: torch.Generator | None = None,
@@ -183,6 +185,9 @@ class Generation(Standard):
           steps, guidance, guidance_interval, sampler: None takes the model's; guidance 1 follows
             the words as they are, more exaggerates them at twice the work, between the flow times
             of the interval; sampler is "euler" or "heun".
+          grid: the flow times, see `modeling_unicom_flow.time_grid`.
+          edit_start: flow time, before its shift, at which an edit begins, with so much of its
+            source; 0: with noise alone.
           noise: latent and pixel noise by picture. Without it the noise follows from `seed` and the
             picture's place in the list, as in JAX, or from a `generator`.
         """
@@ -194,9 +199,24 @@ class Generation(Standard):
             "interval": defaults.guidance_interval
             if guidance_interval is None
             else guidance_interval,
+            "times": defaults.flow_grid if grid is None else grid,
         }
+        if flow["times"] not in self.time_grids:
+            raise ValueError(
+                f"grid {flow['times']!r}: this model has {' and '.join(self.time_grids)} alone"
+            )
+        start = float(defaults.edit_start if edit_start is None else edit_start)
+        sources = [self._source(said) if start else None for said in conversations]
+        grids = [self._drawn_grid(said, size) for said in conversations]
+        for source, drawn in zip(sources, grids, strict=True):
+            if source is not None and self.processor.image_processor.grid(source) != drawn:
+                raise ValueError(
+                    f"edit_start={start:g} begins with the picture to edit, of "
+                    f"{source.shape[:2]} pixels; leave the size out, or set edit_start=0"
+                )
 
-        def run(batch: list[int], grid: Grid) -> list[PilImage.Image]:
+        def run(batch: list[int], key: tuple[Grid, bool]) -> list[PilImage.Image]:
+            grid, begun = key
             tokens = self.processor.format.token_grid(grid, Role.NOISY)
             shapes = (
                 (tokens[0] * tokens[1], self.latent_dim),
@@ -209,11 +229,21 @@ class Generation(Standard):
                 )
             )
             some = [conversations[i] for i in batch]
-            return self.painted(
-                self.draw_latents(some, tokens, latent_noise, **flow), grid, pixel_noise
-            )
+            begin = {}
+            if begun:
+                begin = {"source": self.encode([sources[i] for i in batch])[1], "start": start}
+            drawn = self.draw_latents(some, tokens, latent_noise, **flow, **begin)
+            return self.painted(drawn, grid, pixel_noise)
 
-        return _by_grid(run, [self._drawn_grid(c, size) for c in conversations], batch_size)
+        keys = [(one, source is not None) for one, source in zip(grids, sources, strict=True)]
+        return _by_key(run, keys, batch_size)
+
+    def _source(self, segments: Sequence[Segment]) -> np.ndarray | None:
+        """The prepared picture that the next one changes: the last, where it is there for that."""
+        images = [segment for segment in segments if isinstance(segment, Image)]
+        if not images or images[-1].use != SOURCE:
+            return None
+        return self.processor.image_processor.prepare(images[-1].pixels)
 
     def draw_latents(
         self,
@@ -225,8 +255,14 @@ class Generation(Standard):
         guidance: float = 1.0,
         interval: tuple[float, float] = (0.0, 1.0),
         sampler: str = "euler",
+        times: str = "even",
+        source: Tensor | None = None,
+        start: float = 0.0,
     ) -> Tensor:
-        """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation."""
+        """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation.
+
+        source: the latents that they begin with at a `start` later than 0.
+        """
         makers = [self.processor.prefix]
         if guidance != 1.0:
             makers.append(self.processor.wordless)
@@ -240,7 +276,9 @@ class Generation(Standard):
 
         # flow_shift 0: by each picture's own N tokens of d channels, as it was trained.
         shift = self.defaults.flow_shift or latent_shift(*noise.shape[1:])
-        return integrate(velocity, noise, steps, sampler, shift)
+        if source is not None:
+            noise = begin_from(source, noise, start, shift, times)
+        return integrate(velocity, noise, steps, sampler, shift, start=start, grid=times)
 
     def slots_behind(self, context: Context, grid: Grid) -> Callable[[Tensor], Tensor]:
         """vectors (B, s, W) -> hidden states, of a picture of `grid` slots behind each prefix."""
@@ -259,6 +297,8 @@ class Generation(Standard):
         return run
 
     # ---- what a family of models says -----------------------------------------------------------
+
+    time_grids: tuple[str, ...] = ("even",)  # the others ask for the velocity at t = 1
 
     @property
     def latent_dim(self) -> int:
@@ -348,16 +388,16 @@ def to_bytes(values: Tensor) -> np.ndarray:
     return ((values + 1.0).clamp(0.0, 2.0) * 127.5).round().to(torch.uint8).cpu().numpy()
 
 
-def _by_grid(
-    run: Callable[[list[int], Grid], list[PilImage.Image]], grids: list[Grid], batch_size: int
+def _by_key(
+    run: Callable[[list[int], Any], list[PilImage.Image]], keys: list[Any], batch_size: int
 ) -> list[PilImage.Image]:
-    """`run(places, grid)` on batches of equal grids; results in the order of `grids`."""
+    """`run(places, key)` on batches of equal keys; results in the order of `keys`."""
     results: dict[int, PilImage.Image] = {}
-    for grid in sorted(set(grids)):
-        chosen = [i for i, other in enumerate(grids) if other == grid]
+    for key in sorted(set(keys)):
+        chosen = [i for i, other in enumerate(keys) if other == key]
         for batch in _chunks(chosen, batch_size):
-            results |= dict(zip(batch, run(batch, grid), strict=True))
-    return [results[i] for i in range(len(grids))]
+            results |= dict(zip(batch, run(batch, key), strict=True))
+    return [results[i] for i in range(len(keys))]
 
 
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:

@@ -30,7 +30,11 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
     """A stage of the unified model over what its family reads frozen."""
     settings, parts = config[name], mixture_parts(config, name)
     several = len(parts) > 1  # else the losses of the part are those of the batch
-    model = dataclasses.replace(build_unified(config), parts=len(parts) if several else 0)
+    model = dataclasses.replace(
+        build_unified(config),
+        parts=len(parts) if several else 0,
+        views=settings["views_per_row"],
+    )
 
     def loss(params: Params, frozen: Params, batch: MixedBatch, row_keys: jax.Array) -> LossTerms:
         prepared = jax.lax.stop_gradient(model.images.prepare(frozen, batch))

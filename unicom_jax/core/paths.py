@@ -1,0 +1,291 @@
+"""Paths on file systems and in object stores: `gs://BUCKET/...`, `s3://BUCKET/...` and, for
+reading, `hf://datasets/OWNER/NAME/...` (Hugging Face).
+
+A local path is a `pathlib.Path` and nothing else happens to it. An address is a `StorePath`, with
+the same methods: etils' `epath` over fsspec's file systems (gcsfs, s3fs, huggingface_hub). Folders
+of a store exist while there is something in them, a file is there as soon as its upload is
+complete, and nothing can be appended to, renamed or locked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import os
+import pathlib
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import IO, Any, TypeVar
+
+from etils import epath
+from etils.epath import backend, gpath
+
+ADDRESS = re.compile(r"(gs|s3|hf)://")
+READ_ONLY = "hf"
+PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hub", "")}
+COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hf": "hf download"}
+COPIED_AT_ONCE = 8 * 2**20  # bytes
+Function = TypeVar("Function", bound=Callable[..., Any])
+Path = pathlib.Path | epath.Path
+PathLike = str | os.PathLike
+
+
+def is_remote(path: PathLike) -> bool:
+    """Whether a path is an address in an object store."""
+    return bool(ADDRESS.match(os.fspath(path)))
+
+
+def as_path(path: PathLike) -> Path:
+    """The path that a text names. A `StorePath` has the methods of `pathlib.Path`."""
+    if isinstance(path, StorePath):
+        return path
+    return StorePath(path) if is_remote(path) else pathlib.Path(path)
+
+
+def copy_command(address: PathLike) -> str:
+    """How to bring a folder or file of a store to this machine."""
+    text = os.fspath(address)
+    scheme, rest = text.split("://", 1)
+    if scheme == READ_ONLY:
+        kind, owner, name, *_ = [*rest.split("/"), "", "", ""]
+        return f"{COPY[scheme]} --repo-type={kind.removesuffix('s')} {owner}/{name}"
+    return f"{COPY[scheme]} {text} FOLDER"
+
+
+@functools.cache
+def _filesystem(scheme: str, process: int) -> Any:
+    import fsspec
+
+    package, extra = PACKAGES[scheme]
+    try:
+        # Others write there too, TensorStore in this very process: what was listed is not kept.
+        return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
+    except ImportError as error:
+        which = f"'unicom_jax[{extra}]'" if extra else package
+        raise OSError(
+            errno.ENOPKG, f"{scheme}:// needs {package} ({error}): pip install {which}"
+        ) from None
+
+
+def filesystem(address: PathLike) -> Any:
+    """fsspec's file system of an address.
+
+    Raises:
+      OSError: the package for it is not installed.
+    """
+    return _filesystem(os.fspath(address).split("://", 1)[0], os.getpid())
+
+
+@contextlib.contextmanager
+def asking(address: PathLike) -> Iterator[None]:
+    """What stores' clients raise besides OSError becomes an OSError that names the address: a
+    refused or broken connection, missing credentials."""
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError):
+        raise
+    except Exception as error:  # botocore's, aiohttp's, google's
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise OSError(errno.EREMOTEIO, reason, os.fspath(address)) from error
+
+
+def _asking(method: Function) -> Function:
+    @functools.wraps(method)
+    def asked(self: Any, path: PathLike, *args: Any, **kwargs: Any) -> Any:
+        with asking(path):
+            return method(self, path, *args, **kwargs)
+
+    return asked
+
+
+class _Backend(backend._FileSystemSpecBackend):
+    """epath's over fsspec, with the file systems of `filesystem`."""
+
+    def fs(self, path: PathLike) -> Any:
+        return filesystem(path)
+
+    for _name in ("open", "exists", "isdir", "listdir", "glob", "rmtree", "remove", "copy"):
+        locals()[_name] = _asking(getattr(backend._FileSystemSpecBackend, _name))
+    del _name
+
+
+@dataclasses.dataclass(frozen=True)
+class Stat:
+    """As `os.stat_result` and as epath's: bytes, and the time of the last change in seconds."""
+
+    st_size: int
+    st_mtime: float
+    is_directory: bool
+
+    @property
+    def length(self) -> int:
+        return self.st_size
+
+    @property
+    def mtime(self) -> int:
+        return int(self.st_mtime)
+
+
+class StorePath(gpath.PosixGPath):
+    """An address in an object store, with the methods of `pathlib.Path`."""
+
+    _backend = _Backend()
+
+    def is_file(self) -> bool:
+        with asking(self):
+            return filesystem(self).isfile(str(self))
+
+    def iterdir(self) -> Iterator[StorePath]:
+        with contextlib.suppress(FileNotFoundError):  # a folder with nothing in it
+            for name in self._backend.listdir(str(self)):
+                if name:  # that of the folder itself, which some tools make a file
+                    yield self / name
+
+    def is_symlink(self) -> bool:
+        return False
+
+    def absolute(self) -> StorePath:
+        return self
+
+    def resolve(self, strict: bool = False) -> StorePath:
+        return self
+
+    def expanduser(self) -> StorePath:
+        return self
+
+    def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
+        """Nothing to do: a folder exists while something is in it."""
+
+    def read_text(self, encoding: str | None = None, errors: str = "strict") -> str:
+        return self.read_bytes().decode(encoding or "utf-8", errors)
+
+    def write_text(
+        self, data: str, encoding: str | None = None, errors: str = "strict", newline: Any = None
+    ) -> int:
+        return self.write_bytes(data.encode(encoding or "utf-8", errors))
+
+    def read_bytes(self) -> bytes:
+        with asking(self):
+            return filesystem(self).cat_file(str(self))
+
+    def write_bytes(self, data: bytes) -> int:
+        with asking(self):
+            filesystem(self).pipe_file(str(self), data)
+        return len(data)
+
+    def create(self, data: bytes) -> None:
+        """Writes a file that is not there yet.
+
+        Raises:
+          FileExistsError: it is there, or another process was faster.
+        """
+        with asking(self):
+            filesystem(self).pipe_file(str(self), data, mode="create")
+
+    def stat(self) -> Stat:
+        with asking(self):
+            about = filesystem(self).info(str(self))
+            found = filesystem(self).modified(str(self)) if about["type"] == "file" else None
+        return Stat(about.get("size") or 0, found.timestamp() if found else 0.0, found is None)
+
+    def files(self) -> list[str]:
+        """The names of all files below, relative to this folder, sorted."""
+        with asking(self):
+            found = filesystem(self).find(str(self))
+        start = len(str(self).split("://", 1)[1].rstrip("/")) + 1
+        return sorted(name[start:] for name in found)
+
+
+def open_binary(path: PathLike, buffering: int = -1) -> IO[bytes]:
+    """Opens a file for reading. `buffering` is that of `open`, for local files."""
+    if not is_remote(path):
+        return open(path, "rb", buffering=buffering)
+    with asking(path):
+        return filesystem(path).open(os.fspath(path), "rb")
+
+
+def read_range(address: PathLike, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file in a store, by one request; fewer where it ends."""
+    with asking(address):
+        return filesystem(address).cat_file(os.fspath(address), start=start, end=stop)
+
+
+def joined(folder: PathLike, name: str) -> Path:
+    """The path that a name stands for which is relative to a folder, unless it is a whole path."""
+    if is_remote(name) or not is_remote(folder):
+        return as_path(name) if is_remote(name) else pathlib.Path(folder) / name
+    return as_path(f"{os.fspath(folder)}/{name}")
+
+
+def absolute(path: PathLike) -> str:
+    """As `os.path.abspath`; addresses stay."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
+def remove_tree(path: PathLike) -> None:
+    """Removes a folder with all that is in it, if it is there; what cannot go stays."""
+    if not is_remote(path):
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        as_path(path).rmtree(missing_ok=True)
+
+
+def download(address: PathLike, folder: pathlib.Path) -> None:
+    """Copies a folder of a store into a local one."""
+    source = as_path(address)
+    for name in source.files():
+        target = folder / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with asking(source):
+            filesystem(source).get_file(str(source / name), str(target))
+
+
+def upload(folder: pathlib.Path, address: PathLike, last: tuple[str, ...] = ()) -> None:
+    """Copies a local folder into one of a store; the files named `last` come after all others."""
+    target = as_path(address)
+    names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    for name in sorted(names, key=lambda name: (name in last, name)):
+        with asking(target):
+            filesystem(target).put_file(str(folder / name), str(target / name))
+
+
+def copy_file(source: PathLike, target: PathLike) -> None:
+    """Copies one file between file systems and stores; it is there whole or not at all."""
+    source, target = as_path(source), as_path(target)
+    if not is_remote(target):
+        half = target.with_name(f"{target.name}.part")
+        half.parent.mkdir(parents=True, exist_ok=True)
+        with source.open("rb") as data, half.open("wb") as file:
+            shutil.copyfileobj(data, file, COPIED_AT_ONCE)
+        half.replace(target)
+        return
+    with asking(target), source.open("rb") as data, target.open("wb") as file:
+        shutil.copyfileobj(data, file, COPIED_AT_ONCE)
+
+
+def copy_tree(source: PathLike, target: PathLike) -> None:
+    """Copies a folder between file systems and stores, file by file."""
+    source, target = as_path(source), as_path(target)
+    if is_remote(source):
+        names = source.files()
+    else:
+        names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
+    for name in names:
+        copy_file(f"{source}/{name}", f"{target}/{name}")
+
+
+@contextlib.contextmanager
+def local_copy(path: PathLike) -> Iterator[pathlib.Path]:
+    """The folder itself, or a temporary copy of one of a store, for libraries that read only
+    local files."""
+    if not is_remote(path):
+        yield pathlib.Path(path)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        download(path, pathlib.Path(folder))
+        yield pathlib.Path(folder)

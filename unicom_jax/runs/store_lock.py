@@ -1,0 +1,122 @@
+"""The lock of a workdir in an object store: a file that only one process can create.
+
+A store drops no lock with its process, so the holder writes its file anew every `TOUCH` seconds.
+One that is `STALE`, or that was left by a process of this machine that is gone, is taken over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+TOUCH = 20.0  # seconds between two signs of life
+STALE = 120.0  # without one for so long, the holder is taken for dead
+TRIES = 3  # to be the one that takes over a lock
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def store_lock(path: Any, refuse: Callable[[Mapping[str, Any]], Exception]) -> Iterator[None]:
+    """Holds the lock that is the file `path` of a store.
+
+    Args:
+      path: a `core.paths.StorePath`.
+      refuse: what its file says -> the error that names the holder.
+
+    Raises:
+      Exception: that of `refuse`, where another process holds the lock.
+    """
+    mine = _about()
+    _take(path, mine, refuse)
+    stop = threading.Event()
+    threading.Thread(target=_touch, args=(path, mine, stop), daemon=True).start()
+    try:
+        yield
+    finally:
+        stop.set()
+        with contextlib.suppress(OSError):
+            if _read(path) == mine:
+                path.unlink(missing_ok=True)
+
+
+def _about() -> dict[str, Any]:
+    boot = BOOT.read_text(encoding="ascii").strip() if BOOT.is_file() else ""
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "boot": boot,
+        "id": secrets.token_hex(8),
+    }
+
+
+def _take(path: Any, mine: Mapping[str, Any], refuse: Callable[..., Exception]) -> None:
+    holder: Mapping[str, Any] = {}
+    for _ in range(TRIES):
+        with contextlib.suppress(FileExistsError):
+            path.create(json.dumps(mine).encode())
+            return
+        holder = _read(path)
+        if not _gone(holder, mine) and _age(path) < STALE:
+            break
+        if _read(path) == holder:  # nobody else has taken it over meanwhile
+            path.unlink(missing_ok=True)
+    raise refuse(holder)
+
+
+def _gone(holder: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    """Whether the holder was a process of this machine and has ended."""
+    if not mine["boot"] or any(holder.get(key) != mine[key] for key in ("host", "boot")):
+        return False
+    try:
+        os.kill(int(holder["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError, KeyError):
+        return False
+    return False
+
+
+def _read(path: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _age(path: Any) -> float:
+    """Seconds since the last sign of life, by the store's clock."""
+    now = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
+    try:
+        now.write_bytes(b"")
+        return now.stat().st_mtime - path.stat().st_mtime
+    except FileNotFoundError:  # let go just now
+        return STALE
+    finally:
+        now.unlink(missing_ok=True)
+
+
+def _touch(path: Any, mine: Mapping[str, Any], stop: threading.Event) -> None:
+    while not stop.wait(TOUCH):
+        try:
+            if (found := _read(path)) and found != mine:
+                logger.warning(
+                    "%s: process %s on %s took this workdir over, because this one gave no sign of "
+                    "life for %d seconds; stop one of them",
+                    *(path.parent, found.get("process"), found.get("host"), STALE),
+                )
+                return
+            path.write_bytes(json.dumps(mine).encode())
+        except OSError as error:  # the next one may get through
+            logger.warning("%s: %s", path, error)

@@ -1,0 +1,61 @@
+"""Files that grow, of a run in an object store: kept in a folder of this machine and uploaded."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from pathlib import Path
+
+from unicom_jax.core.paths import copy_file, is_remote
+
+EVERY = 60.0  # seconds between two uploads
+logger = logging.getLogger(__name__)
+
+
+class Spool:
+    """The local stand-in of a folder of a store; a local folder is its own.
+
+    Files are uploaded whole, at most every `EVERY` seconds while training runs. What a killed
+    process had not uploaded is lost: the points of its last minute. An upload that fails is tried
+    again with the next.
+
+    Attributes:
+      folder: where to write.
+    """
+
+    def __init__(self, directory: Path, names: tuple[str, ...]) -> None:
+        """`names`: the files in `directory` that are continued, others are new."""
+        self.folder, self._target, self._held = directory, directory, None
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._last = time.monotonic()
+        if not is_remote(directory):
+            return
+        self._held = tempfile.TemporaryDirectory(prefix="unicom-metrics-")
+        self.folder = Path(self._held.name)
+        for name in names:
+            if (directory / name).is_file():
+                copy_file(directory / name, self.folder / name)
+
+    def push(self, *, now: bool = False) -> None:
+        """Uploads what changed, if it is time."""
+        if self._held is None or not (now or time.monotonic() - self._last > EVERY):
+            return
+        self._last = time.monotonic()
+        for path in sorted(self.folder.rglob("*")):
+            if not path.is_file():
+                continue
+            name, about = str(path.relative_to(self.folder)), path.stat()
+            state = about.st_size, about.st_mtime_ns
+            if self._sizes.get(name) == state:
+                continue
+            try:
+                copy_file(path, self._target / name)
+                self._sizes[name] = state
+            except OSError as error:
+                logger.warning("%s: not uploaded (%s)", self._target / name, error)
+
+    def close(self) -> None:
+        self.push(now=True)
+        if self._held is not None:
+            self._held.cleanup()
