@@ -83,7 +83,7 @@ EXTRAS = {
         "pytest-xdist>=3.6",
         "ruff>=0.14",
     ],
-    "bench": [*TORCH, "transfusion-pytorch==0.20.0"],
+    "bench": [*TORCH, "datasets>=3.0", "transfusion-pytorch==0.20.0", "webdataset>=1.0"],
     # Beam asks for older protobuf and pillow than constraints.txt pins: see constraints-beam.txt.
     "prepare": ["apache-beam>=2.70"],
     "datasets": ["datasets>=3.0"],  # to read what `save_to_disk` of Hugging Face wrote

@@ -42,6 +42,7 @@ from data_pipelines.sources.identity import (
 from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.records import find_records
 from data_pipelines.sources.registry import KINDS, UNSPLIT, open_source
+from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
 
@@ -172,11 +173,17 @@ def open_one(
     with_edits: bool = False,
     skip_broken: bool = False,
     sharers: int = 1,
+    read: ReadImage | None = None,
 ) -> CachedSource:
-    """The records of one source. It has an equal share of `data.cache_mb` with the others."""
+    """The records of one source. It has an equal share of `data.cache_mb` with the others.
+
+    Args:
+      read: path or bytes of a picture -> what a record holds of it; None: its pixels, as the
+        configuration wants them.
+    """
     options = source_options(config, split, with_edits, one)
     try:
-        reading = {"skip_broken": skip_broken, "read": picture_reader(config)}
+        reading = {"skip_broken": skip_broken, "read": read or picture_reader(config)}
         source = open_source({**options, **reading})
     except SourceError as error:
         if not one.name:
@@ -289,6 +296,7 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
         draws=settings["draws_per_row"],
         views=settings["views_per_row"],
         balance=config["data"]["balance_rows"],
+        fill=config["data"]["fill_rows"],
     )
 
 

@@ -34,8 +34,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.parallel": ("unicom_jax.core",),
     "unicom_jax.interop": ("unicom_jax.config", *MODELS),
     "unicom_jax.runs": (*RUNS, "unicom_jax.parallel"),
-    "unicom_jax.training": (*RUNS, "unicom_jax.parallel"),
     "unicom_jax.inference": (*RUNS, "unicom_jax.parallel"),
+    "unicom_jax.rl": (*RUNS, "unicom_jax.parallel", "unicom_jax.inference"),
+    "unicom_jax.training": (*RUNS, "unicom_jax.parallel", "unicom_jax.rl"),
     "unicom_jax.exchange": RUNS,
     "unicom_jax.evaluation": (*RUNS, "unicom_jax.inference"),
     "unicom_jax.planning": (
@@ -69,7 +70,7 @@ OURS = ("unicom_jax", "data_pipelines", "experiments")
 # interop may write through them; nothing else touches them.
 NOWHERE = ("tensorflow",)
 EXTRAS = ("torch", "diffusers", "torchvision")
-MAY_USE_EXTRAS = ("unicom_jax.interop", "experiments.benchmarks")
+MAY_USE_EXTRAS = ("unicom_jax.interop", "experiments.benchmarks", "data_pipelines.bench")
 ONLY_HOST = ("jax", "flax", "optax", "orbax")  # data pipelines never touch a device
 
 

@@ -78,6 +78,15 @@ examples:
   unicom data show --config=experiments/quickstart.py --out=batch.png
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
 
+BENCH_EXAMPLES = """\
+Times read, decode, resize, tokenise and pack, then whole batches with 1 to --workers processes in
+turns with WebDataset and Hugging Face datasets, which do the same work on the same documents
+(pip install 'unicom_jax[bench]').
+
+examples:
+  unicom data bench --config=my.py --workers=4
+  unicom data bench --config=my.py --stage=sft --rounds=5 --seconds=10"""
+
 EXPLAIN = "Show what a configuration key means, its default, its range, and whether it may change."
 EXPLAIN_EXAMPLES = """\
 examples:
@@ -269,6 +278,21 @@ def _add_data(commands) -> None:
         "--row", type=number(int, 0), help="the row of the batch; default: the most varied one"
     )
     show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
+    bench = _command(
+        actions, "bench", _bench, "Time how batches are made.", BENCH_EXAMPLES, overrides=True
+    )
+    bench.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
+    bench.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
+    bench.add_argument(
+        "--workers", type=number(int, 1), default=2, help="processes at most; default 2"
+    )
+    bench.add_argument(
+        "--seconds", type=number(float, 0.1), default=4.0, help="of each measurement; default 4"
+    )
+    bench.add_argument("--rounds", type=number(int, 1), default=3, help="default 3")
+    bench.add_argument(
+        "--documents", type=number(int, 1), default=512, help="that all read; default 512"
+    )
     prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)
     prepare.set_defaults(takes_runner_flags=True)
     add_prepare_flags(prepare)
@@ -373,6 +397,12 @@ def _show(args: argparse.Namespace) -> None:
     loader = stage_loader(config, stage, tokenizer)
     path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
     _console().print(f"step {args.step} of stage {stage}: {path}")
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from unicom_jax.runs.data_bench import run_bench
+
+    run_bench(args, _console())
 
 
 def _explain(args: argparse.Namespace) -> None:

@@ -23,11 +23,13 @@ import grain
 from absl import flags
 
 from data_pipelines.loading import workers
+from data_pipelines.sequences.filling import further_documents
 from data_pipelines.sequences.mixture import DocumentStream
 from data_pipelines.sequences.packing import (
     assign,
     balanced,
     documents_per_window,
+    less,
     pack_row,
     stack_rows,
 )
@@ -84,8 +86,8 @@ class Loader(Generic[Batch]):
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
         `set_state`: documents, slots (used), room (slots in all), left_over, unreadable, broken,
-        overlong; of those used task/TASK, source/NAME and source_slots/NAME (`Mixture.tally`); and
-        restarts (of worker processes).
+        overlong, further (those that fill rows up); of those used task/TASK, source/NAME and
+        source_slots/NAME (`Mixture.tally`); and restarts (of worker processes).
 
     A worker process that dies is started again with all others, at the step whose batch is next.
 
@@ -199,6 +201,10 @@ class PackedBatches:
     config: LoaderConfig
     window_documents: int
 
+    @functools.cached_property
+    def _further(self) -> DocumentStream:
+        return dataclasses.replace(self.stream, mixture=self.stream.mixture.again())
+
     def __call__(self, step: int) -> tuple[MixedBatch, Counter]:
         rows, counts = [], Counter()
         window_rows = self.stream.packing.window_rows
@@ -216,18 +222,24 @@ class PackedBatches:
             documents.append(document)
             counts.update(skipped)
         packing, sequence = self.stream.packing, self.stream.sequence
-        rows, left_over = assign([d.size for d in documents], packing)
+        places, left_over = assign([d.size for d in documents], packing)
+        rows = [[documents[i] for i in row] for row in places]
+        first = window * self.window_documents
+        used = [(first + i, len(documents[i])) for row in places for i in row]
+        counts.update(self.stream.mixture.tally(used))
+        if packing.fill:
+            free = [functools.reduce(less, (d.size for d in row), packing.room) for row in rows]
+            further = further_documents(free, self._further, window, counts)
+            rows = [[*row, *(d for _, d in more)] for row, more in zip(rows, further, strict=True)]
+            used = [(index, len(d)) for more in further for index, d in more]
+            counts.update(self._further.mixture.tally(used))
         if packing.balance:
-            predicted = [d.predicted for d in documents]
-            order = balanced([sum(predicted[i] for i in row) for row in rows])
+            order = balanced([sum(d.predicted for d in row) for row in rows])
             rows = [rows[place] for place in order]
-        packed = [documents[i] for row in rows for i in row]
+        packed = [document for row in rows for document in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)
-        first = window * self.window_documents
-        used = ((first + i, len(documents[i])) for row in rows for i in row)
-        counts.update(self.stream.mixture.tally(used))
-        return [pack_row([documents[i] for i in row], packing, sequence) for row in rows]
+        return [pack_row(row, packing, sequence) for row in rows]
 
 
 def make_loader(

@@ -145,6 +145,7 @@ class PackedRows:
 # Facts that are recorded only where they are not these: older rows and runs then have the same.
 UNSET = {
     "packing.balance": False,
+    "packing.fill": False,
     "packing.views": 0,
     "sequence.image_positions": "grid",
     "sequence.template_labels": False,

@@ -35,6 +35,7 @@ from data_pipelines.sources.chosen import records_with
 from data_pipelines.sources.traits import may_lack, traits_of_source
 
 BLOCK = 1000
+FURTHER = 7_919  # added to the seed for the order of further documents
 ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
 CHOICES = ("error", "skip")
 
@@ -100,6 +101,10 @@ class Mixture(Schedule):
             grain.MapDataset.range(len(entry.source)).seed(seed + index).shuffle().repeat()
             for index, entry in enumerate(self.entries)
         ]
+
+    def again(self) -> Mixture:
+        """The same entries in another order."""
+        return Mixture(self.entries, self.seed + FURTHER)
 
     def part(self, entry: int) -> int:
         """Number of an entry's source and task in the order of their names (`mixture_parts`)."""

@@ -26,6 +26,7 @@ from data_pipelines.sequences.sequence import MASK_FIELDS, Document
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 Size = tuple[int, int, int, int]  # slots, images, draws and views of a document or a row
+SAFE = 2.5  # standard deviations of the slots of a window that rows to be filled up are safe from
 PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
 MORE = ("image_index", "parts")  # of slots too, which are not those of the document
 
@@ -45,6 +46,7 @@ class PackingConfig:
       draws: D, draws a row: noisy copies of its images; 0: as many as images.
       views: draws a row and images that are read, together; 0: as many as images and draws.
       balance: rows of a window stand in the order of `balanced`, else in that of `assign`.
+      fill: what is left of rows is filled up (`sequences.filling`).
     """
 
     slots: int
@@ -52,6 +54,7 @@ class PackingConfig:
     window_rows: int = 8
     draws: int = 0
     balance: bool = False
+    fill: bool = False
     views: int = 0
 
     def __post_init__(self) -> None:
@@ -90,19 +93,29 @@ def assign(sizes: Sequence[Size], config: PackingConfig) -> tuple[list[list[int]
     free = [config.room] * config.window_rows
     left_over = []
     for index in sorted(range(len(sizes)), key=lambda i: (-sizes[i][0], i)):
-        size = sizes[index]
-        fitting = [
-            row
-            for row, room in enumerate(free)
-            if all(need <= have for need, have in zip(size, room, strict=True))
-        ]
-        if not fitting:
+        row = tightest(free, sizes[index])
+        if row is None:
             left_over.append(index)
             continue
-        row = min(fitting, key=lambda r: (free[r], r))
         rows[row].append(index)
-        free[row] = tuple(have - need for have, need in zip(free[row], size, strict=True))
+        free[row] = less(free[row], sizes[index])
     return [sorted(row) for row in rows], sorted(left_over)
+
+
+def tightest(free: Sequence[Size], size: Size) -> int | None:
+    """The row with the least space in which a document still fits; None: it fits nowhere."""
+    fitting = [
+        row
+        for row, room in enumerate(free)
+        if all(need <= have for need, have in zip(size, room, strict=True))
+    ]
+    return min(fitting, key=lambda row: (free[row], row), default=None)
+
+
+def less(room: Size, size: Size) -> Size:
+    """What a row can still hold behind a document."""
+    slots, images, draws, views = (have - need for have, need in zip(room, size, strict=True))
+    return slots, images, draws, views
 
 
 def balanced(work: Sequence[int]) -> list[int]:
@@ -157,9 +170,12 @@ def documents_per_window(
         return low
 
     shortest = max(1, min(slots for slots, *_ in sizes))
-    return last(
-        lambda n: left_over(n) <= tolerance, config.window_rows * config.slots // shortest + 2
-    )
+    most = config.window_rows * config.slots // shortest + 2
+    if config.fill:  # a larger number than is safe gains nothing
+        mean, deviation = np.mean(sizes, axis=0)[0], np.std(sizes, axis=0)[0]
+        room = config.window_rows * config.slots
+        most = last(lambda n: n * mean + SAFE * deviation * n**0.5 <= room, most) + 1
+    return last(lambda n: left_over(n) <= tolerance, most)
 
 
 def pack_row(

@@ -86,6 +86,17 @@ class Document:
         return int(np.count_nonzero(self.target_weights))
 
 
+def first_slots(document: Document, count: int) -> Document:
+    """The beginning of a document of words alone. Its last slot predicts the token that follows."""
+    cut = {
+        name: getattr(document, name)[:count]
+        for name in ("tokens", "roles", "positions", "image_index", "image_token", "targets")
+    }
+    mask = MaskIntervals(*(getattr(document.mask, name)[:count] for name in MASK_FIELDS))
+    weights = document.target_weights[:count]
+    return dataclasses.replace(document, **cut, target_weights=weights, mask=mask)
+
+
 class Slots(NamedTuple):
     """Positions (n, 2) and mask intervals (n,) of slots to be appended to a prefix."""
 
@@ -222,10 +233,10 @@ class _Writer:
             previous = response
 
     def markup(self, template: str, supervised: bool = False) -> None:
-        self._tokens(_encode(self.tokenizer, template), supervised)
+        self._tokens(encode_words(self.tokenizer, template), supervised)
 
     def text(self, segment: Text) -> None:
-        ids = _encode(self.tokenizer, segment.text)
+        ids = encode_words(self.tokenizer, segment.text)
         if not _structure(self.tokenizer).isdisjoint(ids):
             raise BrokenExample(
                 f"example {self.key!r}: the text {segment.text[:60]!r} contains tokens that mark "
@@ -364,7 +375,8 @@ class _Writer:
 
 
 @functools.lru_cache(maxsize=4096)
-def _encode(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+def encode_words(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
+    """The tokens of a text. Those of the latest texts are kept."""
     return tuple(tokenizer.encode(words)) if words else ()
 
 

@@ -54,5 +54,5 @@ def _size(content: Example | FinishedDocument) -> int:
         questions = (q.question + q.answer for q in content.questions)
         words = [*content.captions, *questions, content.thought]
         pictures = [content.image, *(edit.target for edit in content.edits)]
-    pixels = sum(picture.nbytes for picture in pictures if picture is not None)
+    pixels = sum(memoryview(p).nbytes for p in pictures if p is not None)  # or bytes of files
     return pixels + sum(map(len, words)) + 1000

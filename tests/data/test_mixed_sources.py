@@ -218,7 +218,7 @@ GOLDEN_PICTURES = "fd18d100ac55370e"
 
 
 def test_one_source_has_the_batches_that_it_had_before_there_could_be_several():
-    config = tiny_config(pretrain__window_documents=20, data__vocab_size=300)
+    config = tiny_config(pretrain__window_documents=20, data__vocab_size=300, data__fill_rows=False)
     words = load_or_train_tokenizer(config, None)
     batch = rows_of_stage(config, "pretrain", words, seed=7).at(3)
     pictures = picture_loader(config, "codec", words, seed=7).at(3)

@@ -181,11 +181,12 @@ def test_a_seed_depends_on_the_runs_seed_and_on_the_label_alone():
 def older(config) -> dict:
     """As a run from before these keys stored it."""
     stored = json.loads(to_json(config))
-    del stored["stage_seeds"], stored["sft"]["init_from"], stored["data"]["balance_rows"]
+    del stored["stage_seeds"], stored["sft"]["init_from"]
+    del stored["data"]["balance_rows"], stored["data"]["fill_rows"]
     return stored
 
 
-def test_a_run_from_before_stage_seeds_and_balanced_rows_keeps_its_rules(tmp_path):
+def test_a_run_from_before_stage_seeds_and_balanced_and_filled_rows_keeps_its_rules(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(older(tiny_config())))
     put(tmp_path, "encoder")
     assert open_run(tmp_path, None, []).stage_seeds is False
@@ -193,7 +194,7 @@ def test_a_run_from_before_stage_seeds_and_balanced_rows_keeps_its_rules(tmp_pat
     given.write_text("from tests.tiny import tiny_config as get_config\n")
     config = open_run(tmp_path, str(given), [])
     assert config.stage_seeds is False and config.sft.init_from == ""
-    assert config.data.balance_rows is False
+    assert config.data.balance_rows is config.data.fill_rows is False
     with pytest.raises(ConfigError, match="started with stage_seeds=False, now it is True"):
         open_run(tmp_path, str(given), ["--config.stage_seeds=True"])
 

@@ -13,7 +13,7 @@ from typing import Any
 from unicom_jax.config.key import ConfigError, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.data import SQUARE
-from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, value_at, values
+from unicom_jax.config.schema import KEYS, POLICY_STAGES, STAGES, UNIFIED_STAGES, value_at, values
 
 Config = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     _check_codec(config)
     if any(STAGES[stage] is AUTOENCODER for stage in stages):
         _check_autoencoder(config)
-    if set(stages) & set(UNIFIED_STAGES):
+    if set(stages) & {*UNIFIED_STAGES, *POLICY_STAGES}:
         _check_unified(config)
     if config["wandb_project"] and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
@@ -53,6 +53,8 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         if stage in UNIFIED_STAGES:
             _check_rows(stage, config[stage])
             _check_parts(stage, config)
+        if stage in POLICY_STAGES:
+            _check_rewards(stage, config[stage])
 
 
 def _check_data(config: Config) -> None:
@@ -349,6 +351,29 @@ def _check_stage(stage: str, settings: Config) -> None:
             raise ConfigError(
                 f"{stage}.{key}: {pattern!r} is not a regular expression ({error})"
             ) from error
+
+
+def _check_rewards(stage: str, settings: Config) -> None:
+    """There is a reward, and what it needs is given."""
+    if not any(settings["rewards"].values()):
+        raise ConfigError(
+            f"{stage}.rewards are all 0, so no sample is better than another; give one a weight"
+        )
+    own, path = settings["rewards"]["own"], settings["own_reward"]
+    if bool(own) != bool(path):
+        raise ConfigError(
+            f"{stage}.rewards.own={own} with {stage}.own_reward={path!r}: give both, or neither"
+        )
+    if "window" in settings and settings["window"] >= settings["draw_steps"]:
+        raise ConfigError(
+            f"{stage}.window={settings['window']} does not fit before the last of "
+            f"{stage}.draw_steps={settings['draw_steps']}; take fewer SDE steps, or draw in more"
+        )
+    if settings.get("least_tokens", 0) > settings.get("most_tokens", 0):
+        raise ConfigError(
+            f"{stage}.least_tokens={settings['least_tokens']} is above "
+            f"{stage}.most_tokens={settings['most_tokens']}"
+        )
 
 
 def _check_rows(stage: str, settings: Config) -> None:

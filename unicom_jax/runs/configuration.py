@@ -67,7 +67,8 @@ def open_run(
     if stored is not None and any_started(workdir):
         # A run keeps the rules that it began with, whatever the defaults are now.
         config.stage_seeds = stored["stage_seeds"]
-        config.data.balance_rows = stored["data"]["balance_rows"]
+        for name in ("balance_rows", "fill_rows"):
+            config.data[name] = stored["data"][name]
     apply_overrides(config, overrides)
     if stored is not None:
         for name, old, new in sorted(differences(stored, config), key=_weight):

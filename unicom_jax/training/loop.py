@@ -32,7 +32,14 @@ from unicom_jax.training.stopping import Stopped
 
 # (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
 Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
-LOST = ("unreadable", "broken", "overlong", "left_over", "truncated")  # of `Loader.counts`
+SHARES = (
+    "unreadable",
+    "broken",
+    "overlong",
+    "left_over",
+    "truncated",
+    "further",
+)  # of `Loader.counts`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +82,9 @@ def data_shares(
     """What became of the documents between two states of `Loader.counts`, in all processes.
 
     `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
-    or had their caption cut, over those that were used; `data/task/TASK` and `data/source/NAME`:
-    shares of a task and a source in those that were used; `data/source_slots/NAME`: in their slots;
+    or had their caption cut, or that fill rows up, over those that were used; `data/task/TASK` and
+    `data/source/NAME`: shares of a task and a source in those; `data/source_slots/NAME`: in their
+    slots;
     `data/filled`: share of the slots in use; `data/restarts`: how often workers that died were
     started again.
     """
@@ -84,7 +92,9 @@ def data_shares(
     new: Counter = Counter()
     for counted in group.gather("counts of the data", json.dumps(own)):
         new.update(json.loads(counted))
-    shares = {f"data/{name}": new[name] / max(new["documents"], 1) for name in LOST if name in new}
+    shares = {
+        f"data/{name}": new[name] / max(new["documents"], 1) for name in SHARES if name in new
+    }
     for name in new:
         if name.startswith(("task/", "source/")):
             shares[f"data/{name}"] = new[name] / max(new["documents"], 1)

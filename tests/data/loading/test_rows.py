@@ -194,7 +194,7 @@ def test_rows_from_before_a_fact_was_told_are_still_taken():
 
 def test_facts_that_came_later_are_recorded_where_they_are_set():
     """So a run from before has the facts that it had, and keeps its number of documents."""
-    facts = row_facts(small(data__balance_rows=False), "pretrain")
+    facts = row_facts(small(data__balance_rows=False, data__fill_rows=False), "pretrain")
     assert facts["packing"].keys() == {"slots", "images", "window_rows", "draws"}
     assert facts["sequence"].keys() == {
         *("patch", "images", "pool", "fold", "understanding", "edit_source", "cfg_dropout"),

@@ -150,6 +150,11 @@ SCENES = Group(
                 most=0.025,
                 before=0.025,
             ),
+            "long_captions": Key(
+                False,
+                "Give every scene a last caption of 60 words and more that says all there is.",
+                before=False,
+            ),
         },
         resume=RECORDED,
     ),
@@ -238,6 +243,13 @@ ROWS = {
         True,
         "Order the rows of a window so that devices predict about equally many tokens; False: as "
         "they were packed, as in older runs.",
+        resume=RECORDED,
+        before=False,
+    ),
+    "fill_rows": Key(
+        True,
+        "Fill the free ends of rows with further documents of the mixture, texts cut where a row "
+        "ends; False: leave them empty, as in older runs.",
         resume=RECORDED,
         before=False,
     ),
