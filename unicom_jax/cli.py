@@ -413,13 +413,13 @@ def _explain(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from data_pipelines.preparation.prepare import prepare
-    from unicom_jax.runs.packed import check_flags, prepare_packed
+    from unicom_jax.runs.packed import check_flags, engine_of, prepare_packed
 
     check_flags(args)
     if args.dataset == "packed":
         line = prepare_packed(args, _console())
     else:
-        line = prepare(args.dataset, Path(args.out), args.package, args.size)
+        line = prepare(args.dataset, Path(args.out), args.package, args.size, engine_of(args))
     _console().print(line)
 
 

@@ -1,4 +1,4 @@
-"""Apache Beam as the engine of `unicom data prepare packed`: which worker writes which file."""
+"""Apache Beam as the engine of `unicom data prepare`: which worker writes which file."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from data_pipelines.faults import SourceError, one_line
 
 LOCAL = "FnApiRunner"  # Beam's local runner for batches
 POLL = 0.5  # seconds
+LOG = "beam.log"  # in the folder that is written
 
 
 def check_engine(flags: Sequence[str]) -> None:
@@ -84,7 +85,7 @@ def _options() -> Any:
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError:
         raise SourceError(
-            "preparing packed rows needs Apache Beam: pip install 'unicom_jax[prepare]', in a "
+            "this preparation needs Apache Beam: pip install 'unicom_jax[prepare]', in a "
             "separate environment if pip reports a conflict with another package"
         ) from None
     finally:

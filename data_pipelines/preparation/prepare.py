@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import functools
-import logging
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipelines.decoding import load_file, shown
-from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.preparation.prepare_files import SHARD, Engine, prepare_files
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.openmoji import Settings, prepare_openmoji
 from data_pipelines.sources.parquet import ParquetSource
-from data_pipelines.sources.records import write_records, write_shards
+from data_pipelines.sources.records import write_records
 from data_pipelines.sources.registry import Source
 from data_pipelines.sources.webdataset import WebDatasetSource
 
-LOG = logging.getLogger(__name__)
 SIZE = 64  # of pictures that are drawn here, unless another one is asked for
-SHARD = 10_000  # examples in one file
-MOST_BROKEN = 0.1  # share of the records of tar, Parquet or JSONL files that may be left out
-NAMED = 3  # of the records that are left out
 
 
-def prepare(dataset: str, out: Path, package: str | None = None, size: int | None = None) -> str:
+def prepare(
+    dataset: str,
+    out: Path,
+    package: str | None = None,
+    size: int | None = None,
+    engine: Engine | None = None,
+) -> str:
     """Writes a data set to `out` and says what is there and how to train on it.
 
     Args:
@@ -36,11 +37,13 @@ def prepare(dataset: str, out: Path, package: str | None = None, size: int | Non
         folder, as `FolderSource` reads it. webdataset, parquet, jsonl: the files.
       size: side of the pictures in pixels, `SIZE` when None. Those of files stay as large as they
         are.
+      engine: webdataset, parquet, jsonl: where Apache Beam does the work; None: here.
 
     Raises:
       SourceError: an option that the data set does not have, or what its own preparation raises.
     """
-    return DATA_SETS[dataset](out, package, size)
+    more = {} if engine is None else {"engine": engine}
+    return DATA_SETS[dataset](out, package, size, **more)
 
 
 def _folder(out: Path, package: str | None, size: int | None) -> str:
@@ -55,31 +58,17 @@ def _folder(out: Path, package: str | None, size: int | None) -> str:
 
 
 def _files(
-    open_files: Callable[..., Source], out: Path, package: str | None, size: int | None
+    open_files: Callable[..., Source],
+    out: Path,
+    package: str | None,
+    size: int | None,
+    engine: Engine | None = None,
 ) -> str:
     """Records of tar, Parquet or JSONL files, in their order; broken ones are left out."""
     _check_flags("files", package, size, "files? add --package=PATH, a folder or a pattern")
-    source, broken = open_files(package, read=load_file), []
-    starts = range(0, len(source), SHARD)
-    write_shards(out / "examples", [_readable(source, start, broken) for start in starts])
-    line = _written(out, package, len(source) - len(broken), len(starts))
-    return line + (f"; {len(broken)} broken records were left out" if broken else "")
-
-
-def _readable(source: Source, start: int, broken: list[int]) -> Iterator[Example]:
-    """The records of one file that can be read; the others are named and added to `broken`."""
-    for index in range(start, min(start + SHARD, len(source))):
-        try:
-            yield source[index]
-        except RecordError as error:
-            broken.append(index)
-            if len(broken) <= NAMED:
-                LOG.warning("left out: %s", error)
-            if len(broken) > max(NAMED, MOST_BROKEN * len(source)):
-                raise SourceError(
-                    f"{len(broken)} of the first {index + 1} records are broken, repair the data; "
-                    f"the last: {error}"
-                ) from error
+    found = prepare_files(open_files, package, out, engine)
+    line = _written(out, package, found.written, found.files)
+    return line + (f"; {found.broken} broken records were left out" if found.broken else "")
 
 
 def _check_flags(what: str, package: str | None, size: int | None, which: str) -> None:
@@ -133,7 +122,7 @@ def _flag(key: str, value: str | Path) -> str:
     return shlex.quote(f"--config.data.source.{key}={shown(value)}")
 
 
-DATA_SETS: dict[str, Callable[[Path, str | None, int | None], str]] = {
+DATA_SETS: dict[str, Callable[..., str]] = {
     "folder": _folder,
     "jsonl": functools.partial(_files, JsonlSource),
     "openmoji": _openmoji,

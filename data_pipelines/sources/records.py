@@ -124,25 +124,37 @@ def write_records(
 def write_shards(
     prefix: str | os.PathLike, parts: Sequence[Iterable[Example]]
 ) -> list[pathlib.Path]:
-    """Write each part to a file of its own, `prefix`-00000-of-0000N.array_record and so on.
+    """Write each part to a file of its own, one at a time. See `publish`."""
+    return publish(
+        prefix,
+        len(parts),
+        lambda paths: [write_shard(path, part) for path, part in zip(paths, parts, strict=True)],
+    )
 
-    One file is open at a time. The files, and the traits beside them, get their names only when all
-    are complete; files of another number of shards with this prefix are removed then, so that no
-    record is there twice. Returns the paths.
+
+def publish(
+    prefix: str | os.PathLike, count: int, write: Callable[[list[str]], Sequence[np.ndarray]]
+) -> list[pathlib.Path]:
+    """The files `prefix`-00000-of-0000N.array_record and so on, which `write` writes.
+
+    The files, and the traits beside them, get their names only when all are complete; files of
+    another number of shards with this prefix are removed then, so that no record is there twice.
+
+    Args:
+      write: given the paths to write to, it returns the traits of the records of each.
+
+    Returns:
+      The paths.
     """
     prefix = os.fspath(prefix)
-    names = [f"{prefix}-{i:05d}-of-{len(parts):05d}" for i in range(len(parts))]
+    names = [f"{prefix}-{i:05d}-of-{count:05d}" for i in range(count)]
     os.makedirs(os.path.dirname(prefix) or ".", exist_ok=True)
     old = f"{glob.escape(prefix)}-{'[0-9]' * 5}-of-{'[0-9]' * 5}"
-    for stray in glob.glob(old + UNFINISHED):  # of a preparation that was killed
-        os.remove(stray)
+    _remove_unfinished(old)  # of a preparation that was killed
     try:
-        traits = [
-            _write_shard(name + UNFINISHED, part) for name, part in zip(names, parts, strict=True)
-        ]
+        traits = write([name + UNFINISHED for name in names])
     except BaseException:
-        for name in names:
-            pathlib.Path(name + UNFINISHED).unlink(missing_ok=True)
+        _remove_unfinished(old)
         raise
     for path in glob.glob(old + SUFFIX):
         os.remove(path)
@@ -153,7 +165,12 @@ def write_shards(
     return [pathlib.Path(name + SUFFIX) for name in names]
 
 
-def _write_shard(path: str, examples: Iterable[Example]) -> np.ndarray:
+def _remove_unfinished(pattern: str) -> None:
+    for path in glob.glob(f"{pattern}{UNFINISHED}*"):
+        os.remove(path)
+
+
+def write_shard(path: str, examples: Iterable[Example]) -> np.ndarray:
     """Writes one file and returns the traits of its records."""
     writer = array_record_module.ArrayRecordWriter(os.fsencode(path), WRITER_OPTIONS)
     traits = bytearray()

@@ -65,12 +65,13 @@ CONFIGURATIONS = {
 OF_ENCODERS = {"features", "pooled features"}
 
 
-def written(workdir, name):
+def written(workdir, name, **overrides):
     def modules(config):
         pretrained = {"pretrain": (build_unified(config), 0.3)}
         return {"autoencoder": (build_autoencoder(config), 0.3), **pretrained}
 
-    config = tiny_config(evaluation__batch_size=2, **{**SHARED, **CONFIGURATIONS[name]})
+    own = {**SHARED, **CONFIGURATIONS[name], **overrides}
+    config = tiny_config(evaluation__batch_size=2, **own)
     return begin_run(config, workdir, modules)
 
 

@@ -11,7 +11,6 @@ from PIL import Image
 from unicom_jax.cli import main
 from unicom_jax.config.check import check_settings
 from unicom_jax.config.files import resolve
-from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_autoencoder
 from unicom_jax.planning.program import abstract_batch
 from unicom_jax.training.stages.unified import unified_stage
@@ -60,10 +59,9 @@ WARM = {f"{stage}.warmup_steps": 1 for stage in STAGES} | {
 }
 
 
-@pytest.mark.parametrize("file", ["cheers_quick", "cheers_scenes"])
 @pytest.mark.parametrize("flag", ABLATIONS)
-def test_a_flag_makes_an_ablation_of_every_stage(file, flag):
-    config = resolve(f"experiments/{file}.py", [f"--config.unified.{flag}"])
+def test_a_flag_makes_an_ablation_of_every_stage(flag):
+    config = resolve("experiments/cheers_quick.py", [f"--config.unified.{flag}"])
     config.data.vocab_size = 300
     check_settings(config, config.stages)
     for name in set(config.stages) - {"encoder", "autoencoder"}:
@@ -74,10 +72,8 @@ def test_a_flag_makes_an_ablation_of_every_stage(file, flag):
         batch = abstract_batch(config, name)
         terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)
         assert ("gate/t0.00" in terms) == (flag != "cheers.gate=False")
-    decoders = {
-        name.split("/")[0] for name in map("/".join, dict(iter_specs(stage.module.specs())))
-    }
-    assert ("decoder" in decoders) == (flag != "cheers.pixels=False")
+    parts = stage.module.specs().keys()
+    assert ("decoder" in parts) == (flag != "cheers.pixels=False")
     slots = stage.module.images.shape_of(9)[0]
     assert slots == (9 if flag == "fold=1" else 36)
 

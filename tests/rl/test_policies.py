@@ -10,9 +10,15 @@ import optax
 import pytest
 
 from data_pipelines.loading.prompts import PromptBatch
+from tests.data.samples import tokenizer
+from tests.tiny import tiny_config
+from unicom_jax.config import ConfigError
+from unicom_jax.families.build import family_of
+from unicom_jax.families.family import Subtree
+from unicom_jax.planning.program import abstract_batch
 from unicom_jax.rl import captioner as captioners
 from unicom_jax.rl.rows import caption_log_probs, picture_rows
-from unicom_jax.runs.stages import START
+from unicom_jax.runs.stages import PARTS, START
 from unicom_jax.training.stages.policy import captioner_stage, drawer_stage
 
 GROUP, MOST = 3, 5
@@ -144,3 +150,42 @@ def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
     if objective == "grpo":  # 2 steps of 4, the same density as when they were made
         assert drawings.states.shape[:2] == (2 * GROUP, 3)
         assert float(terms["clip_share"][0]) == 0.0
+
+
+@pytest.mark.parametrize("pathway", ["transfusion", "query", "cheers"])
+@pytest.mark.parametrize(
+    ("build", "stage"), [(captioner_stage, "g4u"), (drawer_stage, "u4g")], ids=["g4u", "u4g"]
+)
+def test_every_family_has_rollouts_and_losses(pathway, build, stage):
+    """Traced, not run: shapes, trees of weights, and a gradient for what the stage trains."""
+    changes = {f"{stage}__rewards__latents": 1.0}
+    if pathway == "cheers":
+        changes[f"{stage}__rewards__cosine"] = 0.0
+    config = tiny_config(
+        unified__pathway=pathway, data__vocab_size=tokenizer().vocab_size, **changes
+    )
+    made = build(stage, config, tokenizer())
+    family = family_of(config)
+    needed = {**family.in_model, START: Subtree("unified")}
+    abstract = {part: PARTS[part].build(config).abstract() for part in PARTS}
+    frozen = {name: of.of(abstract[of.part]) for name, of in needed.items()}
+    batch = abstract_batch(config, stage)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    samples = jax.eval_shape(made.prepare, abstract["unified"], frozen, batch, key)
+    rows = config[stage].batch_size * config[stage].group_size
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(samples)} == {rows}
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    terms = jax.eval_shape(made.loss, abstract["unified"], frozen, samples, keys)
+    assert {"policy", "kl", "clip_share", "length", "reward", "collapsed"} <= terms.keys()
+
+
+def test_cheers_has_no_frozen_encoder_to_compare_pictures_with():
+    config = tiny_config(unified__pathway="cheers", data__vocab_size=tokenizer().vocab_size)
+    with pytest.raises(ConfigError, match="g4u.rewards.cosine: unified.pathway=cheers is used"):
+        captioner_stage("g4u", config, tokenizer())
+
+
+def test_pictures_of_several_sizes_are_refused():
+    config = tiny_config(data__policy="bucket", data__vocab_size=tokenizer().vocab_size)
+    with pytest.raises(ConfigError, match="draws and reads pictures of one size"):
+        captioner_stage("g4u", config, tokenizer())

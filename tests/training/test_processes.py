@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import chex
@@ -44,14 +45,18 @@ def run(
     stop: tuple[int, int] = (0, -1),
     mesh: str = "fsdp=-1",
     signal: str = "SIGTERM",
+    config: str = CONFIG,
+    flags: Sequence[str] = (),
 ) -> list:
     """(exit status, stderr, notes of the worker) of every process; four devices in all.
 
     Args:
       stop: (process, batch): the process sends itself `signal` at that batch.
+      config: the text of the configuration file.
+      flags: further ones of `unicom train`.
     """
-    config = workdir.parent / "tiny.py"
-    config.write_text(CONFIG)
+    path = workdir.parent / "tiny.py"
+    path.write_text(config)
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -68,11 +73,11 @@ def run(
         notes = workdir.parent / f"{workdir.name}-{process}.json"
         meeting = (f"127.0.0.1:{port}", processes, process)
         names = ("--coordinator", "--processes", "--process")
-        flags = [f"{name}={value}" for name, value in zip(names, meeting, strict=True)]
-        flags += [f"--config={config}", f"--workdir={workdir}", f"--stages={stages}"]
+        given = [f"{name}={value}" for name, value in zip(names, meeting, strict=True)]
+        given += [f"--config={path}", f"--workdir={workdir}", f"--stages={stages}", *flags]
         stop_at = str(stop[1] if process == stop[0] else -1)
         command = [sys.executable, "-m", "tests.training.worker", str(notes), stop_at, signal]
-        command += [*flags, "--process-timeout=120", "--lost-after=60", f"--config.mesh={mesh}"]
+        command += [*given, "--process-timeout=120", "--lost-after=60", f"--config.mesh={mesh}"]
         worker = subprocess.Popen(
             command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True
         )

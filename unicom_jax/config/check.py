@@ -92,10 +92,12 @@ def _check_data(config: Config) -> None:
     low, high = config["sample"]["guidance_interval"]
     if low > high:
         raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
-    if config["sample"]["grid"] != "even" and config["unified"]["pathway"] != "cheers":
+    unified = config["unified"]
+    at_1 = unified["pathway"] == "cheers" and unified["prediction"] == "velocity"
+    if config["sample"]["grid"] != "even" and not at_1:
         raise ConfigError(
-            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, for which "
-            "unified.pathway=cheers alone may be trained; set it to even"
+            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, which only "
+            "unified.pathway=cheers with unified.prediction=velocity has; set it to even"
         )
     _check_sources(data)
     scenes = data["scenes"]
@@ -287,6 +289,13 @@ def _check_cheers(config: Config) -> None:
         raise ConfigError(
             "unified.edit_source=both would read a picture twice in the same way with "
             "unified.pathway=cheers; set it to latents"
+        )
+    over = config["unified"]["cheers"]["flow_over"]
+    if over == "all" and config["unified"]["prediction"] != "velocity":
+        raise ConfigError(
+            "unified.cheers.flow_over=all is a loss of velocities at t = 1, which a head of "
+            f"unified.prediction={config['unified']['prediction']} does not have; set one of them "
+            "back"
         )
     widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
     for stage, width in widths.items():

@@ -72,7 +72,10 @@ class CheersImages(ImageModel):
     dummies: bool = False
     compute_dtype: str = "float32"
 
-    time_grids = TIME_GRIDS
+    @property
+    def time_grids(self) -> tuple[str, ...]:
+        """A head that gives data has no velocity at t = 1."""
+        return TIME_GRIDS if self.prediction.kind == "velocity" else TIME_GRIDS[:1]
 
     def specs(self) -> Specs:
         return {**self.tokenizer.specs(), "head": self.head.specs()}

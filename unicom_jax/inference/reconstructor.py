@@ -130,7 +130,7 @@ class Reconstructor:
             places = [place for place, other in enumerate(canvases) if other == canvas]
 
             def run(batch: list[int], canvas=canvas) -> list[Picture]:
-                latents = self.latents([pictures[place] for place in batch], canvas)
+                latents = self.encoded([pictures[place] for place in batch], canvas)
                 own = [first + place for place in batch]
                 return self.pixels(latents, own, [sizes[p] for p in batch], canvas, steps, seed)
 
@@ -138,7 +138,7 @@ class Reconstructor:
             results |= zip(places, drawn, strict=True)
         return [results[place] for place in range(len(pictures))]
 
-    def latents(self, pictures: Sequence[Picture], canvas: Canvas) -> jax.Array:
+    def encoded(self, pictures: Sequence[Picture], canvas: Canvas) -> jax.Array:
         """Normalised latents (B, n, d) of pictures that fit on `canvas`."""
         seen = self.models.place(to_patches(pictures, self.sequence))
         latents = engine.encode(self.models, self.params, *seen)

@@ -87,7 +87,7 @@ def make_template(config: Mapping[str, Any], tokenizer: Tokenizer, prompt: str) 
 
     behind = ids(sequence.prompt_close)
     return Template(
-        read=prefixes.batch,
+        read=prefixes.batch.replace(parts=None),
         length=len(document),
         next_position=document.next_position,
         head=ids(sequence.prompt_open),

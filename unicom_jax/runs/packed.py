@@ -19,15 +19,17 @@ from data_pipelines.faults import SourceError
 from data_pipelines.loading.rows import PROBE, check_facts
 from data_pipelines.preparation import beam_engine
 from data_pipelines.preparation import prepare_rows as rows
+from data_pipelines.preparation.prepare_files import Engine
 from data_pipelines.sources.records import SUFFIX
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
 from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
+from unicom_jax.runs.prepare_flags import FILES
 from unicom_jax.runs.stages import check_row_stage, data_seed, row_stages, settings_of, spec_of
 
-LOG = "beam.log"
-PACKED_ONLY = ("config", "stage", "rows", "workers", "features", "features_dtype", "runner")
+PACKED_ONLY = ("config", "stage", "rows", "features", "features_dtype")
+ON_BEAM = ("workers", "runner")
 FAR = (
     0.05  # of the features' size: what another device or dtype does not reach, another encoder does
 )
@@ -40,7 +42,8 @@ def check_flags(args: argparse.Namespace) -> None:
       ConfigError: names the flag.
     """
     packed = args.dataset == "packed"
-    for name in ("package", "size") if packed else PACKED_ONLY:
+    others = PACKED_ONLY if args.dataset in FILES else (*PACKED_ONLY, *ON_BEAM)
+    for name in ("package", "size") if packed else others:
         if getattr(args, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} does nothing for {args.dataset}; leave it out")
@@ -55,6 +58,14 @@ def check_flags(args: argparse.Namespace) -> None:
         )
     if args.features_dtype is not None and args.features is None:
         raise ConfigError("--features-dtype needs --features=RUN")
+
+
+def engine_of(args: argparse.Namespace) -> Engine | None:
+    """Where the records of files are prepared: on Beam where --workers or --runner asks for it."""
+    if args.workers is None and args.runner is None:
+        return None
+    beam_engine.check_engine(args.runner_flags)
+    return Engine(args.runner or beam_engine.LOCAL, args.workers or 1, tuple(args.runner_flags))
 
 
 def prepare_packed(args: argparse.Namespace, console: Console) -> str:
@@ -111,7 +122,7 @@ def prepare_packed(args: argparse.Namespace, console: Console) -> str:
         work = functools.partial(rows.write_shard, plan)
         engine = (args.runner or beam_engine.LOCAL, args.workers or 1, args.runner_flags)
         with beam_engine.progress(done, total, console):
-            beam_engine.run(work, missing, directory / LOG, *engine)
+            beam_engine.run(work, missing, directory / beam_engine.LOG, *engine)
     manifest = rows.finish(plan, shards)
     rate = (total - before) / (time.perf_counter() - began)
     return _summary(directory, manifest, rate)

@@ -13,6 +13,7 @@ data sets, for --config.data.source:
   unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord
   unicom data prepare webdataset --package='shards/{000..099}.tar' --out=data/shards
   unicom data prepare parquet --package=tables --out=data/tables     # likewise jsonl
+  unicom data prepare parquet --package=tables --out=data/tables --workers=8   # with Apache Beam
 
 packed rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
@@ -59,7 +60,6 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     packed.add_argument(
         "--rows", type=_at_least(1), help="default: the stage's steps times its batch_size"
     )
-    packed.add_argument("--workers", type=_at_least(1), help="local processes; default: 1")
     packed.add_argument(
         "--features", metavar="RUN", help="store what this run's encoder makes of pictures instead"
     )
@@ -68,7 +68,9 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="float32 (default), bfloat16 or float16 (half the size, rounded once)",
     )
-    packed.add_argument(
+    beam = parser.add_argument_group("packed, jsonl, parquet, webdataset: with Apache Beam")
+    beam.add_argument("--workers", type=_at_least(1), help="local processes; packed: 1 by default")
+    beam.add_argument(
         "--runner",
         metavar="NAME",
         help="a runner of Beam, followed by its flags; default: the local one",

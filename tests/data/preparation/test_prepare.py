@@ -100,7 +100,7 @@ def files(tmp_path, monkeypatch):
 def test_files_of_other_formats_become_records_of_the_same_examples_in_order(
     files, kind, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("data_pipelines.preparation.prepare.SHARD", 2)
+    monkeypatch.setattr("data_pipelines.preparation.prepare_files.SHARD", 2)
     out = tmp_path / "records"
     assert main(["data", "prepare", kind, f"--package={files[kind]}", f"--out={out}"]) == 0
     said = capsys.readouterr()

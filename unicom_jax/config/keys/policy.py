@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from unicom_jax.config.key import RECORDED, Group, Key, each
 from unicom_jax.config.keys.training import LORA, TRAINING
 
@@ -50,8 +52,18 @@ ROLLOUTS: dict[str, Key | Group] = each(
     },
     resume=RECORDED,
 )
+
+
+def _training(learning_rate: float) -> dict[str, Key | Group]:
+    """Keys of training, with defaults for weights that only move a little."""
+    own = {"learning_rate": learning_rate, "weight_decay": 0.0}
+    return TRAINING | {
+        name: dataclasses.replace(TRAINING[name], default=value) for name, value in own.items()
+    }
+
+
 CAPTIONER_STAGE: dict[str, Key | Group] = {
-    **TRAINING,
+    **_training(1e-6),  # UAE's
     # Only the words are learned: whatever draws, and the vision projector, stay as they are.
     "freeze": Key(
         ("(?!transformer/)",),
@@ -91,7 +103,7 @@ CAPTIONER_STAGE: dict[str, Key | Group] = {
     ),
 }
 DRAWER_STAGE: dict[str, Key | Group] = {
-    **TRAINING,
+    **_training(3e-5),  # UniGRPO's; adapters take ten times as much
     "lora": LORA,
     **ROLLOUTS,
     "spread": Key(

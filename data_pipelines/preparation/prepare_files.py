@@ -1,0 +1,148 @@
+"""Records of tar, Parquet and JSONL files as ArrayRecord files: here, or spread over workers.
+
+Every file holds a fixed run of records, so its bytes do not depend on who writes it.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import json
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.decoding import load_file
+from data_pipelines.examples import Example
+from data_pipelines.faults import RecordError, SourceError, one_line
+from data_pipelines.preparation import beam_engine
+from data_pipelines.sources.records import UNFINISHED, publish, write_shard
+from data_pipelines.sources.registry import Source
+
+SHARD = 10_000  # examples in one file
+MOST_BROKEN = 0.1  # share of the records that may be left out
+NAMED = 3  # of the records that are left out
+LOG = logging.getLogger(__name__)
+
+
+class Engine(NamedTuple):
+    """Where Apache Beam runs: see `beam_engine.run`."""
+
+    runner: str
+    workers: int
+    flags: tuple[str, ...]
+
+
+class Prepared(NamedTuple):
+    files: int
+    written: int
+    broken: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One file: the records [start, stop). Pickles."""
+
+    path: str
+    start: int
+    stop: int
+
+
+def prepare_files(
+    open_files: Callable[..., Source], package: str, out: Path, engine: Engine | None = None
+) -> Prepared:
+    """Writes all records that can be read to `out`.
+
+    Args:
+      open_files: opens them, as open_files(package, read=...). With an engine it must pickle.
+      engine: None: this process.
+
+    Raises:
+      SourceError: more than `MOST_BROKEN` of them are broken; nothing is written then. Or the
+        engine gave up.
+    """
+    source = open_files(package, read=load_file)
+    starts = range(0, len(source), SHARD)
+    broken: list[str] = []
+
+    def write(paths: list[str]) -> Sequence[np.ndarray]:
+        parts = [
+            Part(path, start, min(start + SHARD, len(source)))
+            for path, start in zip(paths, starts, strict=True)
+        ]
+        if engine is None:
+            return [write_shard(part.path, _readable(source, part, broken)) for part in parts]
+        work = functools.partial(write_part, open_files, package)
+        beam_engine.run(work, parts, out / beam_engine.LOG, *engine)
+        return [_result(part, broken, len(source)) for part in parts]
+
+    publish(out / "examples", len(starts), write)
+    return Prepared(len(starts), len(source) - len(broken), len(broken))
+
+
+def _readable(source: Source, part: Part, broken: list[str]) -> Iterator[Example]:
+    """The records of a file that can be read; the others are added to `broken`, the first named."""
+    for index in range(part.start, part.stop):
+        try:
+            yield source[index]
+        except RecordError as error:
+            broken.append(one_line(error))
+            if len(broken) <= NAMED:
+                LOG.warning("left out: %s", error)
+            _check_share(broken, len(source), index + 1)
+
+
+def _check_share(broken: Sequence[str], records: int, seen: int) -> None:
+    if len(broken) > max(NAMED, MOST_BROKEN * records):
+        raise SourceError(
+            f"{len(broken)} of the first {seen} records are broken, repair the data; the last: "
+            f"{broken[-1]}"
+        )
+
+
+# ---- on a worker ------------------------------------------------------------------------------
+
+
+def write_part(open_files: Callable[..., Source], package: str, part: Part) -> None:
+    """Writes one file, and PATH.json with the traits of its records and the broken ones.
+
+    What a person has to repair is written to PATH.json too: other exceptions make most runners try
+    again and again.
+    """
+    half, broken, result = f"{part.path}.{uuid.uuid4().hex}", [], {}  # runners may try it twice
+    try:
+        traits = write_shard(half, _readable(_opened(open_files, package), part, broken))
+        result = {"traits": base64.b64encode(traits.tobytes()).decode(), "broken": broken}
+        os.replace(half, part.path)
+    except (ValueError, OSError) as error:
+        Path(half).unlink(missing_ok=True)
+        result = {"failed": one_line(error)}
+    Path(f"{half}.json").write_text(json.dumps(result), encoding="utf-8")
+    os.replace(f"{half}.json", f"{part.path}.json")
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(open_files: Callable[..., Source], package: str) -> Source:
+    """Once a process."""
+    return open_files(package, read=load_file)
+
+
+def _result(part: Part, broken: list[str], records: int) -> np.ndarray:
+    """The traits that a worker found; its broken records are added to `broken`."""
+    path = Path(f"{part.path}.json")
+    if not path.is_file():
+        name = Path(part.path).name.removesuffix(UNFINISHED)
+        raise SourceError(f"{name} was not written: run the same command again")
+    found = json.loads(path.read_text(encoding="utf-8"))
+    path.unlink()
+    if "failed" in found:
+        raise SourceError(found["failed"])
+    broken += found["broken"]
+    _check_share(broken, records, part.stop)
+    return np.frombuffer(base64.b64decode(found["traits"]), np.uint8)
