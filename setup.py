@@ -47,6 +47,7 @@ RUNTIME = [
     "array_record>=0.8; sys_platform != 'win32'",
     "etils[epath]>=1.10",
     "flax>=0.12",
+    "fsspec>=2025.3",
     "grain>=0.2.12",
     "huggingface_hub>=1.0",
     "importlib_resources>=6.0",  # tensorflow-datasets imports it without asking for it
@@ -78,15 +79,21 @@ EXTRAS = {
         "accelerate>=1.10",
         "beartype>=0.20",
         "chex>=0.1.90",
+        "flask>=3.0",  # moto's server
+        "flask-cors>=5.0",
         "hypothesis>=6.100",
+        "moto[s3]>=5.0",
         "pytest>=8.3",
         "pytest-xdist>=3.6",
         "ruff>=0.14",
+        "s3fs>=2025.3",
     ],
     "bench": [*TORCH, "datasets>=3.0", "transfusion-pytorch==0.20.0", "webdataset>=1.0"],
     # Beam asks for older protobuf and pillow than constraints.txt pins: see constraints-beam.txt.
     "prepare": ["apache-beam>=2.70"],
     "datasets": ["datasets>=3.0"],  # to read what `save_to_disk` of Hugging Face wrote
+    "gcs": ["gcsfs>=2025.3"],  # paths in gs://
+    "s3": ["s3fs>=2025.3"],  # paths in s3://
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "wandb": ["wandb>=0.19"],

@@ -8,6 +8,7 @@ the same order, so that losses of several stages can be compared.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from data_pipelines.loading.loader import (
     make_loader,
 )
 from data_pipelines.loading.pictures import PictureConfig, WeightedSource, make_picture_loader
+from data_pipelines.loading.prompts import PromptBatches
 from data_pipelines.loading.rows import open_rows, recorded
 from data_pipelines.sequences.mixture import DocumentStream, Entry, Mixture, entries_of
 from data_pipelines.sequences.tokenizer import Tokenizer
@@ -158,6 +160,8 @@ def _source_facts(config: Config, one: ConfiguredSource) -> dict[str, Any]:
     facts = source_options(config, TRAIN, with_edits=True, one=one)
     if "scene" in facts:
         facts["scene"] = dict(facts["scene"])
+        if not facts["scene"]["long_captions"]:  # as rows from before the key
+            del facts["scene"]["long_captions"]
     facts.pop("images", None)
     for key in facts.keys() & set(PATHS):
         facts["path"] = Path(facts.pop(key)).name
@@ -234,6 +238,62 @@ def picture_loader(
         text_length=config["encoder"]["text"]["max_length"],
         captions=config["encoder"]["captions"] if captioned else "none",
     )
+    return make_picture_loader(
+        picture_parts(config, stage, split, captioned=captioned),
+        tokenizer,
+        pictures,
+        _loader_config(config, config[stage]["batch_size"], share),
+        seed=order_seed(config, split, seed),
+        start=start,
+    )
+
+
+def prompt_loader(
+    config: Config,
+    stage: str,
+    tokenizer: Tokenizer,
+    split: str = TRAIN,
+    start: int = 0,
+    share: Share = None,
+    *,
+    captioned: bool = True,
+    questions: bool = False,
+    seed: int | None = None,
+) -> Loader:
+    """Pictures for a policy (`PromptBatch`), as `picture_loader`; captions of at most
+    `max_tokens` of the stage's settings, questions of its `question_tokens` and `answer_tokens`.
+    """
+    settings = config[stage]
+    pictures = PictureConfig(
+        patch=config["data"]["patch"],
+        images=image_policy(config),
+        pool=grid_unit(config),
+        text_length=settings["max_tokens"],
+        captions="last" if captioned else "none",
+    )
+    kind = PromptBatches
+    if questions:
+        asked = {f"{what}_length": settings[f"{what}_tokens"] for what in ("question", "answer")}
+        kind = partial(PromptBatches, **asked)
+    return make_picture_loader(
+        picture_parts(config, stage, split, captioned=captioned),
+        tokenizer,
+        pictures,
+        _loader_config(config, settings["batch_size"], share),
+        seed=order_seed(config, split, seed),
+        start=start,
+        kind=kind,
+    )
+
+
+def picture_parts(
+    config: Config, stage: str, split: str, *, captioned: bool
+) -> list[WeightedSource]:
+    """The opened sources of a stage's pictures.
+
+    Raises:
+      SourceError: one of them has no record with what the stage needs.
+    """
     sources = picture_sources(config, stage, captioned=captioned)
     takes = ("image", "captions") if captioned else ("image",)
     opened = [having(open_one(config, one, split, sharers=len(sources)), takes) for one in sources]
@@ -243,14 +303,5 @@ def picture_loader(
                 f"{one}: no record has {' and '.join(takes)}, which the stage {stage!r} needs: "
                 "add some, or leave the stage out"
             )
-    return make_picture_loader(
-        [
-            WeightedSource(records, one.weight, one.name)
-            for one, records in zip(sources, opened, strict=True)
-        ],
-        tokenizer,
-        pictures,
-        _loader_config(config, config[stage]["batch_size"], share),
-        seed=order_seed(config, split, seed),
-        start=start,
-    )
+    pairs = zip(sources, opened, strict=True)
+    return [WeightedSource(records, one.weight, one.name) for one, records in pairs]

@@ -15,7 +15,7 @@ import numpy as np
 from data_pipelines.decoding import load_image
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
-from data_pipelines.images import ImagePolicy, decoded_size
+from data_pipelines.images import ImagePolicy, decoded_size, most_decoded
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig
 from data_pipelines.sequences.tasks import BRIEFLY, IN_DETAIL, texts_of
@@ -57,8 +57,8 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "held_out": (UNSPLIT, 0.05),
     "split": (("tfds",), "train"),
     "eval_split": (("tfds",), ""),
-    "image": (("parquet", "tfds"), "image"),
-    "captions": (("parquet", "text", "tfds"), ""),
+    "image": (("parquet", "tf_example", "tfds"), "image"),
+    "captions": (("parquet", "text", "tf_example", "tfds"), ""),
     "questions": (("parquet",), ""),
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
@@ -108,6 +108,12 @@ def source_options(
             "paths": source["path"],
             "piece": source["piece"] or BYTES_PER_TOKEN * _shortest_row(config),
             "field": source["captions"] or "text",
+        },
+        "tf_example": lambda: {
+            "paths": source["path"],
+            # "image" is the default of the other kinds, and the first that is looked for here
+            "image": "" if source["image"] == "image" else source["image"],
+            "captions": source["captions"],
         },
         "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
@@ -199,14 +205,20 @@ def image_policy(config: Config) -> ImagePolicy:
 
 
 def picture_reader(config: Config) -> Callable[..., np.ndarray]:
-    """Reads a picture file no larger than the image policy needs it."""
+    """Reads a picture file no larger than the image policy needs it, and refuses one that would
+    take far more memory than that (`images.most_decoded`).
+
+    With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
+    """
     scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
     if not scale:
         return load_image
     policy = image_policy(config)
     policy.target_size(1, 1, unit)  # raises where the sizes do not agree
     return functools.partial(
-        load_image, smallest=functools.partial(decoded_size, policy, unit, scale)
+        load_image,
+        smallest=functools.partial(decoded_size, policy, unit, scale),
+        most=most_decoded(policy, config["data"]["patch"], grid_unit(config), scale),
     )
 
 
@@ -322,7 +334,7 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
         case "documents":
             folder = DocumentsSource(path)
             found = folder_identity(folder)
-        case "array_record" | "openmoji":
+        case "array_record" | "openmoji" | "tf_example":
             found = records_identity(find_records(path))
         case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
             options = source_options(config, TRAIN, False, one)

@@ -7,7 +7,6 @@ import functools
 import io
 import math
 import os
-import pathlib
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +14,7 @@ from PIL import Image as PilImage
 from PIL import ImageCms
 
 from data_pipelines.faults import machine_fault, one_line
+from unicom_jax.core.paths import as_path
 
 ENOUGH = 2**24  # pixels; larger pictures are reduced by a whole factor when they are read
 KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files are stored in records as they are
@@ -34,7 +34,9 @@ _SAME = 3  # levels of 255: the most by which an sRGB profile may move a colour 
 
 
 def load_image(
-    source: str | os.PathLike | bytes, smallest: Callable[[int, int], tuple[int, int]] | None = None
+    source: str | os.PathLike | bytes,
+    smallest: Callable[[int, int], tuple[int, int]] | None = None,
+    most: int | None = None,
 ) -> np.ndarray:
     """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB.
 
@@ -47,14 +49,16 @@ def load_image(
       source: the file, or its bytes.
       smallest: (height, width) of a picture -> the size that it must keep. A JPEG is decoded at
         1/2, 1/4 or 1/8 of its size where it stays as large as that; None: whole.
+      most: pixels that are decoded, after that reduction; None: only Pillow's limit.
 
     Raises:
-      ValueError: one line that names the file, when it is missing, truncated or not a picture.
+      ValueError: one line that names the file, when it is missing, truncated, too large or not a
+        picture.
       OSError: the machine cannot read it (`faults.machine_fault`).
     """
     if isinstance(source, bytes):
-        return _decoded(source, f"<{len(source)} bytes>", smallest)
-    return _decoded(read_file(source), shown(source), smallest)
+        return _decoded(source, f"<{len(source)} bytes>", smallest, most)
+    return _decoded(read_file(source), shown(source), smallest, most)
 
 
 def load_file(source: str | os.PathLike | bytes) -> bytes:
@@ -86,7 +90,7 @@ def encode_png(image: np.ndarray) -> bytes:
 def read_file(path: str | os.PathLike) -> bytes:
     """The content of a picture file; errors as for `load_image`."""
     try:
-        return pathlib.Path(path).read_bytes()
+        return as_path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         if machine_fault(error):
             raise
@@ -115,7 +119,10 @@ def to_srgb(picture: PilImage.Image) -> PilImage.Image:
 
 
 def _decoded(
-    data: bytes, name: str, smallest: Callable[[int, int], tuple[int, int]] | None = None
+    data: bytes,
+    name: str,
+    smallest: Callable[[int, int], tuple[int, int]] | None = None,
+    most: int | None = None,
 ) -> np.ndarray:
     try:
         with PilImage.open(io.BytesIO(data)) as picture:
@@ -123,6 +130,11 @@ def _decoded(
                 factor = max(_factor(picture), _spare(picture, smallest) if smallest else 1)
                 if factor > 1:
                     picture.draft(None, (picture.width // factor, picture.height // factor))
+            if most is not None and picture.width * picture.height > most:
+                raise ValueError(
+                    f"{picture.width} x {picture.height} pixels would be decoded, more than "
+                    f"{most:,}, the most for this data.image_size: make it smaller"
+                )
             return np.asarray(to_srgb(picture))
     except MemoryError:
         raise

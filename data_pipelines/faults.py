@@ -54,6 +54,11 @@ def one_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def reason_of(error: OSError) -> str:
+    """What the system, or the client of an object store, said in one line."""
+    return error.strerror or one_line(error)
+
+
 def machine_fault(error: BaseException) -> int | None:
     """The errno of an error that is the machine's fault; None where a record is at fault.
 
@@ -84,8 +89,7 @@ def patiently(read: Callable[[], Value], where: str) -> Value:
                 raise
             if pause is None:
                 cure = _CURES.get(code, _CURE)
-                raise SourceError(
-                    f"{where}: cannot be read ({os.strerror(code)}): {cure}"
-                ) from None
+                reason = reason_of(error) if isinstance(error, OSError) else os.strerror(code)
+                raise SourceError(f"{where}: cannot be read ({reason}): {cure}") from None
         time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")

@@ -9,6 +9,8 @@ import math
 import numpy as np
 from PIL import Image as PilImage
 
+BOMB = 16
+USUAL = 2**25  # pixels; those of cameras have fewer
 SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 POLICIES = (*SQUARE, "naflex", "bucket", "bucket_walk")
 
@@ -91,6 +93,16 @@ def decoded_size(
     """
     rows, cols = policy.target_size(height, width, unit)
     return math.ceil(rows * scale), math.ceil(cols * scale)
+
+
+def most_decoded(policy: ImagePolicy, patch: int, pool: int, scale: float) -> int:
+    """Pixels of a file above which it is refused: `BOMB` times as many as a picture needs that is
+    decoded at `scale` times its size under the policy, but never less than `USUAL`.
+
+    A small file can hold a huge picture of one colour; decoding it takes several bytes a pixel.
+    """
+    needed = policy.max_patches(patch, pool) * patch**2 * max(scale, 1.0) ** 2
+    return max(USUAL, math.ceil(BOMB * needed))
 
 
 def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:

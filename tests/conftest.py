@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-CACHE = Path(__file__).resolve().parents[1] / ".jax_cache"
+from tests.compiling import CACHE, xla_flags
 
 # Tests speak of one CPU device; compiled programs are kept between runs, because compiling is most
 # of what the tests do. torch stays off the second core, which belongs to the other worker.
 for name, value in {
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
+    "XLA_FLAGS": xla_flags(),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     "OMP_NUM_THREADS": "1",
     "MPLBACKEND": "Agg",

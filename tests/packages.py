@@ -25,8 +25,9 @@ ORDER = (
     "unicom_jax.interop",
     "unicom_jax.runs",
     "unicom_jax.exchange",
-    "unicom_jax.training",
     "unicom_jax.inference",
+    "unicom_jax.rl",
+    "unicom_jax.training",
     "unicom_jax.evaluation",
     "unicom_jax.planning",
 )

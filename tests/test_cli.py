@@ -129,13 +129,18 @@ def test_what_cannot_be_sampled_is_said_before_a_checkpoint_is_read(capsys, flag
     ("arguments", "words"),
     [
         (["train", "--workdir="], "--workdir is empty"),
-        (["train", "--workdir=gs://bucket/run"], "no object stores"),
-        (["train", "--workdir=s3://bucket/run"], "no object stores"),
+        (["train", "--workdir=ftp://bucket/run"], "only paths on file systems and in gs://, s3://"),
+        (
+            ["train", "--workdir=hf://datasets/a/b"],
+            "only paths on file systems and in gs://, s3://",
+        ),
+        (["train", "--workdir=s3://"], "only paths on file systems"),
+        (["train", "--config=s3://bucket/c.py", "--workdir=r"], "paths on file systems alone"),
         (["train", "--workdir=a\\b"], "backslash"),
         (["train", "--workdir=caf\udce9"], "not UTF-8"),
-        (["sample", "--checkpoint=gs://b/r", "--prompt=x"], "no object stores"),
-        (["sample", "--checkpoint=r", "--image=https://example.org/x.png"], "web addresses"),
-        (["data", "prepare", "scenes", "--out=gs://bucket/scenes"], "no object stores"),
+        (["sample", "--checkpoint=az://b/r", "--prompt=x"], "in gs://, s3://, hf://"),
+        (["sample", "--checkpoint=r", "--image=https://example.org/x.png"], "only paths"),
+        (["data", "prepare", "scenes", "--out=gs://bucket/scenes"], "file systems alone"),
         (["export", "--checkpoint=r", "--to=pytorch", ""], "--target is empty"),
     ],
 )

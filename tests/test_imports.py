@@ -9,7 +9,7 @@ import pytest
 
 from tests.packages import ORDER, ROOT, imported_modules, packages, parsed, table
 
-HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions")
+HOST_TYPES = ("unicom_jax.core.batch", "unicom_jax.core.positions", "unicom_jax.core.paths")
 SOURCES = (
     *HOST_TYPES,
     "data_pipelines.decoding",
@@ -34,8 +34,9 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.parallel": ("unicom_jax.core",),
     "unicom_jax.interop": ("unicom_jax.config", *MODELS),
     "unicom_jax.runs": (*RUNS, "unicom_jax.parallel"),
-    "unicom_jax.training": (*RUNS, "unicom_jax.parallel"),
     "unicom_jax.inference": (*RUNS, "unicom_jax.parallel"),
+    "unicom_jax.rl": (*RUNS, "unicom_jax.parallel", "unicom_jax.inference"),
+    "unicom_jax.training": (*RUNS, "unicom_jax.parallel", "unicom_jax.inference", "unicom_jax.rl"),
     "unicom_jax.exchange": RUNS,
     "unicom_jax.evaluation": (*RUNS, "unicom_jax.inference"),
     "unicom_jax.planning": (
@@ -47,7 +48,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),
-    "data_pipelines.decoding": ("data_pipelines.faults",),
+    "data_pipelines.decoding": ("data_pipelines.faults", "unicom_jax.core.paths"),
     "data_pipelines.examples": HOST_TYPES,
     "data_pipelines.faults": (),
     "data_pipelines.marks": (),

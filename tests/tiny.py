@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from experiments import base
 from unicom_jax.config import UNIFIED_STAGES
+from unicom_jax.config.schema import POLICY_STAGES
 
 
 def tiny_config(**overrides) -> ConfigDict:
@@ -42,6 +43,11 @@ def tiny_config(**overrides) -> ConfigDict:
     for stage in UNIFIED_STAGES:
         config[stage].update({"sequence_length": 96, "images_per_row": 6, "window_rows": 4})
         config[stage].mixture.update({"text_to_image": 0.5, "visual_qa": 0.3, "edit": 0.2})
+    for stage in POLICY_STAGES:
+        config[stage].update(
+            {"steps": 2, "batch_size": 2, "log_every": 1, "warmup_steps": 1, "save_every": 1}
+        )
+        config[stage].update({"group_size": 2, "max_tokens": 6, "draw_steps": 3})
     config.evaluation.update({"batch_size": 4})
     config.sample.update({"steps": 2, "max_tokens": 4})
     for key, value in overrides.items():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import grain
 import numpy as np
@@ -70,6 +70,15 @@ class WeightedSource(NamedTuple):
     name: str = ""
 
 
+class Found(NamedTuple):
+    """What a row holds: a prepared picture, its caption ("" without), and a question and its answer
+    in token ids where one is asked."""
+
+    image: np.ndarray
+    caption: str = ""
+    asked: tuple[list[int], list[int]] = ([], [])
+
+
 @dataclasses.dataclass(frozen=True)
 class PictureBatches:
     """Step to this process's part of a global batch. Records that cannot be read or used are passed
@@ -96,8 +105,19 @@ class PictureBatches:
         ]
 
     def __call__(self, step: int) -> tuple[PictureBatch, Counter]:
-        pictures, own = self.pictures, self.config.own_rows
-        rows = len(own)
+        found, counts = self.found(step)
+        return self.batch(found, counts), counts
+
+    def found(self, step: int) -> tuple[list[Found], Counter]:
+        """What this process's rows of a step hold."""
+        own = self.config.own_rows
+        counts = Counter(documents=len(own), truncated=0, unreadable=0, broken=0)
+        places = (step * self.config.rows + place for place in own)
+        return [self._find(index, counts) for index in places], counts
+
+    def batch(self, found: Sequence[Found], counts: Counter) -> PictureBatch:
+        """Its arrays; captions that are cut are counted."""
+        pictures, rows = self.pictures, len(found)
         channels = 3 * pictures.patch**2
         most = pictures.images.max_patches(pictures.patch, pictures.pool)
         text = (rows, pictures.text_length)
@@ -107,9 +127,7 @@ class PictureBatches:
             tokens=np.full(text, self.tokenizer.end_of_document, np.int32),
             lengths=np.zeros(rows, np.int32),
         )
-        counts = Counter(documents=rows, truncated=0, unreadable=0, broken=0)
-        for row, index in enumerate(step * self.config.rows + place for place in own):
-            image, caption = self._picture(index, counts)
+        for row, (image, caption, _) in enumerate(found):
             cut = patchify(image, pictures.patch)
             batch.patches[row, : len(cut)] = cut
             batch.grids[row] = [side // pictures.patch for side in image.shape[:2]]
@@ -117,11 +135,11 @@ class PictureBatches:
             counts["truncated"] += len(ids) > pictures.text_length
             ids = ids[: pictures.text_length]
             batch.tokens[row, : len(ids)], batch.lengths[row] = ids, len(ids)
-        return batch, counts
+        return batch
 
-    def _picture(self, index: int, counts: Counter) -> tuple[np.ndarray, str]:
-        """Picture and caption of the example whose turn it is, or of the next that has both."""
-        pictures, pick = self.pictures, self._schedule.pick(index)
+    def _find(self, index: int, counts: Counter) -> Found:
+        """Of the example whose turn it is, or of the next that can be used."""
+        pick = self._schedule.pick(index)
         (records, _, name), place = (
             self.sources[pick.entry],
             int(self._orders[pick.entry][pick.ordinal]),
@@ -131,17 +149,22 @@ class PictureBatches:
         for shift in range(ATTEMPTS):
             example, unreadable = read_or_next(records, (place + shift) % len(records))
             counts["unreadable"] += unreadable
-            rng = np.random.default_rng([self.seed, index])
             try:
-                _require_picture(example)
-                image = prepare(example.image, pictures.images, pictures.patch, pictures.pool)
-                if pictures.captions == "none":
-                    return image, ""
-                return image, draw_caption(example, rng, pictures.captions == "last")
+                return self._use(example, index)
             except ValueError as error:
                 counts["broken"] += 1
                 reason = error if isinstance(error, BrokenExample) else f"{example.key!r}: {error}"
         raise ValueError(f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}")
+
+    def _use(self, example: Example, index: int) -> Found:
+        """Raises ValueError where the example lacks what is wanted."""
+        pictures = self.pictures
+        _require_picture(example)
+        image = prepare(example.image, pictures.images, pictures.patch, pictures.pool)
+        if pictures.captions == "none":
+            return Found(image)
+        rng = np.random.default_rng([self.seed, index])
+        return Found(image, draw_caption(example, rng, pictures.captions == "last"))
 
 
 def _require_picture(example: Example) -> None:
@@ -159,8 +182,10 @@ def make_picture_loader(
     *,
     seed: int,
     start: int = 0,
-) -> Loader[PictureBatch]:
-    """Batches of `config.rows` pictures as a pure function of (seed, step).
+    kind: Callable[..., PictureBatches] = PictureBatches,
+) -> Loader[Any]:
+    """Batches of `config.rows` pictures as a pure function of (seed, step); of which kind, `kind`
+    says.
 
     `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T), "unreadable"
     and "broken" (records in whose place another was read, and examples without a usable caption),
@@ -175,4 +200,4 @@ def make_picture_loader(
                 f"the source{f' {source.name!r}' * bool(source.name)} is empty; give it at least "
                 "one example"
             )
-    return Loader(PictureBatches(sources, tokenizer, pictures, config, seed), config, start)
+    return Loader(kind(sources, tokenizer, pictures, config, seed), config, start)

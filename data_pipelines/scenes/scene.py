@@ -106,6 +106,7 @@ class SceneConfig:
       distinct_share: share in which all colours and all shapes differ; in the rest every object is
         drawn independently.
       jitter: how far, as a fraction of an axis, an object may stand from its place's centre.
+      long_captions: whether a scene has its long caption too (`long_captions.py`), as the last one.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((64, 64),)
@@ -118,6 +119,7 @@ class SceneConfig:
     alike_share: float = 0.3
     distinct_share: float = 0.5
     jitter: float = MAX_JITTER
+    long_captions: bool = False
 
     def __post_init__(self) -> None:
         tables = {

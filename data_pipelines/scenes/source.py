@@ -8,6 +8,7 @@ import operator
 from data_pipelines.examples import Edit, Example
 from data_pipelines.scenes.edits import SceneEdit, sample_edit
 from data_pipelines.scenes.language import captions, thought
+from data_pipelines.scenes.long_captions import long_caption
 from data_pipelines.scenes.questions import questions
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import Scene, SceneConfig, random_stream, sample_scene
@@ -44,6 +45,7 @@ class ScenesSource:
         index = self._checked(index)
         scene = self.scene(index)
         rng = random_stream(self.seed, index, "words")
+        long = (long_caption(scene),) if self.config.long_captions else ()
         edits: tuple[Edit, ...] = ()
         if self.with_edits and (edit := self._edit(index)) is not None:
             after = captions(edit.after, random_stream(self.seed, index, "edited words"))[0]
@@ -51,7 +53,7 @@ class ScenesSource:
         return Example(
             key=f"scenes/{self.seed}/{index}",
             image=render(scene),
-            captions=captions(scene, rng),
+            captions=(*captions(scene, rng), *long),
             questions=questions(scene, self.config, rng),
             edits=edits,
             thought=thought(scene),

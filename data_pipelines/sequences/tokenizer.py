@@ -17,6 +17,7 @@ from typing import Any
 import tokenizers
 
 from data_pipelines.marks import ON_DEMAND, SPECIAL_TOKENS
+from unicom_jax.core.paths import as_path, local_copy
 
 SPELLINGS = SPECIAL_TOKENS | ON_DEMAND
 OPTIONAL_TOKENS = ("think_start", "think_end")  # Qwen2.5 has none
@@ -140,7 +141,7 @@ class Tokenizer:
 
     def save(self, directory: str | pathlib.Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer loads too."""
-        directory = pathlib.Path(directory)
+        directory = as_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         present = [SPELLINGS[name] for name in self.special_ids]
         end = SPECIAL_TOKENS["end_of_document"]
@@ -213,7 +214,7 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
     Raises:
       TokenizerError: nothing readable at `path`, or a required token is missing.
     """
-    path = pathlib.Path(path).expanduser()
+    path = as_path(path).expanduser()
     file = path / "tokenizer.json" if path.is_dir() else path
     if file.is_file():
         backend = _parse(file.read_text(encoding="utf-8", errors="replace"), str(file))
@@ -317,7 +318,8 @@ def _convert(path: pathlib.Path) -> tokenizers.Tokenizer:
     try:
         import transformers  # slow to import, and only these directories need it
 
-        loaded = transformers.AutoTokenizer.from_pretrained(str(path), local_files_only=True)
+        with local_copy(path) as folder:
+            loaded = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         text = loaded.backend_tokenizer.to_str()
     except Exception as error:  # whatever its converters raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

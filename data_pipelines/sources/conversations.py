@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -26,6 +25,7 @@ from data_pipelines.sources.rows import (
     turns_of,
 )
 from data_pipelines.sources.traits import DOCUMENT
+from unicom_jax.core.paths import as_path
 
 
 class ConversationsSource(JsonlSource):
@@ -51,7 +51,7 @@ class ConversationsSource(JsonlSource):
     def __getitem__(self, index: int) -> FinishedDocument:
         path, line, _, where = self._lines[index]
         row = parse_row(line, where)
-        read = functools.partial(read_named, self.images or pathlib.Path(path).parent, self._read)
+        read = functools.partial(read_named, self.images or as_path(path).parent, self._read)
         document = FinishedDocument(where, tuple(_segments(row, where, read)))
         check_segments(document, where)
         return document

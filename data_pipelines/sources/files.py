@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 
 from data_pipelines.decoding import shown
-from data_pipelines.faults import SourceError
+from data_pipelines.faults import SourceError, patiently
+from unicom_jax.core.paths import as_path, asking, copy_command, filesystem, is_remote
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
@@ -34,7 +35,7 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
             raise SourceError("no paths given: name at least one file, directory or pattern")
         return found
     given = os.path.expanduser(os.fspath(paths))
-    names = [given] if os.path.lexists(given) else list(expand_braces(given))
+    names = [given] if _exists(given) else list(expand_braces(given))
     found = []
     for name in names:
         matches = _matches(name, suffixes)
@@ -47,7 +48,40 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
     return found
 
 
+def local_only(path: str | os.PathLike, what: str) -> None:
+    """Refuses an address in an object store, for what only a library can read that knows none.
+
+    Raises:
+      SourceError: it gives the command that copies the data to this machine.
+    """
+    if is_remote(path):
+        raise SourceError(
+            f"{shown(path)}: {what} can be read from file systems alone: copy it to this machine "
+            f"({copy_command(path)}), or mount it, and give that path"
+        )
+
+
+def _exists(name: str) -> bool:
+    if is_remote(name):
+        return patiently(as_path(name).exists, shown(name))
+    return os.path.lexists(name)
+
+
+def _remote_matches(name: str, suffixes: Sequence[str]) -> list[str]:
+    path = as_path(name)
+    if path.is_file():
+        return [name]
+    if path.is_dir():
+        inside = (str(one) for one in path.iterdir() if not one.name.startswith("."))
+        return sorted(one for one in inside if one.endswith(tuple(suffixes)))
+    scheme, _, pattern = name.partition("://")
+    with asking(name):
+        return sorted(f"{scheme}://{found}" for found in filesystem(name).glob(pattern))
+
+
 def _matches(name: str, suffixes: Sequence[str]) -> list[str]:
+    if is_remote(name):
+        return patiently(lambda: _remote_matches(name, suffixes), shown(name))
     if os.path.isdir(name):
         inside = (os.path.join(glob.escape(name), "*" + suffix) for suffix in suffixes)
         return sorted(file for pattern in inside for file in glob.glob(pattern))

@@ -18,6 +18,7 @@ from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
 from data_pipelines.sources.rows import IMAGE_KEYS, example_of, parse_row, read_named
 from data_pipelines.sources.traits import TRAITS
+from unicom_jax.core.paths import as_path, is_remote, open_binary, read_range
 
 LISTS = ("captions.jsonl", "metadata.jsonl")  # looked for in this order
 _HAS_TRAITS = re.compile(b'"(%s)"' % "|".join(TRAITS).encode())
@@ -46,16 +47,16 @@ class FolderSource:
         path: str | os.PathLike,
         read: Callable[[pathlib.Path], np.ndarray | bytes] = load_image,
     ) -> None:
-        self.path, self._read = pathlib.Path(path).expanduser(), read
+        self.path, self._read = as_path(path).expanduser(), read
         self.list = self._find_list()
         self._lines, self._offsets = _line_offsets(self.list)
-        if not len(self._offsets):
+        if not len(self):
             raise SourceError(
                 f"{shown(self.list)}: no line with a picture: add one JSON object a line"
             )
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._lines)
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
@@ -67,7 +68,7 @@ class FolderSource:
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, from one pass over the list; pictures are not looked at."""
         found = np.zeros(len(self), np.uint8)
-        with open(self.list, "rb") as file:
+        with open_binary(self.list) as file:
             lines = (line for line in file if line.strip())
             for index, line in enumerate(lines):
                 if _HAS_TRAITS.search(line):  # most lines of most lists do not: no need to parse
@@ -86,7 +87,9 @@ class FolderSource:
 
     def line(self, index: int) -> bytes:
         """The line of a row, as it is in the list."""
-        with open(self.list, "rb") as file:
+        if is_remote(self.list):
+            return read_range(self.list, *map(int, self._offsets[index : index + 2]))
+        with open_binary(self.list) as file:
             file.seek(self._offsets[index])
             return file.readline()
 
@@ -125,12 +128,13 @@ def find_list(path: pathlib.Path, names: Sequence[str], line: str) -> pathlib.Pa
 
 
 def _line_offsets(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (from 1) and byte offsets of the lines that are not blank."""
+    """Numbers (from 1) and byte offsets of the lines that are not blank, and the file's size."""
     numbers, offsets, offset = array("q"), array("q"), 0
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 numbers.append(number)
                 offsets.append(offset)
             offset += len(line)
+    offsets.append(offset)
     return np.asarray(numbers, np.int64), np.asarray(offsets, np.int64)

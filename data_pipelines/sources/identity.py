@@ -18,6 +18,7 @@ from typing import NamedTuple, Protocol
 from data_pipelines.decoding import shown
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.pictures import PicturesSource
+from unicom_jax.core.paths import absolute, as_path, is_remote, joined, open_binary, read_range
 
 BLOCKS, BLOCK = 16, 4096  # how many are looked at in a file, and their bytes
 PICTURES = 64  # of a folder whose sizes are looked at
@@ -53,7 +54,7 @@ class Files(Protocol):
 
 def records_identity(paths: Iterable[str]) -> Identity:
     """The identity of files of records: names below the folder that they have in common."""
-    paths = [os.path.abspath(path) for path in paths]
+    paths = [absolute(path) for path in paths]
     base = os.path.commonpath(map(os.path.dirname, paths)) if paths else ""
     return {shown(os.path.relpath(path, base)): _sampled(path) for path in paths}
 
@@ -68,14 +69,16 @@ def identity_of(source: PicturesSource | Files) -> Identity:
     for index in range(len(source)):
         digest.update(os.fsencode(source.name(index)) + b"\0")
     names = [source.name(i) for i in range(0, len(source), -(-len(source) // PICTURES))]
-    sizes = hashlib.sha256(" ".join(str(_size(source.path / name)) for name in names).encode())
+    sizes = hashlib.sha256(
+        " ".join(str(_size(joined(source.path, name))) for name in names).encode()
+    )
     return {"pictures": Mark(0, _short(digest), len(source), 0, _short(sizes))}
 
 
 def folder_identity(source: FolderSource) -> Identity:
     """The identity of pictures in a folder with their list of texts."""
     digest, rows, unordered = hashlib.sha256(), 0, 0
-    with open(source.list, "rb") as file:
+    with open_binary(source.list) as file:
         for line in file:
             digest.update(line)
             if content := line.strip():
@@ -167,7 +170,7 @@ def _change(before: Mark, now: Mark, folder: FolderSource | None) -> str:
 
 
 def _starts_with(path: pathlib.Path, mark: Mark) -> bool:
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         digest, left = hashlib.sha256(), mark.size
         while left and (block := file.read(min(left, 2**20))):
             digest.update(block)
@@ -176,8 +179,13 @@ def _starts_with(path: pathlib.Path, mark: Mark) -> bool:
 
 
 def _sampled(path: str) -> Mark:
-    size, digest = os.path.getsize(path), hashlib.sha256()
-    with open(path, "rb") as file:
+    size, digest = as_path(path).stat().st_size, hashlib.sha256()
+    if is_remote(path):
+        for index in range(BLOCKS):
+            start = max(0, size - BLOCK) * index // (BLOCKS - 1)
+            digest.update(read_range(path, start, min(size, start + BLOCK)))
+        return Mark(size, _short(digest))
+    with open_binary(path) as file:
         for index in range(BLOCKS):
             file.seek(max(0, size - BLOCK) * index // (BLOCKS - 1))
             digest.update(file.read(BLOCK))
@@ -203,7 +211,7 @@ def _picture_size(source: FolderSource, index: int) -> int:
     """Bytes of the picture of a row; -1 where the row or the picture is broken."""
     try:
         name = source.first_picture(json.loads(source.line(index)))
-        return (source.path / name).stat().st_size
+        return joined(source.path, name).stat().st_size
     except (OSError, ValueError, TypeError, AttributeError, StopIteration):
         return -1
 

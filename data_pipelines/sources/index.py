@@ -6,7 +6,8 @@ An index has one 8-byte entry a record: its place in its file (56 bits) and its 
 Of each file the entries are kept beside it, as the hidden file `.NAME.KIND-STAMP.npy`, or in the
 user's cache folder where that folder cannot be written. STAMP is a hash of the file's size and time
 of change: after a change the old index is not found, and the file is scanned again. A source of
-several files maps one joined index, which is kept in the cache folder.
+several files maps one joined index, which is kept in the cache folder. The index of a file in an
+object store is kept there and in the cache folder, from which it is mapped.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ import numpy as np
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError, patiently
+from unicom_jax.core.paths import Path, absolute, as_path, asking, copy_file, filesystem, is_remote
 
 LOG = logging.getLogger(__name__)
 SCANNERS = 8  # files that are scanned at a time
@@ -151,7 +153,7 @@ def _open(
     if len(paths) == 1:
         found, file = entries(0)
         return found, np.array([len(found) - 1]), file
-    name = short_hash(kind, *map(os.path.abspath, paths))
+    name = short_hash(kind, *map(absolute, paths))
     joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
     counts = joined.with_suffix(".counts.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):
@@ -177,8 +179,10 @@ def _pack(found: Scan, path: str) -> np.ndarray:
 def _kept(
     path: str, kind: str, stamp: str, make: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, pathlib.Path | None]:
-    beside = pathlib.Path(path).with_name(f".{pathlib.Path(path).name}.{kind}-{stamp}.npy")
-    cached = cache_folder() / f"{short_hash(os.path.abspath(path))}.{kind}-{stamp}.npy"
+    beside = as_path(path).with_name(f".{as_path(path).name}.{kind}-{stamp}.npy")
+    cached = cache_folder() / f"{short_hash(absolute(path))}.{kind}-{stamp}.npy"
+    if is_remote(path):
+        return _kept_in_store(path, beside, cached, make)
     for file in (beside, cached):
         with contextlib.suppress(OSError, ValueError, EOFError):
             return _mapped(file), file
@@ -192,7 +196,28 @@ def _kept(
     return made, None
 
 
+def _kept_in_store(
+    path: str, beside: Path, cached: pathlib.Path, make: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, pathlib.Path | None]:
+    """The index of a file in a store: it is mapped from the cache folder, and kept beside the file
+    where that can be written to, so that other machines need not read the file."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return _mapped(cached), cached
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        copy_file(beside, cached)
+        return _mapped(cached), cached
+    LOG.info("%s: reading it once to learn where its records are", shown(path))
+    made = make()
+    if not _store(cached, len(made), [made]):
+        return made, None
+    with contextlib.suppress(OSError, NotImplementedError):  # it can only be read
+        copy_file(cached, beside)
+    return _mapped(cached), cached
+
+
 def _stamp(path: str) -> str:
+    if is_remote(path):
+        return short_hash(patiently(lambda: _store_stamp(path), shown(path)))
     try:
         found = patiently(lambda: os.stat(path), shown(path))
     except OSError as error:
@@ -200,6 +225,14 @@ def _stamp(path: str) -> str:
             f"{shown(path)}: cannot be read ({error.strerror}): check the path"
         ) from error
     return short_hash(str(found.st_size), str(found.st_mtime_ns))
+
+
+def _store_stamp(path: str) -> str:
+    try:
+        with asking(path):
+            return filesystem(path).ukey(path)
+    except FileNotFoundError:
+        raise SourceError(f"{shown(path)}: there is no such file: check the path") from None
 
 
 def short_hash(*parts: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import pathlib
 import re
 
 import numpy as np
@@ -17,6 +16,7 @@ from data_pipelines.sources.index import Scan
 from data_pipelines.sources.lines import Lines, scan_lines
 from data_pipelines.sources.rows import ReadImage, example_of, parse_row, read_named, traits_of_row
 from data_pipelines.sources.traits import TRAITS
+from unicom_jax.core.paths import as_path
 
 KIND = "rows-2"  # the version of what `_scan` finds
 # A line with a picture, a caption and nothing else need not be parsed to know its traits.
@@ -41,7 +41,7 @@ class JsonlSource:
     def __init__(
         self, paths: Paths, images: str | os.PathLike = "", read: ReadImage = load_image
     ) -> None:
-        self.images = pathlib.Path(images).expanduser() if images else None
+        self.images = as_path(images).expanduser() if images else None
         if self.images is not None and not self.images.is_dir():
             raise SourceError(f"{shown(self.images)}: no such folder: check data.source.images")
         self._lines, self._read = Lines(paths, (".jsonl",), KIND, _scan), read
@@ -52,7 +52,7 @@ class JsonlSource:
 
     def __getitem__(self, index: int) -> Example:
         path, line, _, where = self._lines[index]
-        folder = self.images or pathlib.Path(path).parent
+        folder = self.images or as_path(path).parent
         read = functools.partial(read_named, folder, self._read)
         return example_of(parse_row(line, where), where, read)
 

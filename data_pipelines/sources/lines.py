@@ -8,10 +8,11 @@ from collections.abc import Callable
 import numpy as np
 
 from data_pipelines.decoding import shown
-from data_pipelines.faults import SourceError, patiently
+from data_pipelines.faults import SourceError, patiently, reason_of
 from data_pipelines.sources.files import Paths, find_files
 from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
+from unicom_jax.core.paths import open_binary
 
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")  # gzip, zstd, bzip2
 
@@ -61,13 +62,13 @@ def scan_lines(path: str, records: Callable[[bytes], bytes]) -> Scan:
         return patiently(lambda: _scan(path, records), shown(path))
     except OSError as error:
         raise SourceError(
-            f"{shown(path)}: cannot be read ({error.strerror}): copy it again"
+            f"{shown(path)}: cannot be read ({reason_of(error)}): copy it again"
         ) from error
 
 
 def _scan(path: str, records: Callable[[bytes], bytes]) -> Scan:
     starts, traits, offset = array("Q"), bytearray(), 0
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         for line in file:
             if not offset and line.startswith(COMPRESSED):
                 raise SourceError(

@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from data_pipelines.decoding import shown
-from data_pipelines.faults import RecordError, patiently
+from data_pipelines.faults import RecordError, patiently, reason_of
+from unicom_jax.core.paths import is_remote, read_range
 
 File = TypeVar("File")
 MOST_OPEN = 64  # files that a source keeps open for reading
@@ -69,7 +70,7 @@ class ByteFiles:
         try:
             data = patiently(lambda: self._read(file, start, stop), where)
         except OSError as error:
-            raise RecordError(f"{where}: unreadable ({error.strerror}): copy it again") from error
+            raise RecordError(f"{where}: unreadable ({reason_of(error)}): copy it again") from error
         if len(data) != stop - start:
             raise RecordError(
                 f"{where}: {shown(self.paths[file])} ends before byte {stop}: it changed since it "
@@ -78,6 +79,8 @@ class ByteFiles:
         return data
 
     def _read(self, file: int, start: int, stop: int) -> bytes:
+        if is_remote(self.paths[file]):
+            return read_range(self.paths[file], start, stop)
         try:
             return _pread(self._files[file], start, stop - start)
         except OSError:

@@ -26,10 +26,11 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.files import Paths, find_files, local_only
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
+from unicom_jax.core.paths import as_path, is_remote, open_binary
 
 KIND = "parquet-1"  # the version of what `_scan` finds
 CACHE = 256 * 2**20  # bytes of row groups that a process keeps
@@ -147,7 +148,7 @@ class ParquetTable:
             raise RecordError(
                 f"{where}: unreadable ({one_line(error)}): copy or write the file again"
             ) from error
-        return named(table, local, self._columns), where, pathlib.Path(path).parent
+        return named(table, local, self._columns), where, as_path(path).parent
 
     def _group(self, group: int, file: int, local: int) -> Any:
         with self._lock:
@@ -224,7 +225,7 @@ def saved_folder(paths: Paths) -> str:
     """The folder that `datasets.save_to_disk` wrote, or ""."""
     if not isinstance(paths, str | os.PathLike):
         return ""
-    folder = pathlib.Path(paths).expanduser()
+    folder = as_path(paths).expanduser()
     if (folder / "dataset_dict.json").is_file():
         inside = sorted(path.name for path in folder.iterdir() if (path / "state.json").is_file())
         raise SourceError(
@@ -232,6 +233,8 @@ def saved_folder(paths: Paths) -> str:
             f"{shown(folder / (inside or ['train'])[0])}"
         )
     whole = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    if whole:
+        local_only(folder, "what `datasets` saved, which is memory-mapped,")
     return str(folder) if whole else ""
 
 
@@ -261,7 +264,8 @@ def scan_parquet(path: str) -> Scan:
 def _open_parquet(paths: Sequence[str], number: int) -> Any:
     import pyarrow.parquet as pq  # takes a while, and only this source needs it
 
-    return pq.ParquetFile(paths[number])
+    path = paths[number]
+    return pq.ParquetFile(open_binary(path) if is_remote(path) else path)
 
 
 def _load(folder: str) -> Any:

@@ -14,6 +14,7 @@ from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
 from data_pipelines.sources.rows import ReadImage, read_image
 from data_pipelines.sources.traits import LACKS
+from unicom_jax.core.paths import Path, as_path, is_remote, joined
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -36,11 +37,12 @@ class PicturesSource:
     may_lack = True
 
     def __init__(self, path: str | os.PathLike, read: ReadImage = load_image) -> None:
-        self.path, self._read = pathlib.Path(path).expanduser(), read
+        self.path, self._read = as_path(path).expanduser(), read
         if not self.path.is_dir():
             raise SourceError(f"{shown(self.path)}: no such folder: check the path")
         names, stops = bytearray(), array("Q", [0])
-        for name in _names(os.fsencode(self.path)):
+        remote = is_remote(self.path)
+        for name in _remote_names(self.path) if remote else _names(os.fsencode(self.path)):
             names += name
             stops.append(len(names))
         self._names, self._stops = bytes(names), np.frombuffer(stops, np.uint64)
@@ -55,7 +57,7 @@ class PicturesSource:
 
     def __getitem__(self, index: int) -> Example:
         where = f"{shown(self.path)} {shown(self.name(index))}"
-        path = self.path / self.name(index)
+        path = joined(self.path, self.name(index))
         return Example(where, read_image(path, where, lambda path: self._patiently(path, where)))
 
     def _patiently(self, path: pathlib.Path, where: str) -> np.ndarray | bytes:
@@ -74,6 +76,19 @@ class PicturesSource:
 
     def __repr__(self) -> str:
         return f"PicturesSource({shown(self.path)})"
+
+
+def _remote_names(folder: Path) -> list[bytes]:
+    """As `_names`, in the same order, from one listing."""
+
+    def place(name: str) -> list[tuple[bool, str]]:
+        *folders, last = name.split("/")
+        return [*((True, one) for one in folders), (False, last)]
+
+    names = patiently(folder.files, shown(folder))
+    shown_ones = (name for name in names if not any(p.startswith(".") for p in name.split("/")))
+    pictures = (name for name in shown_ones if name.lower().endswith(SUFFIXES))
+    return [os.fsencode(name) for name in sorted(pictures, key=place)]
 
 
 def _names(folder: bytes, below: bytes = b"", above: tuple = ()) -> Iterator[bytes]:

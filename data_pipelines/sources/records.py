@@ -33,7 +33,7 @@ from data_pipelines.decoding import encode_png, load_image, shown
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.files import Paths, find_files, local_only
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.traits import (
@@ -286,6 +286,8 @@ def find_records(paths: Paths) -> list[str]:
     """ArrayRecord files: what `find_files` finds; those of a folder must be complete sets."""
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = {}
+    for path in given:
+        local_only(path, "ArrayRecord files")
     for path in given or [given]:
         found = find_files(path, (SUFFIX,), "check the path, or prepare the data")
         if os.path.isdir(os.path.expanduser(os.fspath(path))):

@@ -25,7 +25,7 @@ from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.conversations import ConversationsSource
 from data_pipelines.sources.documents import DocumentsSource
-from data_pipelines.sources.files import Paths
+from data_pipelines.sources.files import Paths, local_only
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import ParquetSource
@@ -39,6 +39,7 @@ from data_pipelines.sources.records import (
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import TRAIN, split_source
 from data_pipelines.sources.text import TextSource
+from data_pipelines.sources.tf_example import TfExampleSource
 from data_pipelines.sources.tfds import TfdsSource
 from data_pipelines.sources.webdataset import WebDatasetSource
 
@@ -96,6 +97,7 @@ def _open_scenes(
 
 
 def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
+    local_only(path, "ArrayRecord files")
     files = sorted(pathlib.Path(path).expanduser().glob(f"{split}-*{SUFFIX}"))
     if not files:
         raise SourceError(
@@ -118,6 +120,7 @@ KINDS: dict[str, Callable[..., Source]] = {
     "pictures": PicturesSource,
     "text": TextSource,
     "tfds": TfdsSource,
+    "tf_example": TfExampleSource,
     "webdataset": WebDatasetSource,
     "openmoji": _open_openmoji,
     "documents": DocumentsSource,
@@ -129,7 +132,7 @@ WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
 UNSPLIT = (
     *("array_record", "conversations", "documents", "folder", "jsonl", "parquet", "pictures"),
-    *("text", "webdataset"),
+    *("text", "tf_example", "webdataset"),
 )
 
 

@@ -27,6 +27,7 @@ from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.traits import LACKS, TRAITS
+from unicom_jax.core.paths import joined
 
 IMAGE_KEYS = ("file_name", "image")
 CAPTION_KEYS = ("captions", "caption", "text")
@@ -110,7 +111,7 @@ def read_named(folder: pathlib.Path, read: ReadImage, name: Any) -> np.ndarray |
     """The picture whose file name is relative to a folder; raises ValueError, as `ReadImage`."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"{name!r} is not a file name: give one relative to {shown(folder)}")
-    path = folder / name
+    path = joined(folder, name)
     return patiently(lambda: read(path), shown(path))
 
 

@@ -13,6 +13,7 @@ from data_pipelines.decoding import shown, to_srgb
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
+from data_pipelines.sources.files import local_only
 
 # Where known data sets keep their texts: coco_captions; flickr30k; single captions.
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
@@ -50,6 +51,7 @@ class TfdsSource:
         image: str = "image",
         captions: str | None = None,
     ) -> None:
+        local_only(name, "ArrayRecord files")
         self.name, self.split = os.path.expanduser(os.fspath(name)), split
         self._data = _open(self.name, split, data_dir)
         features = _leaves(self._data.dataset_info.features)
@@ -130,6 +132,7 @@ def record_files(name: str | os.PathLike) -> list[str]:
     Raises:
       SourceError: there are none.
     """
+    local_only(name, "ArrayRecord files")
     folder = os.path.expanduser(os.fspath(name))
     if not os.path.isdir(folder):
         folder = str(_builder(folder).data_path)

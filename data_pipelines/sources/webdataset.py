@@ -21,7 +21,7 @@ import numpy as np
 
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
-from data_pipelines.faults import RecordError, SourceError, one_line, patiently
+from data_pipelines.faults import RecordError, SourceError, one_line, patiently, reason_of
 from data_pipelines.sources.files import Paths, find_files
 from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
@@ -34,6 +34,7 @@ from data_pipelines.sources.rows import (
     traits_of_row,
 )
 from data_pipelines.sources.traits import LACKS
+from unicom_jax.core.paths import open_binary
 
 PICTURES = ("jpg", "jpeg", "png", "webp")
 KIND = "tar-1"  # the version of what `scan_tar` finds
@@ -101,13 +102,16 @@ def scan_tar(path: str) -> Scan:
         ) from error
     except OSError as error:
         raise SourceError(
-            f"{shown(path)}: cannot be read ({error.strerror}): copy it again"
+            f"{shown(path)}: cannot be read ({reason_of(error)}): copy it again"
         ) from error
 
 
 def _scan(path: str) -> Scan:
     starts, traits, keys = [], [], set()
-    with tarfile.open(path, "r:", errorlevel=1) as tar:
+    with (
+        open_binary(path) as file,
+        tarfile.open(fileobj=file, mode="r:", errorlevel=1) as tar,
+    ):
         extensions: Members = {}
         current = None
         for member in _members(tar):
@@ -150,7 +154,7 @@ def _check_end(tar: tarfile.TarFile, path: str) -> None:
 
 
 def _compressed(path: str) -> bool:
-    with open(path, "rb") as file:
+    with open_binary(path) as file:
         return file.read(2) == b"\x1f\x8b"
 
 

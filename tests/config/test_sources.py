@@ -63,7 +63,7 @@ def test_tasks_may_be_one_several_or_shares_in_any_order():
         ({**PHOTOS, "weight": 0}, r"data.sources\[0\].weight=0: give above 0"),
         ({**PHOTOS, "weight": "a"}, r"data.sources\[0\].weight='a': expects a number"),
         ({**PHOTOS, "held_out": 1}, r"data.sources\[0\].held_out=1: give at least 0 and below"),
-        ({**PHOTOS, "path": "gs://b/c"}, r"data.sources\[0\].path=gs://b/c: only file systems"),
+        ({**PHOTOS, "path": "az://b/c"}, r"data.sources\[0\].path=az://b/c: only paths on file"),
         ({**PHOTOS, "tasks": "edits"}, r"data.sources\[0\].tasks: 'edits' is unknown; did you me"),
         ({**PHOTOS, "tasks": {"edit": -1}}, r"tasks\['edit'\]=-1: give at least 0"),
         ({**PHOTOS, "tasks": {"edit": 0}}, r"tasks={'edit': 0} is 0 for all; give one of them a"),

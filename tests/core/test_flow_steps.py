@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from unicom_jax.core.flow import integrate, time_grid
-from unicom_jax.core.flow_steps import SdeStep
+from unicom_jax.core.flow import integrate, integrate_window, time_grid
+from unicom_jax.core.flow_steps import EulerStep, HeunStep, SdeStep
 
 MEAN, SPREAD = 1.5, 0.5  # of the data, a Gaussian: its flow is known
 
@@ -114,3 +114,61 @@ def test_noise_without_a_key_and_a_level_of_zero_are_refused():
         SdeStep(0.0)
     with pytest.raises(ValueError, match="beyond t = 1, where an SDE step has no density"):
         integrate(velocity, jnp.zeros((1, 1)), 2, SdeStep(), grid="released", key=jax.random.key(0))
+
+
+def test_the_moments_of_a_chain_converge_at_first_order():
+    """From t = .05, where the noise level is finite, and the exact marginal there. The mean, a
+    straight line, has no error.
+    """
+
+    def final(steps):
+        step, times = SdeStep(0.7), time_grid(steps, start=0.05)
+
+        @jax.jit
+        @jax.vmap
+        def moments(t0, t1):
+            return step.moments(velocity, jnp.array([0.0, 1.0]), t0, t1)
+
+        means, deviations = (np.asarray(x, np.float64) for x in moments(times[:-1], times[1:]))
+        mean, var = 0.05 * MEAN, variance(0.05)
+        for (origin, unit), deviation in zip(means, deviations, strict=True):
+            mean, var = origin + (unit - origin) * mean, (unit - origin) ** 2 * var + deviation**2
+        return mean, abs(var - SPREAD**2)
+
+    (mean, coarse), (_, fine) = final(80), final(160)
+    assert mean == pytest.approx(MEAN, rel=1e-4)
+    assert coarse / fine == pytest.approx(2.0, abs=0.2)
+
+
+def test_a_window_of_sde_steps_stands_among_steps_of_the_ode():
+    noise, step = jax.random.normal(jax.random.key(7), (2, 3)), SdeStep(0.7)
+    run = jax.jit(lambda first: integrate_window(velocity, noise, 5, step, first, 2, key=key))
+    key, times = jax.random.key(8), time_grid(5)
+    for first in (0, 2, 3):
+        final, passed = run(first)
+        np.testing.assert_array_equal(passed.times, times[first : first + 3])
+        z = noise
+        for i in range(5):
+            if first <= i < first + 2:
+                np.testing.assert_allclose(passed.states[i - first], z, atol=1e-5)
+                log_prob = step.log_prob(
+                    velocity, z, passed.states[i - first + 1], *times[i : i + 2]
+                )
+                np.testing.assert_allclose(passed.log_probs[i - first], log_prob, atol=1e-3)
+                z = passed.states[i - first + 1]
+            else:
+                z = EulerStep()(velocity, z, *times[i : i + 2])[0]
+        np.testing.assert_allclose(final, z, atol=1e-5)
+    assert run._cache_size() == 1
+    everywhere, _ = integrate_window(velocity, noise, 4, step, 0, 4, key=key)
+    alike = integrate(velocity, noise, 4, step, key=key)
+    np.testing.assert_allclose(everywhere, alike, rtol=1e-5)
+    with pytest.raises(ValueError, match="does not fit"):
+        integrate_window(velocity, noise, 3, step, 0, 4, key=key)
+
+
+@pytest.mark.parametrize("step", [EulerStep(), HeunStep()])
+def test_a_log_probability_on_a_step_of_the_ode_is_refused(step):
+    z, times = jnp.zeros((1, 1)), (jnp.asarray(0.2), jnp.asarray(0.4))
+    with pytest.raises(ValueError, match="step of an ODE and has no log-probability"):
+        step.log_prob(velocity, z, z, *times)

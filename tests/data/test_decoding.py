@@ -13,7 +13,7 @@ from PIL import Image as PilImage
 
 from data_pipelines import decoding
 from data_pipelines.decoding import load_file, load_image
-from data_pipelines.images import ImagePolicy, decoded_size, prepare
+from data_pipelines.images import USUAL, ImagePolicy, decoded_size, most_decoded, prepare
 from tests.data.samples import picture
 
 T = PilImage.Transpose
@@ -212,6 +212,23 @@ def test_a_decompression_bomb_is_refused_in_one_line(monkeypatch):
 
 
 # ---- files that are kept ----------------------------------------------------------------------
+
+
+def test_the_largest_picture_follows_from_the_image_policy():
+    assert most_decoded(ImagePolicy("fixed", size=64), 16, 1, 2.0) == USUAL  # any camera's
+    assert most_decoded(ImagePolicy("crop", size=1024), 16, 1, 2.0) == 64 * 1024**2
+    assert most_decoded(ImagePolicy("naflex", max_tokens=4096), 32, 2, 1.0) == 16 * 4096 * 32**2
+
+
+@pytest.mark.parametrize(("kind", "refused"), [("PNG", True), ("WEBP", True), ("JPEG", False)])
+def test_a_picture_is_refused_by_the_pixels_that_decoding_it_would_take(kind, refused):
+    data = encoded(PilImage.new("RGB", (640, 480)), kind)
+    read = functools.partial(load_image, smallest=lambda *_: (32, 32), most=320 * 240)
+    if not refused:  # decoded at an eighth
+        assert read(data).shape == (60, 80, 3)
+        return
+    with pytest.raises(ValueError, match=r"640 x 480 pixels would be decoded, more than 76,800"):
+        read(data)
 
 
 @pytest.mark.parametrize("kind", decoding.KEPT)

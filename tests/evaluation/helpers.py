@@ -87,6 +87,8 @@ class PerfectModel:
     def __init__(self) -> None:
         self.calls: list[tuple[str, int]] = []
 
+    without_details = None
+
     @property
     def encoder(self) -> PerfectModel:
         return self

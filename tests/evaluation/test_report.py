@@ -8,8 +8,10 @@ import re
 
 import pytest
 
-from tests.evaluation.helpers import fake_about, write_fake_run
+from tests.evaluation.helpers import fake_about, square, write_fake_run
+from unicom_jax.evaluation import charts, gate
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
+from unicom_jax.evaluation.records import Details, write_records
 from unicom_jax.evaluation.report import about_lines, duration, write_report
 from unicom_jax.evaluation.report_inputs import read_run
 
@@ -300,3 +302,50 @@ def test_numbers_are_short(value, text):
 )
 def test_durations_have_two_units(seconds, text):
     assert duration(seconds) == text
+
+
+# ---- a head that adds details -------------------------------------------------------------------
+
+
+def write_gates(workdir, last_tenth, held_out):
+    """Twenty logged steps, of which two are the last tenth, and an evaluation."""
+    stage = workdir / "pretrain"
+    stage.mkdir(parents=True)
+    train = [{"step": step, "loss": 1.0, "loss/gate/t0.00": 99.0} for step in range(18)]
+    train += [{"step": 18 + index, **row} for index, row in enumerate(last_tenth)]
+    lines = [json.dumps(row) for row in (*train, {"step": 20, **held_out})]
+    (stage / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_the_gate_is_drawn_over_flow_time_and_not_over_steps(tmp_path, monkeypatch):
+    last = [
+        {"loss/gate/t0.00": 2.0, "loss/gate/t0.50": 5.0, "loss/gate/t0.75": float("nan")},
+        {"loss/gate/t0.00": 4.0, "loss/gate/t0.25": 1.0, "loss/gate/t0.75": 7.0},
+    ]
+    write_gates(tmp_path, last, {"eval/gate/t0.00": 3.0, "eval/gate/t0.50": 6.0})
+    drawn = []
+
+    def line_chart(series, label, **options):
+        drawn.append((label, series))
+        return charts.line_chart(series, label, **options)
+
+    monkeypatch.setattr(gate, "line_chart", line_chart)
+    page = write_report(tmp_path).read_text()
+    ((label, (train, held_out)),) = drawn
+    assert label == "pretrain: mean size of the gate over flow time"
+    assert train == charts.Series([0.125, 0.375, 0.625, 0.875], [3.0, 1.0, 5.0, 7.0], "train")
+    assert held_out == charts.Series([0.25, 0.75], [3.0, 6.0], "eval")
+    assert '<section id="details">' in page and "gate/t0" not in page
+    assert "No pictures without details yet" in page
+
+
+def test_pictures_without_details_stand_beside_whole_ones(tmp_path):
+    shown = Details("prompt/0", "a <red> dot", square("red"), square("blue"))
+    write_records(tmp_path / "evaluation", {"details": [shown]})
+    page = write_report(tmp_path).read_text()
+    left, right = (page.index(f'alt="{words}"') for words in ("semantics alone", "with details"))
+    assert left < right < page.index("a &lt;red&gt; dot")
+
+
+def test_a_run_of_a_head_without_details_has_no_such_section(page):
+    assert 'id="details"' not in page and "#details" not in page

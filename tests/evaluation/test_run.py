@@ -14,7 +14,7 @@ import rich.console
 from PIL import Image
 
 from data_pipelines.scenes import geneval
-from tests.evaluation.helpers import BlindModel, PerfectModel, examples
+from tests.evaluation.helpers import COLOURS, SIDE, BlindModel, PerfectModel, examples, prompts
 from unicom_jax.evaluation.data import EvaluationData
 from unicom_jax.evaluation.records import read_outcomes, read_records
 from unicom_jax.evaluation.report import write_report
@@ -26,6 +26,7 @@ from unicom_jax.evaluation.suite import EvaluationConfig
 CONFIG = EvaluationConfig(
     image_size=64, pictures=6, prompts=4, questions=3, edits=6, shown=2, batch_size=8
 )
+PARTS = ("semantics", "whole")
 
 
 class Oracle(BlindModel):
@@ -197,6 +198,26 @@ def test_every_sample_of_both_models_is_in_the_outcomes(run, scenes):
         (row["suite"], row["key"], row.get("question"), row.get("instruction")) for row in rows
     )
     assert set(pairs.values()) == {2}
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_what_a_head_draws_without_details_is_kept_for_the_report_alone(tmp_path, judged):
+    class Detailed(PerfectModel):
+        without_details = BlindModel()
+
+    config = EvaluationConfig(image_size=SIDE, pictures=3, prompts=2, questions=0, edits=0, shown=3)
+    data = EvaluationData(examples(3), prompts() if judged else ())
+    flat = evaluate(Detailed, Detailed, config, tmp_path, data=data)
+    kept = read_records(tmp_path / "evaluation")["details"]
+    asked = [prompts()[place].text for place in (0, len(COLOURS), 1)]  # of both categories
+    asked = asked if judged else [example.captions[0] for example in examples(3)]
+    assert [row["prompt"] for row in kept] == asked
+    pictures = [np.asarray(Image.open(tmp_path / "evaluation" / kept[0][name])) for name in PARTS]
+    np.testing.assert_array_equal(pictures[0], 128)  # of the blind one
+    assert pictures[1].min() < 128 < pictures[1].max()
+    rows = read_outcomes(tmp_path / "evaluation")
+    assert [row["model"] for row in rows if row["suite"] == "details"] == 3 * ["trained"]
+    assert not any(name.startswith("details") for name in flat)
 
 
 def test_half_a_surrogate_pair_does_not_lose_an_evaluation(tmp_path):

@@ -22,6 +22,7 @@ from unicom_jax.config import from_json
 from unicom_jax.core.batch import Role
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_autoencoder, build_unified
+from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.pytorch.verify_unicom import differences
@@ -64,12 +65,13 @@ CONFIGURATIONS = {
 OF_ENCODERS = {"features", "pooled features"}
 
 
-def written(workdir, name):
+def written(workdir, name, **overrides):
     def modules(config):
         pretrained = {"pretrain": (build_unified(config), 0.3)}
         return {"autoencoder": (build_autoencoder(config), 0.3), **pretrained}
 
-    config = tiny_config(evaluation__batch_size=2, **{**SHARED, **CONFIGURATIONS[name]})
+    own = {**SHARED, **CONFIGURATIONS[name], **overrides}
+    config = tiny_config(evaluation__batch_size=2, **own)
     return begin_run(config, workdir, modules)
 
 
@@ -120,6 +122,27 @@ def test_edits_of_the_released_grid_are_those_of_jax(generator, model):
     assert np.abs(theirs - ours).max() <= LIMITS["edited pictures"][0]
     for other in (even, noise):
         assert np.abs(other - ours).max() > LIMITS["edited pictures"][0]
+
+
+def test_by_semantics_alone_it_draws_as_an_export_whose_gate_is_zero(generator, model):
+    prompts, options = ["a red dot", "two stars"], {"steps": 3, "guidance": 2.0, "seed": 1}
+    alone, programs = generator.without_details, engine.draw._cache_size()
+    whole, ours = (
+        np.asarray([one.image for one in each.draw(prompts, **options)], int)
+        for each in (generator, alone)
+    )
+    assert engine.draw._cache_size() <= programs + 1  # both run the same
+    last = model.head.gate.fc2
+    held = {name: value.clone() for name, value in last.state_dict().items()}
+    try:
+        with torch.no_grad():
+            for weight in last.parameters():
+                weight.zero_()
+        theirs = np.asarray([np.asarray(one) for one in model.draw(prompts, **options)], int)
+    finally:
+        last.load_state_dict(held)
+    assert np.abs(theirs - ours).max() <= LIMITS["drawn pictures"][0]
+    assert np.abs(whole - ours).max() > LIMITS["drawn pictures"][0]
 
 
 def test_an_edit_of_another_size_cannot_begin_with_its_source(model):

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import json
 
+import jax
 import pytest
 from PIL import Image
 
 from unicom_jax.cli import main
+from unicom_jax.config.check import check_settings
+from unicom_jax.config.files import resolve
+from unicom_jax.families.build import build_autoencoder
+from unicom_jax.planning.program import abstract_batch
+from unicom_jax.training.stages.unified import unified_stage
+from unicom_jax.training.state import check_freeze
 
 TINY = {
     "data.source.size": 32,
@@ -44,11 +51,31 @@ TINY = {
     "sample.steps": 2,
     "sample.max_tokens": 2,
 }
+ABLATIONS = ("cheers.gate=False", "cheers.pixels=False", "fold=1")
 STAGES = ("encoder", "autoencoder", "align", "pretrain")
 STEPS = {f"{stage}.{key}": 2 for stage in STAGES for key in ("steps", "batch_size")}
 WARM = {f"{stage}.warmup_steps": 1 for stage in STAGES} | {
     f"{stage}.window_rows": 2 for stage in STAGES[2:]
 }
+
+
+@pytest.mark.parametrize("flag", ABLATIONS)
+def test_a_flag_makes_an_ablation_of_every_stage(flag):
+    config = resolve("experiments/cheers_quick.py", [f"--config.unified.{flag}"])
+    config.data.vocab_size = 300
+    check_settings(config, config.stages)
+    for name in set(config.stages) - {"encoder", "autoencoder"}:
+        stage = unified_stage(name, config)
+        check_freeze(stage.module.specs(), stage.freeze)
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+        frozen = {"autoencoder": build_autoencoder(config).abstract()}
+        batch = abstract_batch(config, name)
+        terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)
+        assert ("gate/t0.00" in terms) == (flag != "cheers.gate=False")
+    parts = stage.module.specs().keys()
+    assert ("decoder" in parts) == (flag != "cheers.pixels=False")
+    slots = stage.module.images.shape_of(9)[0]
+    assert slots == (9 if flag == "fold=1" else 36)
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ CONFIGS = {
     if "def get_config" in path.read_text(encoding="utf-8")
 }
 RUNS = sorted(CONFIGS.keys() - {"base"})  # base only lists the keys
-SCENES = ("quickstart", "cheers_quick", "scenes_base", "scenes_large")
+SCENES = ("quickstart", "cheers_quick", "scenes_base", "cheers_scenes", "scenes_large")
 
 
 @functools.cache

@@ -128,9 +128,9 @@ def inputs(
 def cut(batch: MixedBatch, start: int, stop: int) -> MixedBatch:
     """The slots [start, stop) of every row; masks keep speaking of the whole row's slots."""
     names = ("tokens", "positions", "mask", "roles", "image_index", "image_token")
-    names += ("targets", "target_weights")
-    parts = {name: jax.tree.map(lambda x: x[:, start:stop], getattr(batch, name)) for name in names}
-    return batch.replace(**parts)
+    names += ("targets", "target_weights", "parts")
+    slots = {name: jax.tree.map(lambda x: x[:, start:stop], getattr(batch, name)) for name in names}
+    return batch.replace(**slots)
 
 
 def give_noise(patch: pytest.MonkeyPatch) -> None:

@@ -401,6 +401,11 @@ def test_without_compression_a_latent_takes_a_slot():
     assert speed.shape == CLEAN.shape and np.abs(speed).max() > 0
 
 
+def test_only_a_head_of_velocities_has_the_released_grid_with_its_step_at_time_1():
+    assert IMAGES.time_grids == ("even", "released")
+    assert build_unified(configured(unified__prediction="data")).images.time_grids == ("even",)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -408,6 +413,14 @@ def test_without_compression_a_latent_takes_a_slot():
         ({"codec__pool": 2, "codec__compressor": "pool", "data__image_size": 32}, "codec.pool=2"),
         ({"unified__understanding": "latents"}, "unified.understanding=latents"),
         ({"unified__edit_source": "both"}, "unified.edit_source=both"),
+        (
+            {"unified__prediction": "data", "unified__cheers__flow_over": "all"},
+            "unified.cheers.flow_over=all is a loss of velocities at t = 1",
+        ),
+        (
+            {"unified__prediction": "data", "sample__grid": "released"},
+            "sample.grid=released asks for the velocity at t = 1",
+        ),
         ({"unified__cheers__details__heads": 5}, "unified.cheers.details.heads=5"),
         ({"unified__cheers__semantics__kv_heads": 3}, "unified.cheers.semantics.kv_heads=3"),
     ],

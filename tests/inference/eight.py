@@ -27,7 +27,7 @@ def results(generator: Generator) -> dict[str, Any]:
     generator.batch_size = 4
     drawing = {"steps": 2, "guidance": 3.0, "guidance_interval": (0.0, 0.4), "seed": 3}
     drawn = generator.draw(["a red dot", "a blue square", "a dot"], **drawing)
-    edited = generator.edit(PICTURES, "paint it green", **drawing)
+    edited = generator.edit(PICTURES, "paint it green", edit_start=0.3, **drawing)
     said = [Image(PICTURES[0], UNDERSTOOD), Text("how many?")]
     answers = generator.answer(PICTURES, "how many?", temperature=1.0, top_p=0.9, seed=2)
     talk = generator.respond(said, max_images=1, max_tokens=4)

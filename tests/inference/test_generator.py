@@ -10,6 +10,7 @@ from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator
+from unicom_jax.inference.reconstructor import Reconstructor
 
 PROMPTS = ["a red dot", "a large blue square on the left of a red dot", "a dot"]
 PICTURES = [picture(seed, 32, 32) for seed in range(3)]
@@ -207,10 +208,24 @@ def test_an_edit_has_the_size_of_its_picture_as_the_encoder_sees_it(monkeypatch)
         return [np.zeros((rows * 16, cols * 16, 3), np.uint8) for rows, cols in grids]
 
     monkeypatch.setattr(generator, "_draw", lambda *rest: None)
-    monkeypatch.setattr(generator, "pixels", pixels)
+    monkeypatch.setattr(generator.codec, "pixels", pixels)
     sources = [picture(0, 32, 64), picture(1, 64, 32), picture(2, 320, 640)]
     edited = generator.edit(sources, ["paint it green"] * 3)
     assert [one.shape for one in edited] == [(32, 64, 3), (64, 32, 3), (32, 64, 3)]
+
+
+def test_a_model_whose_head_adds_no_details_draws_in_one_way(generator):
+    assert generator.without_details is None
+
+
+def test_an_autoencoder_alone_offers_nothing_that_takes_a_unified_model():
+    shared = {name for name in dir(Reconstructor) if not name.startswith("_")} & {*dir(Generator)}
+    same = {"load", "untrained", "encoder", "prepared", "reconstruct", "batch_size"}
+    assert shared == same
+    config = tiny_config(data__vocab_size=300)
+    alone = Reconstructor.untrained(config)
+    assert set(alone.params) == {"codec"} and alone.encoder is None
+    assert [one.shape for one in alone.reconstruct(PICTURES[:2])] == 2 * [(32, 32, 3)]
 
 
 def test_reconstructions_and_features_belong_to_their_pictures(generator):

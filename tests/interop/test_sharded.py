@@ -9,6 +9,7 @@ import sys
 import jax
 import pytest
 
+from tests.compiling import xla_flags
 from tests.families.documents import lively
 from unicom_jax.core.module import iter_specs
 from unicom_jax.interop.folders import write_model
@@ -48,7 +49,7 @@ print(sum(sizes))
 @pytest.mark.parametrize("mesh", ["fsdp=4", "fsdp=2,tensor=2", "data=2,fsdp=2"])
 def test_four_devices_hold_what_one_holds_and_each_part_is_read_once(tmp_path, mesh):
     write_model(tmp_path, LAYOUTS["qwen"], QWEN, lively(QWEN))
-    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(devices=4)}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(tmp_path), mesh],
         capture_output=True, text=True, env=environment,

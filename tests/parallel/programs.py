@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import CACHE
+from tests.compiling import CACHE, xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,7 +24,7 @@ def on_eight_devices(*arguments: str, cached: bool = True) -> subprocess.Complet
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
         "JAX_ENABLE_COMPILATION_CACHE": "true" if cached else "false",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is most of the work
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": xla_flags(devices=8),
         "NPROC": "16",  # threads, see parallel/cpu_threads
     }
     done = subprocess.run(

@@ -46,6 +46,14 @@ def test_an_estimate_prints_a_table_for_all_stages_of_the_configuration(config, 
     assert "reduce-scatter" in out
 
 
+def test_stages_that_sample_texts_are_left_out_and_refused_by_name(config, capsys):
+    stages = '--config.stages=("g4u","u4g")'
+    assert plan(config, "--topology=h100:8", stages) == 0
+    assert "g4u and u4g: stages that sample texts are not planned" in capsys.readouterr().out
+    assert plan(config, "--topology=h100:8", "--stage=g4u") == 1
+    assert "it can be trained, not planned" in capsys.readouterr().err
+
+
 def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(config, capsys):
     large = "--config.pretrain.batch_size=4194304"
     assert plan(config, "--topology=v5e:2x2", large) == 1

@@ -19,6 +19,8 @@ from unicom_jax.core.layers import Linear
 from unicom_jax.core.module import Module
 from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.models.transformer import Transformer
+from unicom_jax.parallel.accelerators import ACCELERATORS
+from unicom_jax.parallel.plan.arithmetic import slowdown, traced_arithmetic
 from unicom_jax.training.flops import computed, step_flops
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
@@ -215,6 +217,19 @@ def test_the_bytes_of_products_are_those_of_factors_and_results():
     stage = chain_stage(("a", "b"))  # x a, x b, x c, and the gradient of c
     product = (2 * B * D + D * D) * 4
     assert computed(stage, {}, jnp.zeros((B, D)))[1] == 4 * product
+
+
+@pytest.mark.parametrize(("precision", "passes"), [(None, 1), ("high", 3), ("highest", 6)])
+def test_products_of_fp32_numbers_are_estimated_by_the_passes_of_a_tpu(precision, passes):
+    (v5p,) = (entry for entry in ACCELERATORS if entry.name == "v5p")
+    with jax.default_matmul_precision(precision):
+        flops, _, weighed = computed(
+            chain_stage(),
+            {},
+            jnp.zeros((B, D)),
+            weigh=lambda eqn: slowdown(traced_arithmetic(eqn), v5p),
+        )
+    assert weighed == passes * flops
 
 
 @pytest.mark.parametrize("pathway", ["transfusion", "query"])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from tests.conftest import CACHE
+from tests.compiling import CACHE, xla_flags
 from tests.tiny import tiny_config
 from unicom_jax.families.build import build_codec, build_encoder, build_unified
 from unicom_jax.parallel.processes import ProcessError, ProcessGroup
@@ -64,7 +64,7 @@ def run(
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(CACHE)),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+        "XLA_FLAGS": xla_flags(devices=4 // processes),
         "NPROC": "8",  # threads, see parallel/cpu_threads
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",  # compiling is most of the work
     }

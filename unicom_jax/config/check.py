@@ -13,7 +13,7 @@ from typing import Any
 from unicom_jax.config.key import ConfigError, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.data import SQUARE
-from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES, value_at, values
+from unicom_jax.config.schema import KEYS, POLICY_STAGES, STAGES, UNIFIED_STAGES, value_at, values
 
 Config = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     _check_codec(config)
     if any(STAGES[stage] is AUTOENCODER for stage in stages):
         _check_autoencoder(config)
-    if set(stages) & set(UNIFIED_STAGES):
+    if set(stages) & {*UNIFIED_STAGES, *POLICY_STAGES}:
         _check_unified(config)
     if config["wandb_project"] and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
@@ -53,6 +53,8 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         if stage in UNIFIED_STAGES:
             _check_rows(stage, config[stage])
             _check_parts(stage, config)
+        if stage in POLICY_STAGES:
+            _check_rewards(stage, config[stage])
 
 
 def _check_data(config: Config) -> None:
@@ -90,10 +92,12 @@ def _check_data(config: Config) -> None:
     low, high = config["sample"]["guidance_interval"]
     if low > high:
         raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
-    if config["sample"]["grid"] != "even" and config["unified"]["pathway"] != "cheers":
+    unified = config["unified"]
+    at_1 = unified["pathway"] == "cheers" and unified["prediction"] == "velocity"
+    if config["sample"]["grid"] != "even" and not at_1:
         raise ConfigError(
-            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, for which "
-            "unified.pathway=cheers alone may be trained; set it to even"
+            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, which only "
+            "unified.pathway=cheers with unified.prediction=velocity has; set it to even"
         )
     _check_sources(data)
     scenes = data["scenes"]
@@ -286,6 +290,13 @@ def _check_cheers(config: Config) -> None:
             "unified.edit_source=both would read a picture twice in the same way with "
             "unified.pathway=cheers; set it to latents"
         )
+    over = config["unified"]["cheers"]["flow_over"]
+    if over == "all" and config["unified"]["prediction"] != "velocity":
+        raise ConfigError(
+            "unified.cheers.flow_over=all is a loss of velocities at t = 1, which a head of "
+            f"unified.prediction={config['unified']['prediction']} does not have; set one of them "
+            "back"
+        )
     widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
     for stage, width in widths.items():
         heads = f"unified.cheers.{stage}.heads"
@@ -340,6 +351,29 @@ def _check_stage(stage: str, settings: Config) -> None:
             raise ConfigError(
                 f"{stage}.{key}: {pattern!r} is not a regular expression ({error})"
             ) from error
+
+
+def _check_rewards(stage: str, settings: Config) -> None:
+    """There is a reward, and what it needs is given."""
+    if not any(settings["rewards"].values()):
+        raise ConfigError(
+            f"{stage}.rewards are all 0, so no sample is better than another; give one a weight"
+        )
+    own, path = settings["rewards"]["own"], settings["own_reward"]
+    if bool(own) != bool(path):
+        raise ConfigError(
+            f"{stage}.rewards.own={own} with {stage}.own_reward={path!r}: give both, or neither"
+        )
+    if "window" in settings and settings["window"] >= settings["draw_steps"]:
+        raise ConfigError(
+            f"{stage}.window={settings['window']} does not fit before the last of "
+            f"{stage}.draw_steps={settings['draw_steps']}; take fewer SDE steps, or draw in more"
+        )
+    if settings.get("least_tokens", 0) > settings.get("most_tokens", 0):
+        raise ConfigError(
+            f"{stage}.least_tokens={settings['least_tokens']} is above "
+            f"{stage}.most_tokens={settings['most_tokens']}"
+        )
 
 
 def _check_rows(stage: str, settings: Config) -> None:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key, Shaped
 
-from unicom_jax.core.flow_steps import SAMPLERS, FlowStep, VelocityFn
+from unicom_jax.core.flow_steps import SAMPLERS, EulerStep, FlowStep, SdeStep, VelocityFn
 from unicom_jax.core.losses import LossTerm, LossTerms
 from unicom_jax.core.parts import part_term
 
@@ -164,14 +164,15 @@ def terms_by_time(
     values: Float[Array, "*B"],
     weights: Shaped[Array, "*#B"],
     time: Float[Array, "*#B"],
+    bins: int = TIME_BINS,
 ) -> LossTerms:
-    """Means of `values` by flow time, `TIME_BINS` terms of the names that `flow_terms` gives."""
+    """Means of `values` by flow time, so many terms of the names that `flow_terms` gives."""
     weights = jnp.broadcast_to(weights, values.shape).astype(jnp.float32)
-    number = jnp.clip(jnp.floor(time * TIME_BINS), 0, TIME_BINS - 1)
+    number = jnp.clip(jnp.floor(time * bins), 0, bins - 1)
     terms = {}
-    for index in range(TIME_BINS):
+    for index in range(bins):
         own = weights * (number == index)
-        terms[f"{name}/t{index / TIME_BINS:.2f}"] = (jnp.sum(own * values), jnp.sum(own))
+        terms[f"{name}/t{index / bins:.2f}"] = (jnp.sum(own * values), jnp.sum(own))
     return terms
 
 
@@ -283,6 +284,51 @@ def integrate(
         return final
     states, log_probs = passed
     return final, Trajectory(jnp.concatenate([first[None], states]), times, log_probs)
+
+
+def integrate_window(
+    velocity_fn: VelocityFn,
+    noise: Float[Array, "*shape"],
+    steps: int,
+    sde: SdeStep,
+    first: int | Int[Array, ""],
+    length: int,
+    shift: float | Float[Array, ""] = 1.0,
+    *,
+    key: Key[Array, "*#B"],
+) -> tuple[Float[Array, "*shape"], Trajectory]:
+    """As `integrate`, with SDE steps in the window [first, first + length) and Euler's elsewhere.
+
+    Where the window begins is an argument of the compiled program, so it may move.
+
+    Returns:
+      The result, and the trajectory of the window alone.
+
+    Raises:
+      ValueError: a window that is longer than the integration.
+    """
+    if not 0 < length <= steps:
+        raise ValueError(f"a window of {length} steps does not fit into {steps}")
+
+    def field(z: jax.Array, time: jax.Array) -> jax.Array:
+        return velocity_fn(z, time).astype(z.dtype)
+
+    state = noise.astype(jnp.promote_types(noise.dtype, jnp.float32))
+    times = time_grid(steps, shift).astype(state.dtype)
+    first = jnp.clip(jnp.asarray(first, jnp.int32), 0, steps - length)
+
+    def drift(number: jax.Array, z: jax.Array) -> jax.Array:
+        return EulerStep()(field, z, times[number], times[number + 1])[0]
+
+    def jump(z: jax.Array, number: jax.Array) -> tuple[jax.Array, Any]:
+        after, log_prob = sde(field, z, times[number], times[number + 1], _fold(key, number))
+        return after, (after, log_prob)
+
+    before = jax.lax.fori_loop(0, first, drift, state)
+    after, (states, log_probs) = jax.lax.scan(jump, before, first + jnp.arange(length))
+    final = jax.lax.fori_loop(first + length, steps, drift, after)
+    passed = jax.lax.dynamic_slice_in_dim(times, first, length + 1)
+    return final, Trajectory(jnp.concatenate([before[None], states]), passed, log_probs)
 
 
 def begin_from(

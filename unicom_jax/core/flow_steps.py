@@ -14,11 +14,22 @@ from jaxtyping import Array, Float, Float32
 VelocityFn = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "*shape"]]
 
 
-@dataclasses.dataclass(frozen=True)
-class EulerStep:
-    """z + (t1 - t0) v. Steps of an ODE need no key and have no log-probability (None)."""
+class OdeStep:
+    """What steps of an ODE share: they need no key and have no log-probability (None)."""
 
     stochastic = False
+
+    def log_prob(self, *step: Any) -> None:
+        """Raises ValueError: where such a step ends is certain, so it has no density there."""
+        raise ValueError(
+            f"{type(self).__name__} is a step of an ODE and has no log-probability; draw with "
+            "SdeStep where one is wanted"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EulerStep(OdeStep):
+    """z + (t1 - t0) v."""
 
     def __call__(
         self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: None = None
@@ -27,14 +38,12 @@ class EulerStep:
 
 
 @dataclasses.dataclass(frozen=True)
-class HeunStep:
+class HeunStep(OdeStep):
     """Trapezoidal corrector after an Euler predictor; the step that ends at t = 1 stays Euler.
 
     A data-predicting network knows no velocity at t = 1 (0 / 0). One Euler step of local error
     O(h²) leaves the method at second order (Karras et al. 2022, algorithm 1).
     """
-
-    stochastic = False
 
     def __call__(
         self, velocity_fn: VelocityFn, z: jax.Array, t0: jax.Array, t1: jax.Array, key: None = None
@@ -85,13 +94,13 @@ class SdeStep:
     ) -> tuple[jax.Array, jax.Array]:
         mean, deviation = self.moments(velocity_fn, z, t0, t1)
         after = mean + deviation * _normal(key, z.shape, z.dtype)
-        return after, _log_density(jax.lax.stop_gradient(after), mean, deviation)
+        return after, log_density(jax.lax.stop_gradient(after), mean, deviation)
 
     def log_prob(
         self, velocity_fn: VelocityFn, z: jax.Array, after: jax.Array, t0: jax.Array, t1: jax.Array
     ) -> Float32[Array, " B"]:
         """Of a step that was made from `z` to `after`, under this velocity."""
-        return _log_density(after, *self.moments(velocity_fn, z, t0, t1))
+        return log_density(after, *self.moments(velocity_fn, z, t0, t1))
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
@@ -101,7 +110,7 @@ def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     return jax.vmap(lambda row: jax.random.normal(row, shape[1:], dtype))(key)
 
 
-def _log_density(value: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
+def log_density(value: jax.Array, mean: jax.Array, deviation: jax.Array) -> jax.Array:
     """Log-density of an isotropic Gaussian, averaged over the dimensions of a row: (B,).
 
     An average, as in Flow-GRPO: a sum over a picture's numbers would leave the clip range of any

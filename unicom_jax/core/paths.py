@@ -139,6 +139,12 @@ class StorePath(gpath.PosixGPath):
         with asking(self):
             return filesystem(self).isfile(str(self))
 
+    def iterdir(self) -> Iterator[StorePath]:
+        with contextlib.suppress(FileNotFoundError):  # a folder with nothing in it
+            for name in self._backend.listdir(str(self)):
+                if name:  # that of the folder itself, which some tools make a file
+                    yield self / name
+
     def is_symlink(self) -> bool:
         return False
 
@@ -194,12 +200,30 @@ class StorePath(gpath.PosixGPath):
         return sorted(name[start:] for name in found)
 
 
-def open_binary(path: PathLike) -> IO[bytes]:
-    """Opens a file for reading, without a buffer where it is local."""
+def open_binary(path: PathLike, buffering: int = -1) -> IO[bytes]:
+    """Opens a file for reading. `buffering` is that of `open`, for local files."""
     if not is_remote(path):
-        return open(path, "rb", buffering=0)
+        return open(path, "rb", buffering=buffering)
     with asking(path):
         return filesystem(path).open(os.fspath(path), "rb")
+
+
+def read_range(address: PathLike, start: int, stop: int) -> bytes:
+    """The bytes [start, stop) of a file in a store, by one request; fewer where it ends."""
+    with asking(address):
+        return filesystem(address).cat_file(os.fspath(address), start=start, end=stop)
+
+
+def joined(folder: PathLike, name: str) -> Path:
+    """The path that a name stands for which is relative to a folder, unless it is a whole path."""
+    if is_remote(name) or not is_remote(folder):
+        return as_path(name) if is_remote(name) else pathlib.Path(folder) / name
+    return as_path(f"{os.fspath(folder)}/{name}")
+
+
+def absolute(path: PathLike) -> str:
+    """As `os.path.abspath`; addresses stay."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
 
 
 def remove_tree(path: PathLike) -> None:

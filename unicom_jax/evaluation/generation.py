@@ -54,12 +54,12 @@ def evaluate_generation(
     """
     if not prompts:
         return SuiteResult([], [])
-    shapes = [_shape(model, prompt.reference()) for prompt in prompts]
+    shapes = [shape_of(model, prompt.reference()) for prompt in prompts]
     records: Log[Generation] = Log(config.shown)
     outcomes: dict[str, list[bool]] = {prompt.category: [] for prompt in prompts}
     batches = in_batches_of_one_shape(prompts, shapes, config.batch_size, progress)
     for first, shape, batch in batches:
-        drawn = _draw(model, [prompt.text for _, prompt in batch], shape, config, first)
+        drawn = draw_all(model, [prompt.text for _, prompt in batch], shape, config, first)
         for (index, prompt), image in zip(batch, drawn, strict=True):
             correct, reason = prompt.judge(image)
             outcomes[prompt.category].append(correct)
@@ -97,13 +97,13 @@ def evaluate_retrieval(
     chosen = range(min(config.pictures, len(examples)))
     if not chosen:
         return SuiteResult([], [])
-    shapes = [_shape(model, examples[index].image) for index in chosen]
+    shapes = [shape_of(model, examples[index].image) for index in chosen]
     records: Log[Generation] = Log(config.shown)
     keys, queries = [], []
     batches = in_batches_of_one_shape(chosen, shapes, config.batch_size, progress)
     for first, shape, batch in batches:
         true = [examples[index] for index, _ in batch]
-        drawn = _draw(model, [example.captions[0] for example in true], shape, config, first)
+        drawn = draw_all(model, [example.captions[0] for example in true], shape, config, first)
         keys.append(encoder.features([example.image for example in true]))
         queries.append(encoder.features(drawn))
         for example, image in zip(true, drawn, strict=True):
@@ -127,19 +127,20 @@ def _category(prompt: Prompt) -> str:
     return prompt.category
 
 
-def _shape(model: UnifiedModel, picture: Picture) -> tuple[int, int]:
+def shape_of(model: UnifiedModel, picture: Picture) -> tuple[int, int]:
     """Height and width in which a picture like this one is drawn."""
     height, width, _ = model.prepared(picture).shape
     return height, width
 
 
-def _draw(
+def draw_all(
     model: UnifiedModel,
     prompts: Sequence[str],
     shape: tuple[int, int],
     config: EvaluationConfig,
     first: int,
 ) -> list[Picture]:
+    """Pictures of one shape; `first` as of `UnifiedModel.draw`."""
     options = {**config.drawing, "think": config.think, "seed": config.seed, "first": first}
     drawings = model.draw(prompts, size=shape, **options)
     return [np.asarray(drawing.image) for drawing in drawings]

@@ -28,9 +28,14 @@ class Encoder(Protocol):
 class UnifiedModel(Encoder, Protocol):
     """Every method takes a list and keeps its order.
 
+    `without_details`: the same model whose head adds no details; None where it never does.
+
     What is random follows from `seed` and an item's place, its index in the list plus `first`: so
     it does not depend on how many items a call gets.
     """
+
+    @property
+    def without_details(self) -> UnifiedModel | None: ...
 
     def answer(
         self,

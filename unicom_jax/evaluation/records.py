@@ -49,6 +49,16 @@ class Generation:
 
 
 @dataclasses.dataclass(frozen=True)
+class Details:
+    """A picture that a prompt drew by semantics alone, and the same with details."""
+
+    key: str
+    prompt: str
+    semantics: Picture | None
+    whole: Picture | None
+
+
+@dataclasses.dataclass(frozen=True)
 class Editing:
     """An edit with its two verdicts; `success` is both."""
 
@@ -93,8 +103,8 @@ class Caption:
     overlap: float
 
 
-Record = Reconstruction | Generation | Editing | Answer | Caption
-OneRecord = TypeVar("OneRecord", Reconstruction, Generation, Editing, Answer, Caption)
+Record = Reconstruction | Generation | Details | Editing | Answer | Caption
+OneRecord = TypeVar("OneRecord", Reconstruction, Generation, Details, Editing, Answer, Caption)
 RECORDS_FILE = "records.json"
 OUTCOMES_FILE = "outcomes.jsonl"
 

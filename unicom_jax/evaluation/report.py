@@ -19,6 +19,7 @@ from PIL import Image
 
 from unicom_jax.core.paths import open_binary
 from unicom_jax.evaluation.charts import Series, bar_chart, line_chart, short_number
+from unicom_jax.evaluation.gate import gate_chart, is_of_gate
 from unicom_jax.evaluation.report_inputs import Run, Stage, read_run
 from unicom_jax.evaluation.scores import FACETS, PERCENT, score_names, standing, style_of
 from unicom_jax.evaluation.stage_health import trouble
@@ -132,6 +133,8 @@ def _view(run: Run) -> dict[str, Any]:
         "speed": {stage.name: charts for stage in run.stages if (charts := _speed(stage))},
         "codec": _codec(run.stages),
         "reconstructions": records.get("reconstructions", []),
+        "gates": [(s.name, chart) for s in run.stages if (chart := gate_chart(s)) is not None],
+        "details": records.get("details", []),
         "generations": by_kind(records.get("generations", []), lambda row: row["category"]),
         "edits": by_kind(records.get("edits", []), lambda row: row["kind"]),
         "answers": by_kind(records.get("answers", []), lambda row: row["kind"]),
@@ -289,12 +292,13 @@ def _curves(stage: Stage) -> list[Chart]:
     """One chart a metric: total loss, its terms, the other metrics, then what only evals have.
 
     "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps
-    skipped) is left out, and so are the counts behind losses.
+    skipped) is left out, and so are the counts behind losses, and gates, which are drawn over flow
+    time.
     """
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
-    train = [key for key in train if not key.startswith("count/")]
+    train = [key for key in train if not (key.startswith("count/") or is_of_gate(key))]
     train.sort(key=lambda key: (key != "loss", not key.startswith("loss/")))
-    evals = _numeric_keys(stage.evals, skip=CLOCK)
+    evals = [key for key in _numeric_keys(stage.evals, skip=CLOCK) if not is_of_gate(key)]
     held_out = {
         key: name
         for key in train

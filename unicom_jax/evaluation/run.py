@@ -14,6 +14,7 @@ import rich.progress
 from data_pipelines.examples import Edit, Example, Question
 from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.data import EvaluationData, edits_of, questions_of
+from unicom_jax.evaluation.details import evaluate_details
 from unicom_jax.evaluation.editing import evaluate_editing
 from unicom_jax.evaluation.generation import Prompt, evaluate_generation, evaluate_retrieval
 from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
@@ -82,7 +83,10 @@ def evaluate(
     left_out = () if encoder else measured_scores(samples, data, config)
     if left_out and console:
         console.print(f"no encoder was trained or imported; left out: {', '.join(left_out)}")
-    results = _run("trained", suites_of(samples, data, config, encoder, only), model, console)
+    suites = suites_of(samples, data, config, encoder, only)
+    if config.shown and "generations" in suites and model.without_details is not None:
+        suites |= details_of(samples, data, config)
+    results = _run("trained", suites, model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
     del model  # memory may not hold two
     blind: dict[str, SuiteResult] = {}
@@ -154,6 +158,17 @@ def suites_of(
     }
     wanted = planned if only is None else only
     return {name: plan for name, plan in planned.items() if plan[1] and name in wanted}
+
+
+def details_of(
+    samples: Samples, data: EvaluationData, config: EvaluationConfig
+) -> dict[str, tuple[Suite, int]]:
+    """As `suites_of`: what the report shows of a head that adds details."""
+
+    def draw(model: UnifiedModel, progress: Progress) -> SuiteResult:
+        return evaluate_details(model, samples.prompts, data.examples, config, progress=progress)
+
+    return {"details": (draw, min(config.shown, len(samples.prompts) or len(data.examples)))}
 
 
 def measured_scores(

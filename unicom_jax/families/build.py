@@ -355,6 +355,7 @@ FAMILIES: dict[str, Family] = {
         frozen={"autoencoder": Subtree("autoencoder", AUTOENCODER_KEYS)},
         starts_from=_cheers_starts_from,
         in_model={"codec": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        details="head/gate/down/.*",
         heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
     ),
 }

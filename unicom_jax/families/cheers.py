@@ -40,6 +40,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 # What the paper's first stage keeps as it is, for a stage's `freeze`: it trains the projector, the
 # flow head and its gate. Later stages train everything that the family does not hold itself.
 FROZEN_AT_FIRST = ("transformer/.*", "decoder/.*", "vision/.*")
+GATE_BINS = 10  # of flow time, in which the gate is reported
 
 
 @flax.struct.dataclass
@@ -71,7 +72,10 @@ class CheersImages(ImageModel):
     dummies: bool = False
     compute_dtype: str = "float32"
 
-    time_grids = TIME_GRIDS
+    @property
+    def time_grids(self) -> tuple[str, ...]:
+        """A head that gives data has no velocity at t = 1."""
+        return TIME_GRIDS if self.prediction.kind == "velocity" else TIME_GRIDS[:1]
 
     def specs(self) -> Specs:
         return {**self.tokenizer.specs(), "head": self.head.specs()}
@@ -181,7 +185,7 @@ class CheersImages(ImageModel):
         terms = flow_terms(*both, noised.real, time, noised.of)
         if found.gate is None:
             return terms
-        return terms | terms_by_time("gate", abs(found.gate), noised.real, time)
+        return terms | terms_by_time("gate", abs(found.gate), noised.real, time, GATE_BINS)
 
 
 def make_cheers(

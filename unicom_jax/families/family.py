@@ -84,6 +84,8 @@ class Family:
         They contain those of `frozen`.
       cast: of the model's own weights those that, like its transformer's, are used in the compute
         dtype only, as a regular expression of their path ("embedding/projector/.*"); "": none.
+      details: of the model's own weights those that let details into what its head draws, as such
+        an expression: with zeros there it draws by semantics alone; "": it has none.
       heads: keys of the configuration that set numbers of attention heads, besides the
         transformer's and the vision tower's.
     """
@@ -95,6 +97,7 @@ class Family:
     starts_from: Callable[[Config], Mapping[str, Subtree]] = lambda config: {}
     in_model: Mapping[str, Subtree]
     cast: str = ""
+    details: str = ""
     heads: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

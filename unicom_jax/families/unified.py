@@ -143,6 +143,12 @@ class UnifiedModel(Module):
             of,
         )
 
+    def read(self, params: Params, batch: MixedBatch, prepared: Any) -> Float[Array, "B S W"]:
+        """Hidden states of rows without draws; `prepared`: as for `prefill`."""
+        looked_at = None if prepared is None else self.images.looked_at(params, prepared)
+        hidden = self._embed(params, batch, looked_at)
+        return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
+
     def _tells_parts(self, batch: MixedBatch) -> bool:
         return self.parts > 0 and batch.parts is not None
 

@@ -194,8 +194,8 @@ class Conversations:
             )
         if settings.grid not in self.models.unified.images.time_grids:
             raise ValueError(
-                f"grid {settings.grid!r} asks for the velocity at t = 1, which a model of this "
-                "family was not trained for; leave it out"
+                f"grid {settings.grid!r} asks for the velocity at t = 1, which this model does not "
+                "have; leave it out"
             )
         # JSON knows lists only; a static argument has to be hashable.
         return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
@@ -382,7 +382,7 @@ class Conversations:
         kind = self.sequence.image_positions
         where = image_slots(lengths, next_positions, slot_grids, slots, start, kind)
         filled = padded_rows(noise, images.shape_of(slots)[0])
-        begun = self.codec.latents(sources, canvas) if settings.edit_start else None
+        begun = self.codec.encoded(sources, canvas) if settings.edit_start else None
         return engine.draw(
             self.models, self.params, cache,
             *self.models.place((where.positions, where.mask, latent_grids, filled)),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jaxtyping import Float32
 
 from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Segment, Text
@@ -180,6 +183,21 @@ class Generator(Conversations):
         `seed`, `first`: as for `paint`.
         """
         return self.codec.reconstruct(images, seed=seed, first=first)
+
+    @property
+    def without_details(self) -> Generator | None:
+        """The same model, but its head draws by semantics alone; None: it adds no details.
+
+        It shares all other weights, and every compiled program.
+        """
+        flat = traverse_util.flatten_dict(self.params["unified"], sep="/")
+        let_in = re.compile(self.models.family.details)
+        if not (gates := [path for path in flat if let_in.fullmatch(path)]):
+            return None
+        flat |= {path: jnp.zeros_like(flat[path], device=flat[path].sharding) for path in gates}
+        unified = traverse_util.unflatten_dict(flat, sep="/")
+        params = {**self.params, "unified": unified}
+        return Generator(self.config, self.tokenizer, params, self.models.mesh)
 
     @property
     def encoder(self) -> PictureEncoder | None:

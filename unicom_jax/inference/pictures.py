@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from unicom_jax.core.paths import Path
 from unicom_jax.core.picture import Picture
 
 GAP = 4  # white pixels between the pictures of a sheet

@@ -75,7 +75,8 @@ class Reconstructor:
             )
         workdir, devices = as_path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
         config, _ = weights.describe(workdir)
-        params = {"codec": autoencoder.load_trained(config, workdir, mesh=devices)}
+        params: dict[str, Params] = {}
+        params["codec"] = autoencoder.load_trained(config, workdir, mesh=devices)
         if furthest(config, workdir, VISION.part):
             only = (weights.EYE,)
             params |= weights.restore(workdir, config, only=only, mesh=devices, for_use=True)
@@ -93,7 +94,8 @@ class Reconstructor:
         alone has words."""
         del tokenizer
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        params = {"codec": autoencoder.fresh_autoencoder(config, seed, devices)}
+        params: dict[str, Params] = {}
+        params["codec"] = autoencoder.fresh_autoencoder(config, seed, devices)
         return cls(config, params, _of_autoencoder(config, devices))
 
     @cached_property
@@ -130,7 +132,7 @@ class Reconstructor:
             places = [place for place, other in enumerate(canvases) if other == canvas]
 
             def run(batch: list[int], canvas=canvas) -> list[Picture]:
-                latents = self.latents([pictures[place] for place in batch], canvas)
+                latents = self.encoded([pictures[place] for place in batch], canvas)
                 own = [first + place for place in batch]
                 return self.pixels(latents, own, [sizes[p] for p in batch], canvas, steps, seed)
 
@@ -138,7 +140,7 @@ class Reconstructor:
             results |= zip(places, drawn, strict=True)
         return [results[place] for place in range(len(pictures))]
 
-    def latents(self, pictures: Sequence[Picture], canvas: Canvas) -> jax.Array:
+    def encoded(self, pictures: Sequence[Picture], canvas: Canvas) -> jax.Array:
         """Normalised latents (B, n, d) of pictures that fit on `canvas`."""
         seen = self.models.place(to_patches(pictures, self.sequence))
         latents = engine.encode(self.models, self.params, *seen)

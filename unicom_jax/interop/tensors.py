@@ -110,7 +110,7 @@ class TensorFolder:
         part = np.empty([s.stop - s.start for s in (rows, *columns)], DTYPES[fact.dtype])
         row_shape = fact.shape[1:]
         row_bytes = math.prod(row_shape) * part.itemsize
-        with open_binary(fact.shard) as file:
+        with open_binary(fact.shard, buffering=0) as file:
             file.seek(fact.offset + rows.start * row_bytes)
             if tuple(columns) == whole[1:]:
                 _read_into(file, part, fact.shard)

@@ -58,7 +58,8 @@ def check_facts(
     if name := quantised(extra):
         raise WeightsError(f"{tensors.path}: {name} {explain_extra(name)}")
     if missing := sorted(wanted.keys() - there.keys()):
-        hint = "".join(f" ({(hints or {})[name]})" for name in missing if name in (hints or {}))
+        known = dict.fromkeys((hints or {})[name] for name in missing if name in (hints or {}))
+        hint = "".join(f" ({one})" for one in known)
         raise WeightsError(
             f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model{hint}"
         )

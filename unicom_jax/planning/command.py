@@ -57,11 +57,18 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
                 f"--stage={name} is unknown; stages are {', '.join((*STAGES, SAMPLE))}"
             )
     stages, samples = tuple(name for name in stages if name != SAMPLE), SAMPLE in stages
+    unplanned = () if args.stage else tuple(name for name in stages if STAGES[name].samples)
+    stages = tuple(name for name in stages if name not in unplanned)
     check_settings(config, stages)
     if samples and (args.search or args.estimate or missing_compiler(topology)):
         needs = missing_compiler(topology) or "no --search and no --estimate"
         raise ConfigError(f"--stage={SAMPLE} is planned by compiling alone; it needs {needs}")
-    notes = (assume_flux(config), _about_packed(config), _about_compiler(topology, args.estimate))
+    notes = (
+        assume_flux(config),
+        _about_packed(config),
+        _about_compiler(topology, args.estimate),
+        f"{' and '.join(unplanned)}: stages that sample texts are not planned" * bool(unplanned),
+    )
     for note in filter(None, notes):
         console.print(f"! {note}", markup=False, soft_wrap=True)
     if args.search:

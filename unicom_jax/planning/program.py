@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.build import grid_unit, image_policy, stage_packing
 from data_pipelines.loading.pictures import PictureBatch
+from data_pipelines.loading.prompts import PromptBatch
 from data_pipelines.sequences.packing import PackingConfig
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 from unicom_jax.core.gradients import COMPUTE
@@ -108,11 +109,26 @@ def _abstract_pictures(config: Mapping[str, Any], name: str) -> PictureBatch:
     )
 
 
+def _abstract_prompts(config: Mapping[str, Any], name: str) -> PromptBatch:
+    settings, patch = config[name], config["data"]["patch"]
+    rows = settings["batch_size"]
+    asked = settings["rewards"].get("answers", 0.0) > 0
+    return PromptBatch(
+        patches=_array(rows, most_patches(config), 3 * patch**2, dtype=np.uint8),
+        grids=_array(rows, 2),
+        captions=_array(rows, settings["max_tokens"]),
+        questions=_array(rows, settings["question_tokens"] if asked else 0),
+        answers=_array(rows, settings["answer_tokens"] if asked else 0),
+        number=_array(rows),
+    )
+
+
 # By `StageSpec.loader`: (configuration, name of the stage's settings) -> batch.
 ABSTRACT: dict[str, Callable[[Mapping[str, Any], str], Any]] = {
     "rows": _abstract_packed,
     "pictures": _abstract_pictures,
     "captioned": _abstract_pictures,
+    "prompts": _abstract_prompts,
 }
 
 

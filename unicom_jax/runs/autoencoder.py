@@ -27,7 +27,9 @@ from unicom_jax.families.build import (
     build_autoencoder,
     build_space,
     build_trained_autoencoder,
+    family_of,
 )
+from unicom_jax.families.family import pixels
 from unicom_jax.interop.folders import check_model, check_numbers, module_in, read_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
@@ -55,13 +57,19 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
     Raises:
       WeightsError: the weights are damaged, or are not those that its config.json describes.
       ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
-        (`data.policy` is "naflex"), or the run trains one itself.
+        (`data.policy` is "naflex"), or the run trains one itself, or its family paints none.
       ValueError: it does not fit the patch.
     """
     if config.data.policy.startswith("bucket"):
         config.autoencoder.canvas = canvas_of(config)
     if not (path := autoencoder_path(config)):
         return
+    if family_of(config).space is pixels:
+        raise ConfigError(
+            f"codec.autoencoder.path={path}: a model of unified.pathway={config.unified.pathway} "
+            "draws in the latents of the stage autoencoder; name the folder in "
+            "autoencoder.init_from instead"
+        )
     trains = any(one.spec.part == AUTOENCODER for one in occurrences(config.stages))
     if trains or stage_steps(workdir, AUTOENCODER):
         raise ConfigError(

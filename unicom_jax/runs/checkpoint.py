@@ -235,9 +235,9 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
         abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
     if missing := sorted(abstract.keys() - tree.keys()):
         raise OtherRunError(
-            f"checkpoint {path} has no {', '.join(missing)}; a stage that was imported for later "
-            "ones only cannot be trained: leave it out of config.stages. Else use the config that "
-            "the checkpoint was trained with, or a new --workdir"
+            f"checkpoint {path} has no {', '.join(missing)}: it is of another model than the "
+            "config describes, or holds only what later stages need of it (then leave its stage "
+            "out of config.stages); use the config that it was trained with, or a new --workdir"
         )
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
     for name in sorted(stored.keys() | wanted.keys()):
@@ -263,8 +263,9 @@ def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
     steps = stage_steps(workdir, stage)
     if not steps:
         raise CheckpointError(
-            f"no checkpoint under {folder}; run `unicom train` for stage "
-            f"{stage!r} first, or point --checkpoint at the folder that holds config.json"
+            f"no checkpoint under {folder}; run `unicom train` for stage {stage!r} first (with it "
+            "in config.stages), import its weights, or point --checkpoint at the folder that holds "
+            "config.json"
         )
     if not step:
         return steps[-1]

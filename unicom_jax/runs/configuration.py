@@ -27,7 +27,7 @@ from unicom_jax.config import (
     values,
 )
 from unicom_jax.config.files import check_values
-from unicom_jax.config.key import NEUTRAL, RECORDED
+from unicom_jax.config.key import NEUTRAL, RECORDED, STRUCTURAL
 from unicom_jax.config.schema import declared
 from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.stages import parse, spec_of
@@ -71,7 +71,7 @@ def open_run(
             config.data[name] = stored["data"][name]
     apply_overrides(config, overrides)
     if stored is not None:
-        for name, old, new in differences(stored, config):
+        for name, old, new in sorted(differences(stored, config), key=_weight):
             _check_change(name, old, new, workdir, stored, allow_change)
         if any_started(workdir):
             config.data.tokenizer_fingerprint = stored["data"].get("tokenizer_fingerprint", "")
@@ -193,6 +193,13 @@ def any_started(workdir: Path) -> bool:
 def _started_stages(workdir: Path) -> set[str]:
     """The stages with a checkpoint, be it of a repetition alone."""
     return {parse(label).name for label in _steps(workdir)}
+
+
+def _weight(difference: tuple[str, Any, Any]) -> int:
+    """The order in which differences are refused: another family explains most of the others, and
+    what may never change comes before what --allow-change allows."""
+    name = difference[0]
+    return 0 if name == "unified.pathway" else 1 if declared(name).resume == STRUCTURAL else 2
 
 
 def _check_change(

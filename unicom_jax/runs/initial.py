@@ -45,7 +45,9 @@ from unicom_jax.families.build import (
     build_codec,
     build_encoder,
     build_unified,
+    family_of,
 )
+from unicom_jax.families.family import pixels
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
@@ -167,9 +169,11 @@ def _autoencoder(config: Config) -> list[Source]:
         return [Source(key, (), folder, LAYOUTS["cheers"], own)]
     ours, theirs = build_autoencoder(config), module_in(folder, layout)
     if type(ours) is not type(theirs):
+        paints = family_of(config).space is not pixels
+        other = ", or name it in codec.autoencoder.path" if paints else ""
         raise ConfigError(
             f"{key}={given} holds an {type(theirs).__name__}, which has no statistics of its "
-            f"latents; give an {type(ours).__name__}, or name it in codec.autoencoder.path"
+            f"latents; give an {type(ours).__name__}{other}"
         )
     check_autoencoder(ours, theirs, key, given)
     return [Source(key, (), folder, layout, theirs)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from data_pipelines.batches import Share, picture_loader, unified_loader
+from data_pipelines.batches import Share, picture_loader, prompt_loader, unified_loader
 from data_pipelines.loading.loader import Loader
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.split import TRAIN
@@ -25,11 +25,27 @@ def _captioned(label: str, *arguments: Any, **options: Any) -> Loader:
     return picture_loader(*arguments, captioned=True, **options)
 
 
+def _prompts(
+    label: str, config: Mapping[str, Any], stage: str, *how: Any, **options: Any
+) -> Loader:
+    """Captions and questions are read where the stage's settings make use of them."""
+    settings = config[stage]
+    return prompt_loader(
+        config,
+        stage,
+        *how,
+        captioned=settings.get("captions") == "data",
+        questions=settings["rewards"].get("answers", 0.0) > 0,
+        **options,
+    )
+
+
 # Loader of `StageSpec.loader`: takes the stage's label, then what `picture_loader` takes.
 LOADERS: dict[str, Callable[..., Loader]] = {
     "rows": _rows,
     "pictures": _pictures,
     "captioned": _captioned,
+    "prompts": _prompts,
 }
 
 

@@ -67,6 +67,8 @@ class StageSpec:
       of_family: its `frozen` and `starts_from` are those of the configuration's family.
       wants_frozen: whether it reads `frozen` at all, under a configuration. Use `reads` and
         `begins_with`, which know.
+      samples: its rollouts use the model as it was before the stage and all that it is used with:
+        these are its `frozen`, the former as `START`. Its builder is given the tokenizer.
     """
 
     name: str
@@ -78,10 +80,13 @@ class StageSpec:
     autoencoder: bool = False
     starts_from: Mapping[str, Subtree] = dataclasses.field(default_factory=dict)
     of_family: bool = False
+    samples: bool = False
     wants_frozen: Callable[[Config], bool] = lambda config: True
 
     def reads(self, config: Config) -> Mapping[str, Subtree]:
         """`frozen` under a configuration."""
+        if self.samples:
+            return {**family_of(config).in_model, START: UNIFIED}
         if self.of_family:
             return family_of(config).frozen
         return self.frozen if self.wants_frozen(config) else {}
@@ -90,6 +95,9 @@ class StageSpec:
         """`starts_from` under a configuration."""
         return family_of(config).starts_from(config) if self.of_family else self.starts_from
 
+
+UNIFIED = Subtree("unified")  # the model itself
+START = "start"  # among frozen trees: its weights before a stage
 
 # ---- the tables -------------------------------------------------------------------------------
 
@@ -119,8 +127,6 @@ PARTS: dict[str, Part] = {
     "unified": Part(build_unified, lambda config: "unified.transformer.remat"),
 }
 
-UNIFIED = Subtree("unified")  # the model itself
-
 
 def _unified(name: str) -> StageSpec:
     """A stage of the unified model."""
@@ -131,6 +137,25 @@ def _unified(name: str) -> StageSpec:
         loader="rows",
         tokens_per_step=_slots,
         of_family=True,
+    )
+
+
+def _samples(config: Config, name: str) -> int:
+    """Slots of the captions of a step's samples."""
+    settings = config[name]
+    return settings["batch_size"] * settings["group_size"] * settings["max_tokens"]
+
+
+def _policy(name: str, *, loss: str) -> StageSpec:
+    """A stage that trains the unified model on what it writes and draws."""
+    return StageSpec(
+        name,
+        part=UNIFIED.part,
+        loss=loss,
+        loader="prompts",
+        tokens_per_step=_samples,
+        autoencoder=True,
+        samples=True,
     )
 
 
@@ -167,6 +192,8 @@ STAGES: dict[str, StageSpec] = {
         _unified("pretrain"),
         _unified("continue"),
         _unified("sft"),
+        _policy("g4u", loss="captioner"),
+        _policy("u4g", loss="drawer"),
     )
 }
 

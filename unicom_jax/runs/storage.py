@@ -13,7 +13,7 @@ import jax
 from etils import epath
 
 from unicom_jax.core.paths import is_remote, remove_tree
-from unicom_jax.runs.workdir import COMMITTED, is_step
+from unicom_jax.runs.workdir import COMMITTED, is_step, is_whole
 
 S3 = "s3://"
 HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of it is there
@@ -33,12 +33,21 @@ def remove_half_written(directory: Path) -> None:
     """Frees what saves that failed, or were killed, left behind. No save may be under way."""
     if jax.process_index() == 0:
         if is_remote(directory):
-            steps = (path for path in directory.iterdir() if is_step(path.name))
-            half = [path for path in steps if not (path / COMMITTED).is_file()]
+            steps = [path for path in directory.iterdir() if is_step(path.name)]
+            half = [path for path in steps if not is_whole(path)]
+            for path in set(steps) - set(half):
+                _mark_whole(path)
         else:
             half = list(directory.glob(HALF_WRITTEN))
         for path in half:
             remove_tree(path)
+
+
+def _mark_whole(step: epath.Path) -> None:
+    """Lets Orbax accept a step that was copied into a store."""
+    if not (step / COMMITTED).is_file():
+        for folder in (*(path for path in step.iterdir() if path.is_dir()), step):
+            (folder / COMMITTED).write_text("copied")
 
 
 def take_folders_literally() -> None:
@@ -85,7 +94,7 @@ def teach_s3() -> bool:
         if not address.startswith(S3):
             return spec_of(address)
         bucket, _, path = address.removeprefix(S3).partition("/")
-        found = {"driver": "s3", "bucket": bucket, "path": f"{path}/"}
+        found = {"driver": "s3", "bucket": bucket, "path": path}
         # The variables that boto3 and s3fs read.
         if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
             found["endpoint"] = endpoint

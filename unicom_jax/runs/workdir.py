@@ -41,8 +41,20 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
         return []
     paths = (path for path in directory.iterdir() if is_step(path.name) and path.is_dir())
     if is_remote(workdir):
-        paths = (path for path in paths if (path / COMMITTED).is_file())
+        paths = (path for path in paths if is_whole(path))
     return sorted(int(path.name) for path in paths)
+
+
+def is_whole(step: Path) -> bool:
+    """Whether the folder of a step in a store holds all of it: it was written there, or copied from
+    a disk, where Orbax notes the end of a save in the step's description."""
+    if (step / COMMITTED).is_file():
+        return True
+    try:
+        about = json.loads((step / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
+        return about["commit_timestamp_nsecs"] is not None
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def is_step(name: str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
+from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import BASE, Lora, adapters
 from unicom_jax.core.module import Specs, iter_specs
@@ -22,7 +23,11 @@ from unicom_jax.training.step import Stage, Trainer
 
 
 def make_trainer(
-    label: str, config: ConfigDict, mesh: Mesh, statistics_batches: Callable[[], Iterator[Any]]
+    label: str,
+    config: ConfigDict,
+    mesh: Mesh,
+    statistics_batches: Callable[[], Iterator[Any]],
+    tokenizer: Tokenizer | None = None,
 ) -> Trainer:
     """The trainer of a stage on a mesh, whose devices need not exist.
 
@@ -30,14 +35,21 @@ def make_trainer(
       label: of the stage, or of one of its occurrences.
       statistics_batches: placed batches for what a stage measures at its end (the codec's latent
         statistics).
+      tokenizer: of the run; stages that sample texts need it.
 
     Raises:
-      ConfigError: settings that this mesh cannot serve.
+      ConfigError: settings that this mesh cannot serve, or no tokenizer where one is needed.
     """
     spec = spec_of(label)
     settings = config[spec.name]
     check_on_mesh(spec.name, config, mesh.shape)
-    stage = LOSSES[spec.loss](spec.name, config, statistics_batches)
+    if spec.samples and tokenizer is None:
+        raise ConfigError(
+            f"the stage {label} samples texts, for which a tokenizer is needed; it can be trained, "
+            "not planned"
+        )
+    own = {"tokenizer": tokenizer} if spec.samples else {}
+    stage = LOSSES[spec.loss](spec.name, config, statistics_batches, **own)
     if settings.get("lora", {}).get("rank"):
         stage = _with_adapters(stage, settings.lora)
     groups = read_groups(settings.groups, stage.module.specs(), f"{spec.name}.groups")

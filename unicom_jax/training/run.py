@@ -157,7 +157,7 @@ def _run_stage(
             for batch in itertools.islice(stream, settings.statistics_batches):
                 yield place_batch(batch, mesh)
 
-    trainer = make_trainer(label, config, mesh, statistics_batches)
+    trainer = make_trainer(label, config, mesh, statistics_batches, tokenizer)
     for line in copies_on_mesh(stage.name, config, mesh.shape):
         console.print(f"! {line}", soft_wrap=True)
     frozen = _frozen_parts(stage, config, workdir, mesh)

@@ -268,3 +268,42 @@ def test_stacked_rows_are_a_batch():
 def test_a_row_of_nothing_is_refused():
     with pytest.raises(ValueError, match="packing slots must be at least 1"):
         PackingConfig(slots=0, images=1)
+
+
+# ---- Cheers' mask -----------------------------------------------------------------------------
+
+
+def papers_mask(row, lengths, dummies):
+    """(S, S) bool as arXiv 2603.12793 has it, slot by slot: what is before oneself, or within the
+    same run of image slots, read and drawn alike; of the same document; pads see nothing here."""
+    slots, pictured = len(row.tokens), row.roles > Role.TEXT
+    document = np.repeat(np.arange(len(lengths)), lengths)
+    seen = np.zeros((slots, slots), bool)
+    for i in range(len(document)):
+        for j in range(len(document)):
+            between = slice(min(i, j), max(i, j) + 1)
+            run = pictured[between].all() and document[i] not in dummies
+            seen[i, j] = document[i] == document[j] and (j <= i or run)
+    return seen
+
+
+def test_folded_pictures_see_what_they_see_in_cheers():
+    config = dataclasses.replace(
+        SMALL,
+        images=ImagePolicy("naflex", max_tokens=32),
+        fold=2,
+        image_positions="plain",
+        dummies=True,
+    )
+    look, change, drawn = (
+        Image(picture(seed, 16, 32), role) for seed, role in enumerate((UNDERSTOOD, SOURCE, DRAWN))
+    )
+    ask, said = Text("a red dot"), Text("a dot", supervised=True)
+    segments = [[ask, drawn], [look, look, ask, said], [change, ask, drawn], [said], [ask, said]]
+    written = [build_document(each, tokenizer(), config) for each in segments]
+    assert [len(document.grids) for document in written] == [1, 2, 2, 1, 1]
+    row = pack_row(written, PackingConfig(slots=400, images=10, window_rows=1), config)
+    lengths = [len(document) for document in written]
+    np.testing.assert_array_equal(visible(row.mask), papers_mask(row, lengths, dummies=(3, 4)))
+    for document in written[:3]:  # each of several slots
+        assert np.count_nonzero(document.image_token) > 0

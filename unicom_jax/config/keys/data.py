@@ -23,6 +23,7 @@ SOURCE = Group(
                 "parquet",
                 "pictures",
                 "text",
+                "tf_example",
                 "tfds",
                 "webdataset",
                 "openmoji",
@@ -54,13 +55,13 @@ SOURCE = Group(
         ),
         "image": Key(
             "image",
-            "The feature or column that holds the picture (tfds, parquet).",
+            "The feature or column that holds the picture (tfds, tf_example, parquet).",
             resume=RECORDED,
             before="image",
         ),
         "captions": Key(
             "",
-            "The feature, column or field that holds the texts (tfds, parquet, text); "
+            "The feature, column or field that holds the texts (tfds, tf_example, parquet, text); "
             '"": the first with a usual name.',
             resume=RECORDED,
             before="",
@@ -149,6 +150,11 @@ SCENES = Group(
                 least=0,
                 most=0.025,
                 before=0.025,
+            ),
+            "long_captions": Key(
+                False,
+                "Give every scene a last caption of 60 words and more that says all there is.",
+                before=False,
             ),
         },
         resume=RECORDED,

@@ -243,7 +243,10 @@ class UnicomCheersModel(UnicomBase):
     # ---- pictures and latents -----------------------------------------------------------------
 
     pixel_channels = 0  # the autoencoder paints without noise
-    time_grids = GRIDS
+
+    @property
+    def time_grids(self) -> tuple[str, ...]:
+        return GRIDS if self.config.pathway["prediction"] == "velocity" else GRIDS[:1]
 
     @property
     def space(self) -> AutoencoderSpace:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from unicom_jax.training.stages.autoencoder import autoencoder_stage
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
+from unicom_jax.training.stages.policy import captioner_stage, drawer_stage
 from unicom_jax.training.stages.unified import unified_stage
 from unicom_jax.training.step import Stage
 
 # (name of the stage's settings, configuration, what gives placed batches for measurements at the
-# stage's end) -> stage.
-Builder = Callable[[str, Mapping[str, Any], Callable[[], Iterator[Any]]], Stage]
+# stage's end) -> stage. Where `StageSpec.samples` it is given the `tokenizer` too.
+Builder = Callable[..., Stage]
 
 # By `StageSpec.loss`.
 LOSSES: dict[str, Builder] = {
@@ -21,4 +21,6 @@ LOSSES: dict[str, Builder] = {
     "autoencoder": autoencoder_stage,
     "codec": codec_stage,
     "unified": lambda name, config, batches: unified_stage(name, config),
+    "captioner": lambda name, config, batches, tokenizer: captioner_stage(name, config, tokenizer),
+    "drawer": lambda name, config, batches, tokenizer: drawer_stage(name, config, tokenizer),
 }

@@ -1,0 +1,89 @@
+"""Batches of pictures that a policy describes or draws again: each with its most detailed caption,
+and with one question about it where one is asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import NamedTuple
+
+import numpy as np
+
+from data_pipelines.examples import Example
+from data_pipelines.loading.pictures import Found, PictureBatches
+from data_pipelines.sequences.tasks import BrokenExample
+
+
+class PromptBatch(NamedTuple):
+    """B pictures of at most N patches.
+
+    Attributes:
+      patches: (B, N, patch * patch * 3) uint8, raster order, zeros behind the last patch.
+      grids: (B, 2) int32 (rows, columns) of patches.
+      captions: (B, T) int32, the most detailed caption, -1 behind it; empty (all -1) where captions
+        are not asked for.
+      questions, answers: (B, q) and (B, a) int32, -1 behind them. q = a = 0: none are asked for. A
+        question begins with a space, to stand behind a caption.
+      number: (B,) int32, the step of the batch.
+    """
+
+    patches: np.ndarray
+    grids: np.ndarray
+    captions: np.ndarray
+    questions: np.ndarray
+    answers: np.ndarray
+    number: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptBatches(PictureBatches):
+    """Step to this process's part of a global batch, as `PictureBatches`; captions longer than
+    `pictures.text_length` are cut, and counted.
+
+    Attributes:
+      question_length, answer_length: tokens of a question and its answer; 0: none are asked. An
+        example all of whose questions are longer is passed over as broken.
+    """
+
+    question_length: int = 0
+    answer_length: int = 0
+
+    def __call__(self, step: int) -> tuple[PromptBatch, Counter]:
+        found, counts = self.found(step)
+        pictures, rows = self.batch(found, counts), len(found)
+        inside = np.arange(pictures.tokens.shape[1]) < pictures.lengths[:, None]
+        questions = np.full((rows, self.question_length), -1, np.int32)
+        answers = np.full((rows, self.answer_length), -1, np.int32)
+        for row, (_, _, asked) in enumerate(found):
+            for into, ids in zip((questions, answers), asked, strict=True):
+                into[row, : len(ids)] = ids
+        batch = PromptBatch(
+            patches=pictures.patches,
+            grids=pictures.grids,
+            captions=np.where(inside, pictures.tokens, -1).astype(np.int32),
+            questions=questions,
+            answers=answers,
+            number=np.full(rows, step, np.int32),
+        )
+        return batch, counts
+
+    def _use(self, example: Example, index: int) -> Found:
+        found = super()._use(example, index)
+        return found._replace(asked=self._asked(example, index)) if self.question_length else found
+
+    def _asked(self, example: Example, index: int) -> tuple[list[int], list[int]]:
+        """Question and answer, drawn among those that are short enough."""
+        encode = self.tokenizer.encode
+        pairs = [(encode(f" {q.question}"), encode(q.answer)) for q in example.questions]
+        fitting = [
+            pair
+            for pair in pairs
+            if len(pair[0]) <= self.question_length and 0 < len(pair[1]) <= self.answer_length
+        ]
+        if not fitting:
+            raise BrokenExample(
+                f"example {example.key!r} has no question of at most {self.question_length} "
+                f"tokens with an answer of at most {self.answer_length}; allow longer ones"
+            )
+        return fitting[int(np.random.default_rng([self.seed, index, 1]).integers(len(fitting)))]

@@ -1,0 +1,89 @@
+"""How far two accounts of one picture agree, fact by fact: kept, lost, invented.
+
+An account is phrases, one an object, and the ground. It may be the truth, a judge's reading of a
+picture, or what a caption claims.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from data_pipelines.scenes.facts import Phrase
+from data_pipelines.scenes.scene import SceneObject
+
+
+@dataclasses.dataclass(frozen=True)
+class Account:
+    """Objects and the name of the ground; "" where a property or the ground is left open."""
+
+    objects: tuple[Phrase, ...]
+    background: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """Numbers of facts.
+
+    Attributes:
+      kept: true ones that the account has.
+      lost: true ones that it has not, or has wrong.
+      invented: facts of the account that are wrong, or of objects that are not there.
+    """
+
+    kept: int
+    lost: int
+    invented: int
+
+    @property
+    def completeness(self) -> float:
+        """Share of the true facts that are kept."""
+        return self.kept / max(self.kept + self.lost, 1)
+
+    @property
+    def score(self) -> float:
+        """Kept over all that was ever claimed, in [0, 1]: 1 only where nothing is lost or
+        invented."""
+        return self.kept / max(self.kept + self.lost + self.invented, 1)
+
+
+def account_of(objects: Sequence[SceneObject], background: str) -> Account:
+    """Of objects whose properties are all known."""
+    phrases = (
+        Phrase(1, item.shape, item.letter, item.colour, item.size, item.place) for item in objects
+    )
+    return Account(tuple(phrases), background)
+
+
+def agreement(truth: Account, told: Account) -> Agreement:
+    """Compares an account with the truth.
+
+    Its objects are matched with the true ones, each with one at most, so that most facts are kept.
+    """
+    alike = np.array(
+        [[_alike(true, claimed) for claimed in told.objects] for true in truth.objects], int
+    ).reshape(len(truth.objects), len(told.objects))
+    matched = alike[linear_sum_assignment(alike, maximize=True)].sum()
+    ground = int(truth.background != "" and truth.background == told.background)
+    true_facts, told_facts = (
+        sum(map(_facts, one.objects)) + bool(one.background) for one in (truth, told)
+    )
+    kept = int(matched) + ground
+    return Agreement(kept, true_facts - kept, told_facts - kept)
+
+
+def _properties(phrase: Phrase) -> list[str]:
+    named = (f"{phrase.shape} {phrase.letter}".strip(), phrase.colour, phrase.size, phrase.place)
+    return list(named)
+
+
+def _alike(true: Phrase, claimed: Phrase) -> int:
+    pairs = zip(_properties(true), _properties(claimed), strict=True)
+    return sum(a == b and a != "" for a, b in pairs)
+
+
+def _facts(phrase: Phrase) -> int:
+    return sum(name != "" for name in _properties(phrase))

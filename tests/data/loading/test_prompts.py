@@ -1,0 +1,56 @@
+"""Batches for a policy: pictures with their most detailed caption, and a question that fits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from data_pipelines.images import ImagePolicy
+from data_pipelines.loading.loader import LoaderConfig
+from data_pipelines.loading.pictures import PictureConfig, WeightedSource
+from data_pipelines.loading.prompts import PromptBatches
+from data_pipelines.scenes.scene import SceneConfig
+from data_pipelines.scenes.source import ScenesSource
+from tests.data.samples import tokenizer
+
+SOURCE = ScenesSource(SceneConfig(sizes=((32, 32),)), seed=5, size=8)
+
+
+def batches(rows=4, share=None, **options):
+    pictures = PictureConfig(16, ImagePolicy("fixed", 32), text_length=200, captions="last")
+    config = LoaderConfig(rows, share)
+    return PromptBatches([WeightedSource(SOURCE)], tokenizer(), pictures, config, 3, **options)
+
+
+def words(ids):
+    return tokenizer().decode(ids[ids >= 0])
+
+
+def test_a_batch_has_pictures_captions_questions_and_its_number():
+    batch, counts = batches(question_length=64, answer_length=16)(2)
+    examples = {example.captions[-1]: example for example in map(SOURCE.__getitem__, range(8))}
+    for caption, question, answer in zip(
+        batch.captions, batch.questions, batch.answers, strict=True
+    ):
+        example = examples[words(caption)]
+        asked = {f" {q.question}": q.answer for q in example.questions}
+        assert asked[words(question)] == words(answer)
+    assert batch.number.tolist() == [2] * 4 and batch.grids.tolist() == [[2, 2]] * 4
+    assert counts["documents"] == 4 and counts["broken"] == 0
+
+
+def test_a_process_makes_its_rows_of_the_same_batch():
+    whole, _ = batches(question_length=64, answer_length=16)(1)
+    part, _ = batches(share=(1, 3), question_length=64, answer_length=16)(1)
+    for every, own in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(every[[1, 3]], own)
+
+
+def test_without_questions_none_are_looked_for():
+    batch, _ = batches()(0)
+    assert batch.questions.shape == batch.answers.shape == (4, 0)
+
+
+def test_examples_whose_questions_are_too_long_are_passed_over():
+    with pytest.raises(ValueError, match="no question of at most 2 tokens"):
+        batches(question_length=2, answer_length=16)(0)

@@ -1,0 +1,191 @@
+"""Captioner and drawer as wholes: what their rollouts depend on, and their first gradients."""
+
+from __future__ import annotations
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from data_pipelines.loading.prompts import PromptBatch
+from tests.data.samples import tokenizer
+from tests.tiny import tiny_config
+from unicom_jax.config import ConfigError
+from unicom_jax.families.build import family_of
+from unicom_jax.families.family import Subtree
+from unicom_jax.planning.program import abstract_batch
+from unicom_jax.rl import captioner as captioners
+from unicom_jax.rl.rows import caption_log_probs, picture_rows
+from unicom_jax.runs.stages import PARTS, START
+from unicom_jax.training.stages.policy import captioner_stage, drawer_stage
+
+GROUP, MOST = 3, 5
+
+
+@pytest.fixture(scope="module")
+def made(generator, setting):
+    """(stage, frozen trees, batch) of a stage with the given settings."""
+
+    def make(build, stage, **changes):
+        config = generator.config.copy_and_resolve_references()
+        config[stage].update({"group_size": GROUP, "max_tokens": MOST, "draw_steps": 4})
+        with config.unlocked():
+            rewards = changes.pop("rewards")
+            config[stage].rewards.update(dict.fromkeys(config[stage].rewards, 0.0) | rewards)
+            config[stage].update(changes)
+        frozen = {**generator.params, START: generator.params["unified"]}
+        batch = PromptBatch(
+            patches=setting.patches,
+            grids=setting.grids,
+            captions=jnp.full((2, MOST), -1).at[:, 0].set(280),
+            questions=jnp.zeros((2, 0), int),
+            answers=jnp.zeros((2, 0), int),
+            number=jnp.zeros(2, int),
+        )
+        return build(stage, config, generator.tokenizer), frozen, batch
+
+    return make
+
+
+OWN = {"rewards": {"own": 1.0}, "own_reward": "tests.rl.own.brightness"}
+
+
+@pytest.fixture(scope="module")
+def captioner(made):
+    return made(captioner_stage, "g4u", **OWN)
+
+
+def test_no_hidden_state_that_saw_the_picture_reaches_the_drawer(captioner, monkeypatch):
+    """With the words held, other pictures give the same drawings to the last bit; other words give
+    others."""
+    stage, frozen, batch = captioner
+    monkeypatch.setattr(captioners, "write_captions", lambda model, params, *how: params["words"])
+    prepare = jax.jit(stage.prepare)
+
+    def drawings(words, patches):
+        params = {**frozen[START], "words": words}
+        made = prepare(params, frozen, batch._replace(patches=patches), jax.random.key(0))
+        return np.asarray(made.scores.parts["own"])
+
+    words = jnp.tile(jnp.array([280, 281, 282, -1, -1]), (2 * GROUP, 1))
+    one = drawings(words, batch.patches)
+    np.testing.assert_array_equal(one, drawings(words, 255 - batch.patches))
+    assert (one != drawings(words.at[:, 1].set(285), batch.patches)).all()
+
+
+@pytest.fixture(scope="module")
+def captions(captioner):
+    stage, frozen, batch = captioner
+    return jax.jit(stage.prepare)(frozen[START], frozen, batch, jax.random.key(1))
+
+
+def test_captions_of_a_picture_stand_side_by_side(captions, setting):
+    assert captions.tokens.shape == (2 * GROUP, MOST)
+    np.testing.assert_array_equal(captions.patches, np.repeat(setting.patches, GROUP, axis=0))
+    gained = np.asarray(captions.scores.advantages).reshape(2, GROUP)
+    np.testing.assert_allclose(gained.sum(axis=1), 0.0, atol=1e-5)
+    np.testing.assert_allclose(captions.old, captions.reference, rtol=1e-5, atol=1e-6)
+
+
+def test_the_captioners_first_gradient_is_that_of_reinforce(captioner, captions):
+    """The ratio is 1 at the weights that wrote: the gradient is that of -Σ A log π / (rows · T)."""
+    stage, frozen, _ = captioner
+    keys = jax.random.split(jax.random.key(0), 2 * GROUP)
+
+    def total(params, captions):
+        terms = stage.loss(params, frozen, captions, keys)
+        return terms["policy"][0] / terms["policy"][1], terms
+
+    (loss, terms), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(
+        frozen[START], captions
+    )
+    written = np.asarray(captions.tokens) >= 0
+    gained = np.asarray(captions.scores.advantages)[:, None] * written
+    assert float(loss) == pytest.approx(-gained.sum() / written.size, abs=1e-5)
+    assert float(terms["kl"][0]) == pytest.approx(0.0, abs=1e-5)
+    assert float(terms["clip_share"][0]) == 0.0
+
+    def reinforce(params):
+        rows, prepared = stage_parts(stage, frozen, captions)
+        policy = stage.loss.__self__
+        model, template = policy.models.unified, policy.template
+        logs = caption_log_probs(model, params, prepared, rows, template, captions.tokens)
+        return -jnp.sum(jnp.where(written, gained * logs, 0.0)) / written.size
+
+    expected = jax.jit(jax.grad(reinforce))(frozen[START])
+    chex.assert_trees_all_close(gradient, expected, rtol=1e-3, atol=1e-5)
+    norm = float(optax.tree.norm(gradient["transformer"]))
+    assert norm > 0 and np.isfinite(norm)
+    assert float(optax.tree.norm(gradient["head"])) == 0.0
+
+
+def stage_parts(stage, frozen, captions):
+    """The rows of the captions' pictures, and what frozen models make of these."""
+    policy = stage.loss.__self__
+    rows = picture_rows(policy.template, captions.patches, captions.grids)
+    trees = policy.models.family.frozen_of(frozen)
+    return rows, policy.models.unified.images.prepare(trees, rows)
+
+
+@pytest.mark.parametrize("objective", ["nft", pytest.param("awm", marks=pytest.mark.slow), "grpo"])
+def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
+    """No distance and nothing clipped at the first update, and a gradient all the same."""
+    stage, frozen, batch = made(
+        drawer_stage, "u4g", objective=objective, times=2, captions="data", **OWN
+    )
+    drawings = jax.jit(stage.prepare)(frozen[START], frozen, batch, jax.random.key(2))
+    keys = jax.random.split(jax.random.key(0), 2 * GROUP)
+
+    def total(params, drawings):
+        terms = stage.loss(params, frozen, drawings, keys)
+        return terms["policy"][0] / terms["policy"][1], terms
+
+    (_, terms), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(frozen[START], drawings)
+    assert float(terms["kl"][0] / terms["kl"][1]) == pytest.approx(0.0, abs=1e-6)
+    assert float(terms["length"][0]) == 2 * GROUP
+    norm = float(optax.tree.norm(gradient["head"]))
+    assert norm > 0 and np.isfinite(norm)
+    if objective == "grpo":  # 2 steps of 4, the same density as when they were made
+        assert drawings.states.shape[:2] == (2 * GROUP, 3)
+        assert float(terms["clip_share"][0]) == 0.0
+
+
+@pytest.mark.parametrize("pathway", ["transfusion", "query", "cheers"])
+@pytest.mark.parametrize(
+    ("build", "stage"), [(captioner_stage, "g4u"), (drawer_stage, "u4g")], ids=["g4u", "u4g"]
+)
+def test_every_family_has_rollouts_and_losses(pathway, build, stage):
+    """Traced, not run: shapes, trees of weights, and a gradient for what the stage trains."""
+    changes = {f"{stage}__rewards__latents": 1.0}
+    if pathway == "cheers":
+        changes[f"{stage}__rewards__cosine"] = 0.0
+    config = tiny_config(
+        unified__pathway=pathway, data__vocab_size=tokenizer().vocab_size, **changes
+    )
+    made = build(stage, config, tokenizer())
+    family = family_of(config)
+    needed = {**family.in_model, START: Subtree("unified")}
+    abstract = {part: PARTS[part].build(config).abstract() for part in PARTS}
+    frozen = {name: of.of(abstract[of.part]) for name, of in needed.items()}
+    batch = abstract_batch(config, stage)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    samples = jax.eval_shape(made.prepare, abstract["unified"], frozen, batch, key)
+    rows = config[stage].batch_size * config[stage].group_size
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(samples)} == {rows}
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    terms = jax.eval_shape(made.loss, abstract["unified"], frozen, samples, keys)
+    assert {"policy", "kl", "clip_share", "length", "reward", "collapsed"} <= terms.keys()
+
+
+def test_cheers_has_no_frozen_encoder_to_compare_pictures_with():
+    config = tiny_config(unified__pathway="cheers", data__vocab_size=tokenizer().vocab_size)
+    with pytest.raises(ConfigError, match="g4u.rewards.cosine: unified.pathway=cheers is used"):
+        captioner_stage("g4u", config, tokenizer())
+
+
+def test_pictures_of_several_sizes_are_refused():
+    config = tiny_config(data__policy="bucket", data__vocab_size=tokenizer().vocab_size)
+    with pytest.raises(ConfigError, match="draws and reads pictures of one size"):
+        captioner_stage("g4u", config, tokenizer())

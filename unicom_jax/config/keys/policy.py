@@ -1,0 +1,133 @@
+"""Keys of the stages of reinforcement learning: docs/rl.md says what they do together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from unicom_jax.config.key import RECORDED, Group, Key, each
+from unicom_jax.config.keys.training import LORA, TRAINING
+
+SPREADS = ("none", "group", "batch")
+SUMS = ("rewards", "advantages")
+FLOW_OBJECTIVES = ("nft", "awm", "grpo")
+LENGTHS = ("constant", "own")
+GATES = ("ended", "length")
+
+
+def _weight(default: float, meaning: str) -> Key:
+    return Key(default, meaning, least=0)
+
+
+PICTURE_REWARDS = {
+    "cosine": _weight(1.0, "Cosine of the frozen encoder's pooled features."),
+    "pixels": _weight(0.0, "Minus the mean squared difference of pixels."),
+    "latents": _weight(0.0, "Minus the mean squared difference of latents."),
+    "scenes": _weight(0.0, "Share of facts that the judge of Scenes finds kept."),
+    "own": _weight(0.0, "A function of your own, own_reward."),
+}
+CAPTION_REWARDS = {
+    "long_caption": _weight(0.0, "Share of facts that a long caption of Scenes has right."),
+    "answers": _weight(0.0, "A question is answered rightly from the caption alone."),
+    "ended": _weight(0.0, "The caption has words and came to its end."),
+    "length": _weight(0.0, "The caption has least_tokens to most_tokens tokens."),
+}
+ROLLOUTS: dict[str, Key | Group] = each(
+    {
+        "group_size": Key(4, "Samples of each prompt, which are compared.", least=2),
+        "inner_steps": Key(1, "Updates on the samples of a step.", least=1),
+        "max_tokens": Key(96, "Longest caption, in tokens.", least=1),
+        "prompt": Key("Describe in detail.", "How a caption is asked for."),
+        "draw_steps": Key(10, "Flow steps of a drawing.", least=1),
+        "own_reward": Key(
+            "",
+            'Dotted path of a function (frozen, originals, samples) -> rewards; "": none.',
+        ),
+        "sum_of": Key(
+            "rewards",
+            "Add the weighted rewards, or make each an advantage first.",
+            choices=SUMS,
+        ),
+        "kl_weight": Key(1e-6, "Weight of the distance to the weights before the stage.", least=0),
+        "advantage_clip": Key(5.0, "Bound of advantages; 0: none.", least=0),
+    },
+    resume=RECORDED,
+)
+
+
+def _training(learning_rate: float) -> dict[str, Key | Group]:
+    """Keys of training, with defaults for weights that only move a little."""
+    own = {"learning_rate": learning_rate, "weight_decay": 0.0}
+    return TRAINING | {
+        name: dataclasses.replace(TRAINING[name], default=value) for name, value in own.items()
+    }
+
+
+CAPTIONER_STAGE: dict[str, Key | Group] = {
+    **_training(1e-6),  # UAE's
+    # Only the words are learned: whatever draws, and the vision projector, stay as they are.
+    "freeze": Key(
+        ("(?!transformer/)",),
+        'Regular expressions over weight paths that are not trained, e.g. ("transformer/.*",).',
+        item=str,
+    ),
+    "lora": LORA,
+    **ROLLOUTS,
+    "spread": Key(
+        "none", "By which deviation advantages are divided.", choices=SPREADS, resume=RECORDED
+    ),
+    "rewards": Group(
+        "Weights of the rewards of a caption.",
+        each(PICTURE_REWARDS | CAPTION_REWARDS, resume=RECORDED),
+    ),
+    **each(
+        {
+            "gates": Key(
+                (),
+                "Rewards of 0 and 1 that keep a caption out of the loss.",
+                choices=GATES,
+                item=str,
+            ),
+            "least_tokens": Key(1, "Shortest caption with the reward length.", least=0),
+            "most_tokens": Key(96, "Longest caption with the reward length.", least=1),
+            "clip_low": Key(0.2, "How far a token's ratio may fall below 1.", above=0, below=1),
+            "clip_high": Key(0.28, "How far a token's ratio may rise above 1.", above=0),
+            "length": Key(
+                "constant",
+                "By what a caption's sum over tokens is divided: max_tokens, or its own length.",
+                choices=LENGTHS,
+            ),
+            "question_tokens": Key(64, "Longest question of the reward answers.", least=1),
+            "answer_tokens": Key(16, "Longest answer of the reward answers.", least=1),
+        },
+        resume=RECORDED,
+    ),
+}
+DRAWER_STAGE: dict[str, Key | Group] = {
+    **_training(3e-5),  # UniGRPO's; adapters take ten times as much
+    "lora": LORA,
+    **ROLLOUTS,
+    "spread": Key(
+        "batch", "By which deviation advantages are divided.", choices=SPREADS, resume=RECORDED
+    ),
+    "rewards": Group(
+        "Weights of the rewards of a drawing.", each(PICTURE_REWARDS, resume=RECORDED)
+    ),
+    **each(
+        {
+            "objective": Key("nft", "DiffusionNFT, AWM, or Flow-GRPO.", choices=FLOW_OBJECTIVES),
+            "captions": Key(
+                "own", "Draw the model's own captions, or the data's.", choices=("own", "data")
+            ),
+            "times": Key(4, "Times at which a drawing is noised again (nft, awm).", least=1),
+            "beta": Key(1.0, "How far nft looks to either side of the old velocity.", above=0),
+            "clip": Key(1e-4, "How far the ratio of a step may leave 1 (grpo).", above=0),
+            "noise_level": Key(0.7, "Noise of the SDE steps (grpo).", above=0),
+            "window": Key(2, "SDE steps of a drawing (grpo).", least=1),
+            "window_stride": Key(1, "Steps by which the window moves (grpo).", least=1),
+            "window_held": Key(25, "Batches after which the window moves (grpo).", least=1),
+        },
+        resume=RECORDED,
+    ),
+}
+CAPTIONER = Group("The stage g4u: a captioner learns by reinforcement.", CAPTIONER_STAGE)
+DRAWER = Group("The stage u4g: a drawer learns by reinforcement.", DRAWER_STAGE)

@@ -1,0 +1,129 @@
+"""The captioner learns ("g4u", generation for understanding): it describes a picture several times,
+frozen weights draw each description again, and what the drawings are worth is its reward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float32, Int, Key, UInt8
+
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Params
+from unicom_jax.inference.engine import Models
+from unicom_jax.rl.rollouts import (
+    begin_drawing,
+    draw,
+    of_group,
+    paint,
+    words_of,
+    write_captions,
+)
+from unicom_jax.rl.rows import caption_log_probs, picture_rows
+from unicom_jax.rl.samples import Originals, Samples
+from unicom_jax.rl.scores import Scores, Scoring
+from unicom_jax.rl.template import Template
+from unicom_jax.rl.text_objectives import TextObjective
+from unicom_jax.runs.stages import START
+
+
+@flax.struct.dataclass
+class Captions:
+    """Rollouts: B = P G captions, those of a picture side by side.
+
+    Attributes:
+      patches, grids: of the picture of each.
+      tokens: what was written, the end included, -1 behind it.
+      old, reference: log-probabilities of the tokens under the weights that wrote them and under
+        those before the stage.
+    """
+
+    patches: UInt8[Array, "B N C"]
+    grids: Int[Array, "B 2"]
+    tokens: Int[Array, "B T"]
+    old: Float32[Array, "B T"]
+    reference: Float32[Array, "B T"]
+    scores: Scores
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Captioner:
+    """How rollouts are made of pictures, and the loss on them.
+
+    Attributes:
+      group: captions a picture. `most`: tokens of a caption.
+      steps, codec_steps: flow steps of a drawing, and of its painting.
+      draws: whether a reward looks at drawings; without, none are made.
+    """
+
+    models: Models
+    template: Template
+    scoring: Scoring
+    objective: TextObjective
+    group: int
+    most: int
+    steps: int
+    codec_steps: int
+    draws: bool
+
+    def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Captions:
+        """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
+        model, start = self.models.unified, frozen[START]
+        writing, drawing = jax.random.split(key)
+        rows, prepared = self._seen(frozen, batch.patches, batch.grids)
+        tokens = write_captions(
+            model, params, prepared, rows, self.template, self.group, self.most, writing
+        )
+        words, ended = words_of(tokens, self.template)
+        patches, grids, asked, answers = of_group(
+            (batch.patches, batch.grids, batch.questions, batch.answers), self.group
+        )
+        samples = Samples(tokens=words, ended=ended)
+        if self.draws:
+            drawn, painted = jax.random.split(drawing)
+            context = begin_drawing(
+                model, start, words, self.template, self.models.codec.grid(grids)
+            )
+            shape = model.images.shape_of(len(self.template.positions))
+            latents = draw(model, start, context, shape, self.steps, drawn)
+            made = paint(self.models, frozen, latents, grids, painted, self.codec_steps)
+            samples = samples.replace(latents=latents, patches=made)
+        scores = self.scoring(frozen, Originals(patches, grids, asked, answers), samples)
+        rows, prepared = of_group((rows, prepared), self.group)
+        both = (
+            caption_log_probs(model, weights, prepared, rows, self.template, tokens)
+            for weights in (params, start)
+        )
+        return Captions(patches, grids, tokens, *both, scores)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Captions, row_keys: Key[Array, " B"]
+    ) -> LossTerms:
+        """Terms `policy` and `kl`; reported with them `clip_share`, `length` and the curves of
+        `Scores`."""
+        del row_keys
+        rows, prepared = self._seen(frozen, batch.patches, batch.grids)
+        log_probs = caption_log_probs(
+            self.models.unified, params, prepared, rows, self.template, batch.tokens
+        )
+        written = batch.tokens >= 0
+        scores = batch.scores
+        terms = self.objective.terms(
+            log_probs,
+            batch.old,
+            batch.reference,
+            scores.advantages,
+            written * scores.counts[:, None],
+        )
+        length = jnp.sum(written, dtype=jnp.float32), jnp.float32(len(written))
+        return {**terms, "length": length, **scores.terms()}
+
+    def _seen(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> tuple[Any, Any]:
+        """The rows of pictures, and what frozen models make of these."""
+        rows = picture_rows(self.template, patches, grids)
+        trees = self.models.family.frozen_of(frozen)
+        return rows, jax.lax.stop_gradient(self.models.unified.images.prepare(trees, rows))

@@ -1,0 +1,250 @@
+"""The drawer learns ("u4g", understanding for generation): frozen weights describe a picture, the
+present ones draw the description several times, and how near the drawings come is their reward.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int, Key
+
+from unicom_jax.core.flow import (
+    integrate_window,
+    interpolate,
+    sample_time,
+    velocity,
+)
+from unicom_jax.core.flow_steps import SdeStep, log_density
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.core.module import Params
+from unicom_jax.families.unified import DrawingContext
+from unicom_jax.inference.engine import Models
+from unicom_jax.rl.flow_objectives import FlowGrpo, FlowObjective, step_kl, window_start
+from unicom_jax.rl.rewards import caption_lengths
+from unicom_jax.rl.rollouts import (
+    begin_drawing,
+    draw,
+    noise_of,
+    of_group,
+    paint,
+    row_keys,
+    velocity_of,
+    words_of,
+    write_captions,
+)
+from unicom_jax.rl.rows import picture_rows
+from unicom_jax.rl.samples import Originals, Samples
+from unicom_jax.rl.scores import Scores, Scoring
+from unicom_jax.rl.template import Template
+from unicom_jax.runs.stages import START
+
+
+@flax.struct.dataclass
+class Drawings:
+    """Rollouts: B = P G drawings, those of a description side by side.
+
+    Attributes:
+      words: the description of each, -1 behind it.
+      grids: rows and columns of latents.
+      states: z at each of K times, of `FlowGrpo` K + 1 states of the window; times: of the states.
+      reference: velocities at the states under the weights before the stage.
+      target, old: x - ε, and velocities under the weights that drew; not of `FlowGrpo`.
+      log_probs: of the window's steps, under the weights that drew; of `FlowGrpo` alone.
+    """
+
+    words: Int[Array, "B T"]
+    grids: Int[Array, "B 2"]
+    states: Float32[Array, "B states n d"]
+    times: Float32[Array, "B states"]
+    reference: Float32[Array, "B K n d"]
+    scores: Scores
+    target: Float32[Array, "B K n d"] | None = None
+    old: Float32[Array, "B K n d"] | None = None
+    log_probs: Float32[Array, "B K"] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """SDE steps of `FlowGrpo`: see `flow_objectives.window_start` and `core.flow_steps.SdeStep`."""
+
+    length: int
+    stride: int
+    held: int
+    sde: SdeStep
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Drawer:
+    """How rollouts are made of pictures, and the loss on them.
+
+    Attributes:
+      group: drawings a description. `most`: tokens of a description.
+      steps, codec_steps: flow steps of a drawing, and of its painting.
+      times: K, of objectives that noise a finished picture again.
+      window: of `FlowGrpo`.
+      true_captions: the data's captions instead of the model's own descriptions.
+    """
+
+    models: Models
+    template: Template
+    scoring: Scoring
+    objective: FlowObjective
+    group: int
+    most: int
+    steps: int
+    codec_steps: int
+    times: int
+    window: Window
+    true_captions: bool
+
+    def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Drawings:
+        """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
+        writing, drawing, painting, noising = jax.random.split(key, 4)
+        described = of_group(self._describe(frozen, batch, writing), self.group)
+        patches, grids = of_group((batch.patches, batch.grids), self.group)
+        latent_grids = self.models.codec.grid(grids)
+        context = self._context(params, described, latent_grids)
+        latents, passed = self._draw(params, context, batch.number[0], drawing)
+        drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
+        samples = Samples(tokens=described, latents=latents, patches=drawn)
+        scores = self.scoring(frozen, Originals(patches, grids), samples)
+        if passed is None:
+            passed = self._noised(params, context, latents, noising)
+        start = frozen[START]
+        before = self._context(start, described, latent_grids)
+        asked = self._asked(passed["states"])
+        reference = self._velocities(start, before, asked, passed["times"][:, : asked.shape[1]])
+        return Drawings(described, latent_grids, reference=reference, scores=scores, **passed)
+
+    def loss(
+        self, params: Params, frozen: Params, batch: Drawings, row_keys: Key[Array, " B"]
+    ) -> LossTerms:
+        """Terms `policy` and `kl`; reported with them `clip_share`, `length` (of descriptions) and
+        the curves of `Scores`."""
+        del frozen, row_keys
+        context = self._context(params, batch.words, batch.grids)
+        asked, scores = self._asked(batch.states), batch.scores
+        times = batch.times[:, : asked.shape[1]]
+        found = self._velocities(params, context, asked, times)
+        gained = scores.advantages
+        if isinstance(self.objective, FlowGrpo):
+            terms = self._step_terms(found, batch, gained)
+        else:
+            terms = self.objective.terms(
+                found, batch.old, batch.target, times, gained, batch.reference
+            )
+        lengths = caption_lengths(batch.words).astype(jnp.float32)
+        length = jnp.sum(lengths), jnp.float32(len(lengths))
+        return {**terms, "length": length, **scores.terms()}
+
+    # ---- parts ------------------------------------------------------------------------------
+
+    def _describe(self, frozen: Params, batch: Any, key: Key[Array, ""]) -> Int[Array, "P T"]:
+        if self.true_captions:
+            return batch.captions
+        rows = picture_rows(self.template, batch.patches, batch.grids)
+        model = self.models.unified
+        prepared = model.images.prepare(self.models.family.frozen_of(frozen), rows)
+        tokens = write_captions(
+            model, frozen[START], prepared, rows, self.template, 1, self.most, key
+        )
+        return words_of(tokens, self.template)[0]
+
+    def _context(
+        self, params: Params, words: Int[Array, "B T"], grids: Int[Array, "B 2"]
+    ) -> DrawingContext:
+        return begin_drawing(self.models.unified, params, words, self.template, grids)
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return self.models.unified.images.shape_of(len(self.template.positions))
+
+    def _draw(
+        self, params: Params, context: DrawingContext, number: Int[Array, ""], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array] | None]:
+        """Latents, and of `FlowGrpo` the window that was passed through."""
+        model, shape = self.models.unified, self._shape
+        if not self.objective.needs_trajectory:
+            return draw(model, params, context, shape, self.steps, key), None
+        start_key, step_key = jax.random.split(key)
+        window, rows = self.window, context.grids.shape[0]
+        first = window_start(
+            number, self.steps, window.length, stride=window.stride, held=window.held
+        )
+        latents, passed = integrate_window(
+            velocity_of(model, params, context),
+            noise_of(start_key, rows, shape),
+            self.steps,
+            window.sde,
+            first,
+            window.length,
+            model.images.flow_time.shift_of(*shape),
+            key=row_keys(step_key, rows),
+        )
+        return latents, {
+            "states": jnp.swapaxes(passed.states, 0, 1),
+            "times": jnp.broadcast_to(passed.times, (rows, len(passed.times))),
+            "log_probs": passed.log_probs.T,
+        }
+
+    def _noised(
+        self, params: Params, context: DrawingContext, latents: jax.Array, key: Key[Array, ""]
+    ) -> dict[str, jax.Array]:
+        """Finished pictures at times of their own, drawn as training draws them."""
+        flow_time, rows = self.models.unified.images.flow_time, len(latents)
+        shift = flow_time.shift_of(*self._shape)
+        time_key, noise_key = jax.random.split(key)
+        times = jax.vmap(lambda one: sample_time(one, (self.times,), flow_time.kind, shift))(
+            row_keys(time_key, rows)
+        )
+        noise = noise_of(noise_key, rows, (self.times, *self._shape))
+        clean = jnp.broadcast_to(latents[:, None], noise.shape)
+        states = interpolate(clean, noise, times)
+        return {
+            "states": states,
+            "times": times,
+            "target": velocity(clean, noise),
+            "old": self._velocities(params, context, states, times),
+        }
+
+    def _asked(self, states: jax.Array) -> jax.Array:
+        """The states whose velocity is needed: of a window all but the last."""
+        return states[:, :-1] if self.objective.needs_trajectory else states
+
+    def _velocities(
+        self,
+        params: Params,
+        context: DrawingContext,
+        states: Float[Array, "B K n d"],
+        times: Float[Array, "B K"],
+    ) -> Float32[Array, "B K n d"]:
+        """One time after the other, and computed again in the backward pass, so that memory holds
+        one."""
+
+        @jax.checkpoint
+        def one(params: Params, context: DrawingContext, z: jax.Array, time: jax.Array):
+            return velocity_of(self.models.unified, params, context)(z, time)
+
+        pairs = jnp.swapaxes(states, 0, 1), jnp.swapaxes(times, 0, 1)
+        found = jax.lax.map(lambda pair: one(params, context, *pair), pairs)
+        return jnp.swapaxes(found, 0, 1)
+
+    def _step_terms(
+        self, found: Float[Array, "B K n d"], batch: Drawings, gained: Float[Array, " B"]
+    ) -> LossTerms:
+        """Of the steps of a window: all rows made them at the same times."""
+        sde, logs, kls = self.window.sde, [], []
+        for k in range(found.shape[1]):
+            z, after = batch.states[:, k], batch.states[:, k + 1]
+            t0, t1 = batch.times[0, k], batch.times[0, k + 1]
+            mean, deviation = sde.moments(lambda z, t, k=k: found[:, k], z, t0, t1)
+            before, _ = sde.moments(lambda z, t, k=k: batch.reference[:, k], z, t0, t1)
+            logs.append(log_density(after, mean, deviation))
+            kls.append(step_kl(mean, before, deviation))
+        return self.objective.terms(
+            jnp.stack(logs, axis=1), batch.log_probs, gained, jnp.stack(kls, axis=1)
+        )

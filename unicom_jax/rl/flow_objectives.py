@@ -1,0 +1,233 @@
+"""Objectives of a policy that draws by a flow, in this code's convention: t = 1 is data.
+
+Flow-GRPO needs the states that an SDE went through and their log-probabilities. DiffusionNFT and
+AWM need the finished picture alone, drawn by any sampler: they noise it again at times of their
+own, with its advantage as the weight of a flow-matching loss.
+
+    B pictures, K steps (Flow-GRPO) or K times (others) of each, n tokens of d channels
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, Int
+
+from unicom_jax.core.losses import LossTerms
+from unicom_jax.rl.policy import Clip, surrogate
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowGrpo:
+    """Clipped ratios of SDE steps ("Flow-GRPO": Liu et al. 2025, arXiv 2505.05470).
+
+    The log-probability of a step is a mean over its dimensions (`core.flow_steps.SdeStep`), so the
+    ratio stays near 1 and its clip range is as narrow. In a window of a few steps of the
+    integration this is MixGRPO (arXiv 2507.21802), see `window_start`.
+    """
+
+    clip: Clip = Clip(1e-4, 1e-4)
+
+    needs_trajectory: ClassVar[bool] = True
+
+    def terms(
+        self,
+        log_probs: Float[Array, "B K"],
+        old: Float[Array, "B K"],
+        advantages: Float[Array, " B"],
+        kl: Float[Array, "B K"],
+    ) -> LossTerms:
+        """Terms `policy` and `kl` (of `step_kl`), and `clip_share`, which is only reported."""
+        gains, clipped = surrogate(log_probs, old, advantages[:, None], self.clip)
+        count = float(gains.size)
+        return {
+            "policy": (-jnp.sum(gains), count),
+            "kl": (jnp.sum(kl), count),
+            "clip_share": (jnp.sum(clipped.astype(jnp.float32)), count),
+        }
+
+
+def step_kl(
+    mean: Float[Array, " B *shape"],
+    reference: Float[Array, " B *shape"],
+    deviation: Float[Array, ""],
+) -> Float32[Array, " B"]:
+    """KL of two Gaussian steps of one deviation, (Δmean)² / (2 deviation²), a dimension.
+
+    Flow-GRPO's released code leaves the step's length out of the deviation: its KL is this one
+    times t1 - t0, so it weighs short steps less.
+    """
+    squares = jnp.square((mean - reference) / deviation).astype(jnp.float32)
+    return 0.5 * squares.mean(axis=tuple(range(1, squares.ndim)))
+
+
+def window_start(
+    update: Int[Array, ""] | int, steps: int, length: int, *, stride: int = 1, held: int = 25
+) -> Int[Array, ""]:
+    """The first of `length` SDE steps among `steps` of an integration, by the number of the update.
+
+    The window moves by `stride` after every `held` updates and then begins again at the first step
+    (MixGRPO, "progressive"). The last step is never in it: what an SDE step adds there, nothing
+    takes away again.
+
+    Raises:
+      ValueError: a window that does not fit.
+    """
+    if not 1 <= length < steps:
+        raise ValueError(
+            f"a window of {length} SDE steps does not fit before the last of {steps} steps"
+        )
+    if stride < 1 or held < 1:
+        raise ValueError(f"stride={stride} and held={held} of a window; give at least 1")
+    places = (steps - 1 - length) // stride + 1
+    return jnp.asarray(update, jnp.int32) // held % places * stride
+
+
+@dataclasses.dataclass(frozen=True)
+class Nft:
+    """DiffusionNFT (Zheng et al. 2025, arXiv 2509.16117): pulls towards good pictures and pushes
+    away from bad ones, without a likelihood.
+
+        v⁺ = β v + (1 - β) v_old        v⁻ = (1 + β) v_old - β v        r = clip(A / 2c + ½, 0, 1)
+        loss = c/β [r ‖x̂⁺ - x‖² / w⁺ + (1 - r) ‖x̂⁻ - x‖² / w⁻]         x̂± = z_t + (1 - t) v±
+
+    with c = `most`, ‖·‖² means over dimensions and w± = mean |x̂± - x|, which gets no gradient. At
+    v = v_old the gradient is that of A (1-t)²/w ‖v - (x - ε)‖², whatever β.
+
+    Attributes:
+      beta: how far v stands from v_old in v±.
+      most: advantages are clipped to ±this.
+      adaptive: divide by w. Without it, and in velocities instead of pictures,
+        r ‖v⁺ - u‖² + (1 - r) ‖v⁻ - u‖² with u = x - ε, whose optimum is known:
+        v_old + (2r - 1) (u - v_old) / β.
+    """
+
+    beta: float = 1.0
+    most: float = 5.0
+    adaptive: bool = True
+
+    needs_trajectory: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.beta > 0 or not self.most > 0:
+            raise ValueError(f"beta={self.beta}, most={self.most}: give numbers above 0")
+
+    def share(self, advantages: Float[Array, "*B"]) -> Float32[Array, "*B"]:
+        """r, from 0 (bad) to 1 (good)."""
+        return jnp.clip(advantages / (2.0 * self.most) + 0.5, 0.0, 1.0)
+
+    def losses(
+        self,
+        velocity: Float[Array, "B K *shape"],
+        old: Float[Array, "B K *shape"],
+        target: Float[Array, "B K *shape"],
+        time: Float[Array, "B K"],
+        share: Float[Array, " B"],
+    ) -> Float32[Array, "B K"]:
+        """The loss of every picture at every time. `target`: u = x - ε."""
+        velocity, old, target = (x.astype(jnp.float32) for x in (velocity, old, target))
+        old = jax.lax.stop_gradient(old)
+        positive = old + self.beta * (velocity - old)
+        negative = old - self.beta * (velocity - old)
+        good, bad = (self._distance(x - target, time) for x in (positive, negative))
+        return share[:, None] * good + (1.0 - share[:, None]) * bad
+
+    def _distance(self, error: jax.Array, time: jax.Array) -> jax.Array:
+        """Of v± from u, which is (x̂± - x) / (1 - t)."""
+        axes = tuple(range(2, error.ndim))
+        squares = jnp.square(error).mean(axes)
+        if not self.adaptive:
+            return squares
+        left = 1.0 - time
+        weight = jnp.maximum(left * jnp.abs(error).mean(axes), 1e-5)
+        return self.most / self.beta * jnp.square(left) * squares / jax.lax.stop_gradient(weight)
+
+    def terms(
+        self,
+        velocity: Float[Array, "B K *shape"],
+        old: Float[Array, "B K *shape"],
+        target: Float[Array, "B K *shape"],
+        time: Float[Array, "B K"],
+        advantages: Float[Array, " B"],
+        reference: Float[Array, "B K *shape"],
+    ) -> LossTerms:
+        """Terms `policy` and `kl` (see `velocity_distance`), and `clip_share`, of the pictures
+        whose advantage is beyond ±`most`, which is only reported."""
+        losses = self.losses(velocity, old, target, time, self.share(advantages))
+        beyond = (jnp.abs(advantages) > self.most).astype(jnp.float32)
+        return {
+            "policy": (jnp.sum(losses), float(losses.size)),
+            "kl": velocity_distance(velocity, reference),
+            "clip_share": (jnp.sum(beyond), float(beyond.size)),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Awm:
+    """Advantage-weighted matching (Xue et al. 2025, arXiv 2509.25050): policy gradient with the
+    flow-matching loss l = ‖v - (x - ε)‖² in the place of a negative log-likelihood.
+
+        log p = -(1 - t) / p ((l + 1e-10)^p - 1e-10^p)
+
+    Attributes:
+      power: p. 1 would be the loss itself; less of it weighs large losses less.
+      clip: of exp(log p - log p_old).
+      most: advantages are clipped to ±this and divided by it.
+    """
+
+    power: float = 0.25
+    clip: Clip = Clip(1.0, 1.0)
+    most: float = 5.0
+
+    needs_trajectory: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if not self.power > 0 or not self.most > 0:
+            raise ValueError(f"power={self.power}, most={self.most}: give numbers above 0")
+
+    def log_probs(
+        self,
+        velocity: Float[Array, "B K *shape"],
+        target: Float[Array, "B K *shape"],
+        time: Float[Array, "B K"],
+    ) -> Float32[Array, "B K"]:
+        squares = jnp.square((velocity - target).astype(jnp.float32))
+        loss = squares.mean(tuple(range(2, squares.ndim)))
+        raised = (loss + 1e-10) ** self.power - 1e-10**self.power
+        return -(1.0 - time) / self.power * raised
+
+    def terms(
+        self,
+        velocity: Float[Array, "B K *shape"],
+        old: Float[Array, "B K *shape"],
+        target: Float[Array, "B K *shape"],
+        time: Float[Array, "B K"],
+        advantages: Float[Array, " B"],
+        reference: Float[Array, "B K *shape"],
+    ) -> LossTerms:
+        """As of `Nft`; here `clip_share` is of clipped ratios."""
+        weights = jnp.clip(advantages, -self.most, self.most) / self.most
+        logs = (self.log_probs(v, target, time) for v in (velocity, old))
+        gains, clipped = surrogate(*logs, weights[:, None], self.clip)
+        count = float(gains.size)
+        return {
+            "policy": (-jnp.sum(gains), count),
+            "kl": velocity_distance(velocity, reference),
+            "clip_share": (jnp.sum(clipped.astype(jnp.float32)), count),
+        }
+
+
+def velocity_distance(
+    velocity: Float[Array, "B K *shape"], reference: Float[Array, "B K *shape"]
+) -> tuple[Float32[Array, ""], float]:
+    """The term mean ‖v - v_ref‖²: what stands for a KL where there is no likelihood."""
+    difference = velocity - jax.lax.stop_gradient(reference)
+    squares = jnp.square(difference.astype(jnp.float32))
+    return jnp.sum(squares), float(squares.size)
+
+
+FlowObjective = FlowGrpo | Nft | Awm
+FLOW_OBJECTIVES: dict[str, type[FlowObjective]] = {"grpo": FlowGrpo, "nft": Nft, "awm": Awm}

@@ -1,0 +1,158 @@
+"""Rollouts on the device: captions of pictures, and pictures of captions.
+
+The text is all that passes from one to the other: `begin_drawing` takes token ids, reads them in a
+turn of their own and knows no cache of the picture they were written for.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
+
+from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.flow import integrate
+from unicom_jax.core.flow_steps import VelocityFn
+from unicom_jax.core.module import Params
+from unicom_jax.families.unified import DrawingContext, UnifiedModel
+from unicom_jax.inference.engine import Models
+from unicom_jax.inference.text import PLAIN, Sampling, Tail, begin_writing, generate
+from unicom_jax.models.transformer import KVCache
+from unicom_jax.rl.rows import every_row, packed, text_rows
+from unicom_jax.rl.template import Template
+
+
+def of_group(tree: Any, group: int) -> Any:
+    """Every row `group` times, side by side."""
+    return jax.tree.map(lambda x: jnp.repeat(x, group, axis=0), tree)
+
+
+def write_captions(
+    model: UnifiedModel,
+    params: Params,
+    prepared: Any,
+    rows: MixedBatch,
+    template: Template,
+    group: int,
+    most: int,
+    key: Key[Array, ""],
+) -> Int[Array, "Bgroup {most}"]:
+    """`group` captions of each picture, sampled at temperature 1, of `most` tokens at most.
+
+    A picture is read once. The token that ended a caption is its last one; -1 behind it.
+
+    Args:
+      prepared, rows: of the pictures, as for `rows.caption_log_probs`.
+    """
+    count = rows.tokens.shape[0]
+    cache = model.transformer.init_cache(count, template.slots + most, model.compute_dtype)
+    hidden, cache = model.prefill(params, rows, prepared, cache)
+    last = hidden[:, template.length - 1]
+    writing = begin_writing(
+        jnp.repeat(last, group, axis=0),
+        KVCache(*(jnp.repeat(x, group, axis=1) for x in (cache.k, cache.v))),
+        most,
+    )
+    everywhere = jnp.full(count * group, template.length, jnp.int32)
+    tail = Tail(
+        lengths=everywhere,
+        next_positions=jnp.full_like(everywhere, template.next_position),
+        start=jnp.int32(template.slots),
+        places=jnp.arange(count * group),
+        seed=jax.random.bits(key, (), jnp.uint32),
+        stop=jnp.asarray(template.stops),
+    )
+    numbers = Sampling(temperature=1.0).numbers
+    return generate(model, params, writing, tail, jnp.int32(most), numbers, PLAIN).tokens
+
+
+def words_of(
+    tokens: Int[Array, "B T"], template: Template
+) -> tuple[Int[Array, "B T"], Bool[Array, " B"]]:
+    """The words of captions, without the tokens that end or structure a sequence; and which of the
+    captions came to their proper end."""
+    known = jnp.asarray(np.union1d(template.special, template.stops))
+    words, _ = packed(jnp.where(jnp.isin(tokens, known), -1, tokens))
+    return words, jnp.any(tokens == template.closing, axis=1)
+
+
+def begin_drawing(
+    model: UnifiedModel,
+    params: Params,
+    words: Int[Array, "B T"],
+    template: Template,
+    grids: Int[Array, "B 2"],
+) -> DrawingContext:
+    """Reads words in a turn of their own, behind which a picture is drawn.
+
+    `grids`: rows and columns of its latents.
+    """
+    count = len(words)
+    head, tail = (every_row(ids, count) for ids in (template.head, template.tail))
+    tokens, _ = packed(head, words, tail)
+    rows, start = text_rows(tokens), tokens.shape[1]
+    slots = len(template.positions)
+    cache = model.transformer.init_cache(count, start + slots, model.compute_dtype)
+    _, cache = model.prefill(params, rows, None, cache)
+    lengths = jnp.sum(tokens >= 0, axis=1, dtype=jnp.int32)[:, None]
+    nothing = jnp.zeros((count, slots), jnp.int32)
+    mask = MaskIntervals(nothing, nothing + lengths, nothing + start, nothing + start + slots)
+    positions = lengths[..., None] + jnp.asarray(template.positions, jnp.int32)
+    return model.begin_drawing(params, cache, positions, mask, grids, start)
+
+
+def velocity_of(model: UnifiedModel, params: Params, context: DrawingContext) -> VelocityFn:
+    """(z, t) -> dz/dt behind a context; t: a scalar or one a picture."""
+
+    def velocity(z: jax.Array, time: jax.Array) -> jax.Array:
+        times = jnp.broadcast_to(time, z.shape[:1]).astype(jnp.float32)
+        return model.velocity(params, context, z, times)
+
+    return velocity
+
+
+def noise_of(
+    key: Key[Array, ""], rows: int, shape: tuple[int, ...]
+) -> Float32[Array, "{rows} ..."]:
+    """Unit Gaussian; a row's depends on its number and not on how many there are."""
+    keys = row_keys(key, rows)
+    return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(keys)
+
+
+def row_keys(key: Key[Array, ""], rows: int) -> Key[Array, " {rows}"]:
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(rows))
+
+
+def draw(
+    model: UnifiedModel,
+    params: Params,
+    context: DrawingContext,
+    shape: tuple[int, int],
+    steps: int,
+    key: Key[Array, ""],
+) -> Float[Array, "B n d"]:
+    """Latents (B, *shape) by Euler's steps, without guidance."""
+    noise = noise_of(key, context.grids.shape[0], shape)
+    shift = model.images.flow_time.shift_of(*shape)
+    return integrate(velocity_of(model, params, context), noise, steps, "euler", shift)
+
+
+def paint(
+    models: Models,
+    frozen: Params,
+    latents: Float[Array, "B n d"],
+    grids: Int[Array, "B 2"],
+    key: Key[Array, ""],
+    steps: int,
+) -> Float32[Array, "B N C"]:
+    """Patches in [-1, 1] of latents. `grids`: of patches; `steps`: of a codec that paints by a
+    flow."""
+    noise = None
+    if channels := models.codec.noise_channels:
+        patches = latents.shape[1] * models.codec.pool**2
+        noise = noise_of(key, len(latents), (patches, channels))
+    tokens = models.codec.decode(frozen["codec"], latents, grids, noise, steps)
+    return models.space.decode(frozen, tokens, grids)
