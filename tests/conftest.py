@@ -26,6 +26,7 @@ import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
 import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
+from tests.sharing import scheduler, turn_of  # noqa: E402
 
 # The shapes in signatures are checked at every traced call of a test. A run does not check them:
 # there our own one-line errors, or JAX's, meet a wrong shape.
@@ -54,8 +55,10 @@ def pytest_runtest_protocol(item):
     return (yield)
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: turn_of(item.nodeid))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    from tests.sharing import SharedFixtures
-
-    return SharedFixtures(config, log)
+    return scheduler(config, log)

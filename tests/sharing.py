@@ -1,17 +1,17 @@
 """Which tests run in one process of `pytest -n`, so that what is costly is made once.
 
-All tests of a file do, with its fixtures. In the folders below the files share more: a trained run,
-an exported model, the programs of one generator. Tests of these folders also take longest, so they
-come first and the files of the other folders fill up what is left.
+All tests of a file do, with its fixtures. In some folders the files share more: a trained run, an
+exported model, the programs of one generator. What takes longest comes first, whatever its number
+of tests, so that short files fill up the end and no process waits for the other.
 """
 
 from __future__ import annotations
 
 from pathlib import PurePosixPath
 
-from xdist.scheduler import LoadFileScheduling
-
-FOLDERS = ("training", "exchange", "inference", "parallel", "families", "experiments")
+# In this order. Files of the folders that come next compile programs too, but share none.
+FOLDERS = ("training", "exchange", "families", "inference", "parallel", "rl", "experiments")
+COMPILING = ("test_cli.py", "models", "core", "planning", "evaluation", "interop", "runs")
 
 
 def group_of(test: str) -> str:
@@ -21,8 +21,18 @@ def group_of(test: str) -> str:
     return f"tests/{folder}" if folder in FOLDERS else str(file)
 
 
-class SharedFixtures(LoadFileScheduling):
-    """Tests of a group go to one process; the groups with most tests go first."""
+def turn_of(test: str) -> int:
+    """When a test runs: all of a number before those of the next."""
+    order = (*FOLDERS, *COMPILING)
+    part = PurePosixPath(test.partition("::")[0]).parts[1]
+    return order.index(part) if part in order else len(order)
 
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid)
+
+def scheduler(config, log):
+    """Of pytest-xdist: tests of a group go to one process, in the order they were collected in."""
+    from xdist.scheduler import LoadFileScheduling  # not installed where tests run in one process
+
+    config.option.loadscopereorder = False  # not by the number of tests
+    scheduling = LoadFileScheduling(config, log)
+    scheduling._split_scope = group_of
+    return scheduling

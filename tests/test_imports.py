@@ -36,7 +36,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.runs": (*RUNS, "unicom_jax.parallel"),
     "unicom_jax.inference": (*RUNS, "unicom_jax.parallel"),
     "unicom_jax.rl": (*RUNS, "unicom_jax.parallel", "unicom_jax.inference"),
-    "unicom_jax.training": (*RUNS, "unicom_jax.parallel", "unicom_jax.inference", "unicom_jax.rl"),
+    "unicom_jax.training": (*RUNS, "unicom_jax.parallel", "unicom_jax.rl"),
     "unicom_jax.exchange": RUNS,
     "unicom_jax.evaluation": (*RUNS, "unicom_jax.inference"),
     "unicom_jax.planning": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import pytest
 
 from tests.families.documents import give_noise
@@ -14,11 +13,3 @@ def noise_is_given():
     with pytest.MonkeyPatch.context() as patch:
         give_noise(patch)
         yield
-
-
-@pytest.fixture(scope="module")
-def quick_programs():
-    """Programs that run once or twice are compiled without most optimisations."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

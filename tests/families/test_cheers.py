@@ -27,7 +27,6 @@ from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import dummy_draws, pictures_read
 from unicom_jax.runs.autoencoder import adopt_autoencoder
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
 PATCH, SIDE, FOLD = 4, 4, 2  # 16 pixels, 4 x 4 tokens, 2 x 2 slots
 TOKENS, LATENT = SIDE**2, 12
 RNG = np.random.default_rng(0)

@@ -19,7 +19,7 @@ from unicom_jax.families.build import build_autoencoder, build_encoder, build_un
 from unicom_jax.inference.generator import Generator
 from unicom_jax.runs.configuration import open_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_programs")]
+pytestmark = pytest.mark.slow
 CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
     "unified__pathway": "cheers",
     "unified__fold": 2,

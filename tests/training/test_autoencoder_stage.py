@@ -47,14 +47,6 @@ WHOLE = {
 PATCH = 16
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """For programs that run once: compiling them is most of the work."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def stage_of(**overrides):
     return LOSSES["autoencoder"]("autoencoder", tiny_config(**overrides), lambda: iter(()))
 
