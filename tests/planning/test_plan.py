@@ -169,7 +169,8 @@ def test_exchanges_follow_from_the_mesh():
 def test_time_follows_from_the_slowest_term():
     plan = plan_of()
     accelerator, terms = H100.accelerator, plan.roofline.terms
-    assert terms["compute"] == pytest.approx(plan.computed_flops / accelerator.flops)
+    # Everything is fp32 here, and H100 multiplies such numbers outside of its tensor cores.
+    assert terms["compute"] == pytest.approx(plan.computed_flops / accelerator.fp32)
     assert plan.step_seconds == max(terms.values())
     assert plan.mfu == pytest.approx(
         plan.model_flops / plan.step_seconds / (16 * accelerator.flops)

@@ -129,7 +129,7 @@ def stage_parts(stage, frozen, captions):
     return rows, policy.models.unified.images.prepare(trees, rows)
 
 
-@pytest.mark.parametrize("objective", ["nft", "awm", "grpo"])
+@pytest.mark.parametrize("objective", ["nft", pytest.param("awm", marks=pytest.mark.slow), "grpo"])
 def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
     """No distance and nothing clipped at the first update, and a gradient all the same."""
     stage, frozen, batch = made(

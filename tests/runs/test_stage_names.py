@@ -12,7 +12,7 @@ stage:
   out of another tree by subscripts (a tree of parts) or are `Subtree`s; any other display with keys
   that are stages only would choose by stage;
 - as a member of a tuple or list that has another member which is no stage (a path, several parts);
-- as the first argument of `Subtree`, which is a part;
+- as the first argument of `Subtree`, which is a part, and of `in_module`, which names a module;
 - as the value of the constant AUTOENCODER, a tree of weights and the folder of a copy.
 
 Everywhere else (a comparison, an argument, a default, a case) they name the stage.
@@ -51,7 +51,7 @@ def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:
                 isinstance(value, ast.Subscript) or is_subtree(value) for value in parent.values
             )
             return node in parent.keys and (taken or not all(map(is_stage, parent.keys)))
-        case ast.Call(func=ast.Name(id="Subtree")):
+        case ast.Call(func=ast.Name(id="Subtree" | "in_module")):
             return bool(parent.args) and parent.args[0] is node
         case ast.Tuple() | ast.List():
             return not all(map(is_stage, parent.elts))

@@ -173,7 +173,7 @@ def test_a_part_that_is_not_read_must_have_the_sizes_of_the_config_too(two_parts
 def test_a_part_that_was_never_stored_is_named_where_all_is_read(two_parts):
     workdir, abstract = two_parts
     more = {**abstract, "centre": {"kernel": jax.ShapeDtypeStruct((6, 4), jnp.float32)}}
-    with pytest.raises(files.OtherRunError, match="has no centre; .* leave it out"):
+    with pytest.raises(files.OtherRunError, match="has no centre: .* leave its stage out"):
         files.restore_params(workdir, "toy", more)
 
 

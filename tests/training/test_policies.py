@@ -26,8 +26,6 @@ EVERY = {
     "g4u__gates": ("length",),
     "g4u__kl_weight": 0.1,
     "g4u__inner_steps": 2,
-    "g4u__eval_every": 2,
-    "g4u__eval_batches": 1,
     "u4g__rewards__pixels": 1.0,
     "u4g__rewards__latents": 1.0,
     "u4g__inner_steps": 2,
@@ -95,7 +93,7 @@ def test_rollout_and_update_are_one_program_each(alternated):
         assert facts["compilations"] == facts["prepare_compilations"] == 1, label
 
 
-@pytest.mark.parametrize("label", ["g4u-2", "u4g"])
+@pytest.mark.parametrize("label", ["g4u-2", pytest.param("u4g", marks=pytest.mark.slow)])
 def test_a_stopped_stage_resumes_to_the_last_bit(alternated, tmp_path, label):
     workdir = shutil.copytree(alternated, tmp_path / "run")
     steps = sorted((workdir / label / "checkpoints").iterdir(), key=lambda path: path.name)

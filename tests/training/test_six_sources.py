@@ -49,6 +49,13 @@ def test_a_run_on_six_sources_resumes_on_two_processes_with_the_same_samples(
     resumed = train("two", 2, "--config.data.workers=1")
     assert statuses(resumed) == [0, 0], resumed[0][1]
     assert rows(stopped) + rows(resumed) == rows(never_stopped)
-    assert_close(curve(tmp_path / "two", "pretrain"), curve(tmp_path / "one", "pretrain"))
-    line = curve(tmp_path / "two", "pretrain")[-1]
-    assert {"loss/text/source/words", "loss/flow/source/web"} <= line.keys()
+    losses = [_losses(tmp_path / name) for name in ("two", "one")]
+    assert_close(*losses)
+    every = set().union(*losses[0])
+    assert {"loss/text/source/words", "loss/flow/source/web", "count/flow/edit"} <= every
+
+
+def _losses(workdir):
+    """Of every step, in all and by task and source."""
+    lines = curve(workdir, "pretrain")
+    return [{k: v for k, v in line.items() if k.startswith(("loss", "count/"))} for line in lines]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import shutil
@@ -23,6 +24,7 @@ from unicom_jax.runs import checkpoint as files
 from unicom_jax.runs.lock import LockedError, workdir_lock
 from unicom_jax.runs.origin import take_weights
 from unicom_jax.runs.start import start_run
+from unicom_jax.runs.storage import storage_problem
 from unicom_jax.runs.workdir import COMMITTED, stage_steps
 from unicom_jax.training.clock import CLOCK
 from unicom_jax.training.run import run_stages
@@ -140,6 +142,18 @@ def test_a_stage_starts_from_the_weights_of_a_run_in_a_store(run, bucket, whole,
         assert stage_steps(as_path(workdir), "pretrain") == [0]
         assert stage_steps(as_path(workdir), "encoder") == [0]
         chex.assert_trees_all_equal(weights(workdir), weights(whole))
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (ValueError("UNAVAILABLE: Error writing local file"), "the store says UNAVAILABLE"),
+        (OSError(errno.EREMOTEIO, "Could not connect", "s3://b/x"), "Remote I/O error"),
+        (ValueError("NOT_FOUND: UNAVAILABLE"), ""),
+    ],
+)
+def test_a_store_that_does_not_answer_refuses_a_save_as_a_full_disk_does(error, problem):
+    assert storage_problem(error) == problem
 
 
 # ---- the lock ---------------------------------------------------------------------------------

@@ -51,8 +51,10 @@ def copy_command(address: PathLike) -> str:
     text = os.fspath(address)
     scheme, rest = text.split("://", 1)
     if scheme == READ_ONLY:
-        kind, owner, name, *_ = [*rest.split("/"), "", "", ""]
-        return f"{COPY[scheme]} --repo-type={kind.removesuffix('s')} {owner}/{name}"
+        kind, *names = rest.split("/")
+        if kind not in ("datasets", "spaces"):
+            return f"{COPY[scheme]} {'/'.join([kind, *names][:2])}"
+        return f"{COPY[scheme]} --repo-type={kind.removesuffix('s')} {'/'.join(names[:2])}"
     return f"{COPY[scheme]} {text} FOLDER"
 
 

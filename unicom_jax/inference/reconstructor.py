@@ -75,7 +75,8 @@ class Reconstructor:
             )
         workdir, devices = as_path(workdir), make_mesh(mesh or "fsdp=-1", jax.devices())
         config, _ = weights.describe(workdir)
-        params = {"codec": autoencoder.load_trained(config, workdir, mesh=devices)}
+        params: dict[str, Params] = {}
+        params["codec"] = autoencoder.load_trained(config, workdir, mesh=devices)
         if furthest(config, workdir, VISION.part):
             only = (weights.EYE,)
             params |= weights.restore(workdir, config, only=only, mesh=devices, for_use=True)
@@ -93,7 +94,8 @@ class Reconstructor:
         alone has words."""
         del tokenizer
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
-        params = {"codec": autoencoder.fresh_autoencoder(config, seed, devices)}
+        params: dict[str, Params] = {}
+        params["codec"] = autoencoder.fresh_autoencoder(config, seed, devices)
         return cls(config, params, _of_autoencoder(config, devices))
 
     @cached_property

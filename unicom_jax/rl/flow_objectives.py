@@ -230,4 +230,3 @@ def velocity_distance(
 
 
 FlowObjective = FlowGrpo | Nft | Awm
-FLOW_OBJECTIVES: dict[str, type[FlowObjective]] = {"grpo": FlowGrpo, "nft": Nft, "awm": Awm}

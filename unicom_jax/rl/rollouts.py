@@ -39,7 +39,7 @@ def write_captions(
     group: int,
     most: int,
     key: Key[Array, ""],
-) -> Int[Array, "Bgroup {most}"]:
+) -> Int[Array, "BG {most}"]:
     """`group` captions of each picture, sampled at temperature 1, of `most` tokens at most.
 
     A picture is read once. The token that ended a caption is its last one; -1 behind it.

@@ -16,8 +16,6 @@ from unicom_jax.rl.advantages import advantages, collapsed, combined_advantages
 from unicom_jax.rl.rewards import Reward, weighted_sum
 from unicom_jax.rl.samples import Originals, Samples
 
-SUMS = ("rewards", "advantages")
-
 
 @flax.struct.dataclass
 class Scores:

@@ -17,11 +17,15 @@ from unicom_jax.runs.workdir import COMMITTED, is_step, is_whole
 
 S3 = "s3://"
 HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of it is there
+# As TensorStore reports a store that does not answer, after trying again for a while.
+STORE_ERROR = re.compile(r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED): ")
 SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which writes the arrays, says
 
 
 def storage_problem(error: BaseException | str | None) -> str:
     """What the system said when it refused to write, in a few words; "" for any other error."""
+    if refused := STORE_ERROR.search(str(error)):
+        return f"the store says {refused[1]}"
     found = SYSTEM_ERROR.search(str(error))
     code = int(found[1]) if found else getattr(error, "errno", None)
     if code is None:

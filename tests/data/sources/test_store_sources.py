@@ -191,6 +191,19 @@ def test_a_store_whose_package_is_missing_names_it(monkeypatch):
     paths._filesystem.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("address", "command"),
+    [
+        ("s3://b/run", "aws s3 cp --recursive s3://b/run FOLDER"),
+        ("gs://b/run", "gcloud storage cp -r gs://b/run FOLDER"),
+        ("hf://datasets/o/n/data/a.parquet", "hf download --repo-type=dataset o/n"),
+        ("hf://o/model/x", "hf download o/model"),
+    ],
+)
+def test_the_command_that_copies_an_address(address, command):
+    assert paths.copy_command(address) == command
+
+
 class Hub(MemoryFileSystem):
     """Stands for Hugging Face's file system, which needs a network."""
 

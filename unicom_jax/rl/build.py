@@ -1,0 +1,168 @@
+"""Captioner and drawer from a configuration: the one place where its keys meet their arguments, and
+the table of rewards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from data_pipelines.build import sequence_config
+from data_pipelines.sequences.tokenizer import Tokenizer
+from unicom_jax.config import ConfigError
+from unicom_jax.core.flow_steps import SdeStep
+from unicom_jax.inference.canvas import canvas_of
+from unicom_jax.inference.engine import Models
+from unicom_jax.rl import rewards
+from unicom_jax.rl.answers import CaptionAnswers
+from unicom_jax.rl.captioner import Captioner
+from unicom_jax.rl.drawer import Drawer, Window
+from unicom_jax.rl.flow_objectives import Awm, FlowGrpo, FlowObjective, Nft
+from unicom_jax.rl.policy import Clip
+from unicom_jax.rl.rewards import Reward
+from unicom_jax.rl.scores import Scoring
+from unicom_jax.rl.template import Template, make_template
+from unicom_jax.rl.text_objectives import TextObjective
+from unicom_jax.runs.stages import START
+
+Config = Mapping[str, Any]
+ENCODER = "vision"  # the tree of the frozen encoder
+OF_WORDS = ("long_caption", "answers", "ended", "length")  # rewards that look at no drawing
+
+
+def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captioner:
+    """Of the settings of stage `name`."""
+    settings = config[name]
+    common = _common(name, config, tokenizer)
+    wanted = {name for name, weight in settings["rewards"].items() if weight}
+    return Captioner(
+        **common,
+        objective=TextObjective(
+            Clip(settings["clip_low"], settings["clip_high"]), settings["length"]
+        ),
+        draws=bool(wanted - set(OF_WORDS)),
+    )
+
+
+def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
+    """Of the settings of stage `name`."""
+    settings = config[name]
+    return Drawer(
+        **_common(name, config, tokenizer),
+        objective=OBJECTIVES[settings["objective"]](settings),
+        times=settings["times"],
+        window=Window(
+            settings["window"],
+            settings["window_stride"],
+            settings["window_held"],
+            SdeStep(settings["noise_level"]),
+        ),
+        true_captions=settings["captions"] == "data",
+    )
+
+
+# By `objective` of the settings.
+OBJECTIVES: dict[str, Callable[[Config], FlowObjective]] = {
+    "nft": lambda settings: Nft(beta=settings["beta"]),
+    "awm": lambda settings: Awm(),
+    "grpo": lambda settings: FlowGrpo(Clip(settings["clip"], settings["clip"])),
+}
+
+
+def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What both kinds of policy are made of."""
+    settings = config[name]
+    template = make_template(config, tokenizer, settings["prompt"])
+    models = Models.of(config)
+    canvas = canvas_of(template.grid, models.canvas, sequence_config(config))
+    models = models.on(canvas.space)
+    weights = {name: float(weight) for name, weight in settings["rewards"].items() if weight}
+
+    def made(names: Any) -> dict[str, Reward]:
+        return {one: REWARDS[one](name, config, models, template, tokenizer) for one in names}
+
+    return {
+        "models": models,
+        "template": template,
+        "scoring": Scoring(
+            rewards=made(weights),
+            weights=weights,
+            gates=made(settings.get("gates", ())),
+            group=settings["group_size"],
+            spread=settings["spread"],
+            sum_of=settings["sum_of"],
+            clip=settings["advantage_clip"],
+        ),
+        "group": settings["group_size"],
+        "most": settings["max_tokens"],
+        "steps": settings["draw_steps"],
+        "codec_steps": config["codec"]["sample_steps"],
+    }
+
+
+# ---- rewards ----------------------------------------------------------------------------------
+
+
+def _cosine(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    if ENCODER not in models.family.in_model:
+        raise ConfigError(
+            f"{name}.rewards.cosine: unified.pathway={config['unified']['pathway']} is used "
+            "without a frozen encoder; set it to 0 and give another reward a weight, such as "
+            f"{name}.rewards.latents"
+        )
+    return rewards.FeatureCosine(models.vision, ENCODER)
+
+
+def _latents(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    def encode(frozen: Any, pixels: Any, grids: Any) -> Any:
+        seen = pixels
+        if models.codec.reads == "features":
+            seen = models.vision(frozen[ENCODER], pixels.astype(config["compute_dtype"]), grids)
+        return models.codec.encode(frozen["codec"], seen, grids)
+
+    return rewards.LatentDistance(encode, models.codec.pool)
+
+
+def _answers(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    return CaptionAnswers(models.unified, template, START)
+
+
+def _length(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    return rewards.Length(config[name]["least_tokens"], config[name]["most_tokens"])
+
+
+def _own(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    try:
+        return rewards.named(config[name]["own_reward"])
+    except ValueError as error:
+        raise ConfigError(f"{name}.own_reward: {error}") from error
+
+
+def _long_caption(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    return rewards.LongCaption(tokenizer.decode, config["data"]["patch"])
+
+
+# By name in the settings' `rewards`: (stage, configuration, models, template, tokenizer) -> reward.
+REWARDS: dict[str, Callable[..., Reward]] = {
+    "cosine": _cosine,
+    "pixels": lambda *how: rewards.pixel_distance,
+    "latents": _latents,
+    "scenes": lambda name, config, *how: rewards.ScenesJudge(config["data"]["patch"]),
+    "own": _own,
+    "long_caption": _long_caption,
+    "answers": _answers,
+    "ended": lambda *how: rewards.ended,
+    "length": _length,
+}
