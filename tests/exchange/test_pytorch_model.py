@@ -151,9 +151,10 @@ def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, m
         terms = pathway.loss_terms(params, batch, prepared, draws)
         return 5.0 * terms["flow"][0] + terms["text"][0]
 
-    expected_loss, expected = jax.value_and_grad(loss)(params)
+    expected_loss, expected = jax.jit(jax.value_and_grad(loss))(params)
 
-    noised = pathway.images.noise(prepared, batch.draws, draws)
+    noised = jax.jit(pathway.images.noise)(prepared, batch.draws, draws)
+    prepared, noised = jax.device_get((prepared, noised))  # looked up one by one
     slots = at_slots(batch, prepared, noised)
 
     def tensor(x):

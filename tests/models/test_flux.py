@@ -162,7 +162,7 @@ def test_gradients_of_weights_and_inputs_are_those_of_diffusers(twin, params):
         return jnp.sum(ours(SMALL, params, **inputs) * target)
 
     inputs = {name: INPUTS[name] for name in ("image", "context", "pooled")}
-    of_params, of_inputs = jax.grad(loss, argnums=(0, 1))(params, inputs)
+    of_params, of_inputs = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, inputs)
     reference = tree_of(SMALL, gradients_of(twin))
     # A key's bias is not quite without effect here, as keys are normed after it.
     assert_trees_close(of_params, reference, MODEL, floor=1e-5)
@@ -173,7 +173,10 @@ def test_gradients_of_weights_and_inputs_are_those_of_diffusers(twin, params):
 @pytest.mark.parametrize("remat", ["full", "offload"])
 def test_remat_changes_no_gradient(params, remat):
     def gradient(module):
-        return jax.grad(lambda image: jnp.square(ours(module, params, image=image)).sum())(IMAGE)
+        def loss(image):
+            return jnp.square(ours(module, params, image=image)).sum()
+
+        return jax.jit(jax.grad(loss))(IMAGE)
 
     assert_close(gradient(dataclasses.replace(SMALL, remat=remat)), gradient(SMALL), 1e-5)
 

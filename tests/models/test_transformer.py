@@ -207,7 +207,7 @@ def test_offload_keeps_the_residual_stream_on_the_host_and_nothing_on_the_device
 def test_bfloat16_activations_stay_bfloat16_with_fp32_logits():
     params, tokens = fresh(TINY), _tokens(1, 6)
     hidden = TINY.embed(params, tokens).astype(jnp.bfloat16)
-    hidden, _ = TINY(params, hidden, _text_positions(1, 6), _causal(1, 6))
+    hidden, _ = run(params, hidden, _text_positions(1, 6), _causal(1, 6))
     assert hidden.dtype == jnp.bfloat16
     logits = TINY.logits(params, hidden)
     assert logits.dtype == jnp.float32

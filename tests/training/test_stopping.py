@@ -17,6 +17,14 @@ from unicom_jax.training.run import run_stages
 from unicom_jax.training.stopping import Stopped, stop_signals
 
 
+@pytest.fixture(autouse=True)
+def not_started_by_nohup():
+    """Tests that `nohup` starts inherit an ignored SIGHUP."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def stop_after(steps: int):
     """An `asked_to_stop` that says yes from the given question on; one comes before a stage."""
     asked = iter(range(100))
@@ -58,14 +66,11 @@ def test_the_first_signal_is_remembered(number, capfd):
 
 
 def test_a_signal_that_is_ignored_stays_ignored():
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
-    try:
-        with stop_signals() as asked_to_stop:
-            os.kill(os.getpid(), signal.SIGHUP)
-            assert not asked_to_stop()
-        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    with stop_signals() as asked_to_stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not asked_to_stop()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
 def test_a_signal_is_remembered_where_stderr_is_gone(monkeypatch):
