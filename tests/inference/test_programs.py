@@ -56,10 +56,9 @@ def generator(**overrides) -> Generator:
         encoder__naflex=True,
         **overrides,
     )
-    model = Generator(config, tokenizer(), {})
-    parts = {name: getattr(model.models, name) for name in ("vision", "codec", "unified")}
-    model.params = {name: part.abstract() for name, part in parts.items()}
-    return model
+    models = Generator(config, tokenizer(), {}).models
+    parts = {name: getattr(models, name) for name in ("vision", "codec", "unified")}
+    return Generator(config, tokenizer(), {name: part.abstract() for name, part in parts.items()})
 
 
 def test_edits_of_33_aspect_ratios_take_few_programs(compiled):

@@ -207,7 +207,7 @@ def open_binary(path: PathLike, buffering: int = -1) -> IO[bytes]:
     if not is_remote(path):
         return open(path, "rb", buffering=buffering)
     with asking(path):
-        return filesystem(path).open(os.fspath(path), "rb")
+        return as_path(path).open("rb")
 
 
 def read_range(address: PathLike, start: int, stop: int) -> bytes:

@@ -234,7 +234,7 @@ def _part(
     def cut(x: np.ndarray) -> np.ndarray:
         return x[:, start:]
 
-    names = ("tokens", "positions", "roles", "image_token", "targets", "target_weights")
+    names = ("tokens", "positions", "roles", "image_token", "targets", "target_weights", "parts")
     grids = batch.grids[:, order] * (np.arange(kept) < len(shown))[:, None]
     row = batch.replace(
         **{name: cut(getattr(batch, name)) for name in names},

@@ -24,12 +24,11 @@ SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which wri
 
 def storage_problem(error: BaseException | str | None) -> str:
     """What the system said when it refused to write, in a few words; "" for any other error."""
-    if refused := STORE_ERROR.search(str(error)):
-        return f"the store says {refused[1]}"
     found = SYSTEM_ERROR.search(str(error))
     code = int(found[1]) if found else getattr(error, "errno", None)
     if code is None:
-        return ""
+        refused = STORE_ERROR.search(str(error))
+        return f"the store says {refused[1]}" if refused else ""
     return os.strerror(code) if found or isinstance(error, OSError) else ""
 
 
@@ -51,7 +50,7 @@ def _mark_whole(step: epath.Path) -> None:
     """Lets Orbax accept a step that was copied into a store."""
     if not (step / COMMITTED).is_file():
         for folder in (*(path for path in step.iterdir() if path.is_dir()), step):
-            (folder / COMMITTED).write_text("copied")
+            (folder / COMMITTED).write_text("copied", encoding="utf-8")
 
 
 def take_folders_literally() -> None:

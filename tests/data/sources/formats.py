@@ -10,6 +10,8 @@ import tarfile
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from array_record.python import array_record_module
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.decoding import encode_png
 
@@ -61,3 +63,19 @@ def read_all(source) -> list[tuple[int | None, tuple[str, ...]]]:
     """(level of gray, captions) of every record."""
     examples = [source[index] for index in range(len(source))]
     return [(None if e.image is None else int(e.image[0, 0, 0]), e.captions) for e in examples]
+
+
+def tf_example(**features: list[bytes]) -> bytes:
+    made = tf_example_pb2.Example()
+    for name, values in features.items():
+        made.features.feature[name.replace("__", "/")].bytes_list.value.extend(values)
+    made.features.feature["height"].int64_list.value.append(6)
+    return made.SerializeToString()
+
+
+def write_tf_examples(path, *records: bytes) -> str:
+    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
+    for data in records:
+        writer.write(data)
+    writer.close()
+    return str(path)

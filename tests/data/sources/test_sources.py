@@ -20,7 +20,13 @@ from data_pipelines.sources.broken import SkipBroken, read_or_next
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.tfds import TfdsSource
-from tests.data.sources.formats import png, write_parquet, write_tar
+from tests.data.sources.formats import (
+    png,
+    tf_example,
+    write_parquet,
+    write_tar,
+    write_tf_examples,
+)
 
 
 def picture(value: int, height: int = 6, width: int = 5) -> np.ndarray:
@@ -368,6 +374,7 @@ def test_every_kind_opens_from_a_config(tmp_path, coco):
     (tmp_path / "a.txt").write_text("words", encoding="utf-8")
     tar = write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.txt": "gray"})
     table = write_parquet(tmp_path / "a.parquet", {"image": [png(1)], "text": ["gray"]})
+    labelled = tf_example(image=[png(1)], text=[b"gray"])
     configs = {
         "jsonl": {"paths": folder / "captions.jsonl"},
         "parquet": {"paths": table},
@@ -378,6 +385,7 @@ def test_every_kind_opens_from_a_config(tmp_path, coco):
         "array_record": {"paths": tmp_path / "records"},
         "openmoji": {"path": tmp_path / "records", "split": "eval"},
         "tfds": {"name": coco},
+        "tf_example": {"paths": write_tf_examples(tmp_path / "b.array_record", labelled)},
         "scenes": {"size": 2, "seed": 1},
     }
     assert configs.keys() | set(sources.DOCUMENT_KINDS) == sources.KINDS.keys()

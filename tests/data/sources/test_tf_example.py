@@ -6,31 +6,13 @@ import subprocess
 import sys
 
 import pytest
-from array_record.python import array_record_module
-from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.build import data_identity, open_examples
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.registry import open_source
 from tests.data.samples import example
-from tests.data.sources.formats import png
+from tests.data.sources.formats import png, tf_example, write_tf_examples
 from tests.tiny import tiny_config
-
-
-def record(**features: list[bytes]) -> bytes:
-    made = tf_example_pb2.Example()
-    for name, values in features.items():
-        made.features.feature[name.replace("__", "/")].bytes_list.value.extend(values)
-    made.features.feature["height"].int64_list.value.append(6)
-    return made.SerializeToString()
-
-
-def write(path, *records: bytes) -> str:
-    writer = array_record_module.ArrayRecordWriter(str(path), "group_size:1")
-    for data in records:
-        writer.write(data)
-    writer.close()
-    return str(path)
 
 
 def opened(path, **options):
@@ -39,8 +21,8 @@ def opened(path, **options):
 
 def test_pictures_and_texts_are_found_under_their_usual_names(tmp_path):
     texts = [b"a longer text", "grü".encode()]
-    one = record(image__encoded=[png(3)], image__caption=texts)
-    source = opened(write(tmp_path / "a.array_record", one))
+    one = tf_example(image__encoded=[png(3)], image__caption=texts)
+    source = opened(write_tf_examples(tmp_path / "a.array_record", one))
     assert source[0].captions == ("grü", "a longer text")
     assert (source[0].image == 3).all()
     assert not source.traits().any()
@@ -48,8 +30,8 @@ def test_pictures_and_texts_are_found_under_their_usual_names(tmp_path):
 
 def test_features_of_other_names_are_chosen_by_the_configuration(tmp_path):
     for number in range(4):
-        one = record(photo=[png(number)], words=[b"gray"], image=[b""], text=[b"wrong"])
-        write(tmp_path / f"{number}.array_record", one)
+        one = tf_example(photo=[png(number)], words=[b"gray"], image=[b""], text=[b"wrong"])
+        write_tf_examples(tmp_path / f"{number}.array_record", one)
     config = tiny_config()
     source = {"kind": "tf_example", "path": str(tmp_path), "held_out": 0.0}
     config.data.source.update(source | {"image": "photo", "captions": "words"})
@@ -60,7 +42,9 @@ def test_features_of_other_names_are_chosen_by_the_configuration(tmp_path):
 
 
 def test_a_feature_that_is_missing_is_named_with_those_that_are_there(tmp_path):
-    path = write(tmp_path / "a.array_record", record(image=[png(1)], photo=[b""], words=[b"w"]))
+    path = write_tf_examples(
+        tmp_path / "a.array_record", tf_example(image=[png(1)], photo=[b""], words=[b"w"])
+    )
     there = "height, image, photo, words"
     with pytest.raises(SourceError, match=rf"no feature 'captions' or .* one of {there}"):
         opened(path)
@@ -71,7 +55,7 @@ def test_a_feature_that_is_missing_is_named_with_those_that_are_there(tmp_path):
 def test_records_that_are_no_examples_are_refused_when_the_source_opens(tmp_path):
     from data_pipelines.sources.records import encode_example
 
-    path = write(tmp_path / "a.array_record", encode_example(example(0)))
+    path = write_tf_examples(tmp_path / "a.array_record", encode_example(example(0)))
     with pytest.raises(SourceError, match=r"record 0: no tf.train.Example"):
         opened(path)
 
@@ -87,14 +71,20 @@ def test_records_that_are_no_examples_are_refused_when_the_source_opens(tmp_path
 )
 def test_a_broken_record_is_named(tmp_path, fault, message):
     good = {"image": [png(1)], "text": [b"gray"]}
-    source = opened(write(tmp_path / "a.array_record", record(**good), record(**good | fault)))
+    source = opened(
+        write_tf_examples(
+            tmp_path / "a.array_record", tf_example(**good), tf_example(**good | fault)
+        )
+    )
     assert source[0].captions == ("gray",)
     with pytest.raises(RecordError, match=rf"a.array_record record 1: .*{message}"):
         source[1]
 
 
 def test_reading_examples_never_imports_tensorflow(tmp_path):
-    path = write(tmp_path / "a.array_record", record(image=[png(1)], text=[b"gray"]))
+    path = write_tf_examples(
+        tmp_path / "a.array_record", tf_example(image=[png(1)], text=[b"gray"])
+    )
     script = f"""
 import sys
 from data_pipelines.sources.registry import open_source

@@ -292,10 +292,12 @@ def _model(language: Mapping[str, Any], vision: VisionEncoder, space: LatentSpac
     kv_heads = language["kv_heads"]
     semantics = {"depth": SEMANTICS_DEPTH, "heads": language["heads"], "kv_heads": kv_heads}
     details = {"depth": DETAILS_DEPTH, "heads": vision.heads, "kv_heads": kv_heads}
-    usual = defaults()["unified"]["cheers"].to_dict()
+    unified = defaults()["unified"].to_dict()
+    usual = unified["cheers"]
     stages = {"semantics": usual["semantics"] | semantics, "details": usual["details"] | details}
+    released = {"prediction": "velocity", "time": "uniform", "time_shift": 1.0, "fold": FOLD}
     images = make_cheers(
-        {"cheers": usual | stages | OPTIONS, "fold": FOLD, "time": "uniform", "time_shift": 1.0},
+        {**unified, **released, "cheers": usual | stages | OPTIONS},
         width=language["width"],
         vision=vision,
         codec=AutoencoderCodec(space, DARKEST),
