@@ -42,9 +42,9 @@ SHAPED = (
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
 
 # Tests run a program a few times, and LLVM's optimisations would take longer than they save. These
-# folders measure programs, or ask for the last bits of single functions, and get all of them; so
-# does a test that is marked `optimized`.
-OPTIMIZED = ("core", "parallel", "planning")
+# folders measure programs and get all of them; so does a test that is marked `optimized`, because
+# it asks for the last bits.
+OPTIMIZED = ("parallel", "planning")
 
 
 @pytest.hookimpl(wrapper=True)

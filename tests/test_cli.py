@@ -90,7 +90,7 @@ def test_help_answers_without_starting_jax():
         (["train", "--workdir=x", "--config.seed", "1"], "--config.seed=1"),
     ],
 )
-def test_a_wrong_flag_ends_with_status_2_and_the_mend(capsys, arguments, words):
+def test_a_wrong_flag_ends_with_status_2_and_the_fix(capsys, arguments, words):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
@@ -384,11 +384,11 @@ def test_a_batch_of_a_folder_is_drawn(config, folder, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_one_unreadable_picture_is_told_and_passed_over(config, folder, tmp_path, caplog):
+def test_one_unreadable_picture_is_reported_and_skipped(config, folder, tmp_path, caplog):
     (folder / "3.png").write_bytes(b"no picture")
     assert main(show(config, folder, tmp_path / "batch.png")) == 0
-    told = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
-    (line,) = told
+    lines = {record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING}
+    (line,) = lines
     assert f"{folder / 'captions.jsonl'} line 4: cannot read image {folder / '3.png'}" in line
     assert "\n" not in line and "give a whole PNG" in line
 
@@ -407,7 +407,7 @@ def test_empty_captions_stop_the_command(config, folder, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_document_longer_than_a_row_is_named_with_the_mend(config, folder, tmp_path, capsys):
+def test_a_document_longer_than_a_row_is_named_with_the_fix(config, folder, tmp_path, capsys):
     rows = read_list(folder)
     rows[2]["text"] = "a gray " * 80
     write_list(folder, rows)

@@ -195,7 +195,7 @@ def test_guidance_scale_can_differ_between_images():
         (lambda: flow.time_grid(1, kind="released"), "needs 2 nodes"),
     ],
 )
-def test_wrong_option_names_the_mend(call, message):
+def test_wrong_option_names_the_fix(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 

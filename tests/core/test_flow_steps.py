@@ -79,6 +79,7 @@ def test_a_chain_has_the_moments_of_its_recursion():
     assert final.var() == pytest.approx(var, rel=5 * np.sqrt(2 / count))
 
 
+@pytest.mark.optimized
 def test_a_trajectory_holds_every_state_time_and_log_probability():
     noise, step = jax.random.normal(jax.random.key(4), (2, 3)), SdeStep(0.7)
     final, passed = integrate(velocity, noise, 4, step, key=jax.random.key(5), trajectory=True)

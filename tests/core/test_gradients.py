@@ -77,7 +77,7 @@ def products(function, *arguments) -> list:
     return [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]
 
 
-def test_the_gradient_of_the_input_contracts_the_kernel_where_it_lies():
+def test_the_gradient_of_the_input_contracts_the_kernel_in_its_stored_layout():
     """A transposed kernel would be gathered over devices once more."""
     x, kernel = random(3, 8), random(8, 4)
     *_, of_input = products(jax.grad(lambda x: matmul(x, kernel).sum()), x)

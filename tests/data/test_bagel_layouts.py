@@ -84,11 +84,11 @@ def test_each_layout_gives_its_documents(config):
         assert entry in {f"{text}gray {level}[draw {10 * level}]" for text in ("", "a square, ")}
     assert 8 < len(found["t2i"]) <= 16  # pictures times captions
     # A chain edits its first picture; a later target needs the instructions on the way too.
-    told = {"make it brighter": 100, "more light": 100, "make it brighter darker again": 50}
+    printed = {"make it brighter": 100, "more light": 100, "make it brighter darker again": 50}
     edits = {
         f"[clean {level}]{words}[draw {level + more}]"
         for level in range(0, 80, 10)
-        for words, more in told.items()
+        for words, more in printed.items()
     }
     assert found["editing"] <= edits and len(found["editing"]) > 12
     talks = {f"[look {level}]what is it?a squarehow gray?very gray" for level in range(200, 208)}

@@ -106,8 +106,8 @@ def test_the_command_prints_rates_and_names_loaders_that_are_absent(tmp_path, ca
     path.write_text("from tests.tiny import tiny_config as get_config\n")
     flags = ["--workers=1", "--rounds=1", "--seconds=0.1", "--documents=8"]
     assert main(["data", "bench", f"--config={path}", *flags]) == 0
-    told = capfd.readouterr().out
+    out = capfd.readouterr().out
     for name in peers.PEERS:
-        assert f"! {name} is left out: {name} is not installed (pip install 'unicom_jax[ben" in told
-    assert all(stage in told for stage in STAGES) and "% full" in told and "load average" in told
-    assert "workers=1: no other loader to compare with" in told
+        assert f"! {name} is left out: {name} is not installed (pip install 'unicom_jax[ben" in out
+    assert all(stage in out for stage in STAGES) and "% full" in out and "load average" in out
+    assert "workers=1: no other loader to compare with" in out

@@ -43,7 +43,7 @@ def test_load_image_reads_paths_and_bytes_alike(tmp_path):
     np.testing.assert_array_equal(load_image(path.read_bytes()), image)
 
 
-def test_transparent_pixels_lie_on_white():
+def test_transparent_pixels_are_composited_on_white():
     data = io.BytesIO()
     PilImage.new("RGBA", (2, 2), (255, 0, 0, 0)).save(data, "PNG")
     assert (load_image(data.getvalue()) == 255).all()

@@ -131,7 +131,7 @@ def test_only_metrics_give_curves_and_say_what_is_missing(tmp_path):
     assert "1.5 s" in page
 
 
-def test_an_unfinished_last_line_of_metrics_is_passed_over(tmp_path):
+def test_an_unfinished_last_line_of_metrics_is_skipped(tmp_path):
     (tmp_path / "codec").mkdir()
     (tmp_path / "codec" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
     assert [row["step"] for row in read_run(tmp_path).stages[0].train] == [1]

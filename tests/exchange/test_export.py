@@ -127,7 +127,7 @@ def test_the_exported_code_imports_nothing_but_torch_transformers_numpy_and_pill
     assert written == {name for twin in TWINS.values() for name in code_of(twin)}
 
 
-def test_the_model_card_tells_parts_stages_and_scores(run, tmp_path):
+def test_the_model_card_lists_parts_stages_and_scores(run, tmp_path):
     workdir = shutil.copytree(run, tmp_path / "run")
     facts = {"steps": 7, "seconds": 90.0, "device": "1 x cpu", "parameters": {}}
     (workdir / "pretrain" / "stage.json").write_text(json.dumps(facts))
@@ -445,7 +445,7 @@ def test_a_part_reads_its_own_weights_only(run, tmp_path, monkeypatch):
     assert asked == [("pretrain", ("transformer",))]
 
 
-def test_a_full_disk_is_said_with_the_folder_and_the_mend(run, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_with_the_folder_and_the_fix(run, tmp_path, monkeypatch, capsys):
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -157,7 +157,7 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
         (["--model=x"], "give it alone"),
     ],
 )
-def test_what_cannot_be_imported_is_answered_with_the_mend(given, tmp_path, capsys, flags, message):
+def test_what_cannot_be_imported_is_answered_with_the_fix(given, tmp_path, capsys, flags, message):
     assert message in error_of(capsys, run("import", given, tmp_path / "run", *flags))
     assert not (tmp_path / "run").exists()
 

@@ -84,8 +84,8 @@ def test_cheers_is_trained_sampled_evaluated_and_reported_by_the_usual_commands(
     small = [f"--config.{key}={value}" for key, value in {**TINY, **STEPS, **WARM}.items()]
     at = f"--workdir={workdir}"
     assert main(["train", "--config=experiments/cheers_quick.py", at, *small]) == 0
-    told = capsys.readouterr()
-    said = (told.out + told.err).replace("\n", " ")
+    printed = capsys.readouterr()
+    said = (printed.out + printed.err).replace("\n", " ")
     for what, source in (("vision", "encoder"), ("decoder", "autoencoder")):
         assert f"align: starts with {what} from the weights of {source}" in said
     assert "pretrain: starts from the weights of align" in said

@@ -132,7 +132,7 @@ def test_at_time_1_a_drawn_picture_is_the_one_that_is_read(drawn):
     assert seen.shape == (2, 1, TOKENS // FOLD**2, 32)
 
 
-def test_slots_are_not_told_the_time(drawn):
+def test_slots_do_not_depend_on_the_time_directly(drawn):
     early, late = at(TIME), at(TIME).replace(time=jnp.asarray(1 - TIME))
     for one, other in zip(drawn(PARAMS, early), drawn(PARAMS, late), strict=True):
         np.testing.assert_array_equal(one, other)

@@ -31,7 +31,7 @@ PICTURES = [picture(0, 32, 32), picture(1, 32, 32)]
 
 
 @pytest.fixture(scope="module")
-def told_and_run(tmp_path_factory):
+def printed_and_run(tmp_path_factory):
     workdir = begin_run(
         tiny_config(**CHOSEN),
         tmp_path_factory.mktemp("cheers") / "run",
@@ -44,13 +44,13 @@ def told_and_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def run(told_and_run):
+def run(printed_and_run):
     """Not to be changed."""
-    return told_and_run[1]
+    return printed_and_run[1]
 
 
-def test_decoder_and_encoder_start_as_copies_and_are_trained_inside_the_loss(told_and_run):
-    told, run = told_and_run
+def test_decoder_and_encoder_start_as_copies_and_are_trained_inside_the_loss(printed_and_run):
+    printed, run = printed_and_run
     config = settings_of(run)
     trained = restored(run, "pretrain", build_unified(config))
     assert set(trained) == {"transformer", "decoder", "vision", "projector", "head"}
@@ -60,7 +60,7 @@ def test_decoder_and_encoder_start_as_copies_and_are_trained_inside_the_loss(tol
         "decoder": {name: frozen[name] for name in trained["decoder"]},
     }
     for part, source in (("vision", "encoder"), ("decoder", "autoencoder")):
-        assert f"pretrain: starts with {part} from the weights of {source}\n" in told
+        assert f"pretrain: starts with {part} from the weights of {source}\n" in printed
         apart = jax.tree.map(lambda x, y: np.abs(x - y).max(), trained[part], given[part])
         assert 0 < max(jax.tree.leaves(apart)) < 0.02  # four steps away
     held = trained["decoder"]["statistics"], trained["vision"]["head"]

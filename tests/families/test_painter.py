@@ -55,8 +55,8 @@ def run(tmp_path_factory):
     """Trained by the real loop over an encoder and an autoencoder. Not to be changed."""
     place = tmp_path_factory.mktemp("painter") / "run"
     workdir = painter.begin(place, "encoder", "kl", evaluation={**tiny_config().evaluation, **FEW})
-    told = train(workdir)
-    assert "pretrain: starts with vision from the weights of encoder\n" in told
+    printed = train(workdir)
+    assert "pretrain: starts with vision from the weights of encoder\n" in printed
     return workdir
 
 
@@ -88,13 +88,13 @@ def test_the_tower_starts_from_the_encoder_beside_a_language_model_that_was_impo
     config = settings_of(workdir)
     language = build_unified(config).transformer
     write_model(given, LAYOUTS["qwen"], language, lively(language))
-    told = Console(file=io.StringIO(), width=1000)
+    printed = Console(file=io.StringIO(), width=1000)
     asked = from_json({**config.to_dict(), "unified": {**config.unified, "init_from": str(given)}})
-    import_stage(asked, "pretrain", sources_of(asked, "pretrain"), workdir, told)
+    import_stage(asked, "pretrain", sources_of(asked, "pretrain"), workdir, printed)
     assert "vision" not in checkpoint.stored_keys(workdir, "pretrain")
-    told = train(workdir)
-    assert "pretrain: starts from the weights that were imported\n" in told
-    assert "pretrain: starts with vision from the weights of encoder\n" in told
+    printed = train(workdir)
+    assert "pretrain: starts from the weights that were imported\n" in printed
+    assert "pretrain: starts with vision from the weights of encoder\n" in printed
 
 
 # ---- use --------------------------------------------------------------------------------------

@@ -86,8 +86,8 @@ class ToyImages(ImageModel):
 
     def velocity(self, params, condition, noised, aux):
         when = self.parts["time"](params["time"], noised.time)
-        told = condition + jnp.tile(when, self.tokens // FOLD).astype(condition.dtype)
-        return self.parts["head"](params["head"], told).reshape(noised.noisy.shape)
+        slots_and_time = condition + jnp.tile(when, self.tokens // FOLD).astype(condition.dtype)
+        return self.parts["head"](params["head"], slots_and_time).reshape(noised.noisy.shape)
 
 
 def folded(tokens: jax.Array) -> jax.Array:

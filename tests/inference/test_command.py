@@ -108,7 +108,7 @@ def test_a_ratio_becomes_a_size_under_the_image_policy(text, policy, size):
         ("16:9", "--config.data.policy=bucket"),
     ],
 )
-def test_a_size_that_is_none_is_refused_with_the_mend(text, words):
+def test_a_size_that_is_none_is_refused_with_the_fix(text, words):
     with pytest.raises(ValueError, match=f"--size={text}: .*{words}"):
         size_of(text, stand_in())
 

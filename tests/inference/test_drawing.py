@@ -183,7 +183,7 @@ def rows_of_layers(jaxpr) -> set[int]:
 
 @dataclasses.dataclass(frozen=True)
 class OfTime(Module):
-    """A model whose velocity is the time it is told, and `ended` at t = 1."""
+    """A model whose velocity is the time it is printed, and `ended` at t = 1."""
 
     ended: float = np.nan
 
@@ -207,7 +207,7 @@ def begun(noise, source, ended=np.nan, **options):
 
 
 @pytest.mark.parametrize(("shift", "alpha"), [(2.0, 0.5), (1.0, 1.0)])
-def test_an_edit_is_mixed_at_the_time_that_the_model_is_told_and_none_is_1(noise, shift, alpha):
+def test_an_edit_is_mixed_at_the_time_that_the_model_reads_and_none_is_1(noise, shift, alpha):
     source, noise = noise[0][::-1], noise[0]
     times = np.linspace(0.1, 1.0, 5)
     times = alpha * times / (1 + (alpha - 1) * times)  # as the paper writes it

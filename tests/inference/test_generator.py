@@ -119,7 +119,7 @@ def test_pieces_of_text_make_up_the_answers(generator):
     assert heard == generator.answer(PICTURES, QUESTIONS)
 
 
-def test_a_stop_string_ends_an_answer_and_is_not_told(generator):
+def test_a_stop_string_ends_an_answer_and_is_not_part_of_it(generator):
     (whole,) = generator.answer(PICTURES[0], QUESTIONS[0], max_tokens=8)
     stop = whole[3:5]
     before, heard = whole.split(stop)[0].rstrip(), []
@@ -177,7 +177,7 @@ def test_thinking_runs_from_end_to_end(generator):
     assert one.image.shape == (32, 32, 3) and isinstance(one.thought, str)
 
 
-def test_a_conversation_goes_on_behind_its_pictures(generator):
+def test_a_conversation_continues_after_its_pictures(generator):
     said = [Text("a red dot"), Image(PICTURES[0], DRAWN), Text("how many dots are there?")]
     plain = generator.write([said])
     other = generator.write([[said[0], Image(PICTURES[1], DRAWN), said[2]]])

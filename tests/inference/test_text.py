@@ -66,7 +66,7 @@ def test_the_cached_loop_writes_what_a_full_pass_for_every_token_writes(
     assert len(np.unique(written)) > 3  # not one token over and over
 
 
-def test_a_row_ends_with_its_stop_token_while_others_go_on(documents, written, write):
+def test_a_row_ends_with_its_stop_token_while_others_continue(documents, written, write):
     row, other = written
     step = next(i for i in range(1, COUNT) if row[i] not in row[:i] and row[i] not in other)
     tokens, counts = write(documents, stop=row[step : step + 1])

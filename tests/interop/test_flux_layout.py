@@ -58,7 +58,7 @@ def test_a_folder_comes_back_bit_for_bit_and_diffusers_computes_the_same(tmp_pat
 
 
 @pytest.mark.parametrize("name", FLUX_SIZES)
-def test_a_published_size_is_told_by_its_description(name):
+def test_a_published_size_is_recognised_by_its_description(name):
     module = FLUX_SIZES[name]()
     assert module_of(describe(module), "config.json") == module
 

@@ -74,8 +74,8 @@ def test_the_library_loads_what_we_write_and_answers_as_before(tmp_path, kind):
     layout, model = foreign.make(kind)
     model.save_pretrained(tmp_path / "given")
     through_jax(tmp_path / "given", tmp_path / "out", layout)
-    again, told = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
-    assert not any(told[name] for name in ("missing_keys", "unexpected_keys"))
+    again, printed = type(model).from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not any(printed[name] for name in ("missing_keys", "unexpected_keys"))
     with torch.no_grad():
         before, after = (answer(one, kind) for one in (model, again.eval()))
     assert torch.equal(before, after)

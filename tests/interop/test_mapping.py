@@ -66,7 +66,7 @@ def test_weights_turn_stack_and_join_as_the_table_says(tmp_path, params):
     assert np.array_equal(state["conv.weight"], patch.transpose(3, 2, 0, 1))
 
 
-def test_parts_may_lie_along_another_axis(tmp_path, params):
+def test_parts_may_be_along_another_axis(tmp_path, params):
     specs = {"blocks": {name: SPECS["blocks"][name] for name in ("query", "key")}}
     specs["blocks"]["key"] = ParamSpec((3, 6, 8), ("layers", None, None))
     table = (

@@ -360,6 +360,6 @@ def test_half_precision_weights_are_read_in_full(tmp_path):
         (lambda: pack(jnp.zeros((1, 3, 4, 4))), "make both sides multiples of 2"),
     ],
 )
-def test_wrong_sizes_name_the_mend(call, message):
+def test_wrong_sizes_name_the_fix(call, message):
     with pytest.raises(ValueError, match=message):
         call()

@@ -146,6 +146,6 @@ def test_pool_of_an_odd_grid_is_nan_under_jit_and_leaves_the_others_alone():
         (("atention", 12, 4), {}, "attention"),
     ],
 )
-def test_wrong_option_names_the_mend(arguments, options, message):
+def test_wrong_option_names_the_fix(arguments, options, message):
     with pytest.raises(ValueError, match=message):
         make_compressor(*arguments, **options)

@@ -181,6 +181,6 @@ def test_so400m_has_the_published_number_of_weights():
         ),
     ],
 )
-def test_a_wrong_call_is_answered_with_the_mend(call, message):
+def test_a_wrong_call_is_answered_with_the_fix(call, message):
     with pytest.raises(ValueError, match=message):
         call()

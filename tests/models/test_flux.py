@@ -236,7 +236,7 @@ def test_a_published_size_has_as_many_weights_as_that_of_diffusers(name):
         ({"attention_backend": "fast"}, "unknown attention backend"),
     ],
 )
-def test_a_wrong_option_names_the_mend(change, message):
+def test_a_wrong_option_names_the_fix(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(SMALL, **change)
 

@@ -175,7 +175,7 @@ def test_a_configured_decoder_has_the_sizes_of_its_keys():
     ],
     ids=["unknown", "pixels", "channels"],
 )
-def test_what_does_not_fit_is_named_with_the_mend(changes, message):
+def test_what_does_not_fit_is_named_with_the_fix(changes, message):
     with pytest.raises(ValueError, match=message) as error:
         build_codec(tiny_config(**changes))
     assert "\n" not in str(error.value)

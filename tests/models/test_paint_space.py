@@ -122,7 +122,7 @@ def test_pictures_on_their_own_canvases_have_the_values_and_gradients_of_one_for
         np.testing.assert_allclose(ours, theirs, atol=1e-4 * float(jnp.abs(theirs).max()))
 
 
-def test_an_extent_says_what_lies_inside_at_every_resolution():
+def test_an_extent_says_what_is_inside_at_every_resolution():
     extent = Extent(jnp.array([[1, 2]]), (2, 3))
     for scale in (1, 4):
         inside = extent.mask(jnp.zeros((1, 2 * scale, 3 * scale, 1)))[0, :, :, 0]

@@ -158,6 +158,6 @@ def test_decoder_learns_to_paint_what_the_condition_says():
         ({"heads": 16}, "even"),
     ],
 )
-def test_wrong_option_names_the_mend(change, message):
+def test_wrong_option_names_the_fix(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(DECODER, **change)

@@ -281,7 +281,7 @@ def test_an_image_block_on_ragged_prefixes_equals_each_row_alone():
         np.testing.assert_allclose(out[row], whole[0, n:], atol=1e-5)
 
 
-def test_the_cache_is_written_only_where_it_is_told():
+def test_the_cache_is_written_only_where_asked():
     params, tokens = fresh(TINY), _tokens(1, 2)
     cache = jax.tree.map(lambda x: x + 7, TINY.init_cache(1, 6))
     mask = padding_mask(jnp.array([5]), 2)

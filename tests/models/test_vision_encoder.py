@@ -328,6 +328,6 @@ def test_named_sizes_have_the_published_number_of_weights(name, patch, rows, mil
         (lambda w: dataclasses.replace(NAFLEX, heads=5).specs(), "not a multiple of heads 5"),
     ],
 )
-def test_a_wrong_call_is_answered_with_the_mend(weights, call, message):
+def test_a_wrong_call_is_answered_with_the_fix(weights, call, message):
     with pytest.raises(ValueError, match=message):
         call(weights)

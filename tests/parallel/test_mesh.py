@@ -136,7 +136,7 @@ def chips(slices: int, side: int = 4) -> list[Chip]:
     return [Chip(i, (x, y, 0), s, process(s, x, y)) for i, (s, x, y) in enumerate(places)]
 
 
-def test_slices_lie_along_their_own_axis():
+def test_slices_are_along_their_own_axis():
     arranged = arrange("slice=2,fsdp=-1,tensor=4", chips(2))
     assert arranged.shape == (2, 1, 4, 1, 4)
     assert [{chip.slice_index for chip in part.flat} for part in arranged] == [{0}, {1}]
@@ -228,7 +228,7 @@ def test_two_names_that_ask_for_one_mesh_axis_are_refused_and_named():
         spec_of((8, 8), "heads", "mlp")
 
 
-def test_weights_lie_in_parts_along_context_too():
+def test_weights_are_sharded_along_context_too():
     mesh = AbstractMesh((1, 1, 4, 2, 1), AXES)
     spec = param_sharding(ParamSpec((16, 6), ("embed", "mlp")), mesh).spec
     assert spec == PartitionSpec(("fsdp", "context"), None)
@@ -241,7 +241,7 @@ def test_every_rule_names_axes_of_the_mesh():
 
 
 @pytest.mark.parametrize("overrides", [{}, {"unified__pathway": "query"}])
-def test_large_weights_of_every_model_lie_in_parts(overrides):
+def test_large_weights_of_every_model_are_sharded(overrides):
     config = tiny_config(**overrides)
     modules = [build_encoder(config), build_codec(config), build_unified(config)]
     modules.append(AutoencoderKL(latent_channels=4, widths=(8, 8), resnets=1, groups=4))
@@ -257,7 +257,7 @@ def test_a_logical_axis_without_a_rule_is_named():
         spec_of((8,), "width")
 
 
-def test_moments_lie_where_their_weights_lie_and_counters_everywhere():
+def test_moments_are_sharded_as_their_weights_and_counters_are_replicated():
     specs = {"layer": {"kernel": ParamSpec((8, 6), ("embed", "mlp"))}}
     weights = param_shardings(specs, MESH)
     shapes = {"layer": {"kernel": jax.ShapeDtypeStruct((8, 6), np.float32)}}

@@ -93,7 +93,7 @@ def test_flags_beat_the_environment_one_by_one():
         (KUBERNETES, {"coordinator": "a:b"}, "--coordinator=a:b names no port; write HOST:PORT"),
     ],
 )
-def test_an_incomplete_or_wrong_meeting_is_one_line_with_the_mend(environment, flags, message):
+def test_an_incomplete_or_wrong_meeting_is_one_line_with_the_fix(environment, flags, message):
     with pytest.raises(ProcessError, match=message) as caught:
         find_meeting(environment, **flags, tpu=False)
     assert "\n" not in str(caught.value)
@@ -176,8 +176,8 @@ def test_waiting_for_a_late_or_absent_process_ends_and_names_it():
     port = free_port()
     late = [run(LATE, process, port) for process in range(2)]
     absent = [run(ABSENT, process, free_port()) for process in range(2)]
-    told = [process.communicate(timeout=60)[0] for process in late]
-    assert "tea: waited 1 s, but process 1 of 2 did not come; see its log" in told[0]
+    printed = [process.communicate(timeout=60)[0] for process in late]
+    assert "tea: waited 1 s, but process 1 of 2 did not come; see its log" in printed[0]
     errors = [process.communicate(timeout=60)[1].splitlines()[-1] for process in absent]
     assert [process.returncode for process in absent] == [1, 1]
     assert "unicom: process 0 of 2: waited 1 s, not all processes have come to 127" in errors[0]
@@ -199,8 +199,8 @@ with group.noticing_loss():
 def test_after_kill_9_the_other_process_names_it_and_ends_with_status_76():
     port = free_port()
     left, killed = (run(WATCHED, process, port) for process in range(2))
-    told = left.communicate(timeout=120)[1]
+    printed = left.communicate(timeout=120)[1]
     killed.communicate()
     assert (left.returncode, killed.returncode) == (76, -9)
     line = "unicom (process 0 of 2): process 1 of 2 gave no sign for 3 s: it is gone or hangs; see"
-    assert line in told
+    assert line in printed

@@ -67,9 +67,9 @@ def loss(q, k, v, mask, backend):
 
 
 def test_eight_devices_give_what_one_gives_forward_and_backward():
-    told = on_eight_devices("-c", SCRIPT).stdout.splitlines()
-    assert len(told) == len(SIZES) + 1
-    assert all(line.endswith("False") for line in told)  # none of them was computed everywhere
+    printed = on_eight_devices("-c", SCRIPT).stdout.splitlines()
+    assert len(printed) == len(SIZES) + 1
+    assert all(line.endswith("False") for line in printed)  # none of them was computed everywhere
 
 
 @pytest.mark.parametrize("backend", ["dense", "chunked"])

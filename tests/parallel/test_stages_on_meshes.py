@@ -55,8 +55,8 @@ def case(name: str, mesh: str, steps: int = STEPS, **changes: object) -> str:
 def ran(*cases: str) -> list[dict]:
     """What `tests.parallel.eight` prints of each case, all in one process."""
     text = f"[{','.join(cases)}]"
-    told = on_eight_devices("-m", "tests.parallel.eight", text).stdout
-    return [json.loads(line) for line in told.splitlines()]
+    printed = on_eight_devices("-m", "tests.parallel.eight", text).stdout
+    return [json.loads(line) for line in printed.splitlines()]
 
 
 def assert_as_on_one_device(name: str, mesh: str, **changes: object) -> None:

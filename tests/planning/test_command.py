@@ -83,7 +83,7 @@ def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(confi
         ),
     ],
 )
-def test_a_wrong_flag_is_told_in_one_line(config, capsys, flags, message):
+def test_a_wrong_flag_is_reported_in_one_line(config, capsys, flags, message):
     assert plan(config, *flags) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
@@ -97,6 +97,7 @@ def test_without_a_compiler_the_table_is_an_estimate_and_says_what_is_missing(co
     assert "an estimate; a real plan needs JAX's CUDA compiler: pip install --no-deps" in out
 
 
+@pytest.mark.slow
 def test_a_search_names_its_best_setting(config, capsys):
     flags = ["--topology=v5e:2x2", "--search", "--stage=pretrain"]
     assert plan(config, *flags) == 0

@@ -45,7 +45,7 @@ def test_blocks_without_a_visible_pair_do_not_count(monkeypatch):
     assert found.share < found.blocks < 1
 
 
-def test_data_that_are_not_here_have_a_stand_in_and_the_plan_says_so():
+def test_missing_data_are_replaced_and_the_plan_says_so():
     plan = estimate_stage(tiny_config(**NOT_HERE), "pretrain", parse_topology("cpu:1"))
     line = visible_line(plan)
     assert "pretrain: visible pairs: 32 packed rows of Scenes in place of its data (" in line
@@ -76,7 +76,7 @@ def test_where_nothing_can_be_packed_all_pairs_count():
     assert found.share == 1.0 and found.rows.startswith("all pairs count, as no rows can be packed")
 
 
-def test_a_plan_counts_attention_by_visible_pairs_and_tells_all_pairs_beside():
+def test_a_plan_counts_attention_by_visible_pairs_and_reports_all_pairs_beside():
     plan = estimate_stage(tiny_config(), "pretrain", parse_topology("h100:4"))
     attention = 12 * 2 * 2 * 16 * 4 * 96**2  # layers, heads, channels, rows, pairs
     hidden = plan.all_pairs_flops - plan.model_flops

@@ -199,6 +199,7 @@ def test_a_search_ranks_what_fits_by_the_time_of_a_token():
     assert all(flag.startswith("--config.") for flag in found[0].flags.split(" "))
 
 
+@pytest.mark.slow
 def test_the_nearest_setting_that_fits_changes_least():
     config = rows(tiny_config(), 64)
     plan = estimate_stage(config, "pretrain", H100)

@@ -13,8 +13,8 @@ from tests.parallel.programs import on_eight_devices
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["g4u", "u4g"])
 def test_rollouts_rewards_and_losses_on_eight_devices_are_those_on_one(stage):
-    told = json.loads(on_eight_devices("-m", "tests.rl.eight", stage).stdout)
-    one, eight = told["one"], told["eight"]
+    printed = json.loads(on_eight_devices("-m", "tests.rl.eight", stage).stdout)
+    one, eight = printed["one"], printed["eight"]
     assert one["words"] == eight["words"]
     assert eight["rows"] == one["rows"] / 8
     for name, value in one["metrics"].items():

@@ -31,11 +31,11 @@ def other(tmp_path_factory) -> Path:
 
 def start(config, workdir) -> str:
     """What a run does before it trains; what it printed."""
-    told = io.StringIO()
+    printed = io.StringIO()
     check_stages(config)
     start_run(config, workdir)
-    import_frozen_parts(config, workdir, Console(file=told, width=1000))
-    return told.getvalue()
+    import_frozen_parts(config, workdir, Console(file=printed, width=1000))
+    return printed.getvalue()
 
 
 def sweep(other, *stages, origin="sft", label="pretrain", **overrides):
@@ -44,8 +44,8 @@ def sweep(other, *stages, origin="sft", label="pretrain", **overrides):
 
 
 def test_a_new_workdir_takes_what_its_stage_starts_from_and_reads(other, tmp_path):
-    told = start(sweep(other), tmp_path / "run")
-    assert f"sft: the weights of {other / 'pretrain'} at step 7" in told
+    printed = start(sweep(other), tmp_path / "run")
+    assert f"sft: the weights of {other / 'pretrain'} at step 7" in printed
     used = {"vision": ("encoder", 0), "codec": ("codec", 0), "unified": ("sft", 0)}
     assert weights.steps_in_use(tmp_path / "run") == used
     assert (tmp_path / "run/tokenizer/tokenizer.json").is_file()
@@ -134,9 +134,9 @@ def test_another_tokenizer_is_refused(other, tmp_path):
 def test_other_sizes_are_refused_in_one_line_even_where_all_shapes_agree(
     other, tmp_path, overrides, message
 ):
-    with pytest.raises(ConfigError, match=message) as told:
+    with pytest.raises(ConfigError, match=message) as printed:
         start(sweep(other, **overrides), tmp_path / "run")
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(printed.value)
     assert not list((tmp_path / "run").glob("*/checkpoints/*"))  # nothing to mix with another run
     assert not (tmp_path / "run/sft").exists()
 
@@ -158,6 +158,6 @@ def test_how_modules_compute_may_differ(other, tmp_path):
     ],
 )
 def test_an_origin_that_cannot_be_is_refused_by_its_key(config, message, tmp_path):
-    with pytest.raises(ConfigError, match=r"sft\.init_from=") as told:
+    with pytest.raises(ConfigError, match=r"sft\.init_from=") as printed:
         start(config, tmp_path / "run")
-    assert message in str(told.value)
+    assert message in str(printed.value)

@@ -30,9 +30,9 @@ def config(**overrides):
 
 def go(workdir: Path, *stages: str, **overrides) -> str:
     """Trains `stages` (all when none is named) in `workdir`; what it printed."""
-    told = io.StringIO()
-    run_stages(config(**overrides), workdir, Console(file=told, width=1000), stages or None)
-    return told.getvalue()
+    printed = io.StringIO()
+    run_stages(config(**overrides), workdir, Console(file=printed, width=1000), stages or None)
+    return printed.getvalue()
 
 
 @pytest.fixture(scope="session")

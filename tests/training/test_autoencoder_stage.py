@@ -177,8 +177,8 @@ def test_a_resumed_run_ends_as_one_that_was_never_stopped(trained, tmp_path):
     resumed = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(resumed / "autoencoder" / "checkpoints" / "4")
     (resumed / "autoencoder" / "stage.json").unlink()
-    told = go(resumed, "autoencoder", **WHOLE)
-    assert "autoencoder: resumes from the checkpoint of step 2" in told
+    printed = go(resumed, "autoencoder", **WHOLE)
+    assert "autoencoder: resumes from the checkpoint of step 2" in printed
     module = build_trained_autoencoder(config(**WHOLE))
     once, twice = (
         files.restore_params(one, "autoencoder", module.abstract()) for one in (trained, resumed)
@@ -227,14 +227,14 @@ def test_an_exported_autoencoder_is_one_of_diffusers_and_of_another_run(trained,
 
 def test_without_a_model_the_autoencoder_is_scored_alone(trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run")
-    told = Console(file=io.StringIO(), width=200)
-    flat = run_evaluate(workdir, told)
-    assert "its autoencoder is scored alone" in told.file.getvalue()
+    printed = Console(file=io.StringIO(), width=200)
+    flat = run_evaluate(workdir, printed)
+    assert "its autoencoder is scored alone" in printed.file.getvalue()
     suites = {name.partition("/")[0] for name in flat}
     assert suites == {"reconstruction"} and flat["reconstruction/psnr.n"] == 4
     assert np.isfinite([flat["reconstruction/kid"], flat["reconstruction/psnr.untrained"]]).all()
     with pytest.raises(ValueError, match="--step=2 chooses a checkpoint of the unified model"):
-        run_evaluate(workdir, told, step="2")
+        run_evaluate(workdir, printed, step="2")
 
 
 def test_its_step_is_planned_with_the_encoder_only_where_it_compares_features():

@@ -122,7 +122,7 @@ def test_attention_counts_the_pairs_that_the_mask_shows(options):
         assert hidden == B * (S * S - seen) * pairs
 
 
-def test_a_packed_batch_tells_the_share_of_pairs_that_its_mask_shows():
+def test_a_packed_batch_reports_the_share_of_pairs_that_its_mask_shows():
     sequence = sequence_config(tiny_config())
     batch = pack(documents(ALL, sequence), [[0, 1, 2], [3], [4]], sequence)
     drawn = np.asarray(interval_mask(batch.mask, batch.tokens.shape[1]))
@@ -197,7 +197,7 @@ def test_logits_count_at_the_slots_that_predict_a_token():
     assert step_flops(stage, frozen, batch) == whole
 
 
-def test_the_unified_stage_tells_how_many_slots_predict_a_token():
+def test_the_unified_stage_reports_how_many_slots_predict_a_token():
     stage = unified_stage("pretrain", tiny_config())
     batch = ours.make_batch(Standard(text_tokens=129, grid=8))
     assert float(jax.jit(stage.predicted)(batch)) == pytest.approx(128 / 193)

@@ -131,12 +131,12 @@ def test_the_autoencoder_is_not_stored_with_the_codec_and_its_facts_are(run):
     assert stored == {"config.json", "diffusion_pytorch_model.safetensors"}
 
 
-def test_a_run_goes_on_without_the_folder_it_was_given(run):
+def test_a_run_continues_without_the_folder_it_was_given(run):
     assert "nothing to do" in go(run[0], "codec", **run[1])
 
 
 @pytest.mark.parametrize(("damage", "words"), [("gone", "is missing"), ("cut", "is damaged")])
-def test_a_copy_that_cannot_be_read_is_named_with_the_mend(run, tmp_path, damage, words):
+def test_a_copy_that_cannot_be_read_is_named_with_the_fix(run, tmp_path, damage, words):
     workdir = shutil.copytree(run[0], tmp_path / "run")
     weights = workdir / "autoencoder" / "diffusion_pytorch_model.safetensors"
     if damage == "gone":

@@ -40,7 +40,7 @@ def runs(monkeypatch):
     return opened
 
 
-def test_wandb_is_told_every_step_and_its_end(runs, tmp_path):
+def test_wandb_gets_every_step_and_its_end(runs, tmp_path):
     with MetricWriter(tmp_path / "codec", wandb_project="demo") as writer:
         writer.write(3, {"loss": 0.5})
     (run,) = runs

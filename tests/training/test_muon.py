@@ -60,7 +60,7 @@ def test_updates_are_those_of_optax(both):
     chex.assert_trees_all_close(ours, theirs, rtol=0, atol=1e-6 * LEARNING_RATE)
 
 
-def test_the_state_is_that_of_optax_so_that_its_checkpoints_go_on(both):
+def test_the_state_is_that_of_optax_so_that_its_checkpoints_can_be_resumed(both):
     (_, ours), (_, theirs) = both
     chex.assert_trees_all_close(ours, theirs, rtol=1e-6)
 
@@ -111,7 +111,7 @@ def test_training_on_a_mesh_is_training_on_one_device(on_mesh):
     assert on_mesh["weights_from_one_device"] < 1e-5
 
 
-def test_moments_and_averages_lie_where_their_weights_lie(on_mesh):
+def test_moments_and_averages_are_sharded_as_their_weights(on_mesh):
     assert on_mesh["misplaced"] == []
 
 

@@ -104,9 +104,9 @@ def with_brightness(*stages):
 
 
 def train(settings, workdir, *labels) -> str:
-    told = io.StringIO()
-    run_stages(settings, workdir, Console(file=told, width=1000), labels or None)
-    return told.getvalue()
+    printed = io.StringIO()
+    run_stages(settings, workdir, Console(file=printed, width=1000), labels or None)
+    return printed.getvalue()
 
 
 def weights(workdir, label, module):
@@ -121,9 +121,9 @@ def losses(workdir, label):
 def test_rows_of_the_tables_are_all_that_a_new_stage_takes(whole, tmp_path, brightness):
     workdir = shutil.copytree(whole, tmp_path / "run")
     settings = with_brightness("encoder", "codec", "pretrain", "brightness", "brightness")
-    told = train(settings, workdir)
-    assert "brightness: starts with vision from the weights of encoder" in told
-    assert "brightness-2: starts from the weights of brightness" in told
+    printed = train(settings, workdir)
+    assert "brightness: starts with vision from the weights of encoder" in printed
+    assert "brightness-2: starts from the weights of brightness" in printed
 
     first = json.loads((workdir / "brightness" / "metrics.jsonl").open().readline())
     assert first["loss/apart"] == 0.0  # both towers are the trained one
@@ -136,8 +136,8 @@ def test_rows_of_the_tables_are_all_that_a_new_stage_takes(whole, tmp_path, brig
 
     # A repetition that was stopped resumes in its own folder.
     shutil.rmtree(workdir / "brightness-2" / "checkpoints" / "3")
-    told = train(settings, workdir)
-    assert "starts from" not in told and "brightness: finished" in told
+    printed = train(settings, workdir)
+    assert "starts from" not in printed and "brightness: finished" in printed
     chex.assert_trees_all_equal(weights(workdir, "brightness-2", module), twice, strict=True)
 
     program = make_program(settings, "brightness", make_mesh(settings.mesh))
@@ -149,8 +149,8 @@ def test_a_repeated_stage_of_the_unified_model_is_the_one_that_is_used(whole, tm
     workdir = shutil.copytree(whole, tmp_path / "run")
     settings = config(stages=("encoder", "codec", "pretrain", "pretrain"))
     assert steps_in_use(workdir)["unified"] == ("pretrain", 4)
-    told = train(settings, workdir, "pretrain-2")
-    assert "pretrain-2: starts from the weights of pretrain" in told
+    printed = train(settings, workdir, "pretrain-2")
+    assert "pretrain-2: starts from the weights of pretrain" in printed
     assert steps_in_use(workdir)["unified"] == ("pretrain-2", 4)
     assert losses(workdir, "pretrain")[0] != losses(workdir, "pretrain-2")[0]
     facts = json.loads((workdir / "pretrain-2" / "stage.json").read_text())
@@ -164,8 +164,8 @@ def test_a_stage_of_another_run_is_trained_further_where_only_its_weights_are_kn
     base_run, workdir = shutil.copytree(whole, tmp_path / "base"), tmp_path / "sweep"
     given = f"{base_run}:pretrain"
     overrides = {"stages": ("sft",), "sft__init_from": given, "sft__sequence_length": 64}
-    told = train(config(**overrides), workdir)
-    assert "sft: starts from the weights that were imported" in told
+    printed = train(config(**overrides), workdir)
+    assert "sft: starts from the weights that were imported" in printed
     shutil.rmtree(base_run)
     assert "sft: finished" in train(config(**overrides), workdir)
     used = {"vision": ("encoder", 0), "codec": ("codec", 0), "unified": ("sft", 4)}

@@ -124,8 +124,8 @@ def test_stages_of_one_seed_draw_their_own_noise():
 
 
 def test_batches_are_prepared_on_the_mesh_each_device_its_rows():
-    told = json.loads(on_eight_devices("-m", "tests.training.preparing_devices").stdout)
-    one, eight = told["one"], told["eight"]
+    printed = json.loads(on_eight_devices("-m", "tests.training.preparing_devices").stdout)
+    one, eight = printed["one"], printed["eight"]
     assert set(one["rows"].values()) == {8} and set(eight["rows"].values()) == {1}
     np.testing.assert_allclose(eight["targets"], one["targets"], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-4)

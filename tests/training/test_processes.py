@@ -85,9 +85,9 @@ def run(
     ended = []
     try:
         for worker, notes in started:
-            told = worker.communicate(timeout=900)[1]
-            assert notes.is_file(), told
-            ended.append((worker.returncode, told, json.loads(notes.read_text())))
+            printed = worker.communicate(timeout=900)[1]
+            assert notes.is_file(), printed
+            ended.append((worker.returncode, printed, json.loads(notes.read_text())))
     finally:
         for worker, _ in started:
             worker.kill()  # only where something went wrong is one still there
@@ -142,9 +142,9 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one,
     workdir = tmp_path / "run"
     ended = run(workdir, "encoder", processes=2, stop=(1, 1))
     assert statuses(ended) == [75, 75], ended[0][1]
-    for process, (_, told, _) in enumerate(ended):
+    for process, (_, printed, _) in enumerate(ended):
         line = f"unicom train (process {process} of 2): encoder: stopped and saved at step 3 of 4"
-        assert line in told
+        assert line in printed
     assert files.stage_steps(workdir, "encoder") == [2, 3]
     before = rows(ended)
 
@@ -166,12 +166,12 @@ ENDS_OF_OTHERS = (76, -6)  # -6: JAX's abort, which is faster where process 0 is
 
 def before_the_kill(ended: list, victim: int) -> list[dict]:
     """What they trained on; the status of the one that was killed, and the words of the others."""
-    for process, (status, told, _) in enumerate(ended):
+    for process, (status, printed, _) in enumerate(ended):
         if process == victim:
             assert status == -9
         else:
-            assert status in (ENDS_OF_OTHERS if victim == 0 else ENDS_OF_OTHERS[:1]), told
-            assert victim == 0 or f"process {victim} of {len(ended)} " in told, told
+            assert status in (ENDS_OF_OTHERS if victim == 0 else ENDS_OF_OTHERS[:1]), printed
+            assert victim == 0 or f"process {victim} of {len(ended)} " in printed, printed
     shortest = min(len(notes) for _, _, notes in ended)
     assert shortest >= 3
     return rows([(*end, notes[:shortest]) for *end, notes in ended])
@@ -179,7 +179,7 @@ def before_the_kill(ended: list, victim: int) -> list[dict]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [1, 0])
-def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_path, victim):
+def test_after_kill_9_of_one_of_two_processes_both_resume_and_no_bit_differs(tmp_path, victim):
     """And one process continues alone, on another mesh."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     calm = run(whole, "encoder", processes=2)
@@ -202,7 +202,7 @@ def test_after_kill_9_of_one_of_two_processes_both_go_on_and_no_bit_differs(tmp_
 
 
 @pytest.mark.slow
-def test_after_kill_9_of_one_of_four_processes_one_or_two_go_on(one, tmp_path):
+def test_after_kill_9_of_one_of_four_processes_one_or_two_resume(one, tmp_path):
     whole, trained_on = one
     workdir = tmp_path / "run"
     ended = run(workdir, "encoder", processes=4, stop=(2, 3), signal="SIGKILL")
@@ -217,7 +217,7 @@ def test_after_kill_9_of_one_of_four_processes_one_or_two_go_on(one, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_where_one_stopped_past_a_damaged_checkpoint_on_another_mesh(
+def test_two_processes_resume_where_one_stopped_past_a_damaged_checkpoint_on_another_mesh(
     one, tmp_path
 ):
     whole, trained_on = one

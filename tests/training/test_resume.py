@@ -62,7 +62,7 @@ def test_the_optimizer_and_the_raw_weights_end_as_if_never_stopped(whole, unifie
     assert int(left["step"]) == 4
 
 
-def test_metrics_go_on_without_gap_or_double(whole, unified):
+def test_metrics_continue_without_gap_or_double(whole, unified):
     steps = [line["step"] for line in lines(unified[0], "pretrain") if "loss" in line]
     assert steps == [1, 2, 3, 4]
     assert losses(unified[0], "pretrain") == losses(whole, "pretrain")
@@ -81,10 +81,10 @@ def test_a_stage_is_compiled_once_resumed_or_not(whole, unified):
             assert facts["compilations"] == 1, (workdir, stage)
 
 
-def test_it_is_said_where_the_run_goes_on(whole, unified):
-    told = unified[1]
-    assert "pretrain: resumes from the checkpoint of step 2" in told
-    assert "encoder: finished at step 4, nothing to do" in told
+def test_a_run_says_where_it_resumes(whole, unified):
+    printed = unified[1]
+    assert "pretrain: resumes from the checkpoint of step 2" in printed
+    assert "encoder: finished at step 4, nothing to do" in printed
     assert json.loads((unified[0] / "pretrain/stage.json").read_text())["resumed_from"] == 2
     assert json.loads((whole / "pretrain/stage.json").read_text())["resumed_from"] == 0
 
@@ -104,17 +104,17 @@ def test_a_newest_checkpoint_cut_short_falls_back_to_the_one_before_and_says_so(
     resumed = shutil.copytree(whole, tmp_path / "run")
     newest = resumed / "pretrain" / "checkpoints" / "4"
     shutil.rmtree(newest / files.PARAMS)
-    told = go(resumed, "pretrain")
-    assert f"! checkpoint {newest}" in told and "cannot be read" in told
-    assert "resumes from the checkpoint of step 2" in told
+    printed = go(resumed, "pretrain")
+    assert f"! checkpoint {newest}" in printed and "cannot be read" in printed
+    assert "resumes from the checkpoint of step 2" in printed
     module = built(build_unified, whole)
     assert_same_weights(resumed, whole, "pretrain", module)
 
 
 def test_a_finished_run_has_nothing_to_do(whole):
     before = (whole / "pretrain" / "stage.json").read_text()
-    told = go(whole)
-    assert told.count("nothing to do") == 3
+    printed = go(whole)
+    assert printed.count("nothing to do") == 3
     assert (whole / "pretrain" / "stage.json").read_text() == before
 
 

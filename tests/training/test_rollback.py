@@ -132,7 +132,7 @@ def test_more_steps_of_a_finished_cosine_say_that_the_learning_rate_rises_again(
     assert longer.lines[4]["learning_rate"] == pytest.approx(0.005)
 
 
-def test_a_run_that_goes_on_unchanged_says_nothing_of_its_learning_rate(tmp_path):
+def test_a_resumed_run_that_is_unchanged_says_nothing_of_its_learning_rate(tmp_path):
     Run(tmp_path, stop=stop_after(2))
     again = Run(tmp_path)
     assert "resumes from" in again.said and "learning rate" not in again.said

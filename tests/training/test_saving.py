@@ -48,7 +48,7 @@ def test_the_checkpoints_with_the_lowest_held_out_loss_stay_besides_the_last(los
     assert found == wanted
 
 
-def test_the_best_are_remembered_by_a_run_that_goes_on(losses, tmp_path):
+def test_the_best_are_remembered_by_a_resumed_run(losses, tmp_path):
     Run(tmp_path, keep_best=1, stream={"kill_at": 5}, **EVALUATED)
     assert steps(tmp_path) == [4, 5]
     Run(tmp_path, keep_best=1, **EVALUATED)

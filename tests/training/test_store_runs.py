@@ -121,6 +121,7 @@ def test_a_run_in_a_store_draws_and_reports_into_the_store(run, bucket):
     assert "pretrain" in as_path(f"{run}/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_an_export_of_a_run_in_a_store_goes_into_the_store_and_comes_back(run, bucket, capsys):
     target, workdir = f"{bucket}/exported", f"{bucket}/imported"
     assert not cli.main(["export", f"--checkpoint={run}", "--to=pytorch", target])
@@ -133,12 +134,12 @@ def test_an_export_of_a_run_in_a_store_goes_into_the_store_and_comes_back(run, b
 
 
 def test_a_stage_starts_from_the_weights_of_a_run_in_a_store(run, bucket, whole, tmp_path):
-    told = Console(file=io.StringIO(), width=1000)
+    printed = Console(file=io.StringIO(), width=1000)
     for workdir in (f"{bucket}/warm", tmp_path / "warm"):
         warm = config(pretrain__init_from=f"{run}:pretrain")
         warm.stages = ("pretrain",)
         start_run(warm, as_path(workdir))
-        take_weights(warm, as_path(workdir), told)
+        take_weights(warm, as_path(workdir), printed)
         assert stage_steps(as_path(workdir), "pretrain") == [0]
         assert stage_steps(as_path(workdir), "encoder") == [0]
         chex.assert_trees_all_equal(weights(workdir), weights(whole))

@@ -56,7 +56,7 @@ def test_another_seed_gives_other_batches():
     assert (loader(seed=0).at(0).tokens != loader(seed=1).at(0).tokens).any()
 
 
-def test_a_resumed_loader_goes_on_as_if_never_stopped():
+def test_a_resumed_loader_continues_as_if_never_stopped():
     whole = loader()
     take(whole, 2)
     state = whole.get_state()
@@ -132,7 +132,7 @@ def test_the_window_is_filled_by_choice_of_its_documents():
     assert batches.counts["left_over"] < 0.01 * batches.counts["documents"]
 
 
-def test_a_closed_loader_goes_on_where_it_stopped():
+def test_a_closed_loader_resumes_where_it_stopped():
     batches = loader()
     next(batches)
     batches.close()

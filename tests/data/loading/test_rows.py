@@ -177,7 +177,7 @@ def test_data_may_move_but_not_become_others(kind):
         check_facts(facts("data/fish"), plain(facts("data/birds")), "rows made with")
 
 
-def test_rows_from_before_a_fact_was_told_are_still_taken():
+def test_rows_from_before_a_fact_was_recorded_are_still_accepted():
     facts = row_facts(small(data__source__kind="folder", data__source__path="birds"), "pretrain")
     older = plain(facts)
     del older["source"]["path"], older["packing"]["balance"]
@@ -227,7 +227,7 @@ def test_how_batches_are_made_may_change(packed, tokenizer):
 # ---- a preparation that stops -----------------------------------------------------------------
 
 
-def test_a_stopped_preparation_goes_on_with_the_missing_files_and_ends_the_same(
+def test_a_stopped_preparation_resumes_with_the_missing_files_and_ends_the_same(
     packed, tokenizer, tmp_path
 ):
     plan, shards, missing = begin(small(), tokenizer, tmp_path)
@@ -265,7 +265,7 @@ def test_a_folder_of_another_preparation_is_refused(packed, tokenizer):
         begin(small(), tokenizer, packed, rows=8)
 
 
-def test_what_a_worker_cannot_pack_is_told_in_one_line_and_leaves_no_file(tokenizer, tmp_path):
+def test_what_a_worker_cannot_pack_is_reported_in_one_line_and_leaves_no_file(tokenizer, tmp_path):
     config = small(pretrain__sequence_length=8, pretrain__overlong="skip")
     plan, shards, _ = begin(small(), tokenizer, tmp_path)
     plan = dataclasses.replace(plan, config=repr(config.to_dict()))

@@ -53,10 +53,10 @@ def expected(tmp_path_factory):
 def test_the_bytes_do_not_depend_on_the_workers(expected, tmp_path, capfd, workers):
     assert main(command(tmp_path, "rows", f"--workers={workers}")) == 0
     assert files(tmp_path / "rows") == files(expected)
-    told = capfd.readouterr()
-    assert told.err == "" and told.out.count("\n") == 1
-    assert "16 rows to train on and 4 held out" in told.out
-    assert f"--config.data.packed={tmp_path / 'rows'}" in told.out
+    printed = capfd.readouterr()
+    assert printed.err == "" and printed.out.count("\n") == 1
+    assert "16 rows to train on and 4 held out" in printed.out
+    assert f"--config.data.packed={tmp_path / 'rows'}" in printed.out
 
 
 def test_training_reads_what_beam_has_written(tmp_path):
@@ -68,7 +68,7 @@ def test_training_reads_what_beam_has_written(tmp_path):
         chex.assert_trees_all_equal(left, right)
 
 
-def test_a_killed_preparation_leaves_only_whole_files_and_goes_on(tmp_path):
+def test_a_killed_preparation_leaves_only_whole_files_and_resumes(tmp_path):
     flags = command(tmp_path, "rows", "--workers=2", steps=100)
     process = subprocess.Popen(
         [sys.executable, "-m", "unicom_jax.cli", *flags],
@@ -162,7 +162,7 @@ def test_a_few_broken_records_are_left_out_and_many_leave_no_file(tmp_path, capf
         (tmp_path / f"{i}.png").write_bytes(png(i))
     package = write_jsonl(tmp_path / "a.jsonl", rows)
     assert prepared("jsonl", package, tmp_path / "few", "--workers=1") == 0
-    assert "18 examples" in (told := capfd.readouterr().out) and "2 broken records were" in told
+    assert "18 examples" in (out := capfd.readouterr().out) and "2 broken records were" in printed
     for i in range(6, 18):
         (tmp_path / f"{i}.png").unlink()
     assert prepared("jsonl", package, tmp_path / "many", "--workers=1") == 1

@@ -86,7 +86,7 @@ def test_tolerates_moderate_blur_and_noise(blur, noise):
     assert np.mean(right) >= 0.95
 
 
-def test_touching_objects_of_two_colours_are_told_apart():
+def test_touching_objects_of_two_colours_are_distinguished():
     items = (
         SceneObject("square", "red", "large", 0.35, 0.5),
         SceneObject("square", "blue", "large", 0.65, 0.5),

@@ -79,7 +79,7 @@ def test_a_text_that_stops_early_loses_what_it_did_not_say():
     assert nonsense == Agreement(0, ALL, 2) and nonsense.score == nonsense.completeness == 0.0
 
 
-def test_an_object_that_is_told_twice_is_invented_once():
+def test_an_object_that_is_named_twice_is_invented_once():
     start, stop = TEXT.index("the second object"), TEXT.index("nothing else")
     third = TEXT[start:stop].replace("second", "third")
     found = score_long(TEXT[:stop] + third + TEXT[stop:], truth_of(PAIR))
@@ -96,8 +96,10 @@ def test_a_letter_is_named_by_its_letter():
 
 def test_objects_are_matched_so_that_most_facts_are_kept():
     truth = Account((Phrase(colour="red", shape="star"), Phrase(colour="blue", shape="ring")), "")
-    told = Account((Phrase(colour="blue", shape="ring"), Phrase(colour="red", shape="ring")), "sky")
-    assert agreement(truth, told) == Agreement(kept=3, lost=1, invented=2)
+    given = Account(
+        (Phrase(colour="blue", shape="ring"), Phrase(colour="red", shape="ring")), "sky"
+    )
+    assert agreement(truth, given) == Agreement(kept=3, lost=1, invented=2)
     assert agreement(truth, Account(())) == Agreement(0, 4, 0)
     assert agreement(Account(()), truth) == Agreement(0, 0, 4)
 

@@ -217,7 +217,7 @@ def test_the_places_for_images_draws_and_views_bound_a_window_too():
     assert documents_per_window([(10, 1, 3, 3)] * 50, config) == 8
 
 
-def test_an_overlong_document_is_named_with_lengths_and_mend():
+def test_an_overlong_document_is_named_with_its_lengths_and_the_fix():
     document = build_document([Text("a red dot " * 9, True)], tokenizer(), SMALL, "dots/3")
     message = (
         rf"'dots/3' takes {len(document)} slots, but a row holds at most 8; raise sequence_length"

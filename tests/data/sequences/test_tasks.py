@@ -181,7 +181,7 @@ def test_pictures_are_dropped_with_a_probability_of_their_own():
         ("interleaved", {"questions": (), "edits": ()}, "'dots/0' has no questions or edits"),
     ],
 )
-def test_an_example_that_lacks_something_is_named_with_the_mend(task, changes, message):
+def test_an_example_that_lacks_something_is_named_with_the_fix(task, changes, message):
     with pytest.raises(BrokenExample, match=f"{message}; ") as error:
         run(task, example(**changes))
     assert "\n" not in str(error.value)

@@ -75,7 +75,7 @@ def test_encoding_adds_nothing_at_the_ends(tokenizer):
     assert not specials & set(tokenizer.encode("a red circle"))
 
 
-def test_decoding_skips_special_tokens_unless_told_otherwise(tokenizer):
+def test_decoding_skips_special_tokens_unless_asked_otherwise(tokenizer):
     ids = tokenizer.encode("red<|im_end|>")
     assert tokenizer.decode(ids) == "red"
     assert tokenizer.decode(ids, skip_special=False) == "red<|im_end|>"
@@ -180,7 +180,7 @@ def test_missing_special_tokens_are_appended_on_request(tokenizer, tmp_path):
     assert loaded.vocab_size == tokenizer.vocab_size + 2
 
 
-def test_the_wrong_tokenizer_is_refused_in_one_line_that_names_the_mend(tokenizer):
+def test_the_wrong_tokenizer_is_refused_in_one_line_that_names_the_fix(tokenizer):
     other = tokenizer_lib.train_tokenizer(["something else entirely"], 300)
     tokenizer_lib.check_tokenizer(tokenizer, tokenizer.fingerprint(), "runs/a")
     with pytest.raises(

@@ -189,7 +189,7 @@ def test_a_prepared_directory_is_kept_and_needs_no_package(tmp_path, package):
 
 
 @pytest.mark.parametrize("taken", ["other settings", "other files", "a file"])
-def test_a_taken_directory_is_refused_with_the_mend(tmp_path, package, taken):
+def test_a_taken_directory_is_refused_with_the_fix(tmp_path, package, taken):
     output = tmp_path / "out"
     if taken == "other settings":
         prepare(output, package, size=8)
@@ -221,7 +221,7 @@ def test_without_a_package_npm_fetches_the_pinned_one(tmp_path, package, monkeyp
     assert prepare(tmp_path / "out", None).version == "17.0.0"
 
 
-def test_a_missing_npm_names_both_mends(tmp_path, monkeypatch):
+def test_a_missing_npm_names_both_fixes(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match=r"install Node.js, or get openmoji@17.0.0 elsewhere"):
         prepare(tmp_path / "out", None)

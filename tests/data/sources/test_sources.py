@@ -289,7 +289,7 @@ def test_gray_and_transparent_pictures_of_tfds_become_rgb(channels, expected):
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])
-def test_what_tfds_cannot_open_is_one_line_that_names_the_mend(coco, tmp_path, split):
+def test_what_tfds_cannot_open_is_one_line_that_names_the_fix(coco, tmp_path, split):
     name = coco if split == "validation" else str(tmp_path)  # no such split; no data set at all
     with pytest.raises(SourceError, match=f"{name}.*prepared with file_format") as caught:
         TfdsSource(name, split)
@@ -314,7 +314,7 @@ def test_a_broken_record_is_replaced_by_the_next_good_one():
         assert keys == ["0", "1", "2", "5", "5", "5", "6", "7", "8", "0"]
 
 
-def test_those_passed_over_are_counted_and_the_first_are_named(caplog):
+def test_skipped_records_are_counted_and_the_first_are_named(caplog):
     source = FakeSource(broken=[1, 2, 3, 4])
     assert [read_or_next(source, i)[1] for i in (0, 1, 3, 5)] == [0, 4, 2, 0]
     assert [line.split(";")[0] for line in caplog.messages] == [
@@ -323,7 +323,7 @@ def test_those_passed_over_are_counted_and_the_first_are_named(caplog):
     assert caplog.messages[-1].endswith("further ones are only counted")
 
 
-def test_a_whole_file_of_unreadable_records_is_passed_over():
+def test_a_whole_file_of_unreadable_records_is_skipped():
     source = FakeSource(broken=range(2000, 6000), size=8000)
     for index in (2000, 3333, 5999):
         record, passed = read_or_next(source, index)
@@ -414,7 +414,7 @@ def test_broken_records_are_skipped_unless_the_config_says_no(tmp_path):
         ({"kind": "openmoji", "path": "nowhere"}, "run `unicom data prepare openmoji`"),
     ],
 )
-def test_a_wrong_config_is_one_line_that_names_the_key_and_the_mend(config, message):
+def test_a_wrong_config_is_one_line_that_names_the_key_and_the_fix(config, message):
     with pytest.raises(SourceError, match=message) as caught:
         open_source(config)
     assert "\n" not in str(caught.value)

@@ -56,7 +56,7 @@ def test_a_fusion_reads_the_slice_that_it_takes_and_nothing_of_what_is_on_the_ch
     assert costs.regions[1].nbytes == 2 * (layer + copied + scalars)
 
 
-def test_a_loop_of_unknown_length_is_told():
+def test_a_loop_of_unknown_length_is_reported():
     text = LOOP.replace("%layers = s32[] constant(2)", "%layers = s32[] add(%i, %i)")
     costs = count_costs(parse_program(text))
     assert costs.unknown_loops == 1 and costs.regions[1].times == 1
@@ -150,8 +150,8 @@ def test_a_kernel_counts_what_it_says_of_itself(platform):
 ENTRY %main (q: bf16[8,128]) -> bf16[8,128] {
   %q = bf16[8,128]{1,0} parameter(0)
   ROOT %kernel = bf16[8,128]{1,0} custom-call(%q), custom_call_target="kernel", """
-    told = count_costs(parse_program(text + KERNELS[platform] + "\n}\n"))
-    assert (told.flops, told.nbytes) == (4096, 512)
+    printed = count_costs(parse_program(text + KERNELS[platform] + "\n}\n"))
+    assert (printed.flops, printed.nbytes) == (4096, 512)
     within = f'{text}metadata={{op_name="jvp(rows)/kernel"}}, {KERNELS[platform]}\n}}\n'
     assert count_costs(parse_program(within), {"rows": 0.25, "row": 0.5}).flops == 1024
     silent = count_costs(parse_program(text + "backend_config={}\n}\n"))
