@@ -162,7 +162,8 @@ def test_a_few_broken_records_are_left_out_and_many_leave_no_file(tmp_path, capf
         (tmp_path / f"{i}.png").write_bytes(png(i))
     package = write_jsonl(tmp_path / "a.jsonl", rows)
     assert prepared("jsonl", package, tmp_path / "few", "--workers=1") == 0
-    assert "18 examples" in (out := capfd.readouterr().out) and "2 broken records were" in printed
+    out = capfd.readouterr().out
+    assert "18 examples" in out and "2 broken records were" in out
     for i in range(6, 18):
         (tmp_path / f"{i}.png").unlink()
     assert prepared("jsonl", package, tmp_path / "many", "--workers=1") == 1
