@@ -6,8 +6,8 @@ Scenes of one or two large objects of four shapes and four colours, at 48 px: ni
 one for each place where an object can stand.
 
 A fresh clone took 18 minutes of CPU time including installation, on two cores of an AMD EPYC while
-tests were running: PSNR 32.4 dB, single objects 91% (of 32), Scenes-GenEval 51%, questions 88%
-(chance 41%), captions 96%, edits 55%. README.md has the table with intervals.
+tests were running: PSNR 32.4 dB, single objects 94% (of 32), Scenes-GenEval 50%, questions 86%
+(chance 41%), captions 97%, edits 55%. README.md has the table with intervals.
 
 What made drawing possible in this budget, with figures of single runs on the same two cores:
 - Muon. After 250 steps of 64 pictures the encoder retrieves .87 of the captions and predicts pixels
