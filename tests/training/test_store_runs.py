@@ -75,7 +75,7 @@ def test_a_run_trains_from_nothing_in_a_store_on_data_in_the_store(
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "data").mkdir()
-    write_shards(tmp_path / "data", shards=2, samples=20)
+    write_shards(tmp_path / "data", shards=2, samples=40)
     shutil.copytree(whole / "tokenizer", tmp_path / "words")
     copied = put(shutil.copytree(tmp_path / "data", tmp_path / "copy"), f"{bucket}/shards")
     words = put(tmp_path / "words", f"{bucket}/words")
