@@ -231,20 +231,24 @@ def picture_loader(
     """Pictures, with one caption each where `captioned`; else they need none. Weights of sources
     are shares of the pictures.
     """
-    pictures = PictureConfig(
-        patch=config["data"]["patch"],
-        images=image_policy(config),
-        pool=grid_unit(config),
-        text_length=config["encoder"]["text"]["max_length"],
-        captions=config["encoder"]["captions"] if captioned else "none",
-    )
+    encoder = config["encoder"]
     return make_picture_loader(
         picture_parts(config, stage, split, captioned=captioned),
         tokenizer,
-        pictures,
+        _pictures(config, encoder["text"]["max_length"], encoder["captions"], captioned),
         _loader_config(config, config[stage]["batch_size"], share),
         seed=order_seed(config, split, seed),
         start=start,
+    )
+
+
+def _pictures(config: Config, text_length: int, captions: str, captioned: bool) -> PictureConfig:
+    return PictureConfig(
+        patch=config["data"]["patch"],
+        images=image_policy(config),
+        pool=grid_unit(config),
+        text_length=text_length,
+        captions=captions if captioned else "none",
     )
 
 
@@ -263,22 +267,14 @@ def prompt_loader(
     """Pictures for a policy (`PromptBatch`), as `picture_loader`; captions of at most
     `max_tokens` of the stage's settings, questions of its `question_tokens` and `answer_tokens`.
     """
-    settings = config[stage]
-    pictures = PictureConfig(
-        patch=config["data"]["patch"],
-        images=image_policy(config),
-        pool=grid_unit(config),
-        text_length=settings["max_tokens"],
-        captions="last" if captioned else "none",
-    )
-    kind = PromptBatches
+    settings, kind = config[stage], PromptBatches
     if questions:
         asked = {f"{what}_length": settings[f"{what}_tokens"] for what in ("question", "answer")}
         kind = partial(PromptBatches, **asked)
     return make_picture_loader(
         picture_parts(config, stage, split, captioned=captioned),
         tokenizer,
-        pictures,
+        _pictures(config, settings["max_tokens"], "last", captioned),
         _loader_config(config, settings["batch_size"], share),
         seed=order_seed(config, split, seed),
         start=start,

@@ -23,7 +23,7 @@ from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
 from unicom_jax.families.unified import DrawingContext
 from unicom_jax.inference.engine import Models
-from unicom_jax.rl.flow_objectives import FlowGrpo, FlowObjective, step_kl, window_start
+from unicom_jax.rl.flow_objectives import FlowObjective, step_kl, window_start
 from unicom_jax.rl.rewards import caption_lengths
 from unicom_jax.rl.rollouts import (
     begin_drawing,
@@ -131,7 +131,7 @@ class Drawer:
         times = batch.times[:, : asked.shape[1]]
         found = self._velocities(params, context, asked, times)
         gained = scores.advantages
-        if isinstance(self.objective, FlowGrpo):
+        if self.objective.needs_trajectory:
             terms = self._step_terms(found, batch, gained)
         else:
             terms = self.objective.terms(

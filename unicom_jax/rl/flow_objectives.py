@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
 from unicom_jax.core.losses import LossTerms
-from unicom_jax.rl.policy import Clip, surrogate
+from unicom_jax.rl.policy import Clip, surrogate_terms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,13 +41,8 @@ class FlowGrpo:
         kl: Float[Array, "B K"],
     ) -> LossTerms:
         """Terms `policy` and `kl` (of `step_kl`), and `clip_share`, which is only reported."""
-        gains, clipped = surrogate(log_probs, old, advantages[:, None], self.clip)
-        count = float(gains.size)
-        return {
-            "policy": (-jnp.sum(gains), count),
-            "kl": (jnp.sum(kl), count),
-            "clip_share": (jnp.sum(clipped.astype(jnp.float32)), count),
-        }
+        terms = surrogate_terms(log_probs, old, advantages[:, None], self.clip)
+        return {**terms, "kl": (jnp.sum(kl), float(kl.size))}
 
 
 def step_kl(
@@ -211,13 +206,8 @@ class Awm:
         """As of `Nft`; here `clip_share` is of clipped ratios."""
         weights = jnp.clip(advantages, -self.most, self.most) / self.most
         logs = (self.log_probs(v, target, time) for v in (velocity, old))
-        gains, clipped = surrogate(*logs, weights[:, None], self.clip)
-        count = float(gains.size)
-        return {
-            "policy": (-jnp.sum(gains), count),
-            "kl": velocity_distance(velocity, reference),
-            "clip_share": (jnp.sum(clipped.astype(jnp.float32)), count),
-        }
+        terms = surrogate_terms(*logs, weights[:, None], self.clip)
+        return {**terms, "kl": velocity_distance(velocity, reference)}
 
 
 def velocity_distance(

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32
 
+from unicom_jax.core.losses import LossTerms
+
 
 class Clip(NamedTuple):
     """The ratio π / π_old may go from 1 - low to 1 + high before its gradient ends.
@@ -37,6 +39,21 @@ def surrogate(
     inside = jnp.clip(ratio, 1.0 - clip.low, 1.0 + clip.high)
     free, bound = ratio * advantages, inside * advantages
     return jnp.minimum(free, bound), bound < free
+
+
+def surrogate_terms(
+    log_probs: Float[Array, "*shape"],
+    old: Float[Array, "*shape"],
+    advantages: Float[Array, "*#shape"],
+    clip: Clip,
+) -> LossTerms:
+    """Terms `policy`, minus the mean of `surrogate`, and `clip_share`, which is only reported."""
+    gains, clipped = surrogate(log_probs, old, advantages, clip)
+    count = float(gains.size)
+    return {
+        "policy": (-jnp.sum(gains), count),
+        "clip_share": (jnp.sum(clipped.astype(jnp.float32)), count),
+    }
 
 
 def k3(
