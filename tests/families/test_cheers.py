@@ -336,10 +336,12 @@ def test_the_flow_loss_of_the_published_trainer_is_a_mean_over_all_pictures():
     }  # fmt: skip
     for flow_over, kinds in (("drawn", ["drawn"]), ("all", [*by_hand])):
         config.unified.cheers.flow_over = flow_over
-        terms = jax.jit(build_unified(config).loss_terms)(params, batch, prepared, keys)
+        model = dataclasses.replace(build_unified(config), parts=1)
+        terms = jax.jit(model.loss_terms)(params, batch, prepared, keys)
         errors = np.concatenate([each for kind in kinds for each in by_hand[kind]])
         assert float(terms["flow"][1]) == errors.size
         np.testing.assert_allclose(terms["flow"][0] / terms["flow"][1], errors.mean(), rtol=1e-4)
+        np.testing.assert_allclose(np.ravel(terms["flow/parts"]), terms["flow"], rtol=1e-5)
 
 
 def test_a_model_reads_a_batch_of_its_dummies_and_only_those_are_at_time_0():
@@ -412,6 +414,10 @@ def test_only_a_head_of_velocities_has_the_released_grid_with_its_step_at_time_1
         ({"codec__pool": 2, "codec__compressor": "pool", "data__image_size": 32}, "codec.pool=2"),
         ({"unified__understanding": "latents"}, "unified.understanding=latents"),
         ({"unified__edit_source": "both"}, "unified.edit_source=both"),
+        (
+            {"pretrain__views_per_row": 3, "unified__cheers__flow_over": "all"},
+            "pretrain.views_per_row leaves pictures out",
+        ),
         (
             {"unified__prediction": "data", "unified__cheers__flow_over": "all"},
             "unified.cheers.flow_over=all is a loss of velocities at t = 1",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from unicom_jax.config import ConfigError
+from unicom_jax.core.paths import as_path
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.runs.workdir import check_name
 
@@ -35,3 +36,9 @@ def test_a_name_that_storage_cannot_write_is_refused():
         with pytest.raises(ConfigError, match=words):
             check_name(name)
     check_name("runs/lr[3e-4]")
+
+
+def test_a_store_that_orbax_cannot_write_to_is_refused_before_it_is_asked(monkeypatch):
+    monkeypatch.setattr(files, "KNOWS_S3", False)
+    with pytest.raises(files.CheckpointError, match=r"s3://bucket/run: .* Orbax cannot"):
+        files.open_manager(as_path("s3://bucket/run"))

@@ -297,6 +297,12 @@ def _check_cheers(config: Config) -> None:
             f"unified.prediction={config['unified']['prediction']} does not have; set one of them "
             "back"
         )
+    limited = [s for s in config["stages"] if config[s].get("views_per_row")]
+    if over == "all" and limited:
+        raise ConfigError(
+            f"{limited[0]}.views_per_row leaves pictures out, and unified.cheers.flow_over=all "
+            "computes every one: set one of them back"
+        )
     widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
     for stage, width in widths.items():
         heads = f"unified.cheers.{stage}.heads"

@@ -137,7 +137,16 @@ def _pick(
 
 def draw_parts(batch: MixedBatch) -> Int[Array, "B draws"]:
     """The part of the mixture that each draw belongs to, that of its slots; -1: no draw."""
-    return jnp.max(jnp.where(_draw_starts(batch), batch.parts[:, None], -1), axis=-1)
+    return _part_at(_draw_starts(batch), batch)
+
+
+def read_parts(batch: MixedBatch) -> Int[Array, "B M"]:
+    """As `draw_parts`, of the pictures that are read; -1: not read."""
+    return _part_at(_read_starts(batch), batch)
+
+
+def _part_at(starts: Bool[Array, "B M S"], batch: MixedBatch) -> Int[Array, "B M"]:
+    return jnp.max(jnp.where(starts, batch.parts[:, None], -1), axis=-1)
 
 
 def _draw_starts(batch: MixedBatch) -> Bool[Array, "B draws S"]:

@@ -15,7 +15,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import own_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
@@ -32,6 +32,7 @@ from unicom_jax.families.slots import (
     pick_read,
     pictures_read,
     place_images,
+    read_parts,
     side_by_side,
 )
 from unicom_jax.models.transformer import KVCache, Transformer
@@ -94,12 +95,15 @@ class UnifiedModel(Module):
         over_all = images.flow_over == "all"
         noised = images.noise(prepared, batch.draws, row_keys)
         if self._tells_parts(batch):
-            noised = noised.replace(of=membership(draw_parts(batch), self.parts)[:, :, None])
+            noised = noised.replace(of=self._members(draw_parts(batch)))
         if images.dummies:
             noised = noised.without_picture(dummy_draws(batch), scored=over_all)
         is_read = pictures_read(batch)
         if over_all:  # all pictures, whatever `views` allows: each is a prediction too
-            ended = each_alone(images.ended(prepared))
+            ended = images.ended(prepared).replace(scored=is_read)
+            if self._tells_parts(batch):
+                ended = ended.replace(of=self._members(read_parts(batch)))
+            ended = each_alone(ended)
             (read, of_read), (drawn, aux) = (
                 images.drawn(params, alone) for alone in (ended, each_alone(noised))
             )
@@ -113,9 +117,10 @@ class UnifiedModel(Module):
         noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
         terms = self._picture_terms(params, states, noised, aux)
         if over_all:
-            states, scored = each_alone((pick_read(hidden, batch, read.shape[2]), is_read))
-            of_read = self._picture_terms(params, states, ended.replace(scored=scored), of_read)
-            terms = {**terms, "flow": tuple(map(operator.add, terms["flow"], of_read["flow"]))}
+            states = each_alone(pick_read(hidden, batch, read.shape[2]))
+            of_read = self._picture_terms(params, states, ended, of_read)
+            both = {name: tuple(map(operator.add, terms[name], of_read[name])) for name in of_read}
+            terms |= {name: pair for name, pair in both.items() if name.startswith("flow")}
         return {**terms, **self.text_terms(params, batch, hidden)}
 
     def _picture_terms(
@@ -148,6 +153,9 @@ class UnifiedModel(Module):
         looked_at = None if prepared is None else self.images.looked_at(params, prepared)
         hidden = self._embed(params, batch, looked_at)
         return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
+
+    def _members(self, numbers: Int[Array, "B M"]) -> Bool[Array, "B M 1 P"]:
+        return membership(numbers, self.parts)[:, :, None]
 
     def _tells_parts(self, batch: MixedBatch) -> bool:
         return self.parts > 0 and batch.parts is not None

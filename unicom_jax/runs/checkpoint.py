@@ -30,11 +30,11 @@ from unicom_jax.core.module import Params
 from unicom_jax.core.paths import as_path, copy_file, copy_tree, is_remote, remove_tree
 from unicom_jax.runs import configuration
 from unicom_jax.runs.retention import held_out_loss, preservation
-from unicom_jax.runs.storage import remove_half_written, take_folders_literally, teach_s3
+from unicom_jax.runs.storage import S3, remove_half_written, take_folders_literally, teach_s3
 from unicom_jax.runs.workdir import COMMITTED, CONFIG, read_json, stage_steps
 
 take_folders_literally()
-teach_s3()
+KNOWS_S3 = teach_s3()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
@@ -60,6 +60,7 @@ def open_manager(
     Several processes are named one by one, because Orbax then bounds its barriers in time, and
     leaves the folder to us.
     """
+    commitment = _commitment(directory)
     directory.mkdir(parents=True, exist_ok=True)
     remove_half_written(directory)
     everybody = set(range(jax.process_count())) if jax.process_count() > 1 else None
@@ -70,7 +71,7 @@ def open_manager(
         best_mode="min",
         create=False,
         multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=everybody),
-        **_commitment(directory),
+        **commitment,
     )
     names = (PARAMS, TRAIN, POSITION)
     return ocp.CheckpointManager(directory.absolute(), options=options, item_names=names)
@@ -78,6 +79,11 @@ def open_manager(
 
 def _commitment(directory: Path) -> dict[str, Any]:
     """How a save is made whole. Stores cannot rename: a file in it says that all is there."""
+    if str(directory).startswith(S3) and not KNOWS_S3:
+        raise CheckpointError(
+            f"{directory}: this version of Orbax cannot be taught to write to s3://; install "
+            "orbax-checkpoint==0.12.8, or choose a workdir on a disk or in gs://"
+        )
     if not is_remote(directory):
         return {}
     modes = ocp.options.AtomicityMode
