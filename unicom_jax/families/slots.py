@@ -145,7 +145,7 @@ def read_parts(batch: MixedBatch) -> Int[Array, "B M"]:
     return _part_at(_read_starts(batch), batch)
 
 
-def _part_at(starts: Bool[Array, "B M S"], batch: MixedBatch) -> Int[Array, "B M"]:
+def _part_at(starts: Bool[Array, "B starts S"], batch: MixedBatch) -> Int[Array, "B starts"]:
     return jnp.max(jnp.where(starts, batch.parts[:, None], -1), axis=-1)
 
 

@@ -154,7 +154,7 @@ class UnifiedModel(Module):
         hidden = self._embed(params, batch, looked_at)
         return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
 
-    def _members(self, numbers: Int[Array, "B M"]) -> Bool[Array, "B M 1 P"]:
+    def _members(self, numbers: Int[Array, "B n"]) -> Bool[Array, "B n 1 P"]:
         return membership(numbers, self.parts)[:, :, None]
 
     def _tells_parts(self, batch: MixedBatch) -> bool:
