@@ -159,7 +159,7 @@ def take_autoencoder(config: Config, workdir: Path) -> None:
     for origin in _wanted(config, workdir):
         there, here = origin.workdir / AUTOENCODER, workdir / AUTOENCODER
         if there.is_dir() and not here.exists() and config["codec"]["autoencoder"]["path"]:
-            _link_tree(there, here)
+            link_tree(there, here)
 
 
 def _wanted(config: Config, workdir: Path) -> Iterator[Origin]:
@@ -233,7 +233,7 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
     else:
         half = target.with_name("copying")
         shutil.rmtree(half, ignore_errors=True)
-        _link_tree(given / PARAMS, half / PARAMS)
+        link_tree(given / PARAMS, half / PARAMS)
         for path in given.iterdir():
             if path.is_file():
                 shutil.copy2(path, half / path.name)
@@ -241,7 +241,12 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
     console.print(f"{label}: the weights of {there / source} at step {step}", soft_wrap=True)
 
 
-def _link_tree(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
+    """Copies a folder whose files are never changed in place: as hard links where that is possible.
+
+    Raises:
+      FileExistsError: `target` is there.
+    """
     if is_remote(source) or is_remote(target):
         copy_tree(source, target)
         return
