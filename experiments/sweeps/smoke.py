@@ -9,7 +9,7 @@ steps; the claim is there to be undecided.
 from __future__ import annotations
 
 from experiments import base
-from unicom_jax.sweeps import Contrast, Sweep
+from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 
 def get_sweep() -> Sweep:

@@ -31,6 +31,12 @@ WATCHED = ("sample", "evaluation")  # groups that a stage reads which is sampled
 LENGTH = 10  # hexadecimal digits of an address
 
 
+def is_free(name: str) -> bool:
+    """Whether no result depends on a key."""
+    first, _, rest = name.partition(".")
+    return name in FREE or (first in STAGES and rest in FREE_OF_STAGES)
+
+
 def parents(config: Config, stage: Occurrence) -> list[Occurrence]:
     """The stages of `config.stages` whose weights a stage starts from or reads, in their order."""
     order = occurrences(config["stages"])
@@ -71,7 +77,7 @@ def keys_read(config: Config, stage: Occurrence) -> list[str]:
     def reads(name: str) -> bool:
         first, _, rest = name.partition(".")
         if first == stage.name:
-            return rest not in FREE_OF_STAGES
+            return True
         if first in WATCHED:
             return samples
         if first in STAGES and lengths and rest in ("sequence_length", "mixture.text"):
@@ -82,7 +88,7 @@ def keys_read(config: Config, stage: Occurrence) -> list[str]:
             return True
         return groups is None or any(name == one or name.startswith(f"{one}.") for one in groups)
 
-    return [name for name in KEYS if name not in FREE and reads(name)]
+    return [name for name in KEYS if not is_free(name) and reads(name)]
 
 
 def _reads_lengths(config: Config) -> bool:

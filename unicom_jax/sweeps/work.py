@@ -59,19 +59,30 @@ def write_outcome(workdir: Path, id: str, **outcome: Any) -> None:
     write_text(path, json.dumps({"at": time.time(), **outcome}, indent=1))
 
 
-def work(workdir: Path, id: str, *, asked_to_stop: Callable[[], bool] = lambda: False) -> str:
-    """Does a job, unless it is done or another process is at it, and returns its status."""
+def work(
+    workdir: Path,
+    id: str,
+    *,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+    spent: float | None = None,
+) -> str:
+    """Does a job, unless it is done or another process is at it, and returns its status.
+
+    Args:
+      spent: CPU seconds of this process that are not the job's; None: all until now.
+    """
+    spent = _cpu_seconds() if spent is None else spent
     try:
         with workdir_lock(workdir / "claims" / id):
             if read_outcome(workdir, id).get("status") == DONE:
                 return DONE
-            return _attempt(workdir, read_job(workdir, id), asked_to_stop)
+            return _attempt(workdir, read_job(workdir, id), asked_to_stop, spent)
     except LockedError:
         return BUSY
 
 
-def _attempt(workdir: Path, job: Job, asked_to_stop: Callable[[], bool]) -> str:
-    began, spent = time.perf_counter(), _cpu_seconds()
+def _attempt(workdir: Path, job: Job, asked_to_stop: Callable[[], bool], spent: float) -> str:
+    began = time.perf_counter()
     before = read_outcome(workdir, job.id)
     facts: dict[str, Any] = {"commit": commit()}
     try:
@@ -171,7 +182,7 @@ def main(arguments: list[str]) -> int:
     after SIGTERM when the process that started it is gone."""
     workdir, id = arguments
     parent = os.getppid()
-    found = work(Path(workdir), id, asked_to_stop=lambda: os.getppid() != parent)
+    found = work(Path(workdir), id, asked_to_stop=lambda: os.getppid() != parent, spent=0.0)
     return next(code for code, status in STATUSES.items() if status == found)
 
 
