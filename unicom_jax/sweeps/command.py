@@ -110,10 +110,21 @@ def workdir_of(args: argparse.Namespace) -> Path:
 # ---- plan and status -------------------------------------------------------------------------
 
 
+WIDE = 160  # columns of a table where it goes to no terminal
+
+
+def _show(table: rich.table.Table, console: Console) -> None:
+    """Prints a table whose cells are not cut."""
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
+
+
 def _table(*headings: str, numbers: Sequence[str] = ()) -> rich.table.Table:
     table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="right" if heading in numbers else "left")
+        justify = "right" if heading in numbers else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
     return table
 
 
@@ -139,7 +150,7 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
             _time([costs[job.id] for job in common]),
         )
     console.print(f"claim: {sweep.claim}")
-    console.print(table)
+    _show(table, console)
     left = [job for id, job in plan.jobs.items() if id not in done]
     most = max(shared.values(), default=1)
     console.print(
@@ -194,7 +205,7 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
             "" if seconds is None else duration(seconds),
             outcome.get("reason", "") if states[-1] == FAILED else "",
         )
-    console.print(table)
+    _show(table, console)
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     console.print(f"{counts}; {duration(spent(plan, workdir))} of CPU time used")
 
@@ -257,7 +268,7 @@ def _print_rows(
     table = _table(*HEADINGS, numbers=("difference", "p (Holm)", "n"))
     for row in rows:
         table.add_row(*row)
-    console.print(table)
+    _show(table, console)
 
 
 def run_report(args: argparse.Namespace, console: Console) -> None:

@@ -60,8 +60,8 @@ def write_report(sweep: Sweep, plan: Plan, workdir: Path) -> Path:
 
 def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
     measured = measured_of(plan, workdir, sweep.scores)
-    rows = rows_of(plan, workdir)
     variants = list(dict.fromkeys(run.variant for run in plan.runs))
+    curves = _curves(rows_of(plan, workdir), variants)
     outcomes = [read_outcome(workdir, id) for id in plan.jobs]
     done = sum(read_outcome(workdir, run.job.id).get("status") == DONE for run in plan.runs)
     return {
@@ -76,16 +76,13 @@ def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
         "stages_alone": sum(len(run.job.inputs) for run in plan.runs),
         "commits": sorted({one["commit"] for one in outcomes if one.get("commit")}),
         "lines": _lines(compare_sweep(sweep, plan, workdir), measured),
-        "claimed": bool(sweep.contrasts),
+        "papers": any(contrast.paper for contrast in sweep.contrasts),
         "table": [
-            (
-                variant,
-                hue,
-                [_cell(score, measured[score].get(variant, {})) for score in sweep.scores],
-            )
-            for hue, variant in enumerate(variants)
+            [_cell(score, measured[score].get(variant, {})) for score in sweep.scores]
+            for variant in variants
         ],
-        "curves": _curves(rows, variants),
+        "curves": [one for one in curves if _is_asked(one[0], sweep)],
+        "others": [one for one in curves if not _is_asked(one[0], sweep)],
         "failures": reasons(plan, workdir),
     }
 
@@ -137,8 +134,13 @@ def _curves(rows: Rows, variants: Sequence[str]) -> list[tuple[str, list[tuple[s
             for axis, words in AXES.items()
         ]
         if any(svg for _, svg in charts):
-            found.append((f"{stage}: {metric}", [(title, svg) for title, svg in charts if svg]))
+            found.append((f"{stage}:{metric}", [(title, svg) for title, svg in charts if svg]))
     return found
+
+
+def _is_asked(metric: str, sweep: Sweep) -> bool:
+    """Whether a curve is of a score of the sweep, of a whole loss, or of judged drawings."""
+    return metric in sweep.scores or metric.endswith(":eval/loss") or ":generation/" in metric
 
 
 def _series(rows: Rows, variants: Sequence[str], axis: str) -> list[Series]:

@@ -76,16 +76,17 @@ def work(
         with workdir_lock(workdir / "claims" / id):
             if read_outcome(workdir, id).get("status") == DONE:
                 return DONE
-            return _attempt(workdir, read_job(workdir, id), asked_to_stop, spent)
+            return _attempt(workdir, id, asked_to_stop, spent)
     except LockedError:
         return BUSY
 
 
-def _attempt(workdir: Path, job: Job, asked_to_stop: Callable[[], bool], spent: float) -> str:
+def _attempt(workdir: Path, id: str, asked_to_stop: Callable[[], bool], spent: float) -> str:
     began = time.perf_counter()
-    before = read_outcome(workdir, job.id)
+    before = read_outcome(workdir, id)
     facts: dict[str, Any] = {"commit": commit()}
     try:
+        job = read_job(workdir, id)
         facts |= _train(workdir, job, asked_to_stop) if job.kind == STAGE else _join(workdir, job)
         status = DONE
     except Stopped as error:
@@ -95,7 +96,7 @@ def _attempt(workdir: Path, job: Job, asked_to_stop: Callable[[], bool], spent: 
         status, facts["reason"] = FAILED, _reason(error)
     facts["cpu_seconds"] = before.get("cpu_seconds", 0.0) + _cpu_seconds() - spent
     facts["seconds"] = before.get("seconds", 0.0) + time.perf_counter() - began
-    write_outcome(workdir, job.id, status=status, **facts)
+    write_outcome(workdir, id, status=status, **facts)
     return status
 
 
