@@ -206,3 +206,15 @@ def test_a_prediction_is_what_a_job_of_another_seed_took():
     cost = predict(plan, outcomes, {"c": runs[0]})["d"]
     assert (cost.seconds, cost.measured) == (30.0, True)
     assert predict(plan, {}, {})["d"].seconds is None
+
+
+def test_no_process_is_started_for_a_job_that_another_one_is_seen_at(tmp_path, monkeypatch):
+    jobs, seen = Jobs(), []
+
+    def claimed(workdir, id):
+        seen.append(id)
+        return id == "left" and seen.count("left") < 3
+
+    monkeypatch.setattr(runner, "is_claimed", claimed)
+    run(plan_of(TWO), tmp_path, jobs)
+    assert seen.count("left") == 3 and jobs.started.count("left") == 1

@@ -16,7 +16,6 @@ from rich.console import Console
 from unicom_jax.config import ConfigError
 from unicom_jax.core.paths import as_path, is_remote
 from unicom_jax.evaluation.report import duration
-from unicom_jax.runs.lock import LockedError, workdir_lock
 from unicom_jax.sweeps.compare import (
     HEADINGS,
     Comparison,
@@ -35,7 +34,7 @@ from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
 from unicom_jax.sweeps.runner import Ended, reasons, run_plan, spent
 from unicom_jax.sweeps.sweep import Sweep, load_sweep
-from unicom_jax.sweeps.work import DONE, FAILED, read_outcome
+from unicom_jax.sweeps.work import DONE, FAILED, is_claimed, read_outcome
 from unicom_jax.training.stopping import stop_signals
 
 
@@ -212,13 +211,7 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
 
 def _state(workdir: Path, id: str, outcome: Mapping[str, Any]) -> str:
     status = outcome.get("status", "waiting")
-    if status == DONE or not (workdir / "claims" / id).is_dir():
-        return status
-    try:
-        with workdir_lock(workdir / "claims" / id):
-            return status
-    except LockedError:
-        return "running"
+    return "running" if status != DONE and is_claimed(workdir, id) else status
 
 
 # ---- results ---------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ COLUMNS = {
     "overrides": pa.string(),
 }
 
+SPENT = ("cpu_seconds", "commit")  # columns in which two sweeps with equal results may differ
 HELD_OUT = ("eval/", "generation/")  # metrics of stages that are of an evaluation
 Rows = list[dict[str, Any]]
 

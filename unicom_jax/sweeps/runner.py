@@ -16,7 +16,7 @@ from rich.console import Console
 
 from unicom_jax.sweeps.engines import Handle, Submit
 from unicom_jax.sweeps.plan import Job, Plan, write_jobs
-from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, read_outcome
+from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, is_claimed, read_outcome
 from unicom_jax.training.stopping import Stopped
 
 LOOK = 0.2  # seconds between two looks at what runs
@@ -154,7 +154,11 @@ class _Loop:
             if len(self.running) >= self.slots:
                 return
             ready = all(id in self.done for id in job.inputs.values())
-            if ready and job.id not in self.running and self.waits.get(job.id, 0.0) <= now:
+            if not ready or job.id in self.running or self.waits.get(job.id, 0.0) > now:
+                continue
+            if is_claimed(self.workdir, job.id):  # saves a process that would find it so
+                self.waits[job.id] = now + AGAIN
+            else:
                 self.running[job.id] = self.submit(self.workdir, job.id)
 
 

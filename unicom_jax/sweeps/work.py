@@ -59,6 +59,18 @@ def write_outcome(workdir: Path, id: str, **outcome: Any) -> None:
     write_text(path, json.dumps({"at": time.time(), **outcome}, indent=1))
 
 
+def is_claimed(workdir: Path, id: str) -> bool:
+    """Whether a process is at a job, as far as can be seen without starting one."""
+    claim = workdir / "claims" / id
+    if not claim.is_dir():
+        return False
+    try:
+        with workdir_lock(claim):
+            return False
+    except LockedError:
+        return True
+
+
 def work(
     workdir: Path,
     id: str,
