@@ -42,7 +42,7 @@ def documented_commands() -> list[str]:
         found = BLOCK.findall(page.read_text(encoding="utf-8"))
         blocks += [block for language, block in found if language in ("", "bash")]
     blocks += [text for name, text in vars(cli).items() if name.endswith("EXAMPLES")]
-    for file in (ROOT / "experiments").glob("*.py"):
+    for file in sorted((ROOT / "experiments").glob("*.py")):
         blocks.append(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "")
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     found = (
