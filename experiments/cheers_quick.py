@@ -34,9 +34,9 @@ chance, but does not draw yet:
       overall                         4%      2 -  9%          8%   192
 
 Its drawings have one or two blobs at valid places. About half of them have an object of the colour
-asked for, but the judge accepts none of the shapes. There are two reasons: 390 steps are a seventh
-of the quickstart's, and the codec is fragile (from latents with noise of .4 of a standard
-deviation, the judge accepts three reconstructions out of eight).
+asked for, but the judge accepts none of the shapes. Likely reasons: 390 steps are a seventh of the
+quickstart's, and the codec is fragile (from latents with noise of .4 of a standard deviation, the
+judge accepts three reconstructions out of eight).
 
 With earlier settings, reconstructions had 19.7 dB and everything else was at chance. These changes
 were made together and not compared one by one:
