@@ -191,7 +191,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
-        args.parser.error(f"{bare[0]} needs its value behind =, like {bare[0]}=1")
+        args.parser.error(f"{bare[0]} needs a value after =, like {bare[0]}=1")
     unknown = [flag for flag in extra if not flag.startswith("--config.")]
     if args.takes_runner_flags and args.runner:
         args.runner_flags, unknown = unknown, []  # Beam says which of them it knows
@@ -199,7 +199,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
     if args.overrides and not args.takes_overrides:
         args.parser.error(
-            f"{args.overrides[0]} cannot change a configuration that the checkpoint holds"
+            f"{args.overrides[0]} cannot change the configuration of a trained model; leave it out"
         )
     return args
 

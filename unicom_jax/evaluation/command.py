@@ -129,6 +129,6 @@ def data_of(
     if settings.pictures and len(examples) < FEWEST:
         raise SourceError(
             f"the {split} half of {len(source)} held-out records has {len(examples)}, too few for "
-            f"intervals; hold out more (data.source.held_out), at least {FEWEST} a half"
+            f"intervals; hold out more (data.source.held_out), at least {FEWEST} per half"
         )
     return EvaluationData(examples)

@@ -83,8 +83,8 @@ def origins(config: Config) -> list[Origin]:
         origin = Origin(Occurrence(name), as_path(workdir), parse(label))
         if origin.source.spec.part != spec.part:
             raise ConfigError(
-                f"{origin}: stage {label} trains the part {origin.source.spec.part}, {name} the "
-                f"part {spec.part}"
+                f"{origin}: stage {label} trains the part {origin.source.spec.part}, but {name} "
+                f"trains the part {spec.part}; name a stage that trains the same part"
             )
         _check_first(config, origin)
         found.append(origin)

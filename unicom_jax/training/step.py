@@ -203,8 +203,9 @@ class Trainer:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
         if self.accumulate > 1 and not self.stage.rows_are_independent:
             raise ValueError(
-                f"stage {self.stage.name!r} compares all rows of a batch with each other; "
-                "set its accumulate=1 and use more devices or a smaller batch_size"
+                f"stage {self.stage.name!r} compares all rows of a batch with each other, so a "
+                "batch cannot be split; set accumulate=1, and use more devices or a smaller "
+                "batch_size"
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
