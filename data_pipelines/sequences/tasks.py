@@ -22,6 +22,7 @@ from data_pipelines.segments import (
     Text,
     is_response,
 )
+from data_pipelines.sources.undecoded import EVERY_PICTURE, ONE_PICTURE, TEXTS_ALONE
 
 WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is left out for guidance
 
@@ -258,6 +259,13 @@ class Task:
     needs: tuple[str, ...] = ()
     takes: tuple[str, ...] = ("image", "captions")
     reads: type = Example
+
+    @property
+    def look(self) -> str:
+        """Which pictures of a record it reads (`undecoded.decoded`)."""
+        if self.reads is FinishedDocument or "edits" in self.needs:
+            return EVERY_PICTURE
+        return ONE_PICTURE if "image" in self.takes else TEXTS_ALONE
 
 
 TASKS: dict[str, Task] = {
