@@ -187,7 +187,7 @@ def test_the_source_that_changed_is_named(several, tmp_path):
     assert start(several(data__fingerprint=str(caught.value)[-16:]), tmp_path) == [change]
     fewer = several()
     fewer.data.sources = fewer.data.sources[1:]
-    with pytest.raises(ConfigError, match="source photos: captions.jsonl is missing: put"):
+    with pytest.raises(ConfigError, match="source photos: captions.jsonl is missing: restore"):
         start(fewer, tmp_path)
 
 
