@@ -192,7 +192,7 @@ def _kept(
         if _store(file, len(made), [made]):
             _remove(file.parent, f"{glob.escape(file.name[: -len(stamp + '.npy')])}*.npy", (file,))
             return _mapped(file), file
-    LOG.warning("%s: its index can be kept nowhere; every start reads the file again", shown(path))
+    LOG.warning("%s: its index cannot be stored; every start reads the file again", shown(path))
     return made, None
 
 

@@ -58,7 +58,7 @@ def run_evaluate(
     used = steps_in_use(workdir, step)
     settings, model, suites = EvaluationConfig.of(config), Generator, None
     if autoencoder_alone(config, workdir):
-        console.print("no unified model was trained: its autoencoder is scored alone")
+        console.print("no unified model was trained: only the autoencoder is scored")
         settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
         model, suites = Reconstructor, ("reconstructions",)
         label = source_label(config, workdir, AUTOENCODER)
