@@ -57,11 +57,13 @@ TOKENIZER_EXAMPLES = 3000
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
     "held_out": (UNSPLIT, 0.05),
-    "split": (("tfds",), "train"),
-    "eval_split": (("tfds",), ""),
-    "image": (("parquet", "tf_example", "tfds"), "image"),
-    "captions": (("parquet", "text", "tf_example", "tfds"), ""),
-    "questions": (("parquet",), ""),
+    "split": (("datasets", "tfds"), "train"),
+    "eval_split": (("datasets", "tfds"), ""),
+    "subset": (("datasets",), ""),
+    "revision": (("datasets",), ""),
+    "image": (("datasets", "parquet", "tf_example", "tfds"), "image"),
+    "captions": (("datasets", "parquet", "text", "tf_example", "tfds"), ""),
+    "questions": (("datasets", "parquet"), ""),
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
 }
@@ -74,7 +76,8 @@ def source_options(
 ) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`; what
+    `datasets` loads by name where `eval_split` is set.
 
     Args:
       one: of the configured sources; None: that of `data.source`.
@@ -86,6 +89,7 @@ def source_options(
     kind, where = source["kind"], one.key if one else "data.source"
     _check_source(source, kind, where)
     evaluation = split == EVALUATION
+    named = (evaluation and source["eval_split"]) or source["split"]
     arguments = {
         "scenes": lambda: {
             "seed": config["seed"] + EVALUATION_SEED * evaluation,
@@ -104,6 +108,11 @@ def source_options(
             "paths": source["path"],
             **{key: source[key] for key in ("image", "captions", "questions")},
         },
+        "datasets": lambda: {
+            "part": named,
+            **{key: source[key] for key in ("path", "subset", "revision")},
+            **{key: source[key] for key in ("image", "captions", "questions")},
+        },
         "documents": lambda: {"path": source["path"]},
         "pictures": lambda: {"path": source["path"]},
         "text": lambda: {
@@ -120,13 +129,19 @@ def source_options(
         "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
             "name": source["path"],
-            "split": (evaluation and source["eval_split"]) or source["split"],
+            "split": named,
             "image": source["image"],
             "captions": source["captions"] or None,
         },
     }
-    options = {"split": split, "held_out": source["held_out"]} if kind in UNSPLIT else {}
+    share = 0.0 if _has_split(source) else source["held_out"]
+    options = {"split": split, "held_out": share} if kind in UNSPLIT else {}
     return {"kind": kind, **arguments.get(kind, dict)(), **options}
+
+
+def _has_split(source: Config) -> bool:
+    """Whether its records for evaluation are a split of their own."""
+    return source["eval_split"] not in ("", source["split"])
 
 
 def _shortest_row(config: Config) -> int:
@@ -155,8 +170,8 @@ def evaluates_on_training_data(config: Config) -> bool:
 
 def _is_trained_on(source: Config) -> bool:
     if source["kind"] == "tfds":
-        return source["eval_split"] in ("", source["split"])
-    return source["kind"] in UNSPLIT and source["held_out"] == 0
+        return not _has_split(source)
+    return source["kind"] in UNSPLIT and source["held_out"] == 0 and not _has_split(source)
 
 
 def open_examples(
@@ -348,12 +363,11 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
             found = folder_identity(folder)
         case "array_record" | "openmoji" | "tf_example":
             found = records_identity(find_records(path))
-        case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
-            options = source_options(config, TRAIN, False, one)
-            opened = open_source(options | {"held_out": 0.0})
-            found = identity_of(opened.source)
         case "tfds":
             found = records_identity(record_files(path))
-        case _:
+        case "scenes":
             found = {}
+        case _:
+            options = source_options(config, TRAIN, False, one)
+            found = identity_of(open_source(options | {"held_out": 0.0}).source)
     return found, folder
