@@ -229,7 +229,7 @@ def test_without_a_model_the_autoencoder_is_scored_alone(trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run")
     printed = Console(file=io.StringIO(), width=200)
     flat = run_evaluate(workdir, printed)
-    assert "its autoencoder is scored alone" in printed.file.getvalue()
+    assert "only the autoencoder is scored" in printed.file.getvalue()
     suites = {name.partition("/")[0] for name in flat}
     assert suites == {"reconstruction"} and flat["reconstruction/psnr.n"] == 4
     assert np.isfinite([flat["reconstruction/kid"], flat["reconstruction/psnr.untrained"]]).all()

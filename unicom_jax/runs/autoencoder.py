@@ -78,8 +78,8 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         )
     if config.data.policy == "naflex":
         raise ConfigError(
-            "codec.autoencoder.path needs pictures of a few shapes, data.policy=naflex has any; "
-            'set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
+            "codec.autoencoder.path needs pictures of a few shapes, but data.policy=naflex allows "
+            'any; set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
         )
     folder, given = workdir / AUTOENCODER, as_path(path)
     adopted = (folder / DESCRIPTION).is_file()

@@ -83,8 +83,8 @@ def origins(config: Config) -> list[Origin]:
         origin = Origin(Occurrence(name), as_path(workdir), parse(label))
         if origin.source.spec.part != spec.part:
             raise ConfigError(
-                f"{origin}: stage {label} trains the part {origin.source.spec.part}, {name} the "
-                f"part {spec.part}"
+                f"{origin}: stage {label} trains the part {origin.source.spec.part}, but {name} "
+                f"trains the part {spec.part}; name a stage that trains the same part"
             )
         _check_first(config, origin)
         found.append(origin)
@@ -114,8 +114,9 @@ def given_parts(config: Config) -> set[str]:
 
 def _needed(config: Config, origin: Origin) -> list[str]:
     """The parts besides its own without which a stage that starts from an origin cannot run."""
-    frozen = origin.stage.spec.reads(config).values()
-    return list(dict.fromkeys(subtree.part for subtree in frozen))
+    spec = origin.stage.spec
+    parts = dict.fromkeys(subtree.part for subtree in spec.reads(config).values())
+    return [part for part in parts if part != spec.part]
 
 
 def _of_use(config: Config, origin: Origin) -> list[str]:

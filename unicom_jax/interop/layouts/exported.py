@@ -150,6 +150,6 @@ def check_sections(
     for name, section in describe(module, config).items():
         if found.get(name) != json.loads(json.dumps(section)):  # tuples became lists
             raise ConfigError(
-                f"{path}: {name} does not agree with run.config below it; the way back needs the "
-                "sizes that the model was trained with"
+                f"{path}: {name} does not agree with run.config below it; to import the model, "
+                "both must have the sizes that it was trained with"
             )
