@@ -74,12 +74,13 @@ def get_config() -> ConfigDict:
     config.autoencoder.update(
         {
             "latent_channels": 4,
-            "widths": (8, 16, 32),
+            "widths": (8, 8, 32),
             "resnets": 1,
             "norm_groups": 2,
             "kl_weight": 1e-4,
+            "latent_noise": 0.8,
             "perceptual_weight": 0.5,
-            "steps": 1200,
+            "steps": 1000,
             "batch_size": 8,
             "learning_rate": 6e-3,
             "schedule": "cosine",
