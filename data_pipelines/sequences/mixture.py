@@ -254,7 +254,7 @@ class DocumentStream:
         skip = self.broken == "skip"
         examples = self.mixture.examples(pick, shift, skipped if skip else None)
         entry = self.mixture.entries[pick.entry]
-        check_content(entry.task, examples, entry.origin or repr(entry.source))
+        check_content(entry.task, examples, entry.source, entry.origin)
         rng = np.random.default_rng([self.mixture.seed, index, shift])
         segments = TASKS[entry.task].function(examples, rng)
         how = self.tokenizer, self.sequence, rng, examples[0].key

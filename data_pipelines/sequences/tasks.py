@@ -276,11 +276,14 @@ TASKS: dict[str, Task] = {
 DOCUMENT_TASKS = tuple(name for name, task in TASKS.items() if task.reads is FinishedDocument)
 
 
-def check_content(task: str, contents: Sequence[Content], owner: str) -> None:
+def check_content(
+    task: str, contents: Sequence[Content], source: Sequence[Content], origin: str = ""
+) -> None:
     """Checks that records hold what a task reads.
 
     Args:
-      owner: the source, in words.
+      source: where they come from.
+      origin: its name, if it has one.
 
     Raises:
       SourceError: a task of examples met a finished document, or the other way round.
@@ -288,6 +291,7 @@ def check_content(task: str, contents: Sequence[Content], owner: str) -> None:
     for content in contents:
         if isinstance(content, TASKS[task].reads):
             continue
+        owner = origin or repr(source)
         if isinstance(content, FinishedDocument):
             raise SourceError(
                 f"{owner} has finished documents such as {content.key!r}, which the task {task!r} "

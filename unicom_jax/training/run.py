@@ -32,7 +32,12 @@ from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stored_keys
 from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
-from unicom_jax.runs.imported import check_stages, import_frozen_parts, parts_to_import
+from unicom_jax.runs.imported import (
+    check_stages,
+    import_frozen_parts,
+    keep_starts,
+    parts_to_import,
+)
 from unicom_jax.runs.initial import (
     Source,
     build_stage,
@@ -41,9 +46,9 @@ from unicom_jax.runs.initial import (
     initial_params,
     sources_of,
 )
-from unicom_jax.runs.stages import PARTS, Occurrence, select
+from unicom_jax.runs.stages import PARTS, START, Occurrence, select
 from unicom_jax.runs.start import start_run
-from unicom_jax.runs.trained import source_label, starts_from
+from unicom_jax.runs.trained import furthest, source_label, starts_from
 from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.held_out import Batches
@@ -122,6 +127,8 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
             f"import --workdir={workdir} --config.{key}={folder}"
         )
     import_frozen_parts(config, workdir, console)
+    if first:
+        keep_starts(config, workdir)
     return tokenizer
 
 
@@ -218,6 +225,8 @@ def _frozen_parts(stage: Occurrence, config: ConfigDict, workdir: Path, mesh: An
     frozen = {}
     for name, subtree in stage.spec.reads(config).items():
         label = source_label(config, workdir, subtree.part, before=stage)
+        if name == START and furthest(config, workdir, subtree.part, before=stage) is None:
+            label = START
         frozen[name] = _restore(config, workdir, label, subtree, mesh)
     if stage.spec.autoencoder:
         frozen |= load_autoencoder(config, workdir, lambda specs: param_shardings(specs, mesh))

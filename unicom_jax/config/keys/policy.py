@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from unicom_jax.config.key import RECORDED, Group, Key, each
-from unicom_jax.config.keys.training import LORA, TRAINING
+from unicom_jax.config.keys.training import INIT_FROM, LORA, SAMPLE_EVERY, TRAINING
 
 SPREADS = ("none", "group", "batch")
 SUMS = ("rewards", "advantages")
@@ -38,6 +38,12 @@ ROLLOUTS: dict[str, Key | Group] = each(
         "max_tokens": Key(96, "Longest caption, in tokens.", least=1),
         "prompt": Key("Describe in detail.", "How a caption is asked for."),
         "draw_steps": Key(10, "Flow steps of a drawing.", least=1),
+        "guidance": Key(
+            1.0,
+            "Classifier-free guidance of the drawings; 1: none (u4g with grpo needs 1).",
+            least=0,
+            before=1.0,
+        ),
         "own_reward": Key(
             "",
             'Dotted path of a function (frozen, originals, samples) -> rewards; "": none.',
@@ -57,9 +63,10 @@ ROLLOUTS: dict[str, Key | Group] = each(
 def _training(learning_rate: float) -> dict[str, Key | Group]:
     """Keys of training, with defaults for weights that only move a little."""
     own = {"learning_rate": learning_rate, "weight_decay": 0.0}
-    return TRAINING | {
+    changed = {
         name: dataclasses.replace(TRAINING[name], default=value) for name, value in own.items()
     }
+    return {**TRAINING, **changed, "init_from": INIT_FROM, "sample_every": SAMPLE_EVERY}
 
 
 CAPTIONER_STAGE: dict[str, Key | Group] = {
@@ -121,6 +128,21 @@ DRAWER_STAGE: dict[str, Key | Group] = {
             "times": Key(4, "Times at which a drawing is noised again (nft, awm).", least=1),
             "beta": Key(1.0, "How far nft looks to either side of the old velocity.", above=0),
             "clip": Key(1e-4, "How far the ratio of a step may leave 1 (grpo).", above=0),
+            "old_decay": Key(
+                0.0,
+                "Most of itself that the average which draws keeps after a batch; 0: the present "
+                "weights draw.",
+                least=0,
+                below=1,
+                switch=True,
+                before=0.0,
+            ),
+            "old_decay_rate": Key(
+                0.001, "Growth of that share an update, up to old_decay.", above=0, before=0.001
+            ),
+            "old_decay_start": Key(
+                0, "Updates before that share begins to grow.", least=0, before=0
+            ),
             "noise_level": Key(0.7, "Noise of the SDE steps (grpo).", above=0),
             "window": Key(2, "SDE steps of a drawing (grpo).", least=1),
             "window_stride": Key(1, "Steps by which the window moves (grpo).", least=1),

@@ -174,15 +174,24 @@ LORA = Group(
         ),
     },
 )
+INIT_FROM = Key(
+    "",
+    'WORKDIR:STAGE of another run whose weights the stage starts from; "": the stage before.',
+    path=True,
+    before="",
+)
+SAMPLE_EVERY = Key(
+    0,
+    "Steps between two samplings during training: pictures and generation scores in TensorBoard "
+    "and Weights & Biases; 0: none.",
+    least=0,
+    resume=NEUTRAL,
+    before=0,
+)
 UNIFIED_STAGE: dict[str, Key | Group] = {
     **TRAINING,
     "lora": LORA,
-    "init_from": Key(
-        "",
-        'WORKDIR:STAGE of another run whose weights the stage starts from; "": the stage before.',
-        path=True,
-        before="",
-    ),
+    "init_from": INIT_FROM,
     "sequence_length": Key(256, "Slots of a packed row.", least=16, resume=RECORDED),
     "images_per_row": Key(
         8, "Largest number of pictures in a packed row.", least=1, resume=RECORDED
@@ -253,14 +262,7 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         resume=RECORDED,
         before=0.0,
     ),
-    "sample_every": Key(
-        0,
-        "Steps between two samplings during training: pictures and generation scores in "
-        "TensorBoard and Weights & Biases; 0: none.",
-        least=0,
-        resume=NEUTRAL,
-        before=0,
-    ),
+    "sample_every": SAMPLE_EVERY,
     "mixture": MIXTURE,
     "eval_by_task": Key(
         False,
