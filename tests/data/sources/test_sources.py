@@ -388,7 +388,8 @@ def test_every_kind_opens_from_a_config(tmp_path, coco):
         "tf_example": {"paths": write_tf_examples(tmp_path / "b.array_record", labelled)},
         "scenes": {"size": 2, "seed": 1},
     }
-    assert configs.keys() | set(sources.DOCUMENT_KINDS) == sources.KINDS.keys()
+    elsewhere = {*sources.DOCUMENT_KINDS, "datasets"}  # in test_datasets.py, with its package
+    assert configs.keys() | elsewhere == sources.KINDS.keys()
     for kind, arguments in configs.items():
         first = open_source({"kind": kind} | arguments)[0]
         assert bool(first.captions) == (kind != "pictures")
