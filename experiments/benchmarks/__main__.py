@@ -47,7 +47,7 @@ def written(spread: Spread, form: str) -> str:
 def step_table(contestants: list[Contestant], seconds) -> Table:
     table = Table(title=f"One train step, {len(seconds)} rounds in turns: median and quartiles")
     table.add_column("", no_wrap=True)
-    for column in ("parameters", "ms a step", "ours ÷ this", "target", ""):
+    for column in ("parameters", "ms per step", "ours ÷ this", "target", ""):
         table.add_column(column, justify="right", no_wrap=True)
     for contestant, column, ratio in zip(contestants, seconds.T, ratios(seconds), strict=True):
         time = Spread.of(column * 1e3)

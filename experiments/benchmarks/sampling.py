@@ -98,7 +98,7 @@ def line_up(options: argparse.Namespace) -> Iterator[list[Worker]]:
 
 def table_of(what: str, workers: list[Worker], seconds: np.ndarray, pictures: int) -> Table:
     table = Table(title=f"{what}: {len(seconds)} rounds in turns, median and quartiles")
-    for column in ("", f"{TURNS[what]} a second", "time of one, ours ÷ this", "target", ""):
+    for column in ("", f"{TURNS[what]} per second", "time of one, ours ÷ this", "target", ""):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     amounts = [pictures if what == "draw" else worker.tokens for worker in workers]
     each = seconds / np.array(amounts)
