@@ -209,8 +209,8 @@ def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image
     if picture.mode == "LAB":
         return ImageCms.applyTransform(picture, _from_lab())
     mode, transform = _transform(profile) if profile else (None, None)
-    if transform is None:
-        return picture.convert("RGB")
+    if transform is None:  # `convert` would copy a picture that is in this mode
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     if picture.mode != mode:
         if "CMYK" in (mode, picture.mode) or mode == "LAB":
             return picture.convert("RGB")  # the profile is one of other colours
