@@ -122,6 +122,14 @@ def test_a_change_gives_new_addresses_to_the_stages_that_it_reaches_alone(change
     assert differ == stages
 
 
+def test_a_key_that_came_later_changes_no_address_at_the_value_of_older_runs(monkeypatch):
+    """`before` of a key is what runs did that were stored without it."""
+    before = address_of("pretrain")
+    monkeypatch.delitem(KEYS, "pretrain.eval_by_task")
+    monkeypatch.delitem(KEYS, "unified.z_loss")
+    assert KEYS.keys() and address_of("pretrain") == before
+
+
 def test_sampling_matters_to_a_stage_that_is_sampled_while_it_trains():
     watched = {"pretrain__sample_every": 2}
     one, other = (address_of("pretrain", **watched, sample__guidance=g) for g in (2.0, 5.0))

@@ -24,7 +24,6 @@ from typing import Any
 
 import rich.console
 
-import unicom_jax
 from unicom_jax.evaluation.command import run_evaluate
 from unicom_jax.evaluation.while_training import make_observer
 from unicom_jax.interop.atomic import write_text
@@ -170,7 +169,7 @@ def _cpu_seconds() -> float:
 def commit() -> str:
     """The commit of the code, with "+" behind it where files were changed since; its version where
     it is no checkout."""
-    root = Path(unicom_jax.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         command = ("git", "-C", str(root), *arguments)
