@@ -14,7 +14,8 @@ from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
 from unicom_jax.core.paths import open_binary
 
-COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")  # gzip, zstd, bzip2
+# gzip, zstd, bzip2, xz, zip
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
 
 
 class Lines:

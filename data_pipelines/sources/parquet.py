@@ -148,7 +148,7 @@ class ParquetTable:
             raise RecordError(
                 f"{where}: unreadable ({one_line(error)}): copy or write the file again"
             ) from error
-        return named(table, local, self._columns), where, as_path(path).parent
+        return named(table, local, self._columns, where), where, as_path(path).parent
 
     def _group(self, group: int, file: int, local: int) -> Any:
         with self._lock:
@@ -178,7 +178,8 @@ class ParquetTable:
 
     def _scan_traits(self, file: int) -> np.ndarray:
         names = trait_columns(self._columns)
-        table = self._files[file].read(list(names))
+        there = self._files[file].schema_arrow.names
+        table = self._files[file].read([name for name in names if name in there])
         return filled(table, names)
 
     def __getstate__(self) -> dict:
@@ -211,7 +212,7 @@ class ArrowTable:
             raise
         except Exception as error:  # those of pyarrow and of `datasets`
             raise RecordError(f"{where}: unreadable ({one_line(error)}): write it again") from error
-        return named(table, 0, self._columns), where, pathlib.Path(self.folder)
+        return named(table, 0, self._columns, where), where, pathlib.Path(self.folder)
 
     def traits(self) -> np.ndarray:
         names = trait_columns(self._columns)

@@ -50,6 +50,10 @@ def load_config(path: str) -> ConfigDict:
     file = Path(path)
     if not file.is_file():
         raise ConfigError(f"--config={path}: no such file; see experiments/ for the ones that ship")
+    if file.suffix != ".py":
+        raise ConfigError(
+            f"--config={path} is not a Python file; give one that ends in .py and has get_config()"
+        )
     try:
         with _module(file) as module:
             if not hasattr(module, "get_config"):
@@ -57,7 +61,7 @@ def load_config(path: str) -> ConfigDict:
             config = module.get_config()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(file, error)}: {_reason(error)}") from error
     if not isinstance(config, ConfigDict):
         raise ConfigError(
@@ -115,7 +119,7 @@ def _place(file: Path, error: BaseException) -> str:
     return str(file)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """What is wrong, in one line; for an access to a configuration with the key's whole name."""
     if isinstance(error, SyntaxError):
         return error.msg
@@ -124,6 +128,7 @@ def _reason(error: Exception) -> str:
         text = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__}: {text}"
     name, value = access
+    value = value.to_dict() if isinstance(value, ConfigDict) else value
     if name not in KEYS:
         return f"{'' if group_of(name) else 'unknown key '}{name}: {hint(name)}"
     try:
@@ -133,7 +138,7 @@ def _reason(error: Exception) -> str:
     return f"{name}={value!r}: expects {KINDS[KEYS[name].kind]}, like {KEYS[name].default!r}"
 
 
-def _failed_access(error: Exception) -> tuple[str, Any] | None:
+def _failed_access(error: Exception | SystemExit) -> tuple[str, Any] | None:
     """The dotted name (and value) that a ConfigDict refused; None for any other error."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     roots = [
