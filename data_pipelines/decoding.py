@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 from PIL import ImageCms
 
 from data_pipelines.faults import machine_fault, one_line
-from unicom_jax.core.paths import as_path
+from unicom_jax.core.paths import LFS, as_path
 
 # Pillow warns of damage in parts that are left alone, such as EXIF, and of large pictures below the
 # size that it refuses. It raises where a picture cannot be read.
@@ -147,6 +147,10 @@ def _decoded(
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, RuntimeError ...
         unknown = isinstance(error, PilImage.UnidentifiedImageError)
+        if unknown and data.startswith(LFS.encode()):
+            raise ValueError(
+                f"cannot read image {name}: it is a pointer of Git LFS; run git lfs pull"
+            ) from error
         reason = "it is not a picture that Pillow knows" if unknown else one_line(error)
         raise ValueError(
             f"cannot read image {name}: {reason}; give a whole PNG, JPEG or WebP file"

@@ -26,7 +26,7 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, find_files, local_only
+from data_pipelines.sources.files import Paths, find_files, fix_of, local_only
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
@@ -247,7 +247,8 @@ def scan_parquet(path: str) -> Scan:
         raise
     except Exception as error:  # pyarrow's own errors, OSError among them
         raise SourceError(
-            f"{shown(path)}: not a whole Parquet file ({one_line(error)}): copy or write it again"
+            f"{shown(path)}: not a whole Parquet file ({one_line(error)}): "
+            + fix_of(path, "copy or write it again")
         ) from error
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size for group in groups), default=0)

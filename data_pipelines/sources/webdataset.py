@@ -22,7 +22,7 @@ import numpy as np
 from data_pipelines.decoding import EXTENSIONS, load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently, reason_of
-from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.files import Paths, find_files, fix_of
 from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
 from data_pipelines.sources.rows import (
@@ -103,7 +103,7 @@ def scan_tar(path: str) -> Scan:
     try:
         return patiently(lambda: _scan(path), shown(path))
     except (tarfile.TarError, EOFError) as error:
-        cure = "gunzip it" if _compressed(path) else "copy or write it again"
+        cure = "gunzip it" if _compressed(path) else fix_of(path, "copy or write it again")
         raise SourceError(
             f"{shown(path)}: not a whole tar file ({one_line(error)}): {cure}"
         ) from error

@@ -24,6 +24,7 @@ from data_pipelines.sources.webdataset import WebDatasetSource
 from tests.data.sources.formats import gray, png, read_all, write_jsonl, write_parquet, write_tar
 from tests.data.sources.test_jsonl import turns
 from tests.tiny import tiny_config
+from unicom_jax.core.paths import LFS
 
 ONE = {"image": [png(1)], "text": ["one"]}
 
@@ -189,3 +190,16 @@ def test_damaged_exif_of_a_whole_picture_is_passed_over_quietly():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as the module sets it
         assert load_image(data.getvalue())[0, 0].tolist() == [9, 9, 9]
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [("a.tar", WebDatasetSource), ("a.parquet", ParquetSource), ("a.jsonl", JsonlSource)],
+)
+def test_a_file_that_git_lfs_has_not_fetched_is_named_as_such(tmp_path, name, source):
+    pointer = f"{LFS}.github.com/spec/v1\noid sha256:00\nsize 12\n"
+    (tmp_path / name).write_text(pointer, encoding="utf-8")
+    with pytest.raises(SourceError, match="pointer of Git LFS.* run git lfs pull"):
+        source(tmp_path)
+    with pytest.raises(ValueError, match="it is a pointer of Git LFS; run git lfs pull"):
+        load_image(tmp_path / name)
