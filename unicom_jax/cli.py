@@ -393,11 +393,12 @@ def _import(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from data_pipelines.build import load_or_train_tokenizer
-    from data_pipelines.sequences.show import show_batch
+    from data_pipelines.sequences.show import check_ending, show_batch
     from unicom_jax.config import resolve
     from unicom_jax.runs.loading import stage_loader
     from unicom_jax.runs.stages import check_row_stage, row_stages
 
+    check_ending(args.out)
     config = resolve(args.config, args.overrides)
     stage = args.stage or row_stages(config)[0]
     check_row_stage(config, stage)
