@@ -81,6 +81,8 @@ EXTRAS = {
         "chex>=0.1.90",
         "flask>=3.0",  # moto's server
         "flask-cors>=5.0",
+        "gcp-storage-emulator>=2026.7",
+        "gcsfs>=2025.3",
         "hypothesis>=6.100",
         "moto[s3]>=5.0",
         "pytest>=8.3",
@@ -91,7 +93,7 @@ EXTRAS = {
     "bench": [*TORCH, "datasets>=3.0", "transfusion-pytorch==0.20.0", "webdataset>=1.0"],
     # Beam asks for older protobuf and pillow than constraints.txt pins: see constraints-beam.txt.
     "prepare": ["apache-beam>=2.70"],
-    "datasets": ["datasets>=3.0"],  # to read what `save_to_disk` of Hugging Face wrote
+    "datasets": ["datasets>=3.0"],  # the Hugging Face Hub, and what `save_to_disk` wrote
     "gcs": ["gcsfs>=2025.3"],  # paths in gs://
     "s3": ["s3fs>=2025.3"],  # paths in s3://
     "tpu": ["jax[tpu]>=0.10,<0.13"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -25,7 +26,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
+import tests.shapes  # noqa: E402 - the hook finds the checker by its name
 from tests.sharing import scheduler, turn_of  # noqa: E402
 
 # The shapes in signatures are checked at every traced call of a test. A run does not check them:
@@ -40,6 +41,7 @@ SHAPED = (
     "unicom_jax.evaluation.metrics",
 )
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
+jaxtyping.jaxtyped = tests.shapes.jaxtyped_if_shaped  # the hook decorates by this name
 
 # Tests run a program a few times, and LLVM's optimisations would take longer than they save. These
 # folders measure programs and get all of them; so does a test that is marked `optimized`, because
@@ -53,6 +55,16 @@ def pytest_runtest_protocol(item):
     optimized = folder in OPTIMIZED or item.get_closest_marker("optimized") is not None
     jax.config.update("jax_disable_most_optimizations", not optimized)
     return (yield)
+
+
+# Nearly all that is alive was made by imports and stays. Looking through it for garbage again and
+# again took a twelfth of the time of all tests.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -156,7 +156,7 @@ class PictureBatches:
                 counts["broken"] += 1
                 reason = error if isinstance(error, BrokenExample) else f"{example.key!r}: {error}"
         raise SourceError(
-            f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}"
+            f"{ATTEMPTS} examples in a row cannot be used; the reason for the last one: {reason}"
         )
 
     def _use(self, example: Example, index: int) -> Found:

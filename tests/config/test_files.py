@@ -184,7 +184,9 @@ def test_a_config_file_that_is_missing_is_named(tmp_path):
 
 def test_a_config_file_of_another_kind_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(ConfigError, match="config.json is not a Python file; give one that ends"):
+    with pytest.raises(
+        ConfigError, match="config.json is not a Python file; give one that ends in .py"
+    ):
         load_config(str(tmp_path / "config.json"))
 
 

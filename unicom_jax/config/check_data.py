@@ -57,8 +57,8 @@ def check_data(config: Config) -> None:
     at_1 = unified["pathway"] == "cheers" and unified["prediction"] == "velocity"
     if config["sample"]["grid"] != "even" and not at_1:
         raise ConfigError(
-            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, which only "
-            "unified.pathway=cheers with unified.prediction=velocity has; set it to even"
+            f"sample.grid={config['sample']['grid']} needs the velocity at t = 1, which only "
+            "unified.pathway=cheers with unified.prediction=velocity computes; set it to even"
         )
     _check_sources(data)
     scenes = data["scenes"]
@@ -74,7 +74,9 @@ def check_data(config: Config) -> None:
         if not scenes[name]:
             raise ConfigError(f"data.scenes.{name} is empty; give at least one")
     if scenes["alike_share"] + scenes["distinct_share"] > 1:
-        raise ConfigError("data.scenes.alike_share and distinct_share sum to more than 1")
+        raise ConfigError(
+            "data.scenes.alike_share and distinct_share sum to more than 1; lower one of them"
+        )
     if max(scenes["object_weights"]) <= 0:
         raise ConfigError("data.scenes.object_weights are all 0; give one of them a weight")
 
@@ -123,6 +125,6 @@ def check_stage_sources(stage: str, config: Config) -> None:
         )
     if shares and own and not open_ones:
         raise ConfigError(
-            f"{stage}.mixture.{next(iter(shares))} does nothing, as every source of the stage "
-            "names its tasks; set it to 0, or leave out the tasks of a source"
+            f"{stage}.mixture.{next(iter(shares))} does nothing, because every source of the "
+            "stage names its tasks; set it to 0, or leave out the tasks of a source"
         )

@@ -168,7 +168,9 @@ class Transformer(Module):
                 f"logit_softcap={self.logit_softcap}: give a bound above 0, 0 for none"
             )
         if self.unroll < 1:
-            raise ValueError(f"unroll={self.unroll}: a turn of the loop computes at least 1 block")
+            raise ValueError(
+                f"unroll={self.unroll}: an iteration of the loop computes at least 1 block"
+            )
         check_backend(self.attention_backend, self.attention_block)
         RopeScaling(self.rope_scaling, self.rope_factor, self.rope_length)  # checks them
 

@@ -14,6 +14,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.flow_steps import SdeStep
 from unicom_jax.inference.canvas import canvas_of
+from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.engine import Models
 from unicom_jax.rl import rewards
 from unicom_jax.rl.answers import CaptionAnswers
@@ -50,6 +51,12 @@ def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captione
 def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
     """Of the settings of stage `name`."""
     settings = config[name]
+    if settings["objective"] == "grpo" and settings["guidance"] != 1.0:
+        raise ConfigError(
+            f"{name}.guidance={settings['guidance']:g}: objective grpo can compute the likelihood "
+            f"of drawings only without guidance; set {name}.guidance=1, or {name}.objective=nft "
+            "or awm"
+        )
     return Drawer(
         **_common(name, config, tokenizer),
         objective=OBJECTIVES[settings["objective"]](settings),
@@ -79,6 +86,7 @@ def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     models = Models.of(config)
     canvas = canvas_of(template.grid, models.canvas, sequence_config(config))
     models = models.on(canvas.space)
+    images = models.unified.images
     weights = {name: float(weight) for name, weight in settings["rewards"].items() if weight}
 
     def made(names: Any) -> dict[str, Reward]:
@@ -98,7 +106,11 @@ def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
         ),
         "group": settings["group_size"],
         "most": settings["max_tokens"],
-        "steps": settings["draw_steps"],
+        "drawing": Drawing(
+            steps=settings["draw_steps"],
+            guidance=settings["guidance"],
+            shift=float(images.flow_time.shift_of(*images.shape_of(len(template.positions)))),
+        ),
         "codec_steps": config["codec"]["sample_steps"],
     }
 

@@ -33,7 +33,12 @@ from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import is_import, restore_params, stored_keys
 from unicom_jax.runs.configuration import data_start
 from unicom_jax.runs.data import keep_data
-from unicom_jax.runs.imported import check_stages, import_frozen_parts, parts_to_import
+from unicom_jax.runs.imported import (
+    check_stages,
+    import_frozen_parts,
+    keep_starts,
+    parts_to_import,
+)
 from unicom_jax.runs.initial import (
     Source,
     build_stage,
@@ -42,9 +47,9 @@ from unicom_jax.runs.initial import (
     initial_params,
     sources_of,
 )
-from unicom_jax.runs.stages import PARTS, Occurrence, select
+from unicom_jax.runs.stages import PARTS, START, Occurrence, select
 from unicom_jax.runs.start import start_run
-from unicom_jax.runs.trained import check_order, source_label, starts_from
+from unicom_jax.runs.trained import check_order, furthest, source_label, starts_from
 from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.held_out import Batches
@@ -97,7 +102,9 @@ def run_stages(
     with group.first_before_others("preparing the workdir"):
         tokenizer = _prepare(config, workdir, console, group, make_trainers)
     if len(set(group.gather("the configuration", to_json(config)))) > 1:
-        raise ProcessError("the processes were given different configurations; start all alike")
+        raise ProcessError(
+            "the processes were given different configurations; start all with the same command"
+        )
     device, processes = jax.devices()[0], f" in {group.count} processes" * (group.count > 1)
     console.print(
         f"{workdir}: {', '.join(stage.label for stage in stages)} on {mesh.size} x "
@@ -142,10 +149,12 @@ def _prepare(
     if group.count > 1 and (parts := parts_to_import(config, workdir)):
         (key, folder), *_ = given_folders(config, parts[0]).items()
         raise ConfigError(
-            f"several processes do not import weights ({key}); before, in one process: unicom "
+            f"several processes cannot import weights ({key}); do it in one process first: unicom "
             f"import --workdir={workdir} --config.{key}={folder}"
         )
     import_frozen_parts(config, workdir, console)
+    if first:
+        keep_starts(config, workdir)
     return tokenizer
 
 
@@ -262,6 +271,8 @@ def _frozen_parts(stage: Occurrence, config: ConfigDict, workdir: Path, mesh: An
     frozen = {}
     for name, subtree in stage.spec.reads(config).items():
         label = source_label(config, workdir, subtree.part, before=stage)
+        if name == START and furthest(config, workdir, subtree.part, before=stage) is None:
+            label = START
         frozen[name] = _restore(config, workdir, label, subtree, mesh)
     if stage.spec.autoencoder:
         frozen |= load_autoencoder(config, workdir, lambda specs: param_shardings(specs, mesh))

@@ -23,6 +23,7 @@ class TrainState:
       opt_state: of the trained weights only.
       ema: running average of the trained weights, or None.
       norms: the last gradient norms (`spikes.py`), or None.
+      old: running average of the trained weights that `Stage.prepare` samples with, or None.
     """
 
     step: jax.Array
@@ -30,6 +31,7 @@ class TrainState:
     opt_state: Any
     ema: Any | None
     norms: jax.Array | None = None
+    old: Any | None = None
 
 
 def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:

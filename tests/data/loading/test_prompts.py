@@ -63,5 +63,5 @@ def test_examples_whose_questions_are_too_long_are_passed_over():
 def test_examples_without_questions_are_said_to_have_none(monkeypatch):
     bare = [dataclasses.replace(SOURCE[index], questions=()) for index in range(2)]
     monkeypatch.setattr(sys.modules[__name__], "SOURCE", bare)
-    with pytest.raises(SourceError, match="in a row cannot be used, .* has no question; choose"):
+    with pytest.raises(SourceError, match="in a row cannot be used; .* has no question; choose"):
         batches(question_length=64, answer_length=16)(0)
