@@ -46,7 +46,7 @@ class CachedSource:
         content = self.source[index] if kept is None else kept
         arrays = arrays or self._fits()
         found = decoded(content, look, arrays)
-        if self.max_bytes:
+        if self.max_bytes and found is not kept:
             if look != TEXTS_ALONE:
                 self._looks += 1
                 self._pixels += _size(found)
@@ -56,7 +56,7 @@ class CachedSource:
     def _fits(self) -> bool:
         """Whether the whole source would fit decoded, if all records were as those so far."""
         expected = self._pixels / max(self._looks, 1) * len(self.source)
-        return 0 < self.max_bytes and expected <= self.max_bytes
+        return self.max_bytes > 0 and expected <= self.max_bytes
 
     def _keep(self, index: int, forms: Sequence[Content]) -> None:
         """Keeps the first form of a record for which there is memory."""
