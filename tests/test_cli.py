@@ -86,7 +86,7 @@ def test_help_answers_without_starting_jax():
         (["sample", "--checkpoint=x", "--guidance=inf"], "out of range"),
         (["sample", "--checkpoint=x", "--guidance=nan"], "out of range"),
         (["sample", "--checkpoint=x", "--guidance-interval=1"], "two numbers, like 0.1,0.8"),
-        (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change a configuration"),
+        (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change the configuration"),
         (["train", "--workdir=x", "--config.seed", "1"], "--config.seed=1"),
     ],
 )

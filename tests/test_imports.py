@@ -45,6 +45,13 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "unicom_jax.training",
         "unicom_jax.inference",
     ),
+    "unicom_jax.sweeps": (
+        *RUNS,
+        "unicom_jax.parallel",
+        "unicom_jax.training",
+        "unicom_jax.evaluation",
+        "unicom_jax.planning",
+    ),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),

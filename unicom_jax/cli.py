@@ -1,4 +1,4 @@
-"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data, config."""
+"""The `unicom` command: train, plan, sample, evaluate, report, sweep, import, export, data, ..."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
 from unicom_jax.runs.lock import workdir_lock
 from unicom_jax.runs.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.runs.workdir import check_name
+from unicom_jax.sweeps import sweep_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
@@ -184,6 +185,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
     report = _command(commands, "report", _report, REPORT, REPORT_EXAMPLES)
     report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    _add_sweep(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
@@ -191,7 +193,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
-        args.parser.error(f"{bare[0]} needs its value behind =, like {bare[0]}=1")
+        args.parser.error(f"{bare[0]} needs a value after =, like {bare[0]}=1")
     unknown = [flag for flag in extra if not flag.startswith("--config.")]
     if args.takes_runner_flags and args.runner:
         args.runner_flags, unknown = unknown, []  # Beam says which of them it knows
@@ -199,7 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
     if args.overrides and not args.takes_overrides:
         args.parser.error(
-            f"{args.overrides[0]} cannot change a configuration that the checkpoint holds"
+            f"{args.overrides[0]} cannot change the configuration of a trained model; leave it out"
         )
     return args
 
@@ -257,6 +259,23 @@ def _command(
     parser.set_defaults(takes_runner_flags=False, runner_flags=[])
     parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
+
+
+def _add_sweep(commands) -> None:
+    flags = sweep_flags
+    sweep = commands.add_parser(
+        "sweep", help="Compare variants of a configuration over seeds.", allow_abbrev=False
+    )
+    actions = sweep.add_subparsers(dest="action", required=True, metavar="ACTION")
+    flags.add_run_flags(_command(actions, "run", _sweep_run, flags.RUN, flags.RUN_EXAMPLES))
+    flags.add_file(_command(actions, "status", _sweep_status, flags.STATUS))
+    flags.add_table_flags(
+        _command(actions, "table", _sweep_table, flags.TABLE, flags.TABLE_EXAMPLES)
+    )
+    flags.add_file(_command(actions, "report", _sweep_report, flags.REPORT, flags.REPORT_EXAMPLES))
+    flags.add_compare_flags(
+        _command(commands, "compare", _compare, flags.COMPARE, flags.COMPARE_EXAMPLES)
+    )
 
 
 def _add_config(commands) -> None:
@@ -383,6 +402,36 @@ def _report(args: argparse.Namespace) -> None:
 
     path = write_report(as_path(args.workdir))
     _console().print(f"report: {path}")
+
+
+def _sweep_run(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_sweep
+
+    run_sweep(args, _console())
+
+
+def _sweep_status(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import print_status
+
+    print_status(args, _console())
+
+
+def _sweep_table(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import print_table
+
+    print_table(args, _console())
+
+
+def _sweep_report(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_report
+
+    run_report(args, _console())
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_compare
+
+    run_compare(args, _console())
 
 
 def _export(args: argparse.Namespace) -> None:

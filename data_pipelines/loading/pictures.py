@@ -154,7 +154,9 @@ class PictureBatches:
             except ValueError as error:
                 counts["broken"] += 1
                 reason = error if isinstance(error, BrokenExample) else f"{example.key!r}: {error}"
-        raise ValueError(f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}")
+        raise ValueError(
+            f"{ATTEMPTS} examples in a row cannot be used; the reason for the last one: {reason}"
+        )
 
     def _use(self, example: Example, index: int) -> Found:
         """Raises ValueError where the example lacks what is wanted."""

@@ -76,8 +76,8 @@ def _check_flags(what: str, package: str | None, size: int | None, which: str) -
         raise SourceError(f"which {which}")
     if size is not None:
         raise SourceError(
-            f"--size does nothing for {what}, whose pictures stay as large as they are; leave it "
-            "out and set --config.data.image_size in training"
+            f"--size does nothing for {what}, whose pictures keep their size; leave it out and "
+            "set --config.data.image_size in training"
         )
 
 

@@ -157,7 +157,9 @@ def documents_per_window(
       tolerance: the largest share of documents that may be left over.
     """
     if not sizes:
-        raise ValueError("a sample of documents is needed to choose how many a window gets")
+        raise ValueError(
+            "the number of documents in a window is chosen from a sample, and the sample is empty"
+        )
 
     def left_over(count: int) -> float:
         starts = range(0, len(sizes), max(1, len(sizes) // 32))

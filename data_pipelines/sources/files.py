@@ -56,7 +56,7 @@ def local_only(path: str | os.PathLike, what: str) -> None:
     """
     if is_remote(path):
         raise SourceError(
-            f"{shown(path)}: {what} can be read from file systems alone: copy it to this machine "
+            f"{shown(path)}: {what} can be read only from a file system: copy it to this machine "
             f"({copy_command(path)}), or mount it, and give that path"
         )
 

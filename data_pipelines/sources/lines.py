@@ -72,7 +72,8 @@ def _scan(path: str, records: Callable[[bytes], bytes]) -> Scan:
         for line in file:
             if not offset and line.startswith(COMPRESSED):
                 raise SourceError(
-                    f"{shown(path)}: compressed, so its lines cannot be found: decompress it first"
+                    f"{shown(path)}: compressed, so single lines cannot be read: decompress it "
+                    "first"
                 )
             if line.strip():
                 found = records(line)

@@ -125,7 +125,7 @@ class ParquetTable:
         ]
         self._stops = np.cumsum(np.concatenate(rows))  # rows up to the end of each row group
         if not len(self):
-            raise SourceError(f"{shown(self.paths[0])}: no row: check the path")
+            raise SourceError(f"{shown(self.paths[0])}: no rows: check the path")
         self._files = OpenFiles(functools.partial(_open_parquet, self.paths))
         self._columns = choose(self._files[0].schema_arrow.names, shown(self.paths[0]))
         self._begin()

@@ -134,8 +134,8 @@ def _single(name: Any, where: str) -> Any:
         return name
     if len(name) != 1:
         raise RecordError(
-            f"{where}: lists {len(name)} pictures, and an example has one: read conversations "
-            "about several with kind 'conversations'"
+            f"{where}: lists {len(name)} pictures, but an example has one: use kind "
+            "'conversations' for conversations about several"
         )
     return name[0]
 

@@ -38,7 +38,7 @@ class TextSource:
 
     def __init__(self, paths: Paths, piece: int, field: str = "text") -> None:
         if piece < 16:
-            raise SourceError(f"data.source.piece={piece} bytes is too little: give at least 16")
+            raise SourceError(f"data.source.piece={piece} bytes is too small: give at least 16")
         self.piece, self.field = piece, field
         kind = f"{KIND}-{short_hash(str(piece), field)}"
         scan = functools.partial(_scan, piece=piece, field=field)

@@ -187,8 +187,8 @@ def _sample(data: bytes, where: str) -> tuple[str, Members]:
                 members[extension] = tar.extractfile(member).read()
     except tarfile.TarError as error:
         raise RecordError(
-            f"{where}: damaged ({one_line(error)}); if the shard was written anew since it was "
-            "opened, start again, else copy it again"
+            f"{where}: damaged ({one_line(error)}); if the shard was rewritten since it was "
+            "opened, start again; otherwise copy it again"
         ) from error
     return shown(key), members
 

@@ -186,7 +186,7 @@ def test_an_unusual_value_that_can_be_is_accepted(flags):
         (
             "pretrain__spike_factor",
             0.5,
-            "pretrain.spike_factor=0.5 would skip usual steps; give",
+            "pretrain.spike_factor=0.5 would skip ordinary steps; give",
         ),
         (
             "pretrain__keep_best",

@@ -250,6 +250,6 @@ def test_sides_and_settings_that_do_not_fit_are_named(generator):
     pooled = tiny_config(**painter.CHOSEN, codec__pool=2, codec__compressor="pool")
     refused(ValueError, "codec.pool=2: latents .* set codec.pool=1", build_unified, pooled)
     free = tiny_config(**painter.CHOSEN, data__policy="naflex")
-    refused(ValueError, "data.policy=naflex has any", build_unified, free)
+    refused(ValueError, "data.policy=naflex allows any", build_unified, free)
     with pytest.raises(ValueError, match="codec_steps is 3, but this model's codec decodes"):
         generator.draw("a dot", codec_steps=3)

@@ -96,8 +96,8 @@ def _check_data(config: Config) -> None:
     at_1 = unified["pathway"] == "cheers" and unified["prediction"] == "velocity"
     if config["sample"]["grid"] != "even" and not at_1:
         raise ConfigError(
-            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, which only "
-            "unified.pathway=cheers with unified.prediction=velocity has; set it to even"
+            f"sample.grid={config['sample']['grid']} needs the velocity at t = 1, which only "
+            "unified.pathway=cheers with unified.prediction=velocity computes; set it to even"
         )
     _check_sources(data)
     scenes = data["scenes"]
@@ -107,7 +107,9 @@ def _check_data(config: Config) -> None:
         if not scenes[name]:
             raise ConfigError(f"data.scenes.{name} is empty; give at least one")
     if scenes["alike_share"] + scenes["distinct_share"] > 1:
-        raise ConfigError("data.scenes.alike_share and distinct_share sum to more than 1")
+        raise ConfigError(
+            "data.scenes.alike_share and distinct_share sum to more than 1; lower one of them"
+        )
     if max(scenes["object_weights"]) <= 0:
         raise ConfigError("data.scenes.object_weights are all 0; give one of them a weight")
 
@@ -152,8 +154,8 @@ def _check_stage_sources(stage: str, config: Config) -> None:
         )
     if shares and own and not open_ones:
         raise ConfigError(
-            f"{stage}.mixture.{next(iter(shares))} does nothing, as every source of the stage "
-            "names its tasks; set it to 0, or leave out the tasks of a source"
+            f"{stage}.mixture.{next(iter(shares))} does nothing, because every source of the "
+            "stage names its tasks; set it to 0, or leave out the tasks of a source"
         )
 
 
@@ -185,8 +187,8 @@ def _check_autoencoder(config: Config) -> None:
         )
     if policy == "naflex":
         raise ConfigError(
-            "the stage autoencoder needs pictures of a few shapes, data.policy=naflex has any; set "
-            "--config.data.policy=bucket"
+            "the stage autoencoder needs pictures of a few shapes, but data.policy=naflex allows "
+            "any; set --config.data.policy=bucket"
         )
     if wrong := [width for width in widths if width % groups]:
         raise ConfigError(
@@ -207,8 +209,9 @@ def _check_autoencoder(config: Config) -> None:
         )
     if patch % 2 ** adversary["layers"]:
         raise ConfigError(
-            f"autoencoder.discriminator.layers={adversary['layers']} halve a picture so many "
-            f"times, and data.patch={patch} does not divide so often; take fewer"
+            f"autoencoder.discriminator.layers={adversary['layers']} halve the sides of a picture "
+            f"that many times, but data.patch={patch} is not a multiple of "
+            f"{2 ** adversary['layers']}; use fewer layers"
         )
     if adversary["adaptive"] and own["accumulate"] > 1:
         raise ConfigError(
@@ -293,15 +296,14 @@ def _check_cheers(config: Config) -> None:
     over = config["unified"]["cheers"]["flow_over"]
     if over == "all" and config["unified"]["prediction"] != "velocity":
         raise ConfigError(
-            "unified.cheers.flow_over=all is a loss of velocities at t = 1, which a head of "
-            f"unified.prediction={config['unified']['prediction']} does not have; set one of them "
-            "back"
+            "unified.cheers.flow_over=all needs velocities at t = 1, which unified.prediction="
+            f"{config['unified']['prediction']} does not give; change one of the two"
         )
     limited = [s for s in config["stages"] if config[s].get("views_per_row")]
     if over == "all" and limited:
         raise ConfigError(
-            f"{limited[0]}.views_per_row leaves pictures out, and unified.cheers.flow_over=all "
-            "computes every one: set one of them back"
+            f"{limited[0]}.views_per_row leaves pictures out, but unified.cheers.flow_over=all "
+            "computes all of them; change one of the two"
         )
     widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
     for stage, width in widths.items():
@@ -330,8 +332,8 @@ def _divisors(number: int) -> str:
 def _check_stage(stage: str, settings: Config) -> None:
     if settings["spike_factor"] and settings["spike_factor"] <= 1:
         raise ConfigError(
-            f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
-            "medians, 10 for example, or 0 to skip none"
+            f"{stage}.spike_factor={settings['spike_factor']} would skip ordinary steps; give a "
+            "larger multiple of the median, for example 10, or 0 to skip none"
         )
     if settings["ema_warmup"] and not settings["ema_decay"]:
         raise ConfigError(f"{stage}.ema_warmup=True needs an average; set {stage}.ema_decay")
@@ -390,4 +392,7 @@ def _check_rows(stage: str, settings: Config) -> None:
             f"{_divisors(settings['batch_size'])}"
         )
     if not settings["flow_weight"] and not settings["text_weight"]:
-        raise ConfigError(f"{stage}.flow_weight and text_weight are both 0: nothing is learned")
+        raise ConfigError(
+            f"{stage}.flow_weight and text_weight are both 0, so nothing is learned; raise one of "
+            "them"
+        )

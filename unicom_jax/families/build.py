@@ -215,8 +215,8 @@ def _check_codec(config: Config, codec: LatentCodec) -> None:
         )
     if codec.canvas and config["data"]["policy"] == "naflex":
         raise ValueError(
-            f"unified.pathway={pathway} draws latents of pictures of a few shapes, "
-            "data.policy=naflex has any; set data.policy=bucket"
+            f"unified.pathway={pathway} draws latents of pictures of a few shapes, but "
+            "data.policy=naflex allows any; set data.policy=bucket"
         )
 
 

@@ -136,7 +136,7 @@ def _read_into(file: io.RawIOBase, array: np.ndarray, path: Path) -> None:
     left = memoryview(array.reshape(-1).view(np.uint8))
     while len(left):  # one read returns at most 2 GiB
         if not (count := file.readinto(left)):
-            raise WeightsError(f"{path} became shorter while it was read; copy it again")
+            raise WeightsError(f"{path} was truncated while it was read; copy it again")
         left = left[count:]
 
 
@@ -159,7 +159,8 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
     for name, shard in sorted(files.promised.items()):
         if name not in facts or facts[name].shard.name != shard:
             raise WeightsError(
-                f"{files.index} promises {name} in {shard}, which does not hold it; copy both again"
+                f"{files.index} lists {name} in {shard}, which does not contain it; copy both "
+                "files again"
             )
     return TensorFolder(folder, facts, files.unread)
 
@@ -239,7 +240,7 @@ def _json_object(text: bytes, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is no safetensors file ({error}); copy it again") from error
+        raise WeightsError(f"{path} is not a safetensors file ({error}); copy it again") from error
 
 
 def _read_index(path: Path) -> dict[str, str]:

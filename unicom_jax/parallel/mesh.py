@@ -43,8 +43,8 @@ def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
         sizes[open_axes[0]] = devices // known
     if math.prod(sizes.values()) != devices:
         raise ValueError(
-            f"mesh={text!r} asks for {math.prod(sizes.values())} devices but {devices} are here; "
-            "change a size or let one axis be -1"
+            f"mesh={text!r} asks for {math.prod(sizes.values())} devices, but there are "
+            f"{devices}; change a size or set one axis to -1"
         )
     return tuple(sizes.values())
 

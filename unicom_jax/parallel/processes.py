@@ -97,9 +97,7 @@ def find_meeting(
             f"{FLAGS[at]}{variable}"
         )
     if not 0 <= process < processes:
-        raise ProcessError(
-            f"process {process} is not one of {processes}; count --process from 0 on"
-        )
+        raise ProcessError(f"process {process} is not one of {processes}; count --process from 0")
     coordinator = coordinator if ":" in coordinator else f"{coordinator}:{PORT}"
     if not coordinator.rpartition(":")[2].isdecimal():
         raise ProcessError(f"--coordinator={coordinator} names no port; write HOST:PORT")

@@ -62,7 +62,7 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     check_settings(config, stages)
     if samples and (args.search or args.estimate or missing_compiler(topology)):
         needs = missing_compiler(topology) or "no --search and no --estimate"
-        raise ConfigError(f"--stage={SAMPLE} is planned by compiling alone; it needs {needs}")
+        raise ConfigError(f"--stage={SAMPLE} can only be planned by compiling; it needs {needs}")
     notes = (
         assume_flux(config),
         _about_packed(config),

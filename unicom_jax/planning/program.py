@@ -231,4 +231,5 @@ def assume_flux(config: ConfigDict) -> str:
         adopt_autoencoder(config, as_path(path), copy=False)
         return ""
     config.codec.autoencoder.facts = facts_of(config, flux_autoencoder())
-    return f"codec.autoencoder.path={path} is not here; planned with the sizes of FLUX.1's"
+    what = "planned with the sizes of FLUX.1's autoencoder"
+    return f"codec.autoencoder.path={path} does not exist; {what}"

@@ -50,8 +50,9 @@ def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
     settings = config[name]
     if settings["objective"] == "grpo" and settings["guidance"] != 1.0:
         raise ConfigError(
-            f"{name}.guidance={settings['guidance']:g}: objective grpo knows the likelihood of "
-            f"drawings without guidance only; set {name}.guidance=1, or {name}.objective=nft or awm"
+            f"{name}.guidance={settings['guidance']:g}: objective grpo can compute the likelihood "
+            f"of drawings only without guidance; set {name}.guidance=1, or {name}.objective=nft "
+            "or awm"
         )
     return Drawer(
         **_common(name, config, tokenizer),

@@ -218,8 +218,8 @@ def _check_change(
         if allow_change:
             return
         raise ConfigError(
-            f"{workdir} was started with {name}={old!r}, now it is {new!r}; add --allow-change to "
-            "train on with the new value, or use the old one"
+            f"{workdir} was started with {name}={old!r}, now it is {new!r}; add "
+            "--allow-change to continue with the new value, or use the old one"
         )
     raise ConfigError(
         f"{workdir} was started with {name}={old!r}, now it is {new!r}; use the old value or "

@@ -87,7 +87,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> None:
 
 
 def _stage_table(work: Work, counts: Sequence[int], windows: int) -> Table:
-    table = Table(title="by stage: documents, tokens and MB a second", title_justify="left")
+    table = Table(title="by stage: documents, tokens and MB per second", title_justify="left")
     for column in ("workers", "", *STAGES, "all"):
         table.add_column(column, justify="right")
     for workers in counts:
@@ -192,7 +192,7 @@ def _timed(documents: Documents, seconds: float) -> float:
 
 
 def _race_table(found: Mapping[tuple[str, int], Rate], counts: Sequence[int]) -> Table:
-    table = Table(title="whole batches: documents a second (least-most)", title_justify="left")
+    table = Table(title="whole batches: documents per second (least to most)", title_justify="left")
     table.add_column("workers", justify="right")
     names = list(dict.fromkeys(name for name, _ in found))
     for name in names:

@@ -51,9 +51,9 @@ def starts_from(config: Config, workdir: Path, stage: Occurrence) -> Occurrence 
     if later is not None and later != stage:
         raise ConfigError(
             f"{stage.label} would not start from the weights of {later.label} in {workdir}, which "
-            f"comes after it, and {later.label} would stay the one in use; list {later.label} "
-            f"before {stage.label} in config.stages, train {later.label} on, or use another "
-            "--workdir"
+            f"comes after it, and {later.label} would still be the stage in use; list "
+            f"{later.label} before {stage.label} in config.stages, continue {later.label}, or use "
+            "another --workdir"
         )
     return None
 

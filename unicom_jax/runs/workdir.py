@@ -29,8 +29,8 @@ def check_name(workdir: str) -> None:
         raise ConfigError(f"--workdir={workdir} has a backslash; use a path without one")
     if any("\ud800" <= sign <= "\udfff" for sign in os.path.abspath(workdir)):
         raise ConfigError(
-            f"--workdir={workdir} is not UTF-8; use another name, or set PYTHONUTF8=1 where the "
-            "locale is to blame"
+            f"--workdir={workdir} is not UTF-8; use another name, or set PYTHONUTF8=1 if the "
+            "locale is the cause"
         )
 
 

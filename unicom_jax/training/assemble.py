@@ -45,8 +45,8 @@ def make_trainer(
     check_on_mesh(spec.name, config, mesh.shape)
     if spec.samples and tokenizer is None:
         raise ConfigError(
-            f"the stage {label} samples texts, for which a tokenizer is needed; it can be trained, "
-            "not planned"
+            f"the stage {label} samples texts and needs a tokenizer for that; it can be trained, "
+            "but not planned"
         )
     own = {"tokenizer": tokenizer} if spec.samples else {}
     stage = LOSSES[spec.loss](spec.name, config, statistics_batches, **own)
@@ -87,14 +87,14 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
         if "a" in adapter:
             raise ConfigError(
                 f"{name}.lora.targets adapts {'/'.join(layer)}, which freeze, groups or the "
-                "pathway hold; name other layers, or let it train"
+                "pathway keep frozen; name other layers, or unfreeze it"
             )
     members = {groups.of(path) for path, _ in iter_specs(trained)}
     for group in groups.groups:
         if not group.frozen and group not in members:
             raise ConfigError(
-                f"{name}.groups: {group.label!r} has no weight that {name} trains; freeze, lora or "
-                "the pathway hold all of them. Leave the group out"
+                f"{name}.groups: {group.label!r} matches only weights that freeze, lora or the "
+                "pathway keep frozen; leave the group out"
             )
 
 

@@ -93,7 +93,9 @@ def run_stages(
     with group.first_before_others("preparing the workdir"):
         tokenizer = _prepare(config, workdir, console, group)
     if len(set(group.gather("the configuration", to_json(config)))) > 1:
-        raise ProcessError("the processes were given different configurations; start all alike")
+        raise ProcessError(
+            "the processes were given different configurations; start all with the same command"
+        )
     mesh = make_mesh(config.mesh)
     device, processes = jax.devices()[0], f" in {group.count} processes" * (group.count > 1)
     console.print(
@@ -123,7 +125,7 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
     if group.count > 1 and (parts := parts_to_import(config, workdir)):
         (key, folder), *_ = given_folders(config, parts[0]).items()
         raise ConfigError(
-            f"several processes do not import weights ({key}); before, in one process: unicom "
+            f"several processes cannot import weights ({key}); do it in one process first: unicom "
             f"import --workdir={workdir} --config.{key}={folder}"
         )
     import_frozen_parts(config, workdir, console)

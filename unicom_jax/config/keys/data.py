@@ -286,7 +286,8 @@ LOADING = each(
         ),
         "cache_mb": Key(
             512,
-            "Memory for records in MB: decoded where the whole source fits, else picture files.",
+            "Memory for records in MB: with decoded pictures if the whole source fits, otherwise "
+            "with picture files.",
             least=0,
         ),
         "threads": Key(2, "Threads that make batches if there are no workers.", least=1),

@@ -96,7 +96,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     parts = size.split("x")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         example = "h100:128" if entry and not entry.torus else "v5p:8x8x4"
-        raise ValueError(f"--topology={text}: write its size behind the kind, like {example}")
+        raise ValueError(f"--topology={text}: write its size after the kind, for example {example}")
     shape = tuple(map(int, parts))
     if entry is None or not entry.torus:
         return _flat_topology(text, entry, shape, slices)
@@ -107,7 +107,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
             f"{kind}:{axes} in chips"
         )
     if slices < 1:
-        raise ValueError(f"--slices={slices}: a positive number")
+        raise ValueError(f"--slices={slices}: give a positive number")
     return Topology(text, entry, shape, slices)
 
 
@@ -123,7 +123,8 @@ def _flat_topology(
     devices, node = shape[0], min(shape[0], entry.node)
     if devices % node:
         raise ValueError(
-            f"--topology={text}: {devices} GPUs make no whole nodes of {node}; take a multiple"
+            f"--topology={text}: {devices} GPUs do not fill whole nodes of {node}; give a "
+            f"multiple of {node}"
         )
     return Topology(text, entry, (devices // node, node))
 
@@ -166,8 +167,8 @@ def _cpu_devices(count: int) -> Sequence[Any]:
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(
-            f"--topology=cpu:{count} needs as many CPU devices, here are {len(devices)}; set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+            f"--topology=cpu:{count} needs that many CPU devices, but there are {len(devices)}; "
+            f"set XLA_FLAGS=--xla_force_host_platform_device_count={count}"
         )
     return devices[:count]
 
