@@ -167,7 +167,11 @@ class Loader(Generic[Batch]):
 
     def at(self, step: int) -> Batch:
         """The batch of a step, made here and now."""
-        return self._make(step)[0]
+        return self.made(step)[0]
+
+    def made(self, step: int) -> tuple[Batch, Counter]:
+        """The batch of a step and what happened to its documents, as in `counts`."""
+        return self._make(step)
 
     def _open(self) -> grain.DatasetIterator:
         config = self._config

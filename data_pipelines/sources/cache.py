@@ -46,7 +46,7 @@ class CachedSource:
         content = self.source[index] if kept is None else kept
         arrays = arrays or self._fits()
         found = decoded(content, look, arrays)
-        if self.max_bytes:
+        if self.max_bytes and found is not kept:
             if look != TEXTS_ALONE:
                 self._looks += 1
                 self._pixels += _size(found)

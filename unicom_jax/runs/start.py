@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,7 +15,13 @@ from unicom_jax.runs.configuration import any_started, store
 from unicom_jax.runs.origin import check_tokenizers, given_tokenizer, take_autoencoder
 
 
-def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Tokenizer:
+def start_run(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    first: bool = True,
+    check: Callable[[Tokenizer], None] = lambda tokenizer: None,
+) -> Tokenizer:
     """Puts tokenizer, autoencoder and config.json into `workdir`; completes `config` from them.
 
     If no stage has a checkpoint yet, the tokenizer is made again: an earlier start may have been
@@ -22,6 +29,8 @@ def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Token
 
     Args:
       first: whether this is the first process of the run; the others read what it has written.
+      check: called with the tokenizer before `config` is stored; if it raises, the stored
+        configuration is unchanged.
 
     Raises:
       TokenizerError: the tokenizer is not the one that the run was started with, or not that of
@@ -43,6 +52,7 @@ def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Token
     check_tokenizers(config, workdir)
     take_autoencoder(config, workdir)
     adopt_autoencoder(config, workdir)
+    check(tokenizer)
     if first:
         store(config, workdir)
     return tokenizer
