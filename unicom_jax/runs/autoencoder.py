@@ -139,8 +139,8 @@ def load_autoencoder(
     Args:
       shardings: gives the weights' shardings from their specs; None: one device holds them.
 
-      Raises:
-        WeightsError: the copy is missing, damaged, or not the one that the configuration describes.
+    Raises:
+      WeightsError: the copy is missing, damaged, or not the one that the configuration describes.
     """
     space = build_space(config)
     if not isinstance(space, LatentSpace):
@@ -178,8 +178,8 @@ def load_trained(
       raw, on_host: see `restore_params`.
       mesh: mesh into whose shards the weights are read directly; None: the first device.
 
-      Raises:
-        CheckpointError: the stage's checkpoint is missing or damaged.
+    Raises:
+      CheckpointError: the stage's checkpoint is missing or damaged.
     """
     label = source_label(config, workdir, AUTOENCODER)
     module, wanted = build_trained_autoencoder(config), tuple(build_autoencoder(config).specs())

@@ -44,9 +44,9 @@ def open_run(
       path: a configuration file; None: the stored configuration.
       allow_change: accept other values of recorded keys.
 
-      Raises:
-        ConfigError: no configuration is given and none stored, the stored one is damaged, or the
-          given one contradicts it.
+    Raises:
+      ConfigError: no configuration is given and none stored, the stored one is damaged, or the
+        given one contradicts it.
     """
     stored = read_config(workdir) if (workdir / CONFIG).is_file() else None
     if path is None and stored is None:

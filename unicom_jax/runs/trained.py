@@ -68,15 +68,15 @@ def source_label(config: Config, workdir: Path, part: str, before: Occurrence | 
 
 
 def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> None:
-    """Refuses a stage that builds on weights which neither `workdir` has nor a stage before it
-    among `stages`, the ones that are to be trained.
+    """Refuses a stage that builds on weights that neither `workdir` nor an earlier one of `stages`,
+    the stages to train, provides.
 
     Raises:
-      CheckpointError: it names both stages.
+      CheckpointError: there is such a stage; the message names both stages.
     """
     for place, stage in enumerate(stages):
         if stage_steps(workdir, stage.label):
-            continue  # a fault of its folder is found when it is read
+            continue  # a fault of the folder is found when it is read
         new = {one.spec.part for one in stages[:place]}
         follows = stage.spec.part in new or starts_from(config, workdir, stage)
         begins = {} if follows else stage.spec.begins_with(config)

@@ -69,8 +69,8 @@ def read_json(
     Args:
       cure: what to do about a damaged file; it ends the message.
 
-      Raises:
-        error: the file is cut, holds something else, or is a pointer that Git LFS has not resolved.
+    Raises:
+      error: the file is cut, holds something else, or is a pointer that Git LFS has not resolved.
     """
     try:
         text = path.read_text(encoding="utf-8")

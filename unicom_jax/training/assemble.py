@@ -37,8 +37,8 @@ def make_trainer(
         statistics).
       tokenizer: the run's tokenizer; stages that sample texts need it.
 
-      Raises:
-        ConfigError: settings that this mesh does not support, or a missing tokenizer.
+    Raises:
+      ConfigError: settings that this mesh does not support, or a missing tokenizer.
     """
     spec = spec_of(label)
     settings = config[spec.name]

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# tensorboardX imports torch where that is installed: two seconds, for nothing that is used here.
+# tensorboardX imports torch if it is installed, which takes two seconds and is not needed here.
 _hidden = "torch" not in sys.modules
 try:
     if _hidden:

@@ -85,9 +85,9 @@ def read_groups(given: Sequence[Mapping[str, Any]], specs: Specs, key: str = "gr
     Args:
       key: the configuration key, for errors.
 
-      Raises:
-        ValueError: an unknown or missing field, an impossible factor, two groups of one name, or a
-          group without weights.
+    Raises:
+      ValueError: an unknown or missing field, an impossible factor, two groups of one name, or a
+        group without weights.
     """
     groups = tuple(_read_group(one, f"{key}[{index}]") for index, one in enumerate(given))
     labels = [group.label for group in groups]

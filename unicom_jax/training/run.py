@@ -96,7 +96,7 @@ def run_stages(
     trainers: list[Trainer] = []
 
     def make_trainers(tokenizer: Tokenizer) -> None:
-        """All of them before the first stage trains: a mistake in the last one costs no time."""
+        """Makes all before the first stage trains, so mistakes in later stages cost no time."""
         trainers.extend(_trainer(stage, config, tokenizer, mesh, workdir) for stage in stages)
 
     with group.first_before_others("preparing the workdir"):
@@ -166,7 +166,7 @@ def _batches(
     workdir: Path,
     part: str,
 ) -> Batches:
-    """The batches of a part of a stage's data, from a step on."""
+    """The batches of a split of a stage's data, from a given step on."""
     settings, label = config[stage.name], stage.label
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
 
