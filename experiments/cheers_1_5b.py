@@ -24,6 +24,8 @@ fifth of the drawing documents with `<no_mean>` for words; sampling in 80 steps 
 
 Chosen here: rows of 1024 slots, of which two documents with a picture (256 slots each) fill about
 one, so a batch of 512 samples is 256 rows; how the share of understanding splits into our tasks;
+the image tokenizer runs for two pictures a row, since these tasks either read a picture or draw it
+(the task `interleaved` and `noisy_copies` do both with one and need a higher `views_per_row`);
 align's shares, 4.5M captions to 1.3M pictures seen ten times. Pixels are 0 to 1, as for the
 released weights (`unified.cheers.pixel_range`); with an autoencoder and an encoder of your own,
 "signed". The paper's demonstration samples with α = .5, which is `unicom sample --shift=2`.
@@ -118,6 +120,7 @@ def _stages(config: ConfigDict) -> None:
         "batch_size": 256,
         "sequence_length": 1024,
         "images_per_row": 2,
+        "views_per_row": 2,  # a picture is either read or drawn
         "overlong": "skip",
         "cfg_dropout": 0.2,
         "schedule": "constant",
