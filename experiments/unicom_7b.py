@@ -50,9 +50,9 @@ How the step is laid out, with the results of `unicom plan`:
 - Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more than
   half of what rows of 8192 need for the same tokens. A row holds up to four pictures of 972 to 1024
   tokens; the frozen encoder computes four a row, present or not.
-- remat "dots" keeps the products with weights and what attention gives: 1.04 times the operations
+- remat "dots" keeps the products with weights and what attention gives: 1.05 times the operations
   that the loss needs by visible pairs on v5p, 34 GiB.
-- attention "fused" keeps scores on the chip: main memory takes .19 s of a step on v5p, against .98
+- attention "fused" keeps scores on the chip: main memory takes .20 s of a step on v5p, against .98
   s with "chunked"; on H100 .38 s, against 3.57 s. Its kernels were compiled for both and have run
   on neither: compare the first steps with `chunked`.
 
