@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_pipelines.decoding import load_image
+from data_pipelines.decoding import load_image, load_picture
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy, decoded_size, most_decoded
@@ -25,6 +23,7 @@ from data_pipelines.sequences.tokenizer import (
     train_tokenizer,
     with_token,
 )
+from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.configured import (
     ConfiguredSource,
@@ -41,10 +40,11 @@ from data_pipelines.sources.identity import (
 )
 from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.records import find_records
-from data_pipelines.sources.registry import KINDS, UNSPLIT, open_source
+from data_pipelines.sources.registry import KINDS, UNSPLIT, Source, open_source
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
+from data_pipelines.sources.undecoded import PictureFile
 
 Config = Mapping[str, Any]
 
@@ -55,11 +55,13 @@ TOKENIZER_EXAMPLES = 3000
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
     "held_out": (UNSPLIT, 0.05),
-    "split": (("tfds",), "train"),
-    "eval_split": (("tfds",), ""),
-    "image": (("parquet", "tf_example", "tfds"), "image"),
-    "captions": (("parquet", "text", "tf_example", "tfds"), ""),
-    "questions": (("parquet",), ""),
+    "split": (("datasets", "tfds"), "train"),
+    "eval_split": (("datasets", "tfds"), ""),
+    "subset": (("datasets",), ""),
+    "revision": (("datasets",), ""),
+    "image": (("datasets", "parquet", "tf_example", "tfds"), "image"),
+    "captions": (("datasets", "parquet", "text", "tf_example", "tfds"), ""),
+    "questions": (("datasets", "parquet"), ""),
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
 }
@@ -72,7 +74,8 @@ def source_options(
 ) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`; what
+    `datasets` loads by name where `eval_split` is set.
 
     Args:
       one: of the configured sources; None: that of `data.source`.
@@ -84,6 +87,7 @@ def source_options(
     kind, where = source["kind"], one.key if one else "data.source"
     _check_source(source, kind, where)
     evaluation = split == EVALUATION
+    named = (evaluation and source["eval_split"]) or source["split"]
     arguments = {
         "scenes": lambda: {
             "seed": config["seed"] + EVALUATION_SEED * evaluation,
@@ -102,6 +106,11 @@ def source_options(
             "paths": source["path"],
             **{key: source[key] for key in ("image", "captions", "questions")},
         },
+        "datasets": lambda: {
+            "part": named,
+            **{key: source[key] for key in ("path", "subset", "revision")},
+            **{key: source[key] for key in ("image", "captions", "questions")},
+        },
         "documents": lambda: {"path": source["path"]},
         "pictures": lambda: {"path": source["path"]},
         "text": lambda: {
@@ -118,13 +127,19 @@ def source_options(
         "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
             "name": source["path"],
-            "split": (evaluation and source["eval_split"]) or source["split"],
+            "split": named,
             "image": source["image"],
             "captions": source["captions"] or None,
         },
     }
-    options = {"split": split, "held_out": source["held_out"]} if kind in UNSPLIT else {}
+    share = 0.0 if _has_split(source) else source["held_out"]
+    options = {"split": split, "held_out": share} if kind in UNSPLIT else {}
     return {"kind": kind, **arguments.get(kind, dict)(), **options}
+
+
+def _has_split(source: Config) -> bool:
+    """Whether its records for evaluation are a split of their own."""
+    return source["eval_split"] not in ("", source["split"])
 
 
 def _shortest_row(config: Config) -> int:
@@ -137,6 +152,8 @@ def _shortest_row(config: Config) -> int:
 
 
 def _check_source(source: Config, kind: str, where: str) -> None:
+    if kind in SOURCE_KEYS["path"][0] and not source["path"]:
+        raise SourceError(f"{where}.path is empty: give the data of kind {kind!r}")
     table = SOURCE_KEYS if where == "data.source" else {**SOURCE_KEYS, **LISTED_KEYS}
     for key, (kinds, unset) in table.items():
         if kind in KINDS and kind not in kinds and source[key] != unset:
@@ -153,8 +170,8 @@ def evaluates_on_training_data(config: Config) -> bool:
 
 def _is_trained_on(source: Config) -> bool:
     if source["kind"] == "tfds":
-        return source["eval_split"] in ("", source["split"])
-    return source["kind"] in UNSPLIT and source["held_out"] == 0
+        return not _has_split(source)
+    return source["kind"] in UNSPLIT and source["held_out"] == 0 and not _has_split(source)
 
 
 def open_examples(
@@ -166,9 +183,9 @@ def open_examples(
     A broken record raises where `skip_broken` is False: loaders skip them too, but count them.
     """
     sources = picture_sources(config)
-    opened = [
-        open_one(config, one, split, with_edits, skip_broken, len(sources)) for one in sources
-    ]
+    opened = [open_one(config, one, split, with_edits, len(sources)) for one in sources]
+    if skip_broken:
+        opened = [SkipBroken(source) for source in opened]
     return opened[0] if len(opened) == 1 else Joined(opened)
 
 
@@ -177,26 +194,36 @@ def open_one(
     one: ConfiguredSource,
     split: str,
     with_edits: bool = False,
-    skip_broken: bool = False,
     sharers: int = 1,
     read: ReadImage | None = None,
 ) -> CachedSource:
-    """The records of one source. It has an equal share of `data.cache_mb` with the others.
+    """The records of one source; a broken one raises. The source has an equal share of
+    `data.cache_mb` with the others.
 
     Args:
       read: path or bytes of a picture -> what a record holds of it; None: its pixels, as the
-        configuration wants them.
+        configuration wants them, where they are looked at.
     """
+    source = _undecoded_source(config, one, split, with_edits, read)
+    return CachedSource(source, config["data"]["cache_mb"] * 2**20 // sharers)
+
+
+def _undecoded_source(
+    config: Config,
+    one: ConfiguredSource,
+    split: str,
+    with_edits: bool,
+    read: ReadImage | None = None,
+) -> Source:
     options = source_options(config, split, with_edits, one)
     try:
-        reading = {"skip_broken": skip_broken, "read": read or picture_reader(config)}
-        source = open_source({**options, **reading})
+        read = read or functools.partial(PictureFile, decode=picture_reader(config, load_picture))
+        return open_source({**options, "skip_broken": False, "read": read})
     except SourceError as error:
         if not one.name:
             raise
         message = str(error).replace("data.source.", f"{one.key}.")
         raise SourceError(f"{one.key} ({one.name}): {message}") from error
-    return CachedSource(source, config["data"]["cache_mb"] * 2**20 // sharers)
 
 
 def image_policy(config: Config) -> ImagePolicy:
@@ -204,19 +231,19 @@ def image_policy(config: Config) -> ImagePolicy:
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
 
 
-def picture_reader(config: Config) -> Callable[..., np.ndarray]:
-    """Reads a picture file no larger than the image policy needs it, and refuses one that would
-    take far more memory than that (`images.most_decoded`).
+def picture_reader(config: Config, load: Callable[..., Any] = load_image) -> Callable[..., Any]:
+    """Reads a picture file no larger than the image policy needs it, by `load`, and refuses one
+    that would take far more memory than that (`images.most_decoded`).
 
     With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
     """
     scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
     if not scale:
-        return load_image
+        return load
     policy = image_policy(config)
     policy.target_size(1, 1, unit)  # raises where the sizes do not agree
     return functools.partial(
-        load_image,
+        load,
         smallest=functools.partial(decoded_size, policy, unit, scale),
         most=most_decoded(policy, config["data"]["patch"], grid_unit(config), scale),
     )
@@ -285,7 +312,7 @@ def _texts(config: Config) -> list[str]:
     sources = configured_sources(config)
     whole = sum(one.weight for one in sources)
     for one in sources:
-        records = open_one(config, one, TRAIN, with_edits=True, skip_broken=True).source
+        records = SkipBroken(_undecoded_source(config, one, TRAIN, with_edits=True))
         count = max(1, round(TOKENIZER_EXAMPLES * one.weight / whole))
         for index in range(min(len(records), count)):
             texts += texts_of(records[index])
@@ -336,12 +363,11 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
             found = folder_identity(folder)
         case "array_record" | "openmoji" | "tf_example":
             found = records_identity(find_records(path))
-        case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
-            options = source_options(config, TRAIN, False, one)
-            opened = open_source(options | {"held_out": 0.0})
-            found = identity_of(opened.source)
         case "tfds":
             found = records_identity(record_files(path))
-        case _:
+        case "scenes":
             found = {}
+        case _:
+            options = source_options(config, TRAIN, False, one)
+            found = identity_of(open_source(options | {"held_out": 0.0}).source)
     return found, folder

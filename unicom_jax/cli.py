@@ -1,4 +1,4 @@
-"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data, config."""
+"""The `unicom` command: train, plan, sample, evaluate, report, sweep, import, export, data, ..."""
 
 from __future__ import annotations
 
@@ -32,14 +32,15 @@ from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
 from unicom_jax.runs.lock import workdir_lock
 from unicom_jax.runs.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.runs.workdir import check_name
+from unicom_jax.sweeps import sweep_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
-REPORT = "Write one self-contained HTML page about a run."
+REPORT = "Write a self-contained HTML page about a run."
 REPORT_EXAMPLES = """\
 Writes WORKDIR/report.html: loss curves, scores with their intervals, examples, the configuration.
-It can be opened at any time; parts that are not there yet are left out.
+Works at any time, also during training; what does not exist yet is left out.
 
 example:
   unicom report --workdir=runs/quickstart"""
@@ -54,24 +55,29 @@ WRITTEN_FLAGS = {"workdir", "target", "out"}
 ABOUT = """\
 Train and use multimodal models that look at pictures, talk about them, draw and edit them.
 
-A run lives in one folder, its workdir: train writes it, and sample, evaluate and report read it.
-It holds the configuration, the tokenizer and the weights, so nothing else is needed later."""
+A run has one folder, its workdir: train writes it, and sample, evaluate and report read it. It
+contains the configuration, the tokenizer and the weights, so nothing else is needed later."""
 
 EXAMPLES = """\
-a first run, start to end:
+a first run, from start to end:
   unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
   unicom sample --checkpoint=runs/quickstart --prompt="a red circle" --out=circle.png
   unicom evaluate --workdir=runs/quickstart
   unicom report --workdir=runs/quickstart
   unicom export --checkpoint=runs/quickstart --to=pytorch exports/quickstart
 
-unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
-on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM,
-SIGHUP or Ctrl-C; run the same command to resume), 76 another process is gone (start all again),
-130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
+unicom COMMAND --help explains a command and shows examples.
+
+exit status:
+  0    done
+  1    failed; one line on stderr says why and what to do (UNICOM_TRACEBACK=1 shows a traceback)
+  2    wrong flags
+  75   unicom train was stopped by SIGTERM, SIGHUP or Ctrl-C and has saved; run it again to resume
+  76   another process of unicom train is gone; start all of them again
+  130  interrupted at once"""
 
 SHOW_EXAMPLES = """\
-The picture shows a packed row as the model gets it: every token, its training target, which slots
+The picture shows a packed row as the model sees it: every token, its training target, which slots
 each slot sees, and the rotary positions.
 
 examples:
@@ -79,9 +85,9 @@ examples:
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
 
 BENCH_EXAMPLES = """\
-Times read, decode, resize, tokenise and pack, then whole batches with 1 to --workers processes in
-turns with WebDataset and Hugging Face datasets, which do the same work on the same documents
-(pip install 'unicom_jax[bench]').
+Times each step (read, decode, resize, tokenise, pack), then whole batches with 1 to --workers
+processes, in turn with WebDataset and Hugging Face datasets, which do the same work on the same
+documents (pip install 'unicom_jax[bench]').
 
 examples:
   unicom data bench --config=my.py --workers=4
@@ -110,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"{args.prog}: {_readable(str(error))}", file=sys.stderr, flush=True)
+        print(f"{args.prog}: {_readable(_reason(error))}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
     else:
         status = 0
@@ -138,6 +144,14 @@ def _report_unraisable(unraisable: Any) -> None:
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; of the system's without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    names = (os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+    return ": ".join((*filter(None, (" and ".join(names),)), error.strerror))
 
 
 def _is_expected(error: Exception) -> bool:
@@ -179,6 +193,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
     report = _command(commands, "report", _report, REPORT, REPORT_EXAMPLES)
     report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    _add_sweep(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
@@ -186,7 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
-        args.parser.error(f"{bare[0]} needs its value behind =, like {bare[0]}=1")
+        args.parser.error(f"{bare[0]} needs a value after =, like {bare[0]}=1")
     unknown = [flag for flag in extra if not flag.startswith("--config.")]
     if args.takes_runner_flags and args.runner:
         args.runner_flags, unknown = unknown, []  # Beam says which of them it knows
@@ -194,7 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
     if args.overrides and not args.takes_overrides:
         args.parser.error(
-            f"{args.overrides[0]} cannot change a configuration that the checkpoint holds"
+            f"{args.overrides[0]} cannot change the configuration of a trained model; leave it out"
         )
     return args
 
@@ -254,6 +269,23 @@ def _command(
     return parser
 
 
+def _add_sweep(commands) -> None:
+    flags = sweep_flags
+    sweep = commands.add_parser(
+        "sweep", help="Compare variants of a configuration over seeds.", allow_abbrev=False
+    )
+    actions = sweep.add_subparsers(dest="action", required=True, metavar="ACTION")
+    flags.add_run_flags(_command(actions, "run", _sweep_run, flags.RUN, flags.RUN_EXAMPLES))
+    flags.add_file(_command(actions, "status", _sweep_status, flags.STATUS))
+    flags.add_table_flags(
+        _command(actions, "table", _sweep_table, flags.TABLE, flags.TABLE_EXAMPLES)
+    )
+    flags.add_file(_command(actions, "report", _sweep_report, flags.REPORT, flags.REPORT_EXAMPLES))
+    flags.add_compare_flags(
+        _command(commands, "compare", _compare, flags.COMPARE, flags.COMPARE_EXAMPLES)
+    )
+
+
 def _add_config(commands) -> None:
     config = commands.add_parser("config", help="Look up configuration keys.", allow_abbrev=False)
     actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -262,7 +294,8 @@ def _add_config(commands) -> None:
 
 
 def _add_data(commands) -> None:
-    data = commands.add_parser("data", help="Look at and prepare data.", allow_abbrev=False)
+    text = "Look at data, time their loading, and prepare them."
+    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = _command(
         actions, "show", _show, "Draw one packed batch as a picture.", SHOW_EXAMPLES, overrides=True
@@ -271,27 +304,50 @@ def _add_data(commands) -> None:
     show.add_argument(
         "--stage",
         metavar="NAME",
-        help="the stage whose rows to draw; default: the first that has any",
+        help="stage whose rows are drawn; default: the first with a mixture",
     )
-    show.add_argument("--step", type=number(int, 0), default=0, help="the training step; default 0")
     show.add_argument(
-        "--row", type=number(int, 0), help="the row of the batch; default: the most varied one"
+        "--step", type=number(int, 0), default=0, metavar="N", help="training step; default 0"
     )
-    show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
+    show.add_argument(
+        "--row",
+        type=number(int, 0),
+        metavar="N",
+        help="row of the batch; default: the most varied one",
+    )
+    show.add_argument(
+        "--out", default="batch.png", metavar="FILE", help="PNG to write; default: batch.png"
+    )
     bench = _command(
         actions, "bench", _bench, "Time how batches are made.", BENCH_EXAMPLES, overrides=True
     )
     bench.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
-    bench.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
     bench.add_argument(
-        "--workers", type=number(int, 1), default=2, help="processes at most; default 2"
+        "--stage", metavar="NAME", help="stage to time; default: the first with a mixture"
     )
     bench.add_argument(
-        "--seconds", type=number(float, 0.1), default=4.0, help="of each measurement; default 4"
+        "--workers",
+        type=number(int, 1),
+        default=2,
+        metavar="N",
+        help="largest number of processes; default 2",
     )
-    bench.add_argument("--rounds", type=number(int, 1), default=3, help="default 3")
     bench.add_argument(
-        "--documents", type=number(int, 1), default=512, help="that all read; default 512"
+        "--seconds",
+        type=number(float, 0.1),
+        default=4.0,
+        metavar="X",
+        help="length of each measurement; default 4",
+    )
+    bench.add_argument(
+        "--rounds", type=number(int, 1), default=3, metavar="N", help="measurements; default 3"
+    )
+    bench.add_argument(
+        "--documents",
+        type=number(int, 1),
+        default=512,
+        metavar="N",
+        help="documents that every loader reads; default 512",
     )
     prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)
     prepare.set_defaults(takes_runner_flags=True)
@@ -318,7 +374,7 @@ def _train(args: argparse.Namespace) -> None:
     workdir = as_path(args.workdir)
     config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
     prepare_compiler(config.xla_flags, workdir, args.compilation_cache, args.dump_hlo)
-    stages = tuple(args.stages.split(",")) if args.stages else None
+    stages = None if args.stages is None else tuple(args.stages.split(","))
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
     args.leave = group.leave
@@ -356,6 +412,36 @@ def _report(args: argparse.Namespace) -> None:
     _console().print(f"report: {path}")
 
 
+def _sweep_run(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_sweep
+
+    run_sweep(args, _console())
+
+
+def _sweep_status(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import print_status
+
+    print_status(args, _console())
+
+
+def _sweep_table(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import print_table
+
+    print_table(args, _console())
+
+
+def _sweep_report(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_report
+
+    run_report(args, _console())
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_compare
+
+    run_compare(args, _console())
+
+
 def _export(args: argparse.Namespace) -> None:
     from unicom_jax.exchange.export import Options, export, read_size
     from unicom_jax.inference.verify import check_torch, verify
@@ -385,11 +471,12 @@ def _import(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from data_pipelines.build import load_or_train_tokenizer
-    from data_pipelines.sequences.show import show_batch
+    from data_pipelines.sequences.show import check_ending, show_batch
     from unicom_jax.config import resolve
     from unicom_jax.runs.loading import stage_loader
     from unicom_jax.runs.stages import check_row_stage, row_stages
 
+    check_ending(args.out)
     config = resolve(args.config, args.overrides)
     stage = args.stage or row_stages(config)[0]
     check_row_stage(config, stage)

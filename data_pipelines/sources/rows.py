@@ -27,6 +27,7 @@ from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.traits import LACKS, TRAITS
+from data_pipelines.sources.undecoded import PictureFile
 from unicom_jax.core.paths import joined
 
 IMAGE_KEYS = ("file_name", "image")
@@ -34,7 +35,7 @@ CAPTION_KEYS = ("captions", "caption", "text")
 IMAGE_MARK = "<image>"
 SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}  # who asks, who answers
 # What a row names its picture by -> the picture; raises ValueError where that is no good.
-ReadImage = Callable[[Any], np.ndarray | bytes]
+ReadImage = Callable[[Any], np.ndarray | bytes | PictureFile]
 
 
 def parse_row(line: bytes, where: str) -> dict[str, Any]:
@@ -97,14 +98,17 @@ def traits_of_row(row: Any) -> int:
     return found + sum(lacking)
 
 
-def read_image(name: Any, where: str, read: ReadImage) -> np.ndarray | bytes:
+def read_image(name: Any, where: str, read: ReadImage) -> np.ndarray | bytes | PictureFile:
     """A picture; a fault of its own breaks the record."""
     try:
-        return read(name)
+        picture = read(name)
     except SourceError:  # of the machine, and no fault of the record
         raise
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
+    if isinstance(picture, PictureFile):
+        picture.where = where  # its faults are found when it is decoded
+    return picture
 
 
 def read_named(folder: pathlib.Path, read: ReadImage, name: Any) -> np.ndarray | bytes:
@@ -130,8 +134,8 @@ def _single(name: Any, where: str) -> Any:
         return name
     if len(name) != 1:
         raise RecordError(
-            f"{where}: lists {len(name)} pictures, and an example has one: read conversations "
-            "about several with kind 'conversations'"
+            f"{where}: lists {len(name)} pictures, but an example has one: use kind "
+            "'conversations' for conversations about several"
         )
     return name[0]
 
@@ -147,7 +151,8 @@ def turns_of(row: Mapping[str, Any], where: str) -> list[str]:
         speaker, text = (
             (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
         )
-        if SPEAKERS.get(speaker) != number % 2 or not isinstance(text, str):
+        known = isinstance(speaker, str) and speaker in SPEAKERS
+        if not known or SPEAKERS[speaker] != number % 2 or not isinstance(text, str):
             raise RecordError(
                 f"{where}: turn {number + 1} of its conversation is {str(turn)[:60]}: give "
                 '{"from": "human", "value": ...} and {"from": "gpt", "value": ...} in turn'

@@ -155,7 +155,9 @@ def test_explain_teaches_the_list_and_each_of_its_keys():
     assert all(f"    {field} " in text for field in SOURCES.fields)
     assert "[required]" in text and "--config.data.sources[0].FIELD=VALUE" in text
     for name in ("data.sources.weight", "data.sources[1].weight"):
-        assert "above 0" in explain(name) and "Share of what a stage reads" in explain(name)
+        assert "above 0" in explain(
+            name
+        ) and "Share of the source in what a stage reads" in explain(name)
     with pytest.raises(ConfigError, match="unknown key"):
         explain("data.sources.wight")
     assert "| `data.sources[i].weight` | `1.0` | above 0 |" in reference_page()
@@ -195,7 +197,10 @@ def test_sources_with_tasks_need_no_mixture_and_others_take_that_of_the_stage():
             lambda: mixed({"kind": "scenes"}),
             "pretrain.mixture is 0 for .*, or give each",
         ),
-        (lambda: config_of(PHOTOS, WORDS), "pretrain.mixture.edit does nothing, as every source"),
+        (
+            lambda: config_of(PHOTOS, WORDS),
+            "pretrain.mixture.edit does nothing, because every source",
+        ),
         (
             lambda: mixed({**PHOTOS, "stages": ("pretrain",)}),
             "none of data.sources is for stage 'encoder'",

@@ -185,6 +185,16 @@ def test_cheers_has_no_frozen_encoder_to_compare_pictures_with():
         captioner_stage("g4u", config, tokenizer())
 
 
+def test_guided_drawings_have_no_likelihood_for_grpo():
+    config = tiny_config(
+        u4g__objective="grpo", u4g__guidance=2.0, data__vocab_size=tokenizer().vocab_size
+    )
+    with pytest.raises(
+        ConfigError, match="u4g.guidance=2: objective grpo can compute the likelihood"
+    ):
+        drawer_stage("u4g", config, tokenizer())
+
+
 def test_pictures_of_several_sizes_are_refused():
     config = tiny_config(data__policy="bucket", data__vocab_size=tokenizer().vocab_size)
     with pytest.raises(ConfigError, match="draws and reads pictures of one size"):

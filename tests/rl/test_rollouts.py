@@ -11,15 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_pipelines.build import sequence_config
 from data_pipelines.segments import UNDERSTOOD, Image, Text
+from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.sequence import VISION_START, build_document, build_prefix
+from data_pipelines.sequences.tokenizer import with_token
 from tests.rl.conftest import PROMPT
 from unicom_jax.core.flow import integrate
+from unicom_jax.inference import conversations
 from unicom_jax.inference.canvas import canvas_of
 from unicom_jax.inference.prompt import collate
 from unicom_jax.inference.text import Sampling
 from unicom_jax.rl import rollouts
 from unicom_jax.rl.rows import caption_log_probs, log_probs_of, packed, picture_rows, with_captions
+from unicom_jax.rl.template import make_template
 
 MOST = 6
 CAPTION = "a red dot on the left"
@@ -167,27 +172,44 @@ def drawn_of(setting, words, noise, steps=3):
     return np.asarray(run(words))
 
 
-def test_a_caption_is_drawn_as_the_engine_draws_it_as_a_prompt(generator, setting):
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_a_caption_is_drawn_as_the_engine_draws_it_as_a_prompt(
+    generator, setting, guidance, monkeypatch
+):
     texts = CAPTION, "a dot"
-    documents = [
-        build_prefix([Text(text)], generator.tokenizer, generator.sequence, VISION_START)
-        for text in texts
-    ]
-    words = ids(generator, *texts)
-    head, tail = (np.tile(x, (2, 1)) for x in (setting.template.head, setting.template.tail))
-    tokens, _ = packed(jnp.array(head), words, jnp.array(tail))
-    for row, document in zip(np.asarray(tokens), documents, strict=True):
-        np.testing.assert_array_equal(row[row >= 0], document.tokens)
-    noise = jax.random.normal(jax.random.key(4), (2, *setting.models.unified.images.shape_of(4)))
-    found = drawn_of(setting, words, noise)
-    with pytest.MonkeyPatch.context() as patch:
-        given = iter(np.asarray(noise))
-        patch.setattr("unicom_jax.inference.conversations.noise_at", lambda *how: [next(given)])
-        settings = generator.suited(generator.drawing(steps=3, guidance=1.0, shift=1.0), [], (2, 2))
-        canvas = canvas_of((2, 2), generator.models.canvas, generator.sequence)
-        said = [[Text(text)] for text in texts]
-        expected = generator._draw(said, [0, 1], [(2, 2)] * 2, canvas, settings, 0)
+    model, unified, template = setting.models.unified, setting.params["unified"], setting.template
+    noise = jax.random.normal(jax.random.key(4), (2, *model.images.shape_of(4)))
+    settings = generator.drawing(steps=3, guidance=guidance, shift=1.0)
+    monkeypatch.setattr(rollouts, "noise_of", lambda *how: noise)
+
+    @jax.jit
+    def run(words):
+        key = jax.random.key(0)
+        return rollouts.draw(model, unified, words, template, setting.grids, settings, key)
+
+    found = run(ids(generator, *texts))
+    given = iter(np.asarray(noise))
+    monkeypatch.setattr(conversations, "noise_at", lambda *how: [next(given)])
+    canvas = canvas_of((2, 2), generator.models.canvas, generator.sequence)
+    said = [[Text(text)] for text in texts]
+    expected = generator._draw(said, [0, 1], [(2, 2)] * 2, canvas, settings, 0)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["empty", "masked"])
+def test_prompts_without_words_are_those_of_training(generator, kind):
+    """Built by the data pipeline, token for token; and so are those with words."""
+    own = with_token(generator.tokenizer, "no_mean")
+    config = generator.config.copy_and_resolve_references()
+    config.data.unconditional = kind
+    template, sequence = make_template(config, own, PROMPT), sequence_config(config)
+    texts = CAPTION, "a dot"
+    words = ids(generator, *texts)
+    makers = {rollouts.prompts_of: build_prefix, rollouts.wordless: build_unconditional}
+    for found, expected in makers.items():
+        for row, text in zip(np.asarray(found(words, template)), texts, strict=True):
+            document = expected([Text(text)], own, sequence, VISION_START)
+            np.testing.assert_array_equal(row[row >= 0], document.tokens)
 
 
 def test_the_drawer_depends_on_words_alone(setting, generator):

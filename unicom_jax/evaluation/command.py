@@ -58,7 +58,7 @@ def run_evaluate(
     used = steps_in_use(workdir, step)
     settings, model, suites = EvaluationConfig.of(config), Generator, None
     if autoencoder_alone(config, workdir):
-        console.print("no unified model was trained: its autoencoder is scored alone")
+        console.print("no unified model was trained: only the autoencoder is scored")
         settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
         model, suites = Reconstructor, ("reconstructions",)
         label = source_label(config, workdir, AUTOENCODER)
@@ -129,6 +129,6 @@ def data_of(
     if settings.pictures and len(examples) < FEWEST:
         raise SourceError(
             f"the {split} half of {len(source)} held-out records has {len(examples)}, too few for "
-            f"intervals; hold out more (data.source.held_out), at least {FEWEST} a half"
+            f"intervals; hold out more (data.source.held_out), at least {FEWEST} per half"
         )
     return EvaluationData(examples)

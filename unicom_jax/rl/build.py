@@ -7,11 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from data_pipelines.build import sequence_config
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.flow_steps import SdeStep
 from unicom_jax.inference.canvas import canvas_of
+from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.engine import Models
 from unicom_jax.rl import rewards
 from unicom_jax.rl.answers import CaptionAnswers
@@ -20,6 +23,7 @@ from unicom_jax.rl.drawer import Drawer, Window
 from unicom_jax.rl.flow_objectives import Awm, FlowGrpo, FlowObjective, Nft
 from unicom_jax.rl.policy import Clip
 from unicom_jax.rl.rewards import Reward
+from unicom_jax.rl.samples import Originals, Samples
 from unicom_jax.rl.scores import Scoring
 from unicom_jax.rl.template import Template, make_template
 from unicom_jax.rl.text_objectives import TextObjective
@@ -47,6 +51,12 @@ def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captione
 def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
     """Of the settings of stage `name`."""
     settings = config[name]
+    if settings["objective"] == "grpo" and settings["guidance"] != 1.0:
+        raise ConfigError(
+            f"{name}.guidance={settings['guidance']:g}: objective grpo can compute the likelihood "
+            f"of drawings only without guidance; set {name}.guidance=1, or {name}.objective=nft "
+            "or awm"
+        )
     return Drawer(
         **_common(name, config, tokenizer),
         objective=OBJECTIVES[settings["objective"]](settings),
@@ -76,6 +86,7 @@ def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     models = Models.of(config)
     canvas = canvas_of(template.grid, models.canvas, sequence_config(config))
     models = models.on(canvas.space)
+    images = models.unified.images
     weights = {name: float(weight) for name, weight in settings["rewards"].items() if weight}
 
     def made(names: Any) -> dict[str, Reward]:
@@ -95,7 +106,11 @@ def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
         ),
         "group": settings["group_size"],
         "most": settings["max_tokens"],
-        "steps": settings["draw_steps"],
+        "drawing": Drawing(
+            steps=settings["draw_steps"],
+            guidance=settings["guidance"],
+            shift=float(images.flow_time.shift_of(*images.shape_of(len(template.positions)))),
+        ),
         "codec_steps": config["codec"]["sample_steps"],
     }
 
@@ -142,10 +157,31 @@ def _length(
 def _own(
     name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
 ) -> Reward:
+    path = config[name]["own_reward"]
     try:
-        return rewards.named(config[name]["own_reward"])
+        function = rewards.named(path)
     except ValueError as error:
         raise ConfigError(f"{name}.own_reward: {error}") from error
+
+    def reward(frozen: Any, originals: Originals, samples: Samples) -> jax.Array:
+        try:
+            found = function(frozen, originals, samples)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ConfigError(
+                f"{name}.own_reward: {path} raised {type(error).__name__}: {reason}; "
+                "UNICOM_TRACEBACK=1 shows where"
+            ) from error
+        shape = (originals.grids.shape[0],)
+        if getattr(found, "shape", None) != shape:
+            what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
+            raise ConfigError(
+                f"{name}.own_reward: {path} returned {what}; return an array of shape {shape}, one "
+                "number a sample"
+            )
+        return found
+
+    return reward
 
 
 def _long_caption(

@@ -14,9 +14,9 @@ from jaxtyping import Array, Float32, Int, Key, UInt8
 
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
+from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.engine import Models
 from unicom_jax.rl.rollouts import (
-    begin_drawing,
     draw,
     of_group,
     paint,
@@ -56,7 +56,7 @@ class Captioner:
 
     Attributes:
       group: captions a picture. `most`: tokens of a caption.
-      steps, codec_steps: flow steps of a drawing, and of its painting.
+      drawing: how captions are drawn. `codec_steps`: flow steps of the painting.
       draws: whether a reward looks at drawings; without, none are made.
     """
 
@@ -66,7 +66,7 @@ class Captioner:
     objective: TextObjective
     group: int
     most: int
-    steps: int
+    drawing: Drawing
     codec_steps: int
     draws: bool
 
@@ -85,11 +85,8 @@ class Captioner:
         samples = Samples(tokens=words, ended=ended)
         if self.draws:
             drawn, painted = jax.random.split(drawing)
-            context = begin_drawing(
-                model, start, words, self.template, self.models.codec.grid(grids)
-            )
-            shape = model.images.shape_of(len(self.template.positions))
-            latents = draw(model, start, context, shape, self.steps, drawn)
+            latent_grids = self.models.codec.grid(grids)
+            latents = draw(model, start, words, self.template, latent_grids, self.drawing, drawn)
             made = paint(self.models, frozen, latents, grids, painted, self.codec_steps)
             samples = samples.replace(latents=latents, patches=made)
         scores = self.scoring(frozen, Originals(patches, grids, asked, answers), samples)

@@ -22,6 +22,7 @@ from unicom_jax.core.flow_steps import SdeStep, log_density
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
 from unicom_jax.families.unified import DrawingContext
+from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.engine import Models
 from unicom_jax.rl.flow_objectives import FlowObjective, step_kl, window_start
 from unicom_jax.rl.rewards import caption_lengths
@@ -83,7 +84,8 @@ class Drawer:
 
     Attributes:
       group: drawings a description. `most`: tokens of a description.
-      steps, codec_steps: flow steps of a drawing, and of its painting.
+      drawing: how pictures are drawn; a guided one is not the policy whose likelihood `FlowGrpo`
+        knows. `codec_steps`: flow steps of the painting.
       times: K, of objectives that noise a finished picture again.
       window: of `FlowGrpo`.
       true_captions: the data's captions instead of the model's own descriptions.
@@ -95,7 +97,7 @@ class Drawer:
     objective: FlowObjective
     group: int
     most: int
-    steps: int
+    drawing: Drawing
     codec_steps: int
     times: int
     window: Window
@@ -108,7 +110,7 @@ class Drawer:
         patches, grids = of_group((batch.patches, batch.grids), self.group)
         latent_grids = self.models.codec.grid(grids)
         context = self._context(params, described, latent_grids)
-        latents, passed = self._draw(params, context, batch.number[0], drawing)
+        latents, passed = self._draw(params, context, described, batch.number[0], drawing)
         drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
         samples = Samples(tokens=described, latents=latents, patches=drawn)
         scores = self.scoring(frozen, Originals(patches, grids), samples)
@@ -164,25 +166,31 @@ class Drawer:
         return self.models.unified.images.shape_of(len(self.template.positions))
 
     def _draw(
-        self, params: Params, context: DrawingContext, number: Int[Array, ""], key: Key[Array, ""]
+        self,
+        params: Params,
+        context: DrawingContext,
+        words: Int[Array, "B T"],
+        number: Int[Array, ""],
+        key: Key[Array, ""],
     ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array] | None]:
         """Latents, and of `FlowGrpo` the window that was passed through."""
         model, shape = self.models.unified, self._shape
         if not self.objective.needs_trajectory:
-            return draw(model, params, context, shape, self.steps, key), None
+            grids = context.grids[:, 0]
+            return draw(model, params, words, self.template, grids, self.drawing, key), None
         start_key, step_key = jax.random.split(key)
         window, rows = self.window, context.grids.shape[0]
         first = window_start(
-            number, self.steps, window.length, stride=window.stride, held=window.held
+            number, self.drawing.steps, window.length, stride=window.stride, held=window.held
         )
         latents, passed = integrate_window(
             velocity_of(model, params, context),
             noise_of(start_key, rows, shape),
-            self.steps,
+            self.drawing.steps,
             window.sde,
             first,
             window.length,
-            model.images.flow_time.shift_of(*shape),
+            self.drawing.shift,
             key=row_keys(step_key, rows),
         )
         return latents, {

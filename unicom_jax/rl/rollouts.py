@@ -1,6 +1,6 @@
 """Rollouts on the device: captions of pictures, and pictures of captions.
 
-The text is all that passes from one to the other: `begin_drawing` takes token ids, reads them in a
+The text is all that passes from one to the other: `read_prompts` takes token ids, reads them in a
 turn of their own and knows no cache of the picture they were written for.
 """
 
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
-from unicom_jax.core.flow import integrate
 from unicom_jax.core.flow_steps import VelocityFn
 from unicom_jax.core.module import Params
 from unicom_jax.families.unified import DrawingContext, UnifiedModel
+from unicom_jax.inference.drawing import Drawing, draw_latents
 from unicom_jax.inference.engine import Models
+from unicom_jax.inference.guidance import CONDITIONAL, WORDLESS
 from unicom_jax.inference.text import PLAIN, Sampling, Tail, begin_writing, generate
 from unicom_jax.models.transformer import KVCache
 from unicom_jax.rl.rows import every_row, packed, text_rows
@@ -79,6 +81,51 @@ def words_of(
     return words, jnp.any(tokens == template.closing, axis=1)
 
 
+@flax.struct.dataclass
+class Prompts:
+    """B prompts that were read, each with slots behind it for a picture; as `draw_latents` and
+    `UnifiedModel.begin_drawing` take them.
+
+    Attributes:
+      cache: their slots are [0, start). `positions`, `mask`: of the picture's slots.
+    """
+
+    cache: KVCache
+    positions: Int[Array, "B s 2"]
+    mask: MaskIntervals
+    start: int = flax.struct.field(pytree_node=False)
+
+
+def prompts_of(words: Int[Array, "B T"], template: Template) -> Int[Array, "B S"]:
+    """Words in a turn of their own, up to where the picture begins."""
+    head, tail = (every_row(ids, len(words)) for ids in (template.head, template.tail))
+    return packed(head, words, tail)[0]
+
+
+def wordless(words: Int[Array, "B T"], template: Template) -> Int[Array, "B S"]:
+    """The prompts of `prompts_of` without their words, as training left them out for guidance."""
+    if template.no_mean is None:
+        return prompts_of(jnp.full_like(words, -1), template)
+    tokens = prompts_of(words, template)
+    kept = (tokens < 0) | jnp.isin(tokens, jnp.asarray(template.picture_marks))
+    return jnp.where(kept, tokens, template.no_mean)
+
+
+def read_prompts(
+    model: UnifiedModel, params: Params, tokens: Int[Array, "B S"], template: Template
+) -> Prompts:
+    """Reads prompts of `prompts_of`."""
+    count, start = tokens.shape
+    slots = len(template.positions)
+    cache = model.transformer.init_cache(count, start + slots, model.compute_dtype)
+    _, cache = model.prefill(params, text_rows(tokens), None, cache)
+    lengths = jnp.sum(tokens >= 0, axis=1, dtype=jnp.int32)[:, None]
+    nothing = jnp.zeros((count, slots), jnp.int32)
+    mask = MaskIntervals(nothing, nothing + lengths, nothing + start, nothing + start + slots)
+    positions = lengths[..., None] + jnp.asarray(template.positions, jnp.int32)
+    return Prompts(cache, positions, mask, start)
+
+
 def begin_drawing(
     model: UnifiedModel,
     params: Params,
@@ -90,18 +137,8 @@ def begin_drawing(
 
     `grids`: rows and columns of its latents.
     """
-    count = len(words)
-    head, tail = (every_row(ids, count) for ids in (template.head, template.tail))
-    tokens, _ = packed(head, words, tail)
-    rows, start = text_rows(tokens), tokens.shape[1]
-    slots = len(template.positions)
-    cache = model.transformer.init_cache(count, start + slots, model.compute_dtype)
-    _, cache = model.prefill(params, rows, None, cache)
-    lengths = jnp.sum(tokens >= 0, axis=1, dtype=jnp.int32)[:, None]
-    nothing = jnp.zeros((count, slots), jnp.int32)
-    mask = MaskIntervals(nothing, nothing + lengths, nothing + start, nothing + start + slots)
-    positions = lengths[..., None] + jnp.asarray(template.positions, jnp.int32)
-    return model.begin_drawing(params, cache, positions, mask, grids, start)
+    read = read_prompts(model, params, prompts_of(words, template), template)
+    return model.begin_drawing(params, read.cache, read.positions, read.mask, grids, read.start)
 
 
 def velocity_of(model: UnifiedModel, params: Params, context: DrawingContext) -> VelocityFn:
@@ -129,15 +166,24 @@ def row_keys(key: Key[Array, ""], rows: int) -> Key[Array, " {rows}"]:
 def draw(
     model: UnifiedModel,
     params: Params,
-    context: DrawingContext,
-    shape: tuple[int, int],
-    steps: int,
+    words: Int[Array, "B T"],
+    template: Template,
+    grids: Int[Array, "B 2"],
+    drawing: Drawing,
     key: Key[Array, ""],
 ) -> Float[Array, "B n d"]:
-    """Latents (B, *shape) by Euler's steps, without guidance."""
-    noise = noise_of(key, context.grids.shape[0], shape)
-    shift = model.images.flow_time.shift_of(*shape)
-    return integrate(velocity_of(model, params, context), noise, steps, "euler", shift)
+    """Latents of pictures of words, by the sampler of inference; guided where `drawing` says so.
+
+    `grids`: as for `begin_drawing`.
+    """
+    prompts = {CONDITIONAL: prompts_of, WORDLESS: wordless}
+    rows = jnp.stack([prompts[name](words, template) for name in drawing.branches], axis=1)
+    read = read_prompts(model, params, rows.reshape(-1, rows.shape[-1]), template)
+    noise = noise_of(key, len(words), model.images.shape_of(len(template.positions)))
+    return draw_latents(
+        model, params, read.cache, read.positions, read.mask, grids, noise, jnp.int32(read.start),
+        drawing.numbers, drawing.plan,
+    )  # fmt: skip
 
 
 def paint(

@@ -34,6 +34,9 @@ class Template:
       answer: token ids between a question and its answer.
       stops: tokens that end a caption. `closing`: the one of them that is its proper end.
       special: tokens that are no words: the drawer is not shown them.
+      no_mean: stands for every token of a prompt without words, except `picture_marks`; None: such
+        a prompt is an empty turn.
+      picture_marks: tokens around a picture.
       grid, slot_grid: rows and columns of patches and of slots of a picture.
       positions: of the slots of a picture at place 0.
     """
@@ -47,6 +50,8 @@ class Template:
     stops: np.ndarray
     closing: int
     special: np.ndarray
+    no_mean: int | None
+    picture_marks: tuple[int, int]
     grid: tuple[int, int]
     slot_grid: tuple[int, int]
     positions: np.ndarray
@@ -96,6 +101,8 @@ def make_template(config: Mapping[str, Any], tokenizer: Tokenizer, prompt: str) 
         stops=np.unique([*Words(tokenizer).stops, closing]).astype(np.int32),
         closing=closing,
         special=np.array(sorted(tokenizer.special_ids.values()), np.int32),
+        no_mean=tokenizer.require("no_mean") if sequence.unconditional == "masked" else None,
+        picture_marks=(tokenizer.vision_start, tokenizer.vision_end),
         grid=(patches, patches),
         slot_grid=(slots, slots),
         positions=image_positions(0, slots, slots, sequence.image_positions),

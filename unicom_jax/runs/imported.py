@@ -14,8 +14,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from unicom_jax.config import ConfigError
 from unicom_jax.core.module import Module, Params, Specs, map_specs
 from unicom_jax.families.build import VISION
+from unicom_jax.interop.atomic import new_folder
 from unicom_jax.models.paint_space import AUTOENCODER
-from unicom_jax.runs.checkpoint import save_import
+from unicom_jax.runs.checkpoint import is_import, save_import
 from unicom_jax.runs.initial import (
     Source,
     build_stage,
@@ -24,9 +25,10 @@ from unicom_jax.runs.initial import (
     initial_params,
     sources_of,
 )
-from unicom_jax.runs.origin import given_parts, take_weights
-from unicom_jax.runs.stages import PARTS, STAGES, Config, occurrences, parse, spec_of
+from unicom_jax.runs.origin import given_parts, link_tree, take_weights
+from unicom_jax.runs.stages import PARTS, STAGES, START, Config, occurrences, parse, spec_of
 from unicom_jax.runs.trained import first_of, furthest
+from unicom_jax.runs.workdir import stage_steps
 
 # Parts of which a folder gives all that other stages read: of the encoder its image tower.
 READ_ALONE = (VISION.part, AUTOENCODER)
@@ -47,7 +49,7 @@ def check_stages(config: Config) -> None:
             continue
         for key, given in given_folders(config, part).items():
             raise ConfigError(
-                f"{key}={given} gives a part only, and config.stages does not train the rest; "
+                f"{key}={given} gives only one part, and config.stages does not train the others; "
                 f"add {' or '.join(stages)} to the stages"
             )
 
@@ -58,6 +60,19 @@ def import_frozen_parts(config: ConfigDict, workdir: Path, console: Console) -> 
     for part in parts_to_import(config, workdir):
         stage = first_of(config, part).label
         import_stage(config, stage, sources_of(config, stage), workdir, console)
+
+
+def keep_starts(config: Config, workdir: Path) -> None:
+    """Keeps imported weights of a stage that samples under `START`, too: they are the policy before
+    the stage for as long as it trains, and its own checkpoints take their place."""
+    for stage in occurrences(config["stages"]):
+        checkpoints, steps = (
+            workdir / stage.label / "checkpoints",
+            stage_steps(workdir, stage.label),
+        )
+        if stage.spec.samples and steps and is_import(checkpoints, steps[-1]):
+            with new_folder(workdir / START, replace=True) as folder:
+                link_tree(checkpoints / "0", folder / "checkpoints" / "0")
 
 
 def parts_to_import(config: Config, workdir: Path) -> list[str]:

@@ -83,8 +83,8 @@ def origins(config: Config) -> list[Origin]:
         origin = Origin(Occurrence(name), as_path(workdir), parse(label))
         if origin.source.spec.part != spec.part:
             raise ConfigError(
-                f"{origin}: stage {label} trains the part {origin.source.spec.part}, {name} the "
-                f"part {spec.part}"
+                f"{origin}: stage {label} trains the part {origin.source.spec.part}, but {name} "
+                f"trains the part {spec.part}; name a stage that trains the same part"
             )
         _check_first(config, origin)
         found.append(origin)
@@ -114,8 +114,9 @@ def given_parts(config: Config) -> set[str]:
 
 def _needed(config: Config, origin: Origin) -> list[str]:
     """The parts besides its own without which a stage that starts from an origin cannot run."""
-    frozen = origin.stage.spec.reads(config).values()
-    return list(dict.fromkeys(subtree.part for subtree in frozen))
+    spec = origin.stage.spec
+    parts = dict.fromkeys(subtree.part for subtree in spec.reads(config).values())
+    return [part for part in parts if part != spec.part]
 
 
 def _of_use(config: Config, origin: Origin) -> list[str]:
@@ -159,7 +160,7 @@ def take_autoencoder(config: Config, workdir: Path) -> None:
     for origin in _wanted(config, workdir):
         there, here = origin.workdir / AUTOENCODER, workdir / AUTOENCODER
         if there.is_dir() and not here.exists() and config["codec"]["autoencoder"]["path"]:
-            _link_tree(there, here)
+            link_tree(there, here)
 
 
 def _wanted(config: Config, workdir: Path) -> Iterator[Origin]:
@@ -233,7 +234,7 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
     else:
         half = target.with_name("copying")
         shutil.rmtree(half, ignore_errors=True)
-        _link_tree(given / PARAMS, half / PARAMS)
+        link_tree(given / PARAMS, half / PARAMS)
         for path in given.iterdir():
             if path.is_file():
                 shutil.copy2(path, half / path.name)
@@ -241,7 +242,12 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
     console.print(f"{label}: the weights of {there / source} at step {step}", soft_wrap=True)
 
 
-def _link_tree(source: Path, target: Path) -> None:
+def link_tree(source: Path, target: Path) -> None:
+    """Copies a folder whose files are never changed in place: as hard links where that is possible.
+
+    Raises:
+      FileExistsError: `target` is there.
+    """
     if is_remote(source) or is_remote(target):
         copy_tree(source, target)
         return

@@ -39,6 +39,8 @@ def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
         item[files.RAW] = split(state.params, trainer.stage.freeze)[0]
     if state.norms is not None:
         item["norms"] = state.norms
+    if state.old is not None:
+        item["old"] = state.old
     return item
 
 
@@ -73,12 +75,13 @@ def restore_state(
     seed = stands.pop("seed")
     if seed != trainer.seed:
         raise files.OtherRunError(
-            f"{manager.directory} was trained with seed {seed}, not {trainer.seed}: "
-            f"its data would not continue; set --config.seed={seed} or a new --workdir"
+            f"{manager.directory} was trained with seed {seed}, not {trainer.seed}: it would "
+            f"continue with other data; set --config.seed={seed} or use a new --workdir"
         )
     ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
     raw = merge(params, train[files.RAW]) if trainer.ema_decay else params
-    state = TrainState(train["step"], raw, train["opt_state"], ema, train.get("norms"))
+    others = train.get("norms"), train.get("old")
+    state = TrainState(train["step"], raw, train["opt_state"], ema, *others)
     return state, Position(**stands)
 
 

@@ -16,7 +16,7 @@ from unicom_jax.core.losses import LossTerms, reported
 from unicom_jax.core.module import Params
 from unicom_jax.parallel.sharding import place_batch
 from unicom_jax.training.metrics import known
-from unicom_jax.training.state import TrainState
+from unicom_jax.training.state import TrainState, split
 from unicom_jax.training.step import Trainer
 
 # First batch -> batches from there on, this process's rows.
@@ -70,6 +70,8 @@ class HeldOut:
         params = self._trainer.weights_for_use(state)
         # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
         fixed = dataclasses.replace(state, params=params, step=state.step * 0)
+        if state.old is not None:
+            fixed = dataclasses.replace(fixed, old=split(params, self._trainer.stage.freeze)[0])
         totals: dict[str, Any] = {}
         for batch in batches:
             prepared = self._prepare(fixed, frozen, batch)

@@ -17,7 +17,7 @@ from unicom_jax.core.activations import ROWS, on_mesh, place
 from unicom_jax.core.gradients import COMPUTE, weight_gradients
 from unicom_jax.core.lora import base_weights
 from unicom_jax.core.losses import LossTerms, mean, reported
-from unicom_jax.core.module import Module, Params, complete_params
+from unicom_jax.core.module import Module, Params, complete_params, jit_once
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.diagnostics import group_norms
@@ -54,6 +54,8 @@ class Stage:
         divides over the mesh.
       inner_steps: updates on each batch that was prepared, with new noise each. `steps` of the
         settings counts batches.
+      old: `prepare` is given a running average of the trained weights, which after a batch keeps
+        this much of itself, by the number of updates; None: it is given the weights themselves.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Stage:
     facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
     prepare: PrepareFunction | None = None
     inner_steps: int = 1
+    old: Callable[[jax.Array], jax.Array] | None = None
 
     def __post_init__(self) -> None:
         if self.inner_steps < 1:
@@ -200,8 +203,9 @@ class Trainer:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
         if self.accumulate > 1 and not self.stage.rows_are_independent:
             raise ValueError(
-                f"stage {self.stage.name!r} compares all rows of a batch with each other; "
-                "set its accumulate=1 and use more devices or a smaller batch_size"
+                f"stage {self.stage.name!r} compares all rows of a batch with each other, so a "
+                "batch cannot be split; set accumulate=1, and use more devices or a smaller "
+                "batch_size"
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
@@ -218,7 +222,7 @@ class Trainer:
 
         key = jax.random.key(self.seed)
         if params is None:
-            return jax.jit(fresh, out_shardings=self.shardings())(key)
+            return jit_once(fresh, out_shardings=self.shardings())(key)
         specs = self.stage.module.specs()
         needed, given = (traverse_util.flatten_dict(x) for x in (base_weights(specs), params))
         if missing := sorted("/".join(path) for path in needed.keys() - given.keys()):
@@ -240,6 +244,7 @@ class Trainer:
             opt_state=self.optimizer.init(trained),
             ema=jax.tree.map(jnp.copy, trained) if self.ema_decay else None,
             norms=no_norms() if self.spike_factor else None,
+            old=jax.tree.map(jnp.copy, trained) if self.stage.old else None,
         )
 
     def abstract_state(self) -> TrainState:
@@ -263,6 +268,7 @@ class Trainer:
             opt_state=on_host(moments, shapes) if self.offload_optimizer else moments,
             ema=trained if self.ema_decay else None,
             norms=everywhere if self.spike_factor else None,
+            old=trained if self.stage.old else None,
         )
 
     def _key(self, step: jax.Array) -> jax.Array:
@@ -283,8 +289,9 @@ class Trainer:
 
         def step(state: TrainState, frozen: Params, batch: Any) -> Any:
             key = jax.random.fold_in(self._key(state.step), PREPARE)
+            params = merge(state.params, state.old) if self.stage.old else state.params
             with on_mesh(self.mesh):
-                return prepare(state.params, frozen, batch, key)
+                return prepare(params, frozen, batch, key)
 
         return jax.jit(step, out_shardings=sharding.batch_sharding(self.mesh))
 
@@ -323,8 +330,8 @@ class Trainer:
                 "skipped_steps": opt_state.total_notfinite,
                 "skipped_in_a_row": opt_state.notfinite_count,
             }
-            params = merge(trained, held)
-            return TrainState(state.step + 1, params, opt_state, ema, norms), metrics
+            params, old = merge(trained, held), self._follow(state.old, trained, state.step + 1)
+            return TrainState(state.step + 1, params, opt_state, ema, norms, old), metrics
 
         everywhere = sharding.replicated(self.mesh)
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(), everywhere))
@@ -344,6 +351,14 @@ class Trainer:
         if self.ema_warmup:
             share = jnp.maximum(share, 9.0 / (10.0 + done))  # 1 - (1 + n) / (10 + n)
         return optax.incremental_update(trained, ema, jnp.where(taken, share, 0.0))
+
+    def _follow(self, old: Any, trained: Any, updates: jax.Array) -> Any:
+        """`TrainState.old` after so many updates: it follows behind the last one on a batch."""
+        if self.stage.old is None:
+            return old
+        share = 1.0 - self.stage.old(updates)
+        last = updates % self.stage.inner_steps == 0
+        return optax.incremental_update(trained, old, jnp.where(last, share, 0.0))
 
     def next_rate(self, state: TrainState) -> float:
         """The learning rate of the next update."""

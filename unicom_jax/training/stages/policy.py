@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import jax
+import jax.numpy as jnp
 
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.rl.build import build_captioner, build_drawer
@@ -34,4 +37,17 @@ def _stage(name: str, settings: Config, policy: Captioner | Drawer, *, draws: bo
         freeze=(*model.frozen(draws=draws), *settings["freeze"]),
         prepare=policy.prepare,
         inner_steps=settings["inner_steps"],
+        old=old_share(settings) if settings.get("old_decay") else None,
     )
+
+
+def old_share(settings: Config) -> Callable[[jax.Array], jax.Array]:
+    """η by the number of updates: after a batch θ_old ← η θ_old + (1 - η) θ, and θ_old draws
+    ("DiffusionNFT", arXiv 2509.16117).
+
+    Its released schedules are min(.001 n, .5), and 0 up to update 75, then min(.0075 (n - 75),
+    .999).
+    """
+    most, rate = settings["old_decay"], settings["old_decay_rate"]
+    start = settings["old_decay_start"]
+    return lambda updates: jnp.minimum(rate * jnp.maximum(updates - start, 0), most)
