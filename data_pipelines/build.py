@@ -152,6 +152,8 @@ def _shortest_row(config: Config) -> int:
 
 
 def _check_source(source: Config, kind: str, where: str) -> None:
+    if kind in SOURCE_KEYS["path"][0] and not source["path"]:
+        raise SourceError(f"{where}.path is empty: give the data of kind {kind!r}")
     table = SOURCE_KEYS if where == "data.source" else {**SOURCE_KEYS, **LISTED_KEYS}
     for key, (kinds, unset) in table.items():
         if kind in KINDS and kind not in kinds and source[key] != unset:

@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -14,10 +15,16 @@ from PIL import Image as PilImage
 from PIL import ImageCms
 
 from data_pipelines.faults import machine_fault, one_line
-from unicom_jax.core.paths import as_path
+from unicom_jax.core.paths import LFS, as_path
+
+# Pillow warns of damage in parts that are left alone, such as EXIF, and of large pictures below the
+# size that it refuses. It raises where a picture cannot be read.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ENOUGH = 2**24  # pixels; larger pictures are reduced by a whole factor when they are read
 KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files are stored in records as they are
+# Ends of names that sources take for pictures.
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _ORIENTATION = 0x0112  # EXIF
 _TURNS = {
@@ -153,6 +160,10 @@ def _decoded(
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, RuntimeError ...
         unknown = isinstance(error, PilImage.UnidentifiedImageError)
+        if unknown and data.startswith(LFS.encode()):
+            raise ValueError(
+                f"cannot read image {name}: it is a pointer of Git LFS; run git lfs pull"
+            ) from error
         reason = "it is not a picture that Pillow knows" if unknown else one_line(error)
         raise ValueError(
             f"cannot read image {name}: {reason}; give a whole PNG, JPEG or WebP file"
@@ -190,7 +201,7 @@ def _orientation(picture: PilImage.Image) -> int:
 
 
 def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
-    """Modes with more than 8 bits a level, in mode L."""
+    """Modes with more than 8 bits a level, in mode L, or LA where one level is transparent."""
     if picture.mode == "F":
         values, white = np.asarray(picture), 1.0
     elif picture.mode.startswith("I"):
@@ -203,7 +214,10 @@ def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
             f"its levels go from {low:g} to {high:g}; those of {picture.mode} files must be in "
             f"[0, {white:g}]"
         )
-    return PilImage.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))
+    made = PilImage.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))
+    if isinstance(clear := picture.info.get("transparency"), int):
+        made.putalpha(PilImage.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return made
 
 
 def _blended(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:

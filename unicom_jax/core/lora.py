@@ -68,7 +68,7 @@ class Lora(Module):
             own = [path for path in layers if re.fullmatch(target, "/".join(path))]
             if not own:
                 known = ", ".join(sorted({"/".join(path) for path in layers})[:12])
-                raise ValueError(f"lora: {target!r} matches no linear layer; there are {known}")
+                raise ValueError(f"{target!r} matches no linear layer; there are {known}")
             added |= {(*path, ADAPTER): self._adapter(layers[path]) for path in own}
         return _with_nodes(self.base.specs(), added)
 

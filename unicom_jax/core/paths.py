@@ -28,6 +28,7 @@ ADDRESS = re.compile(r"(gs|s3|hf)://")
 READ_ONLY = "hf"
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hub", "")}
 COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hf": "hf download"}
+LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
 Function = TypeVar("Function", bound=Callable[..., Any])
 Path = pathlib.Path | epath.Path
@@ -44,6 +45,12 @@ def as_path(path: PathLike) -> Path:
     if isinstance(path, StorePath):
         return path
     return StorePath(path) if is_remote(path) else pathlib.Path(path)
+
+
+def is_pointer(path: PathLike) -> bool:
+    """Whether Git LFS has not fetched a file, so that a few lines stand for it."""
+    with open_binary(path) as file:
+        return file.read(len(LFS)) == LFS.encode()
 
 
 def copy_command(address: PathLike) -> str:
