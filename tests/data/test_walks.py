@@ -15,7 +15,7 @@ from unicom_jax.cli import main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 WALKS = dict(re.findall(r"\*\*([\w ]+):\*\*\n\n```bash\n(.*?)```", PAGE, re.DOTALL))
-FEW = [f"--config.{stage}.steps=1" for stage in ("encoder", "codec", "pretrain")]
+FEW = [f"--config.{stage}.steps=3" for stage in ("encoder", "codec", "pretrain")]
 
 
 @pytest.fixture(scope="module")
