@@ -159,7 +159,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one,
 
 def test_a_workdir_that_only_one_process_sees_is_refused(tmp_path):
     with pytest.raises(ProcessError, match="process 1 does not see .*config.json, .* share"):
-        _prepare(tiny_config(), tmp_path, Console(), ProcessGroup(1, 2))
+        _prepare(tiny_config(), tmp_path, Console(), ProcessGroup(1, 2), lambda tokenizer: None)
 
 
 ENDS_OF_OTHERS = (76, -6)  # -6: JAX's abort, which is faster where process 0 is gone
