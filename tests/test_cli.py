@@ -422,6 +422,26 @@ def test_a_stage_without_rows_cannot_be_shown(config, tmp_path, capsys):
     assert "--stage=codec packs no rows; choose from align, pretrain" in line
 
 
+@pytest.mark.parametrize("name", ["batch.xyz", "batch"])
+def test_a_picture_of_an_unknown_format_is_refused_before_the_work(config, tmp_path, capsys, name):
+    out = tmp_path / name
+    line = error_line(capsys, "data", "show", f"--config={config}", f"--out={out}")
+    assert f"--out={out}: " in line and line.endswith("is no format; end the name in .png")
+
+
+def test_an_error_of_the_system_is_said_without_its_number(config, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    line = error_line(capsys, "train", f"--config={config}", f"--workdir={tmp_path / 'file'}")
+    assert line == f"unicom train: {tmp_path / 'file'}: File exists"
+
+
+def test_no_stage_is_not_every_stage(config, tmp_path, capsys):
+    line = error_line(
+        capsys, "train", f"--config={config}", f"--workdir={tmp_path / 'run'}", "--stages="
+    )
+    assert "stage '' is unknown" in line
+
+
 def test_a_broken_package_is_named(tmp_path, capsys):
     package = tmp_path / "openmoji.tgz"
     package.write_bytes(b"no archive")

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"{args.prog}: {_readable(str(error))}", file=sys.stderr, flush=True)
+        print(f"{args.prog}: {_readable(_reason(error))}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
     else:
         status = 0
@@ -144,6 +144,14 @@ def _report_unraisable(unraisable: Any) -> None:
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; of the system's without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    names = (os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+    return ": ".join((*filter(None, (" and ".join(names),)), error.strerror))
 
 
 def _is_expected(error: Exception) -> bool:
@@ -366,7 +374,7 @@ def _train(args: argparse.Namespace) -> None:
     workdir = as_path(args.workdir)
     config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
     prepare_compiler(config.xla_flags, workdir, args.compilation_cache, args.dump_hlo)
-    stages = tuple(args.stages.split(",")) if args.stages else None
+    stages = None if args.stages is None else tuple(args.stages.split(","))
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
     args.leave = group.leave
@@ -463,11 +471,12 @@ def _import(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from data_pipelines.build import load_or_train_tokenizer
-    from data_pipelines.sequences.show import show_batch
+    from data_pipelines.sequences.show import check_ending, show_batch
     from unicom_jax.config import resolve
     from unicom_jax.runs.loading import stage_loader
     from unicom_jax.runs.stages import check_row_stage, row_stages
 
+    check_ending(args.out)
     config = resolve(args.config, args.overrides)
     stage = args.stage or row_stages(config)[0]
     check_row_stage(config, stage)

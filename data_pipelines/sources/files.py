@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError, patiently
-from unicom_jax.core.paths import as_path, asking, copy_command, filesystem, is_remote
+from unicom_jax.core.paths import as_path, asking, copy_command, filesystem, is_pointer, is_remote
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
@@ -46,6 +46,11 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
             )
         found += matches
     return found
+
+
+def fix_of(path: str, otherwise: str) -> str:
+    """How to repair a file that cannot be read as what it should be."""
+    return "a pointer of Git LFS, run git lfs pull" if is_pointer(path) else otherwise
 
 
 def local_only(path: str | os.PathLike, what: str) -> None:

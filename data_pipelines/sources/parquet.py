@@ -26,7 +26,7 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, find_files, local_only
+from data_pipelines.sources.files import Paths, find_files, fix_of, local_only
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
@@ -152,7 +152,7 @@ class ParquetTable:
             raise RecordError(
                 f"{where}: unreadable ({one_line(error)}): copy or write the file again"
             ) from error
-        return named(table, local, self._columns), where, as_path(path).parent
+        return named(table, local, self._columns, where), where, as_path(path).parent
 
     def _group(self, group: int, file: int, local: int) -> Any:
         with self._lock:
@@ -182,7 +182,8 @@ class ParquetTable:
 
     def _scan_traits(self, file: int) -> np.ndarray:
         names = trait_columns(self._columns)
-        table = self._files[file].read(list(names))
+        there = self._files[file].schema_arrow.names
+        table = self._files[file].read([name for name in names if name in there])
         return filled(table, names)
 
     def __getstate__(self) -> dict:
@@ -276,7 +277,7 @@ class ArrowTable:
             raise
         except Exception as error:  # those of pyarrow and of `datasets`
             raise RecordError(f"{where}: unreadable ({one_line(error)}): write it again") from error
-        return named(table, 0, self._columns), where, pathlib.Path(self.folder)
+        return named(table, 0, self._columns, where), where, pathlib.Path(self.folder)
 
     def traits(self) -> np.ndarray:
         names = trait_columns(self._columns)
@@ -311,7 +312,8 @@ def scan_parquet(path: str) -> Scan:
         raise
     except Exception as error:  # pyarrow's own errors, OSError among them
         raise SourceError(
-            f"{shown(path)}: not a whole Parquet file ({one_line(error)}): copy or write it again"
+            f"{shown(path)}: not a whole Parquet file ({one_line(error)}): "
+            + fix_of(path, "copy or write it again")
         ) from error
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size for group in groups), default=0)

@@ -151,7 +151,8 @@ def turns_of(row: Mapping[str, Any], where: str) -> list[str]:
         speaker, text = (
             (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
         )
-        if SPEAKERS.get(speaker) != number % 2 or not isinstance(text, str):
+        known = isinstance(speaker, str) and speaker in SPEAKERS
+        if not known or SPEAKERS[speaker] != number % 2 or not isinstance(text, str):
             raise RecordError(
                 f"{where}: turn {number + 1} of its conversation is {str(turn)[:60]}: give "
                 '{"from": "human", "value": ...} and {"from": "gpt", "value": ...} in turn'

@@ -70,6 +70,10 @@ def call_in_file(path: str, function: str) -> Any:
         is one, the line.
     """
     file = Path(path)
+    if file.suffix != ".py":
+        raise ConfigError(
+            f"{path} is not a Python file; give one that ends in .py and defines {function}()"
+        )
     try:
         with _module(file) as module:
             if not hasattr(module, function):
@@ -77,7 +81,7 @@ def call_in_file(path: str, function: str) -> Any:
             return getattr(module, function)()
     except ConfigError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigError(f"{_place(file, error)}: {_reason(error)}") from error
 
 
@@ -125,7 +129,7 @@ def _place(file: Path, error: BaseException) -> str:
     return str(file)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """What is wrong, in one line; for an access to a configuration with the key's whole name."""
     if isinstance(error, SyntaxError):
         return error.msg
@@ -134,6 +138,7 @@ def _reason(error: Exception) -> str:
         text = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__}: {text}"
     name, value = access
+    value = value.to_dict() if isinstance(value, ConfigDict) else value
     if name not in KEYS:
         return f"{'' if group_of(name) else 'unknown key '}{name}: {hint(name)}"
     try:
@@ -143,7 +148,7 @@ def _reason(error: Exception) -> str:
     return f"{name}={value!r}: expects {KINDS[KEYS[name].kind]}, like {KEYS[name].default!r}"
 
 
-def _failed_access(error: Exception) -> tuple[str, Any] | None:
+def _failed_access(error: Exception | SystemExit) -> tuple[str, Any] | None:
     """The dotted name (and value) that a ConfigDict refused; None for any other error."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     roots = [

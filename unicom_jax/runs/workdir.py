@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config.key import ConfigError
-from unicom_jax.core.paths import is_remote
+from unicom_jax.core.paths import LFS, is_remote
 
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
 COMMITTED = "commit_success.txt"  # in a store, where Orbax cannot rename: the checkpoint is whole
-LFS = "version https://git-lfs"
 
 
 def check_name(workdir: str) -> None:

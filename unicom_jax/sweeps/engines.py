@@ -83,7 +83,7 @@ def local(slots: int) -> Iterator[Submit]:
 
 class _Task:
     def __init__(self, ray: Any, task: Any, workdir: Path, id: str) -> None:
-        self._ray, self._of = ray, (workdir, id)
+        self._ray, self._of, self._stopped = ray, (workdir, id), False
         self._result = task.remote(str(workdir.resolve()), id)
 
     def poll(self) -> str | None:
@@ -93,9 +93,12 @@ class _Task:
         try:
             return self._ray.get(self._result)
         except self._ray.exceptions.RayError as error:
+            if self._stopped:
+                return STOPPED
             return lost(*self._of, f"Ray: {str(error).splitlines()[0]}")
 
     def stop(self) -> None:
+        self._stopped = True
         self._ray.cancel(self._result)
 
 
@@ -123,17 +126,20 @@ def _work(workdir: str, id: str) -> str:
 
 class _Submitted:
     def __init__(self, executor: Any, workdir: Path, id: str) -> None:
-        self._of = workdir, id
+        self._of, self._stopped = (workdir, id), False
         self._job = executor.submit(_work, str(workdir.resolve()), id)
 
     def poll(self) -> str | None:
         if not self._job.done():
             return None
         if error := self._job.exception():
+            if self._stopped:
+                return STOPPED
             return lost(*self._of, f"SLURM: {str(error).strip().splitlines()[-1]}")
         return self._job.result()
 
     def stop(self) -> None:
+        self._stopped = True
         self._job.cancel()
 
 

@@ -18,7 +18,7 @@ from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
-from unicom_jax.training.state import split
+from unicom_jax.training.state import check_freeze, split
 from unicom_jax.training.step import Stage, Trainer
 
 
@@ -50,8 +50,9 @@ def make_trainer(
         )
     own = {"tokenizer": tokenizer} if spec.samples else {}
     stage = LOSSES[spec.loss](spec.name, config, statistics_batches, **own)
+    check_freeze(stage.module.specs(), settings.freeze, f"{spec.name}.freeze")
     if settings.get("lora", {}).get("rank"):
-        stage = _with_adapters(stage, settings.lora)
+        stage = _with_adapters(stage, settings.lora, f"{spec.name}.lora.targets")
     groups = read_groups(settings.groups, stage.module.specs(), f"{spec.name}.groups")
     stage = dataclasses.replace(stage, name=label, freeze=(*stage.freeze, *groups.frozen()))
     trained, held = split(stage.module.specs(), stage.freeze)
@@ -98,7 +99,11 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
             )
 
 
-def _with_adapters(stage: Stage, settings: ConfigDict) -> Stage:
+def _with_adapters(stage: Stage, settings: ConfigDict, key: str) -> Stage:
     """`stage` with low-rank adapters as all that it trains; its loss computes with both."""
     module = Lora(stage.module, settings.rank, settings.alpha, settings.targets)
+    try:
+        module.specs()
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
     return dataclasses.replace(stage, module=module, freeze=(*stage.freeze, BASE))

@@ -55,7 +55,7 @@ def test_pieces_of_another_length_have_an_index_of_their_own(tmp_path):
     ("row", "reason"),
     [
         ({"content": "a"}, "no text in 'text': set data.source.captions to one of 'content'"),
-        ({"text": ["a"]}, "no text in 'text'"),
+        ({"text": ["a"]}, "'text' is "),
         ("{", "not JSON"),
         ({"text": "<|im_start|>"}, "a text contains"),
         ({"text": " "}, "empty caption"),

@@ -118,6 +118,8 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
     if family not in ("qwen2", "qwen3"):
         raise ConfigError(f"{path}: model_type is {family!r}, not qwen2 or qwen3; {REMEDY}")
     check_fixed(config, FIXED, path, REMEDY)
+    if other := set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise ConfigError(f"{path}: layer_types has {other.pop()!r}; {REMEDY}")
     sizes = read_fields(config, FIELDS, path)
     default = 128 if family == "qwen3" else sizes["width"] // sizes["heads"]
     return Transformer(
@@ -174,6 +176,11 @@ def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: transformers takes rope_scaling instead of rope_parameters, and then "
             f"rope_theta is {theta:g}, not {other:g}; add rope_theta to rope_scaling"
+        )
+    if key == "rope_parameters" and (older := config.get("rope_theta", theta)) != theta:
+        raise ConfigError(
+            f"{path}: rope_theta is {older!r}, and {theta:g} in rope_parameters, which "
+            "transformers 5 takes and older versions do not; make them equal"
         )
     if kind == "default":
         return {"rope_theta": theta}
