@@ -19,9 +19,10 @@ The paper's ablations, each a flag of `unicom train`:
     --config.unified.cheers.pixels=False    SigLIP reads latents, and nothing is painted
     --config.unified.fold=1                 no compression: 36 slots per picture
 
-Run one after the other in one workdir, on two cores of an AMD EPYC that other jobs shared, all
-stages took 12.6 minutes of CPU time (encoder 2.5, autoencoder 2.6, align and pretrain together 7.5)
-including compilation, and the evaluation took 54 seconds:
+On two cores of an AMD EPYC that other jobs shared, all stages took 11.6 minutes of CPU time
+including compilation (encoder 1.5, autoencoder 2.6, align and pretrain together 7.5), and the
+evaluation took 54 seconds. Stages ran one after the other in one workdir, except that the encoder
+came from an earlier run with the same settings and seed; its time is that of a second run.
 
     score                          value   95% interval    chance     n
     reconstruction, PSNR         28.9 dB   28.5 - 29.3       12.2   128
