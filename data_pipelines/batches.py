@@ -1,4 +1,4 @@
-"""The batches of a stage: its documents in packed rows, or pictures with one caption each.
+"""The batches of a stage: packed rows of documents, or pictures with one caption each.
 
 `stage` is the name of a stage's settings in the configuration. `seed` decides the order of its
 training documents; by default it is that of the configuration. What is held out is always read in
@@ -48,7 +48,7 @@ from data_pipelines.sources.undecoded import ONE_PICTURE
 
 NEEDS_EDITS = ("edit", "interleaved")
 TOKEN_PROBES = 128  # documents of a source and task whose slots are counted
-PATHS = ("path", "paths", "name")  # options of a source that say where its data are
+PATHS = ("path", "paths", "name")  # options of a source that locate its data
 
 Share = tuple[int, ...] | None  # the rows of a batch that this process makes; None: all
 
@@ -142,7 +142,7 @@ def row_facts(config: Config, stage: str, *, seed: int | None = None) -> dict[st
     """What decides a stage's packed rows, besides the tokenizer and the data at the source's path.
 
     Two configurations with the same facts have the same rows, bit for bit, where the same data are
-    at both paths. Of a path its last part counts: data may move, but not become others.
+    at both paths. Only the last component of a path counts, so the data may move.
     """
     sources = {one.name: _source_facts(config, one) for one in configured_sources(config, stage)}
     unit, given = config["data"]["weight_unit"], config[stage]["window_documents"]
@@ -187,7 +187,7 @@ def unified_loader(
     """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here.
 
     Args:
-      folder: of the stage's rows in `data.packed`; by default the stage's name.
+      folder: that of the stage's rows in `data.packed`; by default the stage's name.
     """
     loading = _loader_config(config, config[stage]["batch_size"], share)
     if packed := config["data"]["packed"]:
@@ -202,7 +202,7 @@ def unified_loader(
         )
         return Loader(rows, loading, start)
     stream = document_stream(config, stage, tokenizer, split, seed=seed)
-    # Measured in the run's own order, so that all times that a stage is trained pack alike.
+    # Measured in the run's own order, so that a stage is packed alike every time it is trained.
     of_training = stream if split == TRAIN and seed is None else None
     documents = window_documents(config, stage, tokenizer, of_training)
     return make_loader(stream, loading, start=start, window_documents=documents)
@@ -233,8 +233,8 @@ def picture_loader(
     captioned: bool = True,
     seed: int | None = None,
 ) -> Loader:
-    """Pictures, with one caption each where `captioned`; else they need none. Weights of sources
-    are shares of the pictures.
+    """Pictures, with one caption each if `captioned`; otherwise none is needed. The weights of the
+    sources are shares of the pictures.
     """
     encoder = config["encoder"]
     return make_picture_loader(
@@ -269,8 +269,8 @@ def prompt_loader(
     questions: bool = False,
     seed: int | None = None,
 ) -> Loader:
-    """Pictures for a policy (`PromptBatch`), as `picture_loader`; captions of at most
-    `max_tokens` of the stage's settings, questions of its `question_tokens` and `answer_tokens`.
+    """Pictures for a policy (`PromptBatch`), loaded as by `picture_loader`. The stage's settings
+    `max_tokens`, `question_tokens` and `answer_tokens` limit captions, questions and answers.
     """
     settings, kind = config[stage], PromptBatches
     if questions:

@@ -1,4 +1,4 @@
-"""What a configuration says of the data: which sources, which tokenizer, how documents are written.
+"""What a configuration says about data: which sources and tokenizer, how documents are written.
 
 `batches` makes the batches of a stage from it.
 """
@@ -48,10 +48,10 @@ from data_pipelines.sources.undecoded import PictureFile
 
 Config = Mapping[str, Any]
 
-EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are another draw
+EVALUATION_SEED = 1_000_003  # added to the seed: held-out scenes are a separate draw
 TOKENIZER_EXAMPLES = 3000
 
-# Options of a source: the kinds of source that read them, and the value that stands for unset.
+# Options of a source: the kinds of source that read them, and the value that means "unset".
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
     "held_out": (UNSPLIT, 0.05),
@@ -65,8 +65,8 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
 }
-LISTED_KEYS = {"size": (("scenes",), 20_000)}  # the same, of an item of data.sources alone
-BYTES_PER_TOKEN = 3  # of text, at most, for the length of a piece of it
+LISTED_KEYS = {"size": (("scenes",), 20_000)}  # the same, but only for an item of data.sources
+BYTES_PER_TOKEN = 3  # of text, at most; decides the length of a piece of text
 
 
 def source_options(
@@ -74,11 +74,11 @@ def source_options(
 ) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`; what
-    `datasets` loads by name where `eval_split` is set.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`, except
+    that data loaded by `datasets` are split by name if `eval_split` is set.
 
     Args:
-      one: of the configured sources; None: that of `data.source`.
+      one: one of the configured sources; None: that of `data.source`.
 
     Raises:
       SourceError: an option is set that the configured kind does not read.
@@ -120,7 +120,7 @@ def source_options(
         },
         "tf_example": lambda: {
             "paths": source["path"],
-            # "image" is the default of the other kinds, and the first that is looked for here
+            # "image" is the default of the other kinds, and the first name that this kind tries
             "image": "" if source["image"] == "image" else source["image"],
             "captions": source["captions"],
         },
@@ -138,12 +138,12 @@ def source_options(
 
 
 def _has_split(source: Config) -> bool:
-    """Whether its records for evaluation are a split of their own."""
+    """Whether the source has a separate split for evaluation."""
     return source["eval_split"] not in ("", source["split"])
 
 
 def _shortest_row(config: Config) -> int:
-    """Slots of the shortest rows of a stage that trains on text."""
+    """Slots of the shortest rows among the stages that train on text."""
     stages = (config[name] for name in config.get("stages", ()) if name in config)
     named = any("text" in source["tasks"] for source in config["data"]["sources"])
     rows = (stage for stage in stages if "mixture" in stage)
@@ -164,7 +164,7 @@ def _check_source(source: Config, kind: str, where: str) -> None:
 
 
 def evaluates_on_training_data(config: Config) -> bool:
-    """Whether the configuration keeps nothing of a source from training to evaluate on."""
+    """Whether the configuration holds no records of a source out of training for evaluation."""
     return any(_is_trained_on(one.options) for one in configured_sources(config))
 
 
@@ -177,10 +177,11 @@ def _is_trained_on(source: Config) -> bool:
 def open_examples(
     config: Config, split: str = TRAIN, *, with_edits: bool = False, skip_broken: bool = True
 ) -> Sequence[Example]:
-    """The pictures with captions of a split, of all sources that have some, kept in memory as far
-    as `data.cache_mb` allows.
+    """The captioned pictures of a split from all sources that have any, cached in memory as far as
+    `data.cache_mb` allows.
 
-    A broken record raises where `skip_broken` is False: loaders skip them too, but count them.
+    A broken record raises if `skip_broken` is False: loaders skip such records themselves, to count
+    them.
     """
     sources = picture_sources(config)
     opened = [open_one(config, one, split, with_edits, len(sources)) for one in sources]
@@ -197,12 +198,12 @@ def open_one(
     sharers: int = 1,
     read: ReadImage | None = None,
 ) -> CachedSource:
-    """The records of one source; a broken one raises. The source has an equal share of
-    `data.cache_mb` with the others.
+    """The records of one source; a broken one raises. All sources have equal shares of
+    `data.cache_mb`.
 
     Args:
-      read: path or bytes of a picture -> what a record holds of it; None: its pixels, as the
-        configuration wants them, where they are looked at.
+      read: path or bytes of a picture -> what a record stores for it; None: a picture that is
+        decoded on use, as the configuration requires.
     """
     source = _undecoded_source(config, one, split, with_edits, read)
     return CachedSource(source, config["data"]["cache_mb"] * 2**20 // sharers)
@@ -232,8 +233,8 @@ def image_policy(config: Config) -> ImagePolicy:
 
 
 def picture_reader(config: Config, load: Callable[..., Any] = load_image) -> Callable[..., Any]:
-    """Reads a picture file no larger than the image policy needs it, by `load`, and refuses one
-    that would take far more memory than that (`images.most_decoded`).
+    """A reader that decodes a picture file, by `load`, no larger than the image policy needs, and
+    refuses one that would take far more memory than that (`images.most_decoded`).
 
     With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
     """
@@ -250,7 +251,7 @@ def picture_reader(config: Config, load: Callable[..., Any] = load_image) -> Cal
 
 
 def grid_unit(config: Config) -> int:
-    """Patches by which the sides of every picture's patch grid can be divided."""
+    """The number of patches that divides both sides of every picture's patch grid."""
     return config["codec"]["pool"] * config["unified"]["fold"]
 
 
@@ -260,7 +261,7 @@ def sequence_config(
     noisy_copies: int = 1,
     image_dropout: float = 0.0,
 ) -> SequenceConfig:
-    """How segments are written. Dropout and several noisy copies belong to training."""
+    """How segments are written. Dropout and several noisy copies are for training only."""
     unified, data = config["unified"], config["data"]
     return SequenceConfig(
         patch=data["patch"],
@@ -284,11 +285,11 @@ def sequence_config(
 
 
 def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer:
-    """The run's tokenizer: the one stored in `directory`, else the configured one, else the one of
-    the packed rows, else a new one.
+    """The run's tokenizer: the one stored in `directory`, else the configured one, else that of the
+    packed rows, else a new one.
 
-    A new one is trained on captions, questions, answers, instructions and plans of the source. It
-    is stored in `directory` where one is given.
+    A new one is trained on captions, questions, answers, instructions and plans of the sources. It
+    is stored in `directory` if one is given.
     """
     if directory is not None and (directory / "tokenizer.json").is_file():
         return load_tokenizer(directory)
@@ -307,7 +308,7 @@ def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer
 
 
 def _texts(config: Config) -> list[str]:
-    """The words of the first records of each source, whose number follows its weight."""
+    """The texts of the first records of each source, in number proportional to its weight."""
     texts = [BRIEFLY, IN_DETAIL, *(f"Image {number}:" for number in (1, 2))]
     sources = configured_sources(config)
     whole = sum(one.weight for one in sources)
@@ -340,10 +341,10 @@ def stage_packing(config: Config, stage: str) -> PackingConfig:
 
 
 def data_identity(config: Config) -> dict[str, tuple[Identity, FolderSource | None]]:
-    """What the data of each configured source look like, and their folder, if it is one, by the
-    name of the source, which is "" where it is the only one.
+    """The identity of the data of each configured source, and its `FolderSource` if it is one, by
+    the name of the source ("" for the only one).
 
-    Scenes have no identity besides the configuration. Packed rows have a manifest that is compared.
+    Scenes have no identity beyond the configuration. Packed rows are compared by their manifest.
 
     Raises:
       SourceError: there are no such data.

@@ -17,13 +17,13 @@ from PIL import ImageCms
 from data_pipelines.faults import machine_fault, one_line
 from unicom_jax.core.paths import LFS, as_path
 
-# Pillow warns of damage in parts that are left alone, such as EXIF, and of large pictures below the
-# size that it refuses. It raises where a picture cannot be read.
+# Pillow warns of damage in parts that are not used, such as EXIF, and of large pictures below the
+# size that it refuses. It raises if a picture cannot be read.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-ENOUGH = 2**24  # pixels; larger pictures are reduced by a whole factor when they are read
-KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files are stored in records as they are
-# Ends of names that sources take for pictures.
+ENOUGH = 2**24  # pixels; larger pictures are reduced by an integer factor on reading
+KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files records store unchanged
+# File name suffixes that sources take for pictures.
 EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _ORIENTATION = 0x0112  # EXIF
@@ -37,7 +37,7 @@ _TURNS = {
     8: PilImage.Transpose.ROTATE_90,
 }
 _PROFILE_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
-_SAME = 3  # levels of 255: the most by which an sRGB profile may move a colour and is left out
+_SAME = 3  # levels of 255: a profile that moves no colour by more is treated as sRGB
 
 
 def load_image(
@@ -59,21 +59,20 @@ def load_picture(
 ) -> PilImage.Image:
     """Reads a picture from a path or from the bytes of a file, in mode RGB and in sRGB.
 
-    The picture is turned as its EXIF orientation says, its ICC profile is converted to sRGB, 16-bit
-    levels and floats in [0, 1] are scaled to 8 bits, and transparency is put on white. A picture of
-    more than `ENOUGH` pixels is reduced by a whole factor until it has fewer; Pillow refuses one of
-    more than 179 million pixels. Of an animation the first frame is taken.
+    The picture is rotated by its EXIF orientation, converted from its ICC profile to sRGB, scaled
+    to 8 bits from 16-bit levels or floats in [0, 1], and composited on white where transparent. A
+    picture of more than `ENOUGH` pixels is reduced by an integer factor until it has fewer; Pillow
+    refuses one of more than 179 million pixels. The first frame of an animation is used.
 
     Args:
       source: the file, or its bytes.
-      smallest: (height, width) of a picture -> the size that it must keep. A JPEG is decoded at
-        1/2, 1/4 or 1/8 of its size where it stays as large as that; None: whole.
-      most: pixels that are decoded, after that reduction; None: only Pillow's limit.
-      name: of the file in messages, where its bytes are given; "": its size.
+      smallest: (height, width) of a picture -> the least size it must keep. A JPEG is decoded at
+        1/2, 1/4 or 1/8 of its size if it stays at least that large; None: at full size.
+      most: the most pixels to decode, after that reduction; None: only Pillow's limit.
+      name: of the file in messages, if its bytes are given; "": its size is named.
 
     Raises:
-      ValueError: one line that names the file, when it is missing, truncated, too large or not a
-        picture.
+      ValueError: the file is missing, truncated, too large or not a picture; one line names it.
       OSError: the machine cannot read it (`faults.machine_fault`).
     """
     if isinstance(source, bytes):
@@ -82,8 +81,8 @@ def load_picture(
 
 
 def load_file(source: str | os.PathLike | bytes) -> bytes:
-    """The bytes of a picture file that can be decoded: its own where records keep its format
-    (`KEPT`), else those of a PNG of the same pixels.
+    """The bytes of a picture file, checked to be decodable: unchanged if records keep its format
+    (`KEPT`), else re-encoded as a PNG of the same pixels.
 
     Args:
       source: a path, or the bytes of the file.
@@ -129,7 +128,7 @@ def to_srgb(picture: PilImage.Image) -> PilImage.Image:
     Raises:
       ValueError: levels outside the range of their format.
     """
-    picture.load()  # first: some formats turn themselves then
+    picture.load()  # first: some formats apply their orientation on loading
     profile, turn = picture.info.get("icc_profile"), _TURNS.get(_orientation(picture))
     picture = _eight_bits(picture)
     alpha = picture.mode in _WITH_ALPHA or "transparency" in picture.info
@@ -175,8 +174,8 @@ def _factor(picture: PilImage.Image) -> int:
 
 
 def _spare(picture: PilImage.Image, smallest: Callable[[int, int], tuple[int, int]]) -> int:
-    """The largest of 1, 2, 4 and 8 by which both sides may be divided; upright or turned, since
-    EXIF may turn the picture.
+    """The largest of 1, 2, 4 and 8 by which both sides may be divided, upright or rotated, since
+    EXIF may rotate the picture.
     """
     sizes = ((picture.height, picture.width), (picture.width, picture.height))
     ratio = min(
@@ -196,12 +195,12 @@ def _reduced(picture: PilImage.Image) -> PilImage.Image:
 def _orientation(picture: PilImage.Image) -> int:
     try:
         return picture.getexif().get(_ORIENTATION, 1)
-    except Exception:  # EXIF that cannot be parsed: the picture itself is whole
+    except Exception:  # EXIF that cannot be parsed: the picture itself is intact
         return 1
 
 
 def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
-    """Modes with more than 8 bits a level, in mode L, or LA where one level is transparent."""
+    """Converts modes with more than 8 bits per level to L, or to LA if a level is transparent."""
     if picture.mode == "F":
         values, white = np.asarray(picture), 1.0
     elif picture.mode.startswith("I"):
@@ -221,7 +220,7 @@ def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
 
 
 def _blended(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
-    """An RGBA picture on white."""
+    """Composites an RGBA picture on white."""
     alpha = picture.getchannel("A")
     picture = _converted(picture.convert("RGB"), profile)
     picture.putalpha(alpha)
@@ -230,7 +229,7 @@ def _blended(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
 
 
 def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
-    """A picture without transparency in sRGB."""
+    """Converts a picture without transparency to sRGB."""
     if picture.mode == "LAB":
         return ImageCms.applyTransform(picture, _from_lab())
     mode, transform = _transform(profile) if profile else (None, None)
@@ -238,7 +237,7 @@ def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image
         return picture if picture.mode == "RGB" else picture.convert("RGB")
     if picture.mode != mode:
         if "CMYK" in (mode, picture.mode) or mode == "LAB":
-            return picture.convert("RGB")  # the profile is one of other colours
+            return picture.convert("RGB")  # the profile is for another colour space
         picture = picture.convert(mode)
     return ImageCms.applyTransform(picture, transform)
 
@@ -247,7 +246,7 @@ def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image
 def _transform(profile: bytes) -> tuple[str | None, ImageCms.ImageCmsTransform | None]:
     """(mode, its transform to sRGB); no transform for sRGB itself and for a damaged profile.
 
-    lcms copies what a transform remembers before it uses it, so threads can share one.
+    lcms copies a transform's cached values before using them, so threads can share one.
     """
     with contextlib.suppress(ImageCms.PyCMSError, OSError, ValueError, TypeError, KeyError):
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))

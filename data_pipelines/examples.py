@@ -1,4 +1,4 @@
-"""`Example`: what every source yields and every task reads: a picture, its texts, or both."""
+"""`Example`, which every source yields and every task reads: a picture, its texts, or both."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ class Edit:
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One picture and its texts, or only one of both.
+    """A picture, its texts, or both.
 
     Attributes:
       key: stable name of the record, for error messages.
-      image: (H, W, 3) uint8 sRGB; None: a text alone. On its way into records, it and the targets
-        of edits may be the bytes of a picture file instead (`decoding.load_file`).
-      captions: the first is the short one that names what matters. Empty for a picture alone, and
-        where questions say what there is to say. Of a text alone, it is the text.
+      image: (H, W, 3) uint8 sRGB; None: there is only text. Before they are written to records, the
+        image and the targets of edits may be bytes of a picture file (`decoding.load_file`).
+      captions: the first is the short one that names what matters. Empty for a picture without
+        texts or with questions only. Without a picture, it is the text itself.
       questions: question-answer pairs, may be empty.
       edits: instruction-target pairs, may be empty.
       thought: a plan in words that precedes drawing the picture ("" when the source has none).

@@ -1,5 +1,5 @@
-"""Whose fault an error is: the record's, which another one replaces, or the machine's, which is
-waited for and then ends the run.
+"""Whether an error is the fault of the record, which is then replaced by another, or of the
+machine, which is given time to recover before the run ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 Value = TypeVar("Value")
-PAUSES = (0.1, 0.5, 2.0)  # seconds between the attempts to read despite a fault of the machine
+PAUSES = (0.1, 0.5, 2.0)  # seconds between attempts to read after a fault of the machine
 
 # What is wrong with one file rather than with the disk, the network or this process.
 _RECORDS = frozenset(
@@ -42,25 +42,25 @@ _CURE = "check the disk or the network, then run the same command again"
 
 
 class RecordError(ValueError):
-    """One record that cannot be used; the message names the file, the index and the cure."""
+    """One record that cannot be used; the message names the file, the index and the fix."""
 
 
 class SourceError(ValueError):
-    """A source that cannot be opened or read; the message names the path or key and the cure."""
+    """A source that cannot be opened or read; the message names the path or key and the fix."""
 
 
 def one_line(error: BaseException) -> str:
-    """First line of an error's message, or its type where it has none."""
+    """First line of an error's message, or its type if there is no message."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def reason_of(error: OSError) -> str:
-    """What the system, or the client of an object store, said in one line."""
+    """The message of the system, or of the client of an object store, in one line."""
     return error.strerror or one_line(error)
 
 
 def machine_fault(error: BaseException) -> int | None:
-    """The errno of an error that is the machine's fault; None where a record is at fault.
+    """The errno of an error that is the machine's fault; None if a record is at fault.
 
     Running out of file descriptors, a failing disk or a lost connection say nothing about the
     record. A missing file, a wrong checksum and data that cannot be decoded do.
@@ -72,10 +72,10 @@ def machine_fault(error: BaseException) -> int | None:
 
 
 def patiently(read: Callable[[], Value], where: str) -> Value:
-    """`read()`, tried again after a short while as long as the machine is at fault.
+    """The result of `read()`, retried after short pauses while the machine is at fault.
 
     Args:
-      where: begins the message: what is read.
+      where: what is read; begins the message.
 
     Raises:
       SourceError: the machine does not recover. Any other error of `read` passes unchanged.

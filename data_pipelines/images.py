@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image as PilImage
 
 BOMB = 16
-USUAL = 2**25  # pixels; those of cameras have fewer
+USUAL = 2**25  # pixels; camera pictures have fewer
 SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 POLICIES = (*SQUARE, "naflex", "bucket", "bucket_walk")
 Picture = np.ndarray | PilImage.Image
@@ -18,17 +18,17 @@ Picture = np.ndarray | PilImage.Image
 
 @dataclasses.dataclass(frozen=True)
 class ImagePolicy:
-    """How a picture of any size becomes one whose sides are multiples of the patch.
+    """How a picture of any size is brought to sides that are multiples of the patch.
 
     Attributes:
-      kind: "fixed": squash to `size` x `size`. "crop": the short side to `size`, the centre cut
-        out. "pad": the long side to `size`, zeros around it. "naflex": keep the aspect ratio, at
-        most `max_tokens` patches (SigLIP 2 NaFlex). "bucket": the nearest of a table of sizes of
-        about `size`**2 pixels, filled and cropped around the centre. "bucket_walk": the same with a
-        table whose sides are all multiples of `step`.
-      size: pixels; the side (`SQUARE`) or that of the square bucket.
+      kind: "fixed": squash to `size` x `size`. "crop": scale the short side to `size` and cut out
+        the centre. "pad": scale the long side to `size` and pad with zeros. "naflex": keep the
+        aspect ratio, at most `max_tokens` patches (SigLIP 2 NaFlex). "bucket": cover the nearest of
+        a table of sizes of about `size`**2 pixels and cut out the centre. "bucket_walk": the same
+        with a table whose sides are all multiples of `step`.
+      size: pixels; the side of the picture (`SQUARE`) or of the square bucket.
       max_tokens: the largest number of patches ("naflex").
-      step: pixels between the long sides of neighbouring buckets; the paper has 64 around 1024.
+      step: pixels between the long sides of neighbouring buckets; the paper uses 64 at size 1024.
       max_ratio: the longest bucket is 1 : max_ratio.
     """
 
@@ -49,14 +49,14 @@ class ImagePolicy:
         return self.kind in SQUARE
 
     def buckets(self, unit: int) -> tuple[tuple[int, int], ...]:
-        """All sizes of a picture under this policy; () where there is no table of them."""
+        """All sizes of a picture under this policy; () if it has no table of sizes."""
         tables = {"bucket": aspect_buckets, "bucket_walk": walk_buckets}
         if (table := tables.get(self.kind)) is None:
             return ()
         return table(self.size, unit, self.step, self.max_ratio)
 
     def target_size(self, height: int, width: int, unit: int) -> tuple[int, int]:
-        """The (height, width) in pixels, multiples of `unit`, that a picture is brought to."""
+        """The (height, width) in pixels, multiples of `unit`, to which a picture is resized."""
         if self.kind == "naflex":
             return naflex_size(height, width, unit, self.max_tokens)
         if buckets := self.buckets(unit):
@@ -76,7 +76,7 @@ class ImagePolicy:
         return (self.size // patch) ** 2
 
     def canvas(self, patch: int, pool: int = 1) -> tuple[int, int]:
-        """Rows and columns of patches on which a picture of any shape under this policy fits."""
+        """Rows and columns of a patch grid that holds any picture under this policy."""
         if self.kind == "naflex":
             return self.max_tokens, self.max_tokens
         if buckets := self.buckets(patch * pool):
@@ -88,7 +88,7 @@ class ImagePolicy:
 def decoded_size(
     policy: ImagePolicy, unit: int, scale: float, height: int, width: int
 ) -> tuple[int, int]:
-    """The (height, width) that a decoded picture needs: `scale` times those that it is brought to.
+    """The (height, width) that a decoded picture needs: `scale` times the size of the resized one.
 
     The other arguments are those of `ImagePolicy.target_size`.
     """
@@ -97,21 +97,21 @@ def decoded_size(
 
 
 def most_decoded(policy: ImagePolicy, patch: int, pool: int, scale: float) -> int:
-    """Pixels of a file above which it is refused: `BOMB` times as many as a picture needs that is
-    decoded at `scale` times its size under the policy, but never less than `USUAL`.
+    """The number of pixels above which a file is refused: `BOMB` times what a picture decoded at
+    `scale` times its size under the policy needs, but never less than `USUAL`.
 
-    A small file can hold a huge picture of one colour; decoding it takes several bytes a pixel.
+    A small file can hold a huge picture of one colour; decoding it takes several bytes per pixel.
     """
     needed = policy.max_patches(patch, pool) * patch**2 * max(scale, 1.0) ** 2
     return max(USUAL, math.ceil(BOMB * needed))
 
 
 def prepare(image: Picture, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:
-    """Brings a picture, (H, W, 3) uint8 or one of Pillow in mode RGB, to the size its policy asks
-    for: (rows * patch, columns * patch, 3) uint8.
+    """Resizes a picture, (H, W, 3) uint8 or a Pillow image in mode RGB, to the size its policy
+    requires: (rows * patch, columns * patch, 3) uint8.
 
-    `pool` > 1 asks for sides that are multiples of patch * pool, so that the patch grid can be
-    pooled; under "naflex" the limit still counts patches.
+    With `pool` > 1 the sides are multiples of patch * pool, so that the patch grid can be pooled;
+    under "naflex" the limit still counts patches.
     """
     if not isinstance(image, PilImage.Image) and (
         image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape
@@ -159,11 +159,11 @@ def naflex_size(height: int, width: int, patch: int, max_tokens: int) -> tuple[i
 def aspect_buckets(
     size: int, unit: int, step: int, max_ratio: float = 4.0
 ) -> tuple[tuple[int, int], ...]:
-    """Sizes (height, width) of about size**2 pixels, never more, up to 1 : max_ratio either way.
+    """Sizes (height, width) of about, but at most, size**2 pixels, up to 1 : max_ratio either way.
 
     Long sides grow from `size` in steps; the short side is the area over the long one, rounded down
-    to `unit`. size 1024, unit 16, step 64, ratio 4 give the paper's 33 buckets. Returned from the
-    tallest to the widest.
+    to `unit`. Size 1024, unit 16, step 64 and ratio 4 give the paper's 33 buckets. They are
+    returned from the tallest to the widest.
     """
     _check_multiples(size, step, unit)
     longest = int(size * math.sqrt(max_ratio))
@@ -180,10 +180,10 @@ def walk_buckets(
 ) -> tuple[tuple[int, int], ...]:
     """Sizes (height, width) of at most size**2 pixels whose sides are multiples of `step`.
 
-    From the square one side grows by a step as the other shrinks by one, down to the short side of
-    1 : max_ratio; from there the long side grows alone. size 1024, step 64, ratio 4 give 33 sizes
-    from 2048 x 512 to 512 x 2048, as HunyuanImage 3.0 (arXiv 2509.23951) of the paper's laboratory
-    has them. Those between 1 : 3 and 1 : 4 have down to three quarters of the pixels.
+    Starting from the square, one side grows by a step while the other shrinks by a step, down to
+    the short side of 1 : max_ratio; then only the long side grows. Size 1024, step 64 and ratio 4
+    give 33 sizes from 2048 x 512 to 512 x 2048, as in HunyuanImage 3.0 (arXiv 2509.23951), from the
+    same laboratory as the paper. Those between 1 : 3 and 1 : 4 have at least 3/4 of the pixels.
     """
     _check_multiples(size, step, unit)
     if size % step:
@@ -204,7 +204,7 @@ def _check_multiples(size: int, step: int, unit: int) -> None:
 def nearest_bucket(
     height: int, width: int, buckets: tuple[tuple[int, int], ...]
 ) -> tuple[int, int]:
-    """The bucket whose log aspect ratio is closest; the first of equals."""
+    """The bucket with the closest log aspect ratio; the first one in a tie."""
     ratio = math.log(height / width)
     return min(buckets, key=lambda size: abs(math.log(size[0] / size[1]) - ratio))
 
@@ -217,7 +217,7 @@ def resize(
 ) -> np.ndarray:
     """(H, W, 3) uint8 to (height, width, 3), antialiased when it shrinks.
 
-    Returns the same array where nothing changes.
+    Returns the same array if the size does not change.
     """
     if _sides(image) == (height, width):
         return np.asarray(image)
@@ -225,9 +225,9 @@ def resize(
 
 
 def resize_and_pad(image: Picture, height: int, width: int) -> np.ndarray:
-    """Scales the picture (bicubic) until it fits into height x width, and puts it into the centre.
+    """Scales the picture (bicubic) to fit into height x width, and centres it on black.
 
-    The rest is black. No distortion, and nothing is lost.
+    Nothing is distorted or cut off.
     """
     rows, cols = _sides(image)
     scale = min(height / rows, width / cols)
@@ -245,10 +245,10 @@ def resize_and_crop(
     width: int,
     filter: PilImage.Resampling = PilImage.Resampling.BILINEAR,
 ) -> np.ndarray:
-    """Scales the picture until it covers height x width and cuts out the centre.
+    """Scales the picture to cover height x width and cuts out the centre.
 
-    No distortion, but the edges of one side are lost. Only what is kept is scaled, so that memory
-    does not grow with the picture's aspect ratio.
+    Nothing is distorted, but the edges along one axis are lost. Only the kept part is scaled, so
+    memory does not grow with the picture's aspect ratio.
     """
     if _sides(image) == (height, width):
         return np.asarray(image)
@@ -256,7 +256,7 @@ def resize_and_crop(
     scale = max(height / rows, width / cols)
     covered = max(height, round(rows * scale)), max(width, round(cols * scale))
     top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
-    down, across = rows / covered[0], cols / covered[1]  # from pixels of the covering picture
+    down, across = rows / covered[0], cols / covered[1]  # source pixels per scaled pixel
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
     scaled = _picture(image).resize((width, height), filter, box)
     return np.asarray(scaled)
@@ -289,7 +289,7 @@ def patchify(image: np.ndarray, patch: int) -> np.ndarray:
 
 
 def unpatchify(patches: np.ndarray, rows: int, cols: int, patch: int) -> np.ndarray:
-    """Inverse of `patchify`; padding behind the last patch is cut off.
+    """Inverse of `patchify`; padding after the last patch is dropped.
 
     (>= rows * cols, patch * patch * C) to (rows * patch, cols * patch, C).
     """

@@ -1,4 +1,4 @@
-"""The spellings of the tokens that mark turns, images, thoughts and words left out."""
+"""The spellings of the tokens that mark turns, images, thoughts and masked words."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SPECIAL_TOKENS = {
     "think_start": "<think>",
     "think_end": "</think>",
 }
-# Added to the tokenizers of those runs alone that need them, behind all others.
+# Added after all other tokens, and only to the tokenizers of runs that need them.
 ON_DEMAND = {
-    "no_mean": "<no_mean>",  # in the place of a word that is left out (Cheers, arXiv:2603.12793)
+    "no_mean": "<no_mean>",  # in place of a masked word (Cheers, arXiv:2603.12793)
 }

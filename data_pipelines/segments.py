@@ -1,7 +1,7 @@
-"""Segments, the parts of a document in reading order, and documents that a source finished itself.
+"""Segments, the parts of a document in reading order, and documents that a source provides whole.
 
-Segments say nothing about tokens: prompts come first, the response follows, and a further prompt
-opens the next turn. `sequences.sequence` turns them into slots.
+Segments are independent of tokens: prompts come first, the response follows, and a further prompt
+opens the next turn. `sequences.sequence` converts them into slots.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import dataclasses
 
 import numpy as np
 
-UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # what an image is in a document for
+UNDERSTOOD, SOURCE, DRAWN = "understood", "source", "drawn"  # the purpose of an image in a document
 
 
 @dataclasses.dataclass(frozen=True)
 class Text:
-    """A stretch of text. Supervised text is response, the other is prompt.
+    """A piece of text: a response if supervised, else a prompt.
 
-    `apart`: a prompt that starts anew behind the pictures of the first turn. It and its response
-    neither see other turns nor stand behind them, as if each were the only one.
+    `apart`: a prompt that restarts right after the pictures of the first turn. It and its response
+    neither see other turns nor take positions after them, as if this turn were the only one.
     """
 
     text: str
@@ -28,8 +28,8 @@ class Text:
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """A picture (H, W, 3) uint8. `role`: "understood" and "source" (of an edit) belong to a prompt,
-    "drawn" to a response.
+    """A picture, (H, W, 3) uint8. The roles "understood" and "source" (of an edit) belong to a
+    prompt, "drawn" to a response.
     """
 
     pixels: np.ndarray
@@ -52,7 +52,7 @@ def is_response(segment: Segment) -> bool:
 @dataclasses.dataclass(frozen=True)
 class FinishedDocument:
     """A document as its source wrote it: an interleaved web page, a conversation about several
-    pictures, an edit with several references. The task `document` reads it, and no other.
+    pictures, an edit with several references. Only the task `document` reads it.
 
     Attributes:
       key: stable name of the record, for error messages.

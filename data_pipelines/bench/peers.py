@@ -1,8 +1,8 @@
-"""The same documents through WebDataset and through Hugging Face `datasets`, both with torch's
-DataLoader: as a user of them would write it.
+"""The same documents loaded with WebDataset and with Hugging Face `datasets`, both through torch's
+DataLoader, as a user of these libraries would write it.
 
-The work is that of our loader: read, decode, resize to the same size, cut into patches, tokenise
-with the same tokenizer, pack into rows of the same shape. What our rows have besides (masks,
+They do the work of our loader: read, decode, resize to the same size, cut into patches, tokenise
+with the same tokenizer, pack into rows of the same shape. What our rows contain in addition (masks,
 positions, targets, several draws) is left out.
 """
 
@@ -39,11 +39,11 @@ class Rows(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """What both do with a document. Pickles.
+    """What both libraries do with a document. Can be pickled.
 
     Attributes:
       tokenizer: as JSON.
-      images, patch, unit: how pictures are resized.
+      images, patch, unit: determine how pictures are resized.
       slots, pictures, patches: S, M and N of a row.
     """
 
@@ -70,7 +70,7 @@ class Peer:
         return patchify(np.asarray(resized), self.patch)
 
     def pack(self, documents: Sequence[tuple]) -> Rows:
-        """Documents one after the other; a new row begins where one does not fit."""
+        """Packs documents in order; one that does not fit starts a new row."""
         rows: list[list[tuple]] = [[]]
         slots = pictures = 0
         for ids, cuts in documents:
@@ -96,7 +96,7 @@ class Peer:
 
 
 def missing(peer: str) -> list[str]:
-    """The packages that a peer lacks here."""
+    """The packages that a peer needs and that are not installed."""
     return [name for name in (peer, *NEEDS) if importlib.util.find_spec(name) is None]
 
 
@@ -124,7 +124,7 @@ def webdataset_batches(paths: Sequence[str], peer: Peer, rows: int, workers: int
     import webdataset as wds
 
     data = (
-        wds.WebDataset(list(paths), shardshuffle=False, resampled=True)  # in another order always
+        wds.WebDataset(list(paths), shardshuffle=False, resampled=True)  # a new order every time
         .shuffle(100)
         .map(_Sample(peer))
         .batched(rows, collation_fn=peer.pack)

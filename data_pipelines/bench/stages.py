@@ -1,4 +1,4 @@
-"""What each stage of the pipeline takes: read, decode, resize, tokenise, pack.
+"""How long each stage of the pipeline takes: read, decode, resize, tokenise, pack.
 
 Training runs them document by document. Here each runs over a whole window of documents before the
 next one begins, with the same functions, so that each can be timed by itself, in any number of
@@ -34,7 +34,7 @@ STAGES = ("read", "decode", "resize", "tokenise", "pack")
 
 
 class Work(NamedTuple):
-    """What a process needs in order to make a stage's documents. Pickles."""
+    """What a process needs in order to make a stage's documents. Can be pickled."""
 
     config: Mapping[str, Any]
     stage: str
@@ -57,7 +57,7 @@ class Raw(NamedTuple):
 
 @dataclasses.dataclass
 class Measured:
-    """Seconds in each stage, summed over processes, and what went through all of them."""
+    """Seconds spent in each stage, summed over processes, and how much data passed through."""
 
     seconds: Counter = dataclasses.field(default_factory=Counter)
     counts: Counter = dataclasses.field(default_factory=Counter)
@@ -68,14 +68,14 @@ class Measured:
 
 
 def raw_stream(work: Work) -> DocumentStream:
-    """The stage's documents, whose records hold pictures undecoded."""
+    """The stage's documents; their records hold undecoded pictures."""
     tokenizer = Tokenizer.from_json(work.tokenizer)
     config = {**work.config, "data": {**work.config["data"], "cache_mb": 0}}
     return document_stream(config, work.stage, tokenizer, read=_undecoded)
 
 
 def raw_documents(stream: DocumentStream, indices: range) -> Iterator[Raw]:
-    """Documents without those that are broken."""
+    """The documents at `indices`, except broken ones."""
     for index in indices:
         pick = stream.mixture.pick(index)
         entry = stream.mixture.entries[pick.entry]
@@ -91,7 +91,7 @@ def raw_documents(stream: DocumentStream, indices: range) -> Iterator[Raw]:
 
 
 def time_window(stream: DocumentStream, window: int, documents: int, read: Callable) -> Measured:
-    """One window through all stages.
+    """Runs one window through all stages.
 
     Args:
       read: bytes of a picture -> its pixels.
@@ -133,7 +133,7 @@ def time_window(stream: DocumentStream, window: int, documents: int, read: Calla
 
 
 def by_stage(work: Work, workers: int, windows: int) -> Measured:
-    """`windows` windows in each of `workers` processes that run at the same time."""
+    """Times `windows` windows in each of `workers` processes that run at the same time."""
     context = multiprocessing.get_context("spawn")
     barrier, found = context.Barrier(workers), context.Queue()
     arguments = [
@@ -156,7 +156,7 @@ def by_stage(work: Work, workers: int, windows: int) -> Measured:
 
 
 def rates(measured: Measured, workers: int) -> dict[str, dict[str, float]]:
-    """Documents, tokens and MB a second of each stage, and of all ("all"), by `workers` at once."""
+    """Documents, tokens and MB per second of each stage and overall ("all"), with `workers`."""
     seconds = {**measured.seconds, "all": measured.seconds.total()}
     per = {"documents": 1.0, "tokens": 1.0, "bytes": 1e-6}
     return {
@@ -203,7 +203,7 @@ def _undecoded(source: str | os.PathLike | bytes) -> bytes:
 
 
 def _as_file(segment: Segment) -> Segment:
-    """Sources that draw pictures have pixels: as a file they are a PNG."""
+    """Encodes pixels, which sources that draw their pictures provide, as a PNG file."""
     if isinstance(segment, Image) and isinstance(segment.pixels, np.ndarray):
         return dataclasses.replace(segment, pixels=encode_png(segment.pixels))
     return segment

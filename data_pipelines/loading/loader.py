@@ -1,9 +1,9 @@
-"""Batches of packed rows, as a pure function of (seed, step), ahead of the training loop.
+"""Batches of packed rows, a pure function of (seed, step), made ahead of the training loop.
 
-Grain runs the pipeline: step -> windows -> documents -> rows -> batch, in threads or in worker
+Grain runs the pipeline (step -> windows -> documents -> rows -> batch) in threads or in worker
 processes. The whole state is `next_index`, the next step. A global batch is `rows` rows in a fixed
-order, of which a training process makes its share, so neither the number of those processes nor
-that of workers changes what is trained on.
+order, and each training process makes its share of them, so neither the number of training
+processes nor the number of workers changes what is trained on.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from unicom_jax.core.batch import MixedBatch
 
 Batch = TypeVar("Batch")
 STEPS = 2**62  # the stream has no end
-PROBES = 384  # documents looked at to choose how many a window gets
-RESTARTS = 3  # of the workers for one batch, before the batch itself is taken for the cause
-FEWEST = 1000  # documents that a share of unreadable ones is taken of, at least
+PROBES = 384  # documents read to choose how many a window gets
+RESTARTS = 3  # of the workers for one batch, before the batch itself is blamed
+FEWEST = 1000  # documents before the share of unreadable ones is checked
 DEATH = re.compile(r"terminated unexpectedly with exit code (-?\d+)")  # what Grain says of it
 LOG = logging.getLogger(__name__)
 
 
 class LoaderError(Exception):
-    """Batches cannot be made any more. One line that names the cause and the cure."""
+    """Batches can no longer be made. The message, one line, names the cause and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +54,12 @@ class LoaderConfig:
 
     Attributes:
       rows: rows (or examples) of a global batch.
-      share: the rows of it that this process makes, ascending; None: all.
+      share: the rows of the global batch that this process makes, ascending; None: all.
       threads: threads that make batches, when `workers` is 0.
       prefetch: batches made ahead.
-      workers: processes that make batches; 0 for threads. The source must be picklable then.
-      max_unreadable: share of records that may be unreadable, of at least FEWEST documents; 1: all.
+      workers: processes that make batches, for which the source must be picklable; 0: threads.
+      max_unreadable: share of records that may be unreadable, checked after FEWEST documents; 1: no
+        limit.
     """
 
     rows: int
@@ -80,16 +81,16 @@ class LoaderConfig:
 
 
 class Loader(Generic[Batch]):
-    """An endless iterator over batches that can be stopped and continued anywhere.
+    """An endless iterator over batches that can be stopped and resumed at any step.
 
     Attributes:
       next_index: the step of the next batch. It is the whole state.
       counts: what happened to the documents of the batches handed out since the start or the last
-        `set_state`: documents, slots (used), room (slots in all), left_over, unreadable, broken,
-        overlong, further (those that fill rows up); of those used task/TASK, source/NAME and
-        source_slots/NAME (`Mixture.tally`); and restarts (of worker processes).
+        `set_state`: documents, slots (used), room (all slots), left_over, unreadable, broken,
+        overlong, further (those that fill rows up); for the documents used, task/TASK, source/NAME
+        and source_slots/NAME (`Mixture.tally`); and restarts (of worker processes).
 
-    A worker process that dies is started again with all others, at the step whose batch is next.
+    When a worker process dies, all workers are restarted at the step whose batch is next.
 
     Raises:
       LoaderError: on `next`, when workers die again and again, or too many records are unreadable.
@@ -125,7 +126,7 @@ class Loader(Generic[Batch]):
                 self._bury(int(death[1]), deaths)
 
     def _bury(self, exit_code: int, deaths: int) -> None:
-        """Ends all workers after one of them died, so that the next batch starts them again."""
+        """Ends all workers after one of them died, so that the next batch restarts them."""
         count = self._config.workers
         worker = (self.next_index - self._opened_at) % count  # they take turns
         how = signal.Signals(-exit_code).name if exit_code < 0 else f"exit code {exit_code}"
@@ -160,13 +161,13 @@ class Loader(Generic[Batch]):
         self.counts: Counter = Counter()
 
     def close(self) -> None:
-        """Ends the threads or workers. A later `next` starts them again where this one stopped."""
+        """Ends the threads or workers. A later `next` restarts them at the same step."""
         if self._iterator is not None:
             self._closing()
             self._iterator = None
 
     def at(self, step: int) -> Batch:
-        """The batch of a step, made here and now."""
+        """The batch of a step, made synchronously in this process."""
         return self.made(step)[0]
 
     def made(self, step: int) -> tuple[Batch, Counter]:
@@ -196,9 +197,9 @@ class Loader(Generic[Batch]):
 
 @dataclasses.dataclass(frozen=True)
 class PackedBatches:
-    """Step to this process's part of a global batch of packed rows.
+    """Maps a step to this process's part of a global batch of packed rows.
 
-    A window is packed as a whole, also where another process has some of its rows.
+    A window is always packed as a whole, even if other processes use some of its rows.
     """
 
     stream: DocumentStream
@@ -264,7 +265,7 @@ def make_loader(
       window_documents: documents of a window; `choose_window_documents` measures it.
 
     Raises:
-      ValueError: a batch is no whole number of windows.
+      ValueError: a batch is not a whole number of windows.
     """
     window = stream.packing.window_rows
     if config.rows % window:
@@ -276,6 +277,6 @@ def make_loader(
 
 
 def choose_window_documents(stream: DocumentStream) -> int:
-    """How many documents a window gets, from the first few hundred of the stream."""
+    """How many documents a window gets, measured on the first few hundred of the stream."""
     probes = [stream.document(index)[0] for index in range(PROBES)]
     return documents_per_window([document.size for document in probes], stream.packing)

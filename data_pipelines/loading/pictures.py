@@ -25,7 +25,7 @@ class PictureBatch(NamedTuple):
     """B pictures of at most N patches, each with one caption of at most T tokens.
 
     Attributes:
-      patches: (B, N, patch * patch * 3) uint8, raster order, zeros behind the last patch.
+      patches: (B, N, patch * patch * 3) uint8, raster order, zeros after the last patch.
       grids: (B, 2) int32 (rows, columns) of patches.
       tokens: (B, T) int32, padded with `<|endoftext|>`.
       lengths: (B,) int32 tokens of each caption.
@@ -44,11 +44,11 @@ class PictureConfig:
     Attributes:
       patch: pixels on a side of a patch.
       images: how pictures are resized.
-      pool: the patch grid's sides are multiples of it (a token-pooling compressor).
+      pool: divides both sides of the patch grid (for a token-pooling compressor).
       text_length: T. Longer captions are cut, as in SigLIP, and counted.
-      captions: "any" draws one of an example's captions; "last" takes the most detailed one, which
-        few other pictures share: the contrastive loss takes every other caption for a wrong one;
-        "none" takes pictures alone, so that they need no caption.
+      captions: "any" draws one of an example's captions; "last" uses the most detailed one, which
+        few other pictures share (the contrastive loss treats every other caption as wrong);
+        "none" uses pictures alone, which then need no caption.
     """
 
     patch: int
@@ -64,7 +64,7 @@ class PictureConfig:
 
 
 class WeightedSource(NamedTuple):
-    """Examples, their share of the pictures, and the source's name where there are several."""
+    """Examples, their share of the pictures, and the source's name if there are several."""
 
     records: Sequence[Example]
     weight: float = 1.0
@@ -72,8 +72,8 @@ class WeightedSource(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a row holds: a prepared picture, its caption ("" without), and a question and its answer
-    in token ids where one is asked."""
+    """What a row holds: a prepared picture, its caption ("" for none), and the token ids of a
+    question and its answer, if one is asked."""
 
     image: np.ndarray
     caption: str = ""
@@ -82,10 +82,10 @@ class Found(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PictureBatches:
-    """Step to this process's part of a global batch. Records that cannot be read or used are passed
-    over and counted.
+    """Maps a step to this process's part of a global batch. Records that cannot be read or used are
+    skipped and counted.
 
-    Every epoch has its own order, every example one caption an epoch.
+    Every epoch has its own order, and draws one caption for every example.
     """
 
     sources: Sequence[WeightedSource]
@@ -110,14 +110,14 @@ class PictureBatches:
         return self.batch(found, counts), counts
 
     def found(self, step: int) -> tuple[list[Found], Counter]:
-        """What this process's rows of a step hold."""
+        """The contents of this process's rows at a step."""
         own = self.config.own_rows
         counts = Counter(documents=len(own), truncated=0, unreadable=0, broken=0)
         places = (step * self.config.rows + place for place in own)
         return [self._find(index, counts) for index in places], counts
 
     def batch(self, found: Sequence[Found], counts: Counter) -> PictureBatch:
-        """Its arrays; captions that are cut are counted."""
+        """The rows as arrays; captions that are cut are counted."""
         pictures, rows = self.pictures, len(found)
         channels = 3 * pictures.patch**2
         most = pictures.images.max_patches(pictures.patch, pictures.pool)
@@ -139,7 +139,7 @@ class PictureBatches:
         return batch
 
     def _find(self, index: int, counts: Counter) -> Found:
-        """Of the example whose turn it is, or of the next that can be used."""
+        """The contents from the example at `index`, or from the next that can be used."""
         pick = self._schedule.pick(index)
         (records, _, name), place = (
             self.sources[pick.entry],
@@ -160,7 +160,7 @@ class PictureBatches:
         )
 
     def _use(self, example: Example, index: int) -> Found:
-        """Raises ValueError where the example lacks what is wanted."""
+        """Raises ValueError if the example lacks what is needed."""
         pictures = self.pictures
         _require_picture(example)
         image = prepare(example.image, pictures.images, pictures.patch, pictures.pool)
@@ -187,12 +187,12 @@ def make_picture_loader(
     start: int = 0,
     kind: Callable[..., PictureBatches] = PictureBatches,
 ) -> Loader[Any]:
-    """Batches of `config.rows` pictures as a pure function of (seed, step); of which kind, `kind`
-    says.
+    """Batches of `config.rows` pictures as a pure function of (seed, step); `kind` is the class
+    that makes them.
 
     `Loader.counts` has "documents" (pictures), "truncated" (captions longer than T), "unreadable"
-    and "broken" (records in whose place another was read, and examples without a usable caption),
-    and of several sources "source/NAME".
+    and "broken" (records that were replaced, and examples without a usable caption), and
+    "source/NAME" if there are several sources.
 
     Raises:
       ValueError: an empty source.

@@ -1,5 +1,5 @@
-"""Batches of pictures that a policy describes or draws again: each with its most detailed caption,
-and with one question about it where one is asked for.
+"""Batches of pictures that a policy describes or redraws: each with its most detailed caption and,
+if requested, one question about it.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class PromptBatch(NamedTuple):
     """B pictures of at most N patches.
 
     Attributes:
-      patches: (B, N, patch * patch * 3) uint8, raster order, zeros behind the last patch.
+      patches: (B, N, patch * patch * 3) uint8, raster order, zeros after the last patch.
       grids: (B, 2) int32 (rows, columns) of patches.
-      captions: (B, T) int32, the most detailed caption, -1 behind it; empty (all -1) where captions
-        are not asked for.
-      questions, answers: (B, q) and (B, a) int32, -1 behind them. q = a = 0: none are asked for. A
-        question begins with a space, to stand behind a caption.
+      captions: (B, T) int32, the most detailed caption, padded with -1; all -1 if captions are not
+        requested.
+      questions, answers: (B, q) and (B, a) int32, padded with -1; q = a = 0 if none are requested.
+        A question begins with a space, so that it can follow a caption.
       number: (B,) int32, the step of the batch.
     """
 
@@ -38,12 +38,12 @@ class PromptBatch(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class PromptBatches(PictureBatches):
-    """Step to this process's part of a global batch, as `PictureBatches`; captions longer than
-    `pictures.text_length` are cut, and counted.
+    """Maps a step to this process's part of a global batch, as `PictureBatches` does; captions
+    longer than `pictures.text_length` are cut and counted.
 
     Attributes:
-      question_length, answer_length: tokens of a question and its answer; 0: none are asked. An
-        example all of whose questions are longer is passed over as broken.
+      question_length, answer_length: the most tokens of a question and its answer; 0: none are
+        asked. An example whose questions are all longer is skipped as broken.
     """
 
     question_length: int = 0
@@ -73,7 +73,7 @@ class PromptBatches(PictureBatches):
         return found._replace(asked=self._asked(example, index)) if self.question_length else found
 
     def _asked(self, example: Example, index: int) -> tuple[list[int], list[int]]:
-        """Question and answer, drawn among those that are short enough."""
+        """A question and its answer, drawn from those that are short enough."""
         encode = self.tokenizer.encode
         pairs = [(encode(f" {q.question}"), encode(q.answer)) for q in example.questions]
         fitting = [

@@ -1,6 +1,6 @@
-"""Packed rows on disk: what `unicom data prepare packed` writes and training reads.
+"""Packed rows on disk, as `unicom data prepare packed` writes them and training reads them.
 
-    DIR/tokenizer/                                    of all stages
+    DIR/tokenizer/                                    shared by all stages
     DIR/STAGE/manifest.json                           what the rows are, and how many there are
     DIR/STAGE/train-00000-of-00016.array_record       rows in the order of training
     DIR/STAGE/eval-00000-of-00001.array_record
@@ -9,8 +9,8 @@ A record is one row, a msgpack map
 
     {"format": "row/1", "counts": {str: int}, "fields": {name: [dtype, shape, bytes]}}
 
-with the fields of `MixedBatch`, those of its mask among them, without the batch axis. Row i is the
-row that a loader would pack as the i-th, so row r of step s has the index s * batch_size + r.
+with the fields of `MixedBatch`, including those of its mask, without the batch axis. Row i is the
+i-th row that a loader would pack, so row r of step s has the index s * batch_size + r.
 """
 
 from __future__ import annotations
@@ -40,11 +40,12 @@ FORMAT = "row/1"
 MANIFEST = "manifest.json"
 PROBE = "probe.npz"
 DTYPES = {name: np.dtype(name) for name in ("float32", "float16")}
-DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)  # of features
+DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)  # for features
 
 
 class Row(NamedTuple):
-    """A row without the batch axis, and what happened to the documents of the window it begins."""
+    """A row without the batch axis, and, for the first row of a window, what happened to the
+    window's documents."""
 
     batch: MixedBatch
     counts: Mapping[str, int]
@@ -66,7 +67,7 @@ def decode_row(data: bytes, where: str) -> Row:
     """Read one record.
 
     Raises:
-      RecordError: it is damaged or no row; the message begins with `where`.
+      RecordError: it is damaged or not a row; the message begins with `where`.
     """
     try:
         content = msgpack.unpackb(data)
@@ -77,11 +78,11 @@ def decode_row(data: bytes, where: str) -> Row:
             for name, (dtype, shape, raw) in content["fields"].items()
         }
         mask = MaskIntervals(*(arrays.pop(name) for name in MASK_FIELDS))
-        if "draws" not in arrays:  # an older row: a draw for each image, and its index
+        if "draws" not in arrays:  # an older row: one draw per image, with the image's index
             drawn = arrays["image_index"][arrays["roles"] == Role.NOISY]
             images = np.arange(len(arrays["grids"]), dtype=np.int32)
             arrays["draws"] = np.where(np.isin(images, drawn), images, np.int32(-1))
-        if "parts" not in arrays:  # an older row: they belong to no part that is known
+        if "parts" not in arrays:  # an older row: which part its documents are from is unknown
             arrays["parts"] = np.full_like(arrays["roles"], -1)
         return Row(MixedBatch(mask=mask, **{"patches": None, **arrays}), content["counts"])
     except Exception as error:  # msgpack alone has half a dozen unrelated error types
@@ -107,13 +108,13 @@ def _map(function: Any, tree: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class PackedRows:
-    """Step to this process's part of a global batch, from rows on disk.
+    """Maps a step to this process's part of a global batch, from rows on disk.
 
-    When all rows were used once, they come again in another order, a new one each time.
+    Once all rows have been used, they are repeated, in a new order every time.
 
     Attributes:
       rows: a `Row` each; those that cannot be read are skipped, as in `read_or_next`.
-      documents: documents in a row, on average: so many are unreadable with it.
+      documents: the mean number of documents in a row: that many are lost with an unreadable row.
     """
 
     rows: Sequence[Row]
@@ -142,7 +143,8 @@ class PackedRows:
 # ---- the manifest -----------------------------------------------------------------------------
 
 
-# Facts that are recorded only where they are not these: older rows and runs then have the same.
+# Facts are recorded only if they differ from these values, so that older rows and runs, which lack
+# them, compare equal.
 UNSET = {
     "packing.balance": False,
     "packing.fill": False,
@@ -153,16 +155,16 @@ UNSET = {
     "sequence.unconditional": "empty",
     "sequence.understood": "same",
 }
-# What older rows do not record, and what it was then.
+# What older rows do not record, with the value that applied to them.
 BEFORE = {"packing.draws": 0, "sequence.fold": 1, "sequence.image_dropout": 0.0, **UNSET}
 UNKNOWN = ("source.path",)  # not recorded either: any value is accepted
 
 
 def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str) -> None:
-    """Raises a SourceError where two tables of what decides rows differ; it names the first key.
+    """Raises a SourceError if two tables of facts that decide rows differ; it names the first key.
 
     Args:
-      begin: of the message, which continues "KEY=..., now it is ...".
+      begin: start of the message, which continues "KEY=..., now it is ...".
     """
     left, right = dict(_flat(found)), dict(_flat(plain(wanted)))
     for key in sorted(left.keys() | right.keys()):
@@ -175,13 +177,13 @@ def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str)
 
 
 def recorded(group: str, settings: Any) -> dict[str, Any]:
-    """The fields of a dataclass as the facts of `group`, but for those that are `UNSET`."""
+    """The fields of a dataclass as the facts of `group`, except those that are `UNSET`."""
     fields = dataclasses.asdict(settings)
     return {k: v for k, v in fields.items() if v != UNSET.get(f"{group}.{k}", ...)}
 
 
 def plain(tree: Any) -> Any:
-    """A tree as JSON gives it back: lists for tuples."""
+    """A tree as it is after a round trip through JSON: tuples become lists."""
     return json.loads(json.dumps(tree, default=list))
 
 
@@ -229,8 +231,8 @@ def open_rows(
     """The rows of a split.
 
     Args:
-      facts: what decides them in the configuration of the run, `build.row_facts`.
-      tokenizer: fingerprint of the run's.
+      facts: what decides the rows in the run's configuration (`batches.row_facts`).
+      tokenizer: fingerprint of the run's tokenizer.
 
     Raises:
       SourceError: they are missing, unfinished, incomplete, or were prepared for another run.

@@ -1,7 +1,8 @@
-"""The worker processes of a loader: each says who it is, and all end for certain.
+"""The worker processes of a loader, each of which records its process number, so that all of them
+can be ended for certain.
 
-Grain asks its workers to stop and waits, forever if one hangs. So each worker leaves its number
-in a folder of the loader, and closing kills those that are still there after a while.
+Grain asks its workers to stop and waits, forever if one hangs. So each worker leaves its process
+number in a folder of the loader, and closing kills those that are still alive after `GRACE`.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ def new_folder() -> pathlib.Path:
 
 
 def begin_worker(folder: pathlib.Path, index: int, count: int) -> None:
-    """What a worker process does first: it says who it is, leaves Ctrl-C to its trainer, and ends
-    when that one ends."""
+    """What a worker process does first: it records its process number, leaves Ctrl-C to its
+    trainer, and arranges to end when the trainer ends."""
     try:
         (folder / str(os.getpid())).touch()
-    except FileNotFoundError:  # the loader was closed meanwhile
+    except FileNotFoundError:  # the loader has been closed in the meantime
         os._exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(format=f"! data worker {index} of {count}: %(message)s")
@@ -38,26 +39,27 @@ def begin_worker(folder: pathlib.Path, index: int, count: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A trainer that is killed cannot end its workers, which would hold their memory forever."""
+    """Ends this worker with its trainer: a killed trainer cannot end its workers, which would hold
+    their memory forever."""
     multiprocessing.parent_process().join()
     os._exit(1)
 
 
 def end_workers(close: Callable[[], None], folder: pathlib.Path) -> None:
-    """Closes an iterator whose workers began with `folder`, and returns when all of them are gone.
+    """Closes an iterator whose workers registered in `folder`, and returns when all have ended.
 
     Args:
-      close: of the iterator. It may block as long as a worker hangs.
+      close: closes the iterator. It may block for as long as a worker hangs.
     """
     closing = threading.Thread(target=close, daemon=True)
     closing.start()
     closing.join(GRACE)
     names = {path.name for path in folder.iterdir()}
-    shutil.rmtree(folder, ignore_errors=True)  # those that only begin now end themselves
+    shutil.rmtree(folder, ignore_errors=True)  # workers that only start now end themselves
     left = [child for child in multiprocessing.active_children() if str(child.pid) in names]
     for child in left:
         with contextlib.suppress(OSError):
             child.kill()
     for child in left:
         child.join()
-    closing.join(GRACE)  # what a killed worker has half written may keep this thread forever
+    closing.join(GRACE)  # a killed worker's incomplete message may block this thread forever

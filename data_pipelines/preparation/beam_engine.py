@@ -1,4 +1,4 @@
-"""Apache Beam as the engine of `unicom data prepare`: which worker writes which file."""
+"""Apache Beam as the engine of `unicom data prepare`, which assigns files to workers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LOG = "beam.log"  # in the folder that is written
 
 
 def check_engine(flags: Sequence[str]) -> None:
-    """Looks whether Beam is installed and knows the flags that are meant for it.
+    """Checks that Beam is installed and knows the flags that are meant for it.
 
     Raises:
       SourceError: one line that says how to fix it.
@@ -42,15 +42,15 @@ def run(
     workers: int = 1,
     flags: Sequence[str] = (),
 ) -> None:
-    """Calls `work` on every item, on the workers of a runner, and waits for all of them.
+    """Calls `work` on every item, on the workers of a runner, and waits until all are done.
 
     Args:
-      work: must pickle, and report failures by other means than exceptions: runners retry a
+      work: must be picklable and must not report failures by exceptions, since runners retry a
         failing item.
-      log: a file for what the local runner says; others say it on stderr.
-      runner: a name that Beam knows.
-      workers: processes of the local runner; others have flags of their own for it.
-      flags: passed on to the runner, as `--name=value`.
+      log: the file for the local runner's messages; other runners write theirs to stderr.
+      runner: the name of a Beam runner.
+      workers: processes of the local runner; other runners have their own flags for it.
+      flags: passed to the runner, as `--name=value`.
 
     Raises:
       SourceError: the runner gave up.
@@ -78,7 +78,7 @@ def run(
 
 
 def _options() -> Any:
-    """Beam's class of options. Its first import warns of clouds that it was installed without."""
+    """Beam's options class. Its first import warns about cloud packages that are not installed."""
     logging.disable(logging.WARNING)
     try:
         import apache_beam  # noqa: F401
@@ -95,8 +95,8 @@ def _options() -> Any:
 
 @contextmanager
 def _into(log: Path) -> Iterator[None]:
-    """Sends to a file what Beam's local runner and its worker processes say on stderr: every
-    channel that they open.
+    """Redirects what Beam's local runner and its worker processes write to stderr, through any
+    channel that they open, to a file.
     """
     sys.stderr.flush()
     kept = os.dup(2)

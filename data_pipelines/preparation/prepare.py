@@ -19,7 +19,7 @@ from data_pipelines.sources.records import write_records
 from data_pipelines.sources.registry import Source
 from data_pipelines.sources.webdataset import WebDatasetSource
 
-SIZE = 64  # of pictures that are drawn here, unless another one is asked for
+SIZE = 64  # default size of pictures that are drawn here
 
 
 def prepare(
@@ -29,18 +29,17 @@ def prepare(
     size: int | None = None,
     engine: Engine | None = None,
 ) -> str:
-    """Writes a data set to `out` and says what is there and how to train on it.
+    """Writes a data set to `out` and prints what it holds and how to train on it.
 
     Args:
       dataset: a key of `DATA_SETS`.
       package: openmoji: the npm package as a directory or .tgz; None fetches it. folder: the
         folder, as `FolderSource` reads it. webdataset, parquet, jsonl: the files.
-      size: side of the pictures in pixels, `SIZE` when None. Those of files stay as large as they
-        are.
-      engine: webdataset, parquet, jsonl: where Apache Beam does the work; None: here.
+      size: side of drawn pictures in pixels; None: `SIZE`. Pictures from files keep their size.
+      engine: webdataset, parquet, jsonl: where Apache Beam does the work; None: in this process.
 
     Raises:
-      SourceError: an option that the data set does not have, or what its own preparation raises.
+      SourceError: the data set does not take one of the options, or its preparation fails.
     """
     more = {} if engine is None else {"engine": engine}
     return DATA_SETS[dataset](out, package, size, **more)
@@ -53,7 +52,7 @@ def _folder(out: Path, package: str | None, size: int | None) -> str:
     try:
         write_records(out / "examples", source, shards)
     except RecordError as error:
-        raise SourceError(str(error)) from error  # a line that training would only pass over
+        raise SourceError(str(error)) from error  # a line that training would only skip
     return _written(out, package, len(source), shards)
 
 
@@ -64,7 +63,7 @@ def _files(
     size: int | None,
     engine: Engine | None = None,
 ) -> str:
-    """Records of tar, Parquet or JSONL files, in their order; broken ones are left out."""
+    """Writes the records of tar, Parquet or JSONL files in order, without the broken ones."""
     _check_flags("files", package, size, "files? add --package=PATH, a folder or a pattern")
     found = prepare_files(open_files, package, out, engine)
     line = _written(out, package, found.written, found.files)
@@ -106,9 +105,9 @@ def _scenes(out: Path, package: str | None, size: int | None) -> str:
     # TFDS takes seconds to import, and only this needs it.
     from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig
 
-    own = Scenes.builder_configs.get(str(size))  # TFDS takes no other one of the same name
+    own = Scenes.builder_configs.get(str(size))  # TFDS rejects a second one of the same name
     config = own or ScenesBuilderConfig(name=str(size), scenes=SceneConfig(sizes=((size, size),)))
-    out.mkdir(parents=True, exist_ok=True)  # TFDS reports a path that cannot be in many lines
+    out.mkdir(parents=True, exist_ok=True)  # TFDS reports an impossible path in many lines
     builder = Scenes(data_dir=str(out), config=config, file_format="array_record")
     builder.download_and_prepare()
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}
@@ -120,7 +119,7 @@ def _scenes(out: Path, package: str | None, size: int | None) -> str:
 
 
 def _flag(key: str, value: str | Path) -> str:
-    """An option of the source as a shell takes it, whatever characters the value has."""
+    """A source option quoted for a shell, whatever characters its value has."""
     return shlex.quote(f"--config.data.source.{key}={shown(value)}")
 
 

@@ -1,6 +1,6 @@
-"""Records of tar, Parquet and JSONL files as ArrayRecord files: here, or spread over workers.
+"""Records of tar, Parquet and JSONL files as ArrayRecord files, written here or by workers.
 
-Every file holds a fixed run of records, so its bytes do not depend on who writes it.
+Every file holds a fixed range of records, so its bytes do not depend on which worker writes it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from data_pipelines.sources.registry import Source
 
 SHARD = 10_000  # examples in one file
 MOST_BROKEN = 0.1  # share of the records that may be left out
-NAMED = 3  # of the records that are left out
+NAMED = 3  # left-out records that a message names
 LOG = logging.getLogger(__name__)
 
 
@@ -47,7 +47,7 @@ class Prepared(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One file: the records [start, stop). Pickles."""
+    """One file: the records [start, stop). Can be pickled."""
 
     path: str
     start: int
@@ -60,12 +60,13 @@ def prepare_files(
     """Writes all records that can be read to `out`.
 
     Args:
-      open_files: opens them, as open_files(package, read=...). With an engine it must pickle.
+      open_files: opens the files, as open_files(package, read=...). With an engine it must be
+        picklable.
       engine: None: this process.
 
     Raises:
-      SourceError: more than `MOST_BROKEN` of them are broken; nothing is written then. Or the
-        engine gave up.
+      SourceError: more than `MOST_BROKEN` of the records are broken, or the engine gave up. Nothing
+        is written then.
     """
     source = open_files(package, read=load_file)
     starts = range(0, len(source), SHARD)
@@ -87,7 +88,7 @@ def prepare_files(
 
 
 def _readable(source: Source, part: Part, broken: list[str]) -> Iterator[Example]:
-    """The records of a file that can be read; the others are added to `broken`, the first named."""
+    """The readable records of a file; the others are added to `broken`, the first few by name."""
     for index in range(part.start, part.stop):
         try:
             yield source[index]
@@ -112,10 +113,10 @@ def _check_share(broken: Sequence[str], records: int, seen: int) -> None:
 def write_part(open_files: Callable[..., Source], package: str, part: Part) -> None:
     """Writes one file, and PATH.json with the traits of its records and the broken ones.
 
-    What a person has to repair is written to PATH.json too: other exceptions make most runners try
-    again and again.
+    Errors that a person has to fix are written to PATH.json too, since most runners retry again and
+    again after an exception.
     """
-    half, broken, result = f"{part.path}.{uuid.uuid4().hex}", [], {}  # runners may try it twice
+    half, broken, result = f"{part.path}.{uuid.uuid4().hex}", [], {}  # runners may run it twice
     try:
         traits = write_shard(half, _readable(_opened(open_files, package), part, broken))
         result = {"traits": base64.b64encode(traits.tobytes()).decode(), "broken": broken}
@@ -129,7 +130,7 @@ def write_part(open_files: Callable[..., Source], package: str, part: Part) -> N
 
 @functools.lru_cache(maxsize=1)
 def _opened(open_files: Callable[..., Source], package: str) -> Source:
-    """Once a process."""
+    """Opens the files, once per process."""
     return open_files(package, read=load_file)
 
 

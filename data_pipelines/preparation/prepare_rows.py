@@ -1,9 +1,9 @@
 """`unicom data prepare packed`: a stage's packed rows as ArrayRecord files, made in parallel.
 
-A file holds a fixed run of windows, so its bytes do not depend on who writes it or on what was
-written before. It gets its name when it is complete; a stopped preparation resumes with
-the files that are missing. Apache Beam spreads the files over workers: its local runner by default,
-any other with --runner; the folder must then be one that its workers share.
+A file holds a fixed range of windows, so its bytes do not depend on which worker writes it or on
+what was written before. It gets its final name when it is complete, and an interrupted preparation
+resumes with the missing files. Apache Beam spreads the files over workers: by default with its
+local runner, or with the one of --runner, whose workers must share the folder.
 """
 
 from __future__ import annotations
@@ -38,26 +38,26 @@ from data_pipelines.sources.records import SUFFIX
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.core.batch import MixedBatch
 
-FILES = 16  # at least, so that workers share the work and a stop loses little
+FILES = 16  # at least, so that workers share the work and an interruption loses little
 ROWS = 4096  # in a file, at most
 WRITER_OPTIONS = "group_size:1,zstd:3"  # rows have long runs of zeros
 FAILED, HALF = ".failed", ".unfinished"
 
-# (pictures (R, M, N, P) uint8, grids (R, M, 2)) -> features (R, M, N, D). Must pickle.
+# (pictures (R, M, N, P) uint8, grids (R, M, 2)) -> features (R, M, N, D). Must be picklable.
 Features = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is to be prepared, as a worker needs it. Hashable; pickles.
+    """What is to be prepared, as a worker needs it. Hashable and picklable.
 
     Attributes:
-      config: the run's, as a Python literal: JSON has no tuples.
+      config: the run's configuration as a Python literal, since JSON has no tuples.
       tokenizer: as JSON.
       directory: DIR/STAGE.
       window_documents: documents of a window.
-      seed: of the order of the documents to train on; None: the configuration's.
-      features: computes them in place of the pictures; None keeps the pictures.
+      seed: for the order of the training documents; None: the configuration's.
+      features: computes the features that replace the pictures; None keeps the pictures.
     """
 
     config: str
@@ -85,7 +85,7 @@ class Shard:
 
 
 def shards_of(split: str, rows: int, window_rows: int) -> list[Shard]:
-    """The files of a split; how many there are depends on its rows alone."""
+    """The files of a split; their number depends only on the number of rows."""
     windows = rows // window_rows
     count = min(windows, max(FILES, -(-rows // ROWS)))
     edges = [index * windows // count for index in range(count + 1)]
@@ -102,15 +102,15 @@ def make_plan(
     seed: int | None = None,
     folder: str = "",
 ) -> Plan:
-    """Looks at the first documents, which decide how many a window gets and, where weights are by
-    tokens, how many of them each source and task has.
+    """Measures the first documents to decide how many a window gets and, if weights are by tokens,
+    how many of them come from each source and task.
 
-    A preparation that resumes keeps the numbers that it began with: what can be read has changed
-    perhaps, and its files have to go together.
+    A resumed preparation keeps its original numbers: the readable records may have changed since,
+    and its files have to be consistent with each other.
 
     Args:
       out: DIR.
-      folder: of the stage's rows there; by default the stage's name.
+      folder: that of the stage's rows in DIR; by default the stage's name.
     """
     directory = out / (folder or stage)
     kept = _kept(directory)
@@ -124,7 +124,7 @@ def make_plan(
 
 
 def _kept(directory: Path) -> dict[str, Any]:
-    """The manifest of the preparation in a folder; {}: there is none."""
+    """The manifest of the preparation in a folder; {} if there is none."""
     path = directory / MANIFEST
     return _read_json(path) if path.is_file() else {}
 
@@ -142,15 +142,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write_shard(plan: Plan, shard: Shard) -> None:
-    """Writes one file and, beside it, NAME.json with its counts. One that is there stays.
+    """Writes one file and, beside it, NAME.json with its counts. An existing file is kept.
 
-    What a person has to fix (a document too long, data that is gone) is written to NAME.failed
-    instead, as other exceptions make most runners try again and again.
+    Errors that a person has to fix (a document too long, missing data) are written to NAME.failed
+    instead, since most runners retry again and again after an exception.
     """
     final = Path(plan.directory, shard.name + SUFFIX)
     if final.exists():
         return
-    half = final.with_name(f"{shard.name}-{uuid.uuid4().hex}{HALF}")  # runners may try it twice
+    half = final.with_name(f"{shard.name}-{uuid.uuid4().hex}{HALF}")  # runners may run it twice
     counts: Counter = Counter()
     writer = array_record_module.ArrayRecordWriter(os.fsencode(half), WRITER_OPTIONS)
     try:
@@ -170,7 +170,7 @@ def write_shard(plan: Plan, shard: Shard) -> None:
 
 
 def shard_rows(plan: Plan, shard: Shard) -> Iterator[Row]:
-    """The rows of a file in order. A window's counts stand at its first row."""
+    """The rows of a file in order. The first row of a window carries the window's counts."""
     make = _window_maker(plan, shard.split)
     for window in range(shard.start, shard.stop):
         batch, counts = make(window)
@@ -181,7 +181,7 @@ def shard_rows(plan: Plan, shard: Shard) -> Iterator[Row]:
 
 
 def without_features(plan: Plan) -> Plan:
-    """The same rows with their pictures."""
+    """A plan for the same rows that keeps their pictures."""
     return dataclasses.replace(plan, features=None)
 
 
@@ -193,7 +193,7 @@ def with_features(batch: MixedBatch, features: Features) -> MixedBatch:
 
 @functools.lru_cache(maxsize=4)
 def _window_maker(plan: Plan, split: str) -> PackedBatches:
-    """Window to rows. Sources are opened once a process."""
+    """Maps windows to rows. Sources are opened once per process."""
     tokenizer = Tokenizer.from_json(plan.tokenizer)
     config = ast.literal_eval(plan.config)
     stream = document_stream(config, plan.stage, tokenizer, split, seed=plan.seed)
@@ -213,13 +213,13 @@ def _write(path: Path, text: str) -> None:
 def begin(
     plan: Plan, tokenizer: Tokenizer, shards: Sequence[Shard], window_rows: int, about: dict
 ) -> list[Shard]:
-    """Begins or resumes a preparation, and returns the files that are to be written.
+    """Begins or resumes a preparation, and returns the files that are still to be written.
 
     Args:
-      about: what else the manifest says, `features` for instance; it must not change either.
+      about: further entries of the manifest, such as `features`; they must not change either.
 
     Raises:
-      SourceError: the folder holds another preparation.
+      SourceError: the folder holds a different preparation.
     """
     directory = Path(plan.directory)
     facts = row_facts(ast.literal_eval(plan.config), plan.stage, seed=plan.seed)
@@ -251,10 +251,10 @@ def begin(
 
 
 def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
-    """Writes the manifest of a preparation whose files are all there, and returns it.
+    """Writes the manifest of a preparation whose files all exist, and returns it.
 
     Raises:
-      SourceError: a file could not be written; the message is its worker's.
+      SourceError: a file could not be written; the message is that of its worker.
     """
     directory = Path(plan.directory)
     for failed in sorted(directory.glob(f"*{FAILED}")):

@@ -1,7 +1,7 @@
-"""How far two accounts of one picture agree, fact by fact: kept, lost, invented.
+"""How well two accounts of one picture agree, fact by fact: kept, lost, invented.
 
-An account is phrases, one an object, and the ground. It may be the truth, a judge's reading of a
-picture, or what a caption claims.
+An account consists of phrases, one per object, and the ground. It may be the truth, a judge's
+reading of a picture, or what a caption claims.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from data_pipelines.scenes.scene import SceneObject
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """Objects and the name of the ground; "" where a property or the ground is left open."""
+    """Objects and the name of the ground; a property or ground that is not given is ""."""
 
     objects: tuple[Phrase, ...]
     background: str = ""
@@ -28,9 +28,9 @@ class Agreement:
     """Numbers of facts.
 
     Attributes:
-      kept: true ones that the account has.
-      lost: true ones that it has not, or has wrong.
-      invented: facts of the account that are wrong, or of objects that are not there.
+      kept: true facts that the account has.
+      lost: true facts that it lacks or has wrong.
+      invented: facts of the account that are wrong, or about objects that do not exist.
     """
 
     kept: int
@@ -44,13 +44,12 @@ class Agreement:
 
     @property
     def score(self) -> float:
-        """Kept over all that was ever claimed, in [0, 1]: 1 only where nothing is lost or
-        invented."""
+        """Kept over kept, lost and invented, in [0, 1]: 1 only if nothing is lost or invented."""
         return self.kept / max(self.kept + self.lost + self.invented, 1)
 
 
 def account_of(objects: Sequence[SceneObject], background: str) -> Account:
-    """Of objects whose properties are all known."""
+    """The account of objects whose properties are all known."""
     phrases = (
         Phrase(1, item.shape, item.letter, item.colour, item.size, item.place) for item in objects
     )
@@ -60,9 +59,9 @@ def account_of(objects: Sequence[SceneObject], background: str) -> Account:
 def agreement(truth: Account, told: Account) -> Agreement:
     """Compares an account with the truth.
 
-    Its objects are matched with the true ones, each with one at most, so that most facts are kept.
+    Its objects are matched with the true ones, at most one to one, so that the most facts are kept.
     """
-    from scipy.optimize import linear_sum_assignment  # every command would wait for it
+    from scipy.optimize import linear_sum_assignment  # slow to import for every command
 
     alike = np.array(
         [[_alike(true, claimed) for claimed in told.objects] for true in truth.objects], int

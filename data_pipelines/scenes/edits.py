@@ -1,4 +1,4 @@
-"""Edits of scenes: an instruction in words and the one scene it leads to."""
+"""Edits of scenes: an instruction in words and the exact scene that results."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def check(
 
     Args:
       description: the claim.
-      objects: all objects of the picture, true ones or those that the judge read.
+      objects: all objects of the picture, either the true ones or those that the judge read.
       background: name of the picture's ground; compared only if the description names one.
 
     Returns:

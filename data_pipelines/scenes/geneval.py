@@ -1,9 +1,9 @@
-"""Scores pictures, captions and edits on Scenes: GenEval's six categories, and exactness where
-truth is known.
+"""Scores pictures, captions and edits on Scenes: GenEval's six categories, and exact comparison
+where the truth is known.
 
-The categories are those of GenEval (Ghosh et al. 2023, arXiv:2310.11513), with our exact judge in
-the detector's place.
-We are stricter in one point: the picture must hold nothing but what the prompt names, because
+The categories are those of GenEval (Ghosh et al. 2023, arXiv:2310.11513), with our exact judge
+instead of an object detector.
+We are stricter in one respect: the picture must contain nothing but what the prompt names, because
 captions here are complete.
 """
 
@@ -62,16 +62,16 @@ class Verdict:
 def cases(
     category: str, count: int, seed: int = 0, config: SceneConfig | None = None
 ) -> list[tuple[Scene, Prompt]]:
-    """Prompts of a category, each with a scene that fulfils it; a pure function of its arguments.
+    """Prompts of a category, each with a scene that satisfies it; a pure function of its arguments.
 
     Args:
       category: one of CATEGORIES.
       count: how many.
-      seed: stream of the draws.
+      seed: selects the random stream.
       config: palette, shapes and picture sizes; its object counts are replaced by the category's.
 
     Raises:
-      ValueError: unknown category, or a configuration with too few shapes or colours for it.
+      ValueError: an unknown category, or a configuration with too few shapes or colours for it.
     """
     if category not in _FORMS:
         raise ValueError(f"category {category!r}; choose from {', '.join(CATEGORIES)}")
@@ -114,8 +114,8 @@ def verdict(image: np.ndarray, prompt: Prompt) -> Verdict:
 
 
 def wrong_caption_chance(pairs: Sequence[tuple[Scene, Prompt]]) -> float:
-    """How often the next pair's prompt happens to be true of a scene: what a model blind to its
-    prompt scores.
+    """How often the next pair's prompt happens to be true of a scene: the score of a model that
+    ignores its prompt.
 
     Computed from the true scenes, without the judge.
     """
@@ -133,7 +133,7 @@ def caption_verdict(text: str, scene: Scene, require: Sequence[str] = ("colour",
     Args:
       text: the caption.
       scene: what the picture truly shows.
-      require: properties that every phrase must name besides the shape (of colour, size, place).
+      require: properties (colour, size, place) that every phrase must name besides the shape.
     """
     try:
         description = parse(text)
@@ -148,7 +148,7 @@ def caption_verdict(text: str, scene: Scene, require: Sequence[str] = ("colour",
 
 @dataclasses.dataclass(frozen=True)
 class EditVerdict:
-    """`reached`: what the instruction names is done; `kept`: all else is as it was."""
+    """`reached`: the instruction was carried out; `kept`: everything else is unchanged."""
 
     reached: bool
     kept: bool
@@ -179,7 +179,7 @@ def edit_verdict(before: np.ndarray, after: np.ndarray, edit: SceneEdit) -> Edit
     not_kept = _take(others, free, MOVE_TOLERANCE)
     not_done = _take(touched, free, 2 * MOVE_TOLERANCE)
     stale = [item for item in free if _is_old(item, edit)]
-    # A wrong attempt at each object that is not done is no second fault.
+    # One wrong attempt for each object that is not done does not count as another fault.
     surplus = len(free) - len(stale) - len(not_done)
     ground = _ground_change(before, after, reading)
     faults = [f"{_named(item)} is missing" for item in [*not_done, *not_kept]]

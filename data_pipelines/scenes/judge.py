@@ -1,11 +1,11 @@
-"""Reads a picture back into objects: the exact judge of the Scenes data set. No learnt part.
+"""Reads a picture back into objects: the exact judge of the Scenes data set, with no learned part.
 
-The ground is a colour that is linear in the row, fitted to the border. What differs from it falls
-into connected components; a component's colour is the nearest of the palette. The colour gives each
-pixel's soft coverage (the mixing weight between ground and colour), and its zeroth and first
-moments give, for each candidate shape, the radius and the centre at which that shape has the same
-area and centroid. So every candidate is drawn once, at sub-pixel precision, and the one with the
-largest soft overlap wins; no search, and blur hardly moves area or centroid.
+The ground is a colour that is linear in the row, fitted to the border. Pixels that differ from it
+form connected components; a component's colour is the nearest of the palette. The colour gives each
+pixel's soft coverage (the mixing weight between ground and colour), and the coverage's zeroth and
+first moments give, for each candidate shape, the radius and the centre at which that shape has the
+same area and centroid. So every candidate is drawn once, at sub-pixel precision, and the one with
+the largest soft overlap wins. There is no search, and blur hardly changes area or centroid.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from data_pipelines.scenes.scene import (
 _NAMES = tuple(COLOURS)
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 _CANDIDATES = [(shape, "") for shape in PLAIN_SHAPES] + [(LETTER, letter) for letter in LETTERS]
-MIN_OVERLAP = 0.6  # a blob below this resembles no shape
+MIN_OVERLAP = 0.6  # below this a blob matches no shape
 _MIN_AREA = 0.3  # of a small object's squared radius; less is a speck (the letter L has 1.0)
 _MIN_CONTRAST = 40.0  # RGB distance from the ground below which nothing counts as an object
 _RIM = 2  # pixels around a component that its soft edge may reach
-_MIN_SHARE = 0.2  # of a component that a second colour needs to be an object of its own
+_MIN_SHARE = 0.2  # of a component that a second colour needs to count as a separate object
 _PURE = 60.0  # RGB distance from the palette up to which a pixel is evidence of a colour
 UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)
 class FoundObject(SceneObject):
-    """An object as read from a picture; `shape` is "unknown" where nothing fits.
+    """An object as read from a picture; `shape` is "unknown" if no shape fits.
 
     Attributes:
       box: (left, top, right, bottom) in pixels, right and bottom exclusive.
@@ -64,14 +64,14 @@ class Reading:
 def read_scene(image: np.ndarray) -> Reading:
     """Reads a picture.
 
-    Every object of the generator's own pictures is read right from 40 pixels of shorter side on; at
-    64 a Gaussian blur of 1 pixel or noise of 12/255 costs about one picture in a hundred.
+    Every object in the generator's own pictures is read correctly if the shorter side has at least
+    40 pixels; at 64, Gaussian blur of 1 pixel or noise of 12/255 breaks about one picture in 100.
 
     Args:
       image: (H, W, 3) uint8.
 
     Raises:
-      ValueError: not such an array, or smaller than 16 pixels.
+      ValueError: the array is of another kind, or smaller than 16 pixels.
     """
     right_kind = image.dtype == np.uint8 and image.ndim == 3 and image.shape[-1] == 3
     if not right_kind or min(image.shape[:2]) < 16:
@@ -99,7 +99,7 @@ def fit_ground(pixels: np.ndarray) -> np.ndarray:
     rows = np.concatenate([row, row, np.zeros(width), np.full(width, height - 1)])
     border = np.concatenate([pixels[:, 0], pixels[:, -1], pixels[0], pixels[-1]])
     terms = np.stack([np.ones_like(rows), rows / height], axis=1)
-    # Start from the median colour, so that an object that reaches the border never has a say.
+    # Start from the median colour, so that an object that reaches the border has no influence.
     keep = np.abs(border - np.median(border, axis=0)).max(axis=1) < 80
     line = np.linalg.lstsq(terms[keep], border[keep], rcond=None)[0]
     keep = np.abs(border - terms @ line).max(axis=1) < 30
@@ -125,17 +125,17 @@ def _nearest_colour(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _components(pixels: np.ndarray, ground: np.ndarray) -> np.ndarray:
     """Connected regions that differ from the ground, (H, W) int32 labels from 1."""
     difference = np.sqrt(((pixels - ground) ** 2).sum(axis=-1))
-    # Half of the way to the full colour, which differs from object to object: each pixel is
+    # The threshold is half of the full contrast, which differs from object to object: each pixel is
     # compared with the contrast that its own neighbourhood reaches.
     reach = max(3, 2 * round(0.06 * min(pixels.shape[:2])) + 1)
     contrast = ndimage.maximum_filter(ndimage.median_filter(difference, 3), size=reach)
-    noise = np.median(difference)  # the ground is most of the picture
+    noise = np.median(difference)  # most of the picture is ground
     floor = max(_MIN_CONTRAST, 2.2 * noise)
     return ndimage.label(difference > np.maximum(floor, 0.5 * contrast))[0]
 
 
 def _regions(pixels: np.ndarray, labels: np.ndarray) -> list[tuple[np.ndarray, list[np.ndarray]]]:
-    """Masks of the components, each with its division by colour ([] if it has but one)."""
+    """Masks of the components, each with its parts by colour ([] if it has only one colour)."""
     smallest = _MIN_AREA * (RADII["small"] * min(labels.shape)) ** 2
     distance, colours = _nearest_colour(pixels)
     regions = []
@@ -194,15 +194,15 @@ def _coverage_of(
     full = mask & (strength >= np.percentile(strength[mask], 60))  # the inside, even of strokes
     seen = np.median(difference[full], axis=0)
     origin = np.broadcast_to(ground, pixels.shape)[full].mean(axis=0)
-    # Mix against the colour that is there, not the palette's: a model's red may be a little off.
+    # Mix with the colour that is seen, not the palette's: a model's red may be slightly off.
     share = (difference * seen).sum(-1) / max(float((seen**2).sum()), 1.0)
     near = ndimage.binary_dilation(mask, iterations=_RIM - 1)  # the rim, not the neighbours
     return _colour_name(seen, origin), np.where(near, np.clip(share, 0.0, 1.0), 0.0)
 
 
 def _colour_name(seen: np.ndarray, origin: np.ndarray) -> str:
-    """The palette colour that, mixed with the ground, gives the seen difference from it; little
-    mixing preferred.
+    """The palette colour that, mixed with the ground, best explains the observed difference from
+    the ground; less mixing is preferred.
 
     A thin stroke that is blurred never reaches its full colour: weak yellow on black is not orange.
     """
@@ -251,12 +251,12 @@ def _best_shape(
 
 
 def _rim(share: np.ndarray) -> float:
-    """How much of a coverage is half-way; along an edge it grows with the width of the blur."""
+    """The amount of partial coverage; along an edge it grows with the width of the blur."""
     return float((share * (1.0 - share)).sum())
 
 
 def _blurred_like(drawn: np.ndarray, rim: float) -> np.ndarray:
-    """Blurs a candidate until it has the rim that was seen in the picture."""
+    """Blurs a candidate to match the rim observed in the picture."""
     sharp = max(_rim(drawn), 1e-3)
     if rim < 1.25 * sharp:
         return drawn

@@ -1,4 +1,5 @@
-"""The small English of Scenes, to text and back. Few words, fixed forms: tiny models learn it."""
+"""The small English grammar of Scenes, written and parsed. Few words and fixed forms, so that tiny
+models can learn it."""
 
 from __future__ import annotations
 
@@ -58,7 +59,8 @@ def phrase_text(phrase: Phrase, article: str = "") -> str:
 
 
 def describe(description: Description) -> str:
-    """Writes a description. A relation of two plain phrases joins them, others are sentences."""
+    """Writes a description. A single relation between two phrases without places joins them; other
+    relations become separate sentences."""
     texts = [phrase_text(phrase) for phrase in description.phrases]
     relations = list(description.relations)
     if (
@@ -138,7 +140,7 @@ def parse(text: str) -> Description:
 
 
 def _referent(phrases: list[Phrase], named: Phrase) -> int:
-    """Index of the one phrase that "the red circle" speaks of."""
+    """Index of the one phrase that, for example, "the red circle" refers to."""
     look = (named.shape, named.letter, named.colour)
     found = [
         i for i, p in enumerate(phrases) if (p.shape, p.letter, p.colour) == look and p.count == 1

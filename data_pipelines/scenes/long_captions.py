@@ -1,8 +1,8 @@
-"""Captions of 60 words and more that say all there is: of every object its shape, colour, size and
-place, and the ground. And their parser, which reads what a model wrote sentence by sentence, so
-that a caption with faults still has a score.
+"""Captions of at least 60 words that describe everything: the shape, colour, size and place of
+every object, and the ground. Their parser reads what a model wrote sentence by sentence, so that a
+caption with faults still gets a score.
 
-The forms are fixed, so that tiny models learn them.
+The forms are fixed, so that tiny models can learn them.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Claims:
 
     Attributes:
       account: its objects, each as far as it is described, and the ground.
-      count: objects that the first sentence counts; None: it does not say.
-      faults: sentences that are none of the forms, stand in the wrong place, or contradict an
-        earlier one about the ground.
+      count: the number of objects that the first sentence states; None: it does not say.
+      faults: sentences that match no form, are in the wrong place, or contradict an earlier one
+        about the ground.
     """
 
     account: Account
@@ -117,8 +117,8 @@ def read_long(text: str) -> Claims:
 
 
 def score_long(text: str, truth: Account) -> Agreement:
-    """How a long caption agrees with what a picture shows; its faults, and a wrong count, are
-    invented facts too."""
+    """How well a long caption agrees with what a picture shows; its faults, and a wrong count, also
+    count as invented facts."""
     claims = read_long(text)
     found = agreement(truth, claims.account)
     wrong = claims.faults + (claims.count not in (None, len(truth.objects)))

@@ -29,7 +29,7 @@ def named(item: SceneObject) -> str:
 
 
 def _unique(scene: Scene) -> list[SceneObject]:
-    """Objects that colour and shape alone identify."""
+    """Objects that are identified by colour and shape alone."""
     looks = collections.Counter((item.kind, item.colour) for item in scene.objects)
     return [item for item in scene.objects if looks[item.kind, item.colour] == 1]
 
@@ -66,7 +66,7 @@ def _shape(scene: Scene, config: SceneConfig, rng: random.Random) -> Question | 
 
 
 def _plural_look(scene: Scene, key: str) -> Question | None:
-    """The look of all objects, where they share it."""
+    """A question about the `key` (colour or shape) of all objects, if they share it."""
     values = {getattr(item, key) for item in scene.objects}
     if len(values) > 1:
         return None

@@ -48,7 +48,7 @@ def _cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    # A pentagram's five lines are at cos 72 degrees of its radius. The star is where a point is
+    # A pentagram's five lines are at cos 72 degrees of its radius. A point is in the star if it is
     # beyond at most one of them, so the signed distance is the second largest of the five.
     values = [x * nx + (y - 0.05) * ny for nx, ny in _STAR_NORMALS]
     largest, second = np.maximum(values[0], values[1]), np.minimum(values[0], values[1])
@@ -175,8 +175,8 @@ def render(scene: Scene, height: int | None = None, width: int | None = None) ->
 
     Args:
       scene: what to draw.
-      height, width: pixels; the scene's own where not given. Objects cannot overlap at the scene's
-        own aspect ratio.
+      height, width: pixels; None: the scene's own. Objects cannot overlap at the scene's own aspect
+        ratio.
 
     Returns:
       (height, width, 3) uint8, sRGB.

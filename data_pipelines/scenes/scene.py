@@ -1,8 +1,8 @@
-"""What a picture of the Scenes data set contains, and how a random one is drawn: a few flat objects
-on a plain ground.
+"""What a picture of the Scenes data set contains, a few flat objects on a plain ground, and how
+random scenes are sampled.
 
-Positions are fractions of width and height, radii fractions of the shorter side, so that one scene
-can be drawn at any resolution of its aspect ratio. Objects stand near the nine places of a 3x3
+Positions are fractions of width and height, radii fractions of the shorter side, so that a scene
+can be drawn at any resolution with its aspect ratio. Objects are near the nine places of a 3x3
 grid: each place has a name, and no two relations can be confused. All randomness comes from
 `random.Random` seeded with a string, which is the same on every platform and an order of magnitude
 cheaper than building a NumPy generator for each picture.
@@ -23,8 +23,8 @@ COLOURS = {
     "purple": (136, 56, 186),
     "pink": (252, 96, 176),
 }
-# Colours of the top and the bottom row. Little chroma, so that no ground is near an object's
-# colour.
+# Colours of the top and the bottom row. Their chroma is low, so that no ground is close to an
+# object's colour.
 BACKGROUNDS = {
     "white": ((250, 250, 250), (250, 250, 250)),
     "gray": ((184, 186, 190), (184, 186, 190)),
@@ -53,7 +53,7 @@ PLACES = {
 }
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 MAX_JITTER = 0.025  # of the axis; keeps the largest object 0.025 away from the border
-_GAP = 0.04  # least free distance between two objects, of the shorter side
+_GAP = 0.04  # least gap between two objects, as a fraction of the shorter side
 RELATION_MARGIN = 0.1  # centres of one row (column) differ by <= 0.05, of two rows by >= 0.21
 RELATIONS = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
 
@@ -105,8 +105,8 @@ class SceneConfig:
         red stars").
       distinct_share: share in which all colours and all shapes differ; in the rest every object is
         drawn independently.
-      jitter: how far, as a fraction of an axis, an object may stand from its place's centre.
-      long_captions: whether a scene has its long caption too (`long_captions.py`), as the last one.
+      jitter: how far, as a fraction of an axis, an object may be from the centre of its place.
+      long_captions: also give a scene its long caption (`long_captions.py`), as the last one.
     """
 
     sizes: tuple[tuple[int, int], ...] = ((64, 64),)
@@ -156,7 +156,7 @@ def random_stream(seed: int, index: int, purpose: str) -> random.Random:
 
 
 def overlaps(a: SceneObject, b: SceneObject, height: int, width: int) -> bool:
-    """Whether the circumscribed circles of two objects come nearer to each other than the gap."""
+    """Whether the circumscribed circles of two objects are closer to each other than the gap."""
     side = min(height, width)
     distance = ((a.x - b.x) * width) ** 2 + ((a.y - b.y) * height) ** 2
     return distance < ((RADII[a.size] + RADII[b.size] + _GAP) * side) ** 2
@@ -165,7 +165,7 @@ def overlaps(a: SceneObject, b: SceneObject, height: int, width: int) -> bool:
 def fits(
     item: SceneObject, others: tuple[SceneObject, ...] | list[SceneObject], height: int, width: int
 ) -> bool:
-    """Whether an object can stand beside the others."""
+    """Whether an object can be placed without overlapping the others."""
     return not any(overlaps(item, other, height, width) for other in others)
 
 
@@ -193,7 +193,7 @@ def _sample_looks(
     if mode < config.alike_share:
         kinds, colours = kinds[:1] * count, colours[:1] * count
     elif mode < config.alike_share + config.distinct_share:
-        # With fewer values than objects some value must repeat.
+        # With fewer values than objects, some value must repeat.
         kinds = rng.sample(config.shapes, count) if len(config.shapes) >= count else kinds
         colours = rng.sample(config.colours, count) if len(config.colours) >= count else colours
     alike = mode < config.alike_share
@@ -215,7 +215,7 @@ def _place(
     jitter: float,
     rng: random.Random,
 ) -> tuple[SceneObject, ...]:
-    """Random places without overlap; after failed attempts the corners, where four fit."""
+    """Random places without overlap; after too many failed attempts the corners, where four fit."""
     for attempt in range(9):
         names = rng.sample(CORNERS if attempt == 8 else tuple(PLACES), len(looks))
         placed: list[SceneObject] = []

@@ -16,16 +16,16 @@ from data_pipelines.scenes.scene import Scene, SceneConfig, random_stream, sampl
 
 @dataclasses.dataclass(frozen=True)
 class ScenesSource:
-    """`size` examples; record i depends on (config, seed, i) alone. Fits `grain.MapDataset.source`
-    and pickles.
+    """`size` examples; record i depends on (config, seed, i) alone. Can be pickled, and passed to
+    `grain.MapDataset.source`.
 
     Attributes:
       config: distribution of the scenes.
-      seed: sources of different seeds are independent draws; train and evaluate with different
-        seeds.
+      seed: sources with different seeds are independent draws, so train and evaluate with
+        different ones.
       size: number of records.
-      with_edits: also make one edit per record (its target is a second drawing, about as dear as
-        the first).
+      with_edits: also make one edit per record (its target is a second drawing, which takes about
+        as long as the first).
     """
 
     config: SceneConfig = SceneConfig()
@@ -37,10 +37,10 @@ class ScenesSource:
         return self.size
 
     def __getitem__(self, index: int) -> Example:
-        """The example at an index, negative ones counted from the end.
+        """The example at an index; negative indices count from the end.
 
         Raises:
-          IndexError: beyond the end.
+          IndexError: the index is out of range.
         """
         index = self._checked(index)
         scene = self.scene(index)

@@ -4,7 +4,7 @@
     builder.download_and_prepare()
     source = TfdsSource(builder.data_dir)   # data_pipelines/sources/tfds.py
 
-Pictures are handed to TFDS as PNG bytes: its path for arrays would import TensorFlow.
+Pictures are passed to TFDS as PNG bytes, since its code for arrays would import TensorFlow.
 """
 
 from __future__ import annotations

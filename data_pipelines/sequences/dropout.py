@@ -1,5 +1,5 @@
-"""Documents without their words or pictures, for guidance: in training at times, in sampling as a
-branch of its own, in the same form.
+"""Documents without their words or pictures, for guidance: occasional in training, a separate
+branch in sampling, and in the same form in both.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def build_training(
     rng: np.random.Generator,
     key: str = "document",
 ) -> Document:
-    """As `build_document`, but at times without its words or its pictures, for guidance.
+    """As `build_document`, but at times without the words or the pictures, for guidance.
 
-    Sampling has `build_unconditional` for the same form.
+    `build_unconditional` gives the same form in sampling.
     """
     dropped = choose_dropped(segments, config.cfg_dropout, rng, config.image_dropout)
     if dropped == WORDS and config.unconditional == "masked":
@@ -41,18 +41,19 @@ def build_unconditional(
     opening: str = "",
     key: str = "prompt",
 ) -> Document:
-    """As `build_prefix`, but without words, as training left them out."""
+    """As `build_prefix`, but without words, in the form in which training leaves them out."""
     if config.unconditional == "masked":
         return mask_words(build_prefix(segments, tokenizer, config, opening, key), tokenizer)
     return build_prefix(unconditional_segments(segments), tokenizer, config, opening, key)
 
 
 def mask_words(document: Document, tokenizer: Tokenizer) -> Document:
-    """The document at its full length, each token a `<no_mean>` but for the marks of images.
+    """The document at its full length, with every token except the marks of images replaced by
+    `<no_mean>`.
 
-    Marks of turns are masked too; images stay, the source of an edit among them, and so does what
-    is to be predicted (Cheers, arXiv:2603.12793, released code). In a training document this holds
-    for the slots before its last drawn image.
+    Marks of turns are masked too; images, including the source of an edit, and targets stay
+    (Cheers, arXiv:2603.12793, released code). In a training document only the slots before its last
+    drawn image are masked.
 
     Raises:
       TokenizerError: the tokenizer has no such token.

@@ -1,10 +1,11 @@
-"""Rows filled up: what `packing.assign` leaves free takes further documents of the same mixture.
+"""Filling rows: the slots that `packing.assign` leaves free get further documents of the mixture.
 
-A window owns a fixed number of documents, so few that nearly always all of them fit: where lengths
-vary, rows stay a quarter empty. Further documents come from a second order of the same records that
-is the window's own, so rows remain a pure function of (seed, window) and every record keeps its
-turn. They are placed whole where one fits. Once several did not fit anywhere, only texts follow,
-which are cut at the end of a row: any prefix of a text is one to learn from.
+A window owns a fixed number of documents, small enough that nearly always all of them fit; where
+lengths vary, rows stay a quarter empty. Further documents come from a second order of the same
+records, of which each window has its own block. So rows remain a pure function of (seed, window),
+and the order of the window's own documents does not change. Further documents are placed whole
+while they fit. Once several did not fit anywhere, only texts are added, cut at the end of a row:
+any prefix of a text can be learned from.
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ from data_pipelines.sequences.mixture import BLOCK, DocumentStream
 from data_pipelines.sequences.packing import Size, less, tightest
 from data_pipelines.sequences.sequence import Document, first_slots
 
-LEAST = 16  # free slots that are worth a text
-MISSES = 3  # documents with pictures that fit nowhere before only texts are tried
+LEAST = 16  # free slots needed to add a text
+MISSES = 3  # documents that fit nowhere before only texts are tried
 
 
 class Further(NamedTuple):
-    """A document that fills a row up, and its index in the order of further documents."""
+    """A document added to fill a row, and its index in the order of further documents."""
 
     index: int
     document: Document
@@ -34,12 +35,12 @@ def further_documents(
     window: int,
     counts: Counter,
 ) -> list[list[Further]]:
-    """Documents for each row of a window.
+    """The further documents for each row of a window.
 
     Args:
       free: what each row can still hold.
-      stream: of further documents; a window reads a prefix of its own block of them.
-      counts: what was skipped on the way is added, and `further`, how many were placed.
+      stream: the further documents; a window reads a prefix of its own block of them.
+      counts: updated with the documents skipped and, as `further`, the number placed.
     """
     rows: list[list[Further]] = [[] for _ in free]
     free, misses, mixture = list(free), 0, stream.mixture

@@ -10,10 +10,10 @@ from unicom_jax.core.batch import Role
 from unicom_jax.core.positions import image_positions
 
 UNCONDITIONAL = ("empty", "masked")
-# The roles under which an image is written, by what it is for and by the config's choice.
+# The roles under which an image is written, by its purpose and the configuration's choice.
 UNDERSTANDING: dict[str, tuple[Role, ...]] = {
     "features": (Role.UNDERSTAND,),
-    "latents": (Role.UNDERSTAND,),  # the model decides which of its streams fills these slots
+    "latents": (Role.UNDERSTAND,),  # the model decides which of its streams fills these
     "channel_concat": (Role.UNDERSTAND,),
     "sequence_concat": (Role.UNDERSTAND, Role.CLEAN),
 }
@@ -31,29 +31,29 @@ class SequenceConfig:
     Attributes:
       patch: pixels on a side of a patch.
       images: how pictures are resized.
-      understood: how those are that the model looks at: "same", or one of `images.SQUARE` where
-        `images` is one of them. The source of an edit is resized as its target, or they would not
-        be aligned.
-      pool: latents have one token for pool x pool patches (a token-pooling compressor); 1: one for
-        each.
-      fold: latents on a side of a slot: an image takes fold² times fewer slots than it has tokens,
-        under every role.
+      understood: how pictures to be understood are resized: "same", or one of `images.SQUARE` if
+        `images` is one of them. The source of an edit is resized as its target, so that both are
+        aligned.
+      pool: latents have one token per pool x pool patches (a token-pooling compressor); 1: one per
+        patch.
+      fold: a slot holds fold x fold latents, so an image takes fold² times fewer slots than it has
+        tokens, under every role.
       understanding: what an understood image feeds, a key of `UNDERSTANDING`. "sequence_concat"
         writes features and latents as one bidirectional block, both with the image's positions.
-      edit_source: under which roles the source of an edit is written, a key of `EDIT_SOURCE`.
+      edit_source: the roles under which the source of an edit is written, a key of `EDIT_SOURCE`.
       cfg_dropout: probability that a drawing document is made unconditional
         (`tasks.choose_dropped`).
-      unconditional: its form then. "empty": its prompts are empty and its other words are gone.
-        "masked": it keeps its length, see `dropout.mask_words`.
-      image_dropout: likewise, that it loses its pictures but keeps its words.
-      noisy_copies: NOISY copies of each drawn image. None sees another.
+      unconditional: the form of such a document. "empty": its prompts are empty and its other words
+        are removed. "masked": it keeps its length, see `dropout.mask_words`.
+      image_dropout: probability that it loses its pictures but keeps its words.
+      noisy_copies: NOISY copies of each drawn image; no copy sees another.
       template_labels: the loss is also on the header of a response (`prompt_close`), and in prompts
         on newlines, the marks of turns and `<|vision_start|>`, as in Cheers' released trainer.
-      dummies: training documents without pictures begin with the slots of a black drawn picture:
-        slots that see what is before them, as words do. As in Cheers' published trainer.
+      dummies: training documents without pictures begin with the slots of a black drawn picture,
+        which are causal like words. As in Cheers' published trainer.
       image_positions: rotary positions of image slots, a kind of `core.positions.image_positions`.
-      prompt_open, prompt_close, response_close: the turn's template. Qwen's chat form, for
-        instance, has "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
+      prompt_open, prompt_close, response_close: the template of a turn. For example, Qwen's chat
+        form is "<|im_start|>user\\n", "<|im_end|>\\n<|im_start|>assistant\\n", "<|im_end|>".
     """
 
     patch: int = 16
@@ -97,8 +97,8 @@ class SequenceConfig:
             )
         if self.noisy_copies < 1:
             raise ValueError(f"noisy_copies must be at least 1, not {self.noisy_copies}")
-        image_positions(0, 1, 1, self.image_positions)  # raises where there is no such kind
-        self.images.target_size(1, 1, self.patch * self.unit)  # raises where the sizes do not agree
+        image_positions(0, 1, 1, self.image_positions)  # raises if there is no such kind
+        self.images.target_size(1, 1, self.patch * self.unit)  # raises if the sizes do not agree
         if self.understood != "same" and not (self.images.square and self.understood in SQUARE):
             raise ValueError(
                 f"understood {self.understood!r} does not go with {self.images.kind!r} pictures; "
@@ -107,16 +107,16 @@ class SequenceConfig:
 
     @property
     def unit(self) -> int:
-        """Patches on a side of a slot; the patch grid's sides are multiples of it."""
+        """Patches per side of a slot, which divides both sides of the patch grid."""
         return self.pool * self.fold
 
     @property
     def max_patches(self) -> int:
-        """N of the batch: the most patches that a picture can have."""
+        """N of the batch: the most patches a picture can have."""
         return self.images.max_patches(self.patch, self.unit)
 
     def policy_of(self, role: str) -> ImagePolicy:
-        """How a picture is resized; `role` as of `tasks.Image`."""
+        """How a picture is resized; `role` is that of its `segments.Image`."""
         if role != UNDERSTOOD or self.understood == "same":
             return self.images
         return dataclasses.replace(self.images, kind=self.understood)

@@ -1,9 +1,9 @@
-"""The stream of documents: which task comes when, on which records, and what to do with bad ones.
+"""The stream of documents: the order of tasks, the records they read, and how bad ones are handled.
 
-Document i is a pure function of (seed, i). Tasks follow each other in blocks of 1000 documents in
-which each has its share to the nearest thousandth, spread evenly (jittered stratification), so a
-short run of documents has nearly the shares of the whole. Each task walks through the records that
-can serve it, in an order that is shuffled anew every epoch, so that they are seen equally often.
+Document i is a pure function of (seed, i). Documents come in blocks of 1000, in which each task has
+its share to the nearest thousandth, spread evenly (jittered stratification), so a short run of
+documents has nearly the overall shares. Each task goes through the records that can serve it in an
+order that is reshuffled every epoch, so that all are seen equally often.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from data_pipelines.sources.traits import may_lack, traits_of_source
 
 BLOCK = 1000
 FURTHER = 7_919  # added to the seed for the order of further documents
-ATTEMPTS = 100  # bad examples in a row after which the source itself must be wrong
+ATTEMPTS = 100  # consecutive bad examples after which the source itself is at fault
 CHOICES = ("error", "skip")
 
 
@@ -45,7 +45,7 @@ CHOICES = ("error", "skip")
 class Entry:
     """One ingredient: a task, its weight, and the records it reads (anything with len and []).
 
-    `origin` is the name of their source where a mixture has several.
+    `origin` is the name of their source if a mixture has several.
     """
 
     task: str
@@ -58,7 +58,7 @@ class Entry:
 
 
 class Pick(NamedTuple):
-    """Which entry a document belongs to, and how many documents that entry had before."""
+    """The entry a document belongs to, and how many earlier documents that entry had."""
 
     entry: int
     ordinal: int
@@ -82,7 +82,7 @@ class Mixture(Schedule):
 
     Raises:
       ValueError: an unknown task, an empty source, a weight that is negative or too small to
-        appear in a block; the message names the task and, of several, the source.
+        appear in a block; the message names the task and, if there are several, the source.
     """
 
     def __init__(self, entries: Sequence[Entry], seed: int) -> None:
@@ -112,10 +112,10 @@ class Mixture(Schedule):
         return self._parts[entry]
 
     def tally(self, documents: Iterable[tuple[int, int]]) -> Counter:
-        """How many documents each task has, each source, and how many slots each source has.
+        """Counts the documents of each task and source, and the slots of each source.
 
         Args:
-          documents: index and slots of each.
+          documents: index and slots of each document.
         """
         found: Counter = Counter()
         for index, slots in documents:
@@ -127,11 +127,11 @@ class Mixture(Schedule):
         return found
 
     def examples(self, pick: Pick, shift: int = 0, skipped: Counter | None = None) -> list[Content]:
-        """The records of a document. `shift` moves on in the source, past one that is no good.
+        """The records of a document. `shift` advances in the source, past records that failed.
 
         Args:
-          skipped: "unreadable" counts the records in whose place another was read; None: the first
-            of them raises.
+          skipped: "unreadable" is increased by the number of records that were replaced; None: the
+            first unreadable record raises.
 
         Raises:
           RecordError: a record that cannot be read.
@@ -154,7 +154,7 @@ def mixture_of(
     sources: Sequence[Content] | Mapping[str, Sequence[Content]],
     seed: int,
 ) -> Mixture:
-    """The mixture of `entries_of` one source, or of one a task."""
+    """The mixture of the `entries_of` a table of weights: one source for all, or one per task."""
     return Mixture(entries_of(weights, sources), seed)
 
 
@@ -168,11 +168,11 @@ def entries_of(
     Args:
       weights: task name to weight, such as {"text_to_image": 0.45, "text": 0.25}.
       sources: one source for all tasks, or one for each task by name. A task reads only the records
-        that have what it needs, where the source knows them (`sources.traits`).
-      origin: the name of the source, where the mixture has several.
+        that have what it needs, if the source knows which those are (`sources.traits`).
+      origin: the name of the source if the mixture has several.
 
     Raises:
-      ValueError: a task without a source, or whose source has no record for it.
+      ValueError: a task has no source, or its source has no record for it.
     """
     if not isinstance(sources, Mapping):
         sources = dict.fromkeys(weights, sources)
@@ -212,8 +212,8 @@ class DocumentStream:
 
     Attributes:
       broken: "error" or "skip": what to do with an example that cannot be read or lacks what its
-        task needs. A skipped one is replaced by the next of its source and counted, as "unreadable"
-        or "broken".
+        task needs. A skipped example is replaced by the next of its source and counted as
+        "unreadable" or "broken".
       overlong: "error" or "skip": the same for a document that fits no row.
     """
 
@@ -230,7 +230,7 @@ class DocumentStream:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose error or skip")
 
     def document(self, index: int) -> tuple[Document, Counter]:
-        """Document `index`, and how many examples on the way to it were "unreadable", "broken" or
+        """Document `index`, and how many examples were skipped for it as "unreadable", "broken" or
         "overlong".
         """
         pick, skipped = self.mixture.pick(index), Counter()
@@ -279,7 +279,7 @@ def _check(entry: Entry) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _block(seed: int, counts: tuple[int, ...], block: int) -> tuple[np.ndarray, np.ndarray]:
-    """(entry, documents of that entry before in this block) for each document of a block."""
+    """(entry, earlier documents of that entry in the block) for each document of a block."""
     rng = np.random.default_rng([seed, block])
     entries = np.repeat(np.arange(len(counts)), counts)
     before = np.concatenate([np.arange(count) for count in counts])

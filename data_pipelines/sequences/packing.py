@@ -1,16 +1,16 @@
-"""Documents to rows: packing inside fixed windows.
+"""Packs documents into rows, inside fixed windows.
 
-A window is a fixed run of documents and a fixed number of rows. Window w owns the documents
+A window is a fixed range of documents and a fixed number of rows. Window w owns the documents
 [w * D, (w + 1) * D) of the stream, so its rows are a pure function of (seed, w): nothing is carried
-over from the window before, any window can be built first, and a resumed run needs no buffer.
+over from the previous window, windows can be built in any order, and resuming needs no buffer.
 
 Best-fit decreasing (Johnson 1974): the documents, longest first, each go into the fullest row that
-still has the slots and the places for images and draws. What fits nowhere is left over: it is
-returned and counted, never dropped in silence. Because the longest go first, only short documents
-are ever left over, and `documents_per_window` chooses how many documents a window owns so that they
-are fewer than one in 500. The alternatives are worse here: rows that stop at the first document
-that does not fit lose long documents more often than short ones and so bend the mixture; a stream
-that carries documents over must be replayed on resume, and by every host.
+still has enough slots and enough places for images and draws. A document that fits nowhere is left
+over: it is returned and counted, never dropped silently. Because the longest are placed first, only
+short documents are left over, and `documents_per_window` chooses the documents per window such that
+fewer than one in 500 are. The alternatives are worse here: rows that stop at the first document
+that does not fit lose long documents more often than short ones and so distort the mixture; a
+stream that carries documents over must be replayed on resume, and by every host.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from data_pipelines.sequences.sequence import MASK_FIELDS, Document
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 Size = tuple[int, int, int, int]  # slots, images, draws and views of a document or a row
-SAFE = 2.5  # standard deviations of the slots of a window that rows to be filled up are safe from
+SAFE = 2.5  # standard deviations of a window's slots that must fit too when rows are filled up
 SLOT_NUMBERS = ("tokens", "roles", "targets", "image_token")
 PER_SLOT = (*SLOT_NUMBERS, "positions", "target_weights")
-MORE = ("image_index", "parts")  # of slots too, which are not those of the document
+MORE = ("image_index", "parts")  # fields of slots, too, but not copied unchanged from the document
 
 
 class OverlongDocument(ValueError):
-    """A document that fits no row. The message names the example, the limit and how to fix it."""
+    """A document that fits into no row. The message names the example, the limit and the fix."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,13 +42,13 @@ class PackingConfig:
     """The shape of packed rows.
 
     Attributes:
-      slots: S, slots a row.
-      images: M, images a row.
-      window_rows: rows of a window. More rows pack better; a batch is whole windows.
-      draws: D, draws a row: noisy copies of its images; 0: as many as images.
-      views: draws a row and images that are read, together; 0: as many as images and draws.
-      balance: rows of a window stand in the order of `balanced`, else in that of `assign`.
-      fill: what is left of rows is filled up (`sequences.filling`).
+      slots: S, the slots of a row.
+      images: M, the most images in a row.
+      window_rows: rows of a window. More rows pack better; a batch is a whole number of windows.
+      draws: D, the most draws (noisy copies of images) in a row; 0: the same as images.
+      views: the most draws plus read images in a row; 0: as many as images and draws together.
+      balance: order the rows of a window by `balanced`; otherwise as `assign` returns them.
+      fill: fill the free slots of rows (`sequences.filling`).
     """
 
     slots: int
@@ -73,7 +73,7 @@ class PackingConfig:
 
 
 def check_fits(document: Document, config: PackingConfig) -> None:
-    """Raises OverlongDocument when `document` would fit no empty row."""
+    """Raises OverlongDocument if `document` would not fit even into an empty row."""
     what = ("slots", "images", "draws", "views")
     keys = ("sequence_length", "images_per_row", "draws_per_row", "views_per_row")
     for name, size, limit, key in zip(what, document.size, config.room, keys, strict=True):
@@ -88,8 +88,8 @@ def assign(sizes: Sequence[Size], config: PackingConfig) -> tuple[list[list[int]
     """Places documents into the rows of one window.
 
     Returns:
-      (rows, left over): for each of `window_rows` rows the indices of its documents, ascending, and
-      the indices of those that fit nowhere.
+      (rows, left over): for each of the `window_rows` rows the indices of its documents, ascending;
+      and the indices of the documents that fit nowhere.
     """
     rows: list[list[int]] = [[] for _ in range(config.window_rows)]
     free = [config.room] * config.window_rows
@@ -105,7 +105,7 @@ def assign(sizes: Sequence[Size], config: PackingConfig) -> tuple[list[list[int]
 
 
 def tightest(free: Sequence[Size], size: Size) -> int | None:
-    """The row with the least space in which a document still fits; None: it fits nowhere."""
+    """The row with the least free space that still fits a document; None: it fits nowhere."""
     fitting = [
         row
         for row, room in enumerate(free)
@@ -115,26 +115,26 @@ def tightest(free: Sequence[Size], size: Size) -> int | None:
 
 
 def less(room: Size, size: Size) -> Size:
-    """What a row can still hold behind a document."""
+    """What a row can still hold after a document was added."""
     slots, images, draws, views = (have - need for have, need in zip(room, size, strict=True))
     return slots, images, draws, views
 
 
 def balanced(work: Sequence[int]) -> list[int]:
-    """An order of rows in which every aligned run of 2, 4, 8, ... of them has about equal work.
+    """An order of rows in which all aligned runs of 2, 4, 8, ... rows have about equal work.
 
-    Devices hold equal consecutive runs of a batch, and the one with most work decides how long a
-    step takes. The heaviest row is paired with the lightest, the second heaviest with the second
+    Devices hold equal consecutive runs of a batch, and the one with the most work decides how long
+    a step takes. The heaviest row is paired with the lightest, the second heaviest with the second
     lightest; then pairs are paired, and so on (longest-processing-time, folded). So one order
     serves every number of devices, whichever rows a host makes. The heavier of each pair comes
     first, so the parts of an accumulated batch, every p-th row, are balanced over devices as well.
 
     Args:
-      work: of each row, such as the slots that predict a token: logits are computed only for these
-        (`core.losses.text_terms`).
+      work: the work of each row, such as its slots that predict a token, since logits are computed
+        only for these (`core.losses.text_terms`).
 
     Returns:
-      A permutation of range(len(work)). Of an odd number of runs the middle one comes last.
+      A permutation of range(len(work)). The middle one of an odd number of runs comes last.
     """
     runs, rest = [[row] for row in range(len(work))], []
     while len(runs) > 1:
@@ -149,11 +149,11 @@ def balanced(work: Sequence[int]) -> list[int]:
 def documents_per_window(
     sizes: Sequence[Size], config: PackingConfig, tolerance: float = 0.002
 ) -> int:
-    """The largest number of documents a window can be given so that few are left over.
+    """The largest number of documents per window at which few are left over.
 
     Args:
-      sizes: of the stream's first few hundred documents, in order: the mixture spreads the tasks
-        evenly, so a run of documents varies less than a random draw.
+      sizes: those of the stream's first few hundred documents, in order: the mixture spreads the
+        tasks evenly, so a run of documents varies less than a random draw.
       tolerance: the largest share of documents that may be left over.
     """
     if not sizes:
@@ -175,7 +175,7 @@ def documents_per_window(
 
     shortest = max(1, min(slots for slots, *_ in sizes))
     most = config.window_rows * config.slots // shortest + 2
-    if config.fill:  # a larger number than is safe gains nothing
+    if config.fill:  # exceeding the safe number gains nothing
         mean, deviation = np.mean(sizes, axis=0)[0], np.std(sizes, axis=0)[0]
         room = config.window_rows * config.slots
         most = last(lambda n: n * mean + SAFE * deviation * n**0.5 <= room, most) + 1
@@ -192,10 +192,10 @@ def pack_row(
 def pack_rows(
     rows: Sequence[Sequence[Document]], config: PackingConfig, sequence: SequenceConfig
 ) -> MixedBatch:
-    """Rows of documents, back to back, with pads behind them.
+    """Packs documents back to back into rows, followed by padding.
 
-    Mask intervals and image indices are moved to where the document stands; positions are not, as
-    rotary positions only matter relative to each other.
+    Mask intervals and image indices are shifted by the document's offset; positions are not, since
+    only differences of rotary positions matter.
     """
     shape, pictures = (len(rows), config.slots), (len(rows), config.images)
     size = sequence.max_patches, 3 * sequence.patch**2

@@ -1,14 +1,14 @@
-"""Segments to slots: the sequence format, as one `Document` of NumPy arrays.
+"""From segments to slots: the sequence format, as one `Document` of NumPy arrays.
 
-One turn is `<|im_start|>` prompt `<|im_end|>` response `<|endoftext|>`; an image stands between
+One turn is `<|im_start|>` prompt `<|im_end|>` response `<|endoftext|>`; an image is enclosed by
 `<|vision_start|>` and `<|vision_end|>`. Words without a prompt are a plain document. Loss is on the
 response: from the `<|im_end|>`, which predicts its first token, to the closing `<|endoftext|>`.
 `<|vision_end|>` is never predicted: how many tokens an image has is known before it is drawn.
 
-A drawn image that ends its document is only written as NOISY slots. One with something behind it is
-written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
-place, so that nothing sees it (`MaskIntervals` draws the mask). Either may have several NOISY
-copies, each with its own noise and time: one reading of the prompt then serves several of them.
+A drawn image that ends its document is written only as NOISY slots. One that is followed by others
+is written twice: CLEAN in its place, and NOISY at the end of the document with the positions of its
+place, so that nothing sees it (`MaskIntervals` defines the mask). Either may have several NOISY
+copies, each with its own noise and time, which then share one reading of the prompt.
 Likewise one picture serves several separate questions (`Text.apart`): each continues from it.
 """
 
@@ -37,19 +37,19 @@ MASK_FIELDS = tuple(field.name for field in dataclasses.fields(MaskIntervals))
 
 @dataclasses.dataclass(frozen=True)
 class Document:
-    """One training document, or the prefix of an answer, of L slots, without padding.
+    """One training document, or the prefix of an answer: L slots without padding.
 
     Attributes:
       key: the example it comes from.
       tokens, roles, image_index, image_token, targets: (L,) int32.
       target_weights: (L,) float32.
       positions: (L, 2) int32 (y, x).
-      mask: intervals (L,) int32 in slots of this document.
-      draws: which image each noisy copy is of; `image_index` of NOISY slots counts these.
+      mask: intervals (L,) int32, counted in slots of this document.
+      draws: the image of each noisy copy; `image_index` of NOISY slots is an index into these.
       patches: per image, (rows * cols, patch * patch * 3) uint8.
       grids: per image, (rows, cols) of patches.
-      next_position: the rotary index of a token that would follow the text.
-      part: number of its source and task in the mixture that it is of.
+      next_position: the rotary index that a token after the document would have.
+      part: the number of its source and task in its mixture.
     """
 
     key: str
@@ -72,9 +72,9 @@ class Document:
 
     @functools.cached_property
     def size(self) -> tuple[int, int, int, int]:
-        """(slots, images, draws, views): what it takes of a row.
+        """(slots, images, draws, views): what the document takes up in a row.
 
-        A view is a draw, or an image that stands in the row as such.
+        A view is a draw, or an image that is read from the row itself.
         """
         read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
         draws = len(self.draws)
@@ -112,16 +112,16 @@ def drawing_slots(
     slot: int | None = None,
     kind: str = "grid",
 ) -> Slots:
-    """Where the NOISY tokens of an image to be drawn stand, and what they see.
+    """The positions of the NOISY tokens of an image to be drawn, and what they see.
 
     Args:
-      context: the image sees the slots [0, context): all that precedes its place,
-        `<|vision_start|>` included.
+      context: the image sees the slots [0, context): all that precedes its place, including
+        `<|vision_start|>`.
       position: rotary index of its place: `next_position` of a prefix that ends with
         `<|vision_start|>`.
       rows, cols: its token grid.
-      slot: its first slot; `context` unless a padded prefix or a later text is between.
-      kind: of its positions, `SequenceConfig.image_positions`.
+      slot: its first slot; `context` unless padding or a later text comes between.
+      kind: that of its positions, `SequenceConfig.image_positions`.
     """
     count = rows * cols
     slot = context if slot is None else slot
@@ -163,14 +163,14 @@ def build_prefix(
     opening: str = "",
     key: str = "prompt",
 ) -> Document:
-    """All that precedes an answer: prompts (and earlier turns), no targets, no noisy copies.
+    """All that precedes an answer: prompts and earlier turns, without targets or noisy copies.
 
     Args:
       segments: the conversation so far. Drawn images in it are written CLEAN. When it ends with a
-        prompt the turn is closed and the response starts behind the prefix; when it ends in a
+        prompt, the turn is closed and the response starts after the prefix; when it ends with a
         response, that response is continued.
-      opening: what the response is made to start with: `VISION_START` to draw at once, "<think>" to
-        think first.
+      opening: what the response is forced to start with: `VISION_START` to draw at once, "<think>"
+        to think first.
     """
     writer = _Writer(tokenizer, config, key, training=False)
     writer.write(segments)
@@ -182,10 +182,10 @@ def build_prefix(
 
 @dataclasses.dataclass
 class _Piece:
-    """A run of slots with one role and one image; NOISY ones have one draw instead.
+    """A run of slots with one role and one image, or one draw if they are NOISY.
 
-    `supervised` says which of its tokens are to be predicted. It, positions and mask intervals are
-    one value for all slots, or one for each.
+    `supervised` marks the tokens to be predicted. It, positions and mask intervals are one value
+    for all slots, or one for each.
     """
 
     tokens: Sequence[int]
@@ -196,7 +196,7 @@ class _Piece:
 
 
 class _Writer:
-    """Appends pieces and keeps the slot and the rotary position at which the next one starts."""
+    """Appends pieces and tracks the slot and the rotary position at which the next one starts."""
 
     def __init__(
         self, tokenizer: Tokenizer, config: SequenceConfig, key: str, training: bool
@@ -210,7 +210,7 @@ class _Writer:
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
         self.stem: tuple[int, int] | None = None  # slot and position before separate turns
-        self.turn = 0  # first slot of the one that is being written
+        self.turn = 0  # first slot of the turn that is being written
 
     def write(self, segments: Sequence[Segment]) -> None:
         config, previous = self.config, None
@@ -246,8 +246,8 @@ class _Writer:
         self._tokens(ids, segment.supervised)
 
     def image(self, segment: Image, last: bool) -> None:
-        """One image between its marks. A drawn one gets its noisy copy later; when it is last, that
-        is all of it.
+        """Writes one image between its marks. A drawn image gets its noisy copies later; the last
+        one consists of these alone.
         """
         self.markup(VISION_START, supervised=segment.role == DRAWN)
         image = self._keep(segment)
@@ -263,9 +263,9 @@ class _Writer:
         self.markup(VISION_END)
 
     def dummy(self) -> None:
-        """A black picture that is drawn before any word, in its place and seen by all that follows.
+        """Writes a black drawn picture before any word, in its place and seen by all that follows.
 
-        Its slots have no span, by which a model knows it (`families.slots.dummy_draws`).
+        A model recognises its slots by their empty spans (`families.slots.dummy_draws`).
         """
         side = self.config.images.size
         image = self._keep(Image(np.zeros((side, side, 3), np.uint8), DRAWN))
@@ -305,7 +305,7 @@ class _Writer:
             for name in MASK_FIELDS:
                 getattr(mask, name)[here] = getattr(piece.slots.mask, name)
             start = here.stop
-        # A slot predicts the token behind it.
+        # A slot predicts the token that follows it.
         rows["targets"][:-1] = np.where(supervised[1:], rows["tokens"][1:], 0)
         weights = np.zeros(self.slot, np.float32)
         weights[:-1] = supervised[1:]
@@ -333,8 +333,8 @@ class _Writer:
         return len(self.grids) - 1
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:
-        """The tokens of one image in its place, once for each role: one bidirectional block, one
-        place.
+        """Writes the tokens of one image in its place, once for each role: one bidirectional block
+        with the same positions for every role.
         """
         grids = [self.config.token_grid(*self.grids[image], role) for role in roles]
         stop = self.slot + sum(rows * cols for rows, cols in grids)
@@ -353,19 +353,19 @@ class _Writer:
         self.position += count
 
     def _causal(self, count: int) -> MaskIntervals:
-        """Of the next slots: each sees all up to itself, but for other separate turns."""
+        """Intervals of the next `count` slots: causal, but without other separate turns."""
         seen = self.slot + np.arange(1, count + 1)
         if self.stem is None:
             return MaskIntervals(0, seen, 0, 0)
         return MaskIntervals(0, self.stem[0], self.turn, seen)
 
     def _template_labels(self, ids: Sequence[int]) -> bool | np.ndarray:
-        """Which tokens of a prompt are to be predicted."""
+        """Which tokens of a prompt have a loss."""
         if not self.config.template_labels:
             return False
         labels = np.isin(ids, [*_template(self.tokenizer)])
         if self.stem is not None and self.slot == self.turn:
-            labels[:1] = False  # in the slot before it another turn ends
+            labels[:1] = False  # the slot before it ends another turn
         return labels
 
     def _append(self, piece: _Piece) -> None:
@@ -375,7 +375,7 @@ class _Writer:
 
 @functools.lru_cache(maxsize=4096)
 def encode_words(tokenizer: Tokenizer, words: str) -> tuple[int, ...]:
-    """The tokens of a text. Those of the latest texts are kept."""
+    """The tokens of a text, cached for the most recent texts."""
     return tuple(tokenizer.encode(words)) if words else ()
 
 
@@ -387,7 +387,7 @@ def _structure(tokenizer: Tokenizer) -> frozenset[int]:
 
 @functools.lru_cache(maxsize=16)
 def _template(tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens of a prompt that `template_labels` lets a model predict."""
+    """Tokens of a prompt on which `template_labels` puts a loss."""
     marks = tokenizer.turn_start, tokenizer.turn_end, tokenizer.vision_start
     return frozenset((*marks, *tokenizer.encode("\n")))
 

@@ -1,4 +1,4 @@
-"""A packed row as a picture: what every slot holds, predicts, sees, and where it stands."""
+"""A packed row as a picture: what every slot holds, predicts and sees, and its position."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import MixedBatch, Role
 
 LINE = 32  # slots a line
-MOST_SLOTS = 512  # more are cut off: they would not be legible
+MOST_SLOTS = 512  # further slots are cut off: they would not be legible
 INK, FAINT, LOSS = "#1f2933", "#7b8794", "#c81e5b"
 MARK = "#52606d"  # tokens that mark turns and images
 COLOURS = {
@@ -61,7 +61,7 @@ class _Row:
 
 
 def check_ending(path: str | os.PathLike) -> None:
-    """Raises ValueError for a file whose ending names no format of pictures."""
+    """Raises ValueError for a file whose ending is not that of a picture format."""
     known = FigureCanvasBase.get_supported_filetypes()
     if (ending := Path(path).suffix.removeprefix(".").lower()) not in known:
         raise ValueError(
@@ -75,8 +75,8 @@ def show_batch(
     """Draws one row of a packed batch and writes it as an image file.
 
     The slots are drawn in lines: words with their rotary position, image tokens as the patch they
-    stand for, and in red the token that a slot learns to predict. Below are the mask, coloured by
-    what is seen, the positions, and the row's pictures.
+    represent, and in red the token that a slot learns to predict. Below are the mask, coloured by
+    the kind of slot that is seen, the positions, and the row's pictures.
 
     Args:
       batch: fields as `MixedBatch` says, on the host.
@@ -133,12 +133,12 @@ def _cut(batch: MixedBatch, row: int) -> _Row:
     }
     fields |= {name: np.asarray(getattr(batch.mask, name)[row])[:slots] for name in MASK_FIELDS}
     fields |= {name: np.asarray(getattr(batch, name)[row]) for name in ("patches", "grids")}
-    # Counted before the cut, which may go through an image.
+    # Counted before the cut, which may fall within an image.
     images, roles = np.asarray(batch.image_index[row]), np.asarray(batch.roles[row])
     fields["image_tokens"] = np.array(
         [((images == images[i]) & (roles == roles[i])).sum() for i in range(slots)]
     )
-    # NOISY slots count draws; what is shown are pictures.
+    # NOISY slots refer to draws; what is shown are pictures.
     draws, noisy = np.asarray(batch.draws[row]), fields["roles"] == Role.NOISY
     pictures = draws[np.where(noisy, fields["image_index"], 0)]
     fields["image_index"] = np.where(noisy, pictures, fields["image_index"])
@@ -147,7 +147,7 @@ def _cut(batch: MixedBatch, row: int) -> _Row:
 
 
 def _word(tokenizer: Tokenizer, token: int) -> tuple[str, bool]:
-    """(what to write for a token, whether it is a mark)."""
+    """(text to show for a token, whether it is a mark)."""
     text = tokenizer.decode([int(token)], skip_special=False)
     if text in MARKS:
         return MARKS[text], True
@@ -205,7 +205,8 @@ def _box(left: float, top: float, colour: str, edge: str) -> Rectangle:
 
 
 def _patch_pixels(row: _Row, slot: int) -> np.ndarray:
-    """What an image slot stands for: a patch, or those of a pooled latent; noisy if it is."""
+    """The pixels that an image slot represents: a patch, or those of a pooled latent; with noise
+    if the slot is NOISY."""
     image, role, token = row.image_index[slot], row.roles[slot], int(row.image_token[slot])
     rows, cols = (int(side) for side in row.grids[image])
     pool = round((rows * cols / row.image_tokens[slot]) ** 0.5)
@@ -223,7 +224,7 @@ def _patch_side(row: _Row) -> int:
 
 
 def _draw_mask(axes: Axes, row: _Row) -> None:
-    """S x S: a query's line shows what it sees, in the colour of what is seen."""
+    """Draws the S x S mask: the line of a query shows what it sees, in the colour of the keys."""
     key = np.arange(row.slots)
     start, stop, span, end = (row.fields[name][:, None] for name in MASK_FIELDS)
     seen = ((start <= key) & (key < stop)) | ((span <= key) & (key < end))
@@ -240,7 +241,7 @@ def _draw_mask(axes: Axes, row: _Row) -> None:
 
 
 def _draw_positions(axes: Axes, row: _Row) -> None:
-    """Rotary positions of every slot: y as a dot, x as a ring; they are one for text."""
+    """Draws the rotary positions of every slot: y as a dot, x as a ring; equal for text."""
     slots = np.arange(row.slots)
     for role in (Role.TEXT, Role.UNDERSTAND, Role.CLEAN, Role.NOISY):
         here = row.roles == role

@@ -24,7 +24,7 @@ from data_pipelines.segments import (
 )
 from data_pipelines.sources.undecoded import EVERY_PICTURE, ONE_PICTURE, TEXTS_ALONE
 
-WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is left out for guidance
+WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is dropped for guidance
 
 BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts of image_to_text
 
@@ -33,17 +33,17 @@ class BrokenExample(ValueError):
     """An example that lacks what its task needs; the message names it and how to fix it."""
 
 
-Content = Example | FinishedDocument  # of a record
+Content = Example | FinishedDocument  # the content of a record
 TaskFunction = Callable[[Sequence[Any], np.random.Generator], list[Segment]]
 
 
 def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
     """The same context without its words, for classifier-free guidance.
 
-    This is what training sees after dropout, where words are not masked
-    (`dropout.build_unconditional`). Prompt texts become empty (their turn marks stay),
-    response texts such as a thought vanish, images stay. So the unconditional form of a
-    text-to-image prompt is an empty turn, and that of an edit is a turn with the picture.
+    Training sees the same after dropout, unless words are masked (`dropout.build_unconditional`).
+    Prompt texts become empty (their turn marks stay), response texts such as a thought are removed,
+    and images stay. So the unconditional form of a text-to-image prompt is an empty turn, and that
+    of an edit is a turn with the picture.
     """
     silent = [
         Text("") if isinstance(segment, Text) and not segment.supervised else segment
@@ -53,7 +53,7 @@ def unconditional_segments(segments: Sequence[Segment]) -> list[Segment]:
 
 
 def without_pictures(segments: Sequence[Segment]) -> list[Segment]:
-    """The same context without its pictures, for guidance by them."""
+    """The same context without its pictures, for guidance by pictures."""
     return [segment for segment in segments if isinstance(segment, Text)]
 
 
@@ -65,8 +65,8 @@ def choose_dropped(
 ) -> str:
     """What a training document loses before its last drawn image: WORDS, PICTURES or NOTHING.
 
-    Words go with the given probability, pictures with `image_probability`, never both. Documents
-    that draw nothing lose nothing, and draw no number from `rng`.
+    Words are dropped with the given probability, pictures with `image_probability`, never both.
+    Documents without a drawn image lose nothing and use no number from `rng`.
     """
     if not _drawn(segments) or (chance := rng.random()) >= probability + image_probability:
         return NOTHING
@@ -74,7 +74,7 @@ def choose_dropped(
 
 
 def drop(segments: Sequence[Segment], dropped: str) -> list[Segment]:
-    """The segments, with everything before the last drawn image without what is `dropped`."""
+    """The segments, with what is `dropped` removed from everything before the last drawn image."""
     if dropped == NOTHING:
         return list(segments)
     last = _drawn(segments)[-1]
@@ -91,7 +91,7 @@ def _drawn(segments: Sequence[Segment]) -> list[int]:
 
 
 def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """A document of words alone: a caption, at times followed by a question that it may answer."""
+    """A document of words alone: a caption, at times followed by a question and its answer."""
     (example,) = examples
     words = draw_caption(example, rng)
     if example.questions and rng.random() < 0.5:
@@ -101,13 +101,13 @@ def text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]
 
 
 def is_long_text(segments: Sequence[Segment]) -> bool:
-    """Whether a document is one text, of which a part would do as well."""
+    """Whether a document is a single text, which may be replaced by a part of it."""
     return len(segments) == 1 and isinstance(segments[0], Text) and len(segments[0].text) > 1
 
 
 def half_of(segment: Text, rng: np.random.Generator) -> Text:
-    """Half of a text, from a place drawn at random: what is read of one that is longer than a row.
-    It begins and ends between words where there are some.
+    """Half of a text, from a random place; used for a text that is longer than a row.
+    It begins and ends between words if the text has several.
     """
     words = segment.text.split(" ")
     parts, between = (words, " ") if len(words) > 1 else (segment.text, "")
@@ -122,7 +122,7 @@ def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list
 
 
 def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """Captioning. The prompt says whether the shortest caption is wanted or another."""
+    """Captioning. The prompt says whether a brief or a detailed caption is wanted."""
     (example,) = examples
     _require(example, example.captions, "captions")
     index = int(rng.integers(len(example.captions)))
@@ -142,7 +142,7 @@ def visual_qa(examples: Sequence[Example], rng: np.random.Generator) -> list[Seg
 
 
 def conversation(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """One picture and all its questions in random order: many answers for one look."""
+    """One picture and all its questions in random order, so that the picture is read once."""
     (example,) = examples
     _require(example, example.questions, "questions")
     segments: list[Segment] = [Image(_picture(example))]
@@ -153,8 +153,8 @@ def conversation(examples: Sequence[Example], rng: np.random.Generator) -> list[
 
 
 def questions(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """One picture and all its questions, each as if it were the only one: unlike in a conversation
-    no other question and no answer stands between it and the picture.
+    """One picture and all its questions, each as if it were the only one: unlike in a conversation,
+    no other question or answer comes between it and the picture.
     """
     return [
         dataclasses.replace(segment, apart=True)
@@ -165,13 +165,13 @@ def questions(examples: Sequence[Example], rng: np.random.Generator) -> list[Seg
 
 
 def edit(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """Picture and instruction to picture."""
+    """Image editing: from a picture and an instruction to a picture."""
     (example,) = examples
     return [Image(_picture(example), SOURCE), *_edit_turn(example, rng)]
 
 
 def several_images(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """Two pictures and a question about one of them; a caption is asked for where it has no
+    """Two pictures and a question about one of them, or a request for its caption if it has no
     questions.
     """
     index = int(rng.integers(len(examples)))
@@ -191,7 +191,7 @@ def several_images(examples: Sequence[Example], rng: np.random.Generator) -> lis
 
 
 def think_then_draw(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
-    """A plan in words comes before the picture."""
+    """Text to image with a plan in words before the picture."""
     (example,) = examples
     thought = thinking(_nonempty(example, example.thought, "thought"))
     return [
@@ -229,19 +229,19 @@ def document(documents: Sequence[FinishedDocument], rng: np.random.Generator) ->
 
 
 def about_image(number: int, question: str) -> str:
-    """The form of a question about one of several pictures, counted from 1."""
+    """The text of a question about one of several pictures, counted from 1."""
     return f"Image {number}: {question}"
 
 
 def thinking(thought: str) -> str:
-    """The form of a thought in a response."""
+    """The text of a thought in a response."""
     return f"<think>{thought}</think>"
 
 
 def draw_caption(example: Example, rng: np.random.Generator, last: bool = False) -> str:
     """One of the example's captions, or its `last`, most detailed one.
 
-    Raises BrokenExample where it has none or it is empty.
+    Raises BrokenExample if there is none or it is empty.
     """
     _require(example, example.captions, "captions")
     index = -1 if last else int(rng.integers(len(example.captions)))
@@ -250,8 +250,8 @@ def draw_caption(example: Example, rng: np.random.Generator, last: bool = False)
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task, how many records it takes at a time, the fields of which a record needs one that is
-    not empty, those, of picture and captions, without which it is no good, and what it reads.
+    """A task, the number of records it takes at a time, the fields of which a record needs at least
+    one non-empty, which of picture and captions it requires, and the pictures it reads.
     """
 
     function: TaskFunction
@@ -291,10 +291,10 @@ def check_content(
 
     Args:
       source: where they come from.
-      origin: its name, if it has one.
+      origin: the name of the source, if it has one.
 
     Raises:
-      SourceError: a task of examples met a finished document, or the other way round.
+      SourceError: a task for examples got a finished document, or the other way round.
     """
     for content in contents:
         if isinstance(content, TASKS[task].reads):
@@ -312,7 +312,7 @@ def check_content(
 
 
 def texts_of(content: Content) -> list[str]:
-    """The words of a record that tasks write."""
+    """The texts of a record that tasks write."""
     if isinstance(content, FinishedDocument):
         return [segment.text for segment in content.segments if isinstance(segment, Text)]
     return [

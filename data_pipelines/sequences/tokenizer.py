@@ -1,7 +1,7 @@
 """Text to token ids and back: one frozen wrapper over Hugging Face's `tokenizers`.
 
-Qwen2.5's tokenizer and the small ones that the project trains share the names of their special
-tokens, so that the sequence format does not depend on which of them is in use.
+Qwen2.5's tokenizer and the small ones that this project trains use the same names for their special
+tokens, so the sequence format does not depend on which of them is in use.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SPELLINGS = SPECIAL_TOKENS | ON_DEMAND
 OPTIONAL_TOKENS = ("think_start", "think_end")  # Qwen2.5 has none
 BYTE_ALPHABET = 256
 UNUSUAL = "\u2603"  # a snowman: few vocabularies have a token for it
-# What a given tokenizer says about its use and a run keeps for whoever loads it later.
+# What a given tokenizer says about its use, which a run keeps for whoever loads it later.
 KEPT = ("chat_template", "eos_token", "pad_token", "model_max_length", "padding_side")
 
 
@@ -39,8 +39,8 @@ class Tokenizer:
     `fingerprint()`s agree.
 
     Attributes:
-      details: entries of a given tokenizer_config.json that decide no ids, as its chat template
-        (`KEPT`); `save` writes them again.
+      details: entries of a given tokenizer_config.json that do not affect ids, such as its chat
+        template (`KEPT`); `save` writes them back.
 
     Raises:
       TokenizerError: the backend lacks a special token that every sequence needs.
@@ -62,12 +62,12 @@ class Tokenizer:
         return self.backend.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
-        """Text of `ids`. Bytes that are no UTF-8 (a cut-off character) become U+FFFD."""
+        """Text of `ids`. Bytes that are not UTF-8 (a cut-off character) become U+FFFD."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=skip_special)
 
     @functools.cached_property
     def vocab_size(self) -> int:
-        """Largest id + 1, added tokens included: the least number of rows of an embedding table."""
+        """Largest id + 1, including added tokens: the fewest rows an embedding table can have."""
         return max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @functools.cached_property
@@ -135,12 +135,12 @@ class Tokenizer:
         """Inverse of `to_json`.
 
         Raises:
-          TokenizerError: `text` is no tokenizer.json.
+          TokenizerError: `text` is not a tokenizer.json.
         """
         return cls(_parse(text, "the embedded tokenizer"))
 
     def save(self, directory: str | pathlib.Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer loads too."""
+        """Write tokenizer.json and tokenizer_config.json, which AutoTokenizer can load too."""
         directory = as_path(directory)
         directory.mkdir(parents=True, exist_ok=True)
         present = [SPELLINGS[name] for name in self.special_ids]
@@ -160,7 +160,7 @@ class Tokenizer:
         (directory / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
     def fingerprint(self) -> str:
-        """16 hex digits of everything that decides ids, whatever way the JSON is written."""
+        """A hash, 16 hex digits, of everything that decides ids, however the JSON is written."""
         parts = json.loads(self.to_json())
         merges = parts["model"].get("merges", [])
         # Older versions of tokenizers write a merge as "a b", newer ones as ["a", "b"].
@@ -177,8 +177,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
     Args:
       texts: the corpus; the result depends on it as a multiset, not on its order.
-      vocab_size: upper bound, the special tokens and the 256 bytes included; when every word of
-        the corpus is a token, training stops earlier.
+      vocab_size: upper bound, including the special tokens and the 256 bytes; training stops
+        earlier once every word of the corpus is a token.
 
     Raises:
       TokenizerError: `vocab_size` is too small for the bytes.
@@ -208,8 +208,8 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
     Args:
       path: a directory with tokenizer.json, or with the older files that transformers converts
         (vocab.json, ...).
-      add_missing: append the special tokens that are missing, e.g. "<think>" for Qwen2.5, whose
-        152064 embedding rows are more than its tokens.
+      add_missing: append the special tokens that are missing, e.g. "<think>" for Qwen2.5, which
+        has more embedding rows (152064) than tokens.
 
     Raises:
       TokenizerError: nothing readable at `path`, or a required token is missing.
@@ -231,9 +231,9 @@ def load_tokenizer(path: str | pathlib.Path, *, add_missing: bool = False) -> To
 
 
 def with_token(tokenizer: Tokenizer, name: str) -> Tokenizer:
-    """The tokenizer with the special token `name`, a key of SPELLINGS, behind all its others.
+    """The tokenizer with the special token `name`, a key of SPELLINGS, appended after all others.
 
-    The same one where it has that token.
+    Returns the same tokenizer if it has that token.
     """
     if name in tokenizer.special_ids:
         return tokenizer
@@ -243,7 +243,7 @@ def with_token(tokenizer: Tokenizer, name: str) -> Tokenizer:
 
 
 def _details(folder: pathlib.Path) -> dict[str, Any]:
-    """The entries `KEPT` of a folder's tokenizer_config.json; a chat template may have its file."""
+    """The entries `KEPT` of a folder's tokenizer_config.json, and a chat template's own file."""
     found = _read_json(folder / "tokenizer_config.json")
     details = {name: found[name] for name in KEPT if found.get(name) is not None}
     for name in ("eos_token", "pad_token"):
@@ -258,7 +258,7 @@ def _details(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is no file."""
+    """The object in a JSON file; {} if there is no file."""
     if not path.is_file():
         return {}
     try:
@@ -282,7 +282,7 @@ def check_tokenizer(tokenizer: Tokenizer, fingerprint: str, owner: str) -> None:
 
 
 def _special_id(backend: tokenizers.Tokenizer, token: str) -> int | None:
-    """Id of `token` if its spelling in a text becomes that id, which a mere entry does not do."""
+    """Id of `token` if its spelling in a text encodes to it; a plain vocabulary entry does not."""
     ids = backend.encode(token, add_special_tokens=False).ids
     return ids[0] if len(ids) == 1 and ids[0] == backend.token_to_id(token) else None
 

@@ -1,4 +1,4 @@
-"""Records that cannot be read: another takes the place of each, and they are counted."""
+"""Replaces and counts records that cannot be read."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.traits import traits_of_source
 
 LOG = logging.getLogger(__name__)
-LIMIT = 100  # records in a row after which the source itself is at fault
-NEIGHBOURS = 4  # tried before the search moves on
-PARTS = 16  # of a source; it moves on by one of them
+LIMIT = 100  # consecutive broken records after which the source itself is at fault
+NEIGHBOURS = 4  # neighbouring records tried before the search jumps ahead
+PARTS = 16  # of a source; the search jumps ahead by one of them
 NAMED = 3  # unreadable records of a source that a process names; the others are only counted
 
 Record = TypeVar("Record")
@@ -27,8 +27,8 @@ _lock = threading.Lock()
 def read_or_next(source: Sequence[Record], index: int, limit: int = LIMIT) -> tuple[Record, int]:
     """The record at `index`, or the one that takes its place, and how many were skipped.
 
-    The next few records are tried first, then some further on, so that a whole file that is gone
-    does not use up the tries. Which one it is depends on what is readable and on the index alone.
+    The next few records are tried first, then some further ahead, so that a missing file does not
+    use up the tries. The replacement depends only on the index and on which records are readable.
 
     Raises:
       SourceError: `limit` records, or all of them, cannot be read.
@@ -63,8 +63,8 @@ def _tell(source: Sequence, reason: str) -> None:
 class SkipBroken:
     """A source without its broken records: `read_or_next` at every index.
 
-    The replacement depends on the index alone, so what is made of the records stays a pure function
-    of it and no later stage meets a hole.
+    The replacement depends on the index alone, so everything made from the records stays a pure
+    function of the index, and later stages see no gaps.
     """
 
     def __init__(self, source: Sequence[Record], limit: int = LIMIT) -> None:
@@ -74,7 +74,7 @@ class SkipBroken:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Record:
-        if not 0 <= index < len(self):  # else iterating would begin again and never end
+        if not 0 <= index < len(self):  # else iteration would wrap around and never end
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         return read_or_next(self.source, index, self.limit)[0]
 

@@ -19,11 +19,11 @@ class CachedSource:
     """Decodes the pictures of a source's records and keeps the first records that fit into
     `max_bytes`; nothing is ever evicted.
 
-    Epochs are shuffled, so every record is equally far from its next use: keeping the first ones
+    Epochs are shuffled, so all records are equally far from their next use: keeping the first ones
     hits as often as the bound allows, while evicting the oldest would never hit on a source larger
-    than the cache. Pixels are kept where those of the whole source fit, as far as the records so
-    far can say; of a larger source the files are, of which ten times as many fit, and each is
-    decoded when it is used. Safe to share between threads; each worker process fills its own.
+    than the cache. If the pixels of the whole source fit, as estimated from the records so far,
+    pixels are kept. Otherwise files are, of which ten times as many fit, and each is decoded on
+    use. Safe to share between threads; each worker process fills its own cache.
     """
 
     def __init__(self, source: Sequence[Content], max_bytes: int) -> None:
@@ -40,8 +40,8 @@ class CachedSource:
         return self.read(index, EVERY_PICTURE, arrays=True)
 
     def read(self, index: int, look: str, *, arrays: bool) -> Content:
-        """A record, with what is looked at decoded (`undecoded.decoded`); what is kept decoded are
-        arrays, which take less memory than Pillow's pictures."""
+        """A record in which the pictures that `look` needs are decoded (`undecoded.decoded`). The
+        cache keeps decoded pictures as arrays, which take less memory than Pillow's."""
         kept, _ = self._kept.get(index, (None, 0))
         content = self.source[index] if kept is None else kept
         arrays = arrays or self._fits()
@@ -54,12 +54,12 @@ class CachedSource:
         return found
 
     def _fits(self) -> bool:
-        """Whether the whole source would fit decoded, if all records were as those so far."""
+        """Whether the whole source would fit decoded, if all records were like those so far."""
         expected = self._pixels / max(self._looks, 1) * len(self.source)
         return self.max_bytes > 0 and expected <= self.max_bytes
 
     def _keep(self, index: int, forms: Sequence[Content]) -> None:
-        """Keeps the first form of a record for which there is memory."""
+        """Keeps the first of several forms of a record that fits into memory."""
         _, before = self._kept.get(index, (None, 0))
         for one in forms:
             if self.bytes - before + (size := _size(one)) <= self.max_bytes:
@@ -70,7 +70,7 @@ class CachedSource:
             self.bytes -= before
 
     def looking(self, look: str) -> Looking:
-        """The records for somebody who looks at a part of each; they share this cache."""
+        """The records for a reader that uses only some pictures of each; shares this cache."""
         return self._views.setdefault(look, Looking(self, look))
 
     def __repr__(self) -> str:
@@ -81,8 +81,8 @@ class CachedSource:
 
 
 class Looking:
-    """The records of a cached source, of which only what is looked at is decoded: as arrays, or as
-    Pillow's pictures on their way to a size of their own (`images.prepare`)."""
+    """The records of a cached source in which only the pictures that are used are decoded: as
+    arrays, or as Pillow images that are still to be resized (`images.prepare`)."""
 
     def __init__(self, source: CachedSource, look: str) -> None:
         self.source, self.look = source, look
@@ -101,7 +101,7 @@ class Looking:
 
 
 def _size(content: Content) -> int:
-    """Bytes of the pictures and, roughly, of the words."""
+    """Bytes of the pictures and, approximately, of the texts."""
     if isinstance(content, FinishedDocument):
         words = [segment.text for segment in content.segments if isinstance(segment, Text)]
         pictures = [s.pixels for s in content.segments if not isinstance(s, Text)]

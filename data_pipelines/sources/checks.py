@@ -1,4 +1,4 @@
-"""What the texts of every record have to be, whatever source it comes from and whatever stage
+"""Requirements on the texts of every record, whichever source it comes from and whichever stage
 reads it.
 """
 
@@ -12,7 +12,7 @@ from data_pipelines.faults import RecordError
 from data_pipelines.marks import SPECIAL_TOKENS
 from data_pipelines.segments import FinishedDocument, Text, is_response
 
-# Spelled in a text they would become the tokens that mark turns, images and thoughts.
+# In a text, these spellings would become the tokens that mark turns, images and thoughts.
 _MARKS = re.compile("|".join(map(re.escape, SPECIAL_TOKENS.values())))
 
 
@@ -20,10 +20,10 @@ def check_texts(example: Example, where: str, captioned: bool = False) -> None:
     """Checks all texts of an example.
 
     Args:
-      captioned: it needs a caption even where it has a picture or questions.
+      captioned: a caption is required even if there is a picture or questions.
 
     Raises:
-      RecordError: a caption is blank or missing, or a text cannot be written as UTF-8 or spells a
+      RecordError: a caption is blank or missing, or a text cannot be encoded as UTF-8 or contains a
         mark of the model; the message begins with `where`.
     """
     other = not captioned and (example.image is not None or example.questions)
@@ -36,8 +36,8 @@ def check_segments(document: FinishedDocument, where: str) -> None:
     """Checks all texts of a finished document, and how it ends.
 
     Raises:
-      RecordError: it does not end with a response, a text is blank, cannot be written as UTF-8 or
-        spells a mark of the model; the message begins with `where`.
+      RecordError: it does not end with a response, or a text is blank, cannot be encoded as UTF-8
+        or contains a mark of the model; the message begins with `where`.
     """
     if not document.segments or not is_response(document.segments[-1]):
         raise RecordError(

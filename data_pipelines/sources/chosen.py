@@ -1,4 +1,4 @@
-"""Some records of a source: those that can serve a task, or those of a split."""
+"""A subset of a source's records: those that can serve a task, or those of a split."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ BLOCK = 1024  # numbers whose rank is counted together; a multiple of 8
 
 
 class Ascending:
-    """The numbers at which a mask is true, in order: one bit a number instead of eight bytes.
+    """The indices at which a mask is true, in order, in one bit per index instead of eight bytes.
 
-    100 million of them take 12.5 MB, which is what is sent to each worker process.
+    For 100 million records this is 12.5 MB, which is what each worker process is sent.
 
     Args:
       mask: (N,) bool.
@@ -26,7 +26,7 @@ class Ascending:
         self._size, self._bits = len(mask), np.packbits(mask)
         starts = np.arange(0, len(mask), BLOCK)
         counts = np.add.reduceat(mask, starts, dtype=np.int64) if len(mask) else starts
-        self._ranks = np.cumsum(counts)  # how many there are up to the end of each block
+        self._ranks = np.cumsum(counts)  # true values up to the end of each block
 
     def __len__(self) -> int:
         return int(self._ranks[-1]) if len(self._ranks) else 0
@@ -48,8 +48,8 @@ class Ascending:
 
 
 class Chosen:
-    """Random access to some records of a source, by their indices, which may be in any order or,
-    more compactly, `Ascending`.
+    """Random access to some records of a source, given by their indices, which may be in any order
+    or, more compactly, `Ascending`.
     """
 
     def __init__(self, source: Sequence[Example], indices: np.ndarray | Ascending) -> None:
@@ -75,7 +75,7 @@ class Chosen:
 
 
 def having(source: Sequence[Example], takes: Sequence[str]) -> Sequence[Example]:
-    """The records that have everything of `takes`, as far as a source knows; () where none has.
+    """The records that lack nothing in `takes`, as far as the source knows; () if there are none.
 
     Args:
       takes: keys of `LACKS`.
@@ -93,11 +93,11 @@ def records_with(
     traits: np.ndarray,
     takes: Sequence[str] = (),
 ) -> Sequence[Example]:
-    """The records of a source that can serve a task; the source itself where all can.
+    """The records of a source that can serve a task; the source itself if all can.
 
     Args:
-      names: keys of `NEEDS`, of which a record needs one; (): none.
-      traits: of all its records, `traits_of_source`.
+      names: keys of `NEEDS`, of which a record needs at least one; (): it needs none.
+      traits: those of all its records, from `traits_of_source`.
       takes: keys of `LACKS`, none of which a record may lack.
     """
     fit = (traits & np.uint8(sum(LACKS[name] for name in takes))) == 0

@@ -1,8 +1,8 @@
-"""Which columns of a table hold what, and its rows in the layout of `sources.rows`.
+"""What the columns of a table hold, and conversion of its rows to the layout of `sources.rows`.
 
-A picture is the bytes of its file, {"bytes", "path"} as Hugging Face has it, or a path relative to
-the table. Captions may be a JSON object of texts, and an edit the lists `image_list` and
-`instruction_list`, as BAGEL's examples have them.
+A picture is the bytes of its file, a dict {"bytes", "path"} as in Hugging Face's data sets, or a
+path relative to the table. Captions may be a JSON object of texts, and edits may be given by the
+lists `image_list` and `instruction_list`, as in BAGEL's examples.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.rows import CAPTION_KEYS
 from data_pipelines.sources.traits import LACKS, TRAITS
 
-TEXTS = ("string", "large_string", "binary", "large_binary")  # of pyarrow
-IMAGES, INSTRUCTIONS = "image_list", "instruction_list"  # an edit as BAGEL has it
+TEXTS = ("string", "large_string", "binary", "large_binary")  # pyarrow types
+IMAGES, INSTRUCTIONS = "image_list", "instruction_list"  # an edit in BAGEL's form
 
 
 class Columns(NamedTuple):
     """The columns that are read, by what they hold; "": none.
 
     Attributes:
-      image: pictures, or of edits the list of pictures.
-      captions, questions, conversations: as `sources.rows` has them.
-      others: the names of edits, instruction_list and thought, where they exist.
+      image: pictures or, for edits, the list of pictures.
+      captions, questions, conversations: as in `sources.rows`.
+      others: the names of edits, instruction_list and thought, if they exist.
     """
 
     image: str
@@ -46,7 +46,7 @@ def choose_columns(
     """The columns to read.
 
     Raises:
-      SourceError: one that was asked for does not exist, or there is nothing to learn from.
+      SourceError: a requested column does not exist, or there is nothing to learn from.
     """
     edits = IMAGES in existing and INSTRUCTIONS in existing and image not in existing
     asked = {"captions": captions, "questions": questions}
@@ -104,7 +104,7 @@ def _is_conversation(value: Any) -> bool:
 
 
 def plain(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A row whose captions are texts, and whose lists of pictures are edits."""
+    """A row with its captions converted to texts and its lists of pictures to edits."""
     row = dict(row)
     if isinstance(row.get("captions"), str):
         row["captions"] = _texts(row["captions"])
@@ -120,7 +120,7 @@ def plain(row: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _texts(captions: str) -> str | list[str]:
-    """The texts of a JSON object of captions; another text is itself."""
+    """The texts of a JSON object of captions; any other text is returned unchanged."""
     if captions.startswith("{"):
         try:
             found = json.loads(captions)
@@ -132,7 +132,7 @@ def _texts(captions: str) -> str | list[str]:
 
 
 def _steps(pictures: Sequence[Any], instructions: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Edits from the first picture to each other one: instructions on the way are joined."""
+    """Edits from the first picture to each later one, with all instructions in between joined."""
     before: list[str] = []
     for target, given in zip(pictures[1:], instructions, strict=True):
         choices = [given] if isinstance(given, str) else given or [""]
@@ -166,7 +166,7 @@ def filled(table: Any, names: Mapping[str, int]) -> np.ndarray:
 
 
 def _not_empty(column: Any) -> Any:
-    """Booleans; of other than lists, texts and bytes, every value that is not null counts."""
+    """Which values are neither null nor, for lists, texts and bytes, empty."""
     import pyarrow as pa
     import pyarrow.compute as pc
 

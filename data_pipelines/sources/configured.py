@@ -17,7 +17,7 @@ from data_pipelines.sources.registry import (
 )
 
 Config = Mapping[str, Any]
-Part = tuple[str, str]  # name of a source and a task: what of a mixture has a weight of its own
+Part = tuple[str, str]  # source name and task: the unit of a mixture that has its own weight
 
 NAME = re.compile(r"[\w.-]+")
 DOCUMENT = "document"  # the task that reads finished documents
@@ -29,12 +29,12 @@ class ConfiguredSource:
     """One source of a configuration.
 
     Attributes:
-      key: where the configuration has it, such as "data.sources[1]".
-      name: in metrics and messages; "" for `data.source`, which is the only one.
-      options: its kind, its path and what else `data.source` has.
+      key: its place in the configuration, such as "data.sources[1]".
+      name: its name in metrics and messages; "" for `data.source`, which is the only one.
+      options: its kind, its path and the other options of `data.source`.
       weight: its share of what a stage reads.
       tasks: task -> share of the source; empty: the mixture of the stage.
-      stages: that read it; empty: all.
+      stages: those that read it; empty: all.
     """
 
     key: str
@@ -58,10 +58,10 @@ class ConfiguredSource:
 
 
 def configured_sources(config: Config, stage: str = "") -> list[ConfiguredSource]:
-    """The sources of a stage; "": of the whole configuration.
+    """The sources of a stage; "": those of the whole configuration.
 
     Raises:
-      SourceError: two sources have one name, or a name would not do in that of a metric.
+      SourceError: two sources have the same name, or a name cannot be part of a metric's name.
     """
     data = config["data"]
     if not data["sources"]:
@@ -105,13 +105,13 @@ def source_kinds(config: Config) -> list[str]:
 def picture_sources(
     config: Config, stage: str = "", *, captioned: bool = True
 ) -> list[ConfiguredSource]:
-    """The sources that have pictures, where `captioned` with captions: for stages without a
-    mixture, and for scores.
+    """The sources that have pictures (with captions if `captioned`), for stages without a mixture
+    and for scores.
 
     A source whose only tasks are texts is left out, unless it names the stage.
 
     Raises:
-      SourceError: there is none, or the stage is named by a source that has none.
+      SourceError: there is none, or a source without pictures names the stage.
     """
     found = configured_sources(config, stage)
     wanted = "pictures with captions" if captioned else "pictures"
@@ -158,15 +158,15 @@ def part_weights(config: Config, stage: str) -> dict[Part, float]:
 
 
 def mixture_parts(config: Config, stage: str) -> tuple[Part, ...]:
-    """The parts of a stage's mixture in the order of their numbers, that of their names: so packed
-    rows do not depend on the order in which a configuration lists its sources."""
+    """The parts of a stage's mixture in the order of their numbers. They are sorted by name, so
+    packed rows do not depend on the order in which a configuration lists its sources."""
     return tuple(sorted(part for part, weight in part_weights(config, stage).items() if weight))
 
 
 def narrow(
     config: MutableMapping[str, Any], stage: str, *, task: str = "", source: str = ""
 ) -> None:
-    """Leaves one task, or one source, in the mixture of a stage. Changes `config` in place."""
+    """Reduces the mixture of a stage to one task or one source. Changes `config` in place."""
     mixture = {name: share for name, share in config[stage]["mixture"].items() if share}
     kept = []
     if config["data"]["sources"]:

@@ -35,8 +35,8 @@ class ConversationsSource(JsonlSource):
          "conversations": [{"from": "human", "value": "<image> and <image>: which one barks?"},
                            {"from": "gpt", "value": "The second."}]}
 
-    Each mark `<image>` is the place of the next picture; without any, all pictures come first. A
-    conversation may have no picture. `JsonlSource` reads those about one picture as questions.
+    Each mark `<image>` is the place of the next picture; without marks, all pictures come first. A
+    conversation may have no pictures. `JsonlSource` reads those about one picture as questions.
 
     Args, errors: as `JsonlSource`.
     """

@@ -34,7 +34,7 @@ SEGMENTS = (*TEXTS, *PICTURES)
 class DocumentsSource(FolderSource):
     """Random access to the documents of a folder, for `grain.MapDataset.source`.
 
-    The folder holds `documents.jsonl`, one JSON object a line:
+    The folder holds `documents.jsonl`, with one JSON object per line:
 
         {"segments": [{"response": "Two cats met."}, {"look_at": "cats.jpg"},
                       {"response": "They became friends."}]}
@@ -43,8 +43,8 @@ class DocumentsSource(FolderSource):
         {"text": "A page of words alone."}
 
     A segment has one key: `prompt` and `response` are texts; `look_at`, `edit` (the source of an
-    edit) and `draw` are pictures, by their path in the folder. Responses and drawn pictures are
-    learned, and a document ends with one. A `text` is a document with one response.
+    edit) and `draw` are pictures, given by their path in the folder. Responses and drawn pictures
+    are learned, and a document must end with one. A `text` is a document with a single response.
 
     Raises:
       SourceError: as `FolderSource`.

@@ -19,15 +19,15 @@ _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
     """Files in the order of the given paths; those of one folder or pattern are sorted.
 
-    A name that exists is taken as it is, whatever characters it has; "~" is the home directory. Of
-    a folder all files with one of the suffixes are taken, hidden ones excepted. Braces are expanded
-    as a shell does it ("{00000..00099}", "{train,extra}").
+    A name that exists is taken literally, whatever characters it has; "~" is the home directory. A
+    folder gives all its files with one of the suffixes, except hidden ones. Braces are expanded as
+    in a shell ("{00000..00099}", "{train,extra}").
 
     Args:
-      cure: ends the message where nothing is found: "check the path, or ...".
+      cure: ends the message if nothing is found: "check the path, or ...".
 
     Raises:
-      SourceError: nothing is found, or one of the names that a brace pattern lists does not exist.
+      SourceError: nothing is found, or a name listed by a brace pattern does not exist.
     """
     if not isinstance(paths, str | os.PathLike):
         found = [file for path in paths for file in find_files(path, suffixes, cure)]
@@ -49,15 +49,15 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
 
 
 def fix_of(path: str, otherwise: str) -> str:
-    """How to repair a file that cannot be read as what it should be."""
+    """How to fix a file that cannot be read as the expected kind."""
     return "a pointer of Git LFS, run git lfs pull" if is_pointer(path) else otherwise
 
 
 def local_only(path: str | os.PathLike, what: str) -> None:
-    """Refuses an address in an object store, for what only a library can read that knows none.
+    """Refuses an object store's address for data read by a library that supports no such store.
 
     Raises:
-      SourceError: it gives the command that copies the data to this machine.
+      SourceError: the message gives the command that copies the data to this machine.
     """
     if is_remote(path):
         raise SourceError(
@@ -94,9 +94,9 @@ def _matches(name: str, suffixes: Sequence[str]) -> list[str]:
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """All names of a brace pattern, in the order in which bash gives them.
+    """All names of a brace pattern, in the order of bash.
 
-    "a-{08..10}.tar" is a-08.tar, a-09.tar, a-10.tar; "{a,b}" is a, b. Other braces stay.
+    "a-{08..10}.tar" is a-08.tar, a-09.tar, a-10.tar; "{a,b}" is a, b. Other braces are unchanged.
     """
     found = _BRACES.search(pattern)
     if found is None:

@@ -1,4 +1,4 @@
-"""Pictures in a folder with a JSONL file of texts, as Hugging Face's `imagefolder` has it."""
+"""Pictures in a folder with a JSONL file of texts, the layout of Hugging Face's `imagefolder`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ _HAS_TRAITS = re.compile(b'"(%s)"' % "|".join(TRAITS).encode())
 class FolderSource:
     """Random access to the pictures of a folder, for `grain.MapDataset.source`.
 
-    The folder holds `captions.jsonl` (or `metadata.jsonl`), one JSON object a line in the layout of
-    `sources.rows`, each with a picture and a caption. Other columns are left alone, since such
-    files often carry more than texts.
+    The folder holds `captions.jsonl` (or `metadata.jsonl`), with one JSON object per line in the
+    layout of `sources.rows`, each with a picture and a caption. Other columns are ignored, since
+    such files often have more than texts.
 
-    Only line offsets are kept in memory; a line is read, and its faults are found, on access.
+    Only line offsets are kept in memory; a line is read, and its errors are found, on access.
 
     Args:
       path: the folder; "~" is the home directory.
-      read: path of a picture -> what an `Example` holds of it; `decoding.load_file` keeps files.
+      read: path of a picture -> what an `Example` holds for it; `decoding.load_file` keeps files.
 
     Raises:
       SourceError: the folder or its list is missing, or the list is empty; on access: the disk or
@@ -66,7 +66,7 @@ class FolderSource:
         return self._content(row, where)
 
     def traits(self) -> np.ndarray:
-        """(N,) uint8 traits, from one pass over the list; pictures are not looked at."""
+        """(N,) uint8 traits, from one pass over the list; pictures are not opened."""
         found = np.zeros(len(self), np.uint8)
         with open_binary(self.list) as file:
             lines = (line for line in file if line.strip())
@@ -79,14 +79,14 @@ class FolderSource:
         return f"FolderSource({shown(self.list)})"
 
     def first_picture(self, row: Mapping[str, Any]) -> str:
-        """The file of a row's first picture; StopIteration: it has none."""
+        """The file of a row's first picture. Raises StopIteration if it has none."""
         return next(row[key] for key in IMAGE_KEYS if row.get(key) is not None)
 
     def _find_list(self) -> pathlib.Path:
         return find_list(self.path, LISTS, '{"file_name": "cat.jpg", "text": "a cat"}')
 
     def line(self, index: int) -> bytes:
-        """The line of a row, as it is in the list."""
+        """The line of a row, as stored in the list."""
         if is_remote(self.list):
             return read_range(self.list, *map(int, self._offsets[index : index + 2]))
         with open_binary(self.list) as file:
@@ -99,7 +99,7 @@ class FolderSource:
 
 
 def _line_traits(line: bytes) -> int:
-    """The traits that a line seems to have; its faults are reported where it is read."""
+    """The traits that a line seems to have; its errors are reported when it is read."""
     try:
         row = json.loads(line)
         return sum(value for name, value in TRAITS.items() if row.get(name))
@@ -108,10 +108,10 @@ def _line_traits(line: bytes) -> int:
 
 
 def find_list(path: pathlib.Path, names: Sequence[str], line: str) -> pathlib.Path:
-    """The first of the files `names` that a folder has.
+    """The first of the files `names` that exists in a folder.
 
     Args:
-      line: an example of what such a file holds.
+      line: an example line of such a file, for the message.
 
     Raises:
       SourceError: the folder or its list is missing.

@@ -1,8 +1,8 @@
-"""What data look like from outside: cheap to find, and different when the data are.
+"""The identity of data: cheap to compute, and different if the data differ.
 
-An identity maps the name of each file to a `Mark`. Names are relative, so that data may move. Of
-files of records the size and a few blocks count; a list of texts counts as a whole, since opening
-it reads all of it anyway, and of its pictures the sizes of a sample.
+An identity maps the name of each file to a `Mark`. Names are relative, so that data may be moved.
+The mark of a file of records covers its size and a few blocks; that of a list of texts covers the
+whole list, which is read on opening anyway, and the sizes of a sample of its pictures.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.pictures import PicturesSource
 from unicom_jax.core.paths import absolute, as_path, is_remote, joined, open_binary, read_range
 
-BLOCKS, BLOCK = 16, 4096  # how many are looked at in a file, and their bytes
-PICTURES = 64  # of a folder whose sizes are looked at
+BLOCKS, BLOCK = 16, 4096  # blocks read from a file, and bytes per block
+PICTURES = 64  # pictures of a folder whose sizes are compared
 NAMED = 3  # files that a message names
 
 
 class Mark(NamedTuple):
-    """What one file looks like.
+    """The identity of one file.
 
     Attributes:
       size: bytes.
-      digest: of the content, or of some blocks of it.
-      rows: of a list of texts; 0 for other files.
-      unordered: of a list of texts, the same for its rows in any order.
-      pictures: of a list of texts, a digest of the sizes of some of its pictures.
+      digest: a digest of the content, or of some blocks of it.
+      rows: the number of rows of a list of texts; 0 for other files.
+      unordered: for a list of texts, a digest that does not depend on the order of rows.
+      pictures: for a list of texts, a digest of the sizes of some of its pictures.
     """
 
     size: int
@@ -53,15 +53,15 @@ class Files(Protocol):
 
 
 def records_identity(paths: Iterable[str]) -> Identity:
-    """The identity of files of records: names below the folder that they have in common."""
+    """The identity of files of records, with names relative to their common folder."""
     paths = [absolute(path) for path in paths]
     base = os.path.commonpath(map(os.path.dirname, paths)) if paths else ""
     return {shown(os.path.relpath(path, base)): _sampled(path) for path in paths}
 
 
 def identity_of(source: PicturesSource | Files) -> Identity:
-    """The identity of a source by its files, or of a folder of pictures by their names and the
-    sizes of some.
+    """The identity of a source from its files, or of a folder of pictures from their names and the
+    sizes of some of them.
     """
     if not isinstance(source, PicturesSource):
         return records_identity(source.paths)
@@ -99,10 +99,10 @@ def from_json(stored: Mapping[str, list]) -> Identity:
 
 
 def changes(before: Identity, now: Identity, folder: FolderSource | None = None) -> list[str]:
-    """What is different, in words; nothing where both are the same.
+    """The differences in words; empty if there are none.
 
     Args:
-      folder: the source that `now` is the identity of, for more about its list.
+      folder: the source whose identity `now` is, for details about its list.
     """
     found = []
     for what, names in (
@@ -124,7 +124,7 @@ Found = Mapping[str, tuple[Identity, FolderSource | None]]  # by the name of a s
 
 
 def joined_identity(sources: Found) -> Identity:
-    """One identity of several sources: their files are called SOURCE/FILE."""
+    """A joint identity of several sources, whose files are named SOURCE/FILE."""
     return {
         f"{source}/{name}" if source else name: mark
         for source, (identity, _) in sources.items()
@@ -133,7 +133,7 @@ def joined_identity(sources: Found) -> Identity:
 
 
 def source_differences(before: Identity, sources: Found) -> list[str]:
-    """As `changes`, of several sources; each line names the source.
+    """As `changes`, for several sources; each line names the source.
 
     Args:
       before: their `joined_identity`.
@@ -200,7 +200,7 @@ def _pictures(source: FolderSource) -> str:
 
 
 def _size(path: pathlib.Path) -> int:
-    """Bytes of a file; -1 where it is gone."""
+    """Bytes of a file; -1 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:
@@ -208,7 +208,7 @@ def _size(path: pathlib.Path) -> int:
 
 
 def _picture_size(source: FolderSource, index: int) -> int:
-    """Bytes of the picture of a row; -1 where the row or the picture is broken."""
+    """Bytes of the picture of a row; -1 if the row or the picture is broken."""
     try:
         name = source.first_picture(json.loads(source.line(index)))
         return joined(source.path, name).stat().st_size

@@ -1,13 +1,13 @@
-"""Where the records of large files begin: found once, kept on disk, memory-mapped.
+"""An index of where the records of large files begin: built once, kept on disk, memory-mapped.
 
-An index has one 8-byte entry a record: its place in its file (56 bits) and its traits (8 bits), so
-100 million records take 800 MB on disk. Worker processes share the pages that they touch.
+An index has one 8-byte entry per record: its offset in its file (56 bits) and its traits (8 bits),
+so 100 million records take 800 MB on disk. Worker processes share the pages that they touch.
 
-Of each file the entries are kept beside it, as the hidden file `.NAME.KIND-STAMP.npy`, or in the
-user's cache folder where that folder cannot be written. STAMP is a hash of the file's size and time
-of change: after a change the old index is not found, and the file is scanned again. A source of
-several files maps one joined index, which is kept in the cache folder. The index of a file in an
-object store is kept there and in the cache folder, from which it is mapped.
+The entries of each file are kept beside it, in the hidden file `.NAME.KIND-STAMP.npy`, or in the
+user's cache folder if the file's folder is not writable. STAMP is a hash of the file's size and
+modification time: after a change the old index is not found, and the file is scanned again. A
+source of several files maps one joined index, which is kept in the cache folder. The index of a
+file in an object store is kept both there and in the cache folder, from which it is mapped.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from data_pipelines.faults import SourceError, patiently
 from unicom_jax.core.paths import Path, absolute, as_path, asking, copy_file, filesystem, is_remote
 
 LOG = logging.getLogger(__name__)
-SCANNERS = 8  # files that are scanned at a time
+SCANNERS = 8  # files that are scanned at once
 TRAIT_BITS = np.uint64(56)
 PLACE = np.uint64(2**56 - 1)
-CHUNK = 2**22  # entries looked at at a time
+CHUNK = 2**22  # entries processed at once
 
 
 class Scan(NamedTuple):
@@ -49,7 +49,7 @@ class Scan(NamedTuple):
 
 
 class Place(NamedTuple):
-    """A record: the number of its file, its number there, where it begins and where it ends."""
+    """A record: the number of its file, its number in the file, and its start and end there."""
 
     file: int
     local: int
@@ -58,15 +58,15 @@ class Place(NamedTuple):
 
 
 class Index:
-    """The places of all records of some files. Pickles without its entries.
+    """The places of all records of some files. Is pickled without its entries.
 
     Args:
       paths: the files.
-      kind: names the layout and its version, and whatever else decides what `scan` finds.
+      kind: names the layout and its version, and anything else that affects what `scan` finds.
       scan: one pass over a file.
 
     Raises:
-      SourceError: a file cannot be read, what `scan` raises, or there is no record at all.
+      SourceError: a file cannot be read, `scan` fails, or there is no record at all.
     """
 
     def __init__(self, paths: Sequence[str], kind: str, scan: Callable[[str], Scan]) -> None:
@@ -87,8 +87,8 @@ class Index:
         return Place(file, local, int(start), int(stop))
 
     def whole(self, index: int) -> tuple[Place, int, int]:
-        """(place, number among the records that begin at the same place, where the next of another
-        place begins): for records that are parts of one line.
+        """(place, number among the records that begin at the same offset, start of the first record
+        at a later offset), for records that are parts of one line.
         """
         place = self[index]
         entries = self.places(place.file)
@@ -130,12 +130,12 @@ class Index:
 
 
 def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array that `make()` returns for a file, memory-mapped where it is kept already."""
+    """The array that `make()` returns for a file, memory-mapped if it is already stored."""
     return _kept(path, kind, _stamp(path), make)[0]
 
 
 def cache_folder() -> pathlib.Path:
-    """Where indices go that cannot be kept beside their files."""
+    """The folder for indices that cannot be kept beside their files."""
     base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return pathlib.Path(base, "unicom_jax", "indices")
 
@@ -199,8 +199,8 @@ def _kept(
 def _kept_in_store(
     path: str, beside: Path, cached: pathlib.Path, make: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, pathlib.Path | None]:
-    """The index of a file in a store: it is mapped from the cache folder, and kept beside the file
-    where that can be written to, so that other machines need not read the file."""
+    """The index of a file in a store. It is mapped from the cache folder, and also kept beside the
+    file if the store is writable, so that other machines need not scan the file."""
     with contextlib.suppress(OSError, ValueError, EOFError):
         return _mapped(cached), cached
     with contextlib.suppress(OSError, ValueError, EOFError):
@@ -210,7 +210,7 @@ def _kept_in_store(
     made = make()
     if not _store(cached, len(made), [made]):
         return made, None
-    with contextlib.suppress(OSError, NotImplementedError):  # it can only be read
+    with contextlib.suppress(OSError, NotImplementedError):  # the store is read-only
         copy_file(cached, beside)
     return _mapped(cached), cached
 
@@ -236,7 +236,7 @@ def _store_stamp(path: str) -> str:
 
 
 def short_hash(*parts: str) -> str:
-    """16 hex digits of some texts, for the name of a file."""
+    """A hash of some texts, 16 hex digits, for the name of a file."""
     joined = "\0".join(parts).encode("utf-8", "surrogateescape")
     return hashlib.sha256(joined).hexdigest()[:16]
 
@@ -247,7 +247,7 @@ def _mapped(file: pathlib.Path) -> np.ndarray:
 
 
 def _store(file: pathlib.Path, length: int, parts: Iterable[np.ndarray]) -> bool:
-    """Writes (length,) numbers that come in parts of one type; returns whether that succeeded."""
+    """Writes (length,) numbers, given in parts of one type; returns whether that succeeded."""
     half = file.with_name(f"{file.name}-{uuid.uuid4().hex}.unfinished")  # others may write it too
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Several sources, one behind the other."""
+"""Several sources, one after the other."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ _CAPTION = re.compile(rb'"(captions|caption|text)"\s*:')
 class JsonlSource:
     """Random access to the rows of JSONL files, for `grain.MapDataset.source`.
 
-    A row may lack a picture or captions; the tasks that need them then do not draw from it.
+    A row may lack a picture or captions; tasks that need them then do not use it.
 
     Args:
       paths: a file, a folder (all its *.jsonl), a glob or a brace pattern, or a list of these.
       images: the folder that the names of pictures are relative to; "": that of their JSONL file.
-      read: path of a picture -> what an `Example` holds of it.
+      read: path of a picture -> what an `Example` holds for it.
     """
 
     may_lack = True
@@ -85,5 +85,5 @@ def _traits(line: bytes) -> int:
         return 0
     try:
         return traits_of_row(parse_row(line, ""))
-    except RecordError:  # the reason is given where it is read
+    except RecordError:  # the reason is reported when the record is read
         return 0

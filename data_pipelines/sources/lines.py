@@ -19,12 +19,12 @@ COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x0
 
 
 class Lines:
-    """The records of some files, each a line or a part of one. Pickles.
+    """The records of some files, each a line or a part of one. Can be pickled.
 
     Args:
       paths: a file, a folder, a glob or a brace pattern, or a list of these.
-      suffixes: of the files that are taken from a folder.
-      kind: of the index (`sources.index`).
+      suffixes: those of the files to use from a folder.
+      kind: that of the index (`sources.index`).
       scan: one pass over a file, by `scan_lines`.
     """
 

@@ -1,4 +1,4 @@
-"""Files that stay open for reading: the latest few, whatever their number."""
+"""Keeps the most recently used files of a source open for reading, however many it has."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MOST_OPEN = 64  # files that a source keeps open for reading
 
 
 class OpenFiles(Generic[File]):
-    """Opens files by number and keeps the latest `MOST_OPEN` of them. Threads may share it; a
-    process that unpickles it opens files of its own.
+    """Opens files by number and keeps the latest `MOST_OPEN` of them open. Threads may share it; a
+    process that unpickles it opens its own files.
 
     Args:
-      open: number of a file -> what is read from. It must close itself when nobody holds it, so
-        that a thread can still read from one that was put aside. Must pickle.
+      open: number of a file -> the object to read from. It must close itself when it is no longer
+        referenced, so that a thread can still read from one that was evicted. Must be picklable.
     """
 
     def __init__(self, open: Callable[[int], File]) -> None:
@@ -42,7 +42,7 @@ class OpenFiles(Generic[File]):
         return file
 
     def forget(self, number: int) -> None:
-        """Lets go of a file that failed, so that the next access opens it anew."""
+        """Drops a file that failed, so that the next access reopens it."""
         with self._lock:
             self._open.pop(number, None)
 
@@ -54,7 +54,7 @@ class OpenFiles(Generic[File]):
 
 
 class ByteFiles:
-    """Stretches of bytes from some files. Threads may share it; it pickles."""
+    """Ranges of bytes from some files. Threads may share it; it can be pickled."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self.paths = paths
@@ -64,7 +64,7 @@ class ByteFiles:
         """The bytes [start, stop) of a file.
 
         Raises:
-          RecordError: the file is gone, or shorter than that.
+          RecordError: the file is missing, or too short.
           SourceError: the disk or the network fails.
         """
         try:

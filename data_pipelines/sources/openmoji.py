@@ -1,7 +1,7 @@
-"""OpenMoji: 4,495 colour drawings with texts, made ready as ArrayRecord files.
+"""OpenMoji: 4,495 colour drawings with texts, prepared as ArrayRecord files.
 
 OpenMoji (openmoji.org) is licensed CC BY-SA 4.0; the licence and the attribution are written beside
-the data. The npm package holds the drawings as SVG, so any size can be made.
+the data. The npm package holds the drawings as SVG, so they can be rendered at any size.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ licence. If you redistribute these files, keep both files with them.
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides the contents.
+    """What determines the prepared data.
 
     Attributes:
       size: side of the pictures in pixels.
       background: CSS colour behind the drawings.
       eval_percent: share of the drawings held out. All variants of a drawing (skin tones, man and
-        woman, colours) fall on the same side.
-      edits: the most edit pairs that one example carries; more make records larger.
+        woman, colours) are in the same split.
+      edits: the most edit pairs of one example; more make records larger.
       shards: number of files of the train split.
     """
 
@@ -83,9 +83,9 @@ def prepare_openmoji(
 ) -> Prepared:
     """Write train-*.array_record, eval-*.array_record, the licence and info.json to `output_dir`.
 
-    The directory appears only when it is complete; an interrupted run leaves nothing and is simply
-    started again (half a minute at 64 pixels). A directory prepared with the same settings is
-    left as it is. The same package and settings give the same bytes.
+    The directory appears only when it is complete; an interrupted preparation leaves nothing and is
+    simply restarted (it takes half a minute at 64 pixels). A directory prepared with the same
+    settings is left unchanged. The same package and settings give the same bytes.
 
     Args:
       output_dir: must not exist, be empty, or hold the same data already.
@@ -94,8 +94,8 @@ def prepare_openmoji(
       progress: show a progress bar.
 
     Raises:
-      SourceError: npm or the package fails, a file of it is missing or broken, or `output_dir` is
-        taken.
+      SourceError: npm fails, a file of the package is missing or broken, or `output_dir` holds
+        other data.
     """
     output, settings = pathlib.Path(output_dir), settings or Settings()
     if output.is_file() or (output.is_dir() and any(output.iterdir())):

@@ -1,4 +1,4 @@
-"""What OpenMoji's drawings say: captions, questions and edit pairs, from its table of annotations.
+"""The texts of OpenMoji's drawings: captions, questions and edit pairs, from its annotations.
 
 Many drawings come in variants whose annotations differ in one place: "waving hand: dark skin tone",
 "woman climbing", "blue heart". Such a place is a slot (SLOTS); two drawings that agree in all but
@@ -20,7 +20,7 @@ from data_pipelines.examples import Question
 DEFAULT_TONE = "yellow"  # skin of the drawings that have no tone
 COLOURS = r"red|orange|yellow|green|blue|purple|brown|black|white|pink|grey"
 MAX_TAGS = 8
-# Not subjects but where the drawing comes from, so no answer to "Which group?".
+# Not subjects but origins of drawings, so no answer to "Which group?".
 ORIGINS = ("extras-openmoji", "extras-unicode", "component")
 
 
@@ -37,7 +37,7 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A place of the annotation: `split` gives (rest, value), value "" where there is none."""
+    """A place in annotations: `split` gives (rest, value), with value "" if the place is absent."""
 
     split: Callable[[str], tuple[str, str]]
     instruction: str  # with {old} and {new}
@@ -88,7 +88,7 @@ SLOTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """All drawings, with what is known of one only by looking at the others.
+    """All drawings, with what can be known about one only by comparison with the others.
 
     `pictures`: hexcode -> encoded picture; equal bytes mean that two drawings look the same.
     """
@@ -98,7 +98,7 @@ class Catalogue:
 
     @functools.cached_property
     def variants(self) -> dict[tuple[str, str], dict[str, Drawing]]:
-        """(slot, rest of the annotation) -> value -> drawing; the first of equals.
+        """(slot, rest of the annotation) -> value -> drawing; the first one among duplicates.
 
         Variants that look the same ("man walking", "person walking") are left out: the picture
         does not show the value.
@@ -130,7 +130,7 @@ class Catalogue:
         return value, values if values.get(value) is drawing and len(values) > 1 else {}
 
     def captions(self, drawing: Drawing) -> tuple[str, str]:
-        """The annotation, and one with group and tags; a variant has the tags of its base."""
+        """The annotation, and a caption with group and tags; a variant has its base's tags."""
         base = self.siblings(drawing, "skin_tone")[1].get(DEFAULT_TONE, drawing)
         places = [] if drawing.group in ORIGINS else [words(drawing.group, " and ")]
         places.append(words(drawing.subgroup))
@@ -139,7 +139,8 @@ class Catalogue:
         return caption(drawing), f"{long}; about {', '.join(tags)}" if tags else long
 
     def questions(self, drawing: Drawing) -> tuple[Question, ...]:
-        """Name, group, kind, skin tone and colour where it has one, and a yes and a no."""
+        """Questions about name, group, kind and, if present, skin tone and colour, and two yes/no
+        questions."""
         name = subject(drawing)
         found = [
             Question("What is this?", name, "name"),
@@ -152,7 +153,7 @@ class Catalogue:
             value, values = self.siblings(drawing, slot)
             if values:
                 found.append(Question(text, value, slot))
-        # From the same group, which is hard; not from the same family, which may be true.
+        # From the same group, which is hard; not from the same family, which might be true.
         names = self.names[drawing.group].items()
         others = [other for other, relatives in names if relatives != family(drawing)]
         if others:
@@ -196,9 +197,9 @@ def read_drawings(rows: Iterable[Mapping[str, Any]]) -> list[Drawing]:
 
 
 def make_catalogue(drawings: Iterable[Drawing], pictures: Mapping[str, bytes]) -> Catalogue:
-    """Leave out drawings that differ from an earlier one in the name of the skin tone alone.
+    """Leave out drawings that differ from an earlier one only in the name of the skin tone.
 
-    OpenMoji has such: all tones of "people wrestling" are one picture.
+    OpenMoji has such cases: all tones of "people wrestling" are the same picture.
     """
     first: dict[tuple[str, bytes], Drawing] = {}
     for drawing in drawings:

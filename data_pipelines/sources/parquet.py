@@ -1,4 +1,4 @@
-"""Tables of pictures and texts: Parquet files, and what `datasets` saved or loads from the Hub."""
+"""Tables of pictures and texts: Parquet files, and data that `datasets` saved or can load."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ LARGE = 64 * 2**20  # bytes of a row group above which random access is slow
 
 
 class Table(Protocol):
-    """Rows of named values by index, with what they can serve."""
+    """Rows of named values by index, with their traits."""
 
     paths: list[str]
 
@@ -55,8 +55,8 @@ class Table(Protocol):
 class ParquetSource:
     """Random access to the rows of tables, for `grain.MapDataset.source`.
 
-    Parquet is read by row groups, of which the latest are kept: a picture costs as much as its row
-    group. Groups of a few megabytes are quick (Hugging Face writes 100 rows a group).
+    Parquet is read by row groups, of which the latest are cached: reading one picture costs as much
+    as its whole row group. Groups of a few MB are fast (Hugging Face writes 100 rows per group).
 
     Args:
       paths: a file, a folder (all its *.parquet, or one of `datasets.save_to_disk`), a glob or a
@@ -64,10 +64,10 @@ class ParquetSource:
       image: the column with pictures.
       captions: the column with texts; "": the first of captions, caption and text that exists.
       questions: the column with questions or conversations; "": that of this name, if it exists.
-      read: path or bytes of a picture -> what an `Example` holds of it.
+      read: path or bytes of a picture -> what an `Example` holds for it.
 
     Raises:
-      SourceError: no files, or a column that is not there; the message names those that are.
+      SourceError: there are no files, or a column is missing; the message names those that exist.
     """
 
     may_lack = True
@@ -115,7 +115,7 @@ class ParquetSource:
 
 
 class ParquetTable:
-    """Parquet files through pyarrow. Pickles; threads may share it."""
+    """Parquet files through pyarrow. Can be pickled; threads may share it."""
 
     def __init__(self, paths: Paths, choose: Callable[[Sequence[str], str], Columns]) -> None:
         self.paths = find_files(paths, (".parquet",), "check the path")
@@ -168,7 +168,7 @@ class ParquetTable:
         return sum(table.nbytes for table in self._groups.values())
 
     def traits(self) -> np.ndarray:
-        """Those of the columns that exist; rows of nested columns are looked at, once a file."""
+        """Traits from the columns that exist; rows of nested columns are read once per file."""
         names = trait_columns(self._columns)
         bare = lacking(self._columns)
         if not names:
@@ -197,18 +197,18 @@ class ParquetTable:
 
 
 class DatasetsSource(ParquetSource):
-    """Random access to a split of a data set that `datasets.load_dataset` finds: by its name on the
-    Hugging Face Hub, which is downloaded once and kept in the cache of `datasets`, or in a folder.
+    """Random access to a split of a data set that `datasets.load_dataset` finds: on the Hugging
+    Face Hub, from where it is downloaded once into the cache of `datasets`, or in a folder.
 
     Args:
       path: "org/name" or a folder.
-      part: the split, such as "train", or some of it, such as "train[:10%]".
+      part: the split, such as "train", or a part of it, such as "train[:10%]".
       subset: the configuration of a data set that has several; "": the default one.
       revision: a branch, tag or commit of the data set; "": the newest.
       image, captions, questions, read: as for `ParquetSource`.
 
     Raises:
-      SourceError: `datasets` is not installed or cannot load the split; a column is not there.
+      SourceError: `datasets` is not installed or cannot load the split, or a column is missing.
     """
 
     def __init__(
@@ -250,7 +250,7 @@ class ArrowTable:
 
     Args:
       data: a `datasets.Dataset`.
-      name: of it, in messages.
+      name: its name in messages.
       paths: its files.
     """
 
@@ -305,7 +305,7 @@ def saved_folder(paths: Paths) -> str:
 
 
 def scan_parquet(path: str) -> Scan:
-    """The first row of each row group, and the end. One record of the index is a row group."""
+    """The first row of each row group, and the end. Each record of the index is a row group."""
     try:
         metadata = patiently(lambda: _open_parquet([path], 0), shown(path)).metadata
     except SourceError:
@@ -354,5 +354,5 @@ def _by_datasets(name: str, cure: str, load: Callable[[Any], Any]) -> Any:
         ) from None
     try:
         return load(datasets)
-    except Exception as error:  # whatever it raises for damaged data, names and connections
+    except Exception as error:  # it raises many types for damaged data, names and connections
         raise SourceError(f"{name}: cannot be opened ({one_line(error)}): {cure}") from error

@@ -1,4 +1,4 @@
-"""Pictures without texts, in a folder and the folders in it, as ImageNet has them."""
+"""Pictures without texts, in a folder and its subfolders, as in ImageNet."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class PicturesSource:
     """Random access to all pictures below a folder, in the order of their names, for
     `grain.MapDataset.source`.
 
-    Names are kept in memory as one stretch of bytes, so that a million takes some 50 MB; of more
-    than a few million pictures make tar files (`WebDatasetSource`).
+    Names are kept in memory as one block of bytes, so that a million take some 50 MB; put more than
+    a few million pictures into tar files (`WebDatasetSource`).
 
     Args:
       path: the folder; "~" is the home directory.
-      read: path of a picture -> what an `Example` holds of it.
+      read: path of a picture -> what an `Example` holds for it.
 
     Raises:
       SourceError: there is no such folder, or no picture in it.
@@ -79,7 +79,7 @@ class PicturesSource:
 
 
 def _remote_names(folder: Path) -> list[bytes]:
-    """As `_names`, in the same order, from one listing."""
+    """The names and order of `_names`, from one listing of an object store."""
 
     def place(name: str) -> list[tuple[bool, str]]:
         *folders, last = name.split("/")
@@ -92,8 +92,8 @@ def _remote_names(folder: Path) -> list[bytes]:
 
 
 def _names(folder: bytes, below: bytes = b"", above: tuple = ()) -> Iterator[bytes]:
-    """Names of pictures, those of a folder before those of the folders in it. Hidden ones are left
-    out, and links back to a folder `above`.
+    """Names of pictures, those of a folder before those of its subfolders. Hidden ones, and links
+    back to a folder `above`, are left out.
     """
     here = os.path.join(folder, below) if below else folder
     if (real := os.path.realpath(here)) in above:

@@ -7,8 +7,8 @@ A record is one msgpack map
      "edits": [[instruction, FILE, kind, caption], ...], "thought": str}
 
 with FILE the bytes of a PNG, JPEG or WebP file, so any language with a msgpack reader can use the
-records. A record of words alone has nil for its image. Pictures are lossless: made ones are PNG,
-those of files keep the file's bytes.
+records. A record of words alone has nil for its image. Pictures are stored without loss: drawn ones
+as PNG, those from files with the file's bytes.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ Content = TypeVar("Content")
 FORMAT = "example/1"
 SUFFIX, UNFINISHED = ".array_record", ".unfinished"
 SHARD_NAME = re.compile(rf"(?P<prefix>.*)-(?P<index>\d{{5}})-of-(?P<count>\d{{5}}){SUFFIX}")
-# One record a group: the only layout with cheap random access. Pictures do not compress further.
+# One record per group: the only layout with cheap random access. Pictures do not compress further.
 WRITER_OPTIONS = "group_size:1,uncompressed"
 READER_OPTIONS = "readahead_buffer_size:0"  # for random access
 LOG = logging.getLogger(__name__)
 
 
 def encode_example(example: Example) -> bytes:
-    """One record. Inverse of `decode_example`, which decodes pictures given as bytes too."""
+    """One record. Inverse of `decode_example`, which also decodes pictures given as bytes here."""
     edits = [[e.instruction, _file_of(e.target), e.kind, e.caption] for e in example.edits]
     content = {
         "format": FORMAT,
@@ -83,7 +83,7 @@ def decode_example(data: bytes, where: str, read: ReadImage | None = None) -> Ex
       read: bytes of a picture file -> the picture; None: `load_image`.
 
     Raises:
-      RecordError: the record is damaged, of another format, or holds nothing to learn from.
+      RecordError: the record is damaged, has another format, or holds nothing to learn from.
     """
     read = read or load_image
     try:
@@ -137,13 +137,13 @@ def write_shards(
 def publish(
     prefix: str | os.PathLike, count: int, write: Callable[[list[str]], Sequence[np.ndarray]]
 ) -> list[pathlib.Path]:
-    """The files `prefix`-00000-of-0000N.array_record and so on, which `write` writes.
+    """Publishes the files `prefix`-00000-of-0000N.array_record and so on, which `write` writes.
 
-    The files, and the traits beside them, get their names only when all are complete; files of
-    another number of shards with this prefix are removed then, so that no record is there twice.
+    The files, and the traits beside them, get their names only when all are complete. Files with
+    this prefix and another number of shards are then removed, so that no record exists twice.
 
     Args:
-      write: given the paths to write to, it returns the traits of the records of each.
+      write: writes to the given paths, and returns the traits of the records of each file.
 
     Returns:
       The paths.
@@ -193,7 +193,7 @@ class ArrayRecordSource(Generic[Content]):
       decode: (bytes, file and index) -> what a record holds; by default an Example.
 
     Raises:
-      SourceError: no file is found, or one is not an ArrayRecord file; on access: the disk or the
+      SourceError: no file is found, or one is not an ArrayRecord file; on access, the disk or the
         network fails.
     """
 
@@ -234,12 +234,12 @@ class ArrayRecordSource(Generic[Content]):
 
     @property
     def may_lack(self) -> bool:
-        """Whether it is known which records lack a picture or captions; mostly none does."""
+        """Whether stored traits say which records lack a picture or captions; usually none does."""
         return all(sidecar(path).exists() for path in self.paths)
 
     def traits(self) -> np.ndarray:
-        """(N,) uint8 traits of the examples: those stored beside the files, or else found by
-        reading every record of a file once and then stored.
+        """(N,) uint8 traits of the examples: those stored beside the files, or else computed by
+        reading every record of a file once, and then stored.
         """
         return np.concatenate([self._traits_of(file) for file in range(len(self.paths))])
 
@@ -253,7 +253,7 @@ class ArrayRecordSource(Generic[Content]):
         )
         found = np.zeros(count, np.uint8)
         for local in range(count):
-            with contextlib.suppress(RecordError):  # it can serve nothing, and is counted in use
+            with contextlib.suppress(RecordError):  # it can serve no task, and is counted when read
                 found[local] = _raw_traits(self._read(file, local, f"{shown(path)} record {local}"))
         store_traits(path, found)
         return found
@@ -268,7 +268,7 @@ def _raw_traits(data: bytes) -> int:
         content = msgpack.unpackb(data)
         has = sum(value for name, value in TRAITS.items() if content[name])
         return has + sum(value for name, value in LACKS.items() if not content[name])
-    except Exception:  # the reason is found, and reported, where the record is read
+    except Exception:  # the reason is reported when the record is read
         return 0
 
 
@@ -302,8 +302,8 @@ def check_complete(paths: Iterable[str]) -> None:
     """Checks file names like `x-00000-of-00003.array_record`.
 
     Raises:
-      SourceError: one of the files of an x is missing, or an x was written twice, in different
-        numbers of files.
+      SourceError: one of the files of x is missing, or x was written twice, with different numbers
+        of files.
     """
     found: dict[str, dict[int, set[int]]] = {}
     for path in paths:

@@ -1,8 +1,8 @@
 """Sources by name.
 
-A source has `__len__` and `__getitem__(index)`, so `grain.MapDataset.source` takes it. A record is
-an Example or, of DOCUMENT_KINDS, a FinishedDocument. It raises RecordError for one that cannot be
-used.
+A source has `__len__` and `__getitem__(index)`, so `grain.MapDataset.source` accepts it. Its
+records are Examples or, for DOCUMENT_KINDS, FinishedDocuments. It raises RecordError for a record
+that cannot be used.
 """
 
 from __future__ import annotations
@@ -58,10 +58,10 @@ def open_source(config: Mapping[str, Any]) -> Source:
     Args:
       config: "kind" (a key of KINDS), the arguments of that kind, and optionally "skip_broken"
         (default True: wrap in SkipBroken; False: the first broken record raises) and "read", which
-        reads picture files in place of `load_image` for the kinds that have some.
+        replaces `load_image` as the reader of picture files for the kinds that have any.
 
     Raises:
-      SourceError: unknown kind or argument, missing argument, or nothing to open.
+      SourceError: an unknown kind or argument, a missing argument, or nothing to open.
     """
     options = dict(config)
     kind = options.pop("kind", None)
@@ -72,7 +72,7 @@ def open_source(config: Mapping[str, Any]) -> Source:
     if kind in UNSPLIT:
         how = {"split": options.pop("split", TRAIN), "share": options.pop("held_out", 0.0)}
     arguments = inspect.signature(KINDS[kind]).parameters
-    if "read" not in arguments:  # it draws pictures, or another library reads them
+    if "read" not in arguments:  # the kind draws its pictures, or another library reads them
         options.pop("read", None)
     _check_keys(options, arguments, f"data source {kind!r}")
     for name, argument in arguments.items():
@@ -127,10 +127,10 @@ KINDS: dict[str, Callable[..., Source]] = {
     "conversations": ConversationsSource,
     "datasets": DatasetsSource,
 }
-DOCUMENT_KINDS = ("conversations", "documents")  # they have finished documents in place of examples
+DOCUMENT_KINDS = ("conversations", "documents")  # their records are finished documents
 WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
 WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
-# Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
+# Kinds without their own splits, which also accept "split" and "held_out" (`split_source`).
 UNSPLIT = (
     *("array_record", "conversations", "datasets", "documents", "folder", "jsonl", "parquet"),
     *("pictures", "text", "tf_example", "webdataset"),

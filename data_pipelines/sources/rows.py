@@ -1,4 +1,4 @@
-"""From a row of named texts to an `Example`: one layout for lists, archives and tables.
+"""Converts a row of named texts to an `Example`: one layout for lists, archives and tables.
 
     {"file_name": "cat.jpg", "text": "a cat",
      "questions": [{"question": "what is it?", "answer": "a cat", "kind": "object"}],
@@ -34,15 +34,15 @@ IMAGE_KEYS = ("file_name", "image")
 CAPTION_KEYS = ("captions", "caption", "text")
 IMAGE_MARK = "<image>"
 SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}  # who asks, who answers
-# What a row names its picture by -> the picture; raises ValueError where that is no good.
+# A row's reference to its picture -> the picture; raises ValueError if that cannot be used.
 ReadImage = Callable[[Any], np.ndarray | bytes | PictureFile]
 
 
 def parse_row(line: bytes, where: str) -> dict[str, Any]:
-    """One JSON object.
+    """Parses one JSON object.
 
     Raises:
-      RecordError: it is none; the message begins with `where`.
+      RecordError: it is not a JSON object; the message begins with `where`.
     """
     try:
         row = json.loads(line)
@@ -60,10 +60,10 @@ def example_of(
 
     Args:
       where: its key, and the beginning of messages.
-      complete: a picture and a caption are required; else either may be missing.
+      complete: a picture and a caption are required; otherwise either may be missing.
 
     Raises:
-      RecordError: a value is of the wrong kind, its picture cannot be read, or it has nothing.
+      RecordError: a value has the wrong type, the picture cannot be read, or the row is empty.
     """
     name = _first(row, IMAGE_KEYS, where, complete)
     texts = _first(row, CAPTION_KEYS, where, complete)
@@ -88,7 +88,7 @@ def example_of(
 
 
 def traits_of_row(row: Any) -> int:
-    """The traits that a row seems to have; its faults are reported where it is read."""
+    """The traits that a row seems to have; its errors are reported when it is read."""
     if not isinstance(row, dict):
         return 0
     has = {**row, "questions": row.get("questions") or row.get("conversations")}
@@ -99,20 +99,20 @@ def traits_of_row(row: Any) -> int:
 
 
 def read_image(name: Any, where: str, read: ReadImage) -> np.ndarray | bytes | PictureFile:
-    """A picture; a fault of its own breaks the record."""
+    """A picture; an error in the picture itself breaks the record."""
     try:
         picture = read(name)
-    except SourceError:  # of the machine, and no fault of the record
+    except SourceError:  # the machine's fault, not the record's
         raise
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
     if isinstance(picture, PictureFile):
-        picture.where = where  # its faults are found when it is decoded
+        picture.where = where  # its errors are found when it is decoded
     return picture
 
 
 def read_named(folder: pathlib.Path, read: ReadImage, name: Any) -> np.ndarray | bytes:
-    """The picture whose file name is relative to a folder; raises ValueError, as `ReadImage`."""
+    """The picture with a file name relative to a folder; raises ValueError, as `ReadImage`."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"{name!r} is not a file name: give one relative to {shown(folder)}")
     path = joined(folder, name)
@@ -129,7 +129,7 @@ def _edit(item: Any, where: str, read: ReadImage) -> Edit:
 
 
 def _single(name: Any, where: str) -> Any:
-    """The picture of a row, which may be the only one of a list."""
+    """The picture of a row, which may be given as a list of one."""
     if not isinstance(name, list):
         return name
     if len(name) != 1:
@@ -141,7 +141,7 @@ def _single(name: Any, where: str) -> Any:
 
 
 def turns_of(row: Mapping[str, Any], where: str) -> list[str]:
-    """The texts of a conversation: question and answer in turn; [] where there is none.
+    """The texts of a conversation, alternately question and answer; [] if there is none.
 
     Raises:
       RecordError: another speaker's turn is expected, or the last question has no answer.
@@ -164,13 +164,13 @@ def turns_of(row: Mapping[str, Any], where: str) -> list[str]:
 
 
 def picture_names(row: Mapping[str, Any]) -> list[Any]:
-    """What a row names its pictures by."""
+    """A row's references to its pictures."""
     value = next((row[key] for key in IMAGE_KEYS if row.get(key) is not None), [])
     return value if isinstance(value, list) else [value]
 
 
 def _conversation(row: Mapping[str, Any], where: str) -> list[Question]:
-    """Question and answer of each pair of turns, without the mark of the picture's place."""
+    """Question and answer of each pair of turns, without the mark `<image>`."""
     turns = turns_of(row, where)
     marks = sum(text.count(IMAGE_MARK) for text in turns[::2])
     if marks > 1:
@@ -182,7 +182,7 @@ def _conversation(row: Mapping[str, Any], where: str) -> list[Question]:
 
 
 def _optional(row: Mapping[str, Any], key: str, kind: type, where: str) -> Any:
-    """A column that may be missing or null, and then is empty."""
+    """A column that may be missing or null, which means empty."""
     value = row.get(key)
     if value is None:
         return kind()

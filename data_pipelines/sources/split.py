@@ -1,4 +1,4 @@
-"""A held-out share of a source that comes without an evaluation split of its own."""
+"""A held-out share of a source that has no evaluation split of its own."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from data_pipelines.faults import SourceError
 from data_pipelines.sources.chosen import Ascending, Chosen
 
 TRAIN, EVALUATION = "train", "eval"
-CHUNK = 2**16  # records whose lots are drawn at a time: they fit the processor's cache
+CHUNK = 2**16  # records whose lots are drawn at once, so that they fit into the processor's cache
 
 
 def held_out(count: int, share: float) -> np.ndarray:
     """Which of `count` records are held out: (count,) bool, about `share` of them.
 
-    Each record's lot is a hash of its index alone (SplitMix64, Steele et al. 2014): the same on
-    every machine and whatever is added behind it, and a larger share returns no record to training.
-    Not every k-th record, since lists often have a period.
+    Each record's lot is a hash of its index alone (SplitMix64, Steele et al. 2014): it is the same
+    on every machine and when records are appended, and a larger share keeps all held-out records.
+    Every k-th record would not do, since lists are often periodic.
     """
     held = np.empty(count, bool)
     limit = np.uint64(math.ceil(share * 2**53))
@@ -30,7 +30,7 @@ def held_out(count: int, share: float) -> np.ndarray:
 
 
 def _lots(start: int, stop: int) -> np.ndarray:
-    """(stop - start,) uint64 of 53 bits, in place as far as possible: of 100 million in seconds."""
+    """(stop - start,) uint64 of 53 bits, computed in place: 100 million take seconds."""
     lot = np.arange(start + 1, stop + 1, dtype=np.uint64)
     lot *= np.uint64(0x9E3779B97F4A7C15)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
@@ -60,8 +60,8 @@ def split_source(source: Sequence[Example], split: str, share: float) -> Sequenc
     With a share of 0 nothing is held out: both splits are the whole source.
 
     Raises:
-      SourceError: another split, a share outside [0, 1), or one that leaves a split empty. Asked
-        for either split, so that training does not start where evaluation could not end.
+      SourceError: an unknown split, a share outside [0, 1), or one that leaves a split empty. This
+        is checked for both splits, so that training does not start if evaluation would fail.
     """
     if split not in (TRAIN, EVALUATION):
         raise SourceError(f"split {split!r} is unknown: choose {TRAIN} or {EVALUATION}")

@@ -1,6 +1,6 @@
-"""Text corpora: one document a line, as plain text or in a field of a JSON object.
+"""Text corpora: one document per line, as plain text or in a field of a JSON object.
 
-A long document is cut into pieces, each of them a record, so that all of it is read.
+A long document is cut into pieces, each of which is a record, so that all of it is used.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class TextSource:
 
     Args:
       paths: a file, a folder (all its *.txt and *.jsonl), a glob or a brace pattern, or a list of
-        these. Files whose names end in .jsonl hold a JSON object a line, others a document a line.
+        these. A .jsonl file holds one JSON object per line, any other file one document per line.
       piece: the most bytes of a piece, in UTF-8.
-      field: of the JSON objects, the one that holds the document.
+      field: the field of the JSON objects that holds the document.
     """
 
     may_lack = True
@@ -64,10 +64,10 @@ class TextSource:
 
 
 def cut(text: str, most: int) -> list[str]:
-    """A text in pieces of at most `most` bytes of UTF-8 each, at least one.
+    """A text in pieces, at least one, of at most `most` bytes of UTF-8 each.
 
-    It is cut behind the last line, or else the last word, of which the piece keeps at least half;
-    a word that is longer is cut between two characters. Spaces around a cut are left out.
+    It is cut after the last line, or else the last word, that leaves the piece at least half full;
+    otherwise it is cut between two characters. Spaces around a cut are left out.
     """
     data = text.encode("utf-8", "surrogatepass").strip()
     pieces, start = [], 0
@@ -94,7 +94,7 @@ def _scan(path: str, piece: int, field: str) -> Scan:
             return bare
         try:
             return bare * len(cut(_document(path, line.strip(), field, ""), piece))
-        except RecordError:  # the reason is given where it is read
+        except RecordError:  # the reason is reported when the record is read
             return bare
 
     return scan_lines(path, records)

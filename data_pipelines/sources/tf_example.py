@@ -1,7 +1,7 @@
 """Pictures with texts as `tf.train.Example` records in ArrayRecord files, read without TensorFlow.
 
-Each is a map from names of features to lists of bytes. One feature holds the file of a picture
-(JPEG, PNG, ...), another one or several texts in UTF-8.
+Each maps names of features to lists of bytes. One feature holds a picture file (JPEG, PNG, ...),
+another holds one or several texts in UTF-8.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from data_pipelines.sources.files import Paths
 from data_pipelines.sources.records import ArrayRecordSource
 from data_pipelines.sources.rows import ReadImage, read_image
 
-# Where other programs put them; those of the second line are from TensorFlow's own examples.
+# Names used by other programs; those of the second line are from TensorFlow's own examples.
 IMAGES = ("image", "jpg", "jpeg", "png", "image/encoded")
 CAPTIONS = ("captions", "caption", "text", "txt", "image/caption", "image/class/text")
 
 
 class TfExampleSource(ArrayRecordSource[Example]):
-    """Random access to the records, for `grain.MapDataset.source`. Captions come the shortest
-    first.
+    """Random access to the records, for `grain.MapDataset.source`. Captions are sorted, the
+    shortest first.
 
     Args:
       paths: as for `ArrayRecordSource`.
       image: the feature with the picture; "": the first of IMAGES that the first record has.
       captions: the feature with the text or texts; "": the first of CAPTIONS.
-      read: bytes of a picture file -> what an `Example` holds of it.
+      read: bytes of a picture file -> what an `Example` holds for it.
 
     Raises:
-      SourceError: as `ArrayRecordSource`; the first record is no Example, or lacks a feature.
+      SourceError: as `ArrayRecordSource`, or the first record is no Example or lacks a feature.
     """
 
     may_lack = False

@@ -17,7 +17,7 @@ from data_pipelines.sources.files import local_only
 
 # Where known data sets keep their texts: coco_captions; flickr30k; single captions.
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
-# A data set with all of these holds whole examples, as that of `scenes/tfds_builder.py` does.
+# A data set with all of these holds complete examples, like that of `scenes/tfds_builder.py`.
 WHOLE = {"key", "image", "captions", "thought"}
 WHOLE |= {f"questions/{name}" for name in ("question", "answer", "kind")}
 WHOLE |= {f"edits/{name}" for name in ("instruction", "target", "kind", "caption")}
@@ -26,8 +26,8 @@ WHOLE |= {f"edits/{name}" for name in ("instruction", "target", "kind", "caption
 class TfdsSource:
     """Random access to one split of a data set, for `grain.MapDataset.source`.
 
-    Captions come the shortest first. A data set with the features of an `Example` (`WHOLE`) gives
-    its questions, edits and plans too, all in their own order.
+    Captions are sorted, the shortest first. A data set with the features of an `Example` (`WHOLE`)
+    also gives its questions, edits and plans, and everything in its original order.
 
     The data set must have been prepared with file_format="array_record"; nothing is downloaded.
 
@@ -36,11 +36,11 @@ class TfdsSource:
       split: split name, slices included ("train[:90%]").
       data_dir: where prepared data sets are, for a registered name; None: TFDS's own default.
       image: path of the picture among the features.
-      captions: path of the text or texts, or of a class label, whose names are captions then; None:
-        the first of CAPTION_FEATURES that exists.
+      captions: path of the text or texts, or of a class label, whose names then are the captions;
+        None: the first of CAPTION_FEATURES that exists.
 
     Raises:
-      SourceError: no such data set, split or feature, or the files are not ArrayRecord.
+      SourceError: there is no such data set, split or feature, or the files are not ArrayRecord.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TfdsSource:
         )
 
     def traits(self) -> np.ndarray | None:
-        """Data sets with captions alone serve nothing else; of others it is not known."""
+        """Zeros for a data set with captions only; None, unknown, for others."""
         return None if self._whole else np.zeros(len(self), np.uint8)
 
     def _find(self, option: str, wanted: Sequence[str], features: Sequence[str]) -> str:
@@ -127,7 +127,7 @@ def _open(name: str, split: str, data_dir: str | None) -> Any:
 
 
 def record_files(name: str | os.PathLike) -> list[str]:
-    """The ArrayRecord files of a prepared directory or of a registered data set, all splits'.
+    """The ArrayRecord files of all splits of a prepared directory or of a registered data set.
 
     Raises:
       SourceError: there are none.
@@ -154,8 +154,8 @@ def _builder(name: str) -> Any:
 
 
 def _leaves(features: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """All features by slash-separated names, through sequences of dicts too; of a sequence the
-    feature of its elements.
+    """All features by slash-separated names, including those within sequences of dicts; for a
+    sequence, the feature of its elements.
     """
     found = {}
     for name, feature in features.items():
@@ -205,7 +205,7 @@ def _picture(value: Any, where: str) -> np.ndarray:
 
 
 def _questions(rows: Mapping[str, Any]) -> tuple[Question, ...]:
-    """TFDS gives a dictionary of sequences for a sequence of dictionaries."""
+    """Questions from TFDS, which gives a dictionary of sequences for a sequence of dictionaries."""
     return tuple(map(Question, *(_texts(rows[name]) for name in ("question", "answer", "kind"))))
 
 

@@ -1,8 +1,8 @@
-"""What a record can serve: questions, edits or a thought that it has, captions or a picture that it
-lacks.
+"""What a record can be used for: whether it has questions, edits or a thought, and whether it lacks
+captions or a picture.
 
 A record's traits are one byte, a sum of `TRAITS` and `LACKS`, so that those of 100 million records
-take 100 MB. ArrayRecord files have them beside themselves, in a hidden `.traits.npy` file each.
+take 100 MB. Those of an ArrayRecord file are stored beside it, in a hidden `.traits.npy` file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from data_pipelines.examples import Example
 
 TRAITS = {"questions": 1, "edits": 2, "thought": 4}  # of an Example, by its field
 DOCUMENT = 8  # of a FinishedDocument
-LACKS = {"captions": 16, "image": 32}  # what nearly all records have
+LACKS = {"captions": 16, "image": 32}  # nearly all records have these
 NEEDS = {**TRAITS, "segments": DOCUMENT}  # by what a task needs
 SUFFIX = ".traits.npy"
 LOG = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def traits_of(example: Example) -> int:
 
 
 def traits_of_source(source: Any) -> np.ndarray | None:
-    """(N,) uint8 traits of a source's records; None where it does not know them."""
+    """(N,) uint8 traits of a source's records; None if the source does not know them."""
     read = getattr(source, "traits", None)
     return None if read is None else read()
 
@@ -53,11 +53,11 @@ def sidecar(records: str | os.PathLike) -> pathlib.Path:
 
 
 def load_traits(records: str | os.PathLike, count: int) -> np.ndarray | None:
-    """The stored traits of an ArrayRecord file of `count` records; None: none, or outdated."""
+    """The stored traits of an ArrayRecord file of `count` records; None if missing or outdated."""
     path = sidecar(records)
     try:
         if path.stat().st_mtime_ns < pathlib.Path(records).stat().st_mtime_ns:
-            return None  # the records were written anew, without their traits
+            return None  # the records were rewritten without their traits
         found = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):  # EOFError: the file is empty
         return None
@@ -65,7 +65,7 @@ def load_traits(records: str | os.PathLike, count: int) -> np.ndarray | None:
 
 
 def store_traits(records: str | os.PathLike, traits: np.ndarray) -> None:
-    """Stores the traits of an ArrayRecord file beside it, where that folder can be written to."""
+    """Stores the traits of an ArrayRecord file beside it, if that folder is writable."""
     path = sidecar(records)
     half = path.with_name(f"{path.name}-{uuid.uuid4().hex}.unfinished")  # others may write it too
     try:

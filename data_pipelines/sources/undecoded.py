@@ -1,4 +1,4 @@
-"""Pictures that are decoded where somebody looks at them, and not before."""
+"""Pictures that are decoded only when they are used."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError, patiently
 from data_pipelines.segments import FinishedDocument, Text
 
-# What of a record somebody looks at.
+# Which pictures of a record are used.
 TEXTS_ALONE, ONE_PICTURE, EVERY_PICTURE = "texts alone", "one picture", "every picture"
 
 Content = TypeVar("Content", Example, FinishedDocument)
-Stored = "np.ndarray | bytes | PictureFile | PilImage.Image"  # what a record holds of a picture
+Stored = "np.ndarray | bytes | PictureFile | PilImage.Image"  # what a record holds for a picture
 
 
 @dataclasses.dataclass
 class PictureFile:
-    """A picture as its file, in place of its pixels in a record.
+    """A picture file, which replaces the pixels in a record.
 
     Attributes:
-      source: the path of the file, and its bytes once they were read.
+      source: the path of the file, replaced by its bytes once they have been read.
       decode: bytes -> the picture; takes a `name` for messages (`decoding.load_picture`).
       where: the record, at the beginning of messages.
       name: the file, in messages; "": its size.
@@ -64,12 +64,12 @@ class PictureFile:
 
 
 def decoded(content: Content, look: str, arrays: bool = True) -> Content:
-    """A record with those of its pictures decoded that are looked at.
+    """A record in which the pictures that are used are decoded.
 
     Args:
-      look: TEXTS_ALONE; ONE_PICTURE: that of an example, and all of a document; EVERY_PICTURE: the
-        targets of edits, too.
-      arrays: as arrays; else as Pillow has them, which is what resizes them.
+      look: TEXTS_ALONE: none; ONE_PICTURE: that of an example, and all of a document;
+        EVERY_PICTURE: also the targets of edits.
+      arrays: decode to arrays; otherwise to Pillow images, which can be resized directly.
 
     Raises:
       RecordError, SourceError: as `PictureFile.picture`.

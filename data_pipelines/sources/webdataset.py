@@ -1,10 +1,10 @@
-"""Pictures and texts in tar files, as WebDataset has them, with random access.
+"""Pictures and texts in tar files in WebDataset's layout, with random access.
 
-Files of a shard that follow each other and have the same name up to the first dot are one sample:
+Consecutive files of a shard whose names agree up to the first dot are one sample:
 
     000012.jpg  000012.txt  000012.json     picture (see `EXTENSIONS`), caption, further texts
 
-The JSON has the layout of `sources.rows` without the picture's name; other keys are left alone. Its
+The JSON has the layout of `sources.rows` without the picture's name; other keys are ignored. Its
 captions come before that of the txt file. The target of an edit is the rest of a file's name:
 {"edits": [{"instruction": "remove the hat", "target": "bald.jpg"}]} is 000012.bald.jpg.
 """
@@ -37,23 +37,23 @@ from data_pipelines.sources.traits import LACKS
 from unicom_jax.core.paths import open_binary
 
 KIND = "tar-2"  # the version of what `scan_tar` finds
-BLOCK = 512  # bytes, of which a tar file is a multiple
-CHUNK = 2**20  # bytes read at a time behind the end mark, where there are some 10,000 zeros
+BLOCK = 512  # bytes; the size of a tar file is a multiple
+CHUNK = 2**20  # bytes read at once after the end mark, which some 10,000 zeros follow
 Members = dict[str, bytes]  # what follows the key in a file's name -> its content
 
 
 class WebDatasetSource:
     """Random access to the samples of tar files, for `grain.MapDataset.source`.
 
-    A sample is read with one access. Where each begins is found when a shard is first opened, and
-    kept (`sources.index`).
+    A sample is read with one access. The start of each sample is found when a shard is first
+    opened, and stored (`sources.index`).
 
     Args:
       paths: a file, a folder (all its *.tar), a glob or a brace pattern, or a list of these.
-      read: bytes of a picture file -> what an `Example` holds of it.
+      read: bytes of a picture file -> what an `Example` holds for it.
 
     Raises:
-      SourceError: there is no shard, or one is cut, compressed or not in the order of its samples.
+      SourceError: there is no shard, or one is truncated, compressed or not ordered by sample.
     """
 
     may_lack = True
@@ -98,7 +98,7 @@ def scan_tar(path: str) -> Scan:
     """One pass over the headers of a shard, and over its JSON files.
 
     Raises:
-      SourceError: it is no whole tar file, or the files of a sample are not next to each other.
+      SourceError: the tar file is incomplete, or the files of a sample are not next to each other.
     """
     try:
         return patiently(lambda: _scan(path), shown(path))
@@ -148,16 +148,16 @@ def _scan(path: str) -> Scan:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Its files and links in order; hidden ones, such as those that macOS adds, are left out."""
+    """A shard's files and links in order, without hidden ones such as those that macOS adds."""
     while (member := tar.next()) is not None:
-        tar.members = []  # else it keeps all of them
+        tar.members = []  # else it keeps all members in memory
         whole = member.isfile() or member.issym() or member.islnk()
         if whole and not os.path.basename(member.name).startswith("."):
             yield member
 
 
 def _check_end(tar: tarfile.TarFile, path: str) -> None:
-    """A tar file ends with blocks of zeros; tarfile takes any other end for one too."""
+    """Checks that a tar file ends with blocks of zeros; tarfile accepts any other end, too."""
     tar.fileobj.seek(tar.offset)
     end = tar.fileobj.read(BLOCK)
     if end == bytes(BLOCK):
@@ -178,7 +178,7 @@ def _compressed(path: str) -> bool:
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """(key, rest) of a file's name: all up to the first dot behind the last slash, and the rest in
+    """(key, rest) of a file's name: all up to the first dot after the last slash, and the rest in
     lower case.
     """
     folder, _, file = name.rpartition("/")
@@ -190,13 +190,13 @@ def _traits(members: Members) -> int:
     found = 0
     try:
         found = traits_of_row(_row(members, ""))
-    except RecordError:  # its reason is given where it is read
+    except RecordError:  # the reason is reported when the record is read
         found = LACKS["captions"] + LACKS["image"] * (not any(e in members for e in EXTENSIONS))
     return found
 
 
 def _sample(data: bytes, where: str) -> tuple[str, Members]:
-    """(key, its files) of the part of a tar file that holds one sample."""
+    """(key, files) of the part of a tar file that holds one sample."""
     members: Members = {}
     key = ""
     try:
