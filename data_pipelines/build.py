@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_pipelines.decoding import load_image
+from data_pipelines.decoding import load_image, load_picture
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy, decoded_size, most_decoded
@@ -219,7 +217,7 @@ def _undecoded_source(
 ) -> Source:
     options = source_options(config, split, with_edits, one)
     try:
-        read = read or functools.partial(PictureFile, decode=picture_reader(config))
+        read = read or functools.partial(PictureFile, decode=picture_reader(config, load_picture))
         return open_source({**options, "skip_broken": False, "read": read})
     except SourceError as error:
         if not one.name:
@@ -233,19 +231,19 @@ def image_policy(config: Config) -> ImagePolicy:
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
 
 
-def picture_reader(config: Config) -> Callable[..., np.ndarray]:
-    """Reads a picture file no larger than the image policy needs it, and refuses one that would
-    take far more memory than that (`images.most_decoded`).
+def picture_reader(config: Config, load: Callable[..., Any] = load_image) -> Callable[..., Any]:
+    """Reads a picture file no larger than the image policy needs it, by `load`, and refuses one
+    that would take far more memory than that (`images.most_decoded`).
 
     With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
     """
     scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
     if not scale:
-        return load_image
+        return load
     policy = image_policy(config)
     policy.target_size(1, 1, unit)  # raises where the sizes do not agree
     return functools.partial(
-        load_image,
+        load,
         smallest=functools.partial(decoded_size, policy, unit, scale),
         most=most_decoded(policy, config["data"]["patch"], grid_unit(config), scale),
     )

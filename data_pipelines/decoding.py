@@ -46,7 +46,18 @@ def load_image(
     most: int | None = None,
     name: str = "",
 ) -> np.ndarray:
-    """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB.
+    """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB; arguments
+    and errors as for `load_picture`."""
+    return np.asarray(load_picture(source, smallest, most, name))
+
+
+def load_picture(
+    source: str | os.PathLike | bytes,
+    smallest: Callable[[int, int], tuple[int, int]] | None = None,
+    most: int | None = None,
+    name: str = "",
+) -> PilImage.Image:
+    """Reads a picture from a path or from the bytes of a file, in mode RGB and in sRGB.
 
     The picture is turned as its EXIF orientation says, its ICC profile is converted to sRGB, 16-bit
     levels and floats in [0, 1] are scaled to 8 bits, and transparency is put on white. A picture of
@@ -82,7 +93,7 @@ def load_file(source: str | os.PathLike | bytes) -> bytes:
     """
     given = isinstance(source, bytes)
     data = source if given else read_file(source)
-    pixels = _decoded(data, f"<{len(data)} bytes>" if given else shown(source))
+    pixels = np.asarray(_decoded(data, f"<{len(data)} bytes>" if given else shown(source)))
     with PilImage.open(io.BytesIO(data)) as picture:
         if picture.format in KEPT and not getattr(picture, "is_animated", False):
             return data
@@ -132,7 +143,7 @@ def _decoded(
     name: str,
     smallest: Callable[[int, int], tuple[int, int]] | None = None,
     most: int | None = None,
-) -> np.ndarray:
+) -> PilImage.Image:
     try:
         with PilImage.open(io.BytesIO(data)) as picture:
             if picture.format == "JPEG":
@@ -144,7 +155,7 @@ def _decoded(
                     f"{picture.width} x {picture.height} pixels would be decoded, more than "
                     f"{most:,}, the most for this data.image_size: make it smaller"
                 )
-            return np.asarray(to_srgb(picture))
+            return to_srgb(picture)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, RuntimeError ...
@@ -223,8 +234,8 @@ def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image
     if picture.mode == "LAB":
         return ImageCms.applyTransform(picture, _from_lab())
     mode, transform = _transform(profile) if profile else (None, None)
-    if transform is None:
-        return picture.convert("RGB")
+    if transform is None:  # `convert` would copy a picture that is in this mode
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     if picture.mode != mode:
         if "CMYK" in (mode, picture.mode) or mode == "LAB":
             return picture.convert("RGB")  # the profile is one of other colours

@@ -6,7 +6,7 @@ import gc
 import os
 from pathlib import Path
 
-from tests.compiling import CACHE, xla_flags
+from tests.compiling import CACHE, share_contexts, xla_flags
 
 # Tests speak of one CPU device; compiled programs are kept between runs, because compiling is most
 # of what the tests do. torch stays off the second core, which belongs to the other worker.
@@ -47,6 +47,9 @@ jaxtyping.jaxtyped = tests.shapes.jaxtyped_if_shaped  # the hook decorates by th
 # folders measure programs and get all of them; so does a test that is marked `optimized`, because
 # it asks for the last bits.
 OPTIMIZED = ("parallel", "planning")
+
+
+share_contexts()
 
 
 @pytest.hookimpl(wrapper=True)

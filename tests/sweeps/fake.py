@@ -29,7 +29,7 @@ def fake_sweep(**changes) -> Sweep:
         "variants": {
             "narrow": {},
             "wide": {"unified.transformer.width": 64},
-            "broken": {"seed": 9},
+            "broken": {"unified.transformer.depth": 7},
         },
         "seeds": (0, 1, 2),
         "scores": SCORES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -122,6 +123,14 @@ def test_a_change_gives_new_addresses_to_the_stages_that_it_reaches_alone(change
     assert differ == stages
 
 
+def test_a_key_that_came_later_changes_no_address_at_the_value_of_older_runs(monkeypatch):
+    """`before` of a key is what runs did that were stored without it."""
+    before = address_of("pretrain")
+    monkeypatch.delitem(KEYS, "pretrain.eval_by_task")
+    monkeypatch.delitem(KEYS, "unified.z_loss")
+    assert KEYS.keys() and address_of("pretrain") == before
+
+
 def test_sampling_matters_to_a_stage_that_is_sampled_while_it_trains():
     watched = {"pretrain__sample_every": 2}
     one, other = (address_of("pretrain", **watched, sample__guidance=g) for g in (2.0, 5.0))
@@ -239,6 +248,7 @@ def test_a_variant_may_be_a_function_that_changes_or_returns_a_configuration():
         ({"variants": {"one": {"pretrain.steps": 0}}}, "variant one: .*steps.*at least 1"),
         ({"variants": {"a/b": {}}}, "variant 'a/b' names a folder"),
         ({"variants": {}}, "variants is empty"),
+        ({"variants": {"one": {"seed": 3}}}, "variant 'one' sets the seed"),
         ({"seeds": (1, 1)}, "has one twice"),
         ({"minutes": 0}, "leaves no time"),
         ({"split": "train"}, "choose development or test"),
@@ -272,7 +282,7 @@ def test_a_file_without_a_sweep_names_what_is_missing(tmp_path):
 
 
 def test_without_contrasts_every_variant_is_compared_with_the_first():
-    given = sweep(variants={"a": {}, "b": {"seed": 1}, "c": {"seed": 2}}, scores=("x/y", "x/z"))
+    given = sweep(variants={"a": {}, "b": {}, "c": {}}, scores=("x/y", "x/z"))
     found = [(one.score, one.better, one.worse) for one in given.compared()]
     assert found == [("x/y", "b", "a"), ("x/y", "c", "a"), ("x/z", "b", "a"), ("x/z", "c", "a")]
 
@@ -281,3 +291,9 @@ def test_the_smoke_sweep_is_what_its_docstring_says():
     given = load_sweep(SMOKE)
     assert given.evaluates and len(given.variants) == 3 and len(given.seeds) == 2
     assert value_at(smoke.get_config(), "pretrain.steps") == 8
+
+
+@pytest.mark.parametrize("path", sorted(Path("experiments/sweeps").glob("[a-z]*.py")), ids=str)
+def test_every_sweep_that_ships_has_a_plan_whose_variants_share_a_stage(path):
+    plan = make_plan(load_sweep(str(path)))
+    assert max(plan.shared().values()) == len({run.variant for run in plan.runs})

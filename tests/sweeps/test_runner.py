@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from unicom_jax.sweeps import engines, runner
+from unicom_jax.sweeps import runner
 from unicom_jax.sweeps.plan import Job, Plan, Run
 from unicom_jax.sweeps.predict import predict
 from unicom_jax.sweeps.runner import reasons, run_plan, spent
@@ -178,24 +178,6 @@ def test_a_job_that_cannot_be_read_is_an_outcome_with_its_reason(tmp_path):
     (tmp_path / "jobs" / "root.json").write_text("{")
     assert work(tmp_path, "root") == FAILED
     assert "root.json is not JSON" in read_outcome(tmp_path, "root")["reason"]
-
-
-@pytest.mark.parametrize(
-    ("code", "reason"), [("raise SystemExit(3)", "exit status 3"), ("1 / 0", "exit status 1")]
-)
-def test_a_process_that_ends_without_an_outcome_is_a_failure_that_names_its_log(
-    tmp_path, monkeypatch, code, reason
-):
-    broken = tmp_path / "python"
-    broken.write_text(f"#!{sys.executable}\n{code}\n")
-    broken.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(broken))
-    handle = engines._Process(tmp_path, "root")
-    while (status := handle.poll()) is None:
-        time.sleep(0.01)
-    assert status == FAILED
-    found = read_outcome(tmp_path, "root")["reason"]
-    assert reason in found and "logs/root.log" in found
 
 
 def test_a_prediction_is_what_a_job_of_another_seed_took():

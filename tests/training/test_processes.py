@@ -31,6 +31,7 @@ from tests.tiny import tiny_config
 def get_config():
     return tiny_config(
         encoder__eval_every=4, encoder__eval_batches=1, encoder__ema_decay=0.5,
+        encoder__vision__heads=4, encoder__text__heads=4,  # tensor=4 shares them out
         codec__perceptual_weight=0.5, pretrain__ema_decay=0.5, pretrain__eval_every=4,
         pretrain__eval_batches=1, pretrain__sequence_length=64,
     )

@@ -1,5 +1,5 @@
-"""`unicom data bench`: how fast a stage's batches are made, stage by stage, and beside other
-loaders.
+"""`unicom data bench`: how fast a stage's batches are made, in each step of the pipeline and in
+comparison with other loaders.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.stages import check_row_stage, row_stages, spec_of
 
 OURS = "unicom_jax"
-# Documents in the batches that a loader hands over, until it is closed.
+HERE = 0  # workers: all work is in this process and timed by its processor time, despite other load
+# Number of documents in each batch of a loader, until it is closed.
 Documents = Iterator[int]
 
 
 class Rate(NamedTuple):
-    """Documents a second in several rounds."""
+    """Documents per second in several rounds."""
 
     rounds: tuple[float, ...]
 
@@ -76,7 +77,9 @@ def run_bench(args: argparse.Namespace, console: Console) -> None:
     console.print(_stage_table(work, counts, windows))
     with tempfile.TemporaryDirectory(prefix="unicom-bench-") as folder:
         found, fill = _race(config, label, tokenizer, work, args, Path(folder), console)
+    counts = [HERE, *counts]
     console.print(_race_table(found, counts))
+    console.print(f"workers={HERE}: in one process, per second of its processor time")
     for workers in counts:
         console.print(_ratio(found, workers), soft_wrap=True)
     console.print(f"rows are {fill:.1%} full (data/filled)")
@@ -105,7 +108,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-# ---- beside others ----------------------------------------------------------------------------
+# ---- compared with others ---------------------------------------------------------------------
 
 
 def _race(
@@ -117,15 +120,17 @@ def _race(
     folder: Path,
     console: Console,
 ) -> tuple[dict[tuple[str, int], Rate], float]:
-    """Each loader with each number of workers, in turns; and the share of the slots in use."""
+    """Runs each loader with each number of workers, alternately; also the share of used slots."""
     filled = [0, 0]
 
     def ours(workers: int) -> Documents:
         config.data.workers = workers
         with closing(stage_loader(config, label, tokenizer)) as loader:
             before = 0
+            for step in itertools.count() if workers == HERE else ():
+                yield loader.made(step)[1]["documents"]
             while True:
-                next(loader)  # not kept: its memory is shared with the workers, which end before
+                next(loader)  # not kept: its memory is shared with the workers, which end first
                 yield loader.counts["documents"] - before
                 before = loader.counts["documents"]
                 filled[:] = loader.counts["slots"], loader.counts["room"]
@@ -133,9 +138,11 @@ def _race(
     loaders: dict[str, Callable[[int], Documents]] = {OURS: ours}
     loaders |= _others(config, work, args, folder, console)
     rounds: dict[tuple[str, int], list[float]] = {}
-    for _, workers in itertools.product(range(args.rounds), range(1, args.workers + 1)):
+    for _, workers in itertools.product(range(args.rounds), range(HERE, args.workers + 1)):
+        clock = time.process_time if workers == HERE else time.perf_counter
         for name, start in loaders.items():
-            rounds.setdefault((name, workers), []).append(_timed(start(workers), args.seconds))
+            measured = _timed(start(workers), args.seconds, clock)
+            rounds.setdefault((name, workers), []).append(measured)
     found = {key: Rate(tuple(each)) for key, each in rounds.items()}
     return found, filled[0] / max(filled[1], 1)
 
@@ -143,7 +150,7 @@ def _race(
 def _others(
     config: ConfigDict, work: Work, args: argparse.Namespace, folder: Path, console: Console
 ) -> dict[str, Callable[[int], Documents]]:
-    """The other loaders that are installed, over the same documents in files of their own."""
+    """The other installed loaders, over the same documents in files of their own."""
     absent = {name: peers.missing(name) for name in peers.PEERS}
     for name, lacking in absent.items():
         if lacking:
@@ -181,12 +188,12 @@ def _others(
     }
 
 
-def _timed(documents: Documents, seconds: float) -> float:
-    """Documents a second, counted from the first batch on."""
+def _timed(documents: Documents, seconds: float, clock: Callable[[], float]) -> float:
+    """Documents per second, counted from the first batch on."""
     with closing(documents):
         next(documents)
-        start, count = time.perf_counter(), 0
-        while (taken := time.perf_counter() - start) < seconds:
+        start, count = clock(), 0
+        while (taken := clock() - start) < seconds:
             count += next(documents)
         return count / taken
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config import KEYS, values
+from unicom_jax.config.key import ALWAYS
 from unicom_jax.config.keys.training import TRAINING
 from unicom_jax.runs.stages import PARTS, STAGES, Occurrence, occurrences
 
@@ -110,13 +111,24 @@ def addresses(config: Config, *, seed: bool = True) -> dict[Occurrence, str]:
     for stage in occurrences(config["stages"]):
         about = {
             "stage": stage.label,
-            "keys": {name: given[name] for name in keys_read(config, stage)},
+            "keys": {
+                name: given[name]
+                for name in keys_read(config, stage)
+                if not _as_before(name, given[name])
+            },
             "parents": [found[one] for one in parents(config, stage)],
         }
         if _reads_lengths(config):
             about["stages"] = list(config["stages"])
         found[stage] = digest(about)
     return found
+
+
+def _as_before(name: str, value: Any) -> bool:
+    """Whether a key that came later has the value that stands for what runs did without it: it is
+    left out, so that a sweep keeps its addresses when a version adds keys."""
+    before = KEYS[name].before
+    return before is not ALWAYS and value == before
 
 
 def digest(about: Any) -> str:

@@ -130,6 +130,9 @@ def _check(sweep: Sweep) -> None:
                 f"variant {name!r} names a folder; use letters, digits, and . _ + - behind the "
                 "first one"
             )
+    for name, change in sweep.variants.items():
+        if not callable(change) and "seed" in change:
+            raise ConfigError(f"variant {name!r} sets the seed; list seeds in seeds=(0, 1, ...)")
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise ConfigError(f"seeds={tuple(sweep.seeds)} has one twice; remove it")
     if sweep.split not in SPLITS:

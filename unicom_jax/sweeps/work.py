@@ -24,7 +24,6 @@ from typing import Any
 
 import rich.console
 
-import unicom_jax
 from unicom_jax.evaluation.command import run_evaluate
 from unicom_jax.evaluation.while_training import make_observer
 from unicom_jax.interop.atomic import write_text
@@ -45,9 +44,9 @@ DONE, FAILED, STOPPED, BUSY = "done", "failed", "stopped", "busy"
 def read_outcome(workdir: Path, id: str) -> dict[str, Any]:
     """How a job ended, by its file; {} where it has not.
 
-    Keys: "status" (DONE, FAILED, STOPPED), "reason", "at" (time of its end), "cpu_seconds" and
-    "seconds" of all attempts that ended, "commit" of the code, and of a stage that is done "steps",
-    "flops_per_step" (None where they cannot be counted), "tokens_per_step", "bytes".
+    Keys: "status" (DONE, FAILED, STOPPED), "reason", "at" (time of its end), "attempts" that ended,
+    "cpu_seconds" and "seconds" of all of them, "commit" of the code, and of a stage that is done
+    "steps", "flops_per_step" (None where they cannot be counted), "tokens_per_step", "bytes".
     """
     path = workdir / "outcomes" / f"{id}.json"
     return read_json(path, ValueError, "remove it") if path.is_file() else {}
@@ -106,6 +105,7 @@ def _attempt(workdir: Path, id: str, asked_to_stop: Callable[[], bool], spent: f
     except Exception as error:
         traceback.print_exc()
         status, facts["reason"] = FAILED, _reason(error)
+    facts["attempts"] = before.get("attempts", 0) + 1
     facts["cpu_seconds"] = before.get("cpu_seconds", 0.0) + _cpu_seconds() - spent
     facts["seconds"] = before.get("seconds", 0.0) + time.perf_counter() - began
     write_outcome(workdir, id, status=status, **facts)
@@ -170,7 +170,7 @@ def _cpu_seconds() -> float:
 def commit() -> str:
     """The commit of the code, with "+" behind it where files were changed since; its version where
     it is no checkout."""
-    root = Path(unicom_jax.__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
 
     def git(*arguments: str) -> str:
         command = ("git", "-C", str(root), *arguments)
