@@ -35,6 +35,7 @@ HEADLINES = {
     "understanding/qa": "questions answered",
     "understanding/caption": "captions exact",
     "editing/success": "edits done",
+    "unified/agreement": "described and drawn again",
 }
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "kid": "KID", "frechet": "Fréchet distance", "qa": "QA"}
 LABELS |= {"caption_f1": "caption, F1 of words"}
@@ -139,6 +140,7 @@ def _view(run: Run) -> dict[str, Any]:
         "edits": by_kind(records.get("edits", []), lambda row: row["kind"]),
         "answers": by_kind(records.get("answers", []), lambda row: row["kind"]),
         "captions": records.get("captions", []),
+        "redrawings": records.get("unified", []),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
     }
 
