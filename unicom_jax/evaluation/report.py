@@ -25,6 +25,7 @@ from unicom_jax.evaluation.scores import FACETS, PERCENT, score_names, standing,
 from unicom_jax.evaluation.stage_health import trouble
 from unicom_jax.evaluation.suite import by_kind
 from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.workdir import ROLLOUTS
 
 REPORT_FILE = "report.html"
 MAX_SIDE = 384  # pixels; a larger picture is inlined smaller
@@ -132,6 +133,10 @@ def _view(run: Run) -> dict[str, Any]:
         "score_suites": by_kind(rows, lambda row: row.name.partition("/")[0]),
         "curves": {stage.name: _curves(stage) for stage in run.stages},
         "speed": {stage.name: charts for stage in run.stages if (charts := _speed(stage))},
+        "rollouts": [stage for stage in run.stages if stage.rollouts],
+        "rollout_picture": lambda stage, name: picture_uri(
+            run.workdir / stage.name / ROLLOUTS, name
+        ),
         "codec": _codec(run.stages),
         "reconstructions": records.get("reconstructions", []),
         "gates": [(s.name, chart) for s in run.stages if (chart := gate_chart(s)) is not None],
@@ -184,7 +189,7 @@ def picture_uri(folder: Path, relative: str) -> Markup:
             image = image.convert("RGB")
     except OSError as error:
         raise ValueError(
-            f"{path}: unreadable picture ({error}); run the evaluation again"
+            f"{path}: unreadable picture ({error}); run the evaluation again, or train on"
         ) from None
     if max(image.size) > MAX_SIDE:
         image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)

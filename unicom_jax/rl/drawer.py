@@ -39,7 +39,7 @@ from unicom_jax.rl.rollouts import (
 )
 from unicom_jax.rl.rows import picture_rows
 from unicom_jax.rl.samples import Originals, Samples
-from unicom_jax.rl.scores import Scores, Scoring
+from unicom_jax.rl.scores import Rollout, Scores, Scoring
 from unicom_jax.rl.template import Template
 from unicom_jax.runs.stages import START
 
@@ -105,22 +105,19 @@ class Drawer:
 
     def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Drawings:
         """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
-        writing, drawing, painting, noising = jax.random.split(key, 4)
-        described = of_group(self._describe(frozen, batch, writing), self.group)
-        patches, grids = of_group((batch.patches, batch.grids), self.group)
-        latent_grids = self.models.codec.grid(grids)
-        context = self._context(params, described, latent_grids)
-        latents, passed = self._draw(params, context, described, batch.number[0], drawing)
-        drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
-        samples = Samples(tokens=described, latents=latents, patches=drawn)
-        scores = self.scoring(frozen, Originals(patches, grids), samples)
+        sampling, noising = jax.random.split(key)
+        rollout, context, passed = self._sampled(params, frozen, batch, sampling)
+        words, grids = rollout.samples.tokens, context.grids[:, 0]
         if passed is None:
-            passed = self._noised(params, context, latents, noising)
+            passed = self._noised(params, context, rollout.samples.latents, noising)
         start = frozen[START]
-        before = self._context(start, described, latent_grids)
-        asked = self._asked(passed["states"])
+        before, asked = self._context(start, words, grids), self._asked(passed["states"])
         reference = self._velocities(start, before, asked, passed["times"][:, : asked.shape[1]])
-        return Drawings(described, latent_grids, reference=reference, scores=scores, **passed)
+        return Drawings(words, grids, reference=reference, scores=rollout.scores, **passed)
+
+    def rollouts(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Rollout:
+        """What `prepare` samples."""
+        return self._sampled(params, frozen, batch, jax.random.split(key)[0])[0]
 
     def loss(
         self, params: Params, frozen: Params, batch: Drawings, row_keys: Key[Array, " B"]
@@ -144,6 +141,21 @@ class Drawer:
         return {**terms, "length": length, **scores.terms()}
 
     # ---- parts ------------------------------------------------------------------------------
+
+    def _sampled(
+        self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]
+    ) -> tuple[Rollout, DrawingContext, dict[str, jax.Array] | None]:
+        """Drawings, what they were drawn behind, and of `FlowGrpo` how; see `_draw`."""
+        writing, drawing, painting = jax.random.split(key, 3)
+        words = of_group(self._describe(frozen, batch, writing), self.group)
+        patches, grids = of_group((batch.patches, batch.grids), self.group)
+        context = self._context(params, words, self.models.codec.grid(grids))
+        latents, passed = self._draw(params, context, words, batch.number[0], drawing)
+        drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
+        samples = Samples(tokens=words, latents=latents, patches=drawn)
+        originals = Originals(patches, grids)
+        scores = self.scoring(frozen, originals, samples)
+        return Rollout(originals, samples, scores), context, passed
 
     def _describe(self, frozen: Params, batch: Any, key: Key[Array, ""]) -> Int[Array, "P T"]:
         if self.true_captions:

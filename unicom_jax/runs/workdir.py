@@ -14,6 +14,7 @@ from unicom_jax.core.paths import is_remote
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
 COMMITTED = "commit_success.txt"  # in a store, where Orbax cannot rename: the checkpoint is whole
+ROLLOUTS, ROLLOUTS_FILE = "rollouts", "rollouts.json"  # folder of a stage, and its list
 LFS = "version https://git-lfs"
 
 

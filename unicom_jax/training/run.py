@@ -53,6 +53,7 @@ from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.held_out import Batches
 from unicom_jax.training.loop import LoopConfig, Observer, train
+from unicom_jax.training.rollouts import both, rollout_observer
 from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
 from unicom_jax.training.stopping import Stopped
@@ -75,7 +76,7 @@ def run_stages(
     Args:
       group: the processes of the run, all of which call this alike; by default this one alone.
       asked_to_stop: see `train`.
-      make_observer: of what `train` observes in unified stages with `sample_every`, given the
+      make_observer: of what `train` observes in stages with `sample_every`, given the
         configuration, the workdir, the mesh and the stage's frozen weights.
 
     Raises:
@@ -173,6 +174,17 @@ def _run_stage(
     observe = None
     if make_observer is not None and settings.get("sample_every"):
         observe = make_observer(config, workdir, mesh, frozen)
+        if stage.spec.samples:
+            look = rollout_observer(
+                trainer,
+                frozen,
+                batches("eval"),
+                workdir / label,
+                group=settings.group_size,
+                decode=tokenizer.decode,
+                patch=config.data.patch,
+            )
+            observe = both(look, observe)
     loop = LoopConfig(
         **{
             field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings

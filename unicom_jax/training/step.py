@@ -54,6 +54,7 @@ class Stage:
         divides over the mesh.
       inner_steps: updates on each batch that was prepared, with new noise each. `steps` of the
         settings counts batches.
+      rollouts: what `prepare` samples from a batch, for people to look at.
       old: `prepare` is given a running average of the trained weights, which after a batch keeps
         this much of itself, by the number of updates; None: it is given the weights themselves.
     """
@@ -71,6 +72,7 @@ class Stage:
     facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
     prepare: PrepareFunction | None = None
     inner_steps: int = 1
+    rollouts: PrepareFunction | None = None
     old: Callable[[jax.Array], jax.Array] | None = None
 
     def __post_init__(self) -> None:
