@@ -32,6 +32,7 @@ from data_pipelines.loading.pictures import PictureConfig, WeightedSource, make_
 from data_pipelines.loading.prompts import PromptBatches
 from data_pipelines.loading.rows import open_rows, recorded
 from data_pipelines.sequences.mixture import DocumentStream, Entry, Mixture, entries_of
+from data_pipelines.sequences.tasks import TASKS
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.chosen import having
 from data_pipelines.sources.configured import (
@@ -43,6 +44,7 @@ from data_pipelines.sources.configured import (
 )
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
+from data_pipelines.sources.undecoded import ONE_PICTURE
 
 NEEDS_EDITS = ("edit", "interleaved")
 TOKEN_PROBES = 128  # documents of a source and task whose slots are counted
@@ -102,7 +104,10 @@ def _stream(
         edits = plain
         if one.kind == "scenes":
             edits = open_one(config, one, split, True, sharers=len(sources), read=read)
-        records = {task: edits if task in NEEDS_EDITS else plain for task in tasks}
+        records = {
+            task: (edits if task in NEEDS_EDITS else plain).looking(TASKS[task].look)
+            for task in tasks
+        }
         entries += entries_of(tasks, records, one.name)
     return DocumentStream(
         Mixture(entries, order_seed(config, split, seed)),
@@ -292,7 +297,8 @@ def picture_parts(
     """
     sources = picture_sources(config, stage, captioned=captioned)
     takes = ("image", "captions") if captioned else ("image",)
-    opened = [having(open_one(config, one, split, sharers=len(sources)), takes) for one in sources]
+    opened = [open_one(config, one, split, sharers=len(sources)) for one in sources]
+    opened = [having(records.looking(ONE_PICTURE), takes) for records in opened]
     for one, records in zip(sources, opened, strict=True):
         if not len(records):
             raise SourceError(

@@ -25,6 +25,7 @@ from data_pipelines.sequences.tokenizer import (
     train_tokenizer,
     with_token,
 )
+from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.cache import CachedSource
 from data_pipelines.sources.configured import (
     ConfiguredSource,
@@ -41,10 +42,11 @@ from data_pipelines.sources.identity import (
 )
 from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.records import find_records
-from data_pipelines.sources.registry import KINDS, UNSPLIT, open_source
+from data_pipelines.sources.registry import KINDS, UNSPLIT, Source, open_source
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
+from data_pipelines.sources.undecoded import PictureFile
 
 Config = Mapping[str, Any]
 
@@ -166,9 +168,9 @@ def open_examples(
     A broken record raises where `skip_broken` is False: loaders skip them too, but count them.
     """
     sources = picture_sources(config)
-    opened = [
-        open_one(config, one, split, with_edits, skip_broken, len(sources)) for one in sources
-    ]
+    opened = [open_one(config, one, split, with_edits, len(sources)) for one in sources]
+    if skip_broken:
+        opened = [SkipBroken(source) for source in opened]
     return opened[0] if len(opened) == 1 else Joined(opened)
 
 
@@ -177,26 +179,36 @@ def open_one(
     one: ConfiguredSource,
     split: str,
     with_edits: bool = False,
-    skip_broken: bool = False,
     sharers: int = 1,
     read: ReadImage | None = None,
 ) -> CachedSource:
-    """The records of one source. It has an equal share of `data.cache_mb` with the others.
+    """The records of one source; a broken one raises. The source has an equal share of
+    `data.cache_mb` with the others.
 
     Args:
       read: path or bytes of a picture -> what a record holds of it; None: its pixels, as the
-        configuration wants them.
+        configuration wants them, where they are looked at.
     """
+    source = _undecoded_source(config, one, split, with_edits, read)
+    return CachedSource(source, config["data"]["cache_mb"] * 2**20 // sharers)
+
+
+def _undecoded_source(
+    config: Config,
+    one: ConfiguredSource,
+    split: str,
+    with_edits: bool,
+    read: ReadImage | None = None,
+) -> Source:
     options = source_options(config, split, with_edits, one)
     try:
-        reading = {"skip_broken": skip_broken, "read": read or picture_reader(config)}
-        source = open_source({**options, **reading})
+        read = read or functools.partial(PictureFile, decode=picture_reader(config))
+        return open_source({**options, "skip_broken": False, "read": read})
     except SourceError as error:
         if not one.name:
             raise
         message = str(error).replace("data.source.", f"{one.key}.")
         raise SourceError(f"{one.key} ({one.name}): {message}") from error
-    return CachedSource(source, config["data"]["cache_mb"] * 2**20 // sharers)
 
 
 def image_policy(config: Config) -> ImagePolicy:
@@ -285,7 +297,7 @@ def _texts(config: Config) -> list[str]:
     sources = configured_sources(config)
     whole = sum(one.weight for one in sources)
     for one in sources:
-        records = open_one(config, one, TRAIN, with_edits=True, skip_broken=True).source
+        records = SkipBroken(_undecoded_source(config, one, TRAIN, with_edits=True))
         count = max(1, round(TOKENIZER_EXAMPLES * one.weight / whole))
         for index in range(min(len(records), count)):
             texts += texts_of(records[index])

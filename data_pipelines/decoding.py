@@ -37,6 +37,7 @@ def load_image(
     source: str | os.PathLike | bytes,
     smallest: Callable[[int, int], tuple[int, int]] | None = None,
     most: int | None = None,
+    name: str = "",
 ) -> np.ndarray:
     """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB.
 
@@ -50,6 +51,7 @@ def load_image(
       smallest: (height, width) of a picture -> the size that it must keep. A JPEG is decoded at
         1/2, 1/4 or 1/8 of its size where it stays as large as that; None: whole.
       most: pixels that are decoded, after that reduction; None: only Pillow's limit.
+      name: of the file in messages, where its bytes are given; "": its size.
 
     Raises:
       ValueError: one line that names the file, when it is missing, truncated, too large or not a
@@ -57,7 +59,7 @@ def load_image(
       OSError: the machine cannot read it (`faults.machine_fault`).
     """
     if isinstance(source, bytes):
-        return _decoded(source, f"<{len(source)} bytes>", smallest, most)
+        return _decoded(source, name or f"<{len(source)} bytes>", smallest, most)
     return _decoded(read_file(source), shown(source), smallest, most)
 
 

@@ -1,4 +1,4 @@
-"""All defaults. Experiments start from them and override some.
+"""All defaults. Every configuration starts from them and changes some.
 
     config = base.get_config()
     config.unified.transformer.width = 512
@@ -14,11 +14,11 @@ from ml_collections import ConfigDict
 from unicom_jax.config import UNIFIED_STAGES, defaults
 from unicom_jax.config.schema import stage_defaults
 
-STAGES = ("encoder", "codec", *UNIFIED_STAGES)  # those of UniCom
+STAGES = ("encoder", "codec", *UNIFIED_STAGES)  # of the UniCom family
 
 
 def training(**changes) -> ConfigDict:
-    """Keys that every stage has: length, batches, optimiser, reports."""
+    """The keys that every stage has: length, batches, optimiser, reports."""
     return stage_defaults("encoder", **changes)
 
 

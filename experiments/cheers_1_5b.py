@@ -2,31 +2,36 @@
 
     unicom train --config=experiments/cheers_1_5b.py --workdir=runs/cheers_1_5b
 
-Never run; the tests build it as abstract trees and check sizes, counts and the recipe (arXiv
-2603.12793). It has 2571.3 million weights, 84 of them in the frozen autoencoder; the paper trains
-on 128 A100. What has to be there before:
+Result: never run; the tests build it as abstract trees and check sizes, counts and the recipe
+(arXiv 2603.12793). It has 2571.3 million weights, 84 of them in the frozen autoencoder. Hardware:
+the paper trains on 128 A100; docs/plan.md has the plan for 64 H100. It needs:
 
-- the encoder and the language model that `align` starts from, by
+- the encoder and the language model that `align` starts from:
 
       unicom import --config=experiments/cheers_1_5b.py --workdir=runs/cheers_1_5b \\
           --encoder=siglip2-so400m-patch16-512 --language=Qwen2.5-1.5B-Instruct
 
-- the autoencoder. The stage `autoencoder`, in front of `stages`, trains one; it starts from
-  FLUX.2's where `autoencoder.init_from` names its folder.
-- `data.source.path`: ArrayRecord files of examples. The paper's data are not public as a whole.
+- the autoencoder. The stage `autoencoder`, put first in `stages`, trains one; with
+  `autoencoder.init_from` it starts from FLUX.2's in the folder named there.
+- `data.source.path`: ArrayRecord files of examples. Not all of the paper's data are public.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-1.5B-Instruct.
 
 The stages align, pretrain, continue and sft are the paper's I to IV. From the paper: all sizes,
-512² pixels, plain positions, t ~ U[0, 1] with the time unknown to the transformer, and per stage
-what is trained, learning rate, schedule, steps, batch, warm-up (.02 of the steps) and the shares of
-understanding, generation and text; AdamW (.9, .95), eps 1e-8, no weight decay, clipping at 1; a
-fifth of the drawing documents with `<no_mean>` for words; sampling in 80 steps with guidance 9.5.
+512² pixels, plain positions, t ~ U[0, 1] with the time hidden from the transformer, and for each
+stage what is trained, learning rate, schedule, steps, batch, warm-up (.02 of the steps) and the
+shares of understanding, generation and text; AdamW (.9, .95), eps 1e-8, no weight decay, clipping
+at 1; `<no_mean>` in place of the words in a fifth of the drawing documents; sampling in 80 steps
+with guidance 9.5.
 
-Chosen here: rows of 1024 slots, of which two documents with a picture (256 slots each) fill about
-one, so a batch of 512 samples is 256 rows; how the share of understanding splits into our tasks;
-align's shares, 4.5M captions to 1.3M pictures seen ten times. Pixels are 0 to 1, as for the
-released weights (`unified.cheers.pixel_range`); with an autoencoder and an encoder of your own,
-"signed". The paper's demonstration samples with α = .5, which is `unicom sample --shift=2`.
+Our own choices:
+- Rows of 1024 slots. Two documents with a picture (256 slots each) fill about one row, so a batch
+  of 512 samples is 256 rows.
+- How the share of understanding splits into our tasks.
+- The shares of align: 4.5M captions, and 1.3M pictures to draw that are seen ten times.
+- Pixels from 0 to 1, as for the released weights (`unified.cheers.pixel_range`); with an
+  autoencoder and an encoder of your own, use "signed".
+
+The paper's demonstration samples with α = .5, which is `unicom sample --shift=2`.
 """
 
 from __future__ import annotations

@@ -1,27 +1,28 @@
-"""The second family, Cheers, with all its stages on the embedded data set (arXiv 2603.12793).
+"""The second family, Cheers (arXiv 2603.12793): all its stages on the embedded data set.
 
     unicom train    --config=experiments/cheers_quick.py --workdir=runs/cheers_quick
     unicom evaluate --workdir=runs/cheers_quick
     unicom report   --workdir=runs/cheers_quick
 
 The scenes are those of the quickstart: one or two large objects at 48 px. A token of the KL
-autoencoder is a square of 8 pixels, and a slot of the transformer holds 2 x 2 of them, so a picture
-takes nine slots, one for each place where an object can stand.
+autoencoder is a square of 8 pixels, and a slot of the transformer holds 2 x 2 tokens, so a picture
+takes nine slots, one for each place where an object can be.
 
     encoder       SigLIP from scratch, patches of 8 pixels
-    autoencoder   4 channels at a quarter of the resolution, 2 x 2 of them a token
-    align         all but the copy of the decoder; there is no trained transformer to begin with
-    pretrain      that, too
+    autoencoder   4 channels at a quarter of the resolution, 2 x 2 positions per token
+    align         everything except the copy of the decoder, because no transformer is trained yet
+    pretrain      everything
 
 The paper's ablations, each a flag of `unicom train`:
 
     --config.unified.cheers.gate=False      no details of the patches in the flow head
-    --config.unified.cheers.pixels=False    SigLIP reads latents, nothing is painted
-    --config.unified.fold=1                 no compression: 36 slots a picture
+    --config.unified.cheers.pixels=False    SigLIP reads latents, and nothing is painted
+    --config.unified.fold=1                 no compression: 36 slots per picture
 
-On two cores of an AMD EPYC that other jobs shared, stage after stage in one workdir, all stages
-took about 14 minutes of CPU time, 4 of them compilation (encoder 2.5, autoencoder 3.2, align 5.7,
-pretrain 2.5), and the evaluation 77 seconds. It reads well above chance and does not draw yet:
+Run one after the other in one workdir, on two cores of an AMD EPYC that other jobs shared, all
+stages took about 14 minutes of CPU time, 4 of them compilation (encoder 2.5, autoencoder 3.2, align
+5.7, pretrain 2.5), and the evaluation took 77 seconds. The model answers questions well above
+chance, but does not draw yet:
 
     score                          value   95% interval    chance     n
     reconstruction, PSNR         28.7 dB   28.2 - 29.1       12.2   128
@@ -32,23 +33,24 @@ pretrain 2.5), and the evaluation 77 seconds. It reads well above chance and doe
     Scenes-GenEval, single           16%      7 - 32%         16%    32
       overall                         4%      2 -  9%          8%   192
 
-Its drawings have one or two blobs where objects can stand, about half of them with an object of the
-colour asked for, but no shapes that the judge accepts. 390 steps are a seventh of the
-quickstart's; and of latents with noise of .4 of a standard deviation the judge accepts three
-reconstructions of eight.
+Its drawings have one or two blobs at valid places. About half of them have an object of the colour
+asked for, but the judge accepts none of the shapes. Likely reasons: 390 steps are a seventh of the
+quickstart's, and the codec is fragile (from latents with noise of .4 of a standard deviation, the
+judge accepts three reconstructions out of eight).
 
-With earlier settings reconstructions had 19.7 dB and everything else was at chance. What was
-changed, without comparing the changes one by one:
-- The autoencoder. At full resolution its group norms had a group for each of 8 channels, which
-  takes the level of a colour away, and 250 steps of 32 pictures were too few. With one group of 4
+With earlier settings, reconstructions had 19.7 dB and everything else was at chance. These changes
+were made together and not compared one by one:
+- The autoencoder. At full resolution its group norms had one group for each of 8 channels, which
+  removes the level of a colour, and 250 steps of 32 pictures were too few. With one group of 4
   channels and 400 steps of 16 it had 19.0 dB and painted grey blobs; with two groups of 4
   channels, the encoder's perceptual term and 1200 steps of 8 it has 28.7 dB.
-- Clean latents are predicted (`unified.prediction`). A velocity needs the noise of z_t, which here
-  has to come through decoder and patch embedding.
-- The transformer trains from the first unified stage on. The paper's first stage holds it, but
+- The head predicts clean latents (`unified.prediction`). To predict a velocity it needs the noise
+  of z_t, which here has to pass through the decoder and the patch embedding.
+- The transformer trains from the first unified stage on. The paper's first stage freezes it, but
   starts from a language model; here it would be random.
-- That stage holds the decoder copy: a step takes .7 seconds of CPU time, with its gradient 1.2.
-  `views_per_row` leaves out pictures that are drawn and never read.
+- The first unified stage freezes the decoder copy instead: a step then takes .7 seconds of CPU
+  time, and 1.2 seconds with the copy's gradient. `views_per_row` leaves out pictures that are drawn
+  and never read.
 - Fewer tasks, and four noisy copies of each drawn picture, as in `scenes_base`.
 """
 
@@ -61,7 +63,7 @@ from experiments import quickstart
 PATCH = 8
 MIXTURE = {"text_to_image": 0.65, "image_to_text": 0.12, "questions": 0.23}
 
-# The copy of the decoder, where there is one (SigLIP's pooling is never trained).
+# The copy of the decoder, and SigLIP's pooling, which is never trained.
 HELD_AT_FIRST = ("(decoder|vision/head)/.*",)
 
 

@@ -1,15 +1,15 @@
-"""Cheers on Scenes with up to four objects, all stages in an hour of CPU time.
+"""Cheers on Scenes with up to four objects: all stages in an hour of CPU time.
 
     unicom train    --config=experiments/cheers_scenes.py --workdir=runs/cheers_scenes
     unicom evaluate --workdir=runs/cheers_scenes
     unicom report   --workdir=runs/cheers_scenes
 
 The scenes and tasks are those of `scenes_base`, the model is that of `cheers_quick`, whose
-docstring says what the stages train and how to run the paper's ablations.
+docstring describes the stages and the paper's ablations.
 
-Never trained: the lengths of the stages follow from the step times of `cheers_quick`
-(.16 seconds of CPU time a step of the autoencoder, .7 of align, 1.2 of the last two stages) and
-sum up to an hour.
+Result: never trained. The lengths of the stages follow from the step times of `cheers_quick` (.16
+seconds of CPU time per step of the autoencoder, .7 of align, 1.2 of the last two stages) and add up
+to an hour.
 """
 
 from __future__ import annotations

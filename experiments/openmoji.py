@@ -5,11 +5,11 @@
     unicom evaluate --workdir=runs/openmoji
     unicom report   --workdir=runs/openmoji
 
-For data elsewhere: `--config.data.source.path=...`. OpenMoji is CC BY-SA 4.0.
+If the data are elsewhere, add `--config.data.source.path=...`. OpenMoji is CC BY-SA 4.0.
 
-Result of the last three commands on two cores of an AMD EPYC, with `pretrain` started separately
-after the other two stages. Other jobs shared the cores, so no time is given; earlier, as many steps
-took 8.5 minutes on idle cores (encoder 91 s, codec 135 s, pretrain 188 s):
+Result on two cores of an AMD EPYC, with `pretrain` started separately after the other two stages.
+Other jobs shared the cores, so no time is given; in an earlier run, the same number of steps took
+8.5 minutes on idle cores (encoder 91 s, codec 135 s, pretrain 188 s):
 
     reconstruction  19.2 dB (untrained 7.0)
     retrieval       2.3% [0.8, 6.7] of the drawings retrieve their own picture (chance 0.8%)
@@ -17,15 +17,15 @@ took 8.5 minutes on idle cores (encoder 91 s, codec 135 s, pretrain 188 s):
     captions        word F1 .108 (untrained 0, chance .016)
     edits           0%
 
-So the codec learns real drawings, and questions are answered above chance; drawing from text and
-edits need more than this time allows. Separate questions (`questions`), a larger text weight and
-larger new embeddings made the difference: with visual_qa and embeddings of 0.02, 23% [17, 29] of
-the questions were right and no drawing retrieved its picture.
+The codec learns real drawings, and questions are answered above chance; drawing from text and
+edits need more than this time allows. Separate questions (task `questions`), a larger text weight
+and larger new embeddings made the difference: with `visual_qa` and embeddings of 0.02, 23% [17, 29]
+of the questions were answered correctly and no drawing retrieved its picture.
 
-There is no exact judge for real drawings. A drawing counts when the encoder finds the captioned
-picture nearest to it among 128, edits are compared with their exact targets pixel by pixel, and
-the questions are those of the 158 held-out drawings, whose variants were held out with them. Edits
-exist for the 2,372 drawings that have variants; the others are skipped.
+There is no exact judge for real drawings. A drawing counts if, among 128 pictures, the encoder
+finds the captioned one nearest to it. Edits are compared with their exact targets pixel by pixel.
+Questions are about the 158 held-out drawings, whose variants are held out with them. Edits exist
+for the 2,372 drawings that have variants; the others are skipped.
 """
 
 from __future__ import annotations

@@ -1,31 +1,30 @@
-"""All stages on the embedded data set in less than a quarter of an hour on two CPU cores.
+"""All stages on the embedded data set in a quarter of an hour on two CPU cores.
 
     make quickstart
 
-Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens a picture,
-one for each place where an object can stand.
+Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens per
+picture, one for each place where an object can be.
 
-A fresh clone took 18 minutes of CPU time including installation, on two cores of an AMD EPYC while
-tests were running: PSNR 32.4 dB, single objects 94% (of 32), Scenes-GenEval 50%, questions 86%
-(chance 41%), captions 97%, edits 55%. README.md has the table with intervals.
+On a fresh clone this took 18 minutes of CPU time including installation, on two cores of an AMD
+EPYC while tests were running: PSNR 32.4 dB, single objects 94% (of 32), Scenes-GenEval 50%,
+questions 86% (chance 41%), captions 97%, edits 55%. README.md has the table with intervals.
 
 What made drawing possible in this budget, with figures of single runs on the same two cores:
 - Muon. After 250 steps of 64 pictures the encoder retrieves .87 of the captions and predicts pixels
   with an error of .005; with AdamW at 1e-3 these are .42 and .032.
-- Latents that separate shapes. With `pixel_weight` 50 and three backgrounds, a circle and a
-  square were at most 1.2 apart in a token of 32 channels, where the flow's noise has standard
-  deviation 1 in each, and 15% of single objects were drawn correctly. With 10, two backgrounds and
-  four dissimilar shapes, shapes are 3.4 to 5.4 apart, and the same steps of text-to-image alone
-  gave 42%.
-- Three noisy copies of each drawn picture, so that one pass over a prompt serves three. Single
-  objects rose from 28% to 91% (of 128) in eight and a half minutes of pretraining instead of eight;
-  at the same time text-to-image went from 50% to 70%, scenes with one object from six in ten to
-  three in four, and rows per step from two to four.
-
-New token embeddings have standard deviation 0.3: at 0.02, words are negligible beside image vectors
-of size 1. A small transformer that reads 1 to 4 synthetic objects and is asked about one of them
-answers every question after 1000 steps with 0.3, and guesses with 0.02. Here edits rose from 52 to
-64%; the other scores stayed within their intervals.
+- Latents that separate shapes. With `pixel_weight` 50 and three backgrounds, a circle and a square
+  differed by at most 1.2 in a token of 32 channels, where the flow's noise has standard deviation 1
+  in each channel, and 15% of single objects were drawn correctly. With `pixel_weight` 10, two
+  backgrounds and four dissimilar shapes, shapes differ by 3.4 to 5.4, and the same number of steps
+  on text-to-image alone gave 42%.
+- Three noisy copies of each drawn picture, so that one pass over a prompt trains three draws.
+  Single objects rose from 28% to 91% (of 128) in eight and a half minutes of pretraining instead of
+  eight. At the same time the share of text-to-image went from 50% to 70%, that of scenes with one
+  object from six in ten to three in four, and the rows per step from two to four.
+- New token embeddings of standard deviation 0.3: at 0.02, words are negligible beside image vectors
+  of size 1. In a trial, a small transformer that reads 1 to 4 synthetic objects and is asked about
+  one of them answers every question after 1000 steps with 0.3, and guesses with 0.02. Here edits
+  rose from 52 to 64%; the other scores stayed within their intervals.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@
     unicom evaluate --workdir=runs/scenes_base
     unicom report   --workdir=runs/scenes_base
 
-Beyond the quickstart: three and four objects, three letters, six colours, three backgrounds, and
-ten tasks, including thinking before drawing and conversations with drawings. Small objects, free
-places and the shapes that are hardest to distinguish are left to `scenes_large`.
+In addition to the quickstart: three and four objects, three letters, six colours, three
+backgrounds, and ten tasks, including thinking before drawing and conversations with drawings. Small
+objects, free places and the shapes that are hardest to distinguish are left to `scenes_large`.
 
 On two cores of an AMD EPYC that other jobs shared, the last three stages took 34 minutes (32 of CPU
 time: pretrain 10, continue 13, sft 10). The encoder and the codec came from an earlier run with the
@@ -31,27 +31,30 @@ questions 85%, edits 50%.
       add / move / recolour       100 / 92 / 88%            0%         0%      25, 25, 26
       remove / replace             96 / 65%                 0%         0%      26 each
 
+The stages of this table come from several runs, and later changes to the order of documents and to
+the noise of each stage are not in it: docs/results.md has the scores of single runs.
+
 What the scores depend on:
-- Separate questions (task `questions`): all of a picture's questions in one document, each as if it
-  were the only one. In a conversation, the answers before a question are between it and the
-  picture. With conversations, raw features and few captions the questions reached 76%; which
-  object is meant was only half learned.
-- Captions, a tenth of the documents: in small trials they helped at least as much as separate
-  questions. What the model reads of a picture (latents here) mattered less.
-- The balance of words and pictures. With .18 of each, captions and questions, .4 of questions at
-  the end, twice the text weight and embeddings of 1, 97% of the questions were right, but only 47%
-  of the drawings and 45% of the edits.
+- Separate questions (task `questions`): all questions about a picture are in one document, each as
+  if it were the only one. In a conversation, the earlier answers are between a question and the
+  picture. With conversations, raw features and few captions, 76% of the questions were answered
+  correctly: the model had only half learned which object a question is about.
+- Captions, a tenth of the documents. In small trials they helped at least as much as separate
+  questions. Whether the model reads latents (as here) or features of a picture mattered less.
+- The balance of words and pictures. With shares of .18 each for captions and questions, .4 for
+  questions in the last stage, twice the text weight and embeddings of 1, 97% of the questions were
+  answered correctly, but only 47% of the drawings and 45% of the edits were right.
 - Noise on latents while the codec trains (`codec.latent_noise`). Without it, the judge accepted 44%
   of 192 reconstructions from latents with noise of .2 of a channel's standard deviation, and 6%
   with .3: a drawing had to be nearly exact. With it, 97% are accepted with noise of .6, and
   reconstructions lose 1.7 dB.
-- Clean latents predicted (`unified.prediction`), more time near noise, normalised queries and
-  keys, three stages.
+- Predicting clean latents (`unified.prediction`), more time near noise, normalised queries and
+  keys, and three stages.
 - New token embeddings of standard deviation 0.3 (`embedding_std`, from the quickstart) rather than
   0.02.
 
-Settings were chosen by scores on held-out scenes other than those of the table. The table's scenes
-were also looked at for the earlier settings (76%) and for those with 97% of the questions.
+Settings were chosen by scores on held-out scenes other than those of the table. The scenes of the
+table were also looked at for the earlier settings (76%) and for those with 97% of the questions.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ MIXTURE = {
     "think_then_draw": 0.03,
     "interleaved": 0.03,
 }
-# At the end more questions: they learn slowest.
+# More questions in the last stage, because they are learned most slowly.
 SFT_MIXTURE = {
     "text": 0.01,
     "text_to_image": 0.38,

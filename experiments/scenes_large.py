@@ -5,17 +5,17 @@
 
 Result: never run; the tests build it as abstract trees and check that its documents fit.
 
-A picture has at most 64 patches of 16 pixels, under aspect buckets around 128² whose sizes are
-those that the scenes are drawn in, so that nothing is cropped. The encoder resizes its positions to
-each grid (NaFlex). `time_shift` and `time_floor` are quickstart's; the rest
-predates the findings of the quickstart (AdamW, `pixel_weight` 100, one noisy copy) and was not
-tried with them.
+A picture has at most 64 patches of 16 pixels. The aspect buckets around 128² have the sizes in
+which the scenes are drawn, so that nothing is cropped. The encoder resizes its positions to each
+grid (NaFlex). `time_shift` and `time_floor` are the quickstart's. The other settings are older than
+the findings of the quickstart (AdamW, `pixel_weight` 100, one noisy copy) and have not been tried
+with them.
 
-The unified model has 78 million weights and reads 32,768 slots a step, 1.9e13 FLOPs with attention;
-at an assumed third of the card's bf16 peak that is 0.06 s a step and half an hour for both unified
-stages. A batch is 348 documents and takes a CPU core about 0.26 s (counted and timed without a
-GPU), so five of the eight processes are busy at that speed: if `data_wait` in metrics.jsonl is not
-near zero, raise `data.workers`.
+The unified model has 78 million weights and reads 32,768 slots per step, 1.9e13 FLOPs including
+attention. At an assumed third of the card's bf16 peak, that is 0.06 s per step and half an hour for
+both unified stages. A batch is 348 documents and takes about 0.26 s on a CPU core (counted and
+timed without a GPU), so at that speed five of the eight worker processes are busy. If `data_wait`
+in metrics.jsonl is not near zero, raise `data.workers`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MIXTURE = {
     "think_then_draw": 0.05,
     "interleaved": 0.05,
 }
-# After pretraining: more of what takes several steps of thought.
+# After pretraining: more tasks that take several steps.
 SFT_MIXTURE = {
     "text_to_image": 0.25,
     "image_to_text": 0.10,

@@ -2,64 +2,65 @@
 
     unicom train --config=experiments/unicom_7b.py --workdir=runs/unicom_7b
 
-Never run; the tests build it as abstract trees and check sizes, counts and the recipe, and `unicom
-plan` says what it takes (docs/plan.md). Hardware: a multiple of 32 accelerators; weights are
-sharded over 32, and further accelerators hold copies. In fp32 the unified model alone has 122 GB of
-weights, gradients and moments, the codec 192 GB. What has to be there before:
+Result: never run; the tests build it as abstract trees and check sizes, counts and the recipe, and
+`unicom plan` computes what it needs (docs/plan.md). Hardware: a multiple of 32 accelerators.
+Weights are sharded over 32; further accelerators hold copies. In fp32 the unified model alone has
+122 GB of weights, gradients and moments, the codec 192 GB. It needs:
 
-- `runs/unicom_7b/encoder`: the frozen encoder. The stage `encoder` is not among `stages`; the paper
-  never trains it. It, the language model that `align` starts from and the transformer that the
-  pixel decoder starts from come from their folders by
+- the frozen encoder, the language model that `align` starts from, and the transformer that the
+  pixel decoder starts from. The paper never trains the encoder, so `stages` has no stage for it.
 
       unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
           --encoder=siglip2-so400m-patch16-naflex --language=Qwen2.5-7B-Instruct \\
           --decoder=FLUX.1-dev/transformer
 
 - `data.source.path`: ArrayRecord files of examples. The paper's data are not public.
-- `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads its sizes
-  when it starts; before that nothing that paints can be built.
+- `codec.autoencoder.path`: the folder `vae` of black-forest-labs/FLUX.1-dev. A run reads the
+  autoencoder's sizes from it when it starts; without them no decoder can be built.
 - `data.tokenizer`: a folder with the tokenizer of Qwen/Qwen2.5-7B-Instruct. `<think>` and
-  `</think>` are added to it; the table has 152,064 rows, enough for both.
+  `</think>` are added to it; the embedding table has 152,064 rows, enough for both.
 
-From the paper: all sizes, the two-layer projector, understanding from raw
-features, editing from the clean latents, t ~ U[0, 1], and per stage learning rate, schedule,
-warm-up, steps, weight decay, loss weights and the four shares of the mixture; AdamW (.9, .95),
-eps 1e-6, clipping at 1; for the codec 33 aspect buckets, batch 256 and 50,000 steps.
+From the paper: all sizes, the two-layer projector, understanding from raw features, editing from
+the clean latents, t ~ U[0, 1], and for each stage learning rate, schedule, warm-up, steps, weight
+decay, loss weights and the four shares of the mixture; AdamW (.9, .95), eps 1e-6, clipping at 1;
+for the codec 33 aspect buckets, batch 256 and 50,000 steps.
 
-Not given there and chosen here: batch size and row length of the unified stages, how the shares
-split into our tasks (`IMAGE_TO_TEXT`, `IMAGE_TEXT_IMAGE`; shares count documents), the codec's
-optimiser and loss weights, no averaging of weights (`--config.pretrain.ema_decay=0.9999`), how
-features enter FLUX (as in UniWorld-V1: two layers in place of T5) and a guidance of 1.
+Our own choices, where the paper gives no value:
+- Batch size and row length of the unified stages.
+- How the shares split into our tasks (`IMAGE_TO_TEXT`, `IMAGE_TEXT_IMAGE`; shares count documents).
+- The optimiser and the loss weights of the codec.
+- No average of the weights (`--config.pretrain.ema_decay=0.9999` keeps one).
+- How features enter FLUX: through two layers in place of T5, as in UniWorld-V1. Guidance is 1.
 
-One departure, in the pixel decoder. The paper's paints 1024² pixels from 1024 feature tokens, ours
-paints one patch of 16 pixels a feature, on the encoder's own token grid. The 33 buckets around
-1024² in steps of 64 are therefore taken at half their size, around 512² in steps of 32: the same
-long sides to the factor, and at most 1024 tokens, for which encoder, compressor and unified model
-are meant. `--config.data.image_size=1024 --config.data.bucket_step=64` gives the paper's pixels at
-four times its tokens, and then needs longer rows. `--config.data.policy=bucket_walk` takes the 33
-sizes of HunyuanImage 3.0 in their place, from the paper's laboratory: both sides are multiples of
-the step, 2048 x 512 to 512 x 2048 around 1024².
+One departure from the paper, in the pixel decoder: the paper's paints 1024² pixels from 1024
+feature tokens, ours paints one patch of 16 pixels per feature, on the encoder's own token grid. The
+33 buckets around 1024² in steps of 64 therefore have half their size, around 512² in steps of 32.
+They have the same aspect ratios and at most 1024 tokens, as many as encoder, compressor and unified
+model are meant for. `--config.data.image_size=1024 --config.data.bucket_step=64` gives the paper's
+pixels at four times its tokens, and then needs longer rows. `--config.data.policy=bucket_walk`
+takes the 33 sizes of HunyuanImage 3.0 instead, from the paper's laboratory: both sides are
+multiples of the step, from 2048 x 512 to 512 x 2048 around 1024².
 
 Without FLUX: `--config.codec.decoder.kind=dit --config.codec.autoencoder.path=""` paints pixels
 with a DiT of 2.0e9 weights.
 
-How the step is laid out, with the results of `unicom plan`:
-- fsdp=32, no tensor axis: on 128 chips of v5p a device receives 39 GiB a step, .11 s over its links
-  against 1.86 s of products. 3584 channels over 64 devices would be 56 rows, not a multiple of the
-  16 of a bf16 tile; a TPU then all-reduces gradients, which moves twice the bytes.
+Layout of the step, with the results of `unicom plan`:
+- fsdp=32, no tensor axis: on 128 chips of v5p a device receives 39 GiB per step, .11 s over its
+  links against 1.86 s of products. 3584 channels over 64 devices would be 56 rows each, not a
+  multiple of the 16 of a bf16 tile; a TPU then all-reduces gradients, which moves twice the bytes.
 - Rows of 4608 slots: the longest document fits, and attention over all pairs costs little more than
   half of what rows of 8192 need for the same tokens. A row holds up to four pictures of 972 to 1024
-  tokens; the frozen encoder computes four a row, present or not.
-- remat "dots" keeps the products with weights and what attention gives: 1.04 times the operations
-  that the loss needs by visible pairs on v5p, 34 GiB.
-- attention "fused" keeps scores on the chip: main memory takes .19 s of a step on v5p, against .98
-  s with "chunked"; on H100 .38 s, against 3.57 s. Its kernels were compiled for both and have run
-  on neither: compare the first steps with `chunked`.
+  tokens; the frozen encoder computes four per row, even if there are fewer.
+- remat "dots" keeps the products with weights and the outputs of attention: on v5p the program
+  executes 1.04 times the operations that the loss needs by visible pairs, with 34 GiB.
+- attention "fused" keeps scores on the chip: memory traffic takes .19 s of a step on v5p, against
+  .98 s with "chunked"; on H100 .38 s, against 3.57 s. Its kernels were compiled for both and have
+  run on neither: compare the first steps with `chunked`.
 
 Buckets or NaFlex: one policy serves all stages, so that a picture can be understood, edited and
-drawn on the same grid. Buckets bound the shapes of what is drawn; they crop at most 6% of a side
-(half the step between two ratios) of pictures up to 1 : 4, more of longer ones. NaFlex
-(`--config.data.policy=naflex`) crops nothing, which documents and charts want; the encoder runs in
+drawn on the same grid. Buckets bound the shapes of what is drawn. They crop at most 6% of a side
+(half the step between two ratios) of pictures up to 1 : 4, and more of longer ones. NaFlex
+(`--config.data.policy=naflex`) crops nothing, which suits documents and charts; the encoder runs in
 NaFlex mode either way.
 """
 
@@ -76,8 +77,8 @@ SHARES = {
     "continue": (0.20, 0.40, 0.20, 0.20),
     "sft": (0.10, 0.20, 0.40, 0.30),
 }
-# How a share is split among tasks. Questions weigh as much as captions; edits are what the paper
-# evaluates, plans before a picture and several turns are said to be "some".
+# How a share is split among tasks. Questions weigh as much as captions. Edits are what the paper
+# evaluates; it says only that there are "some" plans before a picture and some turns.
 IMAGE_TO_TEXT = {"image_to_text": 0.5, "visual_qa": 0.5}
 IMAGE_TEXT_IMAGE = {
     "edit": 0.5,

@@ -36,10 +36,10 @@ from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_fla
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
 
-REPORT = "Write one self-contained HTML page about a run."
+REPORT = "Write a self-contained HTML page about a run."
 REPORT_EXAMPLES = """\
 Writes WORKDIR/report.html: loss curves, scores with their intervals, examples, the configuration.
-It can be opened at any time; parts that are not there yet are left out.
+Works at any time, also during training; what does not exist yet is left out.
 
 example:
   unicom report --workdir=runs/quickstart"""
@@ -54,24 +54,29 @@ WRITTEN_FLAGS = {"workdir", "target", "out"}
 ABOUT = """\
 Train and use multimodal models that look at pictures, talk about them, draw and edit them.
 
-A run lives in one folder, its workdir: train writes it, and sample, evaluate and report read it.
-It holds the configuration, the tokenizer and the weights, so nothing else is needed later."""
+A run has one folder, its workdir: train writes it, and sample, evaluate and report read it. It
+contains the configuration, the tokenizer and the weights, so nothing else is needed later."""
 
 EXAMPLES = """\
-a first run, start to end:
+a first run, from start to end:
   unicom train --config=experiments/quickstart.py --workdir=runs/quickstart
   unicom sample --checkpoint=runs/quickstart --prompt="a red circle" --out=circle.png
   unicom evaluate --workdir=runs/quickstart
   unicom report --workdir=runs/quickstart
   unicom export --checkpoint=runs/quickstart --to=pytorch exports/quickstart
 
-unicom COMMAND --help explains a command and shows examples. Exit status: 0 done, 1 failed (one line
-on stderr says why and what to do), 2 wrong flags, 75 stopped and saved (unicom train, on SIGTERM,
-SIGHUP or Ctrl-C; run the same command to resume), 76 another process is gone (start all again),
-130 interrupted at once. UNICOM_TRACEBACK=1 shows where an error comes from."""
+unicom COMMAND --help explains a command and shows examples.
+
+exit status:
+  0    done
+  1    failed; one line on stderr says why and what to do (UNICOM_TRACEBACK=1 shows a traceback)
+  2    wrong flags
+  75   unicom train was stopped by SIGTERM, SIGHUP or Ctrl-C and has saved; run it again to resume
+  76   another process of unicom train is gone; start all of them again
+  130  interrupted at once"""
 
 SHOW_EXAMPLES = """\
-The picture shows a packed row as the model gets it: every token, its training target, which slots
+The picture shows a packed row as the model sees it: every token, its training target, which slots
 each slot sees, and the rotary positions.
 
 examples:
@@ -79,9 +84,9 @@ examples:
   unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
 
 BENCH_EXAMPLES = """\
-Times read, decode, resize, tokenise and pack, then whole batches with 1 to --workers processes in
-turns with WebDataset and Hugging Face datasets, which do the same work on the same documents
-(pip install 'unicom_jax[bench]').
+Times each step (read, decode, resize, tokenise, pack), then whole batches with 1 to --workers
+processes, in turn with WebDataset and Hugging Face datasets, which do the same work on the same
+documents (pip install 'unicom_jax[bench]').
 
 examples:
   unicom data bench --config=my.py --workers=4
@@ -262,7 +267,8 @@ def _add_config(commands) -> None:
 
 
 def _add_data(commands) -> None:
-    data = commands.add_parser("data", help="Look at and prepare data.", allow_abbrev=False)
+    text = "Look at data, time their loading, and prepare them."
+    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
     show = _command(
         actions, "show", _show, "Draw one packed batch as a picture.", SHOW_EXAMPLES, overrides=True
@@ -271,27 +277,50 @@ def _add_data(commands) -> None:
     show.add_argument(
         "--stage",
         metavar="NAME",
-        help="the stage whose rows to draw; default: the first that has any",
+        help="stage whose rows are drawn; default: the first with a mixture",
     )
-    show.add_argument("--step", type=number(int, 0), default=0, help="the training step; default 0")
     show.add_argument(
-        "--row", type=number(int, 0), help="the row of the batch; default: the most varied one"
+        "--step", type=number(int, 0), default=0, metavar="N", help="training step; default 0"
     )
-    show.add_argument("--out", default="batch.png", metavar="FILE", help="default: batch.png")
+    show.add_argument(
+        "--row",
+        type=number(int, 0),
+        metavar="N",
+        help="row of the batch; default: the most varied one",
+    )
+    show.add_argument(
+        "--out", default="batch.png", metavar="FILE", help="PNG to write; default: batch.png"
+    )
     bench = _command(
         actions, "bench", _bench, "Time how batches are made.", BENCH_EXAMPLES, overrides=True
     )
     bench.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
-    bench.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
     bench.add_argument(
-        "--workers", type=number(int, 1), default=2, help="processes at most; default 2"
+        "--stage", metavar="NAME", help="stage to time; default: the first with a mixture"
     )
     bench.add_argument(
-        "--seconds", type=number(float, 0.1), default=4.0, help="of each measurement; default 4"
+        "--workers",
+        type=number(int, 1),
+        default=2,
+        metavar="N",
+        help="largest number of processes; default 2",
     )
-    bench.add_argument("--rounds", type=number(int, 1), default=3, help="default 3")
     bench.add_argument(
-        "--documents", type=number(int, 1), default=512, help="that all read; default 512"
+        "--seconds",
+        type=number(float, 0.1),
+        default=4.0,
+        metavar="X",
+        help="length of each measurement; default 4",
+    )
+    bench.add_argument(
+        "--rounds", type=number(int, 1), default=3, metavar="N", help="measurements; default 3"
+    )
+    bench.add_argument(
+        "--documents",
+        type=number(int, 1),
+        default=512,
+        metavar="N",
+        help="documents that every loader reads; default 512",
     )
     prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)
     prepare.set_defaults(takes_runner_flags=True)

@@ -80,7 +80,7 @@ def raw_documents(stream: DocumentStream, indices: range) -> Iterator[Raw]:
         pick = stream.mixture.pick(index)
         entry = stream.mixture.entries[pick.entry]
         contents = stream.mixture.examples(pick, 0, Counter())
-        check_content(entry.task, contents, entry.origin or repr(entry.source))
+        check_content(entry.task, contents, entry.source, entry.origin)
         rng = np.random.default_rng([stream.mixture.seed, index, 0])
         try:
             segments = TASKS[entry.task].function(contents, rng)

@@ -31,6 +31,7 @@ from data_pipelines.sequences.tasks import (
 )
 from data_pipelines.sequences.tokenizer import Tokenizer
 from data_pipelines.sources.broken import read_or_next
+from data_pipelines.sources.cache import Looking
 from data_pipelines.sources.chosen import records_with
 from data_pipelines.sources.traits import may_lack, traits_of_source
 
@@ -184,9 +185,10 @@ def entries_of(
     for task, weight in weights.items():
         source = sources[task]
         if task in TASKS and weight and (TASKS[task].needs or may_lack(source)):
-            if id(source) not in known:
-                known[id(source)] = traits_of_source(source)
-            source = _serving(task, source, known[id(source)])
+            records = source.source if isinstance(source, Looking) else source
+            if id(records) not in known:
+                known[id(records)] = traits_of_source(records)
+            source = _serving(task, source, known[id(records)])
         entries.append(Entry(task, weight, source, origin))
     return entries
 
@@ -254,7 +256,7 @@ class DocumentStream:
         skip = self.broken == "skip"
         examples = self.mixture.examples(pick, shift, skipped if skip else None)
         entry = self.mixture.entries[pick.entry]
-        check_content(entry.task, examples, entry.origin or repr(entry.source))
+        check_content(entry.task, examples, entry.source, entry.origin)
         rng = np.random.default_rng([self.mixture.seed, index, shift])
         segments = TASKS[entry.task].function(examples, rng)
         how = self.tokenizer, self.sequence, rng, examples[0].key

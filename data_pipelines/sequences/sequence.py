@@ -70,7 +70,7 @@ class Document:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
+    @functools.cached_property
     def size(self) -> tuple[int, int, int, int]:
         """(slots, images, draws, views): what it takes of a row.
 
@@ -184,7 +184,8 @@ def build_prefix(
 class _Piece:
     """A run of slots with one role and one image; NOISY ones have one draw instead.
 
-    `supervised`: which of its tokens are to be predicted; one truth for all of them, or each.
+    `supervised` says which of its tokens are to be predicted. It, positions and mask intervals are
+    one value for all slots, or one for each.
     """
 
     tokens: Sequence[int]
@@ -286,32 +287,34 @@ class _Writer:
                 self.draws.append(image)
 
     def finish(self) -> Document:
-        pieces = self.pieces
-        tokens = _join([piece.tokens for piece in pieces], np.int32)
-        lengths = [len(piece.tokens) for piece in pieces]
-        whole = [np.broadcast_to(p.supervised, n) for p, n in zip(pieces, lengths, strict=True)]
-        supervised = _join(whole, bool)
-        targets, weights = np.zeros_like(tokens), np.zeros(len(tokens), np.float32)
-        targets[:-1] = np.where(
-            supervised[1:], tokens[1:], 0
-        )  # a slot predicts the token behind it
+        names = ("tokens", "roles", "image_index", "image_token", "targets")
+        rows = {name: np.zeros(self.slot, np.int32) for name in names}
+        mask = MaskIntervals(*(np.zeros(self.slot, np.int32) for _ in MASK_FIELDS))
+        positions = np.zeros((self.slot, 2), np.int32)
+        supervised = np.zeros(self.slot, bool)
+        start = 0
+        for piece in self.pieces:
+            here = slice(start, start + len(piece.tokens))
+            rows["roles"][here], rows["image_index"][here] = piece.role, piece.image
+            if piece.role == Role.TEXT:
+                rows["tokens"][here] = piece.tokens
+                supervised[here] = piece.supervised
+            else:
+                rows["image_token"][here] = np.arange(len(piece.tokens))
+            positions[here] = piece.slots.positions
+            for name in MASK_FIELDS:
+                getattr(mask, name)[here] = getattr(piece.slots.mask, name)
+            start = here.stop
+        # A slot predicts the token behind it.
+        rows["targets"][:-1] = np.where(supervised[1:], rows["tokens"][1:], 0)
+        weights = np.zeros(self.slot, np.float32)
         weights[:-1] = supervised[1:]
-        within = [
-            np.arange(n) if p.role != Role.TEXT else _fill(n, 0)
-            for p, n in zip(pieces, lengths, strict=True)
-        ]
         return Document(
             key=self.key,
-            tokens=tokens,
-            roles=np.repeat(np.array([piece.role for piece in pieces], np.int32), lengths),
-            positions=_join([piece.slots.positions for piece in pieces], np.int32).reshape(-1, 2),
-            image_index=np.repeat(np.array([piece.image for piece in pieces], np.int32), lengths),
-            image_token=_join(within, np.int32),
-            targets=targets,
+            **rows,
+            positions=positions,
             target_weights=weights,
-            mask=MaskIntervals(
-                *(_join([getattr(p.slots.mask, f) for p in pieces], np.int32) for f in MASK_FIELDS)
-            ),
+            mask=mask,
             patches=tuple(self.patches),
             grids=tuple(self.grids),
             draws=tuple(self.draws),
@@ -337,28 +340,24 @@ class _Writer:
         stop = self.slot + sum(rows * cols for rows, cols in grids)
         for role, (rows, cols) in zip(roles, grids, strict=True):
             count = rows * cols
-            mask = MaskIntervals(
-                _fill(count, 0), _fill(count, stop), _fill(count, 0), _fill(count, 0)
-            )
             positions = _positions(rows, cols, self.config.image_positions) + self.position
-            slots = Slots(positions, mask)
+            slots = Slots(positions, MaskIntervals(0, stop, 0, 0))
             self._append(_Piece([0] * count, role, slots, image))
         self.position += max(rows * cols for rows, cols in grids)
 
     def _tokens(self, ids: Sequence[int], supervised: bool) -> None:
         count = len(ids)
-        positions = np.repeat(self.position + np.arange(count)[:, None], 2, axis=1)
-        slots = Slots(positions, self._causal(count))
+        slots = Slots(self.position + np.arange(count)[:, None], self._causal(count))
         labels = self.training and (supervised or self._template_labels(ids))
         self._append(_Piece(ids, Role.TEXT, slots, supervised=labels))
         self.position += count
 
     def _causal(self, count: int) -> MaskIntervals:
         """Of the next slots: each sees all up to itself, but for other separate turns."""
-        nothing, seen = _fill(count, 0), self.slot + np.arange(count, dtype=np.int32) + 1
+        seen = self.slot + np.arange(1, count + 1)
         if self.stem is None:
-            return MaskIntervals(nothing, seen, nothing, nothing)
-        return MaskIntervals(nothing, _fill(count, self.stem[0]), _fill(count, self.turn), seen)
+            return MaskIntervals(0, seen, 0, 0)
+        return MaskIntervals(0, self.stem[0], self.turn, seen)
 
     def _template_labels(self, ids: Sequence[int]) -> bool | np.ndarray:
         """Which tokens of a prompt are to be predicted."""
@@ -400,9 +399,3 @@ def _positions(rows: int, cols: int, kind: str) -> np.ndarray:
 
 def _fill(count: int, value: int) -> np.ndarray:
     return np.full(count, value, np.int32)
-
-
-def _join(parts: Sequence[Sequence[int] | np.ndarray], dtype: type) -> np.ndarray:
-    return (
-        np.concatenate([np.asarray(part, dtype) for part in parts]) if parts else np.zeros(0, dtype)
-    )

@@ -22,6 +22,7 @@ from data_pipelines.segments import (
     Text,
     is_response,
 )
+from data_pipelines.sources.undecoded import EVERY_PICTURE, ONE_PICTURE, TEXTS_ALONE
 
 WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is left out for guidance
 
@@ -259,6 +260,13 @@ class Task:
     takes: tuple[str, ...] = ("image", "captions")
     reads: type = Example
 
+    @property
+    def look(self) -> str:
+        """Which pictures of a record it reads (`undecoded.decoded`)."""
+        if self.reads is FinishedDocument or "edits" in self.needs:
+            return EVERY_PICTURE
+        return ONE_PICTURE if "image" in self.takes else TEXTS_ALONE
+
 
 TASKS: dict[str, Task] = {
     "text": Task(text, takes=("captions",)),
@@ -276,11 +284,14 @@ TASKS: dict[str, Task] = {
 DOCUMENT_TASKS = tuple(name for name, task in TASKS.items() if task.reads is FinishedDocument)
 
 
-def check_content(task: str, contents: Sequence[Content], owner: str) -> None:
+def check_content(
+    task: str, contents: Sequence[Content], source: Sequence[Content], origin: str = ""
+) -> None:
     """Checks that records hold what a task reads.
 
     Args:
-      owner: the source, in words.
+      source: where they come from.
+      origin: its name, if it has one.
 
     Raises:
       SourceError: a task of examples met a finished document, or the other way round.
@@ -288,6 +299,7 @@ def check_content(task: str, contents: Sequence[Content], owner: str) -> None:
     for content in contents:
         if isinstance(content, TASKS[task].reads):
             continue
+        owner = origin or repr(source)
         if isinstance(content, FinishedDocument):
             raise SourceError(
                 f"{owner} has finished documents such as {content.key!r}, which the task {task!r} "

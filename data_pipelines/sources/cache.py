@@ -1,4 +1,4 @@
-"""An in-memory cache in front of a source whose examples are dear to make or to read."""
+"""An in-memory cache in front of a source whose records are expensive to make or to read."""
 
 from __future__ import annotations
 
@@ -9,34 +9,61 @@ import numpy as np
 from data_pipelines.examples import Example
 from data_pipelines.segments import FinishedDocument, Text
 from data_pipelines.sources.traits import traits_of_source
+from data_pipelines.sources.undecoded import EVERY_PICTURE, TEXTS_ALONE, PictureFile, decoded
+
+Content = Example | FinishedDocument
 
 
 class CachedSource:
-    """Keeps the first examples that fit into `max_bytes`, and never evicts.
+    """Decodes the pictures of a source's records and keeps the first records that fit into
+    `max_bytes`; nothing is ever evicted.
 
-    Epochs are shuffled, so every example is equally far from its next use: keeping the first ones
+    Epochs are shuffled, so every record is equally far from its next use: keeping the first ones
     hits as often as the bound allows, while evicting the oldest would never hit on a source larger
-    than the cache. Safe to share between threads; each worker process fills its own.
+    than the cache. Pixels are kept where those of the whole source fit, as far as the records so
+    far can say; of a larger source the files are, of which ten times as many fit, and each is
+    decoded when it is used. Safe to share between threads; each worker process fills its own.
     """
 
-    def __init__(self, source: Sequence[Example], max_bytes: int) -> None:
+    def __init__(self, source: Sequence[Content], max_bytes: int) -> None:
         self.source, self.max_bytes = source, max_bytes
         self.bytes = 0
-        self._kept: dict[int, Example] = {}
+        self._kept: dict[int, tuple[Content, int]] = {}
+        self._looks = self._pixels = 0  # how many records were decoded, and their bytes
+        self._views: dict[str, Looking] = {}
 
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, index: int) -> Example:
-        kept = self._kept.get(index)
-        if kept is not None:
-            return kept
-        example = self.source[index]
-        size = _size(example)
-        if self.bytes + size <= self.max_bytes:
-            self._kept[index] = example
-            self.bytes += size
-        return example
+    def __getitem__(self, index: int) -> Content:
+        return self.read(index, EVERY_PICTURE)
+
+    def read(self, index: int, look: str) -> Content:
+        """A record, with the pixels of what is looked at (`undecoded.decoded`)."""
+        kept, _ = self._kept.get(index, (None, 0))
+        content = self.source[index] if kept is None else kept
+        found = decoded(content, look)
+        if self.max_bytes:
+            self._keep(index, content, found, look)
+        return found
+
+    def _keep(self, index: int, content: Content, found: Content, look: str) -> None:
+        if look != TEXTS_ALONE:
+            self._looks += 1
+            self._pixels += _size(found)
+        fits = self._pixels / max(self._looks, 1) * len(self.source) <= self.max_bytes
+        _, before = self._kept.get(index, (None, 0))
+        for one in (found, content) if fits else (content,):
+            if self.bytes - before + (size := _size(one)) <= self.max_bytes:
+                self._kept[index] = one, size
+                self.bytes += size - before
+                return
+        if self._kept.pop(index, None):  # it grew: the files that its paths name were read
+            self.bytes -= before
+
+    def looking(self, look: str) -> Looking:
+        """The records for somebody who looks at a part of each; they share this cache."""
+        return self._views.setdefault(look, Looking(self, look))
 
     def __repr__(self) -> str:
         return repr(self.source)
@@ -45,7 +72,26 @@ class CachedSource:
         return traits_of_source(self.source)
 
 
-def _size(content: Example | FinishedDocument) -> int:
+class Looking:
+    """The records of a cached source, of which only what is looked at is decoded."""
+
+    def __init__(self, source: CachedSource, look: str) -> None:
+        self.source, self.look = source, look
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Content:
+        return self.source.read(index, self.look)
+
+    def __repr__(self) -> str:
+        return repr(self.source)
+
+    def traits(self) -> np.ndarray | None:
+        return self.source.traits()
+
+
+def _size(content: Content) -> int:
     """Bytes of the pictures and, roughly, of the words."""
     if isinstance(content, FinishedDocument):
         words = [segment.text for segment in content.segments if isinstance(segment, Text)]
@@ -54,5 +100,10 @@ def _size(content: Example | FinishedDocument) -> int:
         questions = (q.question + q.answer for q in content.questions)
         words = [*content.captions, *questions, content.thought]
         pictures = [content.image, *(edit.target for edit in content.edits)]
-    pixels = sum(memoryview(p).nbytes for p in pictures if p is not None)  # or bytes of files
-    return pixels + sum(map(len, words)) + 1000
+    return sum(map(_picture_size, pictures)) + sum(map(len, words)) + 1000
+
+
+def _picture_size(picture: np.ndarray | bytes | PictureFile | None) -> int:
+    if picture is None:
+        return 0
+    return len(picture) if isinstance(picture, PictureFile) else memoryview(picture).nbytes

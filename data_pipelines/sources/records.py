@@ -35,7 +35,7 @@ from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.files import Paths, find_files, local_only
 from data_pipelines.sources.open_files import OpenFiles
-from data_pipelines.sources.rows import ReadImage
+from data_pipelines.sources.rows import ReadImage, read_image
 from data_pipelines.sources.traits import (
     LACKS,
     TRAITS,
@@ -91,17 +91,19 @@ def decode_example(data: bytes, where: str, read: ReadImage | None = None) -> Ex
         if content["format"] != FORMAT:
             raise ValueError(f"format {content['format']!r}, not {FORMAT!r}")
         edits = [
-            Edit(instruction, read(target), kind, caption)
+            Edit(instruction, read_image(target, where, read), kind, caption)
             for instruction, target, kind, caption in content["edits"]
         ]
         example = Example(
             key=content["key"],
-            image=None if content["image"] is None else read(content["image"]),
+            image=None if content["image"] is None else read_image(content["image"], where, read),
             captions=tuple(content["captions"]),
             questions=tuple(Question(*question) for question in content["questions"]),
             edits=tuple(edits),
             thought=content["thought"],
         )
+    except RecordError:  # of a picture
+        raise
     except Exception as error:  # msgpack alone has half a dozen unrelated error types
         raise RecordError(
             f"{where}: broken record ({one_line(error)}): write the file again"

@@ -27,6 +27,7 @@ from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.traits import LACKS, TRAITS
+from data_pipelines.sources.undecoded import PictureFile
 from unicom_jax.core.paths import joined
 
 IMAGE_KEYS = ("file_name", "image")
@@ -34,7 +35,7 @@ CAPTION_KEYS = ("captions", "caption", "text")
 IMAGE_MARK = "<image>"
 SPEAKERS = {"human": 0, "user": 0, "gpt": 1, "assistant": 1}  # who asks, who answers
 # What a row names its picture by -> the picture; raises ValueError where that is no good.
-ReadImage = Callable[[Any], np.ndarray | bytes]
+ReadImage = Callable[[Any], np.ndarray | bytes | PictureFile]
 
 
 def parse_row(line: bytes, where: str) -> dict[str, Any]:
@@ -97,14 +98,17 @@ def traits_of_row(row: Any) -> int:
     return found + sum(lacking)
 
 
-def read_image(name: Any, where: str, read: ReadImage) -> np.ndarray | bytes:
+def read_image(name: Any, where: str, read: ReadImage) -> np.ndarray | bytes | PictureFile:
     """A picture; a fault of its own breaks the record."""
     try:
-        return read(name)
+        picture = read(name)
     except SourceError:  # of the machine, and no fault of the record
         raise
     except ValueError as error:
         raise RecordError(f"{where}: {error}") from error
+    if isinstance(picture, PictureFile):
+        picture.where = where  # its faults are found when it is decoded
+    return picture
 
 
 def read_named(folder: pathlib.Path, read: ReadImage, name: Any) -> np.ndarray | bytes:

@@ -155,7 +155,9 @@ def test_explain_teaches_the_list_and_each_of_its_keys():
     assert all(f"    {field} " in text for field in SOURCES.fields)
     assert "[required]" in text and "--config.data.sources[0].FIELD=VALUE" in text
     for name in ("data.sources.weight", "data.sources[1].weight"):
-        assert "above 0" in explain(name) and "Share of what a stage reads" in explain(name)
+        assert "above 0" in explain(
+            name
+        ) and "Share of the source in what a stage reads" in explain(name)
     with pytest.raises(ConfigError, match="unknown key"):
         explain("data.sources.wight")
     assert "| `data.sources[i].weight` | `1.0` | above 0 |" in reference_page()

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from tests.data.sources.formats import write_shards
-from tests.stores import bucket_of_module, put, running_server  # noqa: F401 - fixtures
+from tests.stores import bucket_of_module, put, running_servers  # noqa: F401 - fixtures
 from tests.training.conftest import config
 from unicom_jax import cli
 from unicom_jax.core.paths import as_path

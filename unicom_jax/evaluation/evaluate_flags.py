@@ -13,10 +13,10 @@ Writes into the workdir, each file completely or not at all:
   evaluation/outcomes.jsonl  the outcome of every sample, to compare two runs sample by sample
   evaluation/records.json    the samples that unicom report shows, with their pictures
 
-How much is evaluated, and how the model samples, is in the groups evaluation and sample of the
-configuration. Scenes of both splits are draws that no run was trained on. Of other data,
-data.source.held_out or eval_split sets what is held out; a hash of a record's index assigns it to
-one of the splits.
+The groups evaluation and sample of the configuration set how much is evaluated and how the model
+samples. Scenes of both splits are draws that no run was trained on. For other data,
+data.source.held_out or eval_split sets what is held out, and a hash of a record's index assigns it
+to one of the splits.
 
 examples:
   while working     unicom evaluate --workdir=runs/quickstart --split=development
@@ -26,14 +26,14 @@ examples:
 
 
 def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of a training run")
     add_step_flag(parser)
     parser.add_argument(
         "--split",
         choices=("development", "test"),
         default="test",
-        help="development: for every choice made while working; test (default): for what is "
-        "reported. They share no sample",
+        help="development: for every choice that you make; test (default): for reported scores. "
+        "They share no sample",
     )
     parser.add_argument(
         "--suite",
@@ -48,6 +48,6 @@ def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
         "--no-baseline",
         dest="baseline",
         action="store_false",
-        help="leave out the untrained model, which takes as long as the trained one (they are "
-        "never in memory together)",
+        help="do not score the untrained model, which takes as long as the trained one (the two "
+        "are never in memory together)",
     )

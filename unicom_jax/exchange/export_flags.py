@@ -6,9 +6,9 @@ import argparse
 
 from unicom_jax.runs.step_flag import add_step_flag
 
-EXPORT = "Write a trained model, or a part of it, for PyTorch."
+EXPORT = "Export a trained model, or a part of it, to PyTorch."
 EXPORT_EXAMPLES = """\
-The whole model goes to PyTorch with its own code: a script there needs torch and transformers only.
+A whole model is exported with its own code; to use it, a script needs only torch and transformers:
 
   model = AutoModel.from_pretrained("DIR", trust_remote_code=True)
   model.caption(picture); model.draw("a red circle"); model.edit(picture, "make it blue")
@@ -16,9 +16,9 @@ The whole model goes to PyTorch with its own code: a script there needs torch an
 examples:
   unicom export --checkpoint=RUN --to=pytorch --verify exports/model
   unicom export --checkpoint=RUN --to=pytorch --dtype=bf16 --max-shard-size=2GB exports/model
-  unicom export --checkpoint=RUN --to=pytorch --weights=base exports/base  # and its adapters:
+  unicom export --checkpoint=RUN --to=pytorch --weights=base exports/base  # without adapters
   unicom export --checkpoint=RUN --to=peft exports/adapters
-  unicom export --checkpoint=RUN --to=siglip2 exports/encoder      # transformers' own class"""
+  unicom export --checkpoint=RUN --to=siglip2 exports/encoder      # a class of transformers"""
 TARGETS = ("pytorch", "peft", "siglip2", "qwen2", "qwen3", "flux", "autoencoder")
 
 
@@ -32,24 +32,24 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
         "--to",
         required=True,
         choices=TARGETS,
-        help="the whole model, the adapters of a LoRA stage as PEFT reads them, or a part in the "
-        "layout of transformers or diffusers",
+        help="pytorch: the whole model; peft: the adapters of a LoRA stage; others: one part, in "
+        "the layout of transformers or diffusers",
     )
     parser.add_argument(
         "--dtype",
         choices=("fp32", "bf16", "fp16"),
         default="fp32",
-        help="default: fp32; a whole model keeps its codec in fp32",
+        help="type of the weights; default: fp32. A whole model keeps its codec in fp32",
     )
     parser.add_argument(
-        "--max-shard-size", default="5GB", metavar="SIZE", help="of a file; default: 5GB"
+        "--max-shard-size", default="5GB", metavar="SIZE", help="largest weight file; default: 5GB"
     )
     parser.add_argument(
         "--weights",
         choices=("ema", "raw", "base"),
         default="",
-        help="averaged, as trained, or those under the adapters of a LoRA stage; default: those "
-        "that sample and evaluate use",
+        help="ema: averaged; raw: as trained; base: of a LoRA stage, without adapters. Default: "
+        "the weights that sample and evaluate use",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-IMPORT = "Bring released weights, or a model exported to PyTorch, into a workdir."
+IMPORT = "Import released weights, or a model exported to PyTorch, into a workdir."
 IMPORT_EXAMPLES = """\
 A part becomes step 0 of its stage in the workdir: training starts from it, and a stage that is not
-trained (the encoder of most runs) is used as it is. A configuration can name the same folders as
-encoder.init_from, unified.init_from, codec.init_from and codec.decoder.init_from; `unicom train`
-then reads them itself. Sizes have to be those of the configuration; the message names the key.
+trained (often the encoder) is used unchanged. Alternatively, the keys encoder.init_from,
+unified.init_from, codec.init_from and codec.decoder.init_from of a configuration name the folders,
+and `unicom train` reads them. Sizes must be those of the configuration; if one differs, the message
+names its key.
 
 examples:
   unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\
@@ -19,11 +20,11 @@ examples:
       --language=Qwen2.5-7B-Instruct --dry-run      # checks all names and shapes, writes nothing
   unicom import --config=experiments/cheers_1_5b.py --workdir=runs/cheers --cheers=Cheers \\
       --config.unified.cheers.positions=released
-  unicom import --model=exports/quickstart --workdir=runs/again    # back from `unicom export`"""
+  unicom import --model=exports/quickstart --workdir=runs/again    # an earlier export"""
 
 
 def add_import_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--workdir", required=True, metavar="DIR", help="where the run lives")
+    parser.add_argument("--workdir", required=True, metavar="DIR", help="folder of the run")
     parser.add_argument(
         "--config", metavar="FILE", help="as for unicom train; default: the workdir's own"
     )
@@ -31,17 +32,19 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
     parts.add_argument("--encoder", metavar="DIR", help="SigLIP or SigLIP 2 (transformers)")
     parts.add_argument("--language", metavar="DIR", help="Qwen2, Qwen2.5 or Qwen3 (transformers)")
     parts.add_argument(
-        "--compressor", metavar="DIR", help="with compressor/ and decompressor/, UniTok's names"
+        "--compressor",
+        metavar="DIR",
+        help="compressor/ and decompressor/ in it, in UniTok's layout",
     )
     parts.add_argument("--decoder", metavar="DIR", help="FLUX transformer (diffusers)")
     parts.add_argument(
-        "--autoencoder", metavar="DIR", help="as --config.codec.autoencoder.path (diffusers)"
+        "--autoencoder", metavar="DIR", help="KL autoencoder of the codec (diffusers)"
     )
     parts.add_argument(
-        "--cheers", metavar="DIR", help="Cheers as it was released: model and autoencoder together"
+        "--cheers", metavar="DIR", help="Cheers as released: model and autoencoder together"
     )
     parser.add_argument(
-        "--model", metavar="DIR", help="instead of parts: what unicom export --to=pytorch wrote"
+        "--model", metavar="DIR", help="a whole model, as written by unicom export --to=pytorch"
     )
     parser.add_argument(
         "--dry-run",

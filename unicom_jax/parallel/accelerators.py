@@ -56,6 +56,10 @@ TORUS, NODES = "slice={slices},fsdp=-1", "data=-1,fsdp={node}"
 # Exchanges that overlap with products, and on-chip memory for the compiler, as in published launch
 # scripts: MaxText's configs/tpu for v5e, v5p and v6e, tpu-recipes' training/ironwood for tpu7x,
 # gpu-recipes' training/a3ultra and JAX-Toolbox's test-maxtext.sh for Hopper.
+# Without the scripts' --xla_tpu_scoped_vmem_limit_kib=98304 for v5p and v6e: XLA then tries so many
+# more tilings of large products that unicom_7b's pretrain does not compile in useful time. One
+# product of 9216 x 18944 by 18944 x 3584 takes 19 s of a core in place of 1.3 on v5p, 32 in place
+# of 2.4 on v6e (docs/plan.md).
 _FUSED_EXCHANGES = (
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
@@ -76,14 +80,12 @@ V5P_FLAGS = (
     "--xla_enable_async_collective_permute=true",
     "--xla_tpu_enable_ag_backward_pipelining=true",
     "--xla_tpu_megacore_fusion_allow_ags=false",
-    "--xla_tpu_scoped_vmem_limit_kib=98304",
 )
 V6E_FLAGS = (
     *_FUSED_EXCHANGES,
     "--xla_tpu_use_minor_sharding_for_major_trivial_input=true",
     "--xla_tpu_relayout_group_size_threshold_for_reduce_scatter=1",
     "--xla_tpu_assign_all_reduce_scatter_layout=true",
-    "--xla_tpu_scoped_vmem_limit_kib=98304",
 )
 TPU7X_FLAGS = (
     "--xla_tpu_scoped_vmem_limit_kib=65536",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-PLAN = "Plan memory, time and communication of a configuration on hardware that is not here."
+PLAN = "Plan memory, time and communication of a configuration on hardware that you do not have."
 PLAN_EXAMPLES = """\
 examples:
   unicom plan --config=experiments/unicom_7b.py --topology=v5p:8x8x4

@@ -6,29 +6,29 @@ import argparse
 
 PREPARE = "Fetch and convert a data set, or pack a stage's rows before training."
 PREPARE_EXAMPLES = """\
-data sets, for --config.data.source:
-  unicom data prepare openmoji --out=data/openmoji                   # fetches the npm package
+convert a data set, for --config.data.source:
+  unicom data prepare openmoji --out=data/openmoji                   # downloads the npm package
   unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
   unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
-  unicom data prepare folder --package=photos --out=data/photos      # your own, as ArrayRecord
+  unicom data prepare folder --package=photos --out=data/photos      # your own pictures
   unicom data prepare webdataset --package='shards/{000..099}.tar' --out=data/shards
-  unicom data prepare parquet --package=tables --out=data/tables     # likewise jsonl
+  unicom data prepare parquet --package=tables --out=data/tables     # jsonl: the same
   unicom data prepare parquet --package=tables --out=data/tables --workers=8   # with Apache Beam
 
-packed rows, for --config.data.packed:
+pack rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
   unicom train --config=experiments/quickstart.py --workdir=runs/q --config.data.packed=data/q
 
-  This reads, tokenizes, resizes and packs in advance what a stage trains on; the losses stay the
-  same. It runs as an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. Run the same command
-  again to resume a stopped preparation; complete files are kept. Stages with a mixture train on
-  rows: prepare them once for each, and for each time that config.stages repeats one.
+  This reads, tokenises, resizes and packs the data of one stage in advance; the losses of training
+  do not change. It is an Apache Beam pipeline: pip install 'unicom_jax[prepare]'. Run the same
+  command again to resume a stopped preparation; complete files are kept. Run it once for each stage
+  with a mixture, and for each repetition of one in config.stages.
 
   With --features=RUN the frozen encoder of a run encodes every picture now, not in each step:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --features=runs/q
 
-  On a cluster, --runner=NAME and the flags of that runner are handed to Beam; --out (and the data
-  source's path) must be on a file system that its workers share:
+  On a cluster, --runner=NAME and the flags of that runner are passed to Beam; --out and the path of
+  the data source must be on a file system that its workers share:
   unicom data prepare packed --config=my.py --out=/shared/rows \\
       --runner=FlinkRunner --flink_master=host:8081 --parallelism=256"""
 
@@ -38,42 +38,51 @@ FILES = ("jsonl", "parquet", "webdataset")
 
 def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", choices=(*FILES, "folder", "openmoji", "scenes", "packed"))
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the files go")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     sets = parser.add_argument_group("data sets")
     sets.add_argument(
         "--package",
         metavar="PATH",
-        help="folder: the one with captions.jsonl; jsonl, parquet, webdataset: files, a folder or "
-        "a pattern; openmoji: the npm package (folder, .tgz)",
+        help="folder: the folder with captions.jsonl; jsonl, parquet, webdataset: files, a folder "
+        "or a pattern; openmoji: the npm package (folder or .tgz)",
     )
     sets.add_argument(
         "--size",
         type=_at_least(8),
         metavar="PIXELS",
-        help="openmoji, scenes: side of the pictures; default 64",
+        help="openmoji, scenes: size of a side of the pictures; default 64",
     )
     packed = parser.add_argument_group("packed")
     packed.add_argument(
         "--config", metavar="FILE", help="as for unicom train, with --config.KEY=VALUE as there"
     )
-    packed.add_argument("--stage", metavar="NAME", help="default: the first that trains on rows")
     packed.add_argument(
-        "--rows", type=_at_least(1), help="default: the stage's steps times its batch_size"
+        "--stage", metavar="NAME", help="stage to pack; default: the first with a mixture"
     )
     packed.add_argument(
-        "--features", metavar="RUN", help="store what this run's encoder makes of pictures instead"
+        "--rows",
+        type=_at_least(1),
+        metavar="N",
+        help="rows to write; default: the stage's steps times its batch_size",
+    )
+    packed.add_argument(
+        "--features",
+        metavar="RUN",
+        help="store the features that this run's encoder computes, instead of pictures",
     )
     packed.add_argument(
         "--features-dtype",
         metavar="TYPE",
-        help="float32 (default), bfloat16 or float16 (half the size, rounded once)",
+        help="float32 (default), or bfloat16 or float16 (half the size, rounded once)",
     )
     beam = parser.add_argument_group("packed, jsonl, parquet, webdataset: with Apache Beam")
-    beam.add_argument("--workers", type=_at_least(1), help="local processes; packed: 1 by default")
+    beam.add_argument(
+        "--workers", type=_at_least(1), metavar="N", help="local processes; packed: 1 by default"
+    )
     beam.add_argument(
         "--runner",
         metavar="NAME",
-        help="a runner of Beam, followed by its flags; default: the local one",
+        help="a Beam runner, with its own flags; default: the local runner",
     )
 
 

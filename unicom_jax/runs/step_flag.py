@@ -6,11 +6,11 @@ import argparse
 
 
 def add_step_flag(parser: argparse.ArgumentParser) -> None:
-    """Of the commands that use a run's weights."""
+    """Adds `--step` to a command that uses the weights of a run."""
     parser.add_argument(
         "--step",
         default="",
         metavar="N",
-        help='the checkpoint of the last stage: a number, or "best" by held-out loss (keep_best); '
+        help='checkpoint of the last stage: a step, or "best" by held-out loss (with keep_best); '
         "default: the newest",
     )

@@ -14,27 +14,27 @@ examples:
   unicom train --config=experiments/scenes_base.py --workdir=runs/sft --config.stages=sft \\
       --config.sft.init_from=runs/scenes:continue          # start from another run's weights
 
-XLA's flags are set for the accelerator (unicom plan shows them). Flags in LIBTPU_INIT_ARGS and
-XLA_FLAGS take precedence, and --config.xla_flags=off sets none.
+configuration: --config.KEY=VALUE sets any key; docs/keys.md lists them, and `unicom config explain
+KEY` shows one. A run keeps its configuration in its workdir. When it resumes, keys that do not
+change what is learned (length, logging, mesh, memory, location of the data) may change. Learning
+rates, batches, mixtures, loss weights and guards may change with --allow-change. Sizes may not,
+unless no stage that depends on them has started.
 
---config.KEY=VALUE sets any key; docs/keys.md lists them, `unicom config explain KEY` shows one. A
-run keeps its configuration. When it resumes, keys that do not change what is learned (length,
-logging, mesh, memory, location of the data) may change; learning rates, batches, mixtures, loss
-weights and guards may with --allow-change; sizes may not, unless no stage that depends on them has
-started.
+XLA flags are set for the accelerator (`unicom plan` prints them). Flags in LIBTPU_INIT_ARGS and
+XLA_FLAGS take precedence; --config.xla_flags=off sets none.
 
-several processes: start the same command once per host (experiments/launch/ has SLURM, Kubernetes
-and ssh), with a workdir on a shared file system and a configuration that all of them see. On TPU
-pods, under srun and in indexed jobs with JAX_COORDINATOR_ADDRESS and JAX_NUM_PROCESSES they find
-each other. Elsewhere, or to override that, flags say how to connect:
+several processes: start the same command once per host (experiments/launch/ has files for SLURM,
+Kubernetes and ssh). The workdir must be on a shared file system, and all hosts must read the same
+configuration. On TPU pods, under srun, and in indexed jobs with JAX_COORDINATOR_ADDRESS and
+JAX_NUM_PROCESSES, the processes find each other. Elsewhere, or to override that, use flags:
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=0
   unicom train --workdir=/shared/run --coordinator=host0:8476 --processes=2 --process=1
 
-SIGTERM or SIGHUP to any of them, or Ctrl-C, saves and ends all after the same step with status 75;
-run the same command to resume. A second Ctrl-C ends at once, with status 130; the last checkpoint
-is kept. When a process dies, the others say which one and end with status 76, after --lost-after at
-the latest; if it is process 0, JAX may abort them first, with status 134. Then start all of them
-again."""
+stopping: SIGTERM or SIGHUP to any process, or Ctrl-C, saves a checkpoint and ends all processes
+after the same step with status 75; run the same command to resume. A second Ctrl-C ends at once
+with status 130 and keeps the last checkpoint. If a process dies, the others name it and end with
+status 76, after --lost-after at the latest; if it is process 0, JAX may abort them before that,
+with status 134. Then start all of them again."""
 
 
 def add_train_flags(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         "--config", metavar="FILE", help="Python file with get_config(); default: the workdir's own"
     )
     parser.add_argument(
-        "--workdir", required=True, metavar="DIR", help="where checkpoints and metrics go"
+        "--workdir", required=True, metavar="DIR", help="folder of the run: checkpoints and metrics"
     )
     parser.add_argument(
         "--allow-change",
@@ -58,16 +58,17 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compilation-cache",
         metavar="DIR",
-        help="cache compiled programs there, for the next start; 'off': no cache. Default: "
-        "JAX_COMPILATION_CACHE_DIR if it is set, else compiled/ of the workdir, but not on a CPU",
+        help="folder in which compiled programs are cached for the next start; 'off': no cache. "
+        "Default: JAX_COMPILATION_CACHE_DIR if it is set, else compiled/ of the workdir (on a CPU: "
+        "no cache)",
     )
     parser.add_argument(
-        "--dump-hlo", metavar="DIR", help="write the text of every program that XLA compiles there"
+        "--dump-hlo",
+        metavar="DIR",
+        help="write every program that XLA compiles to this folder, as text",
     )
-    several = parser.add_argument_group("several processes (default: as the environment says)")
-    several.add_argument(
-        "--coordinator", metavar="HOST:PORT", help="where process 0 waits for the others"
-    )
+    several = parser.add_argument_group("several processes (default: taken from the environment)")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0")
     several.add_argument(
         "--processes", type=int, metavar="N", help="number of processes; 1: only this one"
     )
@@ -77,12 +78,12 @@ def add_train_flags(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=600.0,
         metavar="SECONDS",
-        help="longest wait for another process; default 600",
+        help="longest wait for another process at the start; default 600",
     )
     several.add_argument(
         "--lost-after",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="a process that is silent for so long counts as gone; default 60",
+        help="a process that sends no signal for this long counts as gone; default 60",
     )

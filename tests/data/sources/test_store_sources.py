@@ -17,7 +17,7 @@ from data_pipelines.sources import index
 from data_pipelines.sources.identity import folder_identity, identity_of
 from data_pipelines.sources.registry import open_source
 from tests.data.sources.formats import gray, png, write_jsonl, write_parquet, write_shards
-from tests.stores import bucket_of_module, put, running_server  # noqa: F401 - fixtures
+from tests.stores import bucket_of_module, put, running_servers  # noqa: F401 - fixtures
 from unicom_jax.core import paths
 from unicom_jax.core.paths import as_path
 
@@ -137,7 +137,7 @@ def test_a_picture_that_is_missing_in_a_store_breaks_its_record_alone(bucket, tm
     (tmp_path / "data" / "0.png").write_bytes(encode_png(gray(0)))
     address = put(tmp_path / "data", f"{bucket}/missing")
     source = open_source({"kind": "jsonl", "paths": address, "skip_broken": False})
-    with pytest.raises(RecordError, match=r"record 1: cannot read image s3://.*/no.png"):
+    with pytest.raises(RecordError, match=rf"record 1: cannot read image {bucket}/.*/no.png"):
         source[0]
     assert source[1].captions == ("there",)
 

@@ -11,35 +11,33 @@ SIZES = {
     "latent_channels": Key(16, "Channels of a latent.", least=1),
     "widths": Key(
         (32, 64, 128, 128),
-        "Channels at each resolution, highest first: 4 of them reduce both sides by 8, 5 by 16 and "
-        "6 by 32, which has to divide data.patch.",
+        "Channels at each resolution, highest first: 4 resolutions reduce both sides by 8, 5 by "
+        "16 and 6 by 32; this factor must divide data.patch.",
         least=1,
     ),
     "resnets": Key(1, "Residual blocks at each resolution; the decoder has one more.", least=1),
-    "norm_groups": Key(16, "Groups of the group norms; divides all widths.", least=1),
+    "norm_groups": Key(16, "Groups of the group norms; must divide all widths.", least=1),
     "attention_backend": Key(
         "dense",
         "How its attention block is computed; its single head is too wide for fused.",
         choices=("dense", "chunked"),
         resume=NEUTRAL,
     ),
-    "remat": Key(
-        False, "Compute blocks again in the backward pass to save memory.", resume=NEUTRAL
-    ),
+    "remat": Key(False, "Recompute blocks in the backward pass to save memory.", resume=NEUTRAL),
 }
 LOSSES = each(
     {
         "l1_weight": Key(1.0, "Weight of the absolute error of a colour value.", least=0),
         "kl_weight": Key(
             1e-6,
-            "Weight of the KL divergence to a unit Gaussian, in nats: of a picture's latents "
-            "together, for each of its colour values.",
+            "Weight of the KL divergence to a unit Gaussian: nats of all latents of a picture, "
+            "divided by the number of its colour values.",
             least=0,
         ),
         "perceptual_weight": Key(
             0.0,
-            "Weight of the squared distance between the frozen encoder's hidden states; above 0 it "
-            "needs an encoder that was trained or imported before.",
+            "Weight of the squared distance between the frozen encoder's hidden states; above 0, "
+            "it needs an encoder that was trained or imported before.",
             least=0,
             switch=True,
         ),
@@ -50,7 +48,7 @@ LOSSES = each(
             most=1,
         ),
         "perceptual_normalise": Key(
-            True, "First divide each token's hidden state by its root mean square."
+            True, "Divide each token's hidden state by its root mean square first."
         ),
         "statistics_batches": Key(
             16,
@@ -61,29 +59,29 @@ LOSSES = each(
     resume=RECORDED,
 )
 DISCRIMINATOR = Group(
-    "A discriminator of patches that is trained against the decoder, with hinge losses.",
+    "A patch discriminator that is trained against the decoder with hinge losses.",
     {
         "weight": Key(
             0.0,
-            "Weight of the decoder's adversarial loss; 0: there is no discriminator.",
+            "Weight of the decoder's adversarial loss; 0: no discriminator.",
             least=0,
             resume=RECORDED,
             switch=True,
         ),
         "adaptive": Key(
             True,
-            "Multiply the weight by how large the gradient of the other losses is against the "
-            "adversarial one, at the decoder's last convolution; needs accumulate=1.",
+            "Multiply the weight by the ratio of the gradient of the other losses to that of the "
+            "adversarial loss, at the decoder's last convolution; needs accumulate=1.",
             resume=RECORDED,
         ),
         "start": Key(
             0,
-            "Steps after which the adversarial losses count; before, the rest is trained alone.",
+            "Step from which on the adversarial losses count; before it, only the other losses do.",
             least=0,
             resume=RECORDED,
         ),
-        "width": Key(64, "Channels after its first convolution.", least=1),
-        "layers": Key(3, "Its convolutions of stride 2.", least=1),
+        "width": Key(64, "Channels after the first convolution.", least=1),
+        "layers": Key(3, "Number of convolutions of stride 2.", least=1),
     },
 )
 AUTOENCODER = Group(

@@ -13,12 +13,17 @@ PREDICTIONS = ("data", "velocity")
 
 # Runs from before there was this kind of decoder do not use it: they get the defaults.
 _FLUX = {
-    "channels": Key(64, "Numbers of a token: (data.patch / shrinking)² latent channels.", least=1),
+    "channels": Key(
+        64,
+        "Numbers per token: (data.patch / f)² · latent channels, where f is the factor by which "
+        "the autoencoder reduces pictures.",
+        least=1,
+    ),
     "double_depth": Key(2, "Blocks with separate weights for image and features.", least=0),
     "single_depth": Key(4, "Blocks with shared weights.", least=0),
     "heads": Key(6, "Attention heads.", least=1),
     "head_dim": Key(32, "Channels of a head.", least=2),
-    "context_dim": Key(192, "Channels of the features as the blocks get them.", least=1),
+    "context_dim": Key(192, "Channels of the features at the input of the blocks.", least=1),
     "pooled_dim": Key(32, "Size of the pooled vector, which is zero here; FLUX.1: 768.", least=1),
     "guidance_embeds": Key(
         False, "Whether the network takes a guidance scale; dev: True, schnell: False."
@@ -43,7 +48,8 @@ DECODER = Group(
         ),
         "init_from": Key(
             "",
-            'A folder of a diffusers FLUX transformer to start from (kind flux); "": none.',
+            'A folder of a diffusers FLUX transformer to start from (kind flux); "": random '
+            "initialisation.",
             path=True,
             before="",
         ),
@@ -63,7 +69,7 @@ DECODER = Group(
             resume=RECORDED,
         ),
         "remat": Key(
-            False, "Compute blocks again in the backward pass to save memory.", resume=NEUTRAL
+            False, "Recompute blocks in the backward pass to save memory.", resume=NEUTRAL
         ),
         "attention_backend": ATTENTION_BACKEND,
         "flux": FLUX,
@@ -85,7 +91,7 @@ LOSSES = each(
             before=(0.5,),
         ),
         "perceptual_normalise": Key(
-            False, "First divide each token's hidden state by its root mean square.", before=False
+            False, "Divide each token's hidden state by its root mean square first.", before=False
         ),
         "perceptual_time": Key(
             0.0,
@@ -103,14 +109,14 @@ LOSSES = each(
     resume=RECORDED,
 )
 CODEC = Group(
-    "The stage codec and what it trains.",
+    "The stage codec and the models that it trains.",
     {
         **TRAINING,
         "batch_size": dataclasses.replace(TRAINING["batch_size"], default=64),
         "init_from": Key(
             "",
             "A folder with compressor/ and decompressor/ to start from, or WORKDIR:STAGE of "
-            'another run; "": none.',
+            'another run; "": random initialisation.',
             path=True,
             before="",
         ),
@@ -148,7 +154,10 @@ CODEC = Group(
                     before="dense",
                 ),
                 "facts": Key(
-                    {}, "Its sizes; a run sets them when it copies it.", filled_in=True, before={}
+                    {},
+                    "Sizes of the autoencoder; set by the run when it copies the folder.",
+                    filled_in=True,
+                    before={},
                 ),
             },
         ),

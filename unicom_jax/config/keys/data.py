@@ -40,7 +40,8 @@ SOURCE = Group(
         "size": Key(20_000, "Scenes per epoch (scenes only).", least=1, resume=RECORDED),
         "held_out": Key(
             0.05,
-            "Share of records kept for evaluation (all but scenes, tfds and openmoji).",
+            "Share of records held out for evaluation (all kinds except scenes, tfds and "
+            "openmoji).",
             least=0,
             below=1,
             resume=RECORDED,
@@ -49,7 +50,7 @@ SOURCE = Group(
         "split": Key("train", "The split to train on (tfds).", resume=RECORDED),
         "eval_split": Key(
             "",
-            'The split to evaluate on (tfds); "": the one trained on.',
+            'The split to evaluate on (tfds); "": the training split.',
             resume=RECORDED,
             before="",
         ),
@@ -62,26 +63,27 @@ SOURCE = Group(
         "captions": Key(
             "",
             "The feature, column or field that holds the texts (tfds, tf_example, parquet, text); "
-            '"": the first with a usual name.',
+            '"": the first with one of the usual names.',
             resume=RECORDED,
             before="",
         ),
         "questions": Key(
             "",
-            'The column that holds questions or conversations (parquet); "": that of this name.',
+            'The column that holds questions or conversations (parquet); "": the column questions.',
             resume=RECORDED,
             before="",
         ),
         "images": Key(
             "",
-            'The folder that names of pictures are relative to (jsonl); "": that of the file.',
+            'The folder to which names of pictures are relative (jsonl); "": the folder of the '
+            "file.",
             path=True,
             resume=NEUTRAL,
             before="",
         ),
         "piece": Key(
             0,
-            "Bytes of UTF-8 after which a document is cut (text); 0: 3 for each slot of a row.",
+            "Bytes of UTF-8 after which a document is cut (text); 0: 3 per slot of a row.",
             least=0,
             resume=RECORDED,
             before=0,
@@ -96,26 +98,26 @@ SOURCES = Key(
         "kind": dataclasses.replace(SOURCE.keys["kind"], required=True),
         "name": Key(
             "",
-            'What metrics and messages call the source; "": the last part of its path, else its '
+            'Name of the source in metrics and messages; "": the last part of its path, or its '
             "kind.",
             resume=RECORDED,
         ),
         "weight": Key(
             1.0,
-            "Share of what a stage reads, in data.weight_unit; those of a stage's sources are "
-            "normalised to sum to 1.",
+            "Share of the source in what a stage reads, in data.weight_unit; the weights of a "
+            "stage's sources are normalised to sum to 1.",
             above=0,
             resume=RECORDED,
         ),
         "tasks": Key(
             {},
-            "Tasks it serves: a task, several with equal shares, or a dict of shares, which are "
-            "normalised to sum to 1; {}: the tasks of STAGE.mixture.",
+            "Tasks that read the source: one, several with equal shares, or a dict of shares, "
+            "which are normalised to sum to 1; {}: the tasks of STAGE.mixture.",
             choices=tuple(MIXTURE.keys),
             least=0,
             resume=RECORDED,
         ),
-        "stages": Key((), "The stages that read it; (): all.", item=str, resume=RECORDED),
+        "stages": Key((), "Stages that read the source; (): all.", item=str, resume=RECORDED),
     },
     resume=RECORDED,
     before=(),
@@ -153,7 +155,8 @@ SCENES = Group(
             ),
             "long_captions": Key(
                 False,
-                "Give every scene a last caption of 60 words and more that says all there is.",
+                "Give every scene, as its last caption, one of at least 60 words that describes "
+                "everything.",
                 before=False,
             ),
         },
@@ -163,8 +166,8 @@ SCENES = Group(
 UNIT = {
     "weight_unit": Key(
         "documents",
-        "What the weights of sources and the shares of tasks are shares of: documents, or tokens, "
-        "the slots of packed rows (those of pictures, too).",
+        "What the weights of sources and the shares of tasks count: documents, or tokens (slots "
+        "of packed rows, including those of pictures).",
         choices=("documents", "tokens"),
         resume=RECORDED,
         before="documents",
@@ -173,8 +176,8 @@ UNIT = {
 IDENTITY = {
     "fingerprint": Key(
         "",
-        'Fingerprint of the data; "": taken when the run first starts. To resume a run after its '
-        "data changed, set it to the new fingerprint.",
+        'Fingerprint of the data; "": computed when the run first starts. To resume a run after '
+        "its data changed, set it to the new fingerprint.",
         resume=NEUTRAL,
         before="",
     ),
@@ -189,35 +192,37 @@ PICTURES = {
     ),
     "understood_policy": Key(
         "same",
-        "How pictures that are only looked at are resized if policy is one of fixed, crop and pad; "
-        "same: as all others.",
+        "How pictures that the model only looks at are resized, if policy is fixed, crop or pad; "
+        "same: like all others.",
         choices=("same", *SQUARE),
         before="same",
     ),
-    "image_size": Key(64, "Side of a square picture in pixels (all but naflex).", least=1),
+    "image_size": Key(
+        64, "Side of a square picture in pixels (all policies except naflex).", least=1
+    ),
     "max_tokens": Key(1024, "Largest number of patches of a picture (naflex).", least=1),
     "bucket_step": Key(64, "Pixels between neighbouring sizes (bucket and bucket_walk).", least=1),
     "decode_scale": Key(
         2.0,
-        "A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if its sides stay this many times as "
-        "long as they become; 0: always whole.",
+        "Decode a JPEG at 1/2, 1/4 or 1/8 of its size if its sides are then still at least this "
+        "many times as long as after resizing; 0: always decode it whole.",
         least=0,
         before=0.0,
     ),
 }
 WORDS = {
     "tokenizer": Key(
-        "", 'A folder with tokenizer.json; "": one is trained on the source.', path=True
+        "", 'A folder with tokenizer.json; "": train a tokenizer on the source.', path=True
     ),
     "vocab_size": Key(
         512,
-        "Size of a tokenizer to train; a run replaces it by the actual size.",
+        "Size of a tokenizer to train; the run replaces it with the actual size.",
         least=1,
         filled_in=True,
     ),
     "tokenizer_fingerprint": Key(
         "",
-        "Fingerprint of the tokenizer; set by the run, which refuses another one.",
+        "Fingerprint of the tokenizer; set by the run, which then refuses any other tokenizer.",
         filled_in=True,
     ),
     "padded_vocab_size": Key(0, "Smallest number of embedding rows (Qwen2.5-7B: 152064).", least=0),
@@ -226,15 +231,15 @@ WORDS = {
     "response_close": Key("<|endoftext|>", "Text that ends a response; must not be empty."),
     "template_labels": Key(
         False,
-        "Also predict the header of a response, and in prompts newlines, marks of turns and the "
+        "Also predict the header of a response and, in prompts, newlines, marks of turns and the "
         "start marks of pictures.",
         resume=RECORDED,
         before=False,
     ),
     "unconditional": Key(
         "empty",
-        "Documents without their words, for guidance: empty: turns without text; masked: of full "
-        "length, each token <no_mean> but for the marks of pictures.",
+        "What documents without their words are, for guidance: empty: turns without text; masked: "
+        "documents of full length in which each token is <no_mean>, except marks of pictures.",
         choices=("empty", "masked"),
         before="empty",
     ),
@@ -242,15 +247,15 @@ WORDS = {
 ROWS = {
     "balance_rows": Key(
         True,
-        "Order the rows of a window so that devices predict about equally many tokens; False: as "
-        "they were packed, as in older runs.",
+        "Order the rows of a window so that devices predict about equally many tokens; False: "
+        "keep the order of packing, as in older runs.",
         resume=RECORDED,
         before=False,
     ),
     "fill_rows": Key(
         True,
-        "Fill the free ends of rows with further documents of the mixture, texts cut where a row "
-        "ends; False: leave them empty, as in older runs.",
+        "Fill the free ends of rows with further documents of the mixture, with texts cut where a "
+        "row ends; False: leave them empty, as in older runs.",
         resume=RECORDED,
         before=False,
     ),
@@ -259,7 +264,7 @@ LOADING = each(
     {
         "packed": Key(
             "",
-            'Folder that `unicom data prepare packed` wrote; "": rows are packed while training.',
+            'Folder written by `unicom data prepare packed`; "": rows are packed during training.',
             path=True,
             local=True,
             before="",

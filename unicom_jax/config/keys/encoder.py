@@ -34,7 +34,7 @@ def tower(width: int, depth: int, heads: int, mlp_dim: int) -> dict[str, Key]:
 
 
 ENCODER = Group(
-    "The stage encoder and what it trains; later stages use its image tower, frozen.",
+    "The stage encoder and the model that it trains; later stages use its image tower, frozen.",
     {
         **TRAINING,
         "batch_size": dataclasses.replace(TRAINING["batch_size"], default=256),
@@ -54,7 +54,8 @@ ENCODER = Group(
         ),
         "pixel_weight": Key(
             0.0,
-            "Weight of predicting a patch's pixels from its feature, which preserves detail.",
+            "Weight of the loss of predicting a patch's pixels from its feature, which preserves "
+            "detail.",
             least=0,
             resume=RECORDED,
             switch=True,
@@ -71,7 +72,9 @@ ENCODER = Group(
             "The text tower.",
             {
                 **tower(128, 2, 4, 512),
-                "max_length": Key(48, "Tokens of a caption; longer ones are truncated.", least=2),
+                "max_length": Key(
+                    48, "Largest number of tokens of a caption; longer ones are truncated.", least=2
+                ),
             },
         ),
     },

@@ -19,24 +19,26 @@ def _weight(default: float, meaning: str) -> Key:
 
 
 PICTURE_REWARDS = {
-    "cosine": _weight(1.0, "Cosine of the frozen encoder's pooled features."),
+    "cosine": _weight(1.0, "Cosine similarity of the frozen encoder's pooled features."),
     "pixels": _weight(0.0, "Minus the mean squared difference of pixels."),
     "latents": _weight(0.0, "Minus the mean squared difference of latents."),
-    "scenes": _weight(0.0, "Share of facts that the judge of Scenes finds kept."),
-    "own": _weight(0.0, "A function of your own, own_reward."),
+    "scenes": _weight(0.0, "Share of facts that the judge of Scenes finds in both pictures."),
+    "own": _weight(0.0, "Your own function, named by own_reward."),
 }
 CAPTION_REWARDS = {
-    "long_caption": _weight(0.0, "Share of facts that a long caption of Scenes has right."),
-    "answers": _weight(0.0, "A question is answered rightly from the caption alone."),
-    "ended": _weight(0.0, "The caption has words and came to its end."),
-    "length": _weight(0.0, "The caption has least_tokens to most_tokens tokens."),
+    "long_caption": _weight(0.0, "Share of correct facts in a long caption of Scenes."),
+    "answers": _weight(0.0, "1 if a question is answered correctly from the caption alone."),
+    "ended": _weight(0.0, "1 if the caption has words and ends by itself."),
+    "length": _weight(0.0, "1 if the caption has least_tokens to most_tokens tokens."),
 }
 ROLLOUTS: dict[str, Key | Group] = each(
     {
-        "group_size": Key(4, "Samples of each prompt, which are compared.", least=2),
-        "inner_steps": Key(1, "Updates on the samples of a step.", least=1),
+        "group_size": Key(
+            4, "Samples of each prompt, which are compared with each other.", least=2
+        ),
+        "inner_steps": Key(1, "Updates on the same samples.", least=1),
         "max_tokens": Key(96, "Longest caption, in tokens.", least=1),
-        "prompt": Key("Describe in detail.", "How a caption is asked for."),
+        "prompt": Key("Describe in detail.", "Prompt that asks for a caption."),
         "draw_steps": Key(10, "Flow steps of a drawing.", least=1),
         "guidance": Key(
             1.0,
@@ -50,10 +52,13 @@ ROLLOUTS: dict[str, Key | Group] = each(
         ),
         "sum_of": Key(
             "rewards",
-            "Add the weighted rewards, or make each an advantage first.",
+            "What is added: rewards: the weighted rewards; advantages: each reward after "
+            "normalisation.",
             choices=SUMS,
         ),
-        "kl_weight": Key(1e-6, "Weight of the distance to the weights before the stage.", least=0),
+        "kl_weight": Key(
+            1e-6, "Weight of the distance to the weights from before the stage.", least=0
+        ),
         "advantage_clip": Key(5.0, "Bound of advantages; 0: none.", least=0),
     },
     resume=RECORDED,
@@ -80,7 +85,7 @@ CAPTIONER_STAGE: dict[str, Key | Group] = {
     "lora": LORA,
     **ROLLOUTS,
     "spread": Key(
-        "none", "By which deviation advantages are divided.", choices=SPREADS, resume=RECORDED
+        "none", "Standard deviation that divides advantages.", choices=SPREADS, resume=RECORDED
     ),
     "rewards": Group(
         "Weights of the rewards of a caption.",
@@ -90,21 +95,24 @@ CAPTIONER_STAGE: dict[str, Key | Group] = {
         {
             "gates": Key(
                 (),
-                "Rewards of 0 and 1 that keep a caption out of the loss.",
+                "Rewards of 0 or 1; a caption with a 0 is removed from the loss.",
                 choices=GATES,
                 item=str,
             ),
-            "least_tokens": Key(1, "Shortest caption with the reward length.", least=0),
-            "most_tokens": Key(96, "Longest caption with the reward length.", least=1),
+            "least_tokens": Key(1, "Fewest tokens for the reward length.", least=0),
+            "most_tokens": Key(96, "Most tokens for the reward length.", least=1),
             "clip_low": Key(0.2, "How far a token's ratio may fall below 1.", above=0, below=1),
             "clip_high": Key(0.28, "How far a token's ratio may rise above 1.", above=0),
             "length": Key(
                 "constant",
-                "By what a caption's sum over tokens is divided: max_tokens, or its own length.",
+                "What a caption's sum over tokens is divided by: constant: max_tokens; own: its "
+                "own length.",
                 choices=LENGTHS,
             ),
-            "question_tokens": Key(64, "Longest question of the reward answers.", least=1),
-            "answer_tokens": Key(16, "Longest answer of the reward answers.", least=1),
+            "question_tokens": Key(
+                64, "Most tokens of a question, for the reward answers.", least=1
+            ),
+            "answer_tokens": Key(16, "Most tokens of an answer, for the reward answers.", least=1),
         },
         resume=RECORDED,
     ),
@@ -114,7 +122,7 @@ DRAWER_STAGE: dict[str, Key | Group] = {
     "lora": LORA,
     **ROLLOUTS,
     "spread": Key(
-        "batch", "By which deviation advantages are divided.", choices=SPREADS, resume=RECORDED
+        "batch", "Standard deviation that divides advantages.", choices=SPREADS, resume=RECORDED
     ),
     "rewards": Group(
         "Weights of the rewards of a drawing.", each(PICTURE_REWARDS, resume=RECORDED)
@@ -126,8 +134,8 @@ DRAWER_STAGE: dict[str, Key | Group] = {
                 "own", "Draw the model's own captions, or the data's.", choices=("own", "data")
             ),
             "times": Key(4, "Times at which a drawing is noised again (nft, awm).", least=1),
-            "beta": Key(1.0, "How far nft looks to either side of the old velocity.", above=0),
-            "clip": Key(1e-4, "How far the ratio of a step may leave 1 (grpo).", above=0),
+            "beta": Key(1.0, "Step of nft to either side of the old velocity.", above=0),
+            "clip": Key(1e-4, "How far the ratio of a step may differ from 1 (grpo).", above=0),
             "old_decay": Key(
                 0.0,
                 "Most of itself that the average which draws keeps after a batch; 0: the present "
@@ -144,12 +152,12 @@ DRAWER_STAGE: dict[str, Key | Group] = {
                 0, "Updates before that share begins to grow.", least=0, before=0
             ),
             "noise_level": Key(0.7, "Noise of the SDE steps (grpo).", above=0),
-            "window": Key(2, "SDE steps of a drawing (grpo).", least=1),
+            "window": Key(2, "Number of SDE steps of a drawing (grpo).", least=1),
             "window_stride": Key(1, "Steps by which the window moves (grpo).", least=1),
             "window_held": Key(25, "Batches after which the window moves (grpo).", least=1),
         },
         resume=RECORDED,
     ),
 }
-CAPTIONER = Group("The stage g4u: a captioner learns by reinforcement.", CAPTIONER_STAGE)
-DRAWER = Group("The stage u4g: a drawer learns by reinforcement.", DRAWER_STAGE)
+CAPTIONER = Group("The stage g4u: reinforcement learning of the captioner.", CAPTIONER_STAGE)
+DRAWER = Group("The stage u4g: reinforcement learning of the drawer.", DRAWER_STAGE)

@@ -14,7 +14,8 @@ LENGTH = {
     ),
     "accumulate": Key(
         1,
-        "Parts a batch is split into to save memory; the gradient is that of the whole batch.",
+        "Number of parts into which a batch is split to save memory; the gradient is that of the "
+        "whole batch.",
         least=1,
         resume=NEUTRAL,
     ),
@@ -55,13 +56,13 @@ OPTIMIZER = {
     ),
     "offload_optimizer": Key(
         False,
-        "Keep the optimiser's moments in the host's memory between updates.",
+        "Keep the optimiser's moments in host memory between updates.",
         resume=NEUTRAL,
         before=False,
     ),
     "ema_decay": Key(
         0.0,
-        "Decay of the averaged weights, which are then the weights for use; 0: no averaging.",
+        "Decay of the average of the weights, which is then used and exported; 0: no average.",
         least=0,
         below=1,
         resume=RECORDED,
@@ -69,7 +70,8 @@ OPTIMIZER = {
     ),
     "ema_warmup": Key(
         False,
-        "Let the average forget its start: decay min(ema_decay, (1 + n) / (10 + n)) at update n.",
+        "Let the average forget the initial weights: the decay at update n is min(ema_decay, (1 + "
+        "n) / (10 + n)).",
         resume=RECORDED,
         before=False,
     ),
@@ -80,8 +82,8 @@ OPTIMIZER = {
     ),
     "groups": Key(
         (),
-        "Ordered groups of weights with their own learning rate or decay, or frozen, e.g. "
-        '({"match": "transformer/.*", "learning_rate": 0.1},); see docs/optimizer.md.',
+        "Ordered groups of weights that have their own learning rate or decay, or are frozen, "
+        'e.g. ({"match": "transformer/.*", "learning_rate": 0.1},); see docs/optimizer.md.',
         item=dict,
         before=(),
     ),
@@ -90,7 +92,7 @@ REPORTS = each(
     {
         "log_every": Key(20, "Steps between two reports.", least=1),
         "save_every": Key(1000, "Steps between two checkpoints; 0: only at the end.", least=0),
-        "keep": Key(3, "Newest checkpoints that are kept.", least=1),
+        "keep": Key(3, "Number of newest checkpoints that are kept.", least=1),
         "keep_every": Key(
             0, "Also keep each checkpoint whose step is a multiple of this; 0: none.", least=0
         ),
@@ -156,14 +158,18 @@ MIXTURE = Group(
             "several_images": Key(0.0, "A question about one of several pictures."),
             "think_then_draw": Key(0.0, "Write a plan, then draw it."),
             "interleaved": Key(0.0, "Several turns with words and pictures."),
-            "document": Key(0.0, "A document as its source wrote it (kind documents).", before=0.0),
+            "document": Key(
+                0.0,
+                "A finished document (sources of kind documents and conversations).",
+                before=0.0,
+            ),
         },
         least=0,
         resume=RECORDED,
     ),
 )
 LORA = Group(
-    "Train low-rank adapters of some linear layers, and nothing else; see docs/optimizer.md.",
+    "Low-rank adapters of linear layers, trained instead of the weights; see docs/optimizer.md.",
     {
         "rank": Key(0, "Rank of each adapter; 0: no adapters.", least=0, before=0),
         "alpha": Key(16.0, "The change is scaled by alpha / rank.", above=0, before=16.0),
@@ -176,7 +182,7 @@ LORA = Group(
 )
 INIT_FROM = Key(
     "",
-    'WORKDIR:STAGE of another run whose weights the stage starts from; "": the stage before.',
+    'WORKDIR:STAGE of another run whose weights the stage starts from; "": the previous stage.',
     path=True,
     before="",
 )
@@ -205,8 +211,8 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     ),
     "views_per_row": Key(
         0,
-        "Largest number of pictures read and of noisy copies in a packed row together; the image "
-        "tokenizer of pathway cheers runs for so many. 0: images_per_row and draws_per_row.",
+        "Largest number of pictures that are read plus noisy copies in a packed row; the image "
+        "tokenizer of pathway cheers runs for this many. 0: images_per_row plus draws_per_row.",
         least=0,
         resume=RECORDED,
         before=0,
@@ -223,8 +229,8 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     ),
     "document_tokens": Key(
         (),
-        "Mean slots of a document of each source and task, as pairs of SOURCE/TASK and a number; "
-        "measured when the run first starts if data.weight_unit=tokens, then kept.",
+        "Mean number of slots of a document of each source and task, as pairs of SOURCE/TASK and "
+        "number; measured when the run first starts if data.weight_unit=tokens, then kept.",
         item=tuple,
         filled_in=True,
         before=(),
@@ -241,7 +247,8 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
     "text_weight": Key(1.0, "Weight of the text loss.", least=0, resume=RECORDED),
     "noisy_copies": Key(
         1,
-        "Noisy copies, each with its own time, of a drawn picture; all share the prompt's slots.",
+        "Noisy copies of a drawn picture, each with its own flow time; all share the prompt's "
+        "slots.",
         least=1,
         resume=RECORDED,
         before=1,

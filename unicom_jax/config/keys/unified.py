@@ -21,7 +21,7 @@ TRANSFORMER = Group(
             choices=("none", "linear", "yarn"),
             before="none",
         ),
-        "rope_factor": Key(1.0, "How much longer those texts are.", least=1, before=1.0),
+        "rope_factor": Key(1.0, "How many times longer those texts are.", least=1, before=1.0),
         "rope_length": Key(
             0, "yarn: length in tokens that the weights were trained on.", least=0, before=0
         ),
@@ -33,16 +33,17 @@ TRANSFORMER = Group(
         ),
         "qkv_bias": Key(True, "Biases on queries, keys and values, as in Qwen2."),
         "qk_norm": Key(False, "Normalise queries and keys, as in Qwen3."),
-        "tied_head": Key(True, "Use the embedding table as the output layer, too."),
+        "tied_head": Key(True, "Use the embedding table as the output layer as well."),
         "embedding_std": Key(
             0.02,
-            "Standard deviation of new token embeddings; image vectors and block outputs: about 1.",
+            "Standard deviation of new token embeddings; that of image vectors and block outputs "
+            "is about 1.",
             above=0,
             before=0.02,
         ),
         "logit_softcap": Key(
             0.0,
-            "Bound c of the text logits, which become c tanh(logit / c); 0: none.",
+            "Bound c of the text logits, which become c · tanh(logit / c); 0: none.",
             least=0,
             before=0.0,
         ),
@@ -63,7 +64,7 @@ def _head_stage(meaning: str, depth: int, heads: int) -> Group:
     """A stage of Cheers' flow head."""
     keys = {
         "depth": Key(depth, "Blocks.", least=1),
-        "heads": Key(heads, "Heads of queries; 2 · heads divides the channels.", least=1),
+        "heads": Key(heads, "Heads of queries; 2 · heads must divide the channels.", least=1),
         "kv_heads": Key(2, "Heads of keys and values; divides heads.", least=1),
         "remat": REMAT,
         "attention_backend": ATTENTION_BACKEND,
@@ -76,50 +77,51 @@ CHEERS = Group(
     {
         "pixels": Key(
             True,
-            "The encoder reads what a trained copy of the autoencoder's decoder paints of latents; "
-            "False: the latents, through a linear layer (the paper's ablation).",
+            "The encoder reads the pixels that a trained copy of the autoencoder's decoder paints "
+            "from latents; False: it reads latents through a linear layer (the paper's ablation).",
             before=True,
         ),
         "pixel_range": Key(
             "signed",
-            "Pixels that autoencoder and encoder work with: -1 to 1 (signed), or 0 to 1 as for the "
-            "released weights (unit).",
+            "Range of pixels for autoencoder and encoder: signed: -1 to 1; unit: 0 to 1, as for "
+            "the released weights.",
             choices=("signed", "unit"),
             before="signed",
         ),
         "decoder_remat": Key(
             False,
-            "Compute that decoder's layers again in the backward pass to save memory.",
+            "Recompute that decoder's layers in the backward pass to save memory.",
             resume=NEUTRAL,
             before=False,
         ),
         "gate": Key(
-            True, "Gated details of the patches enter the second stage of the head.", before=True
+            True, "Add gated details of the patches in the second stage of the head.", before=True
         ),
         "norm": Key(
             True,
-            "LayerNorm of semantics and details, as in the published code; the formula has none.",
+            "Apply LayerNorm to the sum of semantics and details, as in the published code; the "
+            "paper's formula has none.",
             before=True,
         ),
         "positions": Key(
             "plain",
-            "Rotary positions of the second stage: raster order, or 0 to 511 and again from 0 as "
-            "in the released weights.",
+            "Rotary positions of the second stage: plain: raster order; released: 0 to 511, then "
+            "again from 0, as in the released weights.",
             choices=("plain", "released"),
             before="plain",
         ),
         "flow_over": Key(
             "drawn",
-            "Pictures that the flow loss is a mean over: the drawn ones; all: also those that are "
-            "read, at t = 1 where the velocity is to be 0, and dummies, as in the published code.",
+            "Pictures over which the flow loss is a mean: drawn: those that are drawn; all: also "
+            "those that are read, at t = 1 with velocity 0, and dummies, as in the published code.",
             choices=("drawn", "all"),
             resume=RECORDED,
             before="drawn",
         ),
         "dummies": Key(
             False,
-            "Documents without pictures begin with the slots of a black one at t = 0, as in the "
-            "published code.",
+            "Let documents without pictures begin with the slots of a black picture at t = 0, as "
+            "in the published code.",
             resume=RECORDED,
             before=False,
         ),
@@ -128,7 +130,7 @@ CHEERS = Group(
     },
 )
 UNIFIED = Group(
-    "The unified model, which stages align, pretrain, continue and sft train.",
+    "The unified model, which the stages align, pretrain, continue, sft, g4u and u4g train.",
     {
         "init_from": Key(
             "",
@@ -144,25 +146,25 @@ UNIFIED = Group(
         ),
         "fold": Key(
             1,
-            "Latents on each side of a slot; 2: an image takes a quarter of the slots (in pathways "
-            "that support it).",
+            "Latents on each side of a slot; 2: a picture takes a quarter of the slots (in "
+            "pathways that support it).",
             least=1,
             before=1,
         ),
         "understanding": Key(
             "features",
-            "What the model reads of a picture in a question.",
+            "How the model reads a picture that is asked about.",
             choices=("features", "latents", "channel_concat", "sequence_concat"),
         ),
         "edit_source": Key(
             "latents",
-            "What the model reads of a picture to edit.",
+            "How the model reads a picture to edit.",
             choices=("latents", "features", "both"),
         ),
         "image_positions": Key(
             "grid",
             "Rotary positions of a picture's slots: grid: row and column around the diagonal; "
-            "plain: one after the other, as of text.",
+            "plain: one after the other, like text.",
             choices=("grid", "plain"),
             before="grid",
         ),
@@ -187,7 +189,7 @@ UNIFIED = Group(
             resume=RECORDED,
         ),
         "connector": Group(
-            "Between transformer and flow decoder (query).",
+            "The connector between transformer and flow decoder (query).",
             {
                 "depth": Key(2, "Blocks.", least=1),
                 "remat": dataclasses.replace(REMAT, before="none"),
@@ -200,7 +202,7 @@ UNIFIED = Group(
                 **tower(192, 4, 4, 768),
                 "remat": Key(
                     False,
-                    "Compute blocks again in the backward pass to save memory.",
+                    "Recompute blocks in the backward pass to save memory.",
                     resume=NEUTRAL,
                     before=False,
                 ),
@@ -208,10 +210,10 @@ UNIFIED = Group(
             },
         ),
         "cheers": CHEERS,
-        "time": Key("uniform", "Distribution of the time.", choices=TIMES, resume=RECORDED),
+        "time": Key("uniform", "Distribution of the flow time.", choices=TIMES, resume=RECORDED),
         "time_shift": Key(
             1.0,
-            "Above 1: more of the time near noise; 0: sqrt(tokens · channels / 4096).",
+            "Above 1: more of the flow times are near noise; 0: sqrt(tokens · channels / 4096).",
             least=0,
             resume=RECORDED,
         ),
@@ -224,7 +226,8 @@ UNIFIED = Group(
         ),
         "text_chunk": Key(
             0,
-            "Slots of a row whose logits are computed at once; 0: an eighth of them, at least 64.",
+            "Slots of a row whose logits are computed at once; 0: an eighth of the row, at least "
+            "64.",
             least=0,
             resume=NEUTRAL,
         ),

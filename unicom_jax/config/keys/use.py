@@ -12,7 +12,7 @@ SAMPLE = Group(
             "guidance": Key(3.0, "Classifier-free guidance; 1: none.", least=0),
             "guidance_interval": Key(
                 (0.0, 1.0),
-                "Flow times between which guidance acts; 1 is the finished picture.",
+                "Flow times between which guidance is used; 0 is noise, 1 the picture.",
                 least=0,
                 most=1,
                 length=2,
@@ -21,15 +21,15 @@ SAMPLE = Group(
             "sampler": Key("euler", "Solver of the flow.", choices=("euler", "heun")),
             "grid": Key(
                 "even",
-                "Flow times of a drawing: even steps up to 1, or those of Cheers' published code "
-                "with one step beyond 1 (cheers).",
+                "Flow times of a drawing: even: equal steps up to 1; released: those of Cheers' "
+                "published code, with one step beyond 1 (pathway cheers).",
                 choices=("even", "released"),
                 before="even",
             ),
             "edit_start": Key(
                 0.0,
-                "Flow time at which an edit begins, with so much of its source; 0: with noise "
-                "alone, .1 in Cheers.",
+                "Flow time at which an edit begins, from a mixture of noise and its source; 0: "
+                "from noise alone; Cheers uses 0.1.",
                 least=0,
                 below=1,
                 before=0.0,
@@ -37,8 +37,8 @@ SAMPLE = Group(
             "max_tokens": Key(64, "Longest answer in tokens.", least=1),
             "watched": Key(
                 (),
-                "Prompts that are drawn during training, every STAGE.sample_every steps; empty: "
-                "four of the evaluation prompts.",
+                "Prompts that are drawn during training, every STAGE.sample_every steps; (): four "
+                "of the evaluation prompts.",
                 item=str,
                 before=(),
             ),
