@@ -22,34 +22,30 @@ BASE = "runs/quickstart:pretrain"
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.stages = ("u4g",)
-    # One object alone is drawn rightly nearly always, and teaches nothing.
-    config.data.scenes.object_weights = (0.0, 1.0)
-    config.u4g.update(
-        {
-            "init_from": BASE,
-            "captions": "data",
-            "max_tokens": 40,
-            "batch_size": 8,
-            "group_size": 8,
-            "draw_steps": 8,
-            "times": 2,
-            "objective": "nft",
-            "learning_rate": 1e-3,
-            "warmup_steps": 5,
-            "kl_weight": 1e-4,
-            "steps": 60,
-            "log_every": 5,
-            "eval_every": 20,
-            "eval_batches": 3,
-            "sample_every": 20,
-        }
-    )
-    config.u4g.rewards.update({"cosine": 1.0, "scenes": 1.0})
-    # The control: the same scenes, drawn by supervised training for as long.
+    config.stages = ("g4u", "u4g")
+    config.data.scenes.object_weights = (1.0, 1.0)
+    for stage in config.stages:
+        config[stage].update(
+            {
+                "max_tokens": 36,
+                "batch_size": 8,
+                "group_size": 8,
+                "draw_steps": 8,
+                "steps": 40,
+                "warmup_steps": 5,
+                "kl_weight": 1e-3,
+                "log_every": 5,
+                "eval_every": 20,
+                "eval_batches": 2,
+                "sample_every": 20,
+            }
+        )
+        config[stage].rewards.update({"cosine": 1.0, "scenes": 1.0})
+    config.g4u.update({"init_from": BASE, "learning_rate": 3e-4})
+    config.u4g.update({"objective": "nft", "learning_rate": 1e-3, "times": 2})
+    # The control: supervised training on the same scenes.
     config.sft.update(
         {
-            "init_from": "",
             "batch_size": 4,
             "window_rows": 4,
             "images_per_row": 8,
@@ -57,10 +53,9 @@ def get_config() -> ConfigDict:
             "noisy_copies": 3,
             "learning_rate": 1e-3,
             "warmup_steps": 5,
-            "log_every": 20,
         }
     )
-    config.sft.mixture.text_to_image = 1.0
+    config.sft.mixture.update({"text_to_image": 0.7, "image_to_text": 0.3})
     return config
 
 

@@ -76,8 +76,8 @@ def line_up(run: Path, batch: int, tokens: int) -> tuple[Turns, Turns]:
 
     @jax.jit
     def draw(unified: object, params: object, words: jax.Array, key: jax.Array) -> jax.Array:
-        latent_grids = models.codec.grid(grids)
-        latents = rollouts.draw(model, unified, words, template, latent_grids, drawing, key)
+        read = rollouts.read_prompts(model, unified, words, template, drawing.branches)
+        latents = rollouts.draw(model, unified, read, models.codec.grid(grids), drawing, key)
         return rollouts.paint(models, params, latents, grids, key, codec_steps)
 
     @jax.jit

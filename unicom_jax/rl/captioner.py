@@ -21,6 +21,7 @@ from unicom_jax.rl.rollouts import (
     draw,
     of_group,
     paint,
+    read_prompts,
     words_of,
     write_captions,
 )
@@ -111,8 +112,8 @@ class Captioner:
         samples = Samples(tokens=words, ended=ended)
         if self.draws:
             drawn, painted = jax.random.split(drawing)
-            latent_grids = self.models.codec.grid(grids)
-            latents = draw(model, start, words, self.template, latent_grids, self.drawing, drawn)
+            read = read_prompts(model, start, words, self.template, self.drawing.branches)
+            latents = draw(model, start, read, self.models.codec.grid(grids), self.drawing, drawn)
             made = paint(self.models, frozen, latents, grids, painted, self.codec_steps)
             samples = samples.replace(latents=latents, patches=made)
         originals = Originals(patches, grids, asked, answers)

@@ -32,6 +32,7 @@ from unicom_jax.rl.rollouts import (
     noise_of,
     of_group,
     paint,
+    read_prompts,
     row_keys,
     velocity_of,
     words_of,
@@ -145,12 +146,18 @@ class Drawer:
     def _sampled(
         self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]
     ) -> tuple[Rollout, DrawingContext, dict[str, jax.Array] | None]:
-        """Drawings, what they were drawn behind, and of `FlowGrpo` how; see `_draw`."""
+        """Drawings, what they were drawn behind, and of `FlowGrpo` the window that was passed
+        through."""
         writing, drawing, painting = jax.random.split(key, 3)
         words = of_group(self._describe(frozen, batch, writing), self.group)
         patches, grids = of_group((batch.patches, batch.grids), self.group)
-        context = self._context(params, words, self.models.codec.grid(grids))
-        latents, passed = self._draw(params, context, words, batch.number[0], drawing)
+        model, latent_grids = self.models.unified, self.models.codec.grid(grids)
+        read = read_prompts(model, params, words, self.template, self.drawing.branches)
+        context = begin_drawing(model, params, read, latent_grids)
+        if self.objective.needs_trajectory:
+            latents, passed = self._draw_window(params, context, batch.number[0], drawing)
+        else:
+            latents, passed = draw(model, params, read, latent_grids, self.drawing, drawing), None
         drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
         samples = Samples(tokens=words, latents=latents, patches=drawn)
         originals = Originals(patches, grids)
@@ -171,33 +178,25 @@ class Drawer:
     def _context(
         self, params: Params, words: Int[Array, "B T"], grids: Int[Array, "B 2"]
     ) -> DrawingContext:
-        return begin_drawing(self.models.unified, params, words, self.template, grids)
+        read = read_prompts(self.models.unified, params, words, self.template)
+        return begin_drawing(self.models.unified, params, read, grids)
 
     @property
     def _shape(self) -> tuple[int, int]:
         return self.models.unified.images.shape_of(len(self.template.positions))
 
-    def _draw(
-        self,
-        params: Params,
-        context: DrawingContext,
-        words: Int[Array, "B T"],
-        number: Int[Array, ""],
-        key: Key[Array, ""],
-    ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array] | None]:
-        """Latents, and of `FlowGrpo` the window that was passed through."""
-        model, shape = self.models.unified, self._shape
-        if not self.objective.needs_trajectory:
-            grids = context.grids[:, 0]
-            return draw(model, params, words, self.template, grids, self.drawing, key), None
+    def _draw_window(
+        self, params: Params, context: DrawingContext, number: Int[Array, ""], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array]]:
+        """Latents, and the window of SDE steps that was passed through."""
         start_key, step_key = jax.random.split(key)
         window, rows = self.window, context.grids.shape[0]
         first = window_start(
             number, self.drawing.steps, window.length, stride=window.stride, held=window.held
         )
         latents, passed = integrate_window(
-            velocity_of(model, params, context),
-            noise_of(start_key, rows, shape),
+            velocity_of(self.models.unified, params, context),
+            noise_of(start_key, rows, self._shape),
             self.drawing.steps,
             window.sde,
             first,
