@@ -41,8 +41,9 @@ def get_config() -> ConfigDict:
             }
         )
         config[stage].rewards.update({"cosine": 1.0, "scenes": 1.0})
-    config.g4u.update({"init_from": BASE, "learning_rate": 3e-4})
-    config.u4g.update({"objective": "nft", "learning_rate": 1e-3, "times": 2})
+        config[stage].learning_rate = 3e-4
+    config.g4u.init_from = BASE
+    config.u4g.update({"objective": "nft", "times": 2})
     # The control: supervised training on the same scenes.
     config.sft.update(
         {
