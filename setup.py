@@ -81,6 +81,8 @@ EXTRAS = {
         "chex>=0.1.90",
         "flask>=3.0",  # moto's server
         "flask-cors>=5.0",
+        "gcp-storage-emulator>=2026.7",
+        "gcsfs>=2025.3",
         "hypothesis>=6.100",
         "moto[s3]>=5.0",
         "pytest>=8.3",
@@ -91,9 +93,11 @@ EXTRAS = {
     "bench": [*TORCH, "datasets>=3.0", "transfusion-pytorch==0.20.0", "webdataset>=1.0"],
     # Beam asks for older protobuf and pillow than constraints.txt pins: see constraints-beam.txt.
     "prepare": ["apache-beam>=2.70"],
-    "datasets": ["datasets>=3.0"],  # to read what `save_to_disk` of Hugging Face wrote
+    "datasets": ["datasets>=3.0"],  # the Hugging Face Hub, and what `save_to_disk` wrote
     "gcs": ["gcsfs>=2025.3"],  # paths in gs://
     "s3": ["s3fs>=2025.3"],  # paths in s3://
+    "ray": ["ray>=2.40"],  # `unicom sweep run --engine=ray`
+    "slurm": ["submitit>=1.5"],  # `unicom sweep run --engine=slurm`
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],
     "wandb": ["wandb>=0.19"],
@@ -110,7 +114,7 @@ setup(
     python_requires=">=3.11",
     packages=packages(),
     package_dir={} if EDITABLE else {f"unicom_jax.{name}": name for name in MOVED},
-    package_data={"unicom_jax.evaluation": ["templates/*"]},
+    package_data={f"unicom_jax.{name}": ["templates/*"] for name in ("evaluation", "sweeps")},
     cmdclass={"build_py": MovedImports},
     install_requires=RUNTIME,
     extras_require=EXTRAS,

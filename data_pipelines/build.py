@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from data_pipelines.decoding import load_image
+from data_pipelines.decoding import load_image, load_picture
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy, decoded_size, most_decoded
@@ -57,11 +55,13 @@ TOKENIZER_EXAMPLES = 3000
 SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "path": ((*UNSPLIT, "openmoji", "tfds"), ""),
     "held_out": (UNSPLIT, 0.05),
-    "split": (("tfds",), "train"),
-    "eval_split": (("tfds",), ""),
-    "image": (("parquet", "tf_example", "tfds"), "image"),
-    "captions": (("parquet", "text", "tf_example", "tfds"), ""),
-    "questions": (("parquet",), ""),
+    "split": (("datasets", "tfds"), "train"),
+    "eval_split": (("datasets", "tfds"), ""),
+    "subset": (("datasets",), ""),
+    "revision": (("datasets",), ""),
+    "image": (("datasets", "parquet", "tf_example", "tfds"), "image"),
+    "captions": (("datasets", "parquet", "text", "tf_example", "tfds"), ""),
+    "questions": (("datasets", "parquet"), ""),
     "images": (("conversations", "jsonl"), ""),
     "piece": (("text",), 0),
 }
@@ -74,7 +74,8 @@ def source_options(
 ) -> dict[str, Any]:
     """Arguments of `open_source` for a split.
 
-    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`.
+    Scenes are split by seed, OpenMoji by file, TFDS by name, and all others by `held_out`; what
+    `datasets` loads by name where `eval_split` is set.
 
     Args:
       one: of the configured sources; None: that of `data.source`.
@@ -86,6 +87,7 @@ def source_options(
     kind, where = source["kind"], one.key if one else "data.source"
     _check_source(source, kind, where)
     evaluation = split == EVALUATION
+    named = (evaluation and source["eval_split"]) or source["split"]
     arguments = {
         "scenes": lambda: {
             "seed": config["seed"] + EVALUATION_SEED * evaluation,
@@ -104,6 +106,11 @@ def source_options(
             "paths": source["path"],
             **{key: source[key] for key in ("image", "captions", "questions")},
         },
+        "datasets": lambda: {
+            "part": named,
+            **{key: source[key] for key in ("path", "subset", "revision")},
+            **{key: source[key] for key in ("image", "captions", "questions")},
+        },
         "documents": lambda: {"path": source["path"]},
         "pictures": lambda: {"path": source["path"]},
         "text": lambda: {
@@ -120,13 +127,19 @@ def source_options(
         "webdataset": lambda: {"paths": source["path"]},
         "tfds": lambda: {
             "name": source["path"],
-            "split": (evaluation and source["eval_split"]) or source["split"],
+            "split": named,
             "image": source["image"],
             "captions": source["captions"] or None,
         },
     }
-    options = {"split": split, "held_out": source["held_out"]} if kind in UNSPLIT else {}
+    share = 0.0 if _has_split(source) else source["held_out"]
+    options = {"split": split, "held_out": share} if kind in UNSPLIT else {}
     return {"kind": kind, **arguments.get(kind, dict)(), **options}
+
+
+def _has_split(source: Config) -> bool:
+    """Whether its records for evaluation are a split of their own."""
+    return source["eval_split"] not in ("", source["split"])
 
 
 def _shortest_row(config: Config) -> int:
@@ -139,6 +152,8 @@ def _shortest_row(config: Config) -> int:
 
 
 def _check_source(source: Config, kind: str, where: str) -> None:
+    if kind in SOURCE_KEYS["path"][0] and not source["path"]:
+        raise SourceError(f"{where}.path is empty: give the data of kind {kind!r}")
     table = SOURCE_KEYS if where == "data.source" else {**SOURCE_KEYS, **LISTED_KEYS}
     for key, (kinds, unset) in table.items():
         if kind in KINDS and kind not in kinds and source[key] != unset:
@@ -155,8 +170,8 @@ def evaluates_on_training_data(config: Config) -> bool:
 
 def _is_trained_on(source: Config) -> bool:
     if source["kind"] == "tfds":
-        return source["eval_split"] in ("", source["split"])
-    return source["kind"] in UNSPLIT and source["held_out"] == 0
+        return not _has_split(source)
+    return source["kind"] in UNSPLIT and source["held_out"] == 0 and not _has_split(source)
 
 
 def open_examples(
@@ -202,7 +217,7 @@ def _undecoded_source(
 ) -> Source:
     options = source_options(config, split, with_edits, one)
     try:
-        read = read or functools.partial(PictureFile, decode=picture_reader(config))
+        read = read or functools.partial(PictureFile, decode=picture_reader(config, load_picture))
         return open_source({**options, "skip_broken": False, "read": read})
     except SourceError as error:
         if not one.name:
@@ -216,19 +231,19 @@ def image_policy(config: Config) -> ImagePolicy:
     return ImagePolicy(data["policy"], data["image_size"], data["max_tokens"], data["bucket_step"])
 
 
-def picture_reader(config: Config) -> Callable[..., np.ndarray]:
-    """Reads a picture file no larger than the image policy needs it, and refuses one that would
-    take far more memory than that (`images.most_decoded`).
+def picture_reader(config: Config, load: Callable[..., Any] = load_image) -> Callable[..., Any]:
+    """Reads a picture file no larger than the image policy needs it, by `load`, and refuses one
+    that would take far more memory than that (`images.most_decoded`).
 
     With `data.decode_scale=0` only Pillow's own limit holds, as in runs from before that option.
     """
     scale, unit = config["data"]["decode_scale"], config["data"]["patch"] * grid_unit(config)
     if not scale:
-        return load_image
+        return load
     policy = image_policy(config)
     policy.target_size(1, 1, unit)  # raises where the sizes do not agree
     return functools.partial(
-        load_image,
+        load,
         smallest=functools.partial(decoded_size, policy, unit, scale),
         most=most_decoded(policy, config["data"]["patch"], grid_unit(config), scale),
     )
@@ -348,12 +363,11 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
             found = folder_identity(folder)
         case "array_record" | "openmoji" | "tf_example":
             found = records_identity(find_records(path))
-        case "conversations" | "jsonl" | "parquet" | "pictures" | "text" | "webdataset":
-            options = source_options(config, TRAIN, False, one)
-            opened = open_source(options | {"held_out": 0.0})
-            found = identity_of(opened.source)
         case "tfds":
             found = records_identity(record_files(path))
-        case _:
+        case "scenes":
             found = {}
+        case _:
+            options = source_options(config, TRAIN, False, one)
+            found = identity_of(open_source(options | {"held_out": 0.0}).source)
     return found, folder

@@ -7,6 +7,7 @@ import functools
 import io
 import math
 import os
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -14,10 +15,16 @@ from PIL import Image as PilImage
 from PIL import ImageCms
 
 from data_pipelines.faults import machine_fault, one_line
-from unicom_jax.core.paths import as_path
+from unicom_jax.core.paths import LFS, as_path
+
+# Pillow warns of damage in parts that are left alone, such as EXIF, and of large pictures below the
+# size that it refuses. It raises where a picture cannot be read.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 ENOUGH = 2**24  # pixels; larger pictures are reduced by a whole factor when they are read
 KEPT = ("PNG", "JPEG", "WEBP")  # formats whose files are stored in records as they are
+# Ends of names that sources take for pictures.
+EXTENSIONS = ("jpg", "jpeg", "png", "webp", "avif", "gif", "bmp", "tif", "tiff", "jp2")
 _WITH_ALPHA = ("RGBA", "LA", "PA", "La", "RGBa")
 _ORIENTATION = 0x0112  # EXIF
 _TURNS = {
@@ -39,7 +46,18 @@ def load_image(
     most: int | None = None,
     name: str = "",
 ) -> np.ndarray:
-    """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB.
+    """Reads a picture from a path or from the bytes of a file as (H, W, 3) uint8 sRGB; arguments
+    and errors as for `load_picture`."""
+    return np.asarray(load_picture(source, smallest, most, name))
+
+
+def load_picture(
+    source: str | os.PathLike | bytes,
+    smallest: Callable[[int, int], tuple[int, int]] | None = None,
+    most: int | None = None,
+    name: str = "",
+) -> PilImage.Image:
+    """Reads a picture from a path or from the bytes of a file, in mode RGB and in sRGB.
 
     The picture is turned as its EXIF orientation says, its ICC profile is converted to sRGB, 16-bit
     levels and floats in [0, 1] are scaled to 8 bits, and transparency is put on white. A picture of
@@ -75,7 +93,7 @@ def load_file(source: str | os.PathLike | bytes) -> bytes:
     """
     given = isinstance(source, bytes)
     data = source if given else read_file(source)
-    pixels = _decoded(data, f"<{len(data)} bytes>" if given else shown(source))
+    pixels = np.asarray(_decoded(data, f"<{len(data)} bytes>" if given else shown(source)))
     with PilImage.open(io.BytesIO(data)) as picture:
         if picture.format in KEPT and not getattr(picture, "is_animated", False):
             return data
@@ -125,7 +143,7 @@ def _decoded(
     name: str,
     smallest: Callable[[int, int], tuple[int, int]] | None = None,
     most: int | None = None,
-) -> np.ndarray:
+) -> PilImage.Image:
     try:
         with PilImage.open(io.BytesIO(data)) as picture:
             if picture.format == "JPEG":
@@ -137,11 +155,15 @@ def _decoded(
                     f"{picture.width} x {picture.height} pixels would be decoded, more than "
                     f"{most:,}, the most for this data.image_size: make it smaller"
                 )
-            return np.asarray(to_srgb(picture))
+            return to_srgb(picture)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise OSError, SyntaxError, RuntimeError ...
         unknown = isinstance(error, PilImage.UnidentifiedImageError)
+        if unknown and data.startswith(LFS.encode()):
+            raise ValueError(
+                f"cannot read image {name}: it is a pointer of Git LFS; run git lfs pull"
+            ) from error
         reason = "it is not a picture that Pillow knows" if unknown else one_line(error)
         raise ValueError(
             f"cannot read image {name}: {reason}; give a whole PNG, JPEG or WebP file"
@@ -179,7 +201,7 @@ def _orientation(picture: PilImage.Image) -> int:
 
 
 def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
-    """Modes with more than 8 bits a level, in mode L."""
+    """Modes with more than 8 bits a level, in mode L, or LA where one level is transparent."""
     if picture.mode == "F":
         values, white = np.asarray(picture), 1.0
     elif picture.mode.startswith("I"):
@@ -192,7 +214,10 @@ def _eight_bits(picture: PilImage.Image) -> PilImage.Image:
             f"its levels go from {low:g} to {high:g}; those of {picture.mode} files must be in "
             f"[0, {white:g}]"
         )
-    return PilImage.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))
+    made = PilImage.fromarray(np.rint(values * (255.0 / white)).astype(np.uint8))
+    if isinstance(clear := picture.info.get("transparency"), int):
+        made.putalpha(PilImage.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return made
 
 
 def _blended(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image:
@@ -209,8 +234,8 @@ def _converted(picture: PilImage.Image, profile: bytes | None) -> PilImage.Image
     if picture.mode == "LAB":
         return ImageCms.applyTransform(picture, _from_lab())
     mode, transform = _transform(profile) if profile else (None, None)
-    if transform is None:
-        return picture.convert("RGB")
+    if transform is None:  # `convert` would copy a picture that is in this mode
+        return picture if picture.mode == "RGB" else picture.convert("RGB")
     if picture.mode != mode:
         if "CMYK" in (mode, picture.mode) or mode == "LAB":
             return picture.convert("RGB")  # the profile is one of other colours

@@ -13,6 +13,7 @@ BOMB = 16
 USUAL = 2**25  # pixels; those of cameras have fewer
 SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 POLICIES = (*SQUARE, "naflex", "bucket", "bucket_walk")
+Picture = np.ndarray | PilImage.Image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,19 +106,22 @@ def most_decoded(policy: ImagePolicy, patch: int, pool: int, scale: float) -> in
     return max(USUAL, math.ceil(BOMB * needed))
 
 
-def prepare(image: np.ndarray, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:
-    """Brings a picture (H, W, 3) uint8 to the size its policy asks for.
+def prepare(image: Picture, policy: ImagePolicy, patch: int, pool: int = 1) -> np.ndarray:
+    """Brings a picture, (H, W, 3) uint8 or one of Pillow in mode RGB, to the size its policy asks
+    for: (rows * patch, columns * patch, 3) uint8.
 
     `pool` > 1 asks for sides that are multiples of patch * pool, so that the patch grid can be
     pooled; under "naflex" the limit still counts patches.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
+    if not isinstance(image, PilImage.Image) and (
+        image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape
+    ):
         raise ValueError(
             f"an image must be a non-empty (H, W, 3) uint8 array, not {image.shape} {image.dtype}"
         )
     if policy.kind == "naflex" and pool > 1:
         policy = dataclasses.replace(policy, max_tokens=policy.max_tokens // pool**2)
-    height, width = policy.target_size(image.shape[0], image.shape[1], patch * pool)
+    height, width = policy.target_size(*_sides(image), patch * pool)
     if policy.buckets(patch * pool):
         return resize_and_crop(image, height, width)
     match policy.kind:
@@ -206,7 +210,7 @@ def nearest_bucket(
 
 
 def resize(
-    image: np.ndarray,
+    image: Picture,
     height: int,
     width: int,
     filter: PilImage.Resampling = PilImage.Resampling.BILINEAR,
@@ -215,17 +219,17 @@ def resize(
 
     Returns the same array where nothing changes.
     """
-    if image.shape[:2] == (height, width):
-        return image
-    return np.asarray(PilImage.fromarray(image).resize((width, height), filter))
+    if _sides(image) == (height, width):
+        return np.asarray(image)
+    return np.asarray(_picture(image).resize((width, height), filter))
 
 
-def resize_and_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
+def resize_and_pad(image: Picture, height: int, width: int) -> np.ndarray:
     """Scales the picture (bicubic) until it fits into height x width, and puts it into the centre.
 
     The rest is black. No distortion, and nothing is lost.
     """
-    rows, cols = image.shape[:2]
+    rows, cols = _sides(image)
     scale = min(height / rows, width / cols)
     inner = max(1, round(rows * scale)), max(1, round(cols * scale))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
@@ -236,7 +240,7 @@ def resize_and_pad(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def resize_and_crop(
-    image: np.ndarray,
+    image: Picture,
     height: int,
     width: int,
     filter: PilImage.Resampling = PilImage.Resampling.BILINEAR,
@@ -246,16 +250,27 @@ def resize_and_crop(
     No distortion, but the edges of one side are lost. Only what is kept is scaled, so that memory
     does not grow with the picture's aspect ratio.
     """
-    if image.shape[:2] == (height, width):
-        return image
-    rows, cols = image.shape[:2]
+    if _sides(image) == (height, width):
+        return np.asarray(image)
+    rows, cols = _sides(image)
     scale = max(height / rows, width / cols)
     covered = max(height, round(rows * scale)), max(width, round(cols * scale))
     top, left = (covered[0] - height) // 2, (covered[1] - width) // 2
     down, across = rows / covered[0], cols / covered[1]  # from pixels of the covering picture
     box = (left * across, top * down, (left + width) * across, (top + height) * down)
-    scaled = PilImage.fromarray(image).resize((width, height), filter, box)
+    scaled = _picture(image).resize((width, height), filter, box)
     return np.asarray(scaled)
+
+
+def _sides(image: Picture) -> tuple[int, int]:
+    """(height, width)."""
+    if isinstance(image, PilImage.Image):
+        return image.height, image.width
+    return image.shape[:2]
+
+
+def _picture(image: Picture) -> PilImage.Image:
+    return image if isinstance(image, PilImage.Image) else PilImage.fromarray(image)
 
 
 def patchify(image: np.ndarray, patch: int) -> np.ndarray:

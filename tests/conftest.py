@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
-from tests.compiling import CACHE, xla_flags
+from tests.compiling import CACHE, share_contexts, xla_flags
 
 # Tests speak of one CPU device; compiled programs are kept between runs, because compiling is most
 # of what the tests do. torch stays off the second core, which belongs to the other worker.
@@ -25,7 +26,7 @@ import jax  # noqa: E402
 import jaxtyping  # noqa: E402
 import pytest  # noqa: E402
 
-import tests.shapes  # noqa: E402, F401 - the hook finds the checker by its name
+import tests.shapes  # noqa: E402 - the hook finds the checker by its name
 from tests.sharing import scheduler, turn_of  # noqa: E402
 
 # The shapes in signatures are checked at every traced call of a test. A run does not check them:
@@ -40,11 +41,15 @@ SHAPED = (
     "unicom_jax.evaluation.metrics",
 )
 jaxtyping.install_import_hook(SHAPED, "tests.shapes.checked")
+jaxtyping.jaxtyped = tests.shapes.jaxtyped_if_shaped  # the hook decorates by this name
 
 # Tests run a program a few times, and LLVM's optimisations would take longer than they save. These
 # folders measure programs and get all of them; so does a test that is marked `optimized`, because
 # it asks for the last bits.
 OPTIMIZED = ("parallel", "planning")
+
+
+share_contexts()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -53,6 +58,16 @@ def pytest_runtest_protocol(item):
     optimized = folder in OPTIMIZED or item.get_closest_marker("optimized") is not None
     jax.config.update("jax_disable_most_optimizations", not optimized)
     return (yield)
+
+
+# Nearly all that is alive was made by imports and stays. Looking through it for garbage again and
+# again took a twelfth of the time of all tests.
+gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_collection_finish():
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items):

@@ -30,6 +30,7 @@ ORDER = (
     "unicom_jax.training",
     "unicom_jax.evaluation",
     "unicom_jax.planning",
+    "unicom_jax.sweeps",
 )
 
 

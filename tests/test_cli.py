@@ -86,7 +86,7 @@ def test_help_answers_without_starting_jax():
         (["sample", "--checkpoint=x", "--guidance=inf"], "out of range"),
         (["sample", "--checkpoint=x", "--guidance=nan"], "out of range"),
         (["sample", "--checkpoint=x", "--guidance-interval=1"], "two numbers, like 0.1,0.8"),
-        (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change a configuration"),
+        (["sample", "--checkpoint=x", "--config.seed=1"], "cannot change the configuration"),
         (["train", "--workdir=x", "--config.seed", "1"], "--config.seed=1"),
     ],
 )
@@ -420,6 +420,26 @@ def test_a_document_longer_than_a_row_is_named_with_the_fix(config, folder, tmp_
 def test_a_stage_without_rows_cannot_be_shown(config, tmp_path, capsys):
     line = error_line(capsys, "data", "show", f"--config={config}", "--stage=codec")
     assert "--stage=codec packs no rows; choose from align, pretrain" in line
+
+
+@pytest.mark.parametrize("name", ["batch.xyz", "batch"])
+def test_a_picture_of_an_unknown_format_is_refused_before_the_work(config, tmp_path, capsys, name):
+    out = tmp_path / name
+    line = error_line(capsys, "data", "show", f"--config={config}", f"--out={out}")
+    assert f"--out={out}: " in line and line.endswith("is no format; end the name in .png")
+
+
+def test_an_error_of_the_system_is_said_without_its_number(config, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    line = error_line(capsys, "train", f"--config={config}", f"--workdir={tmp_path / 'file'}")
+    assert line == f"unicom train: {tmp_path / 'file'}: File exists"
+
+
+def test_no_stage_is_not_every_stage(config, tmp_path, capsys):
+    line = error_line(
+        capsys, "train", f"--config={config}", f"--workdir={tmp_path / 'run'}", "--stages="
+    )
+    assert "stage '' is unknown" in line
 
 
 def test_a_broken_package_is_named(tmp_path, capsys):

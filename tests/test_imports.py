@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,13 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "unicom_jax.parallel",
         "unicom_jax.training",
         "unicom_jax.inference",
+    ),
+    "unicom_jax.sweeps": (
+        *RUNS,
+        "unicom_jax.parallel",
+        "unicom_jax.training",
+        "unicom_jax.evaluation",
+        "unicom_jax.planning",
     ),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
@@ -110,6 +119,16 @@ def module_of(path: Path) -> tuple[str, bool]:
 def test_file_imports_only_what_its_package_may(path):
     module, is_package = module_of(path)
     assert violations(path.read_text(encoding="utf-8"), module, is_package) == []
+
+
+def test_what_takes_seconds_to_import_is_imported_by_nothing_that_every_run_needs():
+    """torch by way of tensorboardX where it is installed, and SciPy's optimisers."""
+    code = (
+        "import sys; import unicom_jax.training.event_files, data_pipelines.scenes.source; "
+        "sys.exit(', '.join({'torch', 'scipy.optimize'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_no_package_imports_one_above_it():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float, TypeCheckError, jaxtyped
 
-from tests.shapes import checked
+from tests.shapes import checked, jaxtyped_if_shaped
 from unicom_jax.core.attention import attention
 from unicom_jax.core.attention.intervals import interval_mask
 from unicom_jax.core.batch import MaskIntervals
@@ -44,6 +44,29 @@ def test_the_fields_of_a_container_are_checked():
     with pytest.raises(TypeCheckError, match="interval_mask") as error:
         interval_mask(mask_of(2, 3, np.int64), 4)
     assert "MaskIntervals.context_start is ((2, 3), dtype('int64'))" in str(error.value.__cause__)
+
+
+def test_a_function_in_whose_signature_no_shape_is_named_is_left_alone():
+    def plain(x: int) -> list[int]:
+        return [x]
+
+    def shaped(x: Float[Array, " N"]) -> Float[Array, " N"]:
+        return x
+
+    def of_container(mask: MaskIntervals) -> Array:
+        return mask.span_start
+
+    decorate = jaxtyped_if_shaped(typechecker=checked)
+    assert decorate(plain) is plain
+    assert decorate(MaskIntervals).__init__ is MaskIntervals.__init__
+    assert not hasattr(MaskIntervals.__init__, "__wrapped__")
+    for function in (shaped, of_container):
+        assert decorate(function).__wrapped__ is function
+
+
+def test_the_packages_are_decorated_by_what_names_shapes():
+    assert apply_rope.__wrapped__ is not None and interval_mask.__wrapped__ is not None
+    assert not hasattr(LayerNorm.specs, "__wrapped__")
 
 
 def test_numpy_arrays_pass_for_those_of_jax():

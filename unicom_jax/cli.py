@@ -1,4 +1,4 @@
-"""The `unicom` command: train, plan, sample, evaluate, report, import, export, data, config."""
+"""The `unicom` command: train, plan, sample, evaluate, report, sweep, import, export, data, ..."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
 from unicom_jax.runs.lock import workdir_lock
 from unicom_jax.runs.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.runs.workdir import check_name
+from unicom_jax.sweeps import sweep_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
 
 # Imports of jax happen inside the commands, so that `--help` answers at once.
@@ -115,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("UNICOM_TRACEBACK") or not _is_expected(error):
             raise
-        print(f"{args.prog}: {_readable(str(error))}", file=sys.stderr, flush=True)
+        print(f"{args.prog}: {_readable(_reason(error))}", file=sys.stderr, flush=True)
         status = getattr(error, "exit_status", 1)
     else:
         status = 0
@@ -143,6 +144,14 @@ def _report_unraisable(unraisable: Any) -> None:
     error = unraisable.exc_value
     if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
         sys.__unraisablehook__(unraisable)
+
+
+def _reason(error: Exception) -> str:
+    """An error in words; of the system's without its number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    names = (os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None)
+    return ": ".join((*filter(None, (" and ".join(names),)), error.strerror))
 
 
 def _is_expected(error: Exception) -> bool:
@@ -184,6 +193,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
     report = _command(commands, "report", _report, REPORT, REPORT_EXAMPLES)
     report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
+    _add_sweep(commands)
     add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
     add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
     _add_data(commands)
@@ -191,7 +201,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
-        args.parser.error(f"{bare[0]} needs its value behind =, like {bare[0]}=1")
+        args.parser.error(f"{bare[0]} needs a value after =, like {bare[0]}=1")
     unknown = [flag for flag in extra if not flag.startswith("--config.")]
     if args.takes_runner_flags and args.runner:
         args.runner_flags, unknown = unknown, []  # Beam says which of them it knows
@@ -199,7 +209,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
     if args.overrides and not args.takes_overrides:
         args.parser.error(
-            f"{args.overrides[0]} cannot change a configuration that the checkpoint holds"
+            f"{args.overrides[0]} cannot change the configuration of a trained model; leave it out"
         )
     return args
 
@@ -257,6 +267,23 @@ def _command(
     parser.set_defaults(takes_runner_flags=False, runner_flags=[])
     parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
+
+
+def _add_sweep(commands) -> None:
+    flags = sweep_flags
+    sweep = commands.add_parser(
+        "sweep", help="Compare variants of a configuration over seeds.", allow_abbrev=False
+    )
+    actions = sweep.add_subparsers(dest="action", required=True, metavar="ACTION")
+    flags.add_run_flags(_command(actions, "run", _sweep_run, flags.RUN, flags.RUN_EXAMPLES))
+    flags.add_file(_command(actions, "status", _sweep_status, flags.STATUS))
+    flags.add_table_flags(
+        _command(actions, "table", _sweep_table, flags.TABLE, flags.TABLE_EXAMPLES)
+    )
+    flags.add_file(_command(actions, "report", _sweep_report, flags.REPORT, flags.REPORT_EXAMPLES))
+    flags.add_compare_flags(
+        _command(commands, "compare", _compare, flags.COMPARE, flags.COMPARE_EXAMPLES)
+    )
 
 
 def _add_config(commands) -> None:
@@ -347,7 +374,7 @@ def _train(args: argparse.Namespace) -> None:
     workdir = as_path(args.workdir)
     config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
     prepare_compiler(config.xla_flags, workdir, args.compilation_cache, args.dump_hlo)
-    stages = tuple(args.stages.split(",")) if args.stages else None
+    stages = None if args.stages is None else tuple(args.stages.split(","))
     given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
     group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
     args.leave = group.leave
@@ -386,6 +413,36 @@ def _report(args: argparse.Namespace) -> None:
     _console().print(f"report: {path}")
 
 
+def _sweep_run(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_sweep
+
+    run_sweep(args, _console())
+
+
+def _sweep_status(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import print_status
+
+    print_status(args, _console())
+
+
+def _sweep_table(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import print_table
+
+    print_table(args, _console())
+
+
+def _sweep_report(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_report
+
+    run_report(args, _console())
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from unicom_jax.sweeps.command import run_compare
+
+    run_compare(args, _console())
+
+
 def _export(args: argparse.Namespace) -> None:
     from unicom_jax.exchange.export import Options, export, read_size
     from unicom_jax.inference.verify import check_torch, verify
@@ -415,11 +472,12 @@ def _import(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from data_pipelines.build import load_or_train_tokenizer
-    from data_pipelines.sequences.show import show_batch
+    from data_pipelines.sequences.show import check_ending, show_batch
     from unicom_jax.config import resolve
     from unicom_jax.runs.loading import stage_loader
     from unicom_jax.runs.stages import check_row_stage, row_stages
 
+    check_ending(args.out)
     config = resolve(args.config, args.overrides)
     stage = args.stage or row_stages(config)[0]
     check_row_stage(config, stage)

@@ -25,7 +25,7 @@ from data_pipelines.decoding import encode_png, read_file
 from data_pipelines.segments import Image, Segment, Text
 from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.mixture import DocumentStream
-from data_pipelines.sequences.packing import assign, pack_row, stack_rows
+from data_pipelines.sequences.packing import assign, pack_rows
 from data_pipelines.sequences.sequence import Document, encode_words
 from data_pipelines.sequences.tasks import TASKS, BrokenExample, check_content
 from data_pipelines.sequences.tokenizer import Tokenizer
@@ -123,7 +123,7 @@ def time_window(stream: DocumentStream, window: int, documents: int, read: Calla
             built.append(build_training(segments, tokenizer, sequence, one.rng, one.key))
         rows, _ = assign([document.size for document in built], stream.packing)
         packed = [[built[i] for i in row] for row in rows]
-        stack_rows([pack_row(row, stream.packing, sequence) for row in packed])
+        pack_rows(packed, stream.packing, sequence)
     measured.counts.update(
         documents=len(raw),
         tokens=sum(map(len, built)),

@@ -30,9 +30,9 @@ from data_pipelines.sequences.packing import (
     balanced,
     documents_per_window,
     less,
-    pack_row,
-    stack_rows,
+    pack_rows,
 )
+from data_pipelines.sequences.sequence import Document
 from unicom_jax.core.batch import MixedBatch
 
 Batch = TypeVar("Batch")
@@ -167,7 +167,11 @@ class Loader(Generic[Batch]):
 
     def at(self, step: int) -> Batch:
         """The batch of a step, made here and now."""
-        return self._make(step)[0]
+        return self.made(step)[0]
+
+    def made(self, step: int) -> tuple[Batch, Counter]:
+        """The batch of a step and what happened to its documents, as in `counts`."""
+        return self._make(step)
 
     def _open(self) -> grain.DatasetIterator:
         config = self._config
@@ -206,22 +210,24 @@ class PackedBatches:
         return dataclasses.replace(self.stream, mixture=self.stream.mixture.again())
 
     def __call__(self, step: int) -> tuple[MixedBatch, Counter]:
-        rows, counts = [], Counter()
+        rows: list[list[Document]] = []
+        counts: Counter = Counter()
         window_rows = self.stream.packing.window_rows
         first = step * (self.config.rows // window_rows)
         windows = itertools.groupby(self.config.own_rows, lambda row: row // window_rows)
         for window, wanted in windows:
             made = self._window(first + window, counts)
             rows += [made[row % window_rows] for row in wanted]
-        return stack_rows(rows), counts
+        return pack_rows(rows, self.stream.packing, self.stream.sequence), counts
 
-    def _window(self, window: int, counts: Counter) -> list[MixedBatch]:
+    def _window(self, window: int, counts: Counter) -> list[list[Document]]:
+        """The documents of each row of a window."""
         documents = []
         for index in range(self.window_documents):
             document, skipped = self.stream.document(window * self.window_documents + index)
             documents.append(document)
             counts.update(skipped)
-        packing, sequence = self.stream.packing, self.stream.sequence
+        packing = self.stream.packing
         places, left_over = assign([d.size for d in documents], packing)
         rows = [[documents[i] for i in row] for row in places]
         first = window * self.window_documents
@@ -239,7 +245,7 @@ class PackedBatches:
         packed = [document for row in rows for document in row]
         counts.update(documents=len(packed), slots=sum(map(len, packed)), left_over=len(left_over))
         counts.update(room=packing.window_rows * packing.slots)
-        return [pack_row(row, packing, sequence) for row in rows]
+        return rows
 
 
 def make_loader(

@@ -12,6 +12,7 @@ import grain
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.loading.loader import Loader, LoaderConfig
 from data_pipelines.sequences.mixture import ATTEMPTS, Schedule
@@ -154,7 +155,9 @@ class PictureBatches:
             except ValueError as error:
                 counts["broken"] += 1
                 reason = error if isinstance(error, BrokenExample) else f"{example.key!r}: {error}"
-        raise ValueError(f"{ATTEMPTS} examples in a row cannot be used, the last because: {reason}")
+        raise SourceError(
+            f"{ATTEMPTS} examples in a row cannot be used; the reason for the last one: {reason}"
+        )
 
     def _use(self, example: Example, index: int) -> Found:
         """Raises ValueError where the example lacks what is wanted."""

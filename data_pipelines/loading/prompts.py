@@ -81,6 +81,8 @@ class PromptBatches(PictureBatches):
             for pair in pairs
             if len(pair[0]) <= self.question_length and 0 < len(pair[1]) <= self.answer_length
         ]
+        if not pairs:
+            raise BrokenExample(f"example {example.key!r} has no question; choose other data")
         if not fitting:
             raise BrokenExample(
                 f"example {example.key!r} has no question of at most {self.question_length} "

@@ -169,8 +169,8 @@ def check_facts(wanted: Mapping[str, Any], found: Mapping[str, Any], begin: str)
         old, new = (facts.get(key, BEFORE.get(key)) for facts in (left, right))
         if old != new and (key in left or key not in UNKNOWN):
             raise SourceError(
-                f"{begin} {key}={old!r}, now it is {new!r}: use the old value "
-                "or prepare them again, into another folder"
+                f"{begin} {key}={old!r}, now it is {new!r}: use the old value or prepare the rows "
+                "again, into another folder"
             )
 
 
@@ -206,12 +206,14 @@ def read_manifest(directory: Path, stage: str) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(
-            f"{path}: data.packed has no rows of stage {stage!r}: {again} {flags}, or unset it"
+            f"{path}: data.packed has no rows for stage {stage!r}: {again} {flags}, or unset it"
         ) from None
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: cannot be read ({one_line(error)}): {again} {flags}") from None
     if not manifest["complete"]:
-        raise SourceError(f"{path}: was not finished: {again} {flags}; it resumes where it stopped")
+        raise SourceError(
+            f"{path}: the preparation is not complete: {again} {flags}; it resumes where it stopped"
+        )
     return manifest
 
 

@@ -76,8 +76,8 @@ def _check_flags(what: str, package: str | None, size: int | None, which: str) -
         raise SourceError(f"which {which}")
     if size is not None:
         raise SourceError(
-            f"--size does nothing for {what}, whose pictures stay as large as they are; leave it "
-            "out and set --config.data.image_size in training"
+            f"--size does nothing for {what}, whose pictures keep their size; leave it out and "
+            "set --config.data.image_size in training"
         )
 
 
@@ -106,7 +106,9 @@ def _scenes(out: Path, package: str | None, size: int | None) -> str:
     # TFDS takes seconds to import, and only this needs it.
     from data_pipelines.scenes.tfds_builder import Scenes, ScenesBuilderConfig
 
-    config = ScenesBuilderConfig(name=str(size), scenes=SceneConfig(sizes=((size, size),)))
+    own = Scenes.builder_configs.get(str(size))  # TFDS takes no other one of the same name
+    config = own or ScenesBuilderConfig(name=str(size), scenes=SceneConfig(sizes=((size, size),)))
+    out.mkdir(parents=True, exist_ok=True)  # TFDS reports a path that cannot be in many lines
     builder = Scenes(data_dir=str(out), config=config, file_format="array_record")
     builder.download_and_prepare()
     counts = {name: split.num_examples for name, split in builder.info.splits.items()}

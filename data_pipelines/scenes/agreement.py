@@ -10,7 +10,6 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from data_pipelines.scenes.facts import Phrase
 from data_pipelines.scenes.judge import read_scene
@@ -75,6 +74,8 @@ def agreement(truth: Account, told: Account) -> Agreement:
 
     Its objects are matched with the true ones, each with one at most, so that most facts are kept.
     """
+    from scipy.optimize import linear_sum_assignment  # every command would wait for it
+
     alike = np.array(
         [[_alike(true, claimed) for claimed in told.objects] for true in truth.objects], int
     ).reshape(len(truth.objects), len(told.objects))

@@ -144,7 +144,7 @@ def _referent(phrases: list[Phrase], named: Phrase) -> int:
         i for i, p in enumerate(phrases) if (p.shape, p.letter, p.colour) == look and p.count == 1
     ]
     if len(found) != 1:
-        raise CaptionError(f"{len(found)} phrases answer to '{phrase_text(named, 'the')}'")
+        raise CaptionError(f"{len(found)} phrases match '{phrase_text(named, 'the')}'")
     return found[0]
 
 

@@ -93,8 +93,8 @@ class Mixture(Schedule):
         for entry, count in zip(self.entries, self.counts, strict=True):
             if count == 0:
                 raise ValueError(
-                    f"{entry} has less than 1 in {BLOCK} of the mixture's documents; "
-                    "raise its weight or remove it"
+                    f"{entry} gets less than 1 in {BLOCK} of the mixture's documents; raise its "
+                    "weight, or set it to 0"
                 )
         parts = sorted((entry.origin, entry.task) for entry in self.entries)
         self._parts = [parts.index((entry.origin, entry.task)) for entry in self.entries]
@@ -249,7 +249,7 @@ class DocumentStream:
                 reason = error
         entry = self.mixture.entries[pick.entry]
         raise ValueError(
-            f"{ATTEMPTS} examples in a row cannot serve the {entry}, the last because: {reason}"
+            f"{ATTEMPTS} examples in a row cannot serve the {entry}, the last one because {reason}"
         )
 
     def _build(self, pick: Pick, index: int, shift: int, skipped: Counter) -> Document:

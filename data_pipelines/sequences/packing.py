@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,8 @@ from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 Size = tuple[int, int, int, int]  # slots, images, draws and views of a document or a row
 SAFE = 2.5  # standard deviations of the slots of a window that rows to be filled up are safe from
-PER_SLOT = ("tokens", "positions", "roles", "targets", "target_weights", "image_token")
+SLOT_NUMBERS = ("tokens", "roles", "targets", "image_token")
+PER_SLOT = (*SLOT_NUMBERS, "positions", "target_weights")
 MORE = ("image_index", "parts")  # of slots too, which are not those of the document
 
 
@@ -155,7 +157,9 @@ def documents_per_window(
       tolerance: the largest share of documents that may be left over.
     """
     if not sizes:
-        raise ValueError("a sample of documents is needed to choose how many a window gets")
+        raise ValueError(
+            "the number of documents in a window is chosen from a sample, and the sample is empty"
+        )
 
     def left_over(count: int) -> float:
         starts = range(0, len(sizes), max(1, len(sizes) // 32))
@@ -181,38 +185,71 @@ def documents_per_window(
 def pack_row(
     documents: Sequence[Document], config: PackingConfig, sequence: SequenceConfig
 ) -> MixedBatch:
-    """One row of documents, back to back, with pads behind them; fields without the batch axis.
+    """One row of `pack_rows`; fields without the batch axis."""
+    return row_of(pack_rows([documents], config, sequence), 0)
+
+
+def pack_rows(
+    rows: Sequence[Sequence[Document]], config: PackingConfig, sequence: SequenceConfig
+) -> MixedBatch:
+    """Rows of documents, back to back, with pads behind them.
 
     Mask intervals and image indices are moved to where the document stands; positions are not, as
     rotary positions only matter relative to each other.
     """
-    slots = config.slots
-    row = {name: np.zeros(slots, np.int32) for name in (*PER_SLOT, *MORE, *MASK_FIELDS)}
-    row["positions"] = np.zeros((slots, 2), np.int32)
-    row["target_weights"] = np.zeros(slots, np.float32)
-    patches = np.zeros((config.images, sequence.max_patches, 3 * sequence.patch**2), np.uint8)
-    grids = np.zeros((config.images, 2), np.int32)
-    draws = np.full(config.room[2], -1, np.int32)
+    shape, pictures = (len(rows), config.slots), (len(rows), config.images)
+    size = sequence.max_patches, 3 * sequence.patch**2
+    batch = MixedBatch(
+        mask=MaskIntervals(*(np.zeros(shape, np.int32) for _ in MASK_FIELDS)),
+        patches=np.zeros((*pictures, *size), np.uint8),
+        grids=np.zeros((*pictures, 2), np.int32),
+        draws=np.full((len(rows), config.room[2]), -1, np.int32),
+        positions=np.zeros((*shape, 2), np.int32),
+        target_weights=np.zeros(shape, np.float32),
+        **{name: np.zeros(shape, np.int32) for name in (*SLOT_NUMBERS, *MORE)},
+    )
+    for number, documents in enumerate(rows):
+        _write(documents, row_of(batch, number))
+    return batch
+
+
+def _write(documents: Sequence[Document], row: MixedBatch) -> None:
+    """Fills the arrays of an empty row."""
     start = image = draw = 0
     for document in documents:
         here = slice(start, start + len(document))
         for name in PER_SLOT:
-            row[name][here] = getattr(document, name)
+            getattr(row, name)[here] = getattr(document, name)
         first = np.select([document.roles == Role.NOISY, document.roles > Role.TEXT], [draw, image])
-        row["image_index"][here] = document.image_index + first
-        row["parts"][here] = document.part
-        draws[draw : draw + len(document.draws)] = np.array(document.draws, np.int32) + image
-        draw += len(document.draws)
+        row.image_index[here] = document.image_index + first
+        row.parts[here] = document.part
+        drawn = slice(draw, draw + len(document.draws))
+        row.draws[drawn] = np.array(document.draws, np.int32) + image
+        draw = drawn.stop
         starts, stops, spans, ends = (getattr(document.mask, name) for name in MASK_FIELDS)
-        row["context_start"][here], row["context_stop"][here] = starts + start, stops + start
+        row.mask.context_start[here], row.mask.context_stop[here] = starts + start, stops + start
         offset = np.where(ends > spans, start, 0)  # empty spans stay (0, 0)
-        row["span_start"][here], row["span_stop"][here] = spans + offset, ends + offset
+        row.mask.span_start[here], row.mask.span_stop[here] = spans + offset, ends + offset
         for cut, grid in zip(document.patches, document.grids, strict=True):
-            patches[image, : len(cut)], grids[image] = cut, grid
+            row.patches[image, : len(cut)], row.grids[image] = cut, grid
             image += 1
         start += len(document)
-    mask = MaskIntervals(*(row.pop(name) for name in MASK_FIELDS))
-    return MixedBatch(mask=mask, patches=patches, grids=grids, draws=draws, **row)
+
+
+def row_of(batch: MixedBatch, number: int) -> MixedBatch:
+    """A row of a batch, as views."""
+
+    def row(value: object) -> object:
+        if value is None:
+            return None
+        return _mapped(row, value) if dataclasses.is_dataclass(value) else value[number]
+
+    return _mapped(row, batch)
+
+
+def _mapped(function: Callable[[object], object], node: Any) -> Any:
+    fields = dataclasses.fields(node)
+    return type(node)(**{one.name: function(getattr(node, one.name)) for one in fields})
 
 
 def stack_rows(rows: Sequence[MixedBatch]) -> MixedBatch:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
@@ -57,6 +58,15 @@ class _Row:
     @property
     def used(self) -> int:
         return int((self.roles != Role.PAD).sum())
+
+
+def check_ending(path: str | os.PathLike) -> None:
+    """Raises ValueError for a file whose ending names no format of pictures."""
+    known = FigureCanvasBase.get_supported_filetypes()
+    if (ending := Path(path).suffix.removeprefix(".").lower()) not in known:
+        raise ValueError(
+            f"--out={path}: {ending or 'no ending'!r} is no format; end the name in .png"
+        )
 
 
 def show_batch(

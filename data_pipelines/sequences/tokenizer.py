@@ -308,8 +308,8 @@ def _parse(text: str, name: str) -> tokenizers.Tokenizer:
         lost = True
     if lost:
         raise TokenizerError(
-            f"{name}: has no token for characters that it does not know; give it an unk_token, or "
-            "use a tokenizer that falls back to bytes"
+            f"{name}: has no token for unknown characters; give it an unk_token, or use a "
+            "tokenizer that falls back to bytes"
         )
     return backend
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from PIL import Image as PilImage
 
 from data_pipelines.examples import Example
 from data_pipelines.segments import FinishedDocument, Text
@@ -36,24 +37,31 @@ class CachedSource:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Content:
-        return self.read(index, EVERY_PICTURE)
+        return self.read(index, EVERY_PICTURE, arrays=True)
 
-    def read(self, index: int, look: str) -> Content:
-        """A record, with the pixels of what is looked at (`undecoded.decoded`)."""
+    def read(self, index: int, look: str, *, arrays: bool) -> Content:
+        """A record, with what is looked at decoded (`undecoded.decoded`); what is kept decoded are
+        arrays, which take less memory than Pillow's pictures."""
         kept, _ = self._kept.get(index, (None, 0))
         content = self.source[index] if kept is None else kept
-        found = decoded(content, look)
-        if self.max_bytes:
-            self._keep(index, content, found, look)
+        arrays = arrays or self._fits()
+        found = decoded(content, look, arrays)
+        if self.max_bytes and found is not kept:
+            if look != TEXTS_ALONE:
+                self._looks += 1
+                self._pixels += _size(found)
+            self._keep(index, (found, content) if arrays and self._fits() else (content,))
         return found
 
-    def _keep(self, index: int, content: Content, found: Content, look: str) -> None:
-        if look != TEXTS_ALONE:
-            self._looks += 1
-            self._pixels += _size(found)
-        fits = self._pixels / max(self._looks, 1) * len(self.source) <= self.max_bytes
+    def _fits(self) -> bool:
+        """Whether the whole source would fit decoded, if all records were as those so far."""
+        expected = self._pixels / max(self._looks, 1) * len(self.source)
+        return self.max_bytes > 0 and expected <= self.max_bytes
+
+    def _keep(self, index: int, forms: Sequence[Content]) -> None:
+        """Keeps the first form of a record for which there is memory."""
         _, before = self._kept.get(index, (None, 0))
-        for one in (found, content) if fits else (content,):
+        for one in forms:
             if self.bytes - before + (size := _size(one)) <= self.max_bytes:
                 self._kept[index] = one, size
                 self.bytes += size - before
@@ -73,7 +81,8 @@ class CachedSource:
 
 
 class Looking:
-    """The records of a cached source, of which only what is looked at is decoded."""
+    """The records of a cached source, of which only what is looked at is decoded: as arrays, or as
+    Pillow's pictures on their way to a size of their own (`images.prepare`)."""
 
     def __init__(self, source: CachedSource, look: str) -> None:
         self.source, self.look = source, look
@@ -82,7 +91,7 @@ class Looking:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Content:
-        return self.source.read(index, self.look)
+        return self.source.read(index, self.look, arrays=False)
 
     def __repr__(self) -> str:
         return repr(self.source)
@@ -103,7 +112,12 @@ def _size(content: Content) -> int:
     return sum(map(_picture_size, pictures)) + sum(map(len, words)) + 1000
 
 
-def _picture_size(picture: np.ndarray | bytes | PictureFile | None) -> int:
-    if picture is None:
-        return 0
-    return len(picture) if isinstance(picture, PictureFile) else memoryview(picture).nbytes
+def _picture_size(picture: np.ndarray | bytes | PictureFile | PilImage.Image | None) -> int:
+    match picture:
+        case None:
+            return 0
+        case PictureFile():
+            return len(picture)
+        case PilImage.Image():
+            return 3 * picture.width * picture.height
+    return memoryview(picture).nbytes

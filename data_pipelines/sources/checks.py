@@ -54,8 +54,8 @@ def _check_each(texts: Iterable[str], where: str) -> None:
     for text in texts:
         if found := _MARKS.search(text):
             raise RecordError(
-                f"{where}: a text spells {found[0]!r}, which marks turns, images or thoughts: "
-                "remove it from the text, or remove the record"
+                f"{where}: a text contains {found[0]!r}, a token that marks turns, images or "
+                "thoughts: remove it from the text, or remove the record"
             )
         if not text.isascii():
             _check_utf8(text, where)
@@ -66,8 +66,8 @@ def _check_utf8(text: str, where: str) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise RecordError(
-            f"{where}: a text has half a character ({text[error.start]!a}) at position "
-            f"{error.start}: cut texts between characters, or remove the record"
+            f"{where}: a text contains an incomplete character ({text[error.start]!a}) at "
+            f"position {error.start}: cut texts between characters, or remove the record"
         ) from None
 
 

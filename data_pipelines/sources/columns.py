@@ -17,6 +17,7 @@ from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.rows import CAPTION_KEYS
 from data_pipelines.sources.traits import LACKS, TRAITS
 
+TEXTS = ("string", "large_string", "binary", "large_binary")  # of pyarrow
 IMAGES, INSTRUCTIONS = "image_list", "instruction_list"  # an edit as BAGEL has it
 
 
@@ -76,9 +77,20 @@ def choose_columns(
     return found
 
 
-def named(table: Any, row: int, columns: Columns) -> dict[str, Any]:
-    """One row, under the names of `sources.rows`."""
+def named(table: Any, row: int, columns: Columns, where: str) -> dict[str, Any]:
+    """One row, under the names of `sources.rows`.
+
+    Raises:
+      RecordError: its file lacks the column of pictures or captions that the first file has.
+    """
     values = table.slice(row, 1).to_pylist()[0]
+    for name in columns.names():
+        if name in (columns.image, columns.captions) and name not in values:
+            raise RecordError(
+                f"{where}: its file has no column {name!r}, as the first file does: write all with "
+                "the same columns"
+            )
+        values.setdefault(name, None)
     fields = zip(Columns._fields[:4], columns[:4], strict=True)
     found = {field: values[name] for field, name in fields if name}
     if columns.questions and _is_conversation(found["questions"]):
@@ -87,7 +99,8 @@ def named(table: Any, row: int, columns: Columns) -> dict[str, Any]:
 
 
 def _is_conversation(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and "from" in value[0]
+    first = value[0] if isinstance(value, list) and value else None
+    return isinstance(first, Mapping) and "from" in first
 
 
 def plain(row: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -111,7 +124,7 @@ def _texts(captions: str) -> str | list[str]:
     if captions.startswith("{"):
         try:
             found = json.loads(captions)
-        except ValueError:
+        except (ValueError, RecursionError):
             return captions
         if all(isinstance(text, str) for text in found.values()):
             return [text for text in found.values() if text.strip()]
@@ -144,13 +157,24 @@ def lacking(columns: Columns) -> int:
 
 def filled(table: Any, names: Mapping[str, int]) -> np.ndarray:
     """(N,) uint8 traits of rows, from the columns that are neither null nor empty."""
+    found = np.zeros(table.num_rows, np.uint8)
+    for name, trait in names.items():
+        if name in table.column_names:
+            has = _not_empty(table[name]).to_numpy(zero_copy_only=False)
+            found |= np.where(has, trait, 0).astype(np.uint8)
+    return found
+
+
+def _not_empty(column: Any) -> Any:
+    """Booleans; of other than lists, texts and bytes, every value that is not null counts."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = np.zeros(table.num_rows, np.uint8)
-    for name, trait in names.items():
-        column = table[name]
-        nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-        length = pc.list_value_length(column) if nested else pc.binary_length(column)
-        found |= np.where(pc.fill_null(length, 0).to_numpy() > 0, trait, 0).astype(np.uint8)
-    return found
+    kind, types = column.type, pa.types
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        length = pc.list_value_length(column)
+    elif any(getattr(types, f"is_{one}")(kind) for one in TEXTS):
+        length = pc.binary_length(column)
+    else:
+        return pc.is_valid(column)
+    return pc.greater(pc.fill_null(length, 0), 0)

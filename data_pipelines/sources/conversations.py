@@ -66,6 +66,11 @@ class ConversationsSource(JsonlSource):
 
 def _segments(row: Mapping[str, Any], where: str, read: ReadImage) -> Iterator[Segment]:
     turns = turns_of(row, where)
+    if any(IMAGE_MARK in text for text in turns[1::2]):
+        raise RecordError(
+            f"{where}: an answer has a mark {IMAGE_MARK}: only questions show pictures; remove it, "
+            "or use kind 'documents' for answers with pictures"
+        )
     pictures = [Image(read_image(name, where, read)) for name in picture_names(row)]
     marks = sum(text.count(IMAGE_MARK) for text in turns[::2])
     if marks not in (0, len(pictures)):

@@ -77,7 +77,7 @@ class DocumentsSource(FolderSource):
         key, value = next(iter(part.items())) if _is_single(part) else (None, None)
         if key not in SEGMENTS or not isinstance(value, str):
             raise RecordError(
-                f"{where}: {part!r} is no segment: give an object with one of the keys "
+                f"{where}: {part!r} is not a segment: give an object with one of the keys "
                 f"{', '.join(SEGMENTS)}, and a text or a file name"
             )
         if key in TEXTS:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError, patiently
-from unicom_jax.core.paths import as_path, asking, copy_command, filesystem, is_remote
+from unicom_jax.core.paths import as_path, asking, copy_command, filesystem, is_pointer, is_remote
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
@@ -48,6 +48,11 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
     return found
 
 
+def fix_of(path: str, otherwise: str) -> str:
+    """How to repair a file that cannot be read as what it should be."""
+    return "a pointer of Git LFS, run git lfs pull" if is_pointer(path) else otherwise
+
+
 def local_only(path: str | os.PathLike, what: str) -> None:
     """Refuses an address in an object store, for what only a library can read that knows none.
 
@@ -56,7 +61,7 @@ def local_only(path: str | os.PathLike, what: str) -> None:
     """
     if is_remote(path):
         raise SourceError(
-            f"{shown(path)}: {what} can be read from file systems alone: copy it to this machine "
+            f"{shown(path)}: {what} can be read only from a file system: copy it to this machine "
             f"({copy_command(path)}), or mount it, and give that path"
         )
 

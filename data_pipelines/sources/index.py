@@ -73,7 +73,7 @@ class Index:
         self.paths = list(paths)
         self._entries, self._stops, self._file = _open(self.paths, kind, scan)
         if not len(self):
-            raise SourceError(f"{shown(self.paths[0])}: no record: check the path")
+            raise SourceError(f"{shown(self.paths[0])}: no records: check the path")
 
     def __len__(self) -> int:
         return int(self._stops[-1])
@@ -192,7 +192,7 @@ def _kept(
         if _store(file, len(made), [made]):
             _remove(file.parent, f"{glob.escape(file.name[: -len(stamp + '.npy')])}*.npy", (file,))
             return _mapped(file), file
-    LOG.warning("%s: its index can be kept nowhere; every start reads the file again", shown(path))
+    LOG.warning("%s: its index cannot be stored; every start reads the file again", shown(path))
     return made, None
 
 
@@ -232,7 +232,7 @@ def _store_stamp(path: str) -> str:
         with asking(path):
             return filesystem(path).ukey(path)
     except FileNotFoundError:
-        raise SourceError(f"{shown(path)}: there is no such file: check the path") from None
+        raise SourceError(f"{shown(path)}: no such file: check the path") from None
 
 
 def short_hash(*parts: str) -> str:

@@ -12,9 +12,10 @@ from data_pipelines.faults import SourceError, patiently, reason_of
 from data_pipelines.sources.files import Paths, find_files
 from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
-from unicom_jax.core.paths import open_binary
+from unicom_jax.core.paths import LFS, open_binary
 
-COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")  # gzip, zstd, bzip2
+# gzip, zstd, bzip2, xz, zip
+COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
 
 
 class Lines:
@@ -72,8 +73,11 @@ def _scan(path: str, records: Callable[[bytes], bytes]) -> Scan:
         for line in file:
             if not offset and line.startswith(COMPRESSED):
                 raise SourceError(
-                    f"{shown(path)}: compressed, so its lines cannot be found: decompress it first"
+                    f"{shown(path)}: compressed, so single lines cannot be read: decompress it "
+                    "first"
                 )
+            if not offset and line.startswith(LFS.encode()):
+                raise SourceError(f"{shown(path)}: a pointer of Git LFS: run git lfs pull")
             if line.strip():
                 found = records(line)
                 starts.extend([offset] * len(found))

@@ -1,4 +1,4 @@
-"""Tables of pictures and texts: Parquet files, and folders that `datasets.save_to_disk` wrote."""
+"""Tables of pictures and texts: Parquet files, and what `datasets` saved or loads from the Hub."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, find_files, local_only
+from data_pipelines.sources.files import Paths, find_files, fix_of, local_only
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
+from data_pipelines.sources.split import TRAIN
 from unicom_jax.core.paths import as_path, is_remote, open_binary
 
 KIND = "parquet-1"  # the version of what `_scan` finds
@@ -83,8 +84,11 @@ class ParquetSource:
             choose_columns, image=image, captions=captions, questions=questions
         )
         saved = saved_folder(paths)
-        self._table: Table = ArrowTable(saved, choose) if saved else ParquetTable(paths, choose)
-        self.paths, self._read = self._table.paths, read
+        self._open(_saved_table(saved, choose) if saved else ParquetTable(paths, choose), read)
+
+    def _open(self, table: Table, read: ReadImage) -> None:
+        self._table, self._read = table, read
+        self.paths = table.paths
 
     def __len__(self) -> int:
         return len(self._table)
@@ -121,7 +125,7 @@ class ParquetTable:
         ]
         self._stops = np.cumsum(np.concatenate(rows))  # rows up to the end of each row group
         if not len(self):
-            raise SourceError(f"{shown(self.paths[0])}: no row: check the path")
+            raise SourceError(f"{shown(self.paths[0])}: no rows: check the path")
         self._files = OpenFiles(functools.partial(_open_parquet, self.paths))
         self._columns = choose(self._files[0].schema_arrow.names, shown(self.paths[0]))
         self._begin()
@@ -148,7 +152,7 @@ class ParquetTable:
             raise RecordError(
                 f"{where}: unreadable ({one_line(error)}): copy or write the file again"
             ) from error
-        return named(table, local, self._columns), where, as_path(path).parent
+        return named(table, local, self._columns, where), where, as_path(path).parent
 
     def _group(self, group: int, file: int, local: int) -> Any:
         with self._lock:
@@ -178,7 +182,8 @@ class ParquetTable:
 
     def _scan_traits(self, file: int) -> np.ndarray:
         names = trait_columns(self._columns)
-        table = self._files[file].read(list(names))
+        there = self._files[file].schema_arrow.names
+        table = self._files[file].read([name for name in names if name in there])
         return filled(table, names)
 
     def __getstate__(self) -> dict:
@@ -191,27 +196,88 @@ class ParquetTable:
         self._begin()
 
 
-class ArrowTable:
-    """A folder that `datasets.save_to_disk` wrote, through `datasets`."""
+class DatasetsSource(ParquetSource):
+    """Random access to a split of a data set that `datasets.load_dataset` finds: by its name on the
+    Hugging Face Hub, which is downloaded once and kept in the cache of `datasets`, or in a folder.
 
-    def __init__(self, folder: str, choose: Callable[[Sequence[str], str], Columns]) -> None:
-        self.folder = folder
-        self.paths = sorted(str(path) for path in pathlib.Path(folder).glob("*.arrow"))
-        self._data = _load(folder).with_format("arrow")
-        self._columns = choose(self._data.column_names, shown(folder))
+    Args:
+      path: "org/name" or a folder.
+      part: the split, such as "train", or some of it, such as "train[:10%]".
+      subset: the configuration of a data set that has several; "": the default one.
+      revision: a branch, tag or commit of the data set; "": the newest.
+      image, captions, questions, read: as for `ParquetSource`.
+
+    Raises:
+      SourceError: `datasets` is not installed or cannot load the split; a column is not there.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        part: str = TRAIN,
+        subset: str = "",
+        revision: str = "",
+        image: str = "image",
+        captions: str = "",
+        questions: str = "",
+        read: ReadImage = load_image,
+    ) -> None:
+        local_only(path, "what `datasets` loads, which is memory-mapped,")
+        name = shown(os.path.expanduser(path))
+        data = _by_datasets(
+            f"{name}, split {part!r}",
+            "check data.source.path, subset, split and revision, and the connection to the Hub",
+            lambda datasets: datasets.load_dataset(
+                os.path.expanduser(path),
+                subset or None,
+                split=part,
+                revision=revision or None,
+            ),
+        )
+        files = sorted(file["filename"] for file in data.cache_files)
+        choose = functools.partial(
+            choose_columns, image=image, captions=captions, questions=questions
+        )
+        self.name = f"{name} ({part})"
+        self._open(ArrowTable(data, self.name, files, choose), read)
+
+    def __repr__(self) -> str:
+        return f"DatasetsSource({self.name})"
+
+
+class ArrowTable:
+    """A data set of `datasets`, which maps its Arrow files into memory.
+
+    Args:
+      data: a `datasets.Dataset`.
+      name: of it, in messages.
+      paths: its files.
+    """
+
+    def __init__(
+        self,
+        data: Any,
+        name: str,
+        paths: Sequence[str],
+        choose: Callable[[Sequence[str], str], Columns],
+        folder: str = "",
+    ) -> None:
+        self.name, self.paths, self.folder = name, list(paths), folder
+        self._data = data.with_format("arrow")
+        self._columns = choose(self._data.column_names, name)
 
     def __len__(self) -> int:
         return len(self._data)
 
     def row(self, index: int) -> tuple[Mapping[str, Any], str, pathlib.Path]:
-        where = f"{shown(self.folder)} row {index}"
+        where = f"{self.name} row {index}"
         try:
             table = patiently(lambda: self._data[index : index + 1], where)
         except SourceError:
             raise
         except Exception as error:  # those of pyarrow and of `datasets`
             raise RecordError(f"{where}: unreadable ({one_line(error)}): write it again") from error
-        return named(table, 0, self._columns), where, pathlib.Path(self.folder)
+        return named(table, 0, self._columns, where), where, pathlib.Path(self.folder)
 
     def traits(self) -> np.ndarray:
         names = trait_columns(self._columns)
@@ -246,7 +312,8 @@ def scan_parquet(path: str) -> Scan:
         raise
     except Exception as error:  # pyarrow's own errors, OSError among them
         raise SourceError(
-            f"{shown(path)}: not a whole Parquet file ({one_line(error)}): copy or write it again"
+            f"{shown(path)}: not a whole Parquet file ({one_line(error)}): "
+            + fix_of(path, "copy or write it again")
         ) from error
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     largest = max((group.total_byte_size for group in groups), default=0)
@@ -268,17 +335,24 @@ def _open_parquet(paths: Sequence[str], number: int) -> Any:
     return pq.ParquetFile(open_binary(path) if is_remote(path) else path)
 
 
-def _load(folder: str) -> Any:
+def _saved_table(folder: str, choose: Callable[[Sequence[str], str], Columns]) -> ArrowTable:
+    data = _by_datasets(
+        shown(folder), "save it again", lambda datasets: datasets.load_from_disk(folder)
+    )
+    paths = sorted(str(path) for path in pathlib.Path(folder).glob("*.arrow"))
+    return ArrowTable(data, shown(folder), paths, choose, folder)
+
+
+def _by_datasets(name: str, cure: str, load: Callable[[Any], Any]) -> Any:
+    """What `load` makes with the package `datasets`; `name` and `cure` are for messages."""
     try:
         import datasets
     except ImportError:
         raise SourceError(
-            f"{shown(folder)}: reading what `datasets` saved needs it: pip install "
-            "'unicom_jax[datasets]', or save it with to_parquet"
+            f"{name}: only the package `datasets` can read it: pip install "
+            "'unicom_jax[datasets]', or save the data as Parquet files"
         ) from None
     try:
-        return datasets.load_from_disk(folder)
-    except Exception as error:  # whatever it raises for a damaged folder
-        raise SourceError(
-            f"{shown(folder)}: cannot be opened ({one_line(error)}): save it again"
-        ) from error
+        return load(datasets)
+    except Exception as error:  # whatever it raises for damaged data, names and connections
+        raise SourceError(f"{name}: cannot be opened ({one_line(error)}): {cure}") from error

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data_pipelines.decoding import load_image, shown
+from data_pipelines.decoding import EXTENSIONS, load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
 from data_pipelines.sources.rows import ReadImage, read_image
 from data_pipelines.sources.traits import LACKS
 from unicom_jax.core.paths import Path, as_path, is_remote, joined
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = tuple(f".{extension}" for extension in EXTENSIONS)
 
 
 class PicturesSource:

@@ -314,9 +314,9 @@ def check_complete(paths: Iterable[str]) -> None:
         for count, indices in counts.items():
             if missing := sorted(set(range(count)) - indices):
                 raise SourceError(
-                    f"{shown(prefix)}-{missing[0]:05d}-of-{count:05d}{SUFFIX}: is missing, as "
-                    f"{len(missing)} of {count} files: copy the missing ones again, or name those "
-                    "that you want"
+                    f"{shown(prefix)}-{missing[0]:05d}-of-{count:05d}{SUFFIX}: missing "
+                    f"({len(missing)} of {count} files are): copy the missing files again, or "
+                    "name those that you want"
                 )
         if len(counts) > 1:
             which = " and ".join(f"of-{count:05d}" for count in sorted(counts))

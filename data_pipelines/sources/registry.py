@@ -28,7 +28,7 @@ from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.files import Paths, local_only
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
-from data_pipelines.sources.parquet import ParquetSource
+from data_pipelines.sources.parquet import DatasetsSource, ParquetSource
 from data_pipelines.sources.pictures import PicturesSource
 from data_pipelines.sources.records import (
     SUFFIX,
@@ -125,14 +125,15 @@ KINDS: dict[str, Callable[..., Source]] = {
     "openmoji": _open_openmoji,
     "documents": DocumentsSource,
     "conversations": ConversationsSource,
+    "datasets": DatasetsSource,
 }
 DOCUMENT_KINDS = ("conversations", "documents")  # they have finished documents in place of examples
 WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
 WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without splits of their own: they take "split" and "held_out" too (`split_source`).
 UNSPLIT = (
-    *("array_record", "conversations", "documents", "folder", "jsonl", "parquet", "pictures"),
-    *("text", "tf_example", "webdataset"),
+    *("array_record", "conversations", "datasets", "documents", "folder", "jsonl", "parquet"),
+    *("pictures", "text", "tf_example", "webdataset"),
 )
 
 

@@ -134,8 +134,8 @@ def _single(name: Any, where: str) -> Any:
         return name
     if len(name) != 1:
         raise RecordError(
-            f"{where}: lists {len(name)} pictures, and an example has one: read conversations "
-            "about several with kind 'conversations'"
+            f"{where}: lists {len(name)} pictures, but an example has one: use kind "
+            "'conversations' for conversations about several"
         )
     return name[0]
 
@@ -151,7 +151,8 @@ def turns_of(row: Mapping[str, Any], where: str) -> list[str]:
         speaker, text = (
             (turn.get("from"), turn.get("value")) if isinstance(turn, Mapping) else (None, None)
         )
-        if SPEAKERS.get(speaker) != number % 2 or not isinstance(text, str):
+        known = isinstance(speaker, str) and speaker in SPEAKERS
+        if not known or SPEAKERS[speaker] != number % 2 or not isinstance(text, str):
             raise RecordError(
                 f"{where}: turn {number + 1} of its conversation is {str(turn)[:60]}: give "
                 '{"from": "human", "value": ...} and {"from": "gpt", "value": ...} in turn'

@@ -38,7 +38,7 @@ class TextSource:
 
     def __init__(self, paths: Paths, piece: int, field: str = "text") -> None:
         if piece < 16:
-            raise SourceError(f"data.source.piece={piece} bytes is too little: give at least 16")
+            raise SourceError(f"data.source.piece={piece} bytes is too small: give at least 16")
         self.piece, self.field = piece, field
         kind = f"{KIND}-{short_hash(str(piece), field)}"
         scan = functools.partial(_scan, piece=piece, field=field)
@@ -103,11 +103,13 @@ def _scan(path: str, piece: int, field: str) -> Scan:
 def _document(path: str, line: bytes, field: str, where: str) -> str:
     if not path.endswith(JSON):
         try:
-            return line.decode()
+            return line.decode("utf-8-sig")
         except UnicodeDecodeError as error:
             raise RecordError(f"{where}: not UTF-8 ({error.reason}): convert the file") from None
     row = parse_row(line, where)
-    if not isinstance(row.get(field), str):
+    if field in row and not isinstance(row[field], str):
+        raise RecordError(f"{where}: {field!r} is {row[field]!r}: give a text, or remove the line")
+    if field not in row:
         raise RecordError(
             f"{where}: no text in {field!r}: set data.source.captions to one of "
             f"{', '.join(map(repr, row)) or '(it is empty)'}"

@@ -46,7 +46,7 @@ class TfExampleSource(ArrayRecordSource[Example]):
         super().__init__(paths, _features)
         where = shown(self.paths[0])
         if not len(self):
-            raise SourceError(f"{where}: no record: check the path")
+            raise SourceError(f"{where}: no records: check the path")
         try:
             first = super().__getitem__(0)
         except RecordError as error:
@@ -81,7 +81,7 @@ def _features(data: bytes, where: str) -> dict[str, list[bytes]]:
     try:
         found = tf_example_pb2.Example.FromString(data).features.feature
     except Exception as error:  # protobuf's, which differs between its implementations
-        raise RecordError(f"{where}: no tf.train.Example: check data.source.kind") from error
+        raise RecordError(f"{where}: not a tf.train.Example: check data.source.kind") from error
     return {name: list(feature.bytes_list.value) for name, feature in found.items()}
 
 

@@ -75,4 +75,8 @@ def store_traits(records: str | os.PathLike, traits: np.ndarray) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             half.unlink(missing_ok=True)
-        LOG.warning("%s: cannot be written (%s); the next start reads again", path, error.strerror)
+        LOG.warning(
+            "%s: cannot be written (%s); the next start reads the records again",
+            path,
+            error.strerror,
+        )

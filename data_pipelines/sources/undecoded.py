@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+from PIL import Image as PilImage
 
 from data_pipelines.decoding import read_file, shown
 from data_pipelines.examples import Example
@@ -18,6 +19,7 @@ from data_pipelines.segments import FinishedDocument, Text
 TEXTS_ALONE, ONE_PICTURE, EVERY_PICTURE = "texts alone", "one picture", "every picture"
 
 Content = TypeVar("Content", Example, FinishedDocument)
+Stored = "np.ndarray | bytes | PictureFile | PilImage.Image"  # what a record holds of a picture
 
 
 @dataclasses.dataclass
@@ -26,18 +28,18 @@ class PictureFile:
 
     Attributes:
       source: the path of the file, and its bytes once they were read.
-      decode: bytes -> (H, W, 3) uint8; takes a `name` for messages (`decoding.load_image`).
+      decode: bytes -> the picture; takes a `name` for messages (`decoding.load_picture`).
       where: the record, at the beginning of messages.
       name: the file, in messages; "": its size.
     """
 
     source: str | os.PathLike | bytes
-    decode: Callable[..., np.ndarray]
+    decode: Callable[..., PilImage.Image]
     where: str = ""
     name: str = ""
 
-    def pixels(self) -> np.ndarray:
-        """(H, W, 3) uint8, decoded anew at each call.
+    def picture(self) -> PilImage.Image:
+        """Decoded anew at each call, in mode RGB.
 
         Raises:
           RecordError: the file is missing, or cannot be decoded.
@@ -61,15 +63,16 @@ class PictureFile:
         return len(self.source) if isinstance(self.source, bytes) else 0
 
 
-def decoded(content: Content, look: str) -> Content:
-    """A record with the pixels of those of its pictures that are looked at.
+def decoded(content: Content, look: str, arrays: bool = True) -> Content:
+    """A record with those of its pictures decoded that are looked at.
 
     Args:
       look: TEXTS_ALONE; ONE_PICTURE: that of an example, and all of a document; EVERY_PICTURE: the
         targets of edits, too.
+      arrays: as arrays; else as Pillow has them, which is what resizes them.
 
     Raises:
-      RecordError, SourceError: as `PictureFile.pixels`.
+      RecordError, SourceError: as `PictureFile.picture`.
     """
     if look == TEXTS_ALONE:
         return content
@@ -77,21 +80,24 @@ def decoded(content: Content, look: str) -> Content:
         parts = [
             segment
             if isinstance(segment, Text)
-            else dataclasses.replace(segment, pixels=_pixels(segment.pixels))
+            else dataclasses.replace(segment, pixels=_decoded(segment.pixels, arrays))
             for segment in content.segments
         ]
         return dataclasses.replace(content, segments=tuple(parts))
     found = {}
     if isinstance(content.image, PictureFile):
-        found["image"] = content.image.pixels()
+        found["image"] = _decoded(content.image, arrays)
     if look == EVERY_PICTURE and any(
         isinstance(edit.target, PictureFile) for edit in content.edits
     ):
         found["edits"] = tuple(
-            dataclasses.replace(edit, target=_pixels(edit.target)) for edit in content.edits
+            dataclasses.replace(edit, target=_decoded(edit.target, arrays))
+            for edit in content.edits
         )
     return dataclasses.replace(content, **found) if found else content
 
 
-def _pixels(picture: np.ndarray | bytes | PictureFile) -> np.ndarray | bytes:
-    return picture.pixels() if isinstance(picture, PictureFile) else picture
+def _decoded(picture: Stored, arrays: bool) -> Stored:
+    if not isinstance(picture, PictureFile):
+        return picture
+    return np.asarray(picture.picture()) if arrays else picture.picture()

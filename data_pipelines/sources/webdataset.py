@@ -2,7 +2,7 @@
 
 Files of a shard that follow each other and have the same name up to the first dot are one sample:
 
-    000012.jpg  000012.txt  000012.json     pictures: jpg, jpeg, png, webp; a caption; further texts
+    000012.jpg  000012.txt  000012.json     picture (see `EXTENSIONS`), caption, further texts
 
 The JSON has the layout of `sources.rows` without the picture's name; other keys are left alone. Its
 captions come before that of the txt file. The target of an edit is the rest of a file's name:
@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.decoding import load_image, shown
+from data_pipelines.decoding import EXTENSIONS, load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently, reason_of
-from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.files import Paths, find_files, fix_of
 from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
 from data_pipelines.sources.rows import (
@@ -36,9 +36,9 @@ from data_pipelines.sources.rows import (
 from data_pipelines.sources.traits import LACKS
 from unicom_jax.core.paths import open_binary
 
-PICTURES = ("jpg", "jpeg", "png", "webp")
-KIND = "tar-1"  # the version of what `scan_tar` finds
+KIND = "tar-2"  # the version of what `scan_tar` finds
 BLOCK = 512  # bytes, of which a tar file is a multiple
+CHUNK = 2**20  # bytes read at a time behind the end mark, where there are some 10,000 zeros
 Members = dict[str, bytes]  # what follows the key in a file's name -> its content
 
 
@@ -77,7 +77,14 @@ class WebDatasetSource:
                 raise ValueError(f"no file {name!r} in its sample, which has {', '.join(members)}")
             return self._read(members[name])
 
-        return example_of(_row(members, where), where, read)
+        row = _row(members, where)
+        has = any(row.get(name) for name in (*IMAGE_KEYS, *CAPTION_KEYS))
+        if not has and any("." in rest for rest in members):
+            raise RecordError(
+                f"{where}: neither a picture nor a caption among its files, "
+                f".{', .'.join(members)}: the name of a sample ends at its first dot"
+            )
+        return example_of(row, where, read)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, as they were when the shards were scanned."""
@@ -96,7 +103,7 @@ def scan_tar(path: str) -> Scan:
     try:
         return patiently(lambda: _scan(path), shown(path))
     except (tarfile.TarError, EOFError) as error:
-        cure = "gunzip it" if _compressed(path) else "copy or write it again"
+        cure = "gunzip it" if _compressed(path) else fix_of(path, "copy or write it again")
         raise SourceError(
             f"{shown(path)}: not a whole tar file ({one_line(error)}): {cure}"
         ) from error
@@ -115,6 +122,11 @@ def _scan(path: str) -> Scan:
         extensions: Members = {}
         current = None
         for member in _members(tar):
+            if not member.isfile():
+                raise SourceError(
+                    f"{shown(path)}: {shown(member.name)} is a link, which has no content of its "
+                    "own: write the shard again with tar --dereference --hard-dereference"
+                )
             key, extension = split_name(member.name)
             if key != current:
                 if current is not None:
@@ -136,10 +148,11 @@ def _scan(path: str) -> Scan:
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Its files in order; hidden ones, such as those that macOS adds, are left out."""
+    """Its files and links in order; hidden ones, such as those that macOS adds, are left out."""
     while (member := tar.next()) is not None:
         tar.members = []  # else it keeps all of them
-        if member.isfile() and not os.path.basename(member.name).startswith("."):
+        whole = member.isfile() or member.issym() or member.islnk()
+        if whole and not os.path.basename(member.name).startswith("."):
             yield member
 
 
@@ -148,6 +161,12 @@ def _check_end(tar: tarfile.TarFile, path: str) -> None:
     tar.fileobj.seek(tar.offset)
     end = tar.fileobj.read(BLOCK)
     if end == bytes(BLOCK):
+        while rest := tar.fileobj.read(CHUNK):
+            if rest.strip(b"\0"):
+                raise SourceError(
+                    f"{shown(path)}: more follows its end mark at byte {tar.offset}, which no "
+                    "reader would see: join shards with tar --concatenate, not with cat"
+                )
         return
     what = "is damaged" if len(end) == BLOCK else "ends without its end mark: it was cut short"
     raise SourceError(f"{shown(path)}: {what} at byte {tar.offset}: copy or write it again")
@@ -172,7 +191,7 @@ def _traits(members: Members) -> int:
     try:
         found = traits_of_row(_row(members, ""))
     except RecordError:  # its reason is given where it is read
-        found = LACKS["captions"] + LACKS["image"] * (not any(e in members for e in PICTURES))
+        found = LACKS["captions"] + LACKS["image"] * (not any(e in members for e in EXTENSIONS))
     return found
 
 
@@ -187,8 +206,8 @@ def _sample(data: bytes, where: str) -> tuple[str, Members]:
                 members[extension] = tar.extractfile(member).read()
     except tarfile.TarError as error:
         raise RecordError(
-            f"{where}: damaged ({one_line(error)}); if the shard was written anew since it was "
-            "opened, start again, else copy it again"
+            f"{where}: damaged ({one_line(error)}); if the shard was rewritten since it was "
+            "opened, start again; otherwise copy it again"
         ) from error
     return shown(key), members
 
@@ -196,13 +215,15 @@ def _sample(data: bytes, where: str) -> tuple[str, Members]:
 def _row(members: Members, where: str) -> dict[str, Any]:
     """The row of a sample in the layout of `sources.rows`."""
     row = parse_row(members["json"], where) if "json" in members else {}
-    picture = next((name for name in PICTURES if name in members), None)
+    picture = next((name for name in EXTENSIONS if name in members), None)
     row = {key: value for key, value in row.items() if key not in IMAGE_KEYS}
     if not any(row.get(key) for key in CAPTION_KEYS):
         row = {key: value for key, value in row.items() if key not in CAPTION_KEYS}
         try:
-            text = members.get("txt", b"").decode().strip()
+            text = members.get("txt", b"").decode("utf-8-sig").strip()
         except UnicodeDecodeError as error:
-            raise RecordError(f"{where}: its txt file is not UTF-8 ({error.reason})") from None
+            raise RecordError(
+                f"{where}: its txt file is not UTF-8 ({error.reason}): convert it"
+            ) from None
         row |= {"text": text} if text else {}
     return row if picture is None else {**row, "image": picture}

@@ -1,1 +1,1 @@
-"""Our train step beside its peers: `make bench`."""
+"""Our training step compared with its peers: `make bench`."""

@@ -1,4 +1,4 @@
-"""`make bench`: our train step and its peers, timed in turns, as one table.
+"""`make bench`: our training step and its peers, timed in turn, as one table.
 
     python -m experiments.benchmarks [--rounds 15] [--only "bare,Qwen3"]
 
@@ -27,7 +27,7 @@ BUSY = 0.7  # load average from which other processes disturb the comparison
 
 
 def line_up(sizes: Standard) -> tuple[list[Contestant], list[str]]:
-    """Ours first, then the peers; and what could not take part."""
+    """Ours first, then the peers; and a line for each peer that could not take part."""
     params = ours.make_stage(sizes).module.init(jax.random.key(0))
     peers, missing = torch_peers.contestants(sizes)
     own = [
@@ -47,7 +47,7 @@ def written(spread: Spread, form: str) -> str:
 def step_table(contestants: list[Contestant], seconds) -> Table:
     table = Table(title=f"One train step, {len(seconds)} rounds in turns: median and quartiles")
     table.add_column("", no_wrap=True)
-    for column in ("parameters", "ms a step", "ours ÷ this", "target", ""):
+    for column in ("parameters", "ms per step", "ours ÷ this", "target", ""):
         table.add_column(column, justify="right", no_wrap=True)
     for contestant, column, ratio in zip(contestants, seconds.T, ratios(seconds), strict=True):
         time = Spread.of(column * 1e3)

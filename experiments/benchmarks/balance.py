@@ -29,11 +29,12 @@ takes as long as the slowest device; "average" is over devices. 20 s on two core
     scenes_base        2     2      1       4      0.25    0.25 ± 0.03    0.25 ± 0.00
     scenes_base        4     1      1       4      0.26    0.29 ± 0.09    0.29 ± 0.09
 
-With eight rows a device, a window of eight rows has no better order; 7B pretrain on 64 devices goes
-from 0.51 to 0.40 at `window_rows=16` and from 0.60 to 0.30 at 32. With one row a device no order
-helps. `assign` could spread text over rows instead, but then windows take 3% fewer documents, which
-costs more than the chunks do: the head has 6% of the operations at 7B. Nor can the slots that
-predict be packed into fewer chunks: the loss already takes them first, whichever rows have them.
+With eight rows per device, a window of eight rows has no better order; 7B pretrain on 64 devices
+goes from 0.51 to 0.40 at `window_rows=16` and from 0.60 to 0.30 at 32. With one row per device no
+order helps. `assign` could spread text over rows instead, but then windows take 3% fewer documents,
+which costs more than the chunks do: the head has 6% of the operations at 7B. The slots that predict
+cannot be packed into fewer chunks either: the loss already takes them first, in whichever rows they
+are.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m experiments.benchmarks.index_scale --folder=/tmp/index --records=100000000
 
-writes a synthetic index of that many records in 1000 (empty) files, opens it again, holds 5%
-out, chooses the 2% that have edits, and looks records up at random, here and in worker processes
-that were sent the source. Memory is the proportional set size: pages that processes share count
-once.
+writes a synthetic index of that many records in 1000 (empty) files and opens it again. It then
+holds out 5%, selects the 2% that have edits, and looks up records at random, in this process and in
+worker processes that were sent the source. Memory is the proportional set size: pages that
+processes share count once.
 """
 
 from __future__ import annotations

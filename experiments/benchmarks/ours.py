@@ -1,4 +1,4 @@
-"""The same step as the library takes it: its pathway, its mask, its trainer."""
+"""The same step as the library computes it, with its pathway, mask and trainer."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def images(sizes: Standard) -> dict[str, jax.Array]:
 
 
 def contestant(sizes: Standard, params, name: str = "unicom_jax", unroll: int = 1) -> Contestant:
-    """Our step from the given weights (copied), so many layers a turn of its loop."""
+    """Our step from the given weights (copied); `unroll`: layers per iteration of its loop."""
     stage = make_stage(sizes, unroll)
     optimizer, schedule = make_optimizer(OPTIMIZER, stage.module.specs(), steps=1_000_000)
     trainer = Trainer(stage, optimizer, schedule, make_mesh(), seed=0)

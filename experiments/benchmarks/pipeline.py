@@ -1,4 +1,4 @@
-"""The input pipeline alone: what it delivers, against what the standard step eats."""
+"""The input pipeline alone: the tokens it produces, compared with those that the step consumes."""
 
 from __future__ import annotations
 

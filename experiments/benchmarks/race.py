@@ -1,4 +1,4 @@
-"""Contestants take their steps in turns, so that a machine that drifts drifts for all of them."""
+"""Contestants take their steps in turn, so that drift of the machine affects all of them."""
 
 from __future__ import annotations
 

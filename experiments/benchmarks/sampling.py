@@ -1,14 +1,14 @@
-"""Pictures and words a second of one model: this code, PyTorch peers, other checkouts.
+"""Pictures and words per second of one model: this code, PyTorch peers, other checkouts.
 
     python -m experiments.benchmarks.sampling --checkpoint=RUN [--against=CHECKOUT] [--rounds=15]
 
-Each contestant is a process that holds the same weights; all wait while one of them takes its turn,
-so that a machine that drifts drifts for all. Drawing is with the run's own settings (`sample`),
-words are greedy answers about pictures. Only ratios of one run compare. The peers are the exported
-PyTorch model and, for words, transformers' `generate` with its own model of the same sizes, which
-always writes `--tokens` tokens; so a run whose answers end early is compared by tokens a second.
-`--against` takes any number of other checkouts of this code; the run then has to be one that their
-code can load.
+Each contestant is a process with the same weights. All wait while one of them takes its turn, so
+that drift of the machine affects all of them. Pictures are drawn with the run's own settings
+(`sample`); words are greedy answers about pictures. Only ratios within one run are comparable. The
+peers are the exported PyTorch model and, for words, `generate` of transformers with its own model
+of the same sizes. That model always writes `--tokens` tokens, so a run whose answers end early is
+compared by tokens per second. `--against` takes any number of other checkouts of this code, which
+must be able to load the run.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def line_up(options: argparse.Namespace) -> Iterator[list[Worker]]:
 
 def table_of(what: str, workers: list[Worker], seconds: np.ndarray, pictures: int) -> Table:
     table = Table(title=f"{what}: {len(seconds)} rounds in turns, median and quartiles")
-    for column in ("", f"{TURNS[what]} a second", "time of one, ours ÷ this", "target", ""):
+    for column in ("", f"{TURNS[what]} per second", "time of one, ours ÷ this", "target", ""):
         table.add_column(column, justify="right" if column else "left", no_wrap=True)
     amounts = [pictures if what == "draw" else worker.tokens for worker in workers]
     each = seconds / np.array(amounts)

@@ -5,9 +5,9 @@
     PYTHONPATH=CHECKOUT python sampling_worker.py generate RUN PICTURES TOKENS
 
 A line "draw" or "write" gives one line of JSON: seconds, and how many tokens were written. It runs
-in any checkout, so it uses only what `Generator` had from the start. `generate` is transformers'
-own Qwen of the run's sizes with random weights: it writes behind as many tokens as a picture with
-the question takes, and draws nothing.
+in any checkout, so it uses only what `Generator` had from the start. `generate` is the Qwen of
+transformers with the run's sizes and random weights: its prompt has as many tokens as a picture
+with the question, and it draws nothing.
 """
 
 from __future__ import annotations

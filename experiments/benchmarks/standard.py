@@ -62,7 +62,7 @@ class Standard:
         return np.random.default_rng(1).standard_normal(shape, np.float32)
 
     def visible(self) -> np.ndarray:
-        """(slots, slots) bool: who sees whom."""
+        """(slots, slots) bool: which slots each slot sees."""
         mask = np.tril(np.ones((self.slots, self.slots), bool))
         mask[self.text_tokens :, self.text_tokens :] = True
         return mask

@@ -1,15 +1,15 @@
-"""Memory that import and export take: a model of Qwen2.5-1.5B's sizes, in and out again.
+"""Memory of import and export, with a model of Qwen2.5-1.5B's sizes.
 
     python -m experiments.benchmarks.streaming --folder=/tmp/streaming [--dtype=F32]
 
-Writes a Hugging Face folder of that size with random weights (tensor by tensor), brings it into a
-workdir with `unicom import` beside a small encoder and codec, and sends the language model out
-again. Each command runs as a process of its own, whose peak resident memory is what
-`/usr/bin/time -v` calls "Maximum resident set size"; it may be the fp32 weights + 1.5 GiB. At the
-end the tensors that went out are compared with those that came in, bit by bit.
+Writes a Hugging Face folder of that size with random weights (tensor by tensor), imports it into a
+workdir with a small encoder and codec, and exports the language model again. Each command runs in
+its own process, whose peak resident memory is what `/usr/bin/time -v` calls "Maximum resident set
+size"; the limit is the fp32 weights + 1.5 GiB. At the end the exported tensors are compared with
+those that were imported, bit by bit.
 
-Measured on two cores of an AMD EPYC, 24 GiB, under `/usr/bin/time -v`; the weights are 5.75 GiB in
-fp32, every bit came out the same:
+Measured on two cores of an AMD EPYC with 24 GiB, under `/usr/bin/time -v`. The weights are 5.75 GiB
+in fp32; all bits were equal:
 
     files   import               export               all of it
     F32     6.47 GiB (+ 0.72)    6.08 GiB (+ 0.33)    1 min 48 s

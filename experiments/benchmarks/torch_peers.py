@@ -1,4 +1,4 @@
-"""PyTorch peers, where they are installed: transformers' Qwen3 blocks, transfusion-pytorch."""
+"""PyTorch peers, if they are installed: Qwen3 blocks of transformers, and transfusion-pytorch."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 #!/bin/bash
-# Trains on hosts that are reached by ssh, one process a host; the first host is process 0.
+# Trains on hosts that are reached by ssh, one process per host; the first host is process 0.
 #
 #     experiments/launch/ssh.sh "host0 host1 host2 host3" \
 #         --config=experiments/scenes_base.py --workdir=/shared/runs/scenes
 #
-# Start it in the checkout, which all hosts see under the same path, as they see the workdir.
-# UNICOM=.venv/bin/unicom names the command where it is not on the hosts' PATH, PORT another port.
+# Start it in the checkout. All hosts must see the checkout and the workdir under the same paths.
+# UNICOM=.venv/bin/unicom names the command if it is not on the hosts' PATH; PORT sets another port.
 # Ctrl-C or SIGTERM saves and stops all processes after the same step; run this again to resume.
 set -u
 read -ra hosts <<<"$1"

@@ -4,7 +4,7 @@ data, must end like an undisturbed run on the same data, to the last bit.
     python -m experiments.soak [--kills 50] [--seed 0] [--folder DIR]
 
 Prints the faults and what was lost, and ends with status 1 if anything was lost. The disk is a
-small tmpfs where this user may mount one (root may); else nothing fills up, and the table says so.
+small tmpfs, which only root may mount; without it the disk does not fill up, and the table says so.
 Hardware: two CPU cores. The result is in docs/survival.md.
 """
 

@@ -78,6 +78,13 @@ unified.transformer.head_dim=15
 unified.transformer.rope_theta=0
 unified.transformer.unroll=0
 unified.text_chunk=-1
+unified.cheers.gate=False
+unified.cheers.flow_over=all
+unified.pathway=query unified.head.kind=mlp
+data.scenes.sizes=((32,),)
+data.scenes.sizes=((-32,32),)
+data.scenes.sizes=(('32',32),)
+data.scenes.sizes=((100000,100000),)
 unified.time_shift=-1
 unified.pathway=both
 codec.latent_dim=0
@@ -186,7 +193,7 @@ def test_an_unusual_value_that_can_be_is_accepted(flags):
         (
             "pretrain__spike_factor",
             0.5,
-            "pretrain.spike_factor=0.5 would skip usual steps; give",
+            "pretrain.spike_factor=0.5 would skip ordinary steps; give",
         ),
         (
             "pretrain__keep_best",

@@ -127,6 +127,8 @@ def test_an_override_without_a_value_is_not_understood():
         ("c.pretrain.steps = 'x'", ("pretrain.steps='x'", "whole number")),
         ("c.data.source = 3", ("data.source", "it is a group")),
         ("1 / 0", ("ZeroDivisionError: division by zero",)),
+        ("raise SystemExit('bye')", ("SystemExit: bye",)),
+        ("c.data.sources = {'kind': 'scenes'}", ("data.sources={'kind': 'scenes'}", "a tuple")),
     ],
 )
 def test_an_error_inside_get_config_names_file_and_line(file, body, words):
@@ -178,6 +180,14 @@ def test_an_error_in_a_sibling_names_the_sibling(file, tmp_path):
 def test_a_config_file_that_is_missing_is_named(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         load_config(str(tmp_path / "none.py"))
+
+
+def test_a_config_file_of_another_kind_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(
+        ConfigError, match="config.json is not a Python file; give one that ends in .py"
+    ):
+        load_config(str(tmp_path / "config.json"))
 
 
 def test_a_config_file_without_get_config_says_so(tmp_path):

@@ -16,7 +16,7 @@ from unicom_jax.config import KEYS, ConfigError, to_json
 from unicom_jax.config.explain import explain, reference_page
 from unicom_jax.config.files import check_values
 from unicom_jax.config.key import ALWAYS, checked, nearest
-from unicom_jax.config.schema import GROUPS
+from unicom_jax.config.schema import GROUPS, complete
 from unicom_jax.core import flow, flow_steps
 from unicom_jax.core.attention import ATTENTION_BACKENDS
 from unicom_jax.core.remat import REMAT_POLICIES
@@ -111,3 +111,12 @@ def test_the_nearest_key_is_looked_for_in_the_same_group_first(name, meant):
 
 def test_a_stored_configuration_has_every_key():
     assert set(json.loads(to_json(base.get_config()))) == {name.split(".")[0] for name in KEYS}
+
+
+@pytest.mark.parametrize("group", ["encoder", "data.source", "unified.transformer"])
+def test_a_stored_value_in_place_of_a_group_is_named(group):
+    stored = base.get_config().to_dict()
+    outer, _, last = group.rpartition(".")
+    (stored[outer] if outer else stored)[last] = None
+    with pytest.raises(ConfigError, match=f"{group} is None where a group of keys is expected"):
+        complete(stored)

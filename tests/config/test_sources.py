@@ -197,7 +197,10 @@ def test_sources_with_tasks_need_no_mixture_and_others_take_that_of_the_stage():
             lambda: mixed({"kind": "scenes"}),
             "pretrain.mixture is 0 for .*, or give each",
         ),
-        (lambda: config_of(PHOTOS, WORDS), "pretrain.mixture.edit does nothing, as every source"),
+        (
+            lambda: config_of(PHOTOS, WORDS),
+            "pretrain.mixture.edit does nothing, because every source",
+        ),
         (
             lambda: mixed({**PHOTOS, "stages": ("pretrain",)}),
             "none of data.sources is for stage 'encoder'",

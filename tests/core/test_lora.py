@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import chex
 import jax
@@ -42,9 +43,14 @@ LORA = Lora(Stack(), rank=2, alpha=6.0, targets=("blocks/.*", "last"))
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 
 
+@functools.cache
+def fresh():
+    return jax.jit(LORA.init)(jax.random.key(0))
+
+
 def lively():
     """Weights with adapters that have an effect."""
-    params = LORA.init(jax.random.key(0))
+    params = jax.tree.map(lambda leaf: leaf, fresh())  # dictionaries of its own
     for layer in (params["blocks"]["dense"], params["last"]):
         shape = layer["lora"]["b"].shape
         layer["lora"]["b"] = jax.random.normal(jax.random.key(1), shape)
@@ -52,10 +58,10 @@ def lively():
 
 
 def test_a_fresh_adapter_leaves_the_output_as_it_was():
-    params = LORA.init(jax.random.key(0))
-    plain = Stack()(base_weights(params), X)
-    np.testing.assert_allclose(Stack()(params, X), plain, rtol=1e-6, atol=1e-6)
-    chex.assert_trees_all_equal(base_weights(params), Stack().init(jax.random.key(0)))
+    params = fresh()
+    plain = jax.jit(Stack())(base_weights(params), X)
+    np.testing.assert_allclose(jax.jit(Stack())(params, X), plain, rtol=1e-6, atol=1e-6)
+    chex.assert_trees_all_equal(base_weights(params), jax.jit(Stack().init)(jax.random.key(0)))
 
 
 def test_adapters_and_merged_weights_give_the_same_outputs():
@@ -96,8 +102,9 @@ def test_all_but_the_adapters_is_held_and_their_gradient_is_that_of_the_merged_k
             params["blocks"] = merge(lively())["blocks"]
         return jnp.sum(jnp.square(Stack()(params, X)))
 
-    gradient = jax.grad(loss)(trained)["last"]["lora"]
-    whole = jax.grad(lambda kernel: loss(trained, kernel))(merge(lively())["last"]["kernel"])
+    gradient = jax.jit(jax.grad(loss))(trained)["last"]["lora"]
+    of_kernel = jax.jit(jax.grad(lambda kernel: loss(trained, kernel)))
+    whole = of_kernel(merge(lively())["last"]["kernel"])
     own = trained["last"]["lora"]
     np.testing.assert_allclose(gradient["b"], 3.0 * own["a"].T @ whole, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(gradient["a"], 3.0 * whole @ own["b"].T, rtol=1e-4, atol=1e-4)

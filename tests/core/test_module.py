@@ -18,6 +18,7 @@ from unicom_jax.core.module import (
     fan_in,
     init_params,
     iter_specs,
+    jit_once,
     ones,
     stack_specs,
 )
@@ -42,6 +43,12 @@ def test_weights_of_different_paths_and_keys_differ():
     first, second = pair.init(jax.random.key(0)), pair.init(jax.random.key(1))
     assert not np.array_equal(first["a"]["kernel"], first["b"]["kernel"])
     assert not np.array_equal(first["a"]["kernel"], second["a"]["kernel"])
+
+
+def test_weights_are_the_same_in_a_program_that_is_compiled_to_run_once():
+    module, key = Mlp(64, 128, 64), jax.random.key(0)
+    once, often = jit_once(module.init)(key), jax.jit(module.init)(key)
+    chex.assert_trees_all_close(once, often, rtol=1e-6, atol=1e-7)
 
 
 def test_the_abstract_tree_is_the_tree_of_init():

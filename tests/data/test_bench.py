@@ -110,4 +110,6 @@ def test_the_command_prints_rates_and_names_loaders_that_are_absent(tmp_path, ca
     for name in peers.PEERS:
         assert f"! {name} is left out: {name} is not installed (pip install 'unicom_jax[ben" in out
     assert all(stage in out for stage in STAGES) and "% full" in out and "load average" in out
-    assert "workers=1: no other loader to compare with" in out
+    assert "workers=0: in one process, per second of its processor time" in out
+    for workers in (0, 1):
+        assert f"workers={workers}: no other loader to compare with" in out

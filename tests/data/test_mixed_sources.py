@@ -303,7 +303,7 @@ def changed(paths, index, **fields):
         (0, {"tasks": "edit"}, r"no record of .*photos.* has edits, which the task 'edit' needs"),
         (0, {"name": "words"}, r"data.sources\[0\] has the same name as another of data.sources"),
         (0, {"name": "a/b"}, r"data.sources\[0\].name='a/b': use letters, digits"),
-        (0, {"weight": 1e-4}, r"task .* of source 'photos' has less than 1 in 1000"),
+        (0, {"weight": 1e-4}, r"task .* of source 'photos' gets less than 1 in 1000"),
         (4, {"path": "here"}, r"data.sources\[4\].path='here' does nothing for kind 'scenes'"),
         (1, {"split": "test"}, r"data.sources\[1\].split='test' does nothing for kind 'documents"),
         (3, {"size": 7}, r"data.sources\[3\].size=7 does nothing for kind 'array_record'"),

@@ -385,7 +385,9 @@ def test_a_sequence_that_the_exported_code_cannot_write_is_refused_by_its_key():
         ("data.policy", "pad", "fixed or naflex or bucket or bucket_walk"),
         ("data.understood_policy", "pad", "same"),
     ):
-        with pytest.raises(ConfigError, match=f"knows {key}={known} only, not {value}; export a"):
+        with pytest.raises(
+            ConfigError, match=f"supports only {key}={known}, not {value}; export a"
+        ):
             exporting.check_format(tiny_config(**{key.replace(".", "__"): value}))
 
 

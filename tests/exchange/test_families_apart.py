@@ -71,7 +71,7 @@ def test_weights_of_the_other_family_are_refused_by_every_command(
     copy = with_weights_of(runs, tmp_path, family, stage, other, theirs)
     for arguments in commands(copy, tmp_path):
         line = error_line(capsys, *arguments)
-        assert f"has no {lacking}" in line and "it is of another model than the config" in line
+        assert f"has no {lacking}" in line and "it belongs to another model than the config" in line
     assert not (tmp_path / "x.png").exists() and not (tmp_path / "exported").exists()
 
 
@@ -135,7 +135,10 @@ def test_an_autoencoder_without_statistics_is_no_start(runs, autoencoders, tmp_p
     assert "holds an AutoencoderKL, which has no statistics of its latents" in line
     assert line.endswith("give an AutoencoderKLFlux2")  # UniCom's place for it is no way out
     line = error_line(capsys, "import", *config, f"{given}/without")
-    assert "lacks bn.running_mean, bn.running_var; it is incomplete or of another model" in line
+    assert (
+        "lacks bn.running_mean, bn.running_var; it is incomplete or belongs to another model"
+        in line
+    )
     assert line.count("the statistics by which its latents are normalised; copy them again") == 1
     assert not (tmp_path / "run").exists()
 
@@ -202,7 +205,7 @@ def test_a_part_that_the_family_does_not_have_is_not_exported(runs, tmp_path, ca
 @pytest.mark.parametrize(
     ("family", "flag", "words"),
     [
-        ("unicom", "--grid=released", "the velocity at t = 1, which this model does not have"),
+        ("unicom", "--grid=released", "the velocity at t = 1, which this model does not compute"),
         ("cheers", "--codec-steps=3", "this model's codec decodes pictures at once"),
     ],
 )

@@ -152,7 +152,7 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
         ([], "nothing to import; give --encoder"),
         (["--language=nowhere"], "nowhere/config.json is missing"),
         (["--compressor=x", '--config.stages=("pretrain",)'], "add codec to the stages"),
-        (["--language=x", '--config.stages=("codec",)'], "does not train the rest; add align or"),
+        (["--language=x", '--config.stages=("codec",)'], "does not train the others; add align or"),
         (["--decoder=x"], "set --config.codec.decoder.kind=flux"),
         (["--model=x"], "give it alone"),
     ],

@@ -217,7 +217,7 @@ def with_one_more(tensors):
         (without("model.vae_model.encoder.conv_in.bias"), "lacks model.vae_model.encoder.conv_in"),
         (
             without(STATISTICS),
-            f"lacks {STATISTICS}; it is incomplete or of another model (the stat",
+            f"lacks {STATISTICS}; it is incomplete or belongs to another model (the stat",
         ),
         (with_one_more, "model.hi_gate.gate.4.weight has no place in the model"),
     ],
@@ -243,7 +243,7 @@ def test_missing_and_extra_tensors_are_named(checkpoint, tmp_path, capsys, chang
             {"image_size": 20},
             "image_size is 20; the sides of pictures have to be multiples of 8",
         ),
-        ("vae_decoder_config", {"ch_mult": [1, 1]}, "are of two autoencoders"),
+        ("vae_decoder_config", {"ch_mult": [1, 1]}, "belong to different autoencoders"),
         ("text_config", {"num_hidden_layers": 3}, "set --config.unified.transformer.depth=3"),
         ("vision_representation_config", {"image_size": 32}, "set --config.data.image_size=32"),
         ("text_config", {"vocab_size": 999}, "set --config.data.padded_vocab_size=999"),
@@ -273,7 +273,7 @@ def test_another_model_is_refused_in_one_line(
         (["--config.data.image_size=32"], "set --config.data.image_size=16"),
         (
             ["--config.unified.pathway=transfusion", "--config.unified.fold=1"],
-            "is a checkpoint of Cheers, the model here is of unified.pathway=transfusion",
+            "is a checkpoint of Cheers, but the model here has unified.pathway=transfusion",
         ),
         (["--language=elsewhere"], "--cheers brings a language model of its own"),
     ],

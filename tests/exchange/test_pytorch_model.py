@@ -65,7 +65,6 @@ CONFIGURATIONS = {
         "unified__head__kind": "mlp",
         "codec__compressor": "identity",
     },
-    "statistics": {"codec__autoencoder__path": "statistics"},
     "flux": {
         "codec__autoencoder__path": "small",
         "codec__decoder__kind": "flux",
@@ -83,7 +82,7 @@ CONFIGURATIONS = {
         "data__policy": "bucket",
         "data__bucket_step": 16,
         "encoder__naflex": True,
-        "codec__autoencoder__path": "small",
+        "codec__autoencoder__path": "statistics",
     },
 }
 

@@ -67,7 +67,8 @@ def test_a_flag_makes_an_ablation_of_every_stage(flag):
     for name in set(config.stages) - {"encoder", "autoencoder"}:
         stage = unified_stage(name, config)
         check_freeze(stage.module.specs(), stage.freeze)
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 4))
+        rows = config[name].batch_size
+        keys = jax.eval_shape(lambda rows=rows: jax.random.split(jax.random.key(0), rows))
         frozen = {"autoencoder": build_autoencoder(config).abstract()}
         batch = abstract_batch(config, name)
         terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)

@@ -17,7 +17,7 @@ import pytest
 from data_pipelines.build import sequence_config
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Segment, Text
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.packing import PackingConfig, pack_rows
 from data_pipelines.sequences.sequence import Document, build_document
 from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
@@ -81,7 +81,7 @@ def pack(
     slots = max(sum(len(made[i]) for i in row) for row in rows)
     images = max(1, *(sum(len(made[i].grids) for i in row) for row in rows))
     config = PackingConfig(slots=slots, images=images)
-    return stack_rows([pack_row([made[i] for i in row], config, sequence) for row in rows])
+    return pack_rows([[made[i] for i in row] for row in rows], config, sequence)
 
 
 def arrays(

@@ -420,11 +420,11 @@ def test_only_a_head_of_velocities_has_the_released_grid_with_its_step_at_time_1
         ),
         (
             {"unified__prediction": "data", "unified__cheers__flow_over": "all"},
-            "unified.cheers.flow_over=all is a loss of velocities at t = 1",
+            "unified.cheers.flow_over=all needs velocities at t = 1",
         ),
         (
             {"unified__prediction": "data", "sample__grid": "released"},
-            "sample.grid=released asks for the velocity at t = 1",
+            "sample.grid=released needs the velocity at t = 1",
         ),
         ({"unified__cheers__details__heads": 5}, "unified.cheers.details.heads=5"),
         ({"unified__cheers__semantics__kv_heads": 3}, "unified.cheers.semantics.kv_heads=3"),

@@ -198,10 +198,12 @@ def test_data_prediction_weighs_its_error_by_the_time_that_is_left(params, floor
     # The same weights give the same numbers x; as velocities they miss z_1 - ε, as data z_1.
     total = {}
     for name, model in (("velocity", plain), ("data", pathway)):
-        flow, count = model.loss_terms(params, batch, prepared, (time, noise))["flow"]
+        terms = jax.jit(model.loss_terms)(params, batch, prepared, (time, noise))
+        flow, count = terms["flow"]
         total[name] = float(flow)
         assert count == 4
-    given = head_output(plain, params, batch, prepared, (time, noise))
+    given = jax.jit(head_output, static_argnums=0)(plain, params, batch, prepared, (time, noise))
+    given = np.asarray(given)[0, 0]
     clean, speed = prepared.latents[0, 0], prepared.latents[0, 0] - noise[0, 0]
     left = max(1.0 - time[0, 0], floor)
     assert total["velocity"] == pytest.approx(np.square(given - speed).mean(-1).sum(), rel=1e-4)
@@ -209,8 +211,8 @@ def test_data_prediction_weighs_its_error_by_the_time_that_is_left(params, floor
     assert total["data"] == pytest.approx(expected, rel=1e-4)
 
 
-def head_output(model, params, batch, prepared, draws) -> np.ndarray:
-    """(4, d): what the head gives at the four NOISY slots of a row with one image."""
+def head_output(model, params, batch, prepared, draws) -> jax.Array:
+    """(1, 1, 4, d): what the head gives at the four NOISY slots of a row with one image."""
     images = model.images
     noised = images.noise(prepared, batch.draws, draws)
     text = model.transformer.embed(params["transformer"], batch.tokens)
@@ -218,7 +220,7 @@ def head_output(model, params, batch, prepared, draws) -> np.ndarray:
     hidden = place_images(text, batch, *vectors)
     hidden, _ = model.transformer(params["transformer"], hidden, batch.positions, batch.mask)
     states = pick_draws(hidden, batch, 4)
-    return np.asarray(images.head(params["head"], states, noised.time))[0, 0]
+    return images.head(params["head"], states, noised.time)
 
 
 def test_an_unknown_prediction_names_the_choices():

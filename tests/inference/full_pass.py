@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.packing import PackingConfig, pack_rows
 from data_pipelines.sequences.sequence import Document, drawing_slots
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.families.images import Noised
@@ -21,7 +21,7 @@ def rows_of(generator: Generator, documents: Sequence[Document], room: int) -> M
     slots = max(map(len, documents)) + room
     images = 1 + max(len(document.grids) for document in documents)
     packing = PackingConfig(slots=slots, images=images, draws=1)
-    return stack_rows([pack_row([one], packing, generator.sequence) for one in documents])
+    return pack_rows([[one] for one in documents], packing, generator.sequence)
 
 
 def hidden_states(

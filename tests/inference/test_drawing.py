@@ -266,7 +266,7 @@ def test_a_picture_of_another_size_cannot_begin_with_the_source(generator):
 
 
 def test_the_grid_of_cheers_is_refused_by_a_model_without_a_velocity_at_1(generator):
-    with pytest.raises(ValueError, match="grid 'released' asks for the velocity at t = 1"):
+    with pytest.raises(ValueError, match="grid 'released' needs the velocity at t = 1"):
         generator.draw("a red dot", grid="released")
 
 

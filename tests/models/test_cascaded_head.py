@@ -42,6 +42,11 @@ TARGET = normal(2, 16, LATENT)
 run = jax.jit(HEAD)
 
 
+@pytest.fixture(scope="module")
+def fresh():
+    return HEAD.init(jax.random.key(0))
+
+
 def squares(head: CascadedHead, grids: np.ndarray = GRIDS):
     """(weights, hidden, embedded) -> loss and velocity, and gradients."""
 
@@ -130,11 +135,8 @@ def test_the_head_is_the_papers(name, monkeypatch):
         assert_close(ours[path], value, 1e-4, path)
 
 
-def test_a_gate_of_zero_is_the_head_without_details():
-    shut = {
-        **PARAMS,
-        "gate": {**PARAMS["gate"], "down": HEAD.init(jax.random.key(0))["gate"]["down"]},
-    }
+def test_a_gate_of_zero_is_the_head_without_details(fresh):
+    shut = {**PARAMS, "gate": {**PARAMS["gate"], "down": fresh["gate"]["down"]}}
     found = run(shut, HIDDEN, TIME, EMBEDDED, GRIDS)
     without = jax.jit(dataclasses.replace(HEAD, gate=False))(PARAMS, HIDDEN, TIME, EMBEDDED, GRIDS)
     np.testing.assert_allclose(found.prediction, without.prediction, atol=1e-6)
@@ -144,8 +146,7 @@ def test_a_gate_of_zero_is_the_head_without_details():
     assert np.abs(details.prediction - found.prediction).max() > 0.1
 
 
-def test_a_fresh_head_has_no_details_and_another_velocity_than_zero():
-    fresh = HEAD.init(jax.random.key(0))
+def test_a_fresh_head_has_no_details_and_another_velocity_than_zero(fresh):
     found = run(fresh, HIDDEN, TIME, EMBEDDED, GRIDS)
     assert not np.any(found.gate) and np.abs(found.prediction).max() > 0.1
     for name in ("semantics", "details"):

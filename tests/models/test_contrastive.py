@@ -85,7 +85,8 @@ def test_fixed_resolution_logits_equal_transformers():
         ).logits_per_image
     blocks = pictures.reshape(4, 3, 2, 3, 2, 3).transpose(0, 1, 3, 2, 4, 5)
     patches, grids = blocks.reshape(4, 9, 12), np.full((4, 2), 3, np.int32)
-    ours = FIXED(tree_of(SIGLIP, FIXED, state_of(model)), patches, grids, TOKENS)
+    params = tree_of(SIGLIP, FIXED, state_of(model))
+    ours = jax.jit(FIXED)(params, patches, grids, TOKENS)
     assert_close(ours, theirs.numpy(), 1e-4)
 
 
@@ -95,9 +96,9 @@ def test_naflex_logits_and_loss_equal_transformers():
     with torch.no_grad():
         theirs = run_naflex_reference(model)
     params = tree_of(SIGLIP, MODEL, state_of(model))
-    logits = MODEL(params, naflex_patches(), GRIDS, TOKENS)
+    both = jax.jit(lambda *given: (MODEL(*given), MODEL.loss(*given)))
+    logits, (total, count) = both(params, naflex_patches(), GRIDS, TOKENS)
     assert_close(logits, theirs.logits_per_image.numpy(), 1e-4)
-    total, count = MODEL.loss(params, naflex_patches(), GRIDS, TOKENS)
     np.testing.assert_allclose(total / count, theirs.loss.numpy(), rtol=1e-5)
 
 

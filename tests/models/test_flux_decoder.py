@@ -40,7 +40,7 @@ def test_velocity_is_minus_what_flux_says_at_sigma_one_minus_time():
     said = jax.jit(DECODER.transformer)(
         PARAMS["transformer"],
         NOISE[:1],
-        DECODER.projector(PARAMS["projector"], CONDITION[:1]),
+        jax.jit(DECODER.projector)(PARAMS["projector"], CONDITION[:1]),
         pooled=jnp.zeros((1, SMALL.pooled_dim)),
         sigma=jnp.array([0.8]),
         image_places=jnp.array([[[0, row, col] for row in range(2) for col in range(3)]]),
@@ -141,7 +141,7 @@ def test_it_reacts_to_time_condition_and_places(change):
 
 def test_bf16_activations_give_fp32_predictions_close_to_those_of_fp32():
     weights = lively(DECODER, scale=0.05)
-    half = dataclasses.replace(DECODER, compute_dtype="bfloat16")
+    half = jax.jit(dataclasses.replace(DECODER, compute_dtype="bfloat16"))
     found = half(weights, NOISE, TIME, CONDITION, GRIDS)
     assert found.dtype == jnp.float32
     assert_close(found, predict(weights, NOISE, TIME, CONDITION, GRIDS), 0.03)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -22,12 +25,12 @@ CODECS = {
 GRIDS = jnp.array([[2, 2]])
 
 
-@pytest.fixture(params=CODECS)
+@pytest.fixture(scope="module", params=CODECS)
 def codec(request):
     return CODECS[request.param]()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def case(codec):
     """Weights and what the codec reads of one picture of 2 x 2 patches."""
     params = lively(codec)
@@ -38,24 +41,27 @@ def case(codec):
     return params, jnp.asarray(inputs)
 
 
-def test_a_picture_has_a_latent_for_every_place_of_its_grid(codec, case):
+@pytest.fixture(scope="module")
+def latents(codec, case):
     params, inputs = case
+    return jax.jit(codec.encode)(params, inputs, GRIDS)
+
+
+def test_a_picture_has_a_latent_for_every_place_of_its_grid(codec, latents):
     rows, columns = codec.grid(GRIDS)[0]
-    assert codec.encode(params, inputs, GRIDS).shape == (1, rows * columns, codec.latent_dim)
+    assert latents.shape == (1, rows * columns, codec.latent_dim)
 
 
-def test_normalising_is_undone_by_denormalising(codec, case):
-    params, inputs = case
-    latents = codec.encode(params, inputs, GRIDS)
+def test_normalising_is_undone_by_denormalising(codec, case, latents):
+    params, _ = case
     raw = codec.denormalise(params, latents)
     np.testing.assert_allclose(codec.normalise(params, raw), latents, rtol=1e-5, atol=1e-6)
 
 
-def test_latents_are_decoded_to_a_token_for_every_patch(codec, case):
-    params, inputs = case
+def test_latents_are_decoded_to_a_token_for_every_patch(codec, case, latents):
+    params, _ = case
     noise = jnp.zeros((1, 4, 768 if codec.reads == "features" else 48))
-    latents = codec.encode(params, inputs, GRIDS)
-    painted = codec.decode(params, latents, GRIDS, noise, steps=1)
+    painted = jax.jit(partial(codec.decode, steps=1))(params, latents, GRIDS, noise)
     assert painted.shape == noise.shape and bool(jnp.isfinite(painted).all())
 
 

@@ -70,8 +70,13 @@ def test_pixels_are_their_own_tokens():
 def test_a_token_holds_the_scaled_latents_of_its_own_patch(frozen):
     space = LatentSpace(SMALL, PATCH, ROWS, COLS)
     grids, patches = np.array([[ROWS, COLS]], np.int32), padded([(ROWS, COLS)])
-    tokens = space.encode(frozen, patches, grids)
-    mean, _ = SMALL.moments(frozen["autoencoder"], image_of(jnp.asarray(patches), ROWS, COLS, 4))
+
+    @jax.jit
+    def both(frozen, patches):
+        moments = SMALL.moments(frozen["autoencoder"], image_of(patches, ROWS, COLS, 4))
+        return space.encode(frozen, patches, grids), moments
+
+    tokens, (mean, _) = both(frozen, patches)
     assert mean.shape == (1, 4, 6, 4) and space.channels == 16
     latents = (mean - SMALL.shift) * SMALL.scale
     below = latents[0, 2:4, 4:6].transpose(2, 0, 1).ravel()  # row 1, column 2, channel-major

@@ -99,6 +99,10 @@ def encode(params, patches, grids):
     return features, NAFLEX.pool(params, features, grids)
 
 
+pool = jax.jit(NAFLEX.pool)
+resize = jax.jit(resize_positions, static_argnums=2)
+
+
 @pytest.fixture(scope="module")
 def weights():
     return jax.jit(NAFLEX.init)(jax.random.key(0))
@@ -115,7 +119,7 @@ def test_positions_are_resized_as_torch_does_with_antialias(size):
         align_corners=False,
         antialias=True,
     )[0].permute(1, 2, 0)
-    ours = resize_positions(jnp.asarray(table), jnp.array([size]), 48)[0]
+    ours = resize(table, jnp.array([size]), 48)[0]
     count = size[0] * size[1]
     assert_close(ours[:count], reference.reshape(count, 3).numpy(), PARITY)
 
@@ -124,8 +128,8 @@ def test_positions_of_a_single_column_are_those_of_a_single_row_turned():
     # torch 2.13 on a CPU leaves out the vertical pass where the width becomes 1, so that a column
     # has one position only; turned by a quarter it is right.
     table = jax.random.normal(jax.random.key(0), (4, 5, 3))
-    column = resize_positions(table, jnp.array([[7, 1]]), 7)
-    row = resize_positions(table.swapaxes(0, 1), jnp.array([[1, 7]]), 7)
+    column = resize(table, jnp.array([[7, 1]]), 7)
+    row = resize(table.swapaxes(0, 1), jnp.array([[1, 7]]), 7)
     np.testing.assert_allclose(column, row, atol=1e-6)
     assert np.abs(column[0, 0] - column[0, -1]).max() > 0.1
 
@@ -156,9 +160,15 @@ def test_fixed_resolution_equals_transformers_in_features_and_pooling():
     with torch.no_grad():
         theirs = model(torch.tensor(pictures.transpose(0, 3, 1, 2)))
     params = tree_of(SIGLIP, FIXED, state_of(model))
-    features = jax.jit(FIXED.__call__)(params, patchify(pictures), grids)
+
+    @jax.jit
+    def both(params, patches):
+        features = FIXED(params, patches, grids)
+        return features, FIXED.pool(params, features, grids)
+
+    features, pooled = both(params, patchify(pictures))
     assert_close(features, theirs.last_hidden_state.numpy(), PARITY)
-    assert_close(FIXED.pool(params, features, grids), theirs.pooler_output.numpy(), PARITY)
+    assert_close(pooled, theirs.pooler_output.numpy(), PARITY)
 
 
 def test_fixed_resolution_equals_transformers_in_gradients():
@@ -229,7 +239,7 @@ def test_what_stands_in_the_padding_changes_nothing(weights):
     features, pooled = encode(weights, clean, GRIDS)
     np.testing.assert_array_equal(features, encode(weights, dirty, GRIDS)[0])
     dirty_features = jnp.where(inside(GRIDS)[..., None], features, 7.0)
-    np.testing.assert_allclose(pooled, NAFLEX.pool(weights, dirty_features, GRIDS), atol=1e-5)
+    np.testing.assert_allclose(pooled, pool(weights, dirty_features, GRIDS), atol=1e-5)
 
 
 def test_padded_equals_unpadded(weights):
@@ -268,16 +278,22 @@ def test_a_missing_image_gives_zeros_and_finite_gradients(weights):
     chex.assert_tree_all_finite(gradients)
 
 
-@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
-def test_remat_changes_no_gradient(weights, remat):
-    def gradient(encoder):
-        patches = padded_patches()
-        return jax.jit(
-            jax.grad(lambda params: jnp.square(encoder(params, patches, GRIDS)[..., :5]).sum())
-        )(weights)
+def gradient_of(encoder, weights):
+    patches = padded_patches()
+    return jax.jit(
+        jax.grad(lambda params: jnp.square(encoder(params, patches, GRIDS)[..., :5]).sum())
+    )(weights)
 
-    ours, plain = gradient(dataclasses.replace(NAFLEX, remat=remat)), gradient(NAFLEX)
-    assert_trees_close(ours, plain, PARITY, floor=1e-4)
+
+@pytest.fixture(scope="module")
+def plain_gradient(weights):
+    return gradient_of(NAFLEX, weights)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full", "offload"])
+def test_remat_changes_no_gradient(weights, plain_gradient, remat):
+    ours = gradient_of(dataclasses.replace(NAFLEX, remat=remat), weights)
+    assert_trees_close(ours, plain_gradient, PARITY, floor=1e-4)
 
 
 def test_compute_follows_the_dtype_of_the_patches(weights):

@@ -58,8 +58,8 @@ def test_a_line_of_text_gives_the_size_of_every_axis(text, devices, sizes):
         ("fsdp=-2", r"write fsdp=N with a positive integer N or -1"),
         ("data=2,data=4", r"axis 'data' is given twice"),
         ("data=-1,fsdp=-1", r"only one axis may be -1, here data, fsdp"),
-        ("fsdp=3", r"asks for 3 devices but 8 are here; change a size or let one axis be -1"),
-        ("fsdp=-1,tensor=3", r"asks for 6 devices but 8 are here"),
+        ("fsdp=3", r"asks for 3 devices, but there are 8; change a size or set one axis to -1"),
+        ("fsdp=-1,tensor=3", r"asks for 6 devices, but there are 8"),
     ],
 )
 def test_a_line_that_makes_no_mesh_is_refused_in_one_line(text, message):

@@ -51,7 +51,7 @@ def test_stages_that_sample_texts_are_left_out_and_refused_by_name(config, capsy
     assert plan(config, "--topology=h100:8", stages) == 0
     assert "g4u and u4g: stages that sample texts are not planned" in capsys.readouterr().out
     assert plan(config, "--topology=h100:8", "--stage=g4u") == 1
-    assert "it can be trained, not planned" in capsys.readouterr().err
+    assert "it can be trained, but not planned" in capsys.readouterr().err
 
 
 def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(config, capsys):
@@ -72,7 +72,7 @@ def test_a_stage_that_does_not_fit_ends_with_one_line_that_names_a_setting(confi
     [
         (["--topology=v5p:16x16"], "a torus of 3 axes; write v5p:NxMxK in chips"),
         (["--topology=h100:8", "--stage=finetune"], "--stage=finetune is unknown; stages are"),
-        (["--topology=cpu:1", "--stage=sample"], "--stage=sample is planned by compiling alone"),
+        (["--topology=cpu:1", "--stage=sample"], "--stage=sample can only be planned by compiling"),
         (
             ["--topology=h100:16"],
             "a batch of 8 rows does not divide over 16 devices; set batch_size",

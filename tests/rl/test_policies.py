@@ -189,7 +189,9 @@ def test_guided_drawings_have_no_likelihood_for_grpo():
     config = tiny_config(
         u4g__objective="grpo", u4g__guidance=2.0, data__vocab_size=tokenizer().vocab_size
     )
-    with pytest.raises(ConfigError, match="u4g.guidance=2: objective grpo knows the likelihood"):
+    with pytest.raises(
+        ConfigError, match="u4g.guidance=2: objective grpo can compute the likelihood"
+    ):
         drawer_stage("u4g", config, tokenizer())
 
 

@@ -116,7 +116,7 @@ def test_moved_data_are_the_same_and_keep_their_windows(photos, tmp_path, monkey
 
 
 def test_a_fingerprint_pins_the_data_of_a_new_run(photos, tmp_path):
-    with pytest.raises(ConfigError, match="names other data than those at .*photos, which have"):
+    with pytest.raises(ConfigError, match="is not that of the data at .*photos, which have"):
         start(config_of(photos, data__fingerprint="0" * 16), tmp_path)
 
 
@@ -183,11 +183,11 @@ def test_the_source_that_changed_is_named(several, tmp_path):
     change = "source words: documents.jsonl has new rows at its end (40 rows before, 41 now)"
     with pytest.raises(ConfigError, match="the data changed since") as caught:
         start(several(), tmp_path)
-    assert f"started: {change}: put them back" in str(caught.value)
+    assert f"started: {change}: restore the old data" in str(caught.value)
     assert start(several(data__fingerprint=str(caught.value)[-16:]), tmp_path) == [change]
     fewer = several()
     fewer.data.sources = fewer.data.sources[1:]
-    with pytest.raises(ConfigError, match="source photos: captions.jsonl is missing: put"):
+    with pytest.raises(ConfigError, match="source photos: captions.jsonl is missing: restore"):
         start(fewer, tmp_path)
 
 

@@ -152,7 +152,10 @@ def test_how_modules_compute_may_differ(other, tmp_path):
     [
         (sweep("x", "pretrain", "sft"), "trains pretrain first, from which sft would start"),
         (sweep("x", "codec"), "config.stages does not train sft"),
-        (sweep("x", label="codec"), "stage codec trains the part codec, sft the part unified"),
+        (
+            sweep("x", label="codec"),
+            "stage codec trains the part codec, but sft trains the part unified",
+        ),
         (sweep("x"), "no checkpoint under x/pretrain/checkpoints; give WORKDIR:STAGE"),
         (tiny_config(stages=("sft",), sft__init_from="Qwen"), "belongs in unified.init_from"),
     ],

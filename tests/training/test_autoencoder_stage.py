@@ -30,12 +30,15 @@ from unicom_jax.families.build import (
     build_trained_autoencoder,
 )
 from unicom_jax.models.autoencoder import AutoencoderKLFlux2
+from unicom_jax.models.extent import Extent
 from unicom_jax.models.paint_space import pack
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.planning.program import make_program
 from unicom_jax.runs import checkpoint as files
 from unicom_jax.runs.autoencoder import adopt_autoencoder, load_autoencoder, load_trained
 from unicom_jax.training.stages import LOSSES
+from unicom_jax.training.stages.autoencoder import noisy_latents
+from unicom_jax.training.stages.codec import add_latent_noise
 
 # Everything that the stage may have.
 WHOLE = {
@@ -68,8 +71,11 @@ def keys(count=2):
 # ---- the losses ---------------------------------------------------------------------------
 
 
-def test_terms_are_absolute_error_and_divergence_a_colour_value():
-    stage, batch = stage_of(), pictures()
+@pytest.mark.parametrize("most", [0.0, 0.5])
+def test_terms_are_absolute_error_and_divergence_a_colour_value(most):
+    """With noise on latents, of the picture that is painted from noisy ones."""
+    stage, batch = stage_of(autoencoder__latent_noise=most), pictures()
+    assert stage.rows_are_independent == (most == 0)
     module, params = stage.module, lively(stage.module, scale=0.2)
     terms = jax.jit(stage.loss)(params, {}, batch, keys())
     assert terms.keys() == stage.weights.keys() == {"l1", "kl"}
@@ -77,7 +83,10 @@ def test_terms_are_absolute_error_and_divergence_a_colour_value():
     images = np.stack([picture(row, 32, 32) for row in range(2)]) / np.float32(127.5) - 1
     mean, log_variance = jax.jit(module.moments)(params, images)
     noise = np.stack([jax.random.normal(key, mean.shape[1:]) for key in keys()])
-    rebuilt = jax.jit(module.decode)(params, mean + np.exp(log_variance / 2) * noise)
+    latents = mean + np.exp(log_variance / 2) * noise
+    tokens = latents.reshape(2, -1, latents.shape[-1])
+    noisy = add_latent_noise(tokens, jnp.ones(tokens.shape[:2]), keys(), most)
+    rebuilt = jax.jit(module.decode)(params, noisy.reshape(latents.shape))
     values = images.size
     expected = {
         "l1": np.abs(rebuilt - images).sum(),
@@ -86,6 +95,18 @@ def test_terms_are_absolute_error_and_divergence_a_colour_value():
     for name, (total, count) in terms.items():
         assert count == values
         np.testing.assert_allclose(total, expected[name], rtol=1e-4)
+
+
+def test_noise_on_latents_is_measured_within_pictures_alone():
+    grids, canvas = jnp.array([[1, 2], [2, 2]]), (2, 2)
+    latents = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+    extent = Extent(grids, canvas)
+    beyond = jnp.where(extent.mask(latents), latents, 1e3)
+    noise = noisy_latents(latents, extent, keys(), 0.5) - latents
+    same = noisy_latents(beyond, extent, keys(), 0.5) - beyond
+    inside = np.broadcast_to(extent.mask(latents), latents.shape)
+    np.testing.assert_allclose(same[inside], noise[inside], rtol=1e-5, atol=1e-6)
+    assert np.std(noise[inside]) > 0.01
 
 
 @pytest.mark.slow
@@ -229,7 +250,7 @@ def test_without_a_model_the_autoencoder_is_scored_alone(trained, tmp_path):
     workdir = shutil.copytree(trained, tmp_path / "run")
     printed = Console(file=io.StringIO(), width=200)
     flat = run_evaluate(workdir, printed)
-    assert "its autoencoder is scored alone" in printed.file.getvalue()
+    assert "only the autoencoder is scored" in printed.file.getvalue()
     suites = {name.partition("/")[0] for name in flat}
     assert suites == {"reconstruction"} and flat["reconstruction/psnr.n"] == 4
     assert np.isfinite([flat["reconstruction/kid"], flat["reconstruction/psnr.untrained"]]).all()

@@ -184,7 +184,7 @@ def test_groups_come_from_flags_and_back_from_json():
 def test_a_factor_for_weights_that_the_stage_holds_is_an_error():
     config = tiny_config(pretrain__freeze=("head/.*",))
     config.pretrain.groups = ({"match": "head/output/.*", "learning_rate": 0.1, "name": "out"},)
-    with pytest.raises(ConfigError, match="pretrain.groups: 'out' has no weight that pretrain"):
+    with pytest.raises(ConfigError, match="pretrain.groups: 'out' matches only weights that"):
         make_trainer("pretrain", config, make_mesh(), lambda: iter(()))
 
 

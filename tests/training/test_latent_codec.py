@@ -170,7 +170,7 @@ def test_an_untrained_model_takes_pictures_of_several_shapes_in_one_batch(folder
 
 
 def test_naflex_pictures_are_refused(folder, tmp_path):
-    with pytest.raises(ConfigError, match=r"data\.policy=naflex has any; set --config"):
+    with pytest.raises(ConfigError, match=r"data\.policy=naflex allows any; set --config"):
         adopted(folder, tmp_path, data__policy="naflex")
 
 

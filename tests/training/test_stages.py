@@ -141,18 +141,28 @@ def test_the_perceptual_term_looks_at_the_layers_and_times_of_its_settings(visio
     batch, keys = pictures(), jax.random.split(jax.random.key(0), 4)
     frozen, params = {"encoder": vision}, lively(build_codec(tiny_config()))
 
-    def term(**changes):
-        changes = {f"codec__{key}": value for key, value in changes.items()}
-        config = tiny_config(codec__perceptual_weight=0.5, **changes)
-        total, count = codec_stage("codec", config, lambda: iter(())).loss(
-            params, frozen, batch, keys
-        )["perceptual"]
-        return float(total), float(count)
+    settings = (
+        {"perceptual_layers": (0.0,)},
+        {"perceptual_layers": (1.0,)},
+        {"perceptual_layers": (0.0, 1.0)},
+        {},
+        {"perceptual_time": 1.0},
+    )
 
-    first, last, both = (term(perceptual_layers=some) for some in ((0.0,), (1.0,), (0.0, 1.0)))
+    @jax.jit
+    def terms(params):
+        configs = (
+            tiny_config(
+                codec__perceptual_weight=0.5, **{f"codec__{k}": v for k, v in changes.items()}
+            )
+            for changes in settings
+        )
+        stages = (codec_stage("codec", config, lambda: iter(())) for config in configs)
+        return [stage.loss(params, frozen, batch, keys)["perceptual"] for stage in stages]
+
+    first, last, both, default, weighted = (tuple(map(float, pair)) for pair in terms(params))
     assert both[0] == pytest.approx((first[0] + last[0]) / 2, rel=1e-5)
-    assert term() == first  # half of one block is none
-    weighted = term(perceptual_time=1.0)
+    assert default == first  # half of one block is none
     assert 0 < weighted[1] < first[1] == 16 and weighted[0] < first[0]
 
 
@@ -163,7 +173,7 @@ def test_a_latent_channel_that_does_not_vary_leaves_all_gradients_finite():
     def loss(raw):
         return jnp.sum(jnp.square(add_latent_noise(raw, real, keys, 0.5)))
 
-    gradient = jax.grad(loss)(raw)
+    gradient = jax.jit(jax.grad(loss))(raw)
     assert np.isfinite(gradient).all() and np.abs(gradient[..., 1]).min() > 0
     np.testing.assert_allclose(
         channel_deviations(raw, real)[0], np.std(raw, axis=(0, 1))[0], rtol=1e-5
@@ -199,7 +209,12 @@ def test_latent_statistics_are_mean_and_deviation_over_all_batches(vision):
     measured = measure_statistics(codec, encoder, params, {"encoder": vision}, iter(batches))
     patches = np.concatenate([batch.patches for batch in batches])
     grids = np.full((8, 2), 2, np.int32)
-    raw = codec.compress(params, encoder(vision, to_unit(patches), grids), grids)
+
+    @jax.jit
+    def compressed(params, pixels):
+        return codec.compress(params, encoder(vision, pixels, grids), grids)
+
+    raw = compressed(params, to_unit(patches))
     values = np.asarray(raw, np.float64).reshape(-1, 8)
     np.testing.assert_allclose(measured["statistics"]["mean"], values.mean(0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(measured["statistics"]["std"], values.std(0), rtol=1e-4)

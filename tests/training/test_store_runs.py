@@ -30,6 +30,14 @@ from unicom_jax.training.clock import CLOCK
 from unicom_jax.training.run import run_stages
 from unicom_jax.training.spool import Spool
 
+# With one store in `make test` and both in `make test-slow`.
+BOTH = pytest.mark.parametrize(
+    "bucket",
+    ["s3", pytest.param("gs", marks=pytest.mark.slow)],
+    indirect=True,
+    scope="module",
+)
+
 
 def go(workdir, *stages, **overrides):
     made = config(**overrides)
@@ -61,11 +69,13 @@ def run(bucket, whole, tmp_path_factory):
     return workdir
 
 
+@BOTH
 def test_a_run_in_a_store_resumes_and_ends_as_one_on_a_disk_that_was_never_stopped(run, whole):
     chex.assert_trees_all_equal(weights(run), weights(whole), strict=True)
     assert losses(run) == losses(whole)
 
 
+@BOTH
 @pytest.mark.slow
 def test_a_run_trains_from_nothing_in_a_store_on_data_in_the_store(
     bucket,
@@ -100,6 +110,7 @@ def test_a_run_trains_from_nothing_in_a_store_on_data_in_the_store(
     assert as_path(f"{bucket}/new/scores.json").is_file()
 
 
+@BOTH
 def test_what_a_killed_save_left_in_a_store_is_no_checkpoint_and_goes(run):
     folder = as_path(run) / "pretrain" / "checkpoints"
     assert stage_steps(as_path(run), "pretrain") == [2, 4]
@@ -107,11 +118,13 @@ def test_what_a_killed_save_left_in_a_store_is_no_checkpoint_and_goes(run):
     assert all((folder / step / COMMITTED).is_file() for step in ("2", "4"))
 
 
+@BOTH
 def test_tensorboards_files_of_a_run_are_in_the_store(run):
     names = (as_path(run) / "pretrain" / "tensorboard").files()
     assert names and all(name.startswith("events") for name in names)
 
 
+@BOTH
 def test_a_run_in_a_store_draws_and_reports_into_the_store(run, bucket):
     out = f"{bucket}/drawn/circle.png"
     assert not cli.main(["sample", f"--checkpoint={run}", "--prompt=a circle", f"--out={out}"])
@@ -121,6 +134,7 @@ def test_a_run_in_a_store_draws_and_reports_into_the_store(run, bucket):
     assert "pretrain" in as_path(f"{run}/report.html").read_text()
 
 
+@BOTH
 @pytest.mark.slow
 def test_an_export_of_a_run_in_a_store_goes_into_the_store_and_comes_back(run, bucket, capsys):
     target, workdir = f"{bucket}/exported", f"{bucket}/imported"
@@ -133,6 +147,7 @@ def test_an_export_of_a_run_in_a_store_goes_into_the_store_and_comes_back(run, b
     chex.assert_trees_all_equal(weights(workdir), weights(run))
 
 
+@BOTH
 def test_a_stage_starts_from_the_weights_of_a_run_in_a_store(run, bucket, whole, tmp_path):
     printed = Console(file=io.StringIO(), width=1000)
     for workdir in (f"{bucket}/warm", tmp_path / "warm"):

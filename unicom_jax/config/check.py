@@ -10,9 +10,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from unicom_jax.config.key import ConfigError, checked
+from unicom_jax.config.check_data import check_data, check_stage_sources
+from unicom_jax.config.key import NEUTRAL, ConfigError, Key, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
-from unicom_jax.config.keys.data import SQUARE
+from unicom_jax.config.keys.unified import CHEERS
 from unicom_jax.config.schema import KEYS, POLICY_STAGES, STAGES, UNIFIED_STAGES, value_at, values
 
 Config = Mapping[str, Any]
@@ -35,7 +36,7 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
             checked(name, KEYS[name], value)
     if not config["stages"]:
         raise ConfigError("stages=() trains nothing; give at least one stage")
-    _check_data(config)
+    check_data(config)
     _check_encoder(config)
     _check_codec(config)
     if any(STAGES[stage] is AUTOENCODER for stage in stages):
@@ -49,112 +50,12 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         )
     for stage in stages:
         _check_stage(stage, config[stage])
-        _check_stage_sources(stage, config)
+        check_stage_sources(stage, config)
         if stage in UNIFIED_STAGES:
             _check_rows(stage, config[stage])
             _check_parts(stage, config)
         if stage in POLICY_STAGES:
             _check_rewards(stage, config[stage])
-
-
-def _check_data(config: Config) -> None:
-    data = config["data"]
-    pool, fold = config["codec"]["pool"], config["unified"]["fold"]
-    policy, size, unit = data["policy"], data["image_size"], data["patch"] * pool * fold
-    if policy != "naflex" and size % unit:
-        what = f"data.patch={data['patch']}"
-        what += f" times codec.pool={pool}" if pool > 1 else ""
-        what += f" times unified.fold={fold}" if fold > 1 else ""
-        near = [n * unit for n in (size // unit, size // unit + 1) if n]
-        raise ConfigError(
-            f"data.image_size={size} is not a multiple of {what}; take "
-            f"{' or '.join(map(str, near))}"
-        )
-    if policy.startswith("bucket") and data["bucket_step"] % unit:
-        raise ConfigError(
-            f"data.bucket_step={data['bucket_step']} is not a multiple of {unit} pixels "
-            "(data.patch times codec.pool times unified.fold)"
-        )
-    if policy == "bucket_walk" and size % data["bucket_step"]:
-        raise ConfigError(
-            f"data.image_size={size} is not a multiple of data.bucket_step={data['bucket_step']}, "
-            "as policy bucket_walk needs it"
-        )
-    if data["understood_policy"] != "same" and policy not in SQUARE:
-        raise ConfigError(
-            f"data.understood_policy={data['understood_policy']!r} needs data.policy to be one of "
-            f"{', '.join(SQUARE)}, not {policy!r}; set it to same, or change data.policy"
-        )
-    if not data["response_close"]:
-        raise ConfigError(
-            "data.response_close is empty, so no answer would ever end; give the text that ends one"
-        )
-    low, high = config["sample"]["guidance_interval"]
-    if low > high:
-        raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
-    unified = config["unified"]
-    at_1 = unified["pathway"] == "cheers" and unified["prediction"] == "velocity"
-    if config["sample"]["grid"] != "even" and not at_1:
-        raise ConfigError(
-            f"sample.grid={config['sample']['grid']} asks for the velocity at t = 1, which only "
-            "unified.pathway=cheers with unified.prediction=velocity has; set it to even"
-        )
-    _check_sources(data)
-    scenes = data["scenes"]
-    if all(source["kind"] != "scenes" for source in data["sources"] or [data["source"]]):
-        return
-    for name in ("sizes", "object_weights", "shapes", "colours", "object_sizes", "backgrounds"):
-        if not scenes[name]:
-            raise ConfigError(f"data.scenes.{name} is empty; give at least one")
-    if scenes["alike_share"] + scenes["distinct_share"] > 1:
-        raise ConfigError("data.scenes.alike_share and distinct_share sum to more than 1")
-    if max(scenes["object_weights"]) <= 0:
-        raise ConfigError("data.scenes.object_weights are all 0; give one of them a weight")
-
-
-def _check_sources(data: Config) -> None:
-    if not data["sources"]:
-        return
-    for name, value in data["source"].items():
-        if value != KEYS[f"data.source.{name}"].default:
-            raise ConfigError(
-                f"data.source.{name}={value!r} does nothing beside data.sources; set it to "
-                f"{KEYS[f'data.source.{name}'].default!r}, or leave data.sources out"
-            )
-    for index, source in enumerate(data["sources"]):
-        for stage in source["stages"]:
-            if stage not in STAGES:
-                raise ConfigError(
-                    f"data.sources[{index}].stages: {stage!r} is unknown; stages are "
-                    f"{', '.join(STAGES)}"
-                )
-
-
-def _check_stage_sources(stage: str, config: Config) -> None:
-    """Every stage has a source, and every task of it comes from somewhere."""
-    sources, settings = config["data"]["sources"], config[stage]
-    own = [s for s in sources if not s["stages"] or stage in s["stages"]]
-    if sources and not own:
-        raise ConfigError(
-            f"none of data.sources is for stage {stage!r}; add it to the stages of one, or leave "
-            "them ()"
-        )
-    if stage not in UNIFIED_STAGES:
-        return
-    shares = {task: share for task, share in settings["mixture"].items() if share}
-    open_ones = [s for s in own if not s["tasks"]]
-    if not shares and (open_ones or not sources):
-        raise ConfigError(
-            f"{stage}.mixture is 0 for every task; give one a share, for example "
-            f"--config.{stage}.mixture.text_to_image=1"
-            + ", or give each of data.sources its tasks"
-            * bool(sources)
-        )
-    if shares and own and not open_ones:
-        raise ConfigError(
-            f"{stage}.mixture.{next(iter(shares))} does nothing, as every source of the stage "
-            "names its tasks; set it to 0, or leave out the tasks of a source"
-        )
 
 
 def _check_parts(stage: str, config: Config) -> None:
@@ -185,8 +86,8 @@ def _check_autoencoder(config: Config) -> None:
         )
     if policy == "naflex":
         raise ConfigError(
-            "the stage autoencoder needs pictures of a few shapes, data.policy=naflex has any; set "
-            "--config.data.policy=bucket"
+            "the stage autoencoder needs pictures of a few shapes, but data.policy=naflex allows "
+            "any; set --config.data.policy=bucket"
         )
     if wrong := [width for width in widths if width % groups]:
         raise ConfigError(
@@ -207,8 +108,9 @@ def _check_autoencoder(config: Config) -> None:
         )
     if patch % 2 ** adversary["layers"]:
         raise ConfigError(
-            f"autoencoder.discriminator.layers={adversary['layers']} halve a picture so many "
-            f"times, and data.patch={patch} does not divide so often; take fewer"
+            f"autoencoder.discriminator.layers={adversary['layers']} halve the sides of a picture "
+            f"that many times, but data.patch={patch} is not a multiple of "
+            f"{2 ** adversary['layers']}; use fewer layers"
         )
     if adversary["adaptive"] and own["accumulate"] > 1:
         raise ConfigError(
@@ -266,8 +168,32 @@ def _check_unified(config: Config) -> None:
             "unified.understanding=channel_concat needs one latent for each patch: set "
             "codec.pool=1 or another understanding"
         )
+    _check_idle_options(config)
     if check := OF_FAMILY.get(unified["pathway"]):
         check(config)
+
+
+# Options of which one pathway alone makes use. Sizes of parts that are not built may stand.
+OPTIONS_OF = {
+    "unified.head.kind": "transfusion",
+    **{
+        f"unified.cheers.{name}": "cheers"
+        for name, key in CHEERS.keys.items()
+        if isinstance(key, Key)
+    },
+}
+
+
+def _check_idle_options(config: Config) -> None:
+    """Refuses options of another pathway, but those that change no result."""
+    own = config["unified"]["pathway"]
+    for name, pathway in OPTIONS_OF.items():
+        value, key = value_at(config, name), KEYS[name]
+        if pathway != own and key.resume != NEUTRAL and value != key.default:
+            raise ConfigError(
+                f"{name}={value} does nothing with unified.pathway={own}; set it to {key.default}, "
+                f"or unified.pathway to {pathway}"
+            )
 
 
 def _check_query(config: Config) -> None:
@@ -293,15 +219,14 @@ def _check_cheers(config: Config) -> None:
     over = config["unified"]["cheers"]["flow_over"]
     if over == "all" and config["unified"]["prediction"] != "velocity":
         raise ConfigError(
-            "unified.cheers.flow_over=all is a loss of velocities at t = 1, which a head of "
-            f"unified.prediction={config['unified']['prediction']} does not have; set one of them "
-            "back"
+            "unified.cheers.flow_over=all needs velocities at t = 1, which unified.prediction="
+            f"{config['unified']['prediction']} does not give; change one of the two"
         )
     limited = [s for s in config["stages"] if config[s].get("views_per_row")]
     if over == "all" and limited:
         raise ConfigError(
-            f"{limited[0]}.views_per_row leaves pictures out, and unified.cheers.flow_over=all "
-            "computes every one: set one of them back"
+            f"{limited[0]}.views_per_row leaves pictures out, but unified.cheers.flow_over=all "
+            "computes all of them; change one of the two"
         )
     widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
     for stage, width in widths.items():
@@ -330,8 +255,8 @@ def _divisors(number: int) -> str:
 def _check_stage(stage: str, settings: Config) -> None:
     if settings["spike_factor"] and settings["spike_factor"] <= 1:
         raise ConfigError(
-            f"{stage}.spike_factor={settings['spike_factor']} would skip usual steps; give several "
-            "medians, 10 for example, or 0 to skip none"
+            f"{stage}.spike_factor={settings['spike_factor']} would skip ordinary steps; give a "
+            "larger multiple of the median, for example 10, or 0 to skip none"
         )
     if settings["ema_warmup"] and not settings["ema_decay"]:
         raise ConfigError(f"{stage}.ema_warmup=True needs an average; set {stage}.ema_decay")
@@ -390,4 +315,7 @@ def _check_rows(stage: str, settings: Config) -> None:
             f"{_divisors(settings['batch_size'])}"
         )
     if not settings["flow_weight"] and not settings["text_weight"]:
-        raise ConfigError(f"{stage}.flow_weight and text_weight are both 0: nothing is learned")
+        raise ConfigError(
+            f"{stage}.flow_weight and text_weight are both 0, so nothing is learned; raise one of "
+            "them"
+        )

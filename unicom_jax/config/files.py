@@ -47,18 +47,9 @@ def load_config(path: str) -> ConfigDict:
       ConfigError: the file is missing, does not run, has no `get_config`, or sets a key or a value
         that does not exist. It names the file and, where there is one, the line.
     """
-    file = Path(path)
-    if not file.is_file():
+    if not Path(path).is_file():
         raise ConfigError(f"--config={path}: no such file; see experiments/ for the ones that ship")
-    try:
-        with _module(file) as module:
-            if not hasattr(module, "get_config"):
-                raise ConfigError(f"{path} has no get_config; define `def get_config():` in it")
-            config = module.get_config()
-    except ConfigError:
-        raise
-    except Exception as error:
-        raise ConfigError(f"{_place(file, error)}: {_reason(error)}") from error
+    config = call_in_file(path, "get_config")
     if not isinstance(config, ConfigDict):
         raise ConfigError(
             f"{path}: get_config() returns {type(config).__name__}; return the ConfigDict that "
@@ -69,6 +60,29 @@ def load_config(path: str) -> ConfigDict:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return config.lock()
+
+
+def call_in_file(path: str, function: str) -> Any:
+    """What a function without arguments of a Python file returns.
+
+    Raises:
+      ConfigError: the file does not run or has no such function. It names the file and, where there
+        is one, the line.
+    """
+    file = Path(path)
+    if file.suffix != ".py":
+        raise ConfigError(
+            f"{path} is not a Python file; give one that ends in .py and defines {function}()"
+        )
+    try:
+        with _module(file) as module:
+            if not hasattr(module, function):
+                raise ConfigError(f"{path} has no {function}; define `def {function}():` in it")
+            return getattr(module, function)()
+    except ConfigError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise ConfigError(f"{_place(file, error)}: {_reason(error)}") from error
 
 
 @contextlib.contextmanager
@@ -115,7 +129,7 @@ def _place(file: Path, error: BaseException) -> str:
     return str(file)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception | SystemExit) -> str:
     """What is wrong, in one line; for an access to a configuration with the key's whole name."""
     if isinstance(error, SyntaxError):
         return error.msg
@@ -124,6 +138,7 @@ def _reason(error: Exception) -> str:
         text = str(error).splitlines()[0] if str(error) else ""
         return f"{type(error).__name__}: {text}"
     name, value = access
+    value = value.to_dict() if isinstance(value, ConfigDict) else value
     if name not in KEYS:
         return f"{'' if group_of(name) else 'unknown key '}{name}: {hint(name)}"
     try:
@@ -133,7 +148,7 @@ def _reason(error: Exception) -> str:
     return f"{name}={value!r}: expects {KINDS[KEYS[name].kind]}, like {KEYS[name].default!r}"
 
 
-def _failed_access(error: Exception) -> tuple[str, Any] | None:
+def _failed_access(error: Exception | SystemExit) -> tuple[str, Any] | None:
     """The dotted name (and value) that a ConfigDict refused; None for any other error."""
     frames = [frame.f_locals for frame, _ in traceback.walk_tb(error.__traceback__)]
     roots = [
@@ -220,6 +235,19 @@ def apply_overrides(config: ConfigDict, overrides: Iterable[str]) -> None:
                 f"{hint(key, '--config.')}"
             )
         _put(config, key, checked(name, KEYS[key], parse(name, KEYS[key], text)))
+
+
+def set_values(config: ConfigDict, changes: Mapping[str, Any]) -> None:
+    """Sets values by dotted key in place.
+
+    Raises:
+      ConfigError: an unknown key (the nearest known one is named), a wrong type, or a value out of
+        range.
+    """
+    for name, value in changes.items():
+        if name not in KEYS:
+            raise ConfigError(f"{'' if group_of(name) else 'unknown key '}{name}: {hint(name)}")
+        _put(config, name, checked(name, KEYS[name], value))
 
 
 def _put_field(config: ConfigDict, table: str, index: int, field: str, text: str) -> None:

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 # What may happen to a key when a run resumes.
 NEUTRAL = "neutral"  # may always change: it does not change what is learned
 RECORDED = "recorded"  # with --allow-change; the change is kept in the run's history
@@ -179,6 +181,7 @@ def _checked_tables(name: str, key: Key, value: Any) -> tuple[dict[str, Any], ..
 
 def _checked_table(name: str, key: Key, table: Any) -> dict[str, Any]:
     fields = key.fields or {}
+    table = table.to_dict() if isinstance(table, ConfigDict) else table
     if not isinstance(table, Mapping):
         raise ConfigError(f"{name}={table!r}: expects a dict of {', '.join(fields)}")
     for field in table:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from unicom_jax.config.key import ALWAYS, NEUTRAL, RECORDED, Group, Key, flatten
+from unicom_jax.config.key import ALWAYS, NEUTRAL, RECORDED, ConfigError, Group, Key, flatten
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.codec import CODEC
 from unicom_jax.config.keys.data import DATA
@@ -128,8 +128,18 @@ def values(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A stored configuration with the keys that came after it, set to what it did without them."""
+    """A stored configuration with the keys that came after it, set to what it did without them.
+
+    Raises:
+      ConfigError: it has a value in place of a group.
+    """
     completed = copy.deepcopy(dict(stored))
+    for name in sorted(GROUPS):
+        found: Any = completed
+        for part in name.split("."):
+            found = found.get(part, {})
+            if not isinstance(found, Mapping):
+                raise ConfigError(f"{name} is {found!r} where a group of keys is expected")
     for stage in STAGES.keys() - stored.keys():  # it came later, and was not trained
         completed[stage] = defaults(STAGES[stage].keys).to_dict()
     for name, key in KEYS.items():

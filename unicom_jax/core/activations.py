@@ -1,14 +1,14 @@
-"""Where activations are placed on a mesh: each axis of an array by the mesh axes that split it.
+"""Placement of activations on a mesh: which mesh axes split each axis of an array.
 
-Models name what an axis is and no mesh:
+Models say what each axis means and never mention a mesh:
 
     hidden = place(hidden, ROWS, SLOTS)      # (B, S, W): rows over data, slots over `context`
 
-What the names mean is looked up in the mesh that `on_mesh` sets around a traced function
-(`training/step.py` does, around the loss). Without a mesh, or on one device, nothing happens.
+The names are looked up in the mesh that `on_mesh` sets around a traced function (around the loss,
+in `training/step.py`). Without a mesh, or on one device, nothing happens.
 
 Rows of packed sequences are long, so their slots are split too. Pictures are short: each stays
-whole, and the devices along `context` take other pictures. Only attention looks across slots
+whole, and the devices along `context` take different pictures. Only attention looks across slots
 (`core/attention/sharded.py`).
 """
 
@@ -28,28 +28,28 @@ ROWS: MeshAxes = ("slice", "data", "fsdp")  # of a batch
 SLOTS: MeshAxes = ("context",)  # of a packed row
 PICTURES: MeshAxes = (*ROWS, *SLOTS)  # of a batch of pictures
 TENSOR: MeshAxes = ("tensor",)  # of heads, hidden channels and vocabulary
-# A weight is needed whole where it meets activations, so it may be split over devices that compute
-# the same sequence too: those along `context` hold parts of it, as those along `fsdp` do.
+# A weight is gathered before it meets activations, so it may also be split over devices that share
+# a sequence: those along `context` hold parts of it, as those along `fsdp` do.
 EMBED: MeshAxes = ("fsdp", "context")  # of the weights' "embed" dimension
 
 
 def on_mesh(mesh: Mesh) -> contextlib.AbstractContextManager:
-    """`place` speaks of this mesh inside: for a traced function with arguments on its devices."""
+    """Sets the mesh that `place` uses, for tracing a function with arguments on its devices."""
     return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
 def current_mesh() -> AbstractMesh | None:
-    """The mesh that is set; None where there is none, where it has one device, and in a program
-    that each device runs by itself (`jax.shard_map`)."""
+    """The current mesh; None if none is set, if it has one device, or inside a program that each
+    device runs by itself (`jax.shard_map`)."""
     mesh = jax.sharding.get_abstract_mesh()
     manual = all(kind == AxisType.Manual for kind in mesh.axis_types)
     return None if mesh.empty or mesh.size == 1 or manual else mesh
 
 
 def fitting(axes: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
-    """The first of `axes` over whose devices `size` divides, without those of one device.
+    """The leading `axes` that divide `size` evenly, without those of one device.
 
-    An axis that does not divide ends the list: its devices then hold copies.
+    The first axis that does not divide ends the list: its devices then hold copies.
     """
     taken: MeshAxes = ()
     for axis in axes:
@@ -61,26 +61,26 @@ def fitting(axes: MeshAxes, size: int, mesh: Mesh | AbstractMesh) -> MeshAxes:
 
 
 def count(axes: MeshAxes, mesh: Mesh | AbstractMesh) -> int:
-    """Devices along `axes` together."""
+    """Number of devices along all of `axes`."""
     return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def split_over(
     shape: Sequence[int], axes: Sequence[MeshAxes], mesh: Mesh | AbstractMesh
 ) -> tuple[MeshAxes, ...]:
-    """For each leading dimension those of its mesh axes that split it."""
+    """For each leading dimension, those of its mesh axes that split it."""
     return tuple(fitting(names, size, mesh) for names, size in zip(axes, shape, strict=False))
 
 
 def place(x: jax.Array, *axes: MeshAxes) -> jax.Array:
-    """x, with its leading dimensions over these mesh axes as far as they divide; others whole."""
+    """x with leading dimensions split over these mesh axes where they divide; the rest whole."""
     if (mesh := current_mesh()) is None:
         return x
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*split_over(x.shape, axes, mesh)))
 
 
 def on_own_pictures(run: Callable[..., jax.Array], weights: Any, *pictures: jax.Array) -> jax.Array:
-    """`run(weights, *pictures)`, each device on its own pictures and with all of the weights.
+    """`run(weights, *pictures)`: each device runs its own pictures with all of the weights.
 
     For programs that depend on a picture's shape. The weights get no gradient.
     """
@@ -98,7 +98,7 @@ def on_own_pictures(run: Callable[..., jax.Array], weights: Any, *pictures: jax.
 
 
 def own_slots(x: jax.Array) -> jax.Array:
-    """(B, S, ...) -> (B c, S / c, ...): what each of the c devices of a row has, as a row.
+    """(B, S, ...) -> (B c, S / c, ...): each of the c parts of a row, one a device, becomes a row.
 
     For sums over slots, which then need no slot of another device.
     """

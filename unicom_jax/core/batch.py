@@ -16,7 +16,7 @@ class Role(enum.IntEnum):
 
     PAD = 0
     TEXT = 1
-    UNDERSTAND = 2  # raw features Z of an image that is looked at
+    UNDERSTAND = 2  # raw features Z of an image to understand
     CLEAN = 3  # clean latents z̃ (t = 1) of an image that is edited or was drawn before
     NOISY = 4  # noisy latents z̃_t of an image that is being drawn
 
@@ -28,7 +28,7 @@ class MaskIntervals:
     visible(i, j) = context_start[i] <= j < context_stop[i]  or  span_start[i] <= j < span_stop[i]
 
     One packed row `a b [x x] c | [n n]`: text a, b, a clean image x of two tokens, text c, and the
-    noisy copy n of x, which stands at the end of the document and keeps the positions of x:
+    noisy copy n of x, which is placed at the end of the document and keeps the positions of x:
 
              a b x x c n n
         a    1 . . . . . .      text:   context = [document start, i + 1)
@@ -39,7 +39,7 @@ class MaskIntervals:
         n    1 1 . . . 1 1      noisy:  context = [document start, place of x), span = itself
         n    1 1 . . . 1 1
 
-    Of several questions apart, all behind one picture, each sees the picture and itself: context =
+    Several separate questions may follow one picture. Each sees the picture and itself: context =
     [document start, picture end), span = [its own start, i + 1).
     Padding slots have four zeros: they see nothing and nobody sees them.
     """
@@ -52,27 +52,27 @@ class MaskIntervals:
 
 @flax.struct.dataclass
 class MixedBatch:
-    """Packed rows of text and images. docs/index.md says what the letters of shapes mean.
+    """Packed rows of text and images. docs/index.md explains the letters in shapes.
 
     Attributes:
       tokens: token ids; 0 at image and padding slots.
       positions: (y, x), rotary; equal at text slots.
       mask: two intervals per slot.
       roles: a `Role` per slot.
-      image_index: which of the row's images an image slot belongs to, at NOISY slots which of its
-        draws; 0 elsewhere.
+      image_index: which of the row's images (at NOISY slots: which of its draws) an image slot
+        belongs to; 0 elsewhere.
       image_token: which token of that image or draw; 0 elsewhere.
       targets: token to be predicted at each slot.
       target_weights: 0 where nothing is predicted.
       patches: raster order, each of the C = patch * patch * 3 numbers flattened as (row, column,
         channel); None where there are features.
       grids: (rows, columns) of patches; (0, 0) where there is no image.
-      draws: which of the row's images each draw is of; -1 where there is no draw. A draw has noise
-        and a time of its own, and several may be of one image, which is then encoded once.
-      features: what the frozen encoder makes of the patches, where it was computed before, in
-        float32, bfloat16 or float16; 0 behind an image's last patch. Else None.
-      parts: number of the source and task of each slot, in the order of `mixture_parts`; 0 at
-        padding, -1 where it is not known. None: of no slot.
+      draws: the image of the row that each draw shows; -1 where there is no draw. A draw has its
+        own noise and time; several draws may share an image, which is then encoded once.
+      features: the frozen encoder's features of the patches where they were computed beforehand, in
+        float32, bfloat16 or float16; 0 behind an image's last patch. Otherwise None.
+      parts: number of each slot's source and task, in the order of `mixture_parts`; 0 at padding,
+        -1 where unknown. None: known for no slot.
     """
 
     tokens: Int32[Array, "B S"]

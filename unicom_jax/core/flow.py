@@ -17,7 +17,7 @@ from unicom_jax.core.flow_steps import SAMPLERS, EulerStep, FlowStep, SdeStep, V
 from unicom_jax.core.losses import LossTerm, LossTerms
 from unicom_jax.core.parts import part_term
 
-TIME_BINS = 4  # in which the flow loss is reported
+TIME_BINS = 4  # the flow loss is reported for each of these bins
 TIME_KINDS = ("uniform", "logit_normal")  # distributions of `sample_time`
 TIME_GRIDS = ("even", "released")  # of `time_grid`
 
@@ -39,7 +39,7 @@ def interpolate(
 
 
 def velocity(data: Float[Array, "*shape"], noise: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """v = z_1 - ε, the same all along the path."""
+    """v = z_1 - ε, constant along the path."""
     return data - noise
 
 
@@ -51,8 +51,7 @@ def data_to_velocity(
 ) -> Float[Array, "*shape"]:
     """The velocity that leads from z_t to `data`: (z_1 - z_t) / max(1 - t, floor).
 
-    The floor bounds the weight that a data-predicting network gets near t = 1 ("JiT": Li & He
-    2025).
+    The floor bounds the loss weight of a data-predicting network near t = 1 ("JiT": Li & He 2025).
     """
     return (data - noisy) / jnp.maximum(1.0 - align_time(time, data), floor)
 
@@ -66,7 +65,7 @@ def floored_velocities(
 ) -> tuple[Float[Array, "*shape"], Float[Array, "*shape"]]:
     """The velocities to a predicted z_1 and to the true one, for the loss of "data" prediction.
 
-    The same floor for both, else the best prediction near t = 1 would not be the data.
+    Both use the same floor; otherwise the best prediction near t = 1 would not be the data.
     """
     return (
         data_to_velocity(prediction, noisy, time, floor),
@@ -94,8 +93,8 @@ def shift_time(
 def latent_shift(tokens: int | Int[Array, "*shape"], dims: int) -> float | Float32[Array, "*shape"]:
     """s = sqrt(N d / 4096) for N tokens of d channels ("RAE": Zheng et al. 2025).
 
-    For an array of token counts, one of each picture, an array of shifts. An absent picture (N = 0)
-    counts as one token, so that its time stays finite.
+    An array of token counts, one for each picture, gives an array of shifts. An absent picture
+    (N = 0) counts as one token, so that its time stays finite.
     """
     if isinstance(tokens, int):
         return math.sqrt(tokens * dims / 4096)
@@ -147,9 +146,9 @@ def flow_terms(
     time: Float[Array, "*#B"],
     of: Bool[Array, "*#B P"] | None = None,
 ) -> LossTerms:
-    """The term `flow`, as of `flow_loss`, and its parts by flow time, which are only reported.
+    """The term `flow` of `flow_loss`, and its parts by flow time, which are only reported.
 
-    Part `flow/t0.25` is of the tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
+    Part `flow/t0.25` covers tokens with .25 <= t < .5; there are `TIME_BINS` of equal width.
     With `of` (`core.parts.membership`), `flow/parts` has the sums and counts by part of a mixture.
     """
     weights, error = _weighted_errors(prediction, target, weights)
@@ -166,7 +165,7 @@ def terms_by_time(
     time: Float[Array, "*#B"],
     bins: int = TIME_BINS,
 ) -> LossTerms:
-    """Means of `values` by flow time, so many terms of the names that `flow_terms` gives."""
+    """Means of `values` by flow time: `bins` terms, named as in `flow_terms`."""
     weights = jnp.broadcast_to(weights, values.shape).astype(jnp.float32)
     number = jnp.clip(jnp.floor(time * bins), 0, bins - 1)
     terms = {}
@@ -179,7 +178,7 @@ def terms_by_time(
 def _weighted_errors(
     prediction: jax.Array, target: jax.Array, weights: jax.Array | None
 ) -> tuple[jax.Array, jax.Array]:
-    """fp32 weights and squared errors of tokens (*B), 0 where the weight is."""
+    """fp32 weights and squared errors of tokens (*B); the error is 0 where the weight is 0."""
     error = prediction.astype(jnp.float32) - target.astype(jnp.float32)
     if weights is None:
         weights = jnp.ones(error.shape[:-1])
@@ -198,11 +197,11 @@ def time_grid(
     """The increasing times of an integration, shifted by `shift`.
 
     Args:
-      steps: of "even": that many. Of "released": that many from 0.
-      start: where it begins, before the shift; see `begin_from`.
+      steps: number of steps from `start` ("even") or from 0 ("released": fewer from `start`).
+      start: time at which the integration begins, before the shift; see `begin_from`.
       kind: one of `TIME_GRIDS`. "even" takes equal steps from `start` to 1. "released" is the grid
-        of Cheers' published code, N = (1 - start) · steps nodes from `start` to 1 and one more step
-        of 1 / `steps` beyond 1, for comparisons with it: v is then asked for at t = 1.
+        of Cheers' published code, for comparisons with it: N = (1 - start) · steps nodes from
+        `start` to 1 and one more step of 1 / `steps` beyond 1, so v is evaluated at t = 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")
@@ -220,13 +219,13 @@ def time_grid(
 
 
 class Trajectory(NamedTuple):
-    """What an integration went through.
+    """The course of an integration.
 
     Attributes:
       states: z at each time of the grid, noise and result included.
       times: the grid.
-      log_probs: of each step from its state to the next, a row (see `SdeStep`); None where the
-        steps are those of an ODE, whose next state has no density.
+      log_probs: log-probability of each step from its state to the next, one per row (see
+        `SdeStep`); None for steps of an ODE, whose next state has no density.
     """
 
     states: Float[Array, "times ..."]
@@ -248,15 +247,15 @@ def integrate(
 ) -> Float[Array, "*shape"] | tuple[Float[Array, "*shape"], Trajectory]:
     """Carries `noise` from t = 0 to t = 1 along dz/dt = velocity_fn(z, t), in fp32 or better.
 
-    With a later `start` it carries a state of that time, see `begin_from`.
+    With a later `start`, `noise` is a state of that time; see `begin_from`.
 
     `velocity_fn` gets the state and a scalar time. One `scan` runs all steps, so the compiled code
-    holds it once (Heun: twice) whatever their number.
+    holds `velocity_fn` once (Heun: twice) however many steps there are.
 
     Args:
       sampler: a name of `SAMPLERS`, or a step (z, t0, t1, key) -> (z, log-probability).
       start, grid: see `time_grid`.
-      key: of a step that draws noise: one, or one a row.
+      key: for steps that draw noise: one key, or one per row.
       trajectory: also return the states, times and log-probabilities on the way.
     """
     if isinstance(sampler, str) and sampler not in SAMPLERS:
@@ -297,9 +296,9 @@ def integrate_window(
     *,
     key: Key[Array, "*#B"],
 ) -> tuple[Float[Array, "*shape"], Trajectory]:
-    """As `integrate`, with SDE steps in the window [first, first + length) and Euler's elsewhere.
+    """Like `integrate`, with SDE steps in the window [first, first + length) and Euler's elsewhere.
 
-    Where the window begins is an argument of the compiled program, so it may move.
+    The start of the window is an argument of the compiled program, so the window may move.
 
     Returns:
       The result, and the trajectory of the window alone.
@@ -339,10 +338,11 @@ def begin_from(
     *,
     grid: str = "even",
 ) -> Float[Array, "*shape"]:
-    """The state with which `integrate` begins at `start`, so that an edit has some of its source.
+    """The state from which `integrate` begins at `start`, so that an edit keeps some of its source.
 
-    It is mixed at the shifted time, the one that the model is given. With `grid` "released" it is
-    mixed at `start` itself, as in Cheers' published code, whatever time the model is given.
+    Data and noise are mixed at the shifted time, which is what the model is given. With `grid`
+    "released" they are mixed at `start` itself, as in Cheers' published code, whatever time the
+    model is given.
     """
     time = jnp.asarray(start)
     return interpolate(data, noise, time if grid == "released" else shift_time(time, shift))
@@ -362,8 +362,8 @@ def guide(
 ) -> Float[Array, "*shape"]:
     """Classifier-free guidance u + scale (c - u) (Ho & Salimans 2022) for times in `interval`.
 
-    Outside the closed interval the conditional velocity stands (Kynkäänniemi et al. 2024). `scale`
-    and `time` are scalars or have leading axes of `conditional` (B, ...).
+    Outside the closed interval the result is the conditional velocity (Kynkäänniemi et al. 2024).
+    `scale` and `time` are scalars or have leading axes of `conditional` (B, ...).
     """
     low, high = interval
     time = align_time(time, conditional)

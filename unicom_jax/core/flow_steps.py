@@ -1,4 +1,4 @@
-"""A step of a flow's integration, z at t0 to z at t1, and its log-probability where it has one."""
+"""One integration step of a flow, from z at t0 to z at t1, and its log-probability if any."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ VelocityFn = Callable[[Float[Array, "*shape"], Float[Array, ""]], Float[Array, "
 
 
 class OdeStep:
-    """What steps of an ODE share: they need no key and have no log-probability (None)."""
+    """Base of the ODE steps: they need no key and have no log-probability (None)."""
 
     stochastic = False
 
     def log_prob(self, *step: Any) -> None:
-        """Raises ValueError: where such a step ends is certain, so it has no density there."""
+        """Raises ValueError: the end of such a step is certain, so it has no density."""
         raise ValueError(
             f"{type(self).__name__} is a step of an ODE and has no log-probability; draw with "
             "SdeStep where one is wanted"
@@ -41,8 +41,8 @@ class EulerStep(OdeStep):
 class HeunStep(OdeStep):
     """Trapezoidal corrector after an Euler predictor; the step that ends at t = 1 stays Euler.
 
-    A data-predicting network knows no velocity at t = 1 (0 / 0). One Euler step of local error
-    O(h²) leaves the method at second order (Karras et al. 2022, algorithm 1).
+    A data-predicting network gives no velocity at t = 1 (0 / 0). A single Euler step, of local
+    error O(h²), keeps the method at second order (Karras et al. 2022, algorithm 1).
     """
 
     def __call__(
@@ -64,9 +64,9 @@ class SdeStep:
         mean = z + [v - s² / (2 (1 - t)) (z - t v)] (t1 - t0)      s = level sqrt((1 - t) / t)
 
     -(z - t v) / (1 - t) is the score, so the drift corrects for the noise s sqrt(t1 - t0) that the
-    step adds ("Flow-GRPO": Liu et al. 2025, here with t = 1 as data). At t = 0, s takes t1 for t.
-    The marginals are those of the ODE for many steps only. A level of 0 would be Euler's step, and
-    is refused: it has no density.
+    step adds ("Flow-GRPO": Liu et al. 2025, here with t = 1 as data). At t = 0, s uses t1 for t.
+    The marginals match those of the ODE only in the limit of many steps. A level of 0 would be
+    Euler's step, which has no density, and is refused.
     """
 
     level: float = 0.7
@@ -99,12 +99,12 @@ class SdeStep:
     def log_prob(
         self, velocity_fn: VelocityFn, z: jax.Array, after: jax.Array, t0: jax.Array, t1: jax.Array
     ) -> Float32[Array, " B"]:
-        """Of a step that was made from `z` to `after`, under this velocity."""
+        """Log-probability of a step taken from `z` to `after`, under this velocity."""
         return log_density(after, *self.moments(velocity_fn, z, t0, t1))
 
 
 def _normal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
-    """Unit Gaussian, from one key or from one key a row (which then does not depend on others)."""
+    """Unit Gaussian, from one key, or from one key per row, so that no row depends on others."""
     if key.ndim == 0:
         return jax.random.normal(key, shape, dtype)
     return jax.vmap(lambda row: jax.random.normal(row, shape[1:], dtype))(key)

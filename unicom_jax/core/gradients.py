@@ -1,4 +1,4 @@
-"""How weight gradients are made: choices that hold while a loss is traced.
+"""How weight gradients are computed: choices that hold while a loss is traced.
 
 with weight_gradients("float32"):
     loss, gradients = jax.value_and_grad(...)(...)
@@ -22,12 +22,12 @@ _plain: ContextVar[bool] = ContextVar("products without a gradient rule", defaul
 
 @contextlib.contextmanager
 def weight_gradients(dtype: str) -> Iterator[None]:
-    """The dtype in which weight gradients leave their products and are summed over devices.
+    """Sets the dtype in which weight gradients leave their products and are summed over devices.
 
-    "compute" (the default): that of the activations. In bfloat16 each device rounds its part of a
-    gradient once before the parts are summed; the sum is kept and applied in fp32. "float32": no
-    rounding, for twice the bytes between devices. A device sums over its own slots in fp32 in
-    either case.
+    "compute" (the default): the dtype of the activations. In bfloat16 each device rounds its part
+    of a gradient once before the parts are summed; the sum is kept and applied in fp32. "float32":
+    no rounding, for twice the bytes between devices. Either way, a device sums over its own slots
+    in fp32.
 
     Raises:
       ValueError: another name.
@@ -42,15 +42,15 @@ def weight_gradients(dtype: str) -> Iterator[None]:
 
 
 def gradient_dtype(compute: jnp.dtype) -> jnp.dtype:
-    """In which weight gradients leave a product that is computed in `compute`."""
+    """The dtype in which weight gradients leave a product that is computed in `compute`."""
     return jnp.dtype(compute if _dtype.get() == COMPUTE else jnp.float32)
 
 
 @contextlib.contextmanager
 def forward_mode() -> Iterator[None]:
-    """Products without a gradient rule of their own, so that `jax.jvp` passes through them.
+    """Traces products without a gradient rule of their own, so that `jax.jvp` passes through.
 
-    On TPU and GPU that is so anyway, unless `weight_gradients("float32")` asks for the rule.
+    On TPU and GPU they have none anyway, unless `weight_gradients("float32")` asks for the rule.
     """
     token = _plain.set(True)
     try:
@@ -63,8 +63,8 @@ def needs_rule(same_dtype: bool) -> bool:
     """Whether `core.layers.matmul` brings its own gradient rule. Asked while a product is traced.
 
     Args:
-      same_dtype: the product is accumulated in the dtype of its factors. Otherwise JAX would
-        multiply its gradient with them in the wider one.
+      same_dtype: whether the product is accumulated in the dtype of its factors. If not, JAX would
+        multiply its gradient with them in the wider dtype.
     """
     if _plain.get():
         return False
@@ -72,7 +72,7 @@ def needs_rule(same_dtype: bool) -> bool:
 
 
 def _compiles_for_cpu() -> bool:
-    """By the devices of the mesh that is set, which need not be here; else by JAX's default."""
+    """By the devices of the current mesh, which need not be present; else by JAX's default."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     kind = jax.default_backend() if device is None else device.device_kind
     return kind == "cpu"

@@ -1,5 +1,5 @@
-"""Padded rows of image tokens: which slots are real, where on the image they stand, and squares of
-neighbouring tokens joined to one and separated again.
+"""Padded rows of image tokens: which slots are real, their places on the image, and how windows of
+neighbouring tokens are joined into one token and split again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def token_mask(grids: Int[Array, "*B 2"], tokens: int) -> Bool[Array, "*B {token
 
 def token_places(grids: Int[Array, "*B 2"], tokens: int) -> Int[Array, "*B {tokens} 2"]:
     """Row and column of each slot in raster order; padding gets places past the end."""
-    columns = jnp.maximum(grids[..., 1, None], 1)  # an absent image has none
+    columns = jnp.maximum(grids[..., 1, None], 1)  # an absent image has no columns
     slots = jnp.arange(tokens)
     return jnp.stack([slots // columns, slots % columns], axis=-1)
 
@@ -25,10 +25,10 @@ def token_places(grids: Int[Array, "*B 2"], tokens: int) -> Int[Array, "*B {toke
 def join_windows(
     x: Shaped[Array, "B N C"], grids: Int[Array, "B 2"], side: int
 ) -> Shaped[Array, "B N/{side}**2 C*{side}**2"]:
-    """The tokens of each window of side x side as one, in raster order: (row, column, channel).
+    """Joins the tokens of each side x side window into one, in the order (row, column, channel).
 
-    Padding may hold any token of the image. Raises ValueError where `side`² does not divide N, or
-    windows do not fill an image (under jit, where grids are unknown, the image turns to NaN).
+    Padding may hold any token of the image. Raises ValueError where `side`² does not divide N or
+    windows do not fill an image (under jit, where grids are unknown, the image becomes NaN).
     """
     if side == 1:
         return x
@@ -49,7 +49,7 @@ def join_windows(
 def split_windows(
     x: Shaped[Array, "B n C"], grids: Int[Array, "B 2"], side: int
 ) -> Shaped[Array, "B n*{side}**2 C/{side}**2"]:
-    """Inverse of `join_windows`, with the same errors; `grids` are those of the many tokens."""
+    """Inverse of `join_windows`, with the same errors; `grids` are those before joining."""
     if side == 1:
         return x
     batch, windows, channels = x.shape
@@ -62,7 +62,8 @@ def split_windows(
 
 
 def _check_windows(x: jax.Array, grids: jax.Array, side: int) -> jax.Array:
-    """Raises for images that windows do not fill; under jit, values unknown, turns `x` to NaN."""
+    """Raises for images that windows do not fill; under jit, where grids are unknown, returns NaN
+    for them."""
     uneven = grids % side != 0
     if not isinstance(uneven, jax.core.Tracer) and np.any(uneven):
         bad = np.asarray(grids)[np.any(uneven, axis=1)][0]

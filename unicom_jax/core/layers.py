@@ -1,4 +1,4 @@
-"""The small layers everything is built of.
+"""The small layers that everything is built from.
 
 Compute follows the dtype of the activations; norms run in fp32. Products of fp32 activations are
 fp32 on every platform (`core.precision`).
@@ -39,16 +39,16 @@ def matmul(
 ) -> Float[Array, "*B out"]:
     """x times kernel, computed in the dtype of x and accumulated in `out_dtype`.
 
-    The values and gradients are those of `x @ kernel`. Where XLA compiles for CPU, the gradient has
-    a rule of ours that only changes the order of the factors in the weight gradient. JAX writes it
-    as (gradient^T x)^T, which XLA's CPU compiler turns into a product with slow strides; written as
-    x^T gradient a train step takes three quarters of the time there. `jax.jvp` does not pass
-    through such a rule; `core.gradients.forward_mode` leaves it out. Elsewhere there is none,
-    unless weight gradients are to leave their products in fp32 (`core.gradients`) or `out_dtype`
-    differs from the dtype of x, as for logits.
+    The values and gradients are those of `x @ kernel`. Where XLA compiles for CPU, a gradient rule
+    of our own changes the order of the factors in the weight gradient, and nothing else. JAX writes
+    that gradient as (gradient^T x)^T, which XLA's CPU compiler turns into a product with slow
+    strides; written as x^T gradient, a train step takes three quarters of the time there. `jax.jvp`
+    does not pass through such a rule; `core.gradients.forward_mode` leaves it out. On other
+    platforms there is no rule, unless weight gradients are to leave their products in fp32
+    (`core.gradients`) or `out_dtype` differs from the dtype of x, as for logits.
 
-    The kernel is kept as it is, not in its cast form, so `jax.lax.scan` over layers saves no second
-    copy of the weights.
+    The kernel is kept for the backward pass as it is, not in its cast form, so `jax.lax.scan` over
+    layers saves no second copy of the weights.
     """
     out_dtype = jnp.dtype(out_dtype or x.dtype)
     product = _matmul if needs_rule(out_dtype == x.dtype) else _product
@@ -68,7 +68,7 @@ _matmul = jax.custom_vjp(_product, nondiff_argnums=(2,))
 
 
 def _matmul_forward(x: jax.Array, kernel: jax.Array, out_dtype: jnp.dtype):
-    # Not `_matmul`: remat policies that keep products look for the bare product here.
+    # `_product`, not `_matmul`: remat policies that keep products look for the bare product.
     return _product(x, kernel, out_dtype), (x, kernel)
 
 
@@ -85,7 +85,7 @@ def _matmul_backward(
         precision=precision_of(x.dtype),
         preferred_element_type=gradient_dtype(x.dtype),
     )
-    # Contracted in place: a transposed kernel would be gathered over devices once more.
+    # Contracted without a transpose: a transposed kernel would be gathered over devices again.
     x_gradient = jax.lax.dot_general(
         gradient,
         kernel.astype(x.dtype),
@@ -98,18 +98,18 @@ def _matmul_backward(
 _matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
-ADAPTER = "lora"  # the name of a layer's low-rank change beside its kernel, see `core.lora`
+ADAPTER = "lora"  # key of a layer's low-rank change, next to its kernel; see `core.lora`
 
 
 def low_rank(adapter: Params, x: Float[Array, "*B in"]) -> Float[Array, "*B out"]:
-    """scale · (x a) b, with the scale applied in fp32 to the few numbers in the middle."""
+    """scale · (x a) b, with the scale applied in fp32 to the few numbers of x a."""
     inner = matmul(x, adapter["a"], jnp.float32) * adapter["scale"]
     return matmul(inner.astype(x.dtype), adapter["b"])
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear(Module):
-    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,); maybe an `ADAPTER`."""
+    """y = x @ kernel + bias. Weights: kernel (in, out), bias (out,), optionally an `ADAPTER`."""
 
     in_dim: int
     out_dim: int
@@ -233,7 +233,7 @@ class SwiGlu(Module):
 class Embedding(Module):
     """A table of `count` vectors; `attend` scores hidden states against it (a tied head).
 
-    `stddev`: of the fresh vectors' numbers.
+    `stddev`: standard deviation of the initial vectors.
     """
 
     count: int
@@ -269,8 +269,8 @@ def sinusoidal(
     time: Float[Array, "*B"], dim: int, max_period: float = 10_000.0, scale: float = 1000.0
 ) -> Float32[Array, "*B {dim}"]:
     """[cos, sin] features of a time in [0, 1], times `scale`: 1000 as in DiT."""
-    # Exponents in fp32, as in the libraries that published weights come from; their exp on the host
-    # to the last bit, in which XLA's differs: angles of thousands (FLUX's guidance) would show it.
+    # Exponents are fp32, as in the libraries of the published weights. The host computes exp, since
+    # XLA's differs in the last bit, which would show in angles of thousands (FLUX's guidance).
     exponents = np.float32(-math.log(max_period)) * np.arange(dim // 2, dtype=np.float32)
     exponents = exponents / np.float32(dim // 2)
     frequencies = np.exp(exponents.astype(np.float64)).astype(np.float32)
@@ -283,8 +283,8 @@ def place_embedding(
 ) -> Float32[Array, "*B {dim}"]:
     """Fixed sines and cosines of (row, column); `dim` is a multiple of 4.
 
-    Half of the channels encode the row, half the column (as for the ViTs of MoCo v3 and for BAGEL's
-    latents).
+    Half of the channels encode the row, half the column, as in MoCo v3's ViTs and for BAGEL's
+    latents.
     """
     if dim % 4:
         raise ValueError(f"a place embedding needs a width that is a multiple of 4, not {dim}")

@@ -1,11 +1,12 @@
-"""Rows of a table that is sharded by columns, read where their numbers are.
+"""Looks up rows of a table that is sharded by columns, without gathering the table.
 
-    table (V, W) over f devices, W / f columns each        ids: n of their own on each device
+    table (V, W) over f devices, W / f columns each        ids: each device has n of its own
 
-A device sends its ids to the others, reads its columns of everybody's rows, and the pieces are
-exchanged, so that each device ends with its n rows whole. Backward the gradients of these rows go
-the same way, and each device adds them up, in the table's dtype, in its own columns of it: nobody
-needs the whole table or its whole gradient. Either way n W numbers reach a device.
+A device sends its ids to the others and reads its columns of everybody's rows; the pieces are then
+exchanged, so that each device ends up with its n whole rows. In the backward pass the gradients of
+these rows take the same way back, and each device adds them up, in the table's dtype, in its own
+columns: no device needs the whole table or its whole gradient. In either direction n W numbers
+reach a device.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def look_up(
     """Rows `ids` of the table, in `dtype`.
 
     Args:
-      axes: mesh axes that split the dimensions of `ids`, as far as they divide.
+      axes: mesh axes that split the dimensions of `ids` where they divide.
     """
     if (mesh := current_mesh()) is not None:
         placed = split_over(ids.shape, axes, mesh)

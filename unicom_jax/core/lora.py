@@ -1,16 +1,16 @@
 """LoRA (Hu et al. 2021, arXiv 2106.09685): a stage trains low-rank changes of chosen matrices.
 
-`Lora(module, ...)` declares the weights of `module` and, beside each kernel that `targets` names,
-an adapter; `core.layers.Linear` adds it wherever its weights hold one:
+`Lora(module, ...)` declares the weights of `module` and an adapter next to each kernel that
+`targets` names; `core.layers.Linear` applies an adapter wherever its weights contain one:
 
     {"kernel": (in, out), "lora": {"a": (in, rank), "b": (rank, out), "scale": alpha / rank}}
 
     y = x kernel + scale · (x a) b
 
-`b` starts at 0, so the model starts as it was. The product is not merged into the kernel while
+`b` starts at 0, so the model starts unchanged. The product is not merged into the kernel during
 training: merging would need the gradient of the whole kernel, as large and as costly as without
-LoRA, where the two thin products cost 2 · rank · (in + out) operations a token instead of
-2 · in · out for that gradient alone. For use the two are merged once (`merge`).
+LoRA. The two thin products cost 2 · rank · (in + out) operations a token, instead of 2 · in · out
+for that gradient alone. `merge` merges them once, for inference.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ from unicom_jax.core.module import (
 )
 
 Path = tuple[str, ...]
-# Matches, from their beginning, the paths of all weights but the trained ones of adapters.
+# Matches, from the beginning, the paths of all weights except the trained ones of adapters.
 BASE = rf"(?!.*/{ADAPTER}/[ab]$)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora(Module):
-    """The weights of `base` and the adapters of some of its linear layers.
+    """The weights of `base` and adapters for some of its linear layers.
 
     Attributes:
-      base: computes with the weights of both; only its `specs` matter here.
-      rank: of the change of each matrix.
+      base: the module that computes, with adapters too; only its `specs` matter here.
+      rank: rank of each matrix's change.
       alpha: the change is scaled by alpha / rank.
-      targets: regular expressions over paths of linear layers, from their beginning and to their
-        end, e.g. "transformer/blocks/attention/(query|value)".
+      targets: regular expressions that match whole paths of linear layers, e.g.
+        "transformer/blocks/attention/(query|value)".
     """
 
     base: Module
@@ -68,7 +68,7 @@ class Lora(Module):
             own = [path for path in layers if re.fullmatch(target, "/".join(path))]
             if not own:
                 known = ", ".join(sorted({"/".join(path) for path in layers})[:12])
-                raise ValueError(f"lora: {target!r} matches no linear layer; there are {known}")
+                raise ValueError(f"{target!r} matches no linear layer; there are {known}")
             added |= {(*path, ADAPTER): self._adapter(layers[path]) for path in own}
         return _with_nodes(self.base.specs(), added)
 
@@ -83,14 +83,14 @@ class Lora(Module):
 
 
 def _is_linear(path: Path, spec: ParamSpec) -> bool:
-    """Whether a weight is the kernel of a `Linear`, or of a stack of them. The vocabulary's head is
-    not: its product is computed without the layer."""
+    """Whether a weight is the kernel of a `Linear` or of a stack of them. The vocabulary head does
+    not count: its product is computed without the layer."""
     stacked = spec.axes[:1] == ("layers",)
     return path[-1] == "kernel" and len(spec.shape) == 2 + stacked and "vocab" not in spec.axes
 
 
 def _with_nodes(tree: Mapping[str, Any], nodes: Mapping[Path, Any], here: Path = ()) -> Any:
-    """`tree` with a further node at each of some paths; the order of what it has stays."""
+    """`tree` with `nodes` added at their paths; existing entries keep their order."""
     out = {
         name: _with_nodes(child, nodes, (*here, name)) if isinstance(child, Mapping) else child
         for name, child in tree.items()
@@ -108,16 +108,16 @@ def adapters(params: Mapping[str, Any]) -> dict[Path, dict[str, Any]]:
 
 
 def base_weights(params: Params) -> Params:
-    """The weights without the adapters among them."""
+    """The weights without adapters."""
     flat = traverse_util.flatten_dict(params, keep_empty_nodes=True)
     return traverse_util.unflatten_dict({p: x for p, x in flat.items() if ADAPTER not in p})
 
 
 def merge(params: Params) -> Params:
-    """Weights for use: kernel + scale · a b, computed in fp32, where a layer has an adapter.
+    """Weights for inference: kernel + scale · a b, computed in fp32, where a layer has an adapter.
 
-    NumPy arrays give NumPy arrays; a merged kernel of JAX is placed as the kernel was. Its type is
-    the kernel's.
+    NumPy arrays give NumPy arrays; a merged JAX kernel has the sharding of the original. The dtype
+    is the kernel's.
     """
     flat = traverse_util.flatten_dict(base_weights(params), keep_empty_nodes=True)
     for path, adapter in adapters(params).items():

@@ -28,9 +28,9 @@ LossTerm = tuple[Float32[Array, ""], float | Real[Array, ""]]  # (weighted sum, 
 LossTerms = Mapping[str, LossTerm]
 # (weights of the head, hidden) -> logits
 Logits = Callable[[Any, Float[Array, "*B W"]], Float32[Array, "*B V"]]
-Pieces = tuple[jax.Array, ...]  # hidden, targets, weights, and the parts where asked for
+Pieces = tuple[jax.Array, ...]  # hidden, targets, weights, and the parts if requested
 
-# Where nothing else is asked for, rows are cut into so many chunks, of so many slots at least.
+# By default rows are cut into `CHUNKS` chunks of at least `LEAST_CHUNK` slots.
 CHUNKS, LEAST_CHUNK = 8, 64
 
 
@@ -41,8 +41,8 @@ def mean(term: LossTerm) -> Float32[Array, ""]:
 
 
 def reported(terms: LossTerms) -> dict[str, Float32[Array, ""]]:
-    """The mean of each term. A part of a term, `<term>/<part>`, that nothing belongs to is NaN: it
-    is not known, where an empty term is 0."""
+    """The mean of each term. An empty term is 0; an empty part of a term, `<term>/<part>`, is NaN,
+    since its mean is unknown."""
     return {
         name: jnp.where(term[1] > 0, mean(term), jnp.nan) if "/" in name else mean(term)
         for name, term in terms.items()
@@ -50,7 +50,7 @@ def reported(terms: LossTerms) -> dict[str, Float32[Array, ""]]:
 
 
 def soft_cap(logits: Float[Array, "*shape"], cap: float) -> Float[Array, "*shape"]:
-    """cap · tanh(logits / cap), within ±cap (Gemma 2, arXiv 2408.00118 §2); 0: as they are."""
+    """cap · tanh(logits / cap), within ±cap (Gemma 2, arXiv 2408.00118 §2); 0: no cap."""
     return cap * jnp.tanh(logits / cap) if cap else logits
 
 
@@ -65,34 +65,33 @@ def text_terms(
     specs: Any = None,
     of: Bool[Array, "B S P"] | None = None,
 ) -> LossTerms:
-    """Next-token cross-entropy and accuracy, from logits of the predicted slots alone.
+    """Next-token cross-entropy and accuracy, from logits of the predicting slots alone.
 
     The slots that predict a token are moved to the front, all slots are cut into chunks, and chunks
     in which nothing is predicted are skipped. Logits exist for one chunk at a time, in the backward
-    pass too: where a gradient is asked for, each chunk's is taken right behind its loss, and the
+    pass too: when a gradient is needed, each chunk's is computed right after its loss, and the
     backward pass only scales it (as in Liger's fused loss, Hsu et al. 2024).
 
-    On a mesh each device does so with its own rows: it skips chunks by its own rows,
-    whatever the others predict. The head's weights are gathered once, in the dtype of `hidden`.
-    Their gradient is summed over chunks in fp32 and over devices once (`core.gradients`: in which
-    dtype).
+    On a mesh each device handles its own rows, and skips chunks whatever the others predict. The
+    head's weights are gathered once, in the dtype of `hidden`. Their gradient is summed over chunks
+    in fp32 and over devices once, in the dtype that `core.gradients` sets.
 
     Args:
       logits: called as logits(head, hidden).
-      head: the weights that it reads, and no others: each gets a gradient of its own size.
+      head: the weights that `logits` reads, and no others: each gets a gradient of its full size.
       hidden: states after the final norm.
-      weights: of the targets, 0 where nothing is predicted. No gradient reaches them.
-      chunk: at most so many slots of a row at a time; 0: an eighth of a row, 64 slots at least.
-      z_loss: factor of log² Z, Z the sum of exp(logits), which keeps the logits' offset near 0
-        (PaLM, Chowdhery et al. 2022 §5: 1e-4).
-      specs: the head's `ParamSpec`s. On a mesh the gradient of a weight is then scattered to where
-        its "embed" dimension is; None: it is summed whole.
+      weights: weights of the targets, 0 where nothing is predicted. No gradient reaches them.
+      chunk: the most slots of a row in a chunk; 0: an eighth of a row, but at least 64.
+      z_loss: factor of log² Z, where Z is the sum of exp(logits); it keeps the logits' offset near
+        0 (PaLM, Chowdhery et al. 2022 §5: 1e-4).
+      specs: the head's `ParamSpec`s. On a mesh the gradient of a weight is then scattered as its
+        "embed" dimension is sharded; None: every device gets the whole sum.
       of: which part of a mixture each slot belongs to (`core.parts.membership`).
 
     Returns:
       `text` (nats) and `text_accuracy` terms. A target that shares the highest logit is a hit. With
-      `z_loss`, `text` is the cross-entropy plus z_loss · log² Z, and `text_z` (log² Z) says how
-      much of it that is. With `of`, `text/parts` has the sums and counts of `text` by part, (P,).
+      `z_loss`, `text` is the cross-entropy plus z_loss · log² Z, and `text_z` reports log² Z. With
+      `of`, `text/parts` has the sums and counts of `text` by part, (P,).
     """
     parts = 0 if of is None else of.shape[-1]
     work = _Work(logits, _chunk_count(hidden.shape[1], chunk), z_loss, _axes(head, specs), parts)
@@ -107,8 +106,8 @@ def text_terms(
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """`axes`: the logical names of the dimensions of each of the head's weights. `parts`: how many
-    parts have sums of their own."""
+    """`axes`: the logical names of the dimensions of each of the head's weights. `parts`: number
+    of parts that have sums of their own."""
 
     logits: Logits
     chunks: int
@@ -118,7 +117,7 @@ class _Work:
 
     @property
     def zeros(self) -> tuple[jax.Array, jax.Array]:
-        """The sums of no slot."""
+        """Sums over no slots."""
         return jnp.zeros(()), jnp.zeros(2 + self.parts)
 
 
@@ -141,10 +140,10 @@ def _chunk_sums(
     weights: jax.Array,
     of: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Weighted sums of -log p(target) + z_loss · log² Z, and of hits, of log² Z and of the loss by
-    part, all slots at once."""
+    """Weighted sums of -log p(target) + z_loss · log² Z, of hits, of log² Z and of the loss by
+    part, over all slots at once."""
     scores = logits(head, hidden)
-    # Sums and maxima over the vocabulary, no look-up: each device then works on its own part of it.
+    # Sums and maxima over the vocabulary, no look-up, so each device works on its own part of it.
     hot = targets[..., None] == jnp.arange(scores.shape[-1])
     picked = jnp.sum(jnp.where(hot, scores, 0.0), axis=-1)
     log_z = jax.nn.logsumexp(scores, axis=-1)
@@ -159,9 +158,9 @@ def _chunk_sums(
 
 
 def _front_first(chunks: int, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Numbers of the slots of weights (B, S), those that predict first, as (chunks, B S / chunks).
+    """Indices of the slots of weights (B, S), predicting ones first, as (chunks, B S / chunks).
 
-    And which of them are slots at all: the last chunk may be filled up.
+    Also which of them are real slots: the last chunk may be padded.
     """
     order = jnp.argsort(weights.reshape(-1) == 0, stable=True)
     padding = -len(order) % chunks
@@ -170,10 +169,10 @@ def _front_first(chunks: int, weights: jax.Array) -> tuple[jax.Array, jax.Array]
 
 
 def _over_chunks(work: _Work, one_chunk: Callable, start: Any, skipped: Any, pieces: Pieces):
-    """Adds up `one_chunk(*pieces of a chunk) -> (sums, output)` over chunks that are in use.
+    """Adds up `one_chunk(*pieces of a chunk) -> (sums, output)` over the chunks that predict.
 
     Args:
-      skipped: the output of a chunk that is not.
+      skipped: the output of a chunk that is skipped.
       pieces: (B, S, ...) each.
 
     Returns:
@@ -206,12 +205,12 @@ def _local_sums(work: _Work, head: Any, *pieces: jax.Array) -> tuple[jax.Array, 
 
 
 def _local_gradients(work: _Work, head: Any, *pieces: jax.Array) -> tuple:
-    """What `_chunk_sums` gives, the head's gradient, in fp32, and that of the hidden states."""
+    """The result of `_chunk_sums`, and fp32 gradients of the head and of the hidden states."""
     sums = partial(_chunk_sums, work.logits, work.z_loss)
     gradient = jax.value_and_grad(sums, (0, 1), has_aux=True)
 
     def one_chunk(*pieces: jax.Array) -> tuple[tuple, jax.Array]:
-        # Weights in fp32 have gradients in fp32. Within a chunk XLA undoes the two casts.
+        # fp32 weights get fp32 gradients. Within a chunk XLA undoes the two casts.
         wide = jax.tree.map(lambda w: w.astype(jnp.float32), head)
         sums, (head_gradient, hidden_gradient) = gradient(wide, *pieces)
         return (*sums, head_gradient), hidden_gradient
@@ -225,16 +224,16 @@ def _local_gradients(work: _Work, head: Any, *pieces: jax.Array) -> tuple:
 
 
 def _on_devices(work: _Work, local: Callable, head: Any, pieces: Pieces, gradients: bool) -> Any:
-    """`local(work, head, *pieces)` on each device's own rows, and its sums over all of them."""
+    """`local(work, head, *pieces)` on each device's own rows, with sums taken over all devices."""
     dtype, mesh = pieces[0].dtype, current_mesh()
-    # Rounded before they are gathered, the weights take half the bytes.
+    # Weights rounded before they are gathered take half the bytes.
     head = jax.tree.map(lambda w: w.astype(dtype), head)
     devices = () if mesh is None else fitting(PICTURES, len(pieces[0]), mesh)
     if not devices:
         return local(work, head, *pieces)
 
     def run(head: Any, *pieces: jax.Array) -> Any:
-        out = local(work, head, *pieces)  # every device has the head whole
+        out = local(work, head, *pieces)  # every device has the whole head
         if not gradients:
             return jax.lax.psum(out, devices)
         sums, head_gradient, hidden_gradient = out
@@ -263,8 +262,8 @@ def _scatter(
 ) -> jax.Array:
     """The sum of a weight's gradient over `devices`, (devices, *shape), sharded as the weight is.
 
-    A program of its own for all axes of the mesh: in one that leaves `tensor` to XLA, XLA gathers
-    what it scatters.
+    This is a separate program over all axes of the mesh: in a program that leaves `tensor` to XLA,
+    XLA would gather what is scattered here.
     """
     shape = parts.shape[1:]
     over = {"embed": fitting(EMBED, shape[axes.index("embed")], mesh)} if "embed" in axes else {}
@@ -304,7 +303,7 @@ def _sums_forward(work, head, *pieces):
 
 def _sums_backward(work, residuals, gradient):
     head_gradient, hidden_gradient, like = residuals
-    scale, _ = gradient  # what is only reported has no gradient
+    scale, _ = gradient  # reported values have no gradient
     head_gradient = jax.tree.map(lambda x, w: (scale * x).astype(w.dtype), head_gradient, like)
     others = (None,) * (3 if work.parts else 2)  # targets, weights and parts have no gradient
     return head_gradient, (scale * hidden_gradient).astype(hidden_gradient.dtype), *others

@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process: on CPU, XLA allocates its buffers again at every step."""
+"""Keeps freed memory in the process, since XLA on CPU allocates its buffers anew at every step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
 
 
 def computes_on_cpu() -> bool:
-    """Whether JAX will, by what is installed and by JAX_PLATFORMS; asks without starting JAX."""
+    """Whether JAX will compute on CPU, by installed packages and JAX_PLATFORMS; starts no JAX."""
     chosen = os.environ.get("JAX_PLATFORMS", "")
     if chosen:
         return chosen == "cpu"
@@ -20,12 +20,12 @@ def computes_on_cpu() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Where JAX computes on CPU: glibc gives no freed memory back, for the rest of the process.
+    """If JAX computes on CPU, makes glibc keep freed memory for the rest of the process.
 
     By default each large buffer is a mapping of its own, so every training step faults in all of
-    its pages again: a quarter of the CPU time of the step that `make bench` takes. Kept memory
-    stays at its highest mark, which a step reaches anyway. Call it before JAX starts its threads,
-    which would otherwise get arenas that cannot hold large buffers.
+    its pages again: a quarter of the CPU time of a step in `make bench`. Memory use stays at its
+    peak, which every step reaches anyway. Call this before JAX starts its threads, which would
+    otherwise get arenas that cannot hold large buffers.
 
     Returns:
       Whether it took effect; False with an accelerator or a C library other than glibc.

@@ -1,7 +1,7 @@
 """Adaptive layer norm that starts at zero: how time steers a block (DiT: Peebles & Xie 2023).
 
-Scale, shift and gate stay fp32 until they meet the activations, and the result is rounded once. In
-bfloat16 a scale below .004 would vanish in 1 + scale.
+Scale, shift and gate stay fp32 until they are applied to the activations, and the result is rounded
+once. In bfloat16 a scale below .004 would vanish in 1 + scale.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from unicom_jax.core.module import Initializer, Module, Params, Specs, zeros
 class Modulation(Module):
     """`parts` vectors of `dim` from a conditioning vector: SiLU -> Linear, fp32.
 
-    By default all parts are 0 at the start, so a gated branch begins as the identity.
+    By default all parts are 0 at the start, so a gated residual block begins as the identity.
     """
 
     condition_dim: int
@@ -51,7 +51,7 @@ def modulated_norm(
     shift: Float32[Array, "*#B W"],
     eps: float = 1e-6,
 ) -> Float[Array, "*B W"]:
-    """LayerNorm(x) · (1 + scale) + shift, without weights of its own; rounded to the dtype of x."""
+    """LayerNorm(x) · (1 + scale) + shift, by a norm without weights; rounded to x's dtype."""
     norm = LayerNorm(x.shape[-1], eps=eps, affine=False)
     return modulate(norm, {}, x, scale, shift).astype(x.dtype)
 

@@ -1,8 +1,8 @@
-"""Losses of the parts of a mixture: by the task and the source that tokens are from.
+"""Losses by part of a mixture, that is, by the task and the source of each token.
 
-A batch numbers the part of each slot; the table of parts is static and small. So sums by part are
-comparisons and sums of a few numbers a slot, without a scatter, and rows on other devices need no
-gather.
+A batch numbers the part of each slot; the table of parts is static and small. Sums by part are
+therefore a few comparisons and additions per slot, without a scatter, and need no gather of rows on
+other devices.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Real, Shaped
 
 Part = tuple[str, str]  # name of a source, "" where there is only one, and a task
 PartTerm = tuple[Float32[Array, " P"], Real[Array, " P"]]  # sums and counts by part
-BY_PART = "/parts"  # ends the name of a term with a sum and a count for each part, (P,)
+BY_PART = "/parts"  # suffix of a term with a sum and a count for each part, (P,)
 
 
 def membership(numbers: Int[Array, "*B"], parts: int) -> Bool[Array, "*B P"]:
@@ -31,15 +31,15 @@ def sum_by_part(values: Shaped[Array, "*B"], of: Bool[Array, "*#B P"]) -> Shaped
 def part_term(
     values: Float[Array, "*B"], weights: Shaped[Array, "*B"], of: Bool[Array, "*#B P"]
 ) -> PartTerm:
-    """Weighted sums of values by part, which no gradient reaches, and sums of the weights."""
+    """Weighted sums of values by part and sums of the weights; no gradient reaches them."""
     return sum_by_part(jax.lax.stop_gradient(weights * values), of), sum_by_part(weights, of)
 
 
 def named_parts(
     terms: Mapping[str, tuple[jax.Array, jax.Array]], parts: Sequence[Part]
 ) -> dict[str, tuple[jax.Array, jax.Array]]:
-    """`terms` with a term for each task, `TERM/TASK`, and for each of several sources,
-    `TERM/source/NAME`, in the place of those by part.
+    """`terms` with each by-part term replaced by one for each task, `TERM/TASK`, and, if there are
+    several sources, one for each source, `TERM/source/NAME`.
     """
     groups: dict[str, list[int]] = {}
     for number, (source, task) in enumerate(parts):

@@ -1,10 +1,10 @@
 """Paths on file systems and in object stores: `gs://BUCKET/...`, `s3://BUCKET/...` and, for
 reading, `hf://datasets/OWNER/NAME/...` (Hugging Face).
 
-A local path is a `pathlib.Path` and nothing else happens to it. An address is a `StorePath`, with
-the same methods: etils' `epath` over fsspec's file systems (gcsfs, s3fs, huggingface_hub). Folders
-of a store exist while there is something in them, a file is there as soon as its upload is
-complete, and nothing can be appended to, renamed or locked.
+A local path is a plain `pathlib.Path`. An address is a `StorePath`, with the same methods: etils'
+`epath` over fsspec's file systems (gcsfs, s3fs, huggingface_hub). A folder of a store exists while
+it contains something, a file exists once its upload is complete, and nothing can be appended to,
+renamed or locked.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ ADDRESS = re.compile(r"(gs|s3|hf)://")
 READ_ONLY = "hf"
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hub", "")}
 COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hf": "hf download"}
+LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
 Function = TypeVar("Function", bound=Callable[..., Any])
 Path = pathlib.Path | epath.Path
@@ -40,14 +41,20 @@ def is_remote(path: PathLike) -> bool:
 
 
 def as_path(path: PathLike) -> Path:
-    """The path that a text names. A `StorePath` has the methods of `pathlib.Path`."""
+    """A `pathlib.Path`, or a `StorePath`, which has the same methods, for an address."""
     if isinstance(path, StorePath):
         return path
     return StorePath(path) if is_remote(path) else pathlib.Path(path)
 
 
+def is_pointer(path: PathLike) -> bool:
+    """Whether Git LFS has not fetched a file, so that a few lines stand for it."""
+    with open_binary(path) as file:
+        return file.read(len(LFS)) == LFS.encode()
+
+
 def copy_command(address: PathLike) -> str:
-    """How to bring a folder or file of a store to this machine."""
+    """The command that copies a folder or file of a store to this machine."""
     text = os.fspath(address)
     scheme, rest = text.split("://", 1)
     if scheme == READ_ONLY:
@@ -64,7 +71,7 @@ def _filesystem(scheme: str, process: int) -> Any:
 
     package, extra = PACKAGES[scheme]
     try:
-        # Others write there too, TensorStore in this very process: what was listed is not kept.
+        # Others write there too, even TensorStore in this process, so listings are not cached.
         return fsspec.filesystem(scheme, use_listings_cache=False, skip_instance_cache=True)
     except ImportError as error:
         which = f"'unicom_jax[{extra}]'" if extra else package
@@ -84,8 +91,8 @@ def filesystem(address: PathLike) -> Any:
 
 @contextlib.contextmanager
 def asking(address: PathLike) -> Iterator[None]:
-    """What stores' clients raise besides OSError becomes an OSError that names the address: a
-    refused or broken connection, missing credentials."""
+    """Turns other errors of the stores' clients (a refused or broken connection, missing
+    credentials) into an OSError that names the address."""
     try:
         yield
     except (OSError, ValueError, NotImplementedError):
@@ -105,7 +112,7 @@ def _asking(method: Function) -> Function:
 
 
 class _Backend(backend._FileSystemSpecBackend):
-    """epath's over fsspec, with the file systems of `filesystem`."""
+    """epath's fsspec backend, with the file systems of `filesystem`."""
 
     def fs(self, path: PathLike) -> Any:
         return filesystem(path)
@@ -117,7 +124,7 @@ class _Backend(backend._FileSystemSpecBackend):
 
 @dataclasses.dataclass(frozen=True)
 class Stat:
-    """As `os.stat_result` and as epath's: bytes, and the time of the last change in seconds."""
+    """Size in bytes and time of the last change in seconds, as in `os.stat_result` and epath's."""
 
     st_size: int
     st_mtime: float
@@ -142,9 +149,9 @@ class StorePath(gpath.PosixGPath):
             return filesystem(self).isfile(str(self))
 
     def iterdir(self) -> Iterator[StorePath]:
-        with contextlib.suppress(FileNotFoundError):  # a folder with nothing in it
+        with contextlib.suppress(FileNotFoundError):  # an empty folder
             for name in self._backend.listdir(str(self)):
-                if name:  # that of the folder itself, which some tools make a file
+                if name:  # empty for the folder itself, for which some tools create a file
                     yield self / name
 
     def is_symlink(self) -> bool:
@@ -160,7 +167,7 @@ class StorePath(gpath.PosixGPath):
         return self
 
     def mkdir(self, mode: int | None = None, parents: bool = False, exist_ok: bool = False) -> None:
-        """Nothing to do: a folder exists while something is in it."""
+        """Does nothing: a folder exists while something is in it."""
 
     def read_text(self, encoding: str | None = None, errors: str = "strict") -> str:
         return self.read_bytes().decode(encoding or "utf-8", errors)
@@ -180,10 +187,10 @@ class StorePath(gpath.PosixGPath):
         return len(data)
 
     def create(self, data: bytes) -> None:
-        """Writes a file that is not there yet.
+        """Writes a file that does not exist yet.
 
         Raises:
-          FileExistsError: it is there, or another process was faster.
+          FileExistsError: it exists, or another process was faster.
         """
         with asking(self):
             filesystem(self).pipe_file(str(self), data, mode="create")
@@ -195,7 +202,7 @@ class StorePath(gpath.PosixGPath):
         return Stat(about.get("size") or 0, found.timestamp() if found else 0.0, found is None)
 
     def files(self) -> list[str]:
-        """The names of all files below, relative to this folder, sorted."""
+        """The names of all files below this folder, relative to it, sorted."""
         with asking(self):
             found = filesystem(self).find(str(self))
         start = len(str(self).split("://", 1)[1].rstrip("/")) + 1
@@ -217,19 +224,19 @@ def read_range(address: PathLike, start: int, stop: int) -> bytes:
 
 
 def joined(folder: PathLike, name: str) -> Path:
-    """The path that a name stands for which is relative to a folder, unless it is a whole path."""
+    """The path of a name that is relative to `folder`; an absolute path or address stays."""
     if is_remote(name) or not is_remote(folder):
         return as_path(name) if is_remote(name) else pathlib.Path(folder) / name
     return as_path(f"{os.fspath(folder)}/{name}")
 
 
 def absolute(path: PathLike) -> str:
-    """As `os.path.abspath`; addresses stay."""
+    """Like `os.path.abspath`; addresses are unchanged."""
     return os.fspath(path) if is_remote(path) else os.path.abspath(path)
 
 
 def remove_tree(path: PathLike) -> None:
-    """Removes a folder with all that is in it, if it is there; what cannot go stays."""
+    """Removes a folder and its contents, if it exists; leaves what cannot be removed."""
     if not is_remote(path):
         shutil.rmtree(path, ignore_errors=True)
         return
@@ -238,7 +245,7 @@ def remove_tree(path: PathLike) -> None:
 
 
 def download(address: PathLike, folder: pathlib.Path) -> None:
-    """Copies a folder of a store into a local one."""
+    """Copies a folder of a store into a local folder."""
     source = as_path(address)
     for name in source.files():
         target = folder / name
@@ -248,7 +255,7 @@ def download(address: PathLike, folder: pathlib.Path) -> None:
 
 
 def upload(folder: pathlib.Path, address: PathLike, last: tuple[str, ...] = ()) -> None:
-    """Copies a local folder into one of a store; the files named `last` come after all others."""
+    """Copies a local folder into one of a store; uploads the files named `last` after the rest."""
     target = as_path(address)
     names = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
     for name in sorted(names, key=lambda name: (name in last, name)):
@@ -257,7 +264,7 @@ def upload(folder: pathlib.Path, address: PathLike, last: tuple[str, ...] = ()) 
 
 
 def copy_file(source: PathLike, target: PathLike) -> None:
-    """Copies one file between file systems and stores; it is there whole or not at all."""
+    """Copies one file between file systems and stores; the copy is complete or does not exist."""
     source, target = as_path(source), as_path(target)
     if not is_remote(target):
         half = target.with_name(f"{target.name}.part")
@@ -283,7 +290,7 @@ def copy_tree(source: PathLike, target: PathLike) -> None:
 
 @contextlib.contextmanager
 def local_copy(path: PathLike) -> Iterator[pathlib.Path]:
-    """The folder itself, or a temporary copy of one of a store, for libraries that read only
+    """The folder itself, or a temporary copy if it is in a store, for libraries that read only
     local files."""
     if not is_remote(path):
         yield pathlib.Path(path)

@@ -1,4 +1,4 @@
-"""What a picture is on the host."""
+"""The type of a picture on the host."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Rotary positions: of the unified model's sequence (`rope`), and one per axis (`axial_rope`).
+"""Rotary positions: for the unified model's sequence (`rope`), and one per axis (`axial_rope`).
 
-In the sequence positions are generalised to two dimensions. Text at index p stands at (p, p); a
-token of an image stands at its own row and column, around the diagonal point that the image's
-middle token would have as text, or, by choice, on the diagonal as text does. Half of a head's
-frequencies turn with y and the other half with x, in turns, so on the diagonal the rotation is RoPE
-(Su et al., arXiv:2104.09864) and weights trained with it keep their meaning.
+In the sequence, positions have two dimensions. Text at index p has position (p, p). An image token
+has its own row and column, centred on the diagonal point that the image's middle token would have
+as text, or, optionally, a position on the diagonal as text has. The frequencies of a head rotate
+alternately with y and with x, so on the diagonal the rotation is RoPE (Su et al., arXiv:2104.09864)
+and weights trained with RoPE keep their meaning.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, Int32, Real
 
-# Cosines and sines of the rotation angles; half = D / 2 of a head of D channels.
+# Cosines and sines of the rotation angles; half = D / 2 for a head of D channels.
 Turns = tuple[Float32[Array, "B S half"], Float32[Array, "B S half"]]
 
 
 SCALINGS = ("none", "linear", "yarn")
-# Turns within the trained length: pairs of channels that make more keep their frequency, pairs that
-# make fewer are slowed down by the whole factor (YaRN, section 3.2).
+# Full rotations within the trained length: channel pairs with more than MANY_TURNS keep their
+# frequency, those with fewer than FEW_TURNS are slowed by the whole factor (YaRN, section 3.2).
 MANY_TURNS, FEW_TURNS = 32, 1
 
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
-    """How rotary frequencies are slowed down so that a model reads longer texts than it learned.
+    """How rotary frequencies are slowed down for texts longer than those in training.
 
     Attributes:
       kind: "none"; "linear": all frequencies divided by `factor` (Chen et al., arXiv:2306.15595);
         "yarn": low frequencies only, with a ramp in between, and cos and sin enlarged by
         0.1 ln(factor) + 1 (Peng et al., arXiv:2309.00071).
       factor: by how much the context grows, at least 1.
-      length: tokens of the context that the model was trained with ("yarn" only).
+      length: tokens in the context that the model was trained with ("yarn" only).
     """
 
     kind: str = "none"
@@ -59,7 +59,7 @@ class RopeScaling:
 
     @property
     def magnitude(self) -> float:
-        """What cos and sin are multiplied by."""
+        """The factor of cos and sin."""
         return 0.1 * math.log(self.factor) + 1.0 if self.kind == "yarn" else 1.0
 
     def frequencies(self, head_dim: int, theta: float) -> Float32[np.ndarray, " half"]:
@@ -69,7 +69,7 @@ class RopeScaling:
             return (plain / self.factor).astype(np.float32)
 
         def pair_with(turns: float) -> float:
-            """The (fractional) channel pair that makes so many turns in the trained context."""
+            """The (fractional) channel pair with `turns` full rotations in the trained context."""
             return head_dim * math.log(self.length / (2 * math.pi * turns)) / (2 * math.log(theta))
 
         first = max(math.floor(pair_with(MANY_TURNS)), 0)
@@ -87,7 +87,7 @@ def rope(
     theta: float,
     scaling: RopeScaling = UNSCALED,
 ) -> Turns:
-    """(cos, sin) of the rotation angles. Even frequencies turn with y, odd ones with x.
+    """(cos, sin) of the rotation angles. Even frequencies rotate with y, odd ones with x.
 
     Args:
       positions: (y, x).
@@ -109,11 +109,11 @@ def rope(
 def axial_rope(
     places: Real[Array, "B S {len(dims)}"], dims: tuple[int, ...], theta: float
 ) -> Turns:
-    """(cos, sin) for heads whose first `dims[0]` channels turn with axis 0, and so on.
+    """(cos, sin) for heads whose first `dims[0]` channels rotate with axis 0, and so on.
 
     Args:
       places: a coordinate per axis.
-      dims: even number of channels of each axis; they sum to the head's D.
+      dims: even number of channels for each axis; they sum to the head's D.
       theta: base; frequency i of an axis of d channels is theta ** (-2 i / d).
     """
     if any(dim % 2 for dim in dims):
@@ -130,7 +130,7 @@ def axial_rope(
 def apply_rope(
     x: Float[Array, "B S H D"], cos: Float32[Array, "B S D/2"], sin: Float32[Array, "B S D/2"]
 ) -> Float[Array, "B S H D"]:
-    """Turns channel pairs (i, i + D/2) of x, as Qwen does."""
+    """Rotates channel pairs (i, i + D/2) of x, as Qwen does."""
     first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     return jnp.concatenate(_turn(first, second, cos, sin), axis=-1).astype(x.dtype)
 
@@ -138,7 +138,7 @@ def apply_rope(
 def apply_paired_rope(
     x: Float[Array, "B S H D"], cos: Float32[Array, "B S D/2"], sin: Float32[Array, "B S D/2"]
 ) -> Float[Array, "B S H D"]:
-    """Turns channel pairs (2i, 2i + 1) of x, as FLUX does."""
+    """Rotates channel pairs (2i, 2i + 1) of x, as FLUX does."""
     pairs = x.astype(jnp.float32).reshape(*x.shape[:-1], -1, 2)
     turned = jnp.stack(_turn(pairs[..., 0], pairs[..., 1], cos, sin), axis=-1)
     return turned.reshape(x.shape).astype(x.dtype)
@@ -163,7 +163,7 @@ def image_positions(
 
     Args:
       kind: "grid": y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column.
-        "plain": y = x = start + index in raster order, as of text (Cheers, arXiv:2603.12793).
+        "plain": y = x = start + index in raster order, as for text (Cheers, arXiv:2603.12793).
     """
     if kind not in IMAGE_POSITIONS:
         raise ValueError(

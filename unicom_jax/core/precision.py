@@ -1,9 +1,9 @@
-"""Products of fp32 numbers that are fp32 everywhere.
+"""Products of fp32 numbers that are fp32 on every platform.
 
-By default JAX rounds the factors of an fp32 product on a TPU to bfloat16 and on an H100 to TF32. A
-layer that is to compute so is given bfloat16 activations (`compute_dtype`). What is given fp32 has
-to stay fp32: the compressor and its statistics, time embeddings, modulation, the last layer of a
-decoder, and all else where `compute_dtype` is float32.
+By default JAX rounds the factors of an fp32 product to bfloat16 on a TPU and to TF32 on an H100.
+Layers that may compute in low precision are given bfloat16 activations (`compute_dtype`). Layers
+that are given fp32 must stay fp32: the compressor and its statistics, time embeddings, modulation,
+the last layer of a decoder, and everything else if `compute_dtype` is float32.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 
 def precision_of(dtype: jnp.dtype) -> jax.lax.Precision | None:
-    """For the `precision` of products whose factors have this dtype."""
+    """The `precision` of products whose factors have this dtype."""
     return jax.lax.Precision.HIGHEST if jnp.dtype(dtype) == jnp.float32 else None
 
 

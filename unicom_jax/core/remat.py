@@ -9,8 +9,8 @@ from typing import Any
 import jax
 from jax.ad_checkpoint import checkpoint_name
 
-# Inside `jax.lax.scan` XLA cannot merge the second computation with the first, so the barrier that
-# `prevent_cse` would set only costs time.
+# Inside `jax.lax.scan` XLA cannot merge the recomputation with the first computation, so the
+# barrier that `prevent_cse` would add only costs time.
 _checkpoint = partial(jax.checkpoint, prevent_cse=False)
 
 _RESIDUAL = "residual_stream"
@@ -26,7 +26,7 @@ _to_host = partial(
 
 
 def _offloaded(block: Callable) -> Callable:
-    """The block's input, which is what the scan carries, waits in the host's memory."""
+    """Keeps the block's input, which the scan carries, in host memory."""
 
     def named(carry: Any, *inputs: Any) -> Any:
         return block(checkpoint_name(carry, _RESIDUAL), *inputs)
@@ -34,15 +34,15 @@ def _offloaded(block: Callable) -> Callable:
     return _to_host(named)
 
 
-# Attention's output and log-sum-exp (`core.attention.online`): little, and dear to compute again.
+# Attention's output and log-sum-exp (`core.attention.online`): small, but costly to recompute.
 ATTENDED = "attended"
 _products = jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(ATTENDED),
 )
 
-# Everything / the outputs of products with weights and of attention, if it has no array of all
-# scores / only the block's input / that, on the host.
+# Kept: everything / the outputs of products with weights, and of attention if it never holds all
+# scores / only the block's input / the block's input, in host memory.
 REMAT_POLICIES: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda block: block,
     "dots": partial(_checkpoint, policy=_products),

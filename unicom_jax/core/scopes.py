@@ -1,7 +1,7 @@
 """Names of a model's modules in its compiled programs.
 
-XLA keeps the scopes of an operation beside it, forward and backward, so a profile and `unicom plan`
-can say which module an operation belongs to.
+XLA records the scopes of every operation, forward and backward, so a profile and `unicom plan` can
+say which module an operation belongs to.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import ParamSpec, TypeVar
 import jax
 
 P, R = ParamSpec("P"), TypeVar("R")
-_PREFIX = "module."  # apart from the scopes that JAX and libraries open
+_PREFIX = "module."  # tells our scopes from those that JAX and libraries open
 
 
 def in_module(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorator: what the function traces belongs to the module `name`."""
+    """Decorator: marks all that the function traces as part of the module `name`."""
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
@@ -32,7 +32,7 @@ def in_module(name: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
 
 def module_of(source: str) -> str:
-    """The module of an operation by the path of its scopes, the outermost one; "" outside of all.
+    """The outermost module in an operation's path of scopes; "" if there is none.
 
     Under differentiation a scope is part of a call: "transpose(jvp(module.decoder))".
     """

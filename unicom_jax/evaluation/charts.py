@@ -15,7 +15,8 @@ LOG_RATIO = 50.0  # a wider range of positive values is drawn on a logarithmic a
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Points of one curve. `role` is its CSS class: "train" or "eval"."""
+    """Points of one curve. `role` is its CSS class: "train", or "eval" or another one for curves of
+    few points."""
 
     xs: Sequence[float]
     ys: Sequence[float]
@@ -25,7 +26,7 @@ class Series:
 def line_chart(series: Sequence[Series], label: str, *, rate: bool = False) -> str:
     """An SVG of curves over training steps. Values that are not finite leave gaps out.
 
-    A "train" curve is drawn faint with its running mean on top, an "eval" curve as dots on a line.
+    A "train" curve is drawn faint with its running mean on top, others as dots on a line.
     Returns "" when no curve has a finite point.
 
     Args:
@@ -160,13 +161,13 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
 
 
 def _curve(curve: Series, x_axis: _Axis, y_axis: _Axis) -> list[str]:
-    if curve.role == "eval":
+    if curve.role != "train":
         points = _thin(curve.xs, curve.ys)
         dots = [
-            f'<circle class="eval" cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}" r="2.2"/>'
+            f'<circle class="{curve.role}" cx="{x_axis(x):.1f}" cy="{y_axis(y):.1f}" r="2.2"/>'
             for x, y in points
         ]
-        return [_path(points, x_axis, y_axis, "eval"), *(dots if len(dots) <= 60 else [])]
+        return [_path(points, x_axis, y_axis, curve.role), *(dots if len(dots) <= 60 else [])]
     raw = _thin(curve.xs, curve.ys)
     smooth = _thin(curve.xs, _running_mean(curve.ys))
     return [_path(raw, x_axis, y_axis, "raw"), _path(smooth, x_axis, y_axis, "train")]

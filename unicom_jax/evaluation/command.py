@@ -69,7 +69,7 @@ def run_evaluate(
                 f"--suite={suites}: no unified model was trained, and an autoencoder alone only "
                 "reconstructs; use --suite=reconstructions"
             )
-        console.print("no unified model was trained: its autoencoder is scored alone")
+        console.print("no unified model was trained: only the autoencoder is scored")
         settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
         model, only = Reconstructor, ("reconstructions",)
         label = source_label(config, workdir, AUTOENCODER)
@@ -156,6 +156,6 @@ def data_of(
     if settings.pictures and len(examples) < FEWEST:
         raise SourceError(
             f"the {split} half of {len(source)} held-out records has {len(examples)}, too few for "
-            f"intervals; hold out more (data.source.held_out), at least {FEWEST} a half"
+            f"intervals; hold out more (data.source.held_out), at least {FEWEST} per half"
         )
     return EvaluationData(examples)

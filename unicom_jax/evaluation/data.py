@@ -68,7 +68,7 @@ def half_of(source: Sequence[Example], split: str) -> Sequence[Example]:
     indices = np.flatnonzero(development == (split == DEVELOPMENT))
     if not len(indices):
         raise SourceError(
-            f"of {len(source)} held-out records none is in the {split} half; hold out more "
+            f"none of the {len(source)} held-out records is in the {split} half; hold out more "
             "(data.source.held_out)"
         )
     return SplitSource(source, indices, split)

@@ -28,6 +28,7 @@ from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.workdir import ROLLOUTS
 
 REPORT_FILE = "report.html"
+TEMPLATES = Path(__file__).parent / "templates"
 MAX_SIDE = 384  # pixels; a larger picture is inlined smaller
 HEADLINES = {
     "reconstruction/psnr": "reconstruction",
@@ -86,22 +87,22 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
     folder and ValueError, naming the file, when an input is not readable.
     """
     run = read_run(workdir)
-    page = _environment().get_template("report.html.j2").render(**_view(run))
+    page = environment().get_template("report.html.j2").render(**_view(run))
     path = run.workdir / REPORT_FILE
     write_text(path, page)
     return path
 
 
-def _environment() -> jinja2.Environment:
-    folder = Path(__file__).parent / "templates"
+def environment(*folders: Path) -> jinja2.Environment:
+    """For pages in the style of the report; templates are looked for in `folders` first."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(folder),
+        loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals["css"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
+    environment.globals["css"] = Markup((TEMPLATES / "report.css").read_text(encoding="utf-8"))
     environment.filters |= {
         "number": short_number,
         "duration": duration,

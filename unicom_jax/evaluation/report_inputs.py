@@ -101,7 +101,7 @@ def _stage_files(workdir: Path, config: Mapping[str, Any]) -> list[Path]:
 
 
 def _read_stage(workdir: Path, folder: Path) -> Stage:
-    rows = _read_lines(folder / "metrics.jsonl")
+    rows = read_lines(folder / "metrics.jsonl")
     evals = [row for row in rows if any(key.startswith("eval/") for key in row)]
     train = [row for row in rows if not any(key.startswith("eval/") for key in row)]
     name = folder.relative_to(workdir).as_posix()
@@ -111,7 +111,7 @@ def _read_stage(workdir: Path, folder: Path) -> Stage:
     return Stage(name, train, evals, facts, rollouts)
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[dict[str, Any]]:
     """Lines of JSON. An unfinished last line, left by a run that was killed, is skipped."""
     if not path.exists():
         return []

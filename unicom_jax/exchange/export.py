@@ -169,7 +169,7 @@ def check_format(config: Mapping[str, Any]) -> None:
     for key, known in FORMAT.items():
         if found[key] not in known:
             raise ConfigError(
-                f"the exported PyTorch model knows {key}={' or '.join(known)} only, not "
+                f"the exported PyTorch model supports only {key}={' or '.join(known)}, not "
                 f"{found[key]}; export a part of it (--to), or use it with `unicom sample`"
             )
 

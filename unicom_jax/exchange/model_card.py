@@ -42,10 +42,10 @@ model.edit(picture, "make it blue")[0].save("edited.png")
 model.reconstruct(picture)[0].save("reconstructed.png")
 ```
 
-Each of them takes one input or a list and returns a list. `paint` and `write` continue whole
+Each method takes one input or a list and returns a list. `paint` and `write` continue whole
 conversations. Pictures are {pictures}. The same seed gives the same picture as in JAX.
 
-It also is a causal language model of transformers that looks at pictures: `AutoProcessor`,
+The model is also a causal vision-language model for transformers: `AutoProcessor`,
 `AutoModelForImageTextToText`, `generate` and pipelines work as for other models.
 
 ```python
@@ -113,7 +113,7 @@ def model_card(
         pictures=_pictures(config["data"]),
         training=_training(workdir, stages, config),
         data=", ".join(f"`{kind}`" for kind in source_kinds(config)),
-        weights=KINDS.get(choice.kind, "those that the run itself uses (averaged where EMA was on)")
+        weights=KINDS.get(choice.kind, "those that the run itself uses (averaged if EMA was on)")
         + (f"; of stage {' at step '.join(map(str, steps['unified']))}" if choice.step else ""),
         scores=scores if isinstance(scores, str) else _score_table(scores),
         diffusers=""

@@ -1,5 +1,5 @@
-"""Modules from a configuration: the one place where config keys meet constructor arguments, and the
-table of families."""
+"""Modules from a configuration: the only place that maps config keys to constructor arguments, and
+the table of families."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ DECODERS = ("dit", "flux")
 
 
 def grid_side(config: Config) -> int:
-    """Patches on a side of a picture of `data.image_size`."""
+    """Patches along a side of a picture of `data.image_size`."""
     return config["data"]["image_size"] // config["data"]["patch"]
 
 
@@ -65,12 +65,12 @@ def build_encoder(config: Config) -> Contrastive:
 
 
 def autoencoder_path(config: Config) -> str:
-    """`codec.autoencoder.path`; "" stands for pixels."""
+    """`codec.autoencoder.path`; "" means pixels."""
     return config["codec"]["autoencoder"]["path"]
 
 
 def build_space(config: Config) -> PaintSpace:
-    """What the pixel decoder paints in: pixels, or latents of `config.codec.autoencoder`."""
+    """The pixel decoder's paint space: pixels, or latents of `config.codec.autoencoder`."""
     patch = config["data"]["patch"]
     if not (path := autoencoder_path(config)):
         return PixelSpace(patch)
@@ -88,10 +88,10 @@ def build_space(config: Config) -> PaintSpace:
 
 
 def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) -> LatentSpace:
-    """Latents of an autoencoder for the pictures of `config.data`.
+    """The latent space of an autoencoder for the pictures of `config.data`.
 
     Args:
-      canvas: rows and columns of patches, see `LatentSpace`.
+      canvas: rows and columns of patches; see `LatentSpace`.
     """
     data = config["data"]
     ragged = data["policy"].startswith("bucket")
@@ -99,7 +99,7 @@ def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) 
 
 
 def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
-    """The autoencoder of `config.autoencoder`, with statistics of the squares of a patch."""
+    """The autoencoder of `config.autoencoder`; its statistics are those of patch-sized squares."""
     settings = config["autoencoder"]
     names = ("latent_channels", "resnets", "attention_backend", "remat")
     return AutoencoderKLFlux2(
@@ -112,7 +112,7 @@ def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
 
 
 def build_discriminator(config: Config) -> PatchDiscriminator | None:
-    """That of `config.autoencoder.discriminator`; None: its weight is 0."""
+    """The discriminator of `config.autoencoder.discriminator`; None if its weight is 0."""
     settings = config["autoencoder"]["discriminator"]
     if not settings["weight"]:
         return None
@@ -121,7 +121,7 @@ def build_discriminator(config: Config) -> PatchDiscriminator | None:
 
 
 def build_trained_autoencoder(config: Config) -> AutoencoderKLFlux2 | AdversarialAutoencoder:
-    """What the stage trains: the autoencoder, with a discriminator where there is one."""
+    """What the autoencoder stage trains: the autoencoder, with a discriminator if there is one."""
     autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)
     return AdversarialAutoencoder(autoencoder, discriminator) if discriminator else autoencoder
 
@@ -149,7 +149,7 @@ def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
     """The pixel decoder of `codec.decoder`."""
     sizes, space = dict(config["codec"]["decoder"]), build_space(config)
     kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
-    del sizes["init_from"]  # where weights come from is no matter of sizes
+    del sizes["init_from"]  # where weights come from does not affect sizes
     if kind == "dit":
         return PixelDecoder(
             channels=space.channels,
@@ -176,7 +176,7 @@ def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
 
 
 def _most_tokens(config: Config) -> int:
-    """Latent tokens of the largest picture; only "naflex" has larger ones than `image_size`."""
+    """Latent tokens of the largest picture; only "naflex" has pictures larger than `image_size`."""
     data, pool = config["data"], config["codec"]["pool"]
     naflex = data["policy"] == "naflex"
     return data["max_tokens"] // pool**2 if naflex else (grid_side(config) // pool) ** 2
@@ -186,7 +186,7 @@ def build_unified(config: Config) -> UnifiedModel:
     """The transformer of `config.unified` and the image side of its family.
 
     Raises:
-      ValueError: an unknown `unified.pathway`, or settings that its family does not have.
+      ValueError: an unknown `unified.pathway`, or settings that its family does not support.
     """
     unified, family = config["unified"], family_of(config)
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **unified["transformer"])
@@ -201,11 +201,11 @@ def build_unified(config: Config) -> UnifiedModel:
 
 
 def _check_codec(config: Config, codec: LatentCodec) -> None:
-    """What the data do has to suit the family's codec.
+    """Checks that the data settings suit the family's codec.
 
     Raises:
-      ValueError: they count latents by another `codec.pool`, or have pictures of any shape, which
-        no canvas fits.
+      ValueError: `codec.pool` differs from the codec's, or the data have pictures of any shape,
+        which no canvas fits.
     """
     pathway, given = config["unified"]["pathway"], config["codec"]["pool"]
     if given != codec.pool:
@@ -215,13 +215,13 @@ def _check_codec(config: Config, codec: LatentCodec) -> None:
         )
     if codec.canvas and config["data"]["policy"] == "naflex":
         raise ValueError(
-            f"unified.pathway={pathway} draws latents of pictures of a few shapes, "
-            "data.policy=naflex has any; set data.policy=bucket"
+            f"unified.pathway={pathway} draws latents of pictures of a few shapes, but "
+            "data.policy=naflex allows any; set data.policy=bucket"
         )
 
 
 def _frozen_parts(config: Config, width: int) -> dict[str, Any]:
-    """The fields of `LatentImages`."""
+    """The arguments that `LatentImages` takes."""
     unified, codec = config["unified"], build_codec(config)
     if unified["fold"] != 1:
         raise ValueError(
@@ -283,7 +283,7 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
     )
 
 
-# What black is for the autoencoder and the encoder of Cheers, by `unified.cheers.pixel_range`.
+# The value of black for Cheers' autoencoder and encoder, by `unified.cheers.pixel_range`.
 DARKEST = {"signed": -1.0, "unit": 0.0}
 
 
@@ -291,7 +291,7 @@ def build_latents(config: Config) -> AutoencoderCodec:
     """The codec of Cheers: the packed latents of the autoencoder of `config.autoencoder`.
 
     Raises:
-      ValueError: pictures have several shapes and the canvas for all of them is not known yet.
+      ValueError: pictures have several shapes and their common canvas is not known yet.
     """
     canvas = tuple(config["autoencoder"]["canvas"])
     if config["data"]["policy"] == "fixed":
@@ -319,25 +319,25 @@ def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
 # ---- the families -----------------------------------------------------------------------------
 
 VISION = Subtree("encoder", "vision")
-# Of the stage's autoencoder: what its decoder half has, and all but its discriminator.
+# Top-level keys of the autoencoder stage's weights: the decoder's, and all but the discriminator's.
 DECODER_KEYS = ("decoder", "post_quant_conv", "statistics")
 AUTOENCODER_KEYS = ("encoder", "quant_conv", *DECODER_KEYS)
 
 
 def _cheers_starts_from(config: Config) -> dict[str, Subtree]:
-    """The image tower, and the copy of the autoencoder's decoder where there is one; without, the
-    tower reads latents and embeds them anew."""
+    """The image tower, and the copy of the autoencoder's decoder if there is one; if not, the tower
+    reads latents through a newly initialised embedding."""
     if not config["unified"]["cheers"]["pixels"]:
         return {"vision": Subtree("encoder", "vision", fresh=("embedding",))}
     return {"vision": VISION, "decoder": Subtree("autoencoder", DECODER_KEYS)}
 
 
 def _unicom(**own: Any) -> Family:
-    """Both pathways: latents of the compressor over features of the frozen encoder."""
+    """Either pathway: latents of the compressor over features of the frozen encoder."""
     return Family(
         codec=build_codec,
         space=build_space,
-        # A unified stage draws latents, so the weights that paint them stay on disk.
+        # A unified stage draws latents, so the weights that paint them are not loaded.
         frozen={"encoder": VISION, "codec": Subtree("codec", ("compressor", "statistics"))},
         in_model={"vision": VISION, "codec": Subtree("codec")},
         cast="embedding/(projector|latent_in)/.*",
@@ -345,7 +345,7 @@ def _unicom(**own: Any) -> Family:
     )
 
 
-# By `unified.pathway`. A new family is a file with an `ImageModel` and a row here.
+# By `unified.pathway`. A new family needs a file with an `ImageModel`, and a row here.
 FAMILIES: dict[str, Family] = {
     "transfusion": _unicom(images=build_unicom),
     "query": _unicom(images=build_query, heads=("unified.flow_decoder.heads",)),

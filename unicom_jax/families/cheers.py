@@ -97,8 +97,8 @@ class CheersImages(ImageModel):
         """By `frozen["autoencoder"]`; they are means of its posterior."""
         if batch.patches is None:
             raise ValueError(
-                "the batch brings features of an encoder, and unified.pathway=cheers reads pixels; "
-                "pack or load it without features"
+                "the batch contains features of an encoder, but unified.pathway=cheers reads "
+                "pixels; pack or load the data without features"
             )
         rows, images = batch.grids.shape[:2]
         pixels, grids = to_unit(picture_rows(batch.patches)), picture_rows(batch.grids)

@@ -1,10 +1,10 @@
-"""`Family`: all in which one family of models differs from another, as one row of a table.
+"""`Family`: all the differences between families of models, as one row of a table per family.
 
 The table is `families.build.FAMILIES`, by `unified.pathway`. Training, loading, planning,
-inference, import and export read the row; none of them asks for a family by name.
+inference, import and export read the row; none of them tests for a family by name.
 
-A row speaks of weights as parts (`runs.stages.PARTS`), each trained by stages of its own, and of
-subtrees of them.
+A row names weights by part (`runs.stages.PARTS`), each trained by stages of its own, or by subtree
+of a part.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ Config = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Subtree:
-    """Weights of a part, or some of them.
+    """The weights of a part, or some of them.
 
     Attributes:
       part: a key of `runs.stages.PARTS`.
-      keys: one top-level key, which stands for its subtree, or several, which stay a tree; None:
-        all.
-      fresh: keys of that subtree that are not meant: what starts from the rest of it starts with
-        random ones.
+      keys: one top-level key, which selects its subtree; or several, which select a tree with
+        these keys; None: everything.
+      fresh: keys of the selection that are left out; a model that starts from the selection
+        initialises them at random.
     """
 
     part: str
@@ -40,11 +40,11 @@ class Subtree:
 
     @property
     def read(self) -> tuple[str, ...] | None:
-        """The top-level keys; None: all."""
+        """The selected top-level keys; None: all."""
         return (self.keys,) if isinstance(self.keys, str) else self.keys
 
     def of(self, tree: Mapping[str, Any]) -> Any:
-        """What is meant of a tree that has the part's top-level keys."""
+        """Selects from a tree that has the part's top-level keys."""
         if isinstance(self.keys, str):
             found = tree[self.keys]
         else:
@@ -52,11 +52,11 @@ class Subtree:
         return {k: v for k, v in found.items() if k not in self.fresh} if self.fresh else found
 
     def placed(self, weights: Any) -> Any:
-        """The inverse of `of`: a tree with the part's top-level keys, as far as they are meant."""
+        """The inverse of `of`: a tree with those of the part's top-level keys that are selected."""
         return {self.keys: weights} if isinstance(self.keys, str) else weights
 
     def module_of(self, part: Module) -> Module:
-        """The module of these weights: of one key the part's attribute of that name."""
+        """The module of these weights: for one key, the part's attribute of that name."""
         return getattr(part, self.keys) if isinstance(self.keys, str) else part
 
 
@@ -70,24 +70,24 @@ class Family:
     """A family of unified models.
 
     Attributes:
-      images: builds its image side.
-      codec: builds what decodes the latents that it draws. Its weights are all of the tree `codec`
-        of `in_model`.
-      space: in what the codec's tokens are painted.
-      frozen: what `ImageModel.prepare` reads and no stage of the model trains: name in its argument
-        `frozen` -> weights of a part that an earlier stage trained.
-      starts_from: top-level keys of the model's own weights that begin as weights of another part,
-        under a configuration. Nothing of them starts at random: that part has to be trained or
-        imported before.
-      in_model: what a trained model is used with besides its own weights: name of the tree ->
-        weights of a part, all of them or those of one key; only `codec` may be of several keys.
-        They contain those of `frozen`.
-      cast: of the model's own weights those that, like its transformer's, are used in the compute
-        dtype only, as a regular expression of their path ("embedding/projector/.*"); "": none.
-      details: of the model's own weights those that let details into what its head draws, as such
-        an expression: with zeros there it draws by semantics alone; "": it has none.
-      heads: keys of the configuration that set numbers of attention heads, besides the
-        transformer's and the vision tower's.
+      images: builds the image side.
+      codec: builds the codec that decodes drawn latents. Its weights are the whole tree `codec` of
+        `in_model`.
+      space: builds the space in which the codec's tokens are painted.
+      frozen: weights that `ImageModel.prepare` reads and no stage of the model trains: name in its
+        argument `frozen` -> weights of a part that an earlier stage trained.
+      starts_from: given a configuration, the top-level keys of the model's own weights that start
+        as weights of another part. They never start at random, except `fresh` ones, so that part
+        has to be trained or imported first.
+      in_model: the weights that a trained model needs besides its own: name of the tree -> weights
+        of a part, either all or those of one key; only `codec` may have several keys. They contain
+        those of `frozen`.
+      cast: regular expression for the paths of the model's own weights that, like its
+        transformer's, are only used in the compute dtype ("embedding/projector/.*"); "": none.
+      details: regular expression for the paths of the model's own weights that let details into
+        what its head draws; if they are 0, it draws by semantics alone; "": it has none.
+      heads: configuration keys that set numbers of attention heads, besides the transformer's and
+        the vision tower's.
     """
 
     images: Callable[[Config, Transformer], ImageModel]
@@ -105,7 +105,7 @@ class Family:
             self._place(name)
 
     def frozen_of(self, trees: Mapping[str, Any]) -> dict[str, Any]:
-        """`frozen` of `ImageModel.prepare`, from the trees that a model is used with."""
+        """The argument `frozen` of `ImageModel.prepare`, from the trees of `in_model`."""
         found = {}
         for name, wanted in self.frozen.items():
             tree = self._place(name)

@@ -1,18 +1,18 @@
-"""`ImageModel`: how the pictures of a batch become vectors for sequence slots, and come back.
+"""`ImageModel`: how pictures of a batch become vectors of sequence slots, and are predicted there.
 
-    prepare    frozen encoders and codecs; no gradient                    once a picture
-    noise      pictures at a time of the flow: z_t, t and the target      once a draw
+    prepare    frozen encoders and codecs; no gradient                    once per picture
+    noise      pictures at a flow time: z_t, t and the target             once per draw
     looked_at  vectors of the pictures that are read                      (B, M, slots, W)
     drawn      vectors of the pictures that are drawn, and `aux`          (B, draws, slots, W)
-    condition  what the velocity needs of the hidden states of those slots
+    condition  what the velocity needs from the hidden states of those slots
     velocity   the prediction, in the image's own shape
 
-A picture keeps its own shape (tokens of `channels` numbers, as its codec makes them) on all this
-way. Only `families/unified.py` knows sequence slots: it places the vectors of `looked_at` and
-`drawn` and picks up hidden states again. So a slot need not be one latent, an encoder may be
-trained inside the loss, time need not be added to anything, and a head may look at a whole image.
-In training, methods after `noise` get every picture and every draw as a row of its own (M or draws
-= 1), so that no picture may look at another one of its row (`looked_at_and_drawn`).
+A picture keeps its own shape (tokens of `channels` numbers, as its codec makes them) throughout.
+Only `families/unified.py` knows about sequence slots: it places the vectors of `looked_at` and
+`drawn` and gathers the hidden states. So a slot need not be one latent, an encoder may be trained
+inside the loss, time need not be added to anything, and a head may look at a whole image. In
+training, methods after `noise` get every picture and every draw as a row of its own (M or draws =
+1), so that no picture can look at another one in its row (`looked_at_and_drawn`).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class FlowTime:
     shift: float = 1.0
 
     def shift_of(self, tokens: Any, channels: int) -> Any:
-        """The shift of pictures of so many tokens: a number, or an array like `tokens`."""
+        """The shift for pictures of `tokens` tokens: a number, or an array like `tokens`."""
         return self.shift or latent_shift(tokens, channels)
 
 
@@ -61,12 +61,12 @@ PREDICTIONS = ("velocity", "data")
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What the numbers of a flow head mean.
+    """What a flow head predicts.
 
     Attributes:
-      kind: "velocity" is the papers'; "data" is the clean latent x̂, and v = (x̂ - z_t) / (1 - t)
-        follows from it ("JiT": Li & He 2025).
-      time_floor: least 1 - t in the loss of "data"; bounds its weight near t = 1.
+      kind: "velocity", as in the papers, or "data": the clean latent x̂, from which follows
+        v = (x̂ - z_t) / (1 - t) ("JiT": Li & He 2025).
+      time_floor: lower bound of 1 - t in the loss of "data", which bounds its weight near t = 1.
     """
 
     kind: str = "velocity"
@@ -79,16 +79,16 @@ class Prediction:
             )
 
     def velocity(self, given: Float32[Array, "B draws n d"], noised: Noised) -> jax.Array:
-        """dz/dt of what a head gave, for the integrator."""
+        """dz/dt from a head's output, for the integrator."""
         if self.kind == "velocity":
             return given
-        # No floor worth the name: a step to t = 1 then ends at x̂, with no noise left over.
+        # A negligible floor: a step to t = 1 then ends at x̂, with no noise left over.
         return data_to_velocity(given, noised.noisy, noised.time, floor=1e-6)
 
     def and_target(
         self, given: Float32[Array, "B draws n d"], noised: Noised
     ) -> tuple[jax.Array, jax.Array]:
-        """The velocity of what a head gave and the true one, as the loss compares them."""
+        """The velocity from a head's output and the true one, as the loss compares them."""
         if self.kind == "velocity":
             return given, velocity(noised.clean, noised.noise)
         return floored_velocities(given, noised.clean, noised.noisy, noised.time, self.time_floor)
@@ -102,9 +102,9 @@ class Noised:
       noisy: z_t.
       time: flow time t of each draw.
       grids: rows and columns of the n tokens; (0, 0) where there is no draw.
-      clean, noise: z_1 and ε; None while a picture is sampled.
+      clean, noise: z_1 and ε; None during sampling.
       of: which part of a mixture each draw belongs to (`core.parts.membership`); None: unknown.
-      scored: draws that count in the loss; None: all of them.
+      scored: whether each draw counts in the loss; None: all do.
     """
 
     noisy: Float[Array, "B draws n d"]
@@ -139,12 +139,12 @@ class ImageModel(Module):
       flow_time: how `noise` draws times; sampling shifts its steps alike.
       reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
         transformer run once a picture and only `velocity` at each step of sampling.
-      flow_over: pictures whose loss is averaged: "drawn"; or "all", with those that are read as if
-        they had been drawn to t = 1 (`ended`), where the velocity is to be 0, and with dummies.
+      flow_over: pictures over which the loss is averaged: "drawn"; or "all", which adds dummies and
+        the pictures that are read, as if drawn at t = 1 (`ended`), where the target velocity is 0.
       dummies: whether batches have draws of `SequenceConfig.dummies`, which are at t = 0.
-      time_grids: the kinds of `core.flow.time_grid` that sampling may take.
-      takes_features: whether `prepare` takes features of the frozen encoder that a batch brings
-        along in the place of pictures.
+      time_grids: the kinds of `core.flow.time_grid` that sampling may use.
+      takes_features: whether `prepare` accepts batches with features of the frozen encoder instead
+        of pictures.
     """
 
     flow_time: FlowTime = FlowTime()
@@ -155,26 +155,26 @@ class ImageModel(Module):
     takes_features = False
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
-        """Weights that a stage does not train, as patterns; `draws`: it has a flow loss."""
+        """Patterns of weights that a stage does not train. `draws`: whether it has a flow loss."""
         del draws
         return ()
 
     def shape_of(self, slots: int) -> tuple[int, int]:
-        """(n, d): a picture's own shape where it takes so many slots."""
+        """(n, d): the own shape of a picture that takes `slots` slots."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def prepare(self, frozen: Params, batch: MixedBatch) -> Any:
-        """What frozen models make of the batch's pictures, as a tree of arrays (B, M, ...)."""
+        """Outputs of frozen models for the batch's pictures, as a tree of arrays (B, M, ...)."""
         raise NotImplementedError(f"{type(self).__name__} prepares nothing")
 
     def noise(
         self, prepared: Any, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]
     ) -> Noised:
-        """Puts each draw at a time of its own; `draws` are pictures of the row, -1: none."""
+        """Noises each draw at a time of its own; `draws` are pictures of the row, -1: none."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def ended(self, prepared: Any) -> Noised:
-        """Every picture at t = 1, without noise; `drawn` then gives what `looked_at` does."""
+        """Every picture at t = 1, without noise; `drawn` then returns what `looked_at` does."""
         raise NotImplementedError(f"{type(self).__name__} has no loss of pictures that are read")
 
     def looked_at(
@@ -184,7 +184,7 @@ class ImageModel(Module):
         raise NotImplementedError(f"{type(self).__name__} reads nothing")
 
     def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws s W"], Any]:
-        """Vectors of the NOISY slots of every draw, and what else `velocity` is to have."""
+        """Vectors of the NOISY slots of every draw, and `aux`: what else `velocity` needs."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def looked_at_and_drawn(
@@ -195,14 +195,14 @@ class ImageModel(Module):
         read: Bool[Array, "B M"],
         views: int,
     ) -> tuple[tuple[Float[Array, "B M _p W"], ...], Float[Array, "B draws s W"], Any]:
-        """`looked_at` and `drawn` of whole rows: the vectors of both, and `aux` of draws alone.
+        """`looked_at` and `drawn` of whole rows: the vectors of both, and `aux` of the draws.
 
-        Each picture and each draw is computed as a row of its own. A family whose slots are costly
-        may leave out pictures that are not `read`, and draws that are none.
+        Each picture and each draw is computed as a row of its own. A family with costly slots may
+        skip pictures that are not `read` and absent draws.
 
         Args:
-          read: pictures whose vectors some slot takes; of others they may be anything.
-          views: pictures read and draws of a row together, at most; 0: no limit.
+          read: pictures whose vectors are used in some slot; the others' vectors may be anything.
+          views: the most pictures read and draws, together, in a row; 0: no limit.
         """
         del read, views
         rows = len(noised.time)
@@ -213,7 +213,7 @@ class ImageModel(Module):
     def condition(
         self, params: Params, hidden: Float[Array, "B draws s W"], grids: Int[Array, "B draws 2"]
     ) -> Any:
-        """What `velocity` needs of the hidden states: computed once where not `reads_noise`."""
+        """What `velocity` needs from hidden states; computed once unless `reads_noise`."""
         del params, grids
         return hidden
 
@@ -224,7 +224,7 @@ class ImageModel(Module):
         raise NotImplementedError(f"{type(self).__name__} predicts nothing")
 
     def loss_terms(self, params: Params, condition: Any, noised: Noised, aux: Any) -> LossTerms:
-        """Terms of the draws; `flow` is the squared error of the velocity, a channel, with its
+        """Terms of the draws; `flow` is the squared error of the velocity per channel, with its
         parts by time (`core.flow.flow_terms`)."""
         predicted = self.velocity(params, condition, noised, aux)
         target = velocity(noised.clean, noised.noise)
@@ -234,7 +234,7 @@ class ImageModel(Module):
 def pictures_of(
     images: Shaped[Array, "B M ..."], draws: Int[Array, "B draws"]
 ) -> Shaped[Array, "B draws ..."]:
-    """The picture of each draw; of no draw the first one."""
+    """The picture of each draw; for an absent draw, the first picture."""
     return take(images, jnp.maximum(draws, 0))
 
 
@@ -245,7 +245,7 @@ def noise_draws(
     row_keys: Key[Array, " B"],
     flow_time: FlowTime,
 ) -> Noised:
-    """Every draw of clean latents at a time of its own. `grids`: rows and columns of latents."""
+    """Noises every draw of clean latents at a time of its own. `grids`: their rows and columns."""
     grids = jnp.where((draws >= 0)[..., None], pictures_of(grids, draws), 0)
     clean = pictures_of(latents, draws)
     shifts = flow_time.shift_of(jnp.maximum(grids[..., 0] * grids[..., 1], 1), latents.shape[-1])
@@ -261,7 +261,7 @@ def draw_noise(
 ) -> tuple[Float32[Array, "B draws"], Float32[Array, "B draws n d"]]:
     """A time per draw and noise for rows of latents of `shape` (draws, n, d).
 
-    One key a row, so that the draw does not depend on how rows are spread over devices or
+    One key per row, so that the result does not depend on how rows are spread over devices or
     accumulation steps.
     """
 

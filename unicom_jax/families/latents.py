@@ -1,6 +1,6 @@
-"""What both UniCom pathways do alike: frozen features and latents, read and noised.
+"""What both UniCom pathways share: frozen features and latents, read and noised.
 
-pixels ─ encoder ─ features Z ─ compressor ─ latents z̃        frozen, once a picture
+pixels ─ encoder ─ features Z ─ compressor ─ latents z̃        frozen, once per picture
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ UNDERSTANDING = ("features", "latents", "channel_concat", "sequence_concat")
 
 @flax.struct.dataclass
 class Prepared:
-    """Raw features Z of the patches and normalised latents z̃ of the pictures of a batch, each with
-    its rows and columns."""
+    """Raw features Z and normalised latents z̃ of a batch's pictures, each with its rows and
+    columns."""
 
     features: Float[Array, "B M N F"]
     latents: Float[Array, "B M n d"]
@@ -45,9 +45,9 @@ class ImageEmbedding(Module):
     `features`, the codec's `latents`, both joined along channels (`channel_concat`), or both one
     after the other (`sequence_concat`: the UNDERSTAND slots hold features and CLEAN slots follow).
     CLEAN and NOISY slots hold a linear map of the latents plus an embedding of their flow time
-    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path. All of them
-    know their row and column (as in BAGEL): rotary positions alone only say how far apart two slots
-    are, and a noisy token knows nothing else of its place.
+    (t = 1 for clean ones), so a clean image is the end point of the noisy one's path. All vectors
+    contain an embedding of their row and column (as in BAGEL): rotary positions only tell how far
+    apart two slots are, and a noisy token has no other information about its place.
     """
 
     feature_dim: int
@@ -93,7 +93,7 @@ class ImageEmbedding(Module):
         grids: Int[Array, "B M 2"],
         latent_grids: Int[Array, "B M 2"],
     ) -> Float[Array, "B M p {self.width}"]:
-        """Vectors of pictures of so many rows and columns of features and of latents."""
+        """Vectors of pictures; `grids` count features and `latent_grids` latents."""
         match self.understanding:
             case "latents":
                 inputs, grids = latents, latent_grids
@@ -125,7 +125,7 @@ class LatentImages(ImageModel):
     """Pictures as features and latents of a frozen encoder and codec; subclasses draw them.
 
     Attributes:
-      vision, codec: run by `prepare` alone; None where features and latents are at hand.
+      vision, codec: used only by `prepare`; None if features and latents are given.
     """
 
     embedding: ImageEmbedding
@@ -140,9 +140,9 @@ class LatentImages(ImageModel):
         return slots, self.embedding.latent_dim
 
     def prepare(self, frozen: Params, batch: MixedBatch) -> Prepared:
-        """By `frozen["encoder"]` and `frozen["codec"]`.
+        """Features and latents by `frozen["encoder"]` and `frozen["codec"]`.
 
-        Features that the batch brings along are taken as they are: the encoder does not run.
+        If the batch has features, they are used as they are and the encoder does not run.
         """
         rows, images = batch.grids.shape[:2]
         grids = picture_rows(batch.grids)
@@ -154,7 +154,7 @@ class LatentImages(ImageModel):
         seen = features if self.codec.reads == "features" else pixels
         latents = self.codec.encode(frozen["codec"], seen, grids)
         features = features.reshape(rows, images, *features.shape[1:])
-        # Any draw of a row may be of any of the row's pictures.
+        # Each draw of a row may show any of the row's pictures.
         latents = place(latents, ROWS).reshape(rows, images, *latents.shape[1:])
         return Prepared(features, latents, batch.grids, self.codec.grid(batch.grids))
 

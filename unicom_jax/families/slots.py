@@ -1,9 +1,8 @@
-"""Between pictures and sequence slots: vectors into their slots, hidden states out of them.
+"""From pictures to sequence slots and back: places vectors, gathers hidden states.
 
-Both directions are gathers along a row (`take_along_axis`), so that devices which hold other rows
-have nothing to exchange. What an image model computes it computes picture by picture
-(`each_alone`): else all devices along `context`, which have the same rows, would compute all
-pictures of them.
+Both directions are gathers along a row (`take_along_axis`), so devices that hold other rows have
+nothing to exchange. Image models compute picture by picture (`each_alone`); otherwise all devices
+along `context`, which share rows, would compute all of those rows' pictures.
 """
 
 from __future__ import annotations
@@ -19,27 +18,27 @@ from unicom_jax.core.batch import MixedBatch, Role
 
 
 def picture_rows(pictures: Shaped[Array, "B M ..."]) -> Shaped[Array, "BM ..."]:
-    """A picture, or a draw, a row: (B M, ...), for models that know pictures alone."""
+    """One picture or draw per row, (B M, ...), for models that know only pictures."""
     return place(pictures.reshape(-1, *pictures.shape[2:]), PICTURES)
 
 
 def each_alone(pictures: Any) -> Any:
-    """A tree of arrays (B, M, ...), of pictures or draws, as (B M, 1, ...): each a row of its own,
+    """Turns arrays (B, M, ...) of pictures or draws into (B M, 1, ...): each is a row of its own,
     on one device."""
     return jax.tree.map(lambda x: place(x.reshape(-1, 1, *x.shape[2:]), PICTURES), pictures)
 
 
 def side_by_side(pictures: Shaped[Array, "BM 1 ..."], rows: int) -> Shaped[Array, "{rows} M ..."]:
-    """The inverse: the pictures of a row together, as any of its slots may need any of them."""
-    own = place(pictures, PICTURES)  # and so their gradients
+    """The inverse: joins the pictures of a row, since any of its slots may need any of them."""
+    own = place(pictures, PICTURES)  # places their gradients too
     return place(own, ROWS).reshape(rows, -1, *pictures.shape[2:])
 
 
 def used_first(
     used: Bool[Array, "B M"], count: int
 ) -> tuple[Int[Array, "B count"], Int[Array, "B M"]]:
-    """(chosen, back): `count` columns of each row, the `used` ones first (0: all columns), and of
-    each used column which of `chosen` it is."""
+    """(chosen, back): `count` columns of each row, the `used` ones first (0: all columns), and for
+    each used column its index in `chosen`."""
     columns = used.shape[1]
     if not 0 < count < columns:
         all_columns = jnp.broadcast_to(jnp.arange(columns), used.shape)
@@ -49,7 +48,7 @@ def used_first(
 
 
 def take(pictures: Shaped[Array, "B M ..."], index: Int[Array, "B N"]) -> Shaped[Array, "B N ..."]:
-    """Of each row the pictures `index`."""
+    """The pictures `index` of each row."""
     index = index.reshape(index.shape + (1,) * (pictures.ndim - 2))
     return jnp.take_along_axis(pictures, index, axis=1)
 
@@ -85,9 +84,10 @@ def place_images(
 def pick_draws(
     hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
 ) -> Float[Array, "B draws {slots} W"]:
-    """The hidden states at the NOISY slots of each draw, which stand next to each other.
+    """The hidden states at the NOISY slots of each draw, which are adjacent.
 
-    Behind a draw's last slot stands whatever follows in the row; of no draw, anything.
+    Entries after a draw's last slot are those that follow in the row; an absent draw has arbitrary
+    ones.
     """
     return _pick(hidden, jnp.argmax(_draw_starts(batch), axis=-1), slots)
 
@@ -95,18 +95,18 @@ def pick_draws(
 def pick_read(
     hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
 ) -> Float[Array, "B M {slots} W"]:
-    """The hidden states of the pictures that are read, as of `pick_draws`."""
+    """Like `pick_draws`, for the pictures that are read."""
     return _pick(hidden, jnp.argmax(_read_starts(batch), axis=-1), slots)
 
 
 def pictures_read(batch: MixedBatch) -> Bool[Array, "B M"]:
-    """Which pictures stand in the sequence as such, not only as noisy copies."""
+    """Which pictures are themselves in the sequence, not only as noisy copies."""
     return jnp.any(_read_starts(batch), axis=-1)
 
 
 def dummy_draws(batch: MixedBatch) -> Bool[Array, "B draws"]:
-    """The draws that are no more than slots before a text (`SequenceConfig.dummies`): unlike those
-    of a drawn picture, these have no span of their own."""
+    """The draws that are only slots before a text (`SequenceConfig.dummies`): unlike the slots of a
+    drawn picture, theirs have no span."""
     alone = batch.mask.span_start == batch.mask.span_stop
     noisy = alone & (batch.roles == Role.NOISY)
     return jnp.any(_first_slots(batch, noisy, batch.draws.shape[1]), axis=-1)
@@ -121,7 +121,7 @@ def _read_starts(batch: MixedBatch) -> Bool[Array, "B M S"]:
 def _first_slots(
     batch: MixedBatch, chosen: Bool[Array, "B S"], count: int
 ) -> Bool[Array, "B {count} S"]:
-    """Of the `chosen` slots, where each of `count` pictures or draws begins."""
+    """True at the `chosen` slot where each of `count` pictures or draws begins."""
     begins = chosen & (batch.image_token == 0)
     return begins[:, None] & (batch.image_index[:, None] == jnp.arange(count)[:, None])
 
@@ -129,19 +129,19 @@ def _first_slots(
 def _pick(
     hidden: Float[Array, "B S W"], first: Int[Array, "B M"], slots: int
 ) -> Float[Array, "B M {slots} W"]:
-    """The hidden states of `slots` slots from `first` on."""
+    """The hidden states of the `slots` slots that start at `first`."""
     index = jnp.minimum(first[..., None] + jnp.arange(slots), hidden.shape[1] - 1)
     flat = index.reshape(len(hidden), -1, 1)
     return jnp.take_along_axis(hidden, flat, axis=1).reshape(*index.shape, hidden.shape[-1])
 
 
 def draw_parts(batch: MixedBatch) -> Int[Array, "B draws"]:
-    """The part of the mixture that each draw belongs to, that of its slots; -1: no draw."""
+    """The part of the mixture that each draw's slots belong to; -1: no draw."""
     return _part_at(_draw_starts(batch), batch)
 
 
 def read_parts(batch: MixedBatch) -> Int[Array, "B M"]:
-    """As `draw_parts`, of the pictures that are read; -1: not read."""
+    """Like `draw_parts`, for the pictures that are read; -1: not read."""
     return _part_at(_read_starts(batch), batch)
 
 

@@ -1,4 +1,4 @@
-"""UniCom, Pathway I (default): one transformer reads, and draws noisy latents in its sequence.
+"""UniCom, Pathway I (default): one transformer reads, and denoises latents in its sequence.
 
 Text is causal, the latents of one image see each other, and the velocity is read from the hidden
 states at the latents' own slots (papers: UniCom §3, Transfusion arXiv 2408.11039).
@@ -22,8 +22,8 @@ class UnicomImages(LatentImages):
     """Noisy latents as vectors of the sequence, and a flow head at their slots.
 
     Attributes:
-      head: hidden states (B, draws, n, W) and the time of each draw to (B, draws, n, latent_dim).
-      prediction: what the head gives.
+      head: maps hidden states (B, draws, n, W) and each draw's time to (B, draws, n, latent_dim).
+      prediction: what the head predicts.
     """
 
     head: Module
@@ -45,7 +45,7 @@ class UnicomImages(LatentImages):
     def loss_terms(
         self, params: Params, condition: Float[Array, "B draws n W"], noised: Noised, aux: None
     ) -> LossTerms:
-        """`flow`: squared velocity error a channel; of "data" prediction weighted by the floor."""
+        """`flow`: squared velocity error per channel; "data" prediction uses the time floor."""
         given = self.head(params["head"], condition, noised.time)
         both = self.prediction.and_target(given, noised)
         return flow_terms(*both, noised.real, noised.time[..., None], noised.of)

@@ -1,11 +1,11 @@
 """UniCom, Pathway II (the paper's ablation): frozen reader, learnable queries, connector, decoder.
 
-The slots where Pathway I puts noisy latents hold learnable queries instead, one a latent token.
+The slots where Pathway I puts noisy latents hold learnable queries instead, one per latent token.
 They read the frozen transformer's context; a small bidirectional connector turns their hidden
-states into conditions; a DiT draws the latents under these conditions. The transformer runs once an
-image, only the flow decoder at every step.
+states into conditions; a DiT draws the latents under these conditions. The transformer runs once
+per image; only the flow decoder runs at every step.
 
-A stage without a flow loss (`align`) teaches the reader; later ones leave it as it is.
+A stage without a flow loss (`align`) trains the reader; later stages leave it unchanged.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class QueryImages(LatentImages):
         }
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
-        """The reader while it learns to draw; before that, what draws: a reader is taught first."""
+        """The reader in stages that draw; the drawing weights in earlier ones, which train it."""
         if draws:
             return ("transformer/.*", "embedding/.*")
         return ("queries", "connector/.*", "flow_decoder/.*")
 
     def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws n W"], None]:
-        """The queries of every draw at their places, whatever its noise.
+        """The queries of every draw with their places, whatever its noise.
 
-        Without places, as papers leave it, a query would mean another row and column in each aspect
-        ratio, and the comparison with Pathway I, whose latents know theirs, would be unfair.
+        Without places, as in the papers, a query would mean a different row and column in each
+        aspect ratio, and the comparison with Pathway I, whose latents have places, would be unfair.
         """
         tokens, width = noised.noisy.shape[2], self.embedding.width
         places = place_embedding(token_places(noised.grids, tokens), width)
@@ -66,7 +66,7 @@ class QueryImages(LatentImages):
     def condition(
         self, params: Params, hidden: Float[Array, "B draws n W"], grids: Int[Array, "B draws 2"]
     ) -> Float[Array, "B draws n W"]:
-        """What the connector makes of the queries' hidden states."""
+        """The connector's output for the queries' hidden states."""
         grids, flat = picture_rows(grids), picture_rows(hidden)
         mask = padding_mask(grids[:, 0] * grids[:, 1], hidden.shape[2])
         return self.connector(params["connector"], flat, mask).reshape(hidden.shape)

@@ -1,9 +1,8 @@
 """`UnifiedModel`: one transformer over rows of words and pictures.
 
-It embeds words, places the vectors that an `ImageModel` makes of pictures into their slots, runs
-the transformer, and picks the hidden states of drawn pictures up again. Text is predicted from
-hidden states by the head of the vocabulary, pictures by the image model (papers: UniCom §3,
-Transfusion arXiv 2408.11039).
+It embeds words, places an `ImageModel`'s vectors of pictures into their slots, runs the
+transformer, and gathers the hidden states of drawn pictures. From hidden states the vocabulary head
+predicts text, and the image model pictures (papers: UniCom §3, Transfusion arXiv 2408.11039).
 """
 
 from __future__ import annotations
@@ -40,12 +39,12 @@ from unicom_jax.models.transformer import KVCache, Transformer
 
 @flax.struct.dataclass
 class DrawingContext:
-    """All that the velocity of one picture a row needs besides z_t; built once a picture.
+    """What the velocity of one picture per row needs besides z_t; built once per picture.
 
     Attributes:
       grids: rows and columns of the picture's tokens.
-      condition, aux: of an image model that does not read z_t in its slots; else None.
-      cache, positions, mask, start: of one that does: the prefix, and the picture's slots.
+      condition, aux: for an image model that does not read z_t in its slots; else None.
+      cache, positions, mask, start: the prefix and the picture's slots, for one that does.
     """
 
     grids: Int[Array, "B 1 2"]
@@ -62,10 +61,10 @@ class UnifiedModel(Module):
     """A transformer and the image side of a family.
 
     Attributes:
-      views: pictures read and draws of a training row together, at most; 0: no limit. See
+      views: the most pictures read and draws, together, in a training row; 0: no limit. See
         `ImageModel.looked_at_and_drawn`.
       text_chunk, z_loss: see `core.losses.text_terms`.
-      parts: how many parts of a mixture have losses of their own.
+      parts: number of parts of a mixture with losses of their own.
     """
 
     transformer: Transformer
@@ -80,16 +79,16 @@ class UnifiedModel(Module):
         return {"transformer": self.transformer.specs(), **self.images.specs()}
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
-        """Weights that a stage does not train, as patterns; `draws`: it has a flow loss."""
+        """Patterns of weights that a stage does not train. `draws`: whether it has a flow loss."""
         return self.images.frozen(draws=draws)
 
     def loss_terms(
         self, params: Params, batch: MixedBatch, prepared: Any, row_keys: Key[Array, " B"]
     ) -> LossTerms:
-        """Terms `text` (nats a token), `text_accuracy`, and those of the drawn pictures.
+        """Terms `text` (nats per token), `text_accuracy`, and those of the drawn pictures.
 
         With `parts`, `text/parts` and `flow/parts` have the sums and counts by part of the mixture.
-        `prepared`: what `images.prepare` made of the batch's pictures.
+        `prepared`: the result of `images.prepare` for the batch.
         """
         images, rows = self.images, batch.tokens.shape[0]
         over_all = images.flow_over == "all"
@@ -126,7 +125,7 @@ class UnifiedModel(Module):
     def _picture_terms(
         self, params: Params, states: Float[Array, "R 1 s W"], noised: Noised, aux: Any
     ) -> LossTerms:
-        """Of pictures alone, and the hidden states of their slots."""
+        """Loss terms of pictures, each a row of its own, from the hidden states of their slots."""
         condition = self.images.condition(params, states, noised.grids)
         return self.images.loss_terms(params, condition, noised, aux)
 
@@ -134,7 +133,7 @@ class UnifiedModel(Module):
     def text_terms(
         self, params: Params, batch: MixedBatch, hidden: Float[Array, "B S W"]
     ) -> LossTerms:
-        """Terms `text` (nats a token), `text_accuracy` and, with `parts`, `text/parts`."""
+        """Terms `text` (nats per token), `text_accuracy` and, with `parts`, `text/parts`."""
         of = None
         if self._tells_parts(batch):
             of = membership(own_slots(batch.parts), self.parts)
@@ -176,8 +175,8 @@ class UnifiedModel(Module):
     ) -> tuple[Float[Array, "B S W"], KVCache]:
         """Reads slots without draws into the cache at `start`: hidden states and cache.
 
-        The mask of `batch` refers to cache slots. `prepared`: as for `loss_terms`; None: no row has
-        a picture.
+        The mask of `batch` refers to cache slots. `prepared`: as for `loss_terms`; None if no row
+        has a picture.
         """
         looked_at = None if prepared is None else self.images.looked_at(params, prepared)
         hidden = self._embed(params, batch, looked_at)
@@ -194,12 +193,12 @@ class UnifiedModel(Module):
         grids: Int[Array, "B 2"],
         start: int | Int[Array, ""],
     ) -> DrawingContext:
-        """Prepares for drawing one picture a row behind a cached prefix.
+        """Prepares for drawing one picture per row after a cached prefix.
 
         Args:
-          positions, mask: of the picture's slots, the mask in cache slots.
-          grids: rows and columns of its tokens.
-          start: its first cache slot.
+          positions, mask: positions and mask of the picture's slots; the mask counts cache slots.
+          grids: rows and columns of the picture's tokens.
+          start: the picture's first cache slot.
         """
         grids = grids[:, None]
         context = DrawingContext(grids, cache=cache, positions=positions, mask=mask, start=start)
@@ -216,7 +215,7 @@ class UnifiedModel(Module):
         noisy: Float[Array, "B n d"],
         time: Float[Array, " B"],
     ) -> Float32[Array, "B n d"]:
-        """dz/dt at z_t: only the picture's own slots are run, or none at all."""
+        """dz/dt at z_t. The transformer runs only the picture's own slots, or none at all."""
         noised = Noised(noisy[:, None], time[:, None], context.grids)
         condition, aux = context.condition, context.aux
         if condition is None:
@@ -240,6 +239,6 @@ class UnifiedModel(Module):
     def _embed(
         self, params: Params, batch: MixedBatch, images: tuple[jax.Array, ...] | None
     ) -> Float[Array, "B S W"]:
-        """The input vectors of all slots; `images` as for `place_images`, None: text alone."""
+        """The input vectors of all slots; `images`: as for `place_images`; None: text alone."""
         text = self.transformer.embed(params["transformer"], batch.tokens, self.compute_dtype)
         return text if images is None else place_images(text, batch, *images)

@@ -194,8 +194,8 @@ class Conversations:
             )
         if settings.grid not in self.models.unified.images.time_grids:
             raise ValueError(
-                f"grid {settings.grid!r} asks for the velocity at t = 1, which this model does not "
-                "have; leave it out"
+                f"grid {settings.grid!r} needs the velocity at t = 1, which this model does not "
+                "compute; leave it out"
             )
         # JSON knows lists only; a static argument has to be hashable.
         return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
@@ -220,7 +220,7 @@ class Conversations:
             )
             raise ValueError(
                 f"edit_start={settings.edit_start:g} begins with the picture to edit, of {size} "
-                f"pixels, and one of {wanted} is to be drawn; leave the size out, or set "
+                f"pixels, but a picture of {wanted} is to be drawn; leave the size out, or set "
                 "edit_start=0"
             )
         if settings.shift is None:

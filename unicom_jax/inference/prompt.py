@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.packing import PackingConfig, pack_rows
 from data_pipelines.sequences.sequence import Document, Slots, drawing_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 
@@ -65,7 +65,7 @@ def collate(documents: Sequence[Document], sequence: SequenceConfig, branches: i
     """
     images = power_of_two(max(1, *(len(document.grids) for document in documents)))
     packing = PackingConfig(slots=bucket(max(map(len, documents))), images=images, window_rows=1)
-    batch = stack_rows([pack_row([document], packing, sequence) for document in documents])
+    batch = pack_rows([[document] for document in documents], packing, sequence)
     pictured = any(document.grids for document in documents)
     return Prefixes(
         batch=batch.replace(patches=None),

@@ -18,7 +18,7 @@ import numpy as np
 
 from data_pipelines.segments import DRAWN, Image, Segment, Text
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.packing import PackingConfig, pack_rows
 from data_pipelines.sequences.sequence import MASK_FIELDS, Document, build_prefix
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.inference import engine
@@ -224,7 +224,7 @@ def _part(
     """The slots from `start` on as a row of `slots`, and the patches of the pictures in it."""
     images = power_of_two(max(1, len(document.grids)))
     packing = PackingConfig(slots=start + slots, images=images)
-    batch = stack_rows([pack_row([document], packing, sequence)])
+    batch = pack_rows([[document]], packing, sequence)
     shown = sorted(set(batch.image_index[0, start:][batch.roles[0, start:] > Role.TEXT].tolist()))
     kept = power_of_two(max(1, len(shown)))
     order = np.array([*shown, *[0] * (kept - len(shown))])

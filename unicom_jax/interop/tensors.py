@@ -27,7 +27,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from unicom_jax.core.paths import is_remote, open_binary
+from unicom_jax.core.paths import is_pointer, is_remote, open_binary
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -136,7 +136,7 @@ def _read_into(file: io.RawIOBase, array: np.ndarray, path: Path) -> None:
     left = memoryview(array.reshape(-1).view(np.uint8))
     while len(left):  # one read returns at most 2 GiB
         if not (count := file.readinto(left)):
-            raise WeightsError(f"{path} became shorter while it was read; copy it again")
+            raise WeightsError(f"{path} was truncated while it was read; copy it again")
         left = left[count:]
 
 
@@ -155,11 +155,14 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
         try:
             facts |= _read_header(path)
         except (SafetensorError, OSError) as error:
+            if is_pointer(path):
+                raise WeightsError(f"{path} is a pointer of Git LFS; run git lfs pull") from error
             raise WeightsError(f"{path} is damaged ({error}); copy it again") from error
     for name, shard in sorted(files.promised.items()):
         if name not in facts or facts[name].shard.name != shard:
             raise WeightsError(
-                f"{files.index} promises {name} in {shard}, which does not hold it; copy both again"
+                f"{files.index} lists {name} in {shard}, which does not contain it; copy both "
+                "files again"
             )
     return TensorFolder(folder, facts, files.unread)
 
@@ -205,6 +208,14 @@ def _missing(path: Path, files: WeightFiles, stem: str) -> str:
         return f"{path} is missing; copy it again, or delete {files.index} to read {files.unread}"
     if files.index:
         return f"{path} is missing, which {files.index.name} names; copy it into the folder again"
+    if is_remote(path):
+        return f"{path} is missing; give the folder that holds it"
+    if path.is_symlink():
+        return f"{path} is a link to {path.readlink()}, which is missing; copy that too"
+    if other := sorted(path.parent.glob("*.bin")):
+        return (
+            f"{path} is missing, and {other[0].name} is no safetensors file; save the model as one"
+        )
     return (
         f"{path} is missing; give the folder that holds it, or its shards with "
         f"{stem}.safetensors.index.json"
@@ -239,7 +250,7 @@ def _json_object(text: bytes, path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(f"{path} is no safetensors file ({error}); copy it again") from error
+        raise WeightsError(f"{path} is not a safetensors file ({error}); copy it again") from error
 
 
 def _read_index(path: Path) -> dict[str, str]:

@@ -61,7 +61,8 @@ def check_facts(
         known = dict.fromkeys((hints or {})[name] for name in missing if name in (hints or {}))
         hint = "".join(f" ({one})" for one in known)
         raise WeightsError(
-            f"{tensors.path} lacks {_some(missing)}; it is incomplete or of another model{hint}"
+            f"{tensors.path} lacks {_some(missing)}; it is incomplete or belongs to another "
+            f"model{hint}"
         )
     if extra:
         others = f" (and {len(extra) - 1} more tensors)" if len(extra) > 1 else ""
@@ -88,8 +89,8 @@ def check_values(
     for name, place in wanted.items():
         if not place.rule.paths and np.any(tensors.read(name)):
             raise WeightsError(
-                f"{tensors.facts[name].shard}: {name} is not zero, and the model has no place for "
-                "it; take weights in which it was not trained"
+                f"{tensors.facts[name].shard}: {name} is not zero, but the model does not have "
+                "it; use weights in which it was not trained"
             )
     for name, other in (twins or {}).items():
         if name in tensors.facts and not _equal(tensors, name, other):

@@ -3,10 +3,10 @@
     images -> encode -> raw latents (B, h/f, w/f, c) -> pack -> tokens -> normalise -> drawn
     drawn -> denormalise -> tokens -> unpack -> raw latents -> decode -> images
 
-What a model draws are normalised *tokens*: squares of side x side latents, packed channel-major
-(`models/paint_space.py`). How they are normalised is all in which the two kinds differ:
+A model draws normalised *tokens*: squares of side x side latents, packed channel-major
+(`models/paint_space.py`). The two kinds differ only in the normalisation:
 
-    AutoencoderKL        one shift and one scale of all numbers
+    AutoencoderKL        one shift and one scale for all numbers
     AutoencoderKLFlux2   mean and variance of each packed channel, measured and kept as weights
 
 The classes and their weights have the names of diffusers.
@@ -27,7 +27,7 @@ from unicom_jax.core.scopes import in_module
 from unicom_jax.models.autoencoder_layers import Conv, Half, specs_of
 from unicom_jax.models.extent import Extent
 
-# Of images (B, h, w, 3).
+# The latents of images (B, h, w, 3).
 Latents = Float[Array, "B h/{self.factor} w/{self.factor} {self.latent_channels}"]
 
 
@@ -38,12 +38,12 @@ class Autoencoder(Module):
     Attributes:
       latent_channels: c.
       widths: channels of each resolution, highest first; each is a multiple of `groups`.
-      resnets: ResNets a block in the encoder; the decoder has one more.
-      groups: of the group norms.
-      quant_conv: whether 1 x 1 convolutions stand at both sides of the latents.
-      attention_backend: "dense" or "chunked"; the kernels of "fused" take no head as wide as this
-        one, of all channels.
-      remat: compute the blocks' layers again in the backward pass to save memory.
+      resnets: ResNets per block in the encoder; the decoder has one more.
+      groups: number of groups in the group norms.
+      quant_conv: whether 1 x 1 convolutions surround the latents.
+      attention_backend: "dense" or "chunked"; the single head has all channels, which is too wide
+        for the kernels of "fused".
+      remat: recompute the blocks' layers in the backward pass to save memory.
     """
 
     latent_channels: int
@@ -65,7 +65,7 @@ class Autoencoder(Module):
 
     @property
     def factor(self) -> int:
-        """Pixels on a side of a latent."""
+        """Pixels along a side of a latent."""
         return 2 ** (len(self.widths) - 1)
 
     @property
@@ -116,7 +116,7 @@ class Autoencoder(Module):
     ) -> Latents:
         """Raw latents: means of the posterior.
 
-        Places beyond an `extent` hold anything; a canvas may be larger than all of its pictures.
+        Places beyond an `extent` may hold anything; a canvas may be larger than all its pictures.
         """
         return self.moments(params, images, extent)[0]
 
@@ -127,7 +127,7 @@ class Autoencoder(Module):
         latents: Float[Array, "B h w {self.latent_channels}"],
         extent: Extent | None = None,
     ) -> Float[Array, "B h*{self.factor} w*{self.factor} 3"]:
-        """Images, about [-1, 1], of raw latents. `params`: all, or those of `decoder_specs`."""
+        """Images from raw latents, about [-1, 1]. `params`: all, or those of `decoder_specs`."""
         features = self.decoder_features(params, latents, extent)
         return self.output(params["decoder"]["conv_out"], features, extent)
 
@@ -138,7 +138,7 @@ class Autoencoder(Module):
         latents: Float[Array, "B h w {self.latent_channels}"],
         extent: Extent | None = None,
     ) -> Float[Array, "B h*{self.factor} w*{self.factor} {self.width}"]:
-        """What the decoder's last convolution, `output`, reads."""
+        """The input of the decoder's last convolution, `output`."""
         parts = self._parts
         if self.quant_conv:
             latents = parts["post_quant_conv"](params["post_quant_conv"], latents)
@@ -147,7 +147,7 @@ class Autoencoder(Module):
     def output(
         self, params: Params, features: Float[Array, "B h w {self.width}"], extent: Extent | None
     ) -> Float[Array, "B h w 3"]:
-        """The decoder's last convolution; `params`: of it alone."""
+        """The decoder's last convolution; `params`: its weights alone."""
         return self._parts["decoder"].output(params, features, extent)
 
     def __call__(self, params: Params, images: Float[Array, "B h w 3"]) -> Float[Array, "B h w 3"]:
@@ -158,7 +158,7 @@ class Autoencoder(Module):
         """Raises a ValueError where tokens of side x side latents cannot be normalised."""
 
     def normalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
-        """Packed raw latents to about unit variance."""
+        """Scales packed raw latents to about unit variance."""
         raise NotImplementedError
 
     def denormalise(self, params: Params, tokens: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
@@ -188,12 +188,12 @@ class AutoencoderKL(Autoencoder):
 
 @dataclasses.dataclass(frozen=True)
 class AutoencoderKLFlux2(Autoencoder):
-    """FLUX.2's: packed channels are normalised by statistics, a BatchNorm without affine weights.
+    """FLUX.2's autoencoder: statistics normalise packed channels, as a BatchNorm without affine.
 
     The statistics are measured and not learned, so they get no gradient.
 
     Attributes:
-      side: latents on a side of a packed square; its channels are `side`² c.
+      side: latents along a side of a packed square, which has `side`² c channels.
       eps: added to the variance.
     """
 
@@ -232,7 +232,7 @@ class AutoencoderKLFlux2(Autoencoder):
         return found["mean"], jnp.sqrt(found["variance"] + self.eps)
 
 
-# By the name that a folder's config.json gives, and `codec.autoencoder.facts` of a run.
+# By the name in a folder's config.json and in a run's `codec.autoencoder.facts`.
 KINDS: dict[str, type[Autoencoder]] = {
     kind.__name__: kind for kind in (AutoencoderKL, AutoencoderKLFlux2)
 }

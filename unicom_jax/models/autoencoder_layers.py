@@ -1,12 +1,12 @@
 """Layers of the convolutional KL autoencoder of latent diffusion and FLUX, channels last.
 
 Architecture and weight names are those of diffusers (Rombach et al. 2022): residual blocks with
-GroupNorm and SiLU, one attention block in the middle, 3 x 3 convolutions that halve the image or
-double it again.
+GroupNorm and SiLU, one attention block in the middle, 3 x 3 convolutions that halve the image's
+sides or double them again.
 
-Pictures of several shapes share a batch as the upper left part of one canvas. An `Extent` says how
-far each goes; every layer then treats what is beyond as it treats what is beyond an image's
-edge, so a picture's latents do not depend on its canvas.
+Pictures of several shapes share a batch, each in the upper left corner of a canvas of one size. An
+`Extent` says how far each picture reaches. Every layer treats the rest of the canvas as if it were
+beyond the image's edge, so a picture's latents do not depend on its canvas.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from unicom_jax.core.module import Module, Params, ParamSpec, Specs, ones, zeros
 from unicom_jax.core.precision import precision_of
 from unicom_jax.models.extent import Extent
 
-Parts = Mapping[str, Any]  # nested dict of modules, of the shape of the weights
+Parts = Mapping[str, Any]  # nested dict of modules, structured like the weights
 
 
 def specs_of(parts: Parts) -> Specs:
@@ -61,7 +61,7 @@ class Conv(Module):
     def __call__(
         self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
     ) -> Float[Array, "B h//{self.stride} w//{self.stride} {self.out_dim}"]:
-        if extent is not None:  # zeros beyond the edge, as the padding of the convolution
+        if extent is not None:  # zeros beyond the edge, like the padding of the convolution
             x = jnp.where(extent.mask(x), x, 0)
         y = jax.lax.conv_general_dilated(
             x,
@@ -137,7 +137,7 @@ class ResnetBlock(Module):
 
 @dataclasses.dataclass(frozen=True)
 class AttentionBlock(Module):
-    """x + attention(norm(x)) among all places, with a single head."""
+    """x + attention(norm(x)) over all places, with a single head."""
 
     dim: int
     groups: int
@@ -201,7 +201,7 @@ class MidBlock(Module):
 
 @dataclasses.dataclass(frozen=True)
 class Resample(Module):
-    """A convolution that halves the image or, with `up`, follows a doubling of its pixels."""
+    """A convolution that halves the image's sides or, with `up`, follows their doubling."""
 
     dim: int
     up: bool
@@ -222,7 +222,7 @@ class Resample(Module):
 
 
 def _blocks(start: int, widths: Sequence[int], resnets: int, groups: int, up: bool) -> Parts:
-    """Blocks of `resnets` ResNets each; all but the last resample at their end."""
+    """Blocks of `resnets` ResNets each; all but the last end with a resampling."""
     blocks = {}
     for index, width in enumerate(widths):
         sizes = [start] + [width] * resnets
@@ -251,8 +251,8 @@ def _run_blocks(
 class Half(Module):
     """Encoder (`up` false) or decoder: convolution, blocks, middle, norm, SiLU, convolution.
 
-    The middle stands at the low resolution: after the blocks on the way down, before them on the
-    way up. With `remat` the backward pass computes each layer of the blocks again.
+    The middle works at the lowest resolution: it follows the blocks of the encoder and precedes
+    those of the decoder. With `remat` the backward pass recomputes each layer of the blocks.
     """
 
     in_dim: int
@@ -292,13 +292,13 @@ class Half(Module):
     def output(
         self, params: Params, features: Float[Array, "B h w c"], extent: Extent | None = None
     ) -> Float[Array, "B h w {self.out_dim}"]:
-        """The last convolution. `params`: of it alone."""
+        """The last convolution. `params`: its weights alone."""
         return self._parts["conv_out"](params, features, extent)
 
     def features(
         self, params: Params, x: Float[Array, "B h w {self.in_dim}"], extent: Extent | None = None
     ) -> Float[Array, "B _h _w {self.widths[-1]}"]:
-        """All but `output`."""
+        """Everything before `output`."""
         parts = self._parts
         x = parts["conv_in"](params["conv_in"], x, extent)
         if self.up:

@@ -2,9 +2,9 @@
 
     hidden states of n / fold² slots ─ stack ─ split to n tokens ─> Z'       (semantics)
     y = LayerNorm(Z' + G(Z') · e)            e: embedded patches of the decoded noisy picture
-    y ─ stack ─> velocity of n latents, or what else is predicted            (details)
+    y ─ stack ─> velocity of n latents, or another prediction                (details)
 
-The gate G is a number for each token, without bounds; it starts at 0 (arXiv 2603.12793, §3).
+The gate G is one unbounded number per token and starts at 0 (arXiv 2603.12793, §3).
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from unicom_jax.core.module import Module, Params, Specs, zeros
 from unicom_jax.core.scopes import in_module
 from unicom_jax.models.modulated_stack import ModulatedStack
 
-# `released`: the second stage of the published weights counts 0 ... 511 and starts again at 0.
+# "released": the second stage of the published weights counts 0 ... 511 and restarts at 0.
 POSITIONS = ("plain", "released")
 RELEASED_PERIOD = 512
 
 
 @dataclasses.dataclass(frozen=True)
 class DetailGate(Module):
-    """Linear -> SiLU -> Linear to one number a token, 0 at the start."""
+    """Linear -> SiLU -> Linear to one number per token, 0 at the start."""
 
     width: int
 
@@ -56,11 +56,11 @@ class DetailGate(Module):
 
 @flax.struct.dataclass
 class Cascade:
-    """What the head gives.
+    """The head's outputs.
 
     Attributes:
       prediction: velocities in the paper; 0 at padding.
-      gate: G of each token, 0 at padding; of a head without a gate: None.
+      gate: G of each token, 0 at padding; None for a head without a gate.
     """
 
     prediction: Float32[Array, "*B N d"]
@@ -69,12 +69,12 @@ class Cascade:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CascadedHead(Module):
-    """Two stages of blocks with the gated details between them.
+    """Two stages of blocks with the gated details added between them.
 
     Attributes:
-      semantics: the first stage; from hidden states to fold² tokens of `details.width`.
-      details: the second stage; from those tokens to predictions.
-      fold: tokens on a side of a slot.
+      semantics: the first stage, from hidden states to fold² tokens of `details.width`.
+      details: the second stage, from those tokens to predictions.
+      fold: tokens along a side of a slot.
       gate: whether details are added at all (the paper's ablation).
       norm: LayerNorm of the sum, as in the published code; the paper's formula has none.
       positions: rotary positions of the second stage, one of `POSITIONS`; "plain" is raster order.
@@ -101,7 +101,7 @@ class CascadedHead(Module):
 
     @property
     def parts(self) -> dict[str, Module]:
-        """By the names of their weights; times enter as they are, between 0 and 1."""
+        """The parts, by the names of their weights. Times enter unscaled, between 0 and 1."""
         parts = {
             "semantics": self.semantics,
             "semantics_time": TimeEmbedding(self.semantics.width, scale=1.0),
@@ -128,9 +128,9 @@ class CascadedHead(Module):
         """Predictions for N = n · fold² latents.
 
         Args:
-          hidden: of an image's slots, behind the transformer's last norm.
-          time: of the flow.
-          embedded: e, the patches that the image encoder embedded; not read without a gate.
+          hidden: hidden states of an image's slots, after the transformer's last norm.
+          time: flow time.
+          embedded: e, the patches embedded by the image encoder; not read without a gate.
           grids: rows and columns of latents, multiples of `fold`; (0, 0): no image.
         """
         slots = grids // self.fold

@@ -3,10 +3,10 @@
     pixels -> (frozen encoder) -> features Z -> compressor -> raw latents -> normalise -> latents z̃
     latents z̃ -> denormalise -> decompressor -> features Ẑ -> pixel decoder (flow) -> tokens
 
-The tokens are patches of pixels, or of autoencoder latents (`models/paint_space.py`).
+The tokens are patches of pixels or of autoencoder latents (`models/paint_space.py`).
 
-The statistics are measured once after the codec is trained (`training/stages/codec.py`); until then
-they are mean 0 and deviation 1.
+The statistics are measured once, after the codec is trained (`training/stages/codec.py`); until
+then the mean is 0 and the standard deviation 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unicom_jax.models.latent_codec import LatentCodec
 
 @dataclasses.dataclass(frozen=True)
 class Codec(LatentCodec):
-    """Features to latents and back, and on to tokens."""
+    """Features to latents and back, and features to tokens."""
 
     compressor: Module
     decompressor: Module
@@ -96,12 +96,12 @@ class Codec(LatentCodec):
         """Paints normalised latents.
 
         Args:
-          grids: patches per column and row of each picture.
+          grids: rows and columns of patches of each picture.
           noise: unit Gaussian; the same noise gives the same picture.
           steps: flow steps.
 
         Returns:
-          Tokens of the paint space: patches in [-1, 1] (not clipped) for pixels.
+          Tokens of the paint space; for pixels, patches in [-1, 1] (not clipped).
         """
         condition = self.decompress(params, self.denormalise(params, latents), grids)
         return self.pixel_decoder.sample(

@@ -1,16 +1,16 @@
 """Compressor and decompressor: encoder features (B, N, F) to latents (B, n, d) and back, in fp32.
 
-Four kinds, all free of position embeddings:
+Four kinds, all without position embeddings:
 
   attention  self-attention over the image, then a gated MLP (the paper's; UniTok: Ma et al. 2025)
   mlp        a two-layer MLP per token (the paper's ablation)
   pool       each window x window square of tokens becomes one latent: n = N / window²
   identity   no compression
 
-All products are fp32 (`core.precision`), whatever `compute_dtype` says: the statistics of latents
-are measured on what comes out here, and a unified model learns to draw it.
+All products are fp32 (`core.precision`), whatever `compute_dtype` is: these latents are what the
+statistics are measured on and what a unified model learns to draw.
 
-Padding tokens never reach valid ones and come out as zeros. `grids` (B, 2) int32 are the rows and
+Padding tokens do not affect valid ones and come out as zeros. `grids` (B, 2) int32 are the rows and
 columns of the *features*, for the compressor and the decompressor alike.
 """
 
@@ -26,17 +26,17 @@ from unicom_jax.core.grids import join_windows, split_windows, token_mask
 from unicom_jax.core.layers import LayerNorm, Linear, Mlp, gelu_tanh, matmul
 from unicom_jax.core.module import Module, Params, ParamSpec, Specs, zeros
 
-NORM_EPS = 1e-5  # of UniTok's three outer norms, torch's default; the one inside GeGLU has 1e-6
+NORM_EPS = 1e-5  # for UniTok's three outer norms (torch's default); GeGLU's inner norm uses 1e-6
 
 
 class _PerToken(Module):
-    """A projection that gives one latent a token. `PoolProjection` has a wider window."""
+    """A projection that gives one latent per token. `PoolProjection` has a wider window."""
 
     window = 1  # tokens along each side of the image that share a latent
 
 
 def _zero_padding(x: Float[Array, "B N C"], grids: Int[Array, "B 2"]) -> Float32[Array, "B N C"]:
-    """0 at padding; `where`, as a product would let NaN through."""
+    """Zeroes padding; uses `where`, as a product would let NaN through."""
     return jnp.where(token_mask(grids, x.shape[1])[..., None], x.astype(jnp.float32), 0.0)
 
 
@@ -228,7 +228,7 @@ class UnpoolProjection(Module):
 
 @dataclasses.dataclass(frozen=True)
 class Identity(_PerToken):
-    """Features are the latents."""
+    """The features are the latents."""
 
     def specs(self) -> Specs:
         return {}
@@ -236,7 +236,7 @@ class Identity(_PerToken):
     def __call__(
         self, params: Params, x: Float[Array, "B N F"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B N F"]:
-        """The same, 0 at padding."""
+        """x, with 0 at padding."""
         del params
         return _zero_padding(x, grids)
 
@@ -301,9 +301,9 @@ def make_compressor(
 
     Args:
       kind: "attention", "mlp", "pool" or "identity".
-      heads: of "attention"; feature_dim / latent_dim when None, as in the paper.
-      window: of "pool", whose n is N / window²; the others have n = N and `.window` 1.
-      backend: of "attention", as in `core.attention`. "dense" holds N x N scores a head, in fp32.
+      heads: only for "attention"; None: feature_dim / latent_dim, as in the paper.
+      window: only for "pool", where n = N / window²; the other kinds have n = N and `.window` 1.
+      backend: only for "attention"; see `core.attention`. "dense" holds N x N fp32 scores per head.
     """
     return _make(kind, feature_dim, latent_dim, heads, window, backend, down=True)
 

@@ -45,9 +45,9 @@ def sigmoid_loss(
 
     Args:
       images, texts: of unit norm.
-      scale: log of the temperature's inverse.
-      chunk: images taken at a time, a divisor of B; memory is then O(chunk * B) instead of
-        O(B * B), in the backward pass too. The values are the same.
+      scale: log of the inverse temperature.
+      chunk: number of images processed at a time, a divisor of B; memory is then O(chunk * B)
+        instead of O(B * B), in the backward pass too. The values are the same.
 
     Returns:
       (sum, count); sum / count is the paper's loss, a mean over images of sums over texts.
@@ -82,9 +82,9 @@ class Contrastive(Module):
     """Both towers, a learned temperature and a learned bias.
 
     `logit_scale` starts at log 10 and `logit_bias` at -10 (§3.2), since nearly all pairs are
-    negatives. `pixel_head`: also read each patch's pixels from its own feature by one linear layer.
-    The sigmoid loss asks nothing of single patches; SigLIP 2 adds dense objectives for that
-    (arXiv 2502.14786 §2.2), and this is the plainest that keeps what a codec needs.
+    negatives. `pixel_head`: one linear layer also predicts each patch's pixels from its feature.
+    The sigmoid loss demands nothing of single patches; SigLIP 2 adds dense objectives for that
+    (arXiv 2502.14786 §2.2), and this is the simplest one that keeps what a codec needs.
     """
 
     vision: VisionEncoder
@@ -133,7 +133,7 @@ class Contrastive(Module):
         tokens: Int[Array, "texts S"],
         lengths: Int[Array, " texts"] | None = None,
     ) -> Float32[Array, "images texts"]:
-        """Logits of every image against every text. Arguments as in the two towers."""
+        """Logits of every image against every text. Arguments as for the two towers."""
         images = self.embed_images(params, patches, grids)
         texts = self.embed_texts(params, tokens, lengths)
         return pair_logits(images, texts, params["logit_scale"], params["logit_bias"])

@@ -23,7 +23,7 @@ from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
 @dataclasses.dataclass(frozen=True)
 class EncoderSize:
-    """What makes a tower: width, blocks, attention heads, hidden width of the MLP."""
+    """Sizes of a tower: width, blocks, attention heads, hidden width of the MLP."""
 
     width: int
     depth: int
@@ -31,7 +31,7 @@ class EncoderSize:
     mlp_dim: int
 
 
-# SigLIP 2 (arXiv 2502.14786) §2 with the shapes of big_vision's `vit.py`.
+# SigLIP 2 (arXiv 2502.14786 §2), with the shapes of big_vision's `vit.py`.
 ENCODER_SIZES = {
     "base": EncoderSize(width=768, depth=12, heads=12, mlp_dim=3072),
     "large": EncoderSize(width=1024, depth=24, heads=16, mlp_dim=4096),
@@ -134,7 +134,7 @@ class EncoderBlock(Module):
 class EncoderStack(Module):
     """`depth` equal blocks, without a final norm.
 
-    `remat` is a key of `REMAT_POLICIES`; `backend` goes to `core.attention.attention`.
+    `remat` is a key of `REMAT_POLICIES`; `backend` is passed to `core.attention.attention`.
     """
 
     width: int

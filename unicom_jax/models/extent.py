@@ -1,4 +1,4 @@
-"""Pictures of several shapes on one canvas: how far each goes, at any resolution."""
+"""Pictures of several shapes on one canvas: how far each reaches, at any resolution."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Extent(NamedTuple):
         return (inside(0)[:, :, None] & inside(1)[:, None, :])[..., None]
 
     def gather(self, x: Float[Array, "B h w c"]) -> tuple[Float[Array, "B h*w c"], MaskIntervals]:
-        """Places of x as keys, the picture's first; all see only those.
+        """Places of x as keys, the picture's first, and a mask by which all queries see only those.
 
-        Attention does not ask for the order of its keys, and its masks are intervals.
+        Attention does not depend on the order of its keys, and its masks are intervals.
         """
         inside = self.mask(x).reshape(x.shape[0], -1)
         order = jnp.argsort(~inside, axis=1, stable=True)

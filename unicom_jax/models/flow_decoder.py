@@ -1,7 +1,7 @@
 """What every pixel decoder does with its network: velocity, flow loss and sampling.
 
 A decoder knows only `channels`: tokens are patches of pixels or packed latents of an autoencoder
-(`models/paint_space.py`). Time is the flow's own, t = 1 is data.
+(`models/paint_space.py`). Time is flow time: t = 1 is data.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from unicom_jax.core.module import Module, Params
 
 
 class FlowDecoder(Module):
-    """Base of the pixel decoders: the call gives the network's prediction, here the velocity."""
+    """Base of the pixel decoders. A call returns the network's prediction, here the velocity."""
 
     channels: int  # numbers in a token, C
 
@@ -62,9 +62,9 @@ class FlowDecoder(Module):
         """Flow loss of clean `tokens`, noised by `noise` at `time`.
 
         Returns:
-          Over valid tokens the squared velocity error averaged over channels, as `flow` and its
-          parts by time (`core.flow.flow_terms`), and the predicted clean tokens, for perceptual
-          terms.
+          Loss terms over valid tokens: the squared velocity error averaged over channels, as `flow`
+          and its parts by time (`core.flow.flow_terms`). Also the predicted clean tokens, for
+          perceptual terms.
         """
         noisy = flow.interpolate(tokens, noise, time)
         speed = self(params, noisy, time, condition, grids)
@@ -98,7 +98,7 @@ def masked_loss(
     time: Float[Array, " B"],
     grids: Int[Array, "B 2"],
 ) -> tuple[LossTerms, Float32[Array, "B N C"]]:
-    """What `loss` returns, from velocities and clean tokens with anything at padding."""
+    """What `loss` returns, from velocities and clean tokens with arbitrary values at padding."""
     valid = token_mask(grids, speed.shape[1])
     terms = flow.flow_terms(speed, target, valid, time[:, None])
     return terms, jnp.where(valid[..., None], clean, 0.0)

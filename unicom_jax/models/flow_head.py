@@ -23,7 +23,7 @@ def _output(width: int, latent_dim: int) -> Linear:
 class LinearHead(Module):
     """One zero-initialised projection (BAGEL, the paper's default).
 
-    The hidden states already know the time, which was added to the latents at the input.
+    The hidden states already contain the time, which was added to the latents at the input.
     """
 
     width: int
@@ -46,7 +46,7 @@ class LinearHead(Module):
 
 @dataclasses.dataclass(frozen=True)
 class MlpHead(Module):
-    """Linear -> GELU -> zero-initialised Linear. Knows the time as `LinearHead` does."""
+    """Linear -> GELU -> zero-initialised Linear. Its input contains the time, as `LinearHead`'s."""
 
     width: int
     latent_dim: int
@@ -75,9 +75,9 @@ class MlpHead(Module):
 
 @dataclasses.dataclass(frozen=True)
 class AdaLnHead(Module):
-    """Residual MLP blocks modulated by time, as the diffusion head of MAR (Li et al. 2024).
+    """Residual MLP blocks modulated by time, as in the diffusion head of MAR (Li et al. 2024).
 
-    MAR's head denoises a latent given a condition; here the hidden state holds both already.
+    MAR's head denoises a latent given a condition; here the hidden state already holds both.
     `remat`: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
     """
 
@@ -147,7 +147,7 @@ def make_flow_head(
 
     Args:
       kind: "linear", "mlp" or "adaln".
-      hidden_dim: inner width of "mlp" and "adaln"; `width` when None.
+      hidden_dim: inner width of "mlp" and "adaln"; None: `width`.
       depth, remat: residual blocks of "adaln", and what they keep for the backward pass.
     """
     inner = hidden_dim or width

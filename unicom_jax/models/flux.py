@@ -5,11 +5,11 @@
     image ─── Linear ─┘                     └ image ──┘
     time, guidance, pooled text ─ three MLPs ─ (+) ─ steers every block (AdaLN)
 
-Double blocks keep two streams with weights of their own and one attention over both (MM-DiT: Esser
-et al. 2024); single blocks run attention and MLP side by side over the joined sequence.
+Double blocks have two streams with separate weights and one attention over both (MM-DiT: Esser et
+al. 2024); single blocks run attention and MLP side by side over the joined sequence.
 
 This file keeps FLUX's convention: sigma = 1 is noise, sigma = 0 is data, and the output is
-d image / d sigma = noise - data. `models/flux_decoder.py` turns it into ours.
+d image / d sigma = noise - data. `models/flux_decoder.py` converts it to ours.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import Turns, apply_paired_rope, axial_rope
 from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 
-MLP_RATIO = 4  # of every MLP's hidden width to the width
+MLP_RATIO = 4  # ratio of every MLP's hidden width to the width
 ROPE_THETA = 10_000.0
 
 # Query, key and value.
@@ -70,7 +70,7 @@ class Projections(Module):
 def _attend(
     heads: Heads, turns: Turns, mask: MaskIntervals | None, backend: str
 ) -> Float[Array, "B S H*D"]:
-    """Attention between turned queries and keys."""
+    """Attention with rotated queries and keys."""
     query, key, value = heads
     query, key = apply_paired_rope(query, *turns), apply_paired_rope(key, *turns)
     mixed = attention(query, key, value, mask, backend=backend)
@@ -79,7 +79,7 @@ def _attend(
 
 @dataclasses.dataclass(frozen=True)
 class Stream(Module):
-    """One stream of a double block: all of it but the attention, which both streams share."""
+    """One stream of a double block: everything but the attention, which both streams share."""
 
     heads: int
     head_dim: int
@@ -112,7 +112,7 @@ class Stream(Module):
         mixed: Float[Array, "B S W"],
         steers: Steers,
     ) -> Float[Array, "B S W"]:
-        """The block's output, of x and what the attention brought it."""
+        """The block's output, from x and the output of the attention."""
         parts = self._parts
         gate1, shift, scale, gate2 = steers[2:]
         x = gated_sum(x, gate1, parts["output"](params["output"], mixed))
@@ -122,7 +122,7 @@ class Stream(Module):
 
 @dataclasses.dataclass(frozen=True)
 class DoubleBlock(Module):
-    """Two streams with weights of their own and one attention over [context | image]."""
+    """Two streams with separate weights and one attention over [context | image]."""
 
     heads: int
     head_dim: int
@@ -144,7 +144,7 @@ class DoubleBlock(Module):
         turns: Turns,
         mask: MaskIntervals | None,
     ) -> tuple[Float[Array, "B T W"], Float[Array, "B N W"]]:
-        """Turns and mask are of the joint sequence [context | image] of S = T + N slots."""
+        """`turns` and `mask` describe the joint sequence [context | image] of S = T + N slots."""
         stream, weights = self.stream, (params["context"], params["image"])
         steers = [stream.steer(part, steering) for part in weights]
         sides = list(zip(weights, (context, image), steers, strict=True))
@@ -163,7 +163,7 @@ class DoubleBlock(Module):
 class SingleBlock(Module):
     """Attention and MLP side by side on one normed input, projected back together.
 
-    The projection back is kept in two parts, one a branch, so that each is sharded like its branch.
+    The output projection has two parts, one per branch, so that each is sharded like its branch.
     """
 
     heads: int
@@ -209,13 +209,13 @@ class FluxTransformer(Module):
     """FLUX.1 over packed latents. The defaults are the sizes of FLUX.1-dev.
 
     Attributes:
-      channels, out_channels: of a token that comes in and that goes out.
-      double_depth, single_depth: blocks of either kind.
+      channels, out_channels: channels of an input and of an output token.
+      double_depth, single_depth: number of blocks of each kind.
       heads, head_dim: the width is their product.
       context_dim: width of the context tokens (FLUX: T5's).
       pooled_dim: width of the pooled vector (FLUX: CLIP's).
-      guidance_embeds: the network takes the guidance scale ("dev"); "schnell" does not.
-      rope_dims: channels of a head that turn with each axis of the places.
+      guidance_embeds: whether the network takes the guidance scale ("dev" does, "schnell" not).
+      rope_dims: channels of a head that rotate with each axis of the places.
       remat: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
       attention_backend: as in `core.attention`.
     """
@@ -281,7 +281,7 @@ class FluxTransformer(Module):
         pooled: Float[Array, "B {self.pooled_dim}"],
         guidance: Float[Array, " B"] | None,
     ) -> Float32[Array, "B {self.width}"]:
-        """The sum of what time, pooled text and guidance say to every block."""
+        """The sum of the embedded time, pooled text and guidance, which steers every block."""
         if self.guidance_embeds != (guidance is not None):
             raise ValueError(
                 f"guidance_embeds is {self.guidance_embeds}, so the call "
@@ -305,16 +305,16 @@ class FluxTransformer(Module):
         guidance: Float[Array, " B"] | None = None,
         mask: MaskIntervals | None = None,
     ) -> Float32[Array, "B N {self.out_channels}"]:
-        """noise - data, as the network sees it.
+        """The network's prediction of noise - data.
 
         Args:
-          image: noisy tokens (1 - sigma) data + sigma noise; compute follows their dtype, but for
-            what steers the blocks and for the output's layer, which are fp32.
-          sigma: in [0, 1]; 1 is noise. diffusers' timestep, a thousandth of its scheduler's.
-          image_places, context_places: coordinates per axis of `rope_dims`; FLUX: (0, row, column)
-            and zeros.
-          guidance: scale, 3.5 and the like; just where the network takes it.
-          mask: of S = T + N slots, context first; None: all see all.
+          image: noisy tokens (1 - sigma) data + sigma noise; compute follows their dtype, except
+            for the steering of the blocks and for the output layer, which are fp32.
+          sigma: in [0, 1]; 1 is noise. It is diffusers' timestep, its scheduler's divided by 1000.
+          image_places, context_places: coordinates per axis of `rope_dims`; FLUX uses (0, row,
+            column) and zeros.
+          guidance: guidance scale such as 3.5; given if and only if the network takes one.
+          mask: mask of S = T + N slots, context first; None: all see all.
         """
         ends, tokens = self._ends, context.shape[1]
         steering = self.steering(params, sigma, pooled, guidance)[:, None]

@@ -3,10 +3,10 @@
     features ─ Linear ─ SiLU ─ Linear ─ context tokens ┐
     noisy packed latents ──────────────────────────────┴ FLUX ─ velocity
 
-As in UniWorld-V1 (Lin et al. 2025) the context tokens stand where T5's stood, at place zero like
-those: where on the image a feature belongs, it has to say itself. The pooled vector is zero.
+As in UniWorld-V1 (Lin et al. 2025) the context tokens replace T5's and, like those, all have place
+zero: a feature itself has to say where on the image it belongs. The pooled vector is zero.
 
-FLUX counts noise, sigma = 1 - t, and gives noise - data. It is turned into ours here, nowhere else.
+FLUX's time is sigma = 1 - t and its output noise - data. This file alone converts them to ours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unicom_jax.core.scopes import in_module
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flux import FluxTransformer
 
-HIDDEN_RATIO = 3  # of the projector's hidden width to the context's, as in UniWorld-V1
+HIDDEN_RATIO = 3  # ratio of the projector's hidden width to the context's, as in UniWorld-V1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +32,10 @@ class FluxDecoder(FlowDecoder):
     """FLUX.1 over the packed latents of an image, conditioned on features of the same places.
 
     Attributes:
-      transformer: gives out as many channels as it takes in; turns with (0, row, column).
+      transformer: has as many output channels as input channels; rotates with (0, row, column).
       feature_dim: width of the condition.
-      guidance: scale given to the network, where it takes one; no second pass is made.
-      compute_dtype: of the activations. What steers the blocks, the output and the losses are fp32.
+      guidance: scale given to a network that takes one; no second pass is made.
+      compute_dtype: dtype of the activations. Steering, output and losses are fp32.
     """
 
     transformer: FluxTransformer
@@ -96,7 +96,7 @@ class FluxDecoder(FlowDecoder):
 
 
 def joint_mask(grids: Int[Array, "B 2"], context: int, image: int) -> MaskIntervals:
-    """All see the real tokens of the row [context | image], whose parts are padded at their ends.
+    """All see the real tokens of the row [context | image]; both parts are padded at their ends.
 
     For `grids` of two tokens, three context slots and four of the image:
 

@@ -1,10 +1,10 @@
-"""`LatentCodec`: what a unified model may draw in. One protocol for all kinds of latents.
+"""`LatentCodec`: the space in which a unified model draws. One protocol for all kinds of latents.
 
     encode   features, or patches of pixels, to normalised latents (B, n, latent_dim)
-    decode   normalised latents to tokens of the space that they are painted in
+    decode   normalised latents to tokens of the paint space
 
-`models/codec.py` is the attention compressor with a diffusion pixel decoder; `AutoencoderCodec` a
-KL autoencoder.
+`models/codec.py` is the attention compressor with a diffusion pixel decoder; `AutoencoderCodec` is
+a KL autoencoder.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LatentCodec(Module):
     Attributes:
       latent_dim: channels d of a latent.
       reads: what `encode` takes: "features" of the frozen encoder, or "pixels", patches in [-1, 1].
-      pool: patches on a side of a latent.
+      pool: patches along a side of a latent.
     """
 
     latent_dim: int
@@ -34,12 +34,12 @@ class LatentCodec(Module):
 
     @property
     def noise_channels(self) -> int:
-        """Channels of the noise from which `decode` paints by a flow; 0: it needs none."""
+        """Channels of the noise from which `decode` paints by a flow; 0 if it needs none."""
         return 0
 
     @property
     def canvas(self) -> LatentSpace | None:
-        """The space of whole pictures in which it computes itself; None: token by token."""
+        """The space of whole pictures in which the codec itself computes; None: token by token."""
         return None
 
     def on(self, canvas: LatentSpace) -> LatentCodec:
@@ -47,13 +47,13 @@ class LatentCodec(Module):
         raise NotImplementedError(f"{type(self).__name__} has no canvas")
 
     def grid(self, grids: Int[Array, "*B 2"]) -> Int[Array, "*B 2"]:
-        """Rows and columns of latents, of pictures of so many patches."""
+        """Rows and columns of latents of pictures with `grids` patches."""
         return grids // self.pool
 
     def encode(
         self, params: Params, inputs: Float[Array, "B N C"], grids: Int[Array, "B 2"]
     ) -> Float32[Array, "B n d"]:
-        """Normalised latents: what the unified model sees and draws. `grids`: of patches."""
+        """Normalised latents: what the unified model sees and draws. `grids` counts patches."""
         raise NotImplementedError(f"{type(self).__name__} encodes nothing")
 
     def decode(
@@ -65,17 +65,17 @@ class LatentCodec(Module):
         steps: int,
         sampler: str = "euler",
     ) -> Float32[Array, "B N c"]:
-        """Tokens of the paint space, of normalised latents.
+        """Tokens of the paint space from normalised latents.
 
         Args:
-          grids: of patches.
-          noise: unit Gaussian of `noise_channels`. A decoder that has none ignores it.
-          steps, sampler: of the flow from it.
+          grids: rows and columns of patches.
+          noise: unit Gaussian of `noise_channels` channels; ignored if there are none.
+          steps, sampler: for the flow that starts at the noise.
         """
         raise NotImplementedError(f"{type(self).__name__} decodes nothing")
 
     def normalise(self, params: Params, raw: Float[Array, "*B d"]) -> Float[Array, "*B d"]:
-        """Raw latents to about unit variance, as they are drawn; here they are so already."""
+        """Scales raw latents to about unit variance for drawing; here they have it already."""
         del params
         return raw
 
@@ -89,12 +89,12 @@ class LatentCodec(Module):
 class AutoencoderCodec(LatentCodec):
     """The packed latents of a KL autoencoder, normalised as the autoencoder does it.
 
-    Its weights are those of the autoencoder: `params` of every method.
+    The weights, `params` of every method, are those of the autoencoder.
 
     Attributes:
-      space: of the autoencoder and of the pictures that it sees.
-      darkest: what the autoencoder takes and paints for black; white is 1. Pixels outside are in
-        [-1, 1] all the same. Released weights of Cheers use 0.
+      space: the autoencoder and the canvas of the pictures that it sees.
+      darkest: the value of black in the autoencoder's pictures; white is 1. Pixels outside the
+        codec are always in [-1, 1]. The released Cheers weights use 0.
     """
 
     space: LatentSpace
@@ -132,7 +132,7 @@ class AutoencoderCodec(LatentCodec):
         steps: int = 1,
         sampler: str = "euler",
     ) -> Float32[Array, "B N C"]:
-        """Patches of pixels: the autoencoder paints them itself."""
+        """Patches of pixels, which the autoencoder paints itself."""
         del noise, steps, sampler
         pixels = self.space.decode({AUTOENCODER: params}, latents, grids)
         if self.darkest != -1.0:
@@ -142,7 +142,7 @@ class AutoencoderCodec(LatentCodec):
     def normalise(
         self, params: Params, raw: Float[Array, "*B {self.latent_dim}"]
     ) -> Float[Array, "*B {self.latent_dim}"]:
-        """Of packed raw latents."""
+        """Normalises packed raw latents."""
         return self.space.autoencoder.normalise(params, raw)
 
     def denormalise(

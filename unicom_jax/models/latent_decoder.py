@@ -1,9 +1,9 @@
-"""The decoder half of a KL autoencoder as a part of a model that trains it.
+"""The decoder of a KL autoencoder as part of a model that trains it.
 
     packed normalised latents -> denormalise -> unpack -> decoder -> patches of pixels
 
-Its weights are a subtree of the autoencoder's, with the same keys (`decoder`, for one with 1 x 1
-convolutions `post_quant_conv`, for one with statistics `statistics`), so a copy of those starts it.
+Its weights are a subtree of the autoencoder's, with the same keys (`decoder`; `post_quant_conv` if
+it has 1 x 1 convolutions; `statistics` if it has them), so it can start from a copy of those.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 
 @dataclasses.dataclass(frozen=True)
 class LatentDecoder(Module):
-    """Pictures of latents that need not be clean: those that a model draws, at any time.
+    """Decodes latents that need not be clean: those that a model draws, at any flow time.
 
     Statistics are measured numbers and get no gradient.
 
     Attributes:
-      space: of the autoencoder that the half is taken from.
+      space: the space of the autoencoder that the decoder is taken from.
     """
 
     space: LatentSpace
@@ -47,7 +47,7 @@ class LatentDecoder(Module):
         """Patches in the range of the autoencoder's pictures, not clipped; 0 at padding.
 
         Args:
-          latents: packed and normalised, in the raster of each picture.
+          latents: packed and normalised, in each picture's raster order.
           grids: rows and columns of patches.
         """
         return self.space.decode_here({AUTOENCODER: params}, latents, grids)

@@ -27,7 +27,7 @@ from unicom_jax.core.positions import Turns, axial_rope
 from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 from unicom_jax.models.transformer import SelfAttention
 
-MLP_RATIO = 4  # hidden channels of the SwiGLU to those of the stream
+MLP_RATIO = 4  # ratio of the SwiGLU's hidden channels to the stream's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class ModulatedBlock(Module):
     def _attend(
         self, params: Params, x: Float[Array, "B N W"], turns: Turns, mask: MaskIntervals
     ) -> Float[Array, "B N W"]:
-        # Not `SelfAttention.attend`, which is for packed rows: a picture stays on one device.
+        # `SelfAttention.attend` is for packed rows and not used: a picture stays on one device.
         query, key, value = self.attention.project(params, x, *turns)
         mixed = attention(query, key, value, mask, backend=self.backend)
         return self.attention.out(params["out"], mixed.reshape(x.shape))
@@ -91,7 +91,7 @@ class ModulatedStack(Module):
     """`depth` blocks and a final layer to `out_dim`, which does not start at zero.
 
     Attributes:
-      heads, kv_heads: of queries, and of keys and values; `kv_heads` divides `heads`, and
+      heads, kv_heads: heads of queries, and of keys and values; `kv_heads` divides `heads`, and
         2 · heads divides `width`.
       rope_theta: base of the rotary frequencies.
       remat: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
@@ -144,9 +144,9 @@ class ModulatedStack(Module):
         """Outputs of the final layer, in `dtype`.
 
         Args:
-          time: embedded.
-          lengths: tokens of each image; those behind them are padding that nobody sees.
-          positions: rotary, of each token.
+          time: embedded time.
+          lengths: number of tokens of each image; later tokens are padding that nobody sees.
+          positions: rotary position of each token.
         """
         turns = axial_rope(
             jnp.broadcast_to(positions, x.shape[:2])[..., None],

@@ -1,9 +1,9 @@
-"""What the pixel decoder paints in: pixels themselves, or latents of a frozen KL autoencoder.
+"""The space in which the pixel decoder paints: pixels, or latents of a frozen KL autoencoder.
 
     patches of pixels (B, N, 3 P²) -> encode -> tokens (B, N, channels) -> decode -> patches
 
-Either way a token stands for one patch of the picture, so features condition it place by place.
-The autoencoder is frozen here: its weights are no part of the codec's.
+Either way a token represents one patch of the picture, so features condition it place by place.
+The autoencoder is frozen here, and its weights are not part of the codec's.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ AUTOENCODER = "autoencoder"  # the autoencoder's weights among the frozen parts
 
 @dataclasses.dataclass(frozen=True)
 class PixelSpace:
-    """Tokens are patches of pixels. There is nothing to do."""
+    """Tokens are patches of pixels, so nothing is encoded or decoded."""
 
     patch: int
 
@@ -58,11 +58,11 @@ class LatentSpace:
 
     Attributes:
       autoencoder: shrinks pictures by its factor f, which divides the patch.
-      patch: P, pixels on a side of a patch; a token holds (P/f)² latents of c channels.
+      patch: P, pixels along a side of a patch; a token holds (P/f)² latents of c channels.
       rows, cols: patches of the canvas; no picture has more.
-      ragged: pictures may be smaller than the canvas (aspect buckets). Each is computed as if it
-        were alone, on the smallest of a few canvases that can hold it (`canvases`).
-      compute_dtype: of the autoencoder's convolutions; its norms are fp32.
+      ragged: whether pictures may be smaller than the canvas (aspect buckets). Each is computed as
+        if it were alone, on the smallest of a few canvases that can hold it (`canvases`).
+      compute_dtype: dtype of the autoencoder's convolutions; its norms are fp32.
     """
 
     autoencoder: Autoencoder
@@ -83,7 +83,7 @@ class LatentSpace:
 
     @property
     def side(self) -> int:
-        """Latents on a side of a token."""
+        """Latents along a side of a token."""
         return self.patch // self.autoencoder.factor
 
     @property
@@ -96,7 +96,7 @@ class LatentSpace:
         patches: Float[Array, "B N 3*{self.patch}**2"],
         grids: Int[Array, "B 2"],
     ) -> Float32[Array, "B N {self.channels}"]:
-        """Tokens of patches in [-1, 1]; 0 at padding.
+        """Tokens from patches in [-1, 1]; 0 at padding.
 
         They are means of the posterior, normalised as the autoencoder does it.
         `frozen["autoencoder"]` holds its weights; grids are rows and columns of patches.
@@ -125,7 +125,7 @@ class LatentSpace:
         tokens: Float[Array, "B N {self.channels}"],
         grids: Int[Array, "B 2"],
     ) -> Float32[Array, "B N 3*{self.patch}**2"]:
-        """As `decode`, all pictures on this canvas, so that the weights get gradients too."""
+        """Like `decode`, but with all pictures on this canvas, so the weights get gradients too."""
         packed = self._lay_out(tokens.astype(jnp.float32), grids)
         packed = self.autoencoder.denormalise(frozen[AUTOENCODER], packed)
         latents = unpack(packed, self.rows, self.cols, self.side).astype(self.compute_dtype)
@@ -140,7 +140,7 @@ class LatentSpace:
     def to_patches(
         self, images: Float[Array, "B h w c"], grids: jax.Array, tokens: int
     ) -> Float32[Array, "B {tokens} c*{self.patch}**2"]:
-        """Inverse of `to_images`; 0 behind a picture's last patch."""
+        """Inverse of `to_images`; 0 after a picture's last patch."""
         patches = patches_of(images.astype(jnp.float32), self.patch)
         return self.take_up(patches, grids, tokens)
 
@@ -152,7 +152,7 @@ class LatentSpace:
         if len(sizes) < 2:
             return run(self, frozen, tokens, grids)
         spaces = [dataclasses.replace(self, rows=rows, cols=cols) for rows, cols in sizes]
-        # Within a branch, or each would reserve memory for what all of them keep.
+        # `checkpoint` inside each branch; otherwise each would reserve memory for what all keep.
         branches = [jax.checkpoint(partial(run, space)) for space in spaces]
         tops = jnp.array([rows for rows, _ in sizes[:-1]])
 
@@ -185,8 +185,8 @@ class LatentSpace:
         return _select(tokens, index, inside)
 
     def take_up(self, canvas: jax.Array, grids: jax.Array, tokens: int) -> jax.Array:
-        """(B, rows · cols, C) of the canvas's raster -> (B, `tokens`, C) of each picture's own; 0
-        behind its last token."""
+        """(B, rows · cols, C) in the canvas's raster order -> (B, `tokens`, C) in each picture's
+        own; 0 after its last token."""
         if not self.ragged:
             return canvas
         places = token_places(grids, tokens)
@@ -204,21 +204,21 @@ class LatentSpace:
 
 PaintSpace = PixelSpace | LatentSpace
 
-CANVASES = 3  # that a space of many shapes has; each is compiled on its own
+CANVASES = 3  # most canvases of a space for many shapes; each is compiled separately
 
 
 @functools.cache
 def canvases(rows: int, cols: int, tokens: int, count: int = CANVASES) -> list[tuple[int, int]]:
-    """At most `count` canvases for all grids of at most rows x cols patches, `tokens` in number.
+    """At most `count` canvases for all grids within rows x cols that have at most `tokens` patches.
 
-    Each (rows, columns) holds the grids of more rows than the one before it does, so the first
-    one with enough rows is a grid's. The largest is as small as can be: 64 x 64 patches of
-    which a picture has 1024 take canvases of 25 x 64, 41 x 39 and 64 x 24. One canvas serves all
-    where more would save less than a quarter of it.
+    Canvases (rows, columns) are sorted by rows, and a grid belongs to the first one with enough
+    rows. The largest canvas is as small as possible: 64 x 64 patches, of which a picture may have
+    1024, take canvases of 25 x 64, 41 x 39 and 64 x 24. One canvas serves all grids where several
+    would save less than a quarter of it.
     """
 
     def stairs(area: int) -> list[tuple[int, int]]:
-        """Canvases of at most `area` patches; [] where `count` of them do not do."""
+        """Canvases of at most `area` patches; [] if `count` of them are not enough."""
         found, top = [], 0
         while top < rows:
             width = max(1, min(cols, tokens // (top + 1)))
@@ -242,8 +242,8 @@ def _select(tokens: jax.Array, index: jax.Array, real: jax.Array) -> jax.Array:
 def pack(
     latents: Shaped[Array, "B h w c"], side: int = 2
 ) -> Shaped[Array, "B (h//{side})*(w//{side}) c*{side}**2"]:
-    """Each square of side x side latents a token, its numbers in the order (channel, row, column),
-    as FLUX packs them."""
+    """Packs each square of side x side latents into a token, in the order (channel, row, column),
+    as FLUX does."""
     batch, height, width, channels = latents.shape
     if height % side or width % side:
         raise ValueError(
@@ -268,7 +268,7 @@ def unpack(
 def image_of(
     patches: Shaped[Array, "B {rows*columns} C"], rows: int, columns: int, patch: int
 ) -> Shaped[Array, "B {rows*patch} {columns*patch} C//{patch}**2"]:
-    """Images of patches, each of them (row, column, channel)."""
+    """Images from patches, each of them in the order (row, column, channel)."""
     batch = patches.shape[0]
     grid = patches.reshape(batch, rows, columns, patch, patch, -1).transpose(0, 1, 3, 2, 4, 5)
     return grid.reshape(batch, rows * patch, columns * patch, -1)

@@ -1,8 +1,9 @@
 """A convolutional discriminator that judges patches, and an autoencoder that is trained with it.
 
-After PatchGAN (Isola et al. 2017), as taming-transformers and latent diffusion use it (Esser et al.
-2021, Rombach et al. 2022): strided convolutions that double the channels, one logit for each place
-of the last grid. Its norms are GroupNorms, so that a picture's logits depend on no other picture.
+It follows PatchGAN (Isola et al. 2017) as used by taming-transformers and latent diffusion (Esser
+et al. 2021, Rombach et al. 2022): strided convolutions that double the channels, and one logit for
+each place of the last grid. The norms are GroupNorms, so a picture's logits depend on no other
+picture.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from unicom_jax.models.autoencoder import AutoencoderKLFlux2
 from unicom_jax.models.autoencoder_layers import Conv, GroupNorm
 from unicom_jax.models.extent import Extent
 
-SLOPE = 0.2  # of the leaky ReLU
-MOST = 8  # times the first width, at most
+SLOPE = 0.2  # slope of the leaky ReLU
+MOST = 8  # the widest layer is at most this multiple of the first width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class PatchDiscriminator(Module):
     Attributes:
       width: channels after the first convolution, a multiple of `groups`.
       layers: convolutions of stride 2.
-      groups: of the group norms, which all but the first and the last convolution have.
+      groups: groups of the group norms, which follow all but the first and the last convolution.
     """
 
     width: int = 64
@@ -71,7 +72,7 @@ class PatchDiscriminator(Module):
 
 @dataclasses.dataclass(frozen=True)
 class AdversarialAutoencoder(Module):
-    """The weights of an autoencoder with those of a discriminator beside them."""
+    """The weights of an autoencoder together with those of a discriminator."""
 
     autoencoder: AutoencoderKLFlux2
     discriminator: PatchDiscriminator

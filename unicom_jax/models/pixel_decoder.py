@@ -56,7 +56,7 @@ class DecoderBlock(Module):
         self, params: Params, x: Float[Array, "B N W"], turns: Turns, mask: MaskIntervals
     ) -> Float[Array, "B N W"]:
         parts = self._parts
-        # Heads come before (query, key, value), so a kernel sharded by heads stays so.
+        # Heads come before (query, key, value), so a kernel sharded by heads stays sharded.
         qkv = parts["qkv"](params["qkv"], x).reshape(*x.shape[:2], self.heads, -1)
         query, key, value = jnp.split(qkv, 3, axis=-1)
         query = apply_rope(parts["query_norm"](params["query_norm"], query), *turns)
@@ -89,15 +89,16 @@ class PixelDecoder(FlowDecoder):
     Attributes:
       channels: numbers in a patch, C.
       feature_dim: width of the condition.
-      width, depth, heads, mlp_dim: of the transformer; heads divide width into even head widths.
+      width, depth, heads, mlp_dim: transformer sizes; heads divide width into even head widths.
       rope_theta: base of the rotary frequencies; 100 spreads them over grids of up to 64 places.
-      prediction: what the network gives. "data" (x̂, from which v = (x̂ - x_t) / (1 - t)) suits
-        pixel patches, which have more channels than they have degrees of freedom ("JiT": Li & He
-        2025); "velocity" suits autoencoder latents.
-      time_floor: least 1 - t in the loss of "data" prediction; bounds its weight near t = 1.
+      prediction: what the network predicts. "data" (x̂, from which v = (x̂ - x_t) / (1 - t)) suits
+        pixel patches, which have more channels than degrees of freedom ("JiT": Li & He 2025);
+        "velocity" suits autoencoder latents.
+      time_floor: lower bound of 1 - t in the loss of "data" prediction, which bounds its weight
+        near t = 1.
       attention_backend: as in `core.attention`.
       remat: recompute each block in the backward pass instead of keeping its activations.
-      compute_dtype: of the blocks' activations; "": that of the condition.
+      compute_dtype: dtype of the blocks' activations; "": that of the condition.
 
     The time embedding, modulation, the last layer, predictions, losses and samples are fp32.
     """
@@ -182,7 +183,7 @@ class PixelDecoder(FlowDecoder):
         prediction = self(params, noisy, time, condition, grids)
         if self.prediction == "velocity":
             return prediction
-        # No floor worth the name: a step to t = 1 then lands on x̂, with no noise left over.
+        # A negligible floor: a step to t = 1 then ends at x̂, with no noise left over.
         return flow.data_to_velocity(prediction, noisy, time, floor=1e-6)
 
     def loss(

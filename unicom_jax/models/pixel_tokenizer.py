@@ -1,10 +1,10 @@
-"""Cheers' unified tokenizer: latents, clean or noisy, are painted, looked at and compressed.
+"""Cheers' unified tokenizer: latents, clean or noisy, are painted, encoded and compressed.
 
     z_t ─ autoencoder's decoder (a copy that is trained) ─ X̂ ─ SigLIP ─ LayerNorm
         ─ windows of fold x fold tokens joined ─ Linear, GELU, Linear ─ slots
 
-The patches of X̂ as they enter SigLIP's first block go to the flow head besides (arXiv 2603.12793,
-§3). X̂ is what the decoder gives, clipped nowhere.
+The patches of X̂, as they enter SigLIP's first block, also go to the flow head (arXiv 2603.12793,
+§3). X̂ is the decoder's output and is never clipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 
 @dataclasses.dataclass(frozen=True)
 class SlotProjector(Module):
-    """Features of fold x fold neighbours, normalised one by one, to the vector of a slot."""
+    """Maps fold x fold neighbouring features, each normalised by itself, to a slot's vector."""
 
     in_dim: int
     out_dim: int
@@ -53,14 +53,14 @@ class SlotProjector(Module):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PixelTokenizer(Module):
-    """Latents to vectors of slots and embedded patches.
+    """Maps latents to vectors of slots and to embedded patches.
 
     Attributes:
-      painter: paints patches of latents; a linear layer in the place of a decoder is the paper's
+      painter: paints patches from latents; a linear layer instead of a decoder is the paper's
         ablation, in which latents go straight into the encoder.
       vision: the image encoder.
-      projector: from its features to slots.
-      compute_dtype: of encoder and projector.
+      projector: maps the encoder's features to slots.
+      compute_dtype: dtype of encoder and projector.
     """
 
     painter: LatentDecoder | Linear
@@ -70,7 +70,7 @@ class PixelTokenizer(Module):
 
     @property
     def parts(self) -> dict[str, Module]:
-        """By the names of their weights."""
+        """The parts, by the names of their weights."""
         name = "latent_in" if isinstance(self.painter, Linear) else "decoder"
         return {name: self.painter, "vision": self.vision, "projector": self.projector}
 
@@ -89,8 +89,8 @@ class PixelTokenizer(Module):
         if isinstance(self.painter, Linear):
             patches = self.painter(params["latent_in"], latents.astype(self.compute_dtype))
         else:
-            # Of no image one patch is painted: a norm over nothing would give NaN, also to the
-            # gradients of the weights.
+            # For an absent image one patch is painted: a norm over nothing would give NaN, also in
+            # the gradients of the weights.
             patches = self.painter(params["decoder"], latents, jnp.maximum(grids, 1))
         embedded, features = self.vision.embedding_and_features(
             params["vision"], patches.astype(self.compute_dtype), grids

@@ -20,8 +20,8 @@ class TextEncoder(Tower):
     Attributes, besides those of `Tower`:
       vocab_size: size of the token table (256,000 in SigLIP 2).
       max_length: number of learned positions (64 in SigLIP 2).
-      out_dim: width of the embedding, that of the image tower; None is `width`.
-      dtype: of the activations, since token ids have none to follow.
+      out_dim: width of the text's embedding, equal to the image tower's; None: `width`.
+      dtype: dtype of the activations, since token ids have none to follow.
     """
 
     vocab_size: int = 256_000
@@ -53,12 +53,12 @@ class TextEncoder(Tower):
 
         SigLIP pads every text to one length, lets all slots see the padding, and reads the *last
         slot*, padding or not: the same text must always be padded to the same S. `lengths` hides
-        the padding from attention, as `attention_mask` does in transformers; the last slot is read
-        all the same.
+        the padding from attention, as `attention_mask` does in transformers; the last slot is still
+        the one that is read.
 
         Args:
           params: weights as declared by `specs`.
-          tokens: at most `max_length` a text.
+          tokens: token ids, at most `max_length` per text.
           lengths: number of real tokens at the start of each row.
 
         Raises:

@@ -3,7 +3,7 @@
     hidden ─┬─ RMSNorm ─ attention ─(+)─┬─ RMSNorm ─ SwiGLU ─(+)─ ...  × depth ─ RMSNorm
             └───────────────────────────┘└───────────────────┘
 
-Image tokens and text tokens go through the same weights; what differs is in `positions` and `mask`.
+Image and text tokens go through the same weights; they differ only in `positions` and `mask`.
 On pure text with a causal mask this is transformers' Qwen2ForCausalLM (`qkv_bias`) or
 Qwen3ForCausalLM (`qk_norm`).
 """
@@ -30,13 +30,13 @@ from unicom_jax.core.positions import RopeScaling, apply_rope, rope
 from unicom_jax.core.remat import REMAT_POLICIES, check_remat
 from unicom_jax.core.scopes import in_module
 
-# The scope of attention within packed rows, by which `training/flops.py` knows its products.
+# The scope of attention in packed rows, by which `training/flops.py` recognises its products.
 ROW_ATTENTION = "row_attention"
 
 
 @flax.struct.dataclass
 class KVCache:
-    """Rotated keys and values of all layers; T slots a row."""
+    """Rotated keys, and values, of all layers; T slots per row."""
 
     k: Float[Array, "L B T K D"]
     v: Float[Array, "L B T K D"]
@@ -110,7 +110,7 @@ class SelfAttention(Module):
         v: Float[Array, "B T K D"],
         mask: MaskIntervals,
     ) -> Float[Array, "B S {self.width}"]:
-        # The scores of a single query, a step of decoding, are few: no scan over blocks of keys.
+        # A single query (a decoding step) has few scores and needs no scan over blocks of keys.
         one = q.shape[1] == 1
         backend, block = ("dense", None) if one else (self.backend, self.block)
         with jax.named_scope(ROW_ATTENTION):
@@ -122,11 +122,11 @@ class SelfAttention(Module):
 class Transformer(Module):
     """A stack of equal decoder blocks with token embedding and vocabulary head.
 
-    `embedding_std`: of fresh token embeddings. Qwen's 0.02 suits a model that learns words first;
-    beside image vectors and block outputs of size 1, words drown in it.
+    `embedding_std`: standard deviation of initial token embeddings. Qwen's 0.02 suits a model that
+    learns words first; next to image vectors and block outputs of size 1 it makes words too faint.
     `logit_softcap`: bound of the vocabulary's logits, see `core.losses.soft_cap`; 0: none.
-    `unroll`: blocks that one turn of the loop over them computes. More than one lets the compiler
-    order work across blocks, for as much more to compile; no number changes but by rounding.
+    `unroll`: blocks per iteration of the loop over blocks. More than one lets the compiler reorder
+    work across blocks, at a proportional cost in compile time; numbers change only by rounding.
     `rope_scaling`, `rope_factor`, `rope_length`: see `core.positions.RopeScaling`.
     """
 
@@ -168,7 +168,9 @@ class Transformer(Module):
                 f"logit_softcap={self.logit_softcap}: give a bound above 0, 0 for none"
             )
         if self.unroll < 1:
-            raise ValueError(f"unroll={self.unroll}: a turn of the loop computes at least 1 block")
+            raise ValueError(
+                f"unroll={self.unroll}: an iteration of the loop computes at least 1 block"
+            )
         check_backend(self.attention_backend, self.attention_block)
         RopeScaling(self.rope_scaling, self.rope_factor, self.rope_length)  # checks them
 
@@ -225,7 +227,7 @@ class Transformer(Module):
         return self.embedding(params["embedding"], tokens, dtype)
 
     def head_weights(self, params: Params) -> Params:
-        """Those of `params` that `logits` reads. Of `specs()` too."""
+        """The part of `params` that `logits` reads; also accepts `specs()`."""
         name = "embedding" if self.tied_head else "head"
         return {name: params[name]}
 
@@ -258,10 +260,10 @@ class Transformer(Module):
         Args:
           hidden: embeddings; their dtype is the compute dtype.
           positions: (y, x).
-          mask: its intervals speak of the S slots, or of the T slots of the cache.
-          cache: None, or what earlier calls wrote. The new keys and values go to its slots
-            [start, start + S) before the queries look at it.
-          start: first slot to be written; may be traced, and then S slots must be free there.
+          mask: intervals over the S slots or, with a cache, over its T slots.
+          cache: None, or the cache of earlier calls. The new keys and values are written to its
+            slots [start, start + S) before the queries read it.
+          start: first slot to write; may be traced, in which case S slots must be free there.
 
         Returns:
           Hidden states after the final norm, and the updated cache (None without one).

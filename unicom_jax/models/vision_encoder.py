@@ -25,15 +25,15 @@ from unicom_jax.models.encoder_stack import EncoderAttention, Tower
 def resize_weights(
     index: Int[Array, "*#B"], target: Int[Array, "*#B"], source: int
 ) -> Float32[Array, "*B {source}"]:
-    """One axis of an antialiased bilinear resize: how much each source sample gives to a target.
+    """One axis of an antialiased bilinear resize: each source sample's weight in a target sample.
 
     Equals torch's `interpolate(mode="bilinear", antialias=True, align_corners=False)`: a triangle
     around the target's centre whose half-width is a source sample when enlarging and a target
     sample when reducing. (torch 2.13 on a CPU leaves out the vertical pass where the target is one
-    column wide; this does not.)
+    column wide; this function does not.)
 
     Args:
-      index: which target sample.
+      index: index of the target sample.
       target: number of target samples; may be traced.
       source: number of source samples.
 
@@ -53,7 +53,7 @@ def resize_positions(
     """A learned grid resized to `grids` of (rows, columns).
 
     Slot n holds the position of patch (n // columns, n % columns); slots from rows * columns on
-    hold zeros. The resize is separable: a product with the outer product of both axes' weights.
+    hold zeros. The resize is separable: the weights are the outer product of both axes' weights.
     """
     height, width, dim = table.shape
     grids = jnp.asarray(grids)[:, None, :]  # (B, 1, 2)
@@ -120,7 +120,7 @@ class VisionEncoder(Tower):
 
     Attributes, besides those of `Tower`:
       patch_size: side of a patch in pixels.
-      position_rows, position_cols: the learned position grid; every image's if not `naflex`.
+      position_rows, position_cols: the learned position grid; without `naflex`, every image's grid.
       naflex: resize the position grid to each image's own (rows, columns).
     """
 
@@ -177,7 +177,7 @@ class VisionEncoder(Tower):
         patches: Float[Array, "B N {self.patch_dim}"],
         grids: Int[Array, "B 2"],
     ) -> tuple[Float[Array, "B N {self.width}"], Float[Array, "B N {self.width}"]]:
-        """What enters the first block (patches and positions embedded), and what `__call__` gives.
+        """The input of the first block (embedded patches and positions), and `__call__`'s result.
 
         Both are 0 at padding tokens; arguments and errors as for `__call__`.
         """
@@ -195,8 +195,8 @@ class VisionEncoder(Tower):
     ) -> tuple[Float[Array, "B N {self.width}"], ...]:
         """The residual stream after k blocks for every k in `layers`.
 
-        Before the final LayerNorm; k = 0 are the embeddings; 0 at padding tokens. Blocks deeper
-        than the last one asked for do not run. Raises ValueError where a layer is not in
+        States precede the final LayerNorm; k = 0 gives the embeddings; 0 at padding tokens. Blocks
+        deeper than the last one requested do not run. Raises ValueError where a layer is not in
         [0, depth].
         """
         x, mask = self._embed(params, patches, grids)
@@ -209,7 +209,7 @@ class VisionEncoder(Tower):
         features: Float[Array, "B N {self.width}"],
         grids: Int[Array, "B 2"],
     ) -> Float[Array, "B {self.width}"]:
-        """One vector per image by the MAP head, of what `__call__` gives."""
+        """One vector per image, by the MAP head, from the result of `__call__`."""
         return self.head(params["head"], features, grids[:, 0] * grids[:, 1])
 
     def _embed(

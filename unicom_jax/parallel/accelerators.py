@@ -1,4 +1,4 @@
-"""What is known of accelerators before a run: one table for meshes, utilisation and plans."""
+"""What is known about accelerators before a run: one table for meshes, utilisation and plans."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Accelerator:
-    """One JAX device of a type. A tpu7x chip is two of them; of all others here a chip is one.
+    """One JAX device of a type. A tpu7x chip is two devices; all other chips here are one.
 
     Attributes:
-      name: as topologies are named, e.g. "v5p" in "v5p:8x8x8".
-      kinds: beginnings of `jax.Device.device_kind`.
+      name: name in topologies, e.g. "v5p" in "v5p:8x8x8".
+      kinds: prefixes of `jax.Device.device_kind`.
       flops: dense bf16 peak in FLOP/s.
       memory_gib: high-bandwidth memory in GiB.
-      node: devices of one host as pods and clusters have them.
+      node: devices per host in usual pods and clusters.
       mesh: the preset, a line of `parallel.mesh`. `{slices}` and `{node}` are filled in.
       hbm: bytes/s of the high-bandwidth memory.
-      link: bytes/s one way, of one of a torus's links or of a GPU's whole NVLink.
-      network: bytes/s one way of the network between slices or nodes, a device's share.
+      link: bytes/s in one direction, of one torus link or of a GPU's whole NVLink.
+      network: bytes/s in one direction, a device's share of the network between slices or nodes.
       torus: axes of the torus of links; 0: a switch joins the devices of a node.
-      wrap: an axis of at least so many chips is closed to a ring.
-      flags: of XLA, that others train with on it (`parallel/xla_flags.py`); (): none are known.
-      environment: further variables of that kind, (name, value).
-      tf32, fp32: peaks in FLOP/s of products of fp32 numbers, rounded to TF32 or not; 0 of a TPU,
-        which makes them of bf16 products (`parallel/plan/arithmetic.py`).
+      wrap: an axis of at least this many chips is closed to a ring.
+      flags: XLA flags with which others train on it (`parallel/xla_flags.py`); (): none known.
+      environment: further variables for the same purpose, (name, value).
+      tf32, fp32: peaks in FLOP/s of products of fp32 numbers, with and without rounding to TF32; 0
+        for a TPU, which builds them from bf16 products (`parallel/plan/arithmetic.py`).
     """
 
     name: str
@@ -45,21 +45,22 @@ class Accelerator:
 
     @property
     def flags_variable(self) -> str:
-        """The environment variable that its compiler reads flags from."""
+        """The environment variable from which the compiler reads its flags."""
         return "LIBTPU_INIT_ARGS" if self.torus else "XLA_FLAGS"
 
 
 # A TPU slice is one torus of fast links, so weights are sharded over all of it and only gradients
-# cross between slices. GPUs have fast links (NVLink) within a node: sharded there, copied across.
+# cross between slices. GPUs have fast links (NVLink) only within a node, so weights are sharded
+# within nodes and copied across them.
 TORUS, NODES = "slice={slices},fsdp=-1", "data=-1,fsdp={node}"
 
 # Exchanges that overlap with products, and on-chip memory for the compiler, as in published launch
 # scripts: MaxText's configs/tpu for v5e, v5p and v6e, tpu-recipes' training/ironwood for tpu7x,
 # gpu-recipes' training/a3ultra and JAX-Toolbox's test-maxtext.sh for Hopper.
-# Without the scripts' --xla_tpu_scoped_vmem_limit_kib=98304 for v5p and v6e: XLA then tries so many
-# more tilings of large products that unicom_7b's pretrain does not compile in useful time. One
-# product of 9216 x 18944 by 18944 x 3584 takes 19 s of a core in place of 1.3 on v5p, 32 in place
-# of 2.4 on v6e (docs/plan.md).
+# The scripts' --xla_tpu_scoped_vmem_limit_kib=98304 for v5p and v6e is left out: with it XLA tries
+# so many more tilings of large products that unicom_7b's pretrain does not compile in useful time.
+# Compiling one product of 9216 x 18944 by 18944 x 3584 takes 19 s of one core instead of 1.3 for
+# v5p, and 32 s instead of 2.4 for v6e (docs/plan.md).
 _FUSED_EXCHANGES = (
     "--xla_tpu_enable_async_collective_fusion_fuse_all_gather=true",
     "--xla_tpu_enable_async_collective_fusion_multiple_steps=true",
@@ -109,8 +110,9 @@ TPU7X_FLAGS = (
     "--xla_tpu_enable_sparse_core_collective_aggregator=true",
     "--xla_tpu_enable_all_gather_offload_tracing=true",
 )
-# Without those scripts' pipelined collectives and double-buffered loops: with them XLA keeps what
-# the layers save for the backward pass twice, 108 GiB in place of 64 for unicom_7b's pretrain.
+# Those scripts' pipelined collectives and double-buffered loops are left out: with them XLA keeps
+# two copies of what layers save for the backward pass, 108 GiB instead of 64 in unicom_7b's
+# pretrain.
 HOPPER_FLAGS = (
     "--xla_gpu_enable_latency_hiding_scheduler=true",
     "--xla_gpu_enable_triton_gemm=false",
@@ -128,10 +130,11 @@ HOPPER_ENVIRONMENT = (
     ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9"),
 )
 
-# Peaks from the vendors' data sheets, of a tpu7x half a chip's. TPUs: a page for each under
-# docs.cloud.google.com/tpu/docs; a link's rate is the chip's, one way, over its 6 or 4 ports, and
-# the network's a host's cards over its chips (v4, v5p: jax-ml.github.io/scaling-book).
-# GPUs: nvidia.com, SXM boards, and a network card of 200 (A100) or 400 Gb/s for each.
+# Peaks are from the vendors' data sheets (for tpu7x, half a chip's). TPUs: one page for each under
+# docs.cloud.google.com/tpu/docs; a link's rate is the chip's, in one direction, divided by its 6 or
+# 4 ports, and the network's rate that of a host's cards divided by its chips (v4, v5p:
+# jax-ml.github.io/scaling-book). GPUs: nvidia.com, SXM boards, with a network card of 200 (A100) or
+# 400 Gb/s for each.
 ACCELERATORS = (
     Accelerator("v4", ("TPU v4",), 275e12, 32, 4, TORUS, 1.228e12, 50e9, 6.25e9, 3, 4),
     Accelerator(
@@ -168,9 +171,9 @@ ACCELERATORS = (
 
 
 def find_accelerator(device_kind: str) -> Accelerator | None:
-    """The entry whose kind is the longest beginning of `device_kind`; None for a CPU or a newcomer.
+    """The entry whose kind is the longest prefix of `device_kind`; None for CPUs and unknown kinds.
 
-    A GPU on a PCIe card has less than the peak given here, so its utilisation is underestimated.
+    A GPU on a PCIe card has a lower peak than given here, so its utilisation is underestimated.
     """
     kinds = {kind: entry for entry in ACCELERATORS for kind in entry.kinds}
     matches = [kind for kind in kinds if device_kind.startswith(kind)]
@@ -180,7 +183,7 @@ def find_accelerator(device_kind: str) -> Accelerator | None:
 def preset_mesh(device_kind: str, devices: int, slices: int = 1) -> str:
     """The mesh that suits `devices` of a kind in `slices` slices, as a line of `parallel.mesh`.
 
-    Unknown kinds, CPUs among them, get the torus's.
+    Unknown kinds, including CPUs, get the mesh of a torus.
     """
     entry = find_accelerator(device_kind)
     line, node = (entry.mesh, entry.node) if entry else (TORUS, devices)

@@ -1,4 +1,4 @@
-"""Arrays that wait in the host's memory: each device's part beside it, on its own host."""
+"""Arrays that are kept in host memory: each device's part on that device's host."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HOST = "pinned_host"  # the memory kind
 
 
 def on_host(shardings: Any, abstract: Any) -> Any:
-    """The same shardings in the host's memory; scalars stay on the device, as steps branch on them.
+    """The same shardings in host memory; scalars stay on the device, as steps branch on them.
 
     Args:
       abstract: the arrays that will be stored there.
@@ -23,5 +23,5 @@ def on_host(shardings: Any, abstract: Any) -> Any:
 
 
 def on_device(tree: Any) -> Any:
-    """Within a jitted function: copies of what is in the host's memory, sharded as it is."""
+    """Within a jitted function: copies of arrays in host memory, with the same sharding."""
     return jax.tree.map(lambda leaf: jax.device_put(leaf, jax.memory.Space.Device), tree)

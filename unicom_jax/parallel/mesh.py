@@ -17,7 +17,7 @@ AXES = ("slice", "data", "fsdp", "context", "tensor")
 
 
 def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
-    """Sizes of all `AXES` for a number of devices; -1 takes what is left.
+    """Sizes of all `AXES` for a number of devices; -1 takes the remaining ones.
 
     Raises:
       ValueError: an unknown or repeated axis, a size below 1 that is not -1, two -1, or sizes that
@@ -43,27 +43,27 @@ def parse_mesh(text: str, devices: int) -> tuple[int, ...]:
         sizes[open_axes[0]] = devices // known
     if math.prod(sizes.values()) != devices:
         raise ValueError(
-            f"mesh={text!r} asks for {math.prod(sizes.values())} devices but {devices} are here; "
-            "change a size or let one axis be -1"
+            f"mesh={text!r} asks for {math.prod(sizes.values())} devices, but there are "
+            f"{devices}; change a size or set one axis to -1"
         )
     return tuple(sizes.values())
 
 
 def count_slices(devices: Sequence[jax.Device]) -> int:
-    """TPU slices, which only the data-center network connects; 1 on other platforms.
+    """Number of TPU slices, which only the data-center network connects; 1 on other platforms.
 
-    JAX calls each GPU node a slice too. There the order of the processes lays nodes out.
+    JAX calls each GPU node a slice too, but GPU nodes are laid out by the order of processes.
     """
-    # A device that is only compiled for does not say where there is one slice.
+    # Devices that are only compiled for have no slice index if there is one slice.
     tpus = (device for device in devices if device.platform == "tpu")
     return len({getattr(device, "slice_index", 0) or 0 for device in tpus}) or 1
 
 
 def arrange(text: str, devices: Sequence[jax.Device]) -> np.ndarray:
-    """Devices in the shape of the mesh, neighbours on fast links along its later axes.
+    """Devices in the shape of the mesh; its later axes run along fast links.
 
     Raises:
-      ValueError: as `parse_mesh`, or a `slice` axis of another size than there are slices.
+      ValueError: as `parse_mesh`, or the size of the `slice` axis is not the number of slices.
     """
     slices = count_slices(devices)
     if text == AUTO:
@@ -83,7 +83,7 @@ def arrange(text: str, devices: Sequence[jax.Device]) -> np.ndarray:
 
 
 def make_mesh(text: str = "fsdp=-1", devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh with all `AXES` (most of size 1) over `devices`, by default all of them.
+    """A mesh with all `AXES` (most of size 1) over `devices`, by default all that JAX has.
 
     Args:
       text: sizes as `parse_mesh` reads them, or "auto": the preset of the accelerator

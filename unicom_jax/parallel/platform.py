@@ -1,4 +1,4 @@
-"""Which platform JAX starts on, where what is installed and what is there differ."""
+"""Which platform JAX starts on when the installed plugins do not match the hardware."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import os
 from pathlib import Path
 
 GOOGLE = "0x1ae0"  # PCI vendor
-NO_TPUS = {"0x0042", "0x001f"}  # its network card and its disk, which all its cloud's machines have
+NO_TPUS = {"0x0042", "0x001f"}  # Google's network card and disk, present in all its cloud machines
 PCI = Path("/sys/bus/pci/devices")
 
 
 def skip_absent_tpus() -> None:
-    """Where libtpu is installed (`jax[tpu]`, as `unicom plan` needs it) but no TPU is there, JAX
-    starts without it: libtpu would write a page of warnings. Call it before JAX starts.
+    """If libtpu is installed (`jax[tpu]`, needed by `unicom plan`) but no TPU is present, makes JAX
+    start without it, since libtpu would write a page of warnings. Call this before JAX starts.
 
-    Nothing is done where JAX_PLATFORMS or JAX_FORCE_TPU_INIT is set, or another plugin may serve.
+    Does nothing if JAX_PLATFORMS or JAX_FORCE_TPU_INIT is set, or another plugin may be in use.
     """
     said = os.environ.get("JAX_PLATFORMS") or "JAX_FORCE_TPU_INIT" in os.environ
     if said or importlib.util.find_spec("libtpu") is None or _tpus() or _plugins():
@@ -24,7 +24,7 @@ def skip_absent_tpus() -> None:
 
 
 def google_devices(pci: Path) -> set[str]:
-    """PCI device ids of the parts of this machine that Google made."""
+    """PCI device ids of the devices of this machine that Google made."""
     return {
         vendor.with_name("device").read_text(encoding="ascii").strip()
         for vendor in pci.glob("*/vendor")

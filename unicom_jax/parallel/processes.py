@@ -1,8 +1,8 @@
-"""Several processes as one run: where they meet, their start, and waiting for each other.
+"""Several processes as one run: their meeting point, their start, and waiting for each other.
 
-Flags say where they meet, else the environment does: variables of JAX, Kubernetes' indexed jobs,
-SLURM's `srun`, or a TPU pod, which JAX asks itself. One process alone needs none of it.
-Nothing here waits without an end.
+Flags set the meeting point, else the environment does: variables of JAX, Kubernetes' indexed jobs,
+SLURM's `srun`, or a TPU pod, which JAX itself queries. A single process needs none of this. All
+waiting has a time limit.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from orbax.checkpoint import multihost
 
 from unicom_jax.parallel.watch import LOST_STATUS, Watch
 
-PORT = 8476  # where only a host is named
-# A row counts where the number of processes is set: a job's index alone may number other runs.
+PORT = 8476  # used if only a host is named
+# A row counts only if it sets the number of processes: a job's index alone may number other runs.
 FLAGS = ("--coordinator", "--processes", "--process")
 VARIABLES = (  # in the order of the flags
     ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"),
     ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JOB_COMPLETION_INDEX"),
     ("SLURM_STEP_NODELIST", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID"),
 )
-SHUTDOWN_SECONDS = 60  # processes that are done leave together, within this time
+SHUTDOWN_SECONDS = 60  # finished processes leave together, within this time
 LOST = "Connection closed by peer|Connection reset by peer|heartbeat|oordination service"
 
 
 class ProcessError(Exception):
-    """Processes that do not find or do not wait for each other. One line that names the fix."""
+    """Processes that do not find, or do not wait for, each other. One line that names the fix."""
 
 
 class LostError(ProcessError):
-    """Another process is gone. The last checkpoint is kept; all have to be started again."""
+    """Another process is gone. The last checkpoint is kept; all processes must be restarted."""
 
     exit_status = LOST_STATUS
 
 
 @dataclasses.dataclass(frozen=True)
 class Meeting:
-    """Where the processes of a run meet, and which of them this one is.
+    """Where the processes of a run meet, and which one this is.
 
     Attributes:
       coordinator: HOST:PORT of process 0. None: JAX asks the TPU pod for all of this.
-      devices: the local accelerators this process takes; None: all.
+      devices: the local accelerators that this process uses; None: all.
     """
 
     coordinator: str | None = None
@@ -68,13 +68,13 @@ def find_meeting(
     process: int | None = None,
     tpu: bool | None = None,
 ) -> Meeting | None:
-    """Where to meet; None for one process alone. What is given beats the environment.
+    """Where to meet; None for a single process. Arguments take precedence over the environment.
 
     Args:
-      tpu: whether to ask a TPU pod where nothing else is said; None: where JAX has found TPUs.
+      tpu: whether to ask a TPU pod if nothing else is set; None: if JAX has found TPUs.
 
     Raises:
-      ProcessError: one of the three values is missing, or is no number, or out of range.
+      ProcessError: one of the three values is missing, not a number, or out of range.
     """
     rows = [row for row in VARIABLES if row[1] in environment]
     rows = [row for row in rows if row[2] in environment] or rows
@@ -97,9 +97,7 @@ def find_meeting(
             f"{FLAGS[at]}{variable}"
         )
     if not 0 <= process < processes:
-        raise ProcessError(
-            f"process {process} is not one of {processes}; count --process from 0 on"
-        )
+        raise ProcessError(f"process {process} is not one of {processes}; count --process from 0")
     coordinator = coordinator if ":" in coordinator else f"{coordinator}:{PORT}"
     if not coordinator.rpartition(":")[2].isdecimal():
         raise ProcessError(f"--coordinator={coordinator} names no port; write HOST:PORT")
@@ -115,7 +113,7 @@ def _whole(environment: Mapping[str, str], name: str) -> int | None:
 
 
 def _host(environment: Mapping[str, str], name: str) -> str | None:
-    """The coordinator; of SLURM's `node[003-005,7],other` the first node, with the job's port."""
+    """The coordinator; for SLURM's `node[003-005,7],other` the first node, with the job's port."""
     if name != "SLURM_STEP_NODELIST" or name not in environment:
         return environment.get(name)
     first = re.match(r"([^,\[]+)(?:\[([^\],-]+))?", environment[name])
@@ -124,7 +122,7 @@ def _host(environment: Mapping[str, str], name: str) -> str | None:
 
 
 def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
-    """SLURM: of several tasks on a node each takes one GPU, unless it sees only one anyway."""
+    """SLURM: each of several tasks on a node takes one GPU, unless it sees only one anyway."""
     tasks = environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split("(")[0].split(",")[0]
     visible = environment.get("CUDA_VISIBLE_DEVICES", "")
     shared = tasks != "1" and visible.count(",") > 0
@@ -134,11 +132,11 @@ def _own_devices(environment: Mapping[str, str]) -> tuple[int, ...] | None:
 
 @dataclasses.dataclass(frozen=True)
 class ProcessGroup:
-    """The processes of a run as one of them sees it. By default it is alone.
+    """The processes of a run as seen by one of them. By default there is only one.
 
     Attributes:
       timeout: seconds that it waits for the others.
-      lost_after: seconds without a sign of a process after which it counts as gone.
+      lost_after: seconds without a heartbeat after which a process counts as lost.
     """
 
     index: int = 0
@@ -147,10 +145,10 @@ class ProcessGroup:
     lost_after: float = 60.0
 
     def barrier(self, what: str) -> None:
-        """Returns when all processes have come here.
+        """Returns when all processes have arrived here.
 
         Raises:
-          ProcessError: one did not within the time; it is named.
+          ProcessError: one did not arrive in time; the message names it.
         """
         if self.count == 1:
             return
@@ -181,12 +179,12 @@ class ProcessGroup:
         client.key_value_set(f"{folder}/{self.index}", text, allow_overwrite=True)
         self.barrier(what)
         texts = [client.key_value_try_get(f"{folder}/{index}") for index in range(self.count)]
-        self.barrier(f"{what}, read")  # so that nobody writes the next one yet
+        self.barrier(f"{what}, read")  # so that nobody writes the next texts yet
         return texts
 
     @contextlib.contextmanager
     def first_before_others(self, what: str) -> Iterator[None]:
-        """Process 0 runs the body; when it is through, the others do."""
+        """Process 0 runs the body; when it has finished, the others run it."""
         if self.index:
             self.barrier(what)
         yield
@@ -195,8 +193,8 @@ class ProcessGroup:
 
     @contextlib.contextmanager
     def noticing_loss(self) -> Iterator[None]:
-        """Within it, the loss of another process is said in one line: by the watch, which then ends
-        this one with `LOST_STATUS`, or in place of the many lines of the device runtime.
+        """Within this context, one line reports the loss of another process: from the watch, which
+        then ends this process with `LOST_STATUS`, or in place of the device runtime's many lines.
 
         Raises:
           LostError: the device runtime was the first to notice.
@@ -220,8 +218,8 @@ class ProcessGroup:
                 ) from error
 
     def leave(self, status: int) -> None:
-        """Ends a process of several that has failed, at once: at an orderly end it would wait for
-        the others, and they wait for its devices."""
+        """Ends a process that has failed, at once if there are several: an orderly exit would wait
+        for the others, which wait for its devices."""
         if self.count > 1:
             sys.stdout.flush()
             os._exit(status)
@@ -230,10 +228,10 @@ class ProcessGroup:
 def start(
     meeting: Meeting | None, timeout: float = 600.0, lost_after: float = 60.0
 ) -> ProcessGroup:
-    """Connects this process with the others. To be called before anything asks for a device.
+    """Connects this process with the others. Call it before anything asks for a device.
 
-    When they do not all come in time, the process ends here, with one line and status 1: the call
-    that connects cannot be left, and would end the process itself with a stack trace.
+    If they do not all arrive in time, the process exits here, with one line and status 1: the
+    connecting call cannot be interrupted, and would itself end the process with a stack trace.
 
     Raises:
       ProcessError: the connection fails for another reason.
@@ -254,7 +252,7 @@ def start(
             cluster_detection_method="deactivate" if meeting.coordinator else None,
             initialization_timeout=int(timeout) + 60,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            heartbeat_timeout_seconds=int(lost_after) + 40,  # ours speak first, and more clearly
+            heartbeat_timeout_seconds=int(lost_after) + 40,  # ours report first, and more clearly
         )
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0][:200]
@@ -279,10 +277,10 @@ def _give_up(meeting: Meeting, timeout: float) -> None:
 
 
 class Vote:
-    """Whether any process has raised its hand, heard by all of them at the same call.
+    """Whether any process has raised a flag; all of them learn it at the same call.
 
-    With several processes the answer is that of the call before: it travels with the devices' own
-    queue, so that no device waits for a host.
+    With several processes the answer is that of the previous call: it is computed in the devices'
+    own queue, so that no device waits for a host.
     """
 
     def __init__(self, mesh: Mesh) -> None:
@@ -299,7 +297,7 @@ class Vote:
         return bool(earlier)
 
     def now(self, raised: bool) -> bool:
-        """The answer to this very call; waits for the devices."""
+        """The answer to this call itself; waits for the devices."""
         return raised if jax.process_count() == 1 else bool(self._send(raised))
 
     def _send(self, raised: bool) -> jax.Array:

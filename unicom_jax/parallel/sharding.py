@@ -1,4 +1,4 @@
-"""Placement is one table: logical axis -> mesh axis. All placing of arrays goes through here."""
+"""Placement by one table: logical axis -> mesh axis. All arrays are placed by this module."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ BATCH_AXES = ROWS
 def param_sharding(spec: ParamSpec, mesh: Mesh) -> NamedSharding:
     """The sharding of one weight.
 
-    A dimension is split over the mesh axes of its rule as far as they divide it
-    (`core.activations.fitting`). Of two dimensions with one name the first that can be split is.
+    A dimension is split over the mesh axes of its rule where they divide it
+    (`core.activations.fitting`). If two dimensions have the same name, the first one that can be
+    split is.
 
     Raises:
-      ValueError: a logical axis without a rule, or two different ones that ask for one mesh axis.
+      ValueError: a logical axis without a rule, or two different ones that use one mesh axis.
     """
     _check_axes(spec)
     placed: dict[str | None, MeshAxes] = {}
@@ -77,8 +78,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def optimizer_shardings(abstract_state: Any, shardings: Any, mesh: Mesh) -> Any:
     """Moments are sharded like their weights; everything else is replicated.
 
-    Optax keeps moments in copies of the weights' tree, whatever surrounds them, so a moment is
-    known by the end of its path.
+    Optax keeps moments in copies of the weights' tree, wherever these are nested, so a moment is
+    recognised by the end of its path.
     """
     weights = traverse_util.flatten_dict(shardings)
 
@@ -94,18 +95,18 @@ def optimizer_shardings(abstract_state: Any, shardings: Any, mesh: Mesh) -> Any:
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch over all data-parallel axes, with copies along `context` and `tensor`.
 
-    A batch is small: ids and bytes. What is computed from it is split further
-    (`core.activations`), which moves nothing.
+    A batch is small: ids and bytes. Arrays computed from it are split further
+    (`core.activations`), which moves no data.
     """
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
 def local_rows(mesh: Mesh, rows: int, parts: int = 1) -> tuple[int, ...]:
-    """Which rows of a global batch this process has to make, in their order.
+    """The rows of a global batch that this process has to make, in order.
 
-    They follow the devices, not the process's number: processes that only share the context or
-    tensor axis make the same rows, whole ones, and a process whose devices are no neighbours in the
-    mesh makes several runs of rows.
+    They follow from the devices, not from the process's number: processes that differ only along
+    the context or tensor axis make the same whole rows, and a process whose devices are not
+    adjacent in the mesh makes several ranges of rows.
 
     Raises:
       ValueError: as `rows_by_process`.
@@ -117,7 +118,7 @@ def rows_by_process(devices: np.ndarray, rows: int, parts: int = 1) -> dict[int,
     """`local_rows` of every process.
 
     Args:
-      devices: of a mesh, in its shape.
+      devices: the devices of a mesh, in its shape.
       parts: accumulation steps of a batch; every device has rows in each.
 
     Raises:
@@ -143,10 +144,10 @@ def rows_by_process(devices: np.ndarray, rows: int, parts: int = 1) -> dict[int,
 
 
 def count_row_shards(sizes: Mapping[str, int], rows: int, parts: int = 1) -> int:
-    """Over how many devices of a mesh of these sizes the rows of a batch are split.
+    """The number of devices over which a mesh of these sizes splits the rows of a batch.
 
     Raises:
-      ValueError: the rows of a part do not divide over them.
+      ValueError: the rows of a part do not divide over these devices.
     """
     shards = math.prod(sizes[axis] for axis in BATCH_AXES)
     if rows % (shards * parts):
@@ -168,7 +169,7 @@ def place_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def place_copies(tree: Any, place: Sharding) -> Any:
-    """Puts host values, the same ones on every process, as global arrays at `place`."""
+    """Turns host values, the same on every process, into global arrays with sharding `place`."""
 
     def put(value: Any) -> jax.Array:
         value = np.asarray(value)
@@ -178,5 +179,5 @@ def place_copies(tree: Any, place: Sharding) -> Any:
 
 
 def fetch(tree: Any) -> Any:
-    """Global arrays, wherever their parts are, as NumPy arrays on every process."""
+    """Global arrays, however sharded, as NumPy arrays on every process."""
     return jax.tree.map(lambda x: multihost_utils.process_allgather(x, tiled=True), tree)

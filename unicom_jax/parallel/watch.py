@@ -1,9 +1,9 @@
-"""Which process of several is gone, said in one line before JAX ends the others.
+"""Reports in one line which process of several is lost, before JAX ends the others.
 
-Every process leaves a sign with the coordination service, a number that grows. Process 0 looks at
-all of them and writes down who gives none; the others look at process 0 and at what it wrote. A
-process that ends in order says so. JAX has heartbeats of its own, at which it aborts a process with
-a C++ stack; ours are shorter.
+Every process sends heartbeats, a growing number, to the coordination service. Process 0 watches all
+of them and records which processes have stopped; the others watch process 0 and its record. A
+process that ends normally says so. JAX has heartbeats of its own, on whose loss it aborts a process
+with a C++ stack trace; ours have a shorter limit.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import threading
 import time
 from collections.abc import Callable
 
-LOST_STATUS = 76  # EX_PROTOCOL of sysexits.h: another process did not keep to it
-STOPPED_STATUS = 75  # what an error carries that all processes raise together, after saving
+LOST_STATUS = 76  # EX_PROTOCOL of sysexits.h: another process broke the protocol
+STOPPED_STATUS = 75  # status of an error that all processes raise together, after saving
 SIGNS, LOST, DONE = "unicom_signs", "unicom_lost", "done"
-TICKS = 30  # signs in the time after which a process is lost
+TICKS = 30  # heartbeats within the time after which a process counts as lost
 
 
 class Watch:
-    """A thread that gives signs and looks for those of the others, until it is left.
+    """Context of a thread that sends heartbeats and watches those of the others.
 
     Args:
-      client: of JAX's coordination service.
-      seconds: without a sign for so long, a process is lost.
-      end: what happens then, with the line that says who. By default this process ends.
+      client: client of JAX's coordination service.
+      seconds: without a heartbeat for this long, a process is lost.
+      end: called then, with the line that names the process. By default this process ends.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class Watch:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._left.set()
         self._thread.join()
-        # Also after another's loss: who asks who is missing then hears of that one alone.
+        # Also after another process's loss: then only that one counts as missing.
         if error is None or getattr(error, "exit_status", 1) in (STOPPED_STATUS, LOST_STATUS):
-            with contextlib.suppress(RuntimeError):  # process 0 may have ended in order before
+            with contextlib.suppress(RuntimeError):  # process 0 may have ended normally already
                 self._give(DONE)
 
     def missing(self) -> list[int]:
-        """The processes without a sign for four ticks, which it waits. For one that knows that
-        somebody is gone, but not who."""
+        """Waits four ticks and returns the processes without a heartbeat in that time. For a
+        process that knows that another is gone, but not which."""
         try:
             before = self._signs()
             time.sleep(4 * self._tick)
@@ -71,13 +71,13 @@ class Watch:
         return [p for p in others if before.get(p) == after.get(p) != DONE]
 
     def wait_for_others(self) -> None:
-        """Process 0 has the coordination service: it stays until the others could read."""
+        """Process 0 hosts the coordination service, so it waits until the others could read."""
         if self._index == 0:
             time.sleep(6 * self._tick)
 
     def _run(self) -> None:
         number, reached = 0, time.monotonic()
-        seen = dict.fromkeys(self._watched, ("", reached))  # process -> last sign, when it came
+        seen = dict.fromkeys(self._watched, ("", reached))  # process -> last heartbeat, its time
         while not self._left.wait(self._tick):
             number += 1
             now, lost = time.monotonic(), []
@@ -94,7 +94,7 @@ class Watch:
                 return
 
     def _agreed(self, seen: dict[int, tuple[str, float]], now: float) -> list[int]:
-        """Who is lost: as this process sees, which 0 sends to the others, or as 0 has sent."""
+        """The lost processes: on process 0 those that it sees, which it sends; else those sent."""
         late = [
             p for p, (sign, came) in seen.items() if sign != DONE and now - came > self._seconds
         ]
@@ -109,7 +109,7 @@ class Watch:
         self._client.key_value_set(f"{SIGNS}/{self._index}/sign", sign, allow_overwrite=True)
 
     def _signs(self, of: str = "") -> dict[int, str]:
-        """Process -> sign."""
+        """Process -> heartbeat."""
         given = self._client.key_value_dir_get(f"{SIGNS}{of}")
         return {int(key.split("/")[-2]): sign for key, sign in given}
 

@@ -1,7 +1,7 @@
-"""XLA's flags for an accelerator, set before JAX starts. The table has them (`accelerators.py`).
+"""XLA's flags for an accelerator, from the table in `accelerators.py`, set before JAX starts.
 
 A flag that a compiler does not know ends the process, so the tests compile with every preset
-against the pinned libtpu and jaxlib. None was timed on such hardware.
+against the pinned libtpu and jaxlib. None of the presets was timed on the hardware.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ TPUS = {"0x005e": "v4", "0x0062": "v5p", "0x0063": "v5e", "0x006f": "v6e", "0x00
 
 
 def set_flags(choice: str, environ: MutableMapping[str, str] = os.environ) -> Accelerator | None:
-    """Sets the flags of the accelerator that is here, unless `choice` is "off"; before JAX starts.
+    """Sets this machine's accelerator's flags unless `choice` is "off"; call before JAX starts.
 
     Returns:
-      The accelerator whose flags are set; None: there are none.
+      The accelerator whose flags are set; None if there is none.
     """
     entry = None if choice == OFF else present()
     if entry is None or not entry.flags:
@@ -32,7 +32,7 @@ def set_flags(choice: str, environ: MutableMapping[str, str] = os.environ) -> Ac
 
 
 def add_flags(entry: Accelerator, environ: MutableMapping[str, str] = os.environ) -> None:
-    """Adds its flags to those in the environment. What is set there already stays as it is."""
+    """Adds the entry's flags to those in the environment. Flags already set there are kept."""
     given = environ.get(entry.flags_variable, "")
     names = {flag.partition("=")[0] for flag in given.split()}
     new = [flag for flag in entry.flags if flag.partition("=")[0] not in names]
@@ -43,7 +43,7 @@ def add_flags(entry: Accelerator, environ: MutableMapping[str, str] = os.environ
 
 
 def describe_flags(entry: Accelerator | None, choice: str) -> str:
-    """A line about the flags that a run on this accelerator gets; "" where none are known."""
+    """A line about the flags that a run on this accelerator gets; "" if none are known."""
     if entry is None or not entry.flags:
         return ""
     if choice == OFF:

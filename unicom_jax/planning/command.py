@@ -33,23 +33,23 @@ from unicom_jax.runs.stages import STAGES
 
 
 class DoesNotFit(Exception):
-    """A stage needs more memory than a device has. The message names what should fit."""
+    """A stage needs more memory than a device has. The message names settings that should fit."""
 
 
 def run_plan(args: argparse.Namespace, console: Console) -> None:
     """Prints the plan of `args` (`planning/plan_flags.py`).
 
     Raises:
-      ConfigError: an unknown stage or key, or a setting that cannot be.
-      ValueError: a topology that cannot be, or a mesh or batch that does not divide over it.
-      DoesNotFit: a stage needs more memory than there is.
+      ConfigError: an unknown stage or key, or an impossible setting.
+      ValueError: an impossible topology, or a mesh or batch that does not divide over it.
+      DoesNotFit: a stage needs more memory than a device has.
     """
-    jax.config.update("jax_platforms", "cpu")  # an accelerator that is here stays free
+    jax.config.update("jax_platforms", "cpu")  # leaves this machine's accelerators free
     config, topology = (
         resolve(args.config, args.overrides),
         parse_topology(args.topology, args.slices),
     )
-    # A stage that is repeated has one plan.
+    # A repeated stage gets one plan.
     stages = tuple(dict.fromkeys(args.stage.split(",") if args.stage else config.stages))
     for name in stages:
         if name not in (*STAGES, SAMPLE):
@@ -62,7 +62,7 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     check_settings(config, stages)
     if samples and (args.search or args.estimate or missing_compiler(topology)):
         needs = missing_compiler(topology) or "no --search and no --estimate"
-        raise ConfigError(f"--stage={SAMPLE} is planned by compiling alone; it needs {needs}")
+        raise ConfigError(f"--stage={SAMPLE} can only be planned by compiling; it needs {needs}")
     notes = (
         assume_flux(config),
         _about_packed(config),

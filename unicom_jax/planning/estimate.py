@@ -1,14 +1,14 @@
 """A plan without a compiler: bytes from the shardings, all else by formula; marked as an estimate.
 
 Memory is what a device stores (weights, moments, average, frozen parts, batch), the gradients,
-what the backward pass keeps of the forward pass (as JAX traces it, remat included), and twice the
-largest array in between. Main memory's traffic is all of that, written and read once a step,
-and the factors and results of all products: the scores of attention among them, which no fusion
-keeps on the chip, only a kernel (`attention_backend="fused"`). Links carry what the placement
-asks for:
+what the backward pass keeps of the forward pass (as JAX traces it, with remat), and twice the
+largest array in between. Main memory's traffic is all of this, written and read once per step, plus
+the factors and results of all products. These include the scores of attention, which only a kernel
+(`attention_backend="fused"`) keeps on the chip, never a fusion. Links carry what the placement
+requires:
 
     weights   gathered over fsdp for the forward and the backward pass, gradients scattered back;
-              all-reduced where their shards are no whole tiles of a TPU (`planning/tiles.py`)
+              all-reduced where their shards are not whole tiles of a TPU (`planning/tiles.py`)
     tensor    two all-reduces of a layer's hidden states, forward and backward
     slice     gradients, reduced over slices (and `data`)
 """
@@ -44,13 +44,13 @@ from unicom_jax.training.state import split
 
 @dataclasses.dataclass(frozen=True)
 class Traced:
-    """What the loss of a batch of `rows` takes, however it is placed.
+    """What the loss of a batch of `rows` rows costs, whatever the placement.
 
     Attributes:
-      model_flops: as `flops_by_shares` gives them.
-      computed_flops: of all pairs, with what is computed again.
+      model_flops: the result of `flops_by_shares`.
+      computed_flops: operations over all pairs of slots, recomputation included.
       moved: bytes of the products' factors and results.
-      weighed_flops: the computed ones, of fp32 numbers as many times as they take longer.
+      weighed_flops: the computed ones, with fp32 products multiplied by their slowdown.
       kept: bytes that the backward pass keeps of the forward pass.
       largest: bytes of the largest array in between.
     """
@@ -64,11 +64,11 @@ class Traced:
     largest: float
 
 
-_TRACED: dict[str, Traced] = {}  # tracing takes seconds, and a search asks for many meshes
+_TRACED: dict[str, Traced] = {}  # tracing takes seconds, and a search tries many meshes
 
 
 def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePlan:
-    """As `plan_stage`, with nothing compiled."""
+    """Like `plan_stage`, but nothing is compiled."""
     mesh = abstract_mesh(config.mesh, topology)
     program = make_program(config, name, mesh)
     traced = _trace_once(config, name, program, topology.accelerator)
@@ -96,7 +96,7 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
 def _trace_once(
     config: ConfigDict, name: str, program: StepProgram, accelerator: Accelerator | None
 ) -> Traced:
-    """All that it holds grows with the rows, so another number of them needs no new trace."""
+    """Traces once for all batch sizes: every field of the result grows with the rows."""
     same = config.copy_and_resolve_references()
     same.mesh, same[name].accumulate, same[name].batch_size = "", 1, 1
     key = f"{name} {accelerator and accelerator.name} {to_json(same)}"
@@ -109,14 +109,14 @@ def _trace_once(
 
 
 def _weigher(accelerator: Accelerator | None) -> Callable[[JaxprEqn], float]:
-    """How much longer a product takes than one of bfloat16 numbers."""
+    """Gives how much longer a product takes than one of bfloat16 numbers."""
     if accelerator is None:
         return lambda eqn: 1.0
     return lambda eqn: slowdown(traced_arithmetic(eqn), accelerator)
 
 
 def abstract_mesh(text: str, topology: Topology) -> AbstractMesh:
-    """The mesh of a line of `parallel.mesh`, without devices."""
+    """The mesh that a line of `parallel.mesh` describes, without devices."""
     if text == AUTO:
         text = preset_mesh(topology.device_kind, topology.devices, topology.slices)
     sizes = parse_mesh(text, topology.devices)
@@ -134,7 +134,7 @@ def abstract_mesh(text: str, topology: Topology) -> AbstractMesh:
 def _activations(program: StepProgram) -> tuple[float, float]:
     """Bytes that the backward pass keeps of the forward pass, and of the largest array between.
 
-    Of the whole batch. Weights among what is kept are no activations.
+    Both are for the whole batch. Weights that are kept do not count.
     """
     total, arguments = loss_of(program.stage, program.frozen, program.batch)
     given = {(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments)}
@@ -206,7 +206,7 @@ def _over_tensor(spec: Any, mesh: Any) -> float:
 def _exchange(
     kind: str, axes: tuple[str, ...], what: str, whole: float, mesh: Any, topology: Topology
 ) -> Exchange:
-    """Links carry half of what a torus has: which of them a group can use is not looked at."""
+    """Assumes half of a torus's link rate, without regard to which links a group can use."""
     members = _members(axes, mesh)
     domains = len(set((members // _domain(topology)).tolist()))
     near, far = received(kind, whole, len(members), domains)
@@ -219,14 +219,14 @@ def _exchange(
 
 
 def _members(axes: tuple[str, ...], mesh: Any) -> np.ndarray:
-    """Numbers of the devices along some axes of a mesh that start at the first one."""
+    """Numbers of the first device of a mesh and of those along some axes from it."""
     numbers = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
     first = tuple(slice(None) if axis in axes else 0 for axis in mesh.shape)
     return numbers[first].ravel()
 
 
 def _domain(topology: Topology) -> int:
-    """Devices that fast links join: a slice's, or a node's."""
+    """Number of devices that fast links join: those of a slice or of a node."""
     if topology.is_tpu or topology.accelerator is None:
         return topology.devices // topology.slices
     return topology.shape[1]

@@ -1,8 +1,9 @@
-"""How much of a row's attention the packed rows of a stage show: of its own data where they can be
-read, else of a stand-in's, packed by the same tasks and the same policy.
+"""The share of visible pairs in a stage's packed rows: counted on its own data if these can be
+read, else on stand-in data, packed by the same tasks and the same policy.
 
-The stand-in is the embedded Scenes. Drawn in the sizes of the configuration's pictures they take as
-many slots as any others would; their words are few, so documents of much text are too short.
+The stand-in is the embedded Scenes. Drawn in the sizes of the configuration's pictures, they take
+as many slots as any others would; their texts are short, so text-heavy documents come out too
+short.
 """
 
 from __future__ import annotations
@@ -33,19 +34,19 @@ from unicom_jax.core.paths import as_path
 from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.stages import data_seed
 
-ROWS = 32  # that are looked at, at least
-STAND_INS = {"document": "interleaved"}  # tasks that Scenes cannot serve
-EXAMPLES = 300  # whose words the tokenizer of a stand-in learns
+ROWS = 32  # least number of rows that are counted
+STAND_INS = {"document": "interleaved"}  # replacements for tasks that Scenes cannot serve
+EXAMPLES = 300  # examples on which the tokenizer of a stand-in is trained
 UNREADABLE = (OSError, ValueError, ImportError, LoaderError)
 
 
 @dataclasses.dataclass(frozen=True)
 class Visible:
     """Attributes:
-    share: of the pairs of a row's slots, those that the mask shows.
-    blocks: of the blocks that a kernel works through ("fused" attention), those with such a pair;
-      it leaves out the others.
-    rows: what that was counted on, in words.
+    share: share of the pairs of a row's slots that the mask shows.
+    blocks: share of a kernel's blocks ("fused" attention) that have such a pair; the kernel skips
+      the others.
+    rows: what was counted, in words.
     """
 
     share: float
@@ -53,11 +54,11 @@ class Visible:
     rows: str
 
 
-_COUNTED: dict[str, Visible] = {}  # packing takes seconds, and a search asks for many meshes
+_COUNTED: dict[str, Visible] = {}  # packing takes seconds, and a search tries many meshes
 
 
 def visible_pairs(config: ConfigDict, stage: str) -> Visible:
-    """Of the rows of a stage of the unified model, as a run with these data would pack them."""
+    """The visible pairs of a unified stage's rows, as a run with these data would pack them."""
     few = config.copy_and_resolve_references()
     few.mesh, few[stage].accumulate = "", 1
     window = few[stage].window_rows
@@ -86,7 +87,7 @@ def pack(config: ConfigDict, stage: str) -> MaskIntervals:
     """The mask of a stage's first batch.
 
     Raises:
-      ValueError, OSError, ...: as a run would.
+      ValueError, OSError, ...: those that a run would raise.
     """
     loader = stage_loader(config, stage, load_or_train_tokenizer(config, None))
     try:
@@ -96,7 +97,7 @@ def pack(config: ConfigDict, stage: str) -> MaskIntervals:
 
 
 def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
-    """The same configuration with Scenes as its data, which need nothing that is not here."""
+    """The same configuration with Scenes as its data, which are always available."""
     config, policy = config.copy_and_resolve_references(), image_policy(config)
     config.data.packed = config.data.tokenizer_fingerprint = ""
     if not as_path(config.data.tokenizer).is_dir():
@@ -116,7 +117,7 @@ def stand_in(config: ConfigDict, stage: str) -> ConfigDict:
 
 
 def _shares(mask: MaskIntervals) -> tuple[float, float]:
-    """Of pairs, and of a kernel's blocks."""
+    """The visible shares of pairs and of a kernel's blocks."""
 
     def both(mask: MaskIntervals) -> tuple[jax.Array, jax.Array]:
         slots = mask.context_start.shape[1]

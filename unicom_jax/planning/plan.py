@@ -1,4 +1,4 @@
-"""A stage's plan: its step compiled for hardware that is not here, and what that says.
+"""A stage's plan: what its step costs, found by compiling it for hardware that is not present.
 
 Without a compiler for the hardware, `planning/estimate.py` makes a plan of the same form.
 """
@@ -43,25 +43,25 @@ GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class StagePlan:
-    """What a step of a stage takes. Bytes and FLOPs are one device's, but for those of the model.
+    """What a step of a stage takes. Bytes and FLOPs are one device's, except the model's FLOPs.
 
     Attributes:
-      mesh: sizes of its axes.
+      mesh: sizes of the mesh's axes.
       parameters: {part: (weights, trained ones of them)}.
       held: {what: bytes stored on a device between steps}.
-      peak: bytes at the step's highest point; None where the compiler gave up before it knew.
-      parts: that a batch is accumulated from.
-      visible: of the pairs of a row's slots; None where the stage has no packed rows.
-      model_flops: that the loss needs on the whole batch, as MFU counts (`training/flops.py`), with
-        logits at every slot.
-      all_pairs_flops: the same with all pairs of a row, seen or not.
-      computed_flops: what the program does for them on one device, remat and copies included. Of
-        kernels in packed rows, the blocks with visible pairs.
-      computed_flops, roofline: None where the compiler gave up.
-      estimated: nothing was compiled.
-      seconds: that compiling took.
-      unknown_loops: loops of the program whose length its text does not give.
-      warnings: lines about its settings.
+      peak: bytes at the step's highest point; None if the compiler gave up before it knew.
+      parts: parts from which a batch is accumulated.
+      visible: share of visible pairs of a row's slots; None if the stage has no packed rows.
+      model_flops: FLOPs that the loss needs for the whole batch, as MFU counts them
+        (`training/flops.py`), with logits at every slot.
+      all_pairs_flops: the same with all pairs of a row, visible or not.
+      computed_flops: FLOPs of the program on one device, remat and copies included. Kernels in
+        packed rows count with the blocks that have visible pairs.
+      computed_flops, roofline: None if the compiler gave up.
+      estimated: whether the plan is an estimate, with nothing compiled.
+      seconds: compile time.
+      unknown_loops: number of the program's loops whose length its text does not give.
+      warnings: lines about the settings.
     """
 
     stage: str
@@ -91,18 +91,18 @@ class StagePlan:
 
     @property
     def step_seconds(self) -> float | None:
-        """The least a step takes; None where no peaks are known."""
+        """The least time a step takes; None if no peaks are known."""
         seconds = self.roofline.overlapped if self.roofline else 0.0
         return seconds or None
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs over what the devices could do in that time."""
+        """Model FLOPs over the FLOPs that the devices could do in `step_seconds`."""
         return self._mfu(self.step_seconds)
 
     @property
     def mfu_in_turn(self) -> float | None:
-        """The same where nothing overlaps."""
+        """The same if nothing overlaps."""
         return self._mfu(self.roofline.in_turn if self.step_seconds else None)
 
     def _mfu(self, seconds: float | None) -> float | None:
@@ -121,12 +121,12 @@ class StagePlan:
 
     @property
     def days(self) -> float | None:
-        """Of all steps of the stage."""
+        """Days for all steps of the stage."""
         return self.step_seconds * self.steps / 86400 if self.step_seconds else None
 
 
 def keep_text(compiled: Compiled, name: str, keep: Path | None) -> None:
-    """Writes a compiled program's text to NAME.hlo of the folder `keep`, where there is one."""
+    """Writes a compiled program's text to NAME.hlo in the folder `keep`, if there is one."""
     if keep and compiled.text:
         keep.mkdir(parents=True, exist_ok=True)
         (keep / f"{name}.hlo").write_text(compiled.text, encoding="utf-8")
@@ -157,7 +157,7 @@ def plan_stage(
     if costs is not None:
         roofline = make_roofline(costs, fabric_of(topology, mesh, weight_sizes(program, mesh)))
     needed = flops_by_shares(program.stage, program.frozen, program.batch)
-    # A run also holds what the step does not read.
+    # A run also holds arrays that the step does not read.
     unread = max(sum(facts["held"].values()) - compiled.arguments, 0.0) if compiled.text else 0.0
     return StagePlan(
         **facts,
@@ -174,9 +174,9 @@ def plan_stage(
 
 @dataclasses.dataclass(frozen=True)
 class Compiled:
-    """Bytes of a device at the highest point and of the arguments, and the program's text.
+    """A device's bytes at the highest point and of the arguments, and the program's text.
 
-    Where it does not fit: what the compiler says of the peak, or None, and no text.
+    If it does not fit, the peak is what the compiler reports, or None, and there is no text.
     """
 
     peak: float | None
@@ -188,7 +188,7 @@ _COMPILED: dict[tuple[str, str], Compiled] = {}
 
 
 def compile_once(lowered: jax.stages.Lowered, where: str) -> Compiled:
-    """As `_compile`; stages that differ in numbers alone (rates, lengths) share a program."""
+    """Like `_compile`; stages that differ only in numbers (rates, lengths) share a program."""
     stripped = re.sub(r"dense<[^>]*>", "dense<>", lowered.as_text())
     key = (where, hashlib.sha256(stripped.encode()).hexdigest())
     if key not in _COMPILED:
@@ -208,20 +208,20 @@ def _compile(lowered: jax.stages.Lowered) -> Compiled:
     memory = compiled.memory_analysis()
     arguments = float(memory.argument_size_in_bytes)
     peak = float(memory.peak_memory_in_bytes)
-    if peak < arguments:  # CPU's leaves them out
+    if peak < arguments:  # the CPU's peak leaves arguments out
         peak = arguments + memory.temp_size_in_bytes
     return Compiled(peak, arguments, compiled.as_text())
 
 
 def shares_of(visible: Visible | None) -> Shares:
-    """What counts of a stage. Logits are counted at every slot, as in the compiled program."""
+    """The shares that count. Logits are counted at every slot, as in the compiled program."""
     return Shares(visible=visible.share) if visible else Shares()
 
 
 def facts_of(
     config: ConfigDict, name: str, topology: Topology, program: StepProgram
 ) -> dict[str, Any]:
-    """What is known of a plan before anything is compiled or traced."""
+    """What is known about a plan before anything is compiled or traced."""
     settings = config[name]
     trained, _ = split(program.stage.module.specs(), program.stage.freeze)
     specs, mesh = [spec for _, spec in iter_specs(trained)], program.trainer.mesh
@@ -249,7 +249,7 @@ def facts_of(
 
 
 def count_parameters(program: StepProgram) -> dict[str, tuple[int, int]]:
-    """{part: (weights, trained ones)}, the frozen parts of earlier stages behind the module's."""
+    """{part: (weights, trained ones)}: the module's parts, then frozen ones of earlier stages."""
     stage = program.stage
     trained, _ = split(stage.module.specs(), stage.freeze)
     parts = {}

@@ -24,7 +24,8 @@ the hardware, not the hardware:
   TPU   pip install 'jax[tpu]'
   GPU   pip install --no-deps jax-cuda12-pjrt==V jax-cuda12-plugin==V nvidia-cuda-nvcc-cu12
 with V the version of jax. Without it, and with --estimate, the table is an estimate and says so. A
-7B step compiles in one to four minutes on a core, its codec in ten; an estimate takes seconds.
+7B step compiles in one to four minutes on a core, its codec in ten; an estimate takes less than
+a minute per stage.
 
 Times are the least that the peak rates allow: each loop of the program takes as long as its slowest
 part (products, main memory, links, network) if all overlap, and their sum if nothing does.

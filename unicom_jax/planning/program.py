@@ -1,4 +1,4 @@
-"""The train step of a stage as a run would compile it, on shapes alone: no array is made."""
+"""The train step of a stage as a run would compile it, from shapes alone: no array is created."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from unicom_jax.training.step import Stage, Trainer
 
 @dataclasses.dataclass(frozen=True)
 class StepProgram:
-    """A stage's trainer and the shapes, types and shardings of what its step takes.
+    """A stage's trainer and the shapes, types and shardings of its step's arguments.
 
     Attributes:
       frozen: weights of earlier stages.
-      batch: of the whole run, over all devices.
-      tokens: slots of a step (encoder, codec: patches).
-      images: the most that a step's batch can hold.
+      batch: the global batch, over all devices.
+      tokens: slots in a step (encoder, codec: patches).
+      images: the most images that a step's batch can hold.
     """
 
     trainer: Trainer
@@ -63,7 +63,7 @@ def make_program(config: ConfigDict, name: str, mesh: Mesh) -> StepProgram:
     """The step of stage `name` on a mesh, whose devices need not exist.
 
     Raises:
-      ValueError: settings that a run would refuse too.
+      ValueError: settings that a run would also refuse.
     """
     settings, spec = settings_of(config, name), spec_of(name)
     trainer = make_trainer(name, config, mesh, statistics_batches=lambda: iter(()))
@@ -154,7 +154,7 @@ def abstract_rows(config: Mapping[str, Any], rows: int, packing: PackingConfig) 
 
 
 def most_patches(config: Mapping[str, Any]) -> int:
-    """Of a picture under the configuration's policy."""
+    """The most patches of a picture under the configuration's policy."""
     return image_policy(config).max_patches(config["data"]["patch"], grid_unit(config))
 
 
@@ -163,7 +163,7 @@ def _array(*shape: int, dtype: Any = np.int32) -> jax.ShapeDtypeStruct:
 
 
 def _frozen_specs(config: ConfigDict, name: str) -> dict[str, Specs]:
-    """What a stage reads and does not train, as far as `training.run` loads it."""
+    """The specs of what a stage reads and does not train, as `training.run` loads it."""
     spec = spec_of(name)
     specs = {
         key: subtree.of(PARTS[subtree.part].build(config).specs())
@@ -183,13 +183,13 @@ def _placed(specs: Specs, mesh: Mesh) -> Any:
 
 
 def gradient_bytes(config: Mapping[str, Any]) -> int:
-    """Of a number of a weight gradient between devices."""
+    """Bytes of one number of a weight gradient when devices exchange it."""
     compute = config["gradient_dtype"] == COMPUTE
     return jax.numpy.dtype(config["compute_dtype"]).itemsize if compute else 4
 
 
 def local_bytes(tree: Any) -> int:
-    """Bytes of a placed abstract tree on one device; what is in host memory does not count."""
+    """Bytes of a placed abstract tree on one device; arrays in host memory do not count."""
     return sum(
         int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
         for leaf in jax.tree.leaves(tree)
@@ -198,10 +198,10 @@ def local_bytes(tree: Any) -> int:
 
 
 def weight_sizes(program: StepProgram, mesh: Mesh) -> frozenset[int]:
-    """Numbers of elements by which a program's exchanges of weights are known.
+    """Numbers of elements by which a program's exchanges of weights are recognised.
 
-    Of every weight, trained or frozen, and of a layer of it: whole, as a device holds it, and
-    gathered over one kind of axis.
+    They are those of every weight, trained or frozen, and of one layer of it: whole, as a device
+    holds it, and gathered over one kind of axis.
     """
     sizes: set[int] = set()
     for specs in (program.stage.module.specs(), program.frozen_specs):
@@ -220,10 +220,10 @@ def _devices(mesh: Mesh, axes: str | tuple[str, ...] | None) -> int:
 
 
 def assume_flux(config: ConfigDict) -> str:
-    """Fills in what a run learns of its autoencoder at its start, as far as it is not there.
+    """Fills in what a run learns about its autoencoder at its start, if not yet filled in.
 
     Returns:
-      What was assumed, or "". Without the folder that the configuration names it is FLUX's.
+      What was assumed, or "". If the folder in the configuration is missing, FLUX's is assumed.
     """
     if not (path := autoencoder_path(config)) or config.codec.autoencoder.facts:
         return ""
@@ -231,4 +231,5 @@ def assume_flux(config: ConfigDict) -> str:
         adopt_autoencoder(config, as_path(path), copy=False)
         return ""
     config.codec.autoencoder.facts = facts_of(config, flux_autoencoder())
-    return f"codec.autoencoder.path={path} is not here; planned with the sizes of FLUX.1's"
+    what = "planned with the sizes of FLUX.1's autoencoder"
+    return f"codec.autoencoder.path={path} does not exist; {what}"

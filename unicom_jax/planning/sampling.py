@@ -1,8 +1,8 @@
-"""What `unicom sample` takes: its programs compiled for one device that is not here.
+"""What `unicom sample` takes: its programs compiled for one device that is not present.
 
-One device holds all weights, in the dtypes that a model is used with, whatever else the topology
-has. The programs are those of `inference/engine.py`, for the settings `sample` of the configuration
-and one request at a time:
+One device holds all weights, in the dtypes that inference uses, however many the topology has. The
+programs are those of `inference/engine.py`, for the settings `sample` of the configuration and one
+request at a time:
 
     draw    read a prompt of words (with guidance also the empty one), flow steps, pixel decoder
     write   read a picture and a question, then token by token up to `max_tokens`
@@ -38,9 +38,9 @@ from unicom_jax.planning.plan import Compiled, compile_once, keep_text
 from unicom_jax.planning.program import abstract_rows, local_bytes, most_patches
 from unicom_jax.runs.weights import abstract_weights, modules_in_use
 
-SAMPLE = "sample"  # beside the names of stages
-WORDS = 64  # slots of a prompt, or of a question
-STOPS = 3  # tokens that end a text
+SAMPLE = "sample"  # used like the name of a stage
+WORDS = 64  # slots of a prompt or a question
+STOPS = 3  # number of tokens that end a text
 OUTSIDE = "the rest"
 
 
@@ -52,9 +52,9 @@ class SamplePlan:
       name: "draw" or "write".
       work: what it does, in words.
       weights, cache: bytes of all weights, and of keys and values.
-      peak: bytes at the highest point; None where the compiler gave up before it knew.
-      turns: {part: how often its loop turns}; 1 for what runs once.
-      parts: {part: its loops}; empty where the compiler gave up.
+      peak: bytes at the highest point; None if the compiler gave up before it knew.
+      turns: {part: iterations of its loop}; 1 for what runs once.
+      parts: {part: its loops}; empty if the compiler gave up.
     """
 
     name: str
@@ -73,7 +73,7 @@ class SamplePlan:
 
 @dataclasses.dataclass(frozen=True)
 class _Request:
-    """Its programs, lowered, one after the other, and what is known of them beforehand."""
+    """A request's lowered programs, in order, and what is known about them beforehand."""
 
     work: str
     lowered: Mapping[str, jax.stages.Lowered]
@@ -122,7 +122,7 @@ def plan_sampling(
 def _peak(programs: Sequence[Compiled], held: int) -> float | None:
     """Bytes at the highest point of programs that run one after the other.
 
-    All weights are there, also those that a program does not read.
+    All weights are in memory, even those that a program does not read.
     """
     if any(program.peak is None for program in programs):
         return None
@@ -133,7 +133,7 @@ def _peak(programs: Sequence[Compiled], held: int) -> float | None:
 
 
 def _weights(config: ConfigDict) -> dict[str, Any]:
-    """Shapes and types of what a `Generator` holds."""
+    """Shapes and types of the weights that a `Generator` holds."""
     return {
         name: abstract_weights(module, name, config)
         for name, module in modules_in_use(config).items()
@@ -147,7 +147,7 @@ def _placed(tree: Any, place: SingleDeviceSharding) -> Any:
 def _draw(
     config: ConfigDict, models: engine.Models, weights: Any, place: SingleDeviceSharding
 ) -> _Request:
-    """One picture of the usual size behind a prompt without pictures."""
+    """One picture of the usual size after a prompt without pictures."""
     side = config.data.image_size
     names = ("steps", "guidance", "guidance_interval", "sampler", "grid")
     drawing = Drawing(**{name: config.sample[name] for name in names})
@@ -197,7 +197,7 @@ def _draw(
 def _write(
     config: ConfigDict, models: engine.Models, weights: Any, place: SingleDeviceSharding
 ) -> _Request:
-    """A text behind one picture and a question."""
+    """A text after one picture and a question."""
     fold = config.unified.fold
     seen = seen_slots(config.unified.understanding, most_patches(config), config.codec.pool, fold)
     limit, slots = config.sample.max_tokens, bucket(seen + WORDS)
@@ -227,7 +227,7 @@ def _write(
 
 
 def seen_slots(understanding: str, patches: int, pool: int, fold: int = 1) -> int:
-    """Slots of a picture of so many patches that is looked at."""
+    """Slots of a picture that is read and has `patches` patches."""
     features = 0 if understanding == "latents" else patches // fold**2
     of_latents = understanding in ("latents", "sequence_concat")
     latents = patches // (pool * fold) ** 2 if of_latents else 0
@@ -251,7 +251,7 @@ def _repeated(part: Part, turns: int) -> Part:
 def _all_parts(
     programs: Sequence[Compiled], fabric: Any, turns: Mapping[str, int]
 ) -> dict[str, Roofline]:
-    """The loops of all programs by the part they belong to."""
+    """The loops of all programs, by part."""
     if not all(program.text for program in programs):
         return {}
     found: dict[str, list[Part]] = {name: [] for name in (*turns, OUTSIDE)}
@@ -259,6 +259,6 @@ def _all_parts(
         for part in make_roofline(count_costs(parse_program(program.text)), fabric).parts:
             scopes = part.name.split("/")
             name = next((name for name in turns if name in scopes), OUTSIDE)
-            # How long a text gets is an argument: the program does not say how often it turns.
+            # The length of a text is an argument: the program does not state its iterations.
             found[name].append(_repeated(part, turns[name]) if name == engine.WRITING else part)
     return {name: Roofline(tuple(parts), ()) for name, parts in found.items()}

@@ -1,7 +1,7 @@
-"""Meshes, remat and batches of a stage, estimated all and compiled few.
+"""Searches meshes, remat and batches of a stage: estimates all, compiles a few.
 
-An estimate takes seconds and a compilation minutes, so all settings are ranked by estimates (the
-time a token takes, those that seem to fit first) and only the first few are compiled.
+An estimate takes seconds and a compilation minutes, so all settings are ranked by estimated time
+per token (those that seem to fit come first), and only the first few are compiled.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ Values = tuple[tuple[str, object], ...]  # (key of the configuration, value)
 
 REMATS = ("none", "dots", "full")  # "offload" depends on links to the host
 TENSOR = (1, 2, 4, 8)
-COPIES, LEAST_SHARDS = (2, 4, 8), 8  # of all weights on a slice of TPUs; devices of a copy
-BATCH = (0.5, 1, 2)  # times the configuration's
+COPIES, LEAST_SHARDS = (2, 4, 8), 8  # copies of all weights on a TPU slice; devices per copy
+BATCH = (0.5, 1, 2)  # factors of the configuration's batch size
 ACCUMULATE = (1, 2, 4, 8)
 
 
@@ -48,7 +48,7 @@ def _written(value: object) -> str:
 
 
 def remat_key(config: ConfigDict, stage: str) -> str:
-    """The key that says what the stage's large stack keeps for its backward pass."""
+    """The key that sets what the stage's largest stack keeps for its backward pass."""
     return PARTS[spec_of(stage).part].remat(config)
 
 
@@ -65,7 +65,7 @@ def changed(config: ConfigDict, values: Values) -> ConfigDict:
 
 
 def grid(config: ConfigDict, stage: str, topology: Topology) -> Iterator[Values]:
-    """All settings that are looked at."""
+    """All settings that are tried."""
     key = remat_key(config, stage)
     remats = (False, True) if isinstance(_get(config, key), bool) else REMATS
     rows = config[stage].batch_size
@@ -83,8 +83,8 @@ def _get(config: ConfigDict, key: str) -> object:
 
 
 def _meshes(topology: Topology) -> list[str]:
-    """Weights over all of a slice, over half or a quarter or an eighth of it (whose shards may be
-    whole tiles, `planning/tiles.py`), or what a tensor axis leaves; of GPUs all or a node."""
+    """Weights over all of a slice, over a half, quarter or eighth of it (where shards may be whole
+    tiles, `planning/tiles.py`), or over what a tensor axis leaves; for GPUs over all or a node."""
     slices = f"slice={topology.slices}," if topology.slices > 1 else ""
     lines = [f"{slices}fsdp=-1"]
     if topology.is_tpu:
@@ -113,15 +113,15 @@ def search(
     """Settings of a stage, the best first: those compiled, then the estimates.
 
     Args:
-      compile_best: how many are compiled; none where there is no compiler.
-      settings: by default all of `grid`.
+      compile_best: how many settings to compile; none are without a compiler.
+      settings: settings to try; by default all of `grid`.
     """
     estimates = []
     for values in grid(config, stage, topology) if settings is None else settings:
         try:
             plan = estimate_stage(changed(config, values), stage, topology)
         except (ValueError, ConfigError):
-            continue  # rows or heads that do not divide over this mesh, rows that see each other
+            continue  # rows or heads do not divide over this mesh, or rows see each other
         estimates.append(Setting(values, plan))
     estimates.sort(key=_order)
     compile_best = 0 if missing_compiler(topology) else compile_best
@@ -135,16 +135,16 @@ def search(
 
 
 def _order(setting: Setting) -> tuple[bool, float, float]:
-    """What fits first, then by the least time; what binds alike, by the time without overlap."""
+    """Settings that fit come first, then the fastest; ties are broken by time without overlap."""
     plan = setting.plan
     in_turn = plan.roofline.in_turn / plan.tokens if plan.roofline else 0.0
     return not plan.fits, setting.seconds_a_token, in_turn
 
 
 def nearest_fit(config: ConfigDict, plan: StagePlan) -> Setting | None:
-    """The smallest change that should make a plan fit, by estimates scaled to what was compiled.
+    """The smallest change that should make a plan fit, by estimates scaled to the compiled peak.
 
-    Remat first, then more and smaller parts of the batch, then a tensor axis.
+    Tries remat first, then more and smaller parts of the batch, then other meshes.
     """
     stage, topology = plan.stage, plan.topology
     key = remat_key(config, stage)

@@ -37,7 +37,7 @@ def _percent(value: float | None) -> str:
 
 
 def plan_table(plans: Sequence[StagePlan]) -> Table:
-    """One column a stage."""
+    """One column per stage."""
     first = plans[0]
     how = "estimated, nothing was compiled" if first.estimated else "compiled"
     devices = first.topology.devices
@@ -88,7 +88,7 @@ def _mesh(plan: StagePlan) -> str:
 
 
 def parameter_line(plan: StagePlan) -> str:
-    """The weights of a stage by part, and those that earlier stages give it."""
+    """The weights of a stage by part, and those from earlier stages."""
     parts = []
     for part, (size, trained) in plan.parameters.items():
         frozen = " frozen" if not trained and "given" not in part else ""
@@ -98,7 +98,7 @@ def parameter_line(plan: StagePlan) -> str:
 
 
 def visible_line(plan: StagePlan) -> str:
-    """What the share of visible pairs was counted on; "" where there is none."""
+    """What the share of visible pairs was counted on; "" if there is none."""
     return f"{plan.stage}: visible pairs: {plan.visible.rows}" if plan.visible else ""
 
 
@@ -142,7 +142,7 @@ def _binding(plan: StagePlan) -> str:
 
 
 def module_table(plan: StagePlan) -> Table:
-    """What the modules of the model take of a device's step, the longest first."""
+    """The time of each module of the model in a device's step, the longest first."""
     title = f"{plan.stage}: modules of the model, on a device in a step"
     table = Table(title=title, title_justify="left")
     table.add_column("module")
@@ -159,7 +159,7 @@ def module_table(plan: StagePlan) -> Table:
 
 
 def exchange_table(plan: StagePlan, rows: int = 12) -> Table:
-    """What a device exchanges in a step, the longest first."""
+    """A device's exchanges in a step, the longest first."""
     table = Table(title=f"{plan.stage}: exchanges of a device in a step", title_justify="left")
     for name in ("kind", "along", "of"):
         table.add_column(name)
@@ -177,7 +177,7 @@ def exchange_table(plan: StagePlan, rows: int = 12) -> Table:
 
 
 def sample_table(plans: Sequence[SamplePlan]) -> Table:
-    """One column a program. Times: if all overlaps, and if nothing does."""
+    """One column per program. Times are given with full overlap and with none."""
     first = plans[0]
     title = f"sampling, on one device of {first.topology} (compiled)"
     table = Table(title=title, title_justify="left")

@@ -1,9 +1,10 @@
 """Whether shards of weights fill whole tiles of a TPU.
 
-A TPU lays arrays out in tiles; one of bfloat16 has 16 rows, one of fp32 eight. Where the shard of a
-gradient does not consist of whole tiles, XLA does not scatter the sum but all-reduces it, twice the
-bytes, and each device keeps its part: so at 3584 channels over fsdp=64, 56 a device, and not over
-fsdp=32, 112 a device (`unicom plan` of experiments/unicom_7b.py for v5p:4x4x8).
+A TPU lays arrays out in tiles; one of bfloat16 has 16 rows, one of fp32 eight. If the shard of a
+gradient does not consist of whole tiles, XLA does not reduce-scatter the gradient but all-reduces
+it, which moves twice the bytes, and each device keeps its part. This happens for 3584 channels over
+fsdp=64 (56 per device), but not over fsdp=32 (112 per device), according to `unicom plan` of
+experiments/unicom_7b.py for v5p:4x4x8.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from unicom_jax.core.module import ParamSpec
 from unicom_jax.parallel.sharding import param_sharding
 
 ROWS = {2: 16, 4: 8}  # bytes of a number: rows of a tile
-FEW = 0.1  # of all weights that are trained: not worth a warning
+FEW = 0.1  # a share of trained weights that is not worth a warning
 
 
 def shard_of(spec: ParamSpec, mesh: Mesh | AbstractMesh) -> tuple[int, int]:
-    """Size of a weight's dimension that is split over `EMBED`, and of a device's part; (0, 0)."""
+    """Sizes of a weight's dimension split over `EMBED` and of a device's part; (0, 0) if none."""
     for size, axes in zip(spec.shape, param_sharding(spec, mesh).spec, strict=False):
         names = (axes,) if isinstance(axes, str) else axes or ()
         if names and set(names) <= set(EMBED):
@@ -32,12 +33,12 @@ def shard_of(spec: ParamSpec, mesh: Mesh | AbstractMesh) -> tuple[int, int]:
 
 
 def is_broken(spec: ParamSpec, mesh: Mesh | AbstractMesh, nbytes: int) -> bool:
-    """Whether the shards of a matrix's gradient, in numbers of `nbytes`, are no whole tiles."""
+    """Whether the shards of a matrix's gradient, with numbers of `nbytes`, are not whole tiles."""
     return len(spec.shape) > 1 and shard_of(spec, mesh)[1] % ROWS[nbytes] > 0
 
 
 def tile_warning(specs: Iterable[ParamSpec], mesh: Mesh | AbstractMesh, nbytes: int) -> str:
-    """A line about the gradients that `is_broken` finds, with a size that suits; "" for few."""
+    """A line about the gradients that `is_broken` finds, with a size that fits; "" for few."""
     found: Counter[tuple[int, int]] = Counter()
     everything = 0
     for spec in specs:

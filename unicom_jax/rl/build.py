@@ -7,6 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 from data_pipelines.build import sequence_config
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
@@ -21,6 +23,7 @@ from unicom_jax.rl.drawer import Drawer, Window
 from unicom_jax.rl.flow_objectives import Awm, FlowGrpo, FlowObjective, Nft
 from unicom_jax.rl.policy import Clip
 from unicom_jax.rl.rewards import Reward
+from unicom_jax.rl.samples import Originals, Samples
 from unicom_jax.rl.scores import Scoring
 from unicom_jax.rl.template import Template, make_template
 from unicom_jax.rl.text_objectives import TextObjective
@@ -50,8 +53,9 @@ def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
     settings = config[name]
     if settings["objective"] == "grpo" and settings["guidance"] != 1.0:
         raise ConfigError(
-            f"{name}.guidance={settings['guidance']:g}: objective grpo knows the likelihood of "
-            f"drawings without guidance only; set {name}.guidance=1, or {name}.objective=nft or awm"
+            f"{name}.guidance={settings['guidance']:g}: objective grpo can compute the likelihood "
+            f"of drawings only without guidance; set {name}.guidance=1, or {name}.objective=nft "
+            "or awm"
         )
     return Drawer(
         **_common(name, config, tokenizer),
@@ -158,10 +162,31 @@ def _length(
 def _own(
     name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
 ) -> Reward:
+    path = config[name]["own_reward"]
     try:
-        return rewards.named(config[name]["own_reward"])
+        function = rewards.named(path)
     except ValueError as error:
         raise ConfigError(f"{name}.own_reward: {error}") from error
+
+    def reward(frozen: Any, originals: Originals, samples: Samples) -> jax.Array:
+        try:
+            found = function(frozen, originals, samples)
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise ConfigError(
+                f"{name}.own_reward: {path} raised {type(error).__name__}: {reason}; "
+                "UNICOM_TRACEBACK=1 shows where"
+            ) from error
+        shape = (originals.grids.shape[0],)
+        if getattr(found, "shape", None) != shape:
+            what = f"shape {found.shape}" if hasattr(found, "shape") else type(found).__name__
+            raise ConfigError(
+                f"{name}.own_reward: {path} returned {what}; return an array of shape {shape}, one "
+                "number a sample"
+            )
+        return found
+
+    return reward
 
 
 def _long_caption(

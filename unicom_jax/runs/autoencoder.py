@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 from data_pipelines.build import grid_unit, image_policy
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import Module, Params, Specs
+from unicom_jax.core.module import Module, Params, Specs, jit_once
 from unicom_jax.core.paths import as_path, copy_file
 from unicom_jax.families.build import (
     autoencoder_path,
@@ -78,8 +78,8 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         )
     if config.data.policy == "naflex":
         raise ConfigError(
-            "codec.autoencoder.path needs pictures of a few shapes, data.policy=naflex has any; "
-            'set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
+            "codec.autoencoder.path needs pictures of a few shapes, but data.policy=naflex allows "
+            'any; set --config.data.policy=bucket, or --config.codec.autoencoder.path="" for pixels'
         )
     folder, given = workdir / AUTOENCODER, as_path(path)
     adopted = (folder / DESCRIPTION).is_file()
@@ -199,4 +199,4 @@ def fresh_autoencoder(config: Mapping[str, Any], seed: int, mesh: Mesh) -> Param
     """Random weights of `build_autoencoder(config)`, sharded over `mesh`."""
     module = build_autoencoder(config)
     places = param_shardings(module.specs(), mesh)
-    return jax.jit(module.init, out_shardings=places)(jax.random.key(seed))
+    return jit_once(module.init, out_shardings=places)(jax.random.key(seed))

@@ -241,9 +241,10 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
         abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
     if missing := sorted(abstract.keys() - tree.keys()):
         raise OtherRunError(
-            f"checkpoint {path} has no {', '.join(missing)}: it is of another model than the "
-            "config describes, or holds only what later stages need of it (then leave its stage "
-            "out of config.stages); use the config that it was trained with, or a new --workdir"
+            f"checkpoint {path} has no {', '.join(missing)}: it belongs to another model than the "
+            "config describes, or it contains only the parts that later stages need (then leave "
+            "its stage out of config.stages); use the config that it was trained with, or a new "
+            "--workdir"
         )
     stored, wanted = (traverse_util.flatten_dict(one, sep="/") for one in (tree, abstract))
     for name in sorted(stored.keys() | wanted.keys()):

@@ -85,7 +85,11 @@ def read_config(workdir: Path) -> dict[str, Any]:
       ConfigError: it is damaged, or of a version with other keys.
     """
     path = workdir / CONFIG
-    stored = complete(read_json(path, ConfigError))
+    try:
+        stored = complete(read_json(path, ConfigError))
+    except ConfigError as error:
+        text = str(error)
+        raise ConfigError(text if str(path) in text else f"{path}: {text}") from error
     if unknown := [name for name, _ in values(stored) if name not in KEYS]:
         raise ConfigError(
             f"{path} has the key {unknown[0]}, which this version of unicom_jax does not know; use "
@@ -218,8 +222,8 @@ def _check_change(
         if allow_change:
             return
         raise ConfigError(
-            f"{workdir} was started with {name}={old!r}, now it is {new!r}; add --allow-change to "
-            "train on with the new value, or use the old one"
+            f"{workdir} was started with {name}={old!r}, now it is {new!r}; add "
+            "--allow-change to continue with the new value, or use the old one"
         )
     raise ConfigError(
         f"{workdir} was started with {name}={old!r}, now it is {new!r}; use the old value or "

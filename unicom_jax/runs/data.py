@@ -119,21 +119,21 @@ def _check_identity(
     if "identity" not in stored:
         if wanted not in ("", present):
             raise ConfigError(
-                f"data.fingerprint={wanted!r} names other data than those at {_paths(config)}, "
-                f'which have {present}: look for the data that were meant, or set it to ""'
+                f"data.fingerprint={wanted!r} is not that of the data at {_paths(config)}, which "
+                f'have {present}: give the path of the data that were meant, or set it to ""'
             )
         changed = []
     elif changed := source_differences(from_json(stored["identity"]), found):
         if not first:
             raise ConfigError(
-                f"this process sees other data than process 0: {'; '.join(changed)}: give all the "
-                "same"
+                f"this process sees other data than process 0: {'; '.join(changed)}: give all "
+                "processes the same data"
             )
         if wanted != present:
             raise ConfigError(
                 f"{workdir}: the data changed since this run was started: {'; '.join(changed)}: "
-                "put them back, start another --workdir, or train on with them, with "
-                f"--config.data.fingerprint={present}"
+                "restore the old data, start another --workdir, or continue with the changed "
+                f"data: add --config.data.fingerprint={present}"
             )
         stored.setdefault("earlier", []).append(stored["fingerprint"])
     stored["identity"], stored["fingerprint"] = now, present

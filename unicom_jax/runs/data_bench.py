@@ -38,6 +38,7 @@ from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.stages import check_row_stage, row_stages, spec_of
 
 OURS = "unicom_jax"
+HERE = 0  # workers: all work in this process, timed by its processor time, whatever else is running
 # Documents in the batches that a loader hands over, until it is closed.
 Documents = Iterator[int]
 
@@ -76,7 +77,9 @@ def run_bench(args: argparse.Namespace, console: Console) -> None:
     console.print(_stage_table(work, counts, windows))
     with tempfile.TemporaryDirectory(prefix="unicom-bench-") as folder:
         found, fill = _race(config, label, tokenizer, work, args, Path(folder), console)
+    counts = [HERE, *counts]
     console.print(_race_table(found, counts))
+    console.print(f"workers={HERE}: in one process, per second of its processor time")
     for workers in counts:
         console.print(_ratio(found, workers), soft_wrap=True)
     console.print(f"rows are {fill:.1%} full (data/filled)")
@@ -87,7 +90,7 @@ def run_bench(args: argparse.Namespace, console: Console) -> None:
 
 
 def _stage_table(work: Work, counts: Sequence[int], windows: int) -> Table:
-    table = Table(title="by stage: documents, tokens and MB a second", title_justify="left")
+    table = Table(title="by stage: documents, tokens and MB per second", title_justify="left")
     for column in ("workers", "", *STAGES, "all"):
         table.add_column(column, justify="right")
     for workers in counts:
@@ -124,6 +127,8 @@ def _race(
         config.data.workers = workers
         with closing(stage_loader(config, label, tokenizer)) as loader:
             before = 0
+            for step in itertools.count() if workers == HERE else ():
+                yield loader.made(step)[1]["documents"]
             while True:
                 next(loader)  # not kept: its memory is shared with the workers, which end before
                 yield loader.counts["documents"] - before
@@ -133,9 +138,11 @@ def _race(
     loaders: dict[str, Callable[[int], Documents]] = {OURS: ours}
     loaders |= _others(config, work, args, folder, console)
     rounds: dict[tuple[str, int], list[float]] = {}
-    for _, workers in itertools.product(range(args.rounds), range(1, args.workers + 1)):
+    for _, workers in itertools.product(range(args.rounds), range(HERE, args.workers + 1)):
+        clock = time.process_time if workers == HERE else time.perf_counter
         for name, start in loaders.items():
-            rounds.setdefault((name, workers), []).append(_timed(start(workers), args.seconds))
+            measured = _timed(start(workers), args.seconds, clock)
+            rounds.setdefault((name, workers), []).append(measured)
     found = {key: Rate(tuple(each)) for key, each in rounds.items()}
     return found, filled[0] / max(filled[1], 1)
 
@@ -181,18 +188,18 @@ def _others(
     }
 
 
-def _timed(documents: Documents, seconds: float) -> float:
+def _timed(documents: Documents, seconds: float, clock: Callable[[], float]) -> float:
     """Documents a second, counted from the first batch on."""
     with closing(documents):
         next(documents)
-        start, count = time.perf_counter(), 0
-        while (taken := time.perf_counter() - start) < seconds:
+        start, count = clock(), 0
+        while (taken := clock() - start) < seconds:
             count += next(documents)
         return count / taken
 
 
 def _race_table(found: Mapping[tuple[str, int], Rate], counts: Sequence[int]) -> Table:
-    table = Table(title="whole batches: documents a second (least-most)", title_justify="left")
+    table = Table(title="whole batches: documents per second (least to most)", title_justify="left")
     table.add_column("workers", justify="right")
     names = list(dict.fromkeys(name for name, _ in found))
     for name in names:

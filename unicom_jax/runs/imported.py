@@ -49,7 +49,7 @@ def check_stages(config: Config) -> None:
             continue
         for key, given in given_folders(config, part).items():
             raise ConfigError(
-                f"{key}={given} gives a part only, and config.stages does not train the rest; "
+                f"{key}={given} gives only one part, and config.stages does not train the others; "
                 f"add {' or '.join(stages)} to the stages"
             )
 

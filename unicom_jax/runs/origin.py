@@ -83,8 +83,8 @@ def origins(config: Config) -> list[Origin]:
         origin = Origin(Occurrence(name), as_path(workdir), parse(label))
         if origin.source.spec.part != spec.part:
             raise ConfigError(
-                f"{origin}: stage {label} trains the part {origin.source.spec.part}, {name} the "
-                f"part {spec.part}"
+                f"{origin}: stage {label} trains the part {origin.source.spec.part}, but {name} "
+                f"trains the part {spec.part}; name a stage that trains the same part"
             )
         _check_first(config, origin)
         found.append(origin)
@@ -243,7 +243,11 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """A second name for every file of a folder, or a copy where that cannot be."""
+    """Copies a folder whose files are never changed in place: as hard links where that is possible.
+
+    Raises:
+      FileExistsError: `target` is there.
+    """
     if is_remote(source) or is_remote(target):
         copy_tree(source, target)
         return

@@ -48,7 +48,7 @@ def check_flags(args: argparse.Namespace) -> None:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} does nothing for {args.dataset}; leave it out")
     if packed and args.config is None:
-        raise ConfigError("whose rows? add --config=FILE, as for unicom train")
+        raise ConfigError("the rows of which configuration? add --config=FILE, as for unicom train")
     if not packed and args.overrides:
         raise ConfigError(f"{args.overrides[0]} does nothing for {args.dataset}; leave it out")
     if args.workers is not None and args.runner not in (None, beam_engine.LOCAL):

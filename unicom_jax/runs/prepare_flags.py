@@ -10,7 +10,7 @@ convert a data set, for --config.data.source:
   unicom data prepare openmoji --out=data/openmoji                   # downloads the npm package
   unicom data prepare openmoji --out=data/openmoji --package=openmoji-17.0.0.tgz
   unicom data prepare scenes --out=data/scenes --size=96             # a TFDS data set
-  unicom data prepare folder --package=photos --out=data/photos      # your own pictures
+  unicom data prepare folder --package=album --out=data/album        # your own pictures
   unicom data prepare webdataset --package='shards/{000..099}.tar' --out=data/shards
   unicom data prepare parquet --package=tables --out=data/tables     # jsonl: the same
   unicom data prepare parquet --package=tables --out=data/tables --workers=8   # with Apache Beam

@@ -53,9 +53,9 @@ def released_cheers(config: Config, key: str, folder: Path) -> cheers.Cheers:
     theirs: cheers.Cheers = module_in(folder, LAYOUTS["cheers"])
     if (pathway := config["unified"]["pathway"]) != "cheers":
         raise ConfigError(
-            f"{key}={folder} is a checkpoint of Cheers, the model here is of "
-            f"unified.pathway={pathway}; start from experiments/cheers_1_5b.py, or take weights of "
-            "the parts"
+            f"{key}={folder} is a checkpoint of Cheers, but the model here has "
+            f"unified.pathway={pathway}; start from experiments/cheers_1_5b.py, or use weights of "
+            "single parts"
         )
     _check_options(config, key, folder)
     own, ours = build_autoencoder(config), build_unified(config)

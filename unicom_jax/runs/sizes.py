@@ -53,8 +53,8 @@ def check_same(
     if not (named := [name for name in keys if name in found]):
         name = next(iter(found))
         raise ConfigError(
-            f"{key}={given} has {name}={found[name]!r}, the model here "
-            f"{getattr(ours, name)!r}, which no key changes; take another checkpoint"
+            f"{key}={given} has {name}={found[name]!r}, the model here {getattr(ours, name)!r}, "
+            "and no key changes this; use another checkpoint"
         )
     there = ", ".join(f"{name}={found[name]!r}" for name in named)
     here = ", ".join(repr(getattr(ours, name)) for name in named)

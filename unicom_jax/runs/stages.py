@@ -43,10 +43,14 @@ class Part:
     Attributes:
       build: its module.
       remat: the configuration key that says what its largest stack keeps for the backward pass.
+      reads: groups of the configuration, or single keys of them, that its module, losses and
+        batches read besides `data` and the part's own group; None: any. A sweep shares a stage
+        between variants that differ in none of them (`sweeps/addresses.py`).
     """
 
     build: Callable[[Config], Module]
     remat: Callable[[Config], str]
+    reads: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,13 +122,23 @@ def _codec_remat(config: Config) -> str:
     return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
 
 
+GRID = ("codec.pool", "unified.fold")  # sides of patch grids are multiples of their product
+
 PARTS: dict[str, Part] = {
-    "encoder": Part(build_encoder, lambda config: "encoder.vision.remat"),
+    "encoder": Part(build_encoder, lambda config: "encoder.vision.remat", GRID),
     # Its keys are those of an `AutoencoderKLFlux2`: encoder, quant_conv, decoder, post_quant_conv,
     # statistics (mean and variance of packed channels); and `discriminator` where there is one.
-    "autoencoder": Part(build_trained_autoencoder, lambda config: "autoencoder.remat"),
-    "codec": Part(build_codec, _codec_remat),
-    "unified": Part(build_unified, lambda config: "unified.transformer.remat"),
+    "autoencoder": Part(
+        build_trained_autoencoder, lambda config: "autoencoder.remat", ("encoder", *GRID)
+    ),
+    "codec": Part(
+        build_codec, _codec_remat, ("encoder", "autoencoder", "unified.fold", "unified.pathway")
+    ),
+    "unified": Part(
+        build_unified,
+        lambda config: "unified.transformer.remat",
+        ("unified", "encoder", "autoencoder", "codec"),
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -14,7 +15,13 @@ from unicom_jax.runs.configuration import any_started, store
 from unicom_jax.runs.origin import check_tokenizers, given_tokenizer, take_autoencoder
 
 
-def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Tokenizer:
+def start_run(
+    config: ConfigDict,
+    workdir: Path,
+    *,
+    first: bool = True,
+    check: Callable[[Tokenizer], None] = lambda tokenizer: None,
+) -> Tokenizer:
     """Puts tokenizer, autoencoder and config.json into `workdir`; fills `config` in from them.
 
     Where no stage has a checkpoint yet, the tokenizer is made again: an earlier start may have
@@ -22,6 +29,8 @@ def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Token
 
     Args:
       first: of the processes of a run; the others read what it has written.
+      check: called with the tokenizer before `config` is stored; what it raises leaves the stored
+        configuration as it was.
 
     Raises:
       TokenizerError: the tokenizer is not the one that the run was started with, or not that of
@@ -43,6 +52,7 @@ def start_run(config: ConfigDict, workdir: Path, *, first: bool = True) -> Token
     check_tokenizers(config, workdir)
     take_autoencoder(config, workdir)
     adopt_autoencoder(config, workdir)
+    check(tokenizer)
     if first:
         store(config, workdir)
     return tokenizer

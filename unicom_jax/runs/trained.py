@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import ConfigError
+from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.stages import STAGES, Occurrence, in_order, parse
 from unicom_jax.runs.workdir import stage_steps
 
@@ -51,9 +52,9 @@ def starts_from(config: Config, workdir: Path, stage: Occurrence) -> Occurrence 
     if later is not None and later != stage:
         raise ConfigError(
             f"{stage.label} would not start from the weights of {later.label} in {workdir}, which "
-            f"comes after it, and {later.label} would stay the one in use; list {later.label} "
-            f"before {stage.label} in config.stages, train {later.label} on, or use another "
-            "--workdir"
+            f"comes after it, and {later.label} would still be the stage in use; list "
+            f"{later.label} before {stage.label} in config.stages, continue {later.label}, or use "
+            "another --workdir"
         )
     return None
 
@@ -64,6 +65,35 @@ def source_label(config: Config, workdir: Path, part: str, before: Occurrence | 
     if found := furthest(config, workdir, part, before):
         return found.label
     return first_of(config, part).label
+
+
+def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> None:
+    """Refuses a stage that builds on weights which neither `workdir` has nor a stage before it
+    among `stages`, the ones that are to be trained.
+
+    Raises:
+      CheckpointError: it names both stages.
+    """
+    for place, stage in enumerate(stages):
+        if stage_steps(workdir, stage.label):
+            continue  # a fault of its folder is found when it is read
+        new = {one.spec.part for one in stages[:place]}
+        follows = stage.spec.part in new or starts_from(config, workdir, stage)
+        begins = {} if follows else stage.spec.begins_with(config)
+        for subtree in (*stage.spec.reads(config).values(), *begins.values()):
+            part = subtree.part
+            if part not in new and furthest(config, workdir, part, before=stage) is None:
+                able = [
+                    name
+                    for name, spec in STAGES.items()
+                    if spec.part == part and not spec.samples and name != stage.name
+                ]
+                later = any(one.name in able for one in stages[place:])
+                cure = "list it earlier" if later else f"list {able[0]} before {stage.label}"
+                raise CheckpointError(
+                    f"stage {stage.label} builds on {' or '.join(able)}, and {workdir} has no "
+                    f"checkpoint of it: {cure} in config.stages, or import its weights"
+                )
 
 
 def first_of(config: Config, part: str) -> Occurrence:

@@ -14,7 +14,15 @@ from jax.sharding import Mesh
 
 from data_pipelines.sequences.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
 from unicom_jax.core import lora
-from unicom_jax.core.module import Module, Params, ParamSpec, Specs, fill_specs, iter_specs
+from unicom_jax.core.module import (
+    Module,
+    Params,
+    ParamSpec,
+    Specs,
+    fill_specs,
+    iter_specs,
+    jit_once,
+)
 from unicom_jax.families.build import VISION, family_of
 from unicom_jax.families.family import Subtree
 from unicom_jax.models.autoencoder import Autoencoder
@@ -259,7 +267,7 @@ def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) ->
             return jax.tree.map(lambda x, kind: x.astype(kind.dtype), module.init(key), abstract)
 
         places = jax.tree.map(lambda kind: kind.sharding, abstract)
-        return jax.jit(init, out_shardings=places)(key)
+        return jit_once(init, out_shardings=places)(key)
 
     modules, own = modules_in_use(config), in_model(config)
     keys = dict(zip(own, jax.random.split(jax.random.key(seed), len(own)), strict=True))

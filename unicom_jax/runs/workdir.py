@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config.key import ConfigError
-from unicom_jax.core.paths import is_remote
+from unicom_jax.core.paths import LFS, is_remote
 
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
 COMMITTED = "commit_success.txt"  # in a store, where Orbax cannot rename: the checkpoint is whole
 ROLLOUTS, ROLLOUTS_FILE = "rollouts", "rollouts.json"  # folder of a stage, and its list
-LFS = "version https://git-lfs"
 
 
 def check_name(workdir: str) -> None:
@@ -30,8 +29,8 @@ def check_name(workdir: str) -> None:
         raise ConfigError(f"--workdir={workdir} has a backslash; use a path without one")
     if any("\ud800" <= sign <= "\udfff" for sign in os.path.abspath(workdir)):
         raise ConfigError(
-            f"--workdir={workdir} is not UTF-8; use another name, or set PYTHONUTF8=1 where the "
-            "locale is to blame"
+            f"--workdir={workdir} is not UTF-8; use another name, or set PYTHONUTF8=1 if the "
+            "locale is the cause"
         )
 
 

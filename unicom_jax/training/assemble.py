@@ -18,7 +18,7 @@ from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
 from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
-from unicom_jax.training.state import split
+from unicom_jax.training.state import check_freeze, split
 from unicom_jax.training.step import Stage, Trainer
 
 
@@ -45,13 +45,14 @@ def make_trainer(
     check_on_mesh(spec.name, config, mesh.shape)
     if spec.samples and tokenizer is None:
         raise ConfigError(
-            f"the stage {label} samples texts, for which a tokenizer is needed; it can be trained, "
-            "not planned"
+            f"the stage {label} samples texts and needs a tokenizer for that; it can be trained, "
+            "but not planned"
         )
     own = {"tokenizer": tokenizer} if spec.samples else {}
     stage = LOSSES[spec.loss](spec.name, config, statistics_batches, **own)
+    check_freeze(stage.module.specs(), settings.freeze, f"{spec.name}.freeze")
     if settings.get("lora", {}).get("rank"):
-        stage = _with_adapters(stage, settings.lora)
+        stage = _with_adapters(stage, settings.lora, f"{spec.name}.lora.targets")
     groups = read_groups(settings.groups, stage.module.specs(), f"{spec.name}.groups")
     stage = dataclasses.replace(stage, name=label, freeze=(*stage.freeze, *groups.frozen()))
     trained, held = split(stage.module.specs(), stage.freeze)
@@ -87,18 +88,22 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
         if "a" in adapter:
             raise ConfigError(
                 f"{name}.lora.targets adapts {'/'.join(layer)}, which freeze, groups or the "
-                "pathway hold; name other layers, or let it train"
+                "pathway keep frozen; name other layers, or unfreeze it"
             )
     members = {groups.of(path) for path, _ in iter_specs(trained)}
     for group in groups.groups:
         if not group.frozen and group not in members:
             raise ConfigError(
-                f"{name}.groups: {group.label!r} has no weight that {name} trains; freeze, lora or "
-                "the pathway hold all of them. Leave the group out"
+                f"{name}.groups: {group.label!r} matches only weights that freeze, lora or the "
+                "pathway keep frozen; leave the group out"
             )
 
 
-def _with_adapters(stage: Stage, settings: ConfigDict) -> Stage:
+def _with_adapters(stage: Stage, settings: ConfigDict, key: str) -> Stage:
     """`stage` with low-rank adapters as all that it trains; its loss computes with both."""
     module = Lora(stage.module, settings.rank, settings.alpha, settings.targets)
+    try:
+        module.specs()
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
     return dataclasses.replace(stage, module=module, freeze=(*stage.freeze, BASE))

@@ -75,8 +75,8 @@ def restore_state(
     seed = stands.pop("seed")
     if seed != trainer.seed:
         raise files.OtherRunError(
-            f"{manager.directory} was trained with seed {seed}, not {trainer.seed}: "
-            f"its data would not continue; set --config.seed={seed} or a new --workdir"
+            f"{manager.directory} was trained with seed {seed}, not {trainer.seed}: it would "
+            f"continue with other data; set --config.seed={seed} or use a new --workdir"
         )
     ema = split(params, trainer.stage.freeze)[0] if trainer.ema_decay else None
     raw = merge(params, train[files.RAW]) if trainer.ema_decay else params

@@ -7,15 +7,25 @@ import itertools
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+
+# tensorboardX imports torch where that is installed: two seconds, for nothing that is used here.
+_hidden = "torch" not in sys.modules
+try:
+    if _hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.proto.summary_pb2 import Summary
+finally:
+    if _hidden:
+        del sys.modules["torch"]
 
 FLUSH_SECONDS = 10.0
 logger = logging.getLogger(__name__)

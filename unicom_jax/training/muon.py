@@ -238,11 +238,12 @@ def newton_schulz(matrices: jax.Array, eps: float) -> jax.Array:
     """
     a, b, c = COEFFICIENTS
 
+    def step(_: int, x: jax.Array) -> jax.Array:
+        gram = x @ x.T
+        return a * x + (b * gram + c * gram @ gram) @ x
+
     def one(x: jax.Array) -> jax.Array:
-        x = x / (jnp.linalg.norm(x) + eps)
-        for _ in range(STEPS):
-            gram = x @ x.T
-            x = a * x + (b * gram + c * gram @ gram) @ x
-        return x
+        # A loop, so that compiled code holds one step: on CPUs it runs faster, too.
+        return jax.lax.fori_loop(0, STEPS, step, x / (jnp.linalg.norm(x) + eps))
 
     return jax.vmap(one)(matrices)

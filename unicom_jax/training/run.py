@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ from unicom_jax.runs.initial import (
 )
 from unicom_jax.runs.stages import PARTS, START, Occurrence, select
 from unicom_jax.runs.start import start_run
-from unicom_jax.runs.trained import furthest, source_label, starts_from
+from unicom_jax.runs.trained import check_order, furthest, source_label, starts_from
 from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.held_out import Batches
@@ -56,6 +57,7 @@ from unicom_jax.training.loop import LoopConfig, Observer, train
 from unicom_jax.training.rollouts import both, rollout_observer
 from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
+from unicom_jax.training.step import Trainer
 from unicom_jax.training.stopping import Stopped
 
 MakeObserver = Callable[[ConfigDict, Path, Mesh, Params], Observer]
@@ -91,25 +93,49 @@ def run_stages(
     stages = select(config, only)
     check_stages(config)
     check_settings(config, dict.fromkeys(stage.name for stage in stages))
-    with group.first_before_others("preparing the workdir"):
-        tokenizer = _prepare(config, workdir, console, group)
-    if len(set(group.gather("the configuration", to_json(config)))) > 1:
-        raise ProcessError("the processes were given different configurations; start all alike")
     mesh = make_mesh(config.mesh)
+    trainers: list[Trainer] = []
+
+    def make_trainers(tokenizer: Tokenizer) -> None:
+        """All of them before the first stage trains: a mistake in the last one costs no time."""
+        trainers.extend(_trainer(stage, config, tokenizer, mesh, workdir) for stage in stages)
+
+    with group.first_before_others("preparing the workdir"):
+        tokenizer = _prepare(config, workdir, console, group, make_trainers)
+    if len(set(group.gather("the configuration", to_json(config)))) > 1:
+        raise ProcessError(
+            "the processes were given different configurations; start all with the same command"
+        )
     device, processes = jax.devices()[0], f" in {group.count} processes" * (group.count > 1)
     console.print(
         f"{workdir}: {', '.join(stage.label for stage in stages)} on {mesh.size} x "
         f"{device.device_kind}{processes}"
     )
-    for stage in stages:
+    check_order(config, workdir, stages)
+    for stage, trainer in zip(stages, trainers, strict=True):
         if Vote(mesh).now(asked_to_stop()):
             raise Stopped(f"stopped before stage {stage.label}; run the same command to resume")
         _run_stage(
-            stage, config, tokenizer, workdir, mesh, console, group, asked_to_stop, make_observer
+            stage,
+            trainer,
+            config,
+            tokenizer,
+            workdir,
+            mesh,
+            console,
+            group,
+            asked_to_stop,
+            make_observer,
         )
 
 
-def _prepare(config: ConfigDict, workdir: Path, console: Console, group: ProcessGroup) -> Tokenizer:
+def _prepare(
+    config: ConfigDict,
+    workdir: Path,
+    console: Console,
+    group: ProcessGroup,
+    check: Callable[[Tokenizer], None],
+) -> Tokenizer:
     """Process 0 writes into the workdir what is missing there, then the others read it; all fill
     it into their `config`."""
     if group.index and not (workdir / "config.json").is_file():
@@ -118,13 +144,13 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
             "written; give a --workdir on a file system that all processes share"
         )
     first = group.index == 0
-    tokenizer = start_run(config, workdir, first=first)
+    tokenizer = start_run(config, workdir, first=first, check=check)
     for change in keep_data(config, tokenizer, workdir, first=first):
         console.print(f"data: {change}", markup=False, soft_wrap=True)
     if group.count > 1 and (parts := parts_to_import(config, workdir)):
         (key, folder), *_ = given_folders(config, parts[0]).items()
         raise ConfigError(
-            f"several processes do not import weights ({key}); before, in one process: unicom "
+            f"several processes cannot import weights ({key}); do it in one process first: unicom "
             f"import --workdir={workdir} --config.{key}={folder}"
         )
     import_frozen_parts(config, workdir, console)
@@ -133,8 +159,40 @@ def _prepare(config: ConfigDict, workdir: Path, console: Console, group: Process
     return tokenizer
 
 
+def _batches(
+    stage: Occurrence,
+    config: ConfigDict,
+    tokenizer: Tokenizer,
+    mesh: Mesh,
+    workdir: Path,
+    part: str,
+) -> Batches:
+    """The batches of a part of a stage's data, from a step on."""
+    settings, label = config[stage.name], stage.label
+    share = local_rows(mesh, settings.batch_size, settings.accumulate)
+
+    def stream(start: int) -> Loader:
+        first = data_start(workdir, label, start, settings.batch_size)
+        return loading.stage_loader(config, label, tokenizer, part, first, share)
+
+    return stream
+
+
+def _trainer(
+    stage: Occurrence, config: ConfigDict, tokenizer: Tokenizer, mesh: Mesh, workdir: Path
+) -> Trainer:
+    def statistics_batches() -> Iterator[Any]:
+        stream = _batches(stage, config, tokenizer, mesh, workdir, "train")
+        with closing(stream(0)) as batches:
+            for batch in itertools.islice(batches, config[stage.name].statistics_batches):
+                yield place_batch(batch, mesh)
+
+    return make_trainer(stage.label, config, mesh, statistics_batches, tokenizer)
+
+
 def _run_stage(
     stage: Occurrence,
+    trainer: Trainer,
     config: ConfigDict,
     tokenizer: Tokenizer,
     workdir: Path,
@@ -146,13 +204,7 @@ def _run_stage(
 ) -> None:
     settings, label = config[stage.name], stage.label
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
-
-    def batches(part: str) -> Batches:
-        def stream(start: int) -> Loader:
-            first = data_start(workdir, label, start, settings.batch_size)
-            return loading.stage_loader(config, label, tokenizer, part, first, share)
-
-        return stream
+    batches = partial(_batches, stage, config, tokenizer, mesh, workdir)
 
     def part(**wanted: str) -> Batches:
         """Held-out batches of one task or one source of the mixture alone."""
@@ -160,12 +212,6 @@ def _run_stage(
         narrow(alone, stage.name, **wanted)
         return lambda start: loading.stage_loader(alone, label, tokenizer, "eval", start, share)
 
-    def statistics_batches() -> Iterator[Any]:
-        with closing(batches("train")(0)) as stream:
-            for batch in itertools.islice(stream, settings.statistics_batches):
-                yield place_batch(batch, mesh)
-
-    trainer = make_trainer(label, config, mesh, statistics_batches, tokenizer)
     for line in copies_on_mesh(stage.name, config, mesh.shape):
         console.print(f"! {line}", soft_wrap=True)
     frozen = _frozen_parts(stage, config, workdir, mesh)

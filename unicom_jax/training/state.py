@@ -64,10 +64,14 @@ def merge(*trees: Params) -> Params:
     return traverse_util.unflatten_dict(flat)
 
 
-def check_freeze(tree: Params, frozen: Sequence[str]) -> None:
-    """Raises ValueError for an expression that matches nothing: it is a misspelt name."""
+def check_freeze(tree: Params, frozen: Sequence[str], key: str = "freeze") -> None:
+    """Raises ValueError for an expression that matches nothing: it is a misspelt name.
+
+    Args:
+      key: of the configuration, for errors.
+    """
     paths = ["/".join(path) for path in traverse_util.flatten_dict(tree)]
     for pattern in frozen:
         if not any(re.match(pattern, path) for path in paths):
             tops = ", ".join(sorted({"/".join(path.split("/")[:2]) for path in paths})[:12])
-            raise ValueError(f"freeze={pattern!r} matches no weight; weights begin with {tops}")
+            raise ValueError(f"{key}={pattern!r} matches no weight; weights begin with {tops}")

@@ -17,7 +17,7 @@ from unicom_jax.core.activations import ROWS, on_mesh, place
 from unicom_jax.core.gradients import COMPUTE, weight_gradients
 from unicom_jax.core.lora import base_weights
 from unicom_jax.core.losses import LossTerms, mean, reported
-from unicom_jax.core.module import Module, Params, complete_params
+from unicom_jax.core.module import Module, Params, complete_params, jit_once
 from unicom_jax.parallel import sharding
 from unicom_jax.parallel.memories import on_device, on_host
 from unicom_jax.training.diagnostics import group_norms
@@ -205,8 +205,9 @@ class Trainer:
         check_freeze(self.stage.module.specs(), self.stage.freeze)
         if self.accumulate > 1 and not self.stage.rows_are_independent:
             raise ValueError(
-                f"stage {self.stage.name!r} compares all rows of a batch with each other; "
-                "set its accumulate=1 and use more devices or a smaller batch_size"
+                f"stage {self.stage.name!r} compares all rows of a batch with each other, so a "
+                "batch cannot be split; set accumulate=1, and use more devices or a smaller "
+                "batch_size"
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
@@ -223,7 +224,7 @@ class Trainer:
 
         key = jax.random.key(self.seed)
         if params is None:
-            return jax.jit(fresh, out_shardings=self.shardings())(key)
+            return jit_once(fresh, out_shardings=self.shardings())(key)
         specs = self.stage.module.specs()
         needed, given = (traverse_util.flatten_dict(x) for x in (base_weights(specs), params))
         if missing := sorted("/".join(path) for path in needed.keys() - given.keys()):

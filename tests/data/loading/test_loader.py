@@ -217,7 +217,7 @@ def test_a_picture_without_caption_is_replaced_by_the_next_and_counted():
 
 
 def test_a_source_without_a_usable_picture_names_the_last_reason():
-    message = "100 examples in a row cannot be used, .* 'dots/0' has an empty caption"
+    message = "100 examples in a row cannot be used; .* 'dots/0' has an empty caption"
     with pytest.raises(ValueError, match=message):
         pictures([example(0, captions=("",))] * 6).at(0)
 

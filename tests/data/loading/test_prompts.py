@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import sys
+
 import numpy as np
 import pytest
 
+from data_pipelines.faults import SourceError
 from data_pipelines.images import ImagePolicy
 from data_pipelines.loading.loader import LoaderConfig
 from data_pipelines.loading.pictures import PictureConfig, WeightedSource
@@ -54,3 +58,10 @@ def test_without_questions_none_are_looked_for():
 def test_examples_whose_questions_are_too_long_are_passed_over():
     with pytest.raises(ValueError, match="no question of at most 2 tokens"):
         batches(question_length=2, answer_length=16)(0)
+
+
+def test_examples_without_questions_are_said_to_have_none(monkeypatch):
+    bare = [dataclasses.replace(SOURCE[index], questions=()) for index in range(2)]
+    monkeypatch.setattr(sys.modules[__name__], "SOURCE", bare)
+    with pytest.raises(SourceError, match="in a row cannot be used; .* has no question; choose"):
+        batches(question_length=64, answer_length=16)(0)

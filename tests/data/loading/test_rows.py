@@ -215,7 +215,7 @@ def test_rows_of_another_tokenizer_are_refused(packed):
 
 def test_a_stage_without_rows_names_the_command(packed, tokenizer):
     config = small(data__packed=str(packed))
-    with pytest.raises(SourceError, match="no rows of stage 'sft': run `unicom data prepare pack"):
+    with pytest.raises(SourceError, match="no rows for stage 'sft': run `unicom data prepare pack"):
         stage_loader(config, "sft", tokenizer)
 
 
@@ -235,7 +235,7 @@ def test_a_stopped_preparation_resumes_with_the_missing_files_and_ends_the_same(
     for shard in shards[:3]:
         prepare_rows.write_shard(plan, shard)
     (tmp_path / "pretrain" / f"{shards[3].name}-1a.unfinished").write_bytes(b"half")
-    with pytest.raises(SourceError, match="manifest.json: was not finished: run"):
+    with pytest.raises(SourceError, match="manifest.json: the preparation is not complete: run"):
         batches(small(), tokenizer, tmp_path)
     with pytest.raises(SourceError, match=f"7 of 10 files are missing, {shards[3].name} first"):
         prepare_rows.finish(plan, shards)

@@ -161,7 +161,7 @@ def test_packing_without_beam_names_the_extra(tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["packed"], "whose rows? add --config=FILE"),
+        (["packed"], "the rows of which configuration? add --config=FILE"),
         ([*PACKED[2:], "--size=64"], "--size does nothing for packed"),
         (["scenes", "--workers=2"], "--workers does nothing for scenes"),
         (["scenes", "--config.seed=1"], "--config.seed=1 does nothing for scenes"),

@@ -81,7 +81,7 @@ def test_a_true_caption_in_another_order_is_accepted():
 
 
 def test_relation_to_an_unknown_object_is_refused():
-    with pytest.raises(CaptionError, match="0 phrases answer to 'the green ring'"):
+    with pytest.raises(CaptionError, match="0 phrases match 'the green ring'"):
         parse("a red circle and a blue star. the green ring is above the blue star")
 
 

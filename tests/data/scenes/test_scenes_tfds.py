@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -67,3 +68,17 @@ def test_round_trip_without_tensorflow(tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.strip().endswith("equal")
+
+
+@pytest.mark.parametrize("size", [None, 64, 48])
+def test_the_command_writes_scenes_of_the_usual_size_and_of_another(tmp_path, monkeypatch, size):
+    from data_pipelines.preparation.prepare import prepare
+    from data_pipelines.scenes.tfds_builder import Scenes
+
+    def counted(self, **options):  # drawing 11,000 scenes takes long
+        for name in ("train", "test"):
+            self.info.splits[name] = types.SimpleNamespace(num_examples=3)
+
+    monkeypatch.setattr(Scenes, "download_and_prepare", counted)
+    line = prepare("scenes", tmp_path, size=size)
+    assert f"/scenes/{size or 64}/1.0.0: 3 scenes to train on and 3 held out" in line

@@ -131,7 +131,9 @@ def test_an_overlong_document_stops_the_run_otherwise():
 
 def test_a_source_of_nothing_but_bad_examples_is_an_error():
     bad = {index: {"captions": ()} for index in range(3)}
-    message = "examples in a row cannot serve the task 'text_to_image', the last because: .*dots/"
+    message = (
+        "examples in a row cannot serve the task 'text_to_image', the last one because .*dots/"
+    )
     with pytest.raises(ValueError, match=message):
         stream(Dots(3, bad=bad), broken="skip").document(0)
 
@@ -146,7 +148,7 @@ def test_all_documents_overlong_is_an_error():
     [
         ({"painting": 1.0}, "task 'painting' is unknown; choose from text, text_to_image"),
         ({"text": -1.0}, "task 'text' has weight -1.0; weights must be positive"),
-        ({"text": 1.0, "edit": 1e-5}, "task 'edit' has less than 1 in 1000"),
+        ({"text": 1.0, "edit": 1e-5}, "task 'edit' gets less than 1 in 1000"),
         ({"text": 0.0}, "the mixture is empty"),
     ],
 )

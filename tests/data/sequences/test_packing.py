@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import chex
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from data_pipelines.sequences.packing import (
     check_fits,
     documents_per_window,
     pack_row,
+    pack_rows,
     stack_rows,
 )
 from data_pipelines.sequences.sequence import MASK_FIELDS, build_document
@@ -259,10 +261,12 @@ def test_a_row_without_pictures_has_the_same_shape():
 def test_stacked_rows_are_a_batch():
     document = build_document([Text("a"), Image(picture(5), DRAWN)], tokenizer(), SMALL)
     config = PackingConfig(slots=16, images=2)
-    batch = stack_rows([pack_row([document], config, SMALL), pack_row([], config, SMALL)])
+    batch = pack_rows([[document], []], config, SMALL)
     assert batch.tokens.shape == (2, 16) and batch.positions.shape == (2, 16, 2)
     assert batch.mask.span_stop.shape == (2, 16) and batch.patches.shape == (2, 2, 4, 48)
     assert not batch.roles[1].any()
+    rows = [pack_row([document], config, SMALL), pack_row([], config, SMALL)]
+    chex.assert_trees_all_equal(stack_rows(rows), batch, strict=True)
 
 
 def test_a_row_of_nothing_is_refused():

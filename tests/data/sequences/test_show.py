@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as PilImage
 
 from data_pipelines.segments import DRAWN, Image, Text
-from data_pipelines.sequences.packing import PackingConfig, pack_row, stack_rows
+from data_pipelines.sequences.packing import PackingConfig, pack_rows
 from data_pipelines.sequences.sequence import build_document
 from data_pipelines.sequences.show import show_batch
 from tests.data.samples import SMALL, picture, tokenizer
@@ -21,7 +21,7 @@ WORDS = [Text("a red dot", True)]
 def batch(*rows, slots=64, config=SMALL):
     packing = PackingConfig(slots, images=4)
     written = [[build_document(s, tokenizer(), config) for s in row] for row in rows]
-    return stack_rows([pack_row(row, packing, config) for row in written])
+    return pack_rows(written, packing, config)
 
 
 def draw(directory, rows, **options):

@@ -166,7 +166,7 @@ def test_a_saved_folder_is_refused_in_one_line_without_datasets(tmp_path, monkey
     for name in ("state.json", "dataset_info.json"):
         (tmp_path / name).write_text("{}")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(SourceError, match=r"needs it: pip install 'unicom_jax\[datasets\]'"):
+    with pytest.raises(SourceError, match=r"can read it: pip install 'unicom_jax\[datasets\]'"):
         ParquetSource(tmp_path)
 
 

@@ -130,7 +130,7 @@ def test_a_file_that_may_not_be_read_is_named(files, tmp_path):
 
 def test_a_file_that_its_neighbours_speak_of_is_missed(files, tmp_path):
     files[2].unlink()
-    message = "train-00002-of-00004.array_record: is missing, as 1 of 4 files: copy"
+    message = r"train-00002-of-00004.array_record: missing \(1 of 4 files are\): copy"
     with pytest.raises(SourceError, match=message):
         ArrayRecordSource(tmp_path)
     assert len(ArrayRecordSource([files[0], files[1]])) == 20  # whoever names files has them

@@ -55,11 +55,11 @@ def test_pieces_of_another_length_have_an_index_of_their_own(tmp_path):
     ("row", "reason"),
     [
         ({"content": "a"}, "no text in 'text': set data.source.captions to one of 'content'"),
-        ({"text": ["a"]}, "no text in 'text'"),
+        ({"text": ["a"]}, "'text' is "),
         ("{", "not JSON"),
-        ({"text": "<|im_start|>"}, "a text spells"),
+        ({"text": "<|im_start|>"}, "a text contains"),
         ({"text": " "}, "empty caption"),
-        ({"text": "half \ud83d an emoji " * 9}, "half a character"),
+        ({"text": "half \ud83d an emoji " * 9}, "an incomplete character"),
     ],
 )
 def test_a_broken_document_is_named(tmp_path, row, reason):

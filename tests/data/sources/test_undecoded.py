@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import build
 from data_pipelines.batches import document_stream, picture_loader
 from data_pipelines.build import load_or_train_tokenizer, open_examples, open_one
-from data_pipelines.decoding import load_image
+from data_pipelines.decoding import load_picture
 from data_pipelines.examples import Edit, Example
 from data_pipelines.faults import RecordError
 from data_pipelines.sources.cache import CachedSource
@@ -40,9 +40,9 @@ def decodes(monkeypatch):
 
     def counting(data, *args, **kwargs):
         found.append(len(data))
-        return load_image(data, *args, **kwargs)
+        return load_picture(data, *args, **kwargs)
 
-    monkeypatch.setattr(build, "load_image", counting)
+    monkeypatch.setattr(build, "load_picture", counting)
     return found
 
 
@@ -155,7 +155,7 @@ def epochs(max_bytes, look):
 
     def decode(data, name):
         decoded.append(name)
-        return load_image(data).repeat(20, axis=0)  # pixels take far more than the file
+        return load_picture(data).resize((5, 120))  # pixels take far more than the file
 
     source = Files(decode)
     cached = CachedSource(source, max_bytes)

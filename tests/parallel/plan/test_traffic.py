@@ -146,14 +146,14 @@ def test_a_topology_has_its_devices(text, slices, devices):
     ("text", "slices", "message"),
     [
         ("v9:4x4", 1, "'v9' is not one of v4, v5e, v5p"),
-        ("v5p", 1, "write its size behind the kind, like v5p:8x8x4"),
-        ("h100:", 1, "write its size behind the kind, like h100:128"),
+        ("v5p", 1, "write its size after the kind, for example v5p:8x8x4"),
+        ("h100:", 1, "write its size after the kind, for example h100:128"),
         ("v5p:16x16", 1, "torus of 3 axes; write v5p:NxMxK in chips"),
         ("v6e:0x2", 1, "write its size"),
-        ("v6e:4x4", 0, "--slices=0: a positive number"),
+        ("v6e:4x4", 0, "--slices=0: give a positive number"),
         ("h100:8x8", 1, "only TPUs have a shape"),
         ("h100:16", 2, "--slices=2 is for TPUs"),
-        ("h100:12", 1, "12 GPUs make no whole nodes of 8"),
+        ("h100:12", 1, "12 GPUs do not fill whole nodes of 8"),
     ],
 )
 def test_a_topology_that_cannot_be_is_refused_in_one_line(text, slices, message):

@@ -34,6 +34,12 @@ LOSSES = each(
             "divided by the number of its colour values.",
             least=0,
         ),
+        "latent_noise": Key(
+            0.0,
+            "Largest noise on latents in training, in standard deviations of a channel.",
+            least=0,
+            before=0.0,
+        ),
         "perceptual_weight": Key(
             0.0,
             "Weight of the squared distance between the frozen encoder's hidden states; above 0, "

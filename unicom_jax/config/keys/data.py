@@ -17,6 +17,7 @@ SOURCE = Group(
                 "scenes",
                 "array_record",
                 "conversations",
+                "datasets",
                 "documents",
                 "folder",
                 "jsonl",
@@ -32,8 +33,8 @@ SOURCE = Group(
         ),
         "path": Key(
             "",
-            "A folder, files of records (glob and brace patterns too), or the name of a prepared "
-            "TFDS data set.",
+            "A folder, files of records (glob and brace patterns too), the name of a prepared TFDS "
+            "data set, or that of a data set of the Hugging Face Hub (datasets).",
             path=True,
             resume=NEUTRAL,
         ),
@@ -47,29 +48,43 @@ SOURCE = Group(
             resume=RECORDED,
             before=0.0,
         ),
-        "split": Key("train", "The split to train on (tfds).", resume=RECORDED),
+        "split": Key("train", "The split to train on (datasets, tfds).", resume=RECORDED),
         "eval_split": Key(
             "",
-            'The split to evaluate on (tfds); "": the training split.',
+            'The split to evaluate on (datasets, tfds); "": the training split, of which datasets '
+            "holds out data.source.held_out.",
+            resume=RECORDED,
+            before="",
+        ),
+        "subset": Key(
+            "",
+            'The configuration of a data set that has several (datasets); "": its default.',
+            resume=RECORDED,
+            before="",
+        ),
+        "revision": Key(
+            "",
+            'The branch, tag or commit of a data set of the Hub (datasets); "": the newest.',
             resume=RECORDED,
             before="",
         ),
         "image": Key(
             "image",
-            "The feature or column that holds the picture (tfds, tf_example, parquet).",
+            "The feature or column that holds the picture (datasets, parquet, tfds, tf_example).",
             resume=RECORDED,
             before="image",
         ),
         "captions": Key(
             "",
-            "The feature, column or field that holds the texts (tfds, tf_example, parquet, text); "
-            '"": the first with one of the usual names.',
+            "The feature, column or field that holds the texts (datasets, parquet, text, tfds, "
+            'tf_example); "": the first with one of the usual names.',
             resume=RECORDED,
             before="",
         ),
         "questions": Key(
             "",
-            'The column that holds questions or conversations (parquet); "": the column questions.',
+            'The column that holds questions or conversations (datasets, parquet); "": the column '
+            "questions.",
             resume=RECORDED,
             before="",
         ),
@@ -269,7 +284,12 @@ LOADING = each(
             local=True,
             before="",
         ),
-        "cache_mb": Key(512, "Memory for decoded examples in MB.", least=0),
+        "cache_mb": Key(
+            512,
+            "Memory for records in MB: with decoded pictures if the whole source fits, otherwise "
+            "with picture files.",
+            least=0,
+        ),
         "threads": Key(2, "Threads that make batches if there are no workers.", least=1),
         "prefetch": Key(8, "Batches prepared ahead.", least=1),
         "workers": Key(0, "Processes that make batches; 0: threads make them.", least=0),

@@ -1,7 +1,7 @@
 """Attention under a two-interval mask.
 
-`attention` checks the shapes and hands over to a backend of the table below. A backend honours the
-mask exactly: a query row that sees nothing returns 0 and passes no gradient on.
+`attention` checks the shapes and calls one of the backends listed below. A backend honours the mask
+exactly: a query row that sees nothing returns 0 and passes no gradient on.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ __all__ = [
     "visible_share",
 ]
 
-# Memory O(S * T) / O(S * block) / on TPU and NVIDIA kernels whose scores stay on the chip.
+# Memory O(S * T) / O(S * block) / kernels for TPU and NVIDIA whose scores stay on the chip.
 ATTENTION_BACKENDS = ("dense", "chunked", "fused")
-WIDEST = 256  # head_dim of the kernels
-CHUNK = 128  # keys a block; caches of CPUs like 64, accelerators 512
+WIDEST = 256  # largest head_dim of the kernels
+CHUNK = 128  # keys in a block; CPU caches favour 64, accelerators 512
 
 
 def attention(
@@ -53,14 +53,14 @@ def attention(
 
     Args:
       q: queries.
-      k: keys; H is a multiple of K, each key head serves H / K query heads in a row.
+      k: keys; H is a multiple of K, and each key head serves H / K consecutive query heads.
       v: values.
       mask: fields (B, S), intervals of key slots 0 ... T; None: every query sees every key.
       backend: one of `ATTENTION_BACKENDS`.
-      scale: of the scores; None: D ** -0.5.
-      block: keys that the chunked backend looks at together; None: `CHUNK`. Only for "chunked".
+      scale: factor of the scores; None: D ** -0.5.
+      block: keys that the chunked backend processes together; None: `CHUNK`. Only for "chunked".
       rows, slots: mesh axes that split B, and S and T; heads are split over `tensor`. They matter
-        where a mesh is set (`core.activations`), and change nothing but where it is computed.
+        only where a mesh is set (`core.activations`), and decide only where things are computed.
     """
     check_backend(backend, block)
     _check_shapes(q, k, v, mask)
@@ -81,7 +81,7 @@ def _function(backend: str, block: int | None) -> Callable[..., jax.Array]:
         return dense_attention
     if backend == "chunked":
         return partial(chunked_attention, block=CHUNK if block is None else block)
-    # Here, because Pallas takes half a second to import.
+    # Imported here because Pallas takes half a second to import.
     from unicom_jax.core.attention.fused import fused_attention
 
     return partial(fused_attention, block=CHUNK)

@@ -1,4 +1,4 @@
-"""Which blocks of keys a block of queries sees: what a kernel may leave out, from the intervals."""
+"""Which blocks of keys a block of queries sees, so that kernels can skip hidden blocks."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ PARTLY, WHOLE = 1, 2  # some pairs of a block may be seen / all are; 0: none
 
 
 def fitting_block(slots: int) -> int:
-    """A block of 128 to 512 slots: large ones are better used, small ones leave less to fill up.
+    """The block size, 128 to 512 slots: large blocks run faster, small ones need less padding.
 
-    A block is taken to cost as much as its slots and 64 more.
+    A block is assumed to cost as much as its number of slots plus 64.
     """
     return min((512, 384, 256, 128), key=lambda size: -(-slots // size) * (size + 64))
 
@@ -23,8 +23,8 @@ def block_states(mask: MaskIntervals, keys: int, queries: int, block: int) -> ja
 
     Args:
       mask: fields (B, S).
-      keys: how many, a multiple of `block`.
-      queries, block: queries and keys of a block; S is a multiple of `queries`.
+      keys: number of keys, a multiple of `block`.
+      queries, block: queries and keys in a block; S is a multiple of `queries`.
     """
     first = jnp.arange(0, keys, block, dtype=jnp.int32)
     last = first + block
@@ -45,10 +45,10 @@ def block_states(mask: MaskIntervals, keys: int, queries: int, block: int) -> ja
 
 
 def with_fetches(states: jax.Array) -> jax.Array:
-    """States along the last axis as 4 * (block to have in fast memory) + state, one flat row.
+    """States along the last axis as 4 * (block to hold in fast memory) + state, in one flat row.
 
-    Where a block is hidden that is the last one before it that is not, or the first: an index that
-    stays moves no data.
+    For a hidden block, the block to hold is the last visible one before it, or else the first
+    visible one: an index that does not change moves no data.
     """
     places = jnp.arange(states.shape[-1], dtype=jnp.int32)
     last = jax.lax.cummax(jnp.where(states > 0, places, -1), axis=states.ndim - 1)

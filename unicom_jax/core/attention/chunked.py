@@ -1,10 +1,10 @@
-"""Attention in blocks of keys: the same numbers in memory O(S * block).
+"""Attention in blocks of keys: the same result in O(S * block) memory.
 
 The forward pass is the online softmax (Milakov & Gimelshein, arXiv:1805.02867): running maximum m,
 sum l and output, rescaled when a block raises m. The backward pass recomputes every block's weights
-(`online`), so it too never holds more than S x block scores.
+(see `online`), so it never holds more than S x block scores either.
 
-Letters: b batch, h key heads, g query heads per key head, s queries, t keys of a block, d channels.
+Letters: b batch, h key heads, g query heads per key head, s queries, t keys in a block, d channels.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def _ungroup(x: jax.Array) -> jax.Array:
 
 
 def _split(x: jax.Array, block: int) -> jax.Array:
-    """(B, T, K, D) -> (blocks, B, K, block, D), filled up with zeros."""
+    """(B, T, K, D) -> (blocks, B, K, block, D), padded with zeros."""
     x = jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, 0), (0, 0)))
     x = x.reshape(x.shape[0], -1, block, *x.shape[2:])
     return x.transpose(1, 0, 3, 2, 4)
 
 
 def _join(x: jax.Array, keys: int) -> jax.Array:
-    """(blocks, B, K, block, D) -> (B, T, K, D), without what filled up the last block."""
+    """(blocks, B, K, block, D) -> (B, T, K, D), without the padding of the last block."""
     x = x.transpose(1, 0, 3, 2, 4)
     return x.reshape(x.shape[0], -1, *x.shape[3:])[:, :keys]
 

@@ -9,7 +9,7 @@ from unicom_jax.core.attention.intervals import interval_mask, sees_something
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.precision import product
 
-HIDDEN = -1e30  # a score that no softmax can see; finite, so that no NaN arises from inf - inf
+HIDDEN = -1e30  # a score of softmax weight 0; finite, so that inf - inf cannot give NaN
 
 
 def dense_attention(
@@ -25,8 +25,8 @@ def dense_attention(
     scores = product("bhgsd,bhtd->bhgst", q, k)
     if mask is not None:
         scores = jnp.where(interval_mask(mask, keys)[:, None, None], scores, HIDDEN)
-    # The softmax, divided by its sum only after the product with v: a division of S x D in place of
-    # S x T numbers, and one S x T array to keep for the gradient in place of two.
+    # The softmax is divided by its sum only after the product with v: that divides S x D numbers
+    # instead of S x T, and keeps one S x T array for the gradient instead of two.
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
     weights = jnp.exp(scores - highest)
     total = jnp.sum(weights, axis=-1, keepdims=True)

@@ -1,11 +1,11 @@
-"""Attention whose scores never leave the chip, where the platform has a kernel for it.
+"""Attention whose scores never leave the chip, on platforms that have a kernel for it.
 
-Which platform is known when a program is lowered, not when it is traced: a plan compiles for
-devices that are not there. Elsewhere (CPU, AMD's GPUs) the same two passes are the chunked
+The platform is known when a program is lowered, not when it is traced: a plan compiles for devices
+that are not present. On other platforms (CPU, AMD's GPUs) the same two passes are the chunked
 backend's, so a configuration trains and samples anywhere.
 
-JAX ships kernels too. Its splash attention for TPU takes a mask that depends on data only as an
-array of S x S; its Triton kernel takes whole segments; cuDNN's takes a bias of S x S.
+JAX ships kernels too, but none takes intervals. Its splash attention for TPU takes a data-dependent
+mask only as an S x S array; its Triton kernel takes whole segments; cuDNN's takes an S x S bias.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from unicom_jax.core.attention import chunked, gpu, tpu
 from unicom_jax.core.attention.online import attend
 from unicom_jax.core.batch import MaskIntervals
 
-FEW = 128  # fewer queries make no block: a step of decoding, a short text
+FEW = 128  # fewer queries do not fill a block: a decoding step, a short text
 
 
 def fused_attention(
@@ -29,7 +29,7 @@ def fused_attention(
     scale: float,
     block: int,
 ) -> jax.Array:
-    """See `attention`; `block` keys at a time where there is no kernel."""
+    """See `attention`; without a kernel, `block` keys at a time."""
     passes = partial(chunked.forward, block=block), partial(chunked.backward, block=block)
     if q.shape[1] >= FEW:
         passes = (

@@ -1,4 +1,4 @@
-"""The two-interval mask (`MaskIntervals`), drawn in full or made for padded rows."""
+"""The two-interval mask (`MaskIntervals`) as a full array, its share, and that of padded rows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sees_something(mask: MaskIntervals, keys: int) -> jax.Array:
 
 
 def visible_share(mask: MaskIntervals, keys: int) -> jax.Array:
-    """Share of all pairs of a query and a key slot 0 ... keys - 1 that the mask shows; a scalar."""
+    """The share of all (query, key slot 0 ... keys - 1) pairs that the mask shows; a scalar."""
 
     def length(start: jax.Array, stop: jax.Array) -> jax.Array:
         return jnp.maximum(jnp.minimum(stop, keys) - jnp.maximum(start, 0), 0)
@@ -42,7 +42,7 @@ def visible_share(mask: MaskIntervals, keys: int) -> jax.Array:
 
 
 def padding_mask(lengths: jax.Array, slots: int) -> MaskIntervals:
-    """Rows of `slots` queries, all of which see [0, length of their row). lengths: (B,)."""
+    """Rows of `slots` queries, each of which sees [0, length of its row). lengths: (B,)."""
     stop = jnp.broadcast_to(jnp.asarray(lengths, jnp.int32)[:, None], (len(lengths), slots))
     nothing = jnp.zeros_like(stop)
     return MaskIntervals(nothing, stop, nothing, nothing)

@@ -1,4 +1,4 @@
-"""What the kernels for TPU and for GPUs have in common, within a kernel and around it."""
+"""What the kernels for TPU and for GPUs share, inside a kernel and around it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from unicom_jax.core.attention.online import LOWEST
 from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.precision import precision_of
 
-START = LOWEST / 2  # of the running maximum: above hidden scores, so that their weights are 0
+START = LOWEST / 2  # first running maximum: above hidden scores, so that their weights are 0
 
 
 def product(a: jax.Array, b: jax.Array, over: tuple[int, int]) -> jax.Array:
@@ -28,6 +28,6 @@ def like(x: jax.Array) -> jax.ShapeDtypeStruct:
 
 
 def filled_mask(mask: MaskIntervals, slots: int) -> MaskIntervals:
-    """The mask with further queries up to `slots`, which see nothing."""
+    """The mask padded to `slots` queries; those added see nothing."""
     more = slots - mask.context_start.shape[1]
     return jax.tree.map(lambda bound: jnp.pad(bound, ((0, 0), (0, more))), mask)

@@ -1,11 +1,11 @@
 """Attention over many devices: each computes some rows, some queries and some heads.
 
 Queries stay where their slots are. Keys and values are gathered over the devices that share a row,
-as for Llama 3 (arXiv:2407.21783, §3.3.2), and not sent round a ring: every backend then runs
-unchanged with the exact mask, for one softmax per query over all keys; the gradient of the gather
-is the one sum that keys and values need; and what is gathered is small, since few key heads serve
-many query heads. A query's intervals are slots of the whole row, so a device needs only its own
-queries' part of the mask.
+as for Llama 3 (arXiv:2407.21783, §3.3.2), and not sent round a ring. Every backend then runs
+unchanged with the exact mask and one softmax per query over all keys; the gradient of the gather is
+the one sum that keys and values need; and the gathered arrays are small, since few key heads serve
+many query heads. A query's intervals count the slots of the whole row, so a device needs only its
+own queries' part of the mask.
 
             keys 0 1 2 3 4 5 6 7
     device 0   q 0 . . . . . . .      one row of eight slots over context=2: each device
@@ -14,8 +14,7 @@ queries' part of the mask.
     device 1   q 4 4 4 4 4 . . .
                ...
 
-The devices run a program of their own (`jax.shard_map`), so that no backend has to be one that XLA
-can split.
+Each device runs a program of its own (`jax.shard_map`), so XLA does not have to split a backend.
 """
 
 from __future__ import annotations
@@ -43,16 +42,16 @@ def sharded_attention(
     rows: MeshAxes,
     slots: MeshAxes,
 ) -> jax.Array:
-    """`local(q, k, v, mask)` in parts, each on its devices.
+    """`local(q, k, v, mask)` computed in parts, one on each device.
 
     Args:
       q, k, v, mask: as for `attention`.
-      rows, slots: mesh axes that split the rows, and the queries and keys of a row. One that does
-        not divide leaves copies, as `core.activations.fitting` says; so do heads over `tensor`.
+      rows, slots: mesh axes that split the rows, and the queries and keys of a row. An axis that
+        does not divide leaves copies (`core.activations.fitting`); so do heads over `tensor`.
     """
     rows, heads = fitting(rows, q.shape[0], mesh), fitting(TENSOR, q.shape[2], mesh)
     queries, keys = (fitting(slots, x.shape[1], mesh) for x in (q, k))
-    # Gradients are summed over axes that are not named; those of one device may as well be.
+    # Gradients are summed over unnamed axes; naming the axes of one device avoids an empty sum.
     rows += tuple(axis for axis in mesh.axis_names if mesh.shape[axis] == 1)
     k, v = (_repeat_heads(x, count(heads, mesh)) for x in (k, v))
 
@@ -67,13 +66,13 @@ def sharded_attention(
         mesh=mesh,
         in_specs=(of_queries, of_keys, of_keys, PartitionSpec(rows, queries)),
         out_specs=of_queries,
-        check_vma=False,  # backends start their loops from constants, which are on no axis
+        check_vma=False,  # backends start their loops from constants, which vary over no axis
     )(q, k, v, mask)
 
 
 def _repeat_heads(x: jax.Array, parts: int) -> jax.Array:
     """Key heads (B, T, K, D) repeated until they divide over `parts` devices.
 
-    Query heads are a multiple of both numbers, so each copy serves its share of them in a row.
+    The number of query heads is a multiple of both, so each copy serves consecutive query heads.
     """
     return jnp.repeat(x, math.lcm(x.shape[2], parts) // x.shape[2], axis=2)

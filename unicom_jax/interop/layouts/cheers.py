@@ -256,7 +256,8 @@ def module_of(config: Mapping[str, Any], path: Path) -> Cheers:
     frozen, copy = sizes["vae_encoder_config"], sizes["vae_decoder_config"]
     if frozen != copy:
         raise ConfigError(
-            f"{path}: vae_encoder_config and vae_decoder_config are of two autoencoders; {REMEDY}"
+            f"{path}: vae_encoder_config and vae_decoder_config belong to different autoencoders; "
+            f"{REMEDY}"
         )
     side, patch = vision.pop("image_size"), vision["patch_size"]
     if side % (FOLD * patch):

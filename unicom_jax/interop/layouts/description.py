@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import ConfigError
+from unicom_jax.core.paths import is_remote
 
 DESCRIPTION = "config.json"
 
@@ -20,11 +21,24 @@ def read_description(folder: Path) -> dict[str, Any]:
     """
     path = folder / DESCRIPTION
     if not path.is_file():
-        raise ConfigError(f"{path} is missing; give a folder that holds it beside the weights")
+        raise ConfigError(f"{path} is missing; {_where_else(folder)}")
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); restore it from a copy") from error
+
+
+def _where_else(folder: Path) -> str:
+    """What to give in place of a folder without a config.json."""
+    if is_remote(folder):
+        return "give a folder that holds it beside the weights"
+    if folder.is_file():
+        return f"give the folder {folder.parent}"
+    if not folder.exists():
+        return f"there is no folder {folder}; a name on the Hub is downloaded first: hf download"
+    if found := sorted(folder.glob("snapshots/*/" + DESCRIPTION)):
+        return f"this is a cache of the Hub: give {found[-1].parent}"
+    return "give a folder that holds it beside the weights"
 
 
 def read_fields(
@@ -41,6 +55,8 @@ def read_fields(
         found[ours] = default if value is None else value
         if _kind(found[ours]) != _kind(default):
             raise ConfigError(f"{path}: {key} is {value!r}; it has to be like {default!r}")
+        if _kind(default) == (int, float) and default > 0 >= found[ours]:
+            raise ConfigError(f"{path}: {key} is {value!r}; it has to be above 0, like {default!r}")
     return found
 
 

@@ -45,7 +45,7 @@ UNICOM = Twin(
     "unicom",
     "A unified multimodal model of the UniCom family: one transformer reads words and pictures, "
     "writes words by next-token prediction, and draws by rectified flow on compressed continuous "
-    "latents of a SigLIP 2 encoder.",
+    "latents of a SigLIP-style image encoder.",
 )
 TWINS: dict[str, Twin] = {
     "transfusion": UNICOM,
@@ -58,7 +58,7 @@ TWINS: dict[str, Twin] = {
         "unicom_cheers",
         "A unified multimodal model of the Cheers family (arXiv:2603.12793): one transformer reads "
         "words and pictures, writes words by next-token prediction, and draws by rectified flow on "
-        "an autoencoder's latents, semantics first and gated details after them.",
+        "an autoencoder's latents, first from semantics, then with gated details.",
     ),
 }
 
@@ -150,6 +150,6 @@ def check_sections(
     for name, section in describe(module, config).items():
         if found.get(name) != json.loads(json.dumps(section)):  # tuples became lists
             raise ConfigError(
-                f"{path}: {name} does not agree with run.config below it; the way back needs the "
-                "sizes that the model was trained with"
+                f"{path}: {name} does not agree with run.config below it; to import the model, "
+                "both must have the sizes that it was trained with"
             )

@@ -85,7 +85,7 @@ def describe(module: Transformer) -> dict[str, Any]:
     """
     if module.logit_softcap:
         raise ValueError(
-            f"Qwen has no bound on its logits, so logit_softcap={module.logit_softcap} would be "
+            f"Qwen has no softcap of logits, so logit_softcap={module.logit_softcap} would be "
             "lost; export the whole model with --to=pytorch"
         )
     if module.qkv_bias == module.qk_norm:
@@ -118,6 +118,8 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
     if family not in ("qwen2", "qwen3"):
         raise ConfigError(f"{path}: model_type is {family!r}, not qwen2 or qwen3; {REMEDY}")
     check_fixed(config, FIXED, path, REMEDY)
+    if other := set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise ConfigError(f"{path}: layer_types has {other.pop()!r}; {REMEDY}")
     sizes = read_fields(config, FIELDS, path)
     default = 128 if family == "qwen3" else sizes["width"] // sizes["heads"]
     return Transformer(
@@ -175,12 +177,17 @@ def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: transformers takes rope_scaling instead of rope_parameters, and then "
             f"rope_theta is {theta:g}, not {other:g}; add rope_theta to rope_scaling"
         )
+    if key == "rope_parameters" and (older := config.get("rope_theta", theta)) != theta:
+        raise ConfigError(
+            f"{path}: rope_theta is {older!r}, and {theta:g} in rope_parameters, which "
+            "transformers 5 takes and older versions do not; make them equal"
+        )
     if kind == "default":
         return {"rope_theta": theta}
     if kind not in SCALINGS:
         raise ConfigError(
             f"{path}: {key} has rope_type {kind!r}; supported are default, linear and yarn "
-            "(dynamic scaling depends on the length of each text, packed rows have no such length)"
+            "(dynamic scaling depends on the length of each text, which packed rows do not have)"
         )
     if not isinstance(factor := rope.get("factor"), int | float) or factor < 1:
         raise ConfigError(f"{path}: factor of {key} is {factor!r}; give a number of at least 1")
@@ -191,8 +198,8 @@ def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     usual = RopeScaling("yarn", float(factor), 1).magnitude
     if not math.isclose(rope.get("attention_factor") or usual, usual, rel_tol=1e-6):
         raise ConfigError(
-            f"{path}: attention_factor of {key} is {rope['attention_factor']!r}, ours follows from "
-            f"the factor ({usual:g}); leave it out"
+            f"{path}: attention_factor of {key} is {rope['attention_factor']!r}, but here it "
+            f"follows from the factor ({usual:g}); leave it out"
         )
     lengths = (
         config.get("original_max_position_embeddings"),

@@ -1,9 +1,9 @@
-"""How a product is computed, and how much longer that takes than with bfloat16 factors.
+"""How a product is computed, and how much longer it takes than with bfloat16 factors.
 
-A TPU multiplies bfloat16 numbers alone. An fp32 factor is split into pieces of 8 bits of mantissa
-each, and pieces are multiplied with each other, the products of the smallest left out: one pass by
+A TPU multiplies only bfloat16 numbers. An fp32 factor is split into pieces with 8 bits of mantissa,
+which are multiplied with each other, except that the smallest products are left out: one pass by
 default, three for `Precision.HIGH` (2 x 2 pieces), six for HIGHEST (3 x 3). An NVIDIA GPU has units
-for TF32, and computes in full fp32 outside of its tensor cores for HIGHEST.
+for TF32; for HIGHEST it computes in full fp32 outside its tensor cores.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from unicom_jax.parallel.plan.hlo import Computation, Instruction
 DEFAULT, HIGH, HIGHEST = "default", "high", "highest"
 HALVES = {"bf16", "f16", "bfloat16", "float16"}  # XLA's names and NumPy's
 PIECES = {DEFAULT: 1, HIGH: 2, HIGHEST: 3}
-# The names of cuBLAS's algorithms that a program may ask for; all others follow the precision.
+# Names of cuBLAS algorithms that a program may request; all others follow the precision.
 ALGORITHMS = {"F32_F32_F32": HIGHEST, "TF32_TF32_F32": DEFAULT}
 _LISTED = re.compile(r"operand_precision=\{(\w+)")
 _OF_LIBRARY = re.compile(r'"operand_precision":\["(\w+)"')
@@ -40,10 +40,10 @@ class Arithmetic(NamedTuple):
 
 
 def arithmetic_of(where: Computation, one: Instruction, kernel: bool) -> Arithmetic:
-    """Of a product in a compiled program.
+    """The arithmetic of a product in a compiled program.
 
     Args:
-      kernel: it is one of our own kernels.
+      kernel: whether it is one of our own kernels.
     """
     if kernel:
         return _of_kernel(array.dtype for array in where.arrays(one.operands))
@@ -62,7 +62,7 @@ def _precision(attributes: str) -> str:
 
 
 def traced_arithmetic(eqn: JaxprEqn) -> Arithmetic:
-    """Of a product or a kernel in a program that JAX traced."""
+    """The arithmetic of a product or kernel in a program that JAX traced."""
     factors = [variable.aval.dtype for variable in eqn.invars]
     if "precision" not in eqn.params:
         return _of_kernel(str(dtype) for dtype in factors)
@@ -74,7 +74,7 @@ def traced_arithmetic(eqn: JaxprEqn) -> Arithmetic:
 
 
 def _of_kernel(dtypes: Iterable[str]) -> Arithmetic:
-    """Our kernels compute in fp32 where they are given no 16-bit array, then with `HIGHEST`
+    """Our kernels compute in fp32, with `HIGHEST` precision, if no input array has 16 bits
     (`core/attention/kernel_parts.py`)."""
     wide = HALVES.isdisjoint(dtypes)
     return Arithmetic(wide, wide, HIGHEST) if wide else Arithmetic()

@@ -1,10 +1,10 @@
 """What a compiled program does on one device: products, bytes of main memory, collectives.
 
-The program is followed as it runs: the body of a loop counts as often as the loop turns, a fusion
-for what goes in and out of it. The parts of one loop's body may overlap in time, different loops
-never do, so costs are kept by loop ("region").
+The program is followed as it runs: the body of a loop counts once per iteration, and a fusion's
+memory traffic is its inputs and outputs. The parts of one loop's body may overlap in time,
+different loops never do, so costs are kept by loop ("region").
 
-XLA's own `cost_analysis` counts a loop's body once and collectives not at all.
+XLA's own `cost_analysis` counts a loop's body once and does not count collectives.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ FREE = {
     *("send", "send-done", "recv", "recv-done"),
 }
 _SOURCE = re.compile(r'op_name="([^"]*)"')
-# TPU's reduce-scatter is an all-reduce of which a fusion keeps its part.
+# On TPU a reduce-scatter is an all-reduce in a fusion that keeps only its part.
 SCATTER = "all-reduce-scatter"
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One exchange between devices, as often as it runs.
+    """One exchange between devices, with the number of its runs.
 
     Attributes:
       kind: one of `KINDS`.
-      arrays: what a device puts in.
-      attributes: the instruction's, with its groups.
+      arrays: the inputs of a device.
+      attributes: the instruction's attributes, including its groups.
       times: how often a step runs it.
       chain: a name that the pieces of one asynchronous exchange share; "" without pieces.
       source: the operation of the model that it comes from.
@@ -57,11 +57,11 @@ class Collective:
 
 @dataclasses.dataclass
 class Work:
-    """What a device computes and reads by itself.
+    """What a device does by itself.
 
     Attributes:
-      products: operations, by the way they are computed.
-      nbytes: of main memory.
+      products: operations of products, by how they are computed.
+      nbytes: bytes read from and written to main memory.
     """
 
     products: Counter[Arithmetic] = dataclasses.field(default_factory=Counter)
@@ -78,11 +78,11 @@ class Work:
 
 @dataclasses.dataclass(eq=False)
 class Region:
-    """All that one loop's body does in a step, nested loops apart; or the program outside loops.
+    """What one loop's body does in a step, without nested loops; or the program outside loops.
 
     Attributes:
       times: how often a step runs it.
-      modules: {module of the model: its work in all runs}; "" is what belongs to none.
+      modules: {module of the model: its work in all runs}; "" is the work of no module.
     """
 
     name: str
@@ -108,7 +108,7 @@ class Region:
 class Costs:
     """Attributes:
     regions: in the order of the program.
-    unknown_loops: how many loops have a length that the text does not give; counted once.
+    unknown_loops: number of loops whose length the text does not give; each counts once.
     """
 
     regions: tuple[Region, ...]
@@ -131,8 +131,8 @@ def count_costs(program: Program, kernels: Mapping[str, float] | None = None) ->
     """Follows the program from its entry.
 
     Args:
-      kernels: {scope: share}: so much of their products kernels carry out that stand in a scope of
-        the model (`jax.named_scope`), of what they say of themselves. By default all.
+      kernels: {scope (`jax.named_scope`): share of their stated products that the kernels in this
+        scope carry out}; 1 by default.
     """
     counter = _Counter(program, kernels or {})
     counter.follow(program.entry, 1, Region("step", 1))
@@ -174,7 +174,7 @@ class _Counter:
                 self._count(computation, one, times, region)
 
     def _follow_dearest(self, branches: Iterable[str], times: int, region: Region) -> None:
-        """One branch runs, and which one is not known: the one with most products counts."""
+        """Counts the branch with the most products, since it is unknown which branch runs."""
         counted = []
         for branch in branches:
             alone = _Counter(self.program, self.kernels)
@@ -187,7 +187,7 @@ class _Counter:
         self.unknown_loops += dearest.unknown_loops
 
     def price(self) -> tuple[float, float]:
-        """For comparisons: products first, then main memory."""
+        """Key for comparisons: products first, then main memory."""
         costs = Costs(tuple(self.regions), self.unknown_loops)
         return costs.flops, costs.nbytes
 
@@ -226,7 +226,7 @@ class _Counter:
         work.products[arithmetic_of(where, one, kernel)] += times * flops
 
     def _module(self, one: Instruction, region: Region) -> str:
-        """Of an instruction; where XLA names no source, that of what is fused, or of its loop."""
+        """The module of an instruction; without a source, that of the fused ones or of its loop."""
         if _SOURCE.search(one.attributes):
             return module_of(_source(one))
         if one.opcode == "fusion":
@@ -239,7 +239,7 @@ class _Counter:
     # ---- loops --------------------------------------------------------------------------------
 
     def _turns(self, loop: Instruction) -> int:
-        """How often a loop turns: what the backend says, else the bound that its counter meets."""
+        """Iterations of a loop: the backend's count, else the bound of the loop's counter."""
         if known := re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes):
             return int(known[1])
         condition = self.program.computations[loop.attribute("condition")]
@@ -250,7 +250,7 @@ class _Counter:
         return 1
 
     def _bounds(self, condition: Computation) -> list[str]:
-        """The whole numbers that a loop's condition compares with; `scan` counts from 0."""
+        """The integers that a loop's condition compares with; `scan` counts from 0."""
         found = []
         for one in condition.instructions:
             whole = one.outputs and one.outputs[0].dtype in ("s32", "s64", "u32")
@@ -265,7 +265,7 @@ class _Counter:
     def _traffic(self, where: Computation, one: Instruction) -> float:
         """Bytes that an instruction reads from and writes to main memory."""
         if one.opcode in FREE or one.opcode.removesuffix("-start") in KINDS:
-            return 0.0  # exchanges are counted as such
+            return 0.0  # exchanges are counted separately
         if one.opcode == "custom-call" and "llocateBuffer" in one.attributes:
             return 0.0
         if "AsyncCollective" in one.attributes[:200] and one.opcode == "custom-call":
@@ -286,7 +286,7 @@ class _Counter:
         return read + self._written(inside, one)
 
     def _read(self, inside: Computation, number: int) -> float:
-        """Bytes that a fusion reads of its operand of this number."""
+        """Bytes that a fusion reads from its operand with this number."""
         if (parameter := inside.parameters.get(number)) is None:
             return 0.0
         return self._read_by_users(inside, parameter.name, parameter.outputs[0].nbytes)
@@ -367,7 +367,7 @@ def _source(one: Instruction) -> str:
 
 
 def _between_slices(where: Computation, one: Instruction, times: int) -> Collective | None:
-    """What a TPU's host exchanges with the hosts of other slices for it."""
+    """What a TPU's host exchanges, on its behalf, with the hosts of other slices."""
     kind = re.search(r'megascale_transfer_type="(\w+)"', one.attributes)
     if kind is None:
         return None

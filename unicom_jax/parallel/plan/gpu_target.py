@@ -1,4 +1,4 @@
-"""What XLA's GPU compiler wants to know of a device that is not there."""
+"""What XLA's GPU compiler needs to know about a device that is not present."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which devices take part in a collective together, from each of the forms that XLA prints."""
+"""Which devices take part together in a collective, parsed from each form that XLA prints."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _AXIS = re.compile(r"['\"]([\w.]+)['\"](?::\((\d+)\)(\d+))?")
 
 
 def parse_groups(attributes: str, devices: int) -> np.ndarray:
-    """(groups, members) numbers of devices in the order of the mesh.
+    """(groups, members): numbers of devices in the order of the mesh.
 
     Three forms: lists `{{0,1},{2,3}}`; an arrangement `[2,2]<=[4]` with an optional transposition;
-    a mesh with the axes along which a group runs, `mesh['a'=2,'b'=2] {'b'}`. No groups: all devices
-    are one.
+    a mesh with the axes along which a group runs, `mesh['a'=2,'b'=2] {'b'}`. Without groups, all
+    devices form one.
 
     Raises:
-      ValueError: another form.
+      ValueError: the form is none of these.
     """
     if found := _LISTS.search(attributes):
         rows = [row.split(",") for row in re.findall(r"\{([\d,]+)\}", found[1])]
@@ -54,11 +54,11 @@ def _of_mesh(axes: str, order: str, used: str) -> np.ndarray:
     sizes = {name: int(size) for name, size in re.findall(r"['\"]([\w.]+)['\"]=(\d+)", axes)}
     numbers = np.arange(int(np.prod(list(sizes.values()), dtype=int)))
     if found := re.search(r"device_ids=\(?\[([\d,]+)\](?:T\(([\d,]+)\))?", order):
-        given = _sizes(found[1])  # the devices themselves, or how they are arranged and turned
+        given = _sizes(found[1])  # the devices themselves, or their arrangement before a transpose
         listed = len(given) == numbers.size and found[2] is None
         numbers = np.array(given) if listed else numbers.reshape(given)
         numbers = numbers.transpose(_sizes(found[2])) if found[2] else numbers
-    # An axis may be used in part: 'a':(2)4 is the factor of size 4 behind a factor of size 2.
+    # An axis may be used in part: 'a':(2)4 is the factor of size 4 after a factor of size 2.
     wanted = {name: (before, size) for name, before, size in _AXIS.findall(used)}
     shape, inside = [], []
     for name, size in sizes.items():

@@ -1,7 +1,7 @@
-"""A compiled program's text as instructions: what XLA prints of an executable, read again.
+"""Parses a compiled program's text, as XLA prints it, into instructions.
 
-Only what a plan asks for is read: names, opcodes, shapes, memory spaces, operands, and attributes
-as text. The form is XLA's `HloModule` text, https://openxla.org/xla/hlo_dialect.
+Only what a plan needs is parsed: names, opcodes, shapes, memory spaces, operands, and attributes as
+text. The format is XLA's `HloModule` text, https://openxla.org/xla/hlo_dialect.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COMMENT = re.compile(r"/\*.*?\*/")
 
 
 def bits_of(dtype: str) -> int:
-    """Bits of an element, "f32" or "s4"; 8-bit floats have long names ("f8e4m3fn")."""
+    """Bits of an element such as "f32" or "s4"; 8-bit floats have long names ("f8e4m3fn")."""
     if dtype in BITS:
         return BITS[dtype]
     return int(re.match(r"[a-z]+(\d+)", dtype)[1])
@@ -31,7 +31,7 @@ class Array:
     """One array of an instruction's value.
 
     Attributes:
-      space: the memory it is in; 0 is the device's main memory. On TPU 1 is VMEM, on the chip.
+      space: the array's memory; 0 is the device's main memory. On TPU 1 is VMEM, on the chip.
     """
 
     dtype: str
@@ -49,7 +49,7 @@ class Array:
 
 @dataclasses.dataclass(frozen=True)
 class Instruction:
-    """One line. `inner` is the text between its brackets, `attributes` what comes behind them."""
+    """One line. `inner` is the text between its brackets, `attributes` the text after them."""
 
     name: str
     opcode: str
@@ -65,7 +65,7 @@ class Instruction:
         return found[1] if found else None
 
     def numbers(self, name: str) -> tuple[int, ...]:
-        """The list of `name={0,1}`; () where there is none."""
+        """The list in `name={0,1}`; () if there is none."""
         found = re.search(rf"\b{name}=\{{([\d,]*)\}}", self.attributes)
         return tuple(map(int, filter(None, found[1].split(",")))) if found else ()
 
@@ -152,7 +152,7 @@ def _parse_line(line: str) -> Instruction | None:
 
 
 def _closing(text: str, opened: int) -> int:
-    """Place of the bracket that closes the one at `opened`."""
+    """Index of the bracket that closes the one at `opened`."""
     depth = 0
     for place in range(opened, len(text)):
         depth += (text[place] == "(") - (text[place] == ")")

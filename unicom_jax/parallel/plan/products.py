@@ -1,4 +1,4 @@
-"""Floating-point operations of one instruction of a compiled program, two a multiply-add."""
+"""Floating-point operations of one instruction of a compiled program, two per multiply-add."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from unicom_jax.parallel.plan.hlo import Array, Computation, Instruction
 
-# What a Pallas kernel says of itself; its code is opaque. For TPU that is its `pl.CostEstimate`,
-# Triton's call has our own `metadata`, as JSON with \\22 for a quote.
+# The costs that a Pallas kernel states, since its code is opaque: on TPU its `pl.CostEstimate`, for
+# Triton our own `metadata`, as JSON with \\22 for a quote.
 KERNEL = re.compile(
     r'"cost_estimate":\{"flops":"(\d+)".*?"bytes_accessed":"(\d+)"'
     r'|serialized_metadata = "\{\\22flops\\22: \\22(\d+)\\22, \\22bytes_accessed\\22: \\22(\d+)'
@@ -36,7 +36,7 @@ def product_flops(where: Computation, one: Instruction) -> float:
 
 
 def kernel_cost(one: Instruction) -> tuple[float, float] | None:
-    """Operations and bytes of main memory that a kernel of ours was written for."""
+    """Operations and bytes of main memory that one of our kernels states."""
     if one.opcode != "custom-call" or not (found := KERNEL.search(one.attributes)):
         return None
     flops, nbytes = filter(None, found.groups())
@@ -55,7 +55,7 @@ def _dot(where: Computation, one: Instruction) -> float:
 
 
 def _library_product(where: Computation, one: Instruction) -> float:
-    """A product that XLA hands to cuBLAS or oneDNN; its dimensions stand in the backend's text."""
+    """A product that XLA hands to cuBLAS or oneDNN; the backend's text has its dimensions."""
     left, right = _sides(where, one)
     found = re.search(r'lhs_contracting_dimensions":\[([^\]]*)\]', one.attributes)
     if found is None:  # plain matrices: M K · K N = M N
@@ -65,7 +65,7 @@ def _library_product(where: Computation, one: Instruction) -> float:
 
 
 def _library_convolution(where: Computation, one: Instruction, gradient: str | None) -> float:
-    """A convolution, or one of its two gradients, that XLA hands to cuDNN; borders count whole."""
+    """A convolution, or one of its gradients, that XLA hands to cuDNN; padding is counted too."""
     left, right = _sides(where, one)
     out, kernel = {
         None: (one.outputs[0], right),
@@ -121,7 +121,7 @@ def _window(one: Instruction) -> str:
 def _taps(
     inputs: int, outputs: int, size: int, stride: int, pad: int, dilate: int, spread: int
 ) -> int:
-    """How many (output, window) places of one axis meet an input that is not padding."""
+    """Number of (output, window) places along an axis that meet an input that is not padding."""
     if size == 1 and pad == 0 and dilate == 1 and outputs * stride <= inputs + stride - 1:
         return outputs
     window = np.arange(size) * spread - pad

@@ -1,10 +1,10 @@
-"""The least time a step can take, and what sets it.
+"""The least time that a step can take, and what limits it.
 
-Every loop of the program takes as long as its slowest part: products at the peak rate, main memory,
-links within a domain, network between domains. The parts of one loop may overlap; loops follow each
-other. So the step is bounded by the sum over loops of each one's slowest part ("overlapped"), and
-by the sum of all parts if nothing overlaps ("in turn"). Real steps are between, or above where
-products do not reach their peak.
+Every loop of the program takes at least as long as its slowest part: products at the peak rate,
+main memory, links within a domain, network between domains. The parts of one loop may overlap;
+loops run one after the other. So a step takes at least the sum over loops of each one's slowest
+part ("overlapped"), and the sum of all parts if nothing overlaps ("in turn"). Real steps are in
+between, or slower if products do not reach their peak.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class ModuleTime:
-    """What a module of the model takes in a step; "" is what belongs to none.
+    """The time that a module of the model takes in a step; "" is all that belongs to no module.
 
     Attributes:
-      flops: of its products on a device.
-      seconds: of its terms, in the order of `TERMS`.
+      flops: operations of its products on a device.
+      seconds: seconds of its terms, in the order of `TERMS`.
     """
 
     name: str
@@ -53,9 +53,9 @@ class ModuleTime:
 class Roofline:
     """Attributes:
     parts: the regions of the program, in order.
-    exchanges: between devices, those of one kind as one.
-    modules: the same work by the model's modules, the longest first; none of an estimate.
-    wide: seconds of products with fp32 factors that take longer than the bf16 peak allows.
+    exchanges: exchanges between devices, combined by kind.
+    modules: the same work by the model's modules, the longest first; empty in an estimate.
+    wide: seconds of products with fp32 factors, which take longer than the bf16 peak allows.
     """
 
     parts: tuple[Part, ...]
@@ -78,7 +78,7 @@ class Roofline:
 
     @property
     def bound(self) -> dict[str, float]:
-        """How much of the overlapped step each term sets, in seconds."""
+        """The seconds of the overlapped step for which each term is the slowest."""
         shares = dict.fromkeys(TERMS, 0.0)
         for part in self.parts:
             shares[TERMS[part.seconds.index(part.slowest)]] += part.slowest
@@ -91,7 +91,7 @@ class Roofline:
 
 
 def make_roofline(costs: Costs, fabric: Fabric) -> Roofline:
-    """Without an accelerator whose peaks are known all seconds are 0; the bytes are there."""
+    """Without an accelerator with known peaks all seconds are 0; bytes are still counted."""
     accelerator = fabric.topology.accelerator
     parts, exchanges, modules = [], [], {}
     for region in costs.regions:
@@ -112,7 +112,7 @@ def make_roofline(costs: Costs, fabric: Fabric) -> Roofline:
 
 
 def _alone(work: Work, accelerator: Accelerator | None) -> tuple[float, ...]:
-    """Seconds of a device by itself, in the order of `TERMS`."""
+    """Seconds of a device's own work, in the order of `TERMS`."""
     if accelerator is None:
         return NOTHING
     needed = sum(flops * slowdown(how, accelerator) for how, flops in work.products.items())
@@ -125,7 +125,7 @@ def _between(exchanges: Iterable[Exchange]) -> tuple[float, ...]:
 
 
 def _wide(region: Region, accelerator: Accelerator) -> float:
-    """Seconds of products that are slower than those of bfloat16 numbers."""
+    """Seconds of the products that are slower than products of bfloat16 numbers."""
     slow = 0.0
     for work in region.modules.values():
         for how, flops in work.products.items():

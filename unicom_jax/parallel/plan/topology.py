@@ -1,7 +1,7 @@
-"""Devices that are not there: a line like `v5p:8x8x4` to what XLA compiles for.
+"""Devices that are not present: turns a line like `v5p:8x8x4` into a target for XLA.
 
-    v5p:8x8x4   TPU chips by the shape of their torus; `slices` of them, a network between
-    h100:128    GPUs, eight a node
+    v5p:8x8x4   TPU chips by the shape of their torus; `slices` of them, joined by a network
+    h100:128    GPUs, eight per node
     cpu:8       devices of this machine's CPU, to look at a program without any plugin
 
 TPU needs libtpu, GPUs need JAX's CUDA plugin. Neither needs the hardware.
@@ -24,9 +24,9 @@ from jax.experimental import topologies
 from unicom_jax.parallel.accelerators import ACCELERATORS, Accelerator
 from unicom_jax.parallel.plan.gpu_target import target_config
 
-MEGACORE = ("v4", "v5p")  # two cores of a chip that are one device
+MEGACORE = ("v4", "v5p")  # a chip's two cores form one device
 NAMES = tuple(entry.name for entry in ACCELERATORS)
-# What libtpu would otherwise ask a TPU machine for.
+# What libtpu would otherwise read from a TPU machine.
 ALONE = {
     "TPU_SKIP_MDS_QUERY": "1",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
@@ -41,10 +41,10 @@ class Topology:
     """What a program is planned for.
 
     Attributes:
-      name: as it was given, without the slices.
-      accelerator: None for a CPU, of which no peaks are known.
-      shape: chips along each axis of a slice's torus; of GPUs (nodes, GPUs of a node).
-      slices: how many of them; only a network joins them.
+      name: the text as given, without the slices.
+      accelerator: None for a CPU, which has no known peaks.
+      shape: chips along each axis of a slice's torus; for GPUs (nodes, GPUs per node).
+      slices: number of slices, which only a network joins.
     """
 
     name: str
@@ -71,11 +71,11 @@ class Topology:
 
     @property
     def capacity(self) -> float | None:
-        """Bytes of a device's memory; None of a CPU's."""
+        """Bytes of a device's memory; None for a CPU."""
         return self.accelerator.memory_gib * 2**30 if self.accelerator else None
 
     def holds(self, peak: float | None) -> bool:
-        """Whether so many bytes fit on a device; None: the compiler gave up."""
+        """Whether `peak` bytes fit on a device. `peak` is None if the compiler gave up."""
         return peak is not None and (self.capacity is None or peak <= self.capacity)
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     """Reads `KIND:SIZE`.
 
     Raises:
-      ValueError: an unknown kind, or a size that this kind does not come in.
+      ValueError: an unknown kind, or a size that this kind does not have.
     """
     kind, _, size = text.partition(":")
     known = ", ".join((*NAMES, "cpu"))
@@ -96,7 +96,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
     parts = size.split("x")
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         example = "h100:128" if entry and not entry.torus else "v5p:8x8x4"
-        raise ValueError(f"--topology={text}: write its size behind the kind, like {example}")
+        raise ValueError(f"--topology={text}: write its size after the kind, for example {example}")
     shape = tuple(map(int, parts))
     if entry is None or not entry.torus:
         return _flat_topology(text, entry, shape, slices)
@@ -107,7 +107,7 @@ def parse_topology(text: str, slices: int = 1) -> Topology:
             f"{kind}:{axes} in chips"
         )
     if slices < 1:
-        raise ValueError(f"--slices={slices}: a positive number")
+        raise ValueError(f"--slices={slices}: give a positive number")
     return Topology(text, entry, shape, slices)
 
 
@@ -123,13 +123,14 @@ def _flat_topology(
     devices, node = shape[0], min(shape[0], entry.node)
     if devices % node:
         raise ValueError(
-            f"--topology={text}: {devices} GPUs make no whole nodes of {node}; take a multiple"
+            f"--topology={text}: {devices} GPUs do not fill whole nodes of {node}; give a "
+            f"multiple of {node}"
         )
     return Topology(text, entry, (devices // node, node))
 
 
 def missing_compiler(topology: Topology) -> str:
-    """What has to be installed to compile for it; "" if all is there."""
+    """What has to be installed to compile for the topology; "" if everything is."""
     if topology.is_tpu:
         return "" if _is_installed("libtpu") else "libtpu: pip install 'jax[tpu]'"
     if topology.accelerator is None or _is_installed("jax_cuda12_plugin"):
@@ -145,10 +146,10 @@ def _is_installed(package: str) -> bool:
 
 
 def open_devices(topology: Topology) -> Sequence[Any]:
-    """Its devices, which can be compiled for and hold no arrays.
+    """The topology's devices, which can be compiled for but hold no arrays.
 
     Raises:
-      ValueError: the compiler refuses this shape, or there are fewer CPU devices.
+      ValueError: the compiler refuses this shape, or there are too few CPU devices.
     """
     if topology.accelerator is None:
         return _cpu_devices(topology.devices)
@@ -160,14 +161,14 @@ def open_devices(topology: Topology) -> Sequence[Any]:
 
 
 def _cpu_devices(count: int) -> Sequence[Any]:
-    """Asks JAX for them where it has not started yet."""
-    with contextlib.suppress(RuntimeError):  # JAX has started: what there is has to do
+    """Requests `count` devices from JAX if it has not started yet."""
+    with contextlib.suppress(RuntimeError):  # JAX has started: use the devices that exist
         jax.config.update("jax_num_cpu_devices", count)
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise ValueError(
-            f"--topology=cpu:{count} needs as many CPU devices, here are {len(devices)}; set "
-            f"XLA_FLAGS=--xla_force_host_platform_device_count={count}"
+            f"--topology=cpu:{count} needs that many CPU devices, but there are {len(devices)}; "
+            f"set XLA_FLAGS=--xla_force_host_platform_device_count={count}"
         )
     return devices[:count]
 
@@ -185,7 +186,7 @@ def _tpu_devices(topology: Topology) -> Sequence[Any]:
 
 
 def _gpu_devices(topology: Topology) -> Sequence[Any]:
-    # No GPU here times candidate kernels: products go to cuBLAS, whose kernels need no choice here.
+    # There is no GPU to time candidate kernels, so products go to cuBLAS, which needs no timing.
     flags = os.environ.get("XLA_FLAGS", "")
     if "autotune_level" not in flags:
         own = f"--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false {_cuda_folder()}"
@@ -199,7 +200,7 @@ def _gpu_devices(topology: Topology) -> Sequence[Any]:
 
 
 def _cuda_folder() -> str:
-    """The flag that says where pip put NVIDIA's compiler."""
+    """The flag with the folder into which pip installed NVIDIA's compiler."""
     found = importlib.util.find_spec("nvidia")
     folders = found.submodule_search_locations if found else []
     for folder in folders:
@@ -209,7 +210,7 @@ def _cuda_folder() -> str:
 
 
 def coordinates(topology: Topology, devices: Sequence[Any]) -> np.ndarray:
-    """(devices, 1 + axes): slice (of GPUs: node) and place in it, in the order given."""
+    """(devices, 1 + axes): slice (for GPUs: node) and place in it, in the order of `devices`."""
     if topology.is_tpu:
         rows = [((getattr(d, "slice_index", 0) or 0), *d.coords) for d in devices]
     elif topology.accelerator:
@@ -220,6 +221,6 @@ def coordinates(topology: Topology, devices: Sequence[Any]) -> np.ndarray:
 
 
 def _numbers(devices: Sequence[Any]) -> np.ndarray:
-    """Of GPUs, counted node by node."""
+    """Numbers of GPUs, counted node by node."""
     ids = np.array([device.id for device in devices])
     return np.argsort(np.argsort(ids))

@@ -1,7 +1,7 @@
-"""What an exchange between devices moves over which links, and how long that takes at the least.
+"""What an exchange between devices moves over which links, and the least time that takes.
 
-A group of n devices spans s domains (slices of TPUs, nodes of GPUs), m of them in each. Bytes
-that one device receives, with V the whole of what is gathered, reduced or exchanged:
+A group of n devices spans s domains (slices of TPUs, nodes of GPUs), with m devices in each. V is
+the total size of what is gathered, reduced or exchanged. Bytes that one device receives:
 
                        within a domain (ICI, NVLink)     between domains (DCN, InfiniBand)
     all-gather         V (m - 1) / m                     V / m (s - 1) / s
@@ -10,9 +10,10 @@ that one device receives, with V the whole of what is gathered, reduced or excha
     all-to-all         V (m - 1) / n                     V (s - 1) / s
     permute            V, within or between
 
-The devices of a domain first share the work between domains, each its part of V. On a torus a group
-uses the links along all axes on which it extends, both ways where an axis closes to a ring (Chan et
-al. 2007; "How to Scale Your Model", jax-ml.github.io/scaling-book, has the same model).
+The devices of a domain share the traffic between domains, each with its part of V. On a torus a
+group uses the links of all axes along which it extends, in both directions if an axis closes to a
+ring (Chan et al. 2007; "How to Scale Your Model", jax-ml.github.io/scaling-book, has the same
+model).
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from unicom_jax.parallel.plan.topology import Topology, coordinates
 
 @dataclasses.dataclass(frozen=True)
 class Fabric:
-    """Devices in the order of a mesh, and the wires between them.
+    """Devices in the order of a mesh, and the links between them.
 
     Attributes:
       axes: names and sizes of the mesh's axes.
-      places: (devices, 1 + axes) domain and place in it.
-      weights: numbers of elements that a weight has whole, sharded, or gathered over some axes.
+      places: (devices, 1 + axes): each device's domain and its place in it.
+      weights: sizes in elements of weights when whole, sharded, or gathered over some axes.
     """
 
     topology: Topology
@@ -60,11 +61,11 @@ class Exchange:
     """What one kind of exchange costs a device in a step.
 
     Attributes:
-      axes: of the mesh, along which it runs.
+      axes: the mesh axes along which it runs.
       what: "weights" (gradients too) or "activations".
       count: how often it runs.
       near, far: bytes received within and between domains.
-      near_seconds, far_seconds: the least that takes; 0 where no rates are known.
+      near_seconds, far_seconds: the least seconds these take; 0 if no rates are known.
     """
 
     kind: str
@@ -78,7 +79,7 @@ class Exchange:
 
 
 def price(collective: Collective, fabric: Fabric) -> list[Exchange]:
-    """Its exchanges: the weights in it apart from all else. [] where a group is one device."""
+    """Its exchanges, weights separate from other arrays; [] if a group is one device."""
     kind, members = collective.kind, _members(collective, fabric)
     if len(members) < 2:
         return []
@@ -113,7 +114,7 @@ def price(collective: Collective, fabric: Fabric) -> list[Exchange]:
 
 
 def total(exchanges: Iterable[Exchange]) -> list[Exchange]:
-    """Those of one kind, axes and content as one, the longest first."""
+    """Adds up exchanges of equal kind, axes and content; the longest come first."""
     sums: dict[tuple, Exchange] = {}
     for one in exchanges:
         key = (one.kind, one.axes, one.what)
@@ -136,7 +137,7 @@ def _members(collective: Collective, fabric: Fabric) -> np.ndarray:
         moved = pairs[pairs[:, 0] != pairs[:, 1]]
         return moved[0] if len(moved) else np.arange(1)
     if target := re.search(r'megascale_target="\{([\d,]+)\}x', collective.attributes):
-        # Slices talk through their hosts: the same device of each slice.
+        # Slices communicate through their hosts: the same device of each slice.
         slices = len(target[1].split(","))
         return np.arange(slices) * (fabric.devices // slices)
     return parse_groups(collective.attributes, fabric.devices)[0]
@@ -154,7 +155,7 @@ def _is_weight(size: int, kind: str, members: int, weights: frozenset[int]) -> b
 
 
 def received(kind: str, whole: float, count: int, domains: int) -> tuple[float, float]:
-    """Bytes within and between domains, of a group of `count` devices in `domains` domains."""
+    """Bytes within and between domains for a group of `count` devices in `domains` domains."""
     each = count / domains
     if kind == "collective-permute":
         return (0.0, whole) if domains > 1 else (whole, 0.0)
@@ -187,7 +188,7 @@ def _seconds(
 
 
 def _torus_rates(members: np.ndarray, fabric: Fabric) -> list[tuple[int, float]]:
-    """(devices, bytes/s) of each torus axis on which the group extends."""
+    """(devices, bytes/s) for each torus axis along which the group extends."""
     accelerator, shape = fabric.topology.accelerator, fabric.topology.shape
     first = fabric.places[members[0], 0]
     inside = [member for member in members if fabric.places[member, 0] == first]
@@ -201,5 +202,5 @@ def _torus_rates(members: np.ndarray, fabric: Fabric) -> list[tuple[int, float]]
         whole = len(at) == length or stride > 1
         # Groups that interleave share the links between their members.
         rates.append((len(at), accelerator.link * (2 if closed and whole else 1) / max(stride, 1)))
-    # Two devices of one chip: they talk through it, faster than over all of its links.
+    # Two devices of one chip communicate inside it, faster than over all of its links.
     return rates or [(2, accelerator.link * 2 * len(shape))]

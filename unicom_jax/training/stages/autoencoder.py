@@ -3,7 +3,8 @@
     L = λ_l1 · |x - x̂| + λ_kl · KL(q(z|x) ‖ N(0, 1)) + λ_perceptual · perceptual
         + λ_adversarial · w · (- D(x̂))  +  ½ [relu(1 - D(x)) + relu(1 + D(x̂))]
 
-x̂ is the decoder's picture of a draw from the posterior. The perceptual term compares hidden states
+x̂ is the decoder's picture of a draw from the posterior; with `latent_noise`, of one with more noise
+(`stages/codec.py`). The perceptual term compares hidden states
 of the frozen encoder, as the stage `codec` does. The last two terms are there with a discriminator
 D (hinge losses as in Lim & Ye 2017; Esser et al. 2021; Rombach et al. 2022) and count after
 `discriminator.start` steps.
@@ -39,7 +40,7 @@ from unicom_jax.families.build import (
 from unicom_jax.models.extent import Extent
 from unicom_jax.models.paint_space import LatentSpace, pack
 from unicom_jax.runs.autoencoder import canvas_of
-from unicom_jax.training.stages.codec import perceptual_loss
+from unicom_jax.training.stages.codec import add_latent_noise, perceptual_loss
 from unicom_jax.training.stages.statistics import (
     STATISTICS,
     channel_moments,
@@ -78,6 +79,8 @@ def autoencoder_stage(
         nats = divergence(space, middle, log_variance, grids, patches.shape[1])
         noise = jax.vmap(lambda key: jax.random.normal(key, middle.shape[1:]))(row_keys)
         latents = middle + jnp.exp(0.5 * log_variance) * noise
+        if settings["latent_noise"]:
+            latents = noisy_latents(latents, extent, row_keys, settings["latent_noise"])
         features = autoencoder.decoder_features(params, latents.astype(space.compute_dtype), extent)
 
         def paint(output: Params) -> jax.Array:
@@ -131,7 +134,8 @@ def autoencoder_stage(
         weights={term: weight for term, weight in weights.items() if weight},
         starts=starts,
         freeze=(STATISTICS, *settings["freeze"]),
-        rows_are_independent=not adaptive,  # the share is the whole batch's
+        # The share, and what noise is measured against, are the whole batch's.
+        rows_are_independent=not (adaptive or settings["latent_noise"]),
         finish=lambda params, frozen: measure_statistics(space, params, statistics_batches()),
         facts=_statistics_facts,
     )
@@ -162,6 +166,18 @@ def _posterior(
     images = images.astype(space.compute_dtype)
     middle, log_variance = space.autoencoder.moments(params, images, extent)
     return middle.astype(jnp.float32), log_variance.astype(jnp.float32)
+
+
+def noisy_latents(
+    latents: jax.Array, extent: Extent | None, row_keys: jax.Array, most: float
+) -> jax.Array:
+    """Raw latents (B, h, w, c) with the noise of `add_latent_noise`."""
+    inside = jnp.ones((*latents.shape[:3], 1)) if extent is None else extent.mask(latents)
+    batch, channels = len(latents), latents.shape[-1]
+    real = jnp.broadcast_to(inside, (*latents.shape[:3], 1)).reshape(batch, -1)
+    tokens = latents.reshape(batch, -1, channels)
+    noisy = add_latent_noise(tokens, real.astype(jnp.float32), row_keys, most)
+    return noisy.reshape(latents.shape)
 
 
 def divergence(

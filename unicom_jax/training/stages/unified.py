@@ -65,7 +65,7 @@ def check_packed_features(config: Mapping[str, Any], name: str, frozen: Params) 
         return
     if not build_unified(config).images.takes_features:
         raise ConfigError(
-            f"data.packed={directory} holds features in the place of pictures, which "
+            f"data.packed={directory} contains features instead of pictures, which "
             f"unified.pathway={config['unified']['pathway']} cannot read; prepare the rows with "
             "pictures"
         )

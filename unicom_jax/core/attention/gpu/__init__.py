@@ -1,8 +1,8 @@
-"""Attention as Pallas kernels for NVIDIA GPUs, by Triton: scores live in registers only.
+"""Attention as Pallas kernels for NVIDIA GPUs, through Triton: scores stay in registers.
 
-As `attention.tpu`, after Dao (arXiv:2307.08691), with what GPUs do otherwise: a program has one
-block of queries (or keys), loops over the blocks that it sees by a list, whole ones first, and
-finds what other programs have read in the cache.
+Like `attention.tpu`, after Dao (arXiv:2307.08691), but adapted to GPUs: a program has one block of
+queries (or keys) and loops over a list of the blocks that it sees, whole ones first. What other
+programs have read is found in the cache.
 """
 
 from unicom_jax.core.attention.gpu.calls import backward, forward

@@ -1,4 +1,4 @@
-"""Arrays as the kernels take them, which blocks a program looks at, and what a call costs."""
+"""The kernels' arrays, the blocks that each program visits, and the cost of a call."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from unicom_jax.core.batch import MaskIntervals
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """Queries and keys of a block, by pass; powers of two. What shared memory and registers take.
+    """Block sizes as (queries, keys), powers of two, that fit shared memory and registers.
 
     Attributes:
-      forward: of the forward pass.
-      backward: of both kernels of the backward pass.
+      forward: blocks of the forward pass.
+      backward: blocks of both kernels of the backward pass.
     """
 
     forward: tuple[int, int]
@@ -31,7 +31,7 @@ class Tiles:
 
 
 def _tiles(head_dim: int, dtype: jnp.dtype) -> Tiles:
-    """Sizes for which ptxas keeps (nearly) all in registers, for sm_80 and sm_90a."""
+    """Sizes for which ptxas keeps (nearly) everything in registers, for sm_80 and sm_90a."""
     narrow = head_dim <= 128
     if dtype.itemsize <= 2:
         if narrow:
@@ -41,14 +41,15 @@ def _tiles(head_dim: int, dtype: jnp.dtype) -> Tiles:
 
 
 def _filled(x: jax.Array, slots: int) -> jax.Array:
-    """(B, S, H, D) with slots, and channels up to a power of two, of zeros."""
-    channels = max(16, pl.next_power_of_2(x.shape[3]))  # 16: the least of a tensor core's product
+    """(B, S, H, D) padded with zeros to `slots` slots and to a power of two of channels."""
+    channels = max(16, pl.next_power_of_2(x.shape[3]))  # 16: the least a tensor core multiplies
     more = (slots - x.shape[1], channels - x.shape[3])
     return jnp.pad(x, ((0, 0), (0, more[0]), (0, 0), (0, more[1])))
 
 
 def _listed(states: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Blocks of the last axis, whole ones first, then those seen in part; and where each end."""
+    """Blocks of the last axis: whole ones, then partly seen ones, then hidden ones; and the
+    numbers of whole and of seen blocks."""
     order = jnp.argsort(-states, axis=-1).astype(jnp.int32)
     whole, seen = (jnp.sum(states >= least, axis=-1) for least in (WHOLE, PARTLY))
     return order, jnp.stack([whole, seen], axis=-1).astype(jnp.int32)
@@ -56,7 +57,7 @@ def _listed(states: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @dataclasses.dataclass(frozen=True)
 class _Arranged:
-    """Inputs of a call, filled up to whole blocks."""
+    """Inputs of a call, padded to whole blocks."""
 
     q: jax.Array
     k: jax.Array
@@ -83,10 +84,10 @@ def _arrange(q, k, v, mask: MaskIntervals, blocks: tuple[int, int]) -> _Arranged
 
 
 def _call(kernel, grid, inputs, outputs, shapes, warps, products, arrays, interpret):
-    """Runs a kernel with so many products a pair of q and k, the fourth and fifth of `arrays`."""
+    """Runs a kernel that computes `products` products per query-key pair; `arrays[3:5]` is q, k."""
     q, k = arrays[3:5]
     pairs = q.size // q.shape[3] * k.shape[1]
-    # Once each: what several programs read of a row is in the cache.
+    # Each array counts once: what several programs read of a row is in the cache.
     moved = sum(x.size * x.dtype.itemsize for x in (*arrays, *shapes))
     cost = pl.CostEstimate(
         flops=2 * products * pairs * q.shape[3], transcendentals=pairs, bytes_accessed=moved
@@ -106,7 +107,7 @@ def _call(kernel, grid, inputs, outputs, shapes, warps, products, arrays, interp
 
 
 def _query_specs(x: _Arranged, queries: int) -> tuple[list[pl.BlockSpec], pl.BlockSpec, ...]:
-    """For a grid of blocks of queries, heads, rows: lists, bounds, q, k, v; then q; then rows."""
+    """Specs for a grid (blocks of queries, heads, rows): lists, bounds, q, k, v; q; rows."""
     slots, dim, group = x.k.shape[1], x.q.shape[3], x.group
     of_queries = pl.BlockSpec((None, queries, None, dim), lambda i, h, b: (b, i, h, 0))
     of_keys = pl.BlockSpec(
@@ -134,8 +135,8 @@ def forward(
     """An `online.Forward`.
 
     Args:
-      blocks: queries and keys of a block, powers of two; None: what fits the hardware.
-      interpret: without a GPU, step by step.
+      blocks: queries and keys in a block, powers of two; None: sizes that fit the hardware.
+      interpret: run without a GPU, step by step.
     """
     (_, slots, heads, head_dim), tiles = q.shape, _tiles(q.shape[3], q.dtype)
     queries, keys = blocks or tiles.forward

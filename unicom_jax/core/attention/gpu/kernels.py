@@ -1,13 +1,13 @@
-"""The three kernels. Arguments are references into main memory, of one row and one head.
+"""The three kernels. Arguments refer to one row and one head in main memory.
 
     forward     o = softmax(q k^T) v         for a block of queries, over blocks of keys
     queries     ds = w (do v^T - mean)       the same; dq = ds k
     keys        dk = ds^T q, dv = w^T do     for a block of keys, over heads and blocks of queries
 
 Shapes: order (blocks,), counts (2,) as `calls` makes them; bounds (4, queries); q, out, gradient,
-dq, k, v, dk and dv (slots, channels); log_sum and mean (queries,). What a program loops over has
-all slots and, for the keys' kernel, a middle axis of query heads; all else is one block.
-Products take the inputs' dtype and give fp32; all else is fp32.
+dq, k, v, dk and dv (slots, channels); log_sum and mean (queries,). Arrays that a program loops over
+have all slots and, in the keys' kernel, a middle axis of query heads; every other array is one
+block. Products take the inputs' dtype and give fp32; all else is fp32.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def _slots(first: jax.Array, keys: int) -> jax.Array:
 
 
 def _visible(bounds, slots: jax.Array) -> jax.Array:
-    """Which key slots are seen; four bounds of queries along another axis."""
+    """Which key slots are seen. `bounds`: four per query, along another axis than `slots`."""
     context = (bounds[0] <= slots) & (slots < bounds[1])
     return context | ((bounds[2] <= slots) & (slots < bounds[3]))
 
@@ -70,8 +70,8 @@ def forward_kernel(order, counts, bounds, q, k, v, out, log_sum, *, keys: int):
 def _weights_and_gradient(for_scores, for_weights, log_sum, mean, visible):
     """Weights of a block and the gradient of its scores, fp32.
 
-    Two factors for the scores, q and k, and two for the weights' gradient, that of the output and
-    v: queries first for (queries, keys), or keys first.
+    `for_scores` holds q and k, `for_weights` the output's gradient and v. The results are
+    (queries, keys) if each pair has the queries' array first, (keys, queries) otherwise.
     """
     weights = jnp.exp(product(*for_scores, (1, 1)) - log_sum)
     if visible is not None:

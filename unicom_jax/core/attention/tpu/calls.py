@@ -1,4 +1,4 @@
-"""Arrays as the kernels take them, grids, and which blocks a step of a grid has."""
+"""The kernels' arrays and grids, and the blocks that each step of a grid uses."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from unicom_jax.core.batch import MaskIntervals
 
 
 def _heads_first(x: jax.Array, slots: int) -> jax.Array:
-    """(B, S, H, D) -> (B, H, slots, D), filled up with zeros."""
+    """(B, S, H, D) -> (B, H, slots, D), padded with zeros."""
     x = x.transpose(0, 2, 1, 3)
     return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
 
 
 def _slots_first(x: jax.Array, slots: int) -> jax.Array:
-    """Back again, the first `slots`."""
+    """Inverse of `_heads_first`: the first `slots` slots."""
     return x[:, :, :slots].transpose(0, 2, 1, 3)
 
 
 def _rows(x: jax.Array, sizes: Sizes) -> jax.Array:
-    """One number a query and head, (B, H, S) -> (B, H / heads, heads, S), filled up."""
+    """One number per query and head, (B, H, S) -> (B, H / heads, heads, S), padded."""
     x = jnp.pad(x, ((0, 0), (0, 0), (0, sizes.queries * sizes.query_blocks - x.shape[2])))
     return x.reshape(sizes.batch, -1, sizes.heads, x.shape[2])
 
@@ -42,7 +42,7 @@ def _rows(x: jax.Array, sizes: Sizes) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class _Specs:
-    """Blocks of the arrays of one call, by what they belong to."""
+    """Block specs of the arrays of one call, by what an array belongs to."""
 
     bounds: pl.BlockSpec
     queries: pl.BlockSpec
@@ -51,13 +51,13 @@ class _Specs:
 
     @property
     def backward(self) -> list[pl.BlockSpec]:
-        """Of bounds, q, k, v, gradient, log-sum-exp and mean."""
+        """Specs of bounds, q, k, v, gradient, log-sum-exp and mean."""
         by_query, by_key = self.queries, self.keys
         return [self.bounds, by_query, by_key, by_key, by_query, self.rows, self.rows]
 
 
 def _specs(sizes: Sizes, place: Callable) -> _Specs:
-    """`place(*grid, codes)`: row, part of the query heads, key head, blocks of queries and keys."""
+    """`place(*grid, codes)` gives row, part of the query heads, key head, query and key block."""
 
     def spec(shape: tuple[int | None, ...], index: Callable) -> pl.BlockSpec:
         return pl.BlockSpec(shape, lambda *grid: index(*place(*grid)))
@@ -94,7 +94,7 @@ def _by_keys(sizes: Sizes) -> tuple[tuple[int, ...], _Specs]:
 
 
 def _call(kernel, grid, inputs, outputs, shapes, scratch, cost, interpret) -> Callable:
-    sums = len(grid) - 3  # the last axes are summed over
+    sums = len(grid) - 3  # number of last axes that are summed over
     return pl.pallas_call(
         kernel,
         grid_spec=pltpu.PrefetchScalarGridSpec(
@@ -115,7 +115,7 @@ def _call(kernel, grid, inputs, outputs, shapes, scratch, cost, interpret) -> Ca
 
 
 def _arranged(q, k, v, mask, sizes: Sizes):
-    """Block states, bounds (B, 4, S), and q, k, v heads first; all filled up."""
+    """Block states, bounds (B, 4, S), and q, k, v with heads first; all padded."""
     queries, slots = sizes.queries * sizes.query_blocks, sizes.keys * sizes.key_blocks
     mask = filled_mask(mask, queries)
     bounds = jnp.stack(jax.tree.leaves(mask), axis=1)
@@ -135,13 +135,13 @@ def forward(
     """An `online.Forward`.
 
     Args:
-      blocks: queries and keys of a block; None: what fits the hardware.
-      interpret: without a TPU, step by step.
+      blocks: queries and keys in a block; None: sizes that fit the hardware.
+      interpret: run without a TPU, step by step.
     """
     queries, sizes = q.shape[1], sizes_of(q, k, blocks)
     states, bounds, q, k, v = _arranged(q, k, v, mask, sizes)
     grid, specs = _by_queries(sizes)
-    again = 2 * sizes.query_blocks * sizes.parts  # keys and values, for each block of queries
+    again = 2 * sizes.query_blocks * sizes.parts  # keys and values are read for each query block
     rows = jax.ShapeDtypeStruct((*q.shape[:1], grid[1], sizes.heads, q.shape[2]), jnp.float32)
     run = _call(
         partial(forward_kernel, sizes=sizes),
@@ -189,7 +189,7 @@ def backward(
     )
     dq = of_queries(with_fetches(states), *arrays)
     grid, specs = _by_keys(sizes)
-    again = 2 * sizes.key_blocks  # queries and gradient, for each block of keys
+    again = 2 * sizes.key_blocks  # queries and gradient are read for each key block
     of_both = _call(
         partial(keys_kernel, sizes=sizes),
         grid,

@@ -1,4 +1,4 @@
-"""The three kernels. Arguments are references to blocks in VMEM, and in scalar memory the codes.
+"""The three kernels. Arguments refer to blocks in VMEM; `codes` is in scalar memory.
 
     forward     o = softmax(q k^T) v         for a block of queries, over blocks of keys
     queries     ds = w (do v^T - mean)       the same; dq = ds k
@@ -32,7 +32,7 @@ def _visible(bounds, block: jax.Array, sizes: Sizes) -> jax.Array:
 
 
 def _look(code: jax.Array, visible: Callable[[], jax.Array], step: Callable) -> None:
-    """Runs `step(visible or None)` as the state of a block asks for."""
+    """Runs `step(mask)` for a partly seen block, `step(None)` for a whole one, or nothing."""
     pl.when((code & 3) == PARTLY)(lambda: step(visible()))
     pl.when((code & 3) == WHOLE)(lambda: step(None))
 

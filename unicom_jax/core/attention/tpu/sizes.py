@@ -1,4 +1,4 @@
-"""Blocks of a call, and what it costs."""
+"""The blocks of a call, and its cost."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from jax.experimental import pallas as pl
 
 from unicom_jax.core.attention.blocks import fitting_block
 
-GROUP_BYTES = 2048  # of a query in the heads that are computed together; bounds VMEM
+GROUP_BYTES = 2048  # per query, over the heads that are computed together; bounds VMEM
 
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """Of one call.
+    """Sizes of one call.
 
     Attributes:
-      queries, keys: slots of a block.
-      query_blocks, key_blocks: how many.
+      queries, keys: slots in a block.
+      query_blocks, key_blocks: number of blocks.
       heads: query heads that are computed together.
-      parts: so many times, for all query heads of a key head.
+      parts: number of such groups among the query heads of a key head.
     """
 
     batch: int
@@ -39,18 +39,18 @@ class Sizes:
         return self.batch * self.kv_heads * self.parts * self.heads
 
     def query_bytes(self, dtype: jnp.dtype) -> int:
-        """Of an array like q."""
+        """Bytes of an array like q."""
         slots = self.queries * self.query_blocks
         return self.all_heads * slots * self.head_dim * dtype.itemsize
 
     def key_bytes(self, dtype: jnp.dtype) -> int:
-        """Of an array like k."""
+        """Bytes of an array like k."""
         slots = self.keys * self.key_blocks
         return self.batch * self.kv_heads * slots * self.head_dim * dtype.itemsize
 
     def cost(self, products: int, nbytes: int) -> pl.CostEstimate:
-        """Of a pass with so many products a pair, as if every block were seen: which ones are is
-        known from the mask when the program runs."""
+        """Cost of a pass with `products` products per query-key pair, as if every block were seen:
+        the mask decides which blocks are seen only when the program runs."""
         pairs = self.queries * self.query_blocks * self.keys * self.key_blocks * self.all_heads
         return pl.CostEstimate(
             flops=2 * products * pairs * self.head_dim,

@@ -1,0 +1,91 @@
+"""`unicom sweep` and `unicom compare` on the command line."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sweeps.fake import write_fake_sweep, write_hand_made
+from unicom_jax.cli import main
+from unicom_jax.sweeps.plan import write_jobs
+
+FILE = """\
+from tests.sweeps.fake import fake_sweep as get_sweep
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """FILE and the workdir of a sweep that is done but for one variant."""
+    folder = tmp_path_factory.mktemp("sweep")
+    (folder / "fake.py").write_text(FILE)
+    _, plan = write_fake_sweep(folder / "run")
+    write_jobs(plan, folder / "run")
+    return str(folder / "fake.py"), f"--workdir={folder / 'run'}"
+
+
+def printed(capsys, *arguments: str) -> str:
+    assert main(arguments) == 0
+    return capsys.readouterr().out
+
+
+def test_a_dry_run_shows_what_is_shared_what_is_left_and_the_disk(made, capsys):
+    text = printed(capsys, "sweep", "run", *made, "--dry-run")
+    assert "Wide answers more questions." in text
+    line = next(line for line in text.splitlines() if line.strip().startswith("wide"))
+    assert line.split()[1:5] == ["3", "pretrain", "encoder,", "codec"]
+    assert "24 jobs, 18 done; a stage is shared by up to 3 runs" in text
+    assert "MiB of checkpoints" in text and "of 10 min" in text
+
+
+def test_status_names_each_job_with_its_state_and_reason(made, capsys):
+    text = printed(capsys, "sweep", "status", *made)
+    assert text.count(" failed  ") == 2 and text.count(" done  ") == 18
+    assert "18 done, 2 failed, 4 waiting; 3 min 20 s of CPU time used" in text
+
+
+def test_the_table_is_written_and_printed_in_three_forms(made, capsys, tmp_path):
+    text = printed(capsys, "sweep", "table", *made)
+    assert "same sign as the claim" in text and "results.parquet" in text
+    assert printed(capsys, "sweep", "table", *made, "--markdown").startswith("| score | first |")
+    assert printed(capsys, "sweep", "table", *made, "--latex").startswith("\\begin{tabular}")
+
+
+def test_the_report_is_written(made, capsys):
+    assert printed(capsys, "sweep", "report", *made).endswith("report.html\n")
+
+
+def test_runs_are_compared_with_the_keys_in_which_they_differ(capsys, tmp_path):
+    first = write_hand_made(tmp_path / "a", seed=0, rate=0.4)
+    second = write_hand_made(tmp_path / "b", seed=0, rate=0.8, codec__steps=9)
+    text = printed(capsys, "compare", str(first), str(second))
+    assert "codec.steps: 4 | 9" in text and "better" in text and "1 seed × 120" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--jobs=0"], "at least 1"),
+        (["--shard=4/4"], "I from 0 to N-1"),
+        (["--shard=1"], "I from 0 to N-1"),
+        (["--engine=dask"], "choose from"),
+    ],
+)
+def test_a_wrong_flag_ends_with_status_2(capsys, flags, words):
+    with pytest.raises(SystemExit) as end:
+        main(["sweep", "run", "x.py", *flags])
+    assert end.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep", "run", "missing.py"], "missing.py: no such file"),
+        (["sweep", "table", "FILE", "--workdir=nowhere"], "nowhere holds no sweep"),
+        (["sweep", "run", "FILE", "--workdir=gs://bucket/x"], "is in an object store"),
+        (["compare", "nowhere"], "nowhere holds no run"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(made, capsys, arguments, words):
+    assert main([made[0] if one == "FILE" else one for one in arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line

@@ -1,0 +1,258 @@
+"""The table of a sweep, its comparisons and report; `unicom compare`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import re
+from dataclasses import replace
+
+import pyarrow.parquet
+import pytest
+from rich.console import Console
+
+from tests.evaluation.test_report import Balance
+from tests.sweeps.fake import (
+    SCORES,
+    plan_without_scores,
+    write_fake_sweep,
+    write_hand_made,
+    write_scored,
+)
+from unicom_jax.config import ConfigError
+from unicom_jax.evaluation.scores import read_scores
+from unicom_jax.sweeps.command import print_comparisons
+from unicom_jax.sweeps.compare import (
+    HEADINGS,
+    SAME,
+    compare_sweep,
+    latex,
+    markdown,
+    measured_of,
+    row_of,
+)
+from unicom_jax.sweeps.hand import compare_groups, differing, group_runs
+from unicom_jax.sweeps.items import outcomes_of
+from unicom_jax.sweeps.report import write_report
+from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
+from unicom_jax.sweeps.statistics import UNDECIDED
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep")
+    return (*write_fake_sweep(workdir), workdir)
+
+
+# ---- items ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "score",
+    ["understanding/qa", "generation/overall", "generation/single", "generation/two"],
+)
+def test_a_score_is_the_sum_of_what_its_items_contribute(tmp_path, score):
+    write_scored(tmp_path, seed=0, rate=0.7)
+    found = outcomes_of(tmp_path, score)
+    assert found.value == read_scores(tmp_path / "scores.json")[score]
+    assert sum(found.items.values()) == pytest.approx(found.value) and len(found.items) > 3
+
+
+def test_questions_about_one_picture_are_one_cluster(tmp_path):
+    write_scored(tmp_path, seed=0, rate=0.7)
+    found = outcomes_of(tmp_path, "understanding/qa")
+    assert len(found.items) == 120 and len(set(found.clusters.values())) == 60
+
+
+def test_a_distance_of_distributions_has_a_value_and_no_items(tmp_path):
+    write_scored(tmp_path, seed=0, rate=0.7)
+    found = outcomes_of(tmp_path, "reconstruction/kid")
+    assert found.value == pytest.approx(0.07) and not found.items
+    assert outcomes_of(tmp_path, "editing/success") is None
+
+
+def test_a_held_out_metric_is_that_of_the_last_evaluation(tmp_path):
+    write_scored(tmp_path, seed=0, rate=0.7, loss=1.0)
+    assert outcomes_of(tmp_path, "pretrain:eval/loss").value == 2.0
+    assert outcomes_of(tmp_path, "pretrain:eval/text") is None
+
+
+# ---- the table --------------------------------------------------------------------------------
+
+
+def test_the_table_has_every_metric_of_every_evaluation_with_what_it_cost(done):
+    _, plan, workdir = done
+    rows = [r for r in rows_of(plan, workdir) if (r["variant"], r["seed"]) == ("wide", 1)]
+    curve = [r for r in rows if r["metric"] == "eval/loss"]
+    assert [(r["stage"], r["step"], r["value"]) for r in curve] == [
+        ("pretrain", 2, pytest.approx(3.01)),
+        ("pretrain", 4, pytest.approx(2.01)),
+    ]
+    # two stages of four steps before, at 5e6 operations and 2.5 CPU seconds a step
+    assert [r["flops"] for r in curve] == [5e6 * 10, 5e6 * 12]
+    assert [r["cpu_seconds"] for r in curve] == [25.0, 30.0]
+    assert [r["tokens"] for r in curve] == [200.0, 400.0]
+    score = next(r for r in rows if r["metric"] == "understanding/qa")
+    assert (score["stage"], score["n"], score["flops"], score["commit"]) == ("", 120, 6e7, "abc")
+    assert score["low"] < score["value"] < score["high"]
+    assert json.loads(score["overrides"]) == {"unified.transformer.width": 64}
+
+
+def test_a_run_without_a_result_is_one_row_with_its_reason(done):
+    _, plan, workdir = done
+    rows = [row for row in rows_of(plan, workdir) if row["variant"] == "broken"]
+    assert [row["status"] for row in rows] == ["failed", "failed", "unfinished"]
+    assert re.fullmatch(r"stage pretrain-\w+: no", rows[0]["reason"])
+    assert rows[0]["metric"] is None
+
+
+def test_both_files_hold_the_same_table(done, tmp_path):
+    _, plan, workdir = done
+    rows = rows_of(plan, workdir)
+    parquet, text = write_table(rows, tmp_path)
+    assert pyarrow.parquet.read_table(parquet).to_pylist() == rows
+    with text.open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    assert list(listed[0]) == list(COLUMNS)
+    assert [row["value"] for row in listed] == [
+        "" if row["value"] is None else str(row["value"]) for row in rows
+    ]
+
+
+def test_a_sweep_without_scores_needs_no_evaluation():
+    sweep, plan = plan_without_scores()
+    assert not sweep.evaluates
+    assert {run.job.split for run in plan.runs} == {""}
+
+
+# ---- comparisons ------------------------------------------------------------------------------
+
+
+def test_a_clear_effect_has_the_sign_of_the_claim(done):
+    sweep, plan, workdir = done
+    answers, loss, broken = compare_sweep(sweep, plan, workdir)
+    assert answers.verdict == SAME and answers.effect.pairs == 3 and answers.effect.count == 120
+    assert answers.effect.interval.value == pytest.approx(0.4, abs=0.1)
+    assert loss.verdict == SAME and loss.effect.interval.value == pytest.approx(-0.5)
+    assert broken.verdict == UNDECIDED and broken.why == "no result of broken"
+    assert math.isnan(broken.p)
+
+
+def test_a_sign_against_the_claim_is_called_opposite(done):
+    sweep, plan, workdir = done
+    turned = [replace(c, better=c.worse, worse=c.better) for c in sweep.contrasts[:2]]
+    found = compare_sweep(replace(sweep, contrasts=turned), plan, workdir)
+    assert [one.verdict for one in found] == ["opposite sign"] * 2
+
+
+def test_comparisons_are_printed_with_what_failed(done):
+    sweep, plan, workdir = done
+    printed = io.StringIO()
+    console = Console(file=printed, width=200)
+    print_comparisons(compare_sweep(sweep, plan, workdir), sweep, plan, workdir, console)
+    text = printed.getvalue()
+    assert "same sign as the claim" in text and "3 seeds × 120" in text
+    assert "broken-seed0" in text and "no result of broken" in text
+
+
+def test_tables_in_markdown_and_latex_have_the_same_cells(done):
+    sweep, plan, workdir = done
+    measured = measured_of(plan, workdir, sweep.scores)
+    found = compare_sweep(sweep, plan, workdir)
+    rows = [row_of(one, measured[one.contrast.score]) for one in found]
+    lines = markdown(HEADINGS, rows).splitlines()
+    assert len(lines) == 5 and all(line.count("|") == len(HEADINGS) + 1 for line in lines)
+    tex = latex(HEADINGS, rows)
+    assert r"3 seeds $\times$ 120" in tex and r"\%" in tex and "%" not in tex.replace(r"\%", "")
+    assert tex.count("\\\\\n") == 4 and tex.startswith(r"\begin{tabular}{llllllll}")
+
+
+# ---- the report -------------------------------------------------------------------------------
+
+
+def test_the_report_is_one_file_with_claim_verdicts_curves_and_failures(done):
+    sweep, plan, workdir = done
+    page = write_report(sweep, plan, workdir).read_text(encoding="utf-8")
+    balance = Balance()
+    balance.feed(page)
+    assert balance.wrong == balance.open == []
+    assert "<script" not in page and "url(" not in page and "src=" not in page
+    assert sweep.claim in page and "same sign as the claim" in page and "+3 points" in page
+    assert page.count('class="trouble"') == 2
+    assert all(score in page for score in SCORES)
+    for words in ("over steps", "over operations", "over CPU seconds"):
+        assert page.count(words) >= 2
+    assert 'path class="v0"' in page and 'path class="v1"' in page
+    assert "unified.transformer.width=64" in page
+
+
+# ---- runs made by hand ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Two configurations with three seeds each."""
+    root = tmp_path_factory.mktemp("runs")
+    found = []
+    for name, rate, changes in (("a", 0.4, {}), ("b", 0.8, {"pretrain__steps": 9})):
+        found += [
+            write_hand_made(root / f"{name}{seed}", seed=seed, rate=rate, **changes)
+            for seed in range(3)
+        ]
+    return found
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_group(runs):
+    groups = group_runs(runs)
+    assert [(group.name, sorted(group.runs)) for group in groups] == [
+        ("a0", [0, 1, 2]),
+        ("b0", [0, 1, 2]),
+    ]
+    assert differing(groups) == {"pretrain.steps": [4, 9]}
+
+
+def test_every_group_is_compared_with_the_first_in_all_scores(runs):
+    found, measured = compare_groups(group_runs(runs))
+    by_score = {one.contrast.score: one for one in found}
+    answers = by_score["understanding/qa"]
+    assert (answers.contrast.better, answers.contrast.worse) == ("b0", "a0")
+    assert answers.verdict == "better" and answers.effect.pairs == 3
+    assert set(by_score) == set(measured) >= {"generation/overall", "reconstruction/kid"}
+
+
+def test_two_single_runs_are_compared_over_their_items(runs):
+    found, _ = compare_groups(group_runs([runs[0], runs[3]]))
+    answers = next(one for one in found if one.contrast.score == "understanding/qa")
+    assert answers.effect.seeds is None and answers.verdict == "better"
+
+
+def test_keys_that_change_no_result_do_not_part_a_group(runs, tmp_path):
+    other = write_hand_made(tmp_path / "other", seed=7, rate=0.4, data__threads=5)
+    assert len(group_runs([runs[0], other])) == 1
+
+
+@pytest.mark.parametrize(
+    ("choose", "message"),
+    [
+        (lambda runs, new: runs[:2], "differ in nothing but the seed"),
+        (lambda runs, new: [runs[0], new(seed=0)], "the same configuration and seed 0"),
+        (
+            lambda runs, new: [runs[0], new(seed=0, split="development", codec__steps=9)],
+            "scored with split 'test'",
+        ),
+        (lambda runs, new: [runs[0], runs[0].parent], "holds no run"),
+    ],
+)
+def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path, choose, message):
+    chosen = choose(runs, lambda **how: write_hand_made(tmp_path / "new", rate=0.4, **how))
+    with pytest.raises(ConfigError, match=message):
+        compare_groups(group_runs(chosen))
+
+
+def test_a_run_that_was_not_scored_says_how_to_score_it(runs, tmp_path):
+    run = write_hand_made(tmp_path / "run", seed=0, rate=0.4)
+    (run / "scores.json").unlink()
+    with pytest.raises(ConfigError, match="run unicom evaluate --workdir="):
+        group_runs([run])

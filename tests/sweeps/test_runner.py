@@ -1,0 +1,202 @@
+"""The loop over a plan, with jobs that end at once: what is started when, and how it ends."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from unicom_jax.sweeps import runner
+from unicom_jax.sweeps.plan import Job, Plan, Run
+from unicom_jax.sweeps.predict import predict
+from unicom_jax.sweeps.runner import reasons, run_plan, spent
+from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, read_outcome, work, write_outcome
+from unicom_jax.training.stopping import Stopped
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(runner, "LOOK", 0.0)
+    monkeypatch.setattr(runner, "AGAIN", 0.0)
+
+
+def plan_of(runs: dict[str, list[str]]) -> Plan:
+    """Runs by name, with the stages of each in order: each stage needs those before it."""
+    jobs: dict[str, Job] = {}
+    for stages in runs.values():
+        for place, name in enumerate(stages):
+            inputs = {one: one for one in stages[:place]}
+            jobs.setdefault(name, Job(name, "stage", name, inputs, {}, name))
+    found = []
+    for name, stages in runs.items():
+        job = Job(name, "run", "", {one: one for one in stages}, {}, name)
+        found.append(Run(name, 0, job, {}))
+    return Plan({**jobs, **{run.job.id: run.job for run in found}}, tuple(found))
+
+
+TWO = {"a": ["root", "left"], "b": ["root", "right"]}
+
+
+class Jobs:
+    """An engine: each job ends when it is polled, in the way that `ends` says, one after the
+    other; after them, and otherwise, it is done."""
+
+    def __init__(self, seconds: float = 1.0, **ends: list[str]) -> None:
+        self.ends, self.seconds = {id: list(one) for id, one in ends.items()}, seconds
+        self.started: list[str] = []
+        self.stopped: list[str] = []
+
+    def __call__(self, workdir: Path, id: str):
+        self.started.append(id)
+        engine = self
+
+        class Handle:
+            def poll(self):
+                status = engine.ends[id].pop(0) if engine.ends.get(id) else DONE
+                if status in (DONE, FAILED):
+                    why = {"reason": f"{id} broke"} if status == FAILED else {}
+                    write_outcome(
+                        workdir, id, status=status, cpu_seconds=engine.seconds, seconds=1.0, **why
+                    )
+                return status
+
+            def stop(self):
+                engine.stopped.append(id)
+                engine.ends[id] = [STOPPED]
+
+        return Handle()
+
+
+def run(plan, tmp_path, jobs, slots=1, minutes=10.0, **how):
+    return run_plan(
+        plan, tmp_path, jobs, slots, Console(file=io.StringIO()), minutes=minutes, **how
+    )
+
+
+def test_each_stage_runs_once_and_after_those_it_needs(tmp_path):
+    jobs = Jobs()
+    ended = run(plan_of(TWO), tmp_path, jobs)
+    assert Counter(jobs.started) == Counter(["root", "left", "right", "a", "b"])
+    assert jobs.started.index("root") < jobs.started.index("left") < jobs.started.index("a")
+    assert not ended.failed and not ended.unstarted
+
+
+def test_what_most_runs_need_is_started_first(tmp_path):
+    jobs = Jobs()
+    run(plan_of({"a": ["alone"], "b": ["shared"], "c": ["shared"]}), tmp_path, jobs)
+    assert jobs.started[0] == "shared"
+
+
+def test_what_is_done_is_not_done_again(tmp_path):
+    plan = plan_of(TWO)
+    run(plan, tmp_path, Jobs())
+    again = Jobs()
+    run(plan, tmp_path, again)
+    assert again.started == []
+
+
+def test_a_failed_stage_takes_the_runs_along_that_need_it_and_no_other(tmp_path):
+    plan = plan_of(TWO)
+    ended = run(plan, tmp_path, Jobs(left=[FAILED]))
+    assert ended.failed == {"left": "left broke", "a": "stage left: left broke"}
+    assert read_outcome(tmp_path, "b")["status"] == DONE
+    assert reasons(plan, tmp_path) == {"a": "stage left: left broke"}
+
+
+def test_what_failed_before_is_tried_again(tmp_path):
+    plan, again = plan_of(TWO), Jobs()
+    run(plan, tmp_path, Jobs(left=[FAILED]))
+    ended = run(plan, tmp_path, again)
+    assert again.started == ["left", "a"] and not ended.failed
+
+
+def test_what_fails_in_another_runner_meanwhile_is_not_tried_again(tmp_path):
+    plan = plan_of(TWO)
+
+    class Elsewhere(Jobs):
+        def __call__(self, workdir, id):
+            if id == "root":
+                write_outcome(workdir, "left", status=FAILED, reason="there", at=time.time() + 9)
+            return super().__call__(workdir, id)
+
+    jobs = Elsewhere()
+    ended = run(plan, tmp_path, jobs)
+    assert "left" not in jobs.started and ended.failed["a"] == "stage left: there"
+
+
+def test_a_job_that_another_runner_is_at_waits_while_others_run(tmp_path):
+    jobs = Jobs(left=[BUSY, BUSY])
+    run(plan_of(TWO), tmp_path, jobs, slots=2)
+    assert jobs.started.count("left") == 3
+    assert jobs.started.count("right") == 1
+
+
+def test_no_stage_is_started_after_the_cpu_time_is_used_up(tmp_path):
+    plan, jobs = plan_of(TWO), Jobs(seconds=40.0)
+    ended = run(plan, tmp_path, jobs, minutes=1.0)
+    assert len(jobs.started) == 2 and spent(plan, tmp_path) == 80.0
+    assert set(ended.unstarted) == {"left", "right", "a", "b"} - set(jobs.started)
+
+
+def test_a_stop_asks_what_runs_to_save_and_starts_nothing_more(tmp_path):
+    jobs, heard = Jobs(), []
+
+    def asked() -> bool:
+        heard.append(None)
+        return len(jobs.started) == 1
+
+    jobs.ends["root"] = [None, None, None, None]
+    with pytest.raises(Stopped, match="run the same command"):
+        run(plan_of(TWO), tmp_path, jobs, asked_to_stop=asked)
+    assert jobs.stopped == ["root"] and jobs.started == ["root"]
+
+
+def test_a_job_whose_lock_another_process_holds_is_busy(tmp_path):
+    hold = (
+        "import sys, pathlib; from unicom_jax.runs.lock import workdir_lock\n"
+        "with workdir_lock(pathlib.Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    claim = tmp_path / "claims" / "root"
+    command = [sys.executable, "-c", hold, str(claim)]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert work(tmp_path, "root") == BUSY
+        other.communicate("\n")
+    write_outcome(tmp_path, "root", status=DONE)
+    assert work(tmp_path, "root") == DONE
+
+
+def test_a_job_that_cannot_be_read_is_an_outcome_with_its_reason(tmp_path):
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "root.json").write_text("{")
+    assert work(tmp_path, "root") == FAILED
+    assert "root.json is not JSON" in read_outcome(tmp_path, "root")["reason"]
+
+
+def test_a_prediction_is_what_a_job_of_another_seed_took():
+    first, second = (Job(name, "stage", "x", {}, {}, "alike", "test") for name in "ab")
+    runs = [Job(name, "run", "", {}, {}, "scored", "test") for name in "cd"]
+    plan = Plan({"d": runs[1]}, ())
+    outcomes = {"c": {"status": DONE, "cpu_seconds": 30.0}}
+    cost = predict(plan, outcomes, {"c": runs[0]})["d"]
+    assert (cost.seconds, cost.measured) == (30.0, True)
+    assert predict(plan, {}, {})["d"].seconds is None
+
+
+def test_no_process_is_started_for_a_job_that_another_one_is_seen_at(tmp_path, monkeypatch):
+    jobs, seen = Jobs(), []
+
+    def claimed(workdir, id):
+        seen.append(id)
+        return id == "left" and seen.count("left") < 3
+
+    monkeypatch.setattr(runner, "is_claimed", claimed)
+    run(plan_of(TWO), tmp_path, jobs)
+    assert seen.count("left") == 3 and jobs.started.count("left") == 1

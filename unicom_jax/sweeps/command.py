@@ -1,0 +1,285 @@
+"""`unicom sweep` and `unicom compare`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rich.box
+import rich.table
+from rich.console import Console
+
+from unicom_jax.config import ConfigError
+from unicom_jax.core.paths import as_path, is_remote
+from unicom_jax.evaluation.report import duration
+from unicom_jax.sweeps.compare import (
+    HEADINGS,
+    Comparison,
+    Measured,
+    compare_sweep,
+    latex,
+    markdown,
+    measured_of,
+    row_of,
+)
+from unicom_jax.sweeps.engines import ENGINES, PACKAGES
+from unicom_jax.sweeps.hand import compare_groups, differing, group_runs
+from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
+from unicom_jax.sweeps.predict import Cost, predict
+from unicom_jax.sweeps.report import write_report
+from unicom_jax.sweeps.results import rows_of, write_table
+from unicom_jax.sweeps.runner import Ended, reasons, run_plan, spent
+from unicom_jax.sweeps.sweep import Sweep, load_sweep
+from unicom_jax.sweeps.work import DONE, FAILED, is_claimed, read_outcome
+from unicom_jax.training.stopping import stop_signals
+
+
+class SweepError(Exception):
+    """Some runs of a sweep have no result. One line that counts them."""
+
+
+def run_sweep(args: argparse.Namespace, console: Console) -> None:
+    """`unicom sweep run`.
+
+    Raises:
+      ConfigError: the file describes no sweep.
+      SweepError: some runs failed, or the CPU time did not suffice.
+      Stopped: somebody asked to stop.
+    """
+    sweep, workdir = load_sweep(args.file), workdir_of(args)
+    plan = make_plan(sweep)
+    if args.shard:
+        plan = plan.shard(*args.shard)
+    if args.dry_run:
+        print_plan(sweep, plan, workdir, console)
+        return
+    if (package := PACKAGES.get(args.engine)) and importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"--engine={args.engine} needs a package that is missing; "
+            f"pip install 'unicom_jax[{args.engine}]'"
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    console.print(f"{workdir}: {len(plan.runs)} runs, {len(plan.jobs)} jobs, {args.jobs} at once")
+    with stop_signals() as stop, ENGINES[args.engine](args.jobs) as submit:
+        ended = run_plan(
+            plan, workdir, submit, args.jobs, console, minutes=sweep.minutes, asked_to_stop=stop
+        )
+    _finish(sweep, make_plan(sweep), plan, workdir, console, ended)
+
+
+def _finish(
+    sweep: Sweep, whole: Plan, own: Plan, workdir: Path, console: Console, ended: Ended
+) -> None:
+    """The table and the report of the whole sweep, as far as it is done."""
+    write_table(rows_of(whole, workdir), workdir)
+    print_comparisons(compare_sweep(sweep, whole, workdir), sweep, whole, workdir, console)
+    console.print(f"report: {write_report(sweep, whole, workdir)}")
+    without = [run for run in own.runs if read_outcome(workdir, run.job.id).get("status") != DONE]
+    what = f"{len(without)} of {len(own.runs)} runs have no result"
+    if ended.unstarted:
+        raise SweepError(
+            f"{what}: {spent(own, workdir) / 60:.1f} CPU minutes were used, more than "
+            f"minutes={sweep.minutes:g}; raise it to continue"
+        )
+    if without:
+        raise SweepError(
+            f"{what}; unicom sweep status shows why, and the same command tries them again"
+        )
+
+
+def workdir_of(args: argparse.Namespace) -> Path:
+    """The folder of a sweep.
+
+    Raises:
+      ConfigError: in an object store, which has neither links nor locks of processes.
+    """
+    given = args.workdir or f"runs/sweeps/{Path(args.file).stem}"
+    if is_remote(given):
+        raise ConfigError(
+            f"--workdir={given} is in an object store; a sweep needs a file system that its "
+            "processes share"
+        )
+    return Path(given)
+
+
+# ---- plan and status -------------------------------------------------------------------------
+
+
+WIDE = 160  # columns of a table where it goes to no terminal
+
+
+def _show(table: rich.table.Table, console: Console) -> None:
+    """Prints a table whose cells are not cut."""
+    if not console.is_terminal:
+        console.width = WIDE
+    console.print(table)
+
+
+def _table(*headings: str, numbers: Sequence[str] = ()) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        justify = "right" if heading in numbers else "left"
+        table.add_column(heading, justify=justify, overflow="fold")
+    return table
+
+
+def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> None:
+    """What `run` would do: variants, what they share, predicted time and disk space."""
+    outcomes, jobs = _known(workdir)
+    costs, shared = predict(plan, outcomes, jobs), plan.shared()
+    done = {id for id, found in outcomes.items() if found.get("status") == DONE}
+    numbers = ("seeds", "own CPU time", "shared CPU time")
+    table = _table("variant", "seeds", "trains alone", "shares", *numbers[1:], numbers=numbers)
+    for variant in dict.fromkeys(run.variant for run in plan.runs):
+        runs = [run for run in plan.runs if run.variant == variant]
+        needed = [job for run in runs for job in plan.needed(run)]
+        others = plan.only(run for run in plan.runs if run.variant != variant).jobs
+        own = [job for job in needed if job.id not in others]
+        common = [job for job in needed if job.id in others]
+        table.add_row(
+            variant,
+            str(len(runs)),
+            _labels(own),
+            _labels(common),
+            _time([costs[job.id] for job in (*own, *(run.job for run in runs))]),
+            _time([costs[job.id] for job in common]),
+        )
+    console.print(f"claim: {sweep.claim}")
+    _show(table, console)
+    left = [job for id, job in plan.jobs.items() if id not in done]
+    most = max(shared.values(), default=1)
+    console.print(
+        f"{len(plan.jobs)} jobs, {len(plan.jobs) - len(left)} done; a stage is shared by up to "
+        f"{most} runs"
+    )
+    total = [costs[job.id] for job in left]
+    measured = sum(cost.measured for cost in total)
+    console.print(
+        f"left: {_time(total)} of CPU time ({measured} of {len(left)} jobs from measured ones, the "
+        f"others estimated by their operations); used {duration(spent(plan, workdir))} of "
+        f"{sweep.minutes:g} min"
+    )
+    existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    nbytes = sum(cost.nbytes for cost in total)
+    console.print(f"disk: {nbytes / 2**20:,.0f} MiB of checkpoints, {free / 2**20:,.0f} MiB free")
+
+
+def _known(workdir: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, Job]]:
+    """Outcomes and descriptions of all jobs in a folder, those of other plans too."""
+    ids = [path.stem for path in (workdir / "outcomes").glob("*.json")]
+    return {id: read_outcome(workdir, id) for id in ids}, {id: read_job(workdir, id) for id in ids}
+
+
+def _labels(jobs: Sequence[Job]) -> str:
+    return ", ".join(dict.fromkeys(job.label for job in jobs)) or "–"
+
+
+def _time(costs: Sequence[Cost]) -> str:
+    known = [cost.seconds for cost in costs if cost.seconds is not None]
+    missing = len(costs) - len(known)
+    text = duration(sum(known)) if known else "–"
+    return f"{text} + {missing} unknown" if missing and known else text
+
+
+def print_status(args: argparse.Namespace, console: Console) -> None:
+    """`unicom sweep status`."""
+    sweep, workdir = load_sweep(args.file), workdir_of(args)
+    plan = make_plan(sweep)
+    shared = plan.shared()
+    table = _table("job", "state", "runs", "CPU time", "reason", numbers=("runs", "CPU time"))
+    states = []
+    for id, job in plan.jobs.items():
+        outcome = read_outcome(workdir, id)
+        states.append(_state(workdir, id, outcome))
+        seconds = outcome.get("cpu_seconds")
+        table.add_row(
+            id,
+            states[-1],
+            "" if job.kind == RUN else str(shared[id]),
+            "" if seconds is None else duration(seconds),
+            outcome.get("reason", "") if states[-1] == FAILED else "",
+        )
+    _show(table, console)
+    counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
+    console.print(f"{counts}; {duration(spent(plan, workdir))} of CPU time used")
+
+
+def _state(workdir: Path, id: str, outcome: Mapping[str, Any]) -> str:
+    status = outcome.get("status", "waiting")
+    return "running" if status != DONE and is_claimed(workdir, id) else status
+
+
+# ---- results ---------------------------------------------------------------------------------
+
+
+def print_table(args: argparse.Namespace, console: Console) -> None:
+    """`unicom sweep table`."""
+    sweep, workdir = load_sweep(args.file), workdir_of(args)
+    plan = make_plan(sweep)
+    if not workdir.is_dir():
+        raise ConfigError(f"{workdir} holds no sweep; start it with unicom sweep run {args.file}")
+    files = write_table(rows_of(plan, workdir), workdir)
+    found = compare_sweep(sweep, plan, workdir)
+    print_comparisons(found, sweep, plan, workdir, console, args.form)
+    if args.form is None:
+        console.print(f"table: {files[0]}, {files[1]}")
+
+
+def print_comparisons(
+    found: Sequence[Comparison],
+    sweep: Sweep,
+    plan: Plan,
+    workdir: Path,
+    console: Console,
+    form: str | None = None,
+) -> None:
+    """The comparisons of a sweep; the runs without a result below them."""
+    measured = measured_of(plan, workdir, sweep.scores)
+    if form is None:
+        console.print(f"claim: {sweep.claim}")
+    _print_rows(found, measured, console, form)
+    for id, reason in reasons(plan, workdir).items():
+        if form is None:
+            console.print(f"! {id}: {reason}")
+
+
+def _print_rows(
+    found: Sequence[Comparison],
+    measured: Mapping[str, Measured],
+    console: Console,
+    form: str | None,
+) -> None:
+    rows = [row_of(one, measured[one.contrast.score]) for one in found]
+    if form is not None:
+        console.print({"markdown": markdown, "latex": latex}[form](HEADINGS, rows))
+        return
+    table = _table(*HEADINGS, numbers=("difference", "p (Holm)", "n"))
+    for row in rows:
+        table.add_row(*row)
+    _show(table, console)
+
+
+def run_report(args: argparse.Namespace, console: Console) -> None:
+    """`unicom sweep report`."""
+    sweep, workdir = load_sweep(args.file), workdir_of(args)
+    if not workdir.is_dir():
+        raise ConfigError(f"{workdir} holds no sweep; start it with unicom sweep run {args.file}")
+    console.print(f"report: {write_report(sweep, make_plan(sweep), workdir)}")
+
+
+def run_compare(args: argparse.Namespace, console: Console) -> None:
+    """`unicom compare`."""
+    groups = group_runs([as_path(run) for run in args.runs])
+    found, measured = compare_groups(groups)
+    if args.form is None:
+        for group in groups:
+            seeds = ", ".join(map(str, group.runs))
+            console.print(f"{group.name}: {len(group.runs)} run(s), seed {seeds}")
+        for key, given in differing(groups).items():
+            console.print(f"  {key}: {' | '.join(map(str, given))}")
+    _print_rows(found, measured, console, args.form)

@@ -1,0 +1,172 @@
+"""Where jobs are done. An engine starts `work.work` somewhere and says how it ended, no more.
+
+All of them need the sweep's folder on a file system that they share.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from unicom_jax.sweeps.work import FAILED, STATUSES, STOPPED, read_outcome, work, write_outcome
+
+
+class Handle(Protocol):
+    """A job under way."""
+
+    def poll(self) -> str | None:
+        """Its status, None while it runs."""
+
+    def stop(self) -> None:
+        """Asks it to save and end."""
+
+
+Submit = Callable[[Path, str], Handle]  # the sweep's folder, a job's id
+
+
+def lost(workdir: Path, id: str, how: str) -> str:
+    """The status of a job whose process ended without saying how."""
+    before = read_outcome(workdir, id)
+    spent = {name: before.get(name, 0.0) for name in ("cpu_seconds", "seconds")}
+    write_outcome(workdir, id, status=FAILED, reason=how, **spent)
+    return FAILED
+
+
+# ---- processes of this machine -----------------------------------------------------------------
+
+
+class _Process:
+    def __init__(self, workdir: Path, id: str) -> None:
+        self._of, self._stopped, self._began = (workdir, id), False, time.time()
+        self._log = workdir / "logs" / f"{id}.log"
+        self._log.parent.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "unicom_jax.sweeps.work", str(workdir), id]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+    def poll(self) -> str | None:
+        code = self._process.poll()
+        if code is None:
+            return None
+        if code == -signal.SIGINT or (self._stopped and code == -signal.SIGTERM):
+            return STOPPED  # a run that is scored cannot save: it begins again
+        status = STATUSES.get(code)
+        # Python exits with the code of a job that failed when it does not get that far.
+        if status == FAILED and read_outcome(*self._of).get("at", 0.0) < self._began:
+            status = None
+        if status is not None:
+            return status
+        ended = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+        return lost(*self._of, f"its process ended with {ended}; see {self._log}")
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._process.terminate()
+
+
+@contextlib.contextmanager
+def local(slots: int) -> Iterator[Submit]:
+    """A process a job on this machine."""
+    del slots
+    yield _Process
+
+
+# ---- Ray ---------------------------------------------------------------------------------------
+
+
+class _Task:
+    def __init__(self, ray: Any, task: Any, workdir: Path, id: str) -> None:
+        self._ray, self._of, self._stopped = ray, (workdir, id), False
+        self._result = task.remote(str(workdir.resolve()), id)
+
+    def poll(self) -> str | None:
+        ready, _ = self._ray.wait([self._result], timeout=0)
+        if not ready:
+            return None
+        try:
+            return self._ray.get(self._result)
+        except self._ray.exceptions.RayError as error:
+            if self._stopped:
+                return STOPPED
+            return lost(*self._of, f"Ray: {str(error).splitlines()[0]}")
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._ray.cancel(self._result)
+
+
+@contextlib.contextmanager
+def ray(slots: int) -> Iterator[Submit]:
+    """A Ray task a job, each in a process of its own; on the cluster of RAY_ADDRESS, else on a new
+    one on this machine with a CPU for each of the `slots`."""
+    import ray
+
+    alone = not os.environ.get("RAY_ADDRESS")
+    ray.init(**({"num_cpus": slots, "include_dashboard": False} if alone else {}))
+    task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_work)
+    try:
+        yield lambda workdir, id: _Task(ray, task, workdir, id)
+    finally:
+        ray.shutdown()
+
+
+def _work(workdir: str, id: str) -> str:
+    return work(Path(workdir), id)
+
+
+# ---- SLURM -------------------------------------------------------------------------------------
+
+
+class _Submitted:
+    def __init__(self, executor: Any, workdir: Path, id: str) -> None:
+        self._of, self._stopped = (workdir, id), False
+        self._job = executor.submit(_work, str(workdir.resolve()), id)
+
+    def poll(self) -> str | None:
+        if not self._job.done():
+            return None
+        if error := self._job.exception():
+            if self._stopped:
+                return STOPPED
+            return lost(*self._of, f"SLURM: {str(error).strip().splitlines()[-1]}")
+        return self._job.result()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._job.cancel()
+
+
+@contextlib.contextmanager
+def slurm(slots: int, cluster: str | None = None) -> Iterator[Submit]:
+    """A SLURM job a job, through submitit. UNICOM_SLURM holds its parameters as submitit names
+    them, such as "slurm_partition=gpu gpus_per_node=1 timeout_min=120".
+
+    Args:
+      cluster: of `submitit.AutoExecutor`; "local" starts processes of this machine.
+    """
+    import submitit
+
+    given = dict(one.split("=", 1) for one in os.environ.get("UNICOM_SLURM", "").split())
+    parameters = {key: int(text) if text.isdecimal() else text for key, text in given.items()}
+
+    def submit(workdir: Path, id: str) -> _Submitted:
+        executor = submitit.AutoExecutor(folder=workdir / "logs" / "slurm", cluster=cluster)
+        executor.update_parameters(**{"name": id, "timeout_min": 24 * 60, **parameters})
+        return _Submitted(executor, workdir, id)
+
+    yield submit
+
+
+ENGINES: dict[str, Callable[[int], contextlib.AbstractContextManager[Submit]]] = {
+    "local": local,
+    "ray": ray,
+    "slurm": slurm,
+}
+PACKAGES = {"ray": "ray", "slurm": "submitit"}  # what an engine needs besides

@@ -1,0 +1,129 @@
+"""`unicom compare`: runs that were made by hand, grouped by configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from unicom_jax.config import KEYS, ConfigError, values
+from unicom_jax.evaluation.run import SCORES_FILE
+from unicom_jax.evaluation.scores import read_about, read_scores, score_names
+from unicom_jax.runs.configuration import read_config
+from unicom_jax.runs.workdir import CONFIG
+from unicom_jax.sweeps.addresses import is_free
+from unicom_jax.sweeps.compare import Comparison, Measured, compare
+from unicom_jax.sweeps.items import outcomes_of
+from unicom_jax.sweeps.sweep import Contrast
+
+# What has to be equal for scores to be comparable; how a model samples may be what is compared.
+PROTOCOL = ("split", "data", "judge", "answer_rule", "trained_on")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Runs of one configuration, by seed.
+
+    Attributes:
+      name: of the folder of the first one.
+      settings: keys on which their results depend, the seed aside.
+    """
+
+    name: str
+    settings: Mapping[str, Any]
+    runs: Mapping[int, Path]
+
+
+def group_runs(workdirs: Sequence[Path]) -> list[Group]:
+    """The runs whose configurations differ in nothing but the seed, in the order given.
+
+    Raises:
+      ConfigError: a folder that is no run or has no scores, two runs of one configuration and seed,
+        or runs that were scored in other ways.
+    """
+    groups: dict[str, Group] = {}
+    about: dict[Path, dict[str, Any]] = {}
+    for workdir in workdirs:
+        if not (workdir / CONFIG).is_file():
+            raise ConfigError(f"{workdir} holds no run; give the --workdir of unicom train")
+        if not (workdir / SCORES_FILE).is_file():
+            raise ConfigError(
+                f"{workdir} was not scored; run unicom evaluate --workdir={workdir} first"
+            )
+        about[workdir] = read_about(workdir / SCORES_FILE)
+        config = dict(values(read_config(workdir)))
+        free = [name for name in config if is_free(name) or KEYS[name].filled_in]
+        settings = {name: value for name, value in config.items() if name not in (*free, "seed")}
+        key, seed = json.dumps(settings, sort_keys=True, default=list), config["seed"]
+        group = groups.setdefault(key, Group(workdir.resolve().name, settings, {}))
+        if seed in group.runs:
+            raise ConfigError(
+                f"{group.runs[seed]} and {workdir} have the same configuration and seed {seed}; "
+                "leave one out"
+            )
+        groups[key] = dataclasses.replace(group, runs={**group.runs, seed: workdir})
+    _check_protocol(about)
+    return _named_apart(list(groups.values()))
+
+
+def _check_protocol(about: Mapping[Path, Mapping[str, Any]]) -> None:
+    first = next(iter(about))
+    for workdir, facts in about.items():
+        for name in PROTOCOL:
+            here, there = facts.get(name), about[first].get(name)
+            if here != there:
+                raise ConfigError(
+                    f"{first} was scored with {name} {there!r}, {workdir} with {here!r}; evaluate "
+                    "both in the same way"
+                )
+
+
+def _named_apart(groups: list[Group]) -> list[Group]:
+    """Groups whose first folders have one name get their whole path."""
+    names = [group.name for group in groups]
+    return [
+        dataclasses.replace(group, name=str(next(iter(group.runs.values()))))
+        if names.count(group.name) > 1
+        else group
+        for group in groups
+    ]
+
+
+def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
+    """Keys in which groups differ, with the value of each group."""
+    first = groups[0].settings
+    return {
+        name: [group.settings.get(name) for group in groups]
+        for name in first
+        if any(group.settings.get(name) != first[name] for group in groups)
+    }
+
+
+def compare_groups(groups: Sequence[Group]) -> tuple[list[Comparison], dict[str, Measured]]:
+    """Every further group against the first one, in all scores that all runs have.
+
+    Raises:
+      ConfigError: there is one group only.
+    """
+    if len(groups) < 2:
+        runs = ", ".join(str(run) for run in groups[0].runs.values())
+        raise ConfigError(f"{runs} differ in nothing but the seed; give runs to compare them with")
+    runs = [run for group in groups for run in group.runs.values()]
+    flat = [score_names(read_scores(run / SCORES_FILE)) for run in runs]
+    names = [name for name in flat[0] if all(name in other for other in flat)]
+    scores: dict[str, Measured] = {}
+    for name in names:
+        found = {
+            group.name: {
+                seed: outcomes
+                for seed, run in group.runs.items()
+                if (outcomes := outcomes_of(run, name)) is not None
+            }
+            for group in groups
+        }
+        scores[name] = found
+    first, *others = groups
+    contrasts = [Contrast(name, other.name, first.name) for other in others for name in names]
+    return compare(contrasts, scores, claimed=False), scores

@@ -1,0 +1,126 @@
+"""The tidy table of a sweep: a row for each number that was measured.
+
+    WORKDIR/results.parquet, results.csv
+
+| column | |
+|---|---|
+| variant, seed, overrides | the run; overrides as JSON |
+| status, reason | done, failed or unfinished; why it failed |
+| stage, step, metric, value | held-out metrics of stages, and scores with an empty stage |
+| low, high, n | 95% interval over test items and their number, of scores |
+| flops, cpu_seconds | of the run up to there; stages that it shares count in full |
+| tokens | that the stage has read up to there: slots, or patches of pictures |
+| commit | of the code that trained the stage, or scored the run |
+
+A run without any number, because it failed or has not ended, is one row.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+
+from unicom_jax.evaluation.report_inputs import read_lines
+from unicom_jax.evaluation.run import SCORES_FILE
+from unicom_jax.evaluation.scores import read_scores, score_names
+from unicom_jax.interop.atomic import write_bytes, write_text
+from unicom_jax.sweeps.plan import Plan, Run
+from unicom_jax.sweeps.runner import reasons
+from unicom_jax.sweeps.work import DONE, FAILED, read_outcome
+
+COLUMNS = {
+    "variant": pa.string(),
+    "seed": pa.int64(),
+    "status": pa.string(),
+    "reason": pa.string(),
+    "stage": pa.string(),
+    "step": pa.int64(),
+    "metric": pa.string(),
+    "value": pa.float64(),
+    "low": pa.float64(),
+    "high": pa.float64(),
+    "n": pa.int64(),
+    "flops": pa.float64(),
+    "tokens": pa.float64(),
+    "cpu_seconds": pa.float64(),
+    "commit": pa.string(),
+    "overrides": pa.string(),
+}
+
+SPENT = ("cpu_seconds", "commit")  # columns in which two sweeps with equal results may differ
+HELD_OUT = ("eval/", "generation/")  # metrics of stages that are of an evaluation
+Rows = list[dict[str, Any]]
+
+
+def rows_of(plan: Plan, workdir: Path) -> Rows:
+    """The table, run after run."""
+    failed = reasons(plan, workdir)
+    return [row for run in plan.runs for row in _rows_of_run(plan, workdir, run, failed)]
+
+
+def _rows_of_run(plan: Plan, workdir: Path, run: Run, failed: dict[str, str]) -> Rows:
+    reason = failed.get(run.job.id, "")
+    ended = read_outcome(workdir, run.job.id).get("status") == DONE
+    common = {
+        "variant": run.variant,
+        "seed": run.seed,
+        "status": DONE if ended else FAILED if reason else "unfinished",
+        "reason": "" if ended else reason,
+        "overrides": json.dumps(run.changes),
+    }
+    found = [{**common, **row} for row in _measured(plan, workdir, run)] if ended else []
+    return [{**dict.fromkeys(COLUMNS), **row} for row in found or [common]]
+
+
+def _measured(plan: Plan, workdir: Path, run: Run) -> Iterator[dict[str, Any]]:
+    folder, flops, seconds, step = run.job.folder(workdir), 0.0, 0.0, 0
+    for job in plan.needed(run):
+        outcome = read_outcome(workdir, job.id)
+        steps, each = outcome["steps"], outcome["flops_per_step"]
+        for row in read_lines(folder / job.label / "metrics.jsonl"):
+            share = row["step"] / steps
+            spent = {
+                "stage": job.label,
+                "step": row["step"],
+                "flops": None if None in (flops, each) else flops + each * row["step"],
+                "tokens": float(outcome["tokens_per_step"] * row["step"]),
+                "cpu_seconds": seconds + share * outcome["cpu_seconds"],
+                "commit": outcome["commit"],
+            }
+            for metric, value in row.items():
+                if metric.startswith(HELD_OUT) and isinstance(value, int | float):
+                    yield {**spent, "metric": metric, "value": float(value)}
+        flops = None if None in (flops, each) else flops + each * steps
+        seconds, step = seconds + outcome["cpu_seconds"], steps
+    scores = read_scores(folder / SCORES_FILE) if run.job.split else {}
+    about = {
+        "stage": "",
+        "step": step,
+        "flops": flops,
+        "cpu_seconds": seconds,
+        "commit": read_outcome(workdir, run.job.id)["commit"],
+    }
+    for name in score_names(scores):
+        facets = {facet: scores[f"{name}.{facet}"] for facet in ("low", "high", "n")}
+        yield {**about, "metric": name, "value": scores[name], **facets}
+
+
+def write_table(rows: Sequence[dict[str, Any]], workdir: Path) -> tuple[Path, Path]:
+    """Writes the table in both forms; each is there whole or as it was."""
+    schema = pa.schema(list(COLUMNS.items()))
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(pa.Table.from_pylist(list(rows), schema=schema), buffer)
+    parquet, text = workdir / "results.parquet", io.StringIO(newline="")
+    write_bytes(parquet, buffer.getvalue())
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(workdir / "results.csv", text.getvalue())
+    return parquet, workdir / "results.csv"

@@ -1,0 +1,179 @@
+"""The loop that does a plan: whatever is ready goes to the engine, until all is done or failed.
+
+Several runners may do one plan at once: a job that another one is at comes back as busy and waits
+while this one does what is free. A job that fails takes those with it that need it, and no other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from unicom_jax.sweeps.engines import Handle, Submit
+from unicom_jax.sweeps.plan import Job, Plan, write_jobs
+from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, is_claimed, read_outcome
+from unicom_jax.training.stopping import Stopped
+
+LOOK = 0.2  # seconds between two looks at what runs
+AGAIN = 3.0  # seconds after which a job is tried again that another runner was at
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What became of the jobs of a plan.
+
+    Attributes:
+      failed: id -> reason.
+      unstarted: ids of jobs for which the CPU time did not suffice.
+    """
+
+    failed: Mapping[str, str]
+    unstarted: tuple[str, ...]
+
+
+def run_plan(
+    plan: Plan,
+    workdir: Path,
+    submit: Submit,
+    slots: int,
+    console: Console,
+    *,
+    minutes: float,
+    asked_to_stop: Callable[[], bool] = lambda: False,
+) -> Ended:
+    """Does all jobs of a plan that are not done. Those that failed before are tried again.
+
+    Args:
+      slots: jobs at once.
+      minutes: CPU time of all jobs after which no further one is started.
+
+    Raises:
+      Stopped: somebody asked to stop; jobs under way have saved.
+    """
+    write_jobs(plan, workdir)
+    return _Loop(plan, workdir, submit, slots, console, minutes, asked_to_stop).run()
+
+
+class _Loop:
+    def __init__(
+        self,
+        plan: Plan,
+        workdir: Path,
+        submit: Submit,
+        slots: int,
+        console: Console,
+        minutes: float,
+        asked_to_stop: Callable[[], bool],
+    ) -> None:
+        self.plan, self.workdir, self.submit, self.slots = plan, workdir, submit, slots
+        self.console, self.minutes, self.asked_to_stop = console, minutes, asked_to_stop
+        self.began = time.time()
+        self.running: dict[str, Handle] = {}
+        self.waits: dict[str, float] = {}  # until when a busy job is left alone
+        self.done: set[str] = set()
+        self.failed: dict[str, str] = {}
+        shared = plan.shared()
+        # What most runs wait for comes first; jobs stand behind those they need.
+        self.order = sorted(plan.jobs.values(), key=lambda job: -shared[job.id])
+
+    def run(self) -> Ended:
+        stopping = False
+        while True:
+            self._look_at_outcomes()
+            self._collect()
+            if self.asked_to_stop() and not stopping:
+                stopping = True
+                for handle in self.running.values():
+                    handle.stop()
+            left = [job for job in self.order if not self._ended(job.id)]
+            if stopping and not self.running:
+                raise Stopped("stopped; run the same command to resume the sweep")
+            if not left and not self.running:
+                return Ended(self.failed, ())
+            over = spent(self.plan, self.workdir) > 60 * self.minutes
+            if over and not self.running:
+                return Ended(self.failed, tuple(job.id for job in left))
+            if not (stopping or over):
+                self._start(left)
+            time.sleep(LOOK)
+
+    def _ended(self, id: str) -> bool:
+        return id in self.done or id in self.failed
+
+    def _look_at_outcomes(self) -> None:
+        """Notes what ended, here or in another runner, and what can no more be done."""
+        for id, job in self.plan.jobs.items():
+            if self._ended(id) or id in self.running:
+                continue
+            outcome = read_outcome(self.workdir, id)
+            if outcome.get("status") == DONE:
+                self.done.add(id)
+            elif outcome.get("status") == FAILED and outcome["at"] >= self.began:
+                self._fail(job, outcome["reason"])
+        for job in self.plan.jobs.values():
+            broken = [id for id in job.inputs.values() if id in self.failed]
+            if broken and not self._ended(job.id):
+                first = broken[0]
+                reason = self.failed[first]
+                known = reason if reason.startswith("stage ") else f"stage {first}: {reason}"
+                self.failed[job.id] = known
+
+    def _fail(self, job: Job, reason: str) -> None:
+        self.failed[job.id] = reason
+        self.console.print(f"! {job.id} failed: {reason}", soft_wrap=True, markup=False)
+
+    def _collect(self) -> None:
+        for id, handle in list(self.running.items()):
+            status = handle.poll()
+            if status is None:
+                continue
+            del self.running[id]
+            if status == BUSY:
+                self.waits[id] = time.monotonic() + AGAIN
+            elif status == DONE:
+                self.done.add(id)
+                outcome = read_outcome(self.workdir, id)
+                self.console.print(
+                    f"{id}: done in {outcome.get('cpu_seconds', 0):.0f} s of CPU time "
+                    f"({len(self.done)} of {len(self.plan.jobs)})",
+                    soft_wrap=True,
+                )
+            elif status == FAILED:
+                self._fail(self.plan.jobs[id], read_outcome(self.workdir, id)["reason"])
+            elif status == STOPPED and not self.asked_to_stop():
+                self.waits[id] = time.monotonic() + AGAIN  # another one stopped it: resume
+
+    def _start(self, left: list[Job]) -> None:
+        now = time.monotonic()
+        for job in left:
+            if len(self.running) >= self.slots:
+                return
+            ready = all(id in self.done for id in job.inputs.values())
+            if not ready or job.id in self.running or self.waits.get(job.id, 0.0) > now:
+                continue
+            if is_claimed(self.workdir, job.id):  # saves a process that would find it so
+                self.waits[job.id] = now + AGAIN
+            else:
+                self.running[job.id] = self.submit(self.workdir, job.id)
+
+
+def spent(plan: Plan, workdir: Path) -> float:
+    """CPU seconds of the jobs of a plan, as far as they ended."""
+    return sum(read_outcome(workdir, id).get("cpu_seconds", 0.0) for id in plan.jobs)
+
+
+def reasons(plan: Plan, workdir: Path) -> dict[str, str]:
+    """Why runs have no result, by the id of their job: what failed, in them or before them."""
+    found: dict[str, Any] = {}
+    for run in plan.runs:
+        for job in (*plan.needed(run), run.job):
+            outcome = read_outcome(workdir, job.id)
+            if outcome.get("status") == FAILED:
+                before = "" if job.id == run.job.id else f"stage {job.id}: "
+                found.setdefault(run.job.id, before + outcome["reason"])
+    return found
