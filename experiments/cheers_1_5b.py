@@ -26,6 +26,8 @@ with guidance 9.5.
 Our own choices:
 - Rows of 1024 slots. Two documents with a picture (256 slots each) fill about one row, so a batch
   of 512 samples is 256 rows.
+- Two pictures per row for the image tokenizer, since these tasks either read a picture or draw it.
+  The task `interleaved` and `noisy_copies` use one several times and need a higher `views_per_row`.
 - How the share of understanding splits into our tasks.
 - The shares of align: 4.5M captions, and 1.3M pictures to draw that are seen ten times.
 - Pixels from 0 to 1, as for the released weights (`unified.cheers.pixel_range`); with an
@@ -123,6 +125,7 @@ def _stages(config: ConfigDict) -> None:
         "batch_size": 256,
         "sequence_length": 1024,
         "images_per_row": 2,
+        "views_per_row": 2,  # a picture is either read or drawn
         "overlong": "skip",
         "cfg_dropout": 0.2,
         "schedule": "constant",

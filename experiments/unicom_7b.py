@@ -52,8 +52,8 @@ Layout of the step, with the results of `unicom plan`:
   half of what rows of 8192 need for the same tokens. A row holds up to four pictures of 972 to 1024
   tokens; the frozen encoder computes four per row, even if there are fewer.
 - remat "dots" keeps the products with weights and the outputs of attention: on v5p the program
-  executes 1.04 times the operations that the loss needs by visible pairs, with 34 GiB.
-- attention "fused" keeps scores on the chip: memory traffic takes .19 s of a step on v5p, against
+  executes 1.05 times the operations that the loss needs by visible pairs, with 34 GiB.
+- attention "fused" keeps scores on the chip: memory traffic takes .20 s of a step on v5p, against
   .98 s with "chunked"; on H100 .38 s, against 3.57 s. Its kernels were compiled for both and have
   run on neither: compare the first steps with `chunked`.
 

@@ -208,9 +208,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         args.parser.error(f"unknown: {unknown[0]}{_nearest(unknown[0], args.parser)}")
     if args.overrides and not args.takes_overrides:
-        args.parser.error(
-            f"{args.overrides[0]} cannot change the configuration of a trained model; leave it out"
-        )
+        of = "a trained model; leave it out"
+        if args.command == "sweep":
+            of = "a sweep, which FILE has; set it there"
+        args.parser.error(f"{args.overrides[0]} cannot change the configuration of {of}")
     return args
 
 

@@ -51,6 +51,12 @@ def test_weights_are_the_same_in_a_program_that_is_compiled_to_run_once():
     chex.assert_trees_all_close(once, often, rtol=1e-6, atol=1e-7)
 
 
+def test_a_program_that_runs_once_may_be_a_part_of_another():
+    module = Mlp(4, 8, 3)
+    shapes = jax.eval_shape(lambda: jit_once(module.init)(jax.random.key(0)))
+    chex.assert_trees_all_equal_shapes_and_dtypes(shapes, module.abstract())
+
+
 def test_the_abstract_tree_is_the_tree_of_init():
     module = Mlp(4, 8, 3)
     params = module.init(jax.random.key(0))

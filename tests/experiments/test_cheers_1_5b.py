@@ -8,10 +8,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from data_pipelines.build import sequence_config
+from data_pipelines.build import sequence_config, stage_packing
+from data_pipelines.sequences.sequence import build_document
+from data_pipelines.sequences.tasks import TASKS as FUNCTIONS
 from experiments.cheers_1_5b import SHARES
+from tests.data.samples import SMALL, example, tokenizer
 from unicom_jax.config.check import check_settings
 from unicom_jax.config.files import load_config
 from unicom_jax.core.module import iter_specs
@@ -104,6 +108,17 @@ def test_a_stage_follows_the_recipe(config, stage):
     mixed = [sum(settings.mixture[task] for task in tasks) for tasks in TASKS]
     assert mixed == pytest.approx(SHARES[stage])
     assert sum(settings.mixture.values()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("stage", RECIPE)
+def test_two_pictures_fit_a_row_whatever_its_documents_do_with_them(config, stage):
+    _, images, draws, views = stage_packing(config, stage).room
+    assert (images, draws, views) == (2, 2, 2)
+    for task, weight in config[stage].mixture.items():
+        if weight:
+            segments = FUNCTIONS[task].function([example()], np.random.default_rng(0))
+            size = build_document(segments, tokenizer(), SMALL).size
+            assert size[3] == size[1] <= 1, task
 
 
 @pytest.mark.parametrize(

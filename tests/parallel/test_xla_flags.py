@@ -83,6 +83,12 @@ def test_a_line_says_which_flags_and_how_to_turn_them_off():
     assert describe_flags(BY_NAME["a100"], "auto") == describe_flags(None, "auto") == ""
 
 
+@pytest.mark.parametrize("name", ["v4", "v5e", "v5p", "v6e"])
+def test_no_preset_makes_large_products_slow_to_compile(name):
+    """A higher limit of VMEM does: docs/plan.md has the times."""
+    assert not [flag for flag in BY_NAME[name].flags if "scoped_vmem_limit" in flag]
+
+
 # ---- flags that a run sets ----------------------------------------------------------------------
 
 

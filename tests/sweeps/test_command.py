@@ -68,6 +68,7 @@ def test_runs_are_compared_with_the_keys_in_which_they_differ(capsys, tmp_path):
         (["--shard=4/4"], "I from 0 to N-1"),
         (["--shard=1"], "I from 0 to N-1"),
         (["--engine=dask"], "choose from"),
+        (["--config.seed=1"], "the configuration of a sweep, which FILE has; set it there"),
     ],
 )
 def test_a_wrong_flag_ends_with_status_2(capsys, flags, words):

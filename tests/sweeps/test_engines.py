@@ -1,4 +1,4 @@
-"""Engines: a job is done somewhere else, and its status comes back. Ray and submitit are extras."""
+"""Engines: a job is done somewhere else, and its status comes back. submitit is an extra."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 from unicom_jax.sweeps import engines
 from unicom_jax.sweeps.sweep_flags import ENGINES
-from unicom_jax.sweeps.work import DONE, FAILED, read_outcome, write_outcome
+from unicom_jax.sweeps.work import FAILED, read_outcome
 
-NEEDS = {"local": "sys", "ray": "ray", "slurm": "submitit"}
+NEEDS = {"local": "sys", "slurm": "submitit"}
 STARTS = {**engines.ENGINES, "slurm": partial(engines.slurm, cluster="local")}
 
 
@@ -25,9 +25,9 @@ def wait(handle) -> str:
 
 @pytest.fixture(scope="module", params=NEEDS)
 def submit(request):
-    """An engine, started once: Ray on a cluster of this machine, submitit with its local one."""
+    """An engine; submitit starts its jobs as processes of this machine."""
     pytest.importorskip(NEEDS[request.param])
-    with STARTS[request.param](1) as engine:
+    with STARTS[request.param]() as engine:
         yield engine
 
 
@@ -35,13 +35,11 @@ def test_every_engine_has_a_flag():
     assert tuple(engines.ENGINES) == ENGINES
 
 
-def test_an_engine_brings_back_how_jobs_end(submit, tmp_path):
-    """One that is done already, and one whose description is damaged."""
-    write_outcome(tmp_path, "done", status=DONE)
+def test_an_engine_brings_back_how_a_job_ends(submit, tmp_path):
+    """That of one whose description is damaged."""
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "damaged.json").write_text("{")
-    handles = [submit(tmp_path, id) for id in ("done", "damaged")]
-    assert [wait(handle) for handle in handles] == [DONE, FAILED]
+    assert wait(submit(tmp_path, "damaged")) == FAILED
     assert "damaged.json is not JSON" in read_outcome(tmp_path, "damaged")["reason"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -290,3 +291,9 @@ def test_the_smoke_sweep_is_what_its_docstring_says():
     given = load_sweep(SMOKE)
     assert given.evaluates and len(given.variants) == 3 and len(given.seeds) == 2
     assert value_at(smoke.get_config(), "pretrain.steps") == 8
+
+
+@pytest.mark.parametrize("path", sorted(Path("experiments/sweeps").glob("[a-z]*.py")), ids=str)
+def test_every_sweep_that_ships_has_a_plan_whose_variants_share_a_stage(path):
+    plan = make_plan(load_sweep(str(path)))
+    assert max(plan.shared().values()) == len({run.variant for run in plan.runs})

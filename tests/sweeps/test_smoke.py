@@ -67,7 +67,7 @@ def test_a_killed_sweep_that_two_runners_resume_has_the_table_of_one_that_was_le
     both = [start(file, shared) for _ in range(2)]
     printed = [one.communicate()[0] for one in both]
     assert [one.returncode for one in both] == [1, 1], printed  # a variant has no result
-    outcomes = {path.stem: read_outcome(shared, path.stem) for path in folder.parent.glob("*.json")}
+    outcomes = {path.stem: read_outcome(shared, path.stem) for path in folder.glob("*.json")}
     done = [one for one in outcomes.values() if one["status"] == DONE]
     assert len(done) == 6 and {one["attempts"] for one in done} == {1}  # nothing is done twice
     assert all(outcomes[id] == one for id, one in kept.items())  # nor what was done before

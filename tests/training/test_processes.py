@@ -31,6 +31,7 @@ from tests.tiny import tiny_config
 def get_config():
     return tiny_config(
         encoder__eval_every=4, encoder__eval_batches=1, encoder__ema_decay=0.5,
+        encoder__vision__heads=4, encoder__text__heads=4,  # tensor=4 shares them out
         codec__perceptual_weight=0.5, pretrain__ema_decay=0.5, pretrain__eval_every=4,
         pretrain__eval_batches=1, pretrain__sequence_length=64,
     )
@@ -158,7 +159,7 @@ def test_sigterm_to_one_of_two_processes_saves_and_one_process_ends_the_run(one,
 
 def test_a_workdir_that_only_one_process_sees_is_refused(tmp_path):
     with pytest.raises(ProcessError, match="process 1 does not see .*config.json, .* share"):
-        _prepare(tiny_config(), tmp_path, Console(), ProcessGroup(1, 2))
+        _prepare(tiny_config(), tmp_path, Console(), ProcessGroup(1, 2), lambda tokenizer: None)
 
 
 ENDS_OF_OTHERS = (76, -6)  # -6: JAX's abort, which is faster where process 0 is gone

@@ -98,7 +98,7 @@ def on_own_pictures(run: Callable[..., jax.Array], weights: Any, *pictures: jax.
 
 
 def own_slots(x: jax.Array) -> jax.Array:
-    """(B, S, ...) -> (B c, S / c, ...): each of the c parts of a row, one a device, becomes a row.
+    """(B, S, ...) -> (B c, S / c, ...): each device's part of a row (c of them) becomes a row.
 
     For sums over slots, which then need no slot of another device.
     """

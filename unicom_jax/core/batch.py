@@ -70,7 +70,7 @@ class MixedBatch:
       draws: the image of the row that each draw shows; -1 where there is no draw. A draw has its
         own noise and time; several draws may share an image, which is then encoded once.
       features: the frozen encoder's features of the patches where they were computed beforehand, in
-        float32, bfloat16 or float16; 0 behind an image's last patch. Otherwise None.
+        float32, bfloat16 or float16; 0 after an image's last patch. Otherwise None.
       parts: number of each slot's source and task, in the order of `mixture_parts`; 0 at padding,
         -1 where unknown. None: known for no slot.
     """

@@ -9,8 +9,8 @@
 
 `b` starts at 0, so the model starts unchanged. The product is not merged into the kernel during
 training: merging would need the gradient of the whole kernel, as large and as costly as without
-LoRA. The two thin products cost 2 · rank · (in + out) operations a token, instead of 2 · in · out
-for that gradient alone. `merge` merges them once, for inference.
+LoRA. The two thin products cost 2 · rank · (in + out) operations per token, instead of
+2 · in · out for that gradient alone. `merge` merges them once, for inference.
 """
 
 from __future__ import annotations

@@ -140,8 +140,18 @@ def jit_once(function: Callable[..., Any], **arguments: Any) -> Callable[..., An
     XLA:CPU compiles a random draw for each weight. With less optimisation of machine code this
     takes a third of the time, and the weights are bit-for-bit the same.
     """
-    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else None
-    return jax.jit(function, compiler_options=options, **arguments)
+    plain = jax.jit(function, **arguments)
+    if jax.default_backend() != "cpu":
+        return plain
+    options = {"xla_backend_optimization_level": 1}
+    quick = jax.jit(function, compiler_options=options, **arguments)
+
+    def run(*given: Any) -> Any:
+        # JAX refuses options for a part of another program, as in `jax.eval_shape`.
+        part = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+        return (plain if part else quick)(*given)
+
+    return run
 
 
 def complete_params(

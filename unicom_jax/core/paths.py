@@ -48,7 +48,7 @@ def as_path(path: PathLike) -> Path:
 
 
 def is_pointer(path: PathLike) -> bool:
-    """Whether Git LFS has not fetched a file, so that a few lines stand for it."""
+    """Whether a file is only a Git LFS pointer, because its content was not fetched."""
     with open_binary(path) as file:
         return file.read(len(LFS)) == LFS.encode()
 

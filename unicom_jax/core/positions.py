@@ -159,7 +159,7 @@ def image_positions(
 ) -> Int32[np.ndarray, "{rows*cols} 2"]:
     """(y, x) of an image whose first token has text index `start`.
 
-    With n = rows * cols, the image takes n indices: the text behind it continues at start + n.
+    With n = rows * cols, the image takes n indices: text after it continues at start + n.
 
     Args:
       kind: "grid": y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column.

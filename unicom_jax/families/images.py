@@ -8,7 +8,7 @@
     velocity   the prediction, in the image's own shape
 
 A picture keeps its own shape (tokens of `channels` numbers, as its codec makes them) throughout.
-Only `families/unified.py` knows about sequence slots: it places the vectors of `looked_at` and
+Only `families/unified.py` deals with sequence slots: it places the vectors of `looked_at` and
 `drawn` and gathers the hidden states. So a slot need not be one latent, an encoder may be trained
 inside the loss, time need not be added to anything, and a head may look at a whole image. In
 training, methods after `noise` get every picture and every draw as a row of its own (M or draws =
@@ -137,8 +137,8 @@ class ImageModel(Module):
 
     Attributes:
       flow_time: how `noise` draws times; sampling shifts its steps alike.
-      reads_noise: whether what `drawn` returns depends on z_t or t. If not, `drawn` and the
-        transformer run once a picture and only `velocity` at each step of sampling.
+      reads_noise: whether the result of `drawn` depends on z_t or t. If not, `drawn` and the
+        transformer run once per picture, and only `velocity` at each step of sampling.
       flow_over: pictures over which the loss is averaged: "drawn"; or "all", which adds dummies and
         the pictures that are read, as if drawn at t = 1 (`ended`), where the target velocity is 0.
       dummies: whether batches have draws of `SequenceConfig.dummies`, which are at t = 0.

@@ -1,10 +1,10 @@
-"""KL autoencoders of a run: that of a diffusers folder, FLUX's among them, or one of its own.
+"""KL autoencoders of a run: one from a diffusers folder (such as FLUX's), or one that it trains.
 
     FOLDER/config.json, diffusion_pytorch_model.safetensors
 
 A run copies the folder into its workdir when it starts, so that the workdir needs nothing else
-later; `config.codec.autoencoder.facts` then says what the models have to know about it. A run that
-trains an autoencoder keeps it in the same place, as any stage, and has no such copy.
+later; `config.codec.autoencoder.facts` then holds what the models need to know about it. A run that
+trains an autoencoder keeps it like the weights of any stage and has no such copy.
 """
 
 from __future__ import annotations
@@ -46,18 +46,17 @@ LAYOUT = LAYOUTS["autoencoder"]
 
 
 def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -> None:
-    """Copies the autoencoder of `config.codec.autoencoder.path` into `workdir`, fills its facts in.
+    """Copies the autoencoder of `config.codec.autoencoder.path` to `workdir`; fills in its facts.
 
-    Of buckets it fills in `config.autoencoder.canvas` too, for models that build on the stage's
-    autoencoder. A workdir that has its copy keeps it; the path is not read again.
-    `copy=False` only fills in. Its weights are checked in any case, so that a damaged file is found
-    now and not by the stage that needs it; those that are copied are read once, for numbers that
-    are not finite.
+    For buckets it also fills in `config.autoencoder.canvas`, for models that use the autoencoder
+    stage. A workdir that has a copy keeps it; the path is not read again. `copy=False` only fills
+    in. The weights are checked in any case, so that a damaged file is found now and not by the
+    stage that needs it; copied weights are also read once, to find numbers that are not finite.
 
     Raises:
-      WeightsError: the weights are damaged, or are not those that its config.json describes.
+      WeightsError: the weights are damaged, or are not those that their config.json describes.
       ConfigError: the folder is missing or not such an autoencoder, or it does not fit the pictures
-        (`data.policy` is "naflex"), or the run trains one itself, or its family paints none.
+        (`data.policy` is "naflex"), or the run trains one itself, or its family uses none.
       ValueError: it does not fit the patch.
     """
     if config.data.policy.startswith("bucket"):
@@ -87,28 +86,28 @@ def adopt_autoencoder(config: ConfigDict, workdir: Path, *, copy: bool = True) -
         _check_folder(given, f"codec.autoencoder.path={path}")
     found = folder if adopted else given
     config.codec.autoencoder.facts = autoencoder_facts(config, found)
-    build_space(config)  # raises where the patch does not fit
+    build_space(config)  # raises if the patch does not fit
     module = module_in(found, LAYOUT)
     if adopted or not copy:
         check_model(found, LAYOUT, module)
     else:
         check_numbers(found, LAYOUT, module)
         folder.mkdir(parents=True, exist_ok=True)
-        # The description last: it says that all is there.
+        # The description comes last: it marks the copy as complete.
         for name in (*weight_files(given, LAYOUT.stem).names, DESCRIPTION):
             copy_file(given / name, folder / name)
 
 
 def autoencoder_facts(config: ConfigDict, folder: Path) -> dict[str, Any]:
-    """What the models have to know of the autoencoder in `folder`; only its config.json is read.
+    """What the models need to know about the autoencoder in `folder`; reads only its config.json.
 
-    Its kind and sizes, and the canvas of patches on which it sees the pictures of `config.data`.
+    These are its kind and sizes, and the canvas of patches for the pictures of `config.data`.
     """
     return facts_of(config, module_in(folder, LAYOUT))
 
 
 def facts_of(config: ConfigDict, module: Module) -> dict[str, Any]:
-    """As `autoencoder_facts`, of the autoencoder itself."""
+    """Like `autoencoder_facts`, but given the autoencoder itself."""
     return {
         "kind": type(module).__name__,
         "sizes": dataclasses.asdict(module),
@@ -138,10 +137,10 @@ def load_autoencoder(
     """`{"autoencoder": weights}` from the copy in `workdir`; {} for a codec in pixel space.
 
     Args:
-      shardings: of the weights, from their specs; None: one device holds them.
+      shardings: gives the weights' shardings from their specs; None: one device holds them.
 
     Raises:
-      WeightsError: the copy is gone or damaged, or another one than the configuration describes.
+      WeightsError: the copy is missing, damaged, or not the one that the configuration describes.
     """
     space = build_space(config)
     if not isinstance(space, LatentSpace):
@@ -177,10 +176,10 @@ def load_trained(
 
     Args:
       raw, on_host: see `restore_params`.
-      mesh: read straight into shards on it; None: the first device.
+      mesh: mesh into whose shards the weights are read directly; None: the first device.
 
     Raises:
-      CheckpointError: its checkpoint is missing or damaged.
+      CheckpointError: the stage's checkpoint is missing or damaged.
     """
     label = source_label(config, workdir, AUTOENCODER)
     module, wanted = build_trained_autoencoder(config), tuple(build_autoencoder(config).specs())

@@ -1,12 +1,12 @@
-"""Checkpoints on disk, for training (which writes them) and inference (which only reads).
+"""Checkpoints on disk, for training (which writes them) and inference (which only reads them).
 
     WORKDIR/
       config.json            the whole configuration
       tokenizer/             Hugging Face layout
       STAGE/checkpoints/STEP/{params,train,position}
 
-`params` holds the weights for use (averaged ones where EMA is on); `train` what only training
-needs (optimizer state, raw weights); `position` of the data stream.
+`params` holds the weights for inference (averages if EMA is on), `train` what only training needs
+(optimizer state, raw weights), `position` the position in the data stream.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ take_folders_literally()
 KNOWS_S3 = teach_s3()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
-RAW = "raw"  # in `train`: the trained weights themselves, where `params` holds their averages
+RAW = "raw"  # in `train`: the trained weights themselves, if `params` holds their averages
 READ_AT_ONCE = 256 * 2**20  # bytes of weights
-CHUNK_BYTES = 64 * 2**20  # of a weight, compressed and written by itself
+CHUNK_BYTES = 64 * 2**20  # pieces of a weight that are compressed and written separately
 
 
 class CheckpointError(Exception):
@@ -47,18 +47,18 @@ class CheckpointError(Exception):
 
 
 class OtherRunError(CheckpointError):
-    """A sound checkpoint of another run (other sizes, another seed): no reason to fall back."""
+    """An intact checkpoint of another run (other sizes or seed): no reason to use an older one."""
 
 
 def open_manager(
     directory: Path, *, save_every: int = 0, keep: int = 3, keep_every: int = 0, keep_best: int = 0
 ) -> ocp.CheckpointManager:
-    """Orbax's manager over STAGE/checkpoints: atomic and asynchronous. What is half written goes.
+    """Orbax's manager of STAGE/checkpoints: atomic and asynchronous. Removes unfinished saves.
 
-    Which checkpoints stay, `retention.preservation` says.
+    `retention.preservation` decides which checkpoints are kept.
 
-    Several processes are named one by one, because Orbax then bounds its barriers in time, and
-    leaves the folder to us.
+    Several processes are listed one by one, because Orbax then limits the time of its barriers and
+    leaves creating the folder to us.
     """
     commitment = _commitment(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def open_manager(
 
 
 def _commitment(directory: Path) -> dict[str, Any]:
-    """How a save is made whole. Stores cannot rename: a file in it says that all is there."""
+    """How a save is completed. Stores cannot rename, so there a file marks a complete save."""
     if str(directory).startswith(S3) and not KNOWS_S3:
         raise CheckpointError(
             f"{directory}: this version of Orbax cannot be taught to write to s3://; install "
@@ -100,8 +100,8 @@ def save(
 ) -> None:
     """Starts an asynchronous save; the manager's `wait_until_finished` ends it.
 
-    A checkpoint of this step that is there already is replaced: a resumed run comes by the step of
-    a newer checkpoint only when that one could not be read.
+    An existing checkpoint of this step is replaced: a resumed run reaches the step of a newer
+    checkpoint only if that one could not be read.
     """
     items = {
         PARAMS: ocp.args.StandardSave(params, save_args=_in_chunks(params)),
@@ -121,11 +121,11 @@ def save(
 
 
 def save_import(directory: Path, params: Params) -> None:
-    """Writes `params`, which no training led to, as step 0 of STAGE/checkpoints, and waits.
+    """Writes imported `params` as step 0 of STAGE/checkpoints, and waits.
 
-    Parts that nobody reads may be missing. A stage that is trained from here starts with them.
-    Chunks are files of their own: Orbax's OCDBT database, which training writes, keeps all that is
-    not committed in memory, a second model.
+    Parts that nobody reads may be missing. Training of the stage starts from these weights.
+    Chunks are separate files: Orbax's OCDBT database, which training writes, keeps all uncommitted
+    data in memory, as much as a second model.
     """
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=False)
     options = ocp.CheckpointManagerOptions(**_commitment(directory))
@@ -139,13 +139,13 @@ def save_import(directory: Path, params: Params) -> None:
 
 
 def _in_chunks(params: Params) -> Any:
-    """Large weights are stored in pieces, so that reading one needs no second copy of it."""
+    """Stores large weights in pieces, so that reading one needs no second copy of it."""
     return jax.tree.map(lambda _: ocp.SaveArgs(chunk_byte_size=CHUNK_BYTES), params)
 
 
 @contextlib.contextmanager
 def _without_warnings() -> Iterator[None]:
-    """Orbax warns that there is no OCDBT database, or no loss to rank by; that is meant."""
+    """Hides Orbax's warnings that there is no OCDBT database or no loss: both are intended."""
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -156,7 +156,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def is_import(directory: Path, step: int) -> bool:
-    """Whether a step of STAGE/checkpoints is what `save_import` wrote."""
+    """Whether `save_import` wrote this step of STAGE/checkpoints."""
     return step == 0 and not (directory / "0" / TRAIN).exists()
 
 
@@ -176,7 +176,7 @@ def copy_step(source: Path, target: Path, item: str) -> None:
         half.rename(target)
         return
     _copy_step(source, target, item)
-    for folder in (target / item, target):  # the step's own mark comes last
+    for folder in (target / item, target):  # the step itself is marked complete last
         (folder / COMMITTED).write_text(f"copied from {source}", encoding="utf-8")
 
 
@@ -191,7 +191,7 @@ def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any)
     """One item of one step, onto the shardings of `abstract`.
 
     Raises:
-      CheckpointError: it is damaged.
+      CheckpointError: the checkpoint is damaged.
       OtherRunError: its weights differ from what the config describes.
     """
     path = as_path(manager.directory) / str(step) / item
@@ -200,7 +200,7 @@ def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any)
     argument = ocp.args.JsonRestore() if abstract is None else ocp.args.StandardRestore(abstract)
     try:
         return manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
-    except Exception as error:  # orbax raises many types here, all of them mean the same to a user
+    except Exception as error:  # Orbax raises many types here, which mean the same to a user
         raise _damaged(path, error) from error
 
 
@@ -215,8 +215,8 @@ def _damaged(path: Path, error: Exception) -> CheckpointError:
 def _reader() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
     """Reads one item without writing anything: the folder may be somebody else's.
 
-    Orbax's managers and checkpointers expect a whole step; they would warn about the other items.
-    Of its handlers only this one reads a part of an item.
+    Orbax's managers and checkpointers expect a whole step and would warn about the other items.
+    This is the only handler that can read a part of an item.
     """
     return contextlib.closing(ocp.PyTreeCheckpointHandler())
 
@@ -233,8 +233,8 @@ def _metadata(path: Path) -> Params:
 def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = None) -> None:
     """Raises OtherRunError for the first weight that is not as the config describes it.
 
-    Asked before Orbax reads: its readers of wrong shapes die noisily, on threads of their own. Of
-    top-level keys other than `parts` a checkpoint may hold nothing at all, as imported ones do.
+    Called before Orbax reads: with wrong shapes its readers fail noisily, on threads of their own.
+    A checkpoint may lack top-level keys other than `parts` entirely, as imported ones do.
     """
     tree = _metadata(path)
     if parts is not None:
@@ -258,10 +258,10 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
 
 
 def chosen_step(workdir: Path, stage: str, step: str = "") -> int:
-    """The checkpoint of a stage that `step` names.
+    """The step of the stage's checkpoint that `step` selects.
 
     Args:
-      step: a number; "best", the one with the lowest held-out loss; "": the newest.
+      step: a number; "best": the one with the lowest held-out loss; "": the newest.
 
     Raises:
       CheckpointError: there is none.
@@ -299,20 +299,20 @@ def restore_params(
     on_host: bool = False,
     adapters: Callable[[Params], Params] = lora.merge,
 ) -> Params:
-    """The weights for use of a stage.
+    """The weights of a stage for inference.
 
     Args:
-      abstract: shapes, types and places of all weights of the stage.
-      parts: the top-level keys to read; the other weights stay on the disk. None: all.
+      abstract: shapes, types and shardings of all weights of the stage.
+      parts: the top-level keys to read; other weights are not read. None: all.
       step: see `chosen_step`.
-      raw: the weights as trained, where those for use are averages of them.
-      on_host: as NumPy arrays, without the copy that a device makes of what Orbax has read.
-      adapters: what becomes of a stage's adapters, which `abstract` does not have: merged into
-        their kernels, or left out (`lora.base_weights`), or returned beside them (`dict`).
+      raw: read the weights as trained if those for inference are averages of them.
+      on_host: return NumPy arrays, without the copy that a device makes of what Orbax has read.
+      adapters: handles a stage's adapters, which `abstract` lacks: merges them into their kernels,
+        drops them (`lora.base_weights`), or returns them with the kernels (`dict`).
 
     Raises:
       CheckpointError: the stage has no checkpoint, or it is damaged.
-      OtherRunError: its weights differ from `abstract`, be it in a part that is not read.
+      OtherRunError: its weights differ from `abstract`, even in a part that is not read.
     """
     found = chosen_step(workdir, stage, step)
     path = workdir.absolute() / stage / "checkpoints" / str(found)
@@ -336,12 +336,12 @@ def restore_params(
 
 
 def _with_adapters(path: Path, abstract: Params) -> Params:
-    """`abstract` with the adapters that are stored, as copies on the devices of their kernels,
-    which are read in fp32 like them, so that their sum is rounded once."""
+    """`abstract` with the stored adapters, replicated on the devices of their kernels. Both are
+    read in fp32, so that their sum is rounded once."""
     flat = traverse_util.flatten_dict(abstract, keep_empty_nodes=True)
     for layer, adapter in lora.adapters(_metadata(path)).items():
         if (kernel := flat.get((*layer, "kernel"))) is None:
-            continue  # of another model, as `_check_sizes` will report
+            continue  # from another model, as `_check_sizes` will report
         flat[(*layer, "kernel")] = kernel.update(dtype=np.float32)
         place = kernel.sharding
         if isinstance(place, jax.sharding.NamedSharding):
@@ -353,22 +353,22 @@ def _with_adapters(path: Path, abstract: Params) -> Params:
 
 
 def has_adapters(workdir: Path, stage: str, step: int) -> bool:
-    """Whether a stage's weights at this step have adapters beside them."""
+    """Whether a stage's weights at this step include adapters."""
     path = workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS
     return bool(lora.adapters(_metadata(path)))
 
 
 def has_average(workdir: Path, stage: str, step: int) -> bool:
-    """Whether the weights for use are averages at this step, with the raw ones beside them."""
+    """Whether the weights for inference at this step are averages, with the raw ones stored too."""
     path = workdir.absolute() / stage / "checkpoints" / str(step) / TRAIN
     return path.is_dir() and RAW in _metadata(path)
 
 
 def _read_part(path: Path, wanted: Params, on_host: bool = False) -> Params:
-    """What `wanted` names of one item, where it says or on the first device, or on the host.
+    """Reads what `wanted` names of one item, to its shardings, the first device, or the host.
 
-    Orbax reads into host memory and copies from there. Large weights come one by one and before
-    the small ones, while there is still memory for both copies: the peak is about the model's size.
+    Orbax reads into host memory and copies from there. Large weights are read one by one and before
+    the small ones, while memory holds both copies: the peak is about the model's size.
     """
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     flat = traverse_util.flatten_dict(wanted)

@@ -1,4 +1,4 @@
-"""What a run sets for XLA before JAX starts: flags, the cache of programs, where to dump them."""
+"""What a run sets for XLA before JAX starts: flags, the compilation cache, a dump of programs."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import jax
 from unicom_jax.core.memory import computes_on_cpu
 from unicom_jax.parallel.xla_flags import set_flags
 
-COMPILED = "compiled"  # the folder of a workdir
+COMPILED = "compiled"  # folder in a workdir
 
 
 def prepare_compiler(
     flags: str, workdir: Path, cache: str | None = None, dump: str | None = None
 ) -> None:
-    """Call it before anything asks JAX for a device.
+    """Sets flags, cache and dump. Call it before anything asks JAX for a device.
 
     Args:
       flags: `config.xla_flags`.
-      cache: folder of compiled programs, or "off". None: what JAX_COMPILATION_CACHE_DIR says, else
-        a folder of the workdir, but on a CPU nowhere: its programs suit one make of processor.
+      cache: folder of compiled programs, or "off". None: JAX_COMPILATION_CACHE_DIR, else a folder
+        in the workdir, except on a CPU, whose programs suit only one make of processor.
       dump: folder for the text of programs, or None.
     """
     if not computes_on_cpu():

@@ -1,7 +1,8 @@
 """The configuration that a workdir holds: stored, completed for this version, compared, changed.
 
 What a resumed run may change is declared with each key (`config.key`): neutral keys always,
-recorded ones with `--allow-change`, structural ones never. A stage that has not started is free.
+recorded ones with `--allow-change`, structural ones never. Any key may change as long as no stage
+that depends on it has started.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def open_run(
     """The configuration of a run that starts or resumes in `workdir`. Nothing is written.
 
     Args:
-      path: of a configuration file; None: the stored configuration.
-      allow_change: take other values of recorded keys.
+      path: a configuration file; None: the stored configuration.
+      allow_change: accept other values of recorded keys.
 
     Raises:
-      ConfigError: no configuration given and none stored, a stored one that is damaged, or one that
-        contradicts the stored one.
+      ConfigError: no configuration is given and none stored, the stored one is damaged, or the
+        given one contradicts it.
     """
     stored = read_config(workdir) if (workdir / CONFIG).is_file() else None
     if path is None and stored is None:
@@ -65,7 +66,7 @@ def open_run(
     else:
         config = load_config(path)
     if stored is not None and any_started(workdir):
-        # A run keeps the rules that it began with, whatever the defaults are now.
+        # A run keeps the rules that it started with, whatever the defaults are now.
         config.stage_seeds = stored["stage_seeds"]
         for name in ("balance_rows", "fill_rows"):
             config.data[name] = stored["data"][name]
@@ -82,7 +83,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
     """The configuration that a workdir holds, completed for this version.
 
     Raises:
-      ConfigError: it is damaged, or of a version with other keys.
+      ConfigError: it is damaged, or from a version with other keys.
     """
     path = workdir / CONFIG
     try:
@@ -99,7 +100,7 @@ def read_config(workdir: Path) -> dict[str, Any]:
 
 
 def store(config: ConfigDict, workdir: Path) -> None:
-    """Writes config.json and adds what changed to the history, each file whole or not at all."""
+    """Writes config.json and appends changes to the history; each file is written atomically."""
     path, text = workdir / CONFIG, to_json(config)
     if path.is_file():
         stored = read_config(workdir)
@@ -123,20 +124,20 @@ def store(config: ConfigDict, workdir: Path) -> None:
 
 
 def _steps(workdir: Path) -> dict[str, int]:
-    """The newest checkpoint of each stage, and of each time that one was repeated."""
+    """The newest checkpoint of each stage and of each of its repetitions."""
     names = (path.name for path in workdir.iterdir()) if workdir.is_dir() else ()
     labels = sorted(name for name in names if parse(name))
     return {label: steps[-1] for label in labels if (steps := stage_steps(workdir, label))}
 
 
 def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
-    """The batch of `batch_size` from which a stage continues that has read `batches` batches.
+    """The batch, counted in `batch_size`, at which a stage that has read `batches` batches resumes.
 
-    That is `batches` itself, unless the batch size was changed on the way: then the rows count that
-    were read, so that none is read twice.
+    This is `batches` itself unless the batch size has changed: then it follows from the number of
+    rows that were read, so that none is read twice.
 
     Args:
-      stage: its label (`runs/stages.py`).
+      stage: the stage's label (`runs/stages.py`).
     """
     rows, since, size = 0, 0, batch_size
     for step, old, new in _batch_changes(workdir, stage):
@@ -146,7 +147,7 @@ def data_start(workdir: Path, stage: str, batches: int, batch_size: int) -> int:
 
 
 def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
-    """(step, old size, new size) of a stage's changes of its batch size, oldest first.
+    """(step, old size, new size) for each change of a stage's batch size, oldest first.
 
     Raises:
       ConfigError: the history is damaged.
@@ -167,8 +168,8 @@ def _batch_changes(workdir: Path, stage: str) -> list[tuple[int, int, int]]:
 
 
 def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple[str, Any, Any]]:
-    """(key, stored value, new value) of the keys that differ, but for those that a run fills in."""
-    old, new = (  # both as JSON has them, which knows no tuples
+    """(key, stored value, new value) of the keys that differ, except those that a run fills in."""
+    old, new = (  # both as JSON has them, which has no tuples
         dict(values(json.loads(text)))
         for text in (json.dumps(stored, default=list), to_json(config))
     )
@@ -178,7 +179,7 @@ def differences(stored: Mapping[str, Any], config: ConfigDict) -> Iterator[tuple
 
 
 def _changed(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
-    """A key that differs; of a table of as many items as before its fields."""
+    """A key that differs; for a table with the same number of items, the fields that differ."""
     fields = KEYS[name].fields
     if not fields or len(old) != len(new):
         yield name, old, new
@@ -190,18 +191,18 @@ def _changed(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
 
 
 def any_started(workdir: Path) -> bool:
-    """Whether a stage has a checkpoint, an imported one included."""
+    """Whether any stage has a checkpoint, imported ones included."""
     return bool(_started_stages(workdir))
 
 
 def _started_stages(workdir: Path) -> set[str]:
-    """The stages with a checkpoint, be it of a repetition alone."""
+    """The stages with a checkpoint, even if only a repetition has one."""
     return {parse(label).name for label in _steps(workdir)}
 
 
 def _weight(difference: tuple[str, Any, Any]) -> int:
-    """The order in which differences are refused: another family explains most of the others, and
-    what may never change comes before what --allow-change allows."""
+    """The order in which differences are refused: a changed family explains most others, and keys
+    that may never change come before those that --allow-change allows."""
     name = difference[0]
     return 0 if name == "unified.pathway" else 1 if declared(name).resume == STRUCTURAL else 2
 
@@ -238,7 +239,7 @@ def _started(name: str, workdir: Path, stored: Mapping[str, Any]) -> bool:
         stages: Iterable[str] = (first,)
     elif first == "unified":
         stages = UNIFIED_STAGES
-    elif name == "data.padded_vocab_size":  # only of weights that are trained here
+    elif name == "data.padded_vocab_size":  # matters only for weights that are trained here
         stages = (*stored["stages"], *UNIFIED_STAGES)
     else:
         stages = STAGES

@@ -1,9 +1,9 @@
-"""The data of a run, kept in its `data.json`: what they looked like when it started, how many
-documents each stage packs into a window and, where weights are by tokens, how many slots a document
-of each source and task has.
+"""Facts about the data of a run, kept in its `data.json`: their state when it started, how many
+documents each stage packs into a window and, if weights are by tokens, how many slots a document of
+each source and task has.
 
-All decide its batches. They are measured on what can be read at that moment, so measuring them
-again on another host or at another start could give other numbers.
+All of these determine the batches. They are measured on what can be read at that moment, so
+measuring them again on another host or at a later start could give other numbers.
 """
 
 from __future__ import annotations
@@ -43,24 +43,24 @@ def keep_data(
     *,
     first: bool = True,
 ) -> list[str]:
-    """Checks that the data are those that the run was started with, and fills in how many documents
-    a window of its stages has and how long they are.
+    """Checks that the data are those that the run was started with, and fills in the number of
+    documents in a window of its stages and their lengths.
 
-    Nothing is read where the stages that are not finished train on packed rows, and nothing is
-    compared before a stage has a checkpoint.
+    Nothing is read if the unfinished stages train on packed rows, and nothing is compared before a
+    stage has a checkpoint.
 
     Args:
-      config: of the run; `window_documents` and `document_tokens` of the stages that pack rows are
-        set in it.
-      first: of the processes of a run; the others read what it has written.
+      config: the run's configuration; `window_documents` and `document_tokens` of the stages that
+        pack rows are set in it.
+      first: whether this is the first process of the run; the others read what it has written.
 
     Returns:
-      How data differ that changed with the user's consent, in words; nothing where they are the
-      same.
+      Descriptions of the differences of data that changed with the user's consent; empty if they
+      are the same.
 
     Raises:
-      ConfigError: the data changed, or are not those of `data.fingerprint`, or other processes see
-        other data.
+      ConfigError: the data changed, or are not those of `data.fingerprint`, or processes see
+        different data.
       SourceError: there are no data.
     """
     pending = dict.fromkeys(
@@ -86,9 +86,9 @@ def keep_data(
 
 
 def source_changes(config: Mapping[str, Any], workdir: Path) -> list[str]:
-    """How the source differs from the one that a run was trained on, in words.
+    """Descriptions of how the source differs from the one that a run was trained on.
 
-    Nothing where it is the same, or where the run did not keep what it looked like. Packed rows are
+    Empty if it is the same, or if the run did not record the state of the source. Packed rows are
     not compared.
 
     Raises:
@@ -147,8 +147,8 @@ def _paths(config: ConfigDict) -> str:
 def _window(
     config: ConfigDict, stage: str, tokenizer: Tokenizer, kept: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The window of a stage: the kept one, unless the configuration decides on another. It is set
-    in the configuration, too.
+    """The window of a stage: the kept one unless the configuration requires another. It is also set
+    in the configuration.
     """
     given = config[stage].window_documents
     rows = row_facts(config, stage)

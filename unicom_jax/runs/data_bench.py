@@ -1,5 +1,5 @@
-"""`unicom data bench`: how fast a stage's batches are made, stage by stage, and beside other
-loaders.
+"""`unicom data bench`: how fast a stage's batches are made, in each step of the pipeline and in
+comparison with other loaders.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from unicom_jax.runs.loading import stage_loader
 from unicom_jax.runs.stages import check_row_stage, row_stages, spec_of
 
 OURS = "unicom_jax"
-HERE = 0  # workers: all work in this process, timed by its processor time, whatever else is running
-# Documents in the batches that a loader hands over, until it is closed.
+HERE = 0  # workers: all work is in this process and timed by its processor time, despite other load
+# Number of documents in each batch of a loader, until it is closed.
 Documents = Iterator[int]
 
 
 class Rate(NamedTuple):
-    """Documents a second in several rounds."""
+    """Documents per second in several rounds."""
 
     rounds: tuple[float, ...]
 
@@ -108,7 +108,7 @@ def _short(value: float) -> str:
     return f"{value:.3g}"
 
 
-# ---- beside others ----------------------------------------------------------------------------
+# ---- compared with others ---------------------------------------------------------------------
 
 
 def _race(
@@ -120,7 +120,7 @@ def _race(
     folder: Path,
     console: Console,
 ) -> tuple[dict[tuple[str, int], Rate], float]:
-    """Each loader with each number of workers, in turns; and the share of the slots in use."""
+    """Runs each loader with each number of workers, alternately; also the share of used slots."""
     filled = [0, 0]
 
     def ours(workers: int) -> Documents:
@@ -130,7 +130,7 @@ def _race(
             for step in itertools.count() if workers == HERE else ():
                 yield loader.made(step)[1]["documents"]
             while True:
-                next(loader)  # not kept: its memory is shared with the workers, which end before
+                next(loader)  # not kept: its memory is shared with the workers, which end first
                 yield loader.counts["documents"] - before
                 before = loader.counts["documents"]
                 filled[:] = loader.counts["slots"], loader.counts["room"]
@@ -150,7 +150,7 @@ def _race(
 def _others(
     config: ConfigDict, work: Work, args: argparse.Namespace, folder: Path, console: Console
 ) -> dict[str, Callable[[int], Documents]]:
-    """The other loaders that are installed, over the same documents in files of their own."""
+    """The other installed loaders, over the same documents in files of their own."""
     absent = {name: peers.missing(name) for name in peers.PEERS}
     for name, lacking in absent.items():
         if lacking:
@@ -189,7 +189,7 @@ def _others(
 
 
 def _timed(documents: Documents, seconds: float, clock: Callable[[], float]) -> float:
-    """Documents a second, counted from the first batch on."""
+    """Documents per second, counted from the first batch on."""
     with closing(documents):
         next(documents)
         start, count = clock(), 0

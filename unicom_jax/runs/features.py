@@ -1,4 +1,4 @@
-"""What a run's frozen encoder makes of pictures, computed before training."""
+"""Features of a run's frozen encoder, computed before training."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs.checkpoint import read_config, restore_params
 from unicom_jax.runs.trained import source_label
 
-AT_ONCE = 16  # pictures; always so many, so that a picture's features do not depend on the others
+AT_ONCE = 16  # pictures per call, a fixed number so that features do not depend on the others
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureMaker:
-    """Pictures (R, M, N, P) uint8 and grids (R, M, 2) -> features (R, M, N, D). Pickles.
+    """Pictures (R, M, N, P) uint8 and grids (R, M, 2) -> features (R, M, N, D). Can be pickled.
 
-    The encoder computes in the compute_dtype of its run; each process reads it once.
+    The encoder computes in the compute_dtype of its run; each process reads its weights once.
 
     Attributes:
       workdir: a run whose encoder was trained or imported.
-      dtype: in which features are kept, a key of `data_pipelines.loading.rows.DTYPES`.
+      dtype: dtype of the stored features, a key of `data_pipelines.loading.rows.DTYPES`.
     """
 
     workdir: str

@@ -30,17 +30,17 @@ from unicom_jax.runs.stages import PARTS, STAGES, START, Config, occurrences, pa
 from unicom_jax.runs.trained import first_of, furthest
 from unicom_jax.runs.workdir import stage_steps
 
-# Parts of which a folder gives all that other stages read: of the encoder its image tower.
+# Parts for which a folder has all that other stages read (of the encoder: the image tower).
 READ_ALONE = (VISION.part, AUTOENCODER)
 
 
 def check_stages(config: Config) -> None:
     """Refuses an `init_from` whose stage is not trained: the rest of its weights would stay random.
 
-    Those of `READ_ALONE` are no such parts, nor is a part that comes whole from another run.
+    Parts in `READ_ALONE`, and parts that come whole from another run, are accepted.
 
     Raises:
-      ConfigError: it names the key.
+      ConfigError: such a key exists; the message names it.
     """
     whole = {*READ_ALONE, *given_parts(config)}
     for part in PARTS:
@@ -55,7 +55,7 @@ def check_stages(config: Config) -> None:
 
 
 def import_frozen_parts(config: ConfigDict, workdir: Path, console: Console) -> None:
-    """What stages read and `config` does not train: from another run, or released weights."""
+    """Takes from other runs or released weights the parts that stages read and do not train."""
     take_weights(config, workdir, console)
     for part in parts_to_import(config, workdir):
         stage = first_of(config, part).label
@@ -63,8 +63,8 @@ def import_frozen_parts(config: ConfigDict, workdir: Path, console: Console) -> 
 
 
 def keep_starts(config: Config, workdir: Path) -> None:
-    """Keeps imported weights of a stage that samples under `START`, too: they are the policy before
-    the stage for as long as it trains, and its own checkpoints take their place."""
+    """Also keeps imported weights of a stage that samples as `START`: throughout training they are
+    the policy before the stage, and its own checkpoints replace them."""
     for stage in occurrences(config["stages"]):
         checkpoints, steps = (
             workdir / stage.label / "checkpoints",
@@ -76,8 +76,8 @@ def keep_starts(config: Config, workdir: Path) -> None:
 
 
 def parts_to_import(config: Config, workdir: Path) -> list[str]:
-    """The parts of `READ_ALONE` that released weights give and that are not trained here, as far as
-    they have still to be imported."""
+    """The parts of `READ_ALONE` that come from released weights, are not trained here, and are not
+    imported yet."""
     trained = {one.spec.part for one in occurrences(config["stages"])} | given_parts(config)
     return [
         part
@@ -94,11 +94,11 @@ def import_stage(
     specs = build_stage(config, stage).specs()
     if parse(stage) not in occurrences(
         config.stages
-    ):  # never trained, so only what is given is of use
+    ):  # never trained, so only given weights are useful
         named = {source.path[0] for source in sources if source.path}
         specs = {name: specs[name] for name in named} or specs
     elif not any(source.whole for source in sources):
-        # What begins as another part's does so when it is trained.
+        # Weights that begin as another part's are filled in when the stage is trained.
         begun = spec_of(stage).begins_with(config)
         specs = {name: tree for name, tree in specs.items() if name not in begun}
     console.print(f"{stage}: {describe_sources(sources)}", soft_wrap=True)
@@ -109,13 +109,13 @@ def import_stage(
 
 
 def on_this_host(specs: Specs) -> Params:
-    """Shardings that put all weights into the host's memory, accelerators or not."""
+    """Shardings that put all weights into host memory, with or without accelerators."""
     host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
     return map_specs(lambda spec: host, specs)
 
 
 def fp32_bytes(module: Module) -> int:
-    """What the weights take in memory, in fp32."""
+    """Bytes of the weights in fp32."""
     return 4 * module.param_count()
 
 

@@ -10,11 +10,11 @@
     unified.init_from         Qwen2, Qwen2.5, Qwen3    the transformer
                               Cheers                   all of the model but the autoencoder
 
-Everything else of a stage keeps the values that it would have had without (`core.module`: a weight
-depends on the seed and its own path only). A vocabulary of ours that is longer than the folder's
-has rows that nobody trained: they start as the mean of all rows of the folder, which neither draws
-nor repels predictions (Hewitt 2021, "Initializing new word embeddings"). A longer one of theirs is
-refused: `data.padded_vocab_size` makes it large enough.
+All other weights of a stage are initialised as without `init_from` (`core.module`: a weight depends
+only on the seed and its own path). If our vocabulary is longer than the folder's, the additional
+rows start as the mean of all rows of the folder, which neither attracts nor repels predictions
+(Hewitt 2021, "Initializing new word embeddings"). If the folder's is longer, it is refused;
+`data.padded_vocab_size` makes ours large enough.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ from unicom_jax.runs.sizes import (
 from unicom_jax.runs.stages import PARTS, names_a_run, spec_of
 
 Config = Mapping[str, Any]
-# What errors and reports call all of a folder's weights.
+# Names for all of a folder's weights in errors and reports.
 WHOLE = {Contrastive: "both towers", AutoencoderKLFlux2: "the autoencoder"}
 # Axis of the vocabulary in the weights that have one.
 VOCABULARY = {("embedding", "table"): 0, ("head", "kernel"): 1}
@@ -78,10 +78,10 @@ class Source:
     """A part of a stage's weights that a folder gives.
 
     Attributes:
-      key: of the configuration, that names the folder.
-      path: of the part in the stage's tree; () where it is all of it.
-      module: the part as the folder has it.
-      vocab_size: of the part as the stage has it; 0 where it has no vocabulary that may grow.
+      key: the configuration key that names the folder.
+      path: path of the part in the stage's tree; () if it is the whole tree.
+      module: the part as it is in the folder.
+      vocab_size: vocabulary of the part as it is in the stage; 0 if it has none that may grow.
     """
 
     key: str
@@ -103,11 +103,11 @@ class Source:
 
     @property
     def whole(self) -> bool:
-        """Whether it gives all of the stage's weights, and none comes from another part."""
+        """Whether it provides all of the stage's weights, so that none comes from another part."""
         return not self.path
 
     def check(self) -> dict[str, TensorFact]:
-        """The tensors to be read; WeightsError where names, shapes or types are wrong."""
+        """The tensors to read; raises WeightsError if names, shapes or types are wrong."""
         return check_model(self.folder, self.layout, self.module)
 
 
@@ -123,7 +123,7 @@ def sources_of(config: Config, stage: str) -> list[Source]:
     """What a stage starts from, by the `init_from` keys of its configuration.
 
     Raises:
-      ConfigError: a folder of another kind, or of other sizes; the key to set is named.
+      ConfigError: a folder of another kind or with other sizes; the message names the key to set.
     """
     found = RELEASED.get(spec_of(stage).part)
     return found.find(config) if found else []
@@ -140,7 +140,7 @@ def describe_sources(sources: list[Source]) -> str:
 
 
 def _folder(settings: Mapping[str, Any]) -> str:
-    """The `init_from` that names a folder of released weights; "" for none and for a run's."""
+    """The `init_from` that names a folder of released weights; "" if it is unset or names a run."""
     return "" if names_a_run(settings["init_from"]) else settings["init_from"]
 
 
@@ -235,7 +235,7 @@ class Released(NamedTuple):
     keys: tuple[str, ...]
 
 
-# By part; one that is not here has no released weights.
+# By part; parts that are not listed have no released weights.
 RELEASED = {
     "encoder": Released(_encoder, ("encoder.init_from",)),
     "autoencoder": Released(_autoencoder, ("autoencoder.init_from",)),
@@ -267,12 +267,12 @@ def initial_params(
     given: Params | None = None,
     fresh: Collection[tuple[str, ...]] = (),
 ) -> Params:
-    """All weights of `specs`: from `sources`, and the rest random, each in its shards at once.
+    """All weights of `specs`: from `sources`, the rest random, each created in its shards.
 
     Args:
-      given: weights that are there already, as a part of the tree; they win over `sources`.
-      fresh: paths beneath its top-level keys that are random although the rest of the key is given.
-      shard: shardings for a tree of specs.
+      given: weights that exist already, as a part of the tree; they take precedence over `sources`.
+      fresh: paths below the top-level keys of `given` that are random although the rest is given.
+      shard: gives the shardings for a tree of specs.
       arrived: see `transfer.load_weights`.
 
     Raises:
@@ -308,8 +308,8 @@ def _fitting(
     """`given` by path.
 
     Raises:
-      ConfigError: a weight that the stage lacks or has in another size, or one of the stage that
-        would stay random beside given ones.
+      ConfigError: the stage lacks a weight or has it in another size, or a weight of the stage
+        would stay random under a top-level key that is given.
     """
     flat = traverse_util.flatten_dict(given)
     for path in specs:
@@ -330,7 +330,7 @@ def _fitting(
 
 
 def grow(weight: jax.Array, size: int, axis: int, sharding: jax.sharding.Sharding) -> jax.Array:
-    """`weight` made `size` long along `axis`; what is new is the mean of what was there."""
+    """`weight` extended to `size` along `axis`; new entries are the mean of the old ones."""
 
     def grown(weight: jax.Array) -> jax.Array:
         mean = jnp.mean(weight, axis, dtype=jnp.float32, keepdims=True).astype(weight.dtype)

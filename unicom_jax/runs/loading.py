@@ -13,7 +13,7 @@ from unicom_jax.runs.stages import data_seed, spec_of
 
 
 def _rows(label: str, *arguments: Any, **options: Any) -> Loader:
-    """Every occurrence of a stage has a seed, and so a folder of packed rows, of its own."""
+    """Every occurrence of a stage has its own seed and so its own folder of packed rows."""
     return unified_loader(*arguments, folder=label, **options)
 
 
@@ -28,7 +28,7 @@ def _captioned(label: str, *arguments: Any, **options: Any) -> Loader:
 def _prompts(
     label: str, config: Mapping[str, Any], stage: str, *how: Any, **options: Any
 ) -> Loader:
-    """Captions and questions are read where the stage's settings make use of them."""
+    """Captions and questions are read only if the stage's settings use them."""
     settings = config[stage]
     return prompt_loader(
         config,
@@ -40,7 +40,7 @@ def _prompts(
     )
 
 
-# Loader of `StageSpec.loader`: takes the stage's label, then what `picture_loader` takes.
+# By `StageSpec.loader`. A loader takes the stage's label, then the arguments of `picture_loader`.
 LOADERS: dict[str, Callable[..., Loader]] = {
     "rows": _rows,
     "pictures": _pictures,
@@ -57,7 +57,7 @@ def stage_loader(
     start: int = 0,
     share: Share = None,
 ) -> Loader:
-    """The batches of any stage from step `start` on; of each the rows in `share`."""
+    """The batches of any stage from step `start` on, each with only the rows in `share`."""
     spec, seed = spec_of(label), data_seed(config, label)
     make = LOADERS[spec.loader]
     return make(label, config, spec.name, tokenizer, split, start, share, seed=seed)

@@ -1,9 +1,9 @@
-"""One writer for each workdir: a lock that names its holder, and frees itself when that has died.
+"""One writer per workdir: a lock that names its holder and is released when the holder dies.
 
-`WORKDIR/.lock` holds host, process and time. A POSIX record lock on it, which the system drops with
-the process, decides between processes that share its file system's locks. Where a file system has
-none, or keeps them to one host, the age of the file decides: its holder touches it. Of object
-stores see `store_lock`.
+`WORKDIR/.lock` holds host, process and time. Between processes that share the file system's locks,
+a POSIX record lock on the file decides; the system drops it when the process ends. If the file
+system has no locks, or only local ones, the age of the file decides: its holder touches it
+regularly. For object stores see `store_lock`.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from unicom_jax.core.paths import is_remote
 from unicom_jax.runs.store_lock import store_lock
 
 NAME = ".lock"
-TOUCH = 20.0  # seconds between two signs of life
-STALE = 120.0  # without one for so long, the holder on another host is taken for dead
+TOUCH = 20.0  # seconds between two heartbeats
+STALE = 120.0  # without a heartbeat for this long, a holder on another host counts as dead
 READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 
@@ -37,10 +37,10 @@ class LockedError(Exception):
 
 @contextlib.contextmanager
 def workdir_lock(workdir: Path) -> Iterator[None]:
-    """Holds the lock of `workdir`, which is made where it does not exist.
+    """Holds the lock of `workdir`, which is created if it does not exist.
 
-    A folder that can only be read has no lock: nobody can write there. A folder that was made here
-    and is left empty by an error is removed again.
+    A read-only folder has no lock, as nobody can write there. A folder that was created here and is
+    left empty by an error is removed again.
 
     Raises:
       LockedError: another process holds the lock.
@@ -69,7 +69,7 @@ def workdir_lock(workdir: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> int | None:
-    """A handle that holds the lock; None in a folder that can only be read."""
+    """A handle that holds the lock; None in a read-only folder."""
     while True:
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -79,7 +79,7 @@ def _take(path: Path) -> int | None:
             return None
         try:
             _lock(handle, path)
-            # Its last holder may have removed the file after it was opened here.
+            # The last holder may have removed the file after it was opened here.
             if _is_at(path, handle):
                 _sign(handle)
                 return handle
@@ -118,7 +118,7 @@ def _sign(handle: int) -> None:
         "process": os.getpid(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
-    with contextlib.suppress(OSError):  # on a full disk the lock holds, without a name
+    with contextlib.suppress(OSError):  # on a full disk the lock works, but names no holder
         os.ftruncate(handle, 0)
         os.pwrite(handle, json.dumps(about).encode(), 0)
 
@@ -140,7 +140,7 @@ def _message(workdir: Path, holder: dict[str, Any]) -> str:
 
 
 def _age(path: Path) -> float:
-    """Seconds since the last sign of life, by the clock of the file system."""
+    """Seconds since the last heartbeat, by the clock of the file system."""
     with tempfile.TemporaryFile(dir=path.parent) as now:
         now.write(b"x")
         now.flush()

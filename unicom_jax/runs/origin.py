@@ -1,12 +1,12 @@
 """`STAGE.init_from=WORKDIR:STAGE`: a stage that starts from the weights of another run.
 
-Several runs can so share what came before: a sweep over the learning rates of a last stage, for
-example, trains the stages before it once. The new workdir takes the weights over when it starts, as
-step 0 of its stage, and with them every part that the stage reads and that this run does not train
-(encoder, codec, autoencoder) and the tokenizer. So it needs the other run only once, and `sample`,
-`evaluate` and `export` read it like any other workdir. Files are hard links where both workdirs are
-on one file system, so that they take no space twice, else copies; checkpoints are never changed in
-place.
+In this way several runs can share earlier stages: a sweep over the learning rates of the last
+stage, for example, trains the stages before it once. When the new workdir starts, it takes over the
+weights as step 0 of its stage, along with the tokenizer and every part that the stage reads and
+this run does not train (encoder, codec, autoencoder). So it needs the other run only once, and
+`sample`, `evaluate` and `export` read it like any other workdir. If both workdirs are on one file
+system, files are hard links and take no additional space; otherwise they are copies. Checkpoints
+are never changed in place.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from unicom_jax.runs.trained import furthest
 from unicom_jax.runs.workdir import stage_steps
 
 Config = Mapping[str, Any]
-# Fields of modules that do not change what their weights mean: how they compute, what a loss draws.
+# Module fields that do not change the meaning of weights: how they compute, what a loss draws.
 NEUTRAL = (*COMPUTE, "compute_dtype", "text_chunk", "flow_time", "time_floor")
 
 
@@ -50,9 +50,9 @@ class Origin:
     """Where the weights of a stage come from.
 
     Attributes:
-      stage: the one that starts from them.
-      workdir: of the other run.
-      source: its stage.
+      stage: the stage that starts from them.
+      workdir: workdir of the other run.
+      source: stage of the other run.
     """
 
     stage: Occurrence
@@ -67,7 +67,7 @@ def origins(config: Config) -> list[Origin]:
     """The origins that the configuration names, in the order of the registry.
 
     Raises:
-      ConfigError: an `init_from` of another form, or of a stage that starts from an earlier one.
+      ConfigError: an `init_from` has another form, or its stage starts from an earlier one.
     """
     found = []
     for name, spec in STAGES.items():
@@ -104,7 +104,7 @@ def _check_first(config: Config, origin: Origin) -> None:
 
 
 def given_parts(config: Config) -> set[str]:
-    """The parts that come from another run, whole."""
+    """The parts that come whole from another run."""
     return {
         part
         for origin in origins(config)
@@ -113,15 +113,15 @@ def given_parts(config: Config) -> set[str]:
 
 
 def _needed(config: Config, origin: Origin) -> list[str]:
-    """The parts besides its own without which a stage that starts from an origin cannot run."""
+    """The parts, besides its own, that a stage needs to run if it starts from an origin."""
     spec = origin.stage.spec
     parts = dict.fromkeys(subtree.part for subtree in spec.reads(config).values())
     return [part for part in parts if part != spec.part]
 
 
 def _of_use(config: Config, origin: Origin) -> list[str]:
-    """The parts from which its weights began: they are all there, but scores may be measured by
-    such a part, as by the encoder."""
+    """The parts from which the stage's weights began. The stage does not need them, but evaluation
+    may use them, such as the encoder."""
     begun = origin.stage.spec.begins_with(config).values()
     return list(dict.fromkeys(subtree.part for subtree in begun))
 
@@ -130,8 +130,8 @@ def _of_use(config: Config, origin: Origin) -> list[str]:
 
 
 def given_tokenizer(config: Config, workdir: Path) -> Tokenizer | None:
-    """The other run's tokenizer, unless the configuration names one or rows that were packed with
-    one; None: no other run is named."""
+    """The other run's tokenizer, unless the configuration names a tokenizer or packed rows; None if
+    it names no other run."""
     if config["data"]["tokenizer"] or config["data"]["packed"]:
         return None
     for origin in _wanted(config, workdir):
@@ -140,10 +140,10 @@ def given_tokenizer(config: Config, workdir: Path) -> Tokenizer | None:
 
 
 def check_tokenizers(config: Config, workdir: Path) -> None:
-    """Refuses weights that another tokenizer's ids were trained with.
+    """Refuses weights that were trained with another tokenizer.
 
     Raises:
-      TokenizerError: it names the key and both fingerprints.
+      TokenizerError: tokenizers differ; the message names the key and both fingerprints.
     """
     ours = config["data"]["tokenizer_fingerprint"]
     for origin in _wanted(config, workdir):
@@ -185,15 +185,15 @@ def _wanted(config: Config, workdir: Path) -> Iterator[Origin]:
 
 
 def take_weights(config: ConfigDict, workdir: Path, console: Console) -> None:
-    """Puts what stages start from, and what they read, into `workdir`; what is there stays.
+    """Puts the weights that stages start from or read into `workdir`; existing ones are kept.
 
-    All of it is checked before any of it is taken, so that a refused start leaves no weights that
-    a corrected one would use beside those of another run.
+    Everything is checked before anything is taken, so that a refused start leaves no weights that a
+    corrected start would mix with those of another run.
 
     Raises:
-      ConfigError: the other run lacks it, or its modules are not those of `config`.
+      ConfigError: the other run lacks weights, or its modules are not those of `config`.
     """
-    planned: dict[str, tuple[Origin, str]] = {}  # label here -> where from, label there
+    planned: dict[str, tuple[Origin, str]] = {}  # label here -> origin, label there
     for origin in _wanted(config, workdir):
         planned |= _plan(config, workdir, origin, planned)
     for label, (origin, source) in planned.items():
@@ -203,8 +203,8 @@ def take_weights(config: ConfigDict, workdir: Path, console: Console) -> None:
 def _plan(
     config: Config, workdir: Path, origin: Origin, planned: Mapping[str, tuple[Origin, str]]
 ) -> dict[str, tuple[Origin, str]]:
-    """What an origin gives beside what is `planned`. The stage that starts from it comes last,
-    because its weights say that everything was taken."""
+    """What an origin provides in addition to what is `planned`. The stage that starts from it comes
+    last, because its weights mark everything as taken."""
     theirs = read_config(origin.workdir)
     own = origin.stage.spec.part
     there = {one.spec.part for one in occurrences(config["stages"]) if one.spec.part != own}
@@ -226,7 +226,7 @@ def _plan(
 
 
 def _take(there: Path, source: str, here: Path, label: str, console: Console) -> None:
-    """Makes the newest weights of one run's stage step 0 of another's, whole or not at all."""
+    """Atomically makes the newest weights of one run's stage step 0 of another run's stage."""
     step = stage_steps(there, source)[-1]
     given, target = there / source / "checkpoints" / str(step), here / label / "checkpoints" / "0"
     if is_remote(here) or is_remote(there):
@@ -243,10 +243,10 @@ def _take(there: Path, source: str, here: Path, label: str, console: Console) ->
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Copies a folder whose files are never changed in place: as hard links where that is possible.
+    """Copies a folder whose files are never changed in place, as hard links if possible.
 
     Raises:
-      FileExistsError: `target` is there.
+      FileExistsError: `target` exists.
     """
     if is_remote(source) or is_remote(target):
         copy_tree(source, target)
@@ -262,7 +262,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _check_same(origin: Origin, part: str, config: Config, theirs: Config) -> None:
-    """Refuses weights that mean something else in the modules of `config`."""
+    """Refuses weights that have another meaning in the modules of `config`."""
     build = PARTS[part].build
     for field, there, here in differences(build(theirs), build(config), part):
         raise ConfigError(
@@ -272,7 +272,7 @@ def _check_same(origin: Origin, part: str, config: Config, theirs: Config) -> No
 
 
 def differences(left: Any, right: Any, name: str) -> Iterator[tuple[str, Any, Any]]:
-    """(field, value, value) wherever two modules differ, `NEUTRAL` fields aside."""
+    """(field, value, value) wherever two modules differ, except in `NEUTRAL` fields."""
     if type(left) is not type(right):
         yield name, type(left).__name__, type(right).__name__
     elif isinstance(left, Module):

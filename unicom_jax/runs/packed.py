@@ -30,16 +30,14 @@ from unicom_jax.runs.stages import check_row_stage, data_seed, row_stages, setti
 
 PACKED_ONLY = ("config", "stage", "rows", "features", "features_dtype")
 ON_BEAM = ("workers", "runner")
-FAR = (
-    0.05  # of the features' size: what another device or dtype does not reach, another encoder does
-)
+FAR = 0.05  # of the features' size: other devices or dtypes differ by less, other encoders by more
 
 
 def check_flags(args: argparse.Namespace) -> None:
     """Refuses flags of the other kind of preparation.
 
     Raises:
-      ConfigError: names the flag.
+      ConfigError: there is such a flag; the message names it.
     """
     packed = args.dataset == "packed"
     others = PACKED_ONLY if args.dataset in FILES else (*PACKED_ONLY, *ON_BEAM)
@@ -61,7 +59,7 @@ def check_flags(args: argparse.Namespace) -> None:
 
 
 def engine_of(args: argparse.Namespace) -> Engine | None:
-    """Where the records of files are prepared: on Beam where --workers or --runner asks for it."""
+    """Where records of files are prepared: on Beam if --workers or --runner asks for it."""
     if args.workers is None and args.runner is None:
         return None
     beam_engine.check_engine(args.runner_flags)
@@ -69,10 +67,10 @@ def engine_of(args: argparse.Namespace) -> Engine | None:
 
 
 def prepare_packed(args: argparse.Namespace, console: Console) -> str:
-    """Packs a stage's rows and says where they are.
+    """Packs a stage's rows and returns a line about the result, with its folder.
 
     Raises:
-      ConfigError: flags that do not go together, or a stage without rows.
+      ConfigError: flags that exclude each other, or a stage without rows.
       SourceError: Beam is missing, the folder holds another preparation, or data cannot be packed.
     """
     beam_engine.check_engine(args.runner_flags)
@@ -147,10 +145,10 @@ def _summary(directory: Path, manifest: Mapping[str, Any], rate: float) -> str:
 
 
 def keep_probe(plan: rows.Plan, shard: rows.Shard, features: FeatureMaker) -> None:
-    """Keeps a few pictures with their features, by which an encoder is known again.
+    """Stores a few pictures with their features, by which an encoder can be recognised.
 
     Raises:
-      SourceError: there is a probe of another encoder.
+      SourceError: there is already a probe of another encoder.
     """
     path = Path(plan.directory, PROBE)
     pictured = next(iter(rows.shard_rows(rows.without_features(plan), shard))).batch
@@ -165,7 +163,7 @@ def keep_probe(plan: rows.Plan, shard: rows.Shard, features: FeatureMaker) -> No
 
 
 def read_probe(directory: Path, stage: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Pictures (M, N, P) and grids (M, 2) of the rows' probe; None where rows hold pictures."""
+    """Pictures (M, N, P) and grids (M, 2) of the rows' probe; None if rows hold pictures."""
     path = directory / stage / PROBE
     if not path.is_file():
         return None
@@ -174,10 +172,10 @@ def read_probe(directory: Path, stage: str) -> tuple[np.ndarray, np.ndarray] | N
 
 
 def check_probe(directory: Path, stage: str, found: np.ndarray) -> None:
-    """Compares features of the probe's pictures with those that the rows hold.
+    """Compares features of the probe's pictures with those stored with the rows.
 
     Raises:
-      SourceError: they come from another encoder.
+      SourceError: the stored ones come from another encoder.
     """
     _compare(directory / stage / PROBE, found, "the encoder of this run")
 

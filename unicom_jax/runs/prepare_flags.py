@@ -92,5 +92,5 @@ def _at_least(least: int):
             raise argparse.ArgumentTypeError(f"{text} is less than {least}")
         return int(text)
 
-    parse.__name__ = "number"  # argparse names it where the text is none
+    parse.__name__ = "number"  # argparse's name for the type in errors
     return parse

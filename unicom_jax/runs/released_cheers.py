@@ -1,4 +1,4 @@
-"""Cheers' released checkpoint under a configuration: what has to agree, and what to set."""
+"""Cheers' released checkpoint in a configuration: what has to agree, and which keys to set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unicom_jax.runs.sizes import (
 )
 
 Config = Mapping[str, Any]
-# How the weights were trained: what else the family can do gives other numbers without an error.
+# Options with which the weights were trained; others would silently give different numbers.
 TRAINED_WITH = {
     "data.unconditional": "masked",
     "unified.fold": cheers.FOLD,
@@ -37,18 +37,18 @@ def is_cheers(folder: Path) -> bool:
     try:
         found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # whoever reads it as another model says what is wrong
+        return False  # whatever reads it as another model reports the error
     return isinstance(found, dict) and found.get("model_type") == cheers.MODEL_TYPE
 
 
 def released_cheers(config: Config, key: str, folder: Path) -> cheers.Cheers:
-    """The model of a checkpoint, which is that of the configuration.
+    """The model of a checkpoint, checked to be that of the configuration.
 
     Args:
-      key: of the configuration, that names `folder`.
+      key: the configuration key that names `folder`.
 
     Raises:
-      ConfigError: it is another one; the keys to set are named.
+      ConfigError: it is a different model; the message names the keys to set.
     """
     theirs: cheers.Cheers = module_in(folder, LAYOUTS["cheers"])
     if (pathway := config["unified"]["pathway"]) != "cheers":

@@ -10,8 +10,8 @@ from orbax.checkpoint import checkpoint_managers as policies
 
 @dataclasses.dataclass
 class NewestOfEvery(policies.PreservationPolicy):
-    """Keeps the newest of the steps that `every` divides: the one that training may go back to,
-    however often it was stopped since."""
+    """Keeps the newest step that `every` divides, to which training may roll back, however often it
+    was stopped since."""
 
     every: int
 
@@ -23,13 +23,13 @@ class NewestOfEvery(policies.PreservationPolicy):
 def preservation(
     save_every: int, keep: int, keep_every: int, keep_best: int
 ) -> policies.PreservationPolicy:
-    """What is kept; 0 keeps none of a kind.
+    """Which checkpoints are kept.
 
     Args:
-      save_every: the newest step that it divides.
-      keep: the last so many.
-      keep_every: each step that it divides.
-      keep_best: so many of those that were saved with a held-out loss, those with the lowest.
+      save_every: keep the newest step that it divides; 0: none.
+      keep: keep this many of the newest steps.
+      keep_every: keep each step that it divides; 0: none.
+      keep_best: keep this many of the steps with the lowest held-out loss, where it was measured.
     """
     kept = [policies.LatestN(keep)]
     if save_every:

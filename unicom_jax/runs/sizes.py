@@ -21,7 +21,7 @@ COMPUTE = (
 
 
 def _differences(ours: Module, theirs: Module) -> dict[str, Any]:
-    """The fields of `theirs` that are not as ours."""
+    """The fields of `theirs` that differ from ours."""
     names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
     return {
         name: getattr(theirs, name)
@@ -42,11 +42,11 @@ def check_same(
     given: str | Path,
     factors: Mapping[str, int] | None = None,
 ) -> None:
-    """Raises ConfigError where a folder's model is not the config's; all keys to set are named.
+    """Raises ConfigError, naming all keys to set, if a folder's model is not the config's.
 
     Args:
-      keys: {field: the key of the configuration that sets it}.
-      factors: {field: what its key counts one of it as}.
+      keys: {field: the configuration key that sets it}.
+      factors: {field: factor from the field's value to the key's}.
     """
     if not (found := _differences(ours, theirs)):
         return
@@ -67,7 +67,7 @@ def check_same(
 
 
 def check_vision(ours: VisionEncoder, theirs: VisionEncoder, key: str, given: str | Path) -> None:
-    """`check_same` of image towers."""
+    """`check_same` for image towers."""
     keys = {
         "naflex": "encoder.naflex",
         "patch_size": "data.patch",
@@ -81,7 +81,7 @@ def check_vision(ours: VisionEncoder, theirs: VisionEncoder, key: str, given: st
 def check_autoencoder(
     ours: AutoencoderKLFlux2, theirs: AutoencoderKLFlux2, key: str, given: str | Path
 ) -> None:
-    """`check_same` of autoencoders."""
+    """`check_same` for autoencoders."""
     names = ("latent_channels", "widths", "resnets")
     keys = {name: f"autoencoder.{name}" for name in names}
     keys |= {"groups": "autoencoder.norm_groups", "side": "data.patch"}
@@ -91,7 +91,7 @@ def check_autoencoder(
 def check_transformer(
     names: Iterable[str], ours: Transformer, theirs: Transformer, key: str, given: str | Path
 ) -> None:
-    """`check_same` of transformers, but that ours may have more rows of vocabulary.
+    """`check_same` for transformers, except that ours may have a larger vocabulary.
 
     `names`: the keys of `unified.transformer`.
     """

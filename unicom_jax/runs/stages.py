@@ -37,13 +37,14 @@ Config = Mapping[str, Any]
 class Part:
     """What one or several stages train: a module, with its sizes in the configuration.
 
-    Stages of the same part continue from each other's weights, and a model is used with the weights
-    of the furthest of them.
+    Stages of the same part continue from each other's weights, and inference uses the weights of
+    the furthest one.
 
     Attributes:
-      build: its module.
-      remat: the configuration key that says what its largest stack keeps for the backward pass.
-      reads: groups of the configuration, or single keys of them, that its module, losses and
+      build: builds the module.
+      remat: gives the configuration key that sets what the part's largest stack keeps for the
+        backward pass.
+      reads: configuration groups, or single keys of them, that the part's module, losses and
         batches read besides `data` and the part's own group; None: any. A sweep shares a stage
         between variants that differ in none of them (`sweeps/addresses.py`).
     """
@@ -58,21 +59,21 @@ class StageSpec:
     """One stage.
 
     Attributes:
-      name: of its settings in the configuration and of its folder.
-      part: what it trains, a key of `PARTS`.
-      loss: how it is built, a key of `training.stages.LOSSES`.
-      loader: of its batches, a key of `runs.loading.LOADERS`.
-      tokens_per_step: what one step reads, by (configuration, name): for the reported rates.
-      frozen: what its loss reads and does not train: name in `frozen` -> weights of a part that an
+      name: name of the settings in the configuration and of the folder.
+      part: what the stage trains, a key of `PARTS`.
+      loss: how the stage is built, a key of `training.stages.LOSSES`.
+      loader: how batches are made, a key of `runs.loading.LOADERS`.
+      tokens_per_step: tokens that one step reads, from (configuration, name), for reported rates.
+      frozen: what the loss reads and does not train: name in `frozen` -> weights of a part that an
         earlier stage trained.
-      autoencoder: it reads the frozen autoencoder too, where the configuration names one.
-      starts_from: top-level keys of its own weights that begin as weights of another part, unless
-        an earlier stage of the same part was trained: that one gives all of them.
-      of_family: its `frozen` and `starts_from` are those of the configuration's family.
-      wants_frozen: whether it reads `frozen` at all, under a configuration. Use `reads` and
-        `begins_with`, which know.
-      samples: its rollouts use the model as it was before the stage and all that it is used with:
-        these are its `frozen`, the former as `START`. Its builder is given the tokenizer.
+      autoencoder: whether it also reads the frozen autoencoder if the configuration names one.
+      starts_from: top-level keys of the stage's own weights that start as weights of another part,
+        unless an earlier stage of the same part was trained, which then provides all of them.
+      of_family: whether `frozen` and `starts_from` are those of the configuration's family.
+      wants_frozen: whether it reads `frozen` at all, given a configuration. Callers use `reads` and
+        `begins_with`, which take this into account.
+      samples: whether rollouts use the model as it was before the stage, with all that it needs.
+        These are then `frozen`, the model as `START`, and the builder is given the tokenizer.
     """
 
     name: str
@@ -88,7 +89,7 @@ class StageSpec:
     wants_frozen: Callable[[Config], bool] = lambda config: True
 
     def reads(self, config: Config) -> Mapping[str, Subtree]:
-        """`frozen` under a configuration."""
+        """`frozen` for a configuration."""
         if self.samples:
             return {**family_of(config).in_model, START: UNIFIED}
         if self.of_family:
@@ -96,24 +97,24 @@ class StageSpec:
         return self.frozen if self.wants_frozen(config) else {}
 
     def begins_with(self, config: Config) -> Mapping[str, Subtree]:
-        """`starts_from` under a configuration."""
+        """`starts_from` for a configuration."""
         return family_of(config).starts_from(config) if self.of_family else self.starts_from
 
 
 UNIFIED = Subtree("unified")  # the model itself
-START = "start"  # among frozen trees: its weights before a stage
+START = "start"  # among frozen trees: the model's weights before a stage
 
 # ---- the tables -------------------------------------------------------------------------------
 
 
 def _patches(config: Config, name: str) -> int:
-    """Patches of the pictures of a step."""
+    """Patches of the pictures in a step."""
     most = image_policy(config).max_patches(config["data"]["patch"], config["codec"]["pool"])
     return config[name]["batch_size"] * most
 
 
 def _slots(config: Config, name: str) -> int:
-    """Slots of the packed rows of a step."""
+    """Slots of the packed rows in a step."""
     return config[name]["batch_size"] * config[name]["sequence_length"]
 
 
@@ -155,7 +156,7 @@ def _unified(name: str) -> StageSpec:
 
 
 def _samples(config: Config, name: str) -> int:
-    """Slots of the captions of a step's samples."""
+    """Slots of the captions of the samples in a step."""
     settings = config[name]
     return settings["batch_size"] * settings["group_size"] * settings["max_tokens"]
 
@@ -213,7 +214,7 @@ STAGES: dict[str, StageSpec] = {
 
 
 def in_model(config: Config) -> dict[str, Subtree]:
-    """What a trained model is used with: name of the tree of weights -> where it comes from."""
+    """All weights that a trained model needs: name of the tree -> where it comes from."""
     return {**family_of(config).in_model, "unified": UNIFIED}
 
 
@@ -222,14 +223,14 @@ def in_model(config: Config) -> dict[str, Subtree]:
 
 @dataclasses.dataclass(frozen=True)
 class Occurrence:
-    """The `number`-th time, from 1, that a run trains a stage."""
+    """The `number`-th time, counted from 1, that a run trains a stage."""
 
     name: str
     number: int = 1
 
     @property
     def label(self) -> str:
-        """Its folder, and its name in messages: `pretrain`, `pretrain-2`."""
+        """The name of its folder and in messages: `pretrain`, `pretrain-2`."""
         return self.name if self.number == 1 else f"{self.name}-{self.number}"
 
     @property
@@ -243,7 +244,7 @@ class Occurrence:
 
 
 def parse(label: str) -> Occurrence | None:
-    """The occurrence with this label; None where no stage of the registry has it."""
+    """The occurrence with this label; None if no stage of the registry has it."""
     if label in STAGES:
         return Occurrence(label)
     name, _, number = label.rpartition("-")
@@ -270,7 +271,7 @@ def spec_of(label: str) -> StageSpec:
 
 
 def settings_of(config: Config, label: str) -> Any:
-    """The settings of a stage: all its occurrences share them."""
+    """The settings of a stage, which all its occurrences share."""
     return config[spec_of(label).name]
 
 
@@ -310,10 +311,10 @@ def select(config: Config, labels: Sequence[str] | None) -> list[Occurrence]:
 
 
 def in_order(config: Config, also: Iterable[Occurrence]) -> list[Occurrence]:
-    """The stages of `config.stages` and `also` in the order in which one builds on the other.
+    """The stages of `config.stages` and `also` in the order in which they build on each other.
 
-    `config.stages` decides. Any other stage (a workdir may hold one that its configuration no
-    longer lists) follows the last one that comes before it in the registry.
+    `config.stages` determines the order. Any other stage (a workdir may hold one that its
+    configuration no longer lists) follows the last one that precedes it in the registry.
     """
     order = occurrences(config["stages"])
     for extra in sorted(set(also) - set(order), key=lambda one: one.rank):
@@ -323,7 +324,7 @@ def in_order(config: Config, also: Iterable[Occurrence]) -> list[Occurrence]:
 
 
 def row_stages(config: Config) -> list[str]:
-    """The stages of `config.stages` that train on packed rows, each once; without any of them, all
+    """The stages of `config.stages` that train on packed rows, each once; if there are none, all
     that the configuration has settings for."""
     on_rows = [name for name, spec in STAGES.items() if spec.loader == "rows" and name in config]
     listed = dict.fromkeys(name for name in config["stages"] if name in on_rows)
@@ -334,7 +335,7 @@ def check_row_stage(config: Config, label: str) -> None:
     """Refuses a `--stage` that packs no rows.
 
     Raises:
-      ConfigError: it lists the stages that do.
+      ConfigError: it packs none; the message lists the stages that do.
     """
     found = parse(label)
     if found is None or found.name not in config or found.spec.loader != "rows":
@@ -346,11 +347,11 @@ def check_row_stage(config: Config, label: str) -> None:
 
 
 def data_seed(config: Config, label: str) -> int | None:
-    """The seed of the order of a stage's documents, below 2^31; None: the run's.
+    """The seed of the order of a stage's documents, below 2^31; None: the run's seed.
 
-    Each stage has its own, so that a stage does not read again, from the first one on, what the
-    stage before it has read. Runs from before this rule have `stage_seeds=False`: their stages
-    share the run's seed.
+    Each stage has its own seed; otherwise it would read the same documents in the same order as the
+    stage before. Runs from before this rule have `stage_seeds=False`: their stages share the run's
+    seed.
     """
     if not config["stage_seeds"]:
         return None

@@ -1,4 +1,4 @@
-"""What all commands that fill a workdir do first."""
+"""What every command that fills a workdir does first."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def start_run(
     first: bool = True,
     check: Callable[[Tokenizer], None] = lambda tokenizer: None,
 ) -> Tokenizer:
-    """Puts tokenizer, autoencoder and config.json into `workdir`; fills `config` in from them.
+    """Puts tokenizer, autoencoder and config.json into `workdir`; completes `config` from them.
 
-    Where no stage has a checkpoint yet, the tokenizer is made again: an earlier start may have
-    ended half way, or with another configuration.
+    If no stage has a checkpoint yet, the tokenizer is made again: an earlier start may have been
+    interrupted or may have had another configuration.
 
     Args:
-      first: of the processes of a run; the others read what it has written.
-      check: called with the tokenizer before `config` is stored; what it raises leaves the stored
-        configuration as it was.
+      first: whether this is the first process of the run; the others read what it has written.
+      check: called with the tokenizer before `config` is stored; if it raises, the stored
+        configuration is unchanged.
 
     Raises:
       TokenizerError: the tokenizer is not the one that the run was started with, or not that of
@@ -62,7 +62,7 @@ def use_tokenizer(config: ConfigDict, tokenizer: Tokenizer, owner: Path) -> None
     """Fills in the tokenizer's fingerprint and the size of the vocabulary.
 
     Raises:
-      TokenizerError: `config` was filled in by another one, that of `owner`.
+      TokenizerError: `config` was filled in from another tokenizer, that of `owner`.
     """
     if config.data.tokenizer_fingerprint:
         check_tokenizer(tokenizer, config.data.tokenizer_fingerprint, str(owner))

@@ -16,14 +16,14 @@ from unicom_jax.core.paths import is_remote, remove_tree
 from unicom_jax.runs.workdir import COMMITTED, is_step, is_whole
 
 S3 = "s3://"
-HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when all of it is there
-# As TensorStore reports a store that does not answer, after trying again for a while.
+HALF_WRITTEN = "*.orbax-checkpoint-tmp*"  # Orbax renames a folder when it is complete
+# TensorStore's report of a store that does not answer, after several attempts.
 STORE_ERROR = re.compile(r"\b(UNAVAILABLE|DEADLINE_EXCEEDED|RESOURCE_EXHAUSTED): ")
-SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # as TensorStore, which writes the arrays, says
+SYSTEM_ERROR = re.compile(r"os_error_code='(\d+)'")  # from TensorStore, which writes the arrays
 
 
 def storage_problem(error: BaseException | str | None) -> str:
-    """What the system said when it refused to write, in a few words; "" for any other error."""
+    """The system's reason for refusing to write, in a few words; "" for any other error."""
     found = SYSTEM_ERROR.search(str(error))
     code = int(found[1]) if found else getattr(error, "errno", None)
     if code is None:
@@ -33,7 +33,7 @@ def storage_problem(error: BaseException | str | None) -> str:
 
 
 def remove_half_written(directory: Path) -> None:
-    """Frees what saves that failed, or were killed, left behind. No save may be under way."""
+    """Removes what failed or killed saves left behind. No save may be under way."""
     if jax.process_index() == 0:
         if is_remote(directory):
             steps = [path for path in directory.iterdir() if is_step(path.name)]
@@ -56,8 +56,8 @@ def _mark_whole(step: epath.Path) -> None:
 def take_folders_literally() -> None:
     """From now on `epath.Path.glob` takes only its argument as a pattern, not the path before it.
 
-    Orbax looks for the parts of a checkpoint with it. In a folder such as `lr[3e-4]` etils finds
-    none, so that Orbax drops them in silence and leaves checkpoints that nobody can read.
+    Orbax uses it to look for the parts of a checkpoint. In a folder such as `lr[3e-4]` etils would
+    find none, so Orbax would silently drop them and leave unreadable checkpoints.
     """
     local = type(epath.Path(os.sep))
     found = local.glob
@@ -75,8 +75,8 @@ def take_folders_literally() -> None:
 
 
 def teach_s3() -> bool:
-    """From now on Orbax writes arrays to `s3://`, too. TensorStore can; Orbax knows only `gs://`
-    (0.12), and takes any other address for a name on this machine.
+    """From now on Orbax also writes arrays to `s3://`. TensorStore can do so, but Orbax (0.12)
+    knows only `gs://` and takes any other address for a local path.
 
     Returns:
       Whether this version of Orbax has the functions that are replaced.
@@ -115,11 +115,11 @@ def teach_s3() -> bool:
 
 
 class StorageLog(logging.Filter):
-    """For absl's logger: Orbax's threads log such a problem, and all that follows from it, in many
-    lines each; the filter reports it in one.
+    """Filter for absl's logger: Orbax's threads log each storage problem, and all its consequences,
+    in many lines; the filter reports it in one.
 
     Attributes:
-      problem: the last one that was logged; whoever begins a save sets it to "".
+      problem: the last problem that was logged; whatever starts a save sets it to "".
     """
 
     def __init__(self) -> None:
@@ -134,4 +134,4 @@ class StorageLog(logging.Filter):
         return not (found or follows)
 
 
-LOG = StorageLog()  # one, as there is one logger: a second would not hear what the first holds back
+LOG = StorageLog()  # one, as there is one logger: a second would miss what the first suppresses

@@ -1,7 +1,8 @@
 """The lock of a workdir in an object store: a file that only one process can create.
 
-A store drops no lock with its process, so the holder writes its file anew every `TOUCH` seconds.
-One that is `STALE`, or that was left by a process of this machine that is gone, is taken over.
+A store does not release a lock when its process ends, so the holder rewrites its file every `TOUCH`
+seconds. A lock that is `STALE`, or was left by a process of this machine that has ended, is taken
+over.
 """
 
 from __future__ import annotations
@@ -18,23 +19,23 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-TOUCH = 20.0  # seconds between two signs of life
-STALE = 120.0  # without one for so long, the holder is taken for dead
-TRIES = 3  # to be the one that takes over a lock
+TOUCH = 20.0  # seconds between two heartbeats
+STALE = 120.0  # without a heartbeat for this long, the holder counts as dead
+TRIES = 3  # attempts to be the one that takes over a lock
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
 def store_lock(path: Any, refuse: Callable[[Mapping[str, Any]], Exception]) -> Iterator[None]:
-    """Holds the lock that is the file `path` of a store.
+    """Holds the lock whose file in a store is `path`.
 
     Args:
       path: a `core.paths.StorePath`.
-      refuse: what its file says -> the error that names the holder.
+      refuse: content of the file -> the error that names the holder.
 
     Raises:
-      Exception: that of `refuse`, where another process holds the lock.
+      Exception: the error of `refuse`, if another process holds the lock.
     """
     mine = _about()
     _take(path, mine, refuse)
@@ -69,7 +70,7 @@ def _take(path: Any, mine: Mapping[str, Any], refuse: Callable[..., Exception]) 
         holder = _read(path)
         if not _gone(holder, mine) and _age(path) < STALE:
             break
-        if _read(path) == holder:  # nobody else has taken it over meanwhile
+        if _read(path) == holder:  # nobody else has taken it over in the meantime
             path.unlink(missing_ok=True)
     raise refuse(holder)
 
@@ -96,12 +97,12 @@ def _read(path: Any) -> dict[str, Any]:
 
 
 def _age(path: Any) -> float:
-    """Seconds since the last sign of life, by the store's clock."""
+    """Seconds since the last heartbeat, by the store's clock."""
     now = path.with_name(f"{path.name}-{secrets.token_hex(4)}")
     try:
         now.write_bytes(b"")
         return now.stat().st_mtime - path.stat().st_mtime
-    except FileNotFoundError:  # let go just now
+    except FileNotFoundError:  # released just now
         return STALE
     finally:
         now.unlink(missing_ok=True)
@@ -118,5 +119,5 @@ def _touch(path: Any, mine: Mapping[str, Any], stop: threading.Event) -> None:
                 )
                 return
             path.write_bytes(json.dumps(mine).encode())
-        except OSError as error:  # the next one may get through
+        except OSError as error:  # the next attempt may succeed
             logger.warning("%s: %s", path, error)

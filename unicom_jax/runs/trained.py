@@ -1,4 +1,4 @@
-"""Which stages a workdir has weights of, and which of them a later stage or a user reads."""
+"""For which stages a workdir has weights, and which of these a later stage or a user reads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stages_before(config: Config, workdir: Path, stage: Occurrence) -> list[Occu
 def furthest(
     config: Config, workdir: Path, part: str, before: Occurrence | None = None
 ) -> Occurrence | None:
-    """The furthest stage that trained a part, of all or of those before a stage; None: none did."""
+    """The furthest stage that trained a part, of all or of those `before` one; None if none did."""
     there = trained_stages(workdir)
     order = in_order(config, there) if before is None else stages_before(config, workdir, before)
     trained = [one for one in order if one in there and one.spec.part == part]
@@ -38,12 +38,12 @@ def furthest(
 
 
 def starts_from(config: Config, workdir: Path, stage: Occurrence) -> Occurrence | None:
-    """The furthest stage of the same part before a stage, whose weights it starts from; None: there
-    is none, and it starts afresh.
+    """The furthest earlier stage of the same part, from whose weights a stage starts; None if there
+    is none, so that it starts from random initialisation.
 
     Raises:
-      ConfigError: it would start afresh although a later stage has weights, which would stay the
-        ones in use, so that what it learns were lost.
+      ConfigError: it would start from random initialisation although a later stage has weights;
+        those would stay in use, and what this stage learns would be lost.
     """
     part = stage.spec.part
     if earlier := furthest(config, workdir, part, before=stage):
@@ -60,7 +60,7 @@ def starts_from(config: Config, workdir: Path, stage: Occurrence) -> Occurrence 
 
 
 def source_label(config: Config, workdir: Path, part: str, before: Occurrence | None = None) -> str:
-    """The folder of the `furthest` stage. Without any, that of the stage that should have been
+    """The folder of the `furthest` stage. If there is none, that of the stage that should have been
     trained, so that reading it fails with its name."""
     if found := furthest(config, workdir, part, before):
         return found.label
@@ -68,15 +68,15 @@ def source_label(config: Config, workdir: Path, part: str, before: Occurrence | 
 
 
 def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> None:
-    """Refuses a stage that builds on weights which neither `workdir` has nor a stage before it
-    among `stages`, the ones that are to be trained.
+    """Refuses a stage that builds on weights that neither `workdir` nor an earlier one of `stages`,
+    the stages to train, provides.
 
     Raises:
-      CheckpointError: it names both stages.
+      CheckpointError: there is such a stage; the message names both stages.
     """
     for place, stage in enumerate(stages):
         if stage_steps(workdir, stage.label):
-            continue  # a fault of its folder is found when it is read
+            continue  # a fault of the folder is found when it is read
         new = {one.spec.part for one in stages[:place]}
         follows = stage.spec.part in new or starts_from(config, workdir, stage)
         begins = {} if follows else stage.spec.begins_with(config)
@@ -97,6 +97,6 @@ def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> 
 
 
 def first_of(config: Config, part: str) -> Occurrence:
-    """The first stage of `config.stages` that trains a part; else the registry's."""
+    """The first stage of `config.stages` that trains a part; if none does, of the registry."""
     listed = [name for name in config["stages"] if name in STAGES and STAGES[name].part == part]
     return Occurrence((*listed, *(n for n, spec in STAGES.items() if spec.part == part))[0])

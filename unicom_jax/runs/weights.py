@@ -1,4 +1,4 @@
-"""The weights that a model is used with: of a training directory, or randomly initialised."""
+"""The weights for inference: from a training directory, or randomly initialised."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ from unicom_jax.runs.workdir import stage_steps
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """Which weights of a run.
+    """Which weights of a run to read.
 
     Attributes:
-      kind: "ema", "raw" (not averaged), "base" (those under the adapters of a LoRA stage), or "":
-        those for use, averaged ones where EMA was on, with adapters merged.
-      step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
+      kind: "ema", "raw" (not averaged), "base" (a LoRA stage's weights without its adapters), or
+        "": those for inference, averaged if EMA was on, with adapters merged.
+      step: step of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
     """
 
     kind: str = ""
@@ -62,8 +62,8 @@ EYE = "vision"  # the tree of the encoder's image tower
 
 
 def cast_in_use(config: Mapping[str, Any]) -> re.Pattern:
-    """Paths, with the tree in front, of weights that meet activations in the compute dtype and are
-    cast to it there, so that a model in use may hold them in it: no number changes.
+    """Paths, starting with the tree, of weights that are cast to the compute dtype where they are
+    used, so that inference may store them in it without changing any number.
 
     Norms, times, flow heads and the codec stay fp32.
     """
@@ -79,10 +79,10 @@ def cast_in_use(config: Mapping[str, Any]) -> re.Pattern:
 
 
 def trees_in_use(config: Mapping[str, Any], workdir: Path) -> dict[str, Subtree]:
-    """Name of each tree of weights that a run is used with -> where it comes from.
+    """Name of each tree of weights that inference uses -> where it comes from.
 
-    They are those of the model's family, and `vision` of any run that has an encoder: it measures
-    pictures where the model itself has no use for it.
+    They are those of the model's family, and `vision` for any run that has an encoder: evaluation
+    uses it to measure pictures even if the model does not need it.
     """
     trees = in_model(config)
     if EYE not in trees and furthest(config, workdir, VISION.part):
@@ -91,10 +91,10 @@ def trees_in_use(config: Mapping[str, Any], workdir: Path) -> dict[str, Subtree]
 
 
 def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
-    """The stage that each of `trees_in_use` comes from, and the step: "", newest.
+    """The stage from which each of `trees_in_use` comes, and the step; "": the newest.
 
     Args:
-      step: of the unified model, as for `Choice`.
+      step: step of the unified model, as in `Choice`.
     """
     config = read_config(workdir)
     return {
@@ -104,10 +104,10 @@ def stages_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, str]]:
 
 
 def modules_in_use(config: Mapping[str, Any], workdir: Path | None = None) -> dict[str, Module]:
-    """The module of each tree of weights, for a codec that paints latents `autoencoder` too.
+    """The module of each tree of weights; also `autoencoder` for a codec that paints latents.
 
     Args:
-      workdir: for `trees_in_use`; None: those of the family alone.
+      workdir: as for `trees_in_use`; None: only the family's trees.
     """
     trees = in_model(config) if workdir is None else trees_in_use(config, workdir)
     modules = {tree: of.module_of(PARTS[of.part].build(config)) for tree, of in trees.items()}
@@ -117,7 +117,7 @@ def modules_in_use(config: Mapping[str, Any], workdir: Path | None = None) -> di
 
 
 def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder | None:
-    """The given autoencoder in whose latents the codec paints; None: there is none."""
+    """The given autoencoder in whose latents the codec paints; None if there is none."""
     space = family_of(config).space(config)
     return space.autoencoder if isinstance(space, LatentSpace) else None
 
@@ -126,10 +126,10 @@ def autoencoder_of(config: Mapping[str, Any]) -> Autoencoder | None:
 
 
 def steps_in_use(workdir: Path, step: str = "") -> dict[str, tuple[str, int]]:
-    """The stage and the number of its step of each part that there is a checkpoint of.
+    """The stage and the number of its step for each part that has a checkpoint.
 
     Raises:
-      CheckpointError: the unified model has none of this `step`.
+      CheckpointError: the unified model has no checkpoint of this `step`.
     """
     return {
         part: (stage, chosen_step(workdir, stage, wanted))
@@ -151,7 +151,7 @@ def describe(workdir: Path) -> tuple[dict[str, Any], Tokenizer]:
 
     Raises:
       CheckpointError: there is no run, or one of another version.
-      TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
+      TokenizerError: the tokenizer is missing, damaged or not the one used in training.
     """
     config = read_config(workdir)
     tokenizer = load_tokenizer(workdir / "tokenizer")
@@ -178,18 +178,18 @@ def restore(
     mesh: Mesh | None = None,
     for_use: bool = False,
 ) -> dict[str, Params]:
-    """The weights of `trees_in_use`; for a codec that paints latents `autoencoder` too.
+    """The weights of `trees_in_use`; also `autoencoder` for a codec that paints latents.
 
     Args:
-      mesh: read straight into shards on it; None: the first device.
-      for_use: in the dtypes that a model is used with, see `abstract_weights`.
-      on_host: as NumPy arrays, see `restore_params`.
-      only: path of the one part to read, e.g. ("unified", "transformer"); (): all.
-      keep_adapters: leave those of a LoRA stage beside the weights, not merged.
+      mesh: mesh into whose shards the weights are read directly; None: the first device.
+      for_use: use the dtypes of inference, see `abstract_weights`.
+      on_host: return NumPy arrays, see `restore_params`.
+      only: path of the only part to read, e.g. ("unified", "transformer"); (): all.
+      keep_adapters: return the adapters of a LoRA stage with the weights, not merged.
 
     Raises:
-      CheckpointError: no checkpoint there, a damaged one, or none of what `choice` asks for.
-      ConfigError: its autoencoder, where it has one, is missing or damaged.
+      CheckpointError: there is no checkpoint, a damaged one, or none that `choice` asks for.
+      ConfigError: the run's autoencoder, if it has one, is missing or damaged.
     """
     if choice.kind == "ema" and not any(
         has_average(workdir, *at) for at in steps_in_use(workdir, choice.step).values()
@@ -215,7 +215,7 @@ def restore(
         if only and only[0] != tree:
             continue
         of = trees[tree]
-        name = "" if isinstance(of.keys, str) else tree  # its key begins the paths already
+        name = "" if isinstance(of.keys, str) else tree  # a key already starts its paths
         abstract = abstract_weights(
             PARTS[of.part].build(config), name, config if for_use else None, mesh
         )
@@ -235,12 +235,12 @@ def abstract_weights(
     config: Mapping[str, Any] | None = None,
     mesh: Mesh | None = None,
 ) -> Params:
-    """Shapes, types and places of a module's weights.
+    """Shapes, types and shardings of a module's weights.
 
     Args:
-      name: of its tree, in front of the paths that `cast_in_use` knows.
-      config: of a model in use, whose compute dtype such weights have; None: all as they are
-        trained.
+      name: name of the tree, with which the paths of `cast_in_use` start.
+      config: configuration of a model for inference, whose compute dtype the weights of
+        `cast_in_use` get; None: all dtypes are those of training.
     """
     cast = cast_in_use(config) if config else None
 
@@ -255,9 +255,9 @@ def abstract_weights(
 
 
 def untrained(config: Mapping[str, Any], seed: int, mesh: Mesh | None = None) -> dict[str, Params]:
-    """Random weights of the modules of `config`, a given autoencoder's too, sharded over `mesh`.
+    """Random weights of the modules of `config`, and of a given autoencoder, sharded over `mesh`.
 
-    In the dtypes that a trained model is used with, so both take the same memory and programs.
+    They have the dtypes of a trained model in inference, so both use the same memory and programs.
     """
 
     def fresh(module: Module, tree: str, key: jax.Array) -> Params:

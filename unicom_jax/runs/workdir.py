@@ -13,7 +13,7 @@ from unicom_jax.core.paths import LFS, is_remote
 
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
-COMMITTED = "commit_success.txt"  # in a store, where Orbax cannot rename: the checkpoint is whole
+COMMITTED = "commit_success.txt"  # marks a complete checkpoint in a store, which cannot rename
 ROLLOUTS, ROLLOUTS_FILE = "rollouts", "rollouts.json"  # folder of a stage, and its list
 
 
@@ -21,7 +21,7 @@ def check_name(workdir: str) -> None:
     """Refuses a path below which checkpoints cannot be written.
 
     Raises:
-      ConfigError: TensorStore takes a backslash for a slash, and needs names in UTF-8.
+      ConfigError: the path has a backslash, which TensorStore takes for a slash, or is not UTF-8.
     """
     if is_remote(workdir):
         return
@@ -46,8 +46,8 @@ def stage_steps(workdir: Path, stage: str) -> list[int]:
 
 
 def is_whole(step: Path) -> bool:
-    """Whether the folder of a step in a store holds all of it: it was written there, or copied from
-    a disk, where Orbax notes the end of a save in the step's description."""
+    """Whether the folder of a step in a store is complete: written there, or copied from a disk,
+    where Orbax records the end of a save in the step's description."""
     if (step / COMMITTED).is_file():
         return True
     try:
@@ -68,10 +68,10 @@ def read_json(
     """The object that a JSON file holds.
 
     Args:
-      cure: what to do about a damaged file, the end of the message.
+      cure: what to do about a damaged file; it ends the message.
 
     Raises:
-      error: it is cut, holds something else, or stands for a file that Git LFS has not fetched.
+      error: the file is cut, holds something else, or is a pointer that Git LFS has not resolved.
     """
     try:
         text = path.read_text(encoding="utf-8")

@@ -64,7 +64,7 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
         )
     workdir.mkdir(parents=True, exist_ok=True)
     console.print(f"{workdir}: {len(plan.runs)} runs, {len(plan.jobs)} jobs, {args.jobs} at once")
-    with stop_signals() as stop, ENGINES[args.engine](args.jobs) as submit:
+    with stop_signals() as stop, ENGINES[args.engine]() as submit:
         ended = run_plan(
             plan, workdir, submit, args.jobs, console, minutes=sweep.minutes, asked_to_stop=stop
         )

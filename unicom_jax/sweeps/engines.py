@@ -72,53 +72,9 @@ class _Process:
 
 
 @contextlib.contextmanager
-def local(slots: int) -> Iterator[Submit]:
+def local() -> Iterator[Submit]:
     """A process a job on this machine."""
-    del slots
     yield _Process
-
-
-# ---- Ray ---------------------------------------------------------------------------------------
-
-
-class _Task:
-    def __init__(self, ray: Any, task: Any, workdir: Path, id: str) -> None:
-        self._ray, self._of, self._stopped = ray, (workdir, id), False
-        self._result = task.remote(str(workdir.resolve()), id)
-
-    def poll(self) -> str | None:
-        ready, _ = self._ray.wait([self._result], timeout=0)
-        if not ready:
-            return None
-        try:
-            return self._ray.get(self._result)
-        except self._ray.exceptions.RayError as error:
-            if self._stopped:
-                return STOPPED
-            return lost(*self._of, f"Ray: {str(error).splitlines()[0]}")
-
-    def stop(self) -> None:
-        self._stopped = True
-        self._ray.cancel(self._result)
-
-
-@contextlib.contextmanager
-def ray(slots: int) -> Iterator[Submit]:
-    """A Ray task a job, each in a process of its own; on the cluster of RAY_ADDRESS, else on a new
-    one on this machine with a CPU for each of the `slots`."""
-    import ray
-
-    alone = not os.environ.get("RAY_ADDRESS")
-    ray.init(**({"num_cpus": slots, "include_dashboard": False} if alone else {}))
-    task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(_work)
-    try:
-        yield lambda workdir, id: _Task(ray, task, workdir, id)
-    finally:
-        ray.shutdown()
-
-
-def _work(workdir: str, id: str) -> str:
-    return work(Path(workdir), id)
 
 
 # ---- SLURM -------------------------------------------------------------------------------------
@@ -143,8 +99,12 @@ class _Submitted:
         self._job.cancel()
 
 
+def _work(workdir: str, id: str) -> str:
+    return work(Path(workdir), id)
+
+
 @contextlib.contextmanager
-def slurm(slots: int, cluster: str | None = None) -> Iterator[Submit]:
+def slurm(cluster: str | None = None) -> Iterator[Submit]:
     """A SLURM job a job, through submitit. UNICOM_SLURM holds its parameters as submitit names
     them, such as "slurm_partition=gpu gpus_per_node=1 timeout_min=120".
 
@@ -164,9 +124,8 @@ def slurm(slots: int, cluster: str | None = None) -> Iterator[Submit]:
     yield submit
 
 
-ENGINES: dict[str, Callable[[int], contextlib.AbstractContextManager[Submit]]] = {
+ENGINES: dict[str, Callable[[], contextlib.AbstractContextManager[Submit]]] = {
     "local": local,
-    "ray": ray,
     "slurm": slurm,
 }
-PACKAGES = {"ray": "ray", "slurm": "submitit"}  # what an engine needs besides
+PACKAGES = {"slurm": "submitit"}  # what an engine needs besides

@@ -62,6 +62,7 @@ def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
     measured = measured_of(plan, workdir, sweep.scores)
     variants = list(dict.fromkeys(run.variant for run in plan.runs))
     curves = _curves(rows_of(plan, workdir), variants)
+    found = compare_sweep(sweep, plan, workdir)
     outcomes = [read_outcome(workdir, id) for id in plan.jobs]
     done = sum(read_outcome(workdir, run.job.id).get("status") == DONE for run in plan.runs)
     return {
@@ -75,7 +76,8 @@ def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
         "stages": sum(not job.split and bool(job.label) for job in plan.jobs.values()),
         "stages_alone": sum(len(run.job.inputs) for run in plan.runs),
         "commits": sorted({one["commit"] for one in outcomes if one.get("commit")}),
-        "lines": _lines(compare_sweep(sweep, plan, workdir), measured),
+        "lines": _lines(found, measured),
+        "tested": sum(not math.isnan(one.p) for one in found),
         "papers": any(contrast.paper for contrast in sweep.contrasts),
         "table": [
             [_cell(score, measured[score].get(variant, {})) for score in sweep.scores]

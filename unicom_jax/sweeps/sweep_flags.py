@@ -49,7 +49,7 @@ and by test item; intervals are of 95%, p values are adjusted for the number of 
 examples:
   unicom compare runs/a runs/b
   unicom compare runs/a-0 runs/a-1 runs/a-2 runs/b-0 runs/b-1 runs/b-2 --markdown"""
-ENGINES = ("local", "ray", "slurm")
+ENGINES = ("local", "slurm")
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
@@ -73,8 +73,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="local",
-        help="local: processes of this machine; ray: tasks of a Ray cluster; slurm: SLURM jobs, "
-        "by submitit",
+        help="local: processes of this machine (default); slurm: SLURM jobs, by submitit",
     )
     parser.add_argument(
         "--shard",

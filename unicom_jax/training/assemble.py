@@ -1,4 +1,4 @@
-"""From a configuration to the trainer of a stage: what a run trains and a plan compiles."""
+"""Builds the trainer of a stage, which a run trains and a plan compiles, from a configuration."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def make_trainer(
     """The trainer of a stage on a mesh, whose devices need not exist.
 
     Args:
-      label: of the stage, or of one of its occurrences.
-      statistics_batches: placed batches for what a stage measures at its end (the codec's latent
+      label: label of the stage, or of one of its occurrences.
+      statistics_batches: placed batches on which a stage measures at its end (the codec's latent
         statistics).
-      tokenizer: of the run; stages that sample texts need it.
+      tokenizer: the run's tokenizer; stages that sample texts need it.
 
     Raises:
-      ConfigError: settings that this mesh cannot serve, or no tokenizer where one is needed.
+      ConfigError: settings that this mesh does not support, or a missing tokenizer.
     """
     spec = spec_of(label)
     settings = config[spec.name]
@@ -82,8 +82,8 @@ def make_trainer(
 
 
 def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Specs) -> None:
-    """Raises ConfigError for adapters that the stage holds, and for a group of factors for weights
-    none of which it trains: they would change nothing."""
+    """Raises ConfigError for settings without effect: adapters that the stage freezes, and a group
+    of factors for weights none of which it trains."""
     for layer, adapter in adapters(held).items():
         if "a" in adapter:
             raise ConfigError(
@@ -100,7 +100,7 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
 
 
 def _with_adapters(stage: Stage, settings: ConfigDict, key: str) -> Stage:
-    """`stage` with low-rank adapters as all that it trains; its loss computes with both."""
+    """`stage` with low-rank adapters, which alone are trained; the loss uses both."""
     module = Lora(stage.module, settings.rank, settings.alpha, settings.targets)
     try:
         module.specs()

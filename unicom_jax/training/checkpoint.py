@@ -17,14 +17,14 @@ from unicom_jax.training.step import Trainer
 
 @dataclasses.dataclass(frozen=True)
 class Position:
-    """The position of training: step s reads the batch s + `data_offset`.
+    """The position of training: step s reads batch s + `data_offset`.
 
     Attributes:
       next_step: steps taken, skipped ones included.
-      data_offset: batches that were left behind by going back to an earlier checkpoint.
-      rollbacks: how often that was.
-      learning_rate: of step `next_step`, under the settings that the position was saved with; None
-        where it was not saved yet, or by a version that did not note it.
+      data_offset: batches that were passed over by rolling back to an earlier checkpoint.
+      rollbacks: number of rollbacks.
+      learning_rate: learning rate of step `next_step`, under the settings with which the position
+        was saved; None if it is not saved yet, or was saved by a version without this field.
     """
 
     next_step: int = 0
@@ -35,7 +35,7 @@ class Position:
 
 def _train_item(trainer: Trainer, state: TrainState) -> dict[str, Any]:
     item = {"step": state.step, "opt_state": state.opt_state}
-    if trainer.ema_decay:  # `params` then holds the averaged weights, the raw ones go here
+    if trainer.ema_decay:  # `params` then holds the averaged weights, and this the raw ones
         item[files.RAW] = split(state.params, trainer.stage.freeze)[0]
     if state.norms is not None:
         item["norms"] = state.norms
@@ -51,7 +51,7 @@ def save_state(
     state: TrainState,
     loss: float | None = None,
 ) -> None:
-    """Saves asynchronously. `loss`: on held-out batches, where it was measured at this step."""
+    """Saves asynchronously. `loss`: the held-out loss, if it was measured at this step."""
     train = _train_item(trainer, state)
     position = dataclasses.replace(position, learning_rate=trainer.next_rate(state))
     stands = {**dataclasses.asdict(position), "seed": trainer.seed}
@@ -65,7 +65,7 @@ def restore_state(
     """The state saved at `step`, bit for bit, on the trainer's mesh.
 
     Raises:
-      CheckpointError: it is damaged.
+      CheckpointError: the checkpoint is damaged.
       OtherRunError: it belongs to another config or seed.
     """
     abstract = trainer.abstract_state()
@@ -92,10 +92,10 @@ def restore_newest(
     group: ProcessGroup | None = None,
     accept: Callable[[TrainState, Position], bool] = lambda state, position: True,
 ) -> tuple[TrainState, Position] | None:
-    """The newest state that all processes can read, None where training never saved one.
+    """The newest state that all processes can read; None if training never saved one.
 
-    Damaged newer ones are named through `warn` and skipped, by all processes alike; those that are
-    not accepted are skipped, too.
+    All processes alike skip newer checkpoints that are damaged, which `warn` names, or that
+    `accept` rejects.
 
     Raises:
       OtherRunError: the newest readable one belongs to another config or seed.

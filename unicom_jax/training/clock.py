@@ -1,13 +1,13 @@
-"""Where the time goes: rates since the last report, and the share of it that moved training on.
+"""Where the time goes: rates since the last report, and the share of useful time (goodput).
 
 Goodput is the time of the steps whose result was kept, divided by all time since the stage began:
 
     began ─ compile ─ steps ─ save ─ steps ─ killed ─ (nothing runs) ─ compile ─ steps ─ eval ─ now
                       ▓▓▓▓▓          lost                              ▓▓▓▓▓
 
-Not counted as useful are: starting, compiling and restarting, steps that were skipped, that a crash
-lost or a rollback took back, saves, evaluation, samples, and the time in which nothing ran. Steps
-include what they wait for data; `data_wait` says how much that is.
+Not useful are: starting, compiling and restarting; steps that were skipped, lost in a crash or
+undone by a rollback; saves, evaluation, samples; and time in which nothing ran. The time of steps
+includes waiting for data; `data_wait` says how much.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import jax
 
 from unicom_jax.interop.atomic import write_text
 
-# Metrics that are the clock's: equal runs differ in them.
+# Metrics that depend on time: equal runs differ in them.
 CLOCK = (
     *("time", "time/save", "time/eval", "time/sample", "goodput"),
     *("steps_per_second", "tokens_per_second", "mfu", "data_wait"),
@@ -38,9 +38,9 @@ class Window:
     """Time and work since the last report, or since training began.
 
     Attributes:
-      waited: seconds for the next batch.
-      paused: seconds of what is no step.
-      steps: taken in the window.
+      waited: seconds of waiting for batches.
+      paused: seconds outside steps.
+      steps: steps taken in the window.
     """
 
     started: float = dataclasses.field(default_factory=lambda: time.perf_counter())
@@ -50,7 +50,7 @@ class Window:
 
     @property
     def seconds(self) -> float:
-        """Of the window's steps."""
+        """Seconds of the window's steps."""
         return time.perf_counter() - self.started - self.paused
 
     def rates(self, tokens: int, flops: float, peak: float | None) -> dict[str, float]:
@@ -66,19 +66,19 @@ class Window:
 
 
 class Clock:
-    """The time of one stage, over all processes that trained it one after the other.
+    """The time of one stage, over all processes that have trained it one after the other.
 
-    `goodput.json` in the stage's directory keeps when it first began, and how much of the time was
-    useful at each checkpoint: a process that starts at one of them knows what those before it did.
+    `goodput.json` in the stage's directory records when the stage first began, and the useful time
+    at each checkpoint, so that a process that resumes from one knows what earlier processes did.
 
     Args:
-      step: the process begins there.
+      step: the step at which the process begins.
       skipped: updates that were skipped until then.
-      updates: in each step (`Stage.inner_steps`).
+      updates: updates in each step (`Stage.inner_steps`).
       active: whether this process writes the file.
 
     Attributes:
-      window: since the last report.
+      window: time and work since the last report.
       paused: seconds of "save" and "eval" in this process.
     """
 
@@ -99,7 +99,7 @@ class Clock:
 
     @contextlib.contextmanager
     def pause(self, kind: str) -> Iterator[None]:
-        """What happens inside is no part of the window's steps."""
+        """Excludes what happens inside from the window's steps."""
         start = time.perf_counter()
         yield
         seconds = time.perf_counter() - start
@@ -107,11 +107,11 @@ class Clock:
         self.window.paused += seconds
 
     def report(self, skipped: int, *, compiled: bool) -> dict[str, float]:
-        """`goodput`, and `time/<what>`; a new window begins.
+        """`goodput` and `time/<what>`; begins a new window.
 
         Args:
           skipped: updates of the stage that were skipped until now.
-          compiled: the window's time went into compiling.
+          compiled: whether the window's time went into compiling.
         """
         window, new = self.window, (skipped - self._skipped) / self._updates
         if window.steps and not compiled:
@@ -122,11 +122,11 @@ class Clock:
 
     @property
     def goodput(self) -> float:
-        """The share of useful time, by the last report."""
+        """The share of useful time at the last report."""
         return self._useful / max(time.time() - self._began, 1e-9)
 
     def keep(self, step: int) -> None:
-        """Notes the useful time of the checkpoint of `step`, which is just being saved."""
+        """Records the useful time of the checkpoint of `step`, which is just being saved."""
         self._kept[step] = self._useful + self.window.seconds * bool(self.window.steps)
         if not self._active:
             return
@@ -144,7 +144,7 @@ class Clock:
 
 
 def _read(path: Path) -> tuple[float, dict[int, float]]:
-    """When the stage began, and its useful seconds by checkpoint; anew where that is not known."""
+    """When the stage began, and its useful seconds by checkpoint; starts anew if unknown."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         return record["began"], {int(step): useful for step, useful in record["useful"].items()}

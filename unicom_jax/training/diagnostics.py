@@ -16,8 +16,8 @@ def group_norms(
     """`<tree>/<group>`: Euclidean norm of the leaves of each tree whose path has that label.
 
     Args:
-      trees: nested dicts of arrays, by what they are called.
-      label: of a weight's path.
+      trees: name -> nested dict of arrays.
+      label: gives the group of a weight's path.
     """
     norms = {}
     for kind, tree in trees.items():

@@ -1,4 +1,4 @@
-"""Files that grow while training runs, on a disk that may be full for a while: nothing waits."""
+"""Files that grow while training runs. A disk that is full for a while does not stop training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-# tensorboardX imports torch where that is installed: two seconds, for nothing that is used here.
+# tensorboardX imports torch if it is installed, which takes two seconds and is not needed here.
 _hidden = "torch" not in sys.modules
 try:
     if _hidden:
@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 class JsonLines:
-    """Appends one JSON object a step. What the disk refuses is kept and written when it can be."""
+    """Appends one JSON object per step. Lines that the disk refuses are kept and written later."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -40,12 +40,12 @@ class JsonLines:
         self._pending = b""
 
     def forget_after(self, step: int) -> None:
-        """Drops the lines of later steps, and a last one that a crash has cut short."""
+        """Drops the lines of later steps, and a last line that a crash has cut short."""
         self.flush()
         self._pending = b"".join(_until(step, self._pending.splitlines(keepends=True)))
         with open(self._file.name, "rb") as lines:
             self._size = sum(map(len, _until(step, lines)))
-        self._file.truncate(self._size)  # in place: a full disk cannot lose the earlier ones
+        self._file.truncate(self._size)  # in place, so that a full disk cannot lose earlier lines
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         reported = bool(self._pending)
@@ -88,11 +88,11 @@ def _png(picture: np.ndarray) -> bytes:
 
 
 class Board:
-    """TensorBoard's files, written on the calling thread: tensorboardX's own thread ends at the
-    first error and then lets the training wait for ever.
+    """TensorBoard's files, written on the calling thread: tensorboardX's own thread would end at
+    the first error and then block training for ever.
 
     Args:
-      after: steps after this one, in earlier files of the folder, are hidden.
+      after: later steps than this one, in earlier files of the folder, are hidden.
     """
 
     def __init__(self, directory: Path, after: int = 0) -> None:
@@ -128,7 +128,7 @@ class Board:
     def _write(self, event: Event) -> None:
         try:
             if self._events is None:
-                # Processes of one second and host would share a file.
+                # Processes that start in the same second on one host would share a file.
                 suffix = f".{os.getpid()}.{self._count}"
                 self._events = EventsWriter(str(self._directory / "events"), suffix)
                 self._count, self._flushed = self._count + 1, 0.0
@@ -136,7 +136,7 @@ class Board:
             if time.monotonic() - self._flushed > FLUSH_SECONDS:
                 self._events.flush()
                 self._flushed = time.monotonic()
-        except OSError:  # a record may be half there: the next one begins a file
+        except OSError:  # a record may be incomplete, so the next one starts a new file
             self._events = None
 
     def close(self) -> None:

@@ -1,17 +1,17 @@
 """Floating-point operations that one training step needs, for MFU.
 
 The convention is PaLM's (Chowdhery et al. 2022, appendix B): only matrix products and convolutions
-count, at two operations a multiply-add, logits included; looking up an embedding is no product.
-What is computed again in the backward pass (remat, chunked attention) does not count: utilisation
-is of what the loss needs. So logits count at the slots that predict a token, and attention within
-packed rows (`models/transformer.py`) by the pairs of slots that the mask shows, where PaLM counts
-all pairs; the caller says what shares of all that is. Attention among a picture's patches counts
-all pairs, padding too.
+count, at two operations per multiply-add, logits included; an embedding look-up is no product.
+Recomputation in the backward pass (remat, chunked attention) does not count: utilisation is about
+what the loss needs. So logits count at the slots that predict a token, and attention in packed rows
+(`models/transformer.py`) counts the pairs of slots that the mask shows, where PaLM counts all
+pairs; the caller gives these shares. Attention among a picture's patches counts all pairs,
+including padding.
 
 A product counts once for the forward pass and once more for each factor that has a gradient: three
-times where it is in the middle of a trained network, twice where one factor is data or a frozen
-weight, once in a frozen encoder. The products are those of the loss as it is traced, so every stage
-is counted by the same few rules. XLA's own `cost_analysis` counts a scanned layer only once.
+times in the middle of a trained network, twice if one factor is data or a frozen weight, once in a
+frozen encoder. The products are those of the traced loss, so the same few rules count every stage.
+XLA's own `cost_analysis` counts a scanned layer only once.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from unicom_jax.training.step import Stage, row_keys, weighted_total
 
 
 class Shares(NamedTuple):
-    """How much of what a loss may skip it needs; 1: all.
+    """The shares that a loss needs of work that it may skip; 1: all.
 
     Attributes:
-      predicted: of the slots, those that predict a token: of work that stands under a condition
-        (`jax.lax.cond`), so much counts. `Stage.predicted` counts them in a batch.
-      visible: of the pairs of a row's slots, those that the mask shows. `Stage.visible`.
+      predicted: share of slots that predict a token; work under a condition (`jax.lax.cond`) counts
+        by this share. `Stage.predicted` measures it for a batch.
+      visible: share of the pairs of a row's slots that the mask shows, from `Stage.visible`.
     """
 
     predicted: float = 1.0
@@ -49,8 +49,8 @@ def step_flops(
     """Operations of one step of `stage` on a batch of this shape, forward and backward.
 
     Traces the loss and computes nothing: only shapes and dtypes of `frozen` and `batch` matter. The
-    whole batch counts, over all devices. The optimiser does not, as in PaLM; terms of the loss that
-    are only reported do not either.
+    whole batch counts, over all devices. As in PaLM the optimiser does not count; nor do terms of
+    the loss that are only reported.
 
     Args:
       predicted, visible: as in `Shares`.
@@ -77,19 +77,19 @@ def computed(
     kernels: bool = False,
     weigh: Callable[[JaxprEqn], float] = lambda _: 1.0,
 ) -> tuple[float, float, float]:
-    """Operations with what the backward pass computes again, bytes of all products' arrays, and the
-    operations with a weight each.
+    """Operations, including recomputation in the backward pass; bytes of all products' arrays; and
+    the operations with a weight for each product.
 
-    Every slot predicts a token and sees all of its row. The bytes are those of factors and results,
-    each once a product.
+    Every slot is assumed to predict a token and to see all of its row. The bytes are those of
+    factors and results, each counted once per product.
 
     Args:
-      kernels: count Pallas kernels by what they say of themselves, where a platform has them.
-      weigh: the weight of a product or a kernel.
+      kernels: count Pallas kernels by the costs that they state, on platforms that have them.
+      weigh: gives the weight of a product or a kernel.
     """
     total, arguments = loss_of(stage, frozen, batch)
     jaxpr = jax.make_jaxpr(jax.value_and_grad(total))(*arguments).jaxpr
-    nothing = [False] * len(jaxpr.invars)  # the gradient's products are there already
+    nothing = [False] * len(jaxpr.invars)  # the traced program contains the gradient's products
     flops, moved = PRODUCTS, dict.fromkeys(PRODUCTS, _moved)
     if kernels:
         flops = flops | {KERNEL: lambda eqn: float(eqn.params["cost_estimate"].flops)}
@@ -123,8 +123,8 @@ def _count(
     """Operations of a program, and which of its outputs have a gradient.
 
     Args:
-      learns: for each input whether it has a gradient.
-      products: what one product counts, by its primitive; by default operations, `PRODUCTS`.
+      learns: whether each input has a gradient.
+      products: how much a product counts, by primitive; by default its operations (`PRODUCTS`).
     """
     products = PRODUCTS if products is None else products
     known = dict.fromkeys(jaxpr.constvars, False) | dict(zip(jaxpr.invars, learns, strict=True))
@@ -157,7 +157,7 @@ def _count_one(
     eqn: JaxprEqn, learns: list[bool], shares: Shares, products: Mapping
 ) -> tuple[float, list[bool]]:
     if ROW_ATTENTION in str(eqn.source_info.name_stack).split("/"):
-        # Equations within this one do not carry the scopes around it.
+        # Equations inside this one do not carry the scopes around it.
         flops, out = _count_within(eqn, learns, shares, products)
         return shares.visible * flops, out
     return _count_within(eqn, learns, shares, products)
@@ -175,7 +175,7 @@ def _count_within(
         return _count_scan(params, learns, shares, products)
     if name == "cond":
         branches = params["branches"]
-        if "branches_platforms" in params:  # kernels, which cost alike, at last plain operations
+        if "branches_platforms" in params:  # kernels of equal cost, then plain operations
             branches = branches[:1] if KERNEL in products else branches[-1:]
         counted = [_count(one.jaxpr, learns[1:], shares, products) for one in branches]
         out = [any(choices) for choices in zip(*(out for _, out in counted), strict=True)]
@@ -194,7 +194,7 @@ def _count_scan(
     params: dict[str, Any], learns: list[bool], shares: Shares, products: Mapping
 ) -> tuple[float, list[bool]]:
     first, carried = params["num_consts"], params["num_carry"]
-    while True:  # what one turn gives the carry a gradient, the next one has from its start
+    while True:  # a carry that gets a gradient in one iteration has it from the start of the next
         flops, out = _count(params["jaxpr"].jaxpr, learns, shares, products)
         carry = learns[first : first + carried]
         grown = [before or after for before, after in zip(carry, out[:carried], strict=True)]

@@ -1,4 +1,4 @@
-"""Parameter groups: which weights of a stage stay as they are, learn slower, or do not decay.
+"""Parameter groups: which weights of a stage are frozen, learn slower, or do not decay.
 
     config.sft.groups = (
         {"match": "transformer/embedding/.*", "frozen": True},
@@ -6,8 +6,8 @@
         {"match": ".*/latent_in/.*", "weight_decay": 0.0},
     )
 
-A weight belongs to the first group whose `match`, a regular expression, matches the beginning of
-its path (as for `freeze`); one that none matches trains as the stage's own keys say.
+A weight belongs to the first group with a `match`, a regular expression, that matches the beginning
+of its path (as for `freeze`); a weight that none matches trains as the stage's own keys say.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Group:
     """One group, as `groups` of a stage's configuration describes it.
 
     Attributes:
-      match: regular expression over paths, from their beginning.
-      name: in metrics and errors; by default `match`.
-      learning_rate: times the stage's.
-      weight_decay: times the stage's, for those of the weights that decay at all (matrices).
-      frozen: the weights stay as they are, without gradients or moments.
+      match: regular expression for the beginning of paths.
+      name: name in metrics and errors; by default `match`.
+      learning_rate: factor of the stage's learning rate.
+      weight_decay: factor of the stage's weight decay, for weights that decay at all (matrices).
+      frozen: whether the weights are frozen, without gradients or moments.
     """
 
     match: str
@@ -50,8 +50,8 @@ class Groups:
     """The groups of a stage's weights.
 
     Attributes:
-      groups: in order.
-      member: index of the group of each weight that has one, by path.
+      groups: the groups, in order.
+      member: path -> index of the group, for each weight that has one.
     """
 
     groups: tuple[Group, ...] = ()
@@ -62,7 +62,7 @@ class Groups:
         return self.groups[self.member[path]] if path in self.member else None
 
     def label(self, path: Path) -> str:
-        """What metrics call a weight's group: its name, or the part of the model it is in."""
+        """The group's name in metrics, or for a weight without a group its part of the model."""
         group = self.of(path)
         return group.label if group else path[0]
 
@@ -75,7 +75,7 @@ class Groups:
         )
 
     def rates(self) -> dict[str, float]:
-        """Factor of the learning rate of each trained group, by its name."""
+        """Learning-rate factor of each trained group, by name."""
         return {group.label: group.learning_rate for group in self.groups if not group.frozen}
 
 
@@ -83,11 +83,11 @@ def read_groups(given: Sequence[Mapping[str, Any]], specs: Specs, key: str = "gr
     """The groups that a configuration describes, and the weights of `specs` in each.
 
     Args:
-      key: of the configuration, for errors.
+      key: the configuration key, for errors.
 
     Raises:
-      ValueError: an unknown or missing field, a factor that cannot be, two groups of one name, or a
-        group that no weight is in.
+      ValueError: an unknown or missing field, an impossible factor, two groups of one name, or a
+        group without weights.
     """
     groups = tuple(_read_group(one, f"{key}[{index}]") for index, one in enumerate(given))
     labels = [group.label for group in groups]

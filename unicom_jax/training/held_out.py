@@ -1,4 +1,4 @@
-"""The loss on held-out batches: of a stage's own mixture, and of each of its parts alone."""
+"""The loss on held-out batches: for a stage's mixture, and for each part of it alone."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from unicom_jax.training.metrics import known
 from unicom_jax.training.state import TrainState, split
 from unicom_jax.training.step import Trainer
 
-# First batch -> batches from there on, this process's rows.
+# Number of the first batch -> batches from there on, with this process's rows.
 Batches = Callable[[int], Loader]
 
 
 class HeldOut:
-    """Read when they are first needed, then kept on the devices.
+    """Held-out batches, which are read when first needed and then kept on the devices.
 
     Args:
       prepare: the compiled `Stage.prepare`.
-      batches: of the stage's mixture; `count` of them are taken.
-      parts: of single tasks and sources, by name (TASK, source/NAME), as many of each.
+      batches: batches of the stage's mixture, of which `count` are taken.
+      parts: batches of single tasks and sources, by name (TASK, source/NAME); `count` of each.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class HeldOut:
         self._kept: dict[str, list[Any]] = {}
 
     def evaluate(self, state: TrainState, frozen: Params) -> dict[str, float]:
-        """Mean loss terms as `eval/<term>`, of a part as `eval/<term>/<part>`, and the weighted sum
-        of the former as `eval/loss`.
+        """Mean loss terms as `eval/<term>`, those of a part as `eval/<term>/<part>`, and the
+        weighted sum of the former as `eval/loss`.
 
-        Like the loss, what prepares them sees the weights for use, and the same noise at every
-        step. A part has no terms that nothing in it belongs to, and no parts of terms.
+        Both `prepare` and the loss use the weights for inference, and the same noise at every step.
+        A part has no empty terms and no parts of terms.
         """
         self._kept = self._kept or {name: self._take(one) for name, one in self._sources.items()}
         totals = {name: self._totals(state, frozen, some) for name, some in self._kept.items()}
@@ -68,7 +68,7 @@ class HeldOut:
 
     def _totals(self, state: TrainState, frozen: Params, batches: list[Any]) -> LossTerms:
         params = self._trainer.weights_for_use(state)
-        # `step * 0` and not a new 0: it has the step's place, so nothing is compiled again.
+        # `step * 0`, not a new 0, keeps the step's sharding, so nothing is compiled again.
         fixed = dataclasses.replace(state, params=params, step=state.step * 0)
         if state.old is not None:
             fixed = dataclasses.replace(fixed, old=split(params, self._trainer.stage.freeze)[0])

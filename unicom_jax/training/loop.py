@@ -30,7 +30,7 @@ from unicom_jax.training.state import TrainState, merge, split
 from unicom_jax.training.step import Trainer
 from unicom_jax.training.stopping import Stopped
 
-# (step, weights for use) -> numbers and pictures (H, W, 3) uint8 by name.
+# (step, weights for inference) -> numbers and pictures (H, W, 3) uint8 by name.
 Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, np.ndarray]]]
 SHARES = (
     "unreadable",
@@ -44,18 +44,18 @@ SHARES = (
 
 @dataclasses.dataclass(frozen=True)
 class LoopConfig:
-    """How long and how often; all counts are steps, 0 = never.
+    """How long to train, and how often to report, save and so on. Counts are in steps; 0 = never.
 
     Attributes:
       steps: length of the stage.
       log_every: metrics are fetched from the device this often; never 0.
-      save_every: checkpoints besides the last one; `keep` of them stay, each `keep_every`th, and
-        the `keep_best` with the lowest loss on held-out batches.
-      eval_every: loss on held-out batches, `eval_batches` of them.
-      sample_every: what the observer sees; see `train`.
-      max_skipped: skipped steps in a row (looked at every `log_every`) after which training goes
-        back to the last good checkpoint and on with the data after them.
-      max_rollbacks: how often; then it stops.
+      save_every: checkpoints besides the last one. Kept are the newest `keep`, each `keep_every`th,
+        and the `keep_best` with the lowest held-out loss.
+      eval_every: held-out loss, on `eval_batches` batches.
+      sample_every: calls of the observer; see `train`.
+      max_skipped: number of consecutive skipped steps (checked every `log_every`) after which
+        training rolls back to the last good checkpoint and continues with the data after them.
+      max_rollbacks: number of rollbacks after which training stops instead.
       profile_start, profile_steps: window of a `jax.profiler` trace, counted from the step at which
         this process begins.
     """
@@ -81,12 +81,11 @@ def data_shares(
 ) -> dict[str, float]:
     """What became of the documents between two states of `Loader.counts`, in all processes.
 
-    `data/<what>`: documents (pictures) that were unreadable, broken, too long, left over by packing
-    or had their caption cut, or that fill rows up, over those that were used; `data/task/TASK` and
-    `data/source/NAME`: shares of a task and a source in those; `data/source_slots/NAME`: in their
-    slots;
-    `data/filled`: share of the slots in use; `data/restarts`: how often workers that died were
-    started again.
+    `data/<what>`: documents (pictures) that were unreadable, broken, too long or left over by
+    packing, that had their caption cut, or that were added to fill rows, relative to those used.
+    `data/task/TASK` and `data/source/NAME`: shares of a task and a source in the used documents.
+    `data/source_slots/NAME`: share of a source in their slots.
+    `data/filled`: share of slots in use. `data/restarts`: restarts of workers that died.
     """
     group, own = group or ProcessGroup(), {name: counts[name] - before[name] for name in counts}
     new: Counter = Counter()
@@ -123,30 +122,30 @@ def train(
     observe: Observer | None = None,
     eval_parts: Mapping[str, Batches] | None = None,
 ) -> Params:
-    """Trains one stage, or resumes it from its directory, and returns the weights for use.
+    """Trains one stage, or resumes it from its directory, and returns the weights for inference.
 
     All processes of a run call it alike; only the first writes metrics and `stage.json`.
 
     Args:
       frozen: weights of earlier stages; never donated, never changed.
-      batches: host batches from a given one on; must be a function of (seed, number) alone.
+      batches: host batches from a given one on; must depend on (seed, number) alone.
       directory: STAGE directory; checkpoints, metrics and `stage.json` go there.
-      init_params: start from these instead of random ones (ignored on resume); used up.
+      init_params: start from these instead of random ones (ignored on resume); donated.
       tokens_per_step: for the reported rates.
       group: the processes of the run; by default this one alone.
-      asked_to_stop: asked after every step; what one process says holds for all.
-      observe: called every `sample_every` steps, by all processes alike; what it returns is
-        written with the metrics. It may keep no weights: the next step overwrites them.
+      asked_to_stop: called after every step; if it is true on one process, all stop.
+      observe: called every `sample_every` steps, by all processes alike; its results are written
+        with the metrics. It must not keep weights: the next step overwrites them.
       eval_parts: held-out batches of single tasks and sources, see `HeldOut`.
 
     Raises:
-      Stopped: somebody asked to stop; the last step is saved.
+      Stopped: a stop was requested; the last step is saved.
       TrainingError: too many skipped steps in a row, or storage refused the last checkpoint.
       CheckpointError: the checkpoints are all damaged, or belong to another config or seed.
     """
     name = trainer.stage.name
 
-    # ---- where we stand -------------------------------------------------------------------
+    # ---- position -------------------------------------------------------------------------
     group, vote = group or ProcessGroup(), Vote(trainer.mesh)
 
     def warn(text: str) -> None:
@@ -186,11 +185,11 @@ def train(
     first_profiled = start + config.profile_start
     last_profiled = min(first_profiled + config.profile_steps, config.steps)
     metrics: dict[str, Any] = {}
-    counts: Counter = Counter()  # of the stream, at the last report
-    loss: float | None = None  # on held-out batches, where it was measured at this step
+    counts: Counter = Counter()  # the stream's counts at the last report
+    loss: float | None = None  # held-out loss, if it was measured at this step
 
     with (
-        # Grain's workers leave shared memory behind when they are not closed.
+        # Grain's workers leave shared memory behind unless they are closed.
         closing(batches(start + position.data_offset)) as stream,
         MetricWriter(directory, start, config.wandb_project, active=active) as writer,
         make_progress(console) as progress,
@@ -225,10 +224,10 @@ def train(
             if done % config.log_every == 0 or done == config.steps or step == start:
                 values = {key: float(value) for key, value in jax.device_get(metrics).items()}
                 values = known(values, "loss/")
-                # At the same steps whether a run was stopped or not: so not at its first one.
+                # At the same steps whether a run was interrupted or not, so not at its first step.
                 at_its_time = done % config.log_every == 0 or done == config.steps
                 if at_its_time and values["skipped_in_a_row"] >= config.max_skipped:
-                    writer.write(done, values)  # the report reads it; dropped on a way back
+                    writer.write(done, values)  # for the report; a rollback drops it
                     state = metrics = None  # memory may not hold two
                     state, position = _go_back(saver, config, name, position, values, warn)
                     writer.go_back(position.next_step)
@@ -237,7 +236,7 @@ def train(
                     clock.go_back(position.next_step, int(state.opt_state.total_notfinite))
                     continue
                 saver.look()
-                if step > start:  # the first step's rates are the compiler's
+                if step > start:  # the first step's rates include compiling
                     values |= clock.window.rates(tokens_per_step, flops, peak)
                 values |= clock.report(int(values["skipped_steps"]), compiled=step == start)
                 values |= data_shares(stream.counts, counts, group)
@@ -253,7 +252,7 @@ def train(
                 if progress.disable and (done % (10 * config.log_every) == 0 or step == start):
                     console.print(f"{name} {done}/{config.steps}  {format_note(values)}")
             if config.eval_every and (done % config.eval_every == 0 or done == config.steps):
-                jax.block_until_ready(metrics)  # steps that are under way are no evaluation
+                jax.block_until_ready(metrics)  # steps under way are not part of evaluation
                 with clock.pause("eval"):
                     values = held_out.evaluate(state, frozen)
                 writer.write(done, values)
@@ -270,7 +269,7 @@ def train(
             stopping = vote(asked_to_stop()) and done < config.steps
             if config.save_every and done % config.save_every == 0 and done < config.steps:
                 if int(metrics["skipped_in_a_row"]):
-                    continue  # no checkpoint that one could go back to; a stop comes a step later
+                    continue  # no checkpoint to roll back to; a stop comes one step later
                 if not stopping:
                     clock.keep(done)
                     with clock.pause("save"):
@@ -278,7 +277,7 @@ def train(
                         writer.keep()
             if stopping:
                 break
-        batch = held_out = None  # arrays in memory shared with the workers go before these do
+        batch = held_out = None  # arrays in memory shared with workers, freed before workers end
 
     # ---- the end --------------------------------------------------------------------------
     seconds = time.perf_counter() - began
@@ -323,7 +322,7 @@ def _go_back(
     """The last good state, and the data after the batches that were read; see `Saver.roll_back`.
 
     Raises:
-      TrainingError: there is no way back, or it was taken too often.
+      TrainingError: there is no state to roll back to, or there were too many rollbacks.
     """
     finite = np.isfinite(values["gradient_norm"])
     kind = "gradients above spike_factor x their median" if finite else "non-finite gradients"
@@ -351,10 +350,10 @@ def _go_back(
 def _tell_changed_rate(
     trainer: Trainer, state: TrainState, position: Position, warn: Callable[[str], None]
 ) -> None:
-    """Says where the settings of today give another learning rate than those of the checkpoint.
+    """Warns if the current settings give another learning rate than those of the checkpoint.
 
-    The schedule is always the one that today's settings describe, over all of `steps`: with more
-    steps a cosine that had come down to 0 starts again from half its peak.
+    The schedule is always that of the current settings, over all of `steps`. With twice the steps,
+    a cosine that had reached 0 starts again from half its peak.
     """
     step, before, now = position.next_step, position.learning_rate, trainer.next_rate(state)
     if before is not None and not np.isclose(before, now, rtol=1e-4, atol=0.0):
@@ -366,7 +365,7 @@ def _tell_changed_rate(
 
 
 def _write_facts(directory: Path, trainer: Trainer, facts: Mapping[str, Any]) -> None:
-    """`stage.json`: what the report says about this stage."""
+    """Writes `stage.json`: facts about this stage for the report."""
     device = jax.devices()[0]
     weights = trainer.stage.module.abstract()
 

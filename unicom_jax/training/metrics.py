@@ -28,12 +28,12 @@ WANDB_ID = "wandb_id"
 
 
 class MetricWriter:
-    """Appends one JSON object a step to `metrics.jsonl` and mirrors it to TensorBoard.
+    """Appends one JSON object per step to `metrics.jsonl` and mirrors it to TensorBoard.
 
-    Of several processes only one is active; the writers of the others do nothing.
+    Only one of several processes is active; the writers of the others do nothing.
 
     Attributes:
-      folder: for files of other writers; what is put there becomes part of `directory`.
+      folder: for files of other writers; files put there become part of `directory`.
     """
 
     def __init__(
@@ -51,15 +51,15 @@ class MetricWriter:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(folder / "metrics.jsonl")
-        self._lines.forget_after(first_step)  # what an interrupted run wrote after its checkpoint
+        self._lines.forget_after(first_step)  # written by an interrupted run after its checkpoint
         self._board = Board(folder / "tensorboard", after=first_step)
         self._wandb = None
         if wandb_project:
             self._wandb = _start_wandb(wandb_project, folder, directory)
 
     def go_back(self, step: int) -> None:
-        """Drops what was written after `step`. Weights & Biases cannot: it passes over those steps
-        until they are new."""
+        """Drops what was written after `step`. Weights & Biases cannot do so: it ignores repeated
+        steps until new ones come."""
         if self._active:
             self._lines.forget_after(step)
             self._board.forget_after(step)
@@ -74,7 +74,7 @@ class MetricWriter:
         self._spool.push()
 
     def keep(self) -> None:
-        """A checkpoint is being saved: what it continues from is to be there, too."""
+        """To be called when a checkpoint is saved: stores the metrics up to it as well."""
         if self._active:
             self._lines.flush()
             self._spool.push(now=True)
@@ -110,7 +110,7 @@ class MetricWriter:
 
 
 def _start_wandb(project: str, folder: Path, directory: Path):
-    """`folder` is where it writes for `directory`, the stage's."""
+    """Starts a run that writes to `folder`, which stands in for the stage's `directory`."""
     try:
         import wandb
     except ImportError:
@@ -118,7 +118,7 @@ def _start_wandb(project: str, folder: Path, directory: Path):
             f"wandb_project={project!r} is set but wandb is missing: "
             "pip install 'unicom_jax[wandb]'"
         ) from None
-    kept = folder / WANDB_ID  # a resumed stage continues this run
+    kept = folder / WANDB_ID  # holds the id, so that a resumed stage continues this run
     if not kept.exists():
         write_text(kept, secrets.token_hex(8))
     return wandb.init(
@@ -132,7 +132,7 @@ def _start_wandb(project: str, folder: Path, directory: Path):
 
 
 def known(values: Mapping[str, float], prefix: str = "") -> dict[str, float]:
-    """`values` without those parts of loss terms, `<prefix><term>/<part>`, that are NaN because no
+    """`values` without the parts of loss terms, `<prefix><term>/<part>`, that are NaN because no
     token belonged to them (`core.losses.reported`)."""
 
     def is_part(name: str) -> bool:
@@ -159,7 +159,7 @@ def make_progress(console: Console) -> Progress:
 
 
 def format_note(values: Mapping[str, float]) -> str:
-    """`flow 0.412  text 1.03  12.3k tok/s`: what a person watches."""
+    """`flow 0.412  text 1.03  12.3k tok/s`: a short note for a person who watches."""
     losses = [
         f"{name.removeprefix('loss/')} {value:.3g}"
         for name, value in values.items()

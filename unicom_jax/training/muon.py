@@ -1,15 +1,15 @@
 """Muon: the momentum of each weight matrix, made orthogonal; AdamW for everything else.
 
-The update is that of `optax.contrib.muon` (Jordan et al. 2024; scaled as in Liu et al. 2025), and
-so is the state. What differs is how matrices that are split over several devices become whole for
-the Newton-Schulz iteration. With D devices that hold one tile of every matrix
+Update and state are those of `optax.contrib.muon` (Jordan et al. 2024; scaled as in Liu et al.
+2025). What differs is how matrices that are split over several devices are assembled for the
+Newton-Schulz iteration. With D devices that hold one tile of every matrix
 
     device   before         all-to-all        Newton-Schulz, local          all-to-all
       0      tile 0 of all  ───────────►  matrices 0, D, … whole  ───────────►  tile 0 of all
       1      tile 1 of all                matrices 1, …     whole               tile 1 of all
 
-each device receives as much as it holds, twice. Left to itself, XLA gathers every matrix on every
-device: D times as much, and D times the work.
+each device receives, twice, as many bytes as it holds. Left to itself, XLA gathers every matrix on
+every device: D times the bytes and D times the work.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from unicom_jax.core.module import ParamSpec, Specs, iter_specs, map_specs
 from unicom_jax.parallel.sharding import param_sharding
 
 BETA = 0.95
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x³ and x⁵: steep at 0, about 1 up to 1
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of x, x³, x⁵: steep at 0, then near 1 up to x = 1
 STEPS = 5
-RMS = 0.2  # of an update; AdamW's size, so that one learning rate serves both
+RMS = 0.2  # root mean square of an update, as AdamW's, so that one learning rate suits both
 
 
 def muon(
@@ -50,11 +50,11 @@ def muon(
     Without a mesh, weights are taken to be whole on one device.
 
     Args:
-      learning_rate: of both.
-      specs: of the trained weights.
-      b1, b2: of AdamW, which like Muon looks ahead (Nesterov).
-      eps: of both.
-      mu_dtype: in which both keep their first moment from one update to the next.
+      learning_rate: learning rate of both.
+      specs: specs of the trained weights.
+      b1, b2: AdamW's decay rates; like Muon it uses Nesterov momentum.
+      eps: epsilon of both.
+      mu_dtype: dtype in which both store their first moment between updates.
     """
     matrices = optax.chain(
         scale_by_muon(specs, eps, mu_dtype),
@@ -69,7 +69,7 @@ def muon(
 
 
 def is_kernel(spec: ParamSpec) -> bool:
-    """Whether a weight is a linear layer's matrix, or a stack of such along `layers`."""
+    """Whether a weight is a linear layer's matrix, or a stack of them along `layers`."""
     return len(_sides(spec)) == 2 and "vocab" not in spec.axes
 
 
@@ -80,10 +80,10 @@ def _sides(spec: ParamSpec) -> list[int]:
 def scale_by_muon(
     specs: Specs, eps: float, mu_dtype: str = "float32"
 ) -> optax.GradientTransformationExtraArgs:
-    """Momentum with Nesterov's look ahead, then `orthogonalize`."""
+    """Nesterov momentum, then `orthogonalize`."""
     known = dict(iter_specs(specs))
 
-    # The state is optax's, its unused copy of the coefficients included: so checkpoints that were
+    # The state is optax's, including its unused copy of the coefficients, so that checkpoints
     # written with `optax.contrib.muon` can be resumed.
     def init(params: Any) -> optax.contrib.MuonState:
         return optax.contrib.MuonState(
@@ -113,7 +113,7 @@ def scale_by_muon(
 
 
 def _scale_by_size(specs: Specs) -> optax.GradientTransformation:
-    """Times the square root of a matrix's longer side: its mean square becomes about 1."""
+    """Multiplies by the square root of a matrix's longer side: the mean square becomes about 1."""
     known = dict(iter_specs(specs))
 
     def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
@@ -131,8 +131,8 @@ class Layout:
     """How a weight becomes a stack of matrices (N, rows, columns), rows ≤ columns.
 
     Attributes:
-      order: of the weight's axes: layers, rows, columns.
-      row_axes, column_axes: the mesh axes that rows and columns are split over.
+      order: order of the weight's axes: layers, rows, columns.
+      row_axes, column_axes: the mesh axes that split rows and columns.
       devices: number of tiles of each matrix.
       place: the sharding of the weight.
     """
@@ -146,7 +146,7 @@ class Layout:
     @classmethod
     def of(cls, spec: ParamSpec, mesh: Mesh | None) -> Layout:
         place = [()] * len(spec.shape) if mesh is None else _split_axes(spec, mesh)
-        # Transposed where that makes it flat, or equal to others of its shape.
+        # Transposed where this makes it wide, or alike with other matrices of its shape.
         row, column = sorted(_sides(spec), key=lambda side: (spec.shape[side], place[side]))
         layers = (i for i, axis in enumerate(spec.axes) if axis == "layers")
         devices = math.prod(mesh.shape[axis] for axis in place[row] + place[column])
@@ -177,9 +177,9 @@ def orthogonalize(
 ) -> list[jax.Array]:
     """`newton_schulz` of every matrix in `weights`, which are sharded as `param_sharding` says.
 
-    A stack goes in rounds of as many matrices as there are devices. What is left over shares its
-    rounds with the rest of other stacks whose tiles have the same shape; zeros fill the last one. A
-    matrix without an equal is exchanged with nothing but zeros, and one device computes it.
+    A stack is processed in rounds of as many matrices as there are devices. Matrices left over
+    share rounds with those of other stacks whose tiles have the same shape; zeros fill the last
+    round. A matrix with a unique shape is exchanged with zeros only, and one device computes it.
     """
     if not weights:
         return []
@@ -221,10 +221,10 @@ def _exchanged(tiles: jax.Array, layout: Layout, eps: float, mesh: Mesh | None) 
     high = math.prod(mesh.shape[axis] for axis in layout.row_axes)
     each = -(-count // layout.devices)
     padded = jnp.pad(tiles, ((0, each * layout.devices - count), (0, 0), (0, 0)))
-    # XLA:CPU would see through the padding to operands of several layouts, and refuse those.
+    # Otherwise XLA:CPU would merge the padding away and refuse operands of several layouts.
     padded = jax.lax.optimization_barrier(padded)
     parts = jax.lax.all_to_all(padded, axes, split_axis=0, concat_axis=0, tiled=True)
-    # The devices' tiles follow each other: (high · wide · each, r, c) -> (each, rows, columns).
+    # Tiles are ordered by device: (high · wide · each, r, c) -> (each, rows, columns).
     parts = parts.reshape(high, -1, each, r, c).transpose(2, 0, 3, 1, 4)
     whole = newton_schulz(parts.reshape(each, high * r, -1), eps)
     parts = whole.reshape(each, high, r, -1, c).transpose(1, 3, 0, 2, 4).reshape(-1, r, c)
@@ -243,7 +243,7 @@ def newton_schulz(matrices: jax.Array, eps: float) -> jax.Array:
         return a * x + (b * gram + c * gram @ gram) @ x
 
     def one(x: jax.Array) -> jax.Array:
-        # A loop, so that compiled code holds one step: on CPUs it runs faster, too.
+        # A loop, so that compiled code contains one step; on CPUs it also runs faster.
         return jax.lax.fori_loop(0, STEPS, step, x / (jnp.linalg.norm(x) + eps))
 
     return jax.vmap(one)(matrices)

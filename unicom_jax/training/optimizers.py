@@ -12,7 +12,7 @@ from unicom_jax.core.module import ParamSpec, Specs, map_specs
 from unicom_jax.training.groups import Group, Groups
 from unicom_jax.training.muon import muon
 
-NEVER_GIVE_UP = 2**31 - 1  # the loop decides when too many steps were skipped, not optax
+NEVER_GIVE_UP = 2**31 - 1  # the loop, not optax, decides when too many steps were skipped
 MOMENT_DTYPES = ("float32", "bfloat16")
 
 
@@ -21,7 +21,7 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> optax.Schedule:
 
     "constant"; "cosine" or "linear" down to 0; "wsd" (warm-up, stable, decay: Hu et al. 2024,
     MiniCPM): constant, then linear to 0 over the last `decay_share` of the steps. A longer "wsd"
-    run agrees with a shorter one until that one's decay begins.
+    run agrees with a shorter one until the shorter one's decay begins.
     """
     peak, warmup = config["learning_rate"], config["warmup_steps"]
     after = max(steps - warmup, 1)
@@ -55,10 +55,10 @@ def make_optimizer(
     Args:
       config: learning_rate, schedule, decay_share, warmup_steps, optimizer, b1, b2, eps, mu_dtype,
         weight_decay, clip_norm.
-      specs: of the trained weights; says which are matrices (decayed) and which go to Muon.
+      specs: specs of the trained weights; tells which are matrices (decayed) and which use Muon.
       steps: length of the run.
-      groups: factors of the learning rate and the weight decay of some weights. They change no
-        state of the optimiser. Clipping is by the norm of all gradients together.
+      groups: factors of the learning rate and weight decay of some weights. They do not change the
+        optimiser's state. Clipping uses the norm of all gradients together.
 
     Returns:
       The transformation and its schedule.
@@ -92,7 +92,7 @@ def make_optimizer(
 
 
 def _scaled(tree: Any, groups: Groups, factor: Callable[[Group], float]) -> Any:
-    """A tree of all trained weights' paths, each leaf times the factor of its group."""
+    """A tree with the paths of all trained weights, each leaf times the factor of its group."""
 
     def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
         group = groups.of(tuple(key.key for key in path))
@@ -104,7 +104,7 @@ def _scaled(tree: Any, groups: Groups, factor: Callable[[Group], float]) -> Any:
 def _decay_by_group(
     decay: optax.GradientTransformation, groups: Groups
 ) -> optax.GradientTransformation:
-    """`decay`, which adds a multiple of the weights, with that multiple times their group's."""
+    """`decay`, which adds a multiple of the weights, times the weight-decay factor of the group."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         return decay.update(updates, state, _scaled(params, groups, lambda own: own.weight_decay))
@@ -115,7 +115,7 @@ def _decay_by_group(
 def _rate_by_group(
     rule: optax.GradientTransformation, groups: Groups
 ) -> optax.GradientTransformation:
-    """`rule` with its updates, decay included, times the learning-rate factor of their group."""
+    """`rule` with its updates, including decay, times the learning-rate factor of the group."""
     rule = optax.with_extra_args_support(rule)
 
     def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:

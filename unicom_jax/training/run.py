@@ -72,21 +72,21 @@ def run_stages(
     asked_to_stop: Callable[[], bool] = lambda: False,
     make_observer: MakeObserver | None = None,
 ) -> None:
-    """Trains `config.stages` (or those with labels in `only`) in `workdir`; finished ones are
+    """Trains `config.stages` (or those with labels in `only`) in `workdir`; finished stages are
     skipped.
 
     Args:
       group: the processes of the run, all of which call this alike; by default this one alone.
       asked_to_stop: see `train`.
-      make_observer: of what `train` observes in stages with `sample_every`, given the
+      make_observer: makes the observer of `train` for stages with `sample_every`, from the
         configuration, the workdir, the mesh and the stage's frozen weights.
 
     Raises:
-      ConfigError: an unknown stage, a setting that cannot be, or an autoencoder that is missing or
+      ConfigError: an unknown stage, an impossible setting, or an autoencoder that is missing or
         does not fit.
-      CheckpointError: a stage that the wanted ones build on was not trained.
+      CheckpointError: a stage on which the requested ones build was not trained.
       ProcessError: another process is late or gone, or sees another workdir.
-      Stopped: somebody asked to stop; what was done is saved.
+      Stopped: a stop was requested; the work so far is saved.
       TokenizerError: the tokenizer is not the one that the run was started with.
     """
     group = group or ProcessGroup()
@@ -97,7 +97,7 @@ def run_stages(
     trainers: list[Trainer] = []
 
     def make_trainers(tokenizer: Tokenizer) -> None:
-        """All of them before the first stage trains: a mistake in the last one costs no time."""
+        """Makes all before the first stage trains, so mistakes in later stages cost no time."""
         trainers.extend(_trainer(stage, config, tokenizer, mesh, workdir) for stage in stages)
 
     with group.first_before_others("preparing the workdir"):
@@ -136,8 +136,8 @@ def _prepare(
     group: ProcessGroup,
     check: Callable[[Tokenizer], None],
 ) -> Tokenizer:
-    """Process 0 writes into the workdir what is missing there, then the others read it; all fill
-    it into their `config`."""
+    """Process 0 writes what the workdir lacks, then the others read it; all complete their `config`
+    from it."""
     if group.index and not (workdir / "config.json").is_file():
         raise ProcessError(
             f"process {group.index} does not see {workdir / 'config.json'}, which process 0 has "
@@ -167,7 +167,7 @@ def _batches(
     workdir: Path,
     part: str,
 ) -> Batches:
-    """The batches of a part of a stage's data, from a step on."""
+    """The batches of a split of a stage's data, from a given step on."""
     settings, label = config[stage.name], stage.label
     share = local_rows(mesh, settings.batch_size, settings.accumulate)
 
@@ -207,7 +207,7 @@ def _run_stage(
     batches = partial(_batches, stage, config, tokenizer, mesh, workdir)
 
     def part(**wanted: str) -> Batches:
-        """Held-out batches of one task or one source of the mixture alone."""
+        """Held-out batches of a single task or source of the mixture."""
         alone = config.copy_and_resolve_references()
         narrow(alone, stage.name, **wanted)
         return lambda start: loading.stage_loader(alone, label, tokenizer, "eval", start, share)
@@ -255,8 +255,8 @@ def _run_stage(
 
 
 def _parts(config: ConfigDict, stage: Occurrence) -> dict[str, dict[str, str]]:
-    """The tasks and sources whose held-out loss is reported by itself: name in metrics -> what
-    `narrow` takes."""
+    """The tasks and sources with a held-out loss of their own: name in metrics -> arguments of
+    `narrow`."""
     settings, found = config[stage.name], {}
     by_task, by_source = settings.get("eval_by_task"), settings.get("eval_by_source")
     for source, task in part_weights(config, stage.name) if by_task or by_source else ():
@@ -279,7 +279,7 @@ def _restore(config: ConfigDict, workdir: Path, label: str, subtree: Subtree, me
 
 
 def _frozen_parts(stage: Occurrence, config: ConfigDict, workdir: Path, mesh: Any) -> Params:
-    """Weights of the stages before this one and of the autoencoder, as far as it reads them."""
+    """The weights of earlier stages and of the autoencoder that this stage reads."""
     frozen = {}
     for name, subtree in stage.spec.reads(config).items():
         label = source_label(config, workdir, subtree.part, before=stage)
@@ -294,8 +294,8 @@ def _frozen_parts(stage: Occurrence, config: ConfigDict, workdir: Path, mesh: An
 def _initial_params(
     stage: Occurrence, config: ConfigDict, workdir: Path, mesh: Any, console: Console
 ) -> Params | None:
-    """What a stage starts from: what was put there for it, the stage of the same part before it,
-    released weights and parts of other stages; None: random initialisation, or a resumed stage."""
+    """The weights that a stage starts from: imported ones, those of the earlier stage of the same
+    part, released weights and other stages' parts; None: random initialisation, or it resumes."""
     spec, label = stage.spec, stage.label
     if steps := stage_steps(workdir, label):
         if not is_import(workdir / label / "checkpoints", steps[-1]):
@@ -323,8 +323,8 @@ def _with_other_parts(
     sources: list[Source],
     given: Params,
 ) -> Params:
-    """All weights of a stage: those `given`, those that begin as another part's, those of released
-    `sources`, and the rest at random; {} where all would be random."""
+    """All weights of a stage: those `given`, those that start as another part's, those of released
+    `sources`, and the rest at random; {} if all would be random."""
     label, given, fresh = stage.label, dict(given), []
     specs = build_stage(config, label).specs()
     whole = any(source.whole for source in sources)

@@ -1,4 +1,4 @@
-"""The checkpoints of a running stage: saves that a full disk does not end, and the way back."""
+"""The checkpoints of a running stage: saving, which survives a full disk, and rollbacks."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class TrainingError(Exception):
 
 
 class Saver:
-    """All processes of a run call it alike; what storage does to one of them holds for all.
+    """Saves and restores; all processes call it alike, and a failure on one counts for all.
 
     Args:
-      save_every: steps between the regular checkpoints; a stop makes others. 0: none are regular.
+      save_every: steps between regular checkpoints (a stop makes others); 0: none are regular.
       keeping: see `open_manager`.
 
     Attributes:
-      failed: saves that storage refused since this process began.
-      best_step: at the end, of the checkpoint with the lowest held-out loss, if there was any.
+      failed: number of saves that storage refused since this process began.
+      best_step: at the end, the step of the checkpoint with the lowest held-out loss, if any.
     """
 
     def __init__(
@@ -56,10 +56,10 @@ class Saver:
         return restore_newest(self._manager, self._trainer, self._warn, self._group)
 
     def save(self, position: Position, state: TrainState, loss: float | None = None) -> bool:
-        """Starts a save when the one before is through. False: storage refused it; training may go
-        on, and the next save tries again."""
+        """Starts a save when the previous one has finished. False: storage refused it; training may
+        continue, and the next save tries again."""
         self.settle()
-        remove_half_written(self._directory)  # threads of a failed save may write a little longer
+        remove_half_written(self._directory)  # threads of a failed save may have kept on writing
         self._pending, LOG.problem = position.next_step, ""
         return self._attempt(
             lambda: save_state(self._manager, self._trainer, position, state, loss)
@@ -70,8 +70,8 @@ class Saver:
         return self._attempt(lambda: self._manager.wait_until_finished())
 
     def look(self) -> None:
-        """Tells of a save that has failed meanwhile. Several processes ask each other only at the
-        next one, because the asking waits for the devices."""
+        """Reports a save that has failed in the meantime. Several processes only ask each other at
+        the next save, because asking waits for the devices."""
         if self._group.count == 1 and not self._manager.is_saving_in_progress():
             self.settle()
 
@@ -99,11 +99,11 @@ class Saver:
 
     def roll_back(self, position: Position) -> tuple[TrainState, Position] | None:
         """The last good state, with the data after the batches that training has read; newer
-        checkpoints, which nothing leads to any more, go. None where nothing was saved yet.
+        checkpoints, now obsolete, are removed. None if nothing was saved yet.
 
-        A checkpoint is good when its last step was not skipped, and it is a regular one: so the
-        way back is the same whether a run was stopped on the way or not. Without any, the newest
-        serves: skipped steps change no weights.
+        A checkpoint is good if its last step was not skipped and it is a regular one, so that a
+        rollback is the same whether a run was interrupted or not. If there is none, the newest is
+        used: skipped steps change no weights.
         """
         self.settle()
 
@@ -128,7 +128,7 @@ class Saver:
             work()
         except Exception as error:
             problem = error
-        # The first error to arrive may be one that follows from the storage's, which was logged.
+        # The first error to arrive may be a consequence of the storage's, which was logged.
         refused = storage_problem(problem) or (LOG.problem if problem is not None else "")
         if not self._vote.now(bool(refused)):
             if problem is not None:
@@ -140,5 +140,5 @@ class Saver:
             f"written under {self._directory} ({refused or 'another process failed'}); "
             "earlier ones are kept, the next save tries again"
         )
-        self._manager = self._open()  # this one would repeat its error at every call
+        self._manager = self._open()  # the old manager would repeat its error at every call
         return False

@@ -1,4 +1,4 @@
-"""What a mesh asks of a stage's settings; all other checks are in `config.check`."""
+"""What a mesh requires of a stage's settings; all other checks are in `config.check`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ Config = Mapping[str, Any]
 
 
 def check_on_mesh(stage: str, config: Config, sizes: Mapping[str, int]) -> None:
-    """Looks at what a mesh of these sizes asks of a stage.
+    """Checks a stage's settings against a mesh of these sizes.
 
     Raises:
-      ConfigError: its rows do not divide over the mesh's `context` axis, or the heads of what it
-        trains over the `tensor` axis: each device would compute all of them.
+      ConfigError: the length of rows does not divide over the mesh's `context` axis, or the heads
+        of a trained part over the `tensor` axis, so that each device would compute all of them.
     """
     slots, parts = config[stage].get("sequence_length", 0), sizes.get("context", 1)
     if slots % parts:
@@ -38,8 +38,8 @@ def check_on_mesh(stage: str, config: Config, sizes: Mapping[str, int]) -> None:
 
 
 def copies_on_mesh(stage: str, config: Config, sizes: Mapping[str, int]) -> list[str]:
-    """One line for each part of a stage that the mesh's `tensor` axis does not divide, though the
-    run is possible: what is computed or kept whole on every device of the axis."""
+    """One line for each part of a stage that the mesh's `tensor` axis does not divide. The run is
+    possible, but every device of the axis computes or stores all of that part."""
     tensor = sizes.get("tensor", 1)
     own = {
         key: (heads, "each device computes all heads of this part")
@@ -66,7 +66,7 @@ def _is_trained(stage: str, key: str) -> bool:
 
 
 def _attention_heads(stage: str, config: Config) -> dict[str, int]:
-    """Key of the configuration -> heads, of every attention over many slots that a stage runs."""
+    """Configuration key -> heads, for every attention over many slots that a stage runs."""
     heads = {"encoder.vision.heads": config["encoder"]["vision"]["heads"]}
     part = spec_of(stage).part
     return heads | (HEADS[part](config) if part in HEADS else {})
@@ -84,7 +84,7 @@ def _unified_heads(config: Config) -> dict[str, int]:
     return {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
 
 
-# Heads of a part, besides those of the vision tower, by part.
+# By part: its heads, besides those of the vision tower.
 HEADS: dict[str, Callable[[Config], dict[str, int]]] = {
     "encoder": lambda config: {"encoder.text.heads": config["encoder"]["text"]["heads"]},
     "codec": _decoder_heads,

@@ -1,4 +1,4 @@
-"""Files that grow, of a run in an object store: kept in a folder of this machine and uploaded."""
+"""Growing files of a run in an object store: kept in a local folder and uploaded."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ logger = logging.getLogger(__name__)
 
 
 class Spool:
-    """The local stand-in of a folder of a store; a local folder is its own.
+    """The local stand-in for a folder of a store; a local folder stands for itself.
 
-    Files are uploaded whole, at most every `EVERY` seconds while training runs. What a killed
-    process had not uploaded is lost: the points of its last minute. An upload that fails is tried
-    again with the next.
+    Files are uploaded whole, at most every `EVERY` seconds while training runs. A killed process
+    loses what it had not uploaded: the metrics of its last minute. A failed upload is retried with
+    the next one.
 
     Attributes:
       folder: where to write.
     """
 
     def __init__(self, directory: Path, names: tuple[str, ...]) -> None:
-        """`names`: the files in `directory` that are continued, others are new."""
+        """`names`: the files in `directory` that are continued; other files start empty."""
         self.folder, self._target, self._held = directory, directory, None
         self._sizes: dict[str, tuple[int, int]] = {}
         self._last = time.monotonic()

@@ -1,4 +1,4 @@
-"""The train state, and how weights split into trained and frozen ones."""
+"""The train state, and the split of weights into trained and frozen ones."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class TrainState:
     Attributes:
       step: int32 scalar, steps taken, skipped ones included.
       params: all weights of the stage's module, frozen ones included.
-      opt_state: of the trained weights only.
+      opt_state: state of the optimiser, for the trained weights only.
       ema: running average of the trained weights, or None.
       norms: the last gradient norms (`spikes.py`), or None.
       old: running average of the trained weights that `Stage.prepare` samples with, or None.
@@ -37,8 +37,8 @@ class TrainState:
 def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
     """Splits a tree into (trained, frozen) by regular expressions over `a/b/c` paths.
 
-    An expression freezes a weight when it matches the beginning of its path. Parts without weights
-    (an identity compressor) stay in the first tree, so that `merge` gives back all names.
+    An expression freezes a weight if it matches the beginning of its path. Parts without weights
+    (an identity compressor) stay in the first tree, so that `merge` restores all names.
     """
     patterns = [re.compile(pattern) for pattern in frozen]
     trained, held = {}, {}
@@ -49,9 +49,9 @@ def split(tree: Params, frozen: Sequence[str]) -> tuple[Params, Params]:
 
 
 def applied_updates(state: TrainState) -> jax.Array:
-    """int32 scalar: updates that the optimiser has applied, its own count; skipped steps are none.
+    """int32 scalar: the optimiser's own count of applied updates, without skipped steps.
 
-    `opt_state` is that of `optax.apply_if_finite`.
+    `opt_state` must be that of `optax.apply_if_finite`.
     """
     return state.step - state.opt_state.total_notfinite
 
@@ -65,10 +65,10 @@ def merge(*trees: Params) -> Params:
 
 
 def check_freeze(tree: Params, frozen: Sequence[str], key: str = "freeze") -> None:
-    """Raises ValueError for an expression that matches nothing: it is a misspelt name.
+    """Raises ValueError for an expression that matches nothing, such as a misspelt name.
 
     Args:
-      key: of the configuration, for errors.
+      key: the configuration key, for errors.
     """
     paths = ["/".join(path) for path in traverse_util.flatten_dict(tree)]
     for pattern in frozen:

@@ -27,7 +27,7 @@ from unicom_jax.training.state import TrainState, applied_updates, check_freeze,
 
 LossFunction = Callable[[Params, Params, Any, jax.Array], LossTerms]
 PrepareFunction = Callable[[Params, Params, Any, jax.Array], Any]
-PREPARE = zlib.crc32(b"prepare")  # folded into the key of what is prepared, apart from the loss's
+PREPARE = zlib.crc32(b"prepare")  # folded into the key of `prepare`, to differ from the loss's
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,24 +39,24 @@ class Stage:
       module: owns the trained weights.
       loss: (params, frozen parts, batch, row_keys (B,)) -> terms.
       weights: factor of each term in the total loss; terms without one are only reported.
-      freeze: regular expressions over the module's weights that stay as they are.
-      starts: of some terms the number of updates after which they count; the others do at once.
-      rows_are_independent: False when rows see each other (a contrastive loss), so that a batch
+      freeze: regular expressions for those of the module's weights that are frozen.
+      starts: number of updates after which a term counts; terms without one count at once.
+      rows_are_independent: False if rows see each other (a contrastive loss), so that a batch
         cannot be split into accumulation steps.
-      finish: run once after the last step: (params, frozen) -> params. It may change weights that
-        `freeze` holds (the latent statistics); trained ones stay as they are.
-      predicted: share of a batch's slots that predict a token; only there are logits needed.
-      visible: share of the pairs of a row's slots that the batch's mask shows.
-      facts: what `stage.json` says about the finished weights, besides their number.
-      prepare: (params, frozen parts, batch, key) -> the batch that the loss gets, such as rollouts
-        of the present weights with their rewards. Compiled by itself, on the mesh; no gradient
-        passes through it. Every leaf of what it returns has rows first, as many as `batch_size`
-        divides over the mesh.
-      inner_steps: updates on each batch that was prepared, with new noise each. `steps` of the
-        settings counts batches.
-      rollouts: what `prepare` samples from a batch, for people to look at.
-      old: `prepare` is given a running average of the trained weights, which after a batch keeps
-        this much of itself, by the number of updates; None: it is given the weights themselves.
+      finish: (params, frozen) -> params, run once after the last step. It may change weights that
+        `freeze` matches (the latent statistics) but no trained ones.
+      predicted: gives the share of a batch's slots that predict a token and so need logits.
+      visible: gives the share of the pairs of a row's slots that the batch's mask shows.
+      facts: gives what `stage.json` says about the finished weights, besides their number.
+      prepare: (params, frozen parts, batch, key) -> the batch for the loss, such as rollouts of the
+        current weights with their rewards. It is compiled separately, on the mesh; no gradient
+        passes through it. Every leaf of the result has rows first, and their number divides over
+        the mesh as `batch_size` does.
+      inner_steps: updates on each prepared batch, each with new noise. `steps` in the settings
+        counts batches.
+      rollouts: gives what `prepare` samples from a batch, for people to look at.
+      old: share of itself that a running average of the trained weights keeps after a batch, by the
+        number of updates. `prepare` gets this average; None: it gets the weights themselves.
     """
 
     name: str
@@ -80,7 +80,7 @@ class Stage:
             raise ValueError(f"stage {self.name!r}: inner_steps={self.inner_steps}; give 1 or more")
 
     def weights_at(self, step: jax.Array) -> dict[str, float | jax.Array]:
-        """`weights` of the update after `step` others."""
+        """`weights` for the update after `step` earlier ones."""
         starts = {name: first for name, first in self.starts.items() if first}
         begun = {name: jnp.where(step < first, 0.0, 1.0) for name, first in starts.items()}
         return {name: w * begun[name] if name in begun else w for name, w in self.weights.items()}
@@ -95,14 +95,14 @@ def weighted_total(
 
 
 def row_keys(key: jax.Array, rows: int) -> jax.Array:
-    """One random key a row, (rows,)."""
+    """One random key per row, (rows,)."""
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(jnp.arange(rows))
 
 
 def in_parts(rows: Any, parts: int) -> Any:
     """Arrays (B, ...) as (parts, B / parts, ...): part p has the rows p, p + parts, ...
 
-    So each device finds its rows of every part among its own rows of the batch.
+    So each device has its rows of every part among its own rows of the batch.
     """
 
     def split_rows(x: jax.Array) -> jax.Array:
@@ -117,7 +117,7 @@ def make_gradients(
 ) -> Callable:
     """(trained, held, frozen, batch, keys, step) -> (total loss, terms, gradients of `trained`).
 
-    Gradients are placed as their weights are, so devices hold no more of a sum than of a weight.
+    Gradients are sharded like their weights, so a device holds no more of a sum than of a weight.
 
     With accumulation the batch is computed `in_parts`. The counts of the whole batch are summed
     first (they do not depend on the weights, so XLA drops the forward pass of that scan); each part
@@ -172,18 +172,18 @@ class Trainer:
     """The compiled pieces of a stage's training on a mesh.
 
     Attributes:
-      schedule: learning rate by the number of updates that were applied: a skipped step leaves the
-        optimiser's count, and with it the rate, where it was.
-      ema_decay: of the running average of the trained weights; 0: there is none.
-      ema_warmup: the average follows faster at first: after n updates the decay is
+      schedule: learning rate as a function of the number of applied updates: a skipped step changes
+        neither the optimiser's count nor the rate.
+      ema_decay: decay of the running average of the trained weights; 0: no average.
+      ema_warmup: whether the average follows faster at first: after n updates the decay is
         min(ema_decay, (1 + n) / (10 + n)), so that it soon forgets where training started.
-      offload_optimizer: moments are kept in the host's memory between updates.
-      spike_factor: steps with a gradient norm above so many medians are skipped; 0: none.
-      gradient_dtype: of weight gradients until they are summed (`core.gradients`).
-      groups: those that the optimiser was made with; they are named in the metrics.
-      diagnostics: norms of gradients, weights and updates of each group are metrics too.
-      noise_fold: a number of the stage's own, folded into the key of its noise; None: stages of the
-        same seed draw the same noise at the same step.
+      offload_optimizer: whether moments are kept in host memory between updates.
+      spike_factor: steps with a gradient norm above this many medians are skipped; 0: none.
+      gradient_dtype: dtype of weight gradients until they are summed (`core.gradients`).
+      groups: the groups with which the optimiser was made, for names in the metrics.
+      diagnostics: whether the metrics include norms of each group's gradients, weights and updates.
+      noise_fold: a number of the stage's own, folded into the key of its noise; None: stages with
+        the same seed draw the same noise at the same step.
     """
 
     stage: Stage
@@ -211,9 +211,9 @@ class Trainer:
             )
 
     def init_state(self, params: Params | None = None) -> TrainState:
-        """A fresh state, already sharded; `params` replaces the random start and is used up.
+        """A new, sharded state; `params` replaces random initialisation and is donated.
 
-        Adapters that `params` lack (`core.lora`) are fresh.
+        Adapters that `params` lack (`core.lora`) are initialised.
 
         Raises:
           ValueError: `params` lack another weight.
@@ -235,7 +235,7 @@ class Trainer:
         params = complete_params(
             specs, params, key, lambda some: sharding.param_shardings(some, self.mesh)
         )
-        # Donated, so that there is no second copy of the weights.
+        # Donated to avoid a second copy of the weights.
         return jax.jit(self._state_of, out_shardings=self.shardings(), donate_argnums=0)(params)
 
     def _state_of(self, params: Params) -> TrainState:
@@ -283,8 +283,8 @@ class Trainer:
     def prepare_step(self) -> Callable[[TrainState, Params, Any], Any]:
         """The jitted `Stage.prepare`: (state, frozen, batch) -> batch.
 
-        A function of the seed, the step and the weights; nothing is donated. Without `prepare` the
-        batch stays as it is.
+        It depends on the seed, the step and the weights; nothing is donated. Without `prepare` the
+        batch is returned unchanged.
         """
         if (prepare := self.stage.prepare) is None:
             return lambda state, frozen, batch: batch
@@ -308,7 +308,7 @@ class Trainer:
             trained, held = split(state.params, self.stage.freeze)
             loss, terms, grads = gradients(trained, held, frozen, batch, keys, state.step)
             norm, norms, watched = optax.tree.norm(grads), state.norms, {}
-            own = grads  # not yet NaN where the step is a spike
+            own = grads  # before a spike turns them into NaN
             if self.spike_factor:
                 grads, ratio, norms = reject_spike(
                     grads, norm, norms, state.step, self.spike_factor
@@ -345,8 +345,8 @@ class Trainer:
         return {"learning_rate": rate, **own}
 
     def _average(self, ema: Any, trained: Any, done: jax.Array, taken: jax.Array) -> Any:
-        """The average after an update, the one after `done` earlier ones; a skipped step, which is
-        not `taken`, leaves it as it was."""
+        """The average after an update that follows `done` earlier ones; a skipped step, which is
+        not `taken`, does not change it."""
         if not self.ema_decay:
             return ema
         share = 1.0 - self.ema_decay
@@ -355,7 +355,7 @@ class Trainer:
         return optax.incremental_update(trained, ema, jnp.where(taken, share, 0.0))
 
     def _follow(self, old: Any, trained: Any, updates: jax.Array) -> Any:
-        """`TrainState.old` after so many updates: it follows behind the last one on a batch."""
+        """`TrainState.old` after `updates` updates; only the last one on a batch changes it."""
         if self.stage.old is None:
             return old
         share = 1.0 - self.stage.old(updates)
@@ -369,7 +369,7 @@ class Trainer:
     def eval_step(self) -> Callable[[Params, Params, Any], LossTerms]:
         """The jitted loss terms of a batch, with noise that does not depend on the step.
 
-        With accumulation one part is computed at a time, as in training, so that evaluation takes
+        With accumulation one part is computed at a time, as in training, so that evaluation needs
         no more memory than a step.
         """
 
@@ -386,5 +386,5 @@ class Trainer:
         return jax.jit(step, out_shardings=sharding.replicated(self.mesh))
 
     def weights_for_use(self, state: TrainState) -> Params:
-        """The averaged weights where there are any, else the raw ones."""
+        """The averaged weights if there are any, else the raw ones."""
         return merge(state.params, state.ema) if self.ema_decay else state.params

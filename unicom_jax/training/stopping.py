@@ -1,4 +1,4 @@
-"""Being stopped: by SIGTERM, which schedulers send first, a closed terminal, or Ctrl-C."""
+"""Stop requests: SIGTERM, which schedulers send first, a closed terminal, or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 class Stopped(Exception):
     """Training was asked to stop and has saved. One line that names the step."""
 
-    exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost, the same command resumes
+    exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost; the same command resumes
 
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -20,10 +20,10 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within it SIGTERM, SIGHUP (a terminal that has closed) and the first SIGINT are remembered
-    instead of ending the process. SIGHUP stays ignored where it is, as under nohup.
+    """Within this context SIGTERM, SIGHUP (a closed terminal) and the first SIGINT are recorded
+    instead of ending the process. SIGHUP stays ignored if it already is, as under nohup.
 
-    What it yields says whether one came. A second SIGINT interrupts at once.
+    Yields a function that tells whether one came. A second SIGINT interrupts at once.
     """
     heard: list[int] = []
 

@@ -1,7 +1,7 @@
 """Attention over many devices: each computes some rows, some queries and some heads.
 
 Queries stay where their slots are. Keys and values are gathered over the devices that share a row,
-as for Llama 3 (arXiv:2407.21783, §3.3.2), and not sent round a ring. Every backend then runs
+as for Llama 3 (arXiv:2407.21783, §3.3.2), and not sent around a ring. Every backend then runs
 unchanged with the exact mask and one softmax per query over all keys; the gradient of the gather is
 the one sum that keys and values need; and the gathered arrays are small, since few key heads serve
 many query heads. A query's intervals count the slots of the whole row, so a device needs only its

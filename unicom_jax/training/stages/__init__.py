@@ -1,4 +1,4 @@
-"""How the stages of the registry (`runs/stages.py`) are built: one function a kind of loss."""
+"""How the stages of the registry (`runs/stages.py`) are built: one function per kind of loss."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from unicom_jax.training.stages.policy import captioner_stage, drawer_stage
 from unicom_jax.training.stages.unified import unified_stage
 from unicom_jax.training.step import Stage
 
-# (name of the stage's settings, configuration, what gives placed batches for measurements at the
-# stage's end) -> stage. Where `StageSpec.samples` it is given the `tokenizer` too.
+# (name of the stage's settings, configuration, function that gives placed batches for measurements
+# at the stage's end) -> stage. Stages with `StageSpec.samples` also get the `tokenizer`.
 Builder = Callable[..., Stage]
 
 # By `StageSpec.loss`.

@@ -3,17 +3,17 @@
     L = λ_l1 · |x - x̂| + λ_kl · KL(q(z|x) ‖ N(0, 1)) + λ_perceptual · perceptual
         + λ_adversarial · w · (- D(x̂))  +  ½ [relu(1 - D(x)) + relu(1 + D(x̂))]
 
-x̂ is the decoder's picture of a draw from the posterior; with `latent_noise`, of one with more noise
-(`stages/codec.py`). The perceptual term compares hidden states
-of the frozen encoder, as the stage `codec` does. The last two terms are there with a discriminator
-D (hinge losses as in Lim & Ye 2017; Esser et al. 2021; Rombach et al. 2022) and count after
-`discriminator.start` steps.
+x̂ is decoded from a sample of the posterior, to which `latent_noise` adds more noise
+(`stages/codec.py`). The perceptual term compares hidden states of the frozen encoder, as the stage
+`codec` does. The last two terms require a discriminator D (hinge losses as in Lim & Ye 2017; Esser
+et al. 2021; Rombach et al. 2022) and count after `discriminator.start` steps.
 
-A minimax game has two optimisers. Here one does for both players, with the discriminator's weights
-beside the autoencoder's in one tree: the fourth term sees D's weights, the fifth x̂ and all that
-made it, behind a `stop_gradient`, so each weight gets the gradient of its own player's loss alone,
-and Adam treats each weight by itself. What the two share is clipping by the norm of all gradients.
-`groups` gives the discriminator a learning rate of its own. Both move at once, on the same picture.
+A minimax game usually has two optimisers. Here one optimiser serves both players, with both sets of
+weights in one tree. A `stop_gradient` hides D's weights from the fourth term, and x̂ with all that
+made it from the fifth, so each weight gets only the gradient of its own player's loss, and Adam
+treats each weight separately. The players share only the clipping by the norm of all gradients.
+`groups` can give the discriminator its own learning rate. Both are updated at once, on the same
+picture.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from unicom_jax.training.stages.statistics import (
 )
 from unicom_jax.training.step import Stage
 
-MOST = 1e4  # that the adaptive weight may be
+MOST = 1e4  # upper bound of the adaptive weight
 
 
 def autoencoder_stage(
@@ -57,10 +57,10 @@ def autoencoder_stage(
 ) -> Stage:
     """The autoencoder stage.
 
-    `frozen["encoder"]` holds a vision tower's weights where there is a perceptual term.
+    `frozen["encoder"]` holds a vision tower's weights if there is a perceptual term.
 
     Args:
-      statistics_batches: held-in picture batches on which latent statistics are measured.
+      statistics_batches: training batches of pictures on which latent statistics are measured.
     """
     settings, adversary = config[name], config[name]["discriminator"]
     autoencoder, discriminator = build_autoencoder(config), build_discriminator(config)
@@ -84,7 +84,7 @@ def autoencoder_stage(
         features = autoencoder.decoder_features(params, latents.astype(space.compute_dtype), extent)
 
         def paint(output: Params) -> jax.Array:
-            """By the decoder's last convolution."""
+            """Applies the decoder's last convolution."""
             return autoencoder.output(output, features, extent).astype(jnp.float32)
 
         def reconstruction(painted: jax.Array) -> LossTerms:
@@ -134,7 +134,7 @@ def autoencoder_stage(
         weights={term: weight for term, weight in weights.items() if weight},
         starts=starts,
         freeze=(STATISTICS, *settings["freeze"]),
-        # The share, and what noise is measured against, are the whole batch's.
+        # The adaptive weight and the deviations that scale the noise are the whole batch's.
         rows_are_independent=not (adaptive or settings["latent_noise"]),
         finish=lambda params, frozen: measure_statistics(space, params, statistics_batches()),
         facts=_statistics_facts,
@@ -142,7 +142,7 @@ def autoencoder_stage(
 
 
 def _perceptual(config: Mapping[str, Any], settings: Mapping[str, Any]) -> Callable[..., LossTerm]:
-    """(weights of the tower, rebuilt, true patches, grids) -> the perceptual term."""
+    """(weights of the tower, reconstruction, true patches, grids) -> the perceptual term."""
     vision, dtype = build_encoder(config).vision, config["compute_dtype"]
     layers = tuple(int(share * vision.depth) for share in settings["perceptual_layers"])
 
@@ -187,7 +187,7 @@ def divergence(
     grids: jax.Array,
     tokens: int,
 ) -> jax.Array:
-    """KL(N(middle, exp log_variance) ‖ N(0, 1)) in nats, of all latents of all pictures."""
+    """KL(N(middle, exp log_variance) ‖ N(0, 1)) in nats, over all latents of all pictures."""
     nats = 0.5 * (jnp.square(middle) + jnp.exp(log_variance) - 1.0 - log_variance)
     return jnp.sum(space.take_up(pack(nats, space.side), grids, tokens))
 
@@ -197,7 +197,7 @@ def _weighted(terms: LossTerms, settings: Mapping[str, Any]) -> jax.Array:
 
 
 def _summed(values: jax.Array, extent: Extent | None) -> LossTerm:
-    """Of the places (B, h, w, 1) that belong to pictures."""
+    """The loss term over the places (B, h, w, 1) that belong to pictures."""
     inside = jnp.ones(values.shape) if extent is None else extent.mask(values)
     return jnp.sum(jnp.where(inside, values.astype(jnp.float32), 0.0)), jnp.sum(inside)
 
@@ -213,7 +213,7 @@ def _balance(
     output: Params,
 ) -> jax.Array:
     """‖∂ reconstruction‖ / ‖∂ adversarial‖ at the kernel of the last convolution (Esser et al.
-    2021, equation 7), a number without gradient."""
+    2021, equation 7), a scalar without gradient."""
 
     def size(loss: Callable[[Params], jax.Array]) -> jax.Array:
         return jnp.linalg.norm(jax.grad(loss)(output)["kernel"].astype(jnp.float32))
@@ -225,7 +225,7 @@ def _balance(
 def measure_statistics(space: LatentSpace, params: Params, batches: Iterator[Any]) -> Params:
     """`params` with mean and variance of every packed channel over the real tokens of `batches`.
 
-    Of the posterior's means, which is what models draw.
+    They are those of the posterior's means, which are what models draw.
 
     Raises:
       ValueError: a channel never varies.

@@ -2,17 +2,17 @@
 
     L = flow + λ_perceptual · perceptual + λ_feature · ‖Z − decompressor(compressor(Z))‖²
 
-With `latent_noise` both terms start from latents to which noise was added, so that the decoder
-also paints what a generator draws with an error.
+With `latent_noise`, all terms start from latents with added noise, so that the decoder can also
+paint imperfect latents from a generator.
 
 The flow is over patches of pixels, or over latents of a frozen autoencoder into which the step
 encodes the picture (`models/paint_space.py`). The perceptual term compares hidden states of the
 frozen encoder for the picture and for the clean picture that the pixel decoder predicts at the
-drawn time: always in pixels, so with an autoencoder its gradient passes back through its decoder.
-It is the mean over `perceptual_layers`. As in LPIPS (Zhang et al. 2018), hidden states may be
-normalised token by token (`perceptual_normalise`), else layers and tokens with large numbers rule;
-and as a prediction from nearly pure noise can only be a blur, pictures may be weighted by t^p,
-p = `perceptual_time`.
+drawn time. This is always in pixels, so with an autoencoder the gradient passes back through its
+decoder. The term is the mean over `perceptual_layers`. As in LPIPS (Zhang et al. 2018), hidden
+states may be normalised token by token (`perceptual_normalise`); otherwise layers and tokens with
+large values dominate. Since a prediction from nearly pure noise can only be a blur, pictures may be
+weighted by t^p, p = `perceptual_time`.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def codec_stage(
 ) -> Stage:
     """The codec stage over the frozen encoder (`frozen["encoder"]`, a vision tower's weights).
 
-    `frozen["autoencoder"]` holds the autoencoder's weights where the configuration names one.
+    `frozen["autoencoder"]` holds the autoencoder's weights if the configuration names one.
 
     Args:
-      statistics_batches: held-in picture batches on which latent statistics are measured.
+      statistics_batches: training batches of pictures on which latent statistics are measured.
     """
     settings = config[name]
     vision, codec = build_encoder(config).vision, build_codec(config)
@@ -95,7 +95,7 @@ def codec_stage(
         loss=loss,
         weights=weights,
         freeze=(STATISTICS, *settings["freeze"]),
-        rows_are_independent=not settings["latent_noise"],  # it is measured against the batch
+        rows_are_independent=not settings["latent_noise"],  # scaled by deviations over the batch
         finish=lambda params, frozen: measure_statistics(
             codec, vision, params, frozen, statistics_batches(), dtype
         ),
@@ -109,8 +109,8 @@ def perceptual_loss(
     weight: jax.Array,
     normalise: bool,
 ) -> LossTerm:
-    """Squared distance of hidden states (B, N, W), one of each layer: a mean over channels and
-    layers, weighted by `weight` (B, N).
+    """Squared distance of hidden states (B, N, W), one per layer: a mean over channels and layers,
+    weighted by `weight` (B, N).
 
     Args:
       normalise: divide each token's state by its root mean square first; the distance of two states
@@ -134,7 +134,7 @@ def _statistics_facts(params: Params) -> dict[str, list[float]]:
 
 
 def _real_tokens(grids: jax.Array, tokens: int, patches: int) -> jax.Array:
-    """(B, tokens) fp32, 1 at tokens that are not padding, where `patches` patches have `tokens`."""
+    """(B, tokens) fp32, 1 at real tokens; `patches` is the number of patches of `tokens` tokens."""
     lengths = grids[:, 0] * grids[:, 1] // (patches // tokens)
     return (jnp.arange(tokens)[None, :] < lengths[:, None]).astype(jnp.float32)
 
@@ -142,7 +142,7 @@ def _real_tokens(grids: jax.Array, tokens: int, patches: int) -> jax.Array:
 def _draw(
     row_keys: jax.Array, shape: tuple[int, ...], kind: str, shift: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Flow time (B,) and noise (B, N, C), one key a row."""
+    """Flow time (B,) and noise (B, N, C), from one key per row."""
 
     def draw(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         time_key, noise_key = jax.random.split(key)
@@ -156,9 +156,9 @@ def add_latent_noise(
 ) -> jax.Array:
     """Raw latents (B, n, d) with Gaussian noise of up to `most` of each channel's deviation.
 
-    Noise in the decoder's training is RAE's (Zheng et al. 2025). Here the compressor learns under
-    it too: against noise in proportion to its deviation a channel gains nothing by growing, only
-    by setting apart what matters. Each row draws its strength from U[0, most).
+    Noise in the decoder's training follows RAE (Zheng et al. 2025). Here the compressor is trained
+    with it too: since the noise is proportional to a channel's deviation, a channel cannot escape
+    it by growing, only by separating what matters. Each row draws its strength from U[0, most).
     """
     spread = channel_deviations(raw, real)
 
@@ -173,8 +173,8 @@ def add_latent_noise(
 def channel_deviations(raw: jax.Array, real: jax.Array) -> jax.Array:
     """Standard deviation (d,) of each channel of (B, n, d) over tokens where `real` (B, n) is 1.
 
-    At least 1e-6, with no gradient below: the root's own is infinite at 0, and a channel that does
-    not vary (yet) would turn all gradients into NaN.
+    At least 1e-6, with no gradient below: the root's gradient is infinite at 0, and a channel that
+    does not vary (yet) would turn all gradients into NaN.
     """
     real = real[..., None]
     count = jnp.maximum(jnp.sum(real), 1.0)
@@ -202,7 +202,7 @@ def measure_statistics(
 
     @jax.jit
     def latents_of(params: Params, frozen: Params, batch: Any) -> tuple[jax.Array, jax.Array]:
-        pixels = to_unit(batch.patches).astype(compute_dtype)  # as the unified stages look at them
+        pixels = to_unit(batch.patches).astype(compute_dtype)  # as the unified stages read them
         features = vision(frozen["encoder"], pixels, batch.grids)
         raw = codec.compress(params, features, batch.grids)
         return raw, _real_tokens(batch.grids, raw.shape[1], features.shape[1]) > 0

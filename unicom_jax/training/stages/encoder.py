@@ -1,4 +1,4 @@
-"""Stage `encoder`: pictures against captions under SigLIP's sigmoid loss.
+"""Stage `encoder`: pictures and captions under SigLIP's sigmoid loss.
 
 L = contrastive + λ_pixel · ‖x − linear(Z)‖²      a patch's pixels from its own feature
 """
@@ -35,7 +35,7 @@ def encoder_stage(name: str, config: Mapping[str, Any]) -> Stage:
         weights["pixels"] = config["encoder"]["pixel_weight"]
 
     def loss(params: Params, frozen: Params, batch: Any, row_keys: jax.Array) -> LossTerms:
-        del frozen, row_keys  # nothing comes before this stage, and nothing in it is random
+        del frozen, row_keys  # no stage comes before this one, and nothing in it is random
         batch = jax.tree.map(lambda x: place(x, PICTURES), batch)
         patches = to_unit(batch.patches).astype(dtype)
         features = model.vision(params["vision"], patches, batch.grids)

@@ -1,4 +1,4 @@
-"""Stages of reinforcement learning: rollouts are prepared, the loss is a policy's objective."""
+"""Reinforcement-learning stages: `prepare` makes rollouts, the loss is a policy's objective."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Config = Mapping[str, Any]
 
 
 def captioner_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
-    """The captioner learns; see `rl.captioner`."""
+    """Trains the captioner; see `rl.captioner`."""
     return _stage(name, config[name], build_captioner(name, config, tokenizer), draws=False)
 
 
 def drawer_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
-    """The drawer learns; see `rl.drawer`."""
+    """Trains the drawer; see `rl.drawer`."""
     return _stage(name, config[name], build_drawer(name, config, tokenizer), draws=True)
 
 
@@ -43,11 +43,11 @@ def _stage(name: str, settings: Config, policy: Captioner | Drawer, *, draws: bo
 
 
 def old_share(settings: Config) -> Callable[[jax.Array], jax.Array]:
-    """η by the number of updates: after a batch θ_old ← η θ_old + (1 - η) θ, and θ_old draws
-    ("DiffusionNFT", arXiv 2509.16117).
+    """η as a function of the number n of updates: after a batch θ_old ← η θ_old + (1 - η) θ, and
+    θ_old draws ("DiffusionNFT", arXiv 2509.16117).
 
-    Its released schedules are min(.001 n, .5), and 0 up to update 75, then min(.0075 (n - 75),
-    .999).
+    The released schedules are min(.001 n, .5), and 0 up to update 75, then
+    min(.0075 (n - 75), .999).
     """
     most, rate = settings["old_decay"], settings["old_decay_rate"]
     start = settings["old_decay_start"]

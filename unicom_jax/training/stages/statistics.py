@@ -11,20 +11,20 @@ from jaxtyping import Array, Bool, Float, Float64
 from unicom_jax.core.module import Params
 from unicom_jax.parallel.sharding import fetch, place_copies
 
-STATISTICS = "statistics/.*"  # the weights, which no stage trains
+STATISTICS = "statistics/.*"  # pattern of these weights, which no stage trains
 
 
 def channel_moments(
     latents: Iterable[tuple[Float[Array, "B n d"], Bool[Array, "B n"]]], remedy: str
 ) -> tuple[Float64[np.ndarray, " d"], Float64[np.ndarray, " d"]]:
-    """Mean and variance of every channel over the tokens that are real.
+    """Mean and variance of every channel over the real tokens.
 
-    Sums are kept in float64 on the host: a channel's mean may be large against its deviation. With
-    several processes each sums over all latents, in the same order.
+    Sums are kept in float64 on the host: a channel's mean may be large relative to its deviation.
+    Each of several processes sums over all latents, in the same order.
 
     Args:
-      latents: of each batch, and which of its tokens are no padding.
-      remedy: what to do about a channel that never varies.
+      latents: for each batch, its latents and which of its tokens are not padding.
+      remedy: what to do about a channel that never varies, for the error.
 
     Raises:
       ValueError: there is such a channel, so nothing can be drawn in it.
@@ -45,13 +45,13 @@ def channel_moments(
 
 
 def with_statistics(params: Params, new: Mapping[str, np.ndarray]) -> Params:
-    """`params` with these `statistics`, where they were before."""
+    """`params` with new `statistics`, with the shardings of the old ones."""
     place = jax.tree.leaves(params["statistics"])[0].sharding
     new = {name: values.astype(np.float32) for name, values in new.items()}
     return {**params, "statistics": place_copies(new, place)}
 
 
 def latent_facts(mean: np.ndarray, deviation: np.ndarray) -> dict[str, list[float]]:
-    """What `stage.json` says about them."""
+    """What `stage.json` says about the statistics."""
     both = {"latent_mean": mean, "latent_std": deviation}
     return {name: [float(x) for x in values] for name, values in both.items()}

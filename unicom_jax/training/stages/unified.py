@@ -1,4 +1,4 @@
-"""The stages of the unified model: one loss, many mixtures, rates, freezes."""
+"""The stages of the unified model: one loss with many mixtures, rates and frozen parts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from unicom_jax.training.step import Stage
 
 
 def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
-    """A stage of the unified model over what its family reads frozen."""
+    """A stage of the unified model on top of its family's frozen weights."""
     settings, parts = config[name], mixture_parts(config, name)
     several = len(parts) > 1  # else the losses of the part are those of the batch
     model = dataclasses.replace(
@@ -54,11 +54,11 @@ def unified_stage(name: str, config: Mapping[str, Any]) -> Stage:
 
 
 def check_packed_features(config: Mapping[str, Any], name: str, frozen: Params) -> None:
-    """Looks whether packed rows hold the features of the encoder that the stage builds on.
+    """Checks that packed rows hold features of the encoder on which the stage builds.
 
     Raises:
-      SourceError: they are another encoder's.
-      ConfigError: the family reads pictures only.
+      SourceError: the features are another encoder's.
+      ConfigError: the family reads only pictures.
     """
     directory = Path(config["data"]["packed"])
     if (probe := read_probe(directory, name)) is None:
