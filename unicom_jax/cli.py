@@ -402,7 +402,8 @@ def _sample(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.command import run_evaluate
 
-    choice = {"step": args.step, "split": args.split, "baseline": args.baseline}
+    names = ("step", "split", "baseline", "suites")
+    choice = {name: getattr(args, name) for name in names}
     run_evaluate(as_path(args.workdir), _console(), **choice)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.scenes.facts import Phrase
+from data_pipelines.scenes.judge import read_scene
 from data_pipelines.scenes.scene import SceneObject
 
 
@@ -43,6 +44,11 @@ class Agreement:
         return self.kept / max(self.kept + self.lost, 1)
 
     @property
+    def wrong(self) -> float:
+        """Share of the account's facts that are invented."""
+        return self.invented / max(self.kept + self.invented, 1)
+
+    @property
     def score(self) -> float:
         """Kept over kept, lost and invented, in [0, 1]: 1 only if nothing is lost or invented."""
         return self.kept / max(self.kept + self.lost + self.invented, 1)
@@ -54,6 +60,12 @@ def account_of(objects: Sequence[SceneObject], background: str) -> Account:
         Phrase(1, item.shape, item.letter, item.colour, item.size, item.place) for item in objects
     )
     return Account(tuple(phrases), background)
+
+
+def seen_in(picture: np.ndarray) -> Account:
+    """What the exact judge reads in a picture (H, W, 3) uint8."""
+    reading = read_scene(picture)
+    return account_of(reading.objects, reading.background)
 
 
 def agreement(truth: Account, told: Account) -> Agreement:

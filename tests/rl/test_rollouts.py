@@ -166,7 +166,8 @@ def drawn_of(setting, words, noise, steps=3):
 
     @jax.jit
     def run(words):
-        context = rollouts.begin_drawing(model, unified, words, setting.template, setting.grids)
+        read = rollouts.read_prompts(model, unified, words, setting.template)
+        context = rollouts.begin_drawing(model, unified, read, setting.grids)
         return integrate(rollouts.velocity_of(model, unified, context), noise, steps)
 
     return np.asarray(run(words))
@@ -184,10 +185,14 @@ def test_a_caption_is_drawn_as_the_engine_draws_it_as_a_prompt(
 
     @jax.jit
     def run(words):
-        key = jax.random.key(0)
-        return rollouts.draw(model, unified, words, template, setting.grids, settings, key)
+        read = rollouts.read_prompts(model, unified, words, template, settings.branches)
+        context = rollouts.begin_drawing(model, unified, read, setting.grids)
+        plain = integrate(rollouts.velocity_of(model, unified, context), noise, 3)
+        drawn = rollouts.draw(model, unified, read, setting.grids, settings, jax.random.key(0))
+        return drawn, plain
 
-    found = run(ids(generator, *texts))
+    found, plain = run(ids(generator, *texts))
+    assert np.allclose(found, plain, atol=1e-4) == (guidance == 1.0)
     given = iter(np.asarray(noise))
     monkeypatch.setattr(conversations, "noise_at", lambda *how: [next(given)])
     canvas = canvas_of((2, 2), generator.models.canvas, generator.sequence)

@@ -8,11 +8,15 @@ import shutil
 import chex
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.training.conftest import config, go
+from tests.training.test_observer import pictures_of
 from tests.training.toy import assert_trees_differ
+from unicom_jax.evaluation.while_training import make_observer
 from unicom_jax.families.build import build_unified
 from unicom_jax.runs import checkpoint
+from unicom_jax.training.run import run_stages
 
 ALTERNATION = ("g4u", "u4g", "g4u")
 EVERY = {
@@ -102,3 +106,26 @@ def test_a_stopped_stage_resumes_to_the_last_bit(alternated, tmp_path, label):
     (workdir / label / "stage.json").unlink()
     go(workdir, label, stages=("encoder", "codec", "pretrain", *ALTERNATION), **EVERY)
     chex.assert_trees_all_equal(weights(alternated, label), weights(workdir, label), strict=True)
+
+
+@pytest.mark.slow
+def test_rollouts_are_shown_beside_their_pictures_and_change_nothing(alternated, tmp_path):
+    workdir = shutil.copytree(alternated, tmp_path / "run")
+    for label in ("u4g", "g4u-2"):
+        shutil.rmtree(workdir / label)
+    settings = config(
+        stages=("encoder", "codec", "pretrain", *ALTERNATION),
+        u4g__sample_every=1,
+        sample__scored=0,
+        sample__watched=("a red circle",),
+        **EVERY,
+    )
+    run_stages(settings, workdir, Console(quiet=True), ("u4g",), make_observer=make_observer)
+    chex.assert_trees_all_equal(weights(alternated, "u4g"), weights(workdir, "u4g"), strict=True)
+    found = pictures_of(workdir / "u4g" / "tensorboard")
+    names = ("rollout/0", "rollout/1", "sample/0 a red circle")
+    assert sorted(found) == [(step, name) for step in (1, 2) for name in names]
+    shown = json.loads((workdir / "u4g/rollouts/rollouts.json").read_text())
+    assert shown["step"] == 2 and len(shown["rows"]) == 2
+    assert [len(row["samples"]) for row in shown["rows"]] == [2, 2]
+    assert (workdir / "u4g/rollouts/0_1.png").is_file()

@@ -19,8 +19,9 @@ from data_pipelines.faults import SourceError
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.configured import source_kinds
 from data_pipelines.sources.split import EVALUATION
+from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.data import TEST, EvaluationData, complete, half_of, sample_of
-from unicom_jax.evaluation.run import SCORES_FILE, evaluate
+from unicom_jax.evaluation.run import SCORES_FILE, SUITES, evaluate
 from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import print_scores
 from unicom_jax.evaluation.suite import FEWEST, EvaluationConfig
@@ -42,6 +43,7 @@ def run_evaluate(
     step: str = "",
     split: str = TEST,
     baseline: bool = True,
+    suites: str | None = None,
 ) -> dict[str, float | int | None]:
     """Scores the weights of a run, then the same model untrained; prints the table.
 
@@ -51,16 +53,25 @@ def run_evaluate(
       step: of the unified model, as for `Generator.load`.
       split: development or test.
       baseline: whether the untrained model is scored, too.
+      suites: names of `evaluation.run.SUITES` with commas between them, or "all"; None: the usual
+        ones.
 
-    Raises CheckpointError without a checkpoint, SourceError without the data.
+    Raises CheckpointError without a checkpoint, SourceError without the data, ConfigError for an
+    unknown suite.
     """
+    only = chosen_suites(suites)
     config, tokenizer = describe(workdir)
     used = steps_in_use(workdir, step)
-    settings, model, suites = EvaluationConfig.of(config), Generator, None
+    settings, model = EvaluationConfig.of(config), Generator
     if autoencoder_alone(config, workdir):
+        if only and "reconstructions" not in only:
+            raise ConfigError(
+                f"--suite={suites}: no unified model was trained, and an autoencoder alone only "
+                "reconstructs; use --suite=reconstructions"
+            )
         console.print("no unified model was trained: only the autoencoder is scored")
         settings = dataclasses.replace(settings, prompts=0, questions=0, edits=0)
-        model, suites = Reconstructor, ("reconstructions",)
+        model, only = Reconstructor, ("reconstructions",)
         label = source_label(config, workdir, AUTOENCODER)
         used |= {AUTOENCODER: (label, chosen_step(workdir, label))}
     trained_on = evaluates_on_training_data(config)
@@ -89,7 +100,7 @@ def run_evaluate(
         (lambda: model.untrained(config, tokenizer)) if baseline else None,
         settings,
         workdir,
-        only=suites,
+        only=only,
         data=data_of(config, settings, split),
         encoder_of=lambda model: model.encoder,
         about=about,
@@ -100,6 +111,22 @@ def run_evaluate(
         f"scores on the {split} split: {workdir / SCORES_FILE}", markup=False, soft_wrap=True
     )
     return flat
+
+
+def chosen_suites(names: str | None) -> tuple[str, ...] | None:
+    """The suites of a `--suite`; None: the usual ones.
+
+    Raises:
+      ConfigError: there is no such suite.
+    """
+    if names is None:
+        return None
+    chosen = SUITES if names == "all" else tuple(names.split(","))
+    for name in chosen:
+        if name not in SUITES:
+            known = ", ".join((*SUITES, "all"))
+            raise ConfigError(f"--suite={names}: {name!r} is unknown; choose from {known}")
+    return chosen
 
 
 def autoencoder_alone(config: Mapping[str, Any], workdir: Path) -> bool:

@@ -16,6 +16,7 @@ from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt
 from unicom_jax.evaluation.suite import balanced, first_of_each
 from unicom_jax.evaluation.understanding import CaptionJudge
+from unicom_jax.evaluation.unified import PictureJudge
 
 DEVELOPMENT, TEST = "development", "test"
 SPLITS = (DEVELOPMENT, TEST)
@@ -32,12 +33,14 @@ class EvaluationData:
       prompts: judged prompts. Without any, drawings are looked up by retrieval instead.
       judge_edit: says whether an edit succeeded; by default from the pixels of the true target.
       judge_caption: says whether a caption in other words is true; None: only stored ones count.
+      judge_drawing: says which facts of a picture another one keeps; None: nobody can.
     """
 
     examples: Sequence[Example]
     prompts: Sequence[Prompt] = ()
     judge_edit: EditJudge = judge_pixels
     judge_caption: CaptionJudge | None = None
+    judge_drawing: PictureJudge | None = None
 
 
 def complete(source: Sequence[Example]) -> Sequence[Example]:

@@ -21,7 +21,8 @@ to one of the splits.
 examples:
   while working     unicom evaluate --workdir=runs/quickstart --split=development
   to report         unicom evaluate --workdir=runs/quickstart
-  an earlier step   unicom evaluate --workdir=runs/quickstart --step=best"""
+  an earlier step   unicom evaluate --workdir=runs/quickstart --step=best
+  Unified-Bench     unicom evaluate --workdir=runs/quickstart --suite=unified"""
 
 
 def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +34,15 @@ def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
         default="test",
         help="development: for every choice that you make; test (default): for reported scores. "
         "They share no sample",
+    )
+    parser.add_argument(
+        "--suite",
+        dest="suites",
+        metavar="NAME[,NAME]",
+        help="score these suites alone: reconstructions, generations, answers, captions, edits, "
+        "unified, or all. unified describes a picture, draws the description and compares; it runs "
+        "only when it is named. The scores and samples replace those of an earlier evaluation. "
+        "Default: all but unified",
     )
     parser.add_argument(
         "--no-baseline",

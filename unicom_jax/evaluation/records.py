@@ -103,8 +103,26 @@ class Caption:
     overlap: float
 
 
-Record = Reconstruction | Generation | Details | Editing | Answer | Caption
-OneRecord = TypeVar("OneRecord", Reconstruction, Generation, Details, Editing, Answer, Caption)
+@dataclasses.dataclass(frozen=True)
+class Redrawing:
+    """A picture, the model's description of it and what it drew of that; and what it drew of the
+    true description. `cosine`, `agreement`: of picture and first drawing; None where not measured.
+    """
+
+    key: str
+    original: Picture | None
+    caption: str
+    drawing: Picture | None
+    true_caption: str
+    true_drawing: Picture | None
+    cosine: float | None
+    agreement: float | None
+
+
+Record = Reconstruction | Generation | Details | Editing | Answer | Caption | Redrawing
+OneRecord = TypeVar(
+    "OneRecord", Reconstruction, Generation, Details, Editing, Answer, Caption, Redrawing
+)
 RECORDS_FILE = "records.json"
 OUTCOMES_FILE = "outcomes.jsonl"
 

@@ -25,6 +25,7 @@ from unicom_jax.evaluation.scores import FACETS, PERCENT, score_names, standing,
 from unicom_jax.evaluation.stage_health import trouble
 from unicom_jax.evaluation.suite import by_kind
 from unicom_jax.interop.atomic import write_text
+from unicom_jax.runs.workdir import ROLLOUTS
 
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -36,6 +37,7 @@ HEADLINES = {
     "understanding/qa": "questions answered",
     "understanding/caption": "captions exact",
     "editing/success": "edits done",
+    "unified/agreement": "described and drawn again",
 }
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "kid": "KID", "frechet": "Fréchet distance", "qa": "QA"}
 LABELS |= {"caption_f1": "caption, F1 of words"}
@@ -132,6 +134,10 @@ def _view(run: Run) -> dict[str, Any]:
         "score_suites": by_kind(rows, lambda row: row.name.partition("/")[0]),
         "curves": {stage.name: _curves(stage) for stage in run.stages},
         "speed": {stage.name: charts for stage in run.stages if (charts := _speed(stage))},
+        "rollouts": [stage for stage in run.stages if stage.rollouts],
+        "rollout_picture": lambda stage, name: picture_uri(
+            run.workdir / stage.name / ROLLOUTS, name
+        ),
         "codec": _codec(run.stages),
         "reconstructions": records.get("reconstructions", []),
         "gates": [(s.name, chart) for s in run.stages if (chart := gate_chart(s)) is not None],
@@ -140,6 +146,7 @@ def _view(run: Run) -> dict[str, Any]:
         "edits": by_kind(records.get("edits", []), lambda row: row["kind"]),
         "answers": by_kind(records.get("answers", []), lambda row: row["kind"]),
         "captions": records.get("captions", []),
+        "redrawings": records.get("unified", []),
         "config": json.dumps(run.config, indent=2, ensure_ascii=False) if run.config else "",
     }
 
@@ -183,7 +190,7 @@ def picture_uri(folder: Path, relative: str) -> Markup:
             image = image.convert("RGB")
     except OSError as error:
         raise ValueError(
-            f"{path}: unreadable picture ({error}); run the evaluation again"
+            f"{path}: unreadable picture ({error}); run the evaluation again, or train on"
         ) from None
     if max(image.size) > MAX_SIDE:
         image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)

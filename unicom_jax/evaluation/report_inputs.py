@@ -13,7 +13,7 @@ from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.records import RECORDS_FILE, read_records
 from unicom_jax.evaluation.scores import read_about, read_scores
 from unicom_jax.runs.stages import STAGES, in_order, parse
-from unicom_jax.runs.workdir import read_json
+from unicom_jax.runs.workdir import ROLLOUTS, ROLLOUTS_FILE, read_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Stage:
       facts: stage.json: "parameters" {part: count}, "steps", "seconds", "device",
         "tokens_per_second", and for the codec "latent_mean", "latent_std" (one number a channel).
         All optional.
+      rollouts: the last ones that a stage of reinforcement learning showed (`rl.shown.write_rows`).
     """
 
     name: str
     train: list[dict[str, Any]]
     evals: list[dict[str, Any]]
     facts: dict[str, Any]
+    rollouts: dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,10 @@ def _read_stage(workdir: Path, folder: Path) -> Stage:
     evals = [row for row in rows if any(key.startswith("eval/") for key in row)]
     train = [row for row in rows if not any(key.startswith("eval/") for key in row)]
     name = folder.relative_to(workdir).as_posix()
-    return Stage(name, train, evals, _read_dict(folder / "stage.json"))
+    facts, rollouts = (
+        _read_dict(folder / path) for path in ("stage.json", f"{ROLLOUTS}/{ROLLOUTS_FILE}")
+    )
+    return Stage(name, train, evals, facts, rollouts)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

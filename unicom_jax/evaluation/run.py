@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -24,9 +25,12 @@ from unicom_jax.evaluation.scenes import scenes_data
 from unicom_jax.evaluation.scores import flatten, write_scores
 from unicom_jax.evaluation.suite import EvaluationConfig, Progress, SuiteResult, first_of_each
 from unicom_jax.evaluation.understanding import evaluate_answers, evaluate_captions
+from unicom_jax.evaluation.unified import evaluate_unified
 
 SCORES_FILE = "scores.json"
 RECORDS_FOLDER = "evaluation"
+UNIFIED = "unified"  # a suite that runs only where it is asked for
+SUITES = ("reconstructions", "generations", "answers", "captions", "edits", UNIFIED)
 
 Suite = Callable[[UnifiedModel, Progress], SuiteResult]
 
@@ -64,7 +68,7 @@ def evaluate(
       config: how much is evaluated and how the model samples.
       workdir: the run's folder; made when missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
-      only: names of the suites, as `suites_of` has them; None: all that there are samples for.
+      only: of `SUITES`; None: all that there are samples for, but for `UNIFIED`.
       encoder_of: the part of the trained model that measures features of both models' pictures;
         None where it has none: scores that need it are left out, and named on the console.
       about: facts about the scores for `scores.json`, in addition to the settings.
@@ -80,10 +84,14 @@ def evaluate(
         )
     model = load()
     encoder = encoder_of(model)
-    left_out = () if encoder else measured_scores(samples, data, config)
+    left_out = () if encoder else measured_scores(samples, data, config, only)
     if left_out and console:
         console.print(f"no encoder was trained or imported; left out: {', '.join(left_out)}")
     suites = suites_of(samples, data, config, encoder, only)
+    if not suites:
+        raise ValueError(
+            f"evaluation: no samples for {', '.join(only or ())}; raise the sample counts"
+        )
     if config.shown and "generations" in suites and model.without_details is not None:
         suites |= details_of(samples, data, config)
     results = _run("trained", suites, model, console)
@@ -149,14 +157,22 @@ def suites_of(
         )
 
     retrieved = samples.pictures if config.prompts and encoder else 0
+
+    def redraw(model: UnifiedModel, progress: Progress) -> SuiteResult:
+        judge = data.judge_drawing
+        return evaluate_unified(
+            model, data.examples, config, encoder=encoder, judge=judge, progress=progress
+        )
+
     planned = {
         "reconstructions": (reconstruct, samples.pictures),
         "generations": (draw, len(samples.prompts) if data.prompts else retrieved),
         "answers": (answer, len(samples.questions)),
         "captions": (caption, samples.pictures),
         "edits": (edit, len(samples.edits)),
+        UNIFIED: (redraw, samples.pictures),
     }
-    wanted = planned if only is None else only
+    wanted = planned.keys() - {UNIFIED} if only is None else only
     return {name: plan for name, plan in planned.items() if plan[1] and name in wanted}
 
 
@@ -172,13 +188,21 @@ def details_of(
 
 
 def measured_scores(
-    samples: Samples, data: EvaluationData, config: EvaluationConfig
+    samples: Samples,
+    data: EvaluationData,
+    config: EvaluationConfig,
+    only: Collection[str] | None = None,
 ) -> tuple[str, ...]:
-    """The scores that an encoder measures."""
-    if not samples.pictures:
-        return ()
-    retrieval = ("generation/retrieval", "generation/kid")
-    return ("reconstruction/kid", *(retrieval if config.prompts and not data.prompts else ()))
+    """The scores that an encoder measures. `only` as for `suites_of`."""
+    drawn = ("generation/retrieval", "generation/kid")
+    measured = {
+        "reconstructions": ("reconstruction/kid",),
+        "generations": drawn if config.prompts and not data.prompts else (),
+        UNIFIED: ("unified/cosine",),
+    }
+    wanted = measured.keys() - {UNIFIED} if only is None else only
+    found = (names for suite, names in measured.items() if suite in wanted)
+    return tuple(itertools.chain(*found)) if samples.pictures else ()
 
 
 def _run(

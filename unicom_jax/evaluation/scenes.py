@@ -8,6 +8,7 @@ from functools import partial
 
 from data_pipelines.examples import Edit, Example
 from data_pipelines.scenes import geneval
+from data_pipelines.scenes.agreement import agreement, seen_in
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import Scene, SceneConfig
 from data_pipelines.scenes.source import ScenesSource
@@ -59,6 +60,7 @@ def scenes_data(
         prompts=prompts,
         judge_edit=judge_edit,
         judge_caption=judge_caption,
+        judge_drawing=lambda picture, drawn: agreement(seen_in(picture), seen_in(drawn)),
     )
 
 

@@ -66,13 +66,16 @@ STYLES = {
     "reconstruction/kid": Style("", False, ".3g", 0.0, None),
     "reconstruction/frechet": Style("", False, ".3f", 0.0, None),  # of runs before KID
     "generation/kid": Style("", False, ".3g", 0.0, None),
+    "unified/cosine": Style("", True, ".3f", 0.0, 1.0),
+    "unified/invented": Style("%", False, ".1f", 0.0, 1.0),
     "understanding/caption_f1": Style("", True, ".3f", 0.0, 1.0),
 }
 
 
 def style_of(name: str) -> Style:
-    """How a score of this name is shown; proportions unless the table says otherwise."""
-    return STYLES.get(name, PERCENT)
+    """How a score of this name is shown; proportions unless the table says otherwise. A score of a
+    part, SUITE/NAME/PART, is shown as SUITE/NAME."""
+    return STYLES.get("/".join(name.split("/")[:2]), PERCENT)
 
 
 def proportion(

@@ -21,7 +21,7 @@ from unicom_jax.families.build import family_of
 from unicom_jax.inference.generator import Generator
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs import weights
-from unicom_jax.runs.stages import PARTS
+from unicom_jax.runs.stages import PARTS, START
 
 SHOWN = 4  # prompts that are drawn where `sample.watched` names none
 
@@ -78,6 +78,8 @@ def _held(config: Any, workdir: Path, mesh: Any, frozen: Params) -> dict[str, Pa
     def read(*path: str) -> Params:
         return weights.restore(workdir, config, only=path, mesh=mesh)
 
+    if START in frozen:  # a stage that samples reads all of the model, whole
+        return {**{tree: frozen[tree] for tree in family.in_model}, **read(AUTOENCODER)}
     held = {}
     for tree, of in family.in_model.items():
         known = {wanted: frozen[name] for name, wanted in family.frozen.items()}

@@ -83,9 +83,7 @@ def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
     """What both kinds of policy are made of."""
     settings = config[name]
     template = make_template(config, tokenizer, settings["prompt"])
-    models = Models.of(config)
-    canvas = canvas_of(template.grid, models.canvas, sequence_config(config))
-    models = models.on(canvas.space)
+    models = models_of(config, template)
     images = models.unified.images
     weights = {name: float(weight) for name, weight in settings["rewards"].items() if weight}
 
@@ -113,6 +111,13 @@ def _common(name: str, config: Config, tokenizer: Tokenizer) -> dict[str, Any]:
         ),
         "codec_steps": config["codec"]["sample_steps"],
     }
+
+
+def models_of(config: Config, template: Template) -> Models:
+    """The models of a run, for pictures of the template's size."""
+    models = Models.of(config)
+    canvas = canvas_of(template.grid, models.canvas, sequence_config(config))
+    return models.on(canvas.space)
 
 
 # ---- rewards ----------------------------------------------------------------------------------

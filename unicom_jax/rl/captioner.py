@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float32, Int, Key, UInt8
 
+from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
 from unicom_jax.inference.drawing import Drawing
@@ -20,12 +21,13 @@ from unicom_jax.rl.rollouts import (
     draw,
     of_group,
     paint,
+    read_prompts,
     words_of,
     write_captions,
 )
 from unicom_jax.rl.rows import caption_log_probs, picture_rows
 from unicom_jax.rl.samples import Originals, Samples
-from unicom_jax.rl.scores import Scores, Scoring
+from unicom_jax.rl.scores import Rollout, Scores, Scoring
 from unicom_jax.rl.template import Template
 from unicom_jax.rl.text_objectives import TextObjective
 from unicom_jax.runs.stages import START
@@ -73,8 +75,33 @@ class Captioner:
     def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Captions:
         """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
         model, start = self.models.unified, frozen[START]
-        writing, drawing = jax.random.split(key)
         rows, prepared = self._seen(frozen, batch.patches, batch.grids)
+        rollout, tokens = self._sampled(params, frozen, batch, rows, prepared, key)
+        rows, prepared = of_group((rows, prepared), self.group)
+        both = (
+            caption_log_probs(model, weights, prepared, rows, self.template, tokens)
+            for weights in (params, start)
+        )
+        pictures = rollout.originals
+        return Captions(pictures.patches, pictures.grids, tokens, *both, rollout.scores)
+
+    def rollouts(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Rollout:
+        """What `prepare` samples."""
+        seen = self._seen(frozen, batch.patches, batch.grids)
+        return self._sampled(params, frozen, batch, *seen, key)[0]
+
+    def _sampled(
+        self,
+        params: Params,
+        frozen: Params,
+        batch: Any,
+        rows: MixedBatch,
+        prepared: Any,
+        key: Key[Array, ""],
+    ) -> tuple[Rollout, Int[Array, "B T"]]:
+        """Captions with drawings of them, and their tokens as they were written."""
+        model, start = self.models.unified, frozen[START]
+        writing, drawing = jax.random.split(key)
         tokens = write_captions(
             model, params, prepared, rows, self.template, self.group, self.most, writing
         )
@@ -85,17 +112,12 @@ class Captioner:
         samples = Samples(tokens=words, ended=ended)
         if self.draws:
             drawn, painted = jax.random.split(drawing)
-            latent_grids = self.models.codec.grid(grids)
-            latents = draw(model, start, words, self.template, latent_grids, self.drawing, drawn)
+            read = read_prompts(model, start, words, self.template, self.drawing.branches)
+            latents = draw(model, start, read, self.models.codec.grid(grids), self.drawing, drawn)
             made = paint(self.models, frozen, latents, grids, painted, self.codec_steps)
             samples = samples.replace(latents=latents, patches=made)
-        scores = self.scoring(frozen, Originals(patches, grids, asked, answers), samples)
-        rows, prepared = of_group((rows, prepared), self.group)
-        both = (
-            caption_log_probs(model, weights, prepared, rows, self.template, tokens)
-            for weights in (params, start)
-        )
-        return Captions(patches, grids, tokens, *both, scores)
+        originals = Originals(patches, grids, asked, answers)
+        return Rollout(originals, samples, self.scoring(frozen, originals, samples)), tokens
 
     def loss(
         self, params: Params, frozen: Params, batch: Captions, row_keys: Key[Array, " B"]

@@ -32,6 +32,7 @@ from unicom_jax.rl.rollouts import (
     noise_of,
     of_group,
     paint,
+    read_prompts,
     row_keys,
     velocity_of,
     words_of,
@@ -39,7 +40,7 @@ from unicom_jax.rl.rollouts import (
 )
 from unicom_jax.rl.rows import picture_rows
 from unicom_jax.rl.samples import Originals, Samples
-from unicom_jax.rl.scores import Scores, Scoring
+from unicom_jax.rl.scores import Rollout, Scores, Scoring
 from unicom_jax.rl.template import Template
 from unicom_jax.runs.stages import START
 
@@ -105,22 +106,19 @@ class Drawer:
 
     def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Drawings:
         """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
-        writing, drawing, painting, noising = jax.random.split(key, 4)
-        described = of_group(self._describe(frozen, batch, writing), self.group)
-        patches, grids = of_group((batch.patches, batch.grids), self.group)
-        latent_grids = self.models.codec.grid(grids)
-        context = self._context(params, described, latent_grids)
-        latents, passed = self._draw(params, context, described, batch.number[0], drawing)
-        drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
-        samples = Samples(tokens=described, latents=latents, patches=drawn)
-        scores = self.scoring(frozen, Originals(patches, grids), samples)
+        sampling, noising = jax.random.split(key)
+        rollout, context, passed = self._sampled(params, frozen, batch, sampling)
+        words, grids = rollout.samples.tokens, context.grids[:, 0]
         if passed is None:
-            passed = self._noised(params, context, latents, noising)
+            passed = self._noised(params, context, rollout.samples.latents, noising)
         start = frozen[START]
-        before = self._context(start, described, latent_grids)
-        asked = self._asked(passed["states"])
+        before, asked = self._context(start, words, grids), self._asked(passed["states"])
         reference = self._velocities(start, before, asked, passed["times"][:, : asked.shape[1]])
-        return Drawings(described, latent_grids, reference=reference, scores=scores, **passed)
+        return Drawings(words, grids, reference=reference, scores=rollout.scores, **passed)
+
+    def rollouts(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Rollout:
+        """What `prepare` samples."""
+        return self._sampled(params, frozen, batch, jax.random.split(key)[0])[0]
 
     def loss(
         self, params: Params, frozen: Params, batch: Drawings, row_keys: Key[Array, " B"]
@@ -145,6 +143,27 @@ class Drawer:
 
     # ---- parts ------------------------------------------------------------------------------
 
+    def _sampled(
+        self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]
+    ) -> tuple[Rollout, DrawingContext, dict[str, jax.Array] | None]:
+        """Drawings, what they were drawn behind, and of `FlowGrpo` the window that was passed
+        through."""
+        writing, drawing, painting = jax.random.split(key, 3)
+        words = of_group(self._describe(frozen, batch, writing), self.group)
+        patches, grids = of_group((batch.patches, batch.grids), self.group)
+        model, latent_grids = self.models.unified, self.models.codec.grid(grids)
+        read = read_prompts(model, params, words, self.template, self.drawing.branches)
+        context = begin_drawing(model, params, read, latent_grids)
+        if self.objective.needs_trajectory:
+            latents, passed = self._draw_window(params, context, batch.number[0], drawing)
+        else:
+            latents, passed = draw(model, params, read, latent_grids, self.drawing, drawing), None
+        drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
+        samples = Samples(tokens=words, latents=latents, patches=drawn)
+        originals = Originals(patches, grids)
+        scores = self.scoring(frozen, originals, samples)
+        return Rollout(originals, samples, scores), context, passed
+
     def _describe(self, frozen: Params, batch: Any, key: Key[Array, ""]) -> Int[Array, "P T"]:
         if self.true_captions:
             return batch.captions
@@ -159,33 +178,25 @@ class Drawer:
     def _context(
         self, params: Params, words: Int[Array, "B T"], grids: Int[Array, "B 2"]
     ) -> DrawingContext:
-        return begin_drawing(self.models.unified, params, words, self.template, grids)
+        read = read_prompts(self.models.unified, params, words, self.template)
+        return begin_drawing(self.models.unified, params, read, grids)
 
     @property
     def _shape(self) -> tuple[int, int]:
         return self.models.unified.images.shape_of(len(self.template.positions))
 
-    def _draw(
-        self,
-        params: Params,
-        context: DrawingContext,
-        words: Int[Array, "B T"],
-        number: Int[Array, ""],
-        key: Key[Array, ""],
-    ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array] | None]:
-        """Latents, and of `FlowGrpo` the window that was passed through."""
-        model, shape = self.models.unified, self._shape
-        if not self.objective.needs_trajectory:
-            grids = context.grids[:, 0]
-            return draw(model, params, words, self.template, grids, self.drawing, key), None
+    def _draw_window(
+        self, params: Params, context: DrawingContext, number: Int[Array, ""], key: Key[Array, ""]
+    ) -> tuple[Float[Array, "B n d"], dict[str, jax.Array]]:
+        """Latents, and the window of SDE steps that was passed through."""
         start_key, step_key = jax.random.split(key)
         window, rows = self.window, context.grids.shape[0]
         first = window_start(
             number, self.drawing.steps, window.length, stride=window.stride, held=window.held
         )
         latents, passed = integrate_window(
-            velocity_of(model, params, context),
-            noise_of(start_key, rows, shape),
+            velocity_of(self.models.unified, params, context),
+            noise_of(start_key, rows, self._shape),
             self.drawing.steps,
             window.sde,
             first,

@@ -18,8 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from data_pipelines.images import unpatchify
-from data_pipelines.scenes.agreement import Account, account_of, agreement
-from data_pipelines.scenes.judge import read_scene
+from data_pipelines.scenes.agreement import Account, agreement, seen_in
 from data_pipelines.scenes.long_captions import score_long
 from unicom_jax.core.activations import on_own_pictures
 from unicom_jax.core.grids import token_mask
@@ -153,8 +152,7 @@ class LongCaption:
 
 def read_account(patches: np.ndarray, grid: np.ndarray, patch: int) -> Account:
     """What the judge reads in a picture (N, C) uint8 of rows x columns patches."""
-    reading = read_scene(unpatchify(patches, int(grid[0]), int(grid[1]), patch))
-    return account_of(reading.objects, reading.background)
+    return seen_in(unpatchify(patches, int(grid[0]), int(grid[1]), patch))
 
 
 # ---- words alone ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ turn of their own and knows no cache of the picture they were written for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -88,12 +89,14 @@ class Prompts:
 
     Attributes:
       cache: their slots are [0, start). `positions`, `mask`: of the picture's slots.
+      branches: of guidance; those of a picture are side by side, the conditional one first.
     """
 
     cache: KVCache
     positions: Int[Array, "B s 2"]
     mask: MaskIntervals
     start: int = flax.struct.field(pytree_node=False)
+    branches: int = flax.struct.field(pytree_node=False)
 
 
 def prompts_of(words: Int[Array, "B T"], template: Template) -> Int[Array, "B S"]:
@@ -111,10 +114,20 @@ def wordless(words: Int[Array, "B T"], template: Template) -> Int[Array, "B S"]:
     return jnp.where(kept, tokens, template.no_mean)
 
 
+# Words to the prompts of a guidance branch.
+PROMPTS = {CONDITIONAL: prompts_of, WORDLESS: wordless}
+
+
 def read_prompts(
-    model: UnifiedModel, params: Params, tokens: Int[Array, "B S"], template: Template
+    model: UnifiedModel,
+    params: Params,
+    words: Int[Array, "B T"],
+    template: Template,
+    branches: Sequence[str] = (CONDITIONAL,),
 ) -> Prompts:
-    """Reads prompts of `prompts_of`."""
+    """Reads words in turns of their own, each in all `branches`, keys of `PROMPTS`."""
+    tokens = jnp.stack([PROMPTS[name](words, template) for name in branches], axis=1)
+    tokens = tokens.reshape(-1, tokens.shape[-1])
     count, start = tokens.shape
     slots = len(template.positions)
     cache = model.transformer.init_cache(count, start + slots, model.compute_dtype)
@@ -123,22 +136,20 @@ def read_prompts(
     nothing = jnp.zeros((count, slots), jnp.int32)
     mask = MaskIntervals(nothing, nothing + lengths, nothing + start, nothing + start + slots)
     positions = lengths[..., None] + jnp.asarray(template.positions, jnp.int32)
-    return Prompts(cache, positions, mask, start)
+    return Prompts(cache, positions, mask, start, len(branches))
 
 
 def begin_drawing(
-    model: UnifiedModel,
-    params: Params,
-    words: Int[Array, "B T"],
-    template: Template,
-    grids: Int[Array, "B 2"],
+    model: UnifiedModel, params: Params, read: Prompts, grids: Int[Array, "B 2"]
 ) -> DrawingContext:
-    """Reads words in a turn of their own, behind which a picture is drawn.
+    """What the velocity of pictures behind prompts needs, without guidance.
 
-    `grids`: rows and columns of its latents.
+    `grids`: rows and columns of the latents of each picture.
     """
-    read = read_prompts(model, params, prompts_of(words, template), template)
-    return model.begin_drawing(params, read.cache, read.positions, read.mask, grids, read.start)
+    every = read.branches
+    positions, mask = jax.tree.map(lambda x: x[::every], (read.positions, read.mask))
+    cache = jax.tree.map(lambda x: x[:, ::every], read.cache)
+    return model.begin_drawing(params, cache, positions, mask, grids, read.start)
 
 
 def velocity_of(model: UnifiedModel, params: Params, context: DrawingContext) -> VelocityFn:
@@ -166,20 +177,18 @@ def row_keys(key: Key[Array, ""], rows: int) -> Key[Array, " {rows}"]:
 def draw(
     model: UnifiedModel,
     params: Params,
-    words: Int[Array, "B T"],
-    template: Template,
+    read: Prompts,
     grids: Int[Array, "B 2"],
     drawing: Drawing,
     key: Key[Array, ""],
 ) -> Float[Array, "B n d"]:
-    """Latents of pictures of words, by the sampler of inference; guided where `drawing` says so.
+    """Latents of pictures by the sampler of inference, guided where `drawing` says so.
 
-    `grids`: as for `begin_drawing`.
+    Args:
+      read: prompts in `drawing.branches`.
+      grids: as for `begin_drawing`.
     """
-    prompts = {CONDITIONAL: prompts_of, WORDLESS: wordless}
-    rows = jnp.stack([prompts[name](words, template) for name in drawing.branches], axis=1)
-    read = read_prompts(model, params, rows.reshape(-1, rows.shape[-1]), template)
-    noise = noise_of(key, len(words), model.images.shape_of(len(template.positions)))
+    noise = noise_of(key, len(grids), model.images.shape_of(read.positions.shape[1]))
     return draw_latents(
         model, params, read.cache, read.positions, read.mask, grids, noise, jnp.int32(read.start),
         drawing.numbers, drawing.plan,

@@ -50,6 +50,15 @@ class Scores:
         return {name: (jnp.sum(value), rows) for name, value in curves.items()}
 
 
+@flax.struct.dataclass
+class Rollout:
+    """Pictures, what a policy made of them, and what that is worth; rows as of `Scores`."""
+
+    originals: Originals
+    samples: Samples
+    scores: Scores
+
+
 @dataclasses.dataclass(frozen=True)
 class Scoring:
     """How samples are scored.

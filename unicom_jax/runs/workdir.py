@@ -14,6 +14,7 @@ from unicom_jax.core.paths import LFS, is_remote
 CONFIG = "config.json"
 HISTORY = "config_history.jsonl"  # what `--allow-change` changed
 COMMITTED = "commit_success.txt"  # marks a complete checkpoint in a store, which cannot rename
+ROLLOUTS, ROLLOUTS_FILE = "rollouts", "rollouts.json"  # folder of a stage, and its list
 
 
 def check_name(workdir: str) -> None:

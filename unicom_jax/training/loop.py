@@ -261,7 +261,8 @@ def train(
                 jax.block_until_ready(metrics)
                 with clock.pause("sample"):
                     values, pictures = observe(done, trainer.weights_for_use(state))
-                writer.write(done, values)
+                if values:
+                    writer.write(done, values)
                 writer.show(done, pictures)
 
             # ---- checkpoints, and an early end that all processes agree on -----------------

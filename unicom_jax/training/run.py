@@ -54,6 +54,7 @@ from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.held_out import Batches
 from unicom_jax.training.loop import LoopConfig, Observer, train
+from unicom_jax.training.rollouts import both, rollout_observer
 from unicom_jax.training.settings import copies_on_mesh
 from unicom_jax.training.stages import unified
 from unicom_jax.training.step import Trainer
@@ -77,7 +78,7 @@ def run_stages(
     Args:
       group: the processes of the run, all of which call this alike; by default this one alone.
       asked_to_stop: see `train`.
-      make_observer: makes the observer of `train` for unified stages with `sample_every`, from the
+      make_observer: makes the observer of `train` for stages with `sample_every`, from the
         configuration, the workdir, the mesh and the stage's frozen weights.
 
     Raises:
@@ -219,6 +220,17 @@ def _run_stage(
     observe = None
     if make_observer is not None and settings.get("sample_every"):
         observe = make_observer(config, workdir, mesh, frozen)
+        if stage.spec.samples:
+            look = rollout_observer(
+                trainer,
+                frozen,
+                batches("eval"),
+                workdir / label,
+                group=settings.group_size,
+                decode=tokenizer.decode,
+                patch=config.data.patch,
+            )
+            observe = both(look, observe)
     loop = LoopConfig(
         **{
             field: settings[field] for field in LoopConfig.__dataclass_fields__ if field in settings

@@ -54,6 +54,7 @@ class Stage:
         the mesh as `batch_size` does.
       inner_steps: updates on each prepared batch, each with new noise. `steps` in the settings
         counts batches.
+      rollouts: gives what `prepare` samples from a batch, for people to look at.
       old: share of itself that a running average of the trained weights keeps after a batch, by the
         number of updates. `prepare` gets this average; None: it gets the weights themselves.
     """
@@ -71,6 +72,7 @@ class Stage:
     facts: Callable[[Params], Mapping[str, Any]] = lambda params: {}
     prepare: PrepareFunction | None = None
     inner_steps: int = 1
+    rollouts: PrepareFunction | None = None
     old: Callable[[jax.Array], jax.Array] | None = None
 
     def __post_init__(self) -> None:

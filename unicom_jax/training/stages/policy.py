@@ -37,6 +37,7 @@ def _stage(name: str, settings: Config, policy: Captioner | Drawer, *, draws: bo
         freeze=(*model.frozen(draws=draws), *settings["freeze"]),
         prepare=policy.prepare,
         inner_steps=settings["inner_steps"],
+        rollouts=policy.rollouts,
         old=old_share(settings) if settings.get("old_decay") else None,
     )
 

@@ -1,0 +1,127 @@
+"""Rollouts for people to look at: each picture with what was written about it, what was drawn of
+that, and the rewards. One strip a row for TensorBoard, files for the report.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipelines.images import unpatchify
+from unicom_jax.core.picture import Picture
+from unicom_jax.interop.atomic import new_folder
+from unicom_jax.rl.scores import Rollout
+from unicom_jax.runs.workdir import ROLLOUTS_FILE
+
+CELL, LINE, LETTERS = 144, 13, 23  # pixels of a cell and of a line of text; letters of a line
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """A caption, what was drawn of it (None: nothing), its total reward, and the parts of that."""
+
+    caption: str
+    drawing: Picture | None
+    reward: float
+    parts: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A picture with the samples of its group."""
+
+    original: Picture
+    samples: tuple[Sample, ...]
+
+
+def rows_of(
+    rollout: Rollout, group: int, count: int, decode: Callable[[list[int]], str], patch: int
+) -> list[Row]:
+    """The first `count` pictures of a rollout of host arrays.
+
+    Args:
+      group: samples a picture.
+      decode: token ids to text. `patch`: side of a patch in pixels.
+    """
+    originals, samples, scores = rollout.originals, rollout.samples, rollout.scores
+
+    def picture(patches: np.ndarray, index: int) -> Picture:
+        return unpatchify(patches[index], *map(int, originals.grids[index]), patch)
+
+    drawn = None if samples.patches is None else _to_bytes(samples.patches)
+
+    def sample(index: int) -> Sample:
+        words = samples.tokens[index]
+        return Sample(
+            caption=decode(words[words >= 0].tolist()),
+            drawing=None if drawn is None else picture(drawn, index),
+            reward=float(scores.total[index]),
+            parts={name: float(values[index]) for name, values in scores.parts.items()},
+        )
+
+    firsts = range(0, len(originals.grids), group)[:count]
+    return [
+        Row(picture(originals.patches, first), tuple(map(sample, range(first, first + group))))
+        for first in firsts
+    ]
+
+
+def _to_bytes(patches: np.ndarray) -> np.ndarray:
+    """`core.pixels.to_bytes` of a host array."""
+    return np.round(np.clip(patches + 1.0, 0.0, 2.0) * 127.5).astype(np.uint8)
+
+
+def strip(row: Row) -> Picture:
+    """One picture of a row: the original, then each drawing above its reward and caption."""
+    cells = [(row.original, "original")]
+    for one in row.samples:
+        cells.append((one.drawing, f"reward {one.reward:.3f}\n{one.caption}"))
+    texts = [_lines(text) for _, text in cells]
+    high = CELL + LINE * (1 + max(map(len, texts)))
+    sheet = Image.new("RGB", (CELL * len(cells), high), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    for place, ((picture, _), lines) in enumerate(zip(cells, texts, strict=True)):
+        left = place * CELL + 2
+        if picture is not None:
+            shown = Image.fromarray(picture)
+            scale = (CELL - 4) / max(shown.size)
+            size = (round(shown.width * scale), round(shown.height * scale))
+            sheet.paste(shown.resize(size, Image.Resampling.NEAREST), (left, 2))
+        pen.multiline_text((left, CELL + 2), "\n".join(lines), "black", font, spacing=2)
+    return np.asarray(sheet)
+
+
+def _lines(text: str) -> list[str]:
+    wrapped = [textwrap.wrap(line, LETTERS) or [""] for line in text.split("\n")]
+    return [line for lines in wrapped for line in lines]
+
+
+def write_rows(folder: Path, step: int, rows: Sequence[Row]) -> None:
+    """Files for the report, in the place of earlier ones: `ROLLOUTS_FILE` of the folder has `step`
+    and `rows`, whose pictures are names of PNG files beside it."""
+    with new_folder(folder, replace=True) as part:
+
+        def saved(picture: Picture | None, name: str) -> str | None:
+            if picture is None:
+                return None
+            Image.fromarray(picture).save(part / name)
+            return name
+
+        plain = [
+            {
+                "original": saved(row.original, f"{number}.png"),
+                "samples": [
+                    {**vars(one), "drawing": saved(one.drawing, f"{number}_{place}.png")}
+                    for place, one in enumerate(row.samples)
+                ],
+            }
+            for number, row in enumerate(rows)
+        ]
+        text = json.dumps({"step": step, "rows": plain}, indent=1)
+        (part / ROLLOUTS_FILE).write_text(text + "\n", encoding="utf-8")
