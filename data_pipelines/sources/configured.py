@@ -146,7 +146,7 @@ def part_weights(config: Config, stage: str) -> dict[Part, float]:
     for source in configured_sources(config, stage):
         given = sorted((source.tasks or mixture).items()) if source.name else mixture.items()
         tasks = {task: share for task, share in given if share}
-        whole = sum(tasks.values()) if source.name else 1.0  # one source keeps its numbers
+        whole = sum(tasks.values()) if source.name else 1.0  # a single source is unscaled
         for task, share in tasks.items():
             if source.has_documents and task != DOCUMENT:
                 raise SourceError(

@@ -333,7 +333,7 @@ def count_records(path: str) -> int:
       SourceError: it cannot be read or is not a complete ArrayRecord file.
     """
     try:
-        patiently(lambda: open(path, "rb").close(), shown(path))  # the reader's words fill a page
+        patiently(lambda: open(path, "rb").close(), shown(path))  # the reader's own error is a page
     except OSError as error:
         raise SourceError(
             f"{shown(path)}: cannot be read ({error.strerror}): let this user read it, or copy it "

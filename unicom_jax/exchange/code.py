@@ -1,4 +1,4 @@
-"""The Python files that travel with an exported model."""
+"""The Python files that are copied into an exported model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from unicom_jax.interop import pytorch
 from unicom_jax.interop.layouts.exported import Twin
 
 SOURCES = Path(pytorch.__file__).parent
-# Whatever the family; a family's own is `OWN_CODE`. `verify_unicom.py` beside them stays here.
+# For every family; `OWN_CODE` has those of one family. `verify_unicom.py` is not exported.
 CODE = (
     "configuration_unicom",
     "modeling_unicom_base",

@@ -1,4 +1,4 @@
-"""`unicom export`: a trained model as a folder that PyTorch users load, whole or a part of it."""
+"""`unicom export`: writes a trained model, or a part of it, as a folder that PyTorch can load."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ AUTO_MODELS = (
     "AutoModelForMultimodalLM",
 )
 PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
-# Where transformers keeps chat templates besides the default one.
+# Where transformers keeps chat templates other than the default one.
 GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
-# How the exported code can resize pictures.
+# The ways in which the exported code can resize pictures.
 FORMAT = {
     "data.policy": ("fixed", "naflex", "bucket", "bucket_walk"),
     "data.understood_policy": ("same",),
@@ -61,8 +61,8 @@ class Options:
       to: "pytorch" (the whole model), "peft" (adapters), or a part in its native layout: a key of
         `PARTS`.
       dtype: a key of `DTYPES`.
-      shard_bytes: most bytes of a file of weights.
-      choice: which weights; by default those that the run uses itself.
+      shard_bytes: the most bytes per file of weights.
+      choice: which weights; by default those that the run itself uses.
       overwrite: replace an earlier export.
     """
 
@@ -75,7 +75,7 @@ class Options:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A training run, ready to be written: its folder, configuration, weights, modules by tree."""
+    """A training run to be exported: its folder, configuration, weights, and modules by tree."""
 
     workdir: Path
     choice: weights.Choice
@@ -86,7 +86,7 @@ class Run:
 
     @property
     def steps(self) -> dict[str, tuple[str, int]]:
-        """The stage, and its steps, that each tree of weights comes from."""
+        """The stage that each tree of weights comes from, and its steps."""
         return weights.steps_in_use(self.workdir, self.choice.step)
 
 
@@ -94,7 +94,7 @@ def read_size(text: str) -> int:
     """Bytes of "5GB", "200MB" or a plain number.
 
     Raises:
-      ValueError: nothing of the kind.
+      ValueError: the text is none of these.
     """
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]?B?)", text.strip().upper())
     size = int(float(found[1]) * UNITS.get(found[2], 0)) if found else 0
@@ -112,12 +112,12 @@ def export(
     """Writes `target` from the weights of a run, whole or not at all.
 
     Args:
-      check: looks at the complete folder before it gets its name; raises where it must not.
+      check: examines the complete folder before it gets its name; raises to reject it.
 
     Raises:
       CheckpointError, TokenizerError: the run cannot be read.
-      ConfigError: the model has no such part, or one that the layout cannot say.
-      FileExistsError: `target` is there already.
+      ConfigError: the model has no such part, or one that the layout cannot express.
+      FileExistsError: `target` already exists.
     """
     _check_target(workdir, target, options.overwrite)
     config, tokenizer = weights.describe(workdir)
@@ -160,7 +160,7 @@ def export(
 
 
 def check_format(config: Mapping[str, Any]) -> None:
-    """Refuses a model whose sequences the exported code would write in another way.
+    """Refuses a model whose sequences the exported code would write differently.
 
     Raises:
       ConfigError: it names the key.
@@ -231,14 +231,14 @@ def _describe(run: Run, module: exported.Model, options: Options) -> dict[str, A
         "vocab_size": module.unified.transformer.vocab_size,
         "image_token_id": run.tokenizer.image_pad,
         "dtype": dtype,
-        "torch_dtype": dtype,  # read by transformers 4
+        "torch_dtype": dtype,  # used by transformers 4
         **exported.describe(module, run.config),
         "run": {"config": without_places(run.config), "steps": run.steps},
     }
 
 
 def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration with the names of its files and folders, but not where they were."""
+    """A run's configuration with its file and folder names, but without their locations."""
     flat = traverse_util.flatten_dict(
         json.loads(json.dumps(config)), sep=".", keep_empty_nodes=True
     )
@@ -256,10 +256,10 @@ def _describe_processor(sequence: Mapping[str, Any]) -> dict[str, Any]:
 def _write_tokenizer(run: Run, sequence: Mapping[str, Any], folder: Path) -> None:
     """The tokenizer with the chat template of the format that the model was trained with.
 
-    A template that was given to the run stays beside it under the name "original".
+    A template that was given to the run is kept beside it under the name "original".
     """
     details = {k: v for k, v in run.tokenizer.details.items() if k != "chat_template"}
-    details["padding_side"] = "left"  # `generate` continues all rows at their right end
+    details["padding_side"] = "left"  # `generate` continues all rows at their end
     dataclasses.replace(run.tokenizer, details=details).save(folder)
     template = Format(**sequence).chat_template()
     (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
@@ -301,7 +301,7 @@ def _describe_generation(run: Run, module: exported.Model) -> dict[str, Any]:
 
 
 def _describe_stops(run: Run) -> dict[str, Any]:
-    """Where generated text ends: all that a language model alone needs."""
+    """Where generated text ends, which is all that a language model alone needs."""
     tokenizer = run.tokenizer
     return {
         "max_new_tokens": run.config["sample"]["max_tokens"],
@@ -323,8 +323,8 @@ class Part:
 
     Attributes:
       layout: a key of `LAYOUTS`.
-      path: where a run keeps its weights.
-      find: its module, of a model's by tree of weights, or a line that says why it has none.
+      path: the place of its weights in a run.
+      find: modules of a model by tree of weights -> its module, or one line why there is none.
     """
 
     layout: str
@@ -344,7 +344,7 @@ def _language(kind: str) -> Callable[[Mapping[str, Module]], Module | str]:
 
 
 def _flux(model: Mapping[str, Module]) -> Module | str:
-    """FLUX's transformer; the projector of its context has no place in that layout."""
+    """FLUX's transformer; its layout has no place for the projector of the context."""
     codec = model["codec"]
     if not isinstance(codec, Codec):
         return "its latents are decoded by an autoencoder, not by a flow"
@@ -372,7 +372,7 @@ PARTS: dict[str, Part] = {
 
 def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:
     dtype, torch_dtype = DTYPES[options.dtype]
-    # transformers reads the type there; diffusers refuses a key that its class has no argument for.
+    # transformers reads the type here; diffusers refuses keys that are not arguments of its class.
     about = {} if layout.stem == DIFFUSERS else {"dtype": torch_dtype}
     fill_folder(
         folder,
@@ -386,7 +386,7 @@ def _fill(folder: Path, layout: Layout, module: Module, params: Params, options:
 
 
 def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
-    """One part as transformers or diffusers loads it."""
+    """Writes one part in a form that transformers or diffusers loads."""
     module, params = part.find(run.modules), run.params
     for name in part.path:
         params = params[name]

@@ -1,4 +1,4 @@
-"""The flags of `unicom export`, apart from the code behind them: `--help` answers at once."""
+"""The flags of `unicom export`. Imports nothing heavy, so that `--help` answers at once."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`unicom import`: released weights, or a model exported to PyTorch, become a workdir.
+"""`unicom import`: makes a workdir of released weights, or of a model exported to PyTorch.
 
-What is imported is step 0 of a stage: its `params` alone. A stage that is trained starts from them;
-one that is not (the encoder of most runs) is used as it is.
+An import is step 0 of a stage, with `params` only. A stage that is trained starts from them; one
+that is not (the encoder of most runs) uses them unchanged.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
 from unicom_jax.runs.workdir import stage_steps
 
-# The keys of the configuration that name the folder that a flag gives.
+# The configuration keys for the folders that flags can give.
 FLAGS = {
     "encoder": ("encoder.init_from",),
     "language": ("unified.init_from",),
@@ -64,7 +64,7 @@ FLAGS = {
 }
 
 
-# Its config.json does not say so: the code beside it appends marks to Qwen2.5's vocabulary.
+# Not in its config.json: the code beside it appends marks to Qwen2.5's vocabulary.
 MARKS = (
     "Cheers marks pictures by tokens 151667 and 151668 and words left out by 151669; "
     "data.tokenizer has to give these ids to <|vision_start|>, <|vision_end|> and <no_mean>"
@@ -74,10 +74,10 @@ MARKS = (
 
 
 def run_import(args: argparse.Namespace, console: Console) -> None:
-    """Does what the flags of `unicom import` ask for.
+    """Runs `unicom import` with its parsed flags.
 
     Raises:
-      ConfigError: flags that do not go together; else as `import_model` and `import_parts`.
+      ConfigError: flags conflict; otherwise as `import_model` and `import_parts`.
     """
     workdir = as_path(args.workdir)
     folders = {flag: folder for flag in FLAGS if (folder := getattr(args, flag))}
@@ -86,7 +86,7 @@ def run_import(args: argparse.Namespace, console: Console) -> None:
     if args.cheers and args.language:
         raise ConfigError("--cheers brings a language model of its own; leave --language out")
     if args.cheers:
-        module_in(as_path(args.cheers), LAYOUTS["cheers"])  # refuses other models by their name
+        module_in(as_path(args.cheers), LAYOUTS["cheers"])  # refuses other models by name
     if args.model:
         import_model(as_path(args.model), workdir, console, args.dry_run)
     else:
@@ -102,14 +102,14 @@ def import_parts(
     """Checks released weights and writes them as step 0 of their stages in `workdir`.
 
     Args:
-      config: of the run. It is stored in `workdir`, without the folders but for the autoencoder's.
-      folders: by the names of `FLAGS`; the others are those that the configuration names.
-      dry_run: check names, shapes and types, show them, write nothing.
+      config: that of the run. It is stored in `workdir` with no folder but the autoencoder's.
+      folders: by the names of `FLAGS`; any other folder is that of the configuration.
+      dry_run: check and show names, shapes and types, but write nothing.
 
     Raises:
-      ConfigError: nothing to import, a folder of another model, a part that would stay random.
+      ConfigError: nothing to import, a folder of another model, or a part that would stay random.
       WeightsError: a folder is damaged.
-      FileExistsError: a stage has a checkpoint already.
+      FileExistsError: a stage already has a checkpoint.
     """
     if AUTOENCODER in folders:
         config.codec.autoencoder.path = folders[AUTOENCODER]
@@ -139,14 +139,14 @@ def import_parts(
         console.print("nothing written")
         return
     with _undone_on_failure(workdir, plan):
-        config.data.vocab_size = asked  # a tokenizer that is trained again becomes the same one
+        config.data.vocab_size = asked  # so that retraining gives the same tokenizer
         start_run(config, workdir)
         for stage, sources in plan.items():
             import_stage(given, stage, sources, workdir, console)
 
 
 def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:
-    """The stages to be written, and from what."""
+    """The stages to be written, and the sources of each."""
     stages = [first_of(config, part).label for part in PARTS]
     plan = {stage: found for stage in stages if (found := sources_of(config, stage))}
     for stage in plan:
@@ -159,7 +159,7 @@ def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:
 
 @contextmanager
 def _undone_on_failure(workdir: Path, stages: Mapping[str, Any]) -> Iterator[None]:
-    """An import that fails takes back what it wrote, the workdir too where there was none."""
+    """Removes what a failed import wrote, including the workdir if it is new."""
     before = {path.name for path in workdir.iterdir()} if workdir.is_dir() else None
     try:
         yield
@@ -182,10 +182,10 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
     """Makes a workdir, whole or not at all, of what `unicom export --to=pytorch` wrote.
 
     Raises:
-      ConfigError: `folder` is not of that kind.
+      ConfigError: `folder` is not such an export.
       WeightsError: it is damaged.
-      TokenizerError: its tokenizer is missing or another one.
-      FileExistsError: `workdir` holds something already.
+      TokenizerError: its tokenizer is missing or a different one.
+      FileExistsError: `workdir` is not empty.
     """
     description = read_description(folder)
     run = description.get("run")
@@ -224,8 +224,8 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
                 shardings=shardings,
                 arrived=arrived,
             )
-        # Training that continues does so with the furthest stage: the stages before it have no more
-        # than what the model is used with (of the encoder, its image tower).
+        # Only the last stage can be trained further: an export has of the earlier stages only what
+        # the model uses (of the encoder, its image tower).
         trees = in_model(config)
         config.stages = (_stage_of(UNIFIED.part, "unified", run),)
         for tree, of in trees.items():
@@ -239,8 +239,8 @@ def import_model(folder: Path, workdir: Path, console: Console, dry_run: bool) -
 
 
 def _stage_of(part: str, tree: str, run: Mapping[str, Any]) -> str:
-    """The stage that a tree of an exported model came from, which is of a part; unrecorded: the
-    last that trains it."""
+    """The stage from which a tree of an exported model, part of `part`, came; if that was not
+    recorded, the last stage that trains it."""
     stage = (run.get("steps") or {}).get(tree, [""])[0]
     if (found := parse(stage)) and found.spec.part == part:
         return found.name  # its first time here
@@ -250,7 +250,7 @@ def _stage_of(part: str, tree: str, run: Mapping[str, Any]) -> str:
 def _given_tokenizer(folder: Path) -> Tokenizer:
     """An export's tokenizer as its run had it, with the chat template that was given to the run.
 
-    The template of the export itself follows from the configuration.
+    The export's own template follows from the configuration.
     """
     tokenizer = load_tokenizer(folder)
     given = folder / GIVEN_TEMPLATE
@@ -266,7 +266,7 @@ Row = tuple[str, str, Module, Path, Mapping[str, TensorFact]]
 
 
 def _show(rows: list[Row], console: Console) -> None:
-    """A line for each part: what the headers in its folder say, and which files are read."""
+    """Prints a line per part: what the headers in its folder say, and which files are read."""
     page = Page("part", "stage", "tensors", "parameters", "size", "type", "read from", box=None)
     for column in page.columns[2:5]:
         column.justify = "right"

@@ -1,4 +1,4 @@
-"""The README.md of an exported model: what it is, how it was made and is used, its limits."""
+"""The README.md of an exported model: what it is, how it was made, how to use it, its limits."""
 
 from __future__ import annotations
 
@@ -123,10 +123,10 @@ def model_card(
 
 
 def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
-    """What the Hub reads: the card's head in YAML.
+    """The card's YAML header, which the Hub reads.
 
-    The licence is "other", since that of the weights is for whoever publishes them to state. Base
-    models are known by the folders that the configuration names.
+    The licence is "other", since whoever publishes the weights has to state their licence. Base
+    models are recognised by the folders that the configuration names.
     """
     source = "+".join(source_kinds(config))
     given = (config[part]["init_from"] for part in ("encoder", "unified"))
@@ -204,7 +204,7 @@ def _training(workdir: Path, stages: Iterable[str], config: Mapping[str, Any]) -
 def _scores(
     path: Path, steps: Mapping[str, tuple[str, int]], choice: Choice
 ) -> dict[str, Any] | str:
-    """The scores of the checkpoints of the card, or a sentence that says why there are none."""
+    """The scores of the checkpoints of the card, or a sentence on why there are none."""
     if not path.is_file():
         return "Not evaluated."
     found = read_json(path, CheckpointError)
@@ -220,7 +220,7 @@ def _scores(
 
 
 def _score_table(found: Mapping[str, Any]) -> str:
-    """Every score with its interval, and beside the untrained model's where that was run."""
+    """Every score with its interval, and the untrained model's score if that was evaluated."""
     about = found.get("about", {})
     rows = [
         (

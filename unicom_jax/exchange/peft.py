@@ -3,7 +3,7 @@
     model = AutoModel.from_pretrained("BASE", trust_remote_code=True)
     model = PeftModel.from_pretrained(model, "ADAPTERS")
 
-BASE is the export of the weights under them (`unicom export --to=pytorch --weights=base`); ADAPTERS
+BASE is the export of the base weights (`unicom export --to=pytorch --weights=base`); ADAPTERS
 holds `adapter_config.json` and `adapter_model.safetensors`. Without `--weights=base` an export of
 the whole model has the adapters merged into its weights.
 """
@@ -27,16 +27,16 @@ from unicom_jax.interop.mapping import Rule, Table
 from unicom_jax.interop.transfer import store_weights
 
 TARGET = "peft"  # of `unicom export --to`
-PREFIX = "base_model.model."  # what PEFT puts before the names of the model that it wraps
+PREFIX = "base_model.model."  # PEFT prepends this to the names of the wrapped model
 
 
 def write_adapters(
     folder: Path, module: exported.Model, params: Mapping[str, Params], dtype: str
 ) -> None:
-    """Writes the adapters among `params`, which are those of `module` with adapters beside them.
+    """Writes the adapters in `params`, the parameters of `module` together with its adapters.
 
     Raises:
-      ConfigError: there are none, or one of a layer that PyTorch has not as one layer.
+      ConfigError: there are none, or one is of a layer that is not a single layer in PyTorch.
     """
     found = adapters(params)
     if not found:
@@ -69,7 +69,7 @@ def write_adapters(
 
 
 def _foreign(path: tuple[str, ...], table: Table) -> str:
-    """The PyTorch name of a layer, with `{layer}` where ours is a stack."""
+    """The PyTorch name of a layer, with `{layer}` in it if our layer is part of a stack."""
     kernel = "/".join((*path, "kernel"))
     rule = next(rule for rule in table if kernel in rule.paths)
     if len(rule.paths) > 1 or rule.axes != (1, 0) or rule.shape:
@@ -84,7 +84,7 @@ def _describe(
     found: Mapping[tuple[str, ...], Mapping[str, np.ndarray]],
     layers: Mapping[tuple[str, ...], str],
 ) -> dict[str, Any]:
-    """adapter_config.json. Layers are named in full, so that no other one ends alike."""
+    """adapter_config.json. Layers have full names, since PEFT also matches names by their end."""
     names = []
     for path, name in layers.items():
         count = len(found[path]["a"]) if found[path]["a"].ndim == 3 else 1

@@ -1,4 +1,4 @@
-"""Requests as arrays: pictures to patches and back, noise by place, batches of one size."""
+"""Requests as arrays: pictures to patches and back, noise by place, batches of fixed size."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unicom_jax.core.pixels import to_bytes
 
 Result = TypeVar("Result")
 
-LATENTS, PIXELS = 0, 1  # streams of noise that one picture takes
+LATENTS, PIXELS = 0, 1  # the noise streams that one picture uses
 
 
 def prepared(image: Picture, sequence: SequenceConfig) -> Picture:
@@ -41,7 +41,7 @@ def to_patches(
 def to_pictures(
     patches: Float[Array, "B N C"], grids: Int[np.ndarray, "B 2"], patch: int
 ) -> list[Picture]:
-    """Pictures of padded patches in [-1, 1]."""
+    """Pictures from padded patches in [-1, 1]."""
     return [
         pictures.unpatchify(one, int(rows), int(cols), patch)
         for one, (rows, cols) in zip(np.asarray(to_bytes(patches)), grids, strict=True)
@@ -51,7 +51,7 @@ def to_pictures(
 def noise_at(
     seed: int, places: Iterable[int], stream: int, shape: tuple[int, ...]
 ) -> list[Float32[np.ndarray, ...]]:
-    """Unit Gaussian noise of `shape` for every place of a request, whatever the batch size.
+    """Unit Gaussian noise of `shape` for every place of a request, independent of the batch size.
 
     (seed, stream, place) is hashed by NumPy's `SeedSequence`, so no two of them share noise.
     """
@@ -64,14 +64,14 @@ def noise_at(
 
 
 def derived_seed(seed: int, *path: int) -> int:
-    """Another seed for a part of a request, such as a turn of a conversation; hashed likewise."""
+    """A separate seed for a part of a request, such as a turn of a conversation, by hashing."""
     return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1)[0])
 
 
 def padded_rows(
     parts: Sequence[Float32[np.ndarray, "n C"]], rows: int
 ) -> Float32[np.ndarray, "B {rows} C"]:
-    """Arrays of different lengths in one batch, filled up with zeros."""
+    """Arrays of different lengths in one batch, padded with zeros."""
     out = np.zeros((len(parts), rows, parts[0].shape[-1]), np.float32)
     for row, part in enumerate(parts):
         out[row, : len(part)] = part
@@ -81,13 +81,13 @@ def padded_rows(
 def in_batches(
     run: Callable[[list[int]], list[Result]], items: Sequence[int], size: int, multiple: int = 1
 ) -> list[Result]:
-    """Runs `run(some of the items)` over batches of `size`; the last one is filled up.
+    """Runs `run(some of the items)` over batches of `size`; the last one is padded.
 
-    Few items run in one smaller batch, of a power of two, so that few programs are compiled.
+    A few items run in one smaller batch, of a power of two, so that few programs are compiled.
 
     Args:
       items: numbers of requests.
-      multiple: batches have a multiple of so many items: one for each device that takes rows.
+      multiple: divides the size of every batch: the number of devices that take rows.
     """
     size = min(size, 1 << max(len(items) - 1, 0).bit_length())
     size = -(-size // multiple) * multiple

@@ -1,8 +1,8 @@
-"""On what a picture is drawn: a padded number of patches, and the space of an autoencoder.
+"""The canvas of a drawn picture: a padded number of patches, and the space of an autoencoder.
 
-Grids are arguments of a program and padding is masked, so pictures of any shape share one. An
-autoencoder is the exception: it convolves whole pictures. Those are laid out on one of a few
-canvases that are little larger.
+Grids are arguments of a program and padding is masked, so pictures of any shape share a program. An
+autoencoder is the exception, since it convolves whole pictures. These are placed on one of a few
+canvases that are slightly larger.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SIDES = 3  # canvases for wide pictures, and as many for tall ones
 
 @dataclasses.dataclass(frozen=True)
 class Canvas:
-    """`patches`: N of the batch. `space`: the paint space of a picture on it."""
+    """`patches`: N of the batch. `space`: the paint space of a picture on this canvas."""
 
     patches: int
     space: PaintSpace
@@ -36,10 +36,10 @@ class Canvas:
 def drawn_grid(
     segments: Sequence[Segment], size: tuple[int, int] | None, sequence: SequenceConfig, usual: int
 ) -> Grid:
-    """Patch rows and columns of the picture to draw behind `segments`.
+    """Patch rows and columns of the picture to draw after `segments`.
 
     Args:
-      size: (height, width) in pixels that was asked for; None: that of the last picture among the
+      size: the requested (height, width) in pixels; None: that of the last picture among the
         segments, or a square of `usual` pixels.
 
     Raises:
@@ -82,7 +82,7 @@ def _ragged(space: LatentSpace, grid: Grid) -> LatentSpace:
 
 
 def _smallest(grid: Grid, sequence: SequenceConfig) -> Grid:
-    """The canvas with the fewest patches on which a grid fits; its own where none does."""
+    """The canvas with the fewest patches that fits a grid, or the grid itself if none does."""
     fitting = [
         canvas
         for canvas in _canvases(sequence.images, sequence.patch, sequence.unit)
@@ -93,7 +93,7 @@ def _smallest(grid: Grid, sequence: SequenceConfig) -> Grid:
 
 @functools.lru_cache(maxsize=16)
 def _canvases(policy: ImagePolicy, patch: int, unit: int) -> tuple[Grid, ...]:
-    """For a table of sizes, neighbours in it share one; the other policies have none."""
+    """The canvases of a table of sizes, which neighbours share; other policies have none."""
     sizes = policy.buckets(patch * unit)
     half = len(sizes) // 2
     groups = [

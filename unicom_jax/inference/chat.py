@@ -1,4 +1,4 @@
-"""A conversation on the terminal: words and pictures, turn by turn."""
+"""A conversation in the terminal: words and pictures, turn by turn."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Write what you want: a question, or what to draw. Commands, each on its own line
   /help         these lines
   /quit         leave (so does Ctrl-D)"""
 
-# The conversation so far, how many turns there were before, and what prints a piece of text as it
-# is written -> what the model answers.
+# (the conversation so far, the number of earlier turns, a function that prints a piece of text as
+# it is written) -> the model's answer.
 Answer = Callable[[list[Segment], int, Callable[[str], None]], list[Segment]]
 
 
 @dataclasses.dataclass
 class Talk:
-    """Where a conversation stands: what was said, and how many turns and pictures there were."""
+    """The state of a conversation: what was said, and the number of turns and pictures so far."""
 
     said: list[Segment] = dataclasses.field(default_factory=list)
     turns: int = 0
@@ -38,7 +38,7 @@ def chat(answer: Answer, console: Console, out: Path) -> None:
     """Reads lines from standard input until /quit or its end, and answers each.
 
     Words appear as they are written. Pictures that the model draws are saved as `out`-1, `out`-2,
-    ... An error, such as a picture that cannot be read, takes one line; the conversation continues.
+    ... An error, such as an unreadable picture, is printed in one line; the conversation continues.
     """
     console.print(HELP, markup=False, soft_wrap=True)
     talk = Talk()

@@ -1,4 +1,4 @@
-"""`unicom sample`: draw, describe, answer, edit or converse from a terminal."""
+"""`unicom sample`: draw, describe, answer, edit or chat from a terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.pictures import check_name, save_all
 from unicom_jax.runs.stages import row_stages
 
-# Which options each mode reads; any other one that is given is an error, none is ignored.
+# The options that each mode reads; giving any other one is an error, none is ignored.
 CHOICE = ("max_tokens", "temperature", "top_p", "top_k")
 WORDS = (*CHOICE, "stop")
 FLOW = (
@@ -44,16 +44,16 @@ READS = {
 OPTIONS = tuple(dict.fromkeys(option for options in READS.values() for option in options))
 DEFAULT_OUT = "sample.png"
 ABOUT_ONE = re.compile(r"Image (\d+):")  # see `about_image`
-ABSURD = 8  # text that takes so many training rows is refused
+ABSURD = 8  # text as long as this many training rows is refused
 
 
 class Request(NamedTuple):
-    """What was asked for, checked.
+    """The checked request.
 
     Attributes:
       given: the options that were given, by name.
       images: the pictures of --image.
-      options: those of the generator's methods.
+      options: arguments of the generator's methods.
     """
 
     given: Mapping[str, Any]
@@ -62,18 +62,18 @@ class Request(NamedTuple):
     options: dict[str, Any]
 
     def each(self, asked: Sequence[str]) -> list[str]:
-        """What was asked for every picture that is drawn."""
+        """The request for every picture that is drawn: each of `asked`, `count` times."""
         return [one for one in asked for _ in range(self.options.get("count", 1))]
 
 
 def run_sample(args: argparse.Namespace, console: Console) -> None:
-    """Does what the flags of `unicom sample` ask for; pictures go to --out, words to `console`.
+    """Runs `unicom sample` with its parsed flags; pictures go to --out, words to `console`.
 
-    What can be checked without the model is checked before it is loaded.
+    What can be checked without the model is checked before the model is loaded.
 
     Raises:
-      ValueError: flags that do not go together, empty or absurdly long words, an unreadable
-        picture, a size that the model does not draw.
+      ValueError: conflicting flags, empty or absurdly long words, an unreadable picture, or a size
+        that the model does not draw.
       CheckpointError, TokenizerError: the checkpoint cannot be used.
     """
     mode = mode_of(args)
@@ -93,10 +93,10 @@ def run_sample(args: argparse.Namespace, console: Console) -> None:
 
 
 def mode_of(args: argparse.Namespace) -> str:
-    """The one thing that is asked for: a key of `READS`.
+    """The requested mode: a key of `READS`.
 
     Raises:
-      ValueError: nothing, two things at once, or a picture is missing.
+      ValueError: no mode or two modes are requested, or a picture is missing.
     """
     choices = {name: getattr(args, name) for name in ("prompt", "ask", "edit", "chat")}
     asked = [f"--{name}" for name, value in choices.items() if not _absent(value)]
@@ -155,7 +155,7 @@ def size_of(text: str, generator: Generator) -> tuple[int, int]:
     image policy.
 
     Raises:
-      ValueError: neither of the two, or a ratio that the model does not draw.
+      ValueError: the text is neither of the two, or a ratio that the model does not draw.
     """
     ratio = ":" in text
     try:
@@ -185,10 +185,10 @@ def size_of(text: str, generator: Generator) -> tuple[int, int]:
 
 
 def check_length(segments: Sequence[Segment], generator: Generator, console: Console) -> None:
-    """Says so where the model is to read more at once than it ever did in training.
+    """Warns if the model has to read more at once than it ever did in training.
 
     Raises:
-      ValueError: absurdly more.
+      ValueError: it is absurdly more.
     """
     stages = row_stages(generator.config)
     trained = max(generator.config[name]["sequence_length"] for name in stages)
@@ -258,13 +258,13 @@ def _edit(generator: Generator, request: Request, console: Console) -> None:
 
 
 def _chat(generator: Generator, request: Request, console: Console) -> None:
-    session = generator.session()  # what was said is not read again
+    session = generator.session()  # does not read earlier turns again
 
     def answer(conversation: list[Segment], turn: int, say: Callable[[str], None]) -> list[Segment]:
         check_length(conversation, generator, console)
-        # Another seed every turn, so that asking again gives another picture.
+        # A new seed every turn, so that the same request gives another picture.
         options = {**request.options, "seed": derived_seed(request.options["seed"], turn)}
-        # No task trains what follows a picture within a turn, so the turn ends with one.
+        # No task trains what follows a picture within a turn, so the turn ends with the picture.
         return session.respond(
             conversation, max_images=1, on_text=lambda _, piece: say(piece), **options
         )
@@ -273,7 +273,7 @@ def _chat(generator: Generator, request: Request, console: Console) -> None:
 
 
 def _say(console: Console, text: str) -> None:
-    """Prints what a model or a user wrote: as it is, without markup or line breaks of our own."""
+    """Prints what a model or a user wrote verbatim, without markup or added line breaks."""
     console.print(text, markup=False, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""`Conversations`: what a model writes or paints behind segments of words and pictures."""
+"""`Conversations`: what a model writes or paints after segments of words and pictures."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ def _pictureless(segments: Sequence[Segment], *how: Any) -> Document:
 
 
 def source_of(segments: Sequence[Segment]) -> Picture | None:
-    """The picture that the next one is to change: the last, where it was given to be edited."""
+    """The picture that the next one is to change: the last one, if it was given to be edited."""
     pictures = [segment for segment in segments if isinstance(segment, Image)]
     return pictures[-1].pixels if pictures and pictures[-1].role == SOURCE else None
 
 
-# What makes the prefix of each guidance branch, with the arguments of `build_prefix`.
+# The function that builds the prefix of each guidance branch, with `build_prefix`'s arguments.
 PREFIXES: dict[str, Callable[..., Document]] = {
     CONDITIONAL: build_prefix,
     WORDLESS: build_unconditional,
@@ -57,13 +57,13 @@ PREFIXES: dict[str, Callable[..., Document]] = {
 class Conversations:
     """Continues conversations with one set of weights.
 
-    Requests are run in batches of `batch_size`; short batches are filled up, so a few programs
-    serve everything. What a request gets depends on the seed and on its place, never on the batch.
+    Requests run in batches of `batch_size`; short batches are padded, so a few programs serve
+    everything. The result of a request depends on the seed and its place, never on the batch.
 
     Args:
       config: the configuration the weights were trained with.
       params: the trees of `runs.weights.restore`.
-      mesh: the devices that the weights are sharded over; None: one device has them.
+      mesh: the devices over which the weights are sharded; None: a single device.
     """
 
     def __init__(
@@ -107,16 +107,16 @@ class Conversations:
 
         Args:
           conversations: a list; a string or a list of segments is a single one.
-          opening: what the answer is made to start with, such as "<think>".
-          max_tokens: longest answer; None takes the configuration's.
-          temperature, top_p, top_k: as of `Sampling`.
+          opening: what the answer is forced to start with, such as "<think>".
+          max_tokens: the longest answer; None takes the configuration's.
+          temperature, top_p, top_k: as in `Sampling`.
           stop: strings that end an answer. Neither they nor what follows is part of it.
           on_text: called as on_text(place, piece) with each piece of text once it is written.
           seed, first: a row's random choices follow from the seed and its place in the request,
-            counted from `first`: give it to split a request without changing its answers.
+            counted from `first`; set it to split a request without changing its answers.
 
         Raises:
-          ValueError: something that is no conversation, or a number out of its range.
+          ValueError: something is not a conversation, or a number is out of its range.
         """
         sampling = Sampling(temperature, top_p, top_k)
         rows = self.tokens(
@@ -138,16 +138,16 @@ class Conversations:
 
         Args:
           conversations: as for `write`.
-          size: (height, width) in pixels, multiples of the patch; None: the last picture's of the
-            conversation, or the training size.
-          count: pictures for each conversation, side by side in the result.
+          size: (height, width) in pixels, multiples of the patch; None: that of the conversation's
+            last picture, or the training size.
+          count: pictures for each conversation, which are consecutive in the result.
           seed, first: a picture's noise follows from the seed and its place in the result, counted
             from `first`.
           drawing: fields of `Drawing`; None takes the configuration's.
 
         Raises:
-          ValueError: something that is no conversation, a size that the model does not draw, or an
-            option that is unknown or out of its range.
+          ValueError: something is not a conversation, the model does not draw the size, or an
+            option is unknown or out of its range.
         """
         if count < 1:
             raise ValueError(f"count is {count}; give at least 1 picture a prompt")
@@ -178,7 +178,7 @@ class Conversations:
         return [results[place] for place in range(len(said))]
 
     def drawing(self, **options: Any) -> Drawing:
-        """The configuration's `Drawing` with `options` in the place of its fields, but for None."""
+        """The configuration's `Drawing`, with the fields replaced by those `options` not None."""
         known = {field.name for field in dataclasses.fields(Drawing)}
         if unknown := sorted(options.keys() - known):
             raise ValueError(
@@ -197,17 +197,17 @@ class Conversations:
                 f"grid {settings.grid!r} needs the velocity at t = 1, which this model does not "
                 "compute; leave it out"
             )
-        # JSON knows lists only; a static argument has to be hashable.
+        # JSON has only lists; a static argument has to be hashable.
         return dataclasses.replace(settings, guidance_interval=tuple(settings.guidance_interval))
 
     def suited(
         self, settings: Drawing, segments: Sequence[Segment], grid: tuple[int, int]
     ) -> Drawing:
-        """`settings` for one picture: its shift; guidance by pictures only where it has any, and a
-        later start only where it changes one.
+        """`settings` for one picture: with its shift, guidance by pictures only if the prompt has
+        any, and a later start only if it changes one.
 
         Raises:
-          ValueError: it is to begin with a source of another size.
+          ValueError: the picture is to begin with a source of another size.
         """
         if not any(isinstance(segment, Image) for segment in segments):
             settings = dataclasses.replace(settings, image_guidance=1.0)
@@ -243,7 +243,7 @@ class Conversations:
         seed: int = 0,
         first: int = 0,
     ) -> list[Int32[np.ndarray, " tokens"]]:
-        """Token ids that follow each conversation, the one that ended them included."""
+        """Token ids that follow each conversation, including the one that ended them."""
         documents = [
             build_prefix(segments, self.tokenizer, self.sequence, opening)
             for segments in as_conversations(conversations)
@@ -269,7 +269,7 @@ class Conversations:
     def _begin(
         self, prefixes: Prefixes, limit: int, seed: int, places: Sequence[int]
     ) -> tuple[Writing, Tail]:
-        """Reads prefixes and leaves slots for an answer behind each."""
+        """Reads prefixes and reserves slots for an answer after each."""
         room = bucket(prefixes.slots + limit) - prefixes.slots
         hidden, cache = self._read(prefixes, room)
         tail = self.tail(prefixes.lengths, prefixes.next_positions, prefixes.slots, seed, places)
@@ -283,7 +283,7 @@ class Conversations:
         seed: int,
         places: Sequence[int],
     ) -> Tail:
-        """Where text starts behind prefixes; see `Tail`."""
+        """Where text starts after prefixes; see `Tail`."""
         return Tail(
             *self.models.place((lengths, next_positions)),
             np.int32(start),
@@ -300,9 +300,9 @@ class Conversations:
         sampling: Sampling,
         listener: Listener | None = None,
     ) -> tuple[Writing, list[Int32[np.ndarray, " tokens"]]]:
-        """Runs to the end: the last state, and each row's tokens.
+        """Writes to the end; returns the last state and each row's tokens.
 
-        Without a listener the whole text is one call of the compiled loop, with one a call a token.
+        Without a listener one call of the compiled loop writes all; with one, a call per token.
         """
         for until in range(1, limit + 1) if listener else (limit,):
             writing = engine.write(
@@ -339,7 +339,7 @@ class Conversations:
         settings: Drawing,
         seed: int,
     ) -> Any:
-        """Latents of one picture behind each conversation."""
+        """Latents of one picture after each conversation."""
         documents = [one for said in conversations for one in self.branches(said, settings)]
         prefixes = collate(documents, self.sequence, len(settings.branches))
         _, cache = self._read(prefixes, self.slots_of(canvas))
@@ -362,14 +362,14 @@ class Conversations:
         seed: int,
         sources: Sequence[Picture | None] = (),
     ) -> Any:
-        """Latents of a picture behind each request whose prefixes the cache holds.
+        """Latents of a picture after each request whose prefixes the cache holds.
 
         Args:
-          sources: the picture that each changes, where `settings.edit_start` is later than 0.
-          behind: lengths and next positions of the prefixes, and the slot that the picture starts
-            in.
+          sources: the picture that each changes, if `settings.edit_start` is later than 0.
+          behind: lengths and next positions of the prefixes, and the slot in which the picture
+            starts.
           grids: patch rows and columns of each.
-          canvas: of all of them; the cache has its `slots_of` free from there on.
+          canvas: that of all pictures; the cache has its `slots_of` free from that slot on.
         """
         images, slots = self.models.unified.images, self.slots_of(canvas)
         latent_grids = self.models.codec.grid(np.asarray(grids, np.int32))
@@ -390,7 +390,7 @@ class Conversations:
         )  # fmt: skip
 
     def _read(self, prefixes: Prefixes, room: int) -> tuple[Any, KVCache]:
-        """Last hidden states and a cache with `room` slots behind the prefixes."""
+        """Last hidden states, and a cache with `room` free slots after the prefixes."""
         rows, slots = prefixes.batch.tokens.shape
         cache = self.models.new_cache(rows, slots + room)
         return engine.read(

@@ -1,4 +1,4 @@
-"""Drawing latents behind a cached prefix, all guidance branches of a step in one batch."""
+"""Draws latents after a cached prefix, with all guidance branches of a step in one batch."""
 
 from __future__ import annotations
 
@@ -37,11 +37,12 @@ class DrawingNumbers(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a program that draws is compiled for.
+    """The static settings for which a drawing program is compiled.
 
     Attributes:
-      steps, start, grid: of the times that it goes through, see `core.flow.time_grid`.
-      gated: guidance acts within an interval only, so a step may need the conditional branch alone.
+      steps, start, grid: those of its flow times, see `core.flow.time_grid`.
+      gated: guidance acts only within an interval, so some steps compute only the conditional
+        branch.
     """
 
     branches: tuple[str, ...]
@@ -58,25 +59,25 @@ class Drawing:
     """How a picture is drawn.
 
     Attributes:
-      steps: flow steps. `sampler`: euler or heun (twice the work a step).
-      guidance: 1 follows the words as they are, more exaggerates them. Other than 1 it needs a
-        branch without the words beside the conditional one in every step.
-      guidance_interval: flow times between which guidance acts; outside only the conditional branch
-        is computed.
+      steps: flow steps. `sampler`: euler or heun (twice the work per step).
+      guidance: 1 follows the words as they are, more exaggerates them. If it is not 1, every step
+        also computes a branch without the words.
+      guidance_interval: flow times between which guidance acts; outside, only the conditional
+        branch is computed.
       image_guidance: 1 follows the pictures of the prompt (the source of an edit) as they are, more
-        exaggerates them, by one more branch, without pictures (BAGEL, arXiv 2505.14683). It suits a
-        model that was trained with `image_dropout`. Prompts without pictures are drawn without.
+        exaggerates them, with one more branch, without pictures (BAGEL, arXiv 2505.14683). Meant
+        for models trained with `image_dropout`. Has no effect on prompts without pictures.
       renorm: keeps guided velocities from growing beyond the conditional one, a key of
-        `guidance.RENORMALISATIONS`; `renorm_min`: least factor it may apply.
+        `guidance.RENORMALISATIONS`; `renorm_min`: the least factor it may apply.
       shift: of the time grid, `core.flow.shift_time`; None: the training's.
-      edit_start: flow time, before the shift, at which an edit begins: with so much of its source
-        instead of noise alone. 0: every picture begins as noise.
+      edit_start: flow time, before the shift, at which an edit begins: from a mixture of its source
+        with noise instead of noise alone. 0: every picture begins as noise.
       grid: the flow times, one of `core.flow.TIME_GRIDS`.
       codec_steps: flow steps of the pixel decoder; None: the configuration's.
 
     Raises:
       ValueError: an unknown sampler, renorm or grid, no step, or a number out of its range. Raised
-        here, as errors inside a compiled program reach the user with all of JAX's frames.
+        here, since errors inside a compiled program reach the user with all of JAX's frames.
     """
 
     steps: int = 20
@@ -116,11 +117,11 @@ class Drawing:
                 f"edit_start is {self.edit_start}; give a flow time from 0 (noise) to below 1 (the "
                 "source as it is)"
             )
-        time_grid(self.steps, start=self.edit_start, kind=self.grid)  # raises where there is none
+        time_grid(self.steps, start=self.edit_start, kind=self.grid)  # raises if there is none
 
     @property
     def branches(self) -> tuple[str, ...]:
-        """What a step computes, the conditional branch first."""
+        """The branches that a step computes, the conditional one first."""
         wordless = (WORDLESS,) * (self.guidance != 1.0)
         return (CONDITIONAL, *wordless, *(PICTURELESS,) * (self.image_guidance != 1.0))
 
@@ -154,14 +155,14 @@ def draw_latents(
 ) -> Float[Array, "R n d"]:
     """Integrates the model's velocity from noise to normalised latents of R pictures.
 
-    The prefix was read once; each step runs the image's tokens only.
+    The prefix has been read already; each step runs only the image's tokens.
 
     Args:
-      cache: B = R * branches prefixes, those of a picture side by side, in slots [0, start), with
-        s more slots free.
-      positions, mask: of the s slots of the picture, the mask in cache slots.
-      grids: rows and columns of its n tokens. What is computed behind the last one is arbitrary.
-      source: latents that the pictures begin with where `plan.start` is later than 0.
+      cache: B = R * branches prefixes, those of a picture next to each other, in slots [0, start),
+        with s more slots free.
+      positions, mask: those of the s slots of the picture, with the mask in cache slots.
+      grids: rows and columns of its n tokens. What is computed after the last one is arbitrary.
+      source: latents with which the pictures begin if `plan.start` is later than 0.
     """
     branches = len(plan.branches)
     if plan.start:
@@ -216,7 +217,8 @@ def draw_latents(
 
 
 def _first_rows(x: jax.Array, axis: int, branches: int, rows: int) -> jax.Array:
-    """Of the `branches` rows of each picture the first `rows`; no device needs another's."""
+    """The first `rows` of the `branches` rows of each picture, without communication between
+    devices."""
     if rows == branches:
         return x
     shape = x.shape

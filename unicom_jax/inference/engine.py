@@ -1,10 +1,10 @@
-"""The compiled programs behind `Generator`, each for one thing:
+"""The compiled programs behind `Generator`, one for each job:
 
     read      prefixes into a key-value cache                    reading
     write     continues them, token by token                     writing
-    draw      latents of pictures behind them, step by step      drawing
+    draw      latents of pictures after them, step by step       drawing
     paint     latents to pixels                                  painting
-    encode    pixels to latents; `pooled_features`: one vector a picture
+    encode    pixels to latents; `pooled_features`: one vector per picture
 
 They are functions of (models, params, arrays) with the models static, so two generators of the same
 configuration (a trained model and its untrained baseline) share every compiled program. Numbers
@@ -40,10 +40,10 @@ from unicom_jax.models.transformer import KVCache
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.parallel.sharding import place_copies, replicated
 
-# The trees of `runs.weights.trees_in_use`, for a LatentSpace `autoencoder` too.
+# The trees of `runs.weights.trees_in_use`, plus `autoencoder` for a LatentSpace.
 Weights = Mapping[str, Params]
 
-# The scopes of the programs, by which `planning/sampling.py` and profiles know them.
+# The scopes of the programs, by which `planning/sampling.py` and profiles identify them.
 READING, WRITING, DRAWING, PAINTING = "reading", "writing", "drawing", "painting"
 
 
@@ -52,9 +52,9 @@ class Models:
     """The modules of a configuration, and the mesh they run on; None: one device.
 
     Attributes:
-      vision: the encoder's image tower: read by the codec or the model, or only to measure
-        pictures; whether there are weights of it depends on the run.
-      space: in what the codec's tokens are painted.
+      vision: the encoder's image tower, used by the codec or the model, or only to measure
+        pictures; whether it has weights depends on the run.
+      space: the space in which the codec's tokens are painted.
     """
 
     vision: VisionEncoder
@@ -78,7 +78,7 @@ class Models:
 
     @property
     def canvas(self) -> PaintSpace:
-        """The space of whole pictures, be it inside the codec or behind it."""
+        """The space of whole pictures, whether inside the codec or after it."""
         return self.codec.canvas or self.space
 
     def on(self, canvas: PaintSpace) -> Models:
@@ -89,13 +89,13 @@ class Models:
 
     @property
     def row_devices(self) -> int:
-        """Devices, or groups of them, that take rows of their own; batches divide over them."""
+        """The number of devices, or groups of them, over which the rows of a batch are divided."""
         return 1 if self.mesh is None else int(np.prod([self.mesh.shape[axis] for axis in ROWS]))
 
     def place(self, arrays: Any) -> Any:
-        """Host arrays, equal on every process, with their rows over the mesh as they divide.
+        """Places host arrays, equal on every process, with their rows sharded over the mesh.
 
-        Scalars and what does not divide are copied to every device.
+        Scalars and arrays whose rows do not divide evenly are copied to every device.
         """
         if self.mesh is None:
             return arrays
@@ -107,7 +107,7 @@ class Models:
         return jax.tree.map(put, arrays)
 
     def new_cache(self, rows: int, slots: int) -> KVCache:
-        """An empty cache; rows and key heads over the mesh as they divide."""
+        """An empty cache; rows and key heads are sharded over the mesh if they divide evenly."""
         if self.mesh is None:
             return _empty_cache(self, rows, slots)
         heads = fitting(TENSOR, self.unified.transformer.kv_heads, self.mesh)
@@ -117,7 +117,7 @@ class Models:
         return make(self, rows, slots)
 
     def at_hand(self, x: jax.Array) -> jax.Array:
-        """x whole on every device, so that every process can fetch it."""
+        """x replicated on every device, so that every process can fetch it."""
         if self.mesh is None:
             return x
         return jax.lax.with_sharding_constraint(x, replicated(self.mesh))
@@ -166,13 +166,13 @@ def read(
     """Reads rows into the cache's slots from `start` on.
 
     Args:
-      batch: without patches. Its mask speaks of cache slots.
-      patches: of the pictures of R requests, of B / R rows each; None: there are none, and nothing
-        is encoded.
-      last: which slot of each row's own the hidden state is asked for.
+      batch: without patches. Its mask is in cache slots.
+      patches: those of the pictures of R requests, of B / R rows each; None: there are none, and
+        nothing is encoded.
+      last: the slot in each row of the batch whose hidden state is returned.
 
     Returns:
-      Those hidden states, and the cache, which may no longer be used where it was given.
+      These hidden states, and the new cache; the given cache may no longer be used.
     """
     prepared = None if patches is None else _prepared(models, params, batch, patches)
     hidden, cache = models.unified.prefill(params["unified"], batch, prepared, cache, start)
@@ -180,7 +180,7 @@ def read(
 
 
 def _prepared(models: Models, params: Weights, batch: MixedBatch, patches: jax.Array) -> Any:
-    """What frozen models make of all rows' pictures; each request's are encoded once."""
+    """The frozen models' outputs for all rows' pictures; those of a request are encoded once."""
     branches = batch.tokens.shape[0] // patches.shape[0]
     requests = jax.tree.map(lambda x: x[::branches], batch).replace(patches=patches)
     prepared = models.unified.images.prepare(models.family.frozen_of(params), requests)
@@ -198,7 +198,7 @@ def write(
     *,
     mode: str,
 ) -> Writing:
-    """Continues prefixes that were read; as `inference.text.generate`."""
+    """Continues prefixes in the cache; as `inference.text.generate`."""
     written = generate(models.unified, params["unified"], writing, tail, until, numbers, mode)
     return written._replace(
         tokens=models.at_hand(written.tokens), done=models.at_hand(written.done)
@@ -220,7 +220,7 @@ def draw(
     *,
     plan: Plan,
 ) -> Float[Array, "R n d"]:
-    """Draws an image behind prefixes that were read; as `inference.drawing.draw_latents`."""
+    """Draws an image after prefixes in the cache; as `inference.drawing.draw_latents`."""
     return draw_latents(
         models.unified, params["unified"], cache, positions, mask, grids, noise, start, numbers,
         plan, source,
@@ -237,9 +237,9 @@ def paint(
     *,
     steps: int,
 ) -> Float32[Array, "R N C"]:
-    """Patches in [-1, 1] of latents. `grids`: of patches.
+    """Patches in [-1, 1] from latents. `grids`: those of the patches.
 
-    `noise`, `steps`: of a codec that paints by a flow; None for others.
+    `noise`, `steps`: for a codec that paints by a flow; None for others.
     """
     tokens = models.codec.decode(params["codec"], latents, grids, noise, steps)
     return models.at_hand(models.space.decode(params, tokens, grids))
@@ -259,6 +259,6 @@ def encode(
 def pooled_features(
     models: Models, params: Weights, patches: UInt8[Array, "B N C"], grids: Int[Array, "B 2"]
 ) -> Float[Array, "B F"]:
-    """One vector a picture, by the encoder's attention pooling."""
+    """One vector per picture, by the encoder's attention pooling."""
     features = look(models, params, patches, grids)
     return models.at_hand(models.vision.pool(params["vision"], features, grids))

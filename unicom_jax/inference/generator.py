@@ -38,8 +38,8 @@ class Drawn:
 class Generator(Conversations):
     """Captions, answers, pictures and edits; `write`, `paint` and `respond` continue conversations.
 
-    Every method takes a list and returns one in its order; a single string or picture counts as a
-    list of one. Made by `load` or `untrained`; arguments as of `Conversations`.
+    Every method takes a list and returns one in the same order; a single string or picture counts
+    as a list of one. Made by `load` or `untrained`; arguments as for `Conversations`.
     """
 
     @classmethod
@@ -47,15 +47,15 @@ class Generator(Conversations):
         """Weights of a training directory, read straight onto their devices in the compute dtype.
 
         Args:
-          step: of the unified model: a number, "best" (lowest held-out loss), or "": the newest.
-          mesh: how weights and batches are spread over the devices, as `parallel.mesh` reads it;
+          step: that of the unified model: a number, "best" (lowest held-out loss), or "" (newest).
+          mesh: how weights and batches are spread over the devices, in the form of `parallel.mesh`;
             None: over all of them ("fsdp=-1").
 
         Raises:
-          CheckpointError: no such checkpoint there, a damaged one, or one of another version.
+          CheckpointError: the checkpoint does not exist, is damaged, or has another version.
           TokenizerError: its tokenizer is missing, damaged or not the one it was trained with.
-          ConfigError: its autoencoder, where it has one, is missing or damaged.
-          ValueError: a mesh that does not suit the devices.
+          ConfigError: its autoencoder, if it has one, is missing or damaged.
+          ValueError: the mesh does not fit the devices.
         """
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
         config, tokenizer = weights.describe(as_path(workdir))
@@ -72,7 +72,7 @@ class Generator(Conversations):
         seed: int = 0,
         mesh: str | None = None,
     ) -> Generator:
-        """The same model with random weights, its autoencoder included: the baseline of scores.
+        """The same model with random weights, including its autoencoder: the baseline for scores.
 
         `mesh`: as for `load`.
         """
@@ -85,7 +85,7 @@ class Generator(Conversations):
         questions: str | Sequence[str],
         **options: Any,
     ) -> list[str]:
-        """Answers question i about picture i; options as of `write`.
+        """Answers question i about picture i; options as for `write`.
 
         A single question is asked about every picture, a single picture is shown with every
         question.
@@ -104,7 +104,7 @@ class Generator(Conversations):
     def caption(
         self, images: Picture | Sequence[Picture], *, prompt: str = BRIEFLY, **options: Any
     ) -> list[str]:
-        """Describes each picture; options as of `write`."""
+        """Describes each picture; options as for `write`."""
         return self.answer(as_pictures(images), prompt, **options)
 
     def draw(
@@ -122,7 +122,7 @@ class Generator(Conversations):
         first: int = 0,
         **drawing: Any,
     ) -> list[Drawn]:
-        """Draws each prompt, `count` times side by side in the result.
+        """Draws each prompt `count` times; these pictures are consecutive in the result.
 
         Args:
           size, count, seed, first, drawing: as for `paint`.
@@ -155,9 +155,9 @@ class Generator(Conversations):
         instructions: str | Sequence[str],
         **options: Any,
     ) -> list[Picture]:
-        """Changes picture i as instruction i says; as large as `prepared` makes it.
+        """Changes picture i as instruction i says, at the size of `prepared`.
 
-        Options as of `paint`; a single picture or instruction as for `answer`.
+        Options as for `paint`; a single picture or instruction as for `answer`.
         """
         return self.paint(
             [
@@ -168,17 +168,17 @@ class Generator(Conversations):
         )
 
     def session(self) -> Session:
-        """A conversation that reads each turn once."""
+        """A conversation in which each turn is read only once."""
         return Session(self)
 
     def respond(self, conversation: Conversation, **options: Any) -> list[Segment]:
-        """Words and pictures, as the model decides, behind one conversation; see `Session`."""
+        """Words and pictures, as the model decides, after one conversation; see `Session`."""
         return self.session().respond(conversation, **options)
 
     def reconstruct(
         self, images: Picture | Sequence[Picture], *, seed: int = 0, first: int = 0
     ) -> list[Picture]:
-        """Each picture through its latents alone and back, at the size of `prepared`.
+        """Encodes each picture to latents and decodes these alone, at the size of `prepared`.
 
         `seed`, `first`: as for `paint`.
         """
@@ -186,7 +186,7 @@ class Generator(Conversations):
 
     @property
     def without_details(self) -> Generator | None:
-        """The same model, but its head draws by semantics alone; None: it adds no details.
+        """The same model with a head that draws by semantics alone; None: its head adds no details.
 
         It shares all other weights, and every compiled program.
         """
@@ -201,7 +201,7 @@ class Generator(Conversations):
 
     @property
     def encoder(self) -> PictureEncoder | None:
-        """What measures pictures; None: the run has no encoder."""
+        """The encoder that measures pictures; None: the run has none."""
         return self.codec.encoder
 
     def features(self, images: Picture | Sequence[Picture]) -> Float32[np.ndarray, "B F"]:

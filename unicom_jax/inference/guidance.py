@@ -1,4 +1,4 @@
-"""Guidance by words and by pictures: how the velocities of several branches become one.
+"""Guidance by words and by pictures: combines the velocities of several branches.
 
 BAGEL's two scales (Deng et al., arXiv 2505.14683), with the velocity c under the whole prompt, w
 without its words and p without its pictures:
@@ -6,7 +6,7 @@ without its words and p without its pictures:
     by words     x = w + guidance (c - w)
     by pictures  v = p + image_guidance (x - p)
 
-With one of them only, v is plain classifier-free guidance (Ho & Salimans 2022).
+With only one of them, v is plain classifier-free guidance (Ho & Salimans 2022).
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from unicom_jax.core.flow import guide
 
 CONDITIONAL, WORDLESS, PICTURELESS = "conditional", "wordless", "pictureless"  # branches
 
-# What is scaled down to the norm of c where it is larger: nothing; the whole picture's v; each
-# token's v; each token's x, before pictures guide.
+# What is scaled down to the norm of c if it is larger: nothing; the whole picture's v; each token's
+# v; each token's x, before the guidance by pictures.
 RENORMALISATIONS = ("none", "picture", "token", "words")
-ALWAYS = np.zeros(())  # a time within the whole interval: `drawing` chooses the steps
+ALWAYS = np.zeros(())  # a time inside the full interval: `drawing` selects the steps
 
 
 class Scales(NamedTuple):
@@ -46,7 +46,7 @@ def combine(
     """The guided velocity.
 
     Args:
-      branches: by name; the conditional one and at least one more.
+      branches: velocities by branch name; the conditional one and at least one more.
       valid: which tokens belong to the picture.
     """
     conditional = branches[CONDITIONAL]

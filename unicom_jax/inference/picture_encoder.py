@@ -1,4 +1,4 @@
-"""`PictureEncoder`: a run's frozen encoder, as one vector a picture."""
+"""`PictureEncoder`: a run's frozen encoder, which gives one vector per picture."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from unicom_jax.runs.weights import EYE
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PictureEncoder:
-    """Made by `encoder_in`. `params`: the tree of the encoder alone, so that nothing else is kept
+    """Made by `encoder_in`. `params` is only the tree of the encoder, so that nothing else is kept
     in memory."""
 
     models: engine.Models

@@ -1,4 +1,4 @@
-"""Pictures to PNG files: one, numbered ones, or all on one contact sheet."""
+"""Writes pictures to PNG files: one, several numbered ones, or all on one contact sheet."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ GAP = 4  # white pixels between the pictures of a sheet
 
 
 def check_name(out: Path) -> Path:
-    """`out`, with `.png` where it has no ending.
+    """`out`, with `.png` added if it has no ending.
 
     Raises:
-      ValueError: another ending; IsADirectoryError: a folder.
+      ValueError: it has another ending; IsADirectoryError: it is a folder.
     """
     if out.is_dir():
         raise IsADirectoryError(f"--out={out} is a folder; give the name of a PNG file in it")
@@ -34,7 +34,7 @@ def numbered(out: Path, number: int) -> Path:
 
 
 def save(image: Picture, path: Path) -> Path:
-    """Writes a PNG; makes the folder where needed."""
+    """Writes a PNG; creates the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         Image.fromarray(image).save(file, "PNG")
@@ -42,7 +42,7 @@ def save(image: Picture, path: Path) -> Path:
 
 
 def save_all(images: Sequence[Picture], out: Path, sheet: bool = False) -> list[Path]:
-    """The file of each picture: `out` for one, `out`-1, -2, ... for several, or all on a sheet."""
+    """Writes `out` for one picture, `out`-1, -2, ... for several, or a sheet; returns the files."""
     if sheet:
         return [save(contact_sheet(images), out)] * len(images)
     if len(images) == 1:
@@ -51,7 +51,7 @@ def save_all(images: Sequence[Picture], out: Path, sheet: bool = False) -> list[
 
 
 def contact_sheet(images: Sequence[Picture]) -> Picture:
-    """Pictures of any sizes in reading order in a grid about as wide as high."""
+    """Pictures of any sizes in reading order, in a grid that is about as wide as it is high."""
     columns = math.ceil(math.sqrt(len(images)))
     rows = math.ceil(len(images) / columns)
     high = GAP + max(image.shape[0] for image in images)

@@ -1,4 +1,4 @@
-"""Prompts to device batches: prefixes of different lengths in rows of one length."""
+"""From prompts to device batches: prefixes of different lengths in rows of the same length."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from data_pipelines.sequences.sequence import Document, Slots, drawing_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 
 LEAST_SLOTS = 32  # of a bucket
-WHOLE_OCTAVES = 256  # up to here buckets are powers of two, behind it four of them make an octave
+WHOLE_OCTAVES = 256  # up to here buckets are powers of two, then there are four per octave
 
 
 @dataclasses.dataclass(frozen=True)
 class Prefixes:
     """B prefixes in rows of S slots, for R requests with the same number of rows each.
 
-    The rows of a request (its branches under guidance) stand side by side. They show the same
-    pictures or none, so pictures are held, and encoded, once a request.
+    The rows of a request (its branches under guidance) are adjacent. They show the same pictures or
+    none, so pictures are stored, and encoded, once per request.
 
     Attributes:
       batch: the rows, padded; without patches.
       lengths: slots in use.
       next_positions: rotary index of what follows.
-      patches: of the pictures of each request; None where no row has one.
+      patches: those of the pictures of each request; None if no row has a picture.
     """
 
     batch: MixedBatch
@@ -44,8 +44,8 @@ class Prefixes:
 def bucket(slots: int) -> int:
     """`slots` rounded up to one of a few lengths, so that few programs are compiled.
 
-    A program for a long row costs as much as the row is long, so there at most a quarter of it is
-    padding.
+    The cost of a program grows with the length of its rows, so buckets are closer together for long
+    rows, of which at most a quarter is padding.
     """
     octave = 1 << max(slots - 1, 0).bit_length()
     step = octave if octave <= WHOLE_OCTAVES else octave // 8
@@ -53,15 +53,15 @@ def bucket(slots: int) -> int:
 
 
 def power_of_two(count: int) -> int:
-    """The least power of two that is not below `count`."""
+    """The smallest power of two that is at least `count`."""
     return 1 << max(count - 1, 0).bit_length()
 
 
 def collate(documents: Sequence[Document], sequence: SequenceConfig, branches: int = 1) -> Prefixes:
-    """One prefix a row; rows are as long as the `bucket` of the longest.
+    """One prefix per row; rows are as long as the `bucket` of the longest prefix.
 
     Args:
-      documents: `branches` of each request side by side. Its first one has all its pictures.
+      documents: `branches` adjacent ones per request, the first of which has all its pictures.
     """
     images = power_of_two(max(1, *(len(document.grids) for document in documents)))
     packing = PackingConfig(slots=bucket(max(map(len, documents))), images=images, window_rows=1)
@@ -83,13 +83,13 @@ def image_slots(
     start: int,
     kind: str,
 ) -> Slots:
-    """Positions (B, tokens, 2) and mask (B, tokens) of an image to be drawn behind each prefix.
+    """Positions (B, tokens, 2) and mask (B, tokens) of an image to be drawn after each prefix.
 
     Args:
-      lengths, next_positions: as of `Prefixes`, B / R rows a request. `start`: the first slot.
-      grids: token rows and columns of each request's image. Slots behind its last token see
-        nothing and nobody sees them.
-      kind: of the positions, `SequenceConfig.image_positions`.
+      lengths, next_positions: as in `Prefixes`, B / R rows per request. `start`: the first slot.
+      grids: token rows and columns of each request's image. Slots after its last token see
+        nothing and are not seen.
+      kind: that of the positions, `SequenceConfig.image_positions`.
     """
     slots = [
         drawing_slots(int(length), int(position), int(rows), int(cols), start, kind)

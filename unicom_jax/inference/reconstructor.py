@@ -1,6 +1,6 @@
 """`Reconstructor`: a run's codec, or autoencoder, alone: pictures to latents and back.
 
-A `Generator` has one. That of a run without a unified model stands alone, made by `load`.
+A `Generator` has one. For a run without a unified model, `load` makes one on its own.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class Reconstructor:
     """Pictures through their latents.
 
     Attributes:
-      params: the trees of `models.codec`, of the space that it paints in, and of the encoder where
+      params: the trees of `models.codec`, of the space in which it paints, and of the encoder if
         there is one.
-      batch_size: pictures computed at once; the configuration's, unless it is set.
+      batch_size: pictures computed at once; the configuration's unless set.
     """
 
     config: Mapping[str, Any]
@@ -62,11 +62,11 @@ class Reconstructor:
 
     @classmethod
     def load(cls, workdir: str | Path, step: str = "", mesh: str | None = None) -> Reconstructor:
-        """The autoencoder that a run trained, and its encoder where it has one; arguments and
-        errors as of `Generator.load`.
+        """The autoencoder that a run trained, and its encoder if it has one; arguments and errors
+        as for `Generator.load`.
 
         Raises:
-          ValueError: a `step`, which chooses one of the unified model.
+          ValueError: `step` is given, which selects a step of the unified model.
         """
         if step:
             raise ValueError(
@@ -90,8 +90,8 @@ class Reconstructor:
         seed: int = 0,
         mesh: str | None = None,
     ) -> Reconstructor:
-        """The same autoencoder with random weights; arguments as of `Generator.untrained`, which
-        alone has words."""
+        """The same autoencoder with random weights; arguments as for `Generator.untrained`, but
+        the tokenizer is not used."""
         del tokenizer
         devices = make_mesh(mesh or "fsdp=-1", jax.devices())
         params: dict[str, Params] = {}
@@ -105,7 +105,7 @@ class Reconstructor:
 
     @property
     def encoder(self) -> PictureEncoder | None:
-        """What measures pictures; None: the run has no encoder."""
+        """The encoder that measures pictures; None: the run has none."""
         return encoder_in(self.models, self.params, self.sequence, self.batch_size)
 
     def prepared(self, image: Picture) -> Picture:
@@ -120,9 +120,9 @@ class Reconstructor:
     def reconstruct(
         self, images: Picture | Sequence[Picture], *, seed: int = 0, first: int = 0
     ) -> list[Picture]:
-        """Each picture through its latents alone and back, at the size of `prepared`.
+        """Encodes each picture to latents and decodes these alone, at the size of `prepared`.
 
-        `seed`, `first`: of the noise from which a flow paints, as for `Generator.paint`.
+        `seed`, `first`: for the noise from which a flow paints, as for `Generator.paint`.
         """
         pictures, steps = [self.prepared(image) for image in as_pictures(images)], self.steps(None)
         sizes = [self.grid(image) for image in pictures]
@@ -155,7 +155,7 @@ class Reconstructor:
         steps: int,
         seed: int,
     ) -> list[Picture]:
-        """Pictures of latents, from noise by (seed, place) where the codec paints by a flow.
+        """Pictures from latents, with noise by (seed, place) if the codec paints by a flow.
 
         `grids`: patch rows and columns of each.
         """
@@ -173,7 +173,7 @@ class Reconstructor:
         return to_pictures(painted, sizes, self.sequence.patch)
 
     def steps(self, asked: int | None) -> int:
-        """Flow steps that paint a picture, the configuration's unless asked for; 1 where the codec
+        """Flow steps that paint a picture: `asked`, else the configuration's; 1 if the codec
         decodes at once."""
         if not self.models.codec.noise_channels:
             return 1
@@ -181,7 +181,7 @@ class Reconstructor:
 
 
 def _of_autoencoder(config: Mapping[str, Any], mesh: Mesh) -> engine.Models:
-    """The models of a run, with its own autoencoder for the codec of pictures."""
+    """The models of a run that use its own autoencoder as the codec of pictures."""
     space = space_of(config, build_autoencoder(config), autoencoder.canvas_of(config))
     codec = AutoencoderCodec(space)
     return dataclasses.replace(engine.Models.of(config, mesh), codec=codec, space=pixels(config))

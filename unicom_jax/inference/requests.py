@@ -1,4 +1,4 @@
-"""What a user hands over, one thing or a list of them, checked and as lists of equal length."""
+"""Checks what a user passes, one item or a list of them, and returns lists of equal length."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def as_texts(texts: Any, what: str = "prompt") -> list[str]:
     """A list of texts; one string is one text.
 
     Raises:
-      ValueError: something else than a string among them.
+      ValueError: one of them is not a string.
     """
     listed = [texts] if isinstance(texts, str) else list(texts)
     for place, text in enumerate(listed):
@@ -30,7 +30,7 @@ def as_pictures(images: Any) -> list[Picture]:
     """A list of pictures (H, W, 3) uint8; one array of three axes is one picture.
 
     Raises:
-      ValueError: something that is no such picture.
+      ValueError: one of them is not such a picture.
     """
     listed = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
     for place, image in enumerate(listed):
@@ -44,10 +44,10 @@ def as_pictures(images: Any) -> list[Picture]:
 
 
 def paired(images: Any, texts: Any, what: str) -> list[tuple[Picture, str]]:
-    """Picture i with text i. A single text is for every picture, a single picture for every text.
+    """Pairs picture i with text i. A single text or picture is paired with all of the others.
 
     Raises:
-      ValueError: numbers that do not match.
+      ValueError: the numbers of pictures and texts differ.
     """
     pictures, words = as_pictures(images), as_texts(texts, what)
     if isinstance(texts, str):

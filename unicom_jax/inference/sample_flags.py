@@ -186,7 +186,7 @@ def number(kind: type, least: float, most: float = float("inf")) -> Callable[[st
 
 
 def _pair(text: str) -> tuple[float, float]:
-    """An argparse type: two numbers with a comma between."""
+    """An argparse type: two numbers separated by a comma."""
     try:
         low, high = (float(part) for part in text.split(","))
     except ValueError:

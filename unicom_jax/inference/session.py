@@ -1,7 +1,7 @@
-"""One conversation, turn by turn: what was read once stays in the key-value cache.
+"""One conversation, turn by turn: what has been read stays in the key-value cache.
 
-A turn adds slots behind those of the turn before, so only they are read. What a cache holds is
-known slot by slot (`Held`); where a conversation does not continue from there, it is read again
+A turn adds slots after those of the previous turn, so only the new ones are read. The content of
+every slot of a cache is known (`Held`); a conversation that does not continue from it is read again
 from the first slot that differs.
 """
 
@@ -34,12 +34,12 @@ from unicom_jax.inference.words import Listener, OnText, stop_strings
 from unicom_jax.models.transformer import KVCache
 
 Slots = np.ndarray  # (L, facts) int64: all that decides a slot's keys and values, as numbers
-SEES = MASK_FIELDS.index("context_stop") - len(MASK_FIELDS)  # the fact: up to which slot it sees
+SEES = MASK_FIELDS.index("context_stop") - len(MASK_FIELDS)  # the fact up to which slot it sees
 
 
 @dataclasses.dataclass
 class Held:
-    """A cache of one row, and the slots that it holds; later ones are free."""
+    """A cache of one row, and the slots that it holds; later slots are free."""
 
     cache: KVCache
     slots: Slots
@@ -52,14 +52,14 @@ class Held:
 class Session:
     """Continues one conversation; made by `Generator.session`.
 
-    It may be given any conversation at any time: what it shares with the one before is not read
-    again.
+    It accepts any conversation at any time; what that has in common with the previous one is not
+    read again.
     """
 
     def __init__(self, model: Conversations) -> None:
         self.model = model
         self.held: dict[str, Held] = {}  # by guidance branch
-        self.slots_read = 0  # slots that were computed for prefixes so far
+        self.slots_read = 0  # slots computed for prefixes so far
 
     def respond(
         self,
@@ -76,22 +76,23 @@ class Session:
         seed: int = 0,
         **drawing: Any,
     ) -> list[Segment]:
-        """Lets the model decide: words, and pictures where it opens one, until its turn ends.
+        """Lets the model write words, and draw a picture whenever it opens one, until its turn
+        ends.
 
         Args:
           conversation: all that was said so far; a string is a prompt.
-          max_images: the turn ends with so many pictures.
+          max_images: the turn ends after this many pictures.
           max_tokens, temperature, top_p, top_k, stop: as for `write`.
           on_text: called as on_text(part, piece) with each piece of text once it is written; part
             counts the texts of the response.
           size, drawing: as for `paint`.
-          seed: everything drawn at random follows from it.
+          seed: determines all random choices.
         """
         sampling = Sampling(temperature, top_p, top_k)
         settings, said = self.model.drawing(**drawing), as_conversation(conversation)
         response: list[Segment] = []
         for part in range(max_images):
-            context, own = [*said, *response], derived_seed(seed, part)  # each its own noise
+            context, own = [*said, *response], derived_seed(seed, part)  # each with its own noise
             listening = on_text is not None or stop_strings(stop)
             listener = Listener(self.model.words, on_text, stop, [part]) if listening else None
             tokens = self._write(context, self.model.limit(max_tokens), sampling, own, listener)
@@ -155,9 +156,9 @@ class Session:
         return picture
 
     def _hold(self, name: str, document: Document, room: int) -> jax.Array:
-        """Reads what the branch's cache lacks of `document`; the hidden state (1, W) of its end.
+        """Reads what the branch's cache lacks of `document`; returns its last hidden state (1, W).
 
-        Afterwards `room` slots are free behind it.
+        Afterwards `room` slots after it are free.
         """
         model, wanted = self.model, _slots_of(document)
         held = self.held.pop(name, None)
@@ -166,7 +167,7 @@ class Session:
         slots = row.tokens.shape[1]
         needed = start + max(slots, len(document) - start + room)
         if held is None or held.room < needed:
-            if held is not None and start:  # a larger cache: everything is read once more
+            if held is not None and start:  # a larger cache: everything is read again
                 return self._hold(name, document, room)
             held = Held(model.models.new_cache(1, bucket(2 * needed)), wanted[:0])
         last = np.array([len(document) - 1 - start], np.int32)
@@ -180,7 +181,7 @@ class Session:
 
 
 def _slots_of(document: Document) -> Slots:
-    """All that decides what a document's slots write into a cache, slot by slot."""
+    """All that determines what each of a document's slots writes into a cache."""
     pictures = zip(document.patches, document.grids, strict=True)
     digests = [
         int.from_bytes(hashlib.blake2b(cut.tobytes() + repr(grid).encode(), digest_size=7).digest())
@@ -197,7 +198,7 @@ def _slots_of(document: Document) -> Slots:
 
 
 def _written(tokens: np.ndarray, start: int, position: int) -> Slots:
-    """The slots of text that the model wrote behind `start` slots."""
+    """The slots of text that the model wrote after the first `start` slots."""
     index = np.arange(len(tokens))
     columns = [tokens, np.full(len(tokens), Role.TEXT), position + index, position + index]
     columns += [0 * index, 0 * index, 0 * index, start + index + 1, 0 * index, 0 * index]
@@ -205,10 +206,10 @@ def _written(tokens: np.ndarray, start: int, position: int) -> Slots:
 
 
 def _shared(held: Slots, wanted: Slots) -> int:
-    """How many first slots are the same, so that the rest of `wanted` can be read behind them.
+    """How many leading slots are the same, so that only the rest of `wanted` has to be read.
 
-    At least the last one is read again, for its hidden state; and a slot that sees later ones, as
-    those of a picture do, is only kept together with them.
+    At least the last one is read again, for its hidden state. A slot that sees later ones, as in a
+    picture, is only kept together with these.
     """
     most = min(len(held), len(wanted) - 1)
     same = (held[:most] == wanted[:most]).all(axis=1)
@@ -247,7 +248,7 @@ def _part(
 
 
 def _side_by_side(caches: tuple[KVCache, ...], start: int, room: int) -> KVCache:
-    """Caches of one row each as rows of one: their first `start` slots, and `room` more."""
+    """One cache from caches of one row each: their first `start` slots, and `room` more."""
 
     def join(*parts: jax.Array) -> jax.Array:
         pads = [max(start - part.shape[2], 0) for part in parts]

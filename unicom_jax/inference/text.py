@@ -30,10 +30,10 @@ class Sampling:
     """How a token is chosen.
 
     Attributes:
-      temperature: 0 takes the likeliest.
-      top_p: keeps the smallest set of tokens that holds this much probability (Holtzman et al.
-        2020), of what `top_k` leaves.
-      top_k: keeps so many of the likeliest; 0: all.
+      temperature: 0 takes the likeliest token.
+      top_p: of the tokens that `top_k` leaves, keeps the smallest set with at least this much
+        probability (Holtzman et al. 2020).
+      top_k: keeps this many of the likeliest tokens; 0: all.
 
     Raises:
       ValueError: a number out of its range.
@@ -53,7 +53,7 @@ class Sampling:
 
     @property
     def mode(self) -> str:
-        """What a program is compiled for; the rest are its arguments."""
+        """The static part, for which a program is compiled; the numbers are its arguments."""
         if self.temperature == 0.0:
             return GREEDY
         return FILTERED if self.top_p < 1.0 or self.top_k else PLAIN
@@ -66,14 +66,14 @@ class Sampling:
 
 
 class Tail(NamedTuple):
-    """Where the text behind each of B prefixes starts.
+    """Where the text after each of B prefixes starts.
 
     Attributes:
       lengths: slots of each prefix in use, from 0.
       next_positions: rotary index of its next token.
       start: cache slot of the first written token, for all rows.
-      places: of the rows in the request, see `row_keys`.
-      seed: of the request.
+      places: those of the rows in the request, see `row_keys`.
+      seed: that of the request.
       stop: token ids that end a row.
     """
 
@@ -86,13 +86,13 @@ class Tail(NamedTuple):
 
 
 class Writing(NamedTuple):
-    """Text that is being written behind B prefixes.
+    """Text that is being written after B prefixes.
 
     Attributes:
       count: tokens so far.
       hidden: state of each row's last slot, from which its next token is chosen.
       done: rows that have ended.
-      tokens: what was written, -1 behind it.
+      tokens: what was written, padded with -1.
     """
 
     count: Int32[Array, ""]
@@ -103,14 +103,14 @@ class Writing(NamedTuple):
 
 
 def row_keys(seed: UInt32[Array, ""], places: Int[Array, " B"]) -> Key[Array, " B"]:
-    """A key by (seed, place in the request): a row draws its own tokens in any batch."""
+    """A key from (seed, place in the request), so that no row's tokens depend on the batch."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), places)
 
 
 def choose(
     logits: Float[Array, "B V"], keys: Key[Array, " B"], mode: str, numbers: SamplingNumbers
 ) -> Int32[Array, " B"]:
-    """One token per row of logits, by one key a row."""
+    """Chooses one token per row of logits, with one key per row."""
     if mode == GREEDY:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
     logits = logits / numbers.temperature
@@ -132,7 +132,7 @@ def _keep_likeliest(logits: jax.Array, numbers: SamplingNumbers) -> jax.Array:
 
 
 def begin_writing(hidden: Float[Array, "B W"], cache: KVCache, room: int) -> Writing:
-    """Nothing is written yet; `room`: most tokens a row."""
+    """The state before anything is written; `room`: the most tokens per row."""
     rows = hidden.shape[0]
     return Writing(
         count=jnp.zeros((), jnp.int32),
@@ -154,13 +154,13 @@ def generate(
 ) -> Writing:
     """Continues until every row has produced a stop token, or `until` tokens are written.
 
-    The cache needs free slots for them behind `tail.start`. A row's stop token is its last token.
+    The cache needs free slots for these from `tail.start` on. A row's stop token is its last token.
     """
     zeros = jnp.zeros_like(tail.lengths)[:, None]
     keys = row_keys(tail.seed, tail.places)
 
     def feed(token: jax.Array, state: Writing) -> tuple[jax.Array, KVCache]:
-        """Reads one token a row in slot start + count."""
+        """Reads one token per row, in slot start + count."""
         embedded = pathway.transformer.embed(params["transformer"], token[:, None])
         position = (tail.next_positions + state.count)[:, None]
         slot = tail.start + state.count

@@ -1,7 +1,8 @@
-"""`unicom export --verify`: does the exported model give in PyTorch what the run gives in JAX?
+"""`unicom export --verify`: checks that an exported model computes in PyTorch what the run computes
+in JAX.
 
-The reference is computed here and stored in a temporary file; a process of its own, which loads
-nothing of ours, compares. Both sides compute in fp32 with the weights as they were exported.
+The reference is computed here and stored in a temporary file; a separate process, which loads none
+of our code, compares. Both sides compute in fp32 with the weights as they were exported.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SCRIPT = Path(unicom_jax.interop.pytorch.__file__).with_name("verify_unicom.py")
 PROMPTS = ("a red circle", "a blue square beside a small yellow star")
 INSTRUCTIONS = ("make it green", "add a red circle", "remove it")
 TIME = 0.3  # flow time of the velocity that is compared
-# What each comparison may differ by, and in what: the script's names.
+# The largest difference allowed in each comparison, and its measure, by the script's names.
 RELATIVE, TOKENS, LEVELS = "of the largest", "tokens", "levels of 255"
 LIMITS = {
     "features": (1e-4, RELATIVE),
@@ -56,11 +57,11 @@ LIMITS = {
 
 
 class VerifyError(Exception):
-    """The exported model differs, or cannot be compared. One line that says how to fix it."""
+    """The exported model differs, or cannot be compared. The message, one line, names the fix."""
 
 
 def check_torch() -> None:
-    """Raises VerifyError where torch is not installed."""
+    """Raises VerifyError if torch is not installed."""
     if importlib.util.find_spec("torch") is None:
         raise VerifyError("--verify needs torch; pip install torch==2.13.0, or leave it out")
 
@@ -71,7 +72,7 @@ def verify(
     """Compares the export in `folder` with the run in `workdir` and prints a table.
 
     Args:
-      dtype, choice: "fp32", "bf16" or "fp16" and the choice of weights, as they were exported.
+      dtype, choice: "fp32", "bf16" or "fp16", and the choice of weights, both as in the export.
 
     Raises:
       VerifyError: a difference is over its limit, or the exported model does not run.
@@ -106,7 +107,7 @@ def _generator(workdir: Path, dtype: str, choice: weights.Choice) -> Generator:
 
 def _run_script(folder: Path, reference: Path, result: Path) -> None:
     modules = reference.with_name("modules")  # transformers copies the export's code there
-    hidden = {"PYTHONPATH"}  # the script finds no code of ours
+    hidden = {"PYTHONPATH"}  # the script must not find our code
     environment = {name: value for name, value in os.environ.items() if name not in hidden}
     environment |= {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(modules)}
     command = [sys.executable, str(SCRIPT), str(folder.resolve()), str(reference), str(result)]
@@ -163,7 +164,7 @@ def _listed(name: str, arrays: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _plaid() -> np.ndarray:
-    """A picture (60, 90, 3) that has to be resized, with slopes and edges in all colours."""
+    """A picture (60, 90, 3) that has to be resized, with gradients and edges in all colours."""
     row, column = np.mgrid[:60, :90]
     channels = (row * 4, column * 2, 255 * ((row // 12 + column // 18) % 2))
     return np.stack(channels, axis=-1).astype(np.uint8)
@@ -176,7 +177,7 @@ def _grid(generator: Generator) -> tuple[int, int]:
 
 
 def _noise(generator: Generator) -> dict[str, np.ndarray]:
-    """The noise that `draw` takes for seed 0, to be given to the other side as numbers."""
+    """The noise that `draw` uses for seed 0, to be passed to the other side as numbers."""
     (rows, cols), pool = _grid(generator), generator.sequence.pool
     codec, places = generator.models.codec, range(len(PROMPTS))
     tokens = (rows // pool) * (cols // pool)
@@ -190,10 +191,9 @@ def _noise(generator: Generator) -> dict[str, np.ndarray]:
 
 
 def _seen(generator: Generator, image: np.ndarray) -> dict[str, np.ndarray]:
-    """What the encoder and the codec make of one picture.
+    """The encoder's features and the codec's latents of one picture.
 
-    Of a codec that reads pixels the latents alone: its export has no encoder that is only looked
-    with.
+    Latents only, if the codec reads pixels: its export has no encoder that only measures pictures.
     """
     models = generator.models
     patches, grids = to_patches([image], generator.sequence)
@@ -213,7 +213,7 @@ def _seen(generator: Generator, image: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _scored(generator: Generator) -> dict[str, np.ndarray]:
-    """Logits behind the first prompt, and the velocity of noise that is drawn behind it."""
+    """Logits after the first prompt, and the velocity at the noise for a picture after it."""
     models, pool = generator.models, generator.sequence.pool
     document = build_prefix(
         [Text(PROMPTS[0])], generator.tokenizer, generator.sequence, VISION_START

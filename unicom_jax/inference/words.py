@@ -1,4 +1,4 @@
-"""Tokens to words: what ends an answer, and pieces of text as they are written."""
+"""From tokens to words: what ends an answer, and pieces of text as they are written."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jaxtyping import Bool, Int32
 
 from data_pipelines.sequences.tokenizer import Tokenizer
 
-# Called with the place of an answer in its request, and the piece that is new.
+# Called with the place of an answer in its request, and the new piece.
 OnText = Callable[[int, str], None]
 
-CUT_OFF = "�"  # how the first bytes of a character are decoded that is not yet whole
+CUT_OFF = "�"  # what the first bytes of an incomplete character decode to
 
 
 class Words:
@@ -25,7 +25,7 @@ class Words:
         self._spelt = dict(zip(think, ("<think>", "</think>"), strict=True))
 
     def text(self, tokens: Int32[np.ndarray, " tokens"]) -> str:
-        """Without special tokens, but for the marks of a thought."""
+        """Text without special tokens, except the marks of a thought."""
         pieces: list[str] = []
         run: list[int] = []
         for token in map(int, tokens):
@@ -37,7 +37,7 @@ class Words:
         return "".join([*pieces, self.tokenizer.decode(run)]).strip()
 
     def draws(self, tokens: Int32[np.ndarray, " tokens"]) -> bool:
-        """Whether the model ended its words to draw."""
+        """Whether the model ended its words in order to draw."""
         return len(tokens) > 0 and int(tokens[-1]) == self.tokenizer.vision_start
 
     @staticmethod
@@ -49,11 +49,11 @@ class Words:
 
 
 class Listener:
-    """Looks at the rows of a batch after every token: passes new text on and finds stop strings.
+    """Checks the rows of a batch after every token: passes on new text and finds stop strings.
 
     Args:
-      on_text: see `OnText`; None: nobody listens.
-      places: of the rows in the request. Rows that only fill up a batch repeat the place of an
+      on_text: see `OnText`; None: text is not passed on.
+      places: those of the rows in the request. Rows that only pad a batch repeat the place of an
         earlier one; their text is not passed on.
     """
 
@@ -79,7 +79,7 @@ class Listener:
         return np.array([self.ended[self.places.index(place)] for place in self.places])
 
     def close(self, tokens: Int32[np.ndarray, "B room"]) -> None:
-        """Passes on what was held back in case more came."""
+        """Passes on what was held back because more might follow."""
         for row in self._open_rows():
             self._send(row, self.words.until_stop(self._read(tokens[row])[1], self.stop))
 
@@ -101,7 +101,7 @@ def stop_strings(stop: str | Sequence[str]) -> tuple[str, ...]:
     """A tuple of stop strings, from one or several.
 
     Raises:
-      ValueError: an empty one, which would end every answer.
+      ValueError: one is empty, which would end every answer.
     """
     strings = (stop,) if isinstance(stop, str) else tuple(stop)
     if "" in strings:
