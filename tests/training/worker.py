@@ -2,13 +2,14 @@
 
     python -m tests.training.worker NOTES STOP_AT SIGNAL [flags of `unicom train`]
 
-NOTES becomes JSON: for every batch placed, {row of the global batch: checksum}. Before the batch
-STOP_AT (counted from 0, -1 for never) is trained on, the process sends itself SIGNAL: SIGTERM, or
-SIGKILL once the checkpoints that were begun are there.
+NOTES becomes JSON: for every batch placed, {row of the global batch: checksum}, those of held-out
+batches among them. Before the batch STOP_AT of those it trains on (counted from 0, -1 for never),
+the process sends itself SIGNAL: SIGTERM, or SIGKILL once the checkpoints that were begun are there.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import signal
@@ -21,25 +22,29 @@ import numpy as np
 
 from tests.training.toy import wait_for_saves
 from unicom_jax import cli
-from unicom_jax.training import loop
+from unicom_jax.training import held_out, loop
 
 
 def main() -> int:
     path, stop_at, name, *flags = sys.argv[1:]
     notes: list[dict[int, int]] = []
-    place = loop.place_batch
+    place, trained_on = loop.place_batch, itertools.count()
 
     def place_and_note(batch, mesh):
         placed = place(batch, mesh)
         notes.append(checksums(placed))
         Path(path).write_text(json.dumps(notes))
-        if len(notes) - 1 == int(stop_at):
+        return placed
+
+    def place_note_and_stop(batch, mesh):
+        placed = place_and_note(batch, mesh)
+        if next(trained_on) == int(stop_at):
             if name == "SIGKILL":
                 wait_for_saves()
             os.kill(os.getpid(), signal.Signals[name])
         return placed
 
-    loop.place_batch = place_and_note
+    loop.place_batch, held_out.place_batch = place_note_and_stop, place_and_note
     sys.argv = ["unicom", "train", *flags]
     return cli.main()
 
