@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Files and folders that are written atomically: complete, or not at all."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LAST = ("config.json", "tokenizer.json", "records.json")  # without them a folde
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Writes a UTF-8 file that is the old one or the new one at every moment.
+    """Writes a UTF-8 file such that at every moment either the old or the new one exists.
 
-    A sibling `.NAME.PID.part` is filled, put on the disk and renamed; an error removes it. What
-    UTF-8 cannot say (half of a surrogate pair) becomes "?".
+    A sibling `.NAME.PID.part` is filled, synced to disk and renamed; an error removes it. What
+    UTF-8 cannot encode (half of a surrogate pair) becomes "?".
     """
     write_bytes(path, text.encode("utf-8", "replace"))
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
-    """As `write_text`, of bytes. In a store a file is replaced when its upload is complete."""
+    """As `write_text`, for bytes. In a store a file is replaced when its upload is complete."""
     if is_remote(path):
         as_path(path).write_bytes(content)
         return
@@ -42,7 +42,7 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename:
-            error.filename = os.fspath(path)  # not the name that nobody knows
+            error.filename = os.fspath(path)  # not the name of the temporary file
         _explain_full_disk(path, error)
         raise
 
@@ -51,20 +51,20 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes `target` when the block ends without an error.
 
-    Until then it is a hidden sibling of `target`, on the same file system, with a name of its own
-    (`.NAME.xxxxxxxx.part`), so that two processes can write at once. An error (an interrupt too)
-    removes it. Its files are on the disk before it gets its name. Only a process that is killed
-    leaves the sibling behind; it held a lock on it, and the next attempt removes those whose lock
-    is free. In a store, which cannot rename, it is a temporary folder of this machine, and is
-    uploaded at the end, `LAST` after all other files; what a replaced folder had besides goes then.
+    Until then it is a hidden sibling of `target` on the same file system, with a unique name
+    (`.NAME.xxxxxxxx.part`), so that two processes can write at once. An error or an interrupt
+    removes it. Its files are synced to disk before it gets its name. Only a killed process leaves
+    the sibling behind; the process held a lock on it, and the next attempt removes siblings whose
+    lock is free. A store cannot rename, so there it is a temporary folder on this machine that is
+    uploaded at the end, `LAST` after all other files; other files of a replaced folder are removed.
 
     Args:
-      replace: a folder that is at `target` already stays until the new one is complete, and is then
+      replace: a folder that exists at `target` stays until the new one is complete, and is then
         removed. Between two renames its name is that of the new one with the ending `.old`.
 
     Raises:
-      FileExistsError: there is something at `target` already, other than an empty folder or one
-        that may be replaced; or another process put it there meanwhile.
+      FileExistsError: something exists at `target` that is neither an empty folder nor one that may
+        be replaced, or another process has created it in the meantime.
       OSError: the disk is full; nothing is left behind.
     """
     if is_remote(target):
@@ -85,10 +85,10 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
             _sync(path)
         _sync(part)
         if replace and target.exists() and not _is_empty(target):
-            with contextlib.suppress(FileNotFoundError):  # moved by another process just now
+            with contextlib.suppress(FileNotFoundError):  # another process has just moved it
                 target.replace(old)
         try:
-            part.replace(target)  # takes the place of an empty folder
+            part.replace(target)  # also replaces an empty folder
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -138,7 +138,7 @@ def _new_part(target: Path) -> tuple[Path, int]:
     """A new sibling of `target`, and the handle that locks it for as long as this process lives."""
     while True:
         part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PART, dir=target.parent))
-        with contextlib.suppress(FileNotFoundError):  # taken for an abandoned one: make another
+        with contextlib.suppress(FileNotFoundError):  # removed as abandoned: make another
             part.chmod(0o777 & ~_umask())
             handle = os.open(part, os.O_RDONLY)
             with contextlib.suppress(OSError):  # a file system without locks
@@ -153,7 +153,7 @@ def _remove_abandoned(target: Path) -> None:
     for part in target.parent.glob(f".{glob.escape(target.name)}.*{PART}"):
         try:
             handle = os.open(part, os.O_RDONLY)
-        except OSError:  # gone meanwhile
+        except OSError:  # removed in the meantime
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -175,7 +175,7 @@ def _is_empty(path: Path) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Waits until a file's contents or a folder's names are on the disk."""
+    """Waits until a file's contents or a folder's entries are written to disk."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,4 +1,4 @@
-"""What a foreign tensor is that a model has no place for, so that a refusal names the reason."""
+"""Explains foreign tensors that do not fit a model, so that an error can name the reason."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from unicom_jax.interop.tensors import TensorFact
 
-# The first pattern that is found in a name says what the tensor is and what to do.
+# The first pattern found in a name decides what the tensor is and what to do about it.
 KINDS = (
     (
         r"\.(SCB|weight_format|qweight|qzeros|scales|g_idx|absmax|quant_map|quant_state.*|"
@@ -27,7 +27,7 @@ KINDS = (
     (r"^(fc_norm|projection|logit_scale)\b", "belongs to UniTok's contrastive head, not used here"),
 )
 QUANTISED = re.compile(KINDS[0][0])
-# Types that only quantised weights have.
+# Types that occur only in quantised weights.
 SMALL_TYPES = ("I8", "U8", "I4", "U4", "F8_E4M3", "F8_E5M2", "F4")
 
 
@@ -40,19 +40,19 @@ def explain_extra(name: str) -> str:
 
 
 def quantised(names: Iterable[str]) -> str | None:
-    """The first name that only quantised weights have."""
+    """The first name that occurs only in quantised weights."""
     return next((name for name in sorted(names) if QUANTISED.search(name)), None)
 
 
 def explain_type(fact: TensorFact) -> str:
-    """What to do about a tensor whose type is not read."""
+    """What to do about a tensor of an unsupported type."""
     if fact.dtype in SMALL_TYPES:
         return "its weights are quantised; take the checkpoint in bfloat16 or float32"
     return "convert it to float32 or bfloat16"
 
 
 def explain_shape(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> str:
-    """What to do about a tensor of another shape than the config asks for."""
+    """What to do about a tensor whose shape differs from that of the config."""
     if name.endswith("attn.proj.weight") and found != wanted and found[0] == found[1]:
         return (
             "UniTok pools the channels of a head down to out_dim before this layer where in_dim / "

@@ -1,4 +1,4 @@
-"""Foreign folders by their layout: which model they hold, whether it is all there, in and out."""
+"""Foreign folders by layout: describes, checks, reads and writes the model that a folder holds."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ def module_in(folder: Path, layout: Layout) -> Module:
     """The module that the config.json of `folder` describes.
 
     Raises:
-      ConfigError: there is none, or it is of a model that ours does not support.
+      ConfigError: there is none, or it describes a model that ours does not support.
     """
     path = folder / DESCRIPTION
     config = read_description(folder)
     try:
         module = layout.module_of(config, path)
-        module.specs()  # asks its layers, too, whether the sizes go together
+        module.specs()  # its layers, too, check that the sizes are consistent
     except (ValueError, TypeError, ZeroDivisionError) as error:
         raise ConfigError(f"{path}: {error}; restore it from a copy") from error
     return module
 
 
 def check_model(folder: Path, layout: Layout, module: Module) -> dict[str, TensorFact]:
-    """The tensors of `folder` that `module` is read from, by their headers alone.
+    """The tensors of `folder` from which `module` is read, according to the headers alone.
 
     Raises:
       WeightsError: the folder is damaged or holds another model.
@@ -46,7 +46,7 @@ def check_model(folder: Path, layout: Layout, module: Module) -> dict[str, Tenso
 
 
 def check_numbers(folder: Path, layout: Layout, module: Module) -> None:
-    """Reads all tensors of `module` once, and keeps none.
+    """Reads all tensors of `module` once to check them, and keeps none.
 
     Raises:
       WeightsError: as `check_model`; a tensor holds NaN or infinite values.
@@ -74,10 +74,10 @@ def read_model(
     dtype: Any = None,
     arrived: Callable[[int], None] = lambda nbytes: None,
 ) -> Params:
-    """The weights of `module` from `folder`; arguments and errors of `transfer.load_weights`.
+    """The weights of `module` from `folder`; arguments and errors as for `transfer.load_weights`.
 
-    `module` is what `module_in` gives, or a part of it that the layout has a table for (the image
-    tower of both).
+    `module` is the result of `module_in`, or a part of it for which the layout has a table (such as
+    the image tower of a model with both towers).
     """
     tensors, table = _named(folder, layout, module)
     return load_weights(
@@ -98,7 +98,7 @@ def write_model(
     params: Params,
     **options: Any,
 ) -> None:
-    """As `fill_folder` with its `options`, in a folder that is there whole or not at all.
+    """As `fill_folder` with its `options`, but atomically: a complete folder or none.
 
     Raises:
       FileExistsError: `target` holds something already.
@@ -148,7 +148,7 @@ def _allowances(layout: Layout, module: Module) -> dict[str, Any]:
 
 
 def _named(folder: Path, layout: Layout, module: Module) -> tuple[TensorFolder, Table]:
-    """The folder's headers, and the table with the beginning that its names have."""
+    """The folder's headers, and the table with the prefix that its names have."""
     tensors = open_tensors(folder, layout.stem).renamed(layout.new_name)
     table = layout.table(module)
     names = places(table, module.specs())
@@ -161,7 +161,7 @@ def _named(folder: Path, layout: Layout, module: Module) -> tuple[TensorFolder, 
 
 
 def _without_derived(tensors: TensorFolder, derived: Mapping[str, np.ndarray]) -> TensorFolder:
-    """Leaves out stored tables that hold what follows from config.json anyway; others stay."""
+    """Leaves out stored tables that equal what follows from config.json; others are kept."""
     kept = dict(tensors.facts)
     for ending, expected in derived.items():
         for name, fact in tensors.facts.items():

@@ -1,4 +1,4 @@
-"""One table per model says where foreign tensors are in our trees; both directions use it.
+"""One table per model maps foreign tensors to our trees; both directions use it.
 
     RULES = (
         Rule("embedding/table", "model.embed_tokens.weight"),
@@ -6,9 +6,9 @@
     )
 
 `{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis. A tensor that
-they keep whole and we keep in parts (a fused query, key and value) has several paths, which are
-joined along its first axis, or along the one that the rule names. A tensor that we do not have (a
-bias that is always zero) has no path.
+is whole in their layout but split in ours (a fused query, key and value) has several paths, joined
+along its first axis or the axis that the rule names. A tensor that we do not have (a bias that is
+always zero) has no path.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Rule:
     """Where one foreign tensor, or one per layer, is in our tree.
 
     Attributes:
-      ours: path of our weight, joined by "/"; several paths are parts of theirs; none: theirs holds
-        zeros, of `shape`.
+      ours: path of our weight, joined by "/"; several paths are parts of theirs; none: theirs is
+        all zeros, of shape `shape`.
       theirs: the foreign name, with `{layer}` where ours is stacked.
-      axes: their axes in the order of ours: ours = theirs.transpose(axes). () keeps them.
-      shape: their shape (of one part), where ours has other axes besides; () where it follows.
+      axes: their axes in our order: ours = theirs.transpose(axes). () keeps the order.
+      shape: their shape (of one part), if ours has more axes; () if it follows from ours.
       along: their axis along which several parts are joined.
     """
 
@@ -52,11 +52,11 @@ class Rule:
         return LAYER in self.theirs
 
     def name(self, layer: int | None) -> str:
-        """The foreign name; `layer` is None where nothing is stacked."""
+        """The foreign name; `layer` is None if nothing is stacked."""
         return self.theirs if layer is None else self.theirs.replace(LAYER, str(layer))
 
     def part_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
-        """Their shape of one part, from the shape of one layer of ours."""
+        """The shape of one part of theirs, from the shape of one layer of ours."""
         if self.shape:
             return self.shape
         if not self.axes:
@@ -64,7 +64,7 @@ class Rule:
         return tuple(ours[self.axes.index(axis)] for axis in range(len(self.axes)))
 
     def to_ours(self, part: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """One part of theirs as one layer of ours of that shape; a view where it can be one."""
+        """One part of theirs as one layer of ours of shape `shape`; a view if possible."""
         return (part.transpose(self.axes) if self.axes else part).reshape(shape)
 
     def to_theirs(self, layer: np.ndarray) -> np.ndarray:
@@ -86,13 +86,13 @@ def linear(ours: str, theirs: str, *, bias: bool = True) -> Table:
 
 
 def norm(ours: str, theirs: str, *, bias: bool = True) -> Table:
-    """Rules for a norm's scale and, where it has one, its bias."""
+    """Rules for a norm's scale and, if it has one, its bias."""
     rules = (Rule(f"{ours}/scale", f"{theirs}.weight"),)
     return (*rules, Rule(f"{ours}/bias", f"{theirs}.bias")) if bias else rules
 
 
 def prefixed(table: Table, ours: str = "", theirs: str = "") -> tuple[Rule, ...]:
-    """The same table for a model that is a part of a larger one on either side."""
+    """The same table for a model that is part of a larger one, on either side."""
     return tuple(
         dataclasses.replace(
             rule,
@@ -105,7 +105,7 @@ def prefixed(table: Table, ours: str = "", theirs: str = "") -> tuple[Rule, ...]
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """One foreign tensor: its shape and the rule, layer and sizes of our weights it holds."""
+    """One foreign tensor: its shape, its rule and layer, and the sizes of the weights it holds."""
 
     rule: Rule
     layer: int | None
@@ -113,7 +113,7 @@ class Place:
     specs: tuple[ParamSpec, ...]
 
     def layer_shape(self, part: int) -> tuple[int, ...]:
-        """The shape of our weight number `part`, without the axis of layers."""
+        """The shape of our weight number `part`, without the layer axis."""
         return self.specs[part].shape[self.layer is not None :]
 
     def read(
@@ -132,7 +132,7 @@ class Place:
         before = [self.rule.part_shape(self.layer_shape(n)) for n in range(number)]
         shift = sum(part[self.rule.along] for part in before)
         shape = self.layer_shape(number)
-        if self.rule.shape:  # axes are split or joined, so a slice of ours is none of theirs
+        if self.rule.shape:  # axes are split or joined, so slices do not correspond
             window = [slice(0, size) for size in self.rule.shape]
             return self.rule.to_ours(read(self._shifted(window, shift)), shape)[tuple(index)]
         axes = self.rule.axes or range(len(shape))
@@ -141,7 +141,7 @@ class Place:
         return self.rule.to_ours(read(self._shifted(window, shift)), part)
 
     def _shifted(self, window: list[slice], shift: int) -> tuple[slice, ...]:
-        """The window that far on along the axis of the parts."""
+        """The window, moved by `shift` along the axis of the parts."""
         if shift:
             one = window[self.rule.along]
             window[self.rule.along] = slice(one.start + shift, one.stop + shift)
@@ -160,8 +160,8 @@ def places(table: Table, specs: Specs) -> dict[str, Place]:
     """Every foreign tensor of a model by name, in the order of the table.
 
     Raises:
-      ValueError: the table and the model disagree: a weight without a rule or with two, a path that
-        the model lacks, two tensors of one name.
+      ValueError: the table and the model disagree: a weight has no rule or two, the model lacks a
+        path, or two tensors have the same name.
     """
     weights = {"/".join(path): spec for path, spec in iter_specs(specs)}
     missing, found = dict.fromkeys(weights), {}

@@ -3,14 +3,14 @@
     FOLDER/STEM.safetensors
     FOLDER/STEM-00001-of-00003.safetensors, ..., STEM.safetensors.index.json
 
-STEM is "model" for transformers and "diffusion_pytorch_model" for diffusers. Where a folder holds
-the single file and an index too, we read what those libraries read: transformers takes the single
-file and diffusers the index (`weight_files`). Both directions hold
-one tensor at a time, reading even only the part of it that is asked for. The format is eight bytes
-with the length of a JSON header, the header, the raw values
-(https://huggingface.co/docs/safetensors/index#format). The library checks it when a file is opened;
-contents are read and written here, as the library's reader maps whole files (their pages count as
-the process's memory) and its writer wants all tensors of a file at once.
+STEM is "model" for transformers and "diffusion_pytorch_model" for diffusers. If a folder has both
+the single file and an index, we read what those libraries read: transformers uses the single file
+and diffusers the index (`weight_files`). Both directions hold one tensor at a time; reading holds
+only the part that is requested. The format is eight bytes with the length of a JSON header, the
+header, and the raw values (https://huggingface.co/docs/safetensors/index#format). The library
+checks it when a file is opened. Contents are read and written here, since the library's reader maps
+whole files (whose pages count as the process's memory) and its writer needs all tensors of a file
+at once.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ EXPONENTS = {DTYPES["F16"]: 0x7C00, DTYPES["BF16"]: 0x7F80}
 
 
 class WeightsError(Exception):
-    """A folder of weights that is missing, damaged or of another model; in one line."""
+    """A folder of weights is missing, damaged or of another model. The message is one line."""
 
 
 # diffusers looks for an index first, transformers for the single file.
 INDEX_FIRST = "diffusion_pytorch_model"
 
 
-# Read at once where only some columns of a tensor are wanted; values that are written at once.
+# Bytes read at once if only some columns of a tensor are needed; values written at once.
 CHUNK_BYTES = 16 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
 class TensorFact:
-    """What a header says of a tensor: shard and place in it, shape, safetensors type ("F32")."""
+    """A header's entry for a tensor: shard, place in it, shape, and safetensors type ("F32")."""
 
     shard: Path
     shape: tuple[int, ...]
@@ -65,9 +65,9 @@ class TensorFact:
 
 @dataclasses.dataclass(frozen=True)
 class TensorFolder:
-    """A folder whose headers were read; contents are read when asked for.
+    """A folder whose headers have been read; contents are read on request.
 
-    `unread`: a file of weights that is there and not read, see `WeightFiles`.
+    `unread`: a file of weights that exists but is not read, see `WeightFiles`.
     """
 
     path: Path
@@ -87,7 +87,7 @@ class TensorFolder:
         """
         part = self.read(name, window)
         flat = part.reshape(-1)
-        for start in range(0, flat.size, CHUNK_BYTES):  # no mask as large as the tensor
+        for start in range(0, flat.size, CHUNK_BYTES):  # avoids a mask as large as the tensor
             if not _all_finite(flat[start : start + CHUNK_BYTES]):
                 raise WeightsError(
                     f"{self.facts[name].shard}: {name} holds NaN or infinite values; copy the file "
@@ -96,10 +96,10 @@ class TensorFolder:
         return part
 
     def read(self, name: str, window: Sequence[slice] = ()) -> np.ndarray:
-        """A tensor in its own type (bfloat16 from ml_dtypes), or the part of it in a window.
+        """A tensor, or the part of it in a window, in its own type (bfloat16 from ml_dtypes).
 
         Args:
-          window: slices of step 1 for its first axes; () is all of it.
+          window: slices of step 1 for its first axes; () selects the whole tensor.
 
         Raises:
           WeightsError: the file ends before the tensor does.
@@ -125,7 +125,8 @@ class TensorFolder:
 
 
 def _all_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite; half types by their bits, which is many times faster."""
+    """Whether no value is NaN or infinite. 16-bit types are tested by their bits, which is many
+    times faster."""
     if (exponent := EXPONENTS.get(values.dtype)) is None:
         return bool(np.isfinite(values).all())
     magnitudes = values.view(np.uint16) & 0x7FFF
@@ -144,7 +145,7 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
     """Reads the headers of all files that `weight_files` names.
 
     Raises:
-      WeightsError: no weights, a file that is missing, cut short or unreadable, or an index that
+      WeightsError: there are no weights, a file is missing, truncated or unreadable, or the index
         names other tensors than the shards hold.
     """
     files = weight_files(folder, stem)
@@ -169,12 +170,12 @@ def open_tensors(folder: Path, stem: str = "model") -> TensorFolder:
 
 @dataclasses.dataclass(frozen=True)
 class WeightFiles:
-    """Which files of a folder hold its weights; they may be missing.
+    """The files of a folder that hold its weights; they may be missing.
 
     Attributes:
       shards: the files that are read. index: their index; None for a single file.
-      promised: the shard of each tensor, by the index.
-      unread: a file that is there and is not read, since the others take precedence.
+      promised: the shard of each tensor, according to the index.
+      unread: a file that exists but is not read, since the others take precedence.
     """
 
     shards: tuple[Path, ...]
@@ -184,7 +185,7 @@ class WeightFiles:
 
     @property
     def names(self) -> list[str]:
-        """All that a copy of the weights needs."""
+        """All files that a copy of the weights needs."""
         return [path.name for path in (*self.shards, *([self.index] if self.index else ()))]
 
 
@@ -192,7 +193,7 @@ def weight_files(folder: Path, stem: str = "model") -> WeightFiles:
     """The files of weights that transformers, or diffusers for its stem, reads in `folder`.
 
     Raises:
-      WeightsError: the index is to be read and cannot be.
+      WeightsError: the index is needed and cannot be read.
     """
     single, index = folder / f"{stem}.safetensors", _index_path(folder, stem)
     both = single.is_file() and index.is_file()
@@ -277,14 +278,14 @@ def write_tensors(
     stem: str = "model",
     shard_bytes: int = 5 * 10**9,
 ) -> None:
-    """Writes tensors; `tensor(name)` is asked for each just once, when its turn has come.
+    """Writes tensors; `tensor(name)` is called once for each, just before it is written.
 
-    Shards are filled in the order of `shapes` up to `shard_bytes` (a larger tensor has one to
-    itself); one shard alone gets no index. Values are cast to `dtype`, or to their type in `wider`.
-    A file is byte for byte what safetensors' own writer makes of the same tensors.
+    Shards are filled in the order of `shapes` up to `shard_bytes` (a larger tensor gets its own
+    shard); a single shard has no index. Values are cast to `dtype`, or to their type in `wider`.
+    Each file is byte for byte what safetensors' own writer makes of the same tensors.
 
     Raises:
-      ValueError: a tensor that has not its shape of `shapes`, or values that are too large for its
+      ValueError: a tensor does not have its shape in `shapes`, or values are too large for its
         type.
     """
     kinds = {name: (wider or {}).get(name, dtype) for name in shapes}
@@ -326,7 +327,7 @@ def _write_shard(
             "data_offsets": [start, stop],
         }
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)  # values begin at a multiple of eight
+    text += b" " * (-len(text) % 8)  # values start at a multiple of eight
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name, shape in shapes.items():
@@ -334,13 +335,13 @@ def _write_shard(
             if array.shape != shape:
                 raise ValueError(f"{name} was promised with shape {shape}, not {array.shape}")
             values = array.reshape(-1)
-            for start in range(0, values.size, CHUNK_BYTES):  # no second copy in another type
+            for start in range(0, values.size, CHUNK_BYTES):  # avoids a full copy in another type
                 chunk = _cast(values[start : start + CHUNK_BYTES], kinds[name], name)
                 file.write(memoryview(np.ascontiguousarray(chunk).view(np.uint8)))
 
 
 def _cast(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-    """`values` in another type; ValueError where they leave the small range of float16."""
+    """`values` in another type. Raises ValueError if they exceed the small range of float16."""
     with np.errstate(over="ignore"):
         cast = values.astype(dtype, copy=False)
     if dtype == DTYPES["F16"] and not np.isfinite(cast[np.isfinite(values)]).all():

@@ -1,4 +1,4 @@
-"""Weights between a folder of safetensors and our trees, by one table for both directions."""
+"""Transfers weights between a folder of safetensors and our trees, with one table for both ways."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from unicom_jax.interop.tensors import (
 )
 
 Index = tuple[slice, ...]
-# JAX takes over NumPy memory that begins at a multiple of this on CPU, and copies any other.
+# On CPU, JAX uses NumPy memory that begins at a multiple of this directly, and copies any other.
 ALIGNMENT = 64
 
 
@@ -42,12 +42,12 @@ def check_facts(
 
     Args:
       wanted: every foreign tensor of the model.
-      spare: beginnings of names that may be there and are not read.
-      twins: tensors that may be there once more: {name: the one it equals}.
-      hints: what to say besides where a tensor is missing.
+      spare: prefixes of names of tensors that may exist and are not read.
+      twins: tensors that may be stored a second time: {name: the one it equals}.
+      hints: what to add to the message if a tensor is missing.
 
     Raises:
-      WeightsError: for the first that are missing, left over or not as expected.
+      WeightsError: tensors are missing, left over or not as expected; it names the first ones.
     """
     there, twins = tensors.facts, twins or {}
     extra = sorted(
@@ -81,10 +81,10 @@ def check_facts(
 def check_values(
     tensors: TensorFolder, wanted: Mapping[str, Place], twins: Mapping[str, str] | None = None
 ) -> None:
-    """Reads what is not kept: tensors that have to be zero, and second copies of others.
+    """Checks tensors that are not kept: those that have to be zero, and second copies of others.
 
     Raises:
-      WeightsError: one that is not zero, or differs from its twin.
+      WeightsError: a tensor is not zero, or differs from its twin.
     """
     for name, place in wanted.items():
         if not place.rule.paths and np.any(tensors.read(name)):
@@ -132,22 +132,22 @@ def load_weights(
     hints: Mapping[str, str] | None = None,
     arrived: Callable[[int], None] = lambda nbytes: None,
 ) -> Params:
-    """Reads a model weight by weight, each straight into its shards.
+    """Reads a model weight by weight, each directly into its shards.
 
-    Everything is checked before anything is read: names, shapes, types. Of a foreign tensor only
-    the part that a device of this process needs is read. Beside the model there is never more than
-    one shard of one weight on the host; on CPU it becomes the weight without a copy.
+    All names, shapes and types are checked before any value is read. Only the parts of foreign
+    tensors that a device of this process needs are read. Besides the model, the host never holds
+    more than one shard of one weight; on CPU it becomes the weight without a copy.
 
     Args:
       tensors: an opened folder.
       table: rules for the weights of `specs`.
       shardings: a tree like `specs`, of shardings; None: the default device.
-      dtype: of all weights; None: what `specs` say.
+      dtype: the type of all weights; None: those of `specs`.
       spare, twins, hints: see `check_facts`.
-      arrived: is called with the size of each weight that has been read.
+      arrived: called with the size of each weight that has been read.
 
     Raises:
-      WeightsError: the folder is damaged or holds another model, or numbers that are not finite.
+      WeightsError: the folder is damaged, or holds another model or values that are not finite.
     """
     wanted = places(table, specs)
     check_facts(tensors, wanted, spare=spare, twins=twins, hints=hints)
@@ -173,7 +173,8 @@ def place_parts(
     sharding: jax.sharding.Sharding,
     part: Callable[[Index], np.ndarray],
 ) -> jax.Array:
-    """An array whose shards come from `part(index)`, once for all devices that hold the same."""
+    """An array whose shards come from `part(index)`, called once for all devices with the same
+    shard."""
     holders: dict[tuple, list[jax.Device]] = {}
     for device, index in sharding.addressable_devices_indices_map(shape).items():
         bounds = tuple(one.indices(n)[:2] for one, n in zip(index, shape, strict=True))
@@ -183,7 +184,7 @@ def place_parts(
         host = part(tuple(slice(*bound) for bound in bounds))
         for device in devices:
             shards[device] = jax.device_put(host, device, may_alias=True)
-        jax.block_until_ready(list(shards.values()))  # the host's buffer is free again
+        jax.block_until_ready(list(shards.values()))  # then the host's buffer can be freed
     ordered = [shards[device] for device in sharding.addressable_devices]
     return jax.make_array_from_single_device_arrays(shape, sharding, ordered)
 
@@ -204,7 +205,7 @@ def _read_part(
     dtype: np.dtype,
     path: str,
 ) -> np.ndarray:
-    """The part `index` of one of our weights, filled layer by layer."""
+    """The part `index` of one of our weights, read layer by layer."""
     host = aligned_empty([one.stop - one.start for one in index], dtype)
     for name, place in parts:
         read = partial(tensors.read_finite, name)
@@ -216,7 +217,7 @@ def _read_part(
 
 
 def aligned_empty(shape: Sequence[int], dtype: np.dtype) -> np.ndarray:
-    """An array that JAX can take over on CPU."""
+    """An uninitialised array that JAX can use on CPU without a copy."""
     nbytes = int(np.prod(shape)) * dtype.itemsize
     raw = np.empty(nbytes + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
@@ -240,9 +241,9 @@ def store_weights(
 ) -> None:
     """Writes `params` under the names of the table, one foreign tensor in memory at a time.
 
-    Values are cast to `dtype`, rounded to nearest where that has fewer bits; what was read in it
-    is written unchanged. Tensors whose names begin with one of `kept` are written in F32.
-    `written` is called with the size of each tensor. Wrap it in
+    Values are cast to `dtype`, rounded to nearest if it has fewer bits; values that were read in
+    this type are written unchanged. Tensors whose names begin with one of `kept` are written in
+    F32. `written` is called with the size of each tensor. Wrap the call in
     `interop.atomic.new_folder`.
     """
     wanted = places(table, specs)
@@ -262,9 +263,9 @@ def store_weights(
 
 
 def _on_host(weight: Any, layer: int | None) -> np.ndarray:
-    """A weight, or a layer of it, on the host; no copy of it stays with a JAX array.
+    """A weight, or a layer of it, on the host, without leaving a copy in a JAX array.
 
-    `np.asarray` would keep one there, unless the array is in the host's memory already.
+    `np.asarray` would cache one there, unless the array is already in host memory.
     """
     if isinstance(weight, np.ndarray) or _lies_on_host(weight):
         host = np.asarray(weight)

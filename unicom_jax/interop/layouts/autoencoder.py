@@ -1,8 +1,8 @@
 """KL autoencoders as diffusers writes them: `AutoencoderKL` (FLUX.1) and `AutoencoderKLFlux2`.
 
-Our tree has diffusers' own names, so the table follows from the weights: convolutions turn from
-(out, in, h, w) to (h, w, in, out), projections from (out, in) to (in, out). Statistics are those of
-a BatchNorm there, which also counts the batches that it has seen; nothing reads the count.
+Our tree uses diffusers' names, so the table follows from the weights: convolutions are transposed
+from (out, in, h, w) to (h, w, in, out), projections from (out, in) to (in, out). In diffusers, the
+statistics are those of a BatchNorm, which also counts batches; this count is not used.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ Fields = Mapping[str, tuple[str, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A class of diffusers, by the name that is ours too.
+    """A class of diffusers, by its name, which ours shares.
 
     Attributes:
-      fields: what we read.
-      fixed: what else an autoencoder can be there, and what ours is; the first is also the default
-        there.
+      fields: the fields that we read.
+      fixed: other fields of diffusers, and the values that ours supports; the first is also the
+        default there.
     """
 
     module: type[Autoencoder]
@@ -88,7 +88,7 @@ def _one_side(sides: Sequence[int]) -> int:
     return sides[0]
 
 
-# Fields that are written otherwise there: (theirs to ours, ours to theirs).
+# Fields that diffusers writes in another form: (theirs to ours, ours to theirs).
 CONVERTED: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "widths": (tuple, list),
     "side": (_one_side, lambda side: [side, side]),
@@ -97,7 +97,7 @@ AS_IT_IS = (lambda value: value,) * 2
 
 
 def table(module: Module) -> Table:
-    """Rules for all weights of `module`, an autoencoder or a half of one."""
+    """Rules for all weights of `module`, an autoencoder or one of its halves."""
     rules = []
     for (*stem, leaf), spec in iter_specs(module.specs()):
         path = "/".join((*stem, leaf))
@@ -111,17 +111,17 @@ def table(module: Module) -> Table:
 
 
 def spare(module: Autoencoder) -> tuple[str, ...]:
-    """Tensors that are not read: how many batches the statistics are of."""
+    """Tensors that are not read: the number of batches in the statistics."""
     return ("bn.num_batches_tracked",) if "statistics" in module.specs() else ()
 
 
-# The attention of diffusers before 0.15, which it still reads: old name, new name.
+# Names of the attention before diffusers 0.15, which it still reads: old name, new name.
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD = re.compile(rf"(\.attentions\.\d+)\.({'|'.join(OLD_NAMES)})\.(?=weight$|bias$)")
 
 
 def new_name(name: str) -> str:
-    """The name of a tensor today, from its name in a file of any version."""
+    """The current name of a tensor, from its name in a file of any version."""
     return _OLD.sub(lambda found: f"{found[1]}.{OLD_NAMES[found[2]]}.", name)
 
 
@@ -146,7 +146,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Autoencoder:
     """The autoencoder that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of an autoencoder that ours does not support.
+      ConfigError: it describes an autoencoder that ours does not support.
     """
     name = config.get("_class_name", AutoencoderKL.__name__)
     if (kind := KINDS.get(name)) is None:
@@ -160,7 +160,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Autoencoder:
     blocks = {key: ([block] * levels,) for key, block in BLOCKS.items()}
     listed = {key: list(config[key]) for key in BLOCKS if key in config}
     check_fixed({**config, **listed}, {**kind.fixed, **blocks}, path, REMEDY)
-    # diffusers fills in True where the key is absent, whatever `use_quant_conv` says.
+    # diffusers assumes True if the key is absent, whatever `use_quant_conv` says.
     check_fixed(
         {"use_post_quant_conv": config.get("use_post_quant_conv", True)},
         {"use_post_quant_conv": (sizes["quant_conv"],)},

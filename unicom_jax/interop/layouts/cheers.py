@@ -1,7 +1,7 @@
 """Cheers' released checkpoint (arXiv 2603.12793): its names, and our modules from its config.json.
 
 theirs (all below "model.")   ours
-language_model, lm_head       unified/transformer        Qwen2.5; a tied head is stored once more
+language_model, lm_head       unified/transformer        Qwen2.5; a tied head is stored twice
 vision_representation         unified/vision             SigLIP 2 with its pooling head
 vae_decoder_projector         unified/decoder            the trained copy of the decoder
 und_projector                 unified/projector
@@ -37,7 +37,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 
 @dataclasses.dataclass(frozen=True)
 class Cheers(Module):
-    """All weights of a checkpoint; each of the two parts can be read alone."""
+    """All weights of a checkpoint; each of its two parts can be read alone."""
 
     unified: UnifiedModel
     autoencoder: AutoencoderKLFlux2
@@ -52,7 +52,7 @@ MODEL_TYPE = "umm"
 REMEDY = "take a checkpoint of Cheers like the published one"
 VAE, COPY = "model.vae_model.", "model.vae_decoder_projector."
 HEAD, EMBEDDING = "lm_head.weight", "model.language_model.embed_tokens.weight"
-# What each part has, by the beginnings of names; nothing else belongs to a checkpoint.
+# The prefixes of the names in each part; a checkpoint has no others.
 OF_UNIFIED = (
     "lm_head.",
     *(
@@ -63,7 +63,7 @@ OF_UNIFIED = (
         )
     ),
 )
-COUNT = "bn.num_batches_tracked"  # of the statistics; nothing reads it
+COUNT = "bn.num_batches_tracked"  # belongs to the statistics; not used
 HINTS = {
     f"{part}bn.{name}": "the statistics by which its latents are normalised; copy them again"
     for part in (VAE, COPY)
@@ -110,7 +110,7 @@ def _unified(module: UnifiedModel) -> Table:
 
 
 def _two_layers(ours: str, theirs: str) -> Table:
-    """Linear, activation, Linear: a torch `Sequential`."""
+    """Rules for a torch `Sequential` of Linear, activation and Linear."""
     return (*linear(f"{ours}/up", f"{theirs}.0"), *linear(f"{ours}/down", f"{theirs}.2"))
 
 
@@ -136,7 +136,7 @@ def _stack(ours: str, theirs: str) -> Table:
     )
 
 
-# diffusers' names, which are ours, to latent diffusion's.
+# diffusers' names, which we use, to latent diffusion's.
 RENAMED = (
     (r"^quant_conv", "encoder.quant_conv"),
     (r"^post_quant_conv", "decoder.post_quant_conv"),
@@ -156,7 +156,7 @@ RENAMED = (
 
 
 def _autoencoder(module: Module, levels: int) -> Table:
-    """Rules for an autoencoder, or its decoder half, of so many resolutions."""
+    """Rules for an autoencoder, or only its decoder, with `levels` resolutions."""
     shapes = {"/".join(path): spec.shape for path, spec in iter_specs(module.specs())}
     rules = []
     for rule in autoencoder.table(module):
@@ -165,7 +165,7 @@ def _autoencoder(module: Module, levels: int) -> Table:
             name = re.sub(pattern, ours, name)
         name = re.sub(r"\.up\.(\d+)\.", lambda m: f".up.{levels - 1 - int(m[1])}.", name)
         changed = {"theirs": name}
-        if rule.axes == (1, 0):  # a projection of theirs is a convolution
+        if rule.axes == (1, 0):  # their projections are convolutions
             into, out = shapes[rule.ours]
             changed |= {"axes": (1, 0, 2, 3), "shape": (out, into, 1, 1)}
         rules.append(dataclasses.replace(rule, **changed))
@@ -173,7 +173,7 @@ def _autoencoder(module: Module, levels: int) -> Table:
 
 
 def spare(module: Model) -> tuple[str, ...]:
-    """Beginnings of tensors that may be there and are not read with `module`."""
+    """Prefixes of names of tensors that may exist and are not read with `module`."""
     counts = (VAE + COUNT, COPY + COUNT)
     if isinstance(module, AutoencoderKLFlux2):
         return (*OF_UNIFIED, *counts)
@@ -181,7 +181,7 @@ def spare(module: Model) -> tuple[str, ...]:
 
 
 def twins(module: Model) -> dict[str, str]:
-    """Tensors that may be there once more: {name: the one it has to equal}."""
+    """Tensors that may be stored a second time: {name: the one it has to equal}."""
     if isinstance(module, AutoencoderKLFlux2):
         return {}
     unified = module.unified if isinstance(module, Cheers) else module
@@ -190,7 +190,7 @@ def twins(module: Model) -> dict[str, str]:
 
 # ---- config.json ------------------------------------------------------------------------------
 
-# Our fields, by section: the key there, and its default there.
+# Our fields, by section: their key and its default.
 SECTIONS: dict[str, dict[str, tuple[str, Any]]] = {
     "text_config": {
         "vocab_size": ("vocab_size", 152_064),
@@ -233,7 +233,7 @@ FIXED: dict[str, dict[str, tuple[Any, ...]]] = {
     "vae_encoder_config": {"in_channels": (3,)},
     "vae_decoder_config": {"out_ch": (3,)},
 }
-# What the modelling file fixes.
+# Values that their modelling file fixes.
 FOLD, SEMANTICS_DEPTH, DETAILS_DEPTH = 2, 7, 3
 OPTIONS = {"pixels": True, "gate": True, "norm": True, "positions": "released"}
 DARKEST = 0.0
@@ -244,7 +244,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Cheers:
     """The model that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of another family, or of a Cheers that ours does not support.
+      ConfigError: it describes another family, or a Cheers model that ours does not support.
     """
     if config.get("model_type") != MODEL_TYPE:
         raise ConfigError(
@@ -275,7 +275,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Cheers:
         quant_conv=True,
     )
     space = LatentSpace(own, patch, rows, rows)
-    if frozen["width"] != space.channels:  # the modelling file gives one as the other
+    if frozen["width"] != space.channels:  # the modelling file uses one for the other
         raise ConfigError(
             f"{path}: ch is {frozen['width']}, but the head draws {space.channels} channels; "
             f"{REMEDY}"

@@ -1,4 +1,4 @@
-"""The config.json of a foreign folder: read, and checked for what ours supports."""
+"""Reads the config.json of a foreign folder, and checks that ours supports it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     """The config.json of `folder`.
 
     Raises:
-      ConfigError: it is missing or no JSON object.
+      ConfigError: it is missing or not a JSON object.
     """
     path = folder / DESCRIPTION
     if not path.is_file():
@@ -29,7 +29,7 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def _where_else(folder: Path) -> str:
-    """What to give in place of a folder without a config.json."""
+    """What to give instead of a folder that has no config.json."""
     if is_remote(folder):
         return "give a folder that holds it beside the weights"
     if folder.is_file():
@@ -44,10 +44,10 @@ def _where_else(folder: Path) -> str:
 def read_fields(
     config: Mapping[str, Any], fields: Mapping[str, tuple[str, Any]], path: Path
 ) -> dict[str, Any]:
-    """Our fields from `{ours: (their key, what holds where it is absent or null)}`.
+    """Our fields from `{ours: (their key, the value if it is absent or null)}`.
 
     Raises:
-      ConfigError: a value is not of the default's kind (a truth value, number, text or list).
+      ConfigError: a value has another type (boolean, number, text or list) than the default.
     """
     found = {}
     for ours, (key, default) in fields.items():
@@ -68,14 +68,14 @@ def _kind(value: Any) -> Any:
 def check_fixed(
     config: Mapping[str, Any], fixed: Mapping[str, tuple[Any, ...]], path: Path, remedy: str
 ) -> None:
-    """Refuses values that ours does not know.
+    """Refuses values that ours does not support.
 
     Args:
-      fixed: what each key may hold; the first is also what holds where it is absent.
-      remedy: what to do instead, the end of the message.
+      fixed: the values allowed for each key; the first is also the default if it is absent.
+      remedy: what to do instead; ends the message.
 
     Raises:
-      ConfigError: a key that holds something else.
+      ConfigError: a key has another value.
     """
     for key, allowed in fixed.items():
         found = config.get(key, allowed[0])

@@ -1,7 +1,7 @@
 """Whole models as `unicom export --to=pytorch` writes them, of whichever family.
 
-A family is a file like this folder's others, with `of_run`, `table`, `kept_in_fp32` and `describe`
-for its own class of modules, and a row here.
+Each family has a file in this folder, with `of_run`, `table`, `kept_in_fp32` and `describe` for its
+own class of modules, and an entry here.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ Model = Unicom | UnicomCheers
 class Twin(NamedTuple):
     """How a family is exported: its layout, and the PyTorch model's file, class and configuration.
 
-    A family has a configuration class and a `model_type` of its own: transformers remembers the
-    model of a class, and would load another family's with it. `about` is the model card's first
-    sentence about the model.
+    A family has its own configuration class and `model_type`: transformers remembers the model of a
+    configuration class, and would otherwise load another family's model. `about` is the model
+    card's first sentence about the model.
     """
 
     layout: ModuleType
@@ -67,7 +67,7 @@ def twin_of(config: Mapping[str, Any]) -> Twin:
     """How a run's model is exported.
 
     Raises:
-      ConfigError: a family that has no PyTorch twin.
+      ConfigError: its family has no PyTorch twin.
     """
     if found := TWINS.get(pathway := config["unified"]["pathway"]):
         return found
@@ -81,7 +81,7 @@ def of_run(config: Mapping[str, Any]) -> Model:
     """The modules of a run's configuration.
 
     Raises:
-      ConfigError: a family that has no PyTorch twin.
+      ConfigError: its family has no PyTorch twin.
     """
     return twin_of(config).layout.of_run(config)
 
@@ -107,24 +107,24 @@ OLD_NAMES = {
 
 
 def new_name(name: str) -> str:
-    """The name of a tensor today, from its name in an export of any version."""
+    """The current name of a tensor, from its name in an export of any version."""
     return OLD_NAMES.get(name, name)
 
 
 def twins(module: Model) -> dict[str, str]:
-    """Tensors that may be there once more: {name: the one it equals}."""
+    """Tensors that may be stored a second time: {name: the one it equals}."""
     prefix = "language_model."
     named = qwen.twins(module.unified.transformer)
     return {prefix + name: prefix + other for name, other in named.items()}
 
 
 def kept_in_fp32(module: Model) -> tuple[str, ...]:
-    """How the names of tensors begin that stay in fp32 whatever type the rest is written in."""
+    """Prefixes of names of the tensors that stay in fp32, whatever the type of the others."""
     return _layout(module).kept_in_fp32(module)
 
 
 def rounded_paths(module: Model) -> frozenset[str]:
-    """The weights of ours, by path, that are not of `kept_in_fp32`."""
+    """The paths of our weights that are not in `kept_in_fp32`."""
     kept = kept_in_fp32(module)
     return frozenset(
         path for rule in table(module) if not rule.theirs.startswith(kept) for path in rule.paths
@@ -142,7 +142,7 @@ def describe(module: Model, config: Mapping[str, Any]) -> dict[str, Any]:
 def check_sections(
     found: Mapping[str, Any], module: Model, config: Mapping[str, Any], path: Path
 ) -> None:
-    """Refuses a config.json at `path` whose sections differ from what its run's `config` says.
+    """Refuses a config.json at `path` whose sections disagree with its run's `config`.
 
     Raises:
       ConfigError: it names the section.

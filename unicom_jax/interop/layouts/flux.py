@@ -19,7 +19,7 @@ CLASS = "FluxTransformer2DModel"
 # Fields of FluxTransformer: the key of diffusers' config.json, and its default there.
 FIELDS = {
     "channels": ("in_channels", 64),
-    "out_channels": ("out_channels", None),  # None: as many as come in
+    "out_channels": ("out_channels", None),  # None: as many as in the input
     "double_depth": ("num_layers", 19),
     "single_depth": ("num_single_layers", 38),
     "heads": ("num_attention_heads", 24),
@@ -29,9 +29,9 @@ FIELDS = {
     "guidance_embeds": ("guidance_embeds", False),
     "rope_dims": ("axes_dims_rope", (16, 56, 56)),
 }
-# By the type of a default, what a value may be.
+# The types that a value may have, by the type of its default.
 _KINDS = {int: int, bool: bool, tuple: list | tuple, type(None): int | None}
-# What else a FLUX can be there, and what ours is, which is also the default there.
+# Other fields of diffusers, and the value that ours supports, which is also the default there.
 FIXED = {"patch_size": 1}
 
 # ours -> theirs, each with kernel and bias (or, for a norm, a scale)
@@ -100,7 +100,7 @@ def table(module: FluxTransformer) -> Table:
         *_scales(_DOUBLE_NORMS, "double/", double),
         *_linears(_SINGLE, "single/", single),
         *_scales(_SINGLE_NORMS, "single/", single),
-        # They join both branches before one projection, ours has a part for each.
+        # They join both branches before one projection; ours has a separate part for each.
         Rule(
             ("single/attention_output/kernel", "single/mlp_output/kernel"),
             f"{single}proj_out.weight",
@@ -136,7 +136,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> FluxTransformer:
     """The module that the config.json at `path` describes.
 
     Raises:
-      WeightsError: it is of another model, or of a FLUX that ours does not support.
+      WeightsError: it describes another model, or a FLUX model that ours does not support.
     """
     if (found := config.get("_class_name")) != CLASS:
         raise WeightsError(f"{path}: _class_name is {found!r}, not {CLASS!r}; give a FLUX.1 folder")

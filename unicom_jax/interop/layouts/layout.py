@@ -1,4 +1,4 @@
-"""All foreign layouts: a row each. Reading and writing go through this table."""
+"""The table of all foreign layouts, which all reading and writing uses."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from unicom_jax.interop.tensors import INDEX_FIRST
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How a foreign library lays a model out in a folder.
+    """How a foreign library stores a model in a folder.
 
     Attributes:
       table: rules for all weights of a module.
       describe: the config.json of a module.
-      module_of: the module that a config.json at a path describes; ConfigError where ours does
+      module_of: the module that a config.json at a path describes; raises ConfigError if ours does
         not support it.
-      stem: beginning of the files' names, see `interop.tensors`.
-      prefixes: beginnings of all names, of which a folder has one; the first is what we write.
-      spare: beginnings of tensors that may be there and are not read.
-      twins: tensors that may be there once more: {name: the one it has to equal}.
-      hints: what to say besides where a tensor is missing.
-      new_name: of a tensor, from its name in files of older versions.
-      derived: tables that may be stored and follow from config.json: {end of the name: values}.
+      stem: beginning of the file names, see `interop.tensors`.
+      prefixes: possible prefixes of all names, of which a folder uses one; we write the first.
+      spare: prefixes of names of tensors that may exist and are not read.
+      twins: tensors that may be stored a second time: {name: the one it has to equal}.
+      hints: what to add to the message if a tensor is missing.
+      new_name: the current name of a tensor, from its name in files of older versions.
+      derived: tables that may be stored but follow from config.json: {end of the name: values}.
     """
 
     table: Callable[[Module], Table]

@@ -1,8 +1,8 @@
-"""Compressors and decompressors: UniTok's `AttnProjection` by its own names, the others by ours.
+"""Compressors and decompressors: UniTok's `AttnProjection` under its own names, others under ours.
 
 The attention projection is that of UniTok (arXiv 2502.20321, `models/vqvae.py` of the authors'
-repository, where a model holds two: `quant_proj` down and `post_quant_proj` up). UniTok keeps a
-`zero_k_bias`, which it never trains: it is written as zeros, and read only to see that it is zero.
+repository, where a model has two: `quant_proj` down and `post_quant_proj` up). UniTok keeps a
+`zero_k_bias`, which it never trains: it is written as zeros, and read only to check that it is 0.
 UniTok's checkpoints are pickles of whole models; a folder here holds one projection in safetensors
 with the config.json of `describe`.
 """
@@ -24,7 +24,7 @@ from unicom_jax.models.compressor import (
     UnpoolProjection,
 )
 
-# Kind in config.json: the class and its fields. Our field names are also the keys.
+# The kind in config.json: the class and its fields. Our field names are also the keys.
 KINDS: dict[str, tuple[type[Module], tuple[str, ...]]] = {
     "attention": (AttentionProjection, ("in_dim", "out_dim", "heads")),
     "mlp": (MlpProjection, ("in_dim", "out_dim")),
@@ -81,7 +81,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Module:
     """The projection that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is no projection, or of an unknown kind, or lacks a size.
+      ConfigError: it is not a projection, has an unknown kind, or lacks a size.
     """
     if config.get("model_type") != MODEL_TYPE or config.get("kind") not in KINDS:
         found = config.get("model_type"), config.get("kind")

@@ -1,8 +1,8 @@
 """Qwen2, Qwen2.5 and Qwen3 as transformers writes them: `Qwen2ForCausalLM`, `Qwen3ForCausalLM`.
 
-The two differ in what attention adds: Qwen2 biases of query, key and value (`qkv_bias`), Qwen3
-norms of queries and keys (`qk_norm`). A tied head is not in the file, or is there once more
-(`TWINS`). A model of ours may have a longer vocabulary than the file: see `interop.initial`.
+The two differ in attention: Qwen2 has biases of query, key and value (`qkv_bias`), Qwen3 has norms
+of queries and keys (`qk_norm`). A tied head is either not in the file or stored a second time
+(`twins`). Our model may have a larger vocabulary than the file.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def table(module: Transformer) -> Table:
 
 
 def twins(module: Transformer) -> dict[str, str]:
-    """Tensors that may be there once more: {name: the one it has to equal}."""
+    """Tensors that may be stored a second time: {name: the one it has to equal}."""
     return {HEAD: EMBEDDING} if module.tied_head else {}
 
 
@@ -78,10 +78,10 @@ def derived(module: Transformer) -> dict[str, np.ndarray]:
 
 
 def describe(module: Transformer) -> dict[str, Any]:
-    """The config.json of `module`, for text alone.
+    """The config.json of `module`, as a model of text alone.
 
     Raises:
-      ValueError: biases and norms of attention as neither family has them, or bounded logits.
+      ValueError: attention has biases and norms as in neither family, or logits are bounded.
     """
     if module.logit_softcap:
         raise ValueError(
@@ -112,7 +112,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
     """The transformer that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of another kind of model, or of a Qwen that ours does not support.
+      ConfigError: it describes another kind of model, or a Qwen that ours does not support.
     """
     family = config.get("model_type")
     if family not in ("qwen2", "qwen3"):
@@ -134,7 +134,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
 
 # ---- rotary positions -------------------------------------------------------------------------
 
-# What transformers lets a config.json say about YaRN besides factor and length, and what ours is.
+# Further YaRN settings of transformers besides factor and length, and the values ours supports.
 YARN_FIXED = {
     "beta_fast": (None, MANY_TURNS),
     "beta_slow": (None, FEW_TURNS),
@@ -142,7 +142,7 @@ YARN_FIXED = {
     "mscale_all_dim": (None, 0),
     "truncate": (True,),
 }
-DEFAULT_THETA = 10_000.0  # of transformers, where config.json names none
+DEFAULT_THETA = 10_000.0  # transformers' default
 
 
 def _describe_rope(module: Transformer) -> dict[str, Any]:
@@ -152,7 +152,7 @@ def _describe_rope(module: Transformer) -> dict[str, Any]:
         rope |= {"rope_type": module.rope_scaling, "factor": module.rope_factor}
     if module.rope_scaling == "yarn":
         rope["original_max_position_embeddings"] = module.rope_length
-    # transformers 5 reads the first, older versions the others.
+    # transformers 5 reads the first entry, older versions the others.
     older = {"rope_scaling": dict(rope)} if module.rope_scaling != "none" else {}
     return {"rope_parameters": rope, "rope_theta": module.rope_theta, **older}
 
@@ -161,7 +161,7 @@ def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Our fields for the rotary positions, read as transformers reads them: `rope_scaling` first.
 
     Raises:
-      ConfigError: a kind of scaling that ours does not know, or one that is described halfway.
+      ConfigError: a kind of scaling that ours does not support, or an incomplete description.
     """
     key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(key) or {}

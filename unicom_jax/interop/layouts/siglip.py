@@ -8,9 +8,9 @@
     siglip_text_model     SiglipTextModel     TextEncoder
     siglip2_text_model    Siglip2TextModel    TextEncoder
 
-The Hub's fixed-resolution SigLIP 2 checkpoints are "siglip" too. A tower alone has the names of
-transformers 5, without "vision_model." or "text_model."; files that have the prefix, as older
-versions and both towers together do, are read as well (`prefixes`).
+The Hub's fixed-resolution SigLIP 2 checkpoints are "siglip", too. A single tower has the names of
+transformers 5, without "vision_model." or "text_model."; files with this prefix, as in older
+versions and with both towers, are also read (`prefixes`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 Model = Contrastive | VisionEncoder | TextEncoder
 
 VISION, TEXT = "vision_model.", "text_model."
-# Our fields: the key of config.json, and its default there.
+# Our fields: the key of config.json and its default there.
 TOWER_FIELDS = {
     "width": ("hidden_size", 768),
     "depth": ("num_hidden_layers", 12),
@@ -51,9 +51,8 @@ def table(module: Model) -> Table:
     """Rules for all weights of `module`.
 
     Raises:
-      ValueError: a `Contrastive` with a pixel head, which SigLIP does not have: it serves training
-        only, so give `dataclasses.replace(module, pixel_head=False)`, whose other weights are the
-        same.
+      ValueError: a `Contrastive` has a pixel head, which SigLIP lacks. It is only for training, so
+        pass `dataclasses.replace(module, pixel_head=False)`, whose other weights are the same.
     """
     if isinstance(module, VisionEncoder):
         return _vision(module)
@@ -131,12 +130,12 @@ def _text() -> Table:
 
 
 def prefixes(module: Model) -> tuple[str, ...]:
-    """Beginnings of all names, of which a folder has one; the first is what we write."""
+    """Possible prefixes of all names, of which a folder uses one; we write the first."""
     return {VisionEncoder: ("", VISION), TextEncoder: ("", TEXT)}.get(type(module), ("",))
 
 
 def spare(module: Model) -> tuple[str, ...]:
-    """Beginnings of tensors that may be there beside a tower and are not read with it."""
+    """Prefixes of names of tensors that may exist beside a tower and are not read with it."""
     other = {VisionEncoder: TEXT, TextEncoder: VISION}.get(type(module))
     return (other, "logit_scale", "logit_bias") if other else ()
 
@@ -148,7 +147,7 @@ def describe(module: Model) -> dict[str, Any]:
     """The config.json of `module`.
 
     Raises:
-      ValueError: a position grid that is not square, which SigLIP cannot describe.
+      ValueError: the position grid is not square, which SigLIP cannot describe.
     """
     if isinstance(module, VisionEncoder):
         kind = _kind(module.naflex)
@@ -202,9 +201,9 @@ def _describe_text(module: TextEncoder, kind: str) -> dict[str, Any]:
 
 
 def describe_images(module: VisionEncoder, max_patches: int) -> dict[str, Any]:
-    """The preprocessor_config.json of `module`: pictures resized as ours, in -1..1.
+    """The preprocessor_config.json of `module`, for pictures resized as ours, in -1..1.
 
-    `max_patches`: the most patches of a picture of a NaFlex model, which keeps aspect ratios.
+    `max_patches`: the most patches of a picture in a NaFlex model, which keeps aspect ratios.
     """
     side = module.position_rows * module.patch_size
     if module.naflex:
@@ -222,7 +221,7 @@ def describe_images(module: VisionEncoder, max_patches: int) -> dict[str, Any]:
     return {
         **kind,
         **dict.fromkeys(steps, True),
-        "resample": 2,  # PIL's number of BILINEAR
+        "resample": 2,  # PIL's number for BILINEAR
         "rescale_factor": 1 / 255,
         "image_mean": [0.5] * 3,
         "image_std": [0.5] * 3,
@@ -233,7 +232,7 @@ def module_of(config: Mapping[str, Any], path: Path) -> Model:
     """The model that a config.json at `path` describes.
 
     Raises:
-      ConfigError: it is of another kind of model, or of a SigLIP that ours does not support.
+      ConfigError: it describes another kind of model, or a SigLIP that ours does not support.
     """
     kind = config.get("model_type")
     naflex = str(kind).startswith("siglip2")

@@ -1,4 +1,4 @@
-"""The whole model in the names of its PyTorch twin (`interop/pytorch/modeling_unicom.py`).
+"""The whole model under the names of its PyTorch twin (`interop/pytorch/modeling_unicom.py`).
 
 ours                        theirs
 vision                      vision_model              as Siglip2VisionModel
@@ -37,7 +37,7 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 
 @dataclasses.dataclass(frozen=True)
 class Unicom(Module):
-    """All modules that a trained model is used with."""
+    """All modules that a trained model uses."""
 
     vision: VisionEncoder
     codec: Codec
@@ -52,7 +52,7 @@ class Unicom(Module):
 
     @property
     def parts(self) -> dict[str, tuple[Module, ...]]:
-        """What a reader wants to know the sizes of, by name."""
+        """The parts, by name, whose sizes are reported."""
         codec = self.codec
         found = {
             "vision encoder": (self.vision,),
@@ -139,7 +139,7 @@ def _head(module: Module) -> Table:
 
 
 def _decoder(module: FlowDecoder) -> Table:
-    """Rules for what paints tokens, or draws latents in Pathway II."""
+    """Rules for the decoder that paints tokens or, in Pathway II, draws latents."""
     if isinstance(module, FluxDecoder):
         transformer = prefixed(flux.table(module.transformer), "transformer/", "transformer.")
         return (*mlp("projector", "projector"), *transformer)
@@ -162,10 +162,10 @@ def _decoder(module: FlowDecoder) -> Table:
 
 
 def kept_in_fp32(module: Unicom) -> tuple[str, ...]:
-    """How the names of tensors begin that stay in fp32 whatever type the rest is written in.
+    """Prefixes of names of the tensors that stay in fp32, whatever the type of the others.
 
-    The codec, flow times and the flow head, as `UnicomModel` keeps them too. FLUX is no part of it:
-    it is large, and was trained in bfloat16.
+    These are the codec, flow times and the flow head, which `UnicomModel` also keeps in fp32. FLUX
+    is not among them: it is large, and was trained in bfloat16.
     """
     names = ("compressor.", "decompressor.", "statistics.", "autoencoder.", "head.")
     times = ("embedding.time.", "flow_decoder.time.")
@@ -204,13 +204,13 @@ def describe_language(module: Transformer) -> dict[str, Any]:
         **fields_of(module, "vocab_size", "head_dim", "mlp_dim"),
         **fields_of(module, "rope_theta", "norm_eps"),
         **fields_of(module, "qkv_bias", "qk_norm", "tied_head"),
-        # Only where there is one: older exports lack the key.
+        # Only if there is one: older exports lack the key.
         **({"logit_softcap": cap} if (cap := module.logit_softcap) else {}),
         **_describe_scaling(module),
     }
 
 
-# The fields of `Format` that older exports lack: key of the configuration, and what they mean.
+# The fields of `Format` that older exports lack: their configuration key and the implied value.
 LATER_FIELDS = {
     "fold": ("unified.fold", 1),
     "positions": ("unified.image_positions", "grid"),
@@ -238,7 +238,7 @@ def fields_of(module: Module, *names: str) -> dict[str, Any]:
 
 
 def _describe_scaling(module: Transformer) -> dict[str, Any]:
-    """Nothing for the usual rotary positions."""
+    """The scaling of rotary positions; empty for unscaled ones."""
     if module.rope_scaling == "none":
         return {}
     return fields_of(module, "rope_scaling", "rope_factor", "rope_length")

@@ -1,4 +1,4 @@
-"""A model of the family Cheers in the names of its PyTorch twin (`modeling_unicom_cheers.py`).
+"""A model of the Cheers family under the names of its PyTorch twin (`modeling_unicom_cheers.py`).
 
 ours                        theirs
 codec                       autoencoder               as diffusers' AutoencoderKLFlux2
@@ -34,12 +34,12 @@ from unicom_jax.models.latent_decoder import LatentDecoder
 
 @dataclasses.dataclass(frozen=True)
 class UnicomCheers(Module):
-    """All modules that a trained model is used with."""
+    """All modules that a trained model uses."""
 
     codec: AutoencoderCodec
     unified: UnifiedModel
 
-    autoencoder = None  # that a codec paints the latents of: here the codec is one itself
+    autoencoder = None  # for a codec that needs one; here the codec is one itself
 
     def specs(self) -> Specs:
         return {"codec": self.codec.specs(), "unified": self.unified.specs()}
@@ -50,7 +50,7 @@ class UnicomCheers(Module):
 
     @property
     def parts(self) -> dict[str, tuple[Module, ...]]:
-        """What a reader wants to know the sizes of, by name."""
+        """The parts, by name, whose sizes are reported."""
         tokenizer = self.images.tokenizer
         found = {
             "vision encoder": (tokenizer.vision,),
@@ -123,7 +123,7 @@ def _stack(ours: str, theirs: str) -> Table:
 
 
 def kept_in_fp32(module: UnicomCheers) -> tuple[str, ...]:
-    """How the names of tensors begin that stay in fp32 whatever type the rest is written in."""
+    """Prefixes of names of the tensors that stay in fp32, whatever the type of the others."""
     del module
     return ("autoencoder.", "decoder.", "head.")
 
