@@ -14,6 +14,7 @@ weights. Held-out rewards are those of `eval_every`: 16 pictures, 128 samples.
     stage           steps  held-out reward `scenes`      unified/agreement   Scenes-GenEval
     before                                               82% (78 - 85)       50% (45 - 56)
     g4u               60   .785 (step 20), .810 (60)     80% (77 - 84)       50% (44 - 55)
+    g4u, random       20   .529 (step 20)                not measured        not measured
     u4g               40   .942 (step 10), .952 (40)     not measured        not measured
 
 So the captions that the captioner samples get better, and those it writes greedily, which the

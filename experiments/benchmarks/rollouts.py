@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--stage", default="", help="of the run: time the parts of its steps")
     options = parser.parse_args()
     console, seconds = Console(), {}
+    console.width = max(console.width, 110)
     if options.stage:
         turns = step_parts(Path(options.checkpoint), options.stage)
         runners = [Contestant(name, turn, 0) for name, turn in turns.items()]

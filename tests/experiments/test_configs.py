@@ -17,6 +17,7 @@ from data_pipelines import build as pipelines
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.images import aspect_buckets
 from data_pipelines.sources.records import write_records
+from tests.data.samples import tokenizer
 from unicom_jax.config import KEYS, UNIFIED_STAGES, load_config, resolve, values
 from unicom_jax.config.check import check_settings
 from unicom_jax.core.flow import latent_shift
@@ -64,7 +65,8 @@ def adopt_flux(config):
 
 
 def stage_of(name, config):
-    return LOSSES[STAGES[name].loss](name, config, list)
+    own = {"tokenizer": tokenizer()} if STAGES[name].samples else {}
+    return LOSSES[STAGES[name].loss](name, config, list, **own)
 
 
 # --- all of them
