@@ -1,7 +1,7 @@
-"""How a text is compared with the true ones: one rule a benchmark, named in the configuration.
+"""Rules that compare an answer with the true ones: one per benchmark, named in the configuration.
 
-A rule maps (prediction, references) to a score from 0 to 1. Each follows what its benchmark
-published, so scores compare with other people's. `exact` is our own, for data of no benchmark.
+A rule maps (prediction, references) to a score from 0 to 1. Each follows its benchmark's published
+rule, so scores are comparable with those of others. `exact` is our own, for other data.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ QUOTES = dict.fromkeys(map(ord, "‘’ʼ"), "'")
 
 
 def normalise(text: str) -> str:
-    """One spelling of a text: NFC, case folded, single spaces, without sentence punctuation.
+    """Normalises a text: NFC, case folded, single spaces, without sentence punctuation.
 
-    Kept is whatever changes the meaning: letters with their combining marks, in every script;
-    signs, currencies and other symbols ("-5", "$5", "5%", "+"); points, commas and colons inside
-    numbers ("1.5", "3:30"), and apostrophes inside words. A text of punctuation alone is kept
-    whole, so it does not equal an empty one.
+    Everything that changes the meaning is kept: letters with their combining marks, in every
+    script; signs, currencies and other symbols ("-5", "$5", "5%", "+"); points, commas and colons
+    inside numbers ("1.5", "3:30"), and apostrophes inside words. A text of punctuation alone is
+    kept unchanged, so it does not equal an empty one.
     """
     folded = _fold(text)
     kept = (_kept(folded, index) for index in range(len(folded)))
@@ -56,7 +56,7 @@ def _kept(text: str, index: int) -> str:
         return char if before.isdigit() or (char == "." and not before.isalpha()) else " "
     if char == "'" and before.isalnum() and after.isalnum():
         return char
-    if char == "-":  # a sign or a range; behind a word or alone it separates, as a space does
+    if char == "-":  # a sign or a range; after a word or alone it separates like a space
         return "-" if after.isdigit() or (after.strip() and not before.isalnum()) else " "
     if char in MEANINGFUL or unicodedata.category(char) not in SENTENCE:
         return char
@@ -69,18 +69,18 @@ ARTICLES = {"a", "an", "the"}
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 DIGITS = {"none": "0"} | {word: str(value) for value, word in enumerate(NUMBERS)}
 _NEGATED = "ain are ca could did does do had has have is might must need should was were wo would"
-# Left out are forms that are words of their own without the apostrophe: its, were, well, ill, ...
+# Without forms that are words even without the apostrophe: its, were, well, ill, ...
 _JOINED = (
     "he's she's that's what's where's who's how's there's let's i'm i've you're you've they're"
 )
 _JOINED += " they've they'll you'll we've could've should've would've who've it'll that'll o'clock"
 CONTRACTIONS = {f"{verb}nt": f"{verb}n't" for verb in _NEGATED.split()}
 CONTRACTIONS |= {word.replace("'", ""): word for word in _JOINED.split()}
-HUMANS = 3  # as many equal answers of people make an answer wholly right
+HUMANS = 3  # this many equal human answers make an answer fully correct
 
 
 def vqa_normalise(text: str) -> str:
-    """An answer as VQA prepares it.
+    """Normalises an answer as VQA does.
 
     Lower case; no periods except in decimals; no commas between digits; other punctuation except
     apostrophe and colon becomes a space; number words become digits; no articles; contractions
@@ -98,8 +98,8 @@ def vqa_normalise(text: str) -> str:
 def vqa(prediction: str, references: Sequence[str]) -> float:
     """VQA accuracy (Antol et al. 2015; https://visualqa.org/evaluation.html).
 
-    min(equal answers / 3, 1), averaged over all sets of all people but one; VQA asks ten. With
-    fewer than four references, which no such average can be of, equality with one of them.
+    min(equal answers / 3, 1), averaged over all subsets that leave out one person's answer; VQA
+    has ten. With fewer than four references, too few for this, equality with one of them.
     """
     answer = vqa_normalise(prediction)
     equal = [vqa_normalise(reference) == answer for reference in references]
@@ -118,7 +118,7 @@ def relaxed(prediction: str, references: Sequence[str]) -> float:
     """Relaxed accuracy of ChartQA (Masry et al. 2022, after Methani et al. 2020).
 
     A number may be off by 5% of the true one; "12%" is .12. Everything else, and a true 0, has to
-    be equal but for case and outer spaces.
+    be equal except for case and outer spaces.
     """
     return float(any(_close(prediction, reference) for reference in references))
 
@@ -146,8 +146,8 @@ ANLS_THRESHOLD = 0.5
 def anls(prediction: str, references: Sequence[str]) -> float:
     """Average normalised Levenshtein similarity of DocVQA (Biten et al. 2019), of one answer.
 
-    1 - edits / length of the longer text, for the most similar reference, and 0 where half of the
-    text or more has to be edited. Case and runs of spaces do not count.
+    1 - edits / length of the longer text, for the most similar reference, but 0 if half of the text
+    or more has to be edited. Case and runs of spaces do not matter.
     """
     answer = " ".join(prediction.lower().split())
     distances = []
@@ -177,16 +177,16 @@ _LETTER = re.compile(
 
 
 def chosen_letter(text: str) -> str:
-    """The letter of the option that an answer chooses, upper case; "" where it chooses none.
+    """The letter of the option that an answer chooses, in upper case; "" if it chooses none.
 
-    Read are "B", "b", "(B)", "B.", "B: a cat" and "The answer is B"; "A cat" is not the option A.
+    Accepts "B", "b", "(B)", "B.", "B: a cat" and "The answer is B"; "A cat" is not option A.
     """
     found = _LETTER.match(text.strip())
     return found[1].upper() if found else ""
 
 
 def choice(prediction: str, references: Sequence[str]) -> float:
-    """Multiple choice, as MMBench, MMMU and AI2D score it: whether the right letter is chosen."""
+    """Multiple choice as in MMBench, MMMU and AI2D: whether the correct letter is chosen."""
     letter = chosen_letter(prediction)
     return float(bool(letter) and letter in {chosen_letter(reference) for reference in references})
 
@@ -204,7 +204,7 @@ RULES: dict[str, Rule] = {
 
 
 def token_f1(prediction: str, references: Sequence[str]) -> float:
-    """Best F1 of the words shared with one of the references (as in SQuAD), in [0, 1]."""
+    """The best F1, over references, of shared words (as in SQuAD), in [0, 1]."""
     return max(_f1(normalise(prediction).split(), normalise(r).split()) for r in references)
 
 

@@ -1,4 +1,4 @@
-"""Charts as inline SVG. The page's style sheet colours them, so they follow light and dark."""
+"""Charts as inline SVG. The page's style sheet colours them, for both light and dark mode."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LOG_RATIO = 50.0  # a wider range of positive values is drawn on a logarithmic a
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Points of one curve. `role` is its CSS class: "train", or "eval" or another one for curves of
-    few points."""
+    """Points of one curve. `role` is its CSS class: "train", or one for curves of few points, such
+    as "eval"."""
 
     xs: Sequence[float]
     ys: Sequence[float]
@@ -24,14 +24,14 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], label: str, *, rate: bool = False) -> str:
-    """An SVG of curves over training steps. Values that are not finite leave gaps out.
+    """An SVG of curves over training steps. Values that are not finite are skipped.
 
     A "train" curve is drawn faint with its running mean on top, others as dots on a line.
     Returns "" when no curve has a finite point.
 
     Args:
-      rate: the values are shares of a whole: the axis is linear from 0 to 1. Others get an axis
-        that fits them, a logarithmic one where they span a wide range.
+      rate: the values are shares of a whole, so the axis is linear from 0 to 1. Otherwise the axis
+        fits the values, and is logarithmic if they span a wide range.
     """
     series = [clean for curve in series if (clean := _finite(curve)).xs]
     if not series:
@@ -50,7 +50,7 @@ def line_chart(series: Sequence[Series], label: str, *, rate: bool = False) -> s
 
 
 def bar_chart(values: Sequence[float], label: str, reference: float | None = None) -> str:
-    """An SVG of one thin bar a value, from zero; `reference` is where a dashed line goes."""
+    """An SVG of one thin bar per value, from zero, with a dashed line at `reference`."""
     values = [value if math.isfinite(value) else 0.0 for value in values]
     if not values:
         return ""
@@ -88,7 +88,7 @@ class _Axis:
 
     @classmethod
     def over(cls, values: Sequence[float], start: float, end: float, logarithmic: bool) -> _Axis:
-        """An axis that holds all values; a linear one ends at ticks, at 0 where that is near."""
+        """An axis that includes all values; a linear one ends at ticks, or at 0 if that is near."""
         low, high = float(min(values)), float(max(values))
         if logarithmic:
             return cls(low, high, start, end, True)
@@ -97,7 +97,7 @@ class _Axis:
             low, high = low - margin, high + margin
         low = 0.0 if 0 < low < 0.4 * high else low
         step = _tick_step(high - low, 4)
-        # A hundredth of a step may stick out rather than add a whole empty one.
+        # Values may exceed the axis by 1% of a step, which avoids adding a whole empty step.
         low, high = math.floor(low / step + 0.01) * step, math.ceil(high / step - 0.01) * step
         return cls(low, high, start, end, False)
 
@@ -128,7 +128,7 @@ def _tick_step(span: float, count: int) -> float:
 
 
 def short_number(value: float) -> str:
-    """A number in at most five characters: 12k, 3.4M, 0.02, 2e-5; NaN or ∞ where it is none."""
+    """A number in at most five characters: 12k, 3.4M, 0.02, 2e-5; NaN or ∞ if not finite."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
     size = abs(value)
@@ -187,7 +187,7 @@ def _finite(curve: Series) -> Series:
 
 
 def _running_mean(ys: Sequence[float]) -> list[float]:
-    """Mean over a window of about a thirtieth of the curve, centred, shorter at the ends."""
+    """Mean over a centred window of about 1/30 of the curve, which is shorter at the ends."""
     half = len(ys) // 60
     sums = [0.0]
     for y in ys:
@@ -197,7 +197,7 @@ def _running_mean(ys: Sequence[float]) -> list[float]:
 
 
 def _thin(xs: Sequence[float], ys: Sequence[float]) -> list[tuple[float, float]]:
-    """At most about MAX_POINTS points, evenly chosen, always with the last."""
+    """At most about MAX_POINTS points, evenly chosen, always including the last one."""
     stride = math.ceil(len(xs) / MAX_POINTS)
     chosen = list(range(0, len(xs), stride))
     if chosen[-1] != len(xs) - 1:

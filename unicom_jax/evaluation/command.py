@@ -47,13 +47,13 @@ def run_evaluate(
 ) -> dict[str, float | int | None]:
     """Scores the weights of a run, then the same model untrained; prints the table.
 
-    A run that trained an autoencoder and no model is scored on what that reconstructs.
+    A run that trained only an autoencoder is scored on the reconstructions.
 
     Args:
-      step: of the unified model, as for `Generator.load`.
+      step: that of the unified model, as for `Generator.load`.
       split: development or test.
-      baseline: whether the untrained model is scored, too.
-      suites: names of `evaluation.run.SUITES` with commas between them, or "all"; None: the usual
+      baseline: also score the untrained model.
+      suites: names of `evaluation.run.SUITES` separated by commas, or "all"; None: the default
         ones.
 
     Raises CheckpointError without a checkpoint, SourceError without the data, ConfigError for an
@@ -114,7 +114,7 @@ def run_evaluate(
 
 
 def chosen_suites(names: str | None) -> tuple[str, ...] | None:
-    """The suites of a `--suite`; None: the usual ones.
+    """The suites of a `--suite` flag; None: the default ones.
 
     Raises:
       ConfigError: there is no such suite.
@@ -130,22 +130,21 @@ def chosen_suites(names: str | None) -> tuple[str, ...] | None:
 
 
 def autoencoder_alone(config: Mapping[str, Any], workdir: Path) -> bool:
-    """Whether a run has trained an autoencoder and no model so far."""
+    """Whether a run has so far trained only an autoencoder and no model."""
     return has_trained(config, workdir) and furthest(config, workdir, UNIFIED.part) is None
 
 
 def data_of(
     run: Mapping[str, Any], settings: EvaluationConfig, split: str = TEST
 ) -> EvaluationData:
-    """The evaluation data of a run's configuration: Scenes alone with the exact judge, others
-    without.
+    """The evaluation data of a run's configuration, with the exact judge if they are Scenes alone.
 
-    Pictures keep the shapes that they have in training under the run's image policy.
+    Pictures have the same shapes as in training under the run's image policy.
 
     Raises SourceError when a split has too few records.
     """
     if source_kinds(run) == ["scenes"]:
-        fields = run["data"]["scenes"].items()  # JSON knows lists only
+        fields = run["data"]["scenes"].items()  # JSON has only lists
         fields = {key: tuple(v) if isinstance(v, list) else v for key, v in fields}
         policy, unit = image_policy(run), run["data"]["patch"] * grid_unit(run)
         sizes = [policy.target_size(*size, unit) for size in fields["sizes"]]

@@ -1,4 +1,4 @@
-"""What is evaluated on: a seeded sample of pictures with texts, prompts, and their judges."""
+"""Evaluation data: a seeded sample of pictures with texts, prompts, and their judges."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class EvaluationData:
     """Held-out examples with their judges.
 
     Attributes:
-      examples: pictures with captions, and questions and edits where the data set has them. They
-        are read when they are used and not kept.
-      prompts: judged prompts. Without any, drawings are looked up by retrieval instead.
-      judge_edit: says whether an edit succeeded; by default from the pixels of the true target.
-      judge_caption: says whether a caption in other words is true; None: only stored ones count.
-      judge_drawing: says which facts of a picture another one keeps; None: nobody can.
+      examples: pictures with captions, and questions and edits if the data set has them. They are
+        read when used, and not kept.
+      prompts: judged prompts. Without any, drawings are scored by retrieval instead.
+      judge_edit: decides whether an edit succeeded; by default from the pixels of the true target.
+      judge_caption: decides whether a caption in other words is true; None: only stored ones count.
+      judge_drawing: decides which facts of a picture another one keeps; None: this is not judged.
     """
 
     examples: Sequence[Example]
@@ -44,7 +44,7 @@ class EvaluationData:
 
 
 def complete(source: Sequence[Example]) -> Sequence[Example]:
-    """The records that have both a picture and a caption, as scores need them.
+    """The records with both a picture and a caption, which scores need.
 
     Raises SourceError when there is none.
     """
@@ -60,7 +60,7 @@ def complete(source: Sequence[Example]) -> Sequence[Example]:
 def half_of(source: Sequence[Example], split: str) -> Sequence[Example]:
     """The half of held-out records that is for development, or the one for testing.
 
-    Each record's half is a hash of its index alone, so records that are added change no other's.
+    Each record's half is a hash of its index alone, so added records do not move others.
 
     Raises SourceError when the half is empty.
     """
@@ -85,7 +85,7 @@ def sample_of(source: Sequence[Example], count: int) -> Sequence[Example]:
 
 @dataclasses.dataclass(frozen=True)
 class Parts(Sequence[tuple[Example, Any]]):
-    """Questions or edits of examples, each with its example, read when it is asked for.
+    """Questions or edits of examples, each with its example, which is read on access.
 
     Attributes:
       field: "questions" or "edits".

@@ -1,4 +1,4 @@
-"""Suite without a score: what a head with gated details (Cheers) draws with and without them."""
+"""A suite without scores: what a head with gated details (Cheers) draws with and without them."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def evaluate_details(
     *,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """`config.shown` pictures, each drawn twice from the same noise: by semantics alone, and whole.
+    """Draws `config.shown` pictures twice from the same noise: by semantics alone, and in full.
 
-    Of all categories of the prompts alike; without prompts of the first captions of the examples.
+    They are drawn equally from all categories of prompts or, without prompts, from the first
+    captions of the examples.
 
     Raises:
-      ValueError: a model whose head adds no details.
+      ValueError: the model's head adds no details.
     """
     alone = model.without_details
     if alone is None:

@@ -1,4 +1,4 @@
-"""Suite: edits by instruction. The target must be reached *and* everything else left alone."""
+"""Suite: edits by instruction. The target must be reached *and* everything else kept unchanged."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class EditVerdict:
 # (example, edit with its target, picture before, picture after; all of one size) -> verdict
 EditJudge = Callable[[Example, Edit, Picture, Picture], EditVerdict]
 
-CHANGED = 16  # levels of 255 by which a pixel differs to count as changed by the true edit
-KEPT = 12.0  # mean absolute error in levels of 255 that the rest of the picture may have
-NEARER = 0.5  # share of the squared distance to the target that may be left where the edit happens
+CHANGED = 16  # levels of 255 by which the true edit must change a pixel for it to count as changed
+KEPT = 12.0  # the largest mean absolute error of the rest of the picture, in levels of 255
+NEARER = 0.5  # largest remaining share of the squared distance to the target in the edited area
 
 
 def judge_pixels(example: Example, edit: Edit, before: Picture, after: Picture) -> EditVerdict:
-    """Verdict from pixels alone, for data without a parser of pictures. All (H, W, 3) uint8.
+    """A verdict from pixels alone, for data without a parser of pictures. All (H, W, 3) uint8.
 
     Reached: where the true edit changes the picture, at most half of the squared distance to the
     target is left. Unchanged: elsewhere the mean absolute error is at most 12 levels of 255.
@@ -73,8 +73,8 @@ def evaluate_editing(
 ) -> SuiteResult:
     """Success, target reached, rest unchanged, and success by kind.
 
-    The edits of one picture are a cluster. Chance is an editor that hands the picture back as it
-    was: all is unchanged, little is reached.
+    The edits of one picture are a cluster. Chance is an editor that returns the picture unchanged:
+    everything is kept, little is reached.
     """
     records: Log[Editing] = Log(config.shown)
     idle: Log[Editing] = Log(0)

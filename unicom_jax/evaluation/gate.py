@@ -13,7 +13,7 @@ from unicom_jax.evaluation.charts import Series, line_chart
 from unicom_jax.evaluation.report_inputs import Stage
 
 BY_TIME = re.compile(r"(?:loss|eval)/gate/t(\d\.\d+)")  # keys of metrics.jsonl
-LAST = 0.1  # share of the logged steps that the curve of training is a mean over
+LAST = 0.1  # share of the logged steps over which the training curve is averaged
 
 
 def is_of_gate(key: str) -> bool:
@@ -21,7 +21,7 @@ def is_of_gate(key: str) -> bool:
 
 
 def gate_chart(stage: Stage) -> Markup | None:
-    """The mean size of the gate over flow time at the end of a stage: of training, a mean over its
+    """A chart of the mean gate over flow time at the end of a stage: in training, averaged over the
     last steps, and on held-out data. None: the stage logged none."""
     last = stage.train[-max(1, math.ceil(LAST * len(stage.train))) :]
     curves = [
@@ -34,7 +34,7 @@ def gate_chart(stage: Stage) -> Markup | None:
 
 
 def _by_time(rows: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Middles of the intervals of flow time, and the mean of each over rows that know it."""
+    """Centres of the flow time intervals, and the mean of each over the rows that have it."""
     found: dict[float, list[float]] = {}
     for key, value in (item for row in rows for item in row.items()):
         if (name := BY_TIME.fullmatch(key)) and math.isfinite(value):

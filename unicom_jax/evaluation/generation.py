@@ -1,4 +1,4 @@
-"""Suite: pictures drawn from prompts, judged by category or found again by the encoder."""
+"""Suite: pictures drawn from prompts, judged by category or retrieved by the encoder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Verdict = tuple[bool, str]  # correct, and why not ("" when it is)
 class Prompt:
     """A prompt of a category, with the judge of its pictures.
 
-    `reference` makes a picture that is right; what is drawn gets its shape.
+    `reference` makes a correct picture, whose shape drawings get.
     """
 
     category: str
@@ -47,10 +47,10 @@ def evaluate_generation(
     *,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Share of pictures that their prompt's judge accepts by category, and the categories' mean.
+    """Share of pictures that their prompt's judge accepts, by category, and the categories' mean.
 
-    The categories are GenEval's (Ghosh et al. 2023). Chance is a painter who draws without fault
-    but never reads: each prompt judged on the right picture of the next prompt of its category.
+    The categories are GenEval's (Ghosh et al. 2023). Chance is a model that draws perfectly but
+    ignores its prompt: each prompt is judged on the correct picture of its category's next prompt.
     """
     if not prompts:
         return SuiteResult([], [])
@@ -86,13 +86,13 @@ def evaluate_retrieval(
     encoder: Encoder,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Without an exact judge: is a drawing nearest, of all pictures, to the one captioned so?
+    """Without an exact judge: how often is a drawing closest to the picture with its caption?
 
     Draws the first captions of `config.pictures` examples, each in the shape of its picture, and
-    looks the drawings up among these pictures by cosine in the encoder's feature space. Chance is
-    1 / number of pictures. It rewards what the encoder sees, no more: a drawing that is found is
-    not thereby right. The kernel distance (KID) compares the drawings with the pictures as two
-    sets. `encoder` as in `evaluate_reconstruction`.
+    finds the picture nearest to each drawing by cosine in the encoder's feature space. Chance is
+    1 / number of pictures. The score rewards only what the encoder sees: a drawing that is matched
+    is not necessarily correct. The kernel distance (KID) compares the drawings with the pictures as
+    two sets. `encoder` as in `evaluate_reconstruction`.
     """
     chosen = range(min(config.pictures, len(examples)))
     if not chosen:
@@ -128,7 +128,7 @@ def _category(prompt: Prompt) -> str:
 
 
 def shape_of(model: UnifiedModel, picture: Picture) -> tuple[int, int]:
-    """Height and width in which a picture like this one is drawn."""
+    """The height and width of a drawing that is to have the shape of this picture."""
     height, width, _ = model.prepared(picture).shape
     return height, width
 
@@ -140,14 +140,14 @@ def draw_all(
     config: EvaluationConfig,
     first: int,
 ) -> list[Picture]:
-    """Pictures of one shape; `first` as of `UnifiedModel.draw`."""
+    """Draws pictures of one shape; `first` as for `UnifiedModel.draw`."""
     options = {**config.drawing, "think": config.think, "seed": config.seed, "first": first}
     drawings = model.draw(prompts, size=shape, **options)
     return [np.asarray(drawing.image) for drawing in drawings]
 
 
 def _blind(prompts: Sequence[Prompt]) -> float | None:
-    """How often the next prompt's right picture satisfies a prompt; None of a single prompt."""
+    """How often the next prompt's correct picture satisfies a prompt; None for a single prompt."""
     if len(prompts) == 1:
         return None
     others = [*prompts[1:], prompts[0]]

@@ -1,4 +1,4 @@
-"""95% intervals of proportions, means and distances of samples."""
+"""95% confidence intervals of proportions, means and distances between samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _wilson(rate: float, count: float) -> Interval:
     scale = 1.0 + Z95**2 / count
     centre = (rate + Z95**2 / (2 * count)) / scale
     half = Z95 / scale * math.sqrt(rate * (1 - rate) / count + Z95**2 / (4 * count**2))
-    # At the ends the formula gives exactly 0 or 1 up to rounding; `min`, `max` keep value inside.
+    # At the ends the formula gives 0 or 1 up to rounding; `min` and `max` keep the value inside.
     return Interval(rate, min(max(0.0, centre - half), rate), max(min(1.0, centre + half), rate))
 
 
@@ -46,9 +46,9 @@ def clustered_wilson(outcomes: Sequence[bool], clusters: Sequence[Hashable]) -> 
 
     Wilson's interval at the effective number of samples: their number over the design effect,
     which is the cluster-robust variance over that of independent samples, times the ratio of
-    Student's quantiles for the degrees of freedom (Korn & Graubard 1998). Equal to `wilson` where
-    every sample is a cluster of its own. Where all outcomes agree, the
-    similarity within clusters cannot be estimated, and each cluster counts as one sample.
+    Student's quantiles for the degrees of freedom (Korn & Graubard 1998). Equal to `wilson` if
+    every sample is its own cluster. If all outcomes agree, the similarity within clusters cannot be
+    estimated, and each cluster counts as one sample.
 
     Raises ValueError without samples.
     """
@@ -73,11 +73,11 @@ def mean_interval(
     """A mean and its interval by Student's t, mean ± t s/√n with n - 1 degrees of freedom.
 
     Args:
-      clusters: of each value, where several belong together: the cluster-robust variance
-        (Liang & Zeger 1986) then takes the place of s²/n, and clusters count in place of values.
-      bounds: of a value; the interval is cut at them.
+      clusters: the cluster of each value, if several belong together: the cluster-robust variance
+        (Liang & Zeger 1986) then replaces s²/n, and n is the number of clusters.
+      bounds: the range of values, to which the interval is clipped.
 
-    Raises ValueError with fewer than two values or clusters: one says nothing of the spread.
+    Raises ValueError with fewer than two values or clusters: one says nothing about the spread.
     """
     array = np.asarray(values, np.float64)
     sums = _by_cluster(array, range(array.size) if clusters is None else clusters)
@@ -115,10 +115,10 @@ def _t95(degrees: int) -> float:
 
 
 def mean_of_proportions(parts: Sequence[Interval]) -> Interval:
-    """The unweighted mean of independent proportions, as GenEval's overall score.
+    """The unweighted mean of independent proportions, as in GenEval's overall score.
 
-    The interval is recovered from the parts' own (MOVER, Zou & Donner 2008): the distances from
-    each value to its bound add in quadrature. So it stays as careful near 0 and 1 as Wilson's is.
+    The interval is derived from the parts' own (MOVER, Zou & Donner 2008): the distances from each
+    value to its bound add in quadrature. So near 0 and 1 it is as cautious as Wilson's.
     """
     if not parts:
         raise ValueError("a mean of no scores; evaluate at least 1 category")
@@ -131,9 +131,9 @@ def mean_of_proportions(parts: Sequence[Interval]) -> Interval:
 def u_statistic_interval(kernel: Float[np.ndarray, "n n"]) -> Interval:
     """Mean of a symmetric kernel over pairs of different samples, with a jackknife interval.
 
-    The mean is a U-statistic of degree 2, hence without bias. Its variance is the delete-one
-    jackknife's (Arvesen 1969), which is too large where the statistic is degenerate, as for two
-    equal distributions: there the interval is longer than it had to be, never too short.
+    The mean is a U-statistic of degree 2, and therefore unbiased. Its variance is the delete-one
+    jackknife's (Arvesen 1969), which is too large if the statistic is degenerate, as for two equal
+    distributions: the interval is then longer than necessary, never too short.
 
     Raises ValueError with fewer than three samples.
     """

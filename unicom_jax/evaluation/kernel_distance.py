@@ -1,4 +1,4 @@
-"""Kernel distance (KID) of two sets of pictures, without bias and with its interval."""
+"""Unbiased kernel distance (KID) of two sets of pictures, with its interval."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ DEGREE = 3
 def kernel_distance(first: Real[np.ndarray, "n F"], second: Real[np.ndarray, "n F"]) -> Interval:
     """KID (Bińkowski et al. 2018): squared maximum mean discrepancy of two sets of features.
 
-    The kernel is theirs, (x·y / F + 1)³. Pictures i of the two sets may belong together, as a
-    picture and its reconstruction do: the estimate averages
+    The kernel is theirs, (x·y / F + 1)³. Pictures i of the two sets may be related, such as a
+    picture and its reconstruction: the estimate averages
     k(x_i, x_j) + k(y_i, y_j) - k(x_i, y_j) - k(x_j, y_i) over i ≠ j (Gretton et al. 2012, lemma 6),
     in which no pair is compared with itself. So its expectation is the true distance at every
     number of pictures, unlike a Fréchet distance's, and it can come out slightly below 0.
 
-    The features are those of the model's own encoder, not of Inception-v3: values compare only
-    between models that are measured by one encoder.
+    The features are those of the model's own encoder, not of Inception-v3: values are comparable
+    only between models that are measured by the same encoder.
 
     Raises ValueError when the sets differ in shape or have fewer than three pictures.
     """

@@ -1,4 +1,4 @@
-"""How alike two pictures or two sets of features are. NumPy and SciPy only."""
+"""Measures of similarity of two pictures or two sets of features. NumPy and SciPy only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ssim(first: Picture, second: Picture) -> float:
     """Structural similarity in [-1, 1] of two pictures.
 
     Mean over windows and channels, after Wang et al. 2004: Gaussian window of 11 taps with sigma
-    1.5, biased covariances, only windows wholly inside. As in scikit-image,
+    1.5, biased covariances, only windows fully inside. Same as scikit-image's
     `structural_similarity(gaussian_weights=True, sigma=1.5, use_sample_covariance=False)`.
     Raises ValueError when the shapes differ or a side is shorter than 11.
     """
@@ -52,9 +52,9 @@ def ssim(first: Picture, second: Picture) -> float:
 def retrieval_ranks(
     queries: Real[np.ndarray, "pictures F"], keys: Real[np.ndarray, "pictures F"]
 ) -> Int[np.ndarray, " pictures"]:
-    """How many other keys are nearer by cosine to each query than its own.
+    """For each query, how many other keys are nearer by cosine than its own.
 
-    0 means that the pair was found. Ties count against it, so collapsed features score nothing.
+    0 means that the pair was found. Ties count as nearer, so collapsed features score nothing.
     """
     similarity = _unit(queries) @ _unit(keys).T
     own = np.diagonal(similarity)[:, None]

@@ -1,4 +1,4 @@
-"""What a model must be able to do to be evaluated; `inference.generator.Generator` does it."""
+"""The interface of a model that can be evaluated; `inference.generator.Generator` implements it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Drawn(Protocol):
 
 
 class Encoder(Protocol):
-    """What measures pictures: the encoder alone."""
+    """The encoder alone, which measures pictures."""
 
     def features(self, images: Sequence[Picture]) -> Float32[np.ndarray, "pictures F"]:
         """The encoder's pooled features."""
@@ -28,10 +28,10 @@ class Encoder(Protocol):
 class UnifiedModel(Encoder, Protocol):
     """Every method takes a list and keeps its order.
 
-    `without_details`: the same model whose head adds no details; None where it never does.
+    `without_details`: the same model with a head that adds no details; None if it never adds any.
 
-    What is random follows from `seed` and an item's place, its index in the list plus `first`: so
-    it does not depend on how many items a call gets.
+    All random choices follow from `seed` and an item's place (its index in the list plus `first`),
+    so they do not depend on how many items a call gets.
     """
 
     @property
@@ -47,7 +47,7 @@ class UnifiedModel(Encoder, Protocol):
         seed: int,
         first: int,
     ) -> list[str]:
-        """One answer a picture and question; temperature 0 is greedy."""
+        """One answer per picture and question; temperature 0 is greedy."""
 
     def caption(
         self,
@@ -58,7 +58,7 @@ class UnifiedModel(Encoder, Protocol):
         seed: int,
         first: int,
     ) -> list[str]:
-        """One caption a picture."""
+        """One caption per picture."""
 
     def draw(
         self,
@@ -74,7 +74,7 @@ class UnifiedModel(Encoder, Protocol):
         seed: int,
         first: int,
     ) -> Sequence[Drawn]:
-        """One picture of `size` = (height, width) a prompt."""
+        """One picture of `size` = (height, width) per prompt."""
 
     def edit(
         self,
@@ -90,10 +90,10 @@ class UnifiedModel(Encoder, Protocol):
         seed: int,
         first: int,
     ) -> Sequence[Picture]:
-        """One edited picture a picture and instruction, at the size of the `prepared` source."""
+        """One edited picture per picture and instruction, at the size of the `prepared` source."""
 
     def reconstruct(self, images: Sequence[Picture], *, seed: int, first: int) -> Sequence[Picture]:
-        """The codec alone: into its latents and back; at the size of `prepared`."""
+        """The codec alone: pictures to its latents and back, at the size of `prepared`."""
 
     def prepared(self, image: Picture) -> Picture:
         """The picture as the model sees it: resized under the image policy."""

@@ -1,4 +1,4 @@
-"""Suite: how much of a picture survives its way into the codec's latents and back."""
+"""Suite: how much of a picture is preserved through the codec's latents and back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
-PSNR_CEILING = 100.0  # dB; given to a perfect copy, whose PSNR is infinite
+PSNR_CEILING = 100.0  # dB; for a perfect copy, whose PSNR is infinite
 
 
 def evaluate_reconstruction(
@@ -36,8 +36,8 @@ def evaluate_reconstruction(
     """PSNR, SSIM and kernel distance (KID) of reconstructions of the first `config.pictures`.
 
     A copy is compared with the picture as the model saw it, resized under the image policy.
-    `encoder` measures the distance; None leaves it out. Give the trained model's when an untrained
-    one is evaluated: distances compare only in one feature space.
+    `encoder` measures the distance; None leaves it out. For an untrained model, pass the trained
+    model's encoder: distances are comparable only in the same feature space.
     Chance is a codec that ignores its input: PSNR and SSIM of each picture against the next one.
     """
     records: Log[Reconstruction] = Log(config.shown)
@@ -73,7 +73,7 @@ def evaluate_reconstruction(
 class _OfOthers:
     """Mean measures of each picture against the next one of its size, the last against the first.
 
-    Keeps two pictures.
+    Keeps only two pictures in memory.
     """
 
     def __init__(self, *measures: Callable[[Picture, Picture], float]) -> None:
@@ -90,7 +90,7 @@ class _OfOthers:
         self._last = picture
 
     def means(self) -> list[float | None]:
-        """One number a measure; None where no two neighbours are of one size."""
+        """One number per measure; None if no two neighbours have the same size."""
         self._compare(self._last, self._first)
         if not self._values:
             return [None] * len(self._measures)

@@ -1,6 +1,7 @@
 """Per-sample outcomes: dataclasses in memory, files in a run's folder `evaluation/`.
 
-`outcomes.jsonl` has a line a sample, `records.json` those that the report shows, with PNG files.
+`outcomes.jsonl` has one line per sample; `records.json` has those that the report shows, with PNG
+files.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from unicom_jax.core.picture import Picture
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.runs.workdir import read_json
 
-# Every record has a `key`: of its picture's example or of its prompt. Pictures are None where only
-# the outcome is kept.
+# Every record has a `key`: that of its picture's example or of its prompt. Pictures are None if
+# only the outcome is kept.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Generation:
 
 @dataclasses.dataclass(frozen=True)
 class Details:
-    """A picture that a prompt drew by semantics alone, and the same with details."""
+    """A picture drawn from a prompt by semantics alone, and the same picture with details."""
 
     key: str
     prompt: str
@@ -78,7 +79,7 @@ class Editing:
 class Answer:
     """A question about a picture, the true answer and the model's.
 
-    `score` is what the rule of comparing gives, from 0 to 1; `correct`: at least half of it.
+    `score` is the comparison rule's score, from 0 to 1; `correct`: the score is at least 0.5.
     """
 
     key: str
@@ -105,8 +106,8 @@ class Caption:
 
 @dataclasses.dataclass(frozen=True)
 class Redrawing:
-    """A picture, the model's description of it and what it drew of that; and what it drew of the
-    true description. `cosine`, `agreement`: of picture and first drawing; None where not measured.
+    """A picture, the model's description of it and its drawing of that, and its drawing of the true
+    description. `cosine`, `agreement`: of picture and first drawing; None if not measured.
     """
 
     key: str
@@ -128,13 +129,13 @@ OUTCOMES_FILE = "outcomes.jsonl"
 
 
 def kind_of(record: Record) -> str:
-    """What a record is grouped by: the kind of a question or edit, the category of a prompt."""
+    """The group of a record: the kind of a question or edit, the category of a prompt."""
     return getattr(record, "kind", getattr(record, "category", ""))
 
 
 class Log(list[OneRecord]):
-    """Records of one suite. The first `shown` of each kind keep their pictures, the others only
-    their outcome, so that memory does not grow with the number of samples."""
+    """The records of one suite. The first `shown` of each kind keep their pictures; the others keep
+    only their outcome, so that memory does not grow with the number of samples."""
 
     def __init__(self, shown: int) -> None:
         super().__init__()
@@ -161,13 +162,13 @@ def write_records(
     records: Mapping[str, Sequence[Record]],
     untrained: Mapping[str, Sequence[Record]] | None = None,
 ) -> None:
-    """Writes the folder of an evaluation whole, in the place of an earlier one.
+    """Writes the folder of an evaluation atomically, replacing an earlier one.
 
-    `records.json` holds a list per name of the records that kept their pictures, kind after kind;
-    pictures are paths relative to `folder`, `<list>/<index>_<field>.png`. `outcomes.jsonl` holds
-    one line a sample of either model, without pictures.
+    `records.json` has one list per name, of the records that kept their pictures, kind after kind;
+    pictures are paths relative to `folder`, `<list>/<index>_<field>.png`. `outcomes.jsonl` has one
+    line per sample of either model, without pictures.
 
-    Raises OSError when the disk is full; an earlier folder is then still there.
+    Raises OSError when the disk is full; an earlier folder is then kept.
     """
     with new_folder(as_path(folder), replace=True) as part:
         plain = {name: _write_list(part, name, rows) for name, rows in records.items()}
@@ -189,7 +190,7 @@ def _outcomes(model: str, suites: Mapping[str, Sequence[Record]]) -> Iterator[di
 
 def read_outcomes(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """The lines of `folder/outcomes.jsonl`: "model" (trained, untrained), "suite", and the fields
-    of the suite's record. Samples of two evaluations pair up by suite, key and question,
+    of the suite's record. Samples of two evaluations are paired by suite, key and question,
     instruction or prompt.
 
     Raises ValueError naming the file when it is not such JSON.

@@ -29,7 +29,7 @@ from unicom_jax.runs.workdir import ROLLOUTS
 
 REPORT_FILE = "report.html"
 TEMPLATES = Path(__file__).parent / "templates"
-MAX_SIDE = 384  # pixels; a larger picture is inlined smaller
+MAX_SIDE = 384  # pixels; larger pictures are reduced to this before they are inlined
 HEADLINES = {
     "reconstruction/psnr": "reconstruction",
     "generation/overall": "generation, overall",
@@ -41,7 +41,7 @@ HEADLINES = {
 }
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "kid": "KID", "frechet": "Fréchet distance", "qa": "QA"}
 LABELS |= {"caption_f1": "caption, F1 of words"}
-# Keys of metrics.jsonl that speak of speed, with their axis in words.
+# Keys of metrics.jsonl about speed, with the labels of their axes.
 SPEED = {
     "steps_per_second": "steps per second",
     "tokens_per_second": "tokens per second",
@@ -50,7 +50,7 @@ SPEED = {
     "mfu": "model FLOPs utilisation",
     "goodput": "share of all time in useful steps",
 }
-# Beside accuracies, what is between 0 and 1.
+# Besides accuracies, these are between 0 and 1.
 SHARES = ("data_wait", "data/filled", "mfu", "goodput")
 CLOCK = ("step", "time", "time/eval", "time/save", "time/sample")
 
@@ -80,11 +80,11 @@ class ScoreRow:
 
 
 def write_report(workdir: str | os.PathLike[str]) -> Path:
-    """Writes `workdir/report.html` from what the run left there and returns its path.
+    """Writes `workdir/report.html` from the files of the run there, and returns its path.
 
     A section whose input is missing says so in one line, as does a stage that diverged or has not
-    ended. Raises FileNotFoundError without the
-    folder and ValueError, naming the file, when an input is not readable.
+    ended. Raises FileNotFoundError without the folder and ValueError, naming the file, when an
+    input is not readable.
     """
     run = read_run(workdir)
     page = environment().get_template("report.html.j2").render(**_view(run))
@@ -94,7 +94,7 @@ def write_report(workdir: str | os.PathLike[str]) -> Path:
 
 
 def environment(*folders: Path) -> jinja2.Environment:
-    """For pages in the style of the report; templates are looked for in `folders` first."""
+    """The environment for pages in the report's style; templates in `folders` take precedence."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
@@ -180,9 +180,9 @@ def _score_row(flat: Mapping[str, float | int | None], name: str) -> ScoreRow:
 
 
 def picture_uri(folder: Path, relative: str) -> Markup:
-    """A picture as a data URI, at most MAX_SIDE pixels a side.
+    """A picture as a data URI, with at most MAX_SIDE pixels per side.
 
-    Raises ValueError naming the file when it is missing or no picture.
+    Raises ValueError naming the file when it is missing or not a picture.
     """
     path = folder / relative
     try:
@@ -212,7 +212,7 @@ def duration(seconds: float) -> str:
 
 
 def about_lines(about: Mapping[str, Any]) -> list[str]:
-    """How the scores were made, in sentences; [] where the file does not say."""
+    """How the scores were computed, in sentences; [] if the file does not say."""
     if not about:
         return []
     shapes, policy = about["shapes"], about.get("policy", "fixed")
@@ -269,11 +269,11 @@ def _parameters(stages: Sequence[Stage]) -> dict[str, int]:
 def _parts(stage: Stage) -> str:
     """ "compressor 4.1M, pixel decoder 2M; frozen: encoder 9M" for the table of stages.
 
-    A part of which some weights are trained is in both lists, each with its own number.
+    A part that is trained only partly is in both lists, with the number of weights in each.
     """
     counts = stage.facts.get("parameters", {})
     trained = stage.facts.get("trained")
-    if trained is None:  # older runs tell the patterns only; they froze whole parts
+    if trained is None:  # older runs have only the patterns; they froze whole parts
         frozen = {pattern.split("/")[0] for pattern in stage.facts.get("freeze", [])}
         trained = {part: n for part, n in counts.items() if part not in frozen}
     held = {part: n - trained.get(part, 0) for part, n in counts.items()}
@@ -297,10 +297,10 @@ def _latest(stage: Stage, key: str) -> float | None:
 
 
 def _curves(stage: Stage) -> list[Chart]:
-    """One chart a metric: total loss, its terms, the other metrics, then what only evals have.
+    """One chart per metric: total loss, its terms, other metrics, then those only in evals.
 
-    "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". What is 0 throughout (steps
-    skipped) is left out, and so are the counts behind losses, and gates, which are drawn over flow
+    "eval/flow" and "eval/loss/flow" are drawn with "loss/flow". Metrics that are always 0 (steps
+    skipped) are left out, and so are the counts for losses, and gates, which are drawn over flow
     time.
     """
     train = _numeric_keys(stage.train, skip=(*CLOCK, *SPEED))
@@ -357,7 +357,7 @@ def _is_number(value: object) -> bool:
 
 
 def _codec(stages: Sequence[Stage]) -> dict[str, Any] | None:
-    """Bar plots of the latents' mean and deviation a channel, as measured after training."""
+    """Bar charts of the latents' mean and deviation per channel, as measured after training."""
     facts = next((s.facts for s in reversed(stages) if s.facts.get("latent_std")), None)
     if facts is None:
         return None

@@ -1,4 +1,4 @@
-"""What a run leaves on disk, read back for the report. A part may be missing, not broken."""
+"""Reads the files of a run for the report. Files may be missing, but not broken."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Stage:
       train: lines of metrics.jsonl without evaluations, in order.
       evals: lines with "eval/<name>" keys, in order.
       facts: stage.json: "parameters" {part: count}, "steps", "seconds", "device",
-        "tokens_per_second", and for the codec "latent_mean", "latent_std" (one number a channel).
-        All optional.
-      rollouts: the last ones that a stage of reinforcement learning showed (`rl.shown.write_rows`).
+        "tokens_per_second", and for the codec "latent_mean", "latent_std" (one number per channel).
+        All are optional.
+      rollouts: the last ones shown by a stage of reinforcement learning (`rl.shown.write_rows`).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """All that the report shows; a container is empty where the file is missing."""
+    """All that the report shows; a container is empty if its file is missing."""
 
     workdir: Path
     config: dict[str, Any]
@@ -76,7 +76,7 @@ def read_run(workdir: str | os.PathLike[str]) -> Run:
 def _stage_files(workdir: Path, config: Mapping[str, Any]) -> list[Path]:
     """A `metrics.jsonl` or else `stage.json` per stage folder, one or two levels down.
 
-    Stages are in the order of training; other folders follow by the time they were begun.
+    Stages are in the order of training; other folders follow in the order of their start.
     """
     folders = {
         path.parent

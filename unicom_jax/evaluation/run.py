@@ -1,4 +1,4 @@
-"""One evaluation: all suites on a model, then on the same model untrained; files of both."""
+"""One evaluation: runs all suites on a model and on the same model untrained, and writes files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from unicom_jax.evaluation.unified import evaluate_unified
 
 SCORES_FILE = "scores.json"
 RECORDS_FOLDER = "evaluation"
-UNIFIED = "unified"  # a suite that runs only where it is asked for
+UNIFIED = "unified"  # a suite that runs only on request
 SUITES = ("reconstructions", "generations", "answers", "captions", "edits", UNIFIED)
 
 Suite = Callable[[UnifiedModel, Progress], SuiteResult]
@@ -37,7 +37,7 @@ Suite = Callable[[UnifiedModel, Progress], SuiteResult]
 
 @dataclasses.dataclass(frozen=True)
 class Samples:
-    """What both models are scored on. Questions and edits are read when they are used."""
+    """The samples on which both models are scored. Questions and edits are read when used."""
 
     pictures: int
     prompts: Sequence[Prompt]
@@ -62,15 +62,16 @@ def evaluate(
     The two models are in memory one after the other, except for what `encoder_of` keeps.
 
     Args:
-      load: gives the trained model.
-      load_untrained: gives the same model with fresh weights, which is scored in the same way; None
-        leaves the `.untrained` numbers null.
+      load: returns the trained model.
+      load_untrained: returns the same model with fresh weights, which is scored in the same way;
+        None leaves the `.untrained` numbers null.
       config: how much is evaluated and how the model samples.
-      workdir: the run's folder; made when missing.
+      workdir: the run's folder; created if missing.
       data: what to evaluate on; by default Scenes of `config.image_size`, the test split.
-      only: of `SUITES`; None: all that there are samples for, but for `UNIFIED`.
-      encoder_of: the part of the trained model that measures features of both models' pictures;
-        None where it has none: scores that need it are left out, and named on the console.
+      only: names of `SUITES`; None: all that have samples, except `UNIFIED`.
+      encoder_of: returns the part of the trained model that measures features of both models'
+        pictures, or None if there is none: scores that need it are then left out, and named on the
+        console.
       about: facts about the scores for `scores.json`, in addition to the settings.
       console: where progress is shown.
 
@@ -96,7 +97,7 @@ def evaluate(
         suites |= details_of(samples, data, config)
     results = _run("trained", suites, model, console)
     shapes = _shapes(model, data.examples, samples.pictures)
-    del model  # memory may not hold two
+    del model  # two may not fit into memory
     blind: dict[str, SuiteResult] = {}
     if load_untrained is not None:
         without_pictures = dataclasses.replace(config, shown=0)
@@ -112,7 +113,7 @@ def evaluate(
 
 
 def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:
-    """The samples that the configuration asks for. Looks through the examples once or twice."""
+    """The samples that the configuration requests. Goes through the examples once or twice."""
     return Samples(
         pictures=min(config.pictures, len(data.examples)),
         prompts=first_of_each(data.prompts, lambda prompt: prompt.category, config.prompts),
@@ -130,7 +131,7 @@ def suites_of(
 ) -> dict[str, tuple[Suite, int]]:
     """The suites that have samples: name of the records -> (suite, number of samples).
 
-    `only`: none but these.
+    `only`: restricts the result to these.
     """
 
     def reconstruct(model: UnifiedModel, progress: Progress) -> SuiteResult:
@@ -179,7 +180,7 @@ def suites_of(
 def details_of(
     samples: Samples, data: EvaluationData, config: EvaluationConfig
 ) -> dict[str, tuple[Suite, int]]:
-    """As `suites_of`: what the report shows of a head that adds details."""
+    """As `suites_of`, for what the report shows about a head that adds details."""
 
     def draw(model: UnifiedModel, progress: Progress) -> SuiteResult:
         return evaluate_details(model, samples.prompts, data.examples, config, progress=progress)
@@ -234,7 +235,7 @@ def _records(results: Mapping[str, SuiteResult]) -> dict[str, Sequence]:
 
 
 def _shapes(model: UnifiedModel, examples: Sequence[Example], count: int) -> dict[str, int]:
-    """How many of the pictures the model saw in each shape, "height x width" in pixels."""
+    """The number of pictures in each shape in which the model saw them, "height x width"."""
     shapes = collections.Counter(
         "{} x {}".format(*model.prepared(examples[index].image).shape[:2]) for index in range(count)
     )

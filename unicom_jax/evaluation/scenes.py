@@ -18,7 +18,7 @@ from unicom_jax.evaluation.editing import EditVerdict
 from unicom_jax.evaluation.generation import Prompt, Verdict
 from unicom_jax.evaluation.suite import EvaluationConfig
 
-# Not the run's seed: all runs are scored on the same scenes, and none was trained on them.
+# Not the run's seed: all runs are scored on the same scenes, on which none was trained.
 SEEDS = {DEVELOPMENT: 7_919_417, TEST: 15_485_863}
 
 
@@ -33,9 +33,9 @@ def scenes_data(
 
     Args:
       config: how much is evaluated.
-      scenes: the distribution of scenes the model was trained on; its picture sizes are replaced.
-      sizes: heights and widths in pixels of the pictures; squares of `config.image_size` without.
-      split: which of two independent draws.
+      scenes: the distribution of scenes in training; its picture sizes are replaced.
+      sizes: (height, width) of the pictures in pixels; by default squares of `config.image_size`.
+      split: selects one of two independent draws.
     """
     sizes = tuple(sizes) or ((config.image_size, config.image_size),)
     scenes = dataclasses.replace(scenes or SceneConfig(), sizes=sizes)
@@ -43,7 +43,7 @@ def scenes_data(
     source = ScenesSource(scenes, seed, max(config.examples, 1), config.edits > 0)
 
     def judge_edit(example: Example, edit: Edit, before: Picture, after: Picture) -> EditVerdict:
-        del edit  # a scene has one
+        del edit  # a scene has only one
         verdict = geneval.edit_verdict(before, after, source.edit(_place(example)))
         return EditVerdict(verdict.reached, verdict.kept, verdict.reason)
 

@@ -1,4 +1,4 @@
-"""Scores with their intervals: how they are named, written to `scores.json` and printed."""
+"""Scores with their intervals: naming them, writing them to `scores.json`, and printing them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.workdir import read_json
 
 FACETS = ("n", "low", "high", "untrained", "untrained_low", "untrained_high", "chance")
-ABOUT = "about"  # the key of scores.json that says how the scores were made
+ABOUT = "about"  # the key of scores.json that says how the scores were computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Score:
     Attributes:
       name: "suite/quantity", for example "understanding/qa".
       interval: value and 95% interval.
-      count: number of samples behind it.
-      chance: the score of a guess that ignores the picture or the prompt; None where that has
-        no meaning. Each suite says how it is taken.
+      count: number of samples.
+      chance: the score of a guess that ignores the picture or the prompt; None if that has no
+        meaning. Each suite documents its own.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Style:
 
     unit: str  # "%" is shown as 100 times the value
     higher_is_better: bool
-    form: str  # of the number, as in a format string
+    form: str  # the number's format specification
     worst: float
     best: float | None  # None: the axis ends at the largest number shown
 
@@ -64,7 +64,7 @@ STYLES = {
     "reconstruction/psnr": Style("dB", True, ".2f", 0.0, None),
     "reconstruction/ssim": Style("", True, ".3f", 0.0, 1.0),
     "reconstruction/kid": Style("", False, ".3g", 0.0, None),
-    "reconstruction/frechet": Style("", False, ".3f", 0.0, None),  # of runs before KID
+    "reconstruction/frechet": Style("", False, ".3f", 0.0, None),  # from runs before KID
     "generation/kid": Style("", False, ".3g", 0.0, None),
     "unified/cosine": Style("", True, ".3f", 0.0, 1.0),
     "unified/invented": Style("%", False, ".1f", 0.0, 1.0),
@@ -73,8 +73,8 @@ STYLES = {
 
 
 def style_of(name: str) -> Style:
-    """How a score of this name is shown; proportions unless the table says otherwise. A score of a
-    part, SUITE/NAME/PART, is shown as SUITE/NAME."""
+    """How a score of this name is shown: as a proportion unless the table says otherwise. A score
+    of a part, SUITE/NAME/PART, is shown like SUITE/NAME."""
     return STYLES.get("/".join(name.split("/")[:2]), PERCENT)
 
 
@@ -92,9 +92,9 @@ def proportion(
 def graded(
     name: str, marks: Sequence[float], chance: float | None, clusters: Sequence[Hashable]
 ) -> Score:
-    """The mean of marks from 0 to 1: a `proportion` where each is 0 or 1, else by Student's t.
+    """The mean of marks from 0 to 1: a `proportion` if each is 0 or 1, else by Student's t.
 
-    Marks of one cluster say nothing about others: their interval is [0, 1].
+    Marks of a single cluster say nothing about others, so their interval is [0, 1].
     """
     if set(marks) <= {0.0, 1.0}:
         return proportion(name, [mark == 1.0 for mark in marks], chance, clusters)
@@ -108,7 +108,7 @@ def flatten(
 ) -> dict[str, float | int | None]:
     """`name: value`, each followed by `name.<facet>` for all FACETS, in order.
 
-    `untrained` are the same scores of a freshly initialised model; null where it was not run.
+    `untrained` are the same scores of a freshly initialised model; null if it was not run.
     """
     baseline = {score.name: score.interval for score in untrained}
     flat: dict[str, float | int | None] = {}
@@ -128,7 +128,7 @@ def write_scores(
 ) -> None:
     """Writes flat scores as JSON, with `about` under a key of that name in front.
 
-    A number that is not finite becomes null. The file is there whole or as it was before.
+    A number that is not finite becomes null. The file is written atomically.
     """
     finite = {key: None if _not_finite(value) else value for key, value in flat.items()}
     text = json.dumps({ABOUT: dict(about or {}), **finite}, indent=2, allow_nan=False)
@@ -138,13 +138,13 @@ def write_scores(
 def read_scores(path: str | os.PathLike[str]) -> dict[str, float | int | None]:
     """The flat scores that `write_scores` wrote.
 
-    Raises ValueError naming the file if it is not that.
+    Raises ValueError naming the file if it is not such a file.
     """
     return {key: value for key, value in _read(path).items() if key != ABOUT}
 
 
 def read_about(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """How the scores of a file were made; {} where an older version wrote it."""
+    """How the scores of a file were computed; {} if an older version wrote it."""
     return dict(_read(path).get(ABOUT, {}))
 
 
@@ -160,10 +160,10 @@ def score_names(flat: Mapping[str, float | int | None]) -> list[str]:
 def standing(flat: Mapping[str, float | int | None], name: str) -> str:
     """ "above", "level" or "below": the score against the better of untrained and chance.
 
-    "above" when the whole interval is better than chance and than the untrained model's whole
-    interval, "below" when it is worse than one of them, "level" when they overlap; "" when there is
-    nothing to compare with. A chance that is the best value there can be is no bar: nothing could
-    pass it.
+    "above" if the whole interval is better than chance and than the untrained model's whole
+    interval, "below" if it is worse than one of them, "level" if they overlap; "" if there is
+    nothing to compare with. A chance that equals the best possible value is ignored, since nothing
+    could exceed it.
     """
     style = style_of(name)
     sign = 1 if style.higher_is_better else -1
@@ -194,7 +194,7 @@ COLOURS = {"above": "green", "level": "yellow", "below": "red", "": "default"}
 
 
 def score_table(flat: Mapping[str, float | int | None], title: str = "scores") -> rich.table.Table:
-    """The scores beside the untrained model and chance; green where `standing` is "above"."""
+    """The scores beside the untrained model and chance; green if `standing` is "above"."""
     table = rich.table.Table(title=title, box=rich.box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("score", no_wrap=True)
     for heading in ("value", "95% interval", "untrained", "chance", "n"):

@@ -1,4 +1,4 @@
-"""Whether a stage of training ended well, from what it left on disk."""
+"""Whether a stage of training ended well, judged by its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def trouble(
     facts: Mapping[str, Any],
     planned: int | None = None,
 ) -> str:
-    """What went wrong in a stage, in one sentence; "" where nothing did.
+    """What went wrong in a stage, in one sentence; "" if nothing did.
 
     Args:
       train, evals: rows of metrics.jsonl, in order.
@@ -39,9 +39,9 @@ def trouble(
 
 
 def _bad_end(rows: Sequence[Mapping[str, Any]], key: str) -> list[int]:
-    """The last steps at which `key` was logged and never a finite number again.
+    """The trailing steps at which `key` was logged but was not finite.
 
-    One such step is no divergence of a stage that ended: it was skipped.
+    A single such step in a stage that ended is not a divergence: it was skipped.
     """
     steps: list[int] = []
     for row in rows:

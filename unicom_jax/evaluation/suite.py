@@ -1,4 +1,4 @@
-"""What the suites share: their settings, their result, batches and balanced choices."""
+"""What the suites share: settings, results, batches and balanced selection."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from unicom_jax.evaluation.scores import Score
 
 Item = TypeVar("Item")
 EXAMPLES_A_QUESTION, EXAMPLES_AN_EDIT = 6, 2
-FEWEST = 3  # pictures that a distance with an interval can be measured on
+FEWEST = 3  # pictures needed to measure a distance with an interval
 WATCHING = ("watched", "scored")  # keys of `sample` that only `while_training` reads
 
 
@@ -23,20 +23,20 @@ class EvaluationConfig:
     """How much is evaluated and how the model samples.
 
     Attributes:
-      image_size: height and width in pixels of Scenes pictures where no other sizes are given.
-      pictures: reconstructed and captioned pictures, also the size of both sets of features of the
+      image_size: height and width in pixels of Scenes pictures if no other sizes are given.
+      pictures: reconstructed and captioned pictures; also the size of both sets of features for the
         kernel distance.
-      prompts: drawn prompts a category.
-      questions: questions a kind.
-      edits: edits in all, spread evenly over their kinds.
+      prompts: drawn prompts per category.
+      questions: questions per kind.
+      edits: edits in total, spread evenly over their kinds.
       shown: records kept per list and kind, with their pictures on disk.
-      batch_size: samples that a model is given at once; changes speed and memory alone.
-      steps, guidance, guidance_interval, sampler, grid: of drawing and editing.
-      edit_start: of editing.
+      batch_size: samples that a model is given at once; affects only speed and memory.
+      steps, guidance, guidance_interval, sampler, grid: for drawing and editing.
+      edit_start: for editing.
       think: whether the model plans in words before it draws.
-      max_tokens: of an answer or caption.
+      max_tokens: the most tokens of an answer or caption.
       answer_rule: how answers are compared with the true ones, a key of `answers.RULES`.
-      seed: of the sampler.
+      seed: for sampling.
     """
 
     image_size: int = 64
@@ -76,7 +76,7 @@ class EvaluationConfig:
 
     @property
     def examples(self) -> int:
-        """Examples to look through: not each has every kind of question and edit."""
+        """Examples to search: not every one has all kinds of questions and edits."""
         return max(
             self.pictures, EXAMPLES_A_QUESTION * self.questions, EXAMPLES_AN_EDIT * self.edits
         )
@@ -96,7 +96,7 @@ class EvaluationConfig:
     def of(cls, config: Mapping[str, Any]) -> EvaluationConfig:
         """From a run's configuration: `evaluation`, `sample`, `data.image_size` and `seed`.
 
-        Raises ValueError for a key of `evaluation` or `sample` that has no meaning here.
+        Raises ValueError for an unknown key of `evaluation` or `sample`.
         """
         values = dict(config["evaluation"]) | dict(config["sample"])
         values = {key: value for key, value in values.items() if key not in WATCHING}
@@ -118,7 +118,7 @@ class SuiteResult:
     records: list[Record]
 
 
-Progress = Callable[[int], None]  # called with how many more samples are done
+Progress = Callable[[int], None]  # called with the number of newly finished samples
 
 
 def silent(_: int) -> None:
@@ -128,10 +128,10 @@ def silent(_: int) -> None:
 def in_batches(
     items: Sequence[Item], size: int, progress: Progress = silent, *, first: int = 0
 ) -> Iterator[tuple[int, list[Item]]]:
-    """Yields (place of the first item, up to `size` items); reports each batch that was used.
+    """Yields (place of the first item, up to `size` items); reports each batch after its use.
 
-    Items are read when their turn comes. Models number their noise by the places, so a sample's
-    noise does not depend on `size`.
+    Items are read lazily. Models derive their noise from the places, so a sample's noise does not
+    depend on `size`.
 
     Args:
       first: place of the first item.

@@ -19,7 +19,7 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
-# Whether a caption in words of its own is true of an example's picture.
+# Whether a freely worded caption is true of an example's picture.
 CaptionJudge = Callable[[str, Example], bool]
 
 
@@ -32,8 +32,8 @@ def evaluate_answers(
 ) -> SuiteResult:
     """Greedy answers compared by `config.answer_rule`, overall and by kind of question.
 
-    The questions of one picture are a cluster. Chance is the score of
-    always giving the commonest answer to this kind of question in the sample.
+    The questions of one picture are a cluster. Chance is the score of always giving the sample's
+    most common answer to this kind of question.
     """
     rule = RULES[config.answer_rule]
     records: Log[Answer] = Log(config.shown)
@@ -76,7 +76,7 @@ def _score(name: str, records: Sequence[Answer], chance: float) -> Score:
 
 
 def _commonest(answers: Sequence[str], rule: Rule) -> float:
-    """The mark of the commonest answer, given to every question."""
+    """The mark of giving the most common answer to every question."""
     common = collections.Counter(map(normalise, answers)).most_common(1)[0][0]
     said = next(answer for answer in answers if normalise(answer) == common)
     return sum(rule(said, (answer,)) for answer in answers) / len(answers)
@@ -92,9 +92,9 @@ def evaluate_captions(
 ) -> SuiteResult:
     """Exact match of greedy captions with any of the true ones, and the F1 of their words.
 
-    With a `judge`, a caption in other words that it finds true of the picture is correct as well;
-    without one, only the stored captions are. Chance is the commonest caption of the sample, said
-    of every picture.
+    With a `judge`, a caption in other words that it finds true of the picture is also correct;
+    without one, only the stored captions are. Chance is giving every picture the sample's most
+    common caption.
     """
     chosen = range(min(config.pictures, len(examples)))
 

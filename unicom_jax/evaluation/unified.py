@@ -33,7 +33,7 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
-# Facts of the first picture that the second one kept or lost, and what it invented.
+# Facts of the first picture that the second one kept or lost, and those that it invented.
 PictureJudge = Callable[[Picture, Picture], Agreement]
 OWN, TRUE, SHUFFLED = "", "true caption", "shuffled"
 
@@ -47,11 +47,11 @@ def evaluate_unified(
     judge: PictureJudge | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
-    """Of the first `config.pictures` examples.
+    """Scores the first `config.pictures` examples.
 
-    cosine: of the encoder's pooled features of both pictures (`encoder` as in
-    `evaluate_reconstruction`). With a `judge`, agreement: facts kept over all that were kept, lost
-    or invented; kept: over the true ones; invented: over those of the drawing.
+    cosine: that of the encoder's pooled features of both pictures (`encoder` as in
+    `evaluate_reconstruction`). With a `judge` also agreement: facts kept over all that were kept,
+    lost or invented; kept: over the true ones; invented: over those of the drawing.
     """
     count = min(config.pictures, len(examples))
     if not count or (encoder is None and judge is None):
@@ -116,7 +116,7 @@ def _marks(
     encoder: Encoder | None,
     judge: PictureJudge | None,
 ) -> dict[str, list[float]]:
-    """One number a picture, by what is measured."""
+    """One number per picture, by measure."""
     found: dict[str, list[float]] = {}
     if encoder is not None:
         pairs = (encoder.features(one) for one in (originals, drawings))
@@ -138,7 +138,7 @@ def _cosines(
 
 
 def _scores(marks: dict[str, dict[str, list[float]]]) -> list[Score]:
-    """The model's own first; each with the mean of shuffled captions as its chance."""
+    """The scores, the model's own first, each with the mean of shuffled captions as its chance."""
     scores = []
     for kind, found in marks.items():
         for name, values in found.items():

@@ -1,7 +1,7 @@
-"""What a unified stage draws while it is trained: sample pictures, and generation scores.
+"""Sample pictures and generation scores of a unified stage while it is trained.
 
-The engine is that of `unicom sample` and `unicom evaluate`, on the mesh of the training and with
-its own weights. Scores are taken on the development split, so that the test split stays unseen.
+The engine is that of `unicom sample` and `unicom evaluate`, on the mesh and with the weights of the
+training. Scores are computed on the development split, so that the test split stays unseen.
 """
 
 from __future__ import annotations
@@ -23,17 +23,18 @@ from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs import weights
 from unicom_jax.runs.stages import PARTS, START
 
-SHOWN = 4  # prompts that are drawn where `sample.watched` names none
+SHOWN = 4  # prompts that are drawn if `sample.watched` names none
 
-# (step, weights for use) -> numbers and pictures by name.
+# (step, weights for inference) -> numbers and pictures by name.
 Observer = Callable[[int, Params], tuple[Mapping[str, float], Mapping[str, Picture]]]
 
 
 def make_observer(config: Any, workdir: Path, mesh: Any, frozen: Params) -> Observer:
-    """Draws `sample.watched`, and `sample.scored` prompts of each category, which are judged.
+    """An observer that draws `sample.watched`, and draws and judges `sample.scored` prompts of each
+    category.
 
-    What paints pixels is read from the checkpoint of the codec, as far as training itself has no
-    use for it. All processes of a run have to call the observer alike.
+    Weights for painting pixels that training itself does not use are read from the codec's
+    checkpoint. All processes of a run have to call the observer in the same way.
 
     Args:
       frozen: the stage's frozen weights.
@@ -71,14 +72,14 @@ def make_observer(config: Any, workdir: Path, mesh: Any, frozen: Params) -> Obse
 
 
 def _held(config: Any, workdir: Path, mesh: Any, frozen: Params) -> dict[str, Params]:
-    """The trees of a model in use, its own weights aside: what is `frozen`, and the rest of it from
-    the checkpoints."""
+    """The trees of a model, except its own weights: those in `frozen`, and the others from
+    checkpoints."""
     family = family_of(config)
 
     def read(*path: str) -> Params:
         return weights.restore(workdir, config, only=path, mesh=mesh)
 
-    if START in frozen:  # a stage that samples reads all of the model, whole
+    if START in frozen:  # a stage that samples has read the whole model
         return {**{tree: frozen[tree] for tree in family.in_model}, **read(AUTOENCODER)}
     held = {}
     for tree, of in family.in_model.items():
@@ -88,7 +89,7 @@ def _held(config: Any, workdir: Path, mesh: Any, frozen: Params) -> dict[str, Pa
             held[tree] = known[of]
         elif part is None:
             held |= read(tree)
-        else:  # some keys of a tree that is whole
+        else:  # some keys of a complete tree
             others = PARTS[of.part].build(config).specs().keys() - set(part.read)
             rest = {key: read(tree, key)[tree][key] for key in sorted(others)}
             held[tree] = {**part.placed(known[part]), **rest}

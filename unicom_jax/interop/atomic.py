@@ -15,7 +15,7 @@ from pathlib import Path
 from unicom_jax.core.paths import as_path, is_remote, upload
 
 PART = ".part"
-LAST = ("config.json", "tokenizer.json", "records.json")  # without them a folder is none of ours
+LAST = ("config.json", "tokenizer.json", "records.json")  # a folder without them is not ours
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -69,7 +69,7 @@ def table(module: Model) -> Table:
 
 
 def blocks(ours: str = "blocks", layer: str = "encoder.layers.{layer}") -> Table:
-    """Rules for a stack of `EncoderBlock` at the path `ours`; `layer` begins their names."""
+    """Rules for a stack of `EncoderBlock` at the path `ours`; `layer` is their names' prefix."""
     names = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "out_proj"}
     attention = (
         rule
