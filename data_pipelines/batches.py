@@ -184,7 +184,7 @@ def unified_loader(
     seed: int | None = None,
     folder: str = "",
 ) -> Loader:
-    """Packed rows of the stage's mixture: from `data.packed` where it is set, else made here.
+    """Packed rows of the stage's mixture: read from `data.packed` if it is set, else made here.
 
     Args:
       folder: that of the stage's rows in `data.packed`; by default the stage's name.
@@ -211,7 +211,7 @@ def unified_loader(
 def window_documents(
     config: Config, stage: str, tokenizer: Tokenizer, stream: DocumentStream | None = None
 ) -> int:
-    """Documents of a window of a stage, in both splits: the configured number, or else one measured
+    """The number of documents in a stage's windows, in both splits: as configured, or else measured
     on the first documents of the training split.
 
     Args:

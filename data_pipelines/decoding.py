@@ -123,7 +123,7 @@ def shown(path: str | os.PathLike) -> str:
 
 
 def to_srgb(picture: PilImage.Image) -> PilImage.Image:
-    """An opened picture in mode RGB: upright, in sRGB, on white where it is transparent.
+    """Converts an opened picture to mode RGB: upright, in sRGB, composited on white.
 
     Raises:
       ValueError: levels outside the range of their format.

@@ -120,7 +120,7 @@ def write_shards(documents: Sequence[Raw], folder: Path, shards: int) -> list[st
 
 
 def webdataset_batches(paths: Sequence[str], peer: Peer, rows: int, workers: int) -> Iterator[Rows]:
-    """Endless batches of so many documents as `rows` tells."""
+    """Endless batches of `rows` documents each."""
     import webdataset as wds
 
     data = (
@@ -166,7 +166,7 @@ def write_dataset(documents: Sequence[Raw], folder: Path) -> str:
 
 
 def datasets_batches(folder: str, peer: Peer, rows: int, workers: int) -> Iterator[Rows]:
-    """Endless batches of so many documents as `rows` tells."""
+    """Endless batches of `rows` documents each."""
     import datasets
     from torch.utils.data import DataLoader, RandomSampler
 

@@ -143,7 +143,7 @@ _MAKE: dict[str, Callable[[Scene, SceneConfig, random.Random], SceneEdit | None]
 
 
 def sample_edit(scene: Scene, config: SceneConfig, rng: random.Random) -> SceneEdit | None:
-    """One edit of a random kind that the scene allows; None where it allows none (one colour and
+    """One edit of a random kind that the scene allows; None if it allows none (one colour and
     one shape, and four objects that cannot move).
     """
     edits = (_MAKE[kind](scene, config, rng) for kind in rng.sample(EDIT_KINDS, len(EDIT_KINDS)))

@@ -41,7 +41,7 @@ class Description:
 
     Attributes:
       phrases: the objects.
-      relations: (i, name of a relation, j) between phrases i and j that each speak of one object.
+      relations: (i, name of a relation, j) between phrases i and j, which each mean one object.
       background: its name, "" when left open.
     """
 

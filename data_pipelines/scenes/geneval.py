@@ -220,7 +220,7 @@ def _take(
 
 
 def _is_old(item: SceneObject, edit: SceneEdit) -> bool:
-    """Whether a leftover stands where an object stood that the edit should have altered."""
+    """Whether a leftover is an object, still in its place, that the edit should have changed."""
     old = [edit.before.objects[i] for i in edit.changed]
     return any(_is_near(item, other, 2 * MOVE_TOLERANCE) for other in old)
 

@@ -116,7 +116,7 @@ def parse(text: str) -> Description:
     """Reads a caption back into facts; the inverse of `describe`.
 
     Raises:
-      CaptionError: the text does not follow the grammar, or a relation speaks of a phrase that does
+      CaptionError: the text does not follow the grammar, or a relation refers to a phrase that does
         not exist.
     """
     head, *sentences = text.strip().rstrip(".").split(". ")
@@ -165,7 +165,7 @@ def grouped(objects: tuple[SceneObject, ...], properties: tuple[str, ...]) -> tu
 
 
 def true_relation(a: SceneObject, b: SceneObject, rng: random.Random) -> str:
-    """One of the relations in which a stands to b; objects that do not overlap always have one."""
+    """One of the relations of a to b; objects that do not overlap always have one."""
     return rng.choice([name for name in RELATIONS if related(a, name, b)])
 
 

@@ -102,12 +102,12 @@ class Tokenizer:
 
     @property
     def think_start(self) -> int | None:
-        """None where there is no such token (Qwen2.5); `require("think_start")` raises."""
+        """None if there is no such token (Qwen2.5); `require("think_start")` raises."""
         return self.special_ids.get("think_start")
 
     @property
     def think_end(self) -> int | None:
-        """None where there is no such token (Qwen2.5); `require("think_end")` raises."""
+        """None if there is no such token (Qwen2.5); `require("think_end")` raises."""
         return self.special_ids.get("think_end")
 
     def require(self, name: str) -> int:
@@ -321,7 +321,7 @@ def _convert(path: pathlib.Path) -> tokenizers.Tokenizer:
         with local_copy(path) as folder:
             loaded = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
         text = loaded.backend_tokenizer.to_str()
-    except Exception as error:  # whatever its converters raise
+    except Exception as error:  # its converters raise many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise TokenizerError(
             f"{path}: transformers cannot load a tokenizer from it ({reason}): "

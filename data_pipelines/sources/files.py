@@ -24,7 +24,7 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
     in a shell ("{00000..00099}", "{train,extra}").
 
     Args:
-      cure: ends the message if nothing is found: "check the path, or ...".
+      cure: the fix, which ends the message if nothing is found: "check the path, or ...".
 
     Raises:
       SourceError: nothing is found, or a name listed by a brace pattern does not exist.

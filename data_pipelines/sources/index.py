@@ -100,7 +100,7 @@ class Index:
         return place, place.local - first, int(entries[last] & PLACE)
 
     def places(self, file: int) -> np.ndarray:
-        """The entries of a file, one more than it has records."""
+        """The entries of a file: one per record, and its end."""
         first = self._first(file)
         return self._entries[first + file : int(self._stops[file]) + file + 1]
 

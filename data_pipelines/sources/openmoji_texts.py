@@ -216,7 +216,7 @@ def family(drawing: Drawing) -> str:
 
 
 def subject(drawing: Drawing) -> str:
-    """What is shown, whatever its skin tone."""
+    """What is shown, regardless of its skin tone."""
     return _plain(split_tone(drawing.annotation)[0])
 
 

@@ -39,7 +39,7 @@ class PictureFile:
     name: str = ""
 
     def picture(self) -> PilImage.Image:
-        """Decoded anew at each call, in mode RGB.
+        """The decoded picture in mode RGB; every call decodes it again.
 
         Raises:
           RecordError: the file is missing, or cannot be decoded.

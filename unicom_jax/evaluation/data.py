@@ -58,7 +58,7 @@ def complete(source: Sequence[Example]) -> Sequence[Example]:
 
 
 def half_of(source: Sequence[Example], split: str) -> Sequence[Example]:
-    """The half of held-out records that is for development, or the one for testing.
+    """One half of the held-out records: that for development, or that for testing.
 
     Each record's half is a hash of its index alone, so added records do not move others.
 

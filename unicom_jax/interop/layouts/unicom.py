@@ -2,7 +2,7 @@
 
 ours                        theirs
 vision                      vision_model              as Siglip2VisionModel
-codec/compressor, ...       compressor, decompressor  as UniTok where it is attention
+codec/compressor, ...       compressor, decompressor  as UniTok if it is attention
 codec/pixel_decoder         pixel_decoder
 codec/statistics            statistics
 unified/transformer         language_model            as Qwen2ForCausalLM
