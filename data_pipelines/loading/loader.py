@@ -39,7 +39,7 @@ Batch = TypeVar("Batch")
 STEPS = 2**62  # the stream has no end
 PROBES = 384  # documents read to choose how many a window gets
 RESTARTS = 3  # of the workers for one batch, before the batch itself is blamed
-FEWEST = 1000  # documents before the share of unreadable ones is checked
+FEWEST = 1000  # documents, at least, of which the share of unreadable ones is taken
 DEATH = re.compile(r"terminated unexpectedly with exit code (-?\d+)")  # what Grain says of it
 LOG = logging.getLogger(__name__)
 
@@ -58,8 +58,8 @@ class LoaderConfig:
       threads: threads that make batches, when `workers` is 0.
       prefetch: batches made ahead.
       workers: processes that make batches, for which the source must be picklable; 0: threads.
-      max_unreadable: share of records that may be unreadable, checked after FEWEST documents; 1: no
-        limit.
+      max_unreadable: share that may be unreadable of the records seen, or of FEWEST records while
+        fewer were seen; 1: no limit.
     """
 
     rows: int

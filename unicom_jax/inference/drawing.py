@@ -70,8 +70,8 @@ class Drawing:
       renorm: keeps guided velocities from growing beyond the conditional one, a key of
         `guidance.RENORMALISATIONS`; `renorm_min`: the least factor it may apply.
       shift: of the time grid, `core.flow.shift_time`; None: the training's.
-      edit_start: flow time, before the shift, at which an edit begins: from a mixture of its source
-        with noise instead of noise alone. 0: every picture begins as noise.
+      edit_start: flow time, before the shift, at which an edit begins: from its source mixed with
+        the noise of that time. 0: every picture begins as noise.
       grid: the flow times, one of `core.flow.TIME_GRIDS`.
       codec_steps: flow steps of the pixel decoder; None: the configuration's.
 
