@@ -157,7 +157,7 @@ def test_unicoms_place_for_an_autoencoder_is_not_read_by_cheers(
 def test_a_cheers_without_its_autoencoder_says_where_to_take_one_from(runs, tmp_path, capsys):
     config = [f"--config={runs / 'cheers.py'}", f"--workdir={tmp_path / 'run'}"]
     line = error_line(capsys, "train", *config)
-    assert "stage 'autoencoder' first (with it in config.stages), import its weights" in line
+    assert "list autoencoder before pretrain in config.stages, or import its weights" in line
 
 
 # ---- sizes and names --------------------------------------------------------------------------

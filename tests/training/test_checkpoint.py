@@ -127,7 +127,7 @@ def test_a_checkpoint_of_another_seed_is_not_continued(directory):
         newest(directory, trainer(seed=7))
     line = str(caught.value)
     assert str(directory) in line and "trained with seed 0, not 7" in line
-    assert "set --config.seed=0 or a new --workdir" in line and "\n" not in line
+    assert "set --config.seed=0 or use a new --workdir" in line and "\n" not in line
 
 
 def test_a_checkpoint_of_other_sizes_is_not_continued(directory):
@@ -208,7 +208,7 @@ def test_a_configuration_cut_short_is_named(tmp_path):
 
 
 def test_a_stage_asks_for_the_one_it_builds_on(tmp_path):
-    with pytest.raises(files.CheckpointError, match="run `unicom train` for stage 'encoder' first"):
+    with pytest.raises(files.CheckpointError, match="no checkpoint of it: train encoder first"):
         go(tmp_path, "codec")
 
 

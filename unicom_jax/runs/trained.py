@@ -88,11 +88,16 @@ def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> 
                     for name, spec in STAGES.items()
                     if spec.part == part and not spec.samples and name != stage.name
                 ]
-                later = any(one.name in able for one in stages[place:])
-                cure = "list it earlier" if later else f"list {able[0]} before {stage.label}"
+                listed = [name for name in config["stages"] if name in able]
+                if any(one.name in able for one in stages[place:]):
+                    cure = "list it earlier in config.stages"
+                elif listed:
+                    cure = f"train {listed[0]} first"
+                else:
+                    cure = f"list {able[0]} before {stage.label} in config.stages"
                 raise CheckpointError(
                     f"stage {stage.label} builds on {' or '.join(able)}, and {workdir} has no "
-                    f"checkpoint of it: {cure} in config.stages, or import its weights"
+                    f"checkpoint of it: {cure}, or import its weights"
                 )
 
 
