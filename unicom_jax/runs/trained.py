@@ -82,7 +82,8 @@ def check_order(config: Config, workdir: Path, stages: Sequence[Occurrence]) -> 
         begins = {} if follows else stage.spec.begins_with(config)
         for subtree in (*stage.spec.reads(config).values(), *begins.values()):
             part = subtree.part
-            if part not in new and furthest(config, workdir, part, before=stage) is None:
+            source = source_label(config, workdir, part, before=stage)
+            if part not in new and not stage_steps(workdir, source):
                 able = [
                     name
                     for name, spec in STAGES.items()
