@@ -205,7 +205,7 @@ def test_a_codec_without_weights_is_named(run, tmp_path):
 
 def test_a_part_to_start_from_that_was_not_trained_is_named(tmp_path):
     workdir = painter.begin(tmp_path / "run", "kl")
-    refused(CheckpointError, "no checkpoint under .* for stage 'encoder'", train, workdir)
+    refused(CheckpointError, "builds on encoder, and .* has no checkpoint of it", train, workdir)
 
 
 def test_a_run_of_another_family_is_refused(run, tmp_path):
