@@ -152,8 +152,6 @@ def _shortest_row(config: Config) -> int:
 
 
 def _check_source(source: Config, kind: str, where: str) -> None:
-    if kind in SOURCE_KEYS["path"][0] and not source["path"]:
-        raise SourceError(f"{where}.path is empty: give the data of kind {kind!r}")
     table = SOURCE_KEYS if where == "data.source" else {**SOURCE_KEYS, **LISTED_KEYS}
     for key, (kinds, unset) in table.items():
         if kind in KINDS and kind not in kinds and source[key] != unset:
@@ -161,6 +159,8 @@ def _check_source(source: Config, kind: str, where: str) -> None:
                 f"{where}.{key}={source[key]!r} does nothing for kind {kind!r}, only for "
                 f"{', '.join(kinds)}: set it to {unset!r}, or choose another {where}.kind"
             )
+    if kind in SOURCE_KEYS["path"][0] and not source["path"]:
+        raise SourceError(f"{where}.path is empty: give the data of kind {kind!r}")
 
 
 def evaluates_on_training_data(config: Config) -> bool:

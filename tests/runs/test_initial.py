@@ -15,7 +15,7 @@ from tests.families.documents import lively
 from tests.models.diffusers_folder import SMALL
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
-from unicom_jax.core.module import map_specs
+from unicom_jax.core.module import jit_once, map_specs
 from unicom_jax.families.build import (
     build_autoencoder,
     build_codec,
@@ -53,7 +53,7 @@ def by_chance(module, *parts):
         params = module.init(key)
         return {part: at(params, part) for part in parts}
 
-    return jax.jit(random)(jax.random.key(SEED))
+    return jit_once(random)(jax.random.key(SEED))
 
 
 def write(folder, layout, module, **changes):

@@ -138,7 +138,7 @@ def jit_once(function: Callable[..., Any], **arguments: Any) -> Callable[..., An
     """`jax.jit` for a program that runs once, such as one that makes initial weights.
 
     XLA:CPU compiles a random draw for each weight. With less optimisation of machine code this
-    takes a third of the time, and the weights are bit-for-bit the same.
+    takes a third of the time. The weights may differ in their last bit from those of `jax.jit`.
     """
     plain = jax.jit(function, **arguments)
     if jax.default_backend() != "cpu":

@@ -103,13 +103,14 @@ def test_with_a_share_of_zero_both_splits_are_everything(paths):
 
 
 def test_tfds_is_split_by_name():
-    config = tiny_config(data__source__kind="tfds", data__source__eval_split="test")
+    named = {"kind": "tfds", "path": "coco", "eval_split": "test"}
+    config = tiny_config(**{f"data__source__{key}": value for key, value in named.items()})
     splits = [source_options(config, split, False)["split"] for split in (TRAIN, EVALUATION)]
     assert splits == ["train", "test"]
 
 
 def test_the_features_of_a_tfds_data_set_can_be_named():
-    config = tiny_config(data__source__kind="tfds")
+    config = tiny_config(data__source__kind="tfds", data__source__path="coco")
     found = source_options(config, TRAIN, False)
     assert (found["image"], found["captions"]) == ("image", None)
     config.data.source.update({"image": "photo", "captions": "title"})

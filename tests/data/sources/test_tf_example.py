@@ -56,7 +56,7 @@ def test_records_that_are_no_examples_are_refused_when_the_source_opens(tmp_path
     from data_pipelines.sources.records import encode_example
 
     path = write_tf_examples(tmp_path / "a.array_record", encode_example(example(0)))
-    with pytest.raises(SourceError, match=r"record 0: no tf.train.Example"):
+    with pytest.raises(SourceError, match=r"record 0: not a tf.train.Example"):
         opened(path)
 
 
