@@ -19,25 +19,27 @@ The paper's ablations, each a flag of `unicom train`:
     --config.unified.cheers.pixels=False    SigLIP reads latents, and nothing is painted
     --config.unified.fold=1                 no compression: 36 slots per picture
 
-On two cores of an AMD EPYC that other jobs shared, all stages took 11.6 minutes of CPU time
-including compilation (encoder 1.5, autoencoder 2.6, align and pretrain together 7.5), and the
-evaluation took 54 seconds. Stages ran one after the other in one workdir, except that the encoder
-came from an earlier run with the same settings and seed; its time is that of a second run.
+Two runs with the same seed, on two cores of an AMD EPYC that other jobs shared. The first is one
+command in a fresh workdir: 12.4 minutes of CPU time including compilation. The second was trained
+stage by stage on slightly older code, in 11.6 minutes, with the encoder of an earlier run. The
+evaluation takes about a minute.
 
-    score                          value   95% interval    chance     n
-    reconstruction, PSNR         28.9 dB   28.5 - 29.3       12.2   128
-    Scenes-GenEval, single           78%     61 - 89%         16%    32
-      two / colours                 34 / 41%               13 / 9%  32 each
-      counting / position           13 / 13%                9 / 3%  32 each
-      binding                         0%      0 - 11%          0%    32
-      overall                        30%     25 - 36%          8%   192
-    questions                        85%     80 - 89%         41%   320
-      colour / count                89 / 94%               27 / 75%  64 each
-      position / shape / yes or no  92 / 92 / 59%     16 / 30 / 59%  64 each
-    captions, every fact right       80%     73 - 86%          8%   128
+    score                          one command      stage by stage   chance     n
+    reconstruction, PSNR         28.4 (28.0-28.8)  28.9 (28.5-29.3)    12.2   128
+    Scenes-GenEval, single           28% (16-45)       78% (61-89)      16%    32
+      two / colours                   6 / 22%          34 / 41%    13 / 9%  32 each
+      counting / position             0 / 0%           13 / 13%     9 / 3%  32 each
+      binding                            0%                0%          0%    32
+      overall                        9.4% (6-15)       30% (25-36)      8%   192
+    questions                        82% (76-87)       85% (80-89)     41%   320
+      colour / count                 91 / 91%          89 / 94%  27 / 75%  64 each
+      position / shape / yes or no  81 / 88 / 59%  92 / 92 / 59%  16 / 30 / 59%  64 each
+    captions, every fact right       67% (59-75)       80% (73-86)      8%   128
 
-Single objects mostly have the right shape and colour. Of prompts with two objects it draws a third,
-and it does not yet assign different colours to two objects (binding).
+So whether it draws depends on more than the seed: one run draws single objects, the other hardly
+more than by chance. The autoencoders differ first (absolute error .035 and .031 at the end), then
+the flow loss at the end of align (.41 and .27). Neither assigns different colours to two objects
+(binding). Read a difference between single runs of this size with care.
 
 Earlier settings drew at chance (single 16%, overall 4%) after 390 steps that took longer. Their
 data prediction was right at late flow times, and their flow loss fell as much per step as that of
