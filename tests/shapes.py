@@ -61,7 +61,7 @@ def _resolved(hint: Any, function: Callable) -> Any:
     takes.__annotations__["value"] = hint
     try:
         return typing.get_type_hints(takes, function.__globals__, include_extras=True)["value"]
-    except Exception:
+    except (AttributeError, NameError):  # jaxtyping fails on `...` with the former
         return Any
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import logging
+import pkgutil
 import shutil
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from data_pipelines.segments import UNDERSTOOD, Text
 from data_pipelines.sequences import show as drawing
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from unicom_jax.cli import main
+from unicom_jax.commands import COMMANDS
 from unicom_jax.inference import command
 
 CONFIG = """
@@ -64,6 +67,15 @@ def error_line(capsys, *arguments) -> str:
 
 
 # ---- help and flags ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_has_flags_and_a_function_that_exists(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([*name.split(), "--help"])
+    assert ended.value.code == 0 and f"unicom {name}" in capsys.readouterr().out
+    if isinstance(COMMANDS[name], functools.partial):
+        assert callable(pkgutil.resolve_name(*COMMANDS[name].args))
 
 
 def test_help_answers_without_starting_jax():

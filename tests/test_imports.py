@@ -54,6 +54,7 @@ PACKAGES: dict[str, tuple[str, ...]] = {
         "unicom_jax.evaluation",
         "unicom_jax.planning",
     ),
+    "unicom_jax.commands": ("unicom_jax", "data_pipelines"),
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),

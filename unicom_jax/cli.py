@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import difflib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from unicom_jax import commands
 from unicom_jax.config.key import READABLE, STORES, checked_path
 from unicom_jax.console import protect_output, settle_output
 from unicom_jax.core.memory import keep_freed_memory
-from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.evaluate_flags import (
     EVALUATE,
     EVALUATE_EXAMPLES,
@@ -25,17 +23,22 @@ from unicom_jax.evaluation.evaluate_flags import (
 )
 from unicom_jax.exchange.export_flags import EXPORT, EXPORT_EXAMPLES, add_export_flags
 from unicom_jax.exchange.import_flags import IMPORT, IMPORT_EXAMPLES, add_import_flags
-from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags, number
+from unicom_jax.inference.sample_flags import SAMPLE, SAMPLE_EXAMPLES, add_sample_flags
 from unicom_jax.parallel.cpu_threads import enough_cpu_threads
 from unicom_jax.parallel.platform import skip_absent_tpus
 from unicom_jax.planning.plan_flags import PLAN, PLAN_EXAMPLES, add_plan_flags
-from unicom_jax.runs.lock import workdir_lock
+from unicom_jax.runs.data_flags import (
+    BENCH,
+    BENCH_EXAMPLES,
+    SHOW,
+    SHOW_EXAMPLES,
+    add_bench_flags,
+    add_show_flags,
+)
 from unicom_jax.runs.prepare_flags import PREPARE, PREPARE_EXAMPLES, add_prepare_flags
 from unicom_jax.runs.workdir import check_name
 from unicom_jax.sweeps import sweep_flags
 from unicom_jax.training.train_flags import TRAIN, TRAIN_EXAMPLES, add_train_flags
-
-# Imports of jax happen inside the commands, so that `--help` answers at once.
 
 REPORT = "Write a self-contained HTML page about a run."
 REPORT_EXAMPLES = """\
@@ -76,23 +79,6 @@ exit status:
   76   another process of unicom train is gone; start all of them again
   130  interrupted at once"""
 
-SHOW_EXAMPLES = """\
-The picture shows a packed row as the model sees it: every token, its training target, which slots
-each slot sees, and the rotary positions.
-
-examples:
-  unicom data show --config=experiments/quickstart.py --out=batch.png
-  unicom data show --config=experiments/quickstart.py --config.pretrain.sequence_length=512"""
-
-BENCH_EXAMPLES = """\
-Times each step (read, decode, resize, tokenise, pack), then whole batches with 1 to --workers
-processes, in turn with WebDataset and Hugging Face datasets, which do the same work on the same
-documents (pip install 'unicom_jax[bench]').
-
-examples:
-  unicom data bench --config=my.py --workers=4
-  unicom data bench --config=my.py --stage=sft --rounds=5 --seconds=10"""
-
 EXPLAIN = "Show what a configuration key means, its default, its range, and whether it may change."
 EXPLAIN_EXAMPLES = """\
 examples:
@@ -108,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _own_the_process(args.command)
     try:
         _clean(args)
-        args.run(args)
+        commands.run(args)
     except KeyboardInterrupt:
         kept = "; the last checkpoint is kept" if args.command == "train" else ""
         print(f"interrupted{kept}", file=sys.stderr, flush=True)
@@ -186,18 +172,18 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    add_train_flags(_command(commands, "train", _train, TRAIN, TRAIN_EXAMPLES, overrides=True))
-    add_plan_flags(_command(commands, "plan", _plan, PLAN, PLAN_EXAMPLES, overrides=True))
-    add_sample_flags(_command(commands, "sample", _sample, SAMPLE, SAMPLE_EXAMPLES))
-    add_evaluate_flags(_command(commands, "evaluate", _evaluate, EVALUATE, EVALUATE_EXAMPLES))
-    report = _command(commands, "report", _report, REPORT, REPORT_EXAMPLES)
+    group = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add_train_flags(_command(group, "train", TRAIN, TRAIN_EXAMPLES, overrides=True))
+    add_plan_flags(_command(group, "plan", PLAN, PLAN_EXAMPLES, overrides=True))
+    add_sample_flags(_command(group, "sample", SAMPLE, SAMPLE_EXAMPLES))
+    add_evaluate_flags(_command(group, "evaluate", EVALUATE, EVALUATE_EXAMPLES))
+    report = _command(group, "report", REPORT, REPORT_EXAMPLES)
     report.add_argument("--workdir", required=True, metavar="DIR", help="of a training run")
-    _add_sweep(commands)
-    add_export_flags(_command(commands, "export", _export, EXPORT, EXPORT_EXAMPLES))
-    add_import_flags(_command(commands, "import", _import, IMPORT, IMPORT_EXAMPLES, overrides=True))
-    _add_data(commands)
-    _add_config(commands)
+    _add_sweep(group)
+    add_export_flags(_command(group, "export", EXPORT, EXPORT_EXAMPLES))
+    add_import_flags(_command(group, "import", IMPORT, IMPORT_EXAMPLES, overrides=True))
+    _add_data(group)
+    _add_config(group)
     args, extra = parser.parse_known_args(arguments)
     args.overrides = [flag for flag in extra if flag.startswith("--config.")]
     if bare := [flag for flag in args.overrides if "=" not in flag]:
@@ -254,7 +240,7 @@ def _nearest(flag: str, parser: argparse.ArgumentParser) -> str:
 
 
 def _command(
-    group, name: str, run: Callable, text: str, examples: str = "", *, overrides: bool = False
+    group, name: str, text: str, examples: str = "", *, overrides: bool = False
 ) -> argparse.ArgumentParser:
     parser = group.add_parser(
         name,
@@ -264,252 +250,41 @@ def _command(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.set_defaults(run=run, takes_overrides=overrides, prog=parser.prog, parser=parser)
+    parser.set_defaults(takes_overrides=overrides, prog=parser.prog, parser=parser)
     parser.set_defaults(takes_runner_flags=False, runner_flags=[])
     parser.set_defaults(leave=lambda status: None)  # several processes leave in their own way
     return parser
 
 
-def _add_sweep(commands) -> None:
+def _add_sweep(group) -> None:
     flags = sweep_flags
-    sweep = commands.add_parser(
+    sweep = group.add_parser(
         "sweep", help="Compare variants of a configuration over seeds.", allow_abbrev=False
     )
     actions = sweep.add_subparsers(dest="action", required=True, metavar="ACTION")
-    flags.add_run_flags(_command(actions, "run", _sweep_run, flags.RUN, flags.RUN_EXAMPLES))
-    flags.add_file(_command(actions, "status", _sweep_status, flags.STATUS))
-    flags.add_table_flags(
-        _command(actions, "table", _sweep_table, flags.TABLE, flags.TABLE_EXAMPLES)
-    )
-    flags.add_file(_command(actions, "report", _sweep_report, flags.REPORT, flags.REPORT_EXAMPLES))
-    flags.add_compare_flags(
-        _command(commands, "compare", _compare, flags.COMPARE, flags.COMPARE_EXAMPLES)
-    )
+    flags.add_run_flags(_command(actions, "run", flags.RUN, flags.RUN_EXAMPLES))
+    flags.add_file(_command(actions, "status", flags.STATUS))
+    flags.add_table_flags(_command(actions, "table", flags.TABLE, flags.TABLE_EXAMPLES))
+    flags.add_file(_command(actions, "report", flags.REPORT, flags.REPORT_EXAMPLES))
+    flags.add_compare_flags(_command(group, "compare", flags.COMPARE, flags.COMPARE_EXAMPLES))
 
 
-def _add_config(commands) -> None:
-    config = commands.add_parser("config", help="Look up configuration keys.", allow_abbrev=False)
+def _add_config(group) -> None:
+    config = group.add_parser("config", help="Look up configuration keys.", allow_abbrev=False)
     actions = config.add_subparsers(dest="action", required=True, metavar="ACTION")
-    parser = _command(actions, "explain", _explain, EXPLAIN, EXPLAIN_EXAMPLES)
+    parser = _command(actions, "explain", EXPLAIN, EXPLAIN_EXAMPLES)
     parser.add_argument("key", nargs="?", default="", metavar="KEY", help="a key or a group")
 
 
-def _add_data(commands) -> None:
+def _add_data(group) -> None:
     text = "Look at data, time their loading, and prepare them."
-    data = commands.add_parser("data", help=text, description=text, allow_abbrev=False)
+    data = group.add_parser("data", help=text, description=text, allow_abbrev=False)
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
-    show = _command(
-        actions, "show", _show, "Draw one packed batch as a picture.", SHOW_EXAMPLES, overrides=True
-    )
-    show.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
-    show.add_argument(
-        "--stage",
-        metavar="NAME",
-        help="stage whose rows are drawn; default: the first with a mixture",
-    )
-    show.add_argument(
-        "--step", type=number(int, 0), default=0, metavar="N", help="training step; default 0"
-    )
-    show.add_argument(
-        "--row",
-        type=number(int, 0),
-        metavar="N",
-        help="row of the batch; default: the most varied one",
-    )
-    show.add_argument(
-        "--out", default="batch.png", metavar="FILE", help="PNG to write; default: batch.png"
-    )
-    bench = _command(
-        actions, "bench", _bench, "Time how batches are made.", BENCH_EXAMPLES, overrides=True
-    )
-    bench.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
-    bench.add_argument(
-        "--stage", metavar="NAME", help="stage to time; default: the first with a mixture"
-    )
-    bench.add_argument(
-        "--workers",
-        type=number(int, 1),
-        default=2,
-        metavar="N",
-        help="largest number of processes; default 2",
-    )
-    bench.add_argument(
-        "--seconds",
-        type=number(float, 0.1),
-        default=4.0,
-        metavar="X",
-        help="length of each measurement; default 4",
-    )
-    bench.add_argument(
-        "--rounds", type=number(int, 1), default=3, metavar="N", help="measurements; default 3"
-    )
-    bench.add_argument(
-        "--documents",
-        type=number(int, 1),
-        default=512,
-        metavar="N",
-        help="documents that every loader reads; default 512",
-    )
-    prepare = _command(actions, "prepare", _prepare, PREPARE, PREPARE_EXAMPLES, overrides=True)
+    add_show_flags(_command(actions, "show", SHOW, SHOW_EXAMPLES, overrides=True))
+    add_bench_flags(_command(actions, "bench", BENCH, BENCH_EXAMPLES, overrides=True))
+    prepare = _command(actions, "prepare", PREPARE, PREPARE_EXAMPLES, overrides=True)
     prepare.set_defaults(takes_runner_flags=True)
     add_prepare_flags(prepare)
-
-
-# ---- commands ---------------------------------------------------------------------------------
-
-
-def _console(quiet: bool = False):
-    from unicom_jax.console import PlainConsole
-
-    return PlainConsole(quiet=quiet)
-
-
-def _train(args: argparse.Namespace) -> None:
-    from unicom_jax.evaluation.while_training import make_observer
-    from unicom_jax.parallel.processes import find_meeting, start
-    from unicom_jax.runs.compiler import prepare_compiler
-    from unicom_jax.runs.configuration import open_run
-    from unicom_jax.training.run import run_stages
-    from unicom_jax.training.stopping import stop_signals
-
-    workdir = as_path(args.workdir)
-    config = open_run(workdir, args.config, args.overrides, allow_change=args.allow_change)
-    prepare_compiler(config.xla_flags, workdir, args.compilation_cache, args.dump_hlo)
-    stages = None if args.stages is None else tuple(args.stages.split(","))
-    given = {name: getattr(args, name) for name in ("coordinator", "processes", "process")}
-    group = start(find_meeting(os.environ, **given), args.process_timeout, args.lost_after)
-    args.leave = group.leave
-    if group.count > 1:
-        args.prog += f" (process {group.index} of {group.count})"  # errors begin with it
-    lock = workdir_lock(workdir) if group.index == 0 else contextlib.nullcontext()
-    with stop_signals() as stop, group.noticing_loss(), lock:
-        console = _console(group.index > 0)
-        run_stages(config, workdir, console, stages, group, stop, make_observer)
-
-
-def _plan(args: argparse.Namespace) -> None:
-    from unicom_jax.planning.command import run_plan
-
-    run_plan(args, _console())
-
-
-def _sample(args: argparse.Namespace) -> None:
-    from unicom_jax.inference.command import run_sample
-
-    run_sample(args, _console())
-
-
-def _evaluate(args: argparse.Namespace) -> None:
-    from unicom_jax.evaluation.command import run_evaluate
-
-    names = ("step", "split", "baseline", "suites")
-    choice = {name: getattr(args, name) for name in names}
-    run_evaluate(as_path(args.workdir), _console(), **choice)
-
-
-def _report(args: argparse.Namespace) -> None:
-    from unicom_jax.evaluation.report import write_report
-
-    path = write_report(as_path(args.workdir))
-    _console().print(f"report: {path}")
-
-
-def _sweep_run(args: argparse.Namespace) -> None:
-    from unicom_jax.sweeps.command import run_sweep
-
-    run_sweep(args, _console())
-
-
-def _sweep_status(args: argparse.Namespace) -> None:
-    from unicom_jax.sweeps.command import print_status
-
-    print_status(args, _console())
-
-
-def _sweep_table(args: argparse.Namespace) -> None:
-    from unicom_jax.sweeps.command import print_table
-
-    print_table(args, _console())
-
-
-def _sweep_report(args: argparse.Namespace) -> None:
-    from unicom_jax.sweeps.command import run_report
-
-    run_report(args, _console())
-
-
-def _compare(args: argparse.Namespace) -> None:
-    from unicom_jax.sweeps.command import run_compare
-
-    run_compare(args, _console())
-
-
-def _export(args: argparse.Namespace) -> None:
-    from unicom_jax.exchange.export import Options, export, read_size
-    from unicom_jax.inference.verify import check_torch, verify
-    from unicom_jax.runs.weights import Choice
-
-    if args.verify and args.to != "pytorch":
-        raise ValueError(f"--verify compares whole models; leave it out with --to={args.to}")
-    if args.verify:
-        check_torch()
-    shard_bytes = read_size(args.max_shard_size)
-    choice = Choice(args.weights, args.step)
-    options = Options(args.to, args.dtype, shard_bytes, choice, args.overwrite)
-    workdir, console = as_path(args.checkpoint), _console()
-    with console.status("writing"):
-        check = partial(verify, workdir, dtype=args.dtype, choice=choice, console=console)
-        target = export(workdir, as_path(args.target), options, *([check] if args.verify else []))
-    console.print(f"exported: {target}")
-
-
-def _import(args: argparse.Namespace) -> None:
-    from unicom_jax.exchange.imports import run_import
-
-    writes = not args.dry_run and not args.model  # a whole model takes its place by one rename
-    with workdir_lock(as_path(args.workdir)) if writes else contextlib.nullcontext():
-        run_import(args, _console())
-
-
-def _show(args: argparse.Namespace) -> None:
-    from data_pipelines.build import load_or_train_tokenizer
-    from data_pipelines.sequences.show import check_ending, show_batch
-    from unicom_jax.config import resolve
-    from unicom_jax.runs.loading import stage_loader
-    from unicom_jax.runs.stages import check_row_stage, row_stages
-
-    check_ending(args.out)
-    config = resolve(args.config, args.overrides)
-    stage = args.stage or row_stages(config)[0]
-    check_row_stage(config, stage)
-    tokenizer = load_or_train_tokenizer(config, None)
-    loader = stage_loader(config, stage, tokenizer)
-    path = show_batch(loader.at(args.step), tokenizer, args.out, args.row)
-    _console().print(f"step {args.step} of stage {stage}: {path}")
-
-
-def _bench(args: argparse.Namespace) -> None:
-    from unicom_jax.runs.data_bench import run_bench
-
-    run_bench(args, _console())
-
-
-def _explain(args: argparse.Namespace) -> None:
-    from unicom_jax.config.explain import explain
-
-    _console().print(explain(args.key))
-
-
-def _prepare(args: argparse.Namespace) -> None:
-    from data_pipelines.preparation.prepare import prepare
-    from unicom_jax.runs.packed import check_flags, engine_of, prepare_packed
-
-    check_flags(args)
-    if args.dataset == "packed":
-        line = prepare_packed(args, _console())
-    else:
-        line = prepare(args.dataset, Path(args.out), args.package, args.size, engine_of(args))
-    _console().print(line)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.console import Console
 from unicom_jax.sweeps import runner
 from unicom_jax.sweeps.plan import Job, Plan, Run
 from unicom_jax.sweeps.predict import predict
-from unicom_jax.sweeps.runner import reasons, run_plan, spent
+from unicom_jax.sweeps.runner import Runner, reasons, spent
 from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, read_outcome, work, write_outcome
 from unicom_jax.training.stopping import Stopped
 
@@ -74,9 +74,9 @@ class Jobs:
 
 
 def run(plan, tmp_path, jobs, slots=1, minutes=10.0, **how):
-    return run_plan(
+    return Runner(
         plan, tmp_path, jobs, slots, Console(file=io.StringIO()), minutes=minutes, **how
-    )
+    ).run()
 
 
 def test_each_stage_runs_once_and_after_those_it_needs(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 from tests.training import test_step
 from tests.training.test_prepare import preparing
 from tests.training.test_step import batch
-from tests.training.toy import Run, assert_trees_differ
+from tests.training.toy import Run, assert_resumes_to_the_last_bit, assert_trees_differ
 from unicom_jax.training.stages.policy import old_share
 
 
@@ -78,12 +78,6 @@ def test_a_stage_with_an_old_policy_resumes_to_the_last_bit(tmp_path):
         return {"toy": preparing(old=share_of(old_decay_rate=0.1), inner_steps=2)}
 
     options = {"steps": 6, "save_every": 2, "eval_every": 2, "eval_batches": 1}
-    whole = Run(tmp_path / "whole", trainer=toy(), **options)
-    killed = Run(tmp_path / "killed", trainer=toy(), stream={"kill_at": 5}, **options)
-    assert killed.error is not None
-    resumed = Run(tmp_path / "killed", trainer=toy(), **options)
-    assert whole.error is None and resumed.error is None
-    chex.assert_trees_all_equal(whole.weights, resumed.weights, strict=True)
-    assert whole.curve == resumed.curve
+    whole = assert_resumes_to_the_last_bit(tmp_path, toy, **options)
     plain = Run(tmp_path / "plain", trainer={"toy": preparing(inner_steps=2)}, **options)
     assert_trees_differ(whole.weights, plain.weights)

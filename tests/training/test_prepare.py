@@ -13,7 +13,7 @@ import pytest
 from tests.parallel.programs import on_eight_devices
 from tests.training import test_step
 from tests.training.test_step import TwoLayers, batch
-from tests.training.toy import Run, assert_trees_differ
+from tests.training.toy import Run, assert_resumes_to_the_last_bit, assert_trees_differ
 
 
 def prepare(params, frozen, batch, key):
@@ -97,13 +97,7 @@ def test_a_preparing_stage_resumes_to_the_last_bit_and_compiles_each_program_onc
         return {"toy": preparing(inner_steps=2), "ema_decay": 0.5}
 
     options = {"steps": 6, "save_every": 2, "eval_every": 2, "eval_batches": 1}
-    whole = Run(tmp_path / "whole", trainer=toy(), **options)
-    killed = Run(tmp_path / "killed", trainer=toy(), stream={"kill_at": 5}, **options)
-    assert killed.error is not None
-    resumed = Run(tmp_path / "killed", trainer=toy(), **options)
-    assert whole.error is None and resumed.error is None
-    chex.assert_trees_all_equal(whole.weights, resumed.weights, strict=True)
-    assert whole.curve == resumed.curve
+    assert_resumes_to_the_last_bit(tmp_path, toy, **options)
     facts = json.loads((tmp_path / "whole" / "stage.json").read_text())
     assert facts["compilations"] == 1 and facts["prepare_compilations"] == 1
 

@@ -102,6 +102,18 @@ class Run:
         return [tuple(line[name] for name in names) for line in self.lines if "loss" in line]
 
 
+def assert_resumes_to_the_last_bit(directory: Path, toy: Callable[[], dict], **settings) -> Run:
+    """A run that was killed between saves ends as one that was not, which is returned."""
+    whole = Run(directory / "whole", trainer=toy(), **settings)
+    killed = Run(directory / "killed", trainer=toy(), stream={"kill_at": 5}, **settings)
+    assert killed.error is not None
+    resumed = Run(directory / "killed", trainer=toy(), **settings)
+    assert whole.error is None and resumed.error is None
+    chex.assert_trees_all_equal(whole.weights, resumed.weights, strict=True)
+    assert whole.curve == resumed.curve
+    return whole
+
+
 def wait_for_saves() -> None:
     for thread in threading.enumerate():
         if thread.name == "save_finalize":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 
+from unicom_jax.config.flags import number
 from unicom_jax.runs.step_flag import add_step_flag
 
 SAMPLE = "Draw, describe, answer, edit or converse with a trained model."
@@ -169,20 +169,6 @@ def add_sample_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="seed of all random numbers; default 0",
     )
-
-
-def number(kind: type, least: float, most: float = float("inf")) -> Callable[[str], float]:
-    """An argparse type: a number within bounds."""
-
-    def parse(text: str) -> float:
-        value = kind(text)
-        if not least <= value <= most or value == float("inf"):
-            bounds = f"at least {least}" if most == float("inf") else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is out of range; give a number {bounds}")
-        return value
-
-    parse.__name__ = "number" if kind is float else "whole number"  # argparse names it in errors
-    return parse
 
 
 def _pair(text: str) -> tuple[float, float]:

@@ -32,7 +32,7 @@ from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
-from unicom_jax.sweeps.runner import Ended, reasons, run_plan, spent
+from unicom_jax.sweeps.runner import Ended, Runner, reasons, spent
 from unicom_jax.sweeps.sweep import Sweep, load_sweep
 from unicom_jax.sweeps.work import DONE, FAILED, is_claimed, read_outcome
 from unicom_jax.training.stopping import stop_signals
@@ -65,9 +65,9 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     console.print(f"{workdir}: {len(plan.runs)} runs, {len(plan.jobs)} jobs, {args.jobs} at once")
     with stop_signals() as stop, ENGINES[args.engine]() as submit:
-        ended = run_plan(
+        ended = Runner(
             plan, workdir, submit, args.jobs, console, minutes=sweep.minutes, asked_to_stop=stop
-        )
+        ).run()
     _finish(sweep, make_plan(sweep), plan, workdir, console, ended)
 
 

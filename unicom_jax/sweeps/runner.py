@@ -36,52 +36,40 @@ class Ended:
     unstarted: tuple[str, ...]
 
 
-def run_plan(
-    plan: Plan,
-    workdir: Path,
-    submit: Submit,
-    slots: int,
-    console: Console,
-    *,
-    minutes: float,
-    asked_to_stop: Callable[[], bool] = lambda: False,
-) -> Ended:
+@dataclasses.dataclass
+class Runner:
     """Does all jobs of a plan that are not done. Those that failed before are tried again.
 
-    Args:
+    Attributes:
       slots: jobs at once.
       minutes: CPU time of all jobs after which no further one is started.
-
-    Raises:
-      Stopped: somebody asked to stop; jobs under way have saved.
     """
-    write_jobs(plan, workdir)
-    return _Loop(plan, workdir, submit, slots, console, minutes, asked_to_stop).run()
 
+    plan: Plan
+    workdir: Path
+    submit: Submit
+    slots: int
+    console: Console
+    minutes: float
+    asked_to_stop: Callable[[], bool] = lambda: False
 
-class _Loop:
-    def __init__(
-        self,
-        plan: Plan,
-        workdir: Path,
-        submit: Submit,
-        slots: int,
-        console: Console,
-        minutes: float,
-        asked_to_stop: Callable[[], bool],
-    ) -> None:
-        self.plan, self.workdir, self.submit, self.slots = plan, workdir, submit, slots
-        self.console, self.minutes, self.asked_to_stop = console, minutes, asked_to_stop
+    def __post_init__(self) -> None:
         self.began = time.time()
         self.running: dict[str, Handle] = {}
         self.waits: dict[str, float] = {}  # until when a busy job is left alone
         self.done: set[str] = set()
         self.failed: dict[str, str] = {}
-        shared = plan.shared()
-        # What most runs wait for comes first; jobs stand behind those they need.
-        self.order = sorted(plan.jobs.values(), key=lambda job: -shared[job.id])
+        shared = self.plan.shared()
+        # What most runs wait for comes first; jobs come after those they need.
+        self.order = sorted(self.plan.jobs.values(), key=lambda job: -shared[job.id])
 
     def run(self) -> Ended:
+        """Ends when all jobs are done, failed or over the CPU time.
+
+        Raises:
+          Stopped: somebody asked to stop; jobs under way have saved.
+        """
+        write_jobs(self.plan, self.workdir)
         stopping = False
         while True:
             self._look_at_outcomes()

@@ -105,7 +105,8 @@ def load_sweep(path: str) -> Sweep:
     sweep = call_in_file(path, "get_sweep")
     if not isinstance(sweep, Sweep):
         raise ConfigError(
-            f"{path}: get_sweep() returns {type(sweep).__name__}; return a unicom_jax.sweeps.Sweep"
+            f"{path}: get_sweep() returns {type(sweep).__name__}; return a Sweep of "
+            "unicom_jax.sweeps.sweep"
         )
     try:
         _check(sweep)

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from unicom_jax.config.flags import number
+
 RUN = "Train and score all variants of a sweep, or resume it."
 RUN_EXAMPLES = """\
 FILE is a Python file with get_sweep(): a base configuration, named variants of it, seeds, what is
@@ -67,7 +69,7 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         help="print the plan, the predicted CPU time and disk space; train nothing",
     )
     parser.add_argument(
-        "--jobs", type=_at_least_one, default=1, metavar="N", help="jobs at once; default 1"
+        "--jobs", type=number(int, 1), default=1, metavar="N", help="jobs at once; default 1"
     )
     parser.add_argument(
         "--engine",
@@ -99,12 +101,6 @@ def add_form_flags(parser: argparse.ArgumentParser) -> None:
         form.add_argument(
             f"--{name}", dest="form", action="store_const", const=name, help=f"print {what}"
         )
-
-
-def _at_least_one(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _shard(text: str) -> tuple[int, int]:
