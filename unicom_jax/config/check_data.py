@@ -20,6 +20,19 @@ def check_data(config: Config) -> None:
       ConfigError: it names the key and the fix.
     """
     data = config["data"]
+    _check_policy(config, data)
+    if not data["response_close"]:
+        raise ConfigError(
+            "data.response_close is empty, so no answer would ever end; give the text that ends one"
+        )
+    _check_sampling(config["sample"], config["unified"])
+    _check_sources(data)
+    if any(source["kind"] == "scenes" for source in data["sources"] or [data["source"]]):
+        _check_scenes(data["scenes"])
+
+
+def _check_policy(config: Config, data: Config) -> None:
+    """The sizes of pictures against those of patches, latents and slots."""
     pool, fold = config["codec"]["pool"], config["unified"]["fold"]
     policy, size, unit = data["policy"], data["image_size"], data["patch"] * pool * fold
     if policy != "naflex" and size % unit:
@@ -46,24 +59,21 @@ def check_data(config: Config) -> None:
             f"data.understood_policy={data['understood_policy']!r} needs data.policy to be one of "
             f"{', '.join(SQUARE)}, not {policy!r}; set it to same, or change data.policy"
         )
-    if not data["response_close"]:
-        raise ConfigError(
-            "data.response_close is empty, so no answer would ever end; give the text that ends one"
-        )
-    low, high = config["sample"]["guidance_interval"]
+
+
+def _check_sampling(sample: Config, unified: Config) -> None:
+    low, high = sample["guidance_interval"]
     if low > high:
         raise ConfigError(f"sample.guidance_interval={(low, high)}: give the smaller time first")
-    unified = config["unified"]
     at_1 = unified["pathway"] == "cheers" and unified["prediction"] == "velocity"
-    if config["sample"]["grid"] != "even" and not at_1:
+    if sample["grid"] != "even" and not at_1:
         raise ConfigError(
-            f"sample.grid={config['sample']['grid']} needs the velocity at t = 1, which only "
+            f"sample.grid={sample['grid']} needs the velocity at t = 1, which only "
             "unified.pathway=cheers with unified.prediction=velocity computes; set it to even"
         )
-    _check_sources(data)
-    scenes = data["scenes"]
-    if all(source["kind"] != "scenes" for source in data["sources"] or [data["source"]]):
-        return
+
+
+def _check_scenes(scenes: Config) -> None:
     for size in scenes["sizes"]:
         if len(size) != 2 or any(type(side) is not int or side not in SCENE_SIDES for side in size):
             raise ConfigError(
@@ -117,11 +127,10 @@ def check_stage_sources(stage: str, config: Config) -> None:
     shares = {task: share for task, share in settings["mixture"].items() if share}
     open_ones = [s for s in own if not s["tasks"]]
     if not shares and (open_ones or not sources):
+        otherwise = ", or give each of data.sources its tasks" if sources else ""
         raise ConfigError(
             f"{stage}.mixture is 0 for every task; give one a share, for example "
-            f"--config.{stage}.mixture.text_to_image=1"
-            + ", or give each of data.sources its tasks"
-            * bool(sources)
+            f"--config.{stage}.mixture.text_to_image=1{otherwise}"
         )
     if shares and own and not open_ones:
         raise ConfigError(

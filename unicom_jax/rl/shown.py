@@ -10,11 +10,13 @@ import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.images import unpatchify
 from unicom_jax.core.picture import Picture
+from unicom_jax.inference.arrays import to_pictures
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.rl.scores import Rollout
 from unicom_jax.runs.workdir import ROLLOUTS_FILE
@@ -50,31 +52,26 @@ def rows_of(
       decode: token ids to text. `patch`: side of a patch in pixels.
     """
     originals, samples, scores = rollout.originals, rollout.samples, rollout.scores
-
-    def picture(patches: np.ndarray, index: int) -> Picture:
-        return unpatchify(patches[index], *map(int, originals.grids[index]), patch)
-
-    drawn = None if samples.patches is None else _to_bytes(samples.patches)
+    drawn = None
+    if samples.patches is not None:
+        shown = slice(0, count * group)
+        drawn = to_pictures(jnp.asarray(samples.patches[shown]), originals.grids[shown], patch)
 
     def sample(index: int) -> Sample:
         words = samples.tokens[index]
         return Sample(
             caption=decode(words[words >= 0].tolist()),
-            drawing=None if drawn is None else picture(drawn, index),
+            drawing=None if drawn is None else drawn[index],
             reward=float(scores.total[index]),
             parts={name: float(values[index]) for name, values in scores.parts.items()},
         )
 
-    firsts = range(0, len(originals.grids), group)[:count]
-    return [
-        Row(picture(originals.patches, first), tuple(map(sample, range(first, first + group))))
-        for first in firsts
-    ]
+    def row(first: int) -> Row:
+        grid = map(int, originals.grids[first])
+        original = unpatchify(originals.patches[first], *grid, patch)
+        return Row(original, tuple(map(sample, range(first, first + group))))
 
-
-def _to_bytes(patches: np.ndarray) -> np.ndarray:
-    """`core.pixels.to_bytes` of a host array."""
-    return np.round(np.clip(patches + 1.0, 0.0, 2.0) * 127.5).astype(np.uint8)
+    return [row(first) for first in range(0, len(originals.grids), group)[:count]]
 
 
 def strip(row: Row) -> Picture:
