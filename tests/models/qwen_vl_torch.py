@@ -44,7 +44,6 @@ def config_of(text=TEXT, vision=VISION, tied: bool = True, picture: int = PICTUR
         vision_config=dict(vision),
         tie_word_embeddings=tied,
         image_token_id=picture,
-        attn_implementation="eager",
     )
 
 

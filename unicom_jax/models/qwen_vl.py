@@ -184,7 +184,8 @@ def _sized(
     **fields: Any,
 ) -> QwenVL:
     """A published model; the arguments are changes to its two parts and further fields."""
-    language_model = TRANSFORMER_SIZES[language](rope_sections=(16, 24, 24), **(transformer or {}))
+    changes = {"rope_sections": (16, 24, 24), **(transformer or {})}
+    language_model = TRANSFORMER_SIZES[language](**changes)
     tower = {"width": 1280, "depth": 32, "heads": 16, "mlp_dim": 3420, **(vision or {})}
     return QwenVL(QwenVision(out_dim=language_model.width, **tower), language_model, **fields)
 
