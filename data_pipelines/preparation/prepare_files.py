@@ -98,7 +98,8 @@ def prepare_files(
 
 def _list(path: Path, broken: Sequence[str]) -> None:
     if broken:
-        path.write_text("".join(f"{line}\n" for line in broken), encoding="utf-8")
+        text = "".join(f"{line}\n" for line in broken)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
     else:
         path.unlink(missing_ok=True)  # of an earlier preparation
 

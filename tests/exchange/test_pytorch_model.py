@@ -63,6 +63,7 @@ CONFIGURATIONS = {
         "encoder__naflex": True,
         "unified__understanding": "channel_concat",
         "unified__edit_source": "features",
+        "unified__edit_words": "before",
         "unified__head__kind": "mlp",
         "codec__compressor": "identity",
     },
@@ -228,15 +229,15 @@ TALK = (
 
 @pytest.mark.parametrize("segments", TALK)
 @pytest.mark.parametrize(
-    "understanding, source", [("features", "latents"), ("sequence_concat", "both")]
+    "understanding, source, words",
+    [("features", "latents", "after"), ("sequence_concat", "both", "before")],
 )
 def test_a_conversation_is_written_slot_for_slot_as_in_jax(
-    generator, model, segments, understanding, source, monkeypatch
+    generator, model, segments, understanding, source, words, monkeypatch
 ):
-    sequence = generator.sequence.__class__(
-        **{**vars(generator.sequence), "understanding": understanding, "edit_source": source}
-    )
-    template = {**model.config.sequence, "understanding": understanding, "edit_source": source}
+    changed = {"understanding": understanding, "edit_source": source, "edit_words": words}
+    sequence = generator.sequence.__class__(**{**vars(generator.sequence), **changed})
+    template = {**model.config.sequence, **changed}
     monkeypatch.setattr(model.processor, "sequence", template)
     expected = build_prefix(segments, generator.tokenizer, sequence, VISION_START)
     prefix = model.processor.prefix([theirs(model, s) for s in segments], VISION_START)

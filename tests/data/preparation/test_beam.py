@@ -91,7 +91,8 @@ def test_a_killed_preparation_leaves_only_whole_files_and_resumes(tmp_path):
 
 
 def test_what_cannot_be_packed_is_one_line(tmp_path, capfd):
-    flags = ["--config.pretrain.sequence_length=8", "--config.pretrain.overlong=skip"]
+    flags = ["--config.pretrain.sequence_length=16", "--config.pretrain.overlong=skip"]
+    flags += ["--config.data.image_size=64"]  # a picture has as many slots as a row
     assert main(command(tmp_path, "rows", *flags)) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "examples in a row cannot serve the task" in line

@@ -23,5 +23,5 @@ LOSSES: dict[str, Builder] = {
     "unified": lambda name, config, batches: unified_stage(name, config),
     "captioner": lambda name, config, batches, tokenizer: captioner_stage(name, config, tokenizer),
     "drawer": lambda name, config, batches, tokenizer: drawer_stage(name, config, tokenizer),
-    "joint": lambda name, config, batches, tokenizer: joint_stage(name, config, tokenizer),
+    "both": lambda name, config, batches, tokenizer: joint_stage(name, config, tokenizer),
 }
