@@ -89,6 +89,12 @@ def test_a_wrong_flag_is_reported_in_one_line(config, capsys, flags, message):
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize("flags", [["--topology=h100:8"], ["--topology=v5e:2x2", "--estimate"]])
+def test_quick_is_refused_where_nothing_is_compiled_for_tpus(config, capsys, flags):
+    assert main(["plan", config, "--quick", *flags]) == 1
+    assert "leave it out with --estimate and for GPUs and CPUs" in capsys.readouterr().err
+
+
 def test_without_a_compiler_the_table_is_an_estimate_and_says_what_is_missing(config, capsys):
     if importlib.util.find_spec("jax_cuda12_plugin"):
         pytest.skip("JAX's CUDA compiler is installed")

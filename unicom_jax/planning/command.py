@@ -63,6 +63,11 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     if samples and (args.search or args.estimate or missing_compiler(topology)):
         needs = missing_compiler(topology) or "no --search and no --estimate"
         raise ConfigError(f"--stage={SAMPLE} can only be planned by compiling; it needs {needs}")
+    if args.quick and (args.estimate or not topology.is_tpu):
+        raise ConfigError(
+            "--quick changes how programs are compiled for TPUs; leave it out with --estimate and "
+            "for GPUs and CPUs"
+        )
     notes = (
         assume_flux(config),
         _about_packed(config),
@@ -72,11 +77,12 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     for note in filter(None, notes):
         console.print(f"! {note}", markup=False, soft_wrap=True)
     if args.search:
-        _search(config, stages, topology, 0 if args.estimate else args.compile, console)
+        best = 0 if args.estimate else args.compile
+        _search(config, stages, topology, best, args.quick, console)
         return
     keep = Path(args.keep) if args.keep else None
     compiles = not (args.estimate or missing_compiler(topology))
-    make = partial(plan_stage, keep=keep) if compiles else estimate_stage
+    make = partial(plan_stage, keep=keep, quick=args.quick) if compiles else estimate_stage
     if compiles and config.xla_flags != OFF and (entry := topology.accelerator):
         add_flags(entry)
     plans = []
@@ -89,7 +95,7 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if samples:
         with console.status(f"{SAMPLE}: planning for {topology}"):
-            drawn = plan_sampling(config, topology, keep)
+            drawn = plan_sampling(config, topology, keep, args.quick)
         console.print(sample_table(drawn))
     _check_fit(config, plans)
     if samples:
@@ -127,13 +133,18 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
 
 
 def _search(
-    config: ConfigDict, stages: Sequence[str], topology: Topology, best: int, console: Console
+    config: ConfigDict,
+    stages: Sequence[str],
+    topology: Topology,
+    best: int,
+    quick: bool,
+    console: Console,
 ) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     for name in stages:
-        settings = search(config, name, topology, best, say)
+        settings = search(config, name, topology, best, say, quick=quick)
         if not settings:
             raise ConfigError(
                 f"no mesh of {topology} divides {name}.batch_size={config[name].batch_size}; "
