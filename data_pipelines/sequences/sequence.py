@@ -206,6 +206,7 @@ class _Writer:
         self.pieces: list[_Piece] = []
         self.patches: list[np.ndarray] = []
         self.grids: list[tuple[int, int]] = []
+        self.kept: dict[tuple[int, images.ImagePolicy], int] = {}  # the image of each array
         self.draws: list[int] = []  # the image of each
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
@@ -322,15 +323,20 @@ class _Writer:
         )
 
     def _keep(self, segment: Image) -> int:
-        """Stores a picture's patches and returns its index."""
+        """Stores a picture's patches and returns its index; an array that is both read and drawn is
+        stored once, unless its purposes differ in how it is resized."""
         patch, policy = self.config.patch, self.config.policy_of(segment.role)
+        found = id(segment.pixels), policy
+        if found in self.kept:
+            return self.kept[found]
         try:
             picture = images.prepare(segment.pixels, policy, patch, self.config.unit)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))
         self.grids.append((picture.shape[0] // patch, picture.shape[1] // patch))
-        return len(self.grids) - 1
+        self.kept[found] = len(self.grids) - 1
+        return self.kept[found]
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:
         """Writes the tokens of one image in its place, once for each role: one bidirectional block

@@ -13,6 +13,7 @@ from data_pipelines.images import prepare
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
+from tests.exchange.log_probs import both_log_probs
 from tests.exchange.own_types import theirs
 from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run
@@ -188,6 +189,12 @@ def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, m
         np.testing.assert_allclose(theirs, ours, atol=1e-4 * np.abs(ours).max(), err_msg=name)
         compared += 1
     assert compared == len([name for name, p in parameters.items() if p.grad is not None])
+
+
+def test_log_probabilities_of_captions_are_those_of_jax(generator, model):
+    ours, theirs = both_log_probs(generator, model)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    assert np.ptp(ours) > 1e-2  # the tokens are not all alike likely
 
 
 def unicom_paths(tree, prefix="unified"):

@@ -124,6 +124,9 @@ def write_files(folder, kind):
         return write_parquet(folder / "a.parquet", {"image": list(map(png, range(20))), **columns})
     for i in range(20):
         (folder / f"{i}.png").write_bytes(png(i))
+    if kind == "folder":
+        rows = [{"file_name": f"{i}.png", **row} for i, row in enumerate(rows)]
+        return write_jsonl(folder / "captions.jsonl", rows).parent
     return write_jsonl(folder / "a.jsonl", [{"image": f"{i}.png", **r} for i, r in enumerate(rows)])
 
 
@@ -131,7 +134,7 @@ def prepared(kind, package, out, *flags):
     return main(["data", "prepare", kind, f"--package={package}", f"--out={out}", *flags])
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "jsonl", "folder"])
 def test_files_become_the_records_that_one_process_would_write(kind, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(prepare_files, "SHARD", 8)
     package = write_files(tmp_path, kind)
@@ -169,6 +172,7 @@ def test_a_few_broken_records_are_left_out_and_many_leave_no_file(tmp_path, capf
     assert prepared("jsonl", package, tmp_path / "many", "--workers=1") == 1
     assert "records are broken, repair the data; the last: " in capfd.readouterr().err
     assert [path.name for path in (tmp_path / "many").iterdir()] == ["beam.log"]
+    assert len((tmp_path / "few" / "left_out.txt").read_text().splitlines()) == 2
 
 
 def test_tar_files_become_packed_rows_that_a_run_would_pack(tmp_path):

@@ -252,6 +252,16 @@ def test_patches_are_the_picture_and_tokens_index_them():
     assert document.image_token[pictured].tolist() == [0, 1, 2, 3] * 3
 
 
+def test_a_picture_that_is_read_and_drawn_is_stored_once():
+    read, drawn = Image(DRAW.pixels), Image(DRAW.pixels.copy(), DRAWN)
+    twice = write(read, RED, drawn)
+    once = write(read, RED, DRAW)
+    assert len(twice.patches) == 2 and len(once.patches) == 1
+    assert spell(once) == spell(twice) == f"([uuuu]{W})[nnnn"
+    assert once.draws == (0,) and twice.draws == (1,)
+    np.testing.assert_array_equal(once.patches[0], twice.patches[1])
+
+
 @pytest.mark.parametrize(
     ("understanding", "spelling"),
     [
@@ -392,7 +402,9 @@ def test_pictures_that_are_looked_at_have_a_policy_of_their_own_and_edits_one_fo
     asked = build_prefix([Image(wide), RED], tokenizer(), config)
     for document in (read, asked):
         np.testing.assert_array_equal(document.patches, [padded])
-    np.testing.assert_array_equal(edited.patches, [cropped, cropped])
+    np.testing.assert_array_equal(edited.patches, [cropped])  # once: resized alike
+    redrawn = write(Image(wide), RED, Image(wide, DRAWN), config=config)
+    np.testing.assert_array_equal(redrawn.patches, [padded, cropped])
     usual = dataclasses.replace(config, understood="same")
     np.testing.assert_array_equal(write(Image(wide), RED, DOT, config=usual).patches, [cropped])
 
