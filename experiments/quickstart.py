@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     )
     config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
     config.unified.update({"prediction": "data", "time_floor": 0.5, "time_shift": 2.0})
-    config.unified.edit_words = "before"
+    config.unified.update({"understanding": "latents", "edit_words": "before"})
     config.unified.transformer.update({"width": 128, "depth": 4, "heads": 4, "mlp_dim": 384})
     config.unified.transformer.update({"embedding_std": 0.3, "qk_norm": True})
     config.pretrain.update(
@@ -96,7 +96,13 @@ def get_config() -> ConfigDict:
         }
     )
     config.pretrain.mixture.update(
-        {"text_to_image": 0.52, "image_to_text": 0.1, "questions": 0.17, "edit": 0.21}
+        {
+            "text_to_image": 0.46,
+            "image_to_text": 0.12,
+            "conversation": 0.1,
+            "questions": 0.1,
+            "edit": 0.22,
+        }
     )
     config.sample.guidance = 2.0
     return config
