@@ -103,6 +103,7 @@ def get_config() -> ConfigDict:
 def _unified(config: ConfigDict) -> None:
     config.unified.update({"pathway": "cheers", "fold": 2, "time_shift": 3.0})
     config.unified.update({"prediction": "data", "time_floor": 0.5, "edit_words": "after"})
+    config.unified.understanding = "features"
     config.unified.transformer.update({"depth": 3, "mlp_dim": 256, "qk_norm": True})
     config.unified.cheers.semantics.update({"depth": 1, "heads": 4, "kv_heads": 2})
     config.unified.cheers.details.update({"depth": 2, "heads": 2, "kv_heads": 1})
