@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -180,6 +181,17 @@ def build_prefix(
     return writer.finish()
 
 
+def words_before_sources(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments with the words of each prompt that has a picture to edit before its pictures."""
+    ordered: list[Segment] = []
+    for _, group in itertools.groupby(segments, is_response):
+        turn = list(group)
+        if any(isinstance(segment, Image) and segment.role == SOURCE for segment in turn):
+            turn.sort(key=lambda segment: isinstance(segment, Image))
+        ordered += turn
+    return ordered
+
+
 @dataclasses.dataclass
 class _Piece:
     """A run of slots with one role and one image, or one draw if they are NOISY.
@@ -215,6 +227,8 @@ class _Writer:
 
     def write(self, segments: Sequence[Segment]) -> None:
         config, previous = self.config, None
+        if config.edit_words == "before":
+            segments = words_before_sources(segments)
         for index, segment in enumerate(segments):
             response = is_response(segment)
             if isinstance(segment, Text) and segment.apart:

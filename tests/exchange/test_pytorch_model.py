@@ -63,6 +63,7 @@ CONFIGURATIONS = {
         "encoder__naflex": True,
         "unified__understanding": "channel_concat",
         "unified__edit_source": "features",
+        "unified__edit_words": "before",
         "unified__head__kind": "mlp",
         "codec__compressor": "identity",
     },
@@ -228,15 +229,15 @@ TALK = (
 
 @pytest.mark.parametrize("segments", TALK)
 @pytest.mark.parametrize(
-    "understanding, source", [("features", "latents"), ("sequence_concat", "both")]
+    "understanding, source, words",
+    [("features", "latents", "after"), ("sequence_concat", "both", "before")],
 )
 def test_a_conversation_is_written_slot_for_slot_as_in_jax(
-    generator, model, segments, understanding, source, monkeypatch
+    generator, model, segments, understanding, source, words, monkeypatch
 ):
-    sequence = generator.sequence.__class__(
-        **{**vars(generator.sequence), "understanding": understanding, "edit_source": source}
-    )
-    template = {**model.config.sequence, "understanding": understanding, "edit_source": source}
+    changed = {"understanding": understanding, "edit_source": source, "edit_words": words}
+    sequence = generator.sequence.__class__(**{**vars(generator.sequence), **changed})
+    template = {**model.config.sequence, **changed}
     monkeypatch.setattr(model.processor, "sequence", template)
     expected = build_prefix(segments, generator.tokenizer, sequence, VISION_START)
     prefix = model.processor.prefix([theirs(model, s) for s in segments], VISION_START)
@@ -325,6 +326,15 @@ def test_words_are_drawn_at_a_temperature_from_the_likeliest_only(model):
 def test_a_size_that_the_model_does_not_draw_is_refused(model):
     with pytest.raises(ValueError, match=r"draws \(32, 32\) only"):
         model.draw(["a dot"], size=(32, 64))
+
+
+def test_a_drawing_that_cannot_be_guided_is_refused(model):
+    for options, words in (
+        ({"guidance": float("nan")}, "guidance is nan; give a finite number"),
+        ({"guidance_interval": (0.9, 0.1)}, "is not an interval; give two flow times"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.draw(["a dot"], **options)
 
 
 def test_bfloat16_runs_and_stays_near(exported, model):

@@ -78,10 +78,17 @@ def test_padding_changes_nothing_and_gets_zeros(outcome, run):
     np.testing.assert_allclose(run(others, GRIDS), vectors, atol=1e-5)
 
 
-def test_a_grid_that_squares_do_not_fill_is_refused(run):
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ((5, 6), "a grid of 5 x 6 tokens does not fill windows of 2 x 2"),
+        ((10, 8), "a picture of 10 x 8 patches exceeds the 64 slots of a row"),
+    ],
+)
+def test_a_grid_that_does_not_fit_is_refused(run, grid, message):
     module, params = tower()
-    patches, grids = qwen_vl_torch.drawn(GRIDS, SLOTS), [(5, 6), *GRIDS[1:]]
-    with pytest.raises(ValueError, match="a grid of 5 x 6 tokens does not fill windows of 2 x 2"):
+    patches, grids = qwen_vl_torch.drawn(GRIDS, SLOTS), [grid, *GRIDS[1:]]
+    with pytest.raises(ValueError, match=message):
         module(params, jnp.asarray(patches), jnp.asarray(grids))
     vectors = run(patches, grids)
     assert np.isnan(vectors[0, :6]).all() and np.isfinite(vectors[1:]).all()

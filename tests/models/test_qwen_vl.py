@@ -145,3 +145,16 @@ RELEASED = {"qwen2.5-vl-3b": 3_754_622_976, "qwen2.5-vl-7b": 8_292_166_656}
 @pytest.mark.parametrize("name", QWEN_VL_SIZES)
 def test_the_named_sizes_have_the_released_parameter_counts(name):
     assert QWEN_VL_SIZES[name]().param_count() == RELEASED[name]
+
+
+def test_bfloat16_computes_in_bfloat16_and_gives_fp32_logits():
+    model = dataclasses.replace(qwen_vl_torch.twins()[1], compute_dtype="bfloat16")
+    tokens, lengths, patches, grids = inputs()
+
+    def run(params):
+        pictures = model.look(params, patches, grids)
+        hidden, cache = model(params, tokens, lengths, pictures, grids, model.init_cache(3, 30))
+        return pictures, hidden, cache.k, model.logits(params, hidden)
+
+    *low, logits = jax.eval_shape(run, model.abstract())
+    assert [one.dtype for one in low] == [jnp.bfloat16] * 3 and logits.dtype == jnp.float32

@@ -6,14 +6,19 @@ import json
 import shutil
 
 import chex
+import jax
 import numpy as np
 import pytest
 
 from tests.parallel.programs import on_eight_devices
 from tests.training.conftest import config, go
 from tests.training.toy import assert_trees_differ
+from unicom_jax.config.check import check_settings
 from unicom_jax.families.build import build_unified
+from unicom_jax.parallel.mesh import make_mesh
+from unicom_jax.planning.program import make_program
 from unicom_jax.runs import checkpoint
+from unicom_jax.training.state import split
 
 STAGES = ("encoder", "codec", "pretrain", "longcap", "reca")
 SETTINGS = {"longcap__sequence_length": 160, "unified__transformer__tied_head": True}
@@ -61,6 +66,21 @@ def test_a_stopped_stage_resumes_to_the_last_bit(redrawn, tmp_path, label):
     (workdir / label / "stage.json").unlink()
     go(workdir, label, stages=STAGES, **SETTINGS)
     chex.assert_trees_all_equal(weights(redrawn, label), weights(workdir, label), strict=True)
+
+
+@pytest.mark.parametrize("pathway", ["query", "cheers"])
+@pytest.mark.parametrize("stage", ["longcap", "reca"])
+def test_every_family_has_the_stages(pathway, stage):
+    """Traced, not run. Where reader and drawer have weights of their own, the reader is frozen."""
+    settings = config(unified__pathway=pathway, stages=(stage,))
+    check_settings(settings, (stage,))
+    program = make_program(settings, stage, make_mesh(settings.mesh))
+    _, metrics = jax.eval_shape(
+        program.trainer.train_step(), program.state, program.frozen, program.batch
+    )
+    assert ("loss/flow" in metrics) and ("loss/text" in metrics)
+    trained, _ = split(program.stage.module.specs(), program.stage.freeze)
+    assert ("transformer" in trained) == (pathway == "cheers")
 
 
 @pytest.mark.slow

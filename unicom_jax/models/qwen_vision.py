@@ -198,11 +198,11 @@ class QwenVision(Module):
             (0, 0): no picture.
 
         Raises:
-          ValueError: patches of another size; a grid that is no multiple of `merge` (under jit, its
-            vectors become NaN).
+          ValueError: patches of another size; a grid that is no multiple of `merge` or has more
+            than N patches (under jit, its vectors become NaN).
         """
         self._check(patches)
-        patches = check_windows(patches, grids, self.merge)
+        patches = self._check_grids(patches, grids)
         count, squares = self.merge**2, grids // self.merge
         units = patches.shape[1] // count
         order = window_order(squares, units, self.window_size // (self.patch_size * self.merge))
@@ -228,6 +228,17 @@ class QwenVision(Module):
             raise ValueError(
                 f"{slots} patch slots are not a multiple of {self.merge**2}; pad pictures to one"
             )
+
+    def _check_grids(self, patches: jax.Array, grids: jax.Array) -> jax.Array:
+        large = grids[:, 0] * grids[:, 1] > patches.shape[1]
+        if not isinstance(large, jax.core.Tracer) and np.any(large):
+            rows, columns = np.asarray(grids)[np.argmax(large)]
+            raise ValueError(
+                f"a picture of {rows} x {columns} patches exceeds the {patches.shape[1]} slots of "
+                "a row; pad pictures to more patches"
+            )
+        patches = jnp.where(large[:, None, None], jnp.nan, patches)
+        return check_windows(patches, grids, self.merge)
 
     def _turns(self, squares: jax.Array, order: WindowOrder) -> Turns:
         """Rotary angles of all patches in window order."""

@@ -203,6 +203,7 @@ def test_facts_that_came_later_are_recorded_where_they_are_set():
     }
     changed = {"data__unconditional": "masked", "unified__image_positions": "plain"}
     masked = row_facts(small(**changed), "pretrain")
+    assert row_facts(small(unified__edit_words="before"), "pretrain")["sequence"]["edit_words"]
     assert masked["packing"]["balance"] is True
     message = "made with sequence.image_positions='grid', now it is 'plain'"
     with pytest.raises(SourceError, match=message):

@@ -284,6 +284,21 @@ def test_edit_sources(source, spelling):
     assert spell(write(PAINT, RED, DRAW, config=config)) == f"([{spelling}]{W})[nnnn"
 
 
+def test_words_of_an_edit_may_precede_its_source_in_training_and_in_sampling():
+    config = dataclasses.replace(SMALL, edit_words="before")
+    assert spell(write(PAINT, RED, DRAW, config=config)) == f"({W}[cccc])[nnnn"
+    assert spell(write(LOOK, RED, DOT, config=config)) == spell(write(LOOK, RED, DOT))
+    assert spell(write(RED, DRAW, RED, DRAW, config=config)) == spell(write(RED, DRAW, RED, DRAW))
+    talk = (LOOK, RED, DOT, PAINT, RED)
+    prefix = build_prefix(talk, tokenizer(), config, VISION_START)
+    assert spell(prefix) == f"([uuuu]{W}){W}.({W}[cccc])["
+    long = write(PAINT, Text("a red dot " * 3), DRAW, config=config)
+    source, drawn = (long.positions[long.roles == role] for role in (Role.CLEAN, Role.NOISY))
+    short = write(PAINT, Text(""), DRAW)
+    apart = short.positions[short.roles == Role.NOISY] - short.positions[short.roles == Role.CLEAN]
+    np.testing.assert_array_equal(drawn - source, apart)
+
+
 def test_two_streams_of_one_image_are_one_block_at_one_place():
     config = dataclasses.replace(SMALL, understanding="sequence_concat")
     document = write(LOOK, RED, DOT, config=config)
@@ -428,6 +443,7 @@ def test_a_picture_of_the_wrong_kind_is_named():
     ("changes", "message"),
     [
         ({"understanding": "pixels"}, "understanding 'pixels' is unknown; choose one of features"),
+        ({"edit_words": "inside"}, "edit_words 'inside' is unknown; choose one of after, before"),
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
         ({"cfg_dropout": 1.5}, r"cfg_dropout must be in \[0, 1\], not 1.5"),
