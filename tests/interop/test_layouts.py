@@ -56,7 +56,7 @@ def test_a_file_comes_back_byte_for_byte(tmp_path, kind, dtype):
     assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "given" / file).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["naflex_full", "qwen2_untied", "autoencoder", "flux"])
+@pytest.mark.parametrize("kind", ["naflex_full", "qwen2_untied", "autoencoder", "flux", "sd3"])
 def test_shards_come_back_bit_for_bit(tmp_path, kind):
     layout, model = foreign.make(kind)
     model.save_pretrained(tmp_path / "given", max_shard_size="20KB")
@@ -103,6 +103,13 @@ def answer(model, kind: str):
             guidance=torch.tensor([3.5, 1.0]),
             img_ids=torch.nn.functional.pad(places.reshape(16, 2), (1, 0)),
             txt_ids=torch.zeros(5, 3),
+        ).sample
+    if kind == "sd3":
+        return model(
+            hidden_states=torch.randn(2, 3, 6, 8, generator=generator),
+            encoder_hidden_states=torch.randn(2, 5, 12, generator=generator),
+            pooled_projections=torch.randn(2, 6, generator=generator),
+            timestep=torch.tensor([300.0, 700.0]),
         ).sample
     if kind == "autoencoder":
         return model(pictures["pixel_values"]).sample
@@ -234,7 +241,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["fixed_vision", "naflex_text", "qwen3_untied", "autoencoder", "flux"]
+    "kind", ["fixed_vision", "naflex_text", "qwen3_untied", "autoencoder", "flux", "sd3"]
 )
 def test_damaged_weights_are_named_in_one_line(tmp_path, kind):
     layout, model = foreign.make(kind)
