@@ -247,20 +247,22 @@ def test_another_autoencoder_names_the_key(tmp_path, changes, fix):
         sources_of(config, "autoencoder")
 
 
-def flux_config(tmp_path, autoencoder):
+def painter_config(folder, kind):
     return tiny_config(
         codec__autoencoder__path="vae",
-        codec__autoencoder__facts={"sizes": dataclasses.asdict(autoencoder), "canvas": (2, 2)},
-        codec__decoder__kind="flux",
+        codec__autoencoder__facts={"sizes": dataclasses.asdict(SMALL), "canvas": (2, 2)},
+        codec__decoder__kind=kind,
         codec__decoder__flux__channels=256,
-        codec__decoder__init_from=str(tmp_path / "flux"),
+        codec__decoder__sd3__position_side=4,
+        codec__decoder__init_from=str(folder),
     )
 
 
-def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
-    config = flux_config(tmp_path, SMALL)
+@pytest.mark.parametrize("kind", ["flux", "sd3"])
+def test_a_released_transformer_becomes_that_of_the_decoder(tmp_path, kind):
+    config = painter_config(tmp_path, kind)
     decoder = build_codec(config).pixel_decoder
-    given = write(tmp_path / "flux", "flux", decoder.transformer)
+    given = write(tmp_path, kind, decoder.transformer)
     others = ("pixel_decoder/projector", "compressor")
     params, chance = start(config, "codec", *others)
     chex.assert_trees_all_equal(params["pixel_decoder"]["transformer"], given, strict=True)
@@ -268,11 +270,18 @@ def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
         chex.assert_trees_all_equal(at(params, part), chance[part], strict=True)
 
 
-def test_other_sizes_of_flux_name_the_key(tmp_path):
-    config = flux_config(tmp_path, SMALL)
-    transformer = build_codec(config).pixel_decoder.transformer
-    write(tmp_path / "flux", "flux", transformer, single_depth=7)
-    with pytest.raises(ConfigError, match="set --config.codec.decoder.flux.single_depth=7"):
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("flux", {"single_depth": 7}, "set --config.codec.decoder.flux.single_depth=7"),
+        ("sd3", {"dual_depth": 3}, "set --config.codec.decoder.sd3.dual_depth=3"),
+        ("sd3", {"latent_channels": 8}, "has latent_channels=8, the model here 4, and no key"),
+    ],
+)
+def test_other_sizes_of_a_released_transformer_name_the_key(tmp_path, kind, change, words):
+    config = painter_config(tmp_path, kind)
+    write(tmp_path, kind, build_codec(config).pixel_decoder.transformer, **change)
+    with pytest.raises(ConfigError, match=words):
         sources_of(config, "codec")
 
 

@@ -28,6 +28,7 @@ from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -343,14 +344,26 @@ def _language(kind: str) -> Callable[[Mapping[str, Module]], Module | str]:
     return find
 
 
-def _flux(model: Mapping[str, Module]) -> Module | str:
-    """FLUX's transformer; its layout has no place for the projector of the context."""
-    codec = model["codec"]
-    if not isinstance(codec, Codec):
-        return "its latents are decoded by an autoencoder, not by a flow"
-    if not isinstance(codec.pixel_decoder, FluxDecoder):
-        return "its pixel decoder is a DiT of our own, not FLUX; export it with --to=pytorch"
-    return codec.pixel_decoder.transformer
+# Pixel decoders of foreign kinds, by their layout.
+PAINTERS = {"flux": FluxDecoder, "sd3": MMDiTDecoder}
+
+
+def _painter(kind: str) -> Callable[[Mapping[str, Module]], Module | str]:
+    """The decoder's transformer; its layout has no place for the projector of the context."""
+
+    def find(model: Mapping[str, Module]) -> Module | str:
+        codec = model["codec"]
+        if not isinstance(codec, Codec):
+            return "its latents are decoded by an autoencoder, not by a flow"
+        decoder = codec.pixel_decoder
+        if isinstance(decoder, PAINTERS[kind]):
+            return decoder.transformer
+        own = [f"--to={name}" for name, found in PAINTERS.items() if isinstance(decoder, found)]
+        if own:
+            return f"its pixel decoder is of another kind; use {own[0]}"
+        return "its pixel decoder is a DiT of our own; export it with --to=pytorch"
+
+    return find
 
 
 PARTS: dict[str, Part] = {
@@ -361,7 +374,10 @@ PARTS: dict[str, Part] = {
     ),
     "qwen2": Part("qwen", ("unified", "transformer"), _language("qwen2")),
     "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
-    "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
+    **{
+        kind: Part(kind, ("codec", "pixel_decoder", "transformer"), _painter(kind))
+        for kind in PAINTERS
+    },
     "autoencoder": Part(
         AUTOENCODER,
         (AUTOENCODER,),

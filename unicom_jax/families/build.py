@@ -28,6 +28,8 @@ from unicom_jax.models.flow_head import make_flow_head
 from unicom_jax.models.flux import FluxTransformer
 from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.latent_codec import AutoencoderCodec, LatentCodec
+from unicom_jax.models.mmdit import MMDiT
+from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
 from unicom_jax.models.pixel_decoder import PixelDecoder
@@ -36,7 +38,7 @@ from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 Config = Mapping[str, Any]
-DECODERS = ("dit", "flux")
+DECODERS = ("dit", "flux", "sd3")  # kinds of pixel decoders
 
 
 def grid_side(config: Config) -> int:
@@ -148,7 +150,7 @@ def build_codec(config: Config) -> Codec:
 def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
     """The pixel decoder of `codec.decoder`."""
     sizes, space = dict(config["codec"]["decoder"]), build_space(config)
-    kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
+    kind, flux, sd3 = sizes.pop("kind"), dict(sizes.pop("flux")), dict(sizes.pop("sd3"))
     del sizes["init_from"]  # where weights come from does not affect sizes
     if kind == "dit":
         return PixelDecoder(
@@ -157,13 +159,15 @@ def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
             compute_dtype=config["compute_dtype"],
             **sizes,
         )
-    if kind != "flux":
+    if kind not in DECODERS:
         raise ValueError(f"codec.decoder.kind={kind!r} is not one of {', '.join(DECODERS)}")
     if not isinstance(space, LatentSpace):
         raise ValueError(
-            "codec.decoder.kind=flux paints latents; set codec.autoencoder.path to the folder of "
-            "FLUX's autoencoder, or codec.decoder.kind=dit"
+            f"codec.decoder.kind={kind} paints latents; set codec.autoencoder.path to the folder "
+            "of its autoencoder, or codec.decoder.kind=dit"
         )
+    if kind == "sd3":
+        return _build_mmdit(sd3, space, feature_dim, config["compute_dtype"])
     if flux["channels"] != space.channels:
         raise ValueError(
             f"codec.decoder.flux.channels={flux['channels']}, but a token has {space.channels}: "
@@ -173,6 +177,25 @@ def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
     flux["rope_dims"] = tuple(flux["rope_dims"])
     transformer = FluxTransformer(out_channels=flux["channels"], **flux)
     return FluxDecoder(transformer, feature_dim, guidance, config["compute_dtype"])
+
+
+def _build_mmdit(
+    sizes: dict[str, Any], space: LatentSpace, feature_dim: int, compute_dtype: str
+) -> MMDiTDecoder:
+    """Stable Diffusion 3 for the tokens of `space`; `sizes`: `codec.decoder.sd3`."""
+    if (most := max(space.rows, space.cols)) > (side := sizes["position_side"]):
+        raise ValueError(
+            f"codec.decoder.sd3.position_side={side}, but a picture may be {most} tokens long; "
+            f"set it to at least {most}"
+        )
+    latents = {"latent_channels": space.autoencoder.latent_channels, "patch": space.side}
+    return MMDiTDecoder(MMDiT(**latents, **sizes), feature_dim, compute_dtype)
+
+
+def decoder_group(config: Config) -> str:
+    """The configuration group with the sizes of the pixel decoder's network."""
+    kind = config["codec"]["decoder"]["kind"]
+    return "codec.decoder" if kind == "dit" else f"codec.decoder.{kind}"
 
 
 def _most_tokens(config: Config) -> int:

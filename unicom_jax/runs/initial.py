@@ -7,6 +7,7 @@
                                                        as many rows of vocabulary
     codec.init_from           compressor/ and decompressor/ of a folder, see layouts/projection.py
     codec.decoder.init_from   FLUX's transformer       a decoder of kind "flux"
+                              Stable Diffusion 3's     a decoder of kind "sd3"
     unified.init_from         Qwen2, Qwen2.5, Qwen3    the transformer
                               Cheers                   all of the model but the autoencoder
 
@@ -54,6 +55,7 @@ from unicom_jax.interop.tensors import TensorFact
 from unicom_jax.models.autoencoder import AutoencoderKLFlux2
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs.released_cheers import is_cheers, released_cheers
 from unicom_jax.runs.sizes import (
@@ -201,17 +203,23 @@ def _codec(config: Config) -> list[Source]:
     return sources
 
 
+# The layouts of decoders with released weights, which are also their kinds in the configuration.
+DECODERS: dict[type[Module], str] = {FluxDecoder: "flux", MMDiTDecoder: "sd3"}
+DERIVED = ("out_channels", "latent_channels", "patch")  # fields without a configuration key
+
+
 def _decoder(ours: Module, given: str) -> Source:
     key = "codec.decoder.init_from"
-    if not isinstance(ours, FluxDecoder):
+    if (kind := DECODERS.get(type(ours))) is None:
         raise ConfigError(
-            f"{key}={given}: only a FLUX decoder has released weights; leave {key} empty, or set "
-            "--config.codec.decoder.kind=flux"
+            f"{key}={given}: only decoders of kind {' or '.join(DECODERS.values())} have released "
+            f"weights; leave {key} empty, or set --config.codec.decoder.kind=flux"
         )
-    layout, folder = LAYOUTS["flux"], as_path(given)
-    theirs, prefix = module_in(folder, layout), "codec.decoder.flux."
+    layout, folder = LAYOUTS[kind], as_path(given)
+    theirs = module_in(folder, layout)
     names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
-    keys = {name: prefix + name for name in names if name != "out_channels"}
+    # The others follow from these, or from the autoencoder.
+    keys = {name: f"codec.decoder.{kind}.{name}" for name in names if name not in DERIVED}
     check_same(ours.transformer, theirs, keys, key, given)
     return Source(key, ("pixel_decoder", "transformer"), folder, layout, theirs)
 

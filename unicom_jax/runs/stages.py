@@ -26,6 +26,7 @@ from unicom_jax.families.build import (
     build_encoder,
     build_trained_autoencoder,
     build_unified,
+    decoder_group,
     family_of,
 )
 from unicom_jax.families.family import Subtree
@@ -119,8 +120,7 @@ def _slots(config: Config, name: str) -> int:
 
 
 def _codec_remat(config: Config) -> str:
-    flux = config["codec"]["decoder"]["kind"] == "flux"
-    return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
+    return f"{decoder_group(config)}.remat"
 
 
 GRID = ("codec.pool", "unified.fold")  # sides of patch grids are multiples of their product

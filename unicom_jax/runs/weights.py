@@ -70,7 +70,7 @@ def cast_in_use(config: Mapping[str, Any]) -> re.Pattern:
     own = family_of(config).cast
     return re.compile(
         rf"(unified/transformer/|{EYE}/{f'|unified/(?={own})' if own else ''}"
-        r"|codec/pixel_decoder/transformer/(double|single)/(?!.*modulation))"
+        r"|codec/pixel_decoder/transformer/(double|single|dual|joint|last)/(?!.*modulation))"
         r"(?!.*norm).*\b(kernel|bias|table)"
     )
 
