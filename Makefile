@@ -38,10 +38,10 @@ test-slow: $(VENV)/.test ## run the tests that take longer than 20 seconds each
 test-tpu: $(VENV)/.test .libtpu/.done ## compile a small step and the kernels for TPUs without having one, with libtpu (a minute)
 	PYTHONPATH=.libtpu $(BIN)/python -m pytest -q -n 0 -m tpu_aot $(ARGS)
 
-wheel-test: $(VENV)/.runtime ## build the wheel, then train, sample and report with it alone in an empty folder
+wheel-test: $(VENV)/.runtime ## build the wheel, then train, sample, report and export with it alone in an empty folder
 	BIN=$(BIN) .ci/wheel-test
 
-matrix: ## test Python 3.11 to 3.13 with jax 0.10 to 0.12, each in its own environment
+matrix: ## try Python 3.11 to 3.13 with jax 0.10 to 0.12, each pair in its own environment (PAIRS=all: all seven)
 	.ci/matrix
 
 lint: $(VENV)/.test ## check style only

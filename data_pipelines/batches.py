@@ -265,13 +265,15 @@ def prompt_loader(
     start: int = 0,
     share: Share = None,
     *,
-    captioned: bool = True,
+    captions: str = "none",
     questions: bool = False,
     seed: int | None = None,
 ) -> Loader:
     """Pictures for a policy (`PromptBatch`), loaded as by `picture_loader`. The stage's settings
     `max_tokens`, `question_tokens` and `answer_tokens` limit captions, questions and answers.
+    `captions`: as of `PictureConfig`.
     """
+    captioned = captions != "none"
     settings, kind = config[stage], PromptBatches
     if questions:
         asked = {f"{what}_length": settings[f"{what}_tokens"] for what in ("question", "answer")}
@@ -279,7 +281,7 @@ def prompt_loader(
     return make_picture_loader(
         picture_parts(config, stage, split, captioned=captioned),
         tokenizer,
-        _pictures(config, settings["max_tokens"], "last", captioned),
+        _pictures(config, settings["max_tokens"], captions, captioned),
         _loader_config(config, settings["batch_size"], share),
         seed=order_seed(config, split, seed),
         start=start,

@@ -271,6 +271,7 @@ def sequence_config(
         fold=config["unified"]["fold"],
         understanding=unified["understanding"],
         edit_source=unified["edit_source"],
+        edit_words=unified["edit_words"],
         cfg_dropout=cfg_dropout,
         image_dropout=image_dropout,
         noisy_copies=noisy_copies,

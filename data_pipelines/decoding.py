@@ -15,6 +15,7 @@ from PIL import Image as PilImage
 from PIL import ImageCms
 
 from data_pipelines.faults import machine_fault, one_line
+from data_pipelines.incomplete import missing_part
 from unicom_jax.core.paths import LFS, as_path
 
 # Pillow warns of damage in parts that are not used, such as EXIF, and of large pictures below the
@@ -154,6 +155,9 @@ def _decoded(
                     f"{picture.width} x {picture.height} pixels would be decoded, more than "
                     f"{most:,}, the most for this data.image_size: make it smaller"
                 )
+            picture.load()
+            if missing := missing_part(data, picture):
+                raise ValueError(missing)
             return to_srgb(picture)
     except MemoryError:
         raise

@@ -11,6 +11,7 @@ from PIL import Image as PilImage
 
 BOMB = 16
 USUAL = 2**25  # pixels; camera pictures have fewer
+LONGEST = 200  # the aspect ratio of a picture for Qwen2-VL
 SQUARE = ("fixed", "crop", "pad")  # policies under which all pictures have one size
 POLICIES = (*SQUARE, "naflex", "bucket", "bucket_walk")
 Picture = np.ndarray | PilImage.Image
@@ -153,6 +154,39 @@ def naflex_size(height: int, width: int, patch: int, max_tokens: int) -> tuple[i
         else:
             high = scale
     return side(height, low) * patch, side(width, low) * patch
+
+
+def smart_size(
+    height: int, width: int, unit: int, least_pixels: int, most_pixels: int
+) -> tuple[int, int]:
+    """The (height, width), multiples of `unit`, to which Qwen2-VL resizes a picture.
+
+    Each side is rounded to the nearest multiple. If the picture then has too many pixels, both
+    sides are scaled down alike and rounded down; if too few, scaled and rounded up (arXiv
+    2409.12191, `smart_resize` of the released code).
+
+    Raises:
+      ValueError: the picture is longer than 1 : 200.
+    """
+    if max(height, width) > LONGEST * min(height, width):
+        raise ValueError(
+            f"a picture of {height} x {width} is longer than 1 : {LONGEST}, the limit of Qwen2-VL; "
+            "cut it"
+        )
+    rows, columns = round(height / unit), round(width / unit)
+    if rows * columns * unit**2 > most_pixels:
+        shrink = math.sqrt(height * width / most_pixels)
+        rows, columns = (max(1, math.floor(x / shrink / unit)) for x in (height, width))
+    elif rows * columns * unit**2 < least_pixels:
+        grow = math.sqrt(least_pixels / (height * width))
+        rows, columns = (math.ceil(x * grow / unit) for x in (height, width))
+    return rows * unit, columns * unit
+
+
+def resize_smart(image: Picture, unit: int, least_pixels: int, most_pixels: int) -> np.ndarray:
+    """The picture, resized (bicubic) to its `smart_size`: (height, width, 3) uint8."""
+    size = smart_size(*_sides(image), unit, least_pixels, most_pixels)
+    return resize(image, *size, PilImage.Resampling.BICUBIC)
 
 
 @functools.lru_cache(maxsize=64)

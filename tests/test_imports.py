@@ -58,7 +58,12 @@ PACKAGES: dict[str, tuple[str, ...]] = {
     "unicom_jax.cli": ("unicom_jax", "data_pipelines", "experiments"),
     "unicom_jax.__main__": ("unicom_jax.cli",),
     "unicom_jax": (),
-    "data_pipelines.decoding": ("data_pipelines.faults", "unicom_jax.core.paths"),
+    "data_pipelines.decoding": (
+        "data_pipelines.faults",
+        "data_pipelines.incomplete",
+        "unicom_jax.core.paths",
+    ),
+    "data_pipelines.incomplete": (),
     "data_pipelines.examples": HOST_TYPES,
     "data_pipelines.faults": (),
     "data_pipelines.marks": (),

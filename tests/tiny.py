@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from experiments import base
 from unicom_jax.config import UNIFIED_STAGES
-from unicom_jax.config.schema import POLICY_STAGES
+from unicom_jax.config.schema import POLICY_STAGES, ROW_STAGES
 
 
 def tiny_config(**overrides) -> ConfigDict:
@@ -36,12 +36,13 @@ def tiny_config(**overrides) -> ConfigDict:
     config.unified.connector.depth = 1
     for stage in ("semantics", "details"):
         config.unified.cheers[stage].update({"depth": 1, "heads": 2, "kv_heads": 1})
-    for stage in (*base.STAGES, "autoencoder"):
+    for stage in dict.fromkeys((*base.STAGES, "autoencoder", *ROW_STAGES)):
         config[stage].update(
             {"steps": 4, "batch_size": 4, "log_every": 1, "warmup_steps": 1, "save_every": 2}
         )
-    for stage in UNIFIED_STAGES:
+    for stage in ROW_STAGES:
         config[stage].update({"sequence_length": 96, "images_per_row": 6, "window_rows": 4})
+    for stage in UNIFIED_STAGES:
         config[stage].mixture.update({"text_to_image": 0.5, "visual_qa": 0.3, "edit": 0.2})
     for stage in POLICY_STAGES:
         config[stage].update(

@@ -1,5 +1,5 @@
-"""Batches of pictures that a policy describes or redraws: each with its most detailed caption and,
-if requested, one question about it.
+"""Batches of pictures that a policy describes or redraws: each with one of its captions and, if
+requested, one question about it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class PromptBatch(NamedTuple):
     Attributes:
       patches: (B, N, patch * patch * 3) uint8, raster order, zeros after the last patch.
       grids: (B, 2) int32 (rows, columns) of patches.
-      captions: (B, T) int32, the most detailed caption, padded with -1; all -1 if captions are not
-        requested.
+      captions: (B, T) int32, the caption that `PictureConfig.captions` chooses, padded with -1; all
+        -1 if it chooses none.
       questions, answers: (B, q) and (B, a) int32, padded with -1; q = a = 0 if none are requested.
         A question begins with a space, so that it can follow a caption.
       number: (B,) int32, the step of the batch.

@@ -150,6 +150,7 @@ UNSET = {
     "packing.fill": False,
     "packing.views": 0,
     "sequence.image_positions": "grid",
+    "sequence.edit_words": "after",
     "sequence.template_labels": False,
     "sequence.dummies": False,
     "sequence.unconditional": "empty",

@@ -7,15 +7,14 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipelines.decoding import load_file, shown
-from data_pipelines.faults import RecordError, SourceError
-from data_pipelines.preparation.prepare_files import SHARD, Engine, prepare_files
+from data_pipelines.decoding import shown
+from data_pipelines.faults import SourceError
+from data_pipelines.preparation.prepare_files import LIST, Engine, prepare_files
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.openmoji import Settings, prepare_openmoji
 from data_pipelines.sources.parquet import ParquetSource
-from data_pipelines.sources.records import write_records
 from data_pipelines.sources.registry import Source
 from data_pipelines.sources.webdataset import WebDatasetSource
 
@@ -36,24 +35,14 @@ def prepare(
       package: openmoji: the npm package as a directory or .tgz; None fetches it. folder: the
         folder, as `FolderSource` reads it. webdataset, parquet, jsonl: the files.
       size: side of drawn pictures in pixels; None: `SIZE`. Pictures from files keep their size.
-      engine: webdataset, parquet, jsonl: where Apache Beam does the work; None: in this process.
+      engine: of folder, webdataset, parquet and jsonl: where Apache Beam does the work; None: in
+        this process.
 
     Raises:
       SourceError: the data set does not take one of the options, or its preparation fails.
     """
     more = {} if engine is None else {"engine": engine}
     return DATA_SETS[dataset](out, package, size, **more)
-
-
-def _folder(out: Path, package: str | None, size: int | None) -> str:
-    _check_flags("a folder", package, size, "folder? add --package=DIR, with captions.jsonl")
-    source = FolderSource(package, load_file)
-    shards = -(-len(source) // SHARD)
-    try:
-        write_records(out / "examples", source, shards)
-    except RecordError as error:
-        raise SourceError(str(error)) from error  # a line that training would only skip
-    return _written(out, package, len(source), shards)
 
 
 def _files(
@@ -63,28 +52,23 @@ def _files(
     size: int | None,
     engine: Engine | None = None,
 ) -> str:
-    """Writes the records of tar, Parquet or JSONL files in order, without the broken ones."""
-    _check_flags("files", package, size, "files? add --package=PATH, a folder or a pattern")
-    found = prepare_files(open_files, package, out, engine)
-    line = _written(out, package, found.written, found.files)
-    return line + (f"; {found.broken} broken records were left out" if found.broken else "")
-
-
-def _check_flags(what: str, package: str | None, size: int | None, which: str) -> None:
+    """Writes the records of a folder or of files in order, without the broken ones."""
     if package is None:
-        raise SourceError(f"which {which}")
+        raise SourceError("which files? add --package=PATH, a folder or a pattern of files")
     if size is not None:
         raise SourceError(
-            f"--size does nothing for {what}, whose pictures keep their size; leave it out and "
+            "--size does nothing for files, whose pictures keep their size; leave it out and "
             "set --config.data.image_size in training"
         )
-
-
-def _written(out: Path, package: str | None, examples: int, shards: int) -> str:
+    found = prepare_files(open_files, package, out, engine)
+    left_out = ""
+    if found.broken:
+        were = "record was" if found.broken == 1 else "records were"
+        left_out = f"; {found.broken} broken {were} left out, listed in {shown(out / LIST)}"
     return (
-        f"{shown(out)}: {examples} examples of {shown(package)} in {shards} "
-        f"file{'s' * (shards > 1)}; train on them with --config.data.source.kind=array_record "
-        f"{_flag('path', out)}"
+        f"{shown(out)}: {found.written} examples of {shown(package)} in {found.files} "
+        f"file{'s' * (found.files > 1)}{left_out}; train on them with "
+        f"--config.data.source.kind=array_record {_flag('path', out)}"
     )
 
 
@@ -124,7 +108,7 @@ def _flag(key: str, value: str | Path) -> str:
 
 
 DATA_SETS: dict[str, Callable[..., str]] = {
-    "folder": _folder,
+    "folder": functools.partial(_files, FolderSource),
     "jsonl": functools.partial(_files, JsonlSource),
     "openmoji": _openmoji,
     "parquet": functools.partial(_files, ParquetSource),

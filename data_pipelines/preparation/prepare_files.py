@@ -1,4 +1,5 @@
-"""Records of tar, Parquet and JSONL files as ArrayRecord files, written here or by workers.
+"""Records of folders, tar, Parquet and JSONL files as ArrayRecord files, written here or by
+workers.
 
 Every file holds a fixed range of records, so its bytes do not depend on which worker writes it.
 """
@@ -27,7 +28,8 @@ from data_pipelines.sources.registry import Source
 
 SHARD = 10_000  # examples in one file
 MOST_BROKEN = 0.1  # share of the records that may be left out
-NAMED = 3  # left-out records that a message names
+NAMED = 3  # left-out records that are named at once
+LIST = "left_out.txt"  # names all of them, in the folder that is written
 LOG = logging.getLogger(__name__)
 
 
@@ -57,7 +59,7 @@ class Part:
 def prepare_files(
     open_files: Callable[..., Source], package: str, out: Path, engine: Engine | None = None
 ) -> Prepared:
-    """Writes all records that can be read to `out`.
+    """Writes all records that can be read to `out`, and `LIST` if some cannot be.
 
     Args:
       open_files: opens the files, as open_files(package, read=...). With an engine it must be
@@ -65,8 +67,8 @@ def prepare_files(
       engine: None: this process.
 
     Raises:
-      SourceError: more than `MOST_BROKEN` of the records are broken, or the engine gave up. Nothing
-        is written then.
+      SourceError: all records are broken, or more than `MOST_BROKEN` of them and more than `NAMED`,
+        or the engine gave up. Nothing is written then.
     """
     source = open_files(package, read=load_file)
     starts = range(0, len(source), SHARD)
@@ -78,13 +80,28 @@ def prepare_files(
             for path, start in zip(paths, starts, strict=True)
         ]
         if engine is None:
-            return [write_shard(part.path, _readable(source, part, broken)) for part in parts]
-        work = functools.partial(write_part, open_files, package)
-        beam_engine.run(work, parts, out / beam_engine.LOG, *engine)
-        return [_result(part, broken, len(source)) for part in parts]
+            traits = [write_shard(part.path, _readable(source, part, broken)) for part in parts]
+        else:
+            work = functools.partial(write_part, open_files, package)
+            beam_engine.run(work, parts, out / beam_engine.LOG, *engine)
+            traits = [_result(part, broken, len(source)) for part in parts]
+        if len(broken) == len(source):
+            raise SourceError(
+                f"all {len(source)} records are broken, repair the data; the last: {broken[-1]}"
+            )
+        return traits
 
     publish(out / "examples", len(starts), write)
+    _list(out / LIST, broken)
     return Prepared(len(starts), len(source) - len(broken), len(broken))
+
+
+def _list(path: Path, broken: Sequence[str]) -> None:
+    if broken:
+        text = "".join(f"{line}\n" for line in broken)
+        path.write_text(text, encoding="utf-8", errors="backslashreplace")
+    else:
+        path.unlink(missing_ok=True)  # of an earlier preparation
 
 
 def _readable(source: Source, part: Part, broken: list[str]) -> Iterator[Example]:

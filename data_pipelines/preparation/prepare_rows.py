@@ -15,7 +15,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from array_record.python import array_record_module
 
 from data_pipelines.batches import document_stream, document_tokens, row_facts, window_documents
 from data_pipelines.faults import SourceError, one_line
-from data_pipelines.loading.loader import LoaderConfig, PackedBatches
+from data_pipelines.loading.loader import FEWEST, LoaderConfig, PackedBatches
 from data_pipelines.loading.rows import (
     MANIFEST,
     Row,
@@ -254,7 +254,8 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
     """Writes the manifest of a preparation whose files all exist, and returns it.
 
     Raises:
-      SourceError: a file could not be written; the message is that of its worker.
+      SourceError: a file could not be written; the message is that of its worker. Or too many
+        records were unreadable; then training refuses the rows.
     """
     directory = Path(plan.directory)
     for failed in sorted(directory.glob(f"*{FAILED}")):
@@ -272,5 +273,20 @@ def finish(plan: Plan, shards: Sequence[Shard]) -> dict[str, Any]:
             if shard.split == split:
                 counts.update(_read_json(directory / f"{shard.name}.json"))
         about["counts"] = dict(counts)
+    _check_unreadable(plan, manifest)
     _write(directory / MANIFEST, json.dumps({**manifest, "complete": True}, indent=2))
     return manifest
+
+
+def _check_unreadable(plan: Plan, manifest: Mapping[str, Any]) -> None:
+    """The rule of `Loader`, over all rows of a split."""
+    share = ast.literal_eval(plan.config)["data"]["max_unreadable"]
+    for split, about in manifest["splits"].items():
+        unreadable = about["counts"].get("unreadable", 0)
+        seen = unreadable + about["counts"].get("documents", 0)
+        if unreadable > share * max(seen, FEWEST):
+            raise SourceError(
+                f"{plan.directory}: {unreadable} of {seen} records of {split} rows could not be "
+                f"read, more than data.max_unreadable={share} allows: repair the data and prepare "
+                "the rows into another folder, or run the same command with a larger value"
+            )

@@ -4,7 +4,8 @@ where the truth is known.
 The categories are those of GenEval (Ghosh et al. 2023, arXiv:2310.11513), with our exact judge
 instead of an object detector.
 We are stricter in one respect: the picture must contain nothing but what the prompt names, because
-captions here are complete.
+captions here are complete. Counting asks for two objects up to as many as the configuration's
+scenes have, at most four: numbers that no training picture shows would measure extrapolation.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def cases(
       category: one of CATEGORIES.
       count: how many.
       seed: selects the random stream.
-      config: palette, shapes and picture sizes; its object counts are replaced by the category's.
+      config: palette, shapes and picture sizes; its object counts are replaced by the category's,
+        of which counting asks only for those up to its largest one (but for two at least).
 
     Raises:
       ValueError: an unknown category, or a configuration with too few shapes or colours for it.
@@ -77,12 +79,19 @@ def cases(
         raise ValueError(f"category {category!r}; choose from {', '.join(CATEGORIES)}")
     config = config or SceneConfig()
     weights, alike, colours = _FORMS[category]
+    if category == "counting":
+        weights = weights[: max(2, _largest_count(config))]
     if len(weights) == 2 and min(len(config.shapes), len(config.colours)) < 2:
         raise ValueError(f"category {category!r} needs two shapes and two colours in SceneConfig")
     config = dataclasses.replace(
         config, object_weights=weights, alike_share=float(alike), distinct_share=float(not alike)
     )
     return [_case(category, seed, index, colours, config) for index in range(count)]
+
+
+def _largest_count(config: SceneConfig) -> int:
+    """The most objects that a scene of a configuration can have."""
+    return max(count for count, weight in enumerate(config.object_weights, 1) if weight > 0)
 
 
 def _case(

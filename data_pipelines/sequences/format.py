@@ -10,6 +10,7 @@ from unicom_jax.core.batch import Role
 from unicom_jax.core.positions import image_positions
 
 UNCONDITIONAL = ("empty", "masked")
+EDIT_WORDS = ("after", "before")  # the source
 # The roles under which an image is written, by its purpose and the configuration's choice.
 UNDERSTANDING: dict[str, tuple[Role, ...]] = {
     "features": (Role.UNDERSTAND,),
@@ -41,6 +42,9 @@ class SequenceConfig:
       understanding: what an understood image feeds, a key of `UNDERSTANDING`. "sequence_concat"
         writes features and latents as one bidirectional block, both with the image's positions.
       edit_source: the roles under which the source of an edit is written, a key of `EDIT_SOURCE`.
+      edit_words: where the words of an edit are, one of `EDIT_WORDS`. "before": the slots of the
+        source can then read the instruction, and they are always equally far from those of the
+        edited picture, whatever the length of the instruction.
       cfg_dropout: probability that a drawing document is made unconditional
         (`tasks.choose_dropped`).
       unconditional: the form of such a document. "empty": its prompts are empty and its other words
@@ -63,6 +67,7 @@ class SequenceConfig:
     fold: int = 1
     understanding: str = "features"
     edit_source: str = "latents"
+    edit_words: str = "after"
     cfg_dropout: float = 0.1
     image_dropout: float = 0.0
     noisy_copies: int = 1
@@ -80,11 +85,11 @@ class SequenceConfig:
                 raise ValueError(
                     f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(table)}"
                 )
-        if self.unconditional not in UNCONDITIONAL:
-            raise ValueError(
-                f"unconditional {self.unconditional!r} is unknown; choose one of "
-                f"{', '.join(UNCONDITIONAL)}"
-            )
+        for name, values in (("unconditional", UNCONDITIONAL), ("edit_words", EDIT_WORDS)):
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"{name} {getattr(self, name)!r} is unknown; choose one of {', '.join(values)}"
+                )
         if self.pool > 1 and self.understanding == "channel_concat":
             raise ValueError(
                 "channel_concat needs one latent a patch; set pool to 1, or another understanding"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -180,6 +181,17 @@ def build_prefix(
     return writer.finish()
 
 
+def words_before_sources(segments: Sequence[Segment]) -> list[Segment]:
+    """The segments with the words of each prompt that has a picture to edit before its pictures."""
+    ordered: list[Segment] = []
+    for _, group in itertools.groupby(segments, is_response):
+        turn = list(group)
+        if any(isinstance(segment, Image) and segment.role == SOURCE for segment in turn):
+            turn.sort(key=lambda segment: isinstance(segment, Image))
+        ordered += turn
+    return ordered
+
+
 @dataclasses.dataclass
 class _Piece:
     """A run of slots with one role and one image, or one draw if they are NOISY.
@@ -206,6 +218,7 @@ class _Writer:
         self.pieces: list[_Piece] = []
         self.patches: list[np.ndarray] = []
         self.grids: list[tuple[int, int]] = []
+        self.kept: dict[tuple[int, images.ImagePolicy], int] = {}  # the image of each array
         self.draws: list[int] = []  # the image of each
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
@@ -214,6 +227,8 @@ class _Writer:
 
     def write(self, segments: Sequence[Segment]) -> None:
         config, previous = self.config, None
+        if config.edit_words == "before":
+            segments = words_before_sources(segments)
         for index, segment in enumerate(segments):
             response = is_response(segment)
             if isinstance(segment, Text) and segment.apart:
@@ -322,15 +337,20 @@ class _Writer:
         )
 
     def _keep(self, segment: Image) -> int:
-        """Stores a picture's patches and returns its index."""
+        """Stores a picture's patches and returns its index; an array that is both read and drawn is
+        stored once, unless its purposes differ in how it is resized."""
         patch, policy = self.config.patch, self.config.policy_of(segment.role)
+        found = id(segment.pixels), policy
+        if found in self.kept:
+            return self.kept[found]
         try:
             picture = images.prepare(segment.pixels, policy, patch, self.config.unit)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))
         self.grids.append((picture.shape[0] // patch, picture.shape[1] // patch))
-        return len(self.grids) - 1
+        self.kept[found] = len(self.grids) - 1
+        return self.kept[found]
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:
         """Writes the tokens of one image in its place, once for each role: one bidirectional block

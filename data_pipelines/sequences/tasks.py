@@ -27,6 +27,7 @@ from data_pipelines.sources.undecoded import EVERY_PICTURE, ONE_PICTURE, TEXTS_A
 WORDS, PICTURES, NOTHING = "words", "pictures", "nothing"  # what is dropped for guidance
 
 BRIEFLY, IN_DETAIL = "Describe briefly.", "Describe in detail."  # the prompts of image_to_text
+AGAIN = "Draw this picture again."  # the prompt of redraw
 
 
 class BrokenExample(ValueError):
@@ -119,6 +120,19 @@ def half_of(segment: Text, rng: np.random.Generator) -> Text:
 def text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
     (example,) = examples
     return [Text(draw_caption(example, rng)), Image(_picture(example), DRAWN)]
+
+
+def long_text_to_image(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """Text to image from the most detailed caption."""
+    (example,) = examples
+    return [Text(draw_caption(example, rng, last=True)), Image(_picture(example), DRAWN)]
+
+
+def redraw(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
+    """A picture is read as pictures to be understood are, then drawn (RecA: arXiv 2509.07295)."""
+    (example,) = examples
+    picture = _picture(example)
+    return [Image(picture), Text(AGAIN), Image(picture, DRAWN)]
 
 
 def image_to_text(examples: Sequence[Example], rng: np.random.Generator) -> list[Segment]:
@@ -271,6 +285,8 @@ class Task:
 TASKS: dict[str, Task] = {
     "text": Task(text, takes=("captions",)),
     "text_to_image": Task(text_to_image),
+    "long_text_to_image": Task(long_text_to_image),
+    "redraw": Task(redraw, takes=("image",)),
     "image_to_text": Task(image_to_text),
     "visual_qa": Task(visual_qa, needs=("questions",), takes=("image",)),
     "conversation": Task(conversation, needs=("questions",), takes=("image",)),

@@ -319,7 +319,11 @@ def _convert(path: pathlib.Path) -> tokenizers.Tokenizer:
         import transformers  # slow to import, and only these directories need it
 
         with local_copy(path) as folder:
-            loaded = transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+            loaded = transformers.AutoTokenizer.from_pretrained(
+                str(folder),
+                local_files_only=True,
+                trust_remote_code=False,  # else a model with code of its own asks at the terminal
+            )
         text = loaded.backend_tokenizer.to_str()
     except Exception as error:  # its converters raise many types
         reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -16,6 +16,7 @@ import numpy as np
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
+from data_pipelines.sources.lines import check_start
 from data_pipelines.sources.rows import IMAGE_KEYS, example_of, parse_row, read_named
 from data_pipelines.sources.traits import TRAITS
 from unicom_jax.core.paths import as_path, is_remote, open_binary, read_range
@@ -38,8 +39,8 @@ class FolderSource:
       read: path of a picture -> what an `Example` holds for it; `decoding.load_file` keeps files.
 
     Raises:
-      SourceError: the folder or its list is missing, or the list is empty; on access: the disk or
-        the network fails.
+      SourceError: the folder or its list is missing, or the list is empty or not of UTF-8 lines; on
+        access: the disk or the network fails.
     """
 
     def __init__(
@@ -132,6 +133,8 @@ def _line_offsets(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
     numbers, offsets, offset = array("q"), array("q"), 0
     with open_binary(path) as file:
         for number, line in enumerate(file, 1):
+            if number == 1:
+                check_start(path, line)
             if line.strip():
                 numbers.append(number)
                 offsets.append(offset)

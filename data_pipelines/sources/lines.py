@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from unicom_jax.core.paths import LFS, open_binary
 
 # gzip, zstd, bzip2, xz, zip
 COMPRESSED = (b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Lines:
@@ -57,7 +59,7 @@ def scan_lines(path: str, records: Callable[[bytes], bytes]) -> Scan:
       records: a line -> the traits of each record that it holds; most hold one.
 
     Raises:
-      SourceError: it cannot be read, or is compressed.
+      SourceError: it cannot be read, or `check_start` refuses it.
     """
     try:
         return patiently(lambda: _scan(path, records), shown(path))
@@ -67,17 +69,27 @@ def scan_lines(path: str, records: Callable[[bytes], bytes]) -> Scan:
         ) from error
 
 
+def check_start(path: str | os.PathLike, start: bytes) -> None:
+    """Raises a SourceError if a file that begins with `start` does not hold lines of UTF-8."""
+    if start.startswith(COMPRESSED):
+        raise SourceError(
+            f"{shown(path)}: compressed, so single lines cannot be read: decompress it first"
+        )
+    if start.startswith(UTF_16):
+        raise SourceError(
+            f"{shown(path)}: UTF-16 text: convert it to UTF-8, for example with iconv -f UTF-16 "
+            "-t UTF-8"
+        )
+    if start.startswith(LFS.encode()):
+        raise SourceError(f"{shown(path)}: a pointer of Git LFS: run git lfs pull")
+
+
 def _scan(path: str, records: Callable[[bytes], bytes]) -> Scan:
     starts, traits, offset = array("Q"), bytearray(), 0
     with open_binary(path) as file:
         for line in file:
-            if not offset and line.startswith(COMPRESSED):
-                raise SourceError(
-                    f"{shown(path)}: compressed, so single lines cannot be read: decompress it "
-                    "first"
-                )
-            if not offset and line.startswith(LFS.encode()):
-                raise SourceError(f"{shown(path)}: a pointer of Git LFS: run git lfs pull")
+            if not offset:
+                check_start(path, line)
             if line.strip():
                 found = records(line)
                 starts.extend([offset] * len(found))

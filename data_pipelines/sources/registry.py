@@ -72,7 +72,7 @@ def open_source(config: Mapping[str, Any]) -> Source:
     if kind in UNSPLIT:
         how = {"split": options.pop("split", TRAIN), "share": options.pop("held_out", 0.0)}
     arguments = inspect.signature(KINDS[kind]).parameters
-    if "read" not in arguments:  # the kind draws its pictures, or another library reads them
+    if "read" not in arguments:  # the kind draws its pictures
         options.pop("read", None)
     _check_keys(options, arguments, f"data source {kind!r}")
     for name, argument in arguments.items():

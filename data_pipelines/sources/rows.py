@@ -115,6 +115,11 @@ def read_named(folder: pathlib.Path, read: ReadImage, name: Any) -> np.ndarray |
     """The picture with a file name relative to a folder; raises ValueError, as `ReadImage`."""
     if not isinstance(name, str) or not name:
         raise ValueError(f"{name!r} is not a file name: give one relative to {shown(folder)}")
+    if name.startswith(("http://", "https://")):
+        raise ValueError(
+            f"cannot read image {name}: pictures are not fetched from the web; download them "
+            "first, for example with img2dataset"
+        )
     path = joined(folder, name)
     return patiently(lambda: read(path), shown(path))
 

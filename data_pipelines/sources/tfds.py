@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from PIL import Image as PilImage
 
-from data_pipelines.decoding import shown, to_srgb
+from data_pipelines.decoding import load_image, shown, to_srgb
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
 from data_pipelines.sources.files import local_only
+from data_pipelines.sources.rows import ReadImage, read_image
 
 # Where known data sets keep their texts: coco_captions; flickr30k; single captions.
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
@@ -30,6 +31,8 @@ class TfdsSource:
     also gives its questions, edits and plans, and everything in its original order.
 
     The data set must have been prepared with file_format="array_record"; nothing is downloaded.
+    Pictures are decoded as those of other sources, not by TFDS, which ignores EXIF orientations,
+    colour profiles and missing rows.
 
     Args:
       name: a prepared directory (".../coco_captions/2014/1.1.0") or a registered name.
@@ -38,6 +41,7 @@ class TfdsSource:
       image: path of the picture among the features.
       captions: path of the text or texts, or of a class label, whose names then are the captions;
         None: the first of CAPTION_FEATURES that exists.
+      read: bytes of a picture file -> what an `Example` holds for it.
 
     Raises:
       SourceError: there is no such data set, split or feature, or the files are not ArrayRecord.
@@ -50,9 +54,11 @@ class TfdsSource:
         data_dir: str | None = None,
         image: str = "image",
         captions: str | None = None,
+        read: ReadImage = load_image,
     ) -> None:
         local_only(name, "ArrayRecord files")
         self.name, self.split = os.path.expanduser(os.fspath(name)), split
+        self._read = read
         self._data = _open(self.name, split, data_dir)
         features = _leaves(self._data.dataset_info.features)
         self._whole = captions is None and image == "image" and features.keys() >= WHOLE
@@ -61,6 +67,9 @@ class TfdsSource:
         self._captions = self._find("captions", wanted, texts)
         self._classes = getattr(features[self._captions], "names", None)
         self._image = self._find("image", (image,), list(features))
+        self._data.decoders = _nested(
+            {name: _Kept() for name in features if _is_file(features[name])}
+        )
 
     def __len__(self) -> int:
         return len(self._data)
@@ -83,7 +92,7 @@ class TfdsSource:
 
     def _example(self, record: Mapping[str, Any], where: str) -> Example:
         captions = _texts(_at(record, self._captions), self._classes)
-        image = _picture(_at(record, self._image), where)
+        image = _picture(_at(record, self._image), where, self._read)
         if not self._whole:
             return Example(where, image, tuple(sorted(captions, key=len)))
         return Example(
@@ -91,7 +100,7 @@ class TfdsSource:
             image=image,
             captions=captions,
             questions=_questions(record["questions"]),
-            edits=_edits(record["edits"], where),
+            edits=_edits(record["edits"], where, self._read),
             thought=_text(record["thought"]),
         )
 
@@ -191,8 +200,43 @@ def _texts(value: Any, classes: Sequence[str] | None = None) -> tuple[str, ...]:
     return tuple(map(_text, values))
 
 
-def _picture(value: Any, where: str) -> np.ndarray:
-    """(H, W, 3) uint8 of a feature with one, three or four channels, on white where transparent."""
+class _Kept:
+    """In place of TFDS's decoder of a feature: the picture file as it was stored."""
+
+    def setup(self, *, feature: Any) -> None:
+        """Called by TFDS."""
+
+    def decode_example_np(self, stored: Any) -> Any:
+        return stored
+
+    decode_batch_example_np = decode_ragged_example_np = decode_example_np
+
+
+def _is_file(feature: Any) -> bool:
+    """Whether a feature holds picture files of integer levels; floats are stored in a form of
+    TFDS's own."""
+    import tensorflow_datasets as tfds  # as in `_open`
+
+    return isinstance(feature, tfds.features.Image) and feature.np_dtype in (np.uint8, np.uint16)
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a/b": x} -> {"a": {"b": x}}."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        *parents, name = path.split("/")
+        branch = tree
+        for parent in parents:
+            branch = branch.setdefault(parent, {})
+        branch[name] = value
+    return tree
+
+
+def _picture(value: Any, where: str, read: ReadImage) -> Any:
+    """What `read` makes of a picture file, or the (H, W, 3) uint8 array of another feature with
+    one, three or four channels, on white where transparent."""
+    if isinstance(value, bytes):
+        return read_image(value, where, read)
     image = np.asarray(value)
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or image.dtype != np.uint8:
         raise RecordError(
@@ -209,7 +253,7 @@ def _questions(rows: Mapping[str, Any]) -> tuple[Question, ...]:
     return tuple(map(Question, *(_texts(rows[name]) for name in ("question", "answer", "kind"))))
 
 
-def _edits(rows: Mapping[str, Any], where: str) -> tuple[Edit, ...]:
-    targets = [_picture(target, f"{where} edit target") for target in rows["target"]]
+def _edits(rows: Mapping[str, Any], where: str, read: ReadImage) -> tuple[Edit, ...]:
+    targets = [_picture(target, f"{where} edit target", read) for target in rows["target"]]
     words = (_texts(rows[name]) for name in ("instruction", "kind", "caption"))
     return tuple(Edit(i, t, k, c) for t, i, k, c in zip(targets, *words, strict=True))

@@ -31,11 +31,11 @@ def truncate(workdir: Path, step: int, item: str) -> None:
                 file.truncate(path.stat().st_size // 2)
 
 
-def differences(calm: Path, soaked: Path) -> list[str]:
-    """In what the last checkpoint of the two runs, and their metrics, are not the same."""
+def differences(calm: Path, soaked: Path, label: str = STAGE) -> list[str]:
+    """In what the last checkpoint of a stage of the two runs, and its metrics, are not the same."""
     found = []
     for item in ITEMS:
-        left, right = (_read(workdir, item) for workdir in (calm, soaked))
+        left, right = (_read(workdir / label, item) for workdir in (calm, soaked))
         if left.keys() != right.keys():
             found.append(f"{item}: other names")
         found += [
@@ -43,15 +43,15 @@ def differences(calm: Path, soaked: Path) -> list[str]:
             for name in left.keys() & right.keys()
             if left[name].tobytes() != right[name].tobytes()
         ]
-    left, right = (_curve(workdir) for workdir in (calm, soaked))
+    left, right = (_curve(workdir / label) for workdir in (calm, soaked))
     found += [f"metrics of step {step}" for step in left if left[step] != right.get(step)]
     return found
 
 
-def _read(workdir: Path, item: str) -> dict[str, np.ndarray]:
-    """All leaves of an item by their path."""
-    step = files.stage_steps(workdir, STAGE)[-1]
-    path = (workdir / STAGE / "checkpoints" / str(step) / item).absolute()
+def _read(stage: Path, item: str) -> dict[str, np.ndarray]:
+    """All leaves of an item, in the folder of a stage, by their path."""
+    step = files.stage_steps(stage.parent, stage.name)[-1]
+    path = (stage / "checkpoints" / str(step) / item).absolute()
     if item == files.POSITION:
         tree = json.loads((path / "metadata").read_text(encoding="utf-8"))
     else:
@@ -61,8 +61,8 @@ def _read(workdir: Path, item: str) -> dict[str, np.ndarray]:
     return {jax.tree_util.keystr(name): np.asarray(leaf) for name, leaf in leaves}
 
 
-def _curve(workdir: Path) -> dict[int, dict]:
-    lines = map(json.loads, (workdir / STAGE / "metrics.jsonl").open(encoding="utf-8"))
+def _curve(stage: Path) -> dict[int, dict]:
+    lines = map(json.loads, (stage / "metrics.jsonl").open(encoding="utf-8"))
     return {
         line["step"]: {
             key: value

@@ -31,11 +31,13 @@ class Plan:
     Attributes:
       kill: at which batch, with which signal, after how many seconds more.
       full, free: when the disk is filled up, and when it is freed.
+      stages: labels of the stages whose batches are counted.
     """
 
     kill: tuple[int, int, float] = (-1, 0, 0.0)
     full: int = -1
     free: int = -1
+    stages: tuple[str, ...] = (STAGE,)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +113,8 @@ def _train(flags: list[str], poison: Poison, plan: Plan, ballast: Path) -> int:
 
     def stage_loader(config, name, tokenizer, part, start, share):
         loader = made(config, name, tokenizer, part, start, share)
-        return Poisoned(loader, poison, happen) if (name, part) == (STAGE, "train") else loader
+        counted = part == "train" and name in plan.stages
+        return Poisoned(loader, poison, happen) if counted else loader
 
     training.loading.stage_loader = stage_loader
     sys.argv = ["unicom", "train", *flags]

@@ -219,6 +219,28 @@ def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
         check_on_mesh("pretrain", config, {"context": 4})
 
 
+@pytest.mark.parametrize("read", ["latents", "channel_concat", "sequence_concat"])
+def test_redrawing_a_picture_whose_latents_are_read_is_refused(read):
+    config = tiny_config(unified__understanding=read)
+    with pytest.raises(ConfigError, match=f"reca has the task redraw with .*understanding={read}"):
+        check_settings(config, ("reca",))
+    check_settings(config, ("longcap", "sft"))
+    config.sft.mixture.redraw = 0.1
+    with pytest.raises(ConfigError, match="sft has the task redraw"):
+        check_settings(config, ("sft",))
+
+
+def test_redrawing_by_a_source_of_its_own_is_looked_at():
+    config = base.get_config()
+    config.unified.understanding = "latents"
+    config.sft.mixture.text_to_image = config.pretrain.mixture.text_to_image = 1.0
+    sources = "({'kind':'scenes','name':'a','tasks':'redraw','stages':'sft'},{'kind':'scenes'})"
+    apply_overrides(config, [f"--config.data.sources={sources}"])
+    with pytest.raises(ConfigError, match="sft has the task redraw"):
+        check_settings(config, ("sft",))
+    check_settings(config, ("pretrain",))
+
+
 def test_only_the_stages_that_run_are_looked_at():
     check_settings(tiny_config(sft__log_every=0), ("encoder", "codec", "pretrain"))
 

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from unicom_jax.core.positions import (
+    RopeScaling,
     apply_paired_rope,
     apply_rope,
     axial_rope,
     image_positions,
+    picture_positions,
     rope,
 )
 
@@ -79,6 +81,48 @@ def test_text_rotation_equals_the_qwen_rotation_of_transformers():
     reference, _ = qwen.apply_rotary_pos_emb(tensor, tensor, cos, sin)
     ours = apply_rope(jnp.asarray(x), *rope(_diagonal(40), 16, 1e6))
     np.testing.assert_allclose(ours, reference.transpose(1, 2), atol=1e-5)
+
+
+SECTIONS = (2, 3, 3)
+
+
+@pytest.mark.parametrize("kind", ["default", "yarn"])
+def test_sections_turn_as_in_the_qwen_vl_rotation_of_transformers(kind):
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("transformers.models.qwen2_5_vl.modeling_qwen2_5_vl")
+    from transformers import Qwen2_5_VLTextConfig
+
+    parameters = {"rope_theta": 1e4, "rope_type": kind, "mrope_section": list(SECTIONS)}
+    scaling = RopeScaling()
+    if kind == "yarn":
+        parameters |= {"factor": 4.0, "original_max_position_embeddings": 64}
+        scaling = RopeScaling("yarn", 4.0, 64)
+    config = Qwen2_5_VLTextConfig(hidden_size=32, num_attention_heads=2, rope_parameters=parameters)
+    positions = np.random.default_rng(0).integers(0, 200, (2, 9, 3))
+    ids = torch.from_numpy(np.moveaxis(positions, -1, 0).copy())
+    expected = theirs.Qwen2_5_VLRotaryEmbedding(config)(torch.zeros(1), ids)
+    ours = rope(jnp.asarray(positions), 16, 1e4, scaling, SECTIONS)
+    for one, other in zip(ours, expected, strict=True):  # theirs has both halves of a head
+        np.testing.assert_allclose(np.tile(one, 2), other, atol=1e-5)
+
+
+def test_positions_of_other_axes_than_the_sections_are_refused():
+    with pytest.raises(ValueError, match=r"positions have 2 coordinates, but .* take 3"):
+        rope(_diagonal(4), 16, 1e4, sections=SECTIONS)
+
+
+def test_text_after_a_picture_continues_past_its_longer_side():
+    """Text, a picture of 2 x 3 at position 1, text from 1 + 3, and padding."""
+    slots = np.arange(10)[None]
+    positions, after, found = picture_positions(
+        jnp.asarray((slots >= 1) & (slots < 7)), jnp.asarray(slots < 9), jnp.asarray([[(2, 3)]])
+    )
+    time = [0, 1, 1, 1, 1, 1, 1, 4, 5, 0]
+    row = [0, 1, 1, 1, 2, 2, 2, 4, 5, 0]
+    column = [0, 1, 2, 3, 1, 2, 3, 4, 5, 0]
+    np.testing.assert_array_equal(positions[0].T, [time, row, column])
+    np.testing.assert_array_equal(after, [6])
+    np.testing.assert_array_equal(found[0, :, 1], [0, 0, 1, 2, 3, 4, 5, 0, 0, 0])
 
 
 @pytest.mark.parametrize("axis, turned", [(0, {0, 2}), (1, {1, 3})], ids=["y", "x"])

@@ -18,6 +18,7 @@ from data_pipelines.images import (
     patchify,
     prepare,
     resize_and_crop,
+    smart_size,
     unpatchify,
     walk_buckets,
 )
@@ -55,8 +56,9 @@ def test_naflex_sizes_fit_and_could_not_be_scaled_up(height, width, patch, limit
 @given(st.integers(50, 3000), st.integers(50, 3000))
 def test_naflex_scales_both_sides_alike_and_rounds_each_up_to_the_patch(height, width):
     rows, cols = (side / 16 for side in naflex_size(height, width, 16, 1024))
-    # One scale s with rows - 1 < s * height <= rows and cols - 1 < s * width <= cols.
-    assert (rows - 1) / height < cols / width and (cols - 1) / width < rows / height
+    # One scale s with rows - 1 < s * height <= rows and cols - 1 < s * width <= cols. Where both
+    # bounds meet (160 x 200), rounding decides whether a side is a multiple or just above it.
+    assert (rows - 1) / height <= cols / width and (cols - 1) / width <= rows / height
 
 
 def test_naflex_sizes_are_those_of_siglip_2():
@@ -66,6 +68,21 @@ def test_naflex_sizes_are_those_of_siglip_2():
         for limit in (64, 256, 1024):
             theirs = processing.get_image_size_for_max_num_patches(height, width, 16, limit)
             assert naflex_size(height, width, 16, limit) == tuple(theirs)
+
+
+def test_smart_sizes_are_those_of_qwen2_vl():
+    processing = pytest.importorskip("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl")
+    rng = np.random.default_rng(0)
+    for height, width in [*rng.integers(1, 3000, (300, 2)).tolist(), (14, 42), (1, 200)]:
+        if max(height, width) <= 200 * min(height, width):
+            for least, most in ((56**2, 28**2 * 1280), (256 * 28**2, 300 * 28**2)):
+                theirs = processing.smart_resize(height, width, 28, least, most)
+                assert smart_size(height, width, 28, least, most) == tuple(theirs)
+
+
+def test_a_picture_too_long_for_qwen2_vl_is_refused():
+    with pytest.raises(ValueError, match="a picture of 3 x 601 is longer than 1 : 200"):
+        smart_size(3, 601, 28, 56**2, 28**2 * 1280)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
+from tests.exchange.log_probs import both_log_probs
 from tests.exchange.own_types import theirs
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
@@ -108,6 +109,12 @@ def assert_same_outputs(generator, model):
 
 def test_every_output_is_that_of_jax(generator, model):
     assert_same_outputs(generator, model)
+
+
+def test_log_probabilities_of_captions_are_those_of_jax(generator, model):
+    ours, theirs = both_log_probs(generator, model)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    assert np.ptp(ours) > 1e-2  # the tokens are not all alike likely
 
 
 def test_edits_of_the_released_grid_are_those_of_jax(generator, model):

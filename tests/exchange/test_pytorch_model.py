@@ -13,6 +13,7 @@ from data_pipelines.images import prepare
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
+from tests.exchange.log_probs import both_log_probs
 from tests.exchange.own_types import theirs
 from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run
@@ -62,6 +63,7 @@ CONFIGURATIONS = {
         "encoder__naflex": True,
         "unified__understanding": "channel_concat",
         "unified__edit_source": "features",
+        "unified__edit_words": "before",
         "unified__head__kind": "mlp",
         "codec__compressor": "identity",
     },
@@ -200,6 +202,12 @@ def test_the_gradients_of_language_model_and_head_are_those_of_jax(run, model, m
     assert compared == len([name for name, p in parameters.items() if p.grad is not None])
 
 
+def test_log_probabilities_of_captions_are_those_of_jax(generator, model):
+    ours, theirs = both_log_probs(generator, model)
+    np.testing.assert_allclose(theirs, ours, rtol=0, atol=1e-5)
+    assert np.ptp(ours) > 1e-2  # the tokens are not all alike likely
+
+
 def unicom_paths(tree, prefix="unified"):
     if not isinstance(tree, dict):
         return {prefix: np.asarray(tree)}
@@ -231,15 +239,15 @@ TALK = (
 
 @pytest.mark.parametrize("segments", TALK)
 @pytest.mark.parametrize(
-    "understanding, source", [("features", "latents"), ("sequence_concat", "both")]
+    "understanding, source, words",
+    [("features", "latents", "after"), ("sequence_concat", "both", "before")],
 )
 def test_a_conversation_is_written_slot_for_slot_as_in_jax(
-    generator, model, segments, understanding, source, monkeypatch
+    generator, model, segments, understanding, source, words, monkeypatch
 ):
-    sequence = generator.sequence.__class__(
-        **{**vars(generator.sequence), "understanding": understanding, "edit_source": source}
-    )
-    template = {**model.config.sequence, "understanding": understanding, "edit_source": source}
+    changed = {"understanding": understanding, "edit_source": source, "edit_words": words}
+    sequence = generator.sequence.__class__(**{**vars(generator.sequence), **changed})
+    template = {**model.config.sequence, **changed}
     monkeypatch.setattr(model.processor, "sequence", template)
     expected = build_prefix(segments, generator.tokenizer, sequence, VISION_START)
     prefix = model.processor.prefix([theirs(model, s) for s in segments], VISION_START)

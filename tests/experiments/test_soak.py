@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.soak import check
+from experiments.soak import check, policies
 from experiments.soak.__main__ import KILL, STOP, Soak
 from experiments.soak.data import LOG_EVERY, MAX_SKIPPED, SAVE_EVERY, STAGE, make_poison
 from experiments.soak.life import End, Plan, fork, wait
@@ -97,8 +97,14 @@ def test_a_life_is_a_process_whose_status_and_words_come_back(tmp_path):
     assert wait(fork(lambda: os.kill(os.getpid(), signal.SIGKILL), tmp_path / "log")) == -9
 
 
+def test_turns_are_long_enough_for_the_kills():
+    for kills in (1, 3, 20, 50):
+        assert len(policies.TURNS) * policies.steps_for(kills) >= kills * policies.MOST / 2
+
+
 @pytest.mark.slow
-def test_nothing_is_lost_in_a_short_soak(tmp_path):
-    command = [sys.executable, "-m", "experiments.soak", "--kills=3", f"--folder={tmp_path}/soak"]
+@pytest.mark.parametrize("module", ["experiments.soak", "experiments.soak.policies"])
+def test_nothing_is_lost_in_a_short_soak(tmp_path, module):
+    command = [sys.executable, "-m", module, "--kills=3", f"--folder={tmp_path}/soak"]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + ended.stderr

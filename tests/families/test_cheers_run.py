@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import chex
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.data.samples import picture
 from tests.families.real_runs import assert_resumes_bit_for_bit, restored, settings_of, train
 from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
+from tests.training.toy import assert_trees_differ
 from unicom_jax.config import ConfigError
 from unicom_jax.families.build import build_autoencoder, build_encoder, build_unified
 from unicom_jax.inference.generator import Generator
 from unicom_jax.runs.configuration import open_run
+from unicom_jax.training.run import run_stages
 
 pytestmark = pytest.mark.slow
 CHOSEN = {  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
@@ -89,6 +93,36 @@ def test_the_generator_draws_edits_and_answers(run):
     assert not np.array_equal(first, other)
     assert generator.edit(PICTURES, "paint it green", **drawing)[1].shape == (32, 32, 3)
     assert len(generator.answer(PICTURES, "how many?", max_tokens=2)) == 2
+
+
+def test_captioner_and_drawer_learn_in_turns(run, tmp_path):
+    """Rewards are those without a frozen encoder, which this family does not have."""
+    workdir, labels = shutil.copytree(run, tmp_path / "run"), ("g4u", "u4g")
+    rewards = {f"{label}__rewards__{one}": 1.0 for label in labels for one in ("scenes", "latents")}
+    none = {f"{label}__rewards__cosine": 0.0 for label in labels}
+    changes = {"stages": ("pretrain", *labels), "u4g__learning_rate": 1e-2, **rewards, **none}
+    config = tiny_config(**{**CHOSEN, **changes})
+    config.data.update(
+        {k: settings_of(run).data[k] for k in ("vocab_size", "tokenizer_fingerprint")}
+    )
+    run_stages(config, workdir, Console(quiet=True), labels)
+    module = build_unified(config)
+    before, described, drew = (restored(workdir, one, module) for one in ("pretrain", *labels))
+    for part in before.keys() - {"transformer"}:  # the captioner learns words alone
+        chex.assert_trees_all_equal(before[part], described[part], strict=True)
+    assert_trees_differ(before["transformer"], described["transformer"])
+    for part in ("transformer", "head", "decoder", "vision"):  # the drawer all that draws
+        assert_trees_differ(described[part], drew[part])
+    for label in labels:
+        line = json.loads((workdir / label / "metrics.jsonl").read_text().splitlines()[0])
+        assert np.isfinite([line["loss/reward/latents"], line["loss/policy"]]).all()
+        facts = json.loads((workdir / label / "stage.json").read_text(encoding="utf-8"))
+        assert facts["compilations"] == facts["prepare_compilations"] == 1
+    again = shutil.copytree(workdir, tmp_path / "again")
+    shutil.rmtree(again / "u4g/checkpoints/2")
+    (again / "u4g/stage.json").unlink()
+    run_stages(config, again, Console(quiet=True), ("u4g",))
+    chex.assert_trees_all_equal(restored(again, "u4g", module), drew, strict=True)
 
 
 def test_a_run_of_the_other_family_is_refused(tmp_path):

@@ -16,7 +16,7 @@ from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.tokenizer import train_tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.inference.chat import chat
-from unicom_jax.inference.command import check_length, size_of
+from unicom_jax.inference.command import check_length, check_longest, size_of
 from unicom_jax.inference.pictures import contact_sheet
 
 
@@ -127,6 +127,13 @@ def test_a_long_prompt_is_remarked_on_and_an_absurd_one_refused():
     assert "training rows had 20" in shown.getvalue()
     with pytest.raises(ValueError, match="shorten the text to less than 160 tokens"):
         check_length([Text("word " * 300)], generator, console)
+
+
+def test_an_answer_absurdly_longer_than_a_training_row_is_refused():
+    generator = stand_in(pretrain__sequence_length=20)
+    check_longest(160, generator)
+    with pytest.raises(ValueError, match="--max-tokens=161: .* of 20 tokens; give at most 160"):
+        check_longest(161, generator)
 
 
 def test_a_contact_sheet_holds_pictures_of_different_sizes_in_reading_order():

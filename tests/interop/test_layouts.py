@@ -24,6 +24,7 @@ from unicom_jax.interop.tensors import WeightsError, open_tensors
 from unicom_jax.models.autoencoder import flux_autoencoder
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
+from unicom_jax.models.qwen_vl import QWEN_VL_SIZES
 from unicom_jax.models.text_encoder import TextEncoder
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -56,7 +57,9 @@ def test_a_file_comes_back_byte_for_byte(tmp_path, kind, dtype):
     assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "given" / file).read_bytes()
 
 
-@pytest.mark.parametrize("kind", ["naflex_full", "qwen2_untied", "autoencoder", "flux", "sd3"])
+@pytest.mark.parametrize(
+    "kind", ["naflex_full", "qwen2_untied", "qwen_vl_untied", "autoencoder", "flux", "sd3"]
+)
 def test_shards_come_back_bit_for_bit(tmp_path, kind):
     layout, model = foreign.make(kind)
     model.save_pretrained(tmp_path / "given", max_shard_size="20KB")
@@ -111,6 +114,14 @@ def answer(model, kind: str):
             pooled_projections=torch.randn(2, 6, generator=generator),
             timestep=torch.tensor([300.0, 700.0]),
         ).sample
+    if kind.startswith("qwen_vl"):
+        ids = torch.tensor([[3, *[45] * 6, 9]])
+        return model(
+            input_ids=ids,
+            mm_token_type_ids=(ids == 45).int(),
+            pixel_values=torch.randn(24, 24, generator=generator),
+            image_grid_thw=torch.tensor([[1, 4, 6]]),
+        ).logits
     if kind == "autoencoder":
         return model(pictures["pixel_values"]).sample
     inputs = {"vision": pictures, "full": {**tokens, **pictures}}.get(kind.split("_")[1], tokens)
@@ -241,7 +252,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["fixed_vision", "naflex_text", "qwen3_untied", "autoencoder", "flux", "sd3"]
+    "kind",
+    ["fixed_vision", "naflex_text", "qwen3_untied", "qwen_vl_tied", "autoencoder", "flux", "sd3"],
 )
 def test_damaged_weights_are_named_in_one_line(tmp_path, kind):
     layout, model = foreign.make(kind)
@@ -494,13 +506,15 @@ def test_a_write_that_fails_midway_leaves_nothing(tmp_path):
 SO400M = VisionEncoder.named("so400m")  # NaFlex, patch 16, 256 positions
 SO400M_TEXT = TextEncoder.named("so400m", out_dim=1152)
 # Parameters as the Hub counts them in the files of google/siglip2-so400m-patch16-naflex,
-# Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B and black-forest-labs/FLUX.1-dev/vae.
+# Qwen/Qwen2.5-1.5B, Qwen/Qwen2.5-7B, Qwen/Qwen2.5-VL-3B-Instruct and
+# black-forest-labs/FLUX.1-dev/vae.
 PUBLISHED = {
     "siglip2-so400m vision": ("siglip", SO400M, 427_888_064),
     "siglip2-so400m text": ("siglip", SO400M_TEXT, 707_782_896),
     "siglip2-so400m": ("siglip", Contrastive(SO400M, SO400M_TEXT), 1_135_670_962),
     "qwen2.5-1.5b": ("qwen", TRANSFORMER_SIZES["qwen2.5-1.5b"](), 1_543_714_304),
     "qwen2.5-7b": ("qwen", TRANSFORMER_SIZES["qwen2.5-7b"](), 7_615_616_512),
+    "qwen2.5-vl-3b": ("qwen_vl", QWEN_VL_SIZES["qwen2.5-vl-3b"](), 3_754_622_976),
     "flux vae": ("autoencoder", flux_autoencoder(), 83_819_683),
 }
 
@@ -519,7 +533,8 @@ def test_the_table_names_the_tensors_of_the_full_size_reference(name):
     with torch.device("meta"):
         reference = full_size(LAYOUTS[layout].describe(module))
     named = places(LAYOUTS[layout].table(module), module.specs())
-    theirs = {key: tuple(weight.shape) for key, weight in reference.named_parameters()}
+    released = LAYOUTS[layout].new_name
+    theirs = {released(key): tuple(weight.shape) for key, weight in reference.named_parameters()}
     assert {key: place.shape for key, place in named.items()} == theirs
 
 

@@ -89,6 +89,29 @@ def test_a_wrong_flag_is_reported_in_one_line(config, capsys, flags, message):
     assert message in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--estimate", "--keep=x"], "--keep does nothing with --estimate"),
+        (["--search", "--keep=x"], "--keep does nothing with --search"),
+        (["--search", "--estimate", "--compile=2"], "--compile does nothing with --estimate"),
+        (["--compile=2"], "--compile does nothing without --search"),
+        (["--search", "--compile=-1"], "--compile=-1: give at least 0"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(config, capsys, flags, message):
+    assert main(["plan", config, "--topology=cpu:1", *flags]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_programs_cannot_be_kept_without_a_compiler(config, capsys, tmp_path):
+    if importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("JAX's CUDA compiler is installed")
+    assert main(["plan", config, "--topology=h100:8", f"--keep={tmp_path / 'hlo'}"]) == 1
+    assert "--keep writes compiled programs, and compiling needs JAX's" in capsys.readouterr().err
+
+
 def test_without_a_compiler_the_table_is_an_estimate_and_says_what_is_missing(config, capsys):
     if importlib.util.find_spec("jax_cuda12_plugin"):
         pytest.skip("JAX's CUDA compiler is installed")

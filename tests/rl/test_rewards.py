@@ -42,13 +42,37 @@ def test_the_judge_counts_facts_that_were_kept_lost_and_invented():
     np.testing.assert_allclose(found, [1.0, 8 / 10, 5 / 9], rtol=1e-6)
 
 
-def test_a_caption_is_scored_against_the_picture_by_the_judge():
-    texts = [long_caption(scene).encode() for scene in (PAIR, GREEN, ALONE)]
-    tokens = np.full((3, max(map(len, texts))), -1)
+def tokens_of(*texts):
+    """Bytes as tokens, padded with -1."""
+    tokens = np.full((len(texts), max(map(len, texts))), -1)
     for row, text in zip(tokens, texts, strict=True):
-        row[: len(text)] = list(text)
-    reward = rewards.LongCaption(lambda ids: bytes(ids).decode(), PATCH)
-    found = jax.jit(reward)({}, ORIGINALS, Samples(tokens=jnp.array(tokens)))
+        row[: len(text)] = list(text.encode())
+    return jnp.array(tokens)
+
+
+def decode(ids):
+    return bytes(ids).decode()
+
+
+def test_a_drawing_is_correct_if_it_has_all_that_its_caption_says_and_nothing_else():
+    """Drawings: a red circle and a blue star; a green circle and the star; the red circle."""
+    reward = jax.jit(rewards.CaptionDrawn(decode, PATCH))
+
+    def found(*texts):
+        return reward({}, ORIGINALS, DRAWN.replace(tokens=tokens_of(*texts))).tolist()
+
+    both = "a circle and a star"
+    assert found(both, both, both) == [1, 1, 0]
+    assert found("a red circle left of a blue star", *["a red circle"] * 2) == [1, 0, 1]
+    assert found("a red circle right of a blue star", "a green circle", "words") == [0, 0, 0]
+    on_white = "a red circle on a white background"
+    assert found(on_white, on_white, on_white) == [0, 0, 1]
+
+
+def test_a_caption_is_scored_against_the_picture_by_the_judge():
+    tokens = tokens_of(*(long_caption(scene) for scene in (PAIR, GREEN, ALONE)))
+    reward = rewards.LongCaption(decode, PATCH)
+    found = jax.jit(reward)({}, ORIGINALS, Samples(tokens=tokens))
     # "exactly one object" of two is an invented fact too
     np.testing.assert_allclose(found, [1.0, 8 / 10, 5 / 10], rtol=1e-6)
 

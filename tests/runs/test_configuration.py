@@ -180,6 +180,13 @@ def test_a_stage_of_which_only_a_repetition_was_trained_has_started(workdir):
         change(workdir, "pretrain.learning_rate=0.5")
 
 
+@pytest.mark.parametrize("stage", ["g4u", "u4g", "longcap", "reca"])
+def test_the_model_is_fixed_once_any_stage_of_it_has_started(workdir, stage):
+    start(workdir, stage)
+    with pytest.raises(ConfigError, match="unified.transformer.width"):
+        change(workdir, "unified.transformer.width=64")
+
+
 def test_a_history_that_is_cut_is_named(workdir):
     start(workdir, "pretrain")
     store(change(workdir, "pretrain.batch_size=8", allow=True), workdir)

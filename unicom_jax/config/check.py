@@ -14,7 +14,7 @@ from unicom_jax.config.check_data import check_data, check_stage_sources
 from unicom_jax.config.key import NEUTRAL, ConfigError, Key, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.unified import CHEERS
-from unicom_jax.config.schema import KEYS, POLICY_STAGES, STAGES, UNIFIED_STAGES, value_at, values
+from unicom_jax.config.schema import KEYS, POLICY_STAGES, ROW_STAGES, STAGES, value_at, values
 
 Config = Mapping[str, Any]
 
@@ -32,7 +32,7 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     others = set(STAGES) - set(stages)
     for name, value in values(config):
         # The towers of `encoder` and the sizes of `codec` matter to stages after them, too.
-        if name in KEYS and name.split(".")[0] not in others & set(UNIFIED_STAGES):
+        if name in KEYS and name.split(".")[0] not in others & set(ROW_STAGES):
             checked(name, KEYS[name], value)
     if not config["stages"]:
         raise ConfigError("stages=() trains nothing; give at least one stage")
@@ -41,7 +41,7 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     _check_codec(config)
     if any(STAGES[stage] is AUTOENCODER for stage in stages):
         _check_autoencoder(config)
-    if set(stages) & {*UNIFIED_STAGES, *POLICY_STAGES}:
+    if set(stages) & {*ROW_STAGES, *POLICY_STAGES}:
         _check_unified(config)
     if config["wandb_project"] and importlib.util.find_spec("wandb") is None:
         raise ConfigError(
@@ -51,9 +51,10 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
     for stage in stages:
         _check_stage(stage, config[stage])
         check_stage_sources(stage, config)
-        if stage in UNIFIED_STAGES:
+        if stage in ROW_STAGES:
             _check_rows(stage, config[stage])
             _check_parts(stage, config)
+            _check_redrawing(stage, config)
         if stage in POLICY_STAGES:
             _check_rewards(stage, config[stage])
 
@@ -68,6 +69,23 @@ def _check_parts(stage: str, config: Config) -> None:
             )
     if config[stage]["eval_by_source"] and not config["data"]["sources"]:
         raise ConfigError(f"{stage}.eval_by_source=True needs data.sources; leave it out")
+
+
+def _check_redrawing(stage: str, config: Config) -> None:
+    """What is drawn again is not read as the very latents that are drawn."""
+    read = config["unified"]["understanding"]
+    if read != "features" and _reads_task(stage, config, "redraw"):
+        raise ConfigError(
+            f"{stage} has the task redraw with unified.understanding={read}: the latents to be "
+            "drawn would be read, and copying them teaches nothing; set unified.understanding="
+            "features, or leave the task out"
+        )
+
+
+def _reads_task(stage: str, config: Config, task: str) -> bool:
+    """Whether the stage's mixture, or one of its sources, has a share of the task."""
+    own = [s for s in config["data"]["sources"] if stage in (s["stages"] or (stage,))]
+    return any(tasks.get(task) for tasks in (config[stage]["mixture"], *(s["tasks"] for s in own)))
 
 
 def _check_encoder(config: Config) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from unicom_jax.config.key import ConfigError
 from unicom_jax.config.keys.data import SQUARE
-from unicom_jax.config.schema import KEYS, STAGES, UNIFIED_STAGES
+from unicom_jax.config.schema import KEYS, ROW_STAGES, STAGES
 
 Config = Mapping[str, Any]
 SCENE_SIDES = range(16, 4097)  # pixels
@@ -122,7 +122,7 @@ def check_stage_sources(stage: str, config: Config) -> None:
             f"none of data.sources is for stage {stage!r}; add it to the stages of one, or leave "
             "them ()"
         )
-    if stage not in UNIFIED_STAGES:
+    if stage not in ROW_STAGES:
         return
     shares = {task: share for task, share in settings["mixture"].items() if share}
     open_ones = [s for s in own if not s["tasks"]]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from unicom_jax.config.key import NEUTRAL, RECORDED, STRUCTURAL, ConfigError, Group, Key
-from unicom_jax.config.schema import DECLARED, UNIFIED_STAGES, declared, group_of
+from unicom_jax.config.key import NEUTRAL, RECORDED, STRUCTURAL, ConfigError, Group, Key, flatten
+from unicom_jax.config.schema import DECLARED, ROW_STAGES, UNIFIED_STAGES, declared, group_of
 
 ON_RESUME = {
     NEUTRAL: "may change",
@@ -74,10 +74,22 @@ def reference_page() -> str:
     parts = [PAGE_HEAD, "## General\n\n", _table("", _plain(DECLARED))]
     shared = UNIFIED_STAGES[0]
     for name, entry in DECLARED.items():
-        if isinstance(entry, Group) and name not in UNIFIED_STAGES[1:]:
-            title = ", ".join(UNIFIED_STAGES) if name == shared else name
-            parts.append(f"\n## {title}\n\n{_about_group(name, entry, title)}")
+        if not isinstance(entry, Group) or name in UNIFIED_STAGES[1:]:
+            continue
+        if name in ROW_STAGES and name != shared:
+            parts.append(f"\n## {name}\n\n{_about_changes(name, entry, DECLARED[shared])}")
+            continue
+        title = ", ".join(UNIFIED_STAGES) if name == shared else name
+        parts.append(f"\n## {title}\n\n{_about_group(name, entry, title)}")
     return "".join(parts)
+
+
+def _about_changes(name: str, group: Group, shared: Group) -> str:
+    """A group by its differences from another one with the same keys."""
+    keys, known = flatten(group.keys), flatten(shared.keys)
+    changed = {inner: key for inner, key in keys.items() if key != known[inner]}
+    others = f"It has the keys of {', '.join(UNIFIED_STAGES)}, with these other defaults:"
+    return f"{group.meaning} {others}\n\n{_table(name, changed)}"
 
 
 def _about_group(name: str, group: Group, title: str) -> str:

@@ -82,7 +82,12 @@ def call_in_file(path: str, function: str) -> Any:
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:
-        raise ConfigError(f"{_place(file, error)}: {_reason(error)}") from error
+        raise ConfigError(failure(file, error)) from error
+
+
+def failure(file: Path, error: Exception | SystemExit) -> str:
+    """What is wrong with the code of a configuration file, and where; one line."""
+    return f"{_place(file, error)}: {_reason(error)}"
 
 
 @contextlib.contextmanager

@@ -20,7 +20,12 @@ from unicom_jax.config.keys.codec import CODEC
 from unicom_jax.config.keys.data import DATA
 from unicom_jax.config.keys.encoder import ENCODER
 from unicom_jax.config.keys.policy import CAPTIONER, DRAWER
-from unicom_jax.config.keys.training import TRAINING, UNIFIED_STAGE
+from unicom_jax.config.keys.training import (
+    LONG_CAPTIONS,
+    REDRAWING,
+    TRAINING,
+    UNIFIED_STAGE,
+)
 from unicom_jax.config.keys.unified import UNIFIED
 from unicom_jax.config.keys.use import EVALUATION, SAMPLE
 
@@ -33,11 +38,14 @@ STAGES: dict[str, Group] = {
         stage: Group(f"The stage {stage} of the unified model.", UNIFIED_STAGE)
         for stage in ("align", "pretrain", "continue", "sft")
     },
+    "longcap": LONG_CAPTIONS,
+    "reca": REDRAWING,
     "g4u": CAPTIONER,
     "u4g": DRAWER,
 }
 POLICY_STAGES = tuple(name for name, group in STAGES.items() if group in (CAPTIONER, DRAWER))
 UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is UNIFIED_STAGE)
+ROW_STAGES = tuple(name for name, group in STAGES.items() if "mixture" in group.keys)
 
 DECLARED: dict[str, Key | Group] = {
     "seed": Key(0, "Seed of all random numbers.", least=0, most=2**31 - 1),

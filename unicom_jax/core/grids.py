@@ -43,7 +43,7 @@ def join_windows(
     columns = corner[..., 1] + jnp.arange(side)
     source = (rows * grids[:, 1, None, None, None] + columns).reshape(batch, -1, 1)
     windows = jnp.take_along_axis(x, source, axis=1, mode="clip")
-    return _check_windows(windows.reshape(batch, -1, side**2 * channels), grids, side)
+    return check_windows(windows.reshape(batch, -1, side**2 * channels), grids, side)
 
 
 def split_windows(
@@ -54,14 +54,14 @@ def split_windows(
         return x
     batch, windows, channels = x.shape
     tokens = windows * side**2
-    x = _check_windows(x, grids, side).reshape(batch, tokens, channels // side**2)
+    x = check_windows(x, grids, side).reshape(batch, tokens, channels // side**2)
     row, column = jnp.moveaxis(token_places(grids, tokens), -1, 0)
     window = (row // side) * (grids[:, 1, None] // side) + column // side
     source = window * side**2 + (row % side) * side + column % side
     return jnp.take_along_axis(x, source[..., None], axis=1, mode="clip")
 
 
-def _check_windows(x: jax.Array, grids: jax.Array, side: int) -> jax.Array:
+def check_windows(x: jax.Array, grids: jax.Array, side: int) -> jax.Array:
     """Raises for images that windows do not fill; under jit, where grids are unknown, returns NaN
     for them."""
     uneven = grids % side != 0

@@ -206,18 +206,19 @@ class Mlp(Module):
 
 @dataclasses.dataclass(frozen=True)
 class SwiGlu(Module):
-    """down(silu(gate(x)) * up(x)), no biases (Shazeer 2020, as in Qwen2)."""
+    """down(silu(gate(x)) * up(x)), by default without biases (Shazeer 2020, as in Qwen2)."""
 
     dim: int
     hidden_dim: int
+    bias: bool = False
 
     @property
     def wide(self) -> Linear:
-        return Linear(self.dim, self.hidden_dim, bias=False, axes=("embed", "mlp"))
+        return Linear(self.dim, self.hidden_dim, self.bias, axes=("embed", "mlp"))
 
     @property
     def down(self) -> Linear:
-        return Linear(self.hidden_dim, self.dim, bias=False, axes=("mlp", "embed"))
+        return Linear(self.hidden_dim, self.dim, self.bias, axes=("mlp", "embed"))
 
     def specs(self) -> Specs:
         return {"gate": self.wide.specs(), "up": self.wide.specs(), "down": self.down.specs()}

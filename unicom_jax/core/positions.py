@@ -5,17 +5,21 @@ has its own row and column, centred on the diagonal point that the image's middl
 as text, or, optionally, a position on the diagonal as text has. The frequencies of a head rotate
 alternately with y and with x, so on the diagonal the rotation is RoPE (Su et al., arXiv:2104.09864)
 and weights trained with RoPE keep their meaning.
+
+Models of the Qwen2-VL family have three dimensions instead (time, row, column), each of which turns
+its own section of the frequencies (M-RoPE, arXiv:2409.12191 §2.1; `picture_positions`).
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32, Real
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32, Real
 
 # Cosines and sines of the rotation angles; half = D / 2 for a head of D channels.
 Turns = tuple[Float32[Array, "B S half"], Float32[Array, "B S half"]]
@@ -82,24 +86,35 @@ UNSCALED = RopeScaling()
 
 
 def rope(
-    positions: Real[Array, "B S 2"],
+    positions: Real[Array, "B S axes"],
     head_dim: int,
     theta: float,
     scaling: RopeScaling = UNSCALED,
+    sections: tuple[int, ...] = (),
 ) -> Turns:
-    """(cos, sin) of the rotation angles. Even frequencies rotate with y, odd ones with x.
+    """(cos, sin) of the rotation angles.
 
     Args:
-      positions: (y, x).
+      positions: (y, x) or, with sections, a coordinate for each of them.
       head_dim: even number of channels of a head.
       theta: base; frequency i is theta ** (-2 i / head_dim).
       scaling: for contexts longer than the model was trained with.
+      sections: (): even frequencies rotate with y, odd ones with x. Otherwise how many successive
+        frequencies rotate with each coordinate; they sum to head_dim / 2.
     """
     if head_dim % 2:
         raise ValueError(f"rotary positions turn pairs of channels; head_dim {head_dim} is odd")
+    if positions.shape[-1] != (axes := len(sections) or 2):
+        raise ValueError(
+            f"positions have {positions.shape[-1]} coordinates, but rotary sections {sections} "
+            f"take {axes}"
+        )
     frequencies = scaling.frequencies(head_dim, theta)
-    y, x = positions[..., :1].astype(jnp.float32), positions[..., 1:].astype(jnp.float32)
-    angles = jnp.where(np.arange(head_dim // 2) % 2 == 0, y, x) * frequencies
+    if sections:
+        angles = _by_axis(positions, np.split(frequencies, np.cumsum(sections[:-1])))
+    else:
+        y, x = positions[..., :1].astype(jnp.float32), positions[..., 1:].astype(jnp.float32)
+        angles = jnp.where(np.arange(head_dim // 2) % 2 == 0, y, x) * frequencies
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if scaling.magnitude == 1.0:
         return cos, sin
@@ -118,13 +133,19 @@ def axial_rope(
     """
     if any(dim % 2 for dim in dims):
         raise ValueError(f"rotary positions turn pairs of channels; one of {dims} is odd")
-    angles = [
-        places[..., axis, None].astype(jnp.float32)
-        * (theta ** (-2.0 * np.arange(dim // 2) / dim)).astype(np.float32)
-        for axis, dim in enumerate(dims)
-    ]
-    angles = jnp.concatenate(angles, axis=-1)
+    frequencies = [(theta ** (-2.0 * np.arange(dim // 2) / dim)).astype(np.float32) for dim in dims]
+    angles = _by_axis(places, frequencies)
     return jnp.cos(angles), jnp.sin(angles)
+
+
+def _by_axis(
+    places: Real[Array, "B S axes"], frequencies: Sequence[Float32[np.ndarray, " part"]]
+) -> Float32[Array, "B S half"]:
+    """Angles of the frequencies of every axis, one axis after the other."""
+    angles = [
+        places[..., axis, None].astype(jnp.float32) * part for axis, part in enumerate(frequencies)
+    ]
+    return jnp.concatenate(angles, axis=-1)
 
 
 def apply_rope(
@@ -176,3 +197,47 @@ def image_positions(
     y = start + (tokens - rows) // 2 + row
     x = start + (tokens - cols) // 2 + column
     return np.stack([y, x], axis=-1).astype(np.int32)
+
+
+def picture_positions(
+    is_picture: Bool[Array, "B S"],
+    used: Bool[Array, "B S"],
+    grids: Int[Array, "B M 2"],
+) -> tuple[Int32[Array, "B S 3"], Int32[Array, " B"], Int32[Array, "B S 2"]]:
+    """Positions (time, row, column) of text with still pictures in it, as in Qwen2-VL.
+
+    Text counts up along all three axes. A picture that starts at p has the positions
+    (p, p + row, p + column), and what follows it continues at p + max(rows, columns).
+
+    Args:
+      is_picture: slots that hold a token of a picture, the first picture's first, in raster order.
+      used: slots in use; the others get position 0 and do not count.
+      grids: (rows, columns) of every picture in tokens; (0, 0): no picture.
+
+    Returns:
+      The positions; that of the next text token of each row; and for every slot the number of the
+      picture in its row and of the token in the picture (0 for text).
+    """
+    is_picture = is_picture & used
+    sizes = grids[..., 0] * grids[..., 1]
+    stops = jnp.cumsum(sizes, axis=1)
+    number = jnp.cumsum(is_picture, axis=1) - 1  # among all picture tokens of the row
+    # Slots before the first picture have -1, those after the last one its number plus one or less.
+    picture = jnp.sum(number[..., None] >= stops[:, None], axis=-1)
+    picture = jnp.where(is_picture, jnp.minimum(picture, grids.shape[1] - 1), 0)
+
+    def of_picture(values: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(values, picture, axis=1)
+
+    token = jnp.where(is_picture, number - of_picture(stops - sizes), 0)
+    columns = jnp.maximum(of_picture(grids[..., 1]), 1)
+    last = token == of_picture(sizes) - 1
+    advance = jnp.where(is_picture, jnp.where(last, of_picture(grids.max(axis=-1)), 0), 1)
+    advance = jnp.where(used, advance, 0)
+    total = jnp.cumsum(advance, axis=1)
+    # A picture's tokens share a start, since only the last one advances.
+    start = (total - advance)[..., None]
+    offset = jnp.stack([jnp.zeros_like(token), token // columns, token % columns], axis=-1)
+    positions = jnp.where(used[..., None], start + offset, 0)
+    found = jnp.stack([picture, token], axis=-1)
+    return positions.astype(jnp.int32), total[:, -1].astype(jnp.int32), found.astype(jnp.int32)

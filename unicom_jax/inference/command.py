@@ -44,7 +44,7 @@ READS = {
 OPTIONS = tuple(dict.fromkeys(option for options in READS.values() for option in options))
 DEFAULT_OUT = "sample.png"
 ABOUT_ONE = re.compile(r"Image (\d+):")  # see `about_image`
-ABSURD = 8  # text as long as this many training rows is refused
+ABSURD = 8  # text as long as this many training rows is refused, to read or to write
 
 
 class Request(NamedTuple):
@@ -72,8 +72,8 @@ def run_sample(args: argparse.Namespace, console: Console) -> None:
     What can be checked without the model is checked before the model is loaded.
 
     Raises:
-      ValueError: conflicting flags, empty or absurdly long words, an unreadable picture, or a size
-        that the model does not draw.
+      ValueError: conflicting flags, empty or absurdly long words, more of them asked for than the
+        model can write, an unreadable picture, or a size that the model does not draw.
       CheckpointError, TokenizerError: the checkpoint cannot be used.
     """
     mode = mode_of(args)
@@ -89,6 +89,8 @@ def run_sample(args: argparse.Namespace, console: Console) -> None:
     options["seed"] = args.seed
     if "size" in given:
         options["size"] = size_of(given["size"], generator)
+    if "max_tokens" in given:
+        check_longest(given["max_tokens"], generator)
     RUN[mode](generator, Request(given, images, out, options), console)
 
 
@@ -190,8 +192,7 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
     Raises:
       ValueError: it is absurdly more.
     """
-    stages = row_stages(generator.config)
-    trained = max(generator.config[name]["sequence_length"] for name in stages)
+    trained = _trained_rows(generator)
     length = len(build_prefix(segments, generator.tokenizer, generator.sequence, VISION_START))
     if length > ABSURD * trained:
         raise ValueError(
@@ -203,6 +204,22 @@ def check_length(segments: Sequence[Segment], generator: Generator, console: Con
             f"! {length} tokens, but training rows had {trained}: quality may suffer",
             soft_wrap=True,
         )
+
+
+def check_longest(max_tokens: int, generator: Generator) -> None:
+    """Raises a ValueError if the model should write absurdly more than it ever saw in training."""
+    trained = _trained_rows(generator)
+    if max_tokens > ABSURD * trained:
+        raise ValueError(
+            f"--max-tokens={max_tokens}: the model learned from rows of {trained} tokens; give at "
+            f"most {ABSURD * trained}"
+        )
+
+
+def _trained_rows(generator: Generator) -> int:
+    """Slots of the longest rows that the model learned from."""
+    stages = row_stages(generator.config)
+    return max(generator.config[name]["sequence_length"] for name in stages)
 
 
 # ---- the modes --------------------------------------------------------------------------------

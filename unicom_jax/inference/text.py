@@ -168,7 +168,7 @@ def generate(
         hidden, cache = pathway.transformer(
             params["transformer"],
             embedded.astype(pathway.compute_dtype),
-            jnp.stack([position, position], axis=-1),
+            pathway.transformer.text_positions(position),
             mask,
             state.cache,
             slot,

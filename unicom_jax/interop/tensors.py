@@ -75,8 +75,18 @@ class TensorFolder:
     unread: Path | None = None
 
     def renamed(self, new_name: Callable[[str], str]) -> TensorFolder:
-        """The same tensors under other names."""
-        facts = {new_name(name): fact for name, fact in self.facts.items()}
+        """The same tensors under other names.
+
+        Raises:
+          WeightsError: two tensors get the same name.
+        """
+        facts: dict[str, TensorFact] = {}
+        for name, fact in self.facts.items():
+            if (new := new_name(name)) in facts:
+                raise WeightsError(
+                    f"{self.path} has {new} twice, once as {name}; remove one of the two"
+                )
+            facts[new] = fact
         return dataclasses.replace(self, facts=facts)
 
     def read_finite(self, name: str, window: Sequence[slice] = ()) -> np.ndarray:

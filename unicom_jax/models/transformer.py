@@ -128,6 +128,8 @@ class Transformer(Module):
     `unroll`: blocks per iteration of the loop over blocks. More than one lets the compiler reorder
     work across blocks, at a proportional cost in compile time; numbers change only by rounding.
     `rope_scaling`, `rope_factor`, `rope_length`: see `core.positions.RopeScaling`.
+    `rope_sections`: frequencies that rotate with each coordinate of a position, see
+    `core.positions.rope`; (): positions are (y, x).
     """
 
     vocab_size: int
@@ -141,6 +143,7 @@ class Transformer(Module):
     rope_scaling: str = "none"
     rope_factor: float = 1.0
     rope_length: int = 0
+    rope_sections: tuple[int, ...] = ()
     qkv_bias: bool = True
     qk_norm: bool = False
     tied_head: bool = True
@@ -162,6 +165,11 @@ class Transformer(Module):
             raise ValueError(
                 f"head_dim={self.head_dim} is odd; rotary positions turn channel pairs"
             )
+        if self.rope_sections and sum(self.rope_sections) != self.head_dim // 2:
+            raise ValueError(
+                f"rope_sections={self.rope_sections} sum to {sum(self.rope_sections)}, but "
+                f"head_dim={self.head_dim} has {self.head_dim // 2} rotary frequencies"
+            )
         check_remat(self.remat)
         if self.logit_softcap < 0:
             raise ValueError(
@@ -177,6 +185,15 @@ class Transformer(Module):
     @property
     def scaling(self) -> RopeScaling:
         return RopeScaling(self.rope_scaling, self.rope_factor, self.rope_length)
+
+    @property
+    def rope_axes(self) -> int:
+        """Coordinates of a position."""
+        return len(self.rope_sections) or 2
+
+    def text_positions(self, index: Int[Array, "*B"]) -> Int[Array, "*B {self.rope_axes}"]:
+        """Positions of text tokens, which are equal along all axes."""
+        return jnp.broadcast_to(index[..., None], (*index.shape, self.rope_axes))
 
     @property
     def embedding(self) -> Embedding:
@@ -250,7 +267,7 @@ class Transformer(Module):
         self,
         params: Params,
         hidden: Float[Array, "B S {self.width}"],
-        positions: Int[Array, "B S 2"],
+        positions: Int[Array, "B S {self.rope_axes}"],
         mask: MaskIntervals,
         cache: KVCache | None = None,
         start: int | Int[Array, ""] = 0,
@@ -259,7 +276,7 @@ class Transformer(Module):
 
         Args:
           hidden: embeddings; their dtype is the compute dtype.
-          positions: (y, x).
+          positions: (y, x), or a coordinate for each of `rope_sections`.
           mask: intervals over the S slots or, with a cache, over its T slots.
           cache: None, or the cache of earlier calls. The new keys and values are written to its
             slots [start, start + S) before the queries read it.
@@ -268,7 +285,7 @@ class Transformer(Module):
         Returns:
           Hidden states after the final norm, and the updated cache (None without one).
         """
-        angles = rope(positions, self.head_dim, self.rope_theta, self.scaling)
+        angles = rope(positions, self.head_dim, self.rope_theta, self.scaling, self.rope_sections)
         if cache is None:
             hidden = self._run(params["blocks"], hidden, angles, mask)
         else:

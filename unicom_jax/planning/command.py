@@ -17,6 +17,7 @@ from unicom_jax.parallel.plan.topology import Topology, missing_compiler, parse_
 from unicom_jax.parallel.xla_flags import OFF, add_flags, describe_flags
 from unicom_jax.planning.estimate import estimate_stage
 from unicom_jax.planning.plan import GIB, StagePlan, plan_stage
+from unicom_jax.planning.plan_flags import COMPILED
 from unicom_jax.planning.program import assume_flux
 from unicom_jax.planning.sampling import SAMPLE, SamplePlan, plan_sampling
 from unicom_jax.planning.search import nearest_fit, search
@@ -45,10 +46,9 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
       DoesNotFit: a stage needs more memory than a device has.
     """
     jax.config.update("jax_platforms", "cpu")  # leaves this machine's accelerators free
-    config, topology = (
-        resolve(args.config, args.overrides),
-        parse_topology(args.topology, args.slices),
-    )
+    topology = parse_topology(args.topology, args.slices)
+    _check_flags(args, topology)
+    config = resolve(args.config, args.overrides)
     # A repeated stage gets one plan.
     stages = tuple(dict.fromkeys(args.stage.split(",") if args.stage else config.stages))
     for name in stages:
@@ -72,7 +72,8 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     for note in filter(None, notes):
         console.print(f"! {note}", markup=False, soft_wrap=True)
     if args.search:
-        _search(config, stages, topology, 0 if args.estimate else args.compile, console)
+        compiled = COMPILED if args.compile is None else args.compile
+        _search(config, stages, topology, 0 if args.estimate else compiled, console)
         return
     keep = Path(args.keep) if args.keep else None
     compiles = not (args.estimate or missing_compiler(topology))
@@ -94,6 +95,20 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
     _check_fit(config, plans)
     if samples:
         _check_sampling(drawn)
+
+
+def _check_flags(args: argparse.Namespace, topology: Topology) -> None:
+    """Refuses flags that would do nothing."""
+    for flag, others in (("keep", ("search", "estimate")), ("compile", ("estimate",))):
+        for other in others:
+            if getattr(args, flag) is not None and getattr(args, other):
+                raise ConfigError(f"--{flag} does nothing with --{other}; leave one of them out")
+    if args.compile is not None and not args.search:
+        raise ConfigError("--compile does nothing without --search; leave it out")
+    if args.compile is not None and args.compile < 0:
+        raise ConfigError(f"--compile={args.compile}: give at least 0")
+    if args.keep is not None and (missing := missing_compiler(topology)):
+        raise ConfigError(f"--keep writes compiled programs, and compiling needs {missing}")
 
 
 def _about_packed(config: ConfigDict) -> str:

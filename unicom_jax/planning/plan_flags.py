@@ -33,6 +33,8 @@ docs/plan.md says how to read the table, and how far to trust it.
 
 Exit status 1 when a stage does not fit into memory; the message names a setting that should."""
 
+COMPILED = 3  # settings of a search
+
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", required=True, metavar="FILE", help="as for unicom train")
@@ -61,7 +63,6 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--compile",
         type=int,
-        default=3,
         metavar="N",
-        help="number of settings that a search compiles; default 3",
+        help=f"number of settings that a search compiles; default {COMPILED}",
     )

@@ -67,7 +67,7 @@ def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
             settings["window_held"],
             SdeStep(settings["noise_level"]),
         ),
-        true_captions=settings["captions"] == "data",
+        true_captions=settings["captions"] != "own",
     )
 
 
@@ -189,6 +189,12 @@ def _own(
     return reward
 
 
+def _correct(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    return rewards.CaptionDrawn(tokenizer.decode, config["data"]["patch"])
+
+
 def _long_caption(
     name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
 ) -> Reward:
@@ -201,6 +207,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "pixels": lambda *how: rewards.pixel_distance,
     "latents": _latents,
     "scenes": lambda name, config, *how: rewards.ScenesJudge(config["data"]["patch"]),
+    "correct": _correct,
     "own": _own,
     "long_caption": _long_caption,
     "answers": _answers,

@@ -89,7 +89,7 @@ class Drawer:
         knows. `codec_steps`: flow steps of the painting.
       times: K, of objectives that noise a finished picture again.
       window: of `FlowGrpo`.
-      true_captions: the data's captions instead of the model's own descriptions.
+      true_captions: captions of the data instead of the model's own descriptions.
     """
 
     models: Models

@@ -19,6 +19,9 @@ from jaxtyping import Array, Float, Float32, Int
 
 from data_pipelines.images import unpatchify
 from data_pipelines.scenes.agreement import Account, agreement, seen_in
+from data_pipelines.scenes.facts import check
+from data_pipelines.scenes.judge import read_scene
+from data_pipelines.scenes.language import CaptionError, parse
 from data_pipelines.scenes.long_captions import score_long
 from unicom_jax.core.activations import on_own_pictures
 from unicom_jax.core.grids import token_mask
@@ -124,6 +127,35 @@ class ScenesJudge:
 
 
 @dataclasses.dataclass(frozen=True)
+class CaptionDrawn:
+    """1 where the judge finds in the drawing all that its caption says and no further object, else
+    0: what Scenes-GenEval counts. A caption outside the grammar of Scenes has 0.
+
+    Attributes:
+      decode: token ids of a caption to its text.
+    """
+
+    decode: Callable[[list[int]], str]
+    patch: int
+
+    def __call__(self, frozen: Params, originals: Originals, samples: Samples) -> jax.Array:
+        del frozen
+        return on_host(self._scores, to_bytes(samples.patches), originals.grids, samples.tokens)
+
+    def _scores(self, drawn: np.ndarray, grids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+        rows = zip(drawn, grids, tokens, strict=True)
+        return np.array([self._holds(words, made, grid) for made, grid, words in rows])
+
+    def _holds(self, words: np.ndarray, made: np.ndarray, grid: np.ndarray) -> bool:
+        try:
+            claimed = parse(self.decode(words[words >= 0].tolist()))
+        except CaptionError:
+            return False
+        reading = read_scene(picture_of(made, grid, self.patch))
+        return check(claimed, reading.objects, reading.background)[0]
+
+
+@dataclasses.dataclass(frozen=True)
 class LongCaption:
     """How far a long caption of Scenes agrees with the judge's reading of the original.
 
@@ -152,7 +184,12 @@ class LongCaption:
 
 def read_account(patches: np.ndarray, grid: np.ndarray, patch: int) -> Account:
     """What the judge reads in a picture (N, C) uint8 of rows x columns patches."""
-    return seen_in(unpatchify(patches, int(grid[0]), int(grid[1]), patch))
+    return seen_in(picture_of(patches, grid, patch))
+
+
+def picture_of(patches: np.ndarray, grid: np.ndarray, patch: int) -> np.ndarray:
+    """The picture (H, W, 3) of patches (N, C), of which `grid` has rows x columns."""
+    return unpatchify(patches, int(grid[0]), int(grid[1]), patch)
 
 
 # ---- words alone ------------------------------------------------------------------------------

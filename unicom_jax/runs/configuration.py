@@ -17,8 +17,6 @@ from ml_collections import ConfigDict
 
 from unicom_jax.config import (
     KEYS,
-    STAGES,
-    UNIFIED_STAGES,
     ConfigError,
     apply_overrides,
     complete,
@@ -31,7 +29,7 @@ from unicom_jax.config.files import check_values
 from unicom_jax.config.key import NEUTRAL, RECORDED, STRUCTURAL
 from unicom_jax.config.schema import declared
 from unicom_jax.interop.atomic import write_text
-from unicom_jax.runs.stages import parse, spec_of
+from unicom_jax.runs.stages import STAGES, UNIFIED, parse, spec_of
 from unicom_jax.runs.workdir import CONFIG, HISTORY, read_json, stage_steps
 
 
@@ -235,12 +233,13 @@ def _check_change(
 def _started(name: str, workdir: Path, stored: Mapping[str, Any]) -> bool:
     """Whether a stage that depends on the key has a checkpoint."""
     first = name.split(".")[0]
+    of_model = {stage for stage, spec in STAGES.items() if spec.part == UNIFIED.part}
     if first in STAGES:
         stages: Iterable[str] = (first,)
     elif first == "unified":
-        stages = UNIFIED_STAGES
+        stages = of_model
     elif name == "data.padded_vocab_size":  # matters only for weights that are trained here
-        stages = (*stored["stages"], *UNIFIED_STAGES)
+        stages = (*stored["stages"], *of_model)
     else:
         stages = STAGES
     return not _started_stages(workdir).isdisjoint(stages)

@@ -25,6 +25,10 @@ def _captioned(label: str, *arguments: Any, **options: Any) -> Loader:
     return picture_loader(*arguments, captioned=True, **options)
 
 
+# By a stage's setting `captions`: which caption of its data `PictureConfig` reads.
+CAPTIONS = {"own": "none", "data": "last", "any": "any"}
+
+
 def _prompts(
     label: str, config: Mapping[str, Any], stage: str, *how: Any, **options: Any
 ) -> Loader:
@@ -34,7 +38,7 @@ def _prompts(
         config,
         stage,
         *how,
-        captioned=settings.get("captions") == "data",
+        captions=CAPTIONS[settings.get("captions", "own")],
         questions=settings["rewards"].get("answers", 0.0) > 0,
         **options,
     )

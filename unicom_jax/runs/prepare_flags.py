@@ -15,6 +15,8 @@ convert a data set, for --config.data.source:
   unicom data prepare parquet --package=tables --out=data/tables     # jsonl: the same
   unicom data prepare parquet --package=tables --out=data/tables --workers=8   # with Apache Beam
 
+  Broken records are left out, and OUT/left_out.txt lists them; more than a tenth is an error.
+
 pack rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
   unicom train --config=experiments/quickstart.py --workdir=runs/q --config.data.packed=data/q
@@ -33,11 +35,11 @@ pack rows, for --config.data.packed:
       --runner=FlinkRunner --flink_master=host:8081 --parallelism=256"""
 
 
-FILES = ("jsonl", "parquet", "webdataset")
+FILES = ("folder", "jsonl", "parquet", "webdataset")
 
 
 def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", choices=(*FILES, "folder", "openmoji", "scenes", "packed"))
+    parser.add_argument("dataset", choices=(*FILES, "openmoji", "scenes", "packed"))
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     sets = parser.add_argument_group("data sets")
     sets.add_argument(
@@ -75,7 +77,7 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         metavar="TYPE",
         help="float32 (default), or bfloat16 or float16 (half the size, rounded once)",
     )
-    beam = parser.add_argument_group("packed, jsonl, parquet, webdataset: with Apache Beam")
+    beam = parser.add_argument_group("packed, folder, jsonl, parquet, webdataset: with Apache Beam")
     beam.add_argument(
         "--workers", type=_at_least(1), metavar="N", help="local processes; packed: 1 by default"
     )

@@ -207,6 +207,8 @@ STAGES: dict[str, StageSpec] = {
         _unified("pretrain"),
         _unified("continue"),
         _unified("sft"),
+        _unified("longcap"),
+        _unified("reca"),
         _policy("g4u", loss="captioner"),
         _policy("u4g", loss="drawer"),
     )

@@ -15,6 +15,7 @@ def get_sweep() -> Sweep:
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,12 +24,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from unicom_jax.config import ConfigError
-from unicom_jax.config.files import call_in_file, check_values, set_values
+from unicom_jax.config.files import call_in_file, check_values, failure, set_values
 from unicom_jax.runs.stages import parse
 
 Change = Mapping[str, Any] | Callable[[ConfigDict], ConfigDict | None]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 SPLITS = ("development", "test")
+# Field -> its type, and an example.
+TYPES = {
+    "variants": (Mapping, "a dict, such as {'narrow': {}, 'wide': {'pretrain.steps': 2}}"),
+    "seeds": (Sequence, "a tuple of numbers, such as (0, 1, 2)"),
+    "scores": (Sequence, "a tuple of texts, such as ('understanding/qa',)"),
+    "minutes": (int | float, "a number of CPU minutes, such as 90"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,24 +130,33 @@ def _check(sweep: Sweep) -> None:
             f"config is a {type(sweep.config).__name__}; give a ConfigDict, such as "
             "experiments.base.get_config() returns"
         )
+    for field, (kind, example) in TYPES.items():
+        value = getattr(sweep, field)
+        if not isinstance(value, kind) or isinstance(value, str | bool):
+            raise ConfigError(f"{field}={value!r} is a {type(value).__name__}; give {example}")
     for field in ("variants", "seeds", "scores"):
         if not getattr(sweep, field):
             raise ConfigError(f"{field} is empty; give at least one")
     for name in sweep.variants:
-        if not NAME.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise ConfigError(
                 f"variant {name!r} names a folder; use letters, digits, and . _ + - behind the "
                 "first one"
             )
     for name, change in sweep.variants.items():
+        if not callable(change) and not isinstance(change, Mapping):
+            raise ConfigError(
+                f"variant {name!r} is {change!r}; give values by dotted key, such as "
+                "{'pretrain.steps': 2}, or a function"
+            )
         if not callable(change) and "seed" in change:
             raise ConfigError(f"variant {name!r} sets the seed; list seeds in seeds=(0, 1, ...)")
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise ConfigError(f"seeds={tuple(sweep.seeds)} has one twice; remove it")
     if sweep.split not in SPLITS:
         raise ConfigError(f"split={sweep.split!r} is unknown; choose {' or '.join(SPLITS)}")
-    if not sweep.minutes > 0:
-        raise ConfigError(f"minutes={sweep.minutes} leaves no time; give CPU minutes above 0")
+    if not 0 < sweep.minutes < math.inf:
+        raise ConfigError(f"minutes={sweep.minutes} is no limit of time; give CPU minutes above 0")
     for score in sweep.scores:
         _check_score(score)
     for contrast in sweep.contrasts:
@@ -176,13 +193,27 @@ def variant_config(sweep: Sweep, name: str, seed: int) -> ConfigDict:
     change = sweep.variants[name]
     try:
         if callable(change):
-            config = change(config) or config
+            config = _called(change, config)
             check_values(config)
         else:
             set_values(config, change)
         set_values(config, {"seed": seed})
     except ConfigError as error:
         raise ConfigError(f"variant {name}: {error}") from error
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(f"variant {name}: {error!r}; see docs/keys.md for the keys") from error
     return config
+
+
+def _called(change: Callable[[ConfigDict], ConfigDict | None], config: ConfigDict) -> ConfigDict:
+    """The configuration that a function of a sweep's file changed or returned."""
+    try:
+        found = change(config)
+    except ConfigError:
+        raise
+    except Exception as error:
+        code = getattr(change, "__code__", None)
+        raise ConfigError(failure(Path(code.co_filename if code else "?"), error)) from error
+    if not isinstance(found, ConfigDict | None):
+        raise ConfigError(
+            f"its function returns {type(found).__name__}; return a ConfigDict, or nothing"
+        )
+    return config if found is None else found

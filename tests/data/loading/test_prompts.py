@@ -1,4 +1,4 @@
-"""Batches for a policy: pictures with their most detailed caption, and a question that fits."""
+"""Batches for a policy: pictures with one of their captions, and a question that fits."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from tests.data.samples import tokenizer
 SOURCE = ScenesSource(SceneConfig(sizes=((32, 32),)), seed=5, size=8)
 
 
-def batches(rows=4, share=None, **options):
-    pictures = PictureConfig(16, ImagePolicy("fixed", 32), text_length=200, captions="last")
+def batches(rows=4, share=None, captions="last", **options):
+    pictures = PictureConfig(16, ImagePolicy("fixed", 32), text_length=200, captions=captions)
     config = LoaderConfig(rows, share)
     return PromptBatches([WeightedSource(SOURCE)], tokenizer(), pictures, config, 3, **options)
 
@@ -48,6 +48,14 @@ def test_a_process_makes_its_rows_of_the_same_batch():
     part, _ = batches(share=(1, 3), question_length=64, answer_length=16)(1)
     for every, own in zip(whole, part, strict=True):
         np.testing.assert_array_equal(every[[1, 3]], own)
+
+
+def test_captions_are_the_most_detailed_ones_any_of_them_or_none():
+    stored = {caption: example.key for example in SOURCE for caption in example.captions}
+    drawn = [words(ids) for step in range(8) for ids in batches(captions="any")(step)[0].captions]
+    assert set(drawn) <= stored.keys() and len({stored[one] for one in drawn}) == 8
+    assert len(set(drawn)) > 8  # several of a picture
+    assert (batches(captions="none")(0)[0].captions == -1).all()
 
 
 def test_without_questions_none_are_looked_for():

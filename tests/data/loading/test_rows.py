@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pickle
+import shutil
 
 import chex
 import msgpack
@@ -202,6 +203,7 @@ def test_facts_that_came_later_are_recorded_where_they_are_set():
     }
     changed = {"data__unconditional": "masked", "unified__image_positions": "plain"}
     masked = row_facts(small(**changed), "pretrain")
+    assert row_facts(small(unified__edit_words="before"), "pretrain")["sequence"]["edit_words"]
     assert masked["packing"]["balance"] is True
     message = "made with sequence.image_positions='grid', now it is 'plain'"
     with pytest.raises(SourceError, match=message):
@@ -290,6 +292,26 @@ def test_unreadable_rows_are_counted_with_their_documents(packed, tokenizer, tmp
     _, counts = pickle.loads(pickled)(0)  # as in a worker that starts later
     about = json.loads((tmp_path / "pretrain/manifest.json").read_text())["splits"]["train"]
     assert counts["unreadable"] >= about["counts"]["documents"] // about["rows"]
+
+
+def test_rows_of_too_many_unreadable_records_are_not_finished(
+    packed, tokenizer, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(prepare_rows, "FEWEST", 1)
+    out = shutil.copytree(packed, tmp_path / "rows")
+    counts = json.loads((out / "pretrain/train-00003-of-00008.json").read_text())
+    counts["unreadable"] = counts["documents"] * 8  # about half of all
+    (out / "pretrain/train-00003-of-00008.json").write_text(json.dumps(counts))
+    plan, shards, missing = begin(small(), tokenizer, out)
+    message = r"of \d+ records of train rows could not be read, more than data.max_unreadable=0.1"
+    with pytest.raises(SourceError, match=message):
+        prepare_rows.finish(plan, shards)
+    with pytest.raises(SourceError, match="the preparation is not complete"):
+        batches(small(), tokenizer, out)
+    plan, shards, missing = begin(small(data__max_unreadable=0.9), tokenizer, out)
+    assert not missing
+    prepare_rows.finish(plan, shards)
+    assert batches(small(), tokenizer, out)
 
 
 @pytest.mark.parametrize("rows", [2, 6, 100, 200_000])

@@ -91,7 +91,8 @@ def test_a_killed_preparation_leaves_only_whole_files_and_resumes(tmp_path):
 
 
 def test_what_cannot_be_packed_is_one_line(tmp_path, capfd):
-    flags = ["--config.pretrain.sequence_length=8", "--config.pretrain.overlong=skip"]
+    flags = ["--config.pretrain.sequence_length=16", "--config.pretrain.overlong=skip"]
+    flags += ["--config.data.image_size=64"]  # a picture has as many slots as a row
     assert main(command(tmp_path, "rows", *flags)) == 1
     (line,) = capfd.readouterr().err.splitlines()
     assert "examples in a row cannot serve the task" in line
@@ -124,6 +125,9 @@ def write_files(folder, kind):
         return write_parquet(folder / "a.parquet", {"image": list(map(png, range(20))), **columns})
     for i in range(20):
         (folder / f"{i}.png").write_bytes(png(i))
+    if kind == "folder":
+        rows = [{"file_name": f"{i}.png", **row} for i, row in enumerate(rows)]
+        return write_jsonl(folder / "captions.jsonl", rows).parent
     return write_jsonl(folder / "a.jsonl", [{"image": f"{i}.png", **r} for i, r in enumerate(rows)])
 
 
@@ -131,7 +135,7 @@ def prepared(kind, package, out, *flags):
     return main(["data", "prepare", kind, f"--package={package}", f"--out={out}", *flags])
 
 
-@pytest.mark.parametrize("kind", ["webdataset", "parquet", "jsonl"])
+@pytest.mark.parametrize("kind", ["webdataset", "parquet", "jsonl", "folder"])
 def test_files_become_the_records_that_one_process_would_write(kind, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(prepare_files, "SHARD", 8)
     package = write_files(tmp_path, kind)
@@ -169,6 +173,7 @@ def test_a_few_broken_records_are_left_out_and_many_leave_no_file(tmp_path, capf
     assert prepared("jsonl", package, tmp_path / "many", "--workers=1") == 1
     assert "records are broken, repair the data; the last: " in capfd.readouterr().err
     assert [path.name for path in (tmp_path / "many").iterdir()] == ["beam.log"]
+    assert len((tmp_path / "few" / "left_out.txt").read_text().splitlines()) == 2
 
 
 def test_tar_files_become_packed_rows_that_a_run_would_pack(tmp_path):

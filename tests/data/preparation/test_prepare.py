@@ -18,10 +18,9 @@ from unicom_jax.cli import main
 
 
 def error_line(capsys, *flags):
-    """The one line on stderr of a preparation that fails."""
+    """The last line on stderr of a preparation that fails; others name left-out records."""
     assert main(["data", "prepare", "folder", *flags]) == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    return line
+    return capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.fixture
@@ -46,13 +45,29 @@ def test_a_folder_becomes_records_of_the_same_examples(photos, tmp_path, capsys)
         assert (made.key, made.captions) == (given.key, given.captions)
 
 
-def test_a_line_that_cannot_be_used_stops_the_preparation_and_leaves_no_file(
-    photos, tmp_path, capsys
-):
+def test_a_broken_record_of_a_folder_is_left_out_named_and_listed(photos, tmp_path, capsys):
     (photos / "b.png").unlink()
     out = tmp_path / "records"
+    command = ["data", "prepare", "folder", f"--package={photos}", f"--out={out}"]
+    assert main(command) == 0
+    said = capsys.readouterr()
+    listed = out / "left_out.txt"
+    assert f"1 examples of {photos}" in said.out
+    assert f"1 broken record was left out, listed in {listed}" in said.out
+    (line,) = listed.read_text().splitlines()
+    assert "captions.jsonl line 2" in line and "b.png" in line
+    assert [example.captions for example in read_records(out)] == [("picture a",)]
+    PilImage.new("RGB", (8, 8)).save(photos / "b.png")
+    assert main(command) == 0  # repaired: nothing is left out any more
+    assert not listed.exists() and len(list(read_records(out))) == 2
+
+
+def test_a_folder_whose_records_are_all_broken_is_not_prepared(photos, tmp_path, capsys):
+    for path in photos.glob("*.png"):
+        path.write_bytes(b"junk")
+    out = tmp_path / "records"
     line = error_line(capsys, f"--package={photos}", f"--out={out}")
-    assert "captions.jsonl line 2" in line and list(out.iterdir()) == []
+    assert "all 2 records are broken" in line and list(out.iterdir()) == []
 
 
 def test_a_photo_keeps_the_bytes_of_its_file(photos, tmp_path):
@@ -70,7 +85,7 @@ def test_a_second_preparation_in_other_shards_takes_the_place_of_the_first(
     out = tmp_path / "records"
     command = ["data", "prepare", "folder", f"--package={photos}", f"--out={out}"]
     for size in (10_000, 1, 10_000):
-        monkeypatch.setattr("data_pipelines.preparation.prepare.SHARD", size)
+        monkeypatch.setattr("data_pipelines.preparation.prepare_files.SHARD", size)
         (out / "examples-00007-of-00009.unfinished").parent.mkdir(exist_ok=True)
         (out / "examples-00007-of-00009.unfinished").touch()  # of one that was killed
         assert main(command) == 0
@@ -104,7 +119,7 @@ def test_files_of_other_formats_become_records_of_the_same_examples_in_order(
     out = tmp_path / "records"
     assert main(["data", "prepare", kind, f"--package={files[kind]}", f"--out={out}"]) == 0
     said = capsys.readouterr()
-    assert "4 examples" in said.out and "1 broken records were left out" in said.out
+    assert "4 examples" in said.out and "1 broken record was left out" in said.out
     made = [(int(e.image[0, 0, 0]), e.captions) for e in read_records(out)]
     assert made == [(value, (f"gray {value}",)) for value in (0, 1, 3, 4)]
     assert len(list(out.glob("*.array_record"))) == 3
@@ -141,7 +156,7 @@ def test_a_path_that_is_not_utf8_is_read_and_written(photos, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [([], "add --package=DIR"), (["--package=x", "--size=64"], "--size does nothing for a folder")],
+    [([], "add --package=PATH"), (["--package=x", "--size=64"], "--size does nothing for files")],
 )
 def test_a_folder_is_named_and_keeps_its_sizes(tmp_path, capsys, flags, words):
     assert words in error_line(capsys, f"--out={tmp_path}", *flags)

@@ -54,6 +54,16 @@ def test_wrong_captions_score_no_more_than_chance(category):
     assert np.mean(right) <= wrong_caption_chance(pairs) <= 0.2
 
 
+@pytest.mark.parametrize(
+    ("weights", "counts"),
+    [((3, 3, 2, 2), {2, 3, 4}), ((1, 1, 1), {2, 3}), ((3, 1), {2}), ((1,), {2}), ((3, 1, 0), {2})],
+)
+def test_counting_asks_for_no_more_objects_than_scenes_of_the_configuration_have(weights, counts):
+    pairs = cases("counting", 40, config=SceneConfig(object_weights=weights))
+    assert {len(scene.objects) for scene, _ in pairs} == counts
+    assert {phrase.count for _, prompt in pairs for phrase in prompt.requirement.phrases} == counts
+
+
 @pytest.mark.parametrize("size", [(40, 40), (48, 64), (96, 48), (160, 160)])
 def test_reads_every_property_at_many_sizes(size):
     config = SceneConfig(sizes=(size,))

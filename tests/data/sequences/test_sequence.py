@@ -252,6 +252,16 @@ def test_patches_are_the_picture_and_tokens_index_them():
     assert document.image_token[pictured].tolist() == [0, 1, 2, 3] * 3
 
 
+def test_a_picture_that_is_read_and_drawn_is_stored_once():
+    read, drawn = Image(DRAW.pixels), Image(DRAW.pixels.copy(), DRAWN)
+    twice = write(read, RED, drawn)
+    once = write(read, RED, DRAW)
+    assert len(twice.patches) == 2 and len(once.patches) == 1
+    assert spell(once) == spell(twice) == f"([uuuu]{W})[nnnn"
+    assert once.draws == (0,) and twice.draws == (1,)
+    np.testing.assert_array_equal(once.patches[0], twice.patches[1])
+
+
 @pytest.mark.parametrize(
     ("understanding", "spelling"),
     [
@@ -272,6 +282,21 @@ def test_understanding_inputs(understanding, spelling):
 def test_edit_sources(source, spelling):
     config = dataclasses.replace(SMALL, edit_source=source)
     assert spell(write(PAINT, RED, DRAW, config=config)) == f"([{spelling}]{W})[nnnn"
+
+
+def test_words_of_an_edit_may_precede_its_source_in_training_and_in_sampling():
+    config = dataclasses.replace(SMALL, edit_words="before")
+    assert spell(write(PAINT, RED, DRAW, config=config)) == f"({W}[cccc])[nnnn"
+    assert spell(write(LOOK, RED, DOT, config=config)) == spell(write(LOOK, RED, DOT))
+    assert spell(write(RED, DRAW, RED, DRAW, config=config)) == spell(write(RED, DRAW, RED, DRAW))
+    talk = (LOOK, RED, DOT, PAINT, RED)
+    prefix = build_prefix(talk, tokenizer(), config, VISION_START)
+    assert spell(prefix) == f"([uuuu]{W}){W}.({W}[cccc])["
+    long = write(PAINT, Text("a red dot " * 3), DRAW, config=config)
+    source, drawn = (long.positions[long.roles == role] for role in (Role.CLEAN, Role.NOISY))
+    short = write(PAINT, Text(""), DRAW)
+    apart = short.positions[short.roles == Role.NOISY] - short.positions[short.roles == Role.CLEAN]
+    np.testing.assert_array_equal(drawn - source, apart)
 
 
 def test_two_streams_of_one_image_are_one_block_at_one_place():
@@ -392,7 +417,9 @@ def test_pictures_that_are_looked_at_have_a_policy_of_their_own_and_edits_one_fo
     asked = build_prefix([Image(wide), RED], tokenizer(), config)
     for document in (read, asked):
         np.testing.assert_array_equal(document.patches, [padded])
-    np.testing.assert_array_equal(edited.patches, [cropped, cropped])
+    np.testing.assert_array_equal(edited.patches, [cropped])  # once: resized alike
+    redrawn = write(Image(wide), RED, Image(wide, DRAWN), config=config)
+    np.testing.assert_array_equal(redrawn.patches, [padded, cropped])
     usual = dataclasses.replace(config, understood="same")
     np.testing.assert_array_equal(write(Image(wide), RED, DOT, config=usual).patches, [cropped])
 
@@ -416,6 +443,7 @@ def test_a_picture_of_the_wrong_kind_is_named():
     ("changes", "message"),
     [
         ({"understanding": "pixels"}, "understanding 'pixels' is unknown; choose one of features"),
+        ({"edit_words": "inside"}, "edit_words 'inside' is unknown; choose one of after, before"),
         ({"edit_source": "noise"}, "edit_source 'noise' is unknown; choose one of latents"),
         ({"pool": 2, "understanding": "channel_concat"}, "channel_concat needs one latent a patch"),
         ({"cfg_dropout": 1.5}, r"cfg_dropout must be in \[0, 1\], not 1.5"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 
 import numpy as np
@@ -54,6 +55,8 @@ def shape_of(segments):
     [
         ("text", "t"),
         ("text_to_image", "pd"),
+        ("long_text_to_image", "pd"),
+        ("redraw", "upd"),
         ("image_to_text", "upt"),
         ("visual_qa", "upt"),
         ("edit", "spd"),
@@ -63,6 +66,18 @@ def shape_of(segments):
 )
 def test_tasks_have_their_shape(task, shape):
     assert shape_of(run(task)) == shape
+
+
+def test_a_picture_is_redrawn_from_itself_and_needs_no_words():
+    plain = dataclasses.replace(example(), captions=())
+    read, _, drawn = run("redraw", plain)
+    assert read.pixels is drawn.pixels is plain.image
+
+
+def test_long_text_is_the_most_detailed_caption():
+    one = example()
+    assert len(one.captions) > 1
+    assert {run("long_text_to_image", one, seed=s)[0].text for s in range(9)} == {one.captions[-1]}
 
 
 def test_questions_are_those_of_a_conversation_each_standing_apart():

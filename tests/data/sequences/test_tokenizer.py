@@ -119,6 +119,18 @@ def test_a_directory_without_tokenizer_json_loads_through_transformers(tokenizer
     assert loaded.encode("a red circle<|im_end|>") == tokenizer.encode("a red circle<|im_end|>")
 
 
+def test_the_code_of_a_folder_is_neither_run_nor_asked_about(tokenizer, tmp_path, monkeypatch):
+    pytest.importorskip("transformers")
+    write_without_tokenizer_json(tokenizer, tmp_path)
+    about = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config"}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    (tmp_path / "own.py").write_text("raise SystemExit('it was run')\n")
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda *words: asked.append(words) or "y")
+    loaded = tokenizer_lib.load_tokenizer(tmp_path, add_missing=True)
+    assert loaded.encode("a red circle") == tokenizer.encode("a red circle") and not asked
+
+
 @pytest.mark.parametrize("file", ["tokenizer_config.json", "chat_template.jinja"])
 def test_a_given_chat_template_and_its_end_token_are_kept(tokenizer, tmp_path, file):
     """As a run keeps the tokenizer that it was given; ids do not depend on them."""

@@ -17,6 +17,8 @@ from data_pipelines.build import source_options
 from data_pipelines.decoding import load_image
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.conversations import ConversationsSource
+from data_pipelines.sources.documents import DocumentsSource
+from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import ParquetSource
 from data_pipelines.sources.text import TextSource
@@ -145,6 +147,34 @@ def test_other_archives_are_no_lines_either(tmp_path, start):
     (tmp_path / "a.jsonl").write_bytes(start + bytes(20))
     with pytest.raises(SourceError, match="compressed"):
         JsonlSource(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf16_is_refused_with_the_command_that_converts_it(tmp_path, encoding):
+    line = '\ufeff{"file_name": "a.png", "text": "a"}\n'
+    for name in ("a.jsonl", "captions.jsonl", "documents.jsonl", "a.txt"):
+        (tmp_path / name).write_bytes(line.encode(encoding))
+    for open_it in (
+        lambda: JsonlSource(tmp_path / "a.jsonl"),
+        lambda: FolderSource(tmp_path),
+        lambda: DocumentsSource(tmp_path),
+        lambda: TextSource(tmp_path / "a.txt", piece=64),
+    ):
+        with pytest.raises(SourceError, match="UTF-16 text: convert it to UTF-8, .* iconv -f UTF"):
+            open_it()
+
+
+def test_a_list_that_is_compressed_or_not_fetched_is_refused_in_a_folder_too(tmp_path):
+    for start, words in ((b"\x1f\x8b", "compressed"), (LFS.encode(), "git lfs pull")):
+        (tmp_path / "captions.jsonl").write_bytes(start + b"\n")
+        with pytest.raises(SourceError, match=words):
+            FolderSource(tmp_path)
+
+
+def test_a_picture_on_the_web_is_not_looked_for_on_the_disk(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{"image": "https://a.b/c.jpg", "text": "a"}])
+    with pytest.raises(RecordError, match=r"https://a.b/c.jpg: pictures are not fetched from the"):
+        JsonlSource(path)[0]
 
 
 def test_a_field_that_is_no_text_is_not_called_missing(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from data_pipelines.decoding import load_image
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.marks import SPECIAL_TOKENS
@@ -284,8 +285,38 @@ def test_gray_and_transparent_pictures_of_tfds_become_rgb(channels, expected):
     image = np.full((6, 5, channels), 40, np.uint8)
     if channels == 4:
         image[..., 3] = 128  # half transparent on white
-    made = tfds_source._picture(image, "x")
+    made = tfds_source._picture(image, "x", load_image)
     assert made.shape == (6, 5, 3) and abs(int(made[0, 0, 0]) - expected) <= 1
+
+
+def test_pictures_of_tfds_are_decoded_as_those_of_other_sources(tmp_path):
+    """Upright, in sRGB; one that lacks rows breaks its record."""
+    lying, exif = PilImage.fromarray(picture(5, 12, 8)), PilImage.Exif()
+    exif[0x0112] = 6
+    files = [io.BytesIO() for _ in range(2)]
+    lying.save(files[0], "PNG", exif=exif)
+    files[1].write(records.encode_png(np.full((64, 8, 3), 99, np.uint8)))
+    short = records.encode_png(np.full((20, 8, 3), 99, np.uint8))
+    whole = files[1].getvalue()
+    files[1] = io.BytesIO(whole[:33] + short[33:])  # the header of 64 rows before 20
+    files[0].seek(0)
+    directory = tiny_tfds(
+        tmp_path,
+        lambda tfds: {"text": tfds.features.Text()},
+        [{"image": files[0], "text": "upright"}, {"image": files[1], "text": "short"}],
+    )
+    source, found, reasons = TfdsSource(directory), [], []
+    for index in range(2):
+        try:
+            found.append(source[index])
+        except RecordError as error:
+            reasons.append(str(error))
+    (example,), (reason,) = found, reasons
+    upright = np.asarray(lying.transpose(PilImage.Transpose.ROTATE_270))
+    np.testing.assert_array_equal(example.image, upright)
+    assert "record" in reason and "500 of 1600 bytes of pixels" in reason
+    texts = TfdsSource(directory, read=lambda data: len(data))
+    assert {texts[index].captions[0] for index in range(2)} == {"upright", "short"}
 
 
 @pytest.mark.parametrize("split", ["validation", "train"])

@@ -71,7 +71,7 @@ def test_a_broken_document_is_named(tmp_path, row, reason):
 def test_another_field_and_plain_text_that_is_not_utf8(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [{"content": "a"}])
     assert read_all(TextSource(path, 64, "content")) == [(None, ("a",))]
-    (tmp_path / "b.txt").write_bytes(b"\xff\xfe\n")
+    (tmp_path / "b.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(RecordError, match="record 1: not UTF-8"):
         TextSource(tmp_path / "b.txt", 64)[0]
     with pytest.raises(SourceError, match=r"data.source.piece=4"):

@@ -25,6 +25,15 @@ PICTURE_REWARDS = {
     "scenes": _weight(0.0, "Share of facts that the judge of Scenes finds in both pictures."),
     "own": _weight(0.0, "Your own function, named by own_reward."),
 }
+DRAWING_REWARDS = {
+    "correct": Key(
+        0.0,
+        "1 if the judge of Scenes finds all that the caption says in the drawing, and no other "
+        "object.",
+        least=0,
+        before=0.0,
+    ),
+}
 CAPTION_REWARDS = {
     "long_caption": _weight(0.0, "Share of correct facts in a long caption of Scenes."),
     "answers": _weight(0.0, "1 if a question is answered correctly from the caption alone."),
@@ -125,13 +134,17 @@ DRAWER_STAGE: dict[str, Key | Group] = {
         "batch", "Standard deviation that divides advantages.", choices=SPREADS, resume=RECORDED
     ),
     "rewards": Group(
-        "Weights of the rewards of a drawing.", each(PICTURE_REWARDS, resume=RECORDED)
+        "Weights of the rewards of a drawing.",
+        each(PICTURE_REWARDS | DRAWING_REWARDS, resume=RECORDED),
     ),
     **each(
         {
             "objective": Key("nft", "DiffusionNFT, AWM, or Flow-GRPO.", choices=FLOW_OBJECTIVES),
             "captions": Key(
-                "own", "Draw the model's own captions, or the data's.", choices=("own", "data")
+                "own",
+                "What is drawn: own: the model's own captions; data: the most detailed caption of "
+                "each picture; any: one of its captions.",
+                choices=("own", "data", "any"),
             ),
             "times": Key(4, "Times at which a drawing is noised again (nft, awm).", least=1),
             "beta": Key(1.0, "Step of nft to either side of the old velocity.", above=0),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key, each
 
 LENGTH = {
@@ -148,6 +152,14 @@ MIXTURE = Group(
         {
             "text": Key(0.0, "Captions and other text alone."),
             "text_to_image": Key(0.0, "Draw a picture from its caption."),
+            "long_text_to_image": Key(
+                0.0, "Draw a picture from its most detailed caption.", before=0.0
+            ),
+            "redraw": Key(
+                0.0,
+                "Draw a picture again from its understanding features (RecA).",
+                before=0.0,
+            ),
             "image_to_text": Key(0.0, "Describe a picture."),
             "visual_qa": Key(0.0, "One question about a picture."),
             "conversation": Key(0.0, "All questions about a picture, one after the other."),
@@ -286,3 +298,29 @@ UNIFIED_STAGE: dict[str, Key | Group] = {
         before=False,
     ),
 }
+
+
+def _row_stage(meaning: str, mixture: Mapping[str, float], **changes: Any) -> Group:
+    """The keys of `UNIFIED_STAGE` with other defaults."""
+    tasks = {
+        name: dataclasses.replace(key, default=mixture.get(name, 0.0))
+        for name, key in MIXTURE.keys.items()
+    }
+    changed = {
+        name: dataclasses.replace(UNIFIED_STAGE[name], default=default)
+        for name, default in changes.items()
+    }
+    mixed = {"mixture": dataclasses.replace(MIXTURE, keys=tasks)}
+    return Group(meaning, UNIFIED_STAGE | changed | mixed)
+
+
+LONG_CAPTIONS = _row_stage(
+    "The stage longcap: drawing is trained on long captions, and nothing on words; see docs/rl.md.",
+    {"long_text_to_image": 1.0},
+    text_weight=0.0,
+    freeze=("transformer/(embedding|head)/.*",),
+)
+REDRAWING = _row_stage(
+    "The stage reca: pictures are drawn again from what is understood of them; see docs/rl.md.",
+    {"redraw": 1.0},
+)

@@ -161,6 +161,13 @@ UNIFIED = Group(
             "How the model reads a picture to edit.",
             choices=("latents", "features", "both"),
         ),
+        "edit_words": Key(
+            "after",
+            "Where the words of an edit are: after or before the picture to edit. before: its "
+            "slots can read the instruction.",
+            choices=("after", "before"),
+            before="after",
+        ),
         "image_positions": Key(
             "grid",
             "Rotary positions of a picture's slots: grid: row and column around the diagonal; "

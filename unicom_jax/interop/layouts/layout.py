@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from unicom_jax.core.module import Module
-from unicom_jax.interop.layouts import autoencoder, cheers, flux, mmdit, projection, qwen, siglip
+from unicom_jax.interop.layouts import (
+    autoencoder,
+    cheers,
+    flux,
+    mmdit,
+    projection,
+    qwen,
+    qwen_vl,
+    siglip,
+)
 from unicom_jax.interop.mapping import Table
 from unicom_jax.interop.tensors import INDEX_FIRST
 
@@ -62,6 +71,16 @@ LAYOUTS: dict[str, Layout] = {
         twins=qwen.twins,
         hints=qwen.HINTS,
         derived=qwen.derived,
+    ),
+    "qwen_vl": Layout(
+        qwen_vl.table,
+        qwen_vl.describe,
+        qwen_vl.module_of,
+        spare=qwen_vl.spare,
+        twins=qwen_vl.twins,
+        hints=qwen.HINTS,
+        new_name=qwen_vl.new_name,
+        derived=qwen_vl.derived,
     ),
     "projection": Layout(projection.table, projection.describe, projection.module_of),
     "autoencoder": Layout(

@@ -100,7 +100,7 @@ def describe(module: Transformer) -> dict[str, Any]:
         **{key: getattr(module, ours) for ours, (key, _) in FIELDS.items()},
         "num_key_value_heads": module.kv_heads,
         "head_dim": module.head_dim,
-        **_describe_rope(module),
+        **describe_rope(module),
         "hidden_act": "silu",
         "use_sliding_window": False,
         "attention_dropout": 0.0,
@@ -118,18 +118,23 @@ def module_of(config: Mapping[str, Any], path: Path) -> Transformer:
     if family not in ("qwen2", "qwen3"):
         raise ConfigError(f"{path}: model_type is {family!r}, not qwen2 or qwen3; {REMEDY}")
     check_fixed(config, FIXED, path, REMEDY)
-    if other := set(config.get("layer_types") or ()) - {"full_attention"}:
-        raise ConfigError(f"{path}: layer_types has {other.pop()!r}; {REMEDY}")
+    check_layers(config, path, REMEDY)
     sizes = read_fields(config, FIELDS, path)
     default = 128 if family == "qwen3" else sizes["width"] // sizes["heads"]
     return Transformer(
         **sizes,
         kv_heads=config.get("num_key_value_heads") or sizes["heads"],
         head_dim=config.get("head_dim") or default,
-        **_rope(config, path),
+        **rope_of(config, path, REMEDY),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
     )
+
+
+def check_layers(config: Mapping[str, Any], path: Path, remedy: str) -> None:
+    """Raises ConfigError if a layer does not attend to all tokens before."""
+    if other := set(config.get("layer_types") or ()) - {"full_attention"}:
+        raise ConfigError(f"{path}: layer_types has {other.pop()!r}; {remedy}")
 
 
 # ---- rotary positions -------------------------------------------------------------------------
@@ -145,7 +150,7 @@ YARN_FIXED = {
 DEFAULT_THETA = 10_000.0  # transformers' default
 
 
-def _describe_rope(module: Transformer) -> dict[str, Any]:
+def describe_rope(module: Transformer) -> dict[str, Any]:
     """The entries of config.json about rotary positions."""
     rope = {"rope_type": "default", "rope_theta": module.rope_theta}
     if module.rope_scaling != "none":
@@ -157,8 +162,14 @@ def _describe_rope(module: Transformer) -> dict[str, Any]:
     return {"rope_parameters": rope, "rope_theta": module.rope_theta, **older}
 
 
-def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def rope_of(
+    config: Mapping[str, Any], path: Path, remedy: str, theta: float = DEFAULT_THETA
+) -> dict[str, Any]:
     """Our fields for the rotary positions, read as transformers reads them: `rope_scaling` first.
+
+    Args:
+      remedy: what to do about an unsupported kind; ends the message.
+      theta: the base of frequencies if it is absent.
 
     Raises:
       ConfigError: a kind of scaling that ours does not support, or an incomplete description.
@@ -166,11 +177,11 @@ def _rope(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     key = "rope_scaling" if config.get("rope_scaling") else "rope_parameters"
     rope = config.get(key) or {}
     if not isinstance(rope, Mapping) or any(isinstance(one, Mapping) for one in rope.values()):
-        raise ConfigError(f"{path}: {key} differs between layers; {REMEDY}")
+        raise ConfigError(f"{path}: {key} differs between layers; {remedy}")
     if (config.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0) != 1.0:
-        raise ConfigError(f"{path}: partial_rotary_factor turns a part of each head; {REMEDY}")
+        raise ConfigError(f"{path}: partial_rotary_factor turns a part of each head; {remedy}")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    theta = float(rope.get("rope_theta", config.get("rope_theta", DEFAULT_THETA)))
+    theta = float(rope.get("rope_theta", config.get("rope_theta", theta)))
     other = (config.get("rope_parameters") or {}).get("rope_theta", theta)
     if key == "rope_scaling" and other != theta:
         raise ConfigError(

@@ -231,6 +231,7 @@ LATER_FIELDS = {
     "fold": ("unified.fold", 1),
     "positions": ("unified.image_positions", "grid"),
     "unconditional": ("data.unconditional", "empty"),
+    "edit_words": ("unified.edit_words", "after"),
 }
 
 

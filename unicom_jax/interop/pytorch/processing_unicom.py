@@ -175,7 +175,7 @@ class UnicomProcessor(ProcessorMixin):
           ValueError: words with tokens that mark turns or pictures.
         """
         prefix, form, previous = Prefix(), self.format, None
-        for segment in segments:
+        for segment in form.in_order(segments):
             if not segment.response and previous is not False:  # a prompt opens a turn
                 if previous:
                     prefix.add_words(self.ids_of(form.response_close))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import itertools
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -165,6 +166,7 @@ class Format:
       positions: of a picture's slots: "grid" or "plain", see `image_positions`.
       unconditional: how a context without its words is written: "empty" turns, or its words
         "masked" by `<no_mean>`.
+      edit_words: where the words of an edit are, "after" or "before" the picture to edit.
     """
 
     understanding: str
@@ -176,6 +178,18 @@ class Format:
     fold: int = 1
     positions: str = "grid"
     unconditional: str = "empty"
+    edit_words: str = "after"
+
+    def in_order(self, segments: Sequence[Segment]) -> list[Segment]:
+        """The segments as they are written: `edit_words` may move the words of an edit."""
+        ordered: list[Segment] = []
+        for _, group in itertools.groupby(segments, lambda segment: segment.response):
+            turn = list(group)
+            edits = any(isinstance(segment, Image) and segment.use == SOURCE for segment in turn)
+            if edits and self.edit_words == "before":
+                turn.sort(key=lambda segment: isinstance(segment, Image))
+            ordered += turn
+        return ordered
 
     def roles(self, use: str) -> tuple[Role, ...]:
         """The roles under which a picture is written."""
