@@ -237,12 +237,40 @@ def test_an_autoencoder_comes_whole_from_its_folder(tmp_path):
     [
         ({"resnets": 2, "groups": 8}, "set --config.autoencoder.resnets=2 .*norm_groups=8"),
         ({"side": 2}, "set --config.data.patch=4"),
-        ({}, "AutoencoderKL, which has no statistics .*name it in codec.autoencoder.path"),
     ],
 )
 def test_another_autoencoder_names_the_key(tmp_path, changes, fix):
     config = tiny_config(autoencoder__init_from=str(tmp_path))
-    write(tmp_path, "autoencoder", build_autoencoder(config) if changes else SMALL, **changes)
+    write(tmp_path, "autoencoder", build_autoencoder(config), **changes)
+    with pytest.raises(ConfigError, match=fix):
+        sources_of(config, "autoencoder")
+
+
+def test_an_autoencoder_without_statistics_normalises_as_its_scale_and_shift_say(tmp_path):
+    config = tiny_config(autoencoder__init_from=str(tmp_path), autoencoder__latent_channels=4)
+    config.autoencoder.quant_conv = SMALL.quant_conv
+    given = write(tmp_path, "autoencoder", SMALL)
+    module, sources = build_autoencoder(config), sources_of(config, "autoencoder")
+    params = initial_params(module.specs(), sources, SEED, on_device)
+    statistics = params.pop("statistics")
+    chex.assert_trees_all_equal(params, given, strict=True)
+    raw = np.random.default_rng(0).standard_normal((3, module.packed_channels), np.float32)
+    ours = module.normalise({"statistics": statistics}, raw)
+    np.testing.assert_allclose(ours, SMALL.normalise({}, raw), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"resnets": 2}, "set --config.autoencoder.resnets=2"),
+        ({"quant_conv": True}, "set --config.autoencoder.quant_conv=True"),
+        ({"scale": 1000.0}, "scaling_factor=1000.0, which would need a variance below 0"),
+    ],
+)
+def test_another_autoencoder_without_statistics_names_the_key(tmp_path, changes, fix):
+    config = tiny_config(autoencoder__init_from=str(tmp_path), autoencoder__latent_channels=4)
+    config.autoencoder.quant_conv = SMALL.quant_conv
+    write(tmp_path, "autoencoder", SMALL, **changes)
     with pytest.raises(ConfigError, match=fix):
         sources_of(config, "autoencoder")
 

@@ -147,6 +147,14 @@ class MMDiT(Module):
                 "places need a multiple of 4"
             )
 
+    def check_grid(self, rows: int, cols: int, key: str) -> None:
+        """Raises ValueError if the table of places is smaller than a grid; `key` sets its side."""
+        if (most := max(rows, cols)) > self.position_side:
+            raise ValueError(
+                f"{key}={self.position_side}, but a picture may be {most} tokens long; set it to "
+                f"at least {most}"
+            )
+
     @property
     def width(self) -> int:
         return self.heads * self.head_dim

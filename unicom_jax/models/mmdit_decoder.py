@@ -65,13 +65,29 @@ class MMDiTDecoder(FlowDecoder):
         grids: Int[Array, "B 2"],
     ) -> Float32[Array, "B N C"]:
         """The velocity data - noise; see `FlowDecoder`."""
-        condition = condition.astype(self.compute_dtype)
+        context = self.connect(params, condition)
+        return self.speed(params, noisy, time, context, grids[:, 0] * grids[:, 1], grids)
+
+    def connect(self, params: Params, condition: Float[Array, "*B F"]) -> Float[Array, "*B W"]:
+        """Context tokens."""
+        return self.projector(params["projector"], condition.astype(self.compute_dtype))
+
+    def speed(
+        self,
+        params: Params,
+        noisy: Float[Array, "B N C"],
+        time: Float[Array, " B"],
+        context: Float[Array, "B T W"],
+        lengths: Int[Array, " B"],
+        grids: Int[Array, "B 2"],
+    ) -> Float32[Array, "B N C"]:
+        """The velocity, given any context of `lengths` tokens; 0 at padding."""
         out = self.transformer(
             params["transformer"],
             noisy.astype(self.compute_dtype),
-            self.projector(params["projector"], condition),
+            context,
             1.0 - time,
             grids,
-            lengths=grids[:, 0] * grids[:, 1],
+            lengths=lengths,
         )
         return jnp.where(token_mask(grids, noisy.shape[1])[..., None], -out, 0.0)

@@ -26,10 +26,10 @@ from unicom_jax.families.build import (
     build_encoder,
     build_trained_autoencoder,
     build_unified,
-    decoder_group,
     family_of,
 )
 from unicom_jax.families.family import Subtree
+from unicom_jax.families.painters import decoder_group
 
 Config = Mapping[str, Any]
 
@@ -137,7 +137,7 @@ PARTS: dict[str, Part] = {
     ),
     "unified": Part(
         build_unified,
-        lambda config: "unified.transformer.remat",
+        lambda config: family_of(config).remat,
         ("unified", "encoder", "autoencoder", "codec"),
     ),
 }

@@ -219,7 +219,7 @@ def restore(
         abstract = abstract_weights(
             PARTS[of.part].build(config), name, config if for_use else None, mesh
         )
-        parts = of.read or only[1:2] or None
+        parts = of.read(abstract) or only[1:2] or None
         params[tree] = of.of(
             restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
         )

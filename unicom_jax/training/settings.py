@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from unicom_jax.config import ConfigError
-from unicom_jax.families.build import decoder_group, family_of
+from unicom_jax.families.build import family_of
+from unicom_jax.families.painters import decoder_group
 from unicom_jax.runs.stages import spec_of
 
 Config = Mapping[str, Any]
