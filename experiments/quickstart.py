@@ -40,7 +40,7 @@ def get_config() -> ConfigDict:
     config.data.scenes.update(
         {
             "sizes": ((48, 48),),
-            "object_weights": (3.0, 1.0),
+            "object_weights": (1.0, 1.0),
             "shapes": ("circle", "triangle", "ring", "cross"),
             "colours": ("red", "yellow", "green", "blue"),
             "object_sizes": ("large",),
@@ -70,29 +70,33 @@ def get_config() -> ConfigDict:
             "learning_rate": 1e-2,
             "schedule": "cosine",
             "time_shift": 2.0,
+            "latent_noise": 0.5,
             "sample_steps": 4,
         }
     )
     config.codec.decoder.update({"mlp_dim": 512, "time_floor": 0.5})
+    config.unified.update({"prediction": "data", "time_floor": 0.5, "time_shift": 2.0})
+    config.unified.edit_words = "before"
     config.unified.transformer.update({"width": 128, "depth": 4, "heads": 4, "mlp_dim": 384})
-    config.unified.transformer.embedding_std = 0.3
+    config.unified.transformer.update({"embedding_std": 0.3, "qk_norm": True})
     config.pretrain.update(
         {
-            "steps": 2600,
+            "steps": 2400,
             "batch_size": 4,
             "window_rows": 4,
             "images_per_row": 8,
-            "draws_per_row": 22,
-            "noisy_copies": 3,
+            "draws_per_row": 24,
+            "noisy_copies": 4,
+            "text_weight": 2.0,
             "optimizer": "muon",
             "learning_rate": 1e-2,
             "schedule": "cosine",
             "ema_decay": 0.99,
-            "eval_every": 260,
+            "eval_every": 400,
         }
     )
     config.pretrain.mixture.update(
-        {"text_to_image": 0.7, "image_to_text": 0.08, "conversation": 0.1, "edit": 0.12}
+        {"text_to_image": 0.52, "image_to_text": 0.1, "questions": 0.17, "edit": 0.21}
     )
     config.sample.guidance = 2.0
     return config

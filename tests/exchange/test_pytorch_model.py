@@ -338,6 +338,15 @@ def test_a_size_that_the_model_does_not_draw_is_refused(model):
         model.draw(["a dot"], size=(32, 64))
 
 
+def test_a_drawing_that_cannot_be_guided_is_refused(model):
+    for options, words in (
+        ({"guidance": float("nan")}, "guidance is nan; give a finite number"),
+        ({"guidance_interval": (0.9, 0.1)}, "is not an interval; give two flow times"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.draw(["a dot"], **options)
+
+
 def test_bfloat16_runs_and_stays_near(exported, model):
     half = load(exported, dtype=torch.bfloat16)
     images = [picture(1, 32, 32)]

@@ -11,10 +11,12 @@ from PIL import Image
 from unicom_jax.cli import main
 from unicom_jax.config.check import check_settings
 from unicom_jax.config.files import resolve
+from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_autoencoder
 from unicom_jax.planning.program import abstract_batch
+from unicom_jax.training.groups import read_groups
 from unicom_jax.training.stages.unified import unified_stage
-from unicom_jax.training.state import check_freeze
+from unicom_jax.training.state import split
 
 TINY = {
     "data.source.size": 32,
@@ -51,32 +53,50 @@ TINY = {
     "sample.steps": 2,
     "sample.max_tokens": 2,
 }
-ABLATIONS = ("cheers.gate=False", "cheers.pixels=False", "fold=1")
-STAGES = ("encoder", "autoencoder", "align", "pretrain")
+ABLATIONS = {
+    "gate": ("unified.cheers.gate=False",),
+    "pixels": ("unified.cheers.pixels=False", "pretrain.groups=()"),
+    "fold": ("unified.fold=1", "pretrain.sequence_length=640"),
+}
+STAGES = ("encoder", "autoencoder", "pretrain")
 STEPS = {f"{stage}.{key}": 2 for stage in STAGES for key in ("steps", "batch_size")}
 WARM = {f"{stage}.warmup_steps": 1 for stage in STAGES} | {
     f"{stage}.window_rows": 2 for stage in STAGES[2:]
 }
 
 
-@pytest.mark.parametrize("flag", ABLATIONS)
-def test_a_flag_makes_an_ablation_of_every_stage(flag):
-    config = resolve("experiments/cheers_quick.py", [f"--config.unified.{flag}"])
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_flags_make_an_ablation_of_the_unified_stage(name):
+    flags = [f"--config.{flag}" for flag in ABLATIONS[name]]
+    config = resolve("experiments/cheers_quick.py", flags)
     config.data.vocab_size = 300
     check_settings(config, config.stages)
-    for name in set(config.stages) - {"encoder", "autoencoder"}:
-        stage = unified_stage(name, config)
-        check_freeze(stage.module.specs(), stage.freeze)
-        rows = config[name].batch_size
-        keys = jax.eval_shape(lambda rows=rows: jax.random.split(jax.random.key(0), rows))
-        frozen = {"autoencoder": build_autoencoder(config).abstract()}
-        batch = abstract_batch(config, name)
-        terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)
-        assert ("gate/t0.00" in terms) == (flag != "cheers.gate=False")
-    parts = stage.module.specs().keys()
-    assert ("decoder" in parts) == (flag != "cheers.pixels=False")
+    stage = unified_stage("pretrain", config)
+    specs = stage.module.specs()
+    groups = read_groups(config.pretrain.groups, specs)
+    rows = config.pretrain.batch_size
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    frozen = {"autoencoder": build_autoencoder(config).abstract()}
+    batch = abstract_batch(config, "pretrain")
+    terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)
+    assert ("gate/t0.00" in terms) == (name != "gate")
+    assert ("decoder" in specs) == (groups.groups != ()) == (name != "pixels")
     slots = stage.module.images.shape_of(9)[0]
-    assert slots == (9 if flag == "fold=1" else 36)
+    assert slots == (9 if name == "fold" else 36)
+
+
+def test_the_copy_of_the_decoder_trains_from_the_first_unified_step_at_a_rate_of_its_own():
+    config = resolve("experiments/cheers_quick.py", [])
+    config.data.vocab_size = 300
+    unified = [name for name in config.stages if name not in ("encoder", "autoencoder")]
+    assert unified == ["pretrain"]
+    stage = unified_stage("pretrain", config)
+    trained = dict(iter_specs(split(stage.module.specs(), stage.freeze)[0]))
+    groups = read_groups(config.pretrain.groups, stage.module.specs())
+    assert any(path[0] == "decoder" for path in trained)
+    for path in trained:
+        group = groups.of(path)
+        assert (group.learning_rate if group else 1.0) == (0.1 if path[0] == "decoder" else 1.0)
 
 
 @pytest.mark.slow
@@ -88,8 +108,7 @@ def test_cheers_is_trained_sampled_evaluated_and_reported_by_the_usual_commands(
     printed = capsys.readouterr()
     said = (printed.out + printed.err).replace("\n", " ")
     for what, source in (("vision", "encoder"), ("decoder", "autoencoder")):
-        assert f"align: starts with {what} from the weights of {source}" in said
-    assert "pretrain: starts from the weights of align" in said
+        assert f"pretrain: starts with {what} from the weights of {source}" in said
     checkpoint = f"--checkpoint={workdir}"
     assert main(["sample", checkpoint, "--prompt=a red circle", f"--out={picture}"]) == 0
     assert Image.open(picture).size == (48, 48)
