@@ -53,7 +53,7 @@ def tiny_config(**overrides) -> ConfigDict:
             {"steps": 2, "batch_size": 2, "log_every": 1, "warmup_steps": 1, "save_every": 1}
         )
         config[stage].update({"group_size": 2, "max_tokens": 6, "draw_steps": 3})
-    config.joint.drawings = 2
+    config.jointly.drawings = 2
     config.evaluation.update({"batch_size": 4})
     config.sample.update({"steps": 2, "max_tokens": 4})
     for key, value in overrides.items():

@@ -30,7 +30,7 @@ ROWS = 8
 WORDS = {
     "g4u": lambda made: made.tokens,
     "u4g": lambda made: made.words,
-    "joint": lambda made: made.captions.tokens,
+    "jointly": lambda made: made.captions.tokens,
 }
 SCALES = {"encoder": 0.15, "codec": 0.3, "unified": 0.5}  # of the random weights of a part
 

@@ -29,7 +29,7 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def joint(made):
-    return made(joint_stage, "joint", **SETTINGS)
+    return made(joint_stage, "jointly", **SETTINGS)
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_captions_are_shown_with_the_first_of_their_drawings(joint, rolled):
 
 def test_rewards_of_words_alone_are_refused():
     config = tiny_config(
-        joint__rewards__cosine=0.0,
-        joint__rewards__length=1.0,
+        jointly__rewards__cosine=0.0,
+        jointly__rewards__length=1.0,
         data__vocab_size=tokenizer().vocab_size,
     )
-    with pytest.raises(ConfigError, match="joint.rewards: none looks at drawings"):
-        joint_stage("joint", config, tokenizer())
+    with pytest.raises(ConfigError, match="jointly.rewards: none looks at drawings"):
+        joint_stage("jointly", config, tokenizer())

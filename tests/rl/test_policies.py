@@ -127,8 +127,8 @@ def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
 @pytest.mark.parametrize("pathway", ["transfusion", "query", "cheers"])
 @pytest.mark.parametrize(
     ("build", "stage"),
-    [(captioner_stage, "g4u"), (drawer_stage, "u4g"), (joint_stage, "joint")],
-    ids=["g4u", "u4g", "joint"],
+    [(captioner_stage, "g4u"), (drawer_stage, "u4g"), (joint_stage, "jointly")],
+    ids=["g4u", "u4g", "jointly"],
 )
 def test_every_family_has_rollouts_and_losses(pathway, build, stage):
     """Traced, not run: shapes, trees of weights, and a gradient for what the stage trains."""

@@ -111,27 +111,27 @@ def test_a_stopped_stage_resumes_to_the_last_bit(alternated, tmp_path, label):
 @pytest.mark.slow
 def test_both_learn_together_and_resume_to_the_last_bit(whole, tmp_path):
     settings = {
-        "stages": ("encoder", "codec", "pretrain", "joint"),
-        "joint__rewards__scenes": 1.0,
-        "joint__rewards__length": 1.0,
-        "joint__accumulate": 2,
-        "joint__inner_steps": 2,
-        "joint__learning_rate": 1e-2,
+        "stages": ("encoder", "codec", "pretrain", "jointly"),
+        "jointly__rewards__scenes": 1.0,
+        "jointly__rewards__length": 1.0,
+        "jointly__accumulate": 2,
+        "jointly__inner_steps": 2,
+        "jointly__learning_rate": 1e-2,
     }
     workdir = shutil.copytree(whole, tmp_path / "run")
-    go(workdir, "joint", **settings)
-    before, after = weights(workdir, "pretrain"), weights(workdir, "joint")
+    go(workdir, "jointly", **settings)
+    before, after = weights(workdir, "pretrain"), weights(workdir, "jointly")
     for part in ("transformer", "head"):
         assert_trees_differ(before[part], after[part])
-    last = lines(workdir, "joint")[-1]
+    last = lines(workdir, "jointly")[-1]
     worth = last["loss/drawing/reward"]
     assert last["loss/reward/drawings"] == pytest.approx(worth, rel=1e-4)
-    facts = json.loads((workdir / "joint" / "stage.json").read_text())
+    facts = json.loads((workdir / "jointly" / "stage.json").read_text())
     assert facts["compilations"] == facts["prepare_compilations"] == 1
-    shutil.rmtree(workdir / "joint/checkpoints/2")
-    (workdir / "joint/stage.json").unlink()
-    go(workdir, "joint", **settings)
-    chex.assert_trees_all_equal(weights(workdir, "joint"), after, strict=True)
+    shutil.rmtree(workdir / "jointly/checkpoints/2")
+    (workdir / "jointly/stage.json").unlink()
+    go(workdir, "jointly", **settings)
+    chex.assert_trees_all_equal(weights(workdir, "jointly"), after, strict=True)
 
 
 @pytest.mark.slow

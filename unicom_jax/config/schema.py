@@ -42,7 +42,7 @@ STAGES: dict[str, Group] = {
     "reca": REDRAWING,
     "g4u": CAPTIONER,
     "u4g": DRAWER,
-    "joint": JOINT,
+    "jointly": JOINT,
 }
 POLICY_STAGES = tuple(name for name, group in STAGES.items() if "rewards" in group.keys)
 UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is UNIFIED_STAGE)

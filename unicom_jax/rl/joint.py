@@ -1,7 +1,7 @@
-"""Captioner and drawer learn from the same drawings ("joint"): the present weights write J captions
-of a picture and draw each of them K times. A drawing is compared with the others of its caption, a
-caption, by the mean reward of its drawings, with the others of its picture ("Dual-GRPO" of
-Think-Then-Generate).
+"""Captioner and drawer learn from the same drawings ("jointly"): the present weights write J
+captions of a picture and draw each of them K times. A drawing is compared with the others of its
+caption, a caption, by the mean reward of its drawings, with the others of its picture ("Dual-GRPO"
+of Think-Then-Generate).
 """
 
 from __future__ import annotations

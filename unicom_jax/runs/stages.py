@@ -211,7 +211,7 @@ STAGES: dict[str, StageSpec] = {
         _unified("reca"),
         _policy("g4u", loss="captioner"),
         _policy("u4g", loss="drawer"),
-        _policy("joint", loss="both"),
+        _policy("jointly", loss="both"),
     )
 }
 

@@ -210,5 +210,5 @@ JOINT_STAGE: dict[str, Key | Group] = {
 CAPTIONER = Group("The stage g4u: reinforcement learning of the captioner.", CAPTIONER_STAGE)
 DRAWER = Group("The stage u4g: reinforcement learning of the drawer.", DRAWER_STAGE)
 JOINT = Group(
-    "The stage joint: reinforcement learning of captioner and drawer together.", JOINT_STAGE
+    "The stage jointly: reinforcement learning of captioner and drawer at once.", JOINT_STAGE
 )
