@@ -8,7 +8,19 @@
 The stage u4g draws captions of any detail eight times each, and the reward is 1 if the judge finds
 in the drawing all that the caption says, and nothing else. Scenes have one or two objects.
 
-RESULT
+On two cores of an AMD EPYC that other jobs shared, one seed, test split, with 95% intervals. Both
+stages took 7 minutes of CPU time, from the quickstart's weights.
+
+                    before           sft, 1900 steps   u4g, 150 steps
+    Scenes-GenEval
+      no guidance   52% (48 - 56)    66% (61 - 70)     84% (80 - 86)
+      guidance 2    53% (49 - 57)    70% (65 - 74)     79% (75 - 82)
+    questions       77% (72 - 81)    84% (78 - 88)     77% (72 - 82)
+    captions        91% (84 - 95)    91% (84 - 95)     91% (85 - 95)
+    edits           33% (23 - 45)    47% (35 - 59)     28% (19 - 40)
+
+Paired by prompt, u4g is 17.4 points above sft without guidance (11.7 to 22.9). Its drawings of a
+prompt are much less varied.
 
 docs/rl.md has all scores, what is lost, and what did not work. The controls:
 

@@ -34,7 +34,11 @@ def get_sweep() -> Sweep:
             "full": {},
             "no_gate": {"unified.cheers.gate": False},
             "no_pixels": {"unified.cheers.pixels": False, "pretrain.groups": ()},
-            "uncompressed": {"unified.fold": 1, "pretrain.sequence_length": 640},
+            "uncompressed": {
+                "unified.fold": 1,
+                "pretrain.sequence_length": 640,
+                "sft.sequence_length": 640,
+            },
         },
         seeds=(0, 1, 2),
         scores=(DRAWN, "generation/single", ANSWERED, "understanding/caption"),

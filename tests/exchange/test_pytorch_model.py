@@ -80,6 +80,16 @@ CONFIGURATIONS = {
         "codec__decoder__flux__guidance_embeds": True,
         "codec__decoder__flux__guidance": 2.0,
     },
+    "sd3": {
+        "codec__autoencoder__path": "small",
+        "codec__decoder__kind": "sd3",
+        "codec__decoder__sd3__depth": 3,
+        "codec__decoder__sd3__dual_depth": 1,
+        "codec__decoder__sd3__heads": 2,
+        "codec__decoder__sd3__head_dim": 16,
+        "codec__decoder__sd3__context_dim": 32,
+        "codec__decoder__sd3__position_side": 5,
+    },
     "autoencoder": {
         "data__policy": "bucket",
         "data__bucket_step": 16,

@@ -16,7 +16,7 @@ from unicom_jax.families.build import build_autoencoder
 from unicom_jax.planning.program import abstract_batch
 from unicom_jax.training.groups import read_groups
 from unicom_jax.training.stages.unified import unified_stage
-from unicom_jax.training.state import split
+from unicom_jax.training.state import check_freeze, split
 
 TINY = {
     "data.source.size": 32,
@@ -56,9 +56,9 @@ TINY = {
 ABLATIONS = {
     "gate": ("unified.cheers.gate=False",),
     "pixels": ("unified.cheers.pixels=False", "pretrain.groups=()"),
-    "fold": ("unified.fold=1", "pretrain.sequence_length=640"),
+    "fold": ("unified.fold=1", "pretrain.sequence_length=640", "sft.sequence_length=640"),
 }
-STAGES = ("encoder", "autoencoder", "pretrain")
+STAGES = ("encoder", "autoencoder", "pretrain", "sft")
 STEPS = {f"{stage}.{key}": 2 for stage in STAGES for key in ("steps", "batch_size")}
 WARM = {f"{stage}.warmup_steps": 1 for stage in STAGES} | {
     f"{stage}.window_rows": 2 for stage in STAGES[2:]
@@ -71,32 +71,33 @@ def test_flags_make_an_ablation_of_the_unified_stage(name):
     config = resolve("experiments/cheers_quick.py", flags)
     config.data.vocab_size = 300
     check_settings(config, config.stages)
-    stage = unified_stage("pretrain", config)
-    specs = stage.module.specs()
-    groups = read_groups(config.pretrain.groups, specs)
-    rows = config.pretrain.batch_size
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-    frozen = {"autoencoder": build_autoencoder(config).abstract()}
-    batch = abstract_batch(config, "pretrain")
-    terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)
-    assert ("gate/t0.00" in terms) == (name != "gate")
-    assert ("decoder" in specs) == (groups.groups != ()) == (name != "pixels")
+    for stage_name in ("pretrain", "sft"):
+        stage = unified_stage(stage_name, config)
+        specs = stage.module.specs()
+        check_freeze(specs, config[stage_name].freeze)
+        read_groups(config[stage_name].groups, specs)
+        rows = config[stage_name].batch_size
+        keys = jax.eval_shape(lambda rows=rows: jax.random.split(jax.random.key(0), rows))
+        frozen = {"autoencoder": build_autoencoder(config).abstract()}
+        batch = abstract_batch(config, stage_name)
+        terms = jax.eval_shape(stage.loss, stage.module.abstract(), frozen, batch, keys)
+        assert ("gate/t0.00" in terms) == (name != "gate")
+        assert ("decoder" in specs) == (name != "pixels")
     slots = stage.module.images.shape_of(9)[0]
     assert slots == (9 if name == "fold" else 36)
 
 
-def test_the_copy_of_the_decoder_trains_from_the_first_unified_step_at_a_rate_of_its_own():
+def test_the_copy_of_the_decoder_trains_at_a_rate_of_its_own_and_is_frozen_in_the_last_stage():
     config = resolve("experiments/cheers_quick.py", [])
     config.data.vocab_size = 300
-    unified = [name for name in config.stages if name not in ("encoder", "autoencoder")]
-    assert unified == ["pretrain"]
-    stage = unified_stage("pretrain", config)
-    trained = dict(iter_specs(split(stage.module.specs(), stage.freeze)[0]))
-    groups = read_groups(config.pretrain.groups, stage.module.specs())
-    assert any(path[0] == "decoder" for path in trained)
-    for path in trained:
-        group = groups.of(path)
-        assert (group.learning_rate if group else 1.0) == (0.1 if path[0] == "decoder" else 1.0)
+    for name, rate in (("pretrain", 0.1), ("sft", None)):
+        stage = unified_stage(name, config)
+        trained = dict(iter_specs(split(stage.module.specs(), stage.freeze)[0]))
+        groups = read_groups(config[name].groups, stage.module.specs())
+        own = {path: groups.of(path) for path in trained}
+        rates = {found.learning_rate for path, found in own.items() if path[0] == "decoder"}
+        assert rates == ({rate} if rate else set())
+        assert all(found is None for path, found in own.items() if path[0] != "decoder")
 
 
 @pytest.mark.slow
@@ -109,6 +110,7 @@ def test_cheers_is_trained_sampled_evaluated_and_reported_by_the_usual_commands(
     said = (printed.out + printed.err).replace("\n", " ")
     for what, source in (("vision", "encoder"), ("decoder", "autoencoder")):
         assert f"pretrain: starts with {what} from the weights of {source}" in said
+    assert "sft: starts from the weights of pretrain" in said
     checkpoint = f"--checkpoint={workdir}"
     assert main(["sample", checkpoint, "--prompt=a red circle", f"--out={picture}"]) == 0
     assert Image.open(picture).size == (48, 48)
