@@ -114,6 +114,7 @@ def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.stages = ("encoder", "autoencoder", "pretrain", "sft")
     config.data.patch = PATCH
+    config.data.scenes.object_weights = (3.0, 1.0)
     config.encoder.vision.update({"width": 64, "depth": 3, "heads": 2, "mlp_dim": 192})
     config.encoder.steps = 200
     config.autoencoder.update(
@@ -139,7 +140,8 @@ def get_config() -> ConfigDict:
 
 def _unified(config: ConfigDict) -> None:
     config.unified.update({"pathway": "cheers", "fold": 2, "time_shift": 3.0})
-    config.unified.update({"prediction": "data", "time_floor": 0.5})
+    config.unified.update({"prediction": "data", "time_floor": 0.5, "edit_words": "after"})
+    config.unified.understanding = "features"
     config.unified.transformer.update({"depth": 3, "mlp_dim": 256, "qk_norm": True})
     config.unified.cheers.semantics.update({"depth": 1, "heads": 4, "kv_heads": 2})
     config.unified.cheers.details.update({"depth": 2, "heads": 2, "kv_heads": 1})

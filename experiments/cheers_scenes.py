@@ -8,9 +8,9 @@ The scenes and tasks are those of `scenes_base`, the model is that of `cheers_qu
 docstring describes the stages and the paper's ablations: the copy of the decoder trains in
 `pretrain` and is frozen in `sft`, whose steps cost less.
 
-Result: never trained. Lengths are chosen so that, at the step times of `cheers_quick`, all stages
-take an hour: four minutes for the encoder, seven for the autoencoder, 17 for `pretrain`, 26 for
-`sft`, and the rest for compilation.
+Result: never trained. Lengths are chosen so that, at the step times of `cheers_quick`, all
+stages take an hour: four minutes for the encoder, seven for the autoencoder, 17 for `pretrain`,
+26 for `sft`, and the rest for compilation.
 """
 
 from __future__ import annotations

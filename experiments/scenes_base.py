@@ -107,7 +107,7 @@ def get_config() -> ConfigDict:
     config.encoder.text.max_length = 56
     config.codec.update({"steps": 600, "latent_noise": 0.6})
     config.unified.update({"prediction": "data", "time_floor": 0.5, "time_shift": 2.0})
-    config.unified.understanding = "latents"
+    config.unified.update({"understanding": "latents", "edit_words": "after"})
     config.unified.transformer.update({"depth": 4, "qk_norm": True})
     for name in ("pretrain", "continue", "sft"):
         config[name].update(config.pretrain)

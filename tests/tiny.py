@@ -34,6 +34,10 @@ def tiny_config(**overrides) -> ConfigDict:
     )
     config.unified.flow_decoder.update({"width": 32, "depth": 1, "heads": 2, "mlp_dim": 32})
     config.unified.connector.depth = 1
+    config.unified.uae.vision.update({"width": 16, "depth": 2, "heads": 2, "mlp_dim": 16})
+    config.unified.uae.vision.update({"whole_layers": (1,)})
+    config.unified.uae.decoder.update({"depth": 2, "heads": 2, "head_dim": 8, "position_side": 8})
+    config.unified.uae.decoder.update({"context_dim": 8, "pooled_dim": 4})
     for stage in ("semantics", "details"):
         config.unified.cheers[stage].update({"depth": 1, "heads": 2, "kv_heads": 1})
     for stage in dict.fromkeys((*base.STAGES, "autoencoder", *ROW_STAGES)):
@@ -49,6 +53,7 @@ def tiny_config(**overrides) -> ConfigDict:
             {"steps": 2, "batch_size": 2, "log_every": 1, "warmup_steps": 1, "save_every": 1}
         )
         config[stage].update({"group_size": 2, "max_tokens": 6, "draw_steps": 3})
+    config.joint.drawings = 2
     config.evaluation.update({"batch_size": 4})
     config.sample.update({"steps": 2, "max_tokens": 4})
     for key, value in overrides.items():

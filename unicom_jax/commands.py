@@ -121,13 +121,19 @@ def _explain(args: argparse.Namespace) -> None:
 
 def _prepare(args: argparse.Namespace) -> None:
     from data_pipelines.preparation.prepare import prepare
+    from unicom_jax.runs.lock import workdir_lock
     from unicom_jax.runs.packed import check_flags, engine_of, prepare_packed
+    from unicom_jax.runs.prepare_flags import FILES
 
     check_flags(args)
+    out, engine = Path(args.out), engine_of(args)
     if args.dataset == "packed":
         line = prepare_packed(args, _console())
-    else:
-        line = prepare(args.dataset, Path(args.out), args.package, args.size, engine_of(args))
+    elif args.dataset in FILES:
+        with workdir_lock(out):
+            line = prepare(args.dataset, out, args.package, args.size, engine, args.max_broken)
+    else:  # these write under a temporary name
+        line = prepare(args.dataset, out, args.package, args.size)
     _console().print(line)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError
-from data_pipelines.preparation.prepare_files import LIST, Engine, prepare_files
+from data_pipelines.preparation.prepare_files import LIST, MOST_BROKEN, Engine, prepare_files
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
@@ -27,6 +27,7 @@ def prepare(
     package: str | None = None,
     size: int | None = None,
     engine: Engine | None = None,
+    most_broken: float | None = None,
 ) -> str:
     """Writes a data set to `out` and prints what it holds and how to train on it.
 
@@ -37,11 +38,13 @@ def prepare(
       size: side of drawn pictures in pixels; None: `SIZE`. Pictures from files keep their size.
       engine: of folder, webdataset, parquet and jsonl: where Apache Beam does the work; None: in
         this process.
+      most_broken: of the same: the share of the records that may be left out; None: the default.
 
     Raises:
       SourceError: the data set does not take one of the options, or its preparation fails.
     """
-    more = {} if engine is None else {"engine": engine}
+    more = {"engine": engine, "most_broken": most_broken}
+    more = {name: value for name, value in more.items() if value is not None}
     return DATA_SETS[dataset](out, package, size, **more)
 
 
@@ -51,6 +54,7 @@ def _files(
     package: str | None,
     size: int | None,
     engine: Engine | None = None,
+    most_broken: float = MOST_BROKEN,
 ) -> str:
     """Writes the records of a folder or of files in order, without the broken ones."""
     if package is None:
@@ -60,7 +64,7 @@ def _files(
             "--size does nothing for files, whose pictures keep their size; leave it out and "
             "set --config.data.image_size in training"
         )
-    found = prepare_files(open_files, package, out, engine)
+    found = prepare_files(open_files, package, out, engine, most_broken)
     left_out = ""
     if found.broken:
         were = "record was" if found.broken == 1 else "records were"

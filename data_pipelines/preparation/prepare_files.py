@@ -28,7 +28,7 @@ from data_pipelines.sources.registry import Source
 
 SHARD = 10_000  # examples in one file
 MOST_BROKEN = 0.1  # share of the records that may be left out
-NAMED = 3  # left-out records that are named at once
+NAMED = 3  # left-out records that are named at once, and that are never too many
 LIST = "left_out.txt"  # names all of them, in the folder that is written
 LOG = logging.getLogger(__name__)
 
@@ -56,8 +56,28 @@ class Part:
     stop: int
 
 
+class Limit(NamedTuple):
+    """How many of all records may be broken."""
+
+    records: int
+    share: float
+
+    def check(self, broken: Sequence[str], seen: int) -> None:
+        """Raises a SourceError if too many of the first `seen` records are broken."""
+        if len(broken) > max(NAMED, self.share * self.records):
+            raise SourceError(
+                f"{len(broken)} of the first {seen} records are broken, more than "
+                f"--max-broken={self.share:g} allows: repair the data, or allow more; the last: "
+                f"{broken[-1]}"
+            )
+
+
 def prepare_files(
-    open_files: Callable[..., Source], package: str, out: Path, engine: Engine | None = None
+    open_files: Callable[..., Source],
+    package: str,
+    out: Path,
+    engine: Engine | None = None,
+    most_broken: float = MOST_BROKEN,
 ) -> Prepared:
     """Writes all records that can be read to `out`, and `LIST` if some cannot be.
 
@@ -65,14 +85,16 @@ def prepare_files(
       open_files: opens the files, as open_files(package, read=...). With an engine it must be
         picklable.
       engine: None: this process.
+      most_broken: the share of the records that may be left out.
 
     Raises:
-      SourceError: all records are broken, or more than `MOST_BROKEN` of them and more than `NAMED`,
+      SourceError: all records are broken, or more than `most_broken` of them and more than `NAMED`,
         or the engine gave up. Nothing is written then.
     """
     source = open_files(package, read=load_file)
     starts = range(0, len(source), SHARD)
     broken: list[str] = []
+    limit = Limit(len(source), most_broken)
 
     def write(paths: list[str]) -> Sequence[np.ndarray]:
         parts = [
@@ -80,11 +102,13 @@ def prepare_files(
             for path, start in zip(paths, starts, strict=True)
         ]
         if engine is None:
-            traits = [write_shard(part.path, _readable(source, part, broken)) for part in parts]
+            traits = [
+                write_shard(part.path, _readable(source, part, broken, limit)) for part in parts
+            ]
         else:
-            work = functools.partial(write_part, open_files, package)
+            work = functools.partial(write_part, open_files, package, limit)
             beam_engine.run(work, parts, out / beam_engine.LOG, *engine)
-            traits = [_result(part, broken, len(source)) for part in parts]
+            traits = [_result(part, broken, limit) for part in parts]
         if len(broken) == len(source):
             raise SourceError(
                 f"all {len(source)} records are broken, repair the data; the last: {broken[-1]}"
@@ -104,7 +128,7 @@ def _list(path: Path, broken: Sequence[str]) -> None:
         path.unlink(missing_ok=True)  # of an earlier preparation
 
 
-def _readable(source: Source, part: Part, broken: list[str]) -> Iterator[Example]:
+def _readable(source: Source, part: Part, broken: list[str], limit: Limit) -> Iterator[Example]:
     """The readable records of a file; the others are added to `broken`, the first few by name."""
     for index in range(part.start, part.stop):
         try:
@@ -113,21 +137,13 @@ def _readable(source: Source, part: Part, broken: list[str]) -> Iterator[Example
             broken.append(one_line(error))
             if len(broken) <= NAMED:
                 LOG.warning("left out: %s", error)
-            _check_share(broken, len(source), index + 1)
-
-
-def _check_share(broken: Sequence[str], records: int, seen: int) -> None:
-    if len(broken) > max(NAMED, MOST_BROKEN * records):
-        raise SourceError(
-            f"{len(broken)} of the first {seen} records are broken, repair the data; the last: "
-            f"{broken[-1]}"
-        )
+            limit.check(broken, index + 1)
 
 
 # ---- on a worker ------------------------------------------------------------------------------
 
 
-def write_part(open_files: Callable[..., Source], package: str, part: Part) -> None:
+def write_part(open_files: Callable[..., Source], package: str, limit: Limit, part: Part) -> None:
     """Writes one file, and PATH.json with the traits of its records and the broken ones.
 
     Errors that a person has to fix are written to PATH.json too, since most runners retry again and
@@ -135,7 +151,7 @@ def write_part(open_files: Callable[..., Source], package: str, part: Part) -> N
     """
     half, broken, result = f"{part.path}.{uuid.uuid4().hex}", [], {}  # runners may run it twice
     try:
-        traits = write_shard(half, _readable(_opened(open_files, package), part, broken))
+        traits = write_shard(half, _readable(_opened(open_files, package), part, broken, limit))
         result = {"traits": base64.b64encode(traits.tobytes()).decode(), "broken": broken}
         os.replace(half, part.path)
     except (ValueError, OSError) as error:
@@ -151,7 +167,7 @@ def _opened(open_files: Callable[..., Source], package: str) -> Source:
     return open_files(package, read=load_file)
 
 
-def _result(part: Part, broken: list[str], records: int) -> np.ndarray:
+def _result(part: Part, broken: list[str], limit: Limit) -> np.ndarray:
     """The traits that a worker found; its broken records are added to `broken`."""
     path = Path(f"{part.path}.json")
     if not path.is_file():
@@ -162,5 +178,5 @@ def _result(part: Part, broken: list[str], records: int) -> np.ndarray:
     if "failed" in found:
         raise SourceError(found["failed"])
     broken += found["broken"]
-    _check_share(broken, records, part.stop)
+    limit.check(broken, part.stop)
     return np.frombuffer(base64.b64decode(found["traits"]), np.uint8)

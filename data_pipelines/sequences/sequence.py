@@ -29,7 +29,7 @@ from data_pipelines.sequences.format import EDIT_SOURCE, UNDERSTANDING, Sequence
 from data_pipelines.sequences.tasks import BrokenExample
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import MaskIntervals, Role
-from unicom_jax.core.positions import image_positions
+from unicom_jax.core.positions import image_positions, position_count
 
 VISION_START, VISION_END = "<|vision_start|>", "<|vision_end|>"
 STRUCTURE = ("end_of_document", "turn_start", "turn_end", "vision_start", "vision_end", "image_pad")
@@ -290,7 +290,7 @@ class _Writer:
         slots = Slots(positions, self._causal(count))
         self._append(_Piece([0] * count, Role.NOISY, slots, len(self.draws)))
         self.draws.append(image)
-        self.position += count
+        self.position += position_count(rows, cols, self.config.image_positions)
 
     def write_noisy_copies(self) -> None:
         for image, place, position in self.noisy:
@@ -354,16 +354,17 @@ class _Writer:
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:
         """Writes the tokens of one image in its place, once for each role: one bidirectional block
-        with the same positions for every role.
+        with the same positions for every role. Qwen2.5-VL ("mrope") reads them like words.
         """
+        kind = self.config.image_positions
         grids = [self.config.token_grid(*self.grids[image], role) for role in roles]
         stop = self.slot + sum(rows * cols for rows, cols in grids)
         for role, (rows, cols) in zip(roles, grids, strict=True):
             count = rows * cols
-            positions = _positions(rows, cols, self.config.image_positions) + self.position
-            slots = Slots(positions, MaskIntervals(0, stop, 0, 0))
-            self._append(_Piece([0] * count, role, slots, image))
-        self.position += max(rows * cols for rows, cols in grids)
+            positions = _positions(rows, cols, kind) + self.position
+            mask = self._causal(count) if kind == "mrope" else MaskIntervals(0, stop, 0, 0)
+            self._append(_Piece([0] * count, role, Slots(positions, mask), image))
+        self.position += max(position_count(rows, cols, kind) for rows, cols in grids)
 
     def _tokens(self, ids: Sequence[int], supervised: bool) -> None:
         count = len(ids)

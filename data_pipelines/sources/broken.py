@@ -53,7 +53,8 @@ def _offset(attempt: int, size: int) -> int:
 def _tell(source: Sequence, reason: str) -> None:
     with _lock:
         named = _named.setdefault(source, set())
-        if len(named) >= NAMED or reason in named:
+        # The same file may be open in several sources, one for each task and for the tokenizer.
+        if len(named) >= NAMED or any(reason in others for others in _named.values()):
             return
         named.add(reason)
         more = "; further ones are only counted" if len(named) == NAMED else ""

@@ -19,7 +19,8 @@ def get_sweep() -> Sweep:
     config = quickstart.get_config()
     config.unified.understanding = "latents"
     # All questions of a picture in one document: more of them in the same time.
-    config.pretrain.mixture.update({"text_to_image": 0.2, "conversation": 0.6, "edit": 0.12})
+    config.pretrain.mixture.update({"text_to_image": 0.2, "image_to_text": 0.08, "edit": 0.12})
+    config.pretrain.mixture.update({"conversation": 0.6, "questions": 0.0})
     config.pretrain.steps = 1200
     return Sweep(
         claim="Latents of an attention compressor answer questions better than those of an MLP.",

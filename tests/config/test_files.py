@@ -86,7 +86,7 @@ def test_a_tilde_in_a_path_is_the_home_directory(monkeypatch):
         ("codec.latent_dims=3", ("codec.latent_dims", "did you mean --config.codec.latent_dim?")),
         ("pretrian.steps=3", ("did you mean --config.pretrain.steps?",)),
         ("codec=3", ("it is a group", "codec.")),
-        ("pretrain.mixture.drw=1", ("unicom config explain pretrain.mixture",)),
+        ("pretrain.mixture.zzz=1", ("unicom config explain pretrain.mixture",)),
         ("codec.steps=many", ("--config.codec.steps='many'", "whole number (int)")),
         ("encoder.naflex=3", ("encoder.naflex=3", "True or False")),
         ("sample.guidance_interval=(1,2,3)", ("give 2 values",)),

@@ -20,7 +20,7 @@ from unicom_jax.config.schema import GROUPS, complete
 from unicom_jax.core import flow, flow_steps
 from unicom_jax.core.attention import ATTENTION_BACKENDS
 from unicom_jax.core.remat import REMAT_POLICIES
-from unicom_jax.families import build
+from unicom_jax.families import build, painters
 from unicom_jax.models import cascaded_head, compressor, pixel_decoder
 from unicom_jax.runs.stages import STAGES
 
@@ -51,7 +51,7 @@ def test_every_key_says_what_it_means_and_survives_json():
         ("unified.cheers.positions", cascaded_head.POSITIONS),
         ("unified.cheers.pixel_range", build.DARKEST),
         ("codec.decoder.prediction", pixel_decoder.PREDICTIONS),
-        ("codec.decoder.kind", build.DECODERS),
+        ("codec.decoder.kind", painters.DECODERS),
         ("codec.compressor", compressor.KINDS),
         ("unified.pathway", build.FAMILIES),
         ("unified.transformer.remat", REMAT_POLICIES),

@@ -11,8 +11,9 @@ import pytest
 from unicom_jax.core.attention import padding_mask
 from unicom_jax.core.modulation import gated_sum, modulated_norm
 from unicom_jax.models.flow_head import AdaLnHead
-from unicom_jax.models.flux import SingleBlock, Stream
+from unicom_jax.models.flux import SingleBlock
 from unicom_jax.models.pixel_decoder import DecoderBlock
+from unicom_jax.models.streams import Stream
 
 KEY = jax.random.key(0)
 SMALL = 0.003  # 1 + this is 1 in bfloat16

@@ -15,6 +15,7 @@ from unicom_jax.core.positions import (
     axial_rope,
     image_positions,
     picture_positions,
+    position_count,
     rope,
 )
 
@@ -178,3 +179,15 @@ def test_an_image_stays_within_the_indices_it_takes_from_the_text(rows, cols):
     assert positions.dtype == np.int32
     assert positions.min() >= 5 and positions.max() < 5 + rows * cols
     assert len(np.unique(positions, axis=0)) == rows * cols
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(2, 3), (4, 1), (1, 1)])
+def test_a_written_image_has_the_rows_and_columns_of_mrope(rows, cols):
+    count, start = rows * cols, 3
+    is_picture = np.array([[False] * start + [True] * count + [False]])
+    used = np.ones_like(is_picture)
+    places, after, _ = picture_positions(is_picture, used, np.array([[[rows, cols]]]))
+    written = image_positions(start, rows, cols, "mrope")
+    np.testing.assert_array_equal(written, places[0, start:-1, 1:])
+    np.testing.assert_array_equal(places[0, start:-1, 0], start)
+    assert int(after[0]) == start + position_count(rows, cols, "mrope") + 1

@@ -28,8 +28,10 @@ from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.description import DESCRIPTION
 from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.interop.mapping import places
-from unicom_jax.models.autoencoder import flux_autoencoder
+from unicom_jax.models.autoencoder import AutoencoderKL, flux_autoencoder
 from unicom_jax.models.flux import FLUX_SIZES
+from unicom_jax.models.mmdit import MMDIT_SIZES
+from unicom_jax.models.qwen_vl import QWEN_VL_SIZES
 from unicom_jax.models.transformer import TRANSFORMER_SIZES
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import imported
@@ -313,4 +315,31 @@ def test_the_papers_model_is_checked_at_full_size_by_shapes(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert status == 0 and not (tmp_path / "run").exists()
     for count in ("427,888,064", "7,615,616,512", "11,901,408,320"):
+        assert count in shown
+
+
+def test_uae_as_published_is_checked_at_full_size_by_shapes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # for the whole table
+    autoencoder = AutoencoderKL(16, (128, 256, 512, 512), resnets=2, scale=1.5305, shift=0.0609)
+    released = {
+        "unified.init_from": ("qwen_vl", QWEN_VL_SIZES["qwen2.5-vl-3b"]()),
+        "unified.uae.decoder.init_from": ("sd3", MMDIT_SIZES["sd3.5-large"]()),
+        "autoencoder.init_from": ("autoencoder", autoencoder),
+    }
+    for key, (layout, module) in released.items():
+        hollow(tmp_path / key, LAYOUTS[layout], module)
+    train_tokenizer(["a red circle"], 300).save(tmp_path / "tokenizer")
+    status = main(
+        [
+            "import",
+            "--config=experiments/uae_3b.py",
+            f"--config.data.tokenizer={tmp_path / 'tokenizer'}",
+            f"--workdir={tmp_path / 'run'}",
+            *(f"--config.{key}={tmp_path / key}" for key in released),
+            "--dry-run",
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert status == 0 and not (tmp_path / "run").exists()
+    for count in ("3,085,938,688", "668,684,288", "8,146,280,768", "83,819,683"):
         assert count in shown

@@ -80,6 +80,16 @@ CONFIGURATIONS = {
         "codec__decoder__flux__guidance_embeds": True,
         "codec__decoder__flux__guidance": 2.0,
     },
+    "sd3": {
+        "codec__autoencoder__path": "small",
+        "codec__decoder__kind": "sd3",
+        "codec__decoder__sd3__depth": 3,
+        "codec__decoder__sd3__dual_depth": 1,
+        "codec__decoder__sd3__heads": 2,
+        "codec__decoder__sd3__head_dim": 16,
+        "codec__decoder__sd3__context_dim": 32,
+        "codec__decoder__sd3__position_side": 5,
+    },
     "autoencoder": {
         "data__policy": "bucket",
         "data__bucket_step": 16,
@@ -326,6 +336,15 @@ def test_words_are_drawn_at_a_temperature_from_the_likeliest_only(model):
 def test_a_size_that_the_model_does_not_draw_is_refused(model):
     with pytest.raises(ValueError, match=r"draws \(32, 32\) only"):
         model.draw(["a dot"], size=(32, 64))
+
+
+def test_a_drawing_that_cannot_be_guided_is_refused(model):
+    for options, words in (
+        ({"guidance": float("nan")}, "guidance is nan; give a finite number"),
+        ({"guidance_interval": (0.9, 0.1)}, "is not an interval; give two flow times"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            model.draw(["a dot"], **options)
 
 
 def test_bfloat16_runs_and_stays_near(exported, model):

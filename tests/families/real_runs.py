@@ -19,10 +19,10 @@ def settings_of(workdir):
     return from_json(json.loads((workdir / "config.json").read_text(encoding="utf-8")))
 
 
-def train(workdir) -> str:
-    """Trains `pretrain`; what the console shows."""
+def train(workdir, stage: str = "pretrain") -> str:
+    """Trains a stage; what the console shows."""
     shown = io.StringIO()
-    run_stages(settings_of(workdir), workdir, Console(file=shown, width=1000), ("pretrain",))
+    run_stages(settings_of(workdir), workdir, Console(file=shown, width=1000), (stage,))
     return shown.getvalue()
 
 
@@ -30,12 +30,12 @@ def restored(workdir, stage, module):
     return checkpoint.restore_params(workdir, stage, module.abstract())
 
 
-def assert_resumes_bit_for_bit(run, place):
+def assert_resumes_bit_for_bit(run, place, stage: str = "pretrain"):
     """A copy of `run` without its last checkpoint is trained to the same weights."""
     workdir = shutil.copytree(run, place)
-    shutil.rmtree(workdir / "pretrain/checkpoints/4")
-    (workdir / "pretrain/stage.json").unlink()
-    assert "starts with" not in train(workdir)
+    shutil.rmtree(workdir / stage / "checkpoints/4")
+    (workdir / stage / "stage.json").unlink()
+    assert "starts with" not in train(workdir, stage)
     module = build_unified(settings_of(run))
-    both = (restored(one, "pretrain", module) for one in (run, workdir))
+    both = (restored(one, stage, module) for one in (run, workdir))
     chex.assert_trees_all_equal(*both, strict=True)

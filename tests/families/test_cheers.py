@@ -21,8 +21,9 @@ from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ConfigError
 from unicom_jax.core.flow import interpolate
 from unicom_jax.core.module import iter_specs
+from unicom_jax.families.autoencoded import Latents
 from unicom_jax.families.build import FAMILIES, build_unified
-from unicom_jax.families.cheers import FROZEN_AT_FIRST, CheersImages, Latents
+from unicom_jax.families.cheers import FROZEN_AT_FIRST, CheersImages
 from unicom_jax.families.images import ImageModel, Noised
 from unicom_jax.families.slots import dummy_draws, pictures_read
 from unicom_jax.runs.autoencoder import adopt_autoencoder

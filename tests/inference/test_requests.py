@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from PIL import Image as PilImage
 
 from data_pipelines.segments import UNDERSTOOD, Image, Text
 from tests.data.samples import picture
@@ -23,10 +26,27 @@ def test_one_string_is_one_text():
 def test_one_array_is_one_picture():
     assert len(as_pictures(ONE)) == 1
     assert len(as_pictures(np.stack([ONE, OTHER]))) == 2
-    with pytest.raises(ValueError, match="picture 0 must be an array .* not float64"):
+    with pytest.raises(
+        ValueError, match="picture 0 must be a Pillow image or an array .* not float64"
+    ):
         as_pictures([ONE / 255.0])
-    with pytest.raises(ValueError, match="picture 1 must be an array"):
+    with pytest.raises(ValueError, match="picture 1 must be a Pillow image or an array"):
         as_pictures([ONE, "file.png"])
+    with pytest.raises(ValueError, match=r"picture 0 .* not uint8 \(32, 32\)"):
+        as_pictures(ONE[..., 0])
+    for wrong in ("file.png", Path("file.png"), None):
+        with pytest.raises(ValueError, match="picture 0 must be a Pillow image or an array"):
+            as_pictures(wrong)
+
+
+def test_a_pillow_image_is_read_as_training_reads_its_file():
+    clear = PilImage.new("RGBA", (8, 4), (255, 0, 0, 0))
+    (white,) = as_pictures(clear)
+    assert white.shape == (4, 8, 3) and white.dtype == np.uint8 and (white == 255).all()
+    gray, same = as_pictures([PilImage.fromarray(ONE[..., 0]), PilImage.fromarray(ONE)])
+    np.testing.assert_array_equal(same, ONE)
+    np.testing.assert_array_equal(gray[..., 2], ONE[..., 0])
+    assert len(paired(clear, ["one?", "two?"], "question")) == 2
 
 
 def test_one_question_is_for_every_picture_and_one_picture_for_every_question():

@@ -6,7 +6,7 @@ import functools
 
 import pytest
 
-from tests.models import flux_twin, qwen_vl_torch
+from tests.models import flux_twin, mmdit_twin, qwen_vl_torch
 from tests.models.torch_weights import randomise
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 
@@ -56,6 +56,7 @@ KINDS = {
     "qwen_vl_untied": ("qwen_vl", lambda: qwen_vl_torch.make(tied=False)),
     "autoencoder": ("autoencoder", lambda: autoencoder()),
     "flux": ("flux", lambda: flux_twin.twin_of(flux_twin.SMALL)),
+    "sd3": ("sd3", lambda: mmdit_twin.twin_of(mmdit_twin.SMALL)),
 }
 
 

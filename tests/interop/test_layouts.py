@@ -58,7 +58,7 @@ def test_a_file_comes_back_byte_for_byte(tmp_path, kind, dtype):
 
 
 @pytest.mark.parametrize(
-    "kind", ["naflex_full", "qwen2_untied", "qwen_vl_untied", "autoencoder", "flux"]
+    "kind", ["naflex_full", "qwen2_untied", "qwen_vl_untied", "autoencoder", "flux", "sd3"]
 )
 def test_shards_come_back_bit_for_bit(tmp_path, kind):
     layout, model = foreign.make(kind)
@@ -106,6 +106,13 @@ def answer(model, kind: str):
             guidance=torch.tensor([3.5, 1.0]),
             img_ids=torch.nn.functional.pad(places.reshape(16, 2), (1, 0)),
             txt_ids=torch.zeros(5, 3),
+        ).sample
+    if kind == "sd3":
+        return model(
+            hidden_states=torch.randn(2, 3, 6, 8, generator=generator),
+            encoder_hidden_states=torch.randn(2, 5, 12, generator=generator),
+            pooled_projections=torch.randn(2, 6, generator=generator),
+            timestep=torch.tensor([300.0, 700.0]),
         ).sample
     if kind.startswith("qwen_vl"):
         ids = torch.tensor([[3, *[45] * 6, 9]])
@@ -245,7 +252,8 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize(
-    "kind", ["fixed_vision", "naflex_text", "qwen3_untied", "qwen_vl_tied", "autoencoder", "flux"]
+    "kind",
+    ["fixed_vision", "naflex_text", "qwen3_untied", "qwen_vl_tied", "autoencoder", "flux", "sd3"],
 )
 def test_damaged_weights_are_named_in_one_line(tmp_path, kind):
     layout, model = foreign.make(kind)

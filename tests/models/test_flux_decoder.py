@@ -19,7 +19,8 @@ from tests.tiny import tiny_config
 from unicom_jax.core import flow
 from unicom_jax.core.attention import interval_mask
 from unicom_jax.families.build import build_codec
-from unicom_jax.models.flux_decoder import FluxDecoder, joint_mask
+from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.streams import joint_mask
 
 DECODER = FluxDecoder(
     dataclasses.replace(SMALL, double_depth=1, single_depth=1), feature_dim=5, guidance=2.0
@@ -92,7 +93,8 @@ def test_a_fixed_shift_is_that_of_diffusers():
 
 
 def test_everybody_sees_the_real_tokens_of_both_parts():
-    seen = interval_mask(joint_mask(GRIDS, 6, 6), 12)
+    real = GRIDS[:, 0] * GRIDS[:, 1]
+    seen = interval_mask(joint_mask(real, real, 6, 6), 12)
     expected = np.concatenate([VALID, VALID], axis=1)
     np.testing.assert_array_equal(seen, np.broadcast_to(expected[:, None], (2, 12, 12)))
 

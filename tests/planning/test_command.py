@@ -97,6 +97,8 @@ def test_a_wrong_flag_is_reported_in_one_line(config, capsys, flags, message):
         (["--search", "--estimate", "--compile=2"], "--compile does nothing with --estimate"),
         (["--compile=2"], "--compile does nothing without --search"),
         (["--search", "--compile=-1"], "--compile=-1: give at least 0"),
+        (["--estimate", "--quick"], "--quick does nothing with --estimate"),
+        (["--quick"], "--quick compiles TPU programs with little effort; it needs a TPU for"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(config, capsys, flags, message):

@@ -29,15 +29,19 @@ pytestmark = [
 GOLDEN = Path(__file__).with_name("tpu_exchanges.json")
 
 
-@pytest.fixture(scope="module")
-def plan():
+def small_plan(**options):
     config = tiny_config(
         mesh="data=2,fsdp=2,tensor=2",
         compute_dtype="bfloat16",
         pretrain__batch_size=8,
         unified__transformer__remat="full",
     )
-    return plan_stage(config, "pretrain", parse_topology("v5e:2x4"))
+    return plan_stage(config, "pretrain", parse_topology("v5e:2x4"), **options)
+
+
+@pytest.fixture(scope="module")
+def plan():
+    return small_plan()
 
 
 def test_the_exchanges_of_a_small_step_are_those_that_are_written_down(plan):
@@ -56,6 +60,14 @@ def test_a_step_is_planned_to_the_last_column(plan):
     assert plan.unknown_loops == 0
     # Full remat runs the forward pass twice; the tensor axis splits every large product.
     assert 1 <= plan.computed_flops * 8 / plan.all_pairs_flops < 2
+
+
+def test_the_least_effort_keeps_nothing_in_vmem_and_computes_the_same_products(plan, tmp_path):
+    quick = small_plan(quick=True, keep=tmp_path)
+    assert quick.how == "compiled with the least effort"
+    assert quick.computed_flops == plan.computed_flops
+    assert quick.roofline.terms["memory"] > plan.roofline.terms["memory"]
+    assert "S(1)" not in (tmp_path / "pretrain.hlo").read_text()
 
 
 def test_gradients_in_whole_tiles_are_scattered_and_not_all_reduced():

@@ -27,6 +27,11 @@ from unicom_jax.runs.stages import PARTS, STAGES, START
 from unicom_jax.training.assemble import make_trainer
 
 ROWS = 8
+WORDS = {
+    "g4u": lambda made: made.tokens,
+    "u4g": lambda made: made.words,
+    "joint": lambda made: made.captions.tokens,
+}
 SCALES = {"encoder": 0.15, "codec": 0.3, "unified": 0.5}  # of the random weights of a part
 
 
@@ -70,7 +75,7 @@ def stepped(stage: str, mesh: jax.sharding.Mesh) -> dict:
     found = {}
     if stage in POLICY_STAGES:
         made = trainer.prepare_step()(state, placed, made)
-        words = made.tokens if stage == "g4u" else made.words
+        words = WORDS[stage](made)
         found = {
             "words": np.asarray(words).tolist(),
             "rows": words.sharding.shard_shape(words.shape)[0],

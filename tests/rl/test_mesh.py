@@ -11,7 +11,7 @@ from tests.parallel.programs import on_eight_devices
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["g4u", "u4g"])
+@pytest.mark.parametrize("stage", ["g4u", "u4g", "joint"])
 def test_rollouts_rewards_and_losses_on_eight_devices_are_those_on_one(stage):
     printed = json.loads(on_eight_devices("-m", "tests.rl.eight", stage).stdout)
     one, eight = printed["one"], printed["eight"]

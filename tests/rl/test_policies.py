@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from data_pipelines.loading.prompts import PromptBatch
 from tests.data.samples import tokenizer
+from tests.rl.conftest import GROUP, MOST
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.families.build import family_of
@@ -19,35 +19,7 @@ from unicom_jax.planning.program import abstract_batch
 from unicom_jax.rl import captioner as captioners
 from unicom_jax.rl.rows import caption_log_probs, picture_rows
 from unicom_jax.runs.stages import PARTS, START
-from unicom_jax.training.stages.policy import captioner_stage, drawer_stage
-
-GROUP, MOST = 3, 5
-
-
-@pytest.fixture(scope="module")
-def made(generator, setting):
-    """(stage, frozen trees, batch) of a stage with the given settings."""
-
-    def make(build, stage, **changes):
-        config = generator.config.copy_and_resolve_references()
-        config[stage].update({"group_size": GROUP, "max_tokens": MOST, "draw_steps": 4})
-        with config.unlocked():
-            rewards = changes.pop("rewards")
-            config[stage].rewards.update(dict.fromkeys(config[stage].rewards, 0.0) | rewards)
-            config[stage].update(changes)
-        frozen = {**generator.params, START: generator.params["unified"]}
-        batch = PromptBatch(
-            patches=setting.patches,
-            grids=setting.grids,
-            captions=jnp.full((2, MOST), -1).at[:, 0].set(280),
-            questions=jnp.zeros((2, 0), int),
-            answers=jnp.zeros((2, 0), int),
-            number=jnp.zeros(2, int),
-        )
-        return build(stage, config, generator.tokenizer), frozen, batch
-
-    return make
-
+from unicom_jax.training.stages.policy import captioner_stage, drawer_stage, joint_stage
 
 OWN = {"rewards": {"own": 1.0}, "own_reward": "tests.rl.own.brightness"}
 
@@ -154,7 +126,9 @@ def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
 
 @pytest.mark.parametrize("pathway", ["transfusion", "query", "cheers"])
 @pytest.mark.parametrize(
-    ("build", "stage"), [(captioner_stage, "g4u"), (drawer_stage, "u4g")], ids=["g4u", "u4g"]
+    ("build", "stage"),
+    [(captioner_stage, "g4u"), (drawer_stage, "u4g"), (joint_stage, "joint")],
+    ids=["g4u", "u4g", "joint"],
 )
 def test_every_family_has_rollouts_and_losses(pathway, build, stage):
     """Traced, not run: shapes, trees of weights, and a gradient for what the stage trains."""
@@ -173,7 +147,8 @@ def test_every_family_has_rollouts_and_losses(pathway, build, stage):
     key = jax.eval_shape(lambda: jax.random.key(0))
     samples = jax.eval_shape(made.prepare, abstract["unified"], frozen, batch, key)
     rows = config[stage].batch_size * config[stage].group_size
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(samples)} == {rows}
+    drawings = config[stage].get("drawings", 1)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(samples)} == {rows, rows * drawings}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     terms = jax.eval_shape(made.loss, abstract["unified"], frozen, samples, keys)
     assert {"policy", "kl", "clip_share", "length", "reward", "collapsed"} <= terms.keys()

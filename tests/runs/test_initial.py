@@ -237,30 +237,60 @@ def test_an_autoencoder_comes_whole_from_its_folder(tmp_path):
     [
         ({"resnets": 2, "groups": 8}, "set --config.autoencoder.resnets=2 .*norm_groups=8"),
         ({"side": 2}, "set --config.data.patch=4"),
-        ({}, "AutoencoderKL, which has no statistics .*name it in codec.autoencoder.path"),
     ],
 )
 def test_another_autoencoder_names_the_key(tmp_path, changes, fix):
     config = tiny_config(autoencoder__init_from=str(tmp_path))
-    write(tmp_path, "autoencoder", build_autoencoder(config) if changes else SMALL, **changes)
+    write(tmp_path, "autoencoder", build_autoencoder(config), **changes)
     with pytest.raises(ConfigError, match=fix):
         sources_of(config, "autoencoder")
 
 
-def flux_config(tmp_path, autoencoder):
+def test_an_autoencoder_without_statistics_normalises_as_its_scale_and_shift_say(tmp_path):
+    config = tiny_config(autoencoder__init_from=str(tmp_path), autoencoder__latent_channels=4)
+    config.autoencoder.quant_conv = SMALL.quant_conv
+    given = write(tmp_path, "autoencoder", SMALL)
+    module, sources = build_autoencoder(config), sources_of(config, "autoencoder")
+    params = initial_params(module.specs(), sources, SEED, on_device)
+    statistics = params.pop("statistics")
+    chex.assert_trees_all_equal(params, given, strict=True)
+    raw = np.random.default_rng(0).standard_normal((3, module.packed_channels), np.float32)
+    ours = module.normalise({"statistics": statistics}, raw)
+    np.testing.assert_allclose(ours, SMALL.normalise({}, raw), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"resnets": 2}, "set --config.autoencoder.resnets=2"),
+        ({"quant_conv": True}, "set --config.autoencoder.quant_conv=True"),
+        ({"scale": 1000.0}, "scaling_factor=1000.0, which would need a variance below 0"),
+    ],
+)
+def test_another_autoencoder_without_statistics_names_the_key(tmp_path, changes, fix):
+    config = tiny_config(autoencoder__init_from=str(tmp_path), autoencoder__latent_channels=4)
+    config.autoencoder.quant_conv = SMALL.quant_conv
+    write(tmp_path, "autoencoder", SMALL, **changes)
+    with pytest.raises(ConfigError, match=fix):
+        sources_of(config, "autoencoder")
+
+
+def painter_config(folder, kind):
     return tiny_config(
         codec__autoencoder__path="vae",
-        codec__autoencoder__facts={"sizes": dataclasses.asdict(autoencoder), "canvas": (2, 2)},
-        codec__decoder__kind="flux",
+        codec__autoencoder__facts={"sizes": dataclasses.asdict(SMALL), "canvas": (2, 2)},
+        codec__decoder__kind=kind,
         codec__decoder__flux__channels=256,
-        codec__decoder__init_from=str(tmp_path / "flux"),
+        codec__decoder__sd3__position_side=4,
+        codec__decoder__init_from=str(folder),
     )
 
 
-def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
-    config = flux_config(tmp_path, SMALL)
+@pytest.mark.parametrize("kind", ["flux", "sd3"])
+def test_a_released_transformer_becomes_that_of_the_decoder(tmp_path, kind):
+    config = painter_config(tmp_path, kind)
     decoder = build_codec(config).pixel_decoder
-    given = write(tmp_path / "flux", "flux", decoder.transformer)
+    given = write(tmp_path, kind, decoder.transformer)
     others = ("pixel_decoder/projector", "compressor")
     params, chance = start(config, "codec", *others)
     chex.assert_trees_all_equal(params["pixel_decoder"]["transformer"], given, strict=True)
@@ -268,11 +298,18 @@ def test_flux_becomes_the_transformer_of_the_decoder(tmp_path):
         chex.assert_trees_all_equal(at(params, part), chance[part], strict=True)
 
 
-def test_other_sizes_of_flux_name_the_key(tmp_path):
-    config = flux_config(tmp_path, SMALL)
-    transformer = build_codec(config).pixel_decoder.transformer
-    write(tmp_path / "flux", "flux", transformer, single_depth=7)
-    with pytest.raises(ConfigError, match="set --config.codec.decoder.flux.single_depth=7"):
+@pytest.mark.parametrize(
+    ("kind", "change", "words"),
+    [
+        ("flux", {"single_depth": 7}, "set --config.codec.decoder.flux.single_depth=7"),
+        ("sd3", {"dual_depth": 3}, "set --config.codec.decoder.sd3.dual_depth=3"),
+        ("sd3", {"latent_channels": 8}, "has latent_channels=8, the model here 4, and no key"),
+    ],
+)
+def test_other_sizes_of_a_released_transformer_name_the_key(tmp_path, kind, change, words):
+    config = painter_config(tmp_path, kind)
+    write(tmp_path, kind, build_codec(config).pixel_decoder.transformer, **change)
+    with pytest.raises(ConfigError, match=words):
         sources_of(config, "codec")
 
 

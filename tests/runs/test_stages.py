@@ -49,9 +49,21 @@ def test_a_row_finds_what_it_refers_to(name):
         assert subtree.of(specs[subtree.part]), key
 
 
+MROPE = {
+    "unified__image_positions": "mrope",
+    "unified__transformer__rope_sections": (2, 3, 3),
+    "unified__fold": 2,
+}
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
-    [*((name, {}) for name in FAMILIES), ("cheers", {"unified__cheers__pixels": False})],
+    [
+        *((name, MROPE if name == "uae" else {}) for name in FAMILIES),
+        ("cheers", {"unified__cheers__pixels": False}),
+        ("cheers", {"autoencoder__quant_conv": False}),
+        ("uae", {**MROPE, "autoencoder__quant_conv": False}),
+    ],
 )
 def test_a_family_speaks_of_weights_that_there_are(name, settings):
     config, family = tiny_config(unified__pathway=name, **settings), FAMILIES[name]

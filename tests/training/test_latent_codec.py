@@ -75,12 +75,24 @@ def losses_of(config, steps):
     return before, jax.device_get(look(state.params, frozen, pictures()))
 
 
+FLUX = {
+    "channels": CHANNELS,
+    "heads": 2,
+    "head_dim": 16,
+    "rope_dims": (4, 6, 6),
+    "context_dim": 16,
+    "double_depth": 1,
+    "single_depth": 1,
+    "guidance_embeds": True,
+}
+SD3 = {"heads": 2, "head_dim": 16, "context_dim": 16, "depth": 2, "dual_depth": 1}
+
+
 @pytest.mark.slow
-def test_flux_learns_latents_from_the_features_as_its_context(folder, tmp_path):
-    config = adopted(folder, tmp_path, codec__decoder__kind="flux")
-    sizes = {"heads": 2, "head_dim": 16, "rope_dims": (4, 6, 6), "context_dim": 16}
-    depths = {"double_depth": 1, "single_depth": 1, "guidance_embeds": True}
-    config.codec.decoder.flux.update({"channels": CHANNELS, **sizes, **depths})
+@pytest.mark.parametrize(("kind", "sizes"), [("flux", FLUX), ("sd3", SD3)])
+def test_a_released_kind_learns_latents_from_features_as_its_context(folder, tmp_path, kind, sizes):
+    config = adopted(folder, tmp_path, codec__decoder__kind=kind)
+    config.codec.decoder[kind].update(sizes)
     before, after = losses_of(config, 30)
     assert after["flow"][0] < 0.8 * before["flow"][0]
 

@@ -109,6 +109,32 @@ def test_a_stopped_stage_resumes_to_the_last_bit(alternated, tmp_path, label):
 
 
 @pytest.mark.slow
+def test_both_learn_together_and_resume_to_the_last_bit(whole, tmp_path):
+    settings = {
+        "stages": ("encoder", "codec", "pretrain", "joint"),
+        "joint__rewards__scenes": 1.0,
+        "joint__rewards__length": 1.0,
+        "joint__accumulate": 2,
+        "joint__inner_steps": 2,
+        "joint__learning_rate": 1e-2,
+    }
+    workdir = shutil.copytree(whole, tmp_path / "run")
+    go(workdir, "joint", **settings)
+    before, after = weights(workdir, "pretrain"), weights(workdir, "joint")
+    for part in ("transformer", "head"):
+        assert_trees_differ(before[part], after[part])
+    last = lines(workdir, "joint")[-1]
+    worth = last["loss/drawing/reward"]
+    assert last["loss/reward/drawings"] == pytest.approx(worth, rel=1e-4)
+    facts = json.loads((workdir / "joint" / "stage.json").read_text())
+    assert facts["compilations"] == facts["prepare_compilations"] == 1
+    shutil.rmtree(workdir / "joint/checkpoints/2")
+    (workdir / "joint/stage.json").unlink()
+    go(workdir, "joint", **settings)
+    chex.assert_trees_all_equal(weights(workdir, "joint"), after, strict=True)
+
+
+@pytest.mark.slow
 def test_rollouts_are_shown_beside_their_pictures_and_change_nothing(alternated, tmp_path):
     workdir = shutil.copytree(alternated, tmp_path / "run")
     for label in ("u4g", "g4u-2"):

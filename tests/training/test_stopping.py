@@ -56,11 +56,11 @@ def test_a_stop_in_the_last_step_ends_the_stage_and_does_not_begin_the_next(copy
     assert (workdir / "codec" / "stage.json").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", ["TERM", "INT", "HUP", "USR1", "XCPU"])
 def test_the_first_signal_is_remembered(number, capfd):
     with stop_signals() as asked_to_stop:
         assert not asked_to_stop()
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.Signals[f"SIG{number}"])
         assert asked_to_stop()
     assert "stopping after the next save" in capfd.readouterr().err
 

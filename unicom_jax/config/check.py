@@ -194,6 +194,7 @@ def _check_unified(config: Config) -> None:
 # Options of which one pathway alone makes use. Sizes of parts that are not built may stand.
 OPTIONS_OF = {
     "unified.head.kind": "transfusion",
+    "unified.uae.decoder.init_from": "uae",
     **{
         f"unified.cheers.{name}": "cheers"
         for name, key in CHEERS.keys.items()
@@ -218,22 +219,41 @@ def _check_query(config: Config) -> None:
     _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
 
 
-# What pathway cheers does in one way only, and why.
-CHEERS_ONLY = {
+# What a pathway does in one way only, and why.
+ONLY = {
     "unified.understanding": ("features", "a picture is always read in one way"),
     "codec.pool": (1, "slots hold unified.fold latents on a side"),
 }
+UAE_ONLY = {
+    **ONLY,
+    "unified.prediction": ("velocity", "its drawer predicts velocities"),
+    "unified.image_positions": ("mrope", "its reader is a Qwen2.5-VL"),
+    "data.policy": ("fixed", "it reads and draws pictures of one size"),
+}
 
 
-def _check_cheers(config: Config) -> None:
-    for key, (only, why) in CHEERS_ONLY.items():
+def _check_one_way(config: Config, wanted: Mapping[str, tuple[Any, str]]) -> None:
+    pathway = config["unified"]["pathway"]
+    for key, (only, why) in wanted.items():
         if (value := value_at(config, key)) != only:
-            raise ConfigError(f"{key}={value} with unified.pathway=cheers: {why}; set it to {only}")
+            raise ConfigError(
+                f"{key}={value} with unified.pathway={pathway}: {why}; set it to {only}"
+            )
     if config["unified"]["edit_source"] == "both":
         raise ConfigError(
             "unified.edit_source=both would read a picture twice in the same way with "
-            "unified.pathway=cheers; set it to latents"
+            f"unified.pathway={pathway}; set it to latents"
         )
+
+
+def _check_uae(config: Config) -> None:
+    _check_one_way(config, UAE_ONLY)
+    # Rotary positions of the tower in two dimensions.
+    _divides(config, "unified.uae.vision.heads", "unified.uae.vision.width", even=True)
+
+
+def _check_cheers(config: Config) -> None:
+    _check_one_way(config, ONLY)
     over = config["unified"]["cheers"]["flow_over"]
     if over == "all" and config["unified"]["prediction"] != "velocity":
         raise ConfigError(
@@ -254,7 +274,11 @@ def _check_cheers(config: Config) -> None:
 
 
 # What a family asks of a configuration besides, by `unified.pathway`.
-OF_FAMILY: dict[str, Callable[[Config], None]] = {"query": _check_query, "cheers": _check_cheers}
+OF_FAMILY: dict[str, Callable[[Config], None]] = {
+    "query": _check_query,
+    "cheers": _check_cheers,
+    "uae": _check_uae,
+}
 
 
 def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:

@@ -299,8 +299,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
         return f"{group}.{found}" if group else found
     if found := _similar(last, [key.rpartition(".")[2] for key in known], 0.75):
         same = [key for key in known if key.rpartition(".")[2] == found]
-        return max(same, key=lambda key: difflib.SequenceMatcher(None, name, key).ratio())
+        return max(same, key=lambda key: (-key.count("."), _likeness(name, key)))
     return "" if inside else _similar(name, known, 0.6)
+
+
+def _likeness(name: str, key: str) -> float:
+    return difflib.SequenceMatcher(None, name, key).ratio()
 
 
 def _similar(name: str, names: list[str], cutoff: float) -> str:

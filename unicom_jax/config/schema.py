@@ -19,7 +19,7 @@ from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.codec import CODEC
 from unicom_jax.config.keys.data import DATA
 from unicom_jax.config.keys.encoder import ENCODER
-from unicom_jax.config.keys.policy import CAPTIONER, DRAWER
+from unicom_jax.config.keys.policy import CAPTIONER, DRAWER, JOINT
 from unicom_jax.config.keys.training import (
     LONG_CAPTIONS,
     REDRAWING,
@@ -42,8 +42,9 @@ STAGES: dict[str, Group] = {
     "reca": REDRAWING,
     "g4u": CAPTIONER,
     "u4g": DRAWER,
+    "joint": JOINT,
 }
-POLICY_STAGES = tuple(name for name, group in STAGES.items() if group in (CAPTIONER, DRAWER))
+POLICY_STAGES = tuple(name for name, group in STAGES.items() if "rewards" in group.keys)
 UNIFIED_STAGES = tuple(name for name, group in STAGES.items() if group.keys is UNIFIED_STAGE)
 ROW_STAGES = tuple(name for name, group in STAGES.items() if "mixture" in group.keys)
 

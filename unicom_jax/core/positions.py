@@ -172,7 +172,7 @@ def _turn(
     return first * cos - second * sin, second * cos + first * sin
 
 
-IMAGE_POSITIONS = ("grid", "plain")
+IMAGE_POSITIONS = ("grid", "plain", "mrope")
 
 
 def image_positions(
@@ -180,11 +180,13 @@ def image_positions(
 ) -> Int32[np.ndarray, "{rows*cols} 2"]:
     """(y, x) of an image whose first token has text index `start`.
 
-    With n = rows * cols, the image takes n indices: text after it continues at start + n.
+    Text after it continues `position_count` indices later; n = rows * cols.
 
     Args:
       kind: "grid": y = start + (n - rows) // 2 + row, x = start + (n - cols) // 2 + column.
         "plain": y = x = start + index in raster order, as for text (Cheers, arXiv:2603.12793).
+        "mrope": y = start + row, x = start + column, the last two coordinates of
+        `picture_positions`; the first one is `start`.
     """
     if kind not in IMAGE_POSITIONS:
         raise ValueError(
@@ -194,9 +196,16 @@ def image_positions(
     if kind == "plain":
         return np.repeat(start + np.arange(tokens, dtype=np.int32)[:, None], 2, axis=1)
     row, column = np.divmod(np.arange(tokens), cols)
+    if kind == "mrope":
+        return (start + np.stack([row, column], axis=-1)).astype(np.int32)
     y = start + (tokens - rows) // 2 + row
     x = start + (tokens - cols) // 2 + column
     return np.stack([y, x], axis=-1).astype(np.int32)
+
+
+def position_count(rows: int, cols: int, kind: str = "grid") -> int:
+    """How many rotary indices an image takes up; `kind` as for `image_positions`."""
+    return max(rows, cols) if kind == "mrope" else rows * cols
 
 
 def picture_positions(

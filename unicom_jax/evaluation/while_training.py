@@ -90,7 +90,8 @@ def _held(config: Any, workdir: Path, mesh: Any, frozen: Params) -> dict[str, Pa
         elif part is None:
             held |= read(tree)
         else:  # some keys of a complete tree
-            others = PARTS[of.part].build(config).specs().keys() - set(part.read)
+            specs = PARTS[of.part].build(config).specs()
+            others = specs.keys() - set(part.read(specs))
             rest = {key: read(tree, key)[tree][key] for key in sorted(others)}
             held[tree] = {**part.placed(known[part]), **rest}
     return {**held, **read(AUTOENCODER)}

@@ -25,7 +25,11 @@ CODE = (
     "sequence_unicom",
 )
 OWN_CODE = {
-    "modeling_unicom": ("modeling_unicom_flux", "modeling_unicom_pathway"),
+    "modeling_unicom": (
+        "modeling_unicom_flux",
+        "modeling_unicom_sd3",
+        "modeling_unicom_pathway",
+    ),
     "modeling_unicom_cheers": (),
 }
 

@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from flax import traverse_util
 
@@ -20,6 +20,7 @@ from unicom_jax.exchange import peft
 from unicom_jax.exchange.code import SOURCES, code_of
 from unicom_jax.exchange.model_card import model_card
 from unicom_jax.families.build import build_autoencoder
+from unicom_jax.families.uae import UaeImages
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import exported, siglip
@@ -28,6 +29,7 @@ from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -123,10 +125,12 @@ def export(
     config, tokenizer = weights.describe(workdir)
     modules = weights.modules_in_use(config, workdir)
     part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
-    only = part.path if part else ("unified",) * apart
     trained = options.to == AUTOENCODER and has_trained(config, workdir)
-    if part and not trained and isinstance(missing := part.find(modules), str):
-        raise ConfigError(f"{workdir} has no part {options.to!r}: {missing}")
+    only = (AUTOENCODER,) * trained or ("unified",) * apart
+    if part and not trained:
+        if isinstance(found := part.find(modules), str):
+            raise ConfigError(f"{workdir} has no part {options.to!r}: {found}")
+        only = found.path
     whole = None if part else exported.of_run(config)
     if options.choice.step and only and only[0] != "unified":
         raise ConfigError(
@@ -317,56 +321,77 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 # ---- parts alone ------------------------------------------------------------------------------
 
 
+Modules = Mapping[str, Module]
+
+
+class Found(NamedTuple):
+    """A part of a model, and the path of its weights in a run."""
+
+    module: Module
+    path: tuple[str, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Part:
     """A part that can be exported alone.
 
     Attributes:
       layout: a key of `LAYOUTS`.
-      path: the place of its weights in a run.
-      find: modules of a model by tree of weights -> its module, or one line why there is none.
+      find: modules of a model by tree of weights -> its module and the place of its weights in a
+        run, or one line why there is none.
     """
 
     layout: str
-    path: tuple[str, ...]
-    find: Callable[[Mapping[str, Module]], Module | str]
+    find: Callable[[Modules], Found | str]
 
 
-def _language(kind: str) -> Callable[[Mapping[str, Module]], Module | str]:
-    def find(model: Mapping[str, Module]) -> Module | str:
+def _tree(name: str, missing: str) -> Callable[[Modules], Found | str]:
+    """A whole tree of weights; `missing`: why a model may have none."""
+    return lambda model: Found(model[name], (name,)) if name in model else missing
+
+
+def _language(kind: str) -> Callable[[Modules], Found | str]:
+    def find(model: Modules) -> Found | str:
         module: Transformer = model["unified"].transformer
         own = "qwen3" if module.qk_norm else "qwen2"
         if own != kind:
             return f"its language model is of the family {own}; use --to={own}"
-        return module
+        return Found(module, ("unified", "transformer"))
 
     return find
 
 
-def _flux(model: Mapping[str, Module]) -> Module | str:
-    """FLUX's transformer; its layout has no place for the projector of the context."""
-    codec = model["codec"]
-    if not isinstance(codec, Codec):
-        return "its latents are decoded by an autoencoder, not by a flow"
-    if not isinstance(codec.pixel_decoder, FluxDecoder):
-        return "its pixel decoder is a DiT of our own, not FLUX; export it with --to=pytorch"
-    return codec.pixel_decoder.transformer
+# Pixel decoders of foreign kinds, by their layout.
+PAINTERS = {"flux": FluxDecoder, "sd3": MMDiTDecoder}
+
+
+def _painter(kind: str) -> Callable[[Modules], Found | str]:
+    """The decoder's transformer; its layout has no place for the projector of the context."""
+
+    def find(model: Modules) -> Found | str:
+        codec, images = model["codec"], model["unified"].images
+        if isinstance(codec, Codec):
+            decoder, path = codec.pixel_decoder, ("codec", "pixel_decoder")
+        elif isinstance(images, UaeImages):
+            decoder, path = images.decoder, ("unified", "decoder")
+        else:
+            return "its latents are decoded by an autoencoder, not by a flow"
+        if isinstance(decoder, PAINTERS[kind]):
+            return Found(decoder.transformer, (*path, "transformer"))
+        own = [f"--to={name}" for name, found in PAINTERS.items() if isinstance(decoder, found)]
+        if own:
+            return f"its pixel decoder is of another kind; use {own[0]}"
+        return "its pixel decoder is a DiT of our own; export it with --to=pytorch"
+
+    return find
 
 
 PARTS: dict[str, Part] = {
-    "siglip2": Part(
-        "siglip",
-        ("vision",),
-        lambda model: model.get("vision", "no encoder was trained or imported"),
-    ),
-    "qwen2": Part("qwen", ("unified", "transformer"), _language("qwen2")),
-    "qwen3": Part("qwen", ("unified", "transformer"), _language("qwen3")),
-    "flux": Part("flux", ("codec", "pixel_decoder", "transformer"), _flux),
-    "autoencoder": Part(
-        AUTOENCODER,
-        (AUTOENCODER,),
-        lambda model: model.get(AUTOENCODER, "it paints pixels and has no autoencoder"),
-    ),
+    "siglip2": Part("siglip", _tree("vision", "no encoder was trained or imported")),
+    "qwen2": Part("qwen", _language("qwen2")),
+    "qwen3": Part("qwen", _language("qwen3")),
+    **{kind: Part(kind, _painter(kind)) for kind in PAINTERS},
+    AUTOENCODER: Part(AUTOENCODER, _tree(AUTOENCODER, "it paints pixels and has no autoencoder")),
 }
 
 
@@ -387,8 +412,8 @@ def _fill(folder: Path, layout: Layout, module: Module, params: Params, options:
 
 def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
     """Writes one part in a form that transformers or diffusers loads."""
-    module, params = part.find(run.modules), run.params
-    for name in part.path:
+    (module, path), params = part.find(run.modules), run.params
+    for name in path:
         params = params[name]
     _fill(folder, LAYOUTS[part.layout], module, params, options)
     if isinstance(module, Transformer):

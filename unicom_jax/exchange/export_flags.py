@@ -19,7 +19,7 @@ examples:
   unicom export --checkpoint=RUN --to=pytorch --weights=base exports/base  # without adapters
   unicom export --checkpoint=RUN --to=peft exports/adapters
   unicom export --checkpoint=RUN --to=siglip2 exports/encoder      # a class of transformers"""
-TARGETS = ("pytorch", "peft", "siglip2", "qwen2", "qwen3", "flux", "autoencoder")
+TARGETS = ("pytorch", "peft", "siglip2", "qwen2", "qwen3", "flux", "sd3", "autoencoder")
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:

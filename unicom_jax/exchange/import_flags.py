@@ -36,7 +36,7 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="compressor/ and decompressor/ in it, in UniTok's layout",
     )
-    parts.add_argument("--decoder", metavar="DIR", help="FLUX transformer (diffusers)")
+    parts.add_argument("--decoder", metavar="DIR", help="FLUX or SD3 transformer (diffusers)")
     parts.add_argument(
         "--autoencoder", metavar="DIR", help="KL autoencoder of the codec (diffusers)"
     )

@@ -10,6 +10,8 @@ from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel, Prediction
 from unicom_jax.families.latents import ImageEmbedding
+from unicom_jax.families.painters import build_decoder
+from unicom_jax.families.uae import make_uae
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
@@ -23,10 +25,7 @@ from unicom_jax.models.codec import Codec
 from unicom_jax.models.compressor import make_compressor, make_decompressor
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.encoder_stack import EncoderStack
-from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import make_flow_head
-from unicom_jax.models.flux import FluxTransformer
-from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.latent_codec import AutoencoderCodec, LatentCodec
 from unicom_jax.models.paint_space import LatentSpace, PaintSpace, PixelSpace
 from unicom_jax.models.patch_discriminator import AdversarialAutoencoder, PatchDiscriminator
@@ -36,7 +35,6 @@ from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 
 Config = Mapping[str, Any]
-DECODERS = ("dit", "flux")
 
 
 def grid_side(config: Config) -> int:
@@ -101,11 +99,10 @@ def space_of(config: Config, autoencoder: Autoencoder, canvas: tuple[int, int]) 
 def build_autoencoder(config: Config) -> AutoencoderKLFlux2:
     """The autoencoder of `config.autoencoder`; its statistics are those of patch-sized squares."""
     settings = config["autoencoder"]
-    names = ("latent_channels", "resnets", "attention_backend", "remat")
+    names = ("latent_channels", "resnets", "quant_conv", "attention_backend", "remat")
     return AutoencoderKLFlux2(
         widths=tuple(settings["widths"]),
         groups=settings["norm_groups"],
-        quant_conv=True,
         side=config["data"]["patch"] // 2 ** (len(settings["widths"]) - 1),
         **{name: settings[name] for name in names},
     )
@@ -139,40 +136,10 @@ def build_codec(config: Config) -> Codec:
     return Codec(
         compressor=make_compressor(codec["compressor"], feature_dim, latent_dim, **options),
         decompressor=make_decompressor(codec["compressor"], feature_dim, latent_dim, **options),
-        pixel_decoder=_build_decoder(config, feature_dim),
+        pixel_decoder=build_decoder(config, build_space(config), feature_dim),
         latent_dim=latent_dim,
         pool=codec["pool"],
     )
-
-
-def _build_decoder(config: Config, feature_dim: int) -> FlowDecoder:
-    """The pixel decoder of `codec.decoder`."""
-    sizes, space = dict(config["codec"]["decoder"]), build_space(config)
-    kind, flux = sizes.pop("kind"), dict(sizes.pop("flux"))
-    del sizes["init_from"]  # where weights come from does not affect sizes
-    if kind == "dit":
-        return PixelDecoder(
-            channels=space.channels,
-            feature_dim=feature_dim,
-            compute_dtype=config["compute_dtype"],
-            **sizes,
-        )
-    if kind != "flux":
-        raise ValueError(f"codec.decoder.kind={kind!r} is not one of {', '.join(DECODERS)}")
-    if not isinstance(space, LatentSpace):
-        raise ValueError(
-            "codec.decoder.kind=flux paints latents; set codec.autoencoder.path to the folder of "
-            "FLUX's autoencoder, or codec.decoder.kind=dit"
-        )
-    if flux["channels"] != space.channels:
-        raise ValueError(
-            f"codec.decoder.flux.channels={flux['channels']}, but a token has {space.channels}: "
-            f"data.patch={space.patch} over this autoencoder; make them equal (FLUX: patch 16, 64)"
-        )
-    guidance = flux.pop("guidance")
-    flux["rope_dims"] = tuple(flux["rope_dims"])
-    transformer = FluxTransformer(out_channels=flux["channels"], **flux)
-    return FluxDecoder(transformer, feature_dim, guidance, config["compute_dtype"])
 
 
 def _most_tokens(config: Config) -> int:
@@ -189,8 +156,11 @@ def build_unified(config: Config) -> UnifiedModel:
       ValueError: an unknown `unified.pathway`, or settings that its family does not support.
     """
     unified, family = config["unified"], family_of(config)
-    transformer = Transformer(vocab_size=config["data"]["vocab_size"], **unified["transformer"])
+    sizes = {**unified["transformer"]}
+    sizes["rope_sections"] = tuple(sizes["rope_sections"])
+    transformer = Transformer(vocab_size=config["data"]["vocab_size"], **sizes)
     _check_codec(config, family.codec(config))
+    _check_positions(unified, family)
     return UnifiedModel(
         transformer=transformer,
         images=family.images(config, transformer),
@@ -198,6 +168,21 @@ def build_unified(config: Config) -> UnifiedModel:
         z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
+
+
+def _check_positions(unified: Mapping[str, Any], family: Family) -> None:
+    """Raises ValueError if a picture's positions are not of the family, or of the transformer."""
+    kind, sections = unified["image_positions"], unified["transformer"]["rope_sections"]
+    if kind not in family.positions:
+        raise ValueError(
+            f"unified.image_positions={kind} is not for unified.pathway={unified['pathway']}; set "
+            f"it to {' or '.join(family.positions)}"
+        )
+    if (kind == "mrope") != (len(sections) == 3):
+        raise ValueError(
+            f"unified.transformer.rope_sections={tuple(sections)} with unified.image_positions="
+            f"{kind}; give three sections for mrope, and () for others"
+        )
 
 
 def _check_codec(config: Config, codec: LatentCodec) -> None:
@@ -287,8 +272,11 @@ def build_query(config: Config, transformer: Transformer) -> ImageModel:
 DARKEST = {"signed": -1.0, "unit": 0.0}
 
 
-def build_latents(config: Config) -> AutoencoderCodec:
-    """The codec of Cheers: the packed latents of the autoencoder of `config.autoencoder`.
+def build_autoencoder_codec(config: Config, darkest: float = -1.0) -> AutoencoderCodec:
+    """The packed latents of the autoencoder of `config.autoencoder`.
+
+    Args:
+      darkest: the value of black for the autoencoder.
 
     Raises:
       ValueError: pictures have several shapes and their common canvas is not known yet.
@@ -302,7 +290,12 @@ def build_latents(config: Config) -> AutoencoderCodec:
             "adopt_autoencoder of unicom_jax.runs.autoencoder, as a run does when it starts"
         )
     space = space_of(config, build_autoencoder(config), canvas)
-    return AutoencoderCodec(space, DARKEST[config["unified"]["cheers"]["pixel_range"]])
+    return AutoencoderCodec(space, darkest)
+
+
+def build_latents(config: Config) -> AutoencoderCodec:
+    """`build_autoencoder_codec` with the range of pixels that Cheers is configured for."""
+    return build_autoencoder_codec(config, DARKEST[config["unified"]["cheers"]["pixel_range"]])
 
 
 def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
@@ -312,6 +305,16 @@ def build_cheers(config: Config, transformer: Transformer) -> ImageModel:
         width=transformer.width,
         vision=build_encoder(config).vision,
         codec=build_latents(config),
+        compute_dtype=config["compute_dtype"],
+    )
+
+
+def build_uae(config: Config, transformer: Transformer) -> ImageModel:
+    """UAE, over the latents of the autoencoder."""
+    return make_uae(
+        config["unified"],
+        width=transformer.width,
+        codec=build_autoencoder_codec(config),
         compute_dtype=config["compute_dtype"],
     )
 
@@ -329,7 +332,8 @@ def _cheers_starts_from(config: Config) -> dict[str, Subtree]:
     reads latents through a newly initialised embedding."""
     if not config["unified"]["cheers"]["pixels"]:
         return {"vision": Subtree("encoder", "vision", fresh=("embedding",))}
-    return {"vision": VISION, "decoder": Subtree("autoencoder", DECODER_KEYS)}
+    own = Subtree("autoencoder", DECODER_KEYS, optional=("post_quant_conv",))
+    return {"vision": VISION, "decoder": own}
 
 
 def _unicom(**own: Any) -> Family:
@@ -345,6 +349,11 @@ def _unicom(**own: Any) -> Family:
     )
 
 
+# The weights of families that draw in latents of the stage `autoencoder`.
+AUTOENCODER = Subtree("autoencoder", AUTOENCODER_KEYS, optional=("quant_conv", "post_quant_conv"))
+_in_latents = {"frozen": {"autoencoder": AUTOENCODER}, "in_model": {"codec": AUTOENCODER}}
+
+
 # By `unified.pathway`. A new family needs a file with an `ImageModel`, and a row here.
 FAMILIES: dict[str, Family] = {
     "transfusion": _unicom(images=build_unicom),
@@ -352,11 +361,19 @@ FAMILIES: dict[str, Family] = {
     "cheers": Family(
         images=build_cheers,
         codec=build_latents,
-        frozen={"autoencoder": Subtree("autoencoder", AUTOENCODER_KEYS)},
         starts_from=_cheers_starts_from,
-        in_model={"codec": Subtree("autoencoder", AUTOENCODER_KEYS)},
+        **_in_latents,
         details="head/gate/down/.*",
         heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
+    ),
+    "uae": Family(
+        images=build_uae,
+        codec=build_autoencoder_codec,
+        cast="(vision/|decoder/transformer/(dual|joint|last)/(?!.*modulation))",
+        heads=("unified.uae.vision.heads", "unified.uae.decoder.heads"),
+        remat="unified.uae.decoder.remat",
+        positions=("mrope",),
+        **_in_latents,
     ),
 }
 

@@ -15,25 +15,22 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
-from unicom_jax.core.activations import ROWS, place
 from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.flow import TIME_GRIDS, flow_terms, terms_by_time
 from unicom_jax.core.layers import Linear
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, Specs
-from unicom_jax.core.pixels import to_unit
+from unicom_jax.families.autoencoded import Latents, encode_pictures
 from unicom_jax.families.images import FlowTime, ImageModel, Noised, Prediction, noise_draws
 from unicom_jax.families.slots import each_alone, picture_rows, side_by_side, take, used_first
 from unicom_jax.models.cascaded_head import Cascade, CascadedHead
 from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.latent_decoder import LatentDecoder
 from unicom_jax.models.modulated_stack import ModulatedStack
-from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.pixel_tokenizer import PixelTokenizer, SlotProjector
 from unicom_jax.models.vision_encoder import VisionEncoder
 
@@ -41,14 +38,6 @@ from unicom_jax.models.vision_encoder import VisionEncoder
 # flow head and its gate. Later stages train everything that the family does not hold itself.
 FROZEN_AT_FIRST = ("transformer/.*", "decoder/.*", "vision/.*")
 GATE_BINS = 10  # of flow time, in which the gate is reported
-
-
-@flax.struct.dataclass
-class Latents:
-    """Normalised latents of the pictures of a batch, and their rows and columns."""
-
-    latents: Float[Array, "B M n d"]
-    grids: Int[Array, "B M 2"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,16 +84,7 @@ class CheersImages(ImageModel):
 
     def prepare(self, frozen: Params, batch: MixedBatch) -> Latents:
         """By `frozen["autoencoder"]`; they are means of its posterior."""
-        if batch.patches is None:
-            raise ValueError(
-                "the batch contains features of an encoder, but unified.pathway=cheers reads "
-                "pixels; pack or load the data without features"
-            )
-        rows, images = batch.grids.shape[:2]
-        pixels, grids = to_unit(picture_rows(batch.patches)), picture_rows(batch.grids)
-        latents = place(self.codec.encode(frozen[AUTOENCODER], pixels, grids), ROWS)
-        latents = latents.reshape(rows, images, *latents.shape[1:])
-        return Latents(latents, self.codec.grid(batch.grids))
+        return encode_pictures(self.codec, frozen, batch, "cheers")
 
     def noise(
         self, prepared: Latents, draws: Int[Array, "B draws"], row_keys: Key[Array, " B"]

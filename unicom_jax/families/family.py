@@ -32,23 +32,26 @@ class Subtree:
         these keys; None: everything.
       fresh: keys of the selection that are left out; a model that starts from the selection
         initialises them at random.
+      optional: those of several keys that the part may lack.
     """
 
     part: str
     keys: str | tuple[str, ...] | None = None
     fresh: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
 
-    @property
-    def read(self) -> tuple[str, ...] | None:
-        """The selected top-level keys; None: all."""
-        return (self.keys,) if isinstance(self.keys, str) else self.keys
+    def read(self, tree: Mapping[str, Any]) -> tuple[str, ...] | None:
+        """The selected ones of a tree's top-level keys; None: all."""
+        if self.keys is None or isinstance(self.keys, str):
+            return self.keys and (self.keys,)
+        return tuple(key for key in self.keys if key in tree or key not in self.optional)
 
     def of(self, tree: Mapping[str, Any]) -> Any:
         """Selects from a tree that has the part's top-level keys."""
         if isinstance(self.keys, str):
             found = tree[self.keys]
         else:
-            found = tree if self.keys is None else {key: tree[key] for key in self.keys}
+            found = tree if self.keys is None else {key: tree[key] for key in self.read(tree)}
         return {k: v for k, v in found.items() if k not in self.fresh} if self.fresh else found
 
     def placed(self, weights: Any) -> Any:
@@ -88,6 +91,8 @@ class Family:
         what its head draws; if they are 0, it draws by semantics alone; "": it has none.
       heads: configuration keys that set numbers of attention heads, besides the transformer's and
         the vision tower's.
+      remat: the key that sets what the largest stack keeps for the backward pass.
+      positions: kinds of positions of a picture's slots, `unified.image_positions`.
     """
 
     images: Callable[[Config, Transformer], ImageModel]
@@ -99,6 +104,8 @@ class Family:
     cast: str = ""
     details: str = ""
     heads: tuple[str, ...] = ()
+    remat: str = "unified.transformer.remat"
+    positions: tuple[str, ...] = ("grid", "plain")
 
     def __post_init__(self) -> None:
         for name in self.frozen:

@@ -130,6 +130,14 @@ class Noised:
         )
 
 
+@flax.struct.dataclass
+class Context:
+    """Last hidden states of all slots before the place of each draw; later entries are padding."""
+
+    states: Float[Array, "B draws T W"]
+    lengths: Int[Array, "B draws"]
+
+
 class ImageModel(Module):
     """The image side of a family. Its `specs` join the transformer's in one tree of weights.
 
@@ -139,6 +147,10 @@ class ImageModel(Module):
       flow_time: how `noise` draws times; sampling shifts its steps alike.
       reads_noise: whether the result of `drawn` depends on z_t or t. If not, `drawn` and the
         transformer run once per picture, and only `velocity` at each step of sampling.
+      reads_context: whether `condition` takes the hidden states of all that precedes the picture, a
+        `Context`, and not those of its own slots. Then the transformer does not run for a picture
+        that is sampled.
+      slot_patches: patches along each side of a slot of a picture that is read; used by M-RoPE.
       flow_over: pictures over which the loss is averaged: "drawn"; or "all", which adds dummies and
         the pictures that are read, as if drawn at t = 1 (`ended`), where the target velocity is 0.
       dummies: whether batches have draws of `SequenceConfig.dummies`, which are at t = 0.
@@ -149,6 +161,8 @@ class ImageModel(Module):
 
     flow_time: FlowTime = FlowTime()
     reads_noise = True
+    reads_context = False
+    slot_patches = 1
     flow_over = "drawn"
     dummies = False
     time_grids = ("even",)
@@ -211,7 +225,10 @@ class ImageModel(Module):
         return tuple(side_by_side(x, rows) for x in looked), side_by_side(drawn, rows), aux
 
     def condition(
-        self, params: Params, hidden: Float[Array, "B draws s W"], grids: Int[Array, "B draws 2"]
+        self,
+        params: Params,
+        hidden: Float[Array, "B draws s W"] | Context,
+        grids: Int[Array, "B draws 2"],
     ) -> Any:
         """What `velocity` needs from hidden states; computed once unless `reads_noise`."""
         del params, grids

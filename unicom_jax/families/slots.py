@@ -89,14 +89,32 @@ def pick_draws(
     Entries after a draw's last slot are those that follow in the row; an absent draw has arbitrary
     ones.
     """
-    return _pick(hidden, jnp.argmax(_draw_starts(batch), axis=-1), slots)
+    return pick(hidden, jnp.argmax(_draw_starts(batch), axis=-1), slots)
+
+
+def pick_contexts(
+    hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
+) -> tuple[Float[Array, "B draws T W"], Int[Array, "B draws"]]:
+    """The hidden states of all slots that precede the place of each draw, and how many they are.
+
+    Later entries are arbitrary; an absent draw has none. A draw takes `slots` slots of its row, so
+    T is less than S by these.
+    """
+    starts = _draw_starts(batch)
+    first = jnp.argmax(starts, axis=-1)
+    begin, stop = (
+        jnp.take_along_axis(bound, first, axis=1)
+        for bound in (batch.mask.context_start, batch.mask.context_stop)
+    )
+    lengths = jnp.where(jnp.any(starts, axis=-1), stop - begin, 0)
+    return pick(hidden, begin, hidden.shape[1] - slots), lengths
 
 
 def pick_read(
     hidden: Float[Array, "B S W"], batch: MixedBatch, slots: int
 ) -> Float[Array, "B M {slots} W"]:
     """Like `pick_draws`, for the pictures that are read."""
-    return _pick(hidden, jnp.argmax(_read_starts(batch), axis=-1), slots)
+    return pick(hidden, jnp.argmax(_read_starts(batch), axis=-1), slots)
 
 
 def pictures_read(batch: MixedBatch) -> Bool[Array, "B M"]:
@@ -126,7 +144,7 @@ def _first_slots(
     return begins[:, None] & (batch.image_index[:, None] == jnp.arange(count)[:, None])
 
 
-def _pick(
+def pick(
     hidden: Float[Array, "B S W"], first: Int[Array, "B M"], slots: int
 ) -> Float[Array, "B M {slots} W"]:
     """The hidden states of the `slots` slots that start at `first`."""

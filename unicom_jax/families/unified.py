@@ -17,22 +17,25 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int, Key
 
 from unicom_jax.core.activations import own_slots
-from unicom_jax.core.batch import MaskIntervals, MixedBatch
+from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.core.parts import membership
 from unicom_jax.core.scopes import in_module
-from unicom_jax.families.images import ImageModel, Noised
+from unicom_jax.families.images import Context, ImageModel, Noised
 from unicom_jax.families.slots import (
     draw_parts,
     dummy_draws,
     each_alone,
+    pick,
+    pick_contexts,
     pick_draws,
     pick_read,
     pictures_read,
     place_images,
     read_parts,
     side_by_side,
+    take,
 )
 from unicom_jax.models.transformer import KVCache, Transformer
 
@@ -112,8 +115,14 @@ class UnifiedModel(Module):
                 params, prepared, noised, is_read, self.views
             )
         hidden = self._embed(params, batch, (*looked, drawn))
-        hidden, _ = self.transformer(params["transformer"], hidden, batch.positions, batch.mask)
-        noised, states = each_alone((noised, pick_draws(hidden, batch, drawn.shape[2])))
+        places = self._places(batch)
+        hidden, _ = self.transformer(params["transformer"], hidden, places, batch.mask)
+        states = (
+            Context(*pick_contexts(hidden, batch, drawn.shape[2]))
+            if images.reads_context
+            else pick_draws(hidden, batch, drawn.shape[2])
+        )
+        noised, states = each_alone((noised, states))
         terms = self._picture_terms(params, states, noised, aux)
         if over_all:
             states = each_alone(pick_read(hidden, batch, read.shape[2]))
@@ -123,7 +132,7 @@ class UnifiedModel(Module):
         return {**terms, **self.text_terms(params, batch, hidden)}
 
     def _picture_terms(
-        self, params: Params, states: Float[Array, "R 1 s W"], noised: Noised, aux: Any
+        self, params: Params, states: Float[Array, "R 1 s W"] | Context, noised: Noised, aux: Any
     ) -> LossTerms:
         """Loss terms of pictures, each a row of its own, from the hidden states of their slots."""
         condition = self.images.condition(params, states, noised.grids)
@@ -151,7 +160,21 @@ class UnifiedModel(Module):
         """Hidden states of rows without draws; `prepared`: as for `prefill`."""
         looked_at = None if prepared is None else self.images.looked_at(params, prepared)
         hidden = self._embed(params, batch, looked_at)
-        return self.transformer(params["transformer"], hidden, batch.positions, batch.mask)[0]
+        return self.transformer(params["transformer"], hidden, self._places(batch), batch.mask)[0]
+
+    def _places(self, batch: MixedBatch) -> Int[Array, "B S axes"]:
+        """The rotary positions of the transformer. With M-RoPE it has a third coordinate, time,
+        which is that of its first row for a slot of a picture."""
+        if self.transformer.rope_axes == 2:
+            return batch.positions
+        if not (most := batch.grids.shape[1]):
+            return self.transformer.text_positions(batch.positions[..., 0])
+        # Slots of a drawn picture, which count draws, may get any position: nobody sees them.
+        columns = take(batch.grids, jnp.minimum(batch.image_index, most - 1))[..., 1]
+        columns = columns // self.images.slot_patches
+        row = batch.image_token // jnp.maximum(columns, 1)
+        time = batch.positions[..., 0] - jnp.where(batch.roles > Role.TEXT, row, 0)
+        return jnp.concatenate([time[..., None], batch.positions], axis=-1)
 
     def _members(self, numbers: Int[Array, "B n"]) -> Bool[Array, "B n 1 P"]:
         return membership(numbers, self.parts)[:, :, None]
@@ -164,6 +187,11 @@ class UnifiedModel(Module):
         return self.transformer.logits(params["transformer"], hidden)
 
     # ---- sampling -------------------------------------------------------------------------
+
+    def init_cache(self, rows: int, slots: int) -> KVCache:
+        """An empty cache for `prefill` and `begin_drawing`."""
+        states = self.images.reads_context
+        return self.transformer.init_cache(rows, slots, self.compute_dtype, states=states)
 
     def prefill(
         self,
@@ -181,7 +209,7 @@ class UnifiedModel(Module):
         looked_at = None if prepared is None else self.images.looked_at(params, prepared)
         hidden = self._embed(params, batch, looked_at)
         return self.transformer(
-            params["transformer"], hidden, batch.positions, batch.mask, cache, start
+            params["transformer"], hidden, self._places(batch), batch.mask, cache, start
         )
 
     def begin_drawing(
@@ -201,6 +229,11 @@ class UnifiedModel(Module):
           start: the picture's first cache slot.
         """
         grids = grids[:, None]
+        if self.images.reads_context:
+            begin, stop = mask.context_start[:, :1], mask.context_stop[:, :1]
+            states = pick(cache.states[0], begin, cache.states.shape[2] - positions.shape[1])
+            found = Context(states, stop - begin)
+            return DrawingContext(grids, self.images.condition(params, found, grids))
         context = DrawingContext(grids, cache=cache, positions=positions, mask=mask, start=start)
         if self.images.reads_noise:
             return context

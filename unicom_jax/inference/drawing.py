@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -102,13 +103,16 @@ class Drawing:
         for name in ("steps", "codec_steps"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise ValueError(f"{name} is {count}; drawing needs at least 1")
+        for name in ("guidance", "image_guidance"):
+            if not math.isfinite(scale := getattr(self, name)):
+                raise ValueError(f"{name} is {scale}; give a finite number")
         low, high = self.guidance_interval
         if not 0.0 <= low < high <= 1.0:
             raise ValueError(
                 f"guidance_interval {self.guidance_interval} is not an interval; give two flow "
                 "times from 0 (noise) to 1 (picture), the lower one first"
             )
-        if self.shift is not None and self.shift <= 0:
+        if self.shift is not None and not 0 < self.shift < math.inf:
             raise ValueError(f"shift is {self.shift}; give a number above 0, 1 for even steps")
         if not 0.0 <= self.renorm_min <= 1.0:
             raise ValueError(f"renorm_min is {self.renorm_min}; give a factor from 0 to 1")

@@ -124,8 +124,7 @@ class Models:
 
 
 def _empty_cache(models: Models, rows: int, slots: int) -> KVCache:
-    unified = models.unified
-    return unified.transformer.init_cache(rows, slots, unified.compute_dtype)
+    return models.unified.init_cache(rows, slots)
 
 
 def program(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image as PilImage
 
+from data_pipelines.decoding import to_srgb
 from data_pipelines.segments import Image, Segment, Text
 from unicom_jax.core.picture import Picture
 
@@ -27,20 +30,31 @@ def as_texts(texts: Any, what: str = "prompt") -> list[str]:
 
 
 def as_pictures(images: Any) -> list[Picture]:
-    """A list of pictures (H, W, 3) uint8; one array of three axes is one picture.
+    """A list of pictures (H, W, 3) uint8. An array of three axes is one picture, and so is a Pillow
+    image, which is read as training reads files (`decoding.to_srgb`).
 
     Raises:
       ValueError: one of them is not such a picture.
     """
-    listed = [images] if isinstance(images, np.ndarray) and images.ndim == 3 else list(images)
+    if isinstance(images, str | bytes | os.PathLike | None):
+        images = [images]
+    listed = [images] if _is_single(images) else list(images)
+    listed = [np.asarray(to_srgb(i)) if isinstance(i, PilImage.Image) else i for i in listed]
     for place, image in enumerate(listed):
         found = getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__)
         if found[0] is None or len(found[0]) != 3 or found[0][2] != 3 or found[1] != np.uint8:
             raise ValueError(
-                f"picture {place} must be an array (height, width, 3) of uint8, not {found[1]} "
-                f"{found[0] or ''}".rstrip()
+                f"picture {place} must be a Pillow image or an array (height, width, 3) of uint8, "
+                f"not {found[1]} {found[0] or ''}".rstrip()
             )
     return listed
+
+
+def _is_single(images: Any) -> bool:
+    """Whether this is one picture rather than several."""
+    return isinstance(images, PilImage.Image) or (
+        isinstance(images, np.ndarray) and images.ndim in (2, 3)
+    )
 
 
 def paired(images: Any, texts: Any, what: str) -> list[tuple[Picture, str]]:
@@ -52,7 +66,7 @@ def paired(images: Any, texts: Any, what: str) -> list[tuple[Picture, str]]:
     pictures, words = as_pictures(images), as_texts(texts, what)
     if isinstance(texts, str):
         words = words * len(pictures)
-    elif isinstance(images, np.ndarray) and images.ndim == 3:
+    elif _is_single(images):
         pictures = pictures * len(words)
     if len(pictures) != len(words):
         raise ValueError(

@@ -5,7 +5,8 @@
         Rule("blocks/mlp/up/kernel", "model.layers.{layer}.mlp.up_proj.weight", axes=(1, 0)),
     )
 
-`{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis. A tensor that
+`{layer}` marks weights that we stack: layer l is the l-th entry of our leading axis, or, where a
+stack begins later in their model, the entry l - `first`. A tensor that
 is whole in their layout but split in ours (a fused query, key and value) has several paths, joined
 along its first axis or the axis that the rule names. A tensor that we do not have (a bias that is
 always zero) has no path.
@@ -35,6 +36,7 @@ class Rule:
       axes: their axes in our order: ours = theirs.transpose(axes). () keeps the order.
       shape: their shape (of one part), if ours has more axes; () if it follows from ours.
       along: their axis along which several parts are joined.
+      first: their number of our layer 0.
     """
 
     ours: str | tuple[str, ...]
@@ -42,6 +44,7 @@ class Rule:
     axes: tuple[int, ...] = ()
     shape: tuple[int, ...] = ()
     along: int = 0
+    first: int = 0
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -52,8 +55,10 @@ class Rule:
         return LAYER in self.theirs
 
     def name(self, layer: int | None) -> str:
-        """The foreign name; `layer` is None if nothing is stacked."""
-        return self.theirs if layer is None else self.theirs.replace(LAYER, str(layer))
+        """The foreign name of our layer number `layer`; None if nothing is stacked."""
+        if layer is None:
+            return self.theirs
+        return self.theirs.replace(LAYER, str(self.first + layer))
 
     def part_shape(self, ours: Sequence[int]) -> tuple[int, ...]:
         """The shape of one part of theirs, from the shape of one layer of ours."""

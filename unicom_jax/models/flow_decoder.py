@@ -17,9 +17,14 @@ from unicom_jax.core.module import Module, Params
 
 
 class FlowDecoder(Module):
-    """Base of the pixel decoders. A call returns the network's prediction, here the velocity."""
+    """Base of the pixel decoders. A call returns the network's prediction, here the velocity.
 
-    channels: int  # numbers in a token, C
+    `channels`: numbers in a token, C. `untrained`: patterns of the paths of weights that no stage
+    trains.
+    """
+
+    channels: int
+    untrained: tuple[str, ...] = ()
 
     def __call__(
         self,

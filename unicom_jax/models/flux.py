@@ -23,48 +23,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Real
 
 from unicom_jax.core.activations import PICTURES, place
-from unicom_jax.core.attention import attention, check_backend
+from unicom_jax.core.attention import check_backend
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.layers import Linear, Mlp, RMSNorm, TimeEmbedding, gelu_tanh
+from unicom_jax.core.layers import Linear, Mlp, TimeEmbedding, gelu_tanh
 from unicom_jax.core.modulation import Modulation, gated_sum, modulated_norm
 from unicom_jax.core.module import Module, Params, Specs, stack_specs, zeros
 from unicom_jax.core.positions import Turns, apply_paired_rope, axial_rope
 from unicom_jax.core.remat import REMAT_POLICIES, check_remat
+from unicom_jax.models.streams import (
+    MLP_RATIO,
+    Heads,
+    Projections,
+    Stream,
+    attend,
+    attend_jointly,
+)
 
-MLP_RATIO = 4  # ratio of every MLP's hidden width to the width
 ROPE_THETA = 10_000.0
-
-# Query, key and value.
-Heads = tuple[Float[Array, "B S H D"], Float[Array, "B S H D"], Float[Array, "B S H D"]]
-Steers = list[Float32[Array, "B 1 W"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Projections(Module):
-    """Queries, keys and values of one stream; queries and keys are RMS-normed head by head."""
-
-    heads: int
-    head_dim: int
-
-    @property
-    def _parts(self) -> dict[str, Module]:
-        width = self.heads * self.head_dim
-        linear, norm = Linear(width, width, axes=("embed", "heads")), RMSNorm(self.head_dim)
-        parts = {"query": linear, "key": linear, "value": linear}
-        return parts | {"query_norm": norm, "key_norm": norm}
-
-    def specs(self) -> Specs:
-        return {name: part.specs() for name, part in self._parts.items()}
-
-    def __call__(self, params: Params, x: Float[Array, "B S W"]) -> Heads:
-        parts = self._parts
-
-        def project(name: str) -> jax.Array:
-            return parts[name](params[name], x).reshape(*x.shape[:2], self.heads, self.head_dim)
-
-        query, key, value = (project(name) for name in ("query", "key", "value"))
-        query = parts["query_norm"](params["query_norm"], query)
-        return query, parts["key_norm"](params["key_norm"], key), value
 
 
 def _attend(
@@ -73,51 +48,7 @@ def _attend(
     """Attention with rotated queries and keys."""
     query, key, value = heads
     query, key = apply_paired_rope(query, *turns), apply_paired_rope(key, *turns)
-    mixed = attention(query, key, value, mask, backend=backend)
-    return mixed.reshape(*mixed.shape[:2], -1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Stream(Module):
-    """One stream of a double block: everything but the attention, which both streams share."""
-
-    heads: int
-    head_dim: int
-
-    @property
-    def _parts(self) -> dict[str, Module]:
-        width = self.heads * self.head_dim
-        return {
-            "modulation": Modulation(width, width, 6),
-            "attention": Projections(self.heads, self.head_dim),
-            "output": Linear(width, width, axes=("heads", "embed")),
-            "mlp": Mlp(width, MLP_RATIO * width, width),
-        }
-
-    def specs(self) -> Specs:
-        return {name: part.specs() for name, part in self._parts.items()}
-
-    def steer(self, params: Params, steering: Float32[Array, "B 1 W"]) -> Steers:
-        """Shift, scale and gate of the attention, then of the MLP."""
-        return self._parts["modulation"](params["modulation"], steering)
-
-    def project(self, params: Params, x: Float[Array, "B S W"], steers: Steers) -> Heads:
-        shift, scale = steers[:2]
-        return self._parts["attention"](params["attention"], modulated_norm(x, scale, shift))
-
-    def finish(
-        self,
-        params: Params,
-        x: Float[Array, "B S W"],
-        mixed: Float[Array, "B S W"],
-        steers: Steers,
-    ) -> Float[Array, "B S W"]:
-        """The block's output, from x and the output of the attention."""
-        parts = self._parts
-        gate1, shift, scale, gate2 = steers[2:]
-        x = gated_sum(x, gate1, parts["output"](params["output"], mixed))
-        out = parts["mlp"](params["mlp"], modulated_norm(x, scale, shift))
-        return gated_sum(x, gate2, out)
+    return attend((query, key, value), mask, backend)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +79,10 @@ class DoubleBlock(Module):
         stream, weights = self.stream, (params["context"], params["image"])
         steers = [stream.steer(part, steering) for part in weights]
         sides = list(zip(weights, (context, image), steers, strict=True))
-        projected = [stream.project(part, x, steer) for part, x, steer in sides]
-        heads = tuple(jnp.concatenate(pair, axis=1) for pair in zip(*projected, strict=True))
-        mixed = _attend(heads, turns, mask, self.attention_backend)
-        mixed = jnp.split(mixed, [context.shape[1]], axis=1)
+        mixed = attend_jointly(
+            [stream.project(part, x, steer) for part, x, steer in sides],
+            lambda heads: _attend(heads, turns, mask, self.attention_backend),
+        )
         context, image = (
             stream.finish(part, x, seen, steer)
             for (part, x, steer), seen in zip(sides, mixed, strict=True)

@@ -16,13 +16,13 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Float32, Int
 
-from unicom_jax.core.batch import MaskIntervals
 from unicom_jax.core.grids import token_mask, token_places
 from unicom_jax.core.layers import Mlp
 from unicom_jax.core.module import Params, Specs
 from unicom_jax.core.scopes import in_module
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flux import FluxTransformer
+from unicom_jax.models.streams import joint_mask
 
 HIDDEN_RATIO = 3  # ratio of the projector's hidden width to the context's, as in UniWorld-V1
 
@@ -78,6 +78,7 @@ class FluxDecoder(FlowDecoder):
     ) -> Float32[Array, "B N C"]:
         """The velocity data - noise; see `FlowDecoder`."""
         batch, tokens = noisy.shape[:2]
+        real = grids[:, 0] * grids[:, 1]
         context = self.projector(params["projector"], condition.astype(self.compute_dtype))
         places = jnp.pad(token_places(grids, tokens), ((0, 0), (0, 0), (1, 0)))  # (0, row, column)
         guidance = jnp.full(batch, self.guidance) if self.transformer.guidance_embeds else None
@@ -90,21 +91,6 @@ class FluxDecoder(FlowDecoder):
             places,
             jnp.zeros((*context.shape[:2], 3), places.dtype),
             guidance,
-            joint_mask(grids, context.shape[1], tokens),
+            joint_mask(real, real, context.shape[1], tokens),
         )
         return jnp.where(token_mask(grids, tokens)[..., None], -out, 0.0)
-
-
-def joint_mask(grids: Int[Array, "B 2"], context: int, image: int) -> MaskIntervals:
-    """All see the real tokens of the row [context | image]; both parts are padded at their ends.
-
-    For `grids` of two tokens, three context slots and four of the image:
-
-         c c . i i . .
-         1 1 . 1 1 . .     the same for every query
-    """
-    real = (grids[:, 0] * grids[:, 1]).astype(jnp.int32)
-    zero = jnp.zeros_like(real)
-    bounds = (zero, real, zero + context, context + real)
-    shape = (len(grids), context + image)
-    return MaskIntervals(*(jnp.broadcast_to(bound[:, None], shape) for bound in bounds))

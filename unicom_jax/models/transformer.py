@@ -36,10 +36,14 @@ ROW_ATTENTION = "row_attention"
 
 @flax.struct.dataclass
 class KVCache:
-    """Rotated keys, and values, of all layers; T slots per row."""
+    """Rotated keys, and values, of all layers; T slots per row.
+
+    `states`: last hidden states, for models that also read those; else None.
+    """
 
     k: Float[Array, "L B T K D"]
     v: Float[Array, "L B T K D"]
+    states: Float[Array, "1 B T W"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,9 +262,13 @@ class Transformer(Module):
             scores = matmul(hidden, params["head"]["kernel"], jnp.float32)
         return soft_cap(scores, self.logit_softcap)
 
-    def init_cache(self, batch: int, slots: int, dtype: Any = jnp.float32) -> KVCache:
+    def init_cache(
+        self, batch: int, slots: int, dtype: Any = jnp.float32, *, states: bool = False
+    ) -> KVCache:
+        """An empty cache; `states`: with room for last hidden states."""
         shape = (self.depth, batch, slots, self.kv_heads, self.head_dim)
-        return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+        held = jnp.zeros((1, batch, slots, self.width), dtype) if states else None
+        return KVCache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), held)
 
     @in_module("transformer")
     def __call__(
@@ -288,10 +296,13 @@ class Transformer(Module):
         angles = rope(positions, self.head_dim, self.rope_theta, self.scaling, self.rope_sections)
         if cache is None:
             hidden = self._run(params["blocks"], hidden, angles, mask)
-        else:
-            _check_room(cache, hidden, start)
-            hidden, cache = self._run_cached(params["blocks"], hidden, angles, mask, cache, start)
-        return self.norm(params["norm"], hidden), cache
+            return self.norm(params["norm"], hidden), None
+        _check_room(cache, hidden, start)
+        hidden, filled = self._run_cached(params["blocks"], hidden, angles, mask, cache, start)
+        hidden = self.norm(params["norm"], hidden)
+        if cache.states is not None:
+            filled = filled.replace(states=_write(cache.states, hidden, 0, start))
+        return hidden, filled
 
     def _run(self, blocks: Params, hidden: jax.Array, angles: tuple, mask: MaskIntervals):
         def block(hidden, params):
@@ -330,10 +341,9 @@ class Transformer(Module):
 
 
 def _write(cache: jax.Array, new: jax.Array, layer: jax.Array, start: int | jax.Array) -> jax.Array:
-    """Puts new (B, S, K, D) into slots [start, start + S) of one layer of cache (L, B, T, K, D)."""
-    return jax.lax.dynamic_update_slice(
-        cache, new[None].astype(cache.dtype), (layer, 0, start, 0, 0)
-    )
+    """Puts new (B, S, ...) into slots [start, start + S) of one layer of cache (L, B, T, ...)."""
+    index = (layer, 0, start, *[0] * (cache.ndim - 3))
+    return jax.lax.dynamic_update_slice(cache, new[None].astype(cache.dtype), index)
 
 
 def _check_room(cache: KVCache, hidden: jax.Array, start: int | jax.Array) -> None:

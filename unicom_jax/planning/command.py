@@ -73,11 +73,12 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         console.print(f"! {note}", markup=False, soft_wrap=True)
     if args.search:
         compiled = COMPILED if args.compile is None else args.compile
-        _search(config, stages, topology, 0 if args.estimate else compiled, console)
+        best = 0 if args.estimate else compiled
+        _search(config, stages, topology, best, args.quick, console)
         return
     keep = Path(args.keep) if args.keep else None
     compiles = not (args.estimate or missing_compiler(topology))
-    make = partial(plan_stage, keep=keep) if compiles else estimate_stage
+    make = partial(plan_stage, keep=keep, quick=args.quick) if compiles else estimate_stage
     if compiles and config.xla_flags != OFF and (entry := topology.accelerator):
         add_flags(entry)
     plans = []
@@ -90,7 +91,7 @@ def run_plan(args: argparse.Namespace, console: Console) -> None:
         console.print(line, markup=False, soft_wrap=True)
     if samples:
         with console.status(f"{SAMPLE}: planning for {topology}"):
-            drawn = plan_sampling(config, topology, keep)
+            drawn = plan_sampling(config, topology, keep, args.quick)
         console.print(sample_table(drawn))
     _check_fit(config, plans)
     if samples:
@@ -109,6 +110,11 @@ def _check_flags(args: argparse.Namespace, topology: Topology) -> None:
         raise ConfigError(f"--compile={args.compile}: give at least 0")
     if args.keep is not None and (missing := missing_compiler(topology)):
         raise ConfigError(f"--keep writes compiled programs, and compiling needs {missing}")
+    if args.quick and args.estimate:
+        raise ConfigError("--quick does nothing with --estimate; leave one of them out")
+    needs = missing_compiler(topology) if topology.is_tpu else "a TPU for --topology"
+    if args.quick and needs:
+        raise ConfigError(f"--quick compiles TPU programs with little effort; it needs {needs}")
 
 
 def _about_packed(config: ConfigDict) -> str:
@@ -142,13 +148,18 @@ def _show(plans: Sequence[StagePlan], console: Console) -> None:
 
 
 def _search(
-    config: ConfigDict, stages: Sequence[str], topology: Topology, best: int, console: Console
+    config: ConfigDict,
+    stages: Sequence[str],
+    topology: Topology,
+    best: int,
+    quick: bool,
+    console: Console,
 ) -> None:
     def say(text: str) -> None:
         console.print(text, markup=False, soft_wrap=True)
 
     for name in stages:
-        settings = search(config, name, topology, best, say)
+        settings = search(config, name, topology, best, say, quick=quick)
         if not settings:
             raise ConfigError(
                 f"no mesh of {topology} divides {name}.batch_size={config[name].batch_size}; "

@@ -35,7 +35,7 @@ from unicom_jax.parallel.plan.arithmetic import slowdown, traced_arithmetic
 from unicom_jax.parallel.plan.roofline import Part, Roofline
 from unicom_jax.parallel.plan.topology import Topology
 from unicom_jax.parallel.plan.traffic import Exchange, received
-from unicom_jax.planning.plan import StagePlan, facts_of, shares_of
+from unicom_jax.planning.plan import ESTIMATED, StagePlan, facts_of, shares_of
 from unicom_jax.planning.program import StepProgram, gradient_bytes, local_bytes, make_program
 from unicom_jax.planning.tiles import is_broken
 from unicom_jax.training.flops import Shares, computed, flops_by_shares, loss_of
@@ -89,7 +89,7 @@ def estimate_stage(config: ConfigDict, name: str, topology: Topology) -> StagePl
         peak=held + gradients + at_once,
         computed_flops=flops,
         roofline=_roofline(topology, weighed, moved, exchanges),
-        estimated=True,
+        how=ESTIMATED,
     )
 
 

@@ -39,6 +39,10 @@ from unicom_jax.training.flops import Shares, flops_by_shares
 from unicom_jax.training.state import split
 
 GIB = 2**30
+ESTIMATED = "estimated, nothing was compiled"
+# XLA's options for `quick`. A TPU program then differs in two ways: nothing stays in VMEM from one
+# operation to the next, and the machine code of each operation is made with fewer passes.
+LEAST_EFFORT = {"exec_time_optimization_effort": -1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +62,7 @@ class StagePlan:
       computed_flops: FLOPs of the program on one device, remat and copies included. Kernels in
         packed rows count with the blocks that have visible pairs.
       computed_flops, roofline: None if the compiler gave up.
-      estimated: whether the plan is an estimate, with nothing compiled.
+      how: "compiled", "compiled with the least effort" or ESTIMATED, with nothing compiled.
       seconds: compile time.
       unknown_loops: number of the program's loops whose length its text does not give.
       warnings: lines about the settings.
@@ -80,10 +84,14 @@ class StagePlan:
     peak: float | None
     computed_flops: float | None
     roofline: Roofline | None
-    estimated: bool
+    how: str
     seconds: float = 0.0
     unknown_loops: int = 0
     warnings: tuple[str, ...] = ()
+
+    @property
+    def estimated(self) -> bool:
+        return self.how == ESTIMATED
 
     @property
     def fits(self) -> bool:
@@ -133,12 +141,17 @@ def keep_text(compiled: Compiled, name: str, keep: Path | None) -> None:
 
 
 def plan_stage(
-    config: ConfigDict, name: str, topology: Topology, keep: Path | None = None
+    config: ConfigDict,
+    name: str,
+    topology: Topology,
+    keep: Path | None = None,
+    quick: bool = False,
 ) -> StagePlan:
     """Compiles the train step of stage `name` for `topology`.
 
     Args:
       keep: a folder for the compiled program's text, NAME.hlo.
+      quick: whether to compile with the least effort.
 
     Raises:
       ValueError: a mesh or batch that does not divide over the devices, or another setting that a
@@ -147,7 +160,7 @@ def plan_stage(
     mesh = make_mesh(config.mesh, open_devices(topology))
     program = make_program(config, name, mesh)
     began = time.perf_counter()
-    compiled = compile_once(program.lower(), str(topology))
+    compiled = compile_once(program.lower(), str(topology), quick)
     seconds = time.perf_counter() - began
     keep_text(compiled, name, keep)
     facts = facts_of(config, name, topology, program)
@@ -166,7 +179,7 @@ def plan_stage(
         peak=compiled.peak and compiled.peak + unread,
         computed_flops=costs.flops if costs else None,
         roofline=roofline,
-        estimated=False,
+        how=how_compiled(quick),
         seconds=seconds,
         unknown_loops=costs.unknown_loops if costs else 0,
     )
@@ -184,21 +197,26 @@ class Compiled:
     text: str
 
 
-_COMPILED: dict[tuple[str, str], Compiled] = {}
+def how_compiled(quick: bool) -> str:
+    """For the title of a table."""
+    return "compiled with the least effort" if quick else "compiled"
 
 
-def compile_once(lowered: jax.stages.Lowered, where: str) -> Compiled:
+_COMPILED: dict[tuple[str, bool, str], Compiled] = {}
+
+
+def compile_once(lowered: jax.stages.Lowered, where: str, quick: bool = False) -> Compiled:
     """Like `_compile`; stages that differ only in numbers (rates, lengths) share a program."""
     stripped = re.sub(r"dense<[^>]*>", "dense<>", lowered.as_text())
-    key = (where, hashlib.sha256(stripped.encode()).hexdigest())
+    key = (where, quick, hashlib.sha256(stripped.encode()).hexdigest())
     if key not in _COMPILED:
-        _COMPILED[key] = _compile(lowered)
+        _COMPILED[key] = _compile(lowered, quick)
     return _COMPILED[key]
 
 
-def _compile(lowered: jax.stages.Lowered) -> Compiled:
+def _compile(lowered: jax.stages.Lowered, quick: bool) -> Compiled:
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(compiler_options=LEAST_EFFORT if quick else None)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise

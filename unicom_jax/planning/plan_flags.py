@@ -24,8 +24,8 @@ the hardware, not the hardware:
   TPU   pip install 'jax[tpu]'
   GPU   pip install --no-deps jax-cuda12-pjrt==V jax-cuda12-plugin==V nvidia-cuda-nvcc-cu12
 with V the version of jax. Without it, and with --estimate, the table is an estimate and says so. A
-7B step compiles in one to four minutes on a core, its codec in ten; an estimate takes less than
-a minute per stage.
+7B step compiles in one to four minutes on a core. Stages with many convolutions (codec, Cheers)
+take much longer for TPUs; use --quick for them. An estimate takes less than a minute per stage.
 
 Times are the least that the peak rates allow: each loop of the program takes as long as its slowest
 part (products, main memory, links, network) if all overlap, and their sum if nothing does.
@@ -54,6 +54,12 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--estimate", action="store_true", help="do not compile, even if a compiler is installed"
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="compile for TPUs with the least effort: many times faster, but the program keeps "
+        "nothing in VMEM, so memory traffic is overstated",
     )
     parser.add_argument(
         "--search",

@@ -34,7 +34,7 @@ from unicom_jax.parallel.plan.hlo import parse_program
 from unicom_jax.parallel.plan.roofline import Part, Roofline, make_roofline
 from unicom_jax.parallel.plan.topology import Topology, open_devices
 from unicom_jax.parallel.plan.traffic import fabric_of
-from unicom_jax.planning.plan import Compiled, compile_once, keep_text
+from unicom_jax.planning.plan import Compiled, compile_once, how_compiled, keep_text
 from unicom_jax.planning.program import abstract_rows, local_bytes, most_patches
 from unicom_jax.runs.weights import abstract_weights, modules_in_use
 
@@ -51,6 +51,7 @@ class SamplePlan:
     Attributes:
       name: "draw" or "write".
       work: what it does, in words.
+      how: how it was compiled, as in `StagePlan`.
       weights, cache: bytes of all weights, and of keys and values.
       peak: bytes at the highest point; None if the compiler gave up before it knew.
       turns: {part: iterations of its loop}; 1 for what runs once.
@@ -60,6 +61,7 @@ class SamplePlan:
     name: str
     work: str
     topology: Topology
+    how: str
     weights: int
     cache: int
     peak: float | None
@@ -82,12 +84,13 @@ class _Request:
 
 
 def plan_sampling(
-    config: ConfigDict, topology: Topology, keep: Path | None = None
+    config: ConfigDict, topology: Topology, keep: Path | None = None, quick: bool = False
 ) -> list[SamplePlan]:
     """Compiles the programs of both requests for the first device of `topology`.
 
     Args:
       keep: a folder for the text of the compiled programs.
+      quick: whether to compile with the least effort.
 
     Raises:
       ValueError: settings that generation would refuse.
@@ -102,13 +105,14 @@ def plan_sampling(
         request = make(config, models, weights, place)
         programs = {}
         for part, lowered in request.lowered.items():
-            programs[part] = compile_once(lowered, f"{topology.name}, one device")
+            programs[part] = compile_once(lowered, f"{topology.name}, one device", quick)
             keep_text(programs[part], f"{SAMPLE}-{name}-{part}", keep)
         plans.append(
             SamplePlan(
                 name=name,
                 work=request.work,
                 topology=topology,
+                how=how_compiled(quick),
                 weights=held,
                 cache=request.cache,
                 peak=_peak(list(programs.values()), held),

@@ -109,12 +109,14 @@ def search(
     compile_best: int,
     say: Callable[[str], None] = lambda text: None,
     settings: Iterable[Values] | None = None,
+    quick: bool = False,
 ) -> list[Setting]:
     """Settings of a stage, the best first: those compiled, then the estimates.
 
     Args:
       compile_best: how many settings to compile; none are without a compiler.
       settings: settings to try; by default all of `grid`.
+      quick: whether to compile with the least effort.
     """
     estimates = []
     for values in grid(config, stage, topology) if settings is None else settings:
@@ -128,7 +130,7 @@ def search(
     say(f"{stage}: {len(estimates)} settings estimated, {compile_best} to be compiled")
     done = []
     for setting in estimates[:compile_best]:
-        plan = plan_stage(changed(config, setting.values), stage, topology)
+        plan = plan_stage(changed(config, setting.values), stage, topology, quick=quick)
         done.append(dataclasses.replace(setting, plan=plan))
         say(f"compiled in {plan.seconds:.0f} s: {setting.flags}")
     return [*sorted(done, key=_order), *estimates[compile_best:]]

@@ -39,9 +39,8 @@ def _percent(value: float | None) -> str:
 def plan_table(plans: Sequence[StagePlan]) -> Table:
     """One column per stage."""
     first = plans[0]
-    how = "estimated, nothing was compiled" if first.estimated else "compiled"
     devices = first.topology.devices
-    table = Table(title=f"{devices} devices, {first.topology} ({how})", title_justify="left")
+    table = Table(title=f"{devices} devices, {first.topology} ({first.how})", title_justify="left")
     table.add_column("", no_wrap=True)
     for plan in plans:
         table.add_column(plan.stage, justify="right")
@@ -179,7 +178,7 @@ def exchange_table(plan: StagePlan, rows: int = 12) -> Table:
 def sample_table(plans: Sequence[SamplePlan]) -> Table:
     """One column per program. Times are given with full overlap and with none."""
     first = plans[0]
-    title = f"sampling, on one device of {first.topology} (compiled)"
+    title = f"sampling, on one device of {first.topology} ({first.how})"
     table = Table(title=title, title_justify="left")
     table.add_column("", no_wrap=True)
     for plan in plans:
@@ -237,7 +236,7 @@ def search_table(stage: str, settings: Sequence[Setting], rows: int = 12) -> Tab
         rate = _size(plan.tokens / plan.step_seconds) if plan.step_seconds else NOTHING
         table.add_row(
             *(str(value) for _, value in setting.values),
-            "estimated" if plan.estimated else "compiled",
+            plan.how.partition(",")[0],
             NOTHING if plan.peak is None else _gib(plan.peak),
             "yes" if plan.fits else "NO", _seconds(plan.step_seconds), rate, _percent(plan.mfu),
             _binding(plan),

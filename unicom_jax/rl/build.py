@@ -21,6 +21,7 @@ from unicom_jax.rl.answers import CaptionAnswers
 from unicom_jax.rl.captioner import Captioner
 from unicom_jax.rl.drawer import Drawer, Window
 from unicom_jax.rl.flow_objectives import Awm, FlowGrpo, FlowObjective, Nft
+from unicom_jax.rl.joint import Joint
 from unicom_jax.rl.policy import Clip
 from unicom_jax.rl.rewards import Reward
 from unicom_jax.rl.samples import Originals, Samples
@@ -69,6 +70,40 @@ def build_drawer(name: str, config: Config, tokenizer: Tokenizer) -> Drawer:
         ),
         true_captions=settings["captions"] != "own",
     )
+
+
+def build_joint(name: str, config: Config, tokenizer: Tokenizer) -> Joint:
+    """Of the settings of stage `name`: rewards of words are the captioner's, the others the
+    drawer's.
+
+    Raises:
+      ConfigError: no reward looks at drawings.
+    """
+    settings = config[name]
+    rewards: dict[bool, dict[str, float]] = {True: {}, False: {}}
+    for reward, weight in settings["rewards"].items():
+        rewards[reward in OF_WORDS][reward] = weight
+    if not any(rewards[False].values()):
+        raise ConfigError(
+            f"{name}.rewards: none looks at drawings, so the drawer would learn nothing; give "
+            f"another one a weight, such as {name}.rewards.cosine"
+        )
+    drawings = {
+        "rewards": rewards[False],
+        "group_size": settings["drawings"],
+        "spread": settings["drawing_spread"],
+        "gates": (),
+        "captions": "own",
+    }
+    return Joint(
+        build_captioner(name, _with(config, name, rewards=rewards[True]), tokenizer),
+        build_drawer(name, _with(config, name, **drawings), tokenizer),
+    )
+
+
+def _with(config: Config, name: str, **changes: Any) -> Config:
+    """A configuration with other settings of stage `name`."""
+    return {**config, name: {**config[name], **changes}}
 
 
 # By `objective` of the settings.

@@ -74,21 +74,48 @@ class Captioner:
 
     def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Captions:
         """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
-        model, start = self.models.unified, frozen[START]
-        rows, prepared = self._seen(frozen, batch.patches, batch.grids)
-        rollout, tokens = self._sampled(params, frozen, batch, rows, prepared, key)
+        seen = self.seen(frozen, batch.patches, batch.grids)
+        rollout, tokens = self._sampled(params, frozen, batch, *seen, key)
+        return self.captions(params, frozen, *seen, rollout, tokens)
+
+    def captions(
+        self,
+        params: Params,
+        frozen: Params,
+        rows: MixedBatch,
+        prepared: Any,
+        rollout: Rollout,
+        tokens: Int[Array, "B T"],
+    ) -> Captions:
+        """What the loss needs of captions that were written and scored."""
         rows, prepared = of_group((rows, prepared), self.group)
         both = (
-            caption_log_probs(model, weights, prepared, rows, self.template, tokens)
-            for weights in (params, start)
+            caption_log_probs(self.models.unified, weights, prepared, rows, self.template, tokens)
+            for weights in (params, frozen[START])
         )
         pictures = rollout.originals
         return Captions(pictures.patches, pictures.grids, tokens, *both, rollout.scores)
 
     def rollouts(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Rollout:
         """What `prepare` samples."""
-        seen = self._seen(frozen, batch.patches, batch.grids)
+        seen = self.seen(frozen, batch.patches, batch.grids)
         return self._sampled(params, frozen, batch, *seen, key)[0]
+
+    def write(
+        self, params: Params, rows: MixedBatch, prepared: Any, key: Key[Array, ""]
+    ) -> tuple[Int[Array, "B T"], Samples]:
+        """Captions, those of a picture side by side: their tokens as written, and their words."""
+        tokens = write_captions(
+            self.models.unified, params, prepared, rows, self.template, self.group, self.most, key
+        )
+        words, ended = words_of(tokens, self.template)
+        return tokens, Samples(tokens=words, ended=ended)
+
+    def originals(self, batch: Any) -> Originals:
+        """The pictures of the captions of a `PromptBatch`."""
+        return Originals(
+            *of_group((batch.patches, batch.grids, batch.questions, batch.answers), self.group)
+        )
 
     def _sampled(
         self,
@@ -102,21 +129,15 @@ class Captioner:
         """Captions with drawings of them, and their tokens as they were written."""
         model, start = self.models.unified, frozen[START]
         writing, drawing = jax.random.split(key)
-        tokens = write_captions(
-            model, params, prepared, rows, self.template, self.group, self.most, writing
-        )
-        words, ended = words_of(tokens, self.template)
-        patches, grids, asked, answers = of_group(
-            (batch.patches, batch.grids, batch.questions, batch.answers), self.group
-        )
-        samples = Samples(tokens=words, ended=ended)
+        tokens, samples = self.write(params, rows, prepared, writing)
+        originals = self.originals(batch)
         if self.draws:
             drawn, painted = jax.random.split(drawing)
+            grids, words = originals.grids, samples.tokens
             read = read_prompts(model, start, words, self.template, self.drawing.branches)
             latents = draw(model, start, read, self.models.codec.grid(grids), self.drawing, drawn)
             made = paint(self.models, frozen, latents, grids, painted, self.codec_steps)
             samples = samples.replace(latents=latents, patches=made)
-        originals = Originals(patches, grids, asked, answers)
         return Rollout(originals, samples, self.scoring(frozen, originals, samples)), tokens
 
     def loss(
@@ -125,7 +146,7 @@ class Captioner:
         """Terms `policy` and `kl`; reported with them `clip_share`, `length` and the curves of
         `Scores`."""
         del row_keys
-        rows, prepared = self._seen(frozen, batch.patches, batch.grids)
+        rows, prepared = self.seen(frozen, batch.patches, batch.grids)
         log_probs = caption_log_probs(
             self.models.unified, params, prepared, rows, self.template, batch.tokens
         )
@@ -141,7 +162,7 @@ class Captioner:
         length = jnp.sum(written, dtype=jnp.float32), jnp.float32(len(written))
         return {**terms, "length": length, **scores.terms()}
 
-    def _seen(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> tuple[Any, Any]:
+    def seen(self, frozen: Params, patches: jax.Array, grids: jax.Array) -> tuple[Any, Any]:
         """The rows of pictures, and what frozen models make of these."""
         rows = picture_rows(self.template, patches, grids)
         trees = self.models.family.frozen_of(frozen)

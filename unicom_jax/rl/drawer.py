@@ -10,7 +10,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, Int, Key
+from jaxtyping import Array, Float, Float32, Int, Key, UInt8
 
 from unicom_jax.core.flow import (
     integrate_window,
@@ -107,10 +107,22 @@ class Drawer:
     def prepare(self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]) -> Drawings:
         """Rollouts of the present weights for a `PromptBatch`, a function of its arguments."""
         sampling, noising = jax.random.split(key)
-        rollout, context, passed = self._sampled(params, frozen, batch, sampling)
+        sampled = self._sampled(params, frozen, batch, sampling)
+        return self.drawings(params, frozen, *sampled, noising)
+
+    def drawings(
+        self,
+        params: Params,
+        frozen: Params,
+        rollout: Rollout,
+        context: DrawingContext,
+        passed: dict[str, jax.Array] | None,
+        key: Key[Array, ""],
+    ) -> Drawings:
+        """What the loss needs of what `draw_words` returned."""
         words, grids = rollout.samples.tokens, context.grids[:, 0]
         if passed is None:
-            passed = self._noised(params, context, rollout.samples.latents, noising)
+            passed = self._noised(params, context, rollout.samples.latents, key)
         start = frozen[START]
         before, asked = self._context(start, words, grids), self._asked(passed["states"])
         reference = self._velocities(start, before, asked, passed["times"][:, : asked.shape[1]])
@@ -146,16 +158,30 @@ class Drawer:
     def _sampled(
         self, params: Params, frozen: Params, batch: Any, key: Key[Array, ""]
     ) -> tuple[Rollout, DrawingContext, dict[str, jax.Array] | None]:
-        """Drawings, what they were drawn behind, and of `FlowGrpo` the window that was passed
-        through."""
         writing, drawing, painting = jax.random.split(key, 3)
-        words = of_group(self._describe(frozen, batch, writing), self.group)
-        patches, grids = of_group((batch.patches, batch.grids), self.group)
+        words = self._describe(frozen, batch, writing)
+        prompts = words, batch.patches, batch.grids, batch.number[0]
+        return self.draw_words(params, frozen, *prompts, drawing, painting)
+
+    def draw_words(
+        self,
+        params: Params,
+        frozen: Params,
+        words: Int[Array, "P T"],
+        patches: UInt8[Array, "P N C"],
+        grids: Int[Array, "P 2"],
+        number: Int[Array, ""],
+        drawing: Key[Array, ""],
+        painting: Key[Array, ""],
+    ) -> tuple[Rollout, DrawingContext, dict[str, jax.Array] | None]:
+        """Drawings of P descriptions, `group` of each; what they were drawn behind; and of
+        `FlowGrpo` the window that was passed through. `number`: of the batch."""
+        words, patches, grids = of_group((words, patches, grids), self.group)
         model, latent_grids = self.models.unified, self.models.codec.grid(grids)
         read = read_prompts(model, params, words, self.template, self.drawing.branches)
         context = begin_drawing(model, params, read, latent_grids)
         if self.objective.needs_trajectory:
-            latents, passed = self._draw_window(params, context, batch.number[0], drawing)
+            latents, passed = self._draw_window(params, context, number, drawing)
         else:
             latents, passed = draw(model, params, read, latent_grids, self.drawing, drawing), None
         drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)

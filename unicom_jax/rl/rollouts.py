@@ -51,12 +51,12 @@ def write_captions(
       prepared, rows: of the pictures, as for `rows.caption_log_probs`.
     """
     count = rows.tokens.shape[0]
-    cache = model.transformer.init_cache(count, template.slots + most, model.compute_dtype)
+    cache = model.init_cache(count, template.slots + most)
     hidden, cache = model.prefill(params, rows, prepared, cache)
     last = hidden[:, template.length - 1]
     writing = begin_writing(
         jnp.repeat(last, group, axis=0),
-        KVCache(*(jnp.repeat(x, group, axis=1) for x in (cache.k, cache.v))),
+        jax.tree.map(lambda x: jnp.repeat(x, group, axis=1), cache),
         most,
     )
     everywhere = jnp.full(count * group, template.length, jnp.int32)
@@ -130,7 +130,7 @@ def read_prompts(
     tokens = tokens.reshape(-1, tokens.shape[-1])
     count, start = tokens.shape
     slots = len(template.positions)
-    cache = model.transformer.init_cache(count, start + slots, model.compute_dtype)
+    cache = model.init_cache(count, start + slots)
     _, cache = model.prefill(params, text_rows(tokens), None, cache)
     lengths = jnp.sum(tokens >= 0, axis=1, dtype=jnp.int32)[:, None]
     nothing = jnp.zeros((count, slots), jnp.int32)

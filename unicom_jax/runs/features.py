@@ -60,7 +60,8 @@ def _encoder(workdir: str) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     config = from_json(read_config(as_path(workdir)))
     model = build_encoder(config)
     stage = source_label(config, as_path(workdir), VISION.part)
-    params = VISION.of(restore_params(as_path(workdir), stage, model.abstract(), VISION.read))
+    abstract = model.abstract()
+    params = VISION.of(restore_params(as_path(workdir), stage, abstract, VISION.read(abstract)))
     look = jax.jit(functools.partial(encode, model.vision, dtype=config.compute_dtype))
 
     def padded(pictures: np.ndarray, grids: np.ndarray) -> np.ndarray:

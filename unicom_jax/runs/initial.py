@@ -1,14 +1,19 @@
 """The weights that a stage starts from: released ones where `init_from` names them, else random.
 
     autoencoder.init_from     FLUX.2's autoencoder     all of it
+                              an AutoencoderKL         all of it, with its scale and shift as
+                                                       statistics
                               Cheers                   its frozen autoencoder
     encoder.init_from         SigLIP or SigLIP 2       the image tower; both towers where the text
                                                        tower has the sizes of `encoder.text` and
                                                        as many rows of vocabulary
     codec.init_from           compressor/ and decompressor/ of a folder, see layouts/projection.py
     codec.decoder.init_from   FLUX's transformer       a decoder of kind "flux"
+                              Stable Diffusion 3's     a decoder of kind "sd3"
     unified.init_from         Qwen2, Qwen2.5, Qwen3    the transformer
                               Cheers                   all of the model but the autoencoder
+                              Qwen2.5-VL               transformer and image tower of a UAE
+    unified.uae.decoder.init_from  as codec.decoder.init_from with kind "sd3", for a UAE
 
 All other weights of a stage are initialised as without `init_from` (`core.module`: a weight depends
 only on the seed and its own path). If our vocabulary is longer than the folder's, the additional
@@ -28,6 +33,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
@@ -45,15 +51,16 @@ from unicom_jax.families.build import (
     build_codec,
     build_encoder,
     build_unified,
-    family_of,
 )
-from unicom_jax.families.family import pixels
+from unicom_jax.families.uae import UaeImages
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.folders import check_model, module_in, read_model
 from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
-from unicom_jax.models.autoencoder import AutoencoderKLFlux2
+from unicom_jax.models.autoencoder import AutoencoderKL, AutoencoderKLFlux2
 from unicom_jax.models.contrastive import Contrastive
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs.released_cheers import is_cheers, released_cheers
 from unicom_jax.runs.sizes import (
@@ -69,6 +76,7 @@ from unicom_jax.runs.stages import PARTS, names_a_run, spec_of
 Config = Mapping[str, Any]
 # Names for all of a folder's weights in errors and reports.
 WHOLE = {Contrastive: "both towers", AutoencoderKLFlux2: "the autoencoder"}
+WHOLE[AutoencoderKL] = WHOLE[AutoencoderKLFlux2]
 # Axis of the vocabulary in the weights that have one.
 VOCABULARY = {("embedding", "table"): 0, ("head", "kernel"): 1}
 
@@ -82,6 +90,7 @@ class Source:
       path: path of the part in the stage's tree; () if it is the whole tree.
       module: the part as it is in the folder.
       vocab_size: vocabulary of the part as it is in the stage; 0 if it has none that may grow.
+      constants: weights of the stage that the folder has as one number each, by path.
     """
 
     key: str
@@ -90,6 +99,7 @@ class Source:
     layout: Layout
     module: Module
     vocab_size: int = 0
+    constants: Mapping[tuple[str, ...], float] = dataclasses.field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -168,15 +178,31 @@ def _autoencoder(config: Config) -> list[Source]:
         own = released_cheers(config, key, folder).autoencoder
         return [Source(key, (), folder, LAYOUTS["cheers"], own)]
     ours, theirs = build_autoencoder(config), module_in(folder, layout)
-    if type(ours) is not type(theirs):
-        paints = family_of(config).space is not pixels
-        other = ", or name it in codec.autoencoder.path" if paints else ""
+    constants = {}
+    if isinstance(theirs, AutoencoderKL):
+        constants = _statistics_of(theirs, ours, key, given)
+        check_autoencoder(ours, _with_statistics(theirs, ours), key, given)
+    else:
+        check_autoencoder(ours, theirs, key, given)
+    return [Source(key, (), folder, layout, theirs, constants=constants)]
+
+
+def _with_statistics(theirs: AutoencoderKL, ours: AutoencoderKLFlux2) -> AutoencoderKLFlux2:
+    """An autoencoder of the sizes of `theirs`, and of our kind."""
+    names = {field.name for field in dataclasses.fields(theirs)} - {"scale", "shift"}
+    return dataclasses.replace(ours, **{name: getattr(theirs, name) for name in names})
+
+
+def _statistics_of(
+    theirs: AutoencoderKL, ours: AutoencoderKLFlux2, key: str, given: str
+) -> dict[tuple[str, ...], float]:
+    """The statistics by which ours normalises as `theirs` does: (z - shift) · scale."""
+    if (variance := 1 / theirs.scale**2 - ours.eps) <= 0:
         raise ConfigError(
-            f"{key}={given} holds an {type(theirs).__name__}, which has no statistics of its "
-            f"latents; give an {type(ours).__name__}{other}"
+            f"{key}={given} has scaling_factor={theirs.scale}, which would need a variance below "
+            "0; use another autoencoder"
         )
-    check_autoencoder(ours, theirs, key, given)
-    return [Source(key, (), folder, layout, theirs)]
+    return {("statistics", "mean"): theirs.shift, ("statistics", "variance"): variance}
 
 
 def _codec(config: Config) -> list[Source]:
@@ -201,30 +227,67 @@ def _codec(config: Config) -> list[Source]:
     return sources
 
 
+# The layouts of decoders with released weights, which are also their kinds in the configuration.
+DECODERS: dict[type[Module], str] = {FluxDecoder: "flux", MMDiTDecoder: "sd3"}
+DERIVED = ("out_channels", "latent_channels", "patch")  # fields without a configuration key
+
+
 def _decoder(ours: Module, given: str) -> Source:
     key = "codec.decoder.init_from"
-    if not isinstance(ours, FluxDecoder):
+    if type(ours) not in DECODERS:
         raise ConfigError(
-            f"{key}={given}: only a FLUX decoder has released weights; leave {key} empty, or set "
-            "--config.codec.decoder.kind=flux"
+            f"{key}={given}: only decoders of kind {' or '.join(DECODERS.values())} have released "
+            f"weights; leave {key} empty, or set --config.codec.decoder.kind=flux"
         )
-    layout, folder = LAYOUTS["flux"], as_path(given)
-    theirs, prefix = module_in(folder, layout), "codec.decoder.flux."
+    sizes = f"codec.decoder.{DECODERS[type(ours)]}"
+    return _painter(ours, ("pixel_decoder",), sizes, key, given)
+
+
+def _painter(ours: Module, path: tuple[str, ...], sizes: str, key: str, given: str) -> Source:
+    """The released transformer of the decoder `ours` at `path`; `sizes`: its group of keys."""
+    layout, folder = LAYOUTS[DECODERS[type(ours)]], as_path(given)
+    theirs = module_in(folder, layout)
     names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
-    keys = {name: prefix + name for name in names if name != "out_channels"}
+    # The others follow from these, or from the autoencoder.
+    keys = {name: f"{sizes}.{name}" for name in names if name not in DERIVED}
     check_same(ours.transformer, theirs, keys, key, given)
-    return Source(key, ("pixel_decoder", "transformer"), folder, layout, theirs)
+    return Source(key, (*path, "transformer"), folder, layout, theirs)
+
+
+def _uae(config: Config, model: UnifiedModel) -> list[Source]:
+    """Reader and drawer of a UAE, each from a folder of its own."""
+    settings, sources = config["unified"], []
+    if given := _folder(settings):
+        key, folder, layout = "unified.init_from", as_path(given), LAYOUTS["qwen_vl"]
+        theirs, ours = module_in(folder, layout), model.transformer
+        check_transformer(settings["transformer"], ours, theirs.transformer, key, given)
+        keys = {name: f"unified.uae.vision.{name}" for name in settings["uae"]["vision"]}
+        keys["merge"] = "unified.fold"
+        check_same(model.images.vision, theirs.vision, keys, key, given)
+        sources += [
+            Source(key, ("transformer",), folder, layout, theirs.transformer, ours.vocab_size),
+            Source(key, ("vision",), folder, layout, theirs.vision),
+        ]
+    if given := _folder(settings["uae"]["decoder"]):
+        key, sizes = "unified.uae.decoder.init_from", "unified.uae.decoder"
+        sources.append(_painter(model.images.decoder, ("decoder",), sizes, key, given))
+    return sources
 
 
 def _unified(config: Config) -> list[Source]:
-    if not (given := _folder(config["unified"])):
+    settings = config["unified"]
+    if not _folder(settings) and not _folder(settings["uae"]["decoder"]):
+        return []
+    if isinstance((model := build_unified(config)).images, UaeImages):
+        return _uae(config, model)
+    if not (given := _folder(settings)):
         return []
     key, folder, layout = "unified.init_from", as_path(given), LAYOUTS["qwen"]
     if is_cheers(folder):
         whole, rows = released_cheers(config, key, folder).unified, config["data"]["vocab_size"]
         return [Source(key, (), folder, LAYOUTS["cheers"], whole, rows)]
-    ours, theirs = build_unified(config).transformer, module_in(folder, layout)
-    check_transformer(config["unified"]["transformer"], ours, theirs, key, given)
+    ours, theirs = model.transformer, module_in(folder, layout)
+    check_transformer(settings["transformer"], ours, theirs, key, given)
     return [Source(key, ("transformer",), folder, layout, theirs, ours.vocab_size)]
 
 
@@ -240,7 +303,7 @@ RELEASED = {
     "encoder": Released(_encoder, ("encoder.init_from",)),
     "autoencoder": Released(_autoencoder, ("autoencoder.init_from",)),
     "codec": Released(_codec, ("codec.init_from", "codec.decoder.init_from")),
-    "unified": Released(_unified, ("unified.init_from",)),
+    "unified": Released(_unified, ("unified.init_from", "unified.uae.decoder.init_from")),
 }
 
 
@@ -295,6 +358,10 @@ def initial_params(
                 place = traverse_util.flatten_dict(shard(traverse_util.unflatten_dict(whole)))
                 weight = grow(weight, source.vocab_size, VOCABULARY[held], place[path])
             weights[source.path + path] = weight
+        for path, value in source.constants.items():
+            place = shard(traverse_util.unflatten_dict({path: flat[path]}))
+            filled = np.full(flat[path].shape, value, flat[path].dtype)
+            weights[path] = jax.device_put(filled, traverse_util.flatten_dict(place)[path])
     weights |= _fitting(given or {}, flat, fresh)
     whole = traverse_util.unflatten_dict(weights)
     return complete_params(specs, whole, jax.random.key(seed), shard)

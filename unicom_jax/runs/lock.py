@@ -136,7 +136,7 @@ def _message(workdir: Path, holder: dict[str, Any]) -> str:
     if holder:
         who = f"process {holder.get('process')} on {holder.get('host')}"
         who += f" since {holder.get('since')}"
-    return f"{workdir} is in use by {who}; wait until it ends, stop it, or use another --workdir"
+    return f"{workdir} is in use by {who}; wait until it ends, stop it, or use another folder"
 
 
 def _age(path: Path) -> float:

@@ -7,7 +7,7 @@ import functools
 import io
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
 from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
+from unicom_jax.runs.lock import workdir_lock
 from unicom_jax.runs.prepare_flags import FILES
 from unicom_jax.runs.stages import check_row_stage, data_seed, row_stages, settings_of, spec_of
 
@@ -40,8 +41,8 @@ def check_flags(args: argparse.Namespace) -> None:
       ConfigError: there is such a flag; the message names it.
     """
     packed = args.dataset == "packed"
-    others = PACKED_ONLY if args.dataset in FILES else (*PACKED_ONLY, *ON_BEAM)
-    for name in ("package", "size") if packed else others:
+    others = PACKED_ONLY if args.dataset in FILES else (*PACKED_ONLY, *ON_BEAM, "max_broken")
+    for name in ("package", "size", "max_broken") if packed else others:
         if getattr(args, name) is not None:
             flag = "--" + name.replace("_", "-")
             raise ConfigError(f"{flag} does nothing for {args.dataset}; leave it out")
@@ -103,10 +104,22 @@ def prepare_packed(args: argparse.Namespace, console: Console) -> str:
         for shard in rows.shards_of(split, -(-count // window) * window, window)
     ]
     about = {"features": {"dtype": features.dtype} if features else None}
-    missing = rows.begin(plan, tokenizer, shards, window, about)
-    if features:
-        keep_probe(plan, shards[0], features)
+    with workdir_lock(Path(plan.directory)):
+        missing = rows.begin(plan, tokenizer, shards, window, about)
+        if features:
+            keep_probe(plan, shards[0], features)
+        return _pack(args, plan, shards, missing, window, console)
 
+
+def _pack(
+    args: argparse.Namespace,
+    plan: rows.Plan,
+    shards: Sequence[rows.Shard],
+    missing: Sequence[rows.Shard],
+    window: int,
+    console: Console,
+) -> str:
+    """Writes the missing files and the manifest; `window` is the number of rows in a window."""
     directory, total = Path(plan.directory), window * sum(s.stop - s.start for s in shards)
     sizes = {shard.name: window * (shard.stop - shard.start) for shard in shards}
 

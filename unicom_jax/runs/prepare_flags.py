@@ -15,7 +15,8 @@ convert a data set, for --config.data.source:
   unicom data prepare parquet --package=tables --out=data/tables     # jsonl: the same
   unicom data prepare parquet --package=tables --out=data/tables --workers=8   # with Apache Beam
 
-  Broken records are left out, and OUT/left_out.txt lists them; more than a tenth is an error.
+  Broken records are left out, and OUT/left_out.txt lists them. If they are more than a tenth
+  (--max-broken), the command fails and writes nothing.
 
 pack rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
@@ -54,6 +55,13 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         metavar="PIXELS",
         help="openmoji, scenes: size of a side of the pictures; default 64",
     )
+    sets.add_argument(
+        "--max-broken",
+        type=_share,
+        metavar="SHARE",
+        help="folder, jsonl, parquet, webdataset: share of the records that may be broken and are "
+        "left out; default 0.1",
+    )
     packed = parser.add_argument_group("packed")
     packed.add_argument(
         "--config", metavar="FILE", help="as for unicom train, with --config.KEY=VALUE as there"
@@ -86,6 +94,12 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a Beam runner, with its own flags; default: the local runner",
     )
+
+
+def _share(text: str) -> float:
+    if not 0 <= float(text) <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return float(text)
 
 
 def _at_least(least: int):

@@ -82,7 +82,7 @@ def check_autoencoder(
     ours: AutoencoderKLFlux2, theirs: AutoencoderKLFlux2, key: str, given: str | Path
 ) -> None:
     """`check_same` for autoencoders."""
-    names = ("latent_channels", "widths", "resnets")
+    names = ("latent_channels", "widths", "resnets", "quant_conv")
     keys = {name: f"autoencoder.{name}" for name in names}
     keys |= {"groups": "autoencoder.norm_groups", "side": "data.patch"}
     check_same(ours, theirs, keys, key, given, factors={"side": theirs.factor})

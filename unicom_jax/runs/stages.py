@@ -29,6 +29,7 @@ from unicom_jax.families.build import (
     family_of,
 )
 from unicom_jax.families.family import Subtree
+from unicom_jax.families.painters import decoder_group
 
 Config = Mapping[str, Any]
 
@@ -119,8 +120,7 @@ def _slots(config: Config, name: str) -> int:
 
 
 def _codec_remat(config: Config) -> str:
-    flux = config["codec"]["decoder"]["kind"] == "flux"
-    return "codec.decoder.flux.remat" if flux else "codec.decoder.remat"
+    return f"{decoder_group(config)}.remat"
 
 
 GRID = ("codec.pool", "unified.fold")  # sides of patch grids are multiples of their product
@@ -137,7 +137,7 @@ PARTS: dict[str, Part] = {
     ),
     "unified": Part(
         build_unified,
-        lambda config: "unified.transformer.remat",
+        lambda config: family_of(config).remat,
         ("unified", "encoder", "autoencoder", "codec"),
     ),
 }
@@ -211,6 +211,7 @@ STAGES: dict[str, StageSpec] = {
         _unified("reca"),
         _policy("g4u", loss="captioner"),
         _policy("u4g", loss="drawer"),
+        _policy("joint", loss="both"),
     )
 }
 

@@ -70,7 +70,7 @@ def cast_in_use(config: Mapping[str, Any]) -> re.Pattern:
     own = family_of(config).cast
     return re.compile(
         rf"(unified/transformer/|{EYE}/{f'|unified/(?={own})' if own else ''}"
-        r"|codec/pixel_decoder/transformer/(double|single)/(?!.*modulation))"
+        r"|codec/pixel_decoder/transformer/(double|single|dual|joint|last)/(?!.*modulation))"
         r"(?!.*norm).*\b(kernel|bias|table)"
     )
 
@@ -219,7 +219,7 @@ def restore(
         abstract = abstract_weights(
             PARTS[of.part].build(config), name, config if for_use else None, mesh
         )
-        parts = of.read or only[1:2] or None
+        parts = of.read(abstract) or only[1:2] or None
         params[tree] = of.of(
             restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
         )

@@ -275,7 +275,7 @@ def _restore(config: ConfigDict, workdir: Path, label: str, subtree: Subtree, me
         module.abstract(),
         param_shardings(module.specs(), mesh),
     )
-    return subtree.of(restore_params(workdir, label, abstract, subtree.read))
+    return subtree.of(restore_params(workdir, label, abstract, subtree.read(abstract)))
 
 
 def _frozen_parts(stage: Occurrence, config: ConfigDict, workdir: Path, mesh: Any) -> Params:

@@ -9,6 +9,7 @@ from typing import Any
 
 from unicom_jax.config import ConfigError
 from unicom_jax.families.build import family_of
+from unicom_jax.families.painters import decoder_group
 from unicom_jax.runs.stages import spec_of
 
 Config = Mapping[str, Any]
@@ -73,14 +74,14 @@ def _attention_heads(stage: str, config: Config) -> dict[str, int]:
 
 
 def _decoder_heads(config: Config) -> dict[str, int]:
-    decoder = config["codec"]["decoder"]
-    flux = decoder["kind"] == "flux"
-    key, part = ("decoder.flux", decoder["flux"]) if flux else ("decoder", decoder)
-    return {f"codec.{key}.heads": part["heads"]}
+    return _heads_at(config, f"{decoder_group(config)}.heads")
 
 
 def _unified_heads(config: Config) -> dict[str, int]:
-    keys = ("unified.transformer.heads", *family_of(config).heads)
+    return _heads_at(config, "unified.transformer.heads", *family_of(config).heads)
+
+
+def _heads_at(config: Config, *keys: str) -> dict[str, int]:
     return {key: functools.reduce(operator.getitem, key.split("."), config) for key in keys}
 
 

@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM, which schedulers send first, a closed terminal, or Ctrl-C."""
+"""Stop requests: the signals that schedulers send first, a closed terminal, or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ class Stopped(Exception):
     exit_status = 75  # EX_TEMPFAIL of sysexits.h: nothing is lost; the same command resumes
 
 
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# SIGUSR1: the warning that SLURM's --signal=USR1@120 asks for. SIGXCPU: the soft limit of CPU time.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
 
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], bool]]:
-    """Within this context SIGTERM, SIGHUP (a closed terminal) and the first SIGINT are recorded
-    instead of ending the process. SIGHUP stays ignored if it already is, as under nohup.
+    """Within this context the signals of `STOPS` are recorded instead of ending the process. SIGHUP
+    stays ignored if it already is, as under nohup.
 
     Yields a function that tells whether one came. A second SIGINT interrupts at once.
     """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import subprocess
 import sys
 
 import numpy as np
@@ -67,7 +68,23 @@ def test_a_folder_whose_records_are_all_broken_is_not_prepared(photos, tmp_path,
         path.write_bytes(b"junk")
     out = tmp_path / "records"
     line = error_line(capsys, f"--package={photos}", f"--out={out}")
-    assert "all 2 records are broken" in line and list(out.iterdir()) == []
+    assert "all 2 records are broken" in line and not out.exists()
+
+
+def test_two_preparations_into_one_folder_do_not_disturb_each_other(photos, tmp_path, capsys):
+    out = tmp_path / "records"
+    hold = (
+        "import sys; from pathlib import Path; from unicom_jax.runs.lock import workdir_lock\n"
+        "with workdir_lock(Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", hold, str(out)], **pipes) as holder:
+        holder.stdout.readline()
+        line = error_line(capsys, f"--package={photos}", f"--out={out}")
+        holder.stdin.close()
+    assert f"{out} is in use by process {holder.pid} on" in line and "use another folder" in line
+    assert main(["data", "prepare", "folder", f"--package={photos}", f"--out={out}"]) == 0
+    assert len(list(read_records(out))) == 2
 
 
 def test_a_photo_keeps_the_bytes_of_its_file(photos, tmp_path):
@@ -130,8 +147,22 @@ def test_files_of_which_too_many_records_are_broken_are_not_prepared(tmp_path, c
     path = write_parquet(tmp_path / "a.parquet", {"image": [b"junk"] * 5, "text": ["a"] * 5})
     out = tmp_path / "records"
     assert main(["data", "prepare", "parquet", f"--package={path}", f"--out={out}"]) == 1
-    assert "4 of the first 4 records are broken" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "4 of the first 4 records are broken, more than --max-broken=0.1 allows" in error
     assert not list(out.glob("*.array_record"))
+
+
+def test_more_broken_records_are_left_out_where_they_are_allowed(tmp_path, capsys):
+    data = {"image": [b"junk"] * 5 + [png(1)] * 3, "text": ["a"] * 8}
+    command = ["data", "prepare", "parquet", f"--out={tmp_path / 'records'}"]
+    command.append(f"--package={write_parquet(tmp_path / 'a.parquet', data)}")
+    assert main([*command, "--max-broken=0.6"]) == 1
+    assert "5 of the first 5 records are broken" in capsys.readouterr().err
+    assert main([*command, "--max-broken=0.7"]) == 0
+    assert "5 broken records were left out" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main([*command, "--max-broken=2"])
+    assert "2 is not between 0 and 1" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["photos [v2]", "with space", "a*?{b}", "it's $HOME", "-dash"])
@@ -178,6 +209,8 @@ def test_packing_without_beam_names_the_extra(tmp_path, monkeypatch, capsys):
     [
         (["packed"], "the rows of which configuration? add --config=FILE"),
         ([*PACKED[2:], "--size=64"], "--size does nothing for packed"),
+        (["scenes", "--max-broken=1"], "--max-broken does nothing for scenes"),
+        ([*PACKED[2:], "--max-broken=1"], "--max-broken does nothing for packed"),
         (["scenes", "--workers=2"], "--workers does nothing for scenes"),
         (["scenes", "--config.seed=1"], "--config.seed=1 does nothing for scenes"),
         (["scenes", "--runner=FlinkRunner"], "--runner does nothing for scenes"),

@@ -303,7 +303,8 @@ def test_folded_pictures_see_what_they_see_in_cheers():
         Image(picture(seed, 16, 32), role) for seed, role in enumerate((UNDERSTOOD, SOURCE, DRAWN))
     )
     ask, said = Text("a red dot"), Text("a dot", supervised=True)
-    segments = [[ask, drawn], [look, look, ask, said], [change, ask, drawn], [said], [ask, said]]
+    more = Image(picture(3, 16, 32))
+    segments = [[ask, drawn], [look, more, ask, said], [change, ask, drawn], [said], [ask, said]]
     written = [build_document(each, tokenizer(), config) for each in segments]
     assert [len(document.grids) for document in written] == [1, 2, 2, 1, 1]
     row = pack_row(written, PackingConfig(slots=400, images=10, window_rows=1), config)

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import weakref
 
 import grain
 import numpy as np
@@ -345,7 +346,20 @@ def test_a_broken_record_is_replaced_by_the_next_good_one():
         assert keys == ["0", "1", "2", "5", "5", "5", "6", "7", "8", "0"]
 
 
-def test_skipped_records_are_counted_and_the_first_are_named(caplog):
+@pytest.fixture
+def nothing_named(monkeypatch):
+    """What other tests named does not count."""
+    monkeypatch.setattr(broken, "_named", weakref.WeakKeyDictionary())
+
+
+def test_a_record_that_several_sources_read_is_named_once(caplog, nothing_named):
+    one, other = FakeSource(broken=[1, 2]), FakeSource(broken=[1, 2])
+    for source, index in ((one, 1), (other, 1), (other, 2)):
+        read_or_next(source, index)
+    assert caplog.messages == ["skipped: record 1 is broken", "skipped: record 2 is broken"]
+
+
+def test_skipped_records_are_counted_and_the_first_are_named(caplog, nothing_named):
     source = FakeSource(broken=[1, 2, 3, 4])
     assert [read_or_next(source, i)[1] for i in (0, 1, 3, 5)] == [0, 4, 2, 0]
     assert [line.split(";")[0] for line in caplog.messages] == [

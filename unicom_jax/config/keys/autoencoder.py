@@ -16,6 +16,11 @@ SIZES = {
         least=1,
     ),
     "resnets": Key(1, "Residual blocks at each resolution; the decoder has one more.", least=1),
+    "quant_conv": Key(
+        True,
+        "A 1 x 1 convolution at either end of the latents; FLUX.2: True, SD3 and FLUX.1: False.",
+        before=True,
+    ),
     "norm_groups": Key(16, "Groups of the group norms; must divide all widths.", least=1),
     "attention_backend": Key(
         "dense",
@@ -97,7 +102,7 @@ AUTOENCODER = Group(
         "batch_size": dataclasses.replace(TRAINING["batch_size"], default=64),
         "init_from": Key(
             "",
-            "A folder of a diffusers autoencoder with statistics (AutoencoderKLFlux2) to start "
+            "A folder of a diffusers autoencoder (AutoencoderKL, AutoencoderKLFlux2) to start "
             'from, or WORKDIR:STAGE of another run; "": random initialisation.',
             path=True,
         ),

@@ -37,19 +37,47 @@ FLUX = Group(
     "A decoder of kind flux.",
     {name: dataclasses.replace(key, before=key.default) for name, key in _FLUX.items()},
 )
+_SD3 = {
+    "depth": Key(6, "Blocks; SD3.5 medium: 24, large: 38.", least=1),
+    "dual_depth": Key(
+        0,
+        "How many of them, from the first, attend to the image a second time; medium: 13.",
+        least=0,
+    ),
+    "heads": Key(6, "Attention heads.", least=1),
+    "head_dim": Key(32, "Channels of a head.", least=2),
+    "qk_norm": Key(True, "Whether queries and keys are normalised; SD3.5: True, SD3: False."),
+    "context_dim": Key(192, "Channels of the features at the input of the blocks.", least=1),
+    "pooled_dim": Key(32, "Size of the pooled vector, which is zero here; SD3.5: 2048.", least=1),
+    "position_side": Key(
+        64, "Tokens along a side of the table of places; SD3.5 medium: 384, large: 192.", least=1
+    ),
+    "sample_size": Key(
+        128,
+        "Latents along a side of the picture on which neighbours in a new table differ by 1.",
+        least=1,
+    ),
+    "remat": REMAT,
+    "attention_backend": ATTENTION_BACKEND,
+}
+SD3 = Group(
+    "A decoder of kind sd3.",
+    {name: dataclasses.replace(key, before=key.default) for name, key in _SD3.items()},
+)
 DECODER = Group(
     "The pixel decoder.",
     {
         "kind": Key(
             "dit",
-            "dit: a transformer over patches; flux: FLUX.1 over an autoencoder's latents.",
-            choices=("dit", "flux"),
+            "dit: a transformer over patches; flux, sd3: FLUX.1, Stable Diffusion 3 over an "
+            "autoencoder's latents.",
+            choices=("dit", "flux", "sd3"),
             before="dit",
         ),
         "init_from": Key(
             "",
-            'A folder of a diffusers FLUX transformer to start from (kind flux); "": random '
-            "initialisation.",
+            "A folder of a diffusers transformer of the same kind (flux, sd3) to start from; "
+            '"": random initialisation.',
             path=True,
             before="",
         ),
@@ -73,6 +101,7 @@ DECODER = Group(
         ),
         "attention_backend": ATTENTION_BACKEND,
         "flux": FLUX,
+        "sd3": SD3,
     },
 )
 LOSSES = each(

@@ -126,6 +126,16 @@ CAPTIONER_STAGE: dict[str, Key | Group] = {
         resume=RECORDED,
     ),
 }
+DRAWING: dict[str, Key] = {
+    "objective": Key("nft", "DiffusionNFT, AWM, or Flow-GRPO.", choices=FLOW_OBJECTIVES),
+    "times": Key(4, "Times at which a drawing is noised again (nft, awm).", least=1),
+    "beta": Key(1.0, "Step of nft to either side of the old velocity.", above=0),
+    "clip": Key(1e-4, "How far the ratio of a step may differ from 1 (grpo).", above=0),
+    "noise_level": Key(0.7, "Noise of the SDE steps (grpo).", above=0),
+    "window": Key(2, "Number of SDE steps of a drawing (grpo).", least=1),
+    "window_stride": Key(1, "Steps by which the window moves (grpo).", least=1),
+    "window_held": Key(25, "Batches after which the window moves (grpo).", least=1),
+}
 DRAWER_STAGE: dict[str, Key | Group] = {
     **_training(3e-5),  # UniGRPO's; adapters take ten times as much
     "lora": LORA,
@@ -137,18 +147,15 @@ DRAWER_STAGE: dict[str, Key | Group] = {
         "Weights of the rewards of a drawing.",
         each(PICTURE_REWARDS | DRAWING_REWARDS, resume=RECORDED),
     ),
+    **each(DRAWING, resume=RECORDED),
     **each(
         {
-            "objective": Key("nft", "DiffusionNFT, AWM, or Flow-GRPO.", choices=FLOW_OBJECTIVES),
             "captions": Key(
                 "own",
                 "What is drawn: own: the model's own captions; data: the most detailed caption of "
                 "each picture; any: one of its captions.",
                 choices=("own", "data", "any"),
             ),
-            "times": Key(4, "Times at which a drawing is noised again (nft, awm).", least=1),
-            "beta": Key(1.0, "Step of nft to either side of the old velocity.", above=0),
-            "clip": Key(1e-4, "How far the ratio of a step may differ from 1 (grpo).", above=0),
             "old_decay": Key(
                 0.0,
                 "Most of itself that the average which draws keeps after a batch; 0: the present "
@@ -164,13 +171,44 @@ DRAWER_STAGE: dict[str, Key | Group] = {
             "old_decay_start": Key(
                 0, "Updates before that share begins to grow.", least=0, before=0
             ),
-            "noise_level": Key(0.7, "Noise of the SDE steps (grpo).", above=0),
-            "window": Key(2, "Number of SDE steps of a drawing (grpo).", least=1),
-            "window_stride": Key(1, "Steps by which the window moves (grpo).", least=1),
-            "window_held": Key(25, "Batches after which the window moves (grpo).", least=1),
+        },
+        resume=RECORDED,
+    ),
+}
+JOINT_STAGE: dict[str, Key | Group] = {
+    **CAPTIONER_STAGE,
+    "freeze": TRAINING["freeze"],
+    "rewards": Group(
+        "Weights of the rewards of a drawing and of a caption; a caption also has the mean of its "
+        "drawings.",
+        each(PICTURE_REWARDS | DRAWING_REWARDS | CAPTION_REWARDS, resume=RECORDED),
+    ),
+    **each(DRAWING, resume=RECORDED),
+    **each(
+        {
+            "drawings": Key(
+                8, "Drawings of each caption, which are compared with each other.", least=2
+            ),
+            "drawing_spread": Key(
+                "batch",
+                "Standard deviation that divides the advantages of drawings.",
+                choices=SPREADS,
+            ),
+            "drawing_weight": Key(
+                1.0, "Weight of the objective of drawings beside that of captions.", above=0
+            ),
+            "drawing_kl_weight": Key(
+                1e-4,
+                "Weight, within drawing_weight, of the distance of drawings to the weights from "
+                "before the stage.",
+                least=0,
+            ),
         },
         resume=RECORDED,
     ),
 }
 CAPTIONER = Group("The stage g4u: reinforcement learning of the captioner.", CAPTIONER_STAGE)
 DRAWER = Group("The stage u4g: reinforcement learning of the drawer.", DRAWER_STAGE)
+JOINT = Group(
+    "The stage joint: reinforcement learning of captioner and drawer together.", JOINT_STAGE
+)

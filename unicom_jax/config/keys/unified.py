@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from unicom_jax.config.key import NEUTRAL, RECORDED, Group, Key
-from unicom_jax.config.keys.codec import PREDICTIONS, TIMES
+from unicom_jax.config.keys.codec import PREDICTIONS, SD3, TIMES
 from unicom_jax.config.keys.encoder import ATTENTION_BACKEND, REMAT, tower
 
 TRANSFORMER = Group(
@@ -22,6 +22,13 @@ TRANSFORMER = Group(
             before="none",
         ),
         "rope_factor": Key(1.0, "How many times longer those texts are.", least=1, before=1.0),
+        "rope_sections": Key(
+            (),
+            "M-RoPE: how many frequencies rotate with time, row and column (Qwen2.5-VL: 16, 24, "
+            "24); (): no M-RoPE.",
+            least=1,
+            before=(),
+        ),
         "rope_length": Key(
             0, "yarn: length in tokens that the weights were trained on.", least=0, before=0
         ),
@@ -129,20 +136,61 @@ CHEERS = Group(
         "details": _head_stage("Second stage of the head, as wide as encoder.vision.", 1, 4),
     },
 )
+UAE = Group(
+    "The image side of pathway uae: Qwen2.5-VL's image tower, and an MM-DiT with its connector.",
+    {
+        "vision": Group(
+            "The image tower, which is not trained; unified.fold patches a side are a slot.",
+            {
+                name: dataclasses.replace(key, before=key.default)
+                for name, key in {
+                    **tower(192, 4, 4, 512),
+                    "whole_layers": Key(
+                        (3,), "The layers, from 0, that attend to the whole picture.", least=0
+                    ),
+                    "patch_size": Key(
+                        16,
+                        "Side of the tower's patches; pictures are scaled from data.patch.",
+                        least=1,
+                    ),
+                    "window_size": Key(
+                        64, "Side of a window in pixels of the tower; Qwen2.5-VL: 112.", least=1
+                    ),
+                    "remat": REMAT,
+                    "attention_backend": ATTENTION_BACKEND,
+                }.items()
+            },
+        ),
+        "decoder": Group(
+            "Stable Diffusion 3, which draws the autoencoder's latents.",
+            {
+                "init_from": Key(
+                    "",
+                    'A folder of a diffusers SD3 transformer to start from; "": random '
+                    "initialisation.",
+                    path=True,
+                    before="",
+                ),
+                **SD3.keys,
+            },
+        ),
+    },
+)
 UNIFIED = Group(
     "The unified model, which the stages align, pretrain, continue, sft, g4u and u4g train.",
     {
         "init_from": Key(
             "",
-            'A folder of Qwen2, Qwen2.5 or Qwen3 for the transformer; "": random initialisation.',
+            "A folder of Qwen2, Qwen2.5 or Qwen3 for the transformer (uae: Qwen2.5-VL with its "
+            'image tower); "": random initialisation.',
             path=True,
             before="",
         ),
         "pathway": Key(
             "transfusion",
-            "transfusion (UniCom, Pathway I), query (Pathway II) or cheers (Cheers); see "
-            "docs/configurations.md.",
-            choices=("transfusion", "query", "cheers"),
+            "transfusion (UniCom, Pathway I), query (Pathway II), cheers (Cheers) or uae (UAE); "
+            "see docs/configurations.md.",
+            choices=("transfusion", "query", "cheers", "uae"),
         ),
         "fold": Key(
             1,
@@ -171,8 +219,9 @@ UNIFIED = Group(
         "image_positions": Key(
             "grid",
             "Rotary positions of a picture's slots: grid: row and column around the diagonal; "
-            "plain: one after the other, like text.",
-            choices=("grid", "plain"),
+            "plain: one after the other, like text; mrope: those of Qwen2.5-VL, which reads a "
+            "picture's slots like words (uae).",
+            choices=("grid", "plain", "mrope"),
             before="grid",
         ),
         "transformer": TRANSFORMER,
@@ -217,6 +266,7 @@ UNIFIED = Group(
             },
         ),
         "cheers": CHEERS,
+        "uae": UAE,
         "time": Key("uniform", "Distribution of the flow time.", choices=TIMES, resume=RECORDED),
         "time_shift": Key(
             1.0,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unicom_jax.interop.layouts.streams import EMBEDDINGS, OUTPUT, block, linears, scales
 from unicom_jax.interop.mapping import Rule, Table
 from unicom_jax.interop.tensors import WeightsError
 from unicom_jax.models.flux import FluxTransformer
@@ -35,41 +36,10 @@ _KINDS = {int: int, bool: bool, tuple: list | tuple, type(None): int | None}
 FIXED = {"patch_size": 1}
 
 # ours -> theirs, each with kernel and bias (or, for a norm, a scale)
-_EMBEDDINGS = {
-    "time/up": "time_text_embed.timestep_embedder.linear_1",
-    "time/down": "time_text_embed.timestep_embedder.linear_2",
+_EMBEDDINGS = {**EMBEDDINGS, "image": "x_embedder"}
+_GUIDANCE = {
     "guidance/up": "time_text_embed.guidance_embedder.linear_1",
     "guidance/down": "time_text_embed.guidance_embedder.linear_2",
-    "pooled/up": "time_text_embed.text_embedder.linear_1",
-    "pooled/down": "time_text_embed.text_embedder.linear_2",
-    "context": "context_embedder",
-    "image": "x_embedder",
-}
-_DOUBLE = {
-    "image": {
-        "modulation": "norm1.linear",
-        "attention/query": "attn.to_q",
-        "attention/key": "attn.to_k",
-        "attention/value": "attn.to_v",
-        "output": "attn.to_out.0",
-        "mlp/up": "ff.net.0.proj",
-        "mlp/down": "ff.net.2",
-    },
-    "context": {
-        "modulation": "norm1_context.linear",
-        "attention/query": "attn.add_q_proj",
-        "attention/key": "attn.add_k_proj",
-        "attention/value": "attn.add_v_proj",
-        "output": "attn.to_add_out",
-        "mlp/up": "ff_context.net.0.proj",
-        "mlp/down": "ff_context.net.2",
-    },
-}
-_DOUBLE_NORMS = {
-    "image/attention/query_norm": "attn.norm_q",
-    "image/attention/key_norm": "attn.norm_k",
-    "context/attention/query_norm": "attn.norm_added_q",
-    "context/attention/key_norm": "attn.norm_added_k",
 }
 _SINGLE = {
     "modulation": "norm.linear",
@@ -79,27 +49,17 @@ _SINGLE = {
     "attention/value": "attn.to_v",
 }
 _SINGLE_NORMS = {"attention/query_norm": "attn.norm_q", "attention/key_norm": "attn.norm_k"}
-_OUTPUT = {"modulation": "norm_out.linear", "output": "proj_out"}
 
 
 def table(module: FluxTransformer) -> Table:
     """Where diffusers' tensors are in the weights of `module`."""
-    embeddings = {
-        ours: theirs
-        for ours, theirs in _EMBEDDINGS.items()
-        if module.guidance_embeds or not ours.startswith("guidance")
-    }
+    embeddings = _EMBEDDINGS | (_GUIDANCE if module.guidance_embeds else {})
     double, single = "transformer_blocks.{layer}.", "single_transformer_blocks.{layer}."
     return (
-        *_linears(embeddings),
-        *(
-            rule
-            for stream, parts in _DOUBLE.items()
-            for rule in _linears(parts, f"double/{stream}/", double)
-        ),
-        *_scales(_DOUBLE_NORMS, "double/", double),
-        *_linears(_SINGLE, "single/", single),
-        *_scales(_SINGLE_NORMS, "single/", single),
+        *linears(embeddings),
+        *block(module.double_block, "double/", double),
+        *linears(_SINGLE, "single/", single),
+        *scales(_SINGLE_NORMS, "single/", single),
         # They join both branches before one projection; ours has a separate part for each.
         Rule(
             ("single/attention_output/kernel", "single/mlp_output/kernel"),
@@ -108,22 +68,8 @@ def table(module: FluxTransformer) -> Table:
             along=1,
         ),
         Rule("single/attention_output/bias", f"{single}proj_out.bias"),
-        *_linears(_OUTPUT),
+        *linears(OUTPUT),
     )
-
-
-def _linears(names: Mapping[str, str], ours: str = "", theirs: str = "") -> list[Rule]:
-    rules = []
-    for name, foreign in names.items():
-        rules.append(Rule(f"{ours}{name}/kernel", f"{theirs}{foreign}.weight", axes=(1, 0)))
-        rules.append(Rule(f"{ours}{name}/bias", f"{theirs}{foreign}.bias"))
-    return rules
-
-
-def _scales(names: Mapping[str, str], ours: str, theirs: str) -> list[Rule]:
-    return [
-        Rule(f"{ours}{name}/scale", f"{theirs}{foreign}.weight") for name, foreign in names.items()
-    ]
 
 
 def describe(module: FluxTransformer) -> dict[str, Any]:

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 
 from unicom_jax.core.module import Module
-from unicom_jax.interop.layouts import autoencoder, cheers, flux, projection, qwen, qwen_vl, siglip
+from unicom_jax.interop.layouts import (
+    autoencoder,
+    cheers,
+    flux,
+    mmdit,
+    projection,
+    qwen,
+    qwen_vl,
+    siglip,
+)
 from unicom_jax.interop.mapping import Table
 from unicom_jax.interop.tensors import INDEX_FIRST
 
@@ -92,4 +101,5 @@ LAYOUTS: dict[str, Layout] = {
         hints=cheers.HINTS,
     ),
     "flux": Layout(flux.table, flux.describe, flux.module_of, stem=DIFFUSERS),
+    "sd3": Layout(mmdit.table, mmdit.describe, mmdit.module_of, stem=DIFFUSERS),
 }

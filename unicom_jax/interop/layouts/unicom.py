@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 
 from unicom_jax.config import values
 from unicom_jax.core.module import Module, Specs
@@ -22,13 +23,14 @@ from unicom_jax.families.build import build_codec, build_encoder, build_space, b
 from unicom_jax.families.images import ImageModel
 from unicom_jax.families.unicom_query import QueryImages
 from unicom_jax.families.unified import UnifiedModel
-from unicom_jax.interop.layouts import autoencoder, flux, projection, qwen, siglip
+from unicom_jax.interop.layouts import autoencoder, flux, mmdit, projection, qwen, siglip
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
 from unicom_jax.models.autoencoder import Autoencoder
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.paint_space import LatentSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
 from unicom_jax.models.transformer import Transformer
@@ -138,11 +140,25 @@ def _head(module: Module) -> Table:
     )
 
 
+class Foreign(NamedTuple):
+    """A pixel decoder whose network is diffusers': its kind, layout and arguments besides sizes."""
+
+    kind: str
+    layout: ModuleType
+    fields: tuple[str, ...]
+
+
+FOREIGN: dict[type[FlowDecoder], Foreign] = {
+    FluxDecoder: Foreign("flux", flux, ("channels", "feature_dim", "guidance")),
+    MMDiTDecoder: Foreign("sd3", mmdit, ("channels", "feature_dim")),
+}
+
+
 def _decoder(module: FlowDecoder) -> Table:
     """Rules for the decoder that paints tokens or, in Pathway II, draws latents."""
-    if isinstance(module, FluxDecoder):
-        transformer = prefixed(flux.table(module.transformer), "transformer/", "transformer.")
-        return (*mlp("projector", "projector"), *transformer)
+    if (foreign := FOREIGN.get(type(module))) is not None:
+        inner = foreign.layout.table(module.transformer)
+        return (*mlp("projector", "projector"), *prefixed(inner, "transformer/", "transformer."))
     block = "blocks.{layer}"
     return (
         *linear("patch", "patch"),
@@ -165,11 +181,11 @@ def kept_in_fp32(module: Unicom) -> tuple[str, ...]:
     """Prefixes of names of the tensors that stay in fp32, whatever the type of the others.
 
     These are the codec, flow times and the flow head, which `UnicomModel` also keeps in fp32. FLUX
-    is not among them: it is large, and was trained in bfloat16.
+    and Stable Diffusion are not among them: they are large, and were trained in bfloat16.
     """
     names = ("compressor.", "decompressor.", "statistics.", "autoencoder.", "head.")
     times = ("embedding.time.", "flow_decoder.time.")
-    own = () if isinstance(module.codec.pixel_decoder, FluxDecoder) else ("pixel_decoder.",)
+    own = () if type(module.codec.pixel_decoder) in FOREIGN else ("pixel_decoder.",)
     return (*names, *times, *own)
 
 
@@ -255,13 +271,13 @@ def describe_vision(module: VisionEncoder) -> dict[str, Any]:
 
 
 def _describe_painter(module: FlowDecoder) -> dict[str, Any]:
-    if not isinstance(module, FluxDecoder):
+    if (foreign := FOREIGN.get(type(module))) is None:
         return {"kind": "dit", **_describe_decoder(module)}
     return {
-        "kind": "flux",
-        **fields_of(module, "channels", "feature_dim", "guidance"),
+        "kind": foreign.kind,
+        **fields_of(module, *foreign.fields),
         "hidden_dim": module.projector.hidden_dim,
-        "transformer": flux.describe(module.transformer),
+        "transformer": foreign.layout.describe(module.transformer),
     }
 
 

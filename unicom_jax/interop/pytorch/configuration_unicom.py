@@ -15,8 +15,8 @@ class UnicomConfig(PretrainedConfig):
       language: `LanguageModel`, a decoder of the Qwen family.
       codec: how features become latents: compressor (attention, mlp, pool or identity),
         feature_dim, latent_dim, heads and window.
-      pixel_decoder: `kind` "dit" with the arguments of `DiffusionTransformer`, or "flux" with
-        those of `FluxDecoder`.
+      pixel_decoder: `kind` "dit" with the arguments of `DiffusionTransformer`, or "flux" or
+        "sd3" with those of `FluxDecoder` or `SD3Decoder`.
       autoencoder: the configuration of the diffusers autoencoder whose latents the pixel
         decoder paints; None: it paints pixels.
       pathway: `kind` "transfusion" with its `head` and what that predicts ("velocity" or the clean

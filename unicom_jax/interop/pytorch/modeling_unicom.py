@@ -39,6 +39,7 @@ from .modeling_unicom_language import LanguageModel, interval_mask
 from .modeling_unicom_layers import grid_places, place_embedding
 from .modeling_unicom_pathway import ImageEmbedding, make_head
 from .modeling_unicom_reading import Context
+from .modeling_unicom_sd3 import SD3Decoder
 from .modeling_unicom_vision import Encoder, VisionTransformer
 from .sequence_unicom import Role
 
@@ -94,7 +95,7 @@ class UnicomModel(UnicomBase):
             sizes = width, config.language["heads"], 4 * width
             self.connector = Encoder(pathway["connector_depth"], *sizes)
             self.flow_decoder = DiffusionTransformer(**pathway["flow_decoder"])
-        if config.pixel_decoder["kind"] == "dit":  # FLUX is large, and trained in bfloat16
+        if config.pixel_decoder["kind"] == "dit":  # the others are large, and trained in bfloat16
             self._keep_in_fp32_modules_strict = (
                 *self._keep_in_fp32_modules_strict,
                 r"^pixel_decoder\.",
@@ -231,8 +232,8 @@ class UnicomModel(UnicomBase):
 
 
 def make_pixel_decoder(kind: str, **sizes: Any) -> nn.Module:
-    """The pixel decoder named `kind`: "dit" or "flux"."""
-    kinds = {"dit": DiffusionTransformer, "flux": FluxDecoder}
+    """The pixel decoder named `kind`: "dit", "flux" or "sd3"."""
+    kinds = {"dit": DiffusionTransformer, "flux": FluxDecoder, "sd3": SD3Decoder}
     if kind not in kinds:
         raise ValueError(f"pixel_decoder.kind {kind!r} is unknown to this version of the model")
     return kinds[kind](**sizes)

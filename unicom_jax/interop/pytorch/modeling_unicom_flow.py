@@ -88,6 +88,18 @@ def integrate(
     return z
 
 
+def check_guidance(scale: float, interval: tuple[float, float]) -> None:
+    """Raises a ValueError if no picture can be guided in this way."""
+    if not math.isfinite(scale):
+        raise ValueError(f"guidance is {scale}; give a finite number")
+    low, high = interval
+    if not 0.0 <= low < high <= 1.0:
+        raise ValueError(
+            f"guidance_interval {tuple(interval)} is not an interval; give two flow times from 0 "
+            "(noise) to 1 (picture), the lower one first"
+        )
+
+
 def guide(
     conditional: Tensor,
     unconditional: Tensor,

@@ -15,7 +15,7 @@ from PIL import Image as PilImage
 from torch import Tensor
 
 from .image_processing_unicom import Picture
-from .modeling_unicom_flow import begin_from, guide, integrate, latent_shift
+from .modeling_unicom_flow import begin_from, check_guidance, guide, integrate, latent_shift
 from .modeling_unicom_language import interval_mask
 from .modeling_unicom_reading import Context
 from .modeling_unicom_standard import Standard
@@ -201,6 +201,7 @@ class Generation(Standard):
             else guidance_interval,
             "times": defaults.flow_grid if grid is None else grid,
         }
+        check_guidance(flow["guidance"], flow["interval"])
         if flow["times"] not in self.time_grids:
             raise ValueError(
                 f"grid {flow['times']!r}: this model has {' and '.join(self.time_grids)} alone"

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from unicom_jax.training.stages.autoencoder import autoencoder_stage
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.stages.encoder import encoder_stage
-from unicom_jax.training.stages.policy import captioner_stage, drawer_stage
+from unicom_jax.training.stages.policy import captioner_stage, drawer_stage, joint_stage
 from unicom_jax.training.stages.unified import unified_stage
 from unicom_jax.training.step import Stage
 
@@ -23,4 +23,5 @@ LOSSES: dict[str, Builder] = {
     "unified": lambda name, config, batches: unified_stage(name, config),
     "captioner": lambda name, config, batches, tokenizer: captioner_stage(name, config, tokenizer),
     "drawer": lambda name, config, batches, tokenizer: drawer_stage(name, config, tokenizer),
+    "both": lambda name, config, batches, tokenizer: joint_stage(name, config, tokenizer),
 }

@@ -86,6 +86,7 @@ def codec_stage(
             terms["perceptual"] = perceptual_loss(look(painted), target, weight, normalise)
         return terms
 
+    untrained = [f"pixel_decoder/{pattern}" for pattern in codec.pixel_decoder.untrained]
     weights = {"flow": settings["flow_weight"], "feature": settings["feature_weight"]}
     if settings["perceptual_weight"]:
         weights["perceptual"] = settings["perceptual_weight"]
@@ -94,7 +95,7 @@ def codec_stage(
         module=codec,
         loss=loss,
         weights=weights,
-        freeze=(STATISTICS, *settings["freeze"]),
+        freeze=(STATISTICS, *untrained, *settings["freeze"]),
         rows_are_independent=not settings["latent_noise"],  # scaled by deviations over the batch
         finish=lambda params, frozen: measure_statistics(
             codec, vision, params, frozen, statistics_batches(), dtype

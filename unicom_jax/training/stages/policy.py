@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.sequences.tokenizer import Tokenizer
-from unicom_jax.rl.build import build_captioner, build_drawer
+from unicom_jax.rl.build import build_captioner, build_drawer, build_joint
 from unicom_jax.rl.captioner import Captioner
 from unicom_jax.rl.drawer import Drawer
+from unicom_jax.rl.joint import OF_DRAWINGS
 from unicom_jax.training.step import Stage
 
 Config = Mapping[str, Any]
@@ -25,6 +27,21 @@ def captioner_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
 def drawer_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
     """Trains the drawer; see `rl.drawer`."""
     return _stage(name, config[name], build_drawer(name, config, tokenizer), draws=True)
+
+
+def joint_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
+    """Trains both; see `rl.joint`."""
+    settings, policy = config[name], build_joint(name, config, tokenizer)
+    own = settings["drawing_weight"]
+    weights = {"policy": own, "kl": own * settings["drawing_kl_weight"]}
+    stage = _stage(name, settings, policy.captioner, draws=True)
+    return dataclasses.replace(
+        stage,
+        loss=policy.loss,
+        weights=stage.weights | {OF_DRAWINGS + term: weight for term, weight in weights.items()},
+        prepare=policy.prepare,
+        rollouts=policy.rollouts,
+    )
 
 
 def _stage(name: str, settings: Config, policy: Captioner | Drawer, *, draws: bool) -> Stage:
