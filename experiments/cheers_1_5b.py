@@ -4,7 +4,7 @@
 
 Result: never run; the tests build it as abstract trees and check sizes, counts and the recipe
 (arXiv 2603.12793). It has 2571.3 million weights, 84 of them in the frozen autoencoder. Hardware:
-the paper trains on 128 A100; docs/plan.md has the plan for 64 H100. It needs:
+the paper trains on 128 A100; docs/plan.md has the plan for 64 H100 and 64 TPU v5p. It needs:
 
 - the encoder and the language model that `align` starts from:
 

@@ -23,8 +23,8 @@ The paper's ablations as flags of `unicom train`; experiments/sweeps/cheers.py h
 
 Seed 0 on two cores of an AMD EPYC that other jobs shared: 14.9 minutes of CPU time including
 compilation. The first three stages were trained by one command in a fresh workdir, in 12.0 minutes.
-Then the last one was added, the same command was given again, and it took 2.9 minutes. Each
-evaluation took one more. Other seeds were not trained.
+The last one was added to the configuration later and trained from a copy of that workdir, in 2.9
+minutes. Each evaluation took one more. Other seeds were not trained.
 
     score                        without sft     with sft     chance     n
     reconstruction, PSNR            27.1       27.1 (26.7-27.4)  12.2   128
