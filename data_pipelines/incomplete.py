@@ -17,7 +17,10 @@ from collections.abc import Iterator
 import numpy as np
 from PIL import Image as PilImage
 
-ZEROS = bytes(64)  # compressed data do not end with that many zeros
+ZEROS = bytes(64)  # compressed data of pictures with details do not end with that many zeros
+# A large plain area at the end of a WebP picture is stored as zeros. At most so many bits a pixel:
+# half a bit for each of the 25 blocks of a square of 16 x 16 (VP8), one for each channel (VP8L).
+_PLAIN = {b"VP8 ": 1 / 20, b"VP8L": 4.0, b"ANMF": 4.0}
 PIECE = 2**20  # bytes that are decompressed at a time
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
@@ -27,6 +30,7 @@ _PASSES = (
     *((0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)),
 )
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # in a scan, all but stuffing and restarts
+END_OF_ZEROS = "its end is all zeros"
 _GRAY = (127, 129)  # what libjpeg puts where coefficients are missing, give or take rounding
 _JUNK = bytes(range(255)) * 4  # no marker; the zero keeps a byte 0xff before it in the scan
 
@@ -44,9 +48,10 @@ def missing_part(data: bytes, picture: PilImage.Image) -> str:
         case "JPEG" | "MPO":
             return _jpeg(data, picture)
         case "WEBP":
-            return _zeros(_riff_chunks(data), (b"VP8 ", b"VP8L", b"ANMF"))
+            return _webp(data, picture)
         case "AVIF":
-            return _zeros(_boxes(data), (b"mdat",))
+            ends = any(kind == b"mdat" and part.endswith(ZEROS) for kind, part in _boxes(data))
+            return END_OF_ZEROS if ends else ""
     return ""
 
 
@@ -111,7 +116,7 @@ def _jpeg(data: bytes, picture: PilImage.Image) -> str:
     """A decoder that meets the end too early leaves the rest of the picture gray. A gray corner may
     also be in the picture; then bytes put before the end change nothing."""
     if data.endswith(ZEROS) and _end_of_scans(data) is None:
-        return "its end is all zeros"
+        return END_OF_ZEROS
     corner = picture.getpixel((picture.width - 1, picture.height - 1))
     levels = corner if isinstance(corner, tuple) else (corner,)
     if not all(_GRAY[0] <= level <= _GRAY[1] for level in levels):
@@ -148,9 +153,14 @@ def _small(data: bytes) -> np.ndarray:
 # ---- WebP and AVIF ----------------------------------------------------------------------------
 
 
-def _zeros(parts: Iterator[tuple[bytes, bytes]], compressed: tuple[bytes, ...]) -> str:
-    ends = any(kind in compressed and content.endswith(ZEROS) for kind, content in parts)
-    return "its end is all zeros" if ends else ""
+def _webp(data: bytes, picture: PilImage.Image) -> str:
+    """Zeros at the end of the compressed data, more than a plain picture of its size has."""
+    pixels = picture.width * picture.height
+    for kind, content in _riff_chunks(data):
+        zeros = len(content) - len(content.rstrip(b"\0"))
+        if kind in _PLAIN and zeros >= max(len(ZEROS), pixels * _PLAIN[kind] / 8):
+            return END_OF_ZEROS
+    return ""
 
 
 def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -120,6 +120,18 @@ def test_whole_pictures_with_black_or_gray_edges_are_read(level):
         assert load_image(padded).shape == image.shape
 
 
+@pytest.mark.parametrize("options", [{}, {"lossless": True, "method": 0}])
+def test_a_webp_with_a_large_plain_area_is_read(options):
+    """Such an area is stored as zeros."""
+    image = np.full((1536, 1024, 3), 255, np.uint8)
+    image[:32] = np.tile(NOISE[:32], (1, 22, 1))[:, :1024]
+    whole = encoded("WEBP", image, **options)
+    assert whole.endswith(bytes(64))
+    assert load_image(whole).shape == image.shape
+    if not options:
+        refused(whole[:4000] + bytes(len(whole) - 4000), "its end is all zeros")
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK"])
 def test_whole_pictures_of_all_modes_and_odd_sizes_are_read(mode):
     for width, height in ((1, 1), (3, 1), (1, 3), (9, 17)):
