@@ -81,7 +81,7 @@ def cases(
     weights, alike, colours = _FORMS[category]
     if category == "counting":
         weights = weights[: max(2, _largest_count(config))]
-    if len(weights) == 2 and min(len(config.shapes), len(config.colours)) < 2:
+    if len(weights) == 2 and not alike and min(len(config.shapes), len(config.colours)) < 2:
         raise ValueError(f"category {category!r} needs two shapes and two colours in SceneConfig")
     config = dataclasses.replace(
         config, object_weights=weights, alike_share=float(alike), distinct_share=float(not alike)

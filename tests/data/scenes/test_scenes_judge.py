@@ -64,6 +64,13 @@ def test_counting_asks_for_no_more_objects_than_scenes_of_the_configuration_have
     assert {phrase.count for _, prompt in pairs for phrase in prompt.requirement.phrases} == counts
 
 
+def test_counting_needs_one_shape_and_one_colour_only():
+    config = SceneConfig(object_weights=(1, 1), shapes=("circle",), colours=("red",))
+    assert {len(scene.objects) for scene, _ in cases("counting", 4, config=config)} == {2}
+    with pytest.raises(ValueError, match="needs two shapes and two colours"):
+        cases("two", 4, config=config)
+
+
 @pytest.mark.parametrize("size", [(40, 40), (48, 64), (96, 48), (160, 160)])
 def test_reads_every_property_at_many_sizes(size):
     config = SceneConfig(sizes=(size,))
