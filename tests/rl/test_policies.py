@@ -15,11 +15,13 @@ from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
 from unicom_jax.families.build import family_of
 from unicom_jax.families.family import Subtree
+from unicom_jax.models.mmdit import POSITIONS
 from unicom_jax.planning.program import abstract_batch
 from unicom_jax.rl import captioner as captioners
 from unicom_jax.rl.rows import caption_log_probs, picture_rows
 from unicom_jax.runs.stages import PARTS, START
 from unicom_jax.training.stages.policy import captioner_stage, drawer_stage, joint_stage
+from unicom_jax.training.state import split
 
 OWN = {"rewards": {"own": 1.0}, "own_reward": "tests.rl.own.brightness"}
 
@@ -152,6 +154,29 @@ def test_every_family_has_rollouts_and_losses(pathway, build, stage):
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
     terms = jax.eval_shape(made.loss, abstract["unified"], frozen, samples, keys)
     assert {"policy", "kl", "clip_share", "length", "reward", "collapsed"} <= terms.keys()
+
+
+@pytest.mark.parametrize(
+    ("pathway", "drawer"),
+    [("transfusion", "head"), ("query", "flow_decoder"), ("cheers", "head"), ("uae", "decoder")],
+)
+def test_the_joint_stage_trains_reader_and_drawer_of_every_family(pathway, drawer):
+    changes = {"jointly__rewards__cosine": 0.0, "jointly__rewards__pixels": 1.0}
+    if pathway == "uae":
+        changes |= {
+            "unified__image_positions": "mrope",
+            "unified__transformer__rope_sections": (2, 3, 3),
+            "unified__transformer__head_dim": 16,
+        }
+    config = tiny_config(
+        unified__pathway=pathway, data__vocab_size=tokenizer().vocab_size, **changes
+    )
+    stage = joint_stage("jointly", config, tokenizer())
+    trained, frozen = split(stage.module.abstract(), stage.freeze)
+    assert {"transformer", drawer} <= trained.keys()
+    if pathway == "uae":
+        assert "vision" not in trained
+        assert frozen["decoder"]["transformer"].keys() == {POSITIONS}
 
 
 def test_cheers_has_no_frozen_encoder_to_compare_pictures_with():

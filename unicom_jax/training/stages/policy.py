@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from data_pipelines.sequences.tokenizer import Tokenizer
+from unicom_jax.core.module import iter_specs
+from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.rl.build import build_captioner, build_drawer, build_joint
 from unicom_jax.rl.captioner import Captioner
 from unicom_jax.rl.drawer import Drawer
@@ -30,7 +33,9 @@ def drawer_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
 
 
 def joint_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
-    """Trains both; see `rl.joint`."""
+    """Trains both; see `rl.joint`. Frozen is what neither the captioner's stage nor the drawer's
+    trains: in a family whose reader and drawer have separate weights, each stage freezes the other.
+    """
     settings, policy = config[name], build_joint(name, config, tokenizer)
     own = settings["drawing_weight"]
     weights = {"policy": own, "kl": own * settings["drawing_kl_weight"]}
@@ -38,6 +43,7 @@ def joint_stage(name: str, config: Config, tokenizer: Tokenizer) -> Stage:
     return dataclasses.replace(
         stage,
         loss=policy.loss,
+        freeze=(*_frozen_for_both(policy.captioner.models.unified), *settings["freeze"]),
         weights=stage.weights | {OF_DRAWINGS + term: weight for term, weight in weights.items()},
         prepare=policy.prepare,
         rollouts=policy.rollouts,
@@ -57,6 +63,17 @@ def _stage(name: str, settings: Config, policy: Captioner | Drawer, *, draws: bo
         rollouts=policy.rollouts,
         old=old_share(settings) if settings.get("old_decay") else None,
     )
+
+
+def _frozen_for_both(model: UnifiedModel) -> tuple[str, ...]:
+    """Patterns of the weights that neither a stage with draws nor one without trains."""
+    paths = ["/".join(path) for path, _ in iter_specs(model.specs())]
+    both = (
+        one if one == other else f"(?={one})(?:{other})"
+        for one in model.frozen(draws=True)
+        for other in model.frozen(draws=False)
+    )
+    return tuple(pattern for pattern in both if any(re.match(pattern, path) for path in paths))
 
 
 def old_share(settings: Config) -> Callable[[jax.Array], jax.Array]:
