@@ -319,3 +319,9 @@ def test_a_decoder_of_our_own_has_no_released_weights(tmp_path):
         ConfigError, match=r"codec\.decoder\.init_from=.* .*set --config.codec.decoder.kind=flux"
     ):
         sources_of(config, "codec")
+
+
+def test_a_decoder_starts_from_a_folder_and_not_from_another_run():
+    config = tiny_config(codec__decoder__init_from="runs/base:codec")
+    with pytest.raises(ConfigError, match="codec.decoder.init_from=runs/base:codec: only decoders"):
+        sources_of(config, "codec")

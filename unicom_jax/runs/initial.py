@@ -150,7 +150,8 @@ def describe_sources(sources: list[Source]) -> str:
 
 
 def _folder(settings: Mapping[str, Any]) -> str:
-    """The `init_from` that names a folder of released weights; "" if it is unset or names a run."""
+    """The `init_from` of a part that names a folder of released weights; "" if it is unset or
+    names a run. That of a decoder inside a part always names a folder."""
     return "" if names_a_run(settings["init_from"]) else settings["init_from"]
 
 
@@ -222,7 +223,7 @@ def _codec(config: Config) -> list[Source]:
                 )
             check_same(ours, theirs, keys, "codec.init_from", given)
             sources.append(Source("codec.init_from", (part,), folder, layout, theirs))
-    if given := _folder(settings["decoder"]):
+    if given := settings["decoder"]["init_from"]:
         sources.append(_decoder(codec.pixel_decoder, given))
     return sources
 
@@ -268,7 +269,7 @@ def _uae(config: Config, model: UnifiedModel) -> list[Source]:
             Source(key, ("transformer",), folder, layout, theirs.transformer, ours.vocab_size),
             Source(key, ("vision",), folder, layout, theirs.vision),
         ]
-    if given := _folder(settings["uae"]["decoder"]):
+    if given := settings["uae"]["decoder"]["init_from"]:
         key, sizes = "unified.uae.decoder.init_from", "unified.uae.decoder"
         sources.append(_painter(model.images.decoder, ("decoder",), sizes, key, given))
     return sources
@@ -276,7 +277,7 @@ def _uae(config: Config, model: UnifiedModel) -> list[Source]:
 
 def _unified(config: Config) -> list[Source]:
     settings = config["unified"]
-    if not _folder(settings) and not _folder(settings["uae"]["decoder"]):
+    if not _folder(settings) and not settings["uae"]["decoder"]["init_from"]:
         return []
     if isinstance((model := build_unified(config)).images, UaeImages):
         return _uae(config, model)
@@ -313,7 +314,7 @@ def given_folders(config: Config, part: str) -> dict[str, str]:
     for key in RELEASED[part].keys if part in RELEASED else ():
         *groups, name = key.split(".")
         settings = functools.reduce(operator.getitem, groups, config)
-        if given := _folder(settings):
+        if given := settings[name] if groups[1:] else _folder(settings):
             found[key] = given
     return found
 
