@@ -8,9 +8,9 @@ IMPORT = "Import released weights, or a model exported to PyTorch, into a workdi
 IMPORT_EXAMPLES = """\
 A part becomes step 0 of its stage in the workdir: training starts from it, and a stage that is not
 trained (often the encoder) is used unchanged. Alternatively, the keys encoder.init_from,
-unified.init_from, codec.init_from and codec.decoder.init_from of a configuration name the folders,
-and `unicom train` reads them. Sizes must be those of the configuration; if one differs, the message
-names its key.
+autoencoder.init_from, unified.init_from, unified.uae.decoder.init_from, codec.init_from and
+codec.decoder.init_from of a configuration name the folders, and `unicom train` reads them. Sizes
+must be those of the configuration; if one differs, the message names its key.
 
 examples:
   unicom import --config=experiments/unicom_7b.py --workdir=runs/unicom_7b \\

@@ -350,8 +350,8 @@ def _unicom(**own: Any) -> Family:
 
 
 # The weights of families that draw in latents of the stage `autoencoder`.
-AUTOENCODER = Subtree("autoencoder", AUTOENCODER_KEYS, optional=("quant_conv", "post_quant_conv"))
-_in_latents = {"frozen": {"autoencoder": AUTOENCODER}, "in_model": {"codec": AUTOENCODER}}
+LATENTS = Subtree("autoencoder", AUTOENCODER_KEYS, optional=("quant_conv", "post_quant_conv"))
+IN_LATENTS = {"frozen": {"autoencoder": LATENTS}, "in_model": {"codec": LATENTS}}
 
 
 # By `unified.pathway`. A new family needs a file with an `ImageModel`, and a row here.
@@ -362,7 +362,7 @@ FAMILIES: dict[str, Family] = {
         images=build_cheers,
         codec=build_latents,
         starts_from=_cheers_starts_from,
-        **_in_latents,
+        **IN_LATENTS,
         details="head/gate/down/.*",
         heads=("unified.cheers.semantics.heads", "unified.cheers.details.heads"),
     ),
@@ -373,7 +373,7 @@ FAMILIES: dict[str, Family] = {
         heads=("unified.uae.vision.heads", "unified.uae.decoder.heads"),
         remat="unified.uae.decoder.remat",
         positions=("mrope",),
-        **_in_latents,
+        **IN_LATENTS,
     ),
 }
 

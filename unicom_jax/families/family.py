@@ -32,7 +32,7 @@ class Subtree:
         these keys; None: everything.
       fresh: keys of the selection that are left out; a model that starts from the selection
         initialises them at random.
-      optional: those of several keys that the part may lack.
+      optional: which of several keys the part may lack.
     """
 
     part: str
@@ -42,8 +42,10 @@ class Subtree:
 
     def read(self, tree: Mapping[str, Any]) -> tuple[str, ...] | None:
         """The selected ones of a tree's top-level keys; None: all."""
-        if self.keys is None or isinstance(self.keys, str):
-            return self.keys and (self.keys,)
+        if self.keys is None:
+            return None
+        if isinstance(self.keys, str):
+            return (self.keys,)
         return tuple(key for key in self.keys if key in tree or key not in self.optional)
 
     def of(self, tree: Mapping[str, Any]) -> Any:

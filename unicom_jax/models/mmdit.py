@@ -114,7 +114,8 @@ class MMDiT(Module):
       context_dim: width of the context tokens.
       pooled_dim: width of the pooled vector.
       position_side: tokens along a side of the table of places, of which a picture uses the middle.
-      sample_size: latents along a side of the picture over which a new table counts tokens by one.
+      sample_size: the places of a new table run from 0 to sample_size / patch along a side, in
+        position_side equal steps.
       remat: what a block keeps for the backward pass, a key of `core.remat.REMAT_POLICIES`.
       attention_backend: as in `core.attention`.
     """

@@ -171,11 +171,11 @@ def attend(heads: Heads, mask: MaskIntervals | None, backend: str) -> Float[Arra
 
 
 def attend_jointly(
-    sides: Sequence[Heads], attend: Callable[[Heads], Float[Array, "B S W"]]
+    sides: Sequence[Heads], mix: Callable[[Heads], Float[Array, "B S W"]]
 ) -> list[Float[Array, "B s W"]]:
-    """The output of `attend` over the joined heads of two streams, split between them again."""
+    """The output of `mix` over the joined heads of two streams, split between them again."""
     heads = tuple(jnp.concatenate(pair, axis=1) for pair in zip(*sides, strict=True))
-    return jnp.split(attend(heads), [sides[0][0].shape[1]], axis=1)
+    return jnp.split(mix(heads), [sides[0][0].shape[1]], axis=1)
 
 
 def joint_mask(

@@ -16,7 +16,7 @@ convert a data set, for --config.data.source:
   unicom data prepare parquet --package=tables --out=data/tables --workers=8   # with Apache Beam
 
   Broken records are left out, and OUT/left_out.txt lists them. If they are more than a tenth
-  (--max-broken), the command fails and writes nothing.
+  (--max-broken) and more than three, or all, the command fails and writes nothing.
 
 pack rows, for --config.data.packed:
   unicom data prepare packed --config=experiments/quickstart.py --out=data/q --workers=2
@@ -60,7 +60,7 @@ def add_prepare_flags(parser: argparse.ArgumentParser) -> None:
         type=_share,
         metavar="SHARE",
         help="folder, jsonl, parquet, webdataset: share of the records that may be broken and are "
-        "left out; default 0.1",
+        "left out, besides the first three; default 0.1",
     )
     packed = parser.add_argument_group("packed")
     packed.add_argument(

@@ -54,7 +54,8 @@ _SD3 = {
     ),
     "sample_size": Key(
         128,
-        "Latents along a side of the picture on which neighbours in a new table differ by 1.",
+        "The places of a new table run along a side from 0 to this, divided by the latents along a "
+        "side of a token.",
         least=1,
     ),
     "remat": REMAT,

@@ -177,7 +177,8 @@ UAE = Group(
     },
 )
 UNIFIED = Group(
-    "The unified model, which the stages align, pretrain, continue, sft, g4u and u4g train.",
+    "The unified model, which the stages align, pretrain, continue, sft, longcap, reca, g4u, u4g "
+    "and jointly train.",
     {
         "init_from": Key(
             "",
