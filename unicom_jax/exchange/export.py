@@ -8,7 +8,7 @@ import re
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 from flax import traverse_util
 
@@ -19,17 +19,14 @@ from unicom_jax.core.module import Module, Params
 from unicom_jax.exchange import peft
 from unicom_jax.exchange.code import SOURCES, code_of
 from unicom_jax.exchange.model_card import model_card
+from unicom_jax.exchange.parts import PARTS, Part
 from unicom_jax.families.build import build_autoencoder
-from unicom_jax.families.uae import UaeImages
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
 from unicom_jax.interop.layouts import exported, siglip
 from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
-from unicom_jax.models.codec import Codec
-from unicom_jax.models.flux_decoder import FluxDecoder
-from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
@@ -319,80 +316,6 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 
 # ---- parts alone ------------------------------------------------------------------------------
-
-
-Modules = Mapping[str, Module]
-
-
-class Found(NamedTuple):
-    """A part of a model, and the path of its weights in a run."""
-
-    module: Module
-    path: tuple[str, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A part that can be exported alone.
-
-    Attributes:
-      layout: a key of `LAYOUTS`.
-      find: modules of a model by tree of weights -> its module and the place of its weights in a
-        run, or one line why there is none.
-    """
-
-    layout: str
-    find: Callable[[Modules], Found | str]
-
-
-def _tree(name: str, missing: str) -> Callable[[Modules], Found | str]:
-    """A whole tree of weights; `missing`: why a model may have none."""
-    return lambda model: Found(model[name], (name,)) if name in model else missing
-
-
-def _language(kind: str) -> Callable[[Modules], Found | str]:
-    def find(model: Modules) -> Found | str:
-        module: Transformer = model["unified"].transformer
-        own = "qwen3" if module.qk_norm else "qwen2"
-        if own != kind:
-            return f"its language model is of the family {own}; use --to={own}"
-        return Found(module, ("unified", "transformer"))
-
-    return find
-
-
-# Pixel decoders of foreign kinds, by their layout.
-PAINTERS = {"flux": FluxDecoder, "sd3": MMDiTDecoder}
-
-
-def _painter(kind: str) -> Callable[[Modules], Found | str]:
-    """The decoder's transformer; its layout has no place for the projector of the context."""
-
-    def find(model: Modules) -> Found | str:
-        codec, images = model["codec"], model["unified"].images
-        if isinstance(codec, Codec):
-            decoder, path = codec.pixel_decoder, ("codec", "pixel_decoder")
-        elif isinstance(images, UaeImages):
-            decoder, path = images.decoder, ("unified", "decoder")
-        else:
-            return "its latents are decoded by an autoencoder, not by a flow"
-        if isinstance(decoder, PAINTERS[kind]):
-            return Found(decoder.transformer, (*path, "transformer"))
-        own = [f"--to={name}" for name, found in PAINTERS.items() if isinstance(decoder, found)]
-        if own:
-            return f"its pixel decoder is of another kind; use {own[0]}"
-        return "its pixel decoder is a DiT of our own; export it with --to=pytorch"
-
-    return find
-
-
-PARTS: dict[str, Part] = {
-    "siglip2": Part("siglip", _tree("vision", "no encoder was trained or imported")),
-    "qwen2": Part("qwen", _language("qwen2")),
-    "qwen3": Part("qwen", _language("qwen3")),
-    **{kind: Part(kind, _painter(kind)) for kind in PAINTERS},
-    AUTOENCODER: Part(AUTOENCODER, _tree(AUTOENCODER, "it paints pixels and has no autoencoder")),
-}
 
 
 def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:

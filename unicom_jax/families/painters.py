@@ -15,6 +15,8 @@ from unicom_jax.models.pixel_decoder import PixelDecoder
 
 Config = Mapping[str, Any]
 DECODERS = ("dit", "flux", "sd3")  # kinds of pixel decoders
+# Those whose network diffusers has too: their kind, which is also the name of its layout.
+RELEASED: dict[type[FlowDecoder], str] = {FluxDecoder: "flux", MMDiTDecoder: "sd3"}
 
 
 def build_decoder(config: Config, space: PaintSpace, feature_dim: int) -> FlowDecoder:

@@ -46,6 +46,7 @@ from unicom_jax.core.module import (
     iter_specs,
 )
 from unicom_jax.core.paths import as_path
+from unicom_jax.families import painters
 from unicom_jax.families.build import (
     build_autoencoder,
     build_codec,
@@ -59,8 +60,6 @@ from unicom_jax.interop.layouts.layout import LAYOUTS, Layout
 from unicom_jax.interop.tensors import TensorFact
 from unicom_jax.models.autoencoder import AutoencoderKL, AutoencoderKLFlux2
 from unicom_jax.models.contrastive import Contrastive
-from unicom_jax.models.flux_decoder import FluxDecoder
-from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs.released_cheers import is_cheers, released_cheers
 from unicom_jax.runs.sizes import (
@@ -228,25 +227,23 @@ def _codec(config: Config) -> list[Source]:
     return sources
 
 
-# The layouts of decoders with released weights, which are also their kinds in the configuration.
-DECODERS: dict[type[Module], str] = {FluxDecoder: "flux", MMDiTDecoder: "sd3"}
 DERIVED = ("out_channels", "latent_channels", "patch")  # fields without a configuration key
 
 
 def _decoder(ours: Module, given: str) -> Source:
     key = "codec.decoder.init_from"
-    if type(ours) not in DECODERS:
+    if (kind := painters.RELEASED.get(type(ours))) is None:
+        kinds = " or ".join(painters.RELEASED.values())
         raise ConfigError(
-            f"{key}={given}: only decoders of kind {' or '.join(DECODERS.values())} have released "
-            f"weights; leave {key} empty, or set --config.codec.decoder.kind=flux"
+            f"{key}={given}: only decoders of kind {kinds} have released weights; leave {key} "
+            "empty, or set --config.codec.decoder.kind=flux"
         )
-    sizes = f"codec.decoder.{DECODERS[type(ours)]}"
-    return _painter(ours, ("pixel_decoder",), sizes, key, given)
+    return _painter(ours, ("pixel_decoder",), f"codec.decoder.{kind}", key, given)
 
 
 def _painter(ours: Module, path: tuple[str, ...], sizes: str, key: str, given: str) -> Source:
     """The released transformer of the decoder `ours` at `path`; `sizes`: its group of keys."""
-    layout, folder = LAYOUTS[DECODERS[type(ours)]], as_path(given)
+    layout, folder = LAYOUTS[painters.RELEASED[type(ours)]], as_path(given)
     theirs = module_in(folder, layout)
     names = [field.name for field in dataclasses.fields(theirs) if field.name not in COMPUTE]
     # The others follow from these, or from the autoencoder.
