@@ -21,10 +21,10 @@ The paper's ablations as flags of `unicom train`; experiments/sweeps/cheers.py h
     --config.unified.fold=1 --config.{pretrain,sft}.sequence_length=640
                                             no compression: 36 slots per picture
 
-Seed 0 on two cores of an AMD EPYC that other jobs shared: 14.9 minutes of CPU time including
-compilation. The first three stages were trained by one command in a fresh workdir, in 12.0 minutes.
-The last one was added to the configuration later and trained from a copy of that workdir, in 2.9
-minutes. Each evaluation took one more. Other seeds were not trained.
+Seed 0 on two cores of an AMD EPYC that other jobs shared, from one command in a fresh workdir: 16.6
+minutes of CPU time including compilation without a cache, and one for the evaluation. "Without sft"
+is of an earlier run before its last stage, which had the same scores as this one after it. Other
+seeds were not trained.
 
     score                        without sft     with sft     chance     n
     reconstruction, PSNR            27.1       27.1 (26.7-27.4)  12.2   128

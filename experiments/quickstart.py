@@ -5,15 +5,14 @@
 Scenes of one or two large objects of four shapes and four colours, at 48 px: nine tokens per
 picture, one for each place where an object can be.
 
-One seed, trained stage by stage on two cores of an AMD EPYC that other jobs shared: pretraining
-took 9.5 minutes of CPU time, the codec 2.3. The encoder came from a run on scenes three quarters of
-which have one object, and the codec was trained on scenes two fifths of which have one; here it is
-half. In a new workdir, encoder and codec take 3.4 minutes together; the whole command has not been
-measured with these settings. On the test split: PSNR 31.7 dB, single objects 94% (of 32),
-Scenes-GenEval 70%, questions 87% (chance 39%), captions 94%, edits 69%; README.md has the table
-with intervals. On larger samples of the development split: Scenes-GenEval 65% (of 384), questions
-90% (of 640), edits 74% (of 160). The weakest rows are yes-or-no questions (64%, chance 61%; 73% of
-128 on the development split, chance 57%) and removals (2 of 13; 12 of 32).
+On a fresh clone this took 17.6 minutes of CPU time including installation, on two cores of an AMD
+EPYC while two other jobs ran: PSNR 31.5 dB, single objects 81% (of 32), Scenes-GenEval 69%,
+questions 89% (chance 39%), captions 96%, edits 69%. README.md has the table with intervals. The
+weakest rows are yes-or-no questions (69%, chance 61%) and removals (3 of 13).
+
+The scores on the development split below are of a run trained stage by stage with an encoder of the
+earlier settings: Scenes-GenEval 65% (of 384), questions 90% (of 640), yes or no 73% (of 128, chance
+57%), edits 74% (of 160), removals 12 of 32.
 
 The earlier settings reached 50, 86, 97 and 55% on the test split in the same time, with scenes
 three quarters of which have one object, so that their questions and edits were easier; their
