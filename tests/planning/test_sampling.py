@@ -66,8 +66,8 @@ def test_every_loop_belongs_to_the_part_that_turns_it(plans):
 def test_the_table_gives_the_time_of_a_part_and_of_its_turns():
     loop = Roofline((Part("drawing", 50, (2.0, 3.0, 0.0, 0.0)),), ())
     plan = SamplePlan(
-        "draw", "a picture", parse_topology("h100:8"), 2**30, 2**29, 2**31, {"drawing": 50},
-        {"drawing": loop},
+        "draw", "a picture", parse_topology("h100:8"), "compiled", 2**30, 2**29, 2**31,
+        {"drawing": 50}, {"drawing": loop},
     )  # fmt: skip
     text = text_of(sample_table([plan]))
     assert "sampling, on one device of h100:8 (compiled)" in text

@@ -39,7 +39,7 @@ def is_stage(node: ast.AST) -> bool:
 
 def is_subtree(node: ast.AST) -> bool:
     called = isinstance(node, ast.Call) and ast.unparse(node.func) == "Subtree"
-    return called or (isinstance(node, ast.Name) and node.id in ("VISION", "AUTOENCODER"))
+    return called or (isinstance(node, ast.Name) and node.id in ("VISION", "LATENTS"))
 
 
 def addresses_a_part(node: ast.Constant, parent: ast.AST) -> bool:

@@ -42,7 +42,10 @@ def order(workdir, *stages, there=(), only=None, **changes):
         (("codec", "encoder"), "stage codec builds on encoder, .* list it earlier in config.stag"),
         (("encoder", "pretrain", "codec"), "stage pretrain builds on codec, .* list it earlier"),
         (("encoder", "pretrain"), "stage pretrain builds on codec, .* list codec before pretrain"),
-        (("encoder", "codec", "g4u"), "stage g4u builds on align or pretrain or continue or sft,"),
+        (
+            ("encoder", "codec", "g4u"),
+            "stage g4u builds on align or pretrain or continue or sft or longcap or reca,",
+        ),
     ],
     ids=str,
 )
