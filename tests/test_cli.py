@@ -319,6 +319,34 @@ def test_a_truncated_checkpoint_is_named_with_what_to_delete_and_nothing_else_is
     assert str(step / "params") in line and f"delete the folder {step}" in line
 
 
+READS = """
+import asyncio
+from unicom_jax.cli import _own_the_process
+
+async def fails_when_stopped():
+    try:
+        await asyncio.sleep(60)
+    finally:
+        raise ValueError("another read")
+
+async def reads():
+    task = asyncio.ensure_future(fails_when_stopped())
+    await asyncio.sleep(0)
+    raise ValueError("the first read")
+
+_own_the_process("sample")
+try:
+    asyncio.run(reads())
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_reads_that_fail_after_the_first_are_not_reported():
+    done = subprocess.run([sys.executable, "-c", READS], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("the first read\n", "")
+
+
 def test_a_configuration_of_another_version_is_named_by_its_key(capsys, copy):
     config = json.loads((copy / "config.json").read_text())
     del config["codec"]["compressor"]

@@ -121,6 +121,9 @@ def _own_the_process(command: str) -> None:
         keep_freed_memory()
     enough_cpu_threads()
     logging.basicConfig(format="! %(message)s", level=logging.WARNING)
+    # When one of Orbax's reads fails, asyncio logs how each of the others ended, with tracebacks.
+    # The error itself is reported in one line.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     sys.unraisablehook = _report_unraisable
 
 
