@@ -177,6 +177,13 @@ def test_an_autoencoder_alone_is_imported(given, tmp_path, capsys):
     assert read_config(tmp_path / "run")["codec"]["autoencoder"]["facts"]
 
 
+@pytest.mark.parametrize("part", ["decoder", "compressor"])
+def test_a_part_that_the_pathway_does_not_have_is_refused(given, tmp_path, capsys, part):
+    flags = (f"--{part}={tmp_path / 'part'}", "--config.unified.pathway=cheers")
+    assert run("import", given, tmp_path / "run", *flags) == 1
+    assert "does nothing with unified.pathway=cheers" in capsys.readouterr().err
+
+
 def spoil(file, kind: str) -> str:
     """Damages a file of weights; gives what the message says."""
     if kind == "cut in half":
@@ -292,6 +299,26 @@ def hollow(folder, layout, module) -> None:
         file.truncate(8 + len(text) + stop)
 
 
+def dry_import(tmp_path, capsys, config: str, flags: dict[str, str], released: dict) -> str:
+    """What a dry import of hollow folders prints; `flags`: part -> the flag with its folder."""
+    for part, (layout, module) in released.items():
+        hollow(tmp_path / part, LAYOUTS[layout], module)
+    train_tokenizer(["a red circle"], 300).save(tmp_path / "tokenizer")
+    status = main(
+        [
+            "import",
+            f"--config={config}",
+            f"--config.data.tokenizer={tmp_path / 'tokenizer'}",
+            f"--workdir={tmp_path / 'run'}",
+            *(f"--{flags[part]}={tmp_path / part}" for part in released),
+            "--dry-run",
+        ]
+    )
+    shown = capsys.readouterr().out
+    assert status == 0 and not (tmp_path / "run").exists()
+    return shown
+
+
 def test_the_papers_model_is_checked_at_full_size_by_shapes(tmp_path, capsys):
     released = {
         "encoder": ("siglip", VisionEncoder.named("so400m")),
@@ -299,21 +326,8 @@ def test_the_papers_model_is_checked_at_full_size_by_shapes(tmp_path, capsys):
         "decoder": ("flux", FLUX_SIZES["flux.1-dev"]()),
         "autoencoder": ("autoencoder", flux_autoencoder()),
     }
-    for flag, (layout, module) in released.items():
-        hollow(tmp_path / flag, LAYOUTS[layout], module)
-    train_tokenizer(["a red circle"], 300).save(tmp_path / "tokenizer")
-    status = main(
-        [
-            "import",
-            "--config=experiments/unicom_7b.py",
-            f"--config.data.tokenizer={tmp_path / 'tokenizer'}",
-            f"--workdir={tmp_path / 'run'}",
-            *(f"--{flag}={tmp_path / flag}" for flag in released),
-            "--dry-run",
-        ]
-    )
-    shown = capsys.readouterr().out
-    assert status == 0 and not (tmp_path / "run").exists()
+    flags = {part: part for part in released}
+    shown = dry_import(tmp_path, capsys, "experiments/unicom_7b.py", flags, released)
     for count in ("427,888,064", "7,615,616,512", "11,901,408,320"):
         assert count in shown
 
@@ -322,24 +336,11 @@ def test_uae_as_published_is_checked_at_full_size_by_shapes(tmp_path, capsys, mo
     monkeypatch.setenv("COLUMNS", "200")  # for the whole table
     autoencoder = AutoencoderKL(16, (128, 256, 512, 512), resnets=2, scale=1.5305, shift=0.0609)
     released = {
-        "unified.init_from": ("qwen_vl", QWEN_VL_SIZES["qwen2.5-vl-3b"]()),
-        "unified.uae.decoder.init_from": ("sd3", MMDIT_SIZES["sd3.5-large"]()),
-        "autoencoder.init_from": ("autoencoder", autoencoder),
+        "unified": ("qwen_vl", QWEN_VL_SIZES["qwen2.5-vl-3b"]()),
+        "unified.uae.decoder": ("sd3", MMDIT_SIZES["sd3.5-large"]()),
+        "autoencoder": ("autoencoder", autoencoder),
     }
-    for key, (layout, module) in released.items():
-        hollow(tmp_path / key, LAYOUTS[layout], module)
-    train_tokenizer(["a red circle"], 300).save(tmp_path / "tokenizer")
-    status = main(
-        [
-            "import",
-            "--config=experiments/uae_3b.py",
-            f"--config.data.tokenizer={tmp_path / 'tokenizer'}",
-            f"--workdir={tmp_path / 'run'}",
-            *(f"--config.{key}={tmp_path / key}" for key in released),
-            "--dry-run",
-        ]
-    )
-    shown = capsys.readouterr().out
-    assert status == 0 and not (tmp_path / "run").exists()
+    flags = {part: f"config.{part}.init_from" for part in released}
+    shown = dry_import(tmp_path, capsys, "experiments/uae_3b.py", flags, released)
     for count in ("3,085,938,688", "668,684,288", "8,146,280,768", "83,819,683"):
         assert count in shown

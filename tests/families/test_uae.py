@@ -194,6 +194,11 @@ def test_sizes_that_do_not_fit_are_named_with_the_fix(changes, message):
             {"unified__pathway": "query", "unified__uae__decoder__init_from": "sd3"},
             "does nothing with unified.pathway=query",
         ),
+        (
+            {"codec__decoder__init_from": "sd3"},
+            "pathway=uae; leave it out, or set unified.pathway to transfusion or query",
+        ),
+        ({"unified__uae__vision__heads": 3}, "does not divide .* into multiples of 4; take one of"),
     ],
 )
 def test_settings_that_it_would_ignore_are_refused(changes, message):

@@ -30,7 +30,7 @@ def prompts(pictures):
 def answers(prompts):
     """The likeliest tokens after each prompt."""
     _, module, params = qwen_vl_torch.twins()
-    return np.asarray(answer(module, params, prompts, room=ROOM))
+    return np.asarray(answer(module, params, prompts, max_tokens=ROOM))
 
 
 def processed(images: list[np.ndarray]):
@@ -72,7 +72,7 @@ def test_decoding_with_a_cache_writes_what_transformers_writes(pictures, prompts
 def test_an_answer_ends_with_a_stop_token(prompts, answers):
     _, module, params = qwen_vl_torch.twins()
     end = int(answers[0, 2])
-    ended = np.asarray(answer(module, params, prompts, room=ROOM, stop=[end]))
+    ended = np.asarray(answer(module, params, prompts, max_tokens=ROOM, stop=[end]))
     for one, whole in zip(ended, answers, strict=True):
         count = list(whole).index(end) + 1 if end in whole else ROOM
         np.testing.assert_array_equal(one[:count], whole[:count])
@@ -83,7 +83,7 @@ def test_sampled_answers_follow_the_seed(prompts):
     _, module, params = qwen_vl_torch.twins()
     hot = Sampling(temperature=5.0)
     one, again, other = (
-        np.asarray(answer(module, params, prompts, room=ROOM, sampling=hot, seed=seed))
+        np.asarray(answer(module, params, prompts, max_tokens=ROOM, sampling=hot, seed=seed))
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(one, again)
@@ -100,3 +100,8 @@ def test_prompts_without_pictures_have_no_patches():
     prompts = collate(qwen_vl_torch.twins()[1], [[1, 2], [3]], [[], []])
     assert prompts.patches is None and prompts.grids is None
     np.testing.assert_array_equal(prompts.lengths, [2, 1])
+
+
+def test_no_prompts_are_refused():
+    with pytest.raises(ValueError, match="there are no prompts"):
+        collate(qwen_vl_torch.twins()[1], [], [])

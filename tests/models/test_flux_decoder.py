@@ -23,7 +23,9 @@ from unicom_jax.models.flux_decoder import FluxDecoder
 from unicom_jax.models.streams import joint_mask
 
 DECODER = FluxDecoder(
-    dataclasses.replace(SMALL, double_depth=1, single_depth=1), feature_dim=5, guidance=2.0
+    transformer=dataclasses.replace(SMALL, double_depth=1, single_depth=1),
+    feature_dim=5,
+    guidance=2.0,
 )
 DRAW = np.random.default_rng(0).standard_normal
 GRIDS = jnp.array([[2, 3], [2, 2]])
@@ -192,4 +194,4 @@ def test_what_does_not_fit_is_named_with_the_fix(changes, message):
 )
 def test_a_flux_that_cannot_paint_an_image_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
-        FluxDecoder(dataclasses.replace(SMALL, **change), feature_dim=5)
+        FluxDecoder(transformer=dataclasses.replace(SMALL, **change), feature_dim=5)

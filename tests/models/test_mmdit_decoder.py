@@ -20,7 +20,7 @@ from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.training.stages.codec import codec_stage
 from unicom_jax.training.state import split
 
-DECODER = MMDiTDecoder(dataclasses.replace(SMALL, depth=2, dual_depth=1), feature_dim=5)
+DECODER = MMDiTDecoder(transformer=dataclasses.replace(SMALL, depth=2, dual_depth=1), feature_dim=5)
 DRAW = np.random.default_rng(0).standard_normal
 GRIDS = jnp.array([[2, 3], [2, 2]])
 NOISE, CONDITION = (jnp.asarray(DRAW((2, 6, n)), jnp.float32) for n in (DECODER.channels, 5))

@@ -170,7 +170,7 @@ def _check_codec(config: Config) -> None:
             "(0.5,) for its middle layer"
         )
     if codec["decoder"]["kind"] == "dit":
-        _divides(config, "codec.decoder.heads", "codec.decoder.width", even=True)
+        _divides(config, "codec.decoder.heads", "codec.decoder.width", unit=2)
 
 
 def _check_unified(config: Config) -> None:
@@ -186,37 +186,39 @@ def _check_unified(config: Config) -> None:
             "unified.understanding=channel_concat needs one latent for each patch: set "
             "codec.pool=1 or another understanding"
         )
-    _check_idle_options(config)
+    check_idle_options(config)
     if check := OF_FAMILY.get(unified["pathway"]):
         check(config)
 
 
-# Options of which one pathway alone makes use. Sizes of parts that are not built may stand.
+# Options of which only some pathways make use. Sizes of parts that are not built may stand.
 OPTIONS_OF = {
-    "unified.head.kind": "transfusion",
-    "unified.uae.decoder.init_from": "uae",
+    "unified.head.kind": ("transfusion",),
+    "unified.uae.decoder.init_from": ("uae",),
+    "codec.init_from": ("transfusion", "query"),
+    "codec.decoder.init_from": ("transfusion", "query"),
     **{
-        f"unified.cheers.{name}": "cheers"
+        f"unified.cheers.{name}": ("cheers",)
         for name, key in CHEERS.keys.items()
         if isinstance(key, Key)
     },
 }
 
 
-def _check_idle_options(config: Config) -> None:
+def check_idle_options(config: Config) -> None:
     """Refuses options of another pathway, but those that change no result."""
     own = config["unified"]["pathway"]
-    for name, pathway in OPTIONS_OF.items():
+    for name, pathways in OPTIONS_OF.items():
         value, key = value_at(config, name), KEYS[name]
-        if pathway != own and key.resume != NEUTRAL and value != key.default:
+        if own not in pathways and key.resume != NEUTRAL and value != key.default:
             raise ConfigError(
-                f"{name}={value} does nothing with unified.pathway={own}; set it to {key.default}, "
-                f"or unified.pathway to {pathway}"
+                f"{name}={value} does nothing with unified.pathway={own}; leave it out, or set "
+                f"unified.pathway to {' or '.join(pathways)}"
             )
 
 
 def _check_query(config: Config) -> None:
-    _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", even=True)
+    _divides(config, "unified.flow_decoder.heads", "unified.flow_decoder.width", unit=2)
 
 
 # What a pathway does in one way only, and why.
@@ -249,7 +251,7 @@ def _check_one_way(config: Config, wanted: Mapping[str, tuple[Any, str]]) -> Non
 def _check_uae(config: Config) -> None:
     _check_one_way(config, UAE_ONLY)
     # Rotary positions of the tower in two dimensions.
-    _divides(config, "unified.uae.vision.heads", "unified.uae.vision.width", even=True)
+    _divides(config, "unified.uae.vision.heads", "unified.uae.vision.width", unit=4)
 
 
 def _check_cheers(config: Config) -> None:
@@ -269,7 +271,7 @@ def _check_cheers(config: Config) -> None:
     widths = {"semantics": "unified.transformer.width", "details": "encoder.vision.width"}
     for stage, width in widths.items():
         heads = f"unified.cheers.{stage}.heads"
-        _divides(config, heads, width, even=True)
+        _divides(config, heads, width, unit=2)
         _divides(config, f"unified.cheers.{stage}.kv_heads", heads)
 
 
@@ -281,13 +283,17 @@ OF_FAMILY: dict[str, Callable[[Config], None]] = {
 }
 
 
-def _divides(config: Config, part: str, whole: str, *, even: bool = False) -> None:
-    """`part` must divide `whole`; `even`: with an even quotient."""
+def _divides(config: Config, part: str, whole: str, *, unit: int = 1) -> None:
+    """`part` must divide `whole`, with a quotient that is a multiple of `unit`."""
     small, large = value_at(config, part), value_at(config, whole)
-    if large % (small * (2 if even else 1)):
-        what = "leaves an odd number of channels a head of" if even else "does not divide"
-        fits = _divisors(large // 2) if even and large % 2 == 0 else _divisors(large)
-        raise ConfigError(f"{part}={small} {what} {whole}={large}; take one of {fits}")
+    if large % unit:
+        raise ConfigError(f"{whole}={large} has to be a multiple of {unit}")
+    if large % (small * unit):
+        times = f" into multiples of {unit}" if unit > 1 else ""
+        fits = _divisors(large // unit)
+        raise ConfigError(
+            f"{part}={small} does not divide {whole}={large}{times}; take one of {fits}"
+        )
 
 
 def _divisors(number: int) -> str:

@@ -22,6 +22,7 @@ from rich.text import Text
 from data_pipelines.build import load_or_train_tokenizer
 from data_pipelines.sequences.tokenizer import Tokenizer, load_tokenizer
 from unicom_jax.config import ConfigError, complete, from_json, to_json
+from unicom_jax.config.check import check_idle_options
 from unicom_jax.core.module import Module
 from unicom_jax.core.paths import as_path, remove_tree
 from unicom_jax.exchange.export import GIVEN_TEMPLATE
@@ -107,7 +108,8 @@ def import_parts(
       dry_run: check and show names, shapes and types, but write nothing.
 
     Raises:
-      ConfigError: nothing to import, a folder of another model, or a part that would stay random.
+      ConfigError: nothing to import, a folder of another model, a part that the pathway does not
+        have, or one that would stay random.
       WeightsError: a folder is damaged.
       FileExistsError: a stage already has a checkpoint.
     """
@@ -121,6 +123,7 @@ def import_parts(
     given = from_json(config.to_dict())
     named = {key: folder for flag, folder in folders.items() for key in FLAGS[flag]}
     given.update_from_flattened_dict(named)
+    check_idle_options(given)
     check_stages(given)
     plan = _plan(given, workdir)
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]

@@ -52,7 +52,12 @@ def build_decoder(config: Config, space: PaintSpace, feature_dim: int) -> FlowDe
     guidance = flux.pop("guidance")
     flux["rope_dims"] = tuple(flux["rope_dims"])
     transformer = FluxTransformer(out_channels=flux["channels"], **flux)
-    return FluxDecoder(transformer, feature_dim, guidance, config["compute_dtype"])
+    return FluxDecoder(
+        transformer=transformer,
+        feature_dim=feature_dim,
+        guidance=guidance,
+        compute_dtype=config["compute_dtype"],
+    )
 
 
 def _build_mmdit(
@@ -62,7 +67,9 @@ def _build_mmdit(
     latents = {"latent_channels": space.autoencoder.latent_channels, "patch": space.side}
     transformer = MMDiT(**latents, **sizes)
     transformer.check_grid(space.rows, space.cols, "codec.decoder.sd3.position_side")
-    return MMDiTDecoder(transformer, feature_dim, compute_dtype)
+    return MMDiTDecoder(
+        transformer=transformer, feature_dim=feature_dim, compute_dtype=compute_dtype
+    )
 
 
 def decoder_group(config: Config) -> str:

@@ -173,7 +173,9 @@ def make_uae(
     return UaeImages(
         vision=QwenVision(out_dim=width, merge=unified["fold"], **vision),
         codec=codec,
-        decoder=MMDiTDecoder(transformer, width, compute_dtype),
+        decoder=MMDiTDecoder(
+            transformer=transformer, feature_dim=width, compute_dtype=compute_dtype
+        ),
         flow_time=FlowTime(unified["time"], unified["time_shift"]),
         compute_dtype=compute_dtype,
     )

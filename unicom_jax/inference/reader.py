@@ -4,7 +4,7 @@
     model = module_in(folder, layout)                                       # interop.folders
     params = read_model(folder, layout, model)
     prompts = collate(model, [tokenizer.encode(text)], [[picture]])
-    tokens = answer(model, params, prompts, room=128, stop=[tokenizer.eos_token_id])
+    tokens = answer(model, params, prompts, max_tokens=128, stop=[tokenizer.eos_token_id])
 
 In a text, "<|vision_start|><|image_pad|><|vision_end|>" stands for a picture. The token in the
 middle is written once here; `collate` repeats it for every vector of the picture.
@@ -30,7 +30,7 @@ from unicom_jax.models.qwen_vl import QwenVL
 
 # Pixels of a resized picture; the released preprocessor_config.json allows 16,384 vectors.
 LEAST_PIXELS, MOST_PIXELS = 4 * 28**2, 1280 * 28**2
-LIKELIEST = Sampling()
+GREEDY = Sampling()
 
 
 class Prompts(NamedTuple):
@@ -64,9 +64,11 @@ def collate(
       least_pixels, most_pixels: of a resized picture.
 
     Raises:
-      ValueError: a prompt is empty or has more or fewer picture tokens than pictures; a picture is
-        longer than 1 : 200.
+      ValueError: there is no prompt; one is empty, or has more or fewer picture tokens than
+        pictures; a picture is longer than 1 : 200.
     """
+    if not prompts:
+        raise ValueError("there are no prompts; give at least one")
     vision = model.vision
     unit = vision.patch_size * vision.merge
     resized = [
@@ -126,25 +128,25 @@ def answer(
     params: Params,
     prompts: Prompts,
     *,
-    room: int,
-    sampling: Sampling = LIKELIEST,
+    max_tokens: int,
+    sampling: Sampling = GREEDY,
     seed: int = 0,
     stop: Sequence[int] = (),
-) -> Int32[Array, "B {room}"]:
+) -> Int32[Array, "B {max_tokens}"]:
     """Tokens written after each prompt, padded with -1.
 
     Args:
-      room: the most tokens of an answer.
-      sampling: how tokens are chosen; the likeliest by default.
+      max_tokens: of an answer.
+      sampling: how tokens are chosen; the most likely one by default.
       stop: tokens that end an answer, of which they are the last one.
     """
     ends = np.array(stop or [-1], np.int32)
     return _answer(
-        model, params, prompts, np.uint32(seed), ends, sampling.numbers, sampling.mode, room
+        model, params, prompts, np.uint32(seed), ends, sampling.numbers, sampling.mode, max_tokens
     )
 
 
-@partial(jax.jit, static_argnames=("model", "mode", "room"))
+@partial(jax.jit, static_argnames=("model", "mode", "max_tokens"))
 def _answer(
     model: QwenVL,
     params: Params,
@@ -153,7 +155,7 @@ def _answer(
     stop: jax.Array,
     numbers: SamplingNumbers,
     mode: str,
-    room: int,
+    max_tokens: int,
 ) -> jax.Array:
     tokens, lengths, patches, grids = prompts
     rows, slots = tokens.shape
@@ -163,7 +165,7 @@ def _answer(
         seen = model.vision.prepare(flat, grids.reshape(-1, 2))
         pictures = model.look(params, seen.reshape(*patches.shape[:3], -1), grids)
     hidden, cache = model(
-        params, tokens, lengths, pictures, grids, model.init_cache(rows, slots + room)
+        params, tokens, lengths, pictures, grids, model.init_cache(rows, slots + max_tokens)
     )
     last = jnp.take_along_axis(hidden, (lengths - 1)[:, None, None], axis=1)[:, 0]
     tail = Tail(
@@ -174,5 +176,5 @@ def _answer(
         seed=seed,
         stop=stop,
     )
-    writing = begin_writing(last, cache, room)
-    return generate(model, params, writing, tail, jnp.int32(room), numbers, mode).tokens
+    writing = begin_writing(last, cache, max_tokens)
+    return generate(model, params, writing, tail, jnp.int32(max_tokens), numbers, mode).tokens
