@@ -2,7 +2,7 @@
 
     unicom train --config=experiments/cheers_1_5b.py --workdir=runs/cheers_1_5b
 
-Result: never run; the tests build it as abstract trees and check sizes, counts and the recipe
+Result: never run; the tests build it without weights and check sizes, counts and the recipe
 (arXiv 2603.12793). It has 2571.3 million weights, 84 of them in the frozen autoencoder. Hardware:
 the paper trains on 128 A100; docs/plan.md has the plan for 64 H100 and 64 TPU v5p. It needs:
 

@@ -1,7 +1,7 @@
 """The second family, Cheers (arXiv 2603.12793): all its stages on the embedded data set.
 
     unicom train    --config=experiments/cheers_quick.py --workdir=runs/cheers_quick
-    unicom evaluate --workdir=runs/cheers_quick
+    unicom evaluate --workdir=runs/cheers_quick --no-baseline
     unicom report   --workdir=runs/cheers_quick
 
 The scenes are those of the quickstart: one or two large objects at 48 px. A token of the KL

@@ -3,7 +3,7 @@
     unicom train    --config=experiments/scenes_large.py --workdir=runs/scenes_large
     unicom evaluate --workdir=runs/scenes_large
 
-Result: never run; the tests build it as abstract trees and check that its documents fit.
+Result: never run; the tests build it without weights and check that its documents fit.
 
 A picture has at most 64 patches of 16 pixels. The aspect buckets around 128² have the sizes in
 which the scenes are drawn, so that nothing is cropped. The encoder resizes its positions to each

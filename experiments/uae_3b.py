@@ -2,7 +2,7 @@
 
     unicom train --config=experiments/uae_3b.py --workdir=runs/uae_3b
 
-Result: never run; the tests build it as abstract trees and check sizes and counts (arXiv 2509.09666
+Result: never run; the tests build it without weights and check sizes and counts (arXiv 2509.09666
 and its published code). It has 12,035 million weights, 84 of them in the frozen autoencoder. It
 needs:
 

@@ -2,7 +2,7 @@
 
     unicom train --config=experiments/unicom_7b.py --workdir=runs/unicom_7b
 
-Result: never run; the tests build it as abstract trees and check sizes, counts and the recipe, and
+Result: never run; the tests build it without weights and check sizes, counts and the recipe, and
 `unicom plan` computes what it needs (docs/plan.md). Hardware: a multiple of 32 accelerators.
 Weights are sharded over 32; further accelerators hold copies. In fp32 the unified model alone has
 122 GB of weights, gradients and moments, the codec 192 GB. It needs:

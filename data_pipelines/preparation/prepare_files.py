@@ -62,11 +62,13 @@ class Limit(NamedTuple):
     records: int
     share: float
 
-    def check(self, broken: Sequence[str], seen: int) -> None:
-        """Raises a SourceError if too many of the first `seen` records are broken."""
+    def check(self, broken: Sequence[str], seen: range) -> None:
+        """Raises a SourceError if too many of the records `seen` are broken."""
         if len(broken) > max(NAMED, self.share * self.records):
+            first = f"the first {seen.stop} records"
+            some = f"records {seen.start} to {seen.stop - 1}" if seen.start else first
             raise SourceError(
-                f"{len(broken)} of the first {seen} records are broken, more than "
+                f"{len(broken)} of {some} are broken, more than "
                 f"--max-broken={self.share:g} allows: repair the data, or allow more; the last: "
                 f"{broken[-1]}"
             )
@@ -128,8 +130,11 @@ def _list(path: Path, broken: Sequence[str]) -> None:
         path.unlink(missing_ok=True)  # of an earlier preparation
 
 
-def _readable(source: Source, part: Part, broken: list[str], limit: Limit) -> Iterator[Example]:
-    """The readable records of a file; the others are added to `broken`, the first few by name."""
+def _readable(
+    source: Source, part: Part, broken: list[str], limit: Limit, since: int = 0
+) -> Iterator[Example]:
+    """The readable records of a file; the others are added to `broken`, which has those from
+    `since` on, and the first few are named."""
     for index in range(part.start, part.stop):
         try:
             yield source[index]
@@ -137,7 +142,7 @@ def _readable(source: Source, part: Part, broken: list[str], limit: Limit) -> It
             broken.append(one_line(error))
             if len(broken) <= NAMED:
                 LOG.warning("left out: %s", error)
-            limit.check(broken, index + 1)
+            limit.check(broken, range(since, index + 1))
 
 
 # ---- on a worker ------------------------------------------------------------------------------
@@ -151,7 +156,8 @@ def write_part(open_files: Callable[..., Source], package: str, limit: Limit, pa
     """
     half, broken, result = f"{part.path}.{uuid.uuid4().hex}", [], {}  # runners may run it twice
     try:
-        traits = write_shard(half, _readable(_opened(open_files, package), part, broken, limit))
+        source = _opened(open_files, package)
+        traits = write_shard(half, _readable(source, part, broken, limit, part.start))
         result = {"traits": base64.b64encode(traits.tobytes()).decode(), "broken": broken}
         os.replace(half, part.path)
     except (ValueError, OSError) as error:
@@ -178,5 +184,5 @@ def _result(part: Part, broken: list[str], limit: Limit) -> np.ndarray:
     if "failed" in found:
         raise SourceError(found["failed"])
     broken += found["broken"]
-    limit.check(broken, part.stop)
+    limit.check(broken, range(part.stop))
     return np.frombuffer(base64.b64decode(found["traits"]), np.uint8)

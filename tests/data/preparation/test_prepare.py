@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image as PilImage
 
+from data_pipelines.faults import RecordError
+from data_pipelines.preparation.prepare_files import Limit, Part, write_part
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.records import read_records
 from tests.data.sources.formats import png, write_jsonl, write_parquet, write_tar
@@ -150,6 +152,23 @@ def test_files_of_which_too_many_records_are_broken_are_not_prepared(tmp_path, c
     error = capsys.readouterr().err
     assert "4 of the first 4 records are broken, more than --max-broken=0.1 allows" in error
     assert not list(out.glob("*.array_record"))
+
+
+class Junk:
+    """A source of broken records."""
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int):
+        raise RecordError(f"record {index} is junk")
+
+
+def test_a_worker_says_which_records_it_has_seen(tmp_path):
+    part = Part(str(tmp_path / "second"), 2, 8)
+    write_part(lambda package, read: Junk(), "", Limit(8, 0.1), part)
+    failed = json.loads((tmp_path / "second.json").read_text())["failed"]
+    assert failed.startswith("4 of records 2 to 5 are broken") and "record 5" in failed
 
 
 def test_more_broken_records_are_left_out_where_they_are_allowed(tmp_path, capsys):
