@@ -218,7 +218,8 @@ class _Writer:
         self.pieces: list[_Piece] = []
         self.patches: list[np.ndarray] = []
         self.grids: list[tuple[int, int]] = []
-        self.kept: dict[tuple[int, images.ImagePolicy], int] = {}  # the image of each array
+        # The image of each array, and the array, so that no later one gets its identity.
+        self.kept: dict[tuple[int, images.ImagePolicy], tuple[int, np.ndarray]] = {}
         self.draws: list[int] = []  # the image of each
         self.noisy: list[tuple[int, int, int]] = []  # image, slot and position of its place
         self.slot = self.position = 0
@@ -342,15 +343,15 @@ class _Writer:
         patch, policy = self.config.patch, self.config.policy_of(segment.role)
         found = id(segment.pixels), policy
         if found in self.kept:
-            return self.kept[found]
+            return self.kept[found][0]
         try:
             picture = images.prepare(segment.pixels, policy, patch, self.config.unit)
         except ValueError as error:
             raise BrokenExample(f"example {self.key!r}: {error}") from error
         self.patches.append(images.patchify(picture, patch))
         self.grids.append((picture.shape[0] // patch, picture.shape[1] // patch))
-        self.kept[found] = len(self.grids) - 1
-        return self.kept[found]
+        self.kept[found] = len(self.grids) - 1, segment.pixels
+        return self.kept[found][0]
 
     def _block(self, image: int, roles: tuple[Role, ...]) -> None:
         """Writes the tokens of one image in its place, once for each role: one bidirectional block
