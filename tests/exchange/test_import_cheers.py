@@ -273,6 +273,15 @@ def test_another_model_is_refused_in_one_line(
         (["--config.data.image_size=32"], "set --config.data.image_size=16"),
         (
             ["--config.unified.pathway=transfusion", "--config.unified.fold=1"],
+            "unified.cheers.pixel_range=unit does nothing with unified.pathway=transfusion",
+        ),
+        (
+            [
+                "--config.unified.pathway=transfusion",
+                "--config.unified.fold=1",
+                "--config.unified.cheers.pixel_range=signed",
+                "--config.unified.cheers.positions=plain",
+            ],
             "is a checkpoint of Cheers, but the model here has unified.pathway=transfusion",
         ),
         (["--language=elsewhere"], "--cheers brings a language model of its own"),
