@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.examples import Edit, Question
+from data_pipelines.scenes.agreement import Agreement
 from tests.evaluation.helpers import (
     COLOURS,
     BlindModel,
@@ -69,6 +70,17 @@ def test_chance_of_reconstruction_is_another_picture():
     # Pairs (red, blue), (blue, red) and (red, red), whose PSNR is the ceiling.
     assert 40 < chances(result)["reconstruction/psnr"] < 50
     assert chances(result)["reconstruction/kid"] is None
+
+
+def test_a_judge_says_how_many_facts_a_reconstruction_keeps():
+    def judge(first, second):
+        same = int((first == second).all())
+        return Agreement(kept=3 * same, lost=3 - 3 * same, invented=0)
+
+    for model, share in ((PerfectModel(), 1.0), (BlindModel(), 0.0)):
+        result = evaluate_reconstruction(model, EXAMPLES, CONFIG, encoder=None, judge=judge)
+        assert values(result)["reconstruction/agreement"] == share
+        assert {record.agreement for record in result.records} == {share}
 
 
 def test_pictures_are_scored_in_their_own_shapes():

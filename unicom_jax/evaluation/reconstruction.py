@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.scenes.agreement import Agreement
 from unicom_jax.core.picture import Picture
 from unicom_jax.evaluation.intervals import mean_interval
 from unicom_jax.evaluation.kernel_distance import kernel_distance
@@ -23,6 +25,7 @@ from unicom_jax.evaluation.suite import (
 )
 
 PSNR_CEILING = 100.0  # dB; for a perfect copy, whose PSNR is infinite
+BOUNDS = {"psnr": (-math.inf, PSNR_CEILING), "ssim": (-1.0, 1.0), "agreement": (0.0, 1.0)}
 
 
 def evaluate_reconstruction(
@@ -31,6 +34,7 @@ def evaluate_reconstruction(
     config: EvaluationConfig,
     *,
     encoder: Encoder | None = None,
+    judge: Callable[[Picture, Picture], Agreement] | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
     """PSNR, SSIM and kernel distance (KID) of reconstructions of the first `config.pictures`.
@@ -38,11 +42,15 @@ def evaluate_reconstruction(
     A copy is compared with the picture as the model saw it, resized under the image policy.
     `encoder` measures the distance; None leaves it out. For an untrained model, pass the trained
     model's encoder: distances are comparable only in the same feature space.
-    Chance is a codec that ignores its input: PSNR and SSIM of each picture against the next one.
+    With a `judge` also agreement: facts kept over all that were kept, lost or invented.
+    Chance is a codec that ignores its input: each picture against the next one.
     """
     records: Log[Reconstruction] = Log(config.shown)
     true, painted = [], []
-    blind = _OfOthers(_psnr, ssim)
+    measures: dict[str, Callable[[Picture, Picture], float]] = {"psnr": _psnr, "ssim": ssim}
+    if judge is not None:
+        measures["agreement"] = lambda first, second: judge(first, second).score
+    blind = _OfOthers(*measures.values())
     count = min(config.pictures, len(examples))
     for first, batch in in_batches(range(count), config.batch_size, progress):
         chosen = [examples[index] for index in batch]
@@ -52,18 +60,16 @@ def evaluate_reconstruction(
             true.append(encoder.features(originals))
             painted.append(encoder.features(copies))
         for example, original, copy in zip(chosen, originals, copies, strict=True):
-            found = _psnr(original, copy), ssim(original, copy)
-            records.append(Reconstruction(example.key, original, copy, *found))
+            found = {name: measure(original, copy) for name, measure in measures.items()}
+            records.append(Reconstruction(example.key, original, copy, **found))
             blind.add(original)
     if not records:
         return SuiteResult([], [])
-    psnrs = mean_interval([record.psnr for record in records])
-    ssims = mean_interval([record.ssim for record in records], bounds=(-1.0, 1.0))
-    chance_psnr, chance_ssim = blind.means()
-    scores = [
-        Score("reconstruction/psnr", psnrs, count, chance_psnr),
-        Score("reconstruction/ssim", ssims, count, chance_ssim),
-    ]
+    scores = []
+    for name, chance in zip(measures, blind.means(), strict=True):
+        values = [getattr(record, name) for record in records]
+        score = mean_interval(values, bounds=BOUNDS[name])
+        scores.append(Score(f"reconstruction/{name}", score, count, chance))
     if encoder is not None:
         distance = kernel_distance(np.concatenate(true), np.concatenate(painted))
         scores.append(Score("reconstruction/kid", distance, count))

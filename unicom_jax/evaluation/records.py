@@ -28,13 +28,15 @@ from unicom_jax.runs.workdir import read_json
 
 @dataclasses.dataclass(frozen=True)
 class Reconstruction:
-    """A picture and what the codec made of it, with PSNR in dB."""
+    """A picture and what the codec made of it, with PSNR in dB. `agreement`: share of the facts
+    that a judge sees in both; None without a judge."""
 
     key: str
     original: Picture | None
     reconstruction: Picture | None
     psnr: float
     ssim: float
+    agreement: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

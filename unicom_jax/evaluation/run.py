@@ -135,8 +135,9 @@ def suites_of(
     """
 
     def reconstruct(model: UnifiedModel, progress: Progress) -> SuiteResult:
+        judge = data.judge_drawing
         return evaluate_reconstruction(
-            model, data.examples, config, encoder=encoder, progress=progress
+            model, data.examples, config, encoder=encoder, judge=judge, progress=progress
         )
 
     def draw(model: UnifiedModel, progress: Progress) -> SuiteResult:

@@ -20,7 +20,7 @@ Row = Mapping[str, Any]
 # name of a score -> suite of the outcomes, the field that it is the mean of, the field whose value
 # the last part of the name gives.
 FIELDS: tuple[tuple[str, str, str, str], ...] = (
-    (r"reconstruction/(psnr|ssim)", "reconstructions", r"\1", ""),
+    (r"reconstruction/(psnr|ssim|agreement)", "reconstructions", r"\1", ""),
     (r"generation/overall", "generations", "correct", ""),
     (r"generation/(?!kid|retrieval)(.+)", "generations", "correct", "category"),
     (r"understanding/qa", "answers", "score", ""),

@@ -1,0 +1,78 @@
+"""What the sweeps about the papers' claims have in common: scenes and models that learn in minutes.
+
+Scenes of one large object at 32 px: three shapes and four letters in four colours, on two
+backgrounds, at nine places. A picture has 16 tokens of 64 features, so that a quarter of the tokens
+(2 x 2 of them in one) and a quarter of the channels (16) are the same number of scalars, 256.
+
+The model reads pictures from the latents that it draws. Sweeps of this base share their stages, and
+whole runs that are the same in both, if they have one workdir:
+
+    unicom sweep run experiments/sweeps/channels.py   --workdir=runs/sweeps/small_world
+    unicom sweep run experiments/sweeps/compressor.py --workdir=runs/sweeps/small_world
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from experiments import base
+
+STEPS = 600  # of the unified model
+
+
+def get_config() -> ConfigDict:
+    config = base.get_config()
+    config.data.update({"image_size": 32, "patch": 8})
+    config.data.scenes.update(
+        {
+            "sizes": ((32, 32),),
+            "object_weights": (1.0,),
+            "shapes": ("circle", "triangle", "cross", "letter"),
+            "letters": ("A", "L", "T", "U"),
+            "colours": ("red", "yellow", "green", "blue"),
+            "object_sizes": ("large",),
+            "backgrounds": ("white", "gray"),
+            "jitter": 0.0,
+        }
+    )
+    frozen = {"batch_size": 64, "optimizer": "muon", "learning_rate": 1e-2, "schedule": "cosine"}
+    config.encoder.update({**frozen, "steps": 150, "clip_norm": 10.0, "warmup_steps": 20})
+    config.encoder.update({"captions": "last", "pixel_weight": 10.0})
+    tower = {"width": 64, "depth": 2, "heads": 2, "mlp_dim": 256}
+    config.encoder.vision.update(tower)
+    config.encoder.text.update({**tower, "max_length": 32})
+    config.codec.update({**frozen, "steps": 200, "warmup_steps": 20})
+    config.codec.update({"time_shift": 2.0, "latent_noise": 0.5, "sample_steps": 4})
+    config.codec.decoder.update(
+        {"width": 96, "depth": 3, "heads": 4, "mlp_dim": 256, "time_floor": 0.5}
+    )
+    config.unified.update({"prediction": "data", "time_floor": 0.5, "time_shift": 2.0})
+    config.unified.update({"understanding": "latents"})
+    config.unified.transformer.update({"width": 96, "depth": 3, "heads": 4, "mlp_dim": 288})
+    config.unified.transformer.update({"embedding_std": 0.3, "qk_norm": True})
+    config.pretrain.update(
+        {
+            "steps": STEPS,
+            "warmup_steps": 20,
+            "batch_size": 4,
+            "window_rows": 4,
+            # Rows end with the third picture, not with the last slot: variants whose pictures have
+            # fewer tokens see about as many pictures.
+            "sequence_length": 288,
+            "images_per_row": 3,
+            "draws_per_row": 12,
+            "noisy_copies": 4,
+            "text_weight": 2.0,
+            "optimizer": "muon",
+            "learning_rate": 1e-2,
+            "schedule": "cosine",
+            "ema_decay": 0.99,
+            "log_every": 50,
+            "sample_every": 150,
+        }
+    )
+    config.pretrain.mixture.update({"text_to_image": 0.6, "conversation": 0.4})
+    config.evaluation.update({"prompts": 64, "pictures": 128, "questions": 64, "edits": 0})
+    config.evaluation.update({"shown": 4, "batch_size": 64})
+    config.sample.update({"steps": 16, "guidance": 2.0, "max_tokens": 12, "scored": 16})
+    return config
