@@ -1,36 +1,36 @@
 """Does an attention compressor keep more of what questions ask for than an MLP?
 
-    unicom sweep run experiments/sweeps/compressor.py --jobs=2
+    unicom sweep run experiments/sweeps/compressor.py --workdir=runs/sweeps/small_world
 
 UniCom compresses each token's features with self-attention or with an MLP, and lets the language
 model read the compressed latents: 64.0 against 62.8 on GQA, 71.8 against 69.9 on SEED, 36.0 against
-31.7 on OCRBench. Here the quickstart's model reads its latents of 32 channels, and the variants
-differ in the compressor alone. Those of a seed share the encoder. It was not run yet; --dry-run
-predicts two hours of CPU time without the scores, on two cores of an AMD EPYC.
+31.7 on OCRBench. Reconstructions of ImageNet have 22.61 and 22.17 dB. Here the latents have 16
+channels instead of 64, and "text" asks which letter is in the picture. Variants of a seed share
+the encoder.
 """
 
 from __future__ import annotations
 
-from experiments import quickstart
+from experiments.sweeps import small_world
 from unicom_jax.sweeps.sweep import Contrast, Sweep
+
+ANSWERED, READ, PSNR = "understanding/qa", "understanding/qa/text", "reconstruction/psnr"
 
 
 def get_sweep() -> Sweep:
-    config = quickstart.get_config()
-    config.unified.understanding = "latents"
-    # All questions of a picture in one document: more of them in the same time.
-    config.pretrain.mixture.update({"text_to_image": 0.2, "image_to_text": 0.08, "edit": 0.12})
-    config.pretrain.mixture.update({"conversation": 0.6, "questions": 0.0})
-    config.pretrain.steps = 1200
     return Sweep(
         claim="Latents of an attention compressor answer questions better than those of an MLP.",
-        config=config,
-        variants={"attention": {}, "mlp": {"codec.compressor": "mlp"}},
+        config=small_world.get_config(),
+        variants={
+            "attention": {"codec.latent_dim": 16},
+            "mlp": {"codec.latent_dim": 16, "codec.compressor": "mlp"},
+        },
         seeds=(0, 1, 2),
-        scores=("understanding/qa", "reconstruction/psnr", "pretrain:eval/text"),
+        scores=(ANSWERED, READ, PSNR, "generation/colours"),
         contrasts=(
-            Contrast("understanding/qa", better="attention", worse="mlp", paper="+1.2 (GQA)"),
-            Contrast("reconstruction/psnr", better="attention", worse="mlp", paper="+0.44 dB"),
+            Contrast(ANSWERED, better="attention", worse="mlp", paper="+1.2 (GQA)"),
+            Contrast(READ, better="attention", worse="mlp", paper="+4.3 (OCRBench)"),
+            Contrast(PSNR, better="attention", worse="mlp", paper="+0.44 dB"),
         ),
-        minutes=180,
+        minutes=40,
     )
