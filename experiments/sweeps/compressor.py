@@ -26,7 +26,7 @@ def get_sweep() -> Sweep:
             "mlp": {"codec.latent_dim": 16, "codec.compressor": "mlp"},
         },
         seeds=(0, 1, 2),
-        scores=(ANSWERED, READ, PSNR, "generation/colours"),
+        scores=(ANSWERED, READ, PSNR, "pretrain:eval/text"),
         contrasts=(
             Contrast(ANSWERED, better="attention", worse="mlp", paper="+1.2 (GQA)"),
             Contrast(READ, better="attention", worse="mlp", paper="+4.3 (OCRBench)"),
