@@ -1,12 +1,12 @@
-"""What the sweeps about the papers' claims have in common: scenes and models for a minute's training.
+"""What sweeps about the papers' claims have in common: scenes and models for a minute's training.
 
 Scenes of one large object at 32 px: three shapes and four letters in four colours, on two
 backgrounds, at nine places. A picture has 16 tokens of 64 features, so that a quarter of the tokens
 (2 x 2 of them in one) and a quarter of the channels (16) are the same number of scalars, 256.
 
-The model answers questions about pictures and does not draw: in a trial that gave three in five
-documents to drawing, one of 32 drawings of single objects was correct after 300 steps, which take most
-of the CPU time that a run has here. It reads the latents that it would draw.
+The model answers questions about pictures and does not draw. In a trial that gave three in five
+documents to drawing, one of 32 drawings of single objects was correct after 300 steps, which take
+most of the CPU time that a run has here. The model reads the latents that it would draw.
 
 Sweeps of this base share their stages, and whole runs that are the same in both, if they have one
 workdir:
