@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 VERIFY = $(shell $(BIN)/python -c 'import torch' 2>/dev/null && echo --verify)
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-slow test-tpu wheel-test matrix lint format docs bench beam clean
+.PHONY: help quickstart test test-slow test-tpu wheel-test matrix lint format docs bench beam ray clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench: $(VENV)/.bench ## time our train step and its peers, in turns
 beam: $(VENV)-beam/.ready ## test the packing of rows with Apache Beam, in its own environment
 	$(VENV)-beam/bin/python -m pytest -q tests/data/preparation/test_beam.py $(ARGS)
 
+ray: $(VENV)/.ray ## test sweeps on a Ray cluster that the tests start (installs Ray, 75 MB)
+	$(BIN)/python -m pytest -q -n 0 -m slow tests/sweeps -k ray $(ARGS)
+
 clean: ## remove caches and the virtual environment, but keep runs/
 	rm -rf $(VENV) $(VENV)-beam .matrix .libtpu .jax_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info
 	find $(CODE) -name __pycache__ -prune -exec rm -rf {} +
@@ -86,6 +89,10 @@ $(VENV)/.test: $(VENV)/.runtime
 
 $(VENV)/.bench: $(VENV)/.test
 	$(PIP) --editable '.[bench]'
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.test
+	$(PIP) --editable '.[ray]'
 	@touch $@
 
 # Beam conflicts with some of our pins, so constraints-beam.txt replaces some of them.

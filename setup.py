@@ -97,6 +97,7 @@ EXTRAS = {
     "datasets": ["datasets>=3.0"],  # the Hugging Face Hub, and what `save_to_disk` wrote
     "gcs": ["gcsfs>=2025.3"],  # paths in gs://
     "s3": ["s3fs>=2025.3"],  # paths in s3://
+    "ray": ["ray>=2.40"],  # `unicom sweep run --engine=ray`
     "slurm": ["submitit>=1.5"],  # `unicom sweep run --engine=slurm`
     "tpu": ["jax[tpu]>=0.10,<0.13"],
     "cuda12": ["jax[cuda12]>=0.10,<0.13"],

@@ -13,9 +13,9 @@ from unicom_jax.config import to_json
 from unicom_jax.evaluation.intervals import wilson
 from unicom_jax.evaluation.records import Answer, Generation, write_records
 from unicom_jax.evaluation.scores import Score, flatten, proportion, write_scores
+from unicom_jax.sweeps.outcomes import DONE, FAILED, write_outcome
 from unicom_jax.sweeps.plan import Plan, make_plan
 from unicom_jax.sweeps.sweep import Contrast, Sweep
-from unicom_jax.sweeps.work import DONE, FAILED, write_outcome
 
 KINDS = ("colour", "count")
 CATEGORIES = {"single": 4, "two": 8}

@@ -6,6 +6,7 @@ import pytest
 
 from tests.sweeps.fake import write_fake_sweep, write_hand_made
 from unicom_jax.cli import main
+from unicom_jax.sweeps import command
 from unicom_jax.sweeps.plan import write_jobs
 
 FILE = """\
@@ -90,3 +91,12 @@ def test_what_cannot_be_done_is_said_in_one_line(made, capsys, arguments, words)
     assert main([made[0] if one == "FILE" else one for one in arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line
+
+
+@pytest.mark.parametrize("engine", ["ray", "slurm"])
+def test_an_engine_whose_package_is_missing_names_the_extra(made, capsys, monkeypatch, engine):
+    monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None)
+    assert main(["sweep", "run", *made, f"--engine={engine}"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"--engine={engine} needs a package that is missing" in line
+    assert f"pip install 'unicom_jax[{engine}]'" in line

@@ -1,4 +1,4 @@
-"""Engines: a job is done somewhere else, and its status comes back. submitit is an extra."""
+"""Engines: a job is done somewhere else, and its status comes back. Ray and submitit are extras."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from experiments.sweeps import smoke
+from unicom_jax.config import ConfigError
+from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.sweeps import engines
+from unicom_jax.sweeps.outcomes import FAILED, STOPPED, read_outcome
+from unicom_jax.sweeps.plan import Plan, stage_jobs, write_jobs
 from unicom_jax.sweeps.sweep_flags import ENGINES
-from unicom_jax.sweeps.work import FAILED, read_outcome
 
-NEEDS = {"local": "sys", "slurm": "submitit"}
+NEEDS = {"local": "sys", "ray": "ray", "slurm": "submitit"}
+RAY = pytest.param("ray", marks=pytest.mark.slow)
 STARTS = {**engines.ENGINES, "slurm": partial(engines.slurm, cluster="local")}
 
 
@@ -23,10 +28,12 @@ def wait(handle) -> str:
     return status
 
 
-@pytest.fixture(scope="module", params=NEEDS)
+@pytest.fixture(scope="module", params=["local", RAY, "slurm"])
 def submit(request):
     """An engine; submitit starts its jobs as processes of this machine."""
     pytest.importorskip(NEEDS[request.param])
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
     with STARTS[request.param]() as engine:
         yield engine
 
@@ -56,3 +63,47 @@ def test_a_process_that_ends_without_an_outcome_is_a_failure_that_names_its_log(
     assert wait(engines._Process(tmp_path, "root")) == FAILED
     found = read_outcome(tmp_path, "root")["reason"]
     assert reason in found and "logs/root.log" in found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("submit", ["local", RAY], indirect=True)
+def test_a_stage_that_is_stopped_saves_first(submit, tmp_path):
+    config = smoke.get_config()
+    config.encoder.steps = 100_000
+    (job,) = (job for stage, job in stage_jobs(config).items() if stage.label == "encoder")
+    write_jobs(Plan({job.id: job}, ()), tmp_path)
+    handle = submit(tmp_path, job.id)
+    metrics = job.folder(tmp_path) / "encoder" / "metrics.jsonl"
+    while not (metrics.is_file() and metrics.read_text().count("\n") > 1):
+        assert handle.poll() is None
+        time.sleep(0.1)
+    handle.stop()
+    assert wait(handle) == STOPPED
+    outcome = read_outcome(tmp_path, job.id)
+    assert outcome["status"] == STOPPED and "resume" in outcome["reason"]
+    assert stage_steps(job.folder(tmp_path), "encoder")
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    with pytest.raises(ConfigError, match="RAY_ADDRESS=auto: no Ray cluster answers"):
+        engines.ray_tasks().__enter__()
+
+
+@pytest.mark.slow
+def test_options_that_ray_does_not_know_are_said_in_one_line(monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("UNICOM_RAY", "num_gppus=1")
+    with pytest.raises(ConfigError, match="UNICOM_RAY: .*num_gppus"):
+        engines.ray_tasks().__enter__()
+
+
+def test_settings_of_an_engine_are_numbers_or_words(monkeypatch):
+    monkeypatch.setenv("UNICOM_RAY", "num_cpus=8 num_gpus=0.5 scheduling_strategy=SPREAD")
+    found = {"num_cpus": 8, "num_gpus": 0.5, "scheduling_strategy": "SPREAD"}
+    assert engines._settings("UNICOM_RAY") == found
+    monkeypatch.setenv("UNICOM_RAY", "num_cpus 8")
+    with pytest.raises(ConfigError, match="UNICOM_RAY: 'num_cpus' is no name=value"):
+        engines._settings("UNICOM_RAY")

@@ -13,10 +13,11 @@ import pytest
 from rich.console import Console
 
 from unicom_jax.sweeps import runner
+from unicom_jax.sweeps.outcomes import BUSY, DONE, FAILED, STOPPED, read_outcome, write_outcome
 from unicom_jax.sweeps.plan import Job, Plan, Run
 from unicom_jax.sweeps.predict import predict
 from unicom_jax.sweeps.runner import Runner, reasons, spent
-from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, read_outcome, work, write_outcome
+from unicom_jax.sweeps.work import work
 from unicom_jax.training.stopping import Stopped
 
 

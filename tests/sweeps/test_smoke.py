@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
+from unicom_jax.sweeps.outcomes import DONE, read_outcome
 from unicom_jax.sweeps.results import SPENT
-from unicom_jax.sweeps.work import DONE, read_outcome
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """\
@@ -24,21 +24,19 @@ from experiments.sweeps import smoke
 
 def get_sweep():
     whole = smoke.get_sweep()
-    variants = {"narrow": {}, "wide": whole.variants["wide"]}
-    variants["broken"] = {"pretrain.freeze": (".*",)}
-    return dataclasses.replace(
-        whole, variants=variants, seeds=(0,), contrasts=whole.contrasts[:1], minutes=30
-    )
+    broken = {"pretrain.freeze": (".*",)}
+    return dataclasses.replace(whole, variants={**whole.variants, "broken": broken}, minutes=60)
 """
+RAY = pytest.param("ray", marks=pytest.mark.usefixtures("ray_cluster"))
 pytestmark = pytest.mark.slow
 
 
 def start(file: Path, workdir: Path, *flags: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "unicom_jax.cli", "sweep", "run", str(file)]
-    given = {"PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    given = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     return subprocess.Popen(
         [*command, f"--workdir={workdir}", *flags],
-        env=os.environ | given,
+        env=os.environ | given | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -52,39 +50,66 @@ def table(workdir: Path) -> list[dict]:
     return [{key: value for key, value in row.items() if key not in SPENT} for row in rows]
 
 
-def test_a_killed_sweep_that_two_runners_resume_has_the_table_of_one_that_was_left_alone(tmp_path):
-    file = tmp_path / "sweep.py"
+def outcomes(workdir: Path) -> dict[str, dict]:
+    ids = (path.stem for path in (workdir / "outcomes").glob("*.json"))
+    return {id: read_outcome(workdir, id) for id in ids}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> tuple[Path, Path]:
+    """The file of a sweep, and the workdir of one runner that nobody disturbed."""
+    folder = tmp_path_factory.mktemp("smoke")
+    file, workdir = folder / "sweep.py", folder / "alone"
     file.write_text(FILE)
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    killed = start(file, shared, "--jobs=2")
-    while not list((shared / "logs").glob("codec-*.log")):
+    reference = start(file, workdir, "--jobs=2")
+    assert "2 of 8 runs have no result" in reference.communicate()[0]
+    return file, workdir
+
+
+def test_the_table_has_what_was_measured_and_why_a_variant_failed(alone):
+    rows = table(alone[1])
+    metrics = {row["metric"] for row in rows if row["variant"] == "narrow"}
+    assert metrics >= {"eval/loss", "understanding/qa"}
+    broken = [row for row in rows if row["variant"] == "broken"]
+    assert [row["status"] for row in broken] == ["failed"] * 2
+    assert all("trains no weight" in row["reason"] for row in broken)
+
+
+def test_a_run_takes_no_space_for_what_it_shares(alone):
+    workdir = alone[1]
+    run = next(path for path in (workdir / "runs").iterdir() if path.name.startswith("wide-seed0"))
+    assert read_outcome(workdir, run.name)["status"] == DONE
+    inodes = {
+        folder: sorted(
+            path.stat().st_ino
+            for path in (folder / "encoder/checkpoints/8/params").rglob("*")
+            if path.is_file()
+        )
+        for folder in (run, *(workdir / "stages").glob("encoder-*"))
+    }
+    own = inodes.pop(run)
+    assert own and own in inodes.values()  # hard links
+
+
+@pytest.mark.parametrize("engine", ["local", RAY, "slurm"])
+def test_a_killed_sweep_that_two_runners_resume_has_the_table_of_one_that_was_left_alone(
+    engine, alone, tmp_path
+):
+    """Without sbatch on this machine, submitit's own executor does the jobs of SLURM."""
+    file, reference = alone
+    flags = (f"--engine={engine}",)
+    killed = start(file, tmp_path, *flags, "--jobs=2")
+    while len(outcomes(tmp_path)) < 2:
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.1)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    folder = shared / "outcomes"
-    kept = {path.stem: read_outcome(shared, path.stem) for path in folder.glob("*.json")}
-    both = [start(file, shared) for _ in range(2)]
+    kept = outcomes(tmp_path)
+    both = [start(file, tmp_path, *flags) for _ in range(2)]
     printed = [one.communicate()[0] for one in both]
     assert [one.returncode for one in both] == [1, 1], printed  # a variant has no result
-    outcomes = {path.stem: read_outcome(shared, path.stem) for path in folder.glob("*.json")}
-    done = [one for one in outcomes.values() if one["status"] == DONE]
-    assert len(done) == 6 and {one["attempts"] for one in done} == {1}  # nothing is done twice
-    assert all(outcomes[id] == one for id, one in kept.items())  # nor what was done before
-
-    reference = start(file, alone, "--jobs=2")
-    assert "1 of 3 runs have no result" in reference.communicate()[0]
-    rows = table(alone)
-    assert rows == table(shared)
-    metrics = {row["metric"] for row in rows if row["variant"] == "narrow"}
-    assert metrics >= {"eval/loss", "understanding/qa"}
-    (broken,) = (row for row in rows if row["variant"] == "broken")
-    assert broken["status"] == "failed" and "trains no weight" in broken["reason"]
-
-    run = next(path for path in (shared / "runs").iterdir() if path.name.startswith("wide"))
-    assert read_outcome(shared, run.name)["status"] == DONE
-    giver = next((shared / "stages").glob("encoder-*"))
-    weights = (one / "encoder/checkpoints/8/params" for one in (giver, run))
-    files = ([path for path in one.rglob("*") if path.is_file()] for one in weights)
-    first, second = (sorted(path.stat().st_ino for path in one) for one in files)
-    assert first == second  # hard links: a run takes no space for what it shares
+    found = outcomes(tmp_path)
+    done = {id: one for id, one in found.items() if one["status"] == DONE}
+    assert len(done) == 16  # encoder and codec, three stages and three runs, of two seeds
+    assert all(found[id] == one for id, one in kept.items())  # what was done is not done again
+    assert table(tmp_path) == table(reference)

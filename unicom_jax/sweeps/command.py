@@ -28,13 +28,14 @@ from unicom_jax.sweeps.compare import (
 )
 from unicom_jax.sweeps.engines import ENGINES, PACKAGES
 from unicom_jax.sweeps.hand import compare_groups, differing, group_runs
+from unicom_jax.sweeps.outcomes import DONE, FAILED, read_outcome
 from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
 from unicom_jax.sweeps.runner import Ended, Runner, reasons, spent
 from unicom_jax.sweeps.sweep import Sweep, load_sweep
-from unicom_jax.sweeps.work import DONE, FAILED, is_claimed, read_outcome
+from unicom_jax.sweeps.work import is_claimed
 from unicom_jax.training.stopping import stop_signals
 
 

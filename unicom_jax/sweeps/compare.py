@@ -11,6 +11,7 @@ import numpy as np
 
 from unicom_jax.evaluation.scores import style_of
 from unicom_jax.sweeps.items import is_higher_better, outcomes_of
+from unicom_jax.sweeps.outcomes import DONE, read_outcome
 from unicom_jax.sweeps.plan import Plan
 from unicom_jax.sweeps.statistics import (
     BETTER,
@@ -22,7 +23,6 @@ from unicom_jax.sweeps.statistics import (
     verdict,
 )
 from unicom_jax.sweeps.sweep import Contrast, Sweep, stage_of
-from unicom_jax.sweeps.work import DONE, read_outcome
 
 SAME, OPPOSITE = "same sign as the claim", "opposite sign"
 Measured = Mapping[str, Mapping[int, Outcomes]]  # variant -> seed -> a score

@@ -15,7 +15,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from unicom_jax.sweeps.work import FAILED, STATUSES, STOPPED, read_outcome, work, write_outcome
+from unicom_jax.config import ConfigError
+from unicom_jax.sweeps.outcomes import FAILED, STATUSES, STOPPED, read_outcome, write_outcome
+
+LOOK = 0.2  # seconds between two looks at what runs
 
 
 class Handle(Protocol):
@@ -77,6 +80,79 @@ def local() -> Iterator[Submit]:
     yield _Process
 
 
+# ---- Ray ---------------------------------------------------------------------------------------
+
+
+class _Task:
+    def __init__(self, task: Any, workdir: Path, id: str) -> None:
+        self._of, self._stopped = (workdir, id), False
+        self._result = task.remote(str(workdir.resolve()), id)
+
+    def poll(self) -> str | None:
+        import ray
+
+        ready, _ = ray.wait([self._result], timeout=0)
+        if not ready:
+            return None
+        try:
+            return ray.get(self._result)
+        except ray.exceptions.RayError as error:
+            if self._stopped:
+                return STOPPED
+            return lost(*self._of, f"Ray: {str(error).strip().splitlines()[-1]}")
+
+    def stop(self) -> None:
+        import ray
+
+        self._stopped = True
+        ray.cancel(self._result)
+
+
+def _in_process(workdir: str, id: str) -> str:
+    """A job in a process of its own, as on this machine; a task that is cancelled lets it save."""
+    process, stopped = _Process(Path(workdir), id), False
+    while True:
+        try:
+            while (status := process.poll()) is None:
+                time.sleep(LOOK)
+            return status
+        except KeyboardInterrupt:
+            if not stopped:
+                process.stop()
+            stopped = True
+
+
+@contextlib.contextmanager
+def ray_tasks() -> Iterator[Submit]:
+    """A Ray task a job, on the cluster of RAY_ADDRESS, else on a new one of this machine's cores.
+    UNICOM_RAY holds what a task asks for as Ray names it, such as "num_cpus=8 num_gpus=1"; without
+    it, one core.
+
+    Raises:
+      ConfigError: no cluster at RAY_ADDRESS, or UNICOM_RAY names no option of a task.
+    """
+    import ray
+
+    # Not tried again by Ray: the runner decides, and a job may resume elsewhere.
+    options = {"num_cpus": 1, "max_retries": 0, **_settings("UNICOM_RAY")}
+    try:
+        task = ray.remote(**options)(_in_process)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"UNICOM_RAY: {' '.join(str(error).split())}") from error
+    address = os.environ.get("RAY_ADDRESS")
+    try:
+        ray.init(address or "local", log_to_driver=False)
+    except ConnectionError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers; start it with ray start --head, or "
+            "unset the variable for one on this machine"
+        ) from error
+    try:
+        yield lambda workdir, id: _Task(task, workdir, id)
+    finally:
+        ray.shutdown()
+
+
 # ---- SLURM -------------------------------------------------------------------------------------
 
 
@@ -100,6 +176,8 @@ class _Submitted:
 
 
 def _work(workdir: str, id: str) -> str:
+    from unicom_jax.sweeps.work import work  # heavy, and needed where the job runs alone
+
     return work(Path(workdir), id)
 
 
@@ -113,8 +191,7 @@ def slurm(cluster: str | None = None) -> Iterator[Submit]:
     """
     import submitit
 
-    given = dict(one.split("=", 1) for one in os.environ.get("UNICOM_SLURM", "").split())
-    parameters = {key: int(text) if text.isdecimal() else text for key, text in given.items()}
+    parameters = _settings("UNICOM_SLURM")
 
     def submit(workdir: Path, id: str) -> _Submitted:
         executor = submitit.AutoExecutor(folder=workdir / "logs" / "slurm", cluster=cluster)
@@ -124,8 +201,28 @@ def slurm(cluster: str | None = None) -> Iterator[Submit]:
     yield submit
 
 
+def _settings(variable: str) -> dict[str, int | float | str]:
+    """What an environment variable holds as "name=value name=value".
+
+    Raises:
+      ConfigError: it holds something else.
+    """
+    found: dict[str, int | float | str] = {}
+    for one in os.environ.get(variable, "").split():
+        name, equals, text = one.partition("=")
+        if not (name and equals and text):
+            raise ConfigError(f"{variable}: {one!r} is no name=value; separate them by spaces")
+        try:
+            number = float(text)
+            found[name] = int(number) if text.isdecimal() else number
+        except ValueError:
+            found[name] = text
+    return found
+
+
 ENGINES: dict[str, Callable[[], contextlib.AbstractContextManager[Submit]]] = {
     "local": local,
+    "ray": ray_tasks,
     "slurm": slurm,
 }
-PACKAGES = {"slurm": "submitit"}  # what an engine needs besides
+PACKAGES = {"ray": "ray", "slurm": "submitit"}  # what an engine needs besides

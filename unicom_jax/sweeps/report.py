@@ -25,12 +25,12 @@ from unicom_jax.sweeps.compare import (
     row_of,
     show,
 )
+from unicom_jax.sweeps.outcomes import DONE, read_outcome
 from unicom_jax.sweeps.plan import Plan
 from unicom_jax.sweeps.results import Rows, rows_of
 from unicom_jax.sweeps.runner import reasons, spent
 from unicom_jax.sweeps.statistics import BETTER, UNDECIDED, WORSE
 from unicom_jax.sweeps.sweep import Sweep
-from unicom_jax.sweeps.work import DONE, read_outcome
 
 TEMPLATES = Path(__file__).parent / "templates"
 HUES = 7  # colours of variants in report.css

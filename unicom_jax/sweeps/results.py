@@ -31,9 +31,9 @@ from unicom_jax.evaluation.report_inputs import read_lines
 from unicom_jax.evaluation.run import SCORES_FILE
 from unicom_jax.evaluation.scores import read_scores, score_names
 from unicom_jax.interop.atomic import write_bytes, write_text
+from unicom_jax.sweeps.outcomes import DONE, FAILED, read_outcome
 from unicom_jax.sweeps.plan import Plan, Run
 from unicom_jax.sweeps.runner import reasons
-from unicom_jax.sweeps.work import DONE, FAILED, read_outcome
 
 COLUMNS = {
     "variant": pa.string(),

@@ -14,12 +14,12 @@ from typing import Any
 
 from rich.console import Console
 
-from unicom_jax.sweeps.engines import Handle, Submit
+from unicom_jax.sweeps.engines import LOOK, Handle, Submit
+from unicom_jax.sweeps.outcomes import BUSY, DONE, FAILED, STOPPED, read_outcome
 from unicom_jax.sweeps.plan import Job, Plan, write_jobs
-from unicom_jax.sweeps.work import BUSY, DONE, FAILED, STOPPED, is_claimed, read_outcome
+from unicom_jax.sweeps.work import is_claimed
 from unicom_jax.training.stopping import Stopped
 
-LOOK = 0.2  # seconds between two looks at what runs
 AGAIN = 3.0  # seconds after which a job is tried again that another runner was at
 
 

@@ -22,6 +22,7 @@ examples:
   unicom sweep run experiments/sweeps/smoke.py --dry-run       # what it would do, and how long
   unicom sweep run experiments/sweeps/smoke.py --jobs=2
   unicom sweep run FILE --workdir=/shared/sweep --shard=3/16   # the 4th of 16 tasks of an array
+  RAY_ADDRESS=auto UNICOM_RAY="num_gpus=1" unicom sweep run FILE --engine=ray --jobs=8
   UNICOM_SLURM="slurm_partition=gpu gpus_per_node=1" unicom sweep run FILE --engine=slurm --jobs=64
 
 Exit status: 0 all variants have results, 1 some have none, 75 stopped (SIGTERM or Ctrl-C)."""
@@ -51,7 +52,7 @@ and by test item; intervals are of 95%, p values are adjusted for the number of 
 examples:
   unicom compare runs/a runs/b
   unicom compare runs/a-0 runs/a-1 runs/a-2 runs/b-0 runs/b-1 runs/b-2 --markdown"""
-ENGINES = ("local", "slurm")
+ENGINES = ("local", "ray", "slurm")
 
 
 def add_file(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +76,8 @@ def add_run_flags(parser: argparse.ArgumentParser) -> None:
         "--engine",
         choices=ENGINES,
         default="local",
-        help="local: processes of this machine (default); slurm: SLURM jobs, by submitit",
+        help="local: processes of this machine (default); ray: tasks of a Ray cluster; slurm: "
+        "SLURM jobs, by submitit",
     )
     parser.add_argument(
         "--shard",

@@ -11,7 +11,6 @@ A job whose lock another process holds is "busy", so that any number of runners 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import os
 import resource
 import subprocess
@@ -26,36 +25,24 @@ import rich.console
 
 from unicom_jax.evaluation.command import run_evaluate
 from unicom_jax.evaluation.while_training import make_observer
-from unicom_jax.interop.atomic import write_text
 from unicom_jax.runs.compiler import prepare_compiler
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.lock import LockedError, workdir_lock
 from unicom_jax.runs.stages import spec_of
-from unicom_jax.runs.workdir import read_json
 from unicom_jax.sweeps.folders import prepare, used_bytes
+from unicom_jax.sweeps.outcomes import (
+    BUSY,
+    DONE,
+    FAILED,
+    STATUSES,
+    STOPPED,
+    read_outcome,
+    write_outcome,
+)
 from unicom_jax.sweeps.plan import STAGE, Job, read_job
 from unicom_jax.sweeps.predict import flops_per_step
 from unicom_jax.training.run import run_stages
 from unicom_jax.training.stopping import Stopped, stop_signals
-
-DONE, FAILED, STOPPED, BUSY = "done", "failed", "stopped", "busy"
-
-
-def read_outcome(workdir: Path, id: str) -> dict[str, Any]:
-    """How a job ended, by its file; {} where it has not.
-
-    Keys: "status" (DONE, FAILED, STOPPED), "reason", "at" (time of its end), "attempts" that ended,
-    "cpu_seconds" and "seconds" of all of them, "commit" of the code, and of a stage that is done
-    "steps", "flops_per_step" (None where they cannot be counted), "tokens_per_step", "bytes".
-    """
-    path = workdir / "outcomes" / f"{id}.json"
-    return read_json(path, ValueError, "remove it") if path.is_file() else {}
-
-
-def write_outcome(workdir: Path, id: str, **outcome: Any) -> None:
-    path = workdir / "outcomes" / f"{id}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps({"at": time.time(), **outcome}, indent=1))
 
 
 def is_claimed(workdir: Path, id: str) -> bool:
@@ -186,8 +173,6 @@ def commit() -> str:
 
 
 # ---- as a process of its own --------------------------------------------------------------------
-
-STATUSES = {0: DONE, 1: FAILED, 75: STOPPED, 77: BUSY}
 
 
 def main(arguments: list[str]) -> int:

@@ -1,0 +1,21 @@
+"""A Ray cluster for the tests of its engine, which `make ray` runs: Ray is an extra."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """One node with two cores, to which RAY_ADDRESS leads."""
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")  # not 15: other processes would starve the tests
+        cluster = cluster_utils.Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+        )
+        patch.setenv("RAY_ADDRESS", cluster.address)
+        try:
+            yield
+        finally:
+            cluster.shutdown()
