@@ -86,7 +86,12 @@ def test_a_stage_that_is_stopped_saves_first(submit, tmp_path):
 
 @pytest.mark.slow
 def test_a_ray_cluster_that_does_not_answer_is_said_in_one_line(monkeypatch):
-    pytest.importorskip("ray")
+    ray = pytest.importorskip("ray")
+
+    def nobody(*_, **__):
+        raise ConnectionError("Could not find any running Ray instance.")
+
+    monkeypatch.setattr(ray, "init", nobody)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     with pytest.raises(ConfigError, match="RAY_ADDRESS=auto: no Ray cluster answers"):
         engines.ray_tasks().__enter__()
