@@ -11,7 +11,7 @@ the encoder.
 
 from __future__ import annotations
 
-from experiments.sweeps import small_world
+from experiments.sweeps import channels
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 ANSWERED, READ, PSNR = "understanding/qa", "understanding/qa/text", "reconstruction/psnr"
@@ -20,7 +20,7 @@ ANSWERED, READ, PSNR = "understanding/qa", "understanding/qa/text", "reconstruct
 def get_sweep() -> Sweep:
     return Sweep(
         claim="Latents of an attention compressor answer questions better than those of an MLP.",
-        config=small_world.get_config(),
+        config=channels.get_config(),
         variants={
             "attention": {"codec.latent_dim": 16},
             "mlp": {"codec.latent_dim": 16, "codec.compressor": "mlp"},

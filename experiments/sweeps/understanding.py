@@ -10,7 +10,7 @@ seed share the encoder and the codec, and differ in `unified.understanding` alon
 
 from __future__ import annotations
 
-from experiments.sweeps import small_world
+from experiments.sweeps import channels
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 ANSWERED, READ = "understanding/qa", "understanding/qa/text"
@@ -19,7 +19,7 @@ ANSWERED, READ = "understanding/qa", "understanding/qa/text"
 def get_sweep() -> Sweep:
     return Sweep(
         claim="A model that reads raw features, too, answers more than one that reads latents.",
-        config=small_world.get_config(),
+        config=channels.get_config(),
         variants={
             "attention": {"codec.latent_dim": 16},
             **{

@@ -30,7 +30,6 @@ def get_sweep():
         whole, variants=variants, contrasts=whole.contrasts[:2], minutes=60
     )
 """
-RAY = pytest.param("ray", marks=pytest.mark.usefixtures("ray_cluster"))
 pytestmark = pytest.mark.slow
 
 
@@ -94,11 +93,13 @@ def test_a_run_takes_no_space_for_what_it_shares(alone):
     assert own and own in inodes.values()  # hard links
 
 
-@pytest.mark.parametrize("engine", ["local", RAY, "slurm"])
+@pytest.mark.parametrize("engine", ["local", "ray", "slurm"])
 def test_a_killed_sweep_that_two_runners_resume_has_the_table_of_one_that_was_left_alone(
-    engine, alone, tmp_path
+    engine, alone, tmp_path, request
 ):
     """Without sbatch on this machine, submitit's own executor does the jobs of SLURM."""
+    if engine == "ray":
+        request.getfixturevalue("ray_cluster")
     file, reference = alone
     flags = (f"--engine={engine}",)
     killed = start(file, tmp_path, *flags, "--jobs=2")
