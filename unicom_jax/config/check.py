@@ -15,6 +15,7 @@ from unicom_jax.config.key import NEUTRAL, ConfigError, Key, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.unified import CHEERS
 from unicom_jax.config.schema import KEYS, POLICY_STAGES, ROW_STAGES, STAGES, value_at, values
+from unicom_jax.config.tuned import check_tuned
 
 Config = Mapping[str, Any]
 
@@ -187,6 +188,7 @@ def _check_unified(config: Config) -> None:
             "codec.pool=1 or another understanding"
         )
     check_idle_options(config)
+    check_tuned(config)
     if check := OF_FAMILY.get(unified["pathway"]):
         check(config)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from unicom_jax.config.tuned import tuned_config
 from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel, Prediction
@@ -161,7 +162,9 @@ def build_unified(config: Config) -> UnifiedModel:
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **sizes)
     _check_codec(config, family.codec(config))
     _check_positions(unified, family)
+    tuned = build_unified(tuned_config(config)) if unified["tuned_at"] else None
     return UnifiedModel(
+        tuned=tuned,
         transformer=transformer,
         images=family.images(config, transformer),
         text_chunk=unified["text_chunk"],
