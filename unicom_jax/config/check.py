@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.check_data import check_data, check_stage_sources
+from unicom_jax.config.check_tuned import check_tuned
 from unicom_jax.config.key import NEUTRAL, ConfigError, Key, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.unified import CHEERS
 from unicom_jax.config.schema import KEYS, POLICY_STAGES, ROW_STAGES, STAGES, value_at, values
-from unicom_jax.config.tuned import check_tuned
 
 Config = Mapping[str, Any]
 

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from unicom_jax.config.tuned import tuned_config
 from unicom_jax.families.cheers import make_cheers
 from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel, Prediction
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.painters import build_decoder
+from unicom_jax.families.tuned import tuned_config
 from unicom_jax.families.uae import make_uae
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages

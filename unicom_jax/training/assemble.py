@@ -13,6 +13,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import BASE, Lora, adapters
 from unicom_jax.core.module import Specs, iter_specs
+from unicom_jax.core.transfer import Path
 from unicom_jax.runs.stages import noise_fold, spec_of
 from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
@@ -20,7 +21,7 @@ from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
 from unicom_jax.training.state import check_freeze, split
 from unicom_jax.training.step import Stage, Trainer
-from unicom_jax.training.transfer import Factors, Path, factors, for_duration
+from unicom_jax.training.transfer import Factors, factors, for_duration
 
 
 def make_trainer(

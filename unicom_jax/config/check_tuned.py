@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import functools
-import operator
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -43,13 +40,3 @@ def check_tuned(config: Mapping[str, Any]) -> None:
             "unified.tuned_at rescales the output layer, which unified.transformer.tied_head=True "
             "shares with the embedding; set tied_head=False"
         )
-
-
-def tuned_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of the smaller model."""
-    unified = copy.deepcopy({**config["unified"], "tuned_at": ()})
-    for entry in config["unified"]["tuned_at"]:
-        name, _, size = entry.partition("=")
-        *groups, last = name.split(".")
-        functools.reduce(operator.getitem, groups, unified)[last] = int(size)
-    return {**config, "unified": unified}
