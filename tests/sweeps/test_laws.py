@@ -28,7 +28,7 @@ def grid(noise=0.0, seeds=1, offsets=(-1.0, -0.5, 0.0, 0.5, 1.0), budgets=BUDGET
             tokens = budget / 6 / weights
             for _ in range(seeds):
                 loss = TRUE(weights, tokens) * np.exp(noise * rng.standard_normal())
-                runs.append(Run(budget, weights, tokens, budget, loss))
+                runs.append(Run(budget, weights, tokens, loss))
     return runs
 
 

@@ -33,17 +33,15 @@ class Run:
     """One trained model.
 
     Attributes:
-      budget: what it was meant to cost, in operations; runs of a budget make one parabola.
+      budget: what it cost, in operations; runs of a budget make one parabola.
       weights: N, trained weights without tables of words.
       tokens: D, tokens that it has read.
-      flops: what it cost, in operations.
       loss: at its end, on held-out data.
     """
 
     budget: float
     weights: float
     tokens: float
-    flops: float
     loss: float
 
 
