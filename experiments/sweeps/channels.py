@@ -39,7 +39,7 @@ def get_sweep() -> Sweep:
             "attention": {"codec.latent_dim": 16},
         },
         seeds=(0, 1, 2),
-        scores=(PSNR, KID, AGREEMENT, ANSWERED),
+        scores=(PSNR, KID, AGREEMENT, ANSWERED, "pretrain:eval/text"),
         contrasts=(
             Contrast(
                 PSNR, better="attention", worse="tokens", paper="+2.3 dB at 1/4.5 the scalars"
