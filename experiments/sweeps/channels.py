@@ -41,9 +41,7 @@ def get_sweep() -> Sweep:
         seeds=(0, 1, 2),
         scores=(PSNR, KID, AGREEMENT, ANSWERED, "pretrain:eval/text"),
         contrasts=(
-            Contrast(
-                PSNR, better="attention", worse="tokens", paper="+2.3 dB at 1/4.5 the scalars"
-            ),
+            Contrast(PSNR, better="attention", worse="tokens", paper="+2.32 dB"),
             Contrast(KID, better="attention", worse="tokens", paper="FID -.16"),
             Contrast(AGREEMENT, better="attention", worse="tokens"),
             Contrast(ANSWERED, better="attention", worse="tokens"),

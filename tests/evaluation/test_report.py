@@ -290,7 +290,16 @@ def test_bars_grow_from_zero_both_ways():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (2e-5, "2e-5"), (0.0213, "0.0213"), (12_345, "12.3k"), (4_091_328, "4.09M")],
+    [
+        (0, "0"),
+        (2e-5, "2e-5"),
+        (0.0213, "0.0213"),
+        (12_345, "12.3k"),
+        (999_999, "1M"),
+        (4_091_328, "4.09M"),
+        (1.5e12, "1.5T"),
+        (2e18, "2e18"),
+    ],
 )
 def test_numbers_are_short(value, text):
     assert short_number(value) == text

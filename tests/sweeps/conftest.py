@@ -11,6 +11,8 @@ def ray_cluster():
     cluster_utils = pytest.importorskip("ray.cluster_utils")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_worker_niceness", "0")  # not 15: other processes would starve the tests
+        # Jobs have the environment of the cluster, not that of the command that submits them.
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
         cluster = cluster_utils.Cluster(
             initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
         )

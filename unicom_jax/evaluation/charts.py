@@ -127,15 +127,18 @@ def _tick_step(span: float, count: int) -> float:
     return next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough * (1 - 1e-9))
 
 
+SCALES = ((1e15, "P"), (1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+
+
 def short_number(value: float) -> str:
     """A number in at most five characters: 12k, 3.4M, 0.02, 2e-5; NaN or ∞ if not finite."""
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "∞" if value > 0 else "−∞"
-    size = abs(value)
-    for scale, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if size >= scale:
+    size = abs(float(f"{value:.3g}"))  # as shown: 999,999 is 1M
+    for scale, suffix in SCALES:
+        if scale <= size < 1000 * scale:
             return f"{value / scale:.3g}{suffix}"
-    if size == 0 or size >= 0.001:
+    if size == 0 or 0.001 <= size < 1000:
         return f"{value:.3g}"
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
