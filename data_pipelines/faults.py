@@ -37,6 +37,7 @@ _CURES = {
     errno.EMFILE: "raise the limit of this shell (ulimit -n 65536)",
     errno.ENFILE: "close other programs, or raise the limit of this machine (fs.file-max)",
     errno.ENOMEM: "lower --config.data.workers, prefetch or cache_mb",
+    errno.ENOPKG: "install it, then run the same command again",
 }
 _CURE = "check the disk or the network, then run the same command again"
 

@@ -129,9 +129,10 @@ class Index:
             self._entries = _mapped(self._file)
 
 
-def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array that `make()` returns for a file, memory-mapped if it is already stored."""
-    return _kept(path, kind, _stamp(path), make)[0]
+def kept(path: str, kind: str, length: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The (length,) array that `make()` returns for a file, memory-mapped if it is stored."""
+    found = _kept(path, kind, _stamp(path), make)[0]
+    return found if len(found) == length else make()  # the stored one is damaged
 
 
 def cache_folder() -> pathlib.Path:
@@ -157,7 +158,9 @@ def _open(
     joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
     counts = joined.with_suffix(".counts.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):
-        return _mapped(joined), np.cumsum(np.load(counts)), joined
+        found, stops = _mapped(joined), np.cumsum(np.load(counts))
+        if len(stops) == len(paths) and len(found) == int(stops[-1]) + len(paths):
+            return found, stops, joined
     with ThreadPoolExecutor(SCANNERS) as pool:
         sizes = list(pool.map(lambda number: len(entries(number)[0]) - 1, range(len(paths))))
     stops, parts = np.cumsum(sizes), lambda: (entries(number)[0] for number in range(len(paths)))
@@ -242,8 +245,18 @@ def short_hash(*parts: str) -> str:
 
 
 def _mapped(file: pathlib.Path) -> np.ndarray:
-    """A plain view of a mapped array: slices of `np.memmap` itself are slow."""
-    return np.asarray(np.load(file, mmap_mode="r"))
+    """A plain view of a mapped array: slices of `np.memmap` itself are slow.
+
+    Raises:
+      ValueError: the file is damaged: it is no array such as `_store` writes, or all zeros, which a
+        crash of the machine can leave in place of the content.
+    """
+    found = np.asarray(np.load(file, mmap_mode="r"))
+    if found.ndim != 1 or not len(found) or found.dtype not in (np.uint64, np.uint8):
+        raise ValueError(f"{shown(file)}: not an index")
+    if found.dtype == np.uint64 and len(found) > 1 and not found[-1] & PLACE:
+        raise ValueError(f"{shown(file)}: an index without places")
+    return found
 
 
 def _store(file: pathlib.Path, length: int, parts: Iterable[np.ndarray]) -> bool:

@@ -175,10 +175,13 @@ class ParquetTable:
             return np.broadcast_to(np.uint8(bare), len(self))
         kind = f"{KIND}-traits-{short_hash(*names)}"
         every = [
-            kept(path, kind, functools.partial(self._scan_traits, number))
+            kept(path, kind, self._rows(number), functools.partial(self._scan_traits, number))
             for number, path in enumerate(self.paths)
         ]
         return np.concatenate(every) | np.uint8(bare)
+
+    def _rows(self, file: int) -> int:
+        return int(self._index.places(file)[-1])
 
     def _scan_traits(self, file: int) -> np.ndarray:
         names = trait_columns(self._columns)

@@ -188,7 +188,25 @@ def test_a_store_whose_package_is_missing_names_it(monkeypatch):
     paths._filesystem.cache_clear()
     with pytest.raises(OSError, match=r"gs:// needs gcsfs .*pip install 'unicom_jax\[gcs\]'"):
         as_path("gs://bucket/x").exists()
+    monkeypatch.setattr("data_pipelines.faults.PAUSES", ())
+    with pytest.raises(SourceError, match=r"gs://bucket/x.tar: cannot be read .*: install it, th"):
+        open_source({"kind": "webdataset", "paths": "gs://bucket/x.tar"})
     paths._filesystem.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    class Offline:
+        def exists(self, path, **_):
+            raise OfflineModeIsEnabled("Cannot reach the Hub.\n\nUnset HF_HUB_OFFLINE.")
+
+    monkeypatch.setattr(paths, "_filesystem", lambda *_: Offline())
+    monkeypatch.setattr("data_pipelines.faults.PAUSES", ())
+    address = "hf://datasets/o/n/a.parquet"
+    with pytest.raises(SourceError, match=f"{address}: cannot be read .Cannot reach the Hub.*:") as e:
+        open_source({"kind": "parquet", "paths": address})
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(

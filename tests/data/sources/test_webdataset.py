@@ -160,11 +160,29 @@ def test_where_no_index_can_be_kept_the_samples_are_read_all_the_same(
     assert "index cannot be stored" in caplog.text
 
 
-@pytest.mark.parametrize("junk", [b"", b"junk"])
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        lambda whole: b"",
+        lambda whole: b"junk",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-1],
+        lambda whole: npy(np.arange(3, dtype=np.float32)),
+        lambda whole: npy(np.zeros((3, 3), np.uint64)),
+        lambda whole: npy(np.zeros(5, np.uint64)),
+        lambda whole: npy(np.zeros(0, np.uint64)),
+    ],
+)
 def test_a_damaged_index_is_made_again(shards, tmp_path, junk, cache):
     WebDatasetSource(tmp_path)
     for kept in (*tmp_path.glob(".*.npy"), *cache.rglob("*.npy")):
-        kept.write_bytes(junk)
+        kept.write_bytes(junk(kept.read_bytes()))
     assert read_all(WebDatasetSource(tmp_path)) == EXPECTED
 
 
