@@ -201,10 +201,14 @@ def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
         def exists(self, path, **_):
             raise OfflineModeIsEnabled("Cannot reach the Hub.\n\nUnset HF_HUB_OFFLINE.")
 
+        isfile = isdir = exists
+
     monkeypatch.setattr(paths, "_filesystem", lambda *_: Offline())
     monkeypatch.setattr("data_pipelines.faults.PAUSES", ())
     address = "hf://datasets/o/n/a.parquet"
-    with pytest.raises(SourceError, match=f"{address}: cannot be read .Cannot reach the Hub.*:") as e:
+    with pytest.raises(
+        SourceError, match=f"{address}: cannot be read .Cannot reach the Hub.*:"
+    ) as e:
         open_source({"kind": "parquet", "paths": address})
     assert "\n" not in str(e.value)
 
