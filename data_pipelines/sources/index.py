@@ -129,6 +129,27 @@ class Index:
             self._entries = _mapped(self._file)
 
 
+class Kept:
+    """An array of numbers that is computed from a file once, stored, and memory-mapped. Is pickled
+    without its content.
+
+    Args:
+      path, kind: as of `Index`.
+      make: computes it, uint64 and not empty; the last number is not 0.
+    """
+
+    def __init__(self, path: str, kind: str, make: Callable[[], np.ndarray]) -> None:
+        self.array, self._file = _kept(path, kind, _stamp(path), make)
+
+    def __getstate__(self) -> dict:
+        return {"_file": self._file} if self._file else dict(self.__dict__)
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self._file is not None:
+            self.array = _mapped(self._file)
+
+
 def kept(path: str, kind: str, length: int, make: Callable[[], np.ndarray]) -> np.ndarray:
     """The (length,) array that `make()` returns for a file, memory-mapped if it is stored."""
     found = _kept(path, kind, _stamp(path), make)[0]

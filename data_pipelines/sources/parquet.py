@@ -97,14 +97,8 @@ class ParquetSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         row, where, folder = self._table.row(index)
-        return example_of(plain(row, where), where, functools.partial(self._image, folder))
-
-    def _image(self, folder: pathlib.Path, value: Any) -> np.ndarray | bytes:
-        if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return self._read(value)
-        return read_named(folder, self._read, value)
+        read = functools.partial(picture_of, folder, self._read)
+        return example_of(plain(row, where), where, read)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits; columns of pictures and captions count as filled."""
@@ -112,6 +106,17 @@ class ParquetSource:
 
     def __repr__(self) -> str:
         return f"ParquetSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+
+
+def picture_of(folder: pathlib.Path, read: ReadImage, value: Any) -> Any:
+    """What `read` makes of a picture in a table: bytes, {"bytes", "path"}, or a name in a folder.
+
+    Raises:
+      ValueError: as `ReadImage`.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    return read(value) if isinstance(value, bytes) else read_named(folder, read, value)
 
 
 class ParquetTable:

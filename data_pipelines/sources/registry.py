@@ -27,6 +27,7 @@ from data_pipelines.sources.conversations import ConversationsSource
 from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.files import Paths, local_only
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.interleaved import InterleavedSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import DatasetsSource, ParquetSource
 from data_pipelines.sources.pictures import PicturesSource
@@ -129,15 +130,17 @@ KINDS: dict[str, Callable[..., Source]] = {
     "openmoji": _open_openmoji,
     "documents": DocumentsSource,
     "conversations": ConversationsSource,
+    "interleaved": InterleavedSource,
     "datasets": DatasetsSource,
 }
-DOCUMENT_KINDS = ("conversations", "documents")  # their records are finished documents
+# Their records are finished documents.
+DOCUMENT_KINDS = ("conversations", "documents", "interleaved")
 WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
 WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without their own splits, which also accept "split" and "held_out" (`split_source`).
 UNSPLIT = (
-    *("array_record", "conversations", "datasets", "documents", "folder", "jsonl", "parquet"),
-    *("pictures", "text", "tf_example", "webdataset"),
+    *("array_record", "conversations", "datasets", "documents", "folder", "interleaved", "jsonl"),
+    *("parquet", "pictures", "text", "tf_example", "webdataset"),
 )
 
 

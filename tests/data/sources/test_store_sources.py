@@ -45,6 +45,10 @@ def write_kind(kind, folder):
         case "conversations":
             write_jsonl(folder / "talk.jsonl", [{"image": "1.png", "conversations": TALK}] * 2)
             return "talk.jsonl"
+        case "interleaved":
+            page = {"texts": [None, "gray"], "images": ["1.png", None]}
+            write_jsonl(folder / "pages.jsonl", [page] * 2)
+            return "pages.jsonl"
         case "text":
             (folder / "words.txt").write_text("a first document\n\nand a second one\n")
             return "words.txt"
@@ -61,7 +65,7 @@ def write_kind(kind, folder):
 
 
 KINDS = (
-    *("webdataset", "parquet", "jsonl", "conversations"),
+    *("webdataset", "parquet", "jsonl", "conversations", "interleaved"),
     *("text", "folder", "documents", "pictures"),
 )
 
