@@ -261,11 +261,13 @@ class DocumentStream:
         segments = TASKS[entry.task].function(examples, rng)
         how = self.tokenizer, self.sequence, rng, examples[0].key
         document = build_training(segments, *how)
-        while document.size[0] > self.packing.slots and is_long_text(segments):
+        while len(document) > self.packing.slots and is_long_text(segments):
             segments = [half_of(segments[0], rng)]
             document = build_training(segments, *how)
+        # First the part, since a copy would not know the size that is computed for the check.
+        document = dataclasses.replace(document, part=self.mixture.part(pick.entry))
         check_fits(document, self.packing)
-        return dataclasses.replace(document, part=self.mixture.part(pick.entry))
+        return document
 
 
 def _check(entry: Entry) -> None:

@@ -160,6 +160,34 @@ def test_where_no_index_can_be_kept_the_samples_are_read_all_the_same(
     assert "index cannot be stored" in caplog.text
 
 
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["a", "folder/ä", "b" * 95, "d" * 90 + "/" + "e" * 60, ".c"])
+def test_headers_of_plain_files_are_read_as_tarfile_reads_them(tmp_path, form, name, monkeypatch):
+    with tarfile.open(tmp_path / "s.tar", "w", format=form) as tar:
+        for ending, content in ((".txt", b"gray"), (".json", b"{}"), (".png", png(3) * 9)):
+            member = tarfile.TarInfo(name + ending)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        stop = tar.offset
+    data = (tmp_path / "s.tar").read_bytes()[:stop]
+    found = webdataset._sample(data, "here")
+    plain = webdataset._plain_files(data)
+    long = len(name) > 95 and form != tarfile.USTAR_FORMAT
+    assert (plain is None) == (long or ("ä" in name and form == tarfile.PAX_FORMAT))
+    monkeypatch.setattr(webdataset, "_plain_files", lambda _: None)
+    assert webdataset._sample(data, "here") == found
+    assert len(found[1]) == (0 if name == ".c" else 3)
+
+
+@pytest.mark.parametrize("at", [0, 124, 150, 156])
+def test_a_damaged_header_is_no_plain_file(at):
+    header = bytearray(tarfile.TarInfo("a.txt").tobuf(tarfile.USTAR_FORMAT))
+    assert webdataset._plain_files(bytes(header)) == [("a.txt", b"")]
+    header[at] ^= 0x17
+    assert webdataset._plain_files(bytes(header)) is None
+    assert webdataset._plain_files(bytes(100)) is None
+
+
 def npy(array):
     file = io.BytesIO()
     np.save(file, array)
