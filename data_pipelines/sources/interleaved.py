@@ -27,7 +27,7 @@ from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.segments import DRAWN, UNDERSTOOD, FinishedDocument, Image, Segment, Text
 from data_pipelines.sources.checks import check_segments
 from data_pipelines.sources.columns import Columns
-from data_pipelines.sources.files import Paths, find_files
+from data_pipelines.sources.files import Paths, described, find_files
 from data_pipelines.sources.index import Scan
 from data_pipelines.sources.jsonl import picture_folder
 from data_pipelines.sources.lines import Lines, scan_lines
@@ -107,7 +107,7 @@ class InterleavedSource:
         return np.broadcast_to(np.uint8(DOCUMENT), len(self))
 
     def __repr__(self) -> str:
-        return f"InterleavedSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("InterleavedSource", self.paths)
 
 
 class _Objects:

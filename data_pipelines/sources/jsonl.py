@@ -11,7 +11,7 @@ import numpy as np
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
-from data_pipelines.sources.files import Paths
+from data_pipelines.sources.files import Paths, described
 from data_pipelines.sources.index import Scan
 from data_pipelines.sources.lines import Lines, scan_lines
 from data_pipelines.sources.rows import ReadImage, example_of, parse_row, read_named, traits_of_row
@@ -59,7 +59,7 @@ class JsonlSource:
         return self._lines.traits()
 
     def __repr__(self) -> str:
-        return f"JsonlSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("JsonlSource", self.paths)
 
 
 def picture_folder(images: str | os.PathLike) -> Path | None:

@@ -26,7 +26,7 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, find_files, fix_of, local_only
+from data_pipelines.sources.files import Paths, described, find_files, fix_of, local_only
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
@@ -105,7 +105,7 @@ class ParquetSource:
         return self._table.traits()
 
     def __repr__(self) -> str:
-        return f"ParquetSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("ParquetSource", self.paths)
 
 
 def picture_of(folder: pathlib.Path, read: ReadImage, value: Any) -> Any:

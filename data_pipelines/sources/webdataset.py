@@ -22,7 +22,7 @@ import numpy as np
 from data_pipelines.decoding import EXTENSIONS, load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently, reason_of
-from data_pipelines.sources.files import Paths, find_files, fix_of
+from data_pipelines.sources.files import Paths, described, find_files, fix_of
 from data_pipelines.sources.index import Index, Scan
 from data_pipelines.sources.open_files import ByteFiles
 from data_pipelines.sources.rows import (
@@ -92,7 +92,7 @@ class WebDatasetSource:
         return self._index.traits()
 
     def __repr__(self) -> str:
-        return f"WebDatasetSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("WebDatasetSource", self.paths)
 
 
 def scan_tar(path: str) -> Scan:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.sequences.mixture import entries_of
 from data_pipelines.sources import index as indices
 from data_pipelines.sources import open_files, webdataset
 from data_pipelines.sources.broken import read_or_next
@@ -186,6 +187,16 @@ def test_a_damaged_header_is_no_plain_file(at):
     header[at] ^= 0x17
     assert webdataset._plain_files(bytes(header)) is None
     assert webdataset._plain_files(bytes(100)) is None
+
+
+def test_samples_without_a_picture_are_counted_when_a_task_needs_one(tmp_path, caplog):
+    files = {f"{n}.txt": f"gray {n}" for n in range(6)} | {f"{n}.png": png(n) for n in (0, 1, 4)}
+    source = WebDatasetSource(write_tar(tmp_path / "a.tar", dict(sorted(files.items()))))
+    found = {entry.task: entry.source for entry in entries_of({"text_to_image": 1.0}, source)}
+    assert [level for level, _ in read_all(found["text_to_image"])] == [0, 1, 4]
+    assert "a.tar): 3 of 6 records have image and captions, which the task 'text_t" in caplog.text
+    caplog.clear()
+    assert len(entries_of({"text": 1.0}, source)[0].source) == 6 and not caplog.text
 
 
 def npy(array):
