@@ -126,7 +126,18 @@ class Index:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         if self._file is not None:
-            self._entries = _mapped(self._file)
+            self._entries = mapped(self._file)
+
+
+def shared(array: np.ndarray) -> pathlib.Path | None:
+    """A file in the cache folder from which other processes can map an array, (N,) uint8, instead
+    of being sent it; None: the folder is not writable. Equal arrays have the same file.
+    """
+    file = cache_folder() / f"shared-{hashlib.sha256(array).hexdigest()[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if len(mapped(file)) == len(array):
+            return file
+    return file if _store(file, len(array), [array]) else None
 
 
 class Kept:
@@ -147,7 +158,7 @@ class Kept:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         if self._file is not None:
-            self.array = _mapped(self._file)
+            self.array = mapped(self._file)
 
 
 def kept(path: str, kind: str, length: int, make: Callable[[], np.ndarray]) -> np.ndarray:
@@ -179,7 +190,7 @@ def _open(
     joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
     counts = joined.with_suffix(".counts.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):
-        found, stops = _mapped(joined), np.cumsum(np.load(counts))
+        found, stops = mapped(joined), np.cumsum(np.load(counts))
         if len(stops) == len(paths) and len(found) == int(stops[-1]) + len(paths):
             return found, stops, joined
     with ThreadPoolExecutor(SCANNERS) as pool:
@@ -189,7 +200,7 @@ def _open(
     if not (_store(counts, len(sizes), [np.array(sizes)]) and _store(joined, length, parts())):
         return np.concatenate(list(parts())), stops, None
     _remove(joined.parent, f"{name}-*.npy", (joined, counts))
-    return _mapped(joined), stops, joined
+    return mapped(joined), stops, joined
 
 
 def _pack(found: Scan, path: str) -> np.ndarray:
@@ -209,13 +220,13 @@ def _kept(
         return _kept_in_store(path, beside, cached, make)
     for file in (beside, cached):
         with contextlib.suppress(OSError, ValueError, EOFError):
-            return _mapped(file), file
+            return mapped(file), file
     LOG.info("%s: reading it once to learn where its records are", shown(path))
     made = make()
     for file in (beside, cached):
         if _store(file, len(made), [made]):
             _remove(file.parent, f"{glob.escape(file.name[: -len(stamp + '.npy')])}*.npy", (file,))
-            return _mapped(file), file
+            return mapped(file), file
     LOG.warning("%s: its index cannot be stored; every start reads the file again", shown(path))
     return made, None
 
@@ -226,17 +237,17 @@ def _kept_in_store(
     """The index of a file in a store. It is mapped from the cache folder, and also kept beside the
     file if the store is writable, so that other machines need not scan the file."""
     with contextlib.suppress(OSError, ValueError, EOFError):
-        return _mapped(cached), cached
+        return mapped(cached), cached
     with contextlib.suppress(OSError, ValueError, EOFError):
         copy_file(beside, cached)
-        return _mapped(cached), cached
+        return mapped(cached), cached
     LOG.info("%s: reading it once to learn where its records are", shown(path))
     made = make()
     if not _store(cached, len(made), [made]):
         return made, None
     with contextlib.suppress(OSError, NotImplementedError):  # the store is read-only
         copy_file(cached, beside)
-    return _mapped(cached), cached
+    return mapped(cached), cached
 
 
 def _stamp(path: str) -> str:
@@ -265,7 +276,7 @@ def short_hash(*parts: str) -> str:
     return hashlib.sha256(joined).hexdigest()[:16]
 
 
-def _mapped(file: pathlib.Path) -> np.ndarray:
+def mapped(file: pathlib.Path) -> np.ndarray:
     """A plain view of a mapped array: slices of `np.memmap` itself are slow.
 
     Raises:
