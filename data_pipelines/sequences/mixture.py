@@ -96,7 +96,7 @@ class Mixture(Schedule):
             if count == 0:
                 raise ValueError(
                     f"{entry} gets less than 1 in {BLOCK} of the mixture's documents; raise its "
-                    "weight, or set it to 0"
+                    f"weight, or {'leave it out' if entry.origin else 'set it to 0'}"
                 )
         parts = sorted((entry.origin, entry.task) for entry in self.entries)
         self._parts = [parts.index((entry.origin, entry.task)) for entry in self.entries]
