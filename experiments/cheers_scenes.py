@@ -25,16 +25,16 @@ def get_config() -> ConfigDict:
     config.data.update(scenes.data)
     config.data.patch = cheers_quick.PATCH
     config.stages = ("encoder", "autoencoder", "pretrain", "sft")
-    config.encoder.steps = 500
+    config.encoder.steps = 200
     config.encoder.text.max_length = scenes.encoder.text.max_length
-    config.autoencoder.steps = 3000
+    config.autoencoder.steps = 1000
     # Three copies: some documents draw several pictures.
     config.pretrain.update({"images_per_row": 8, "views_per_row": 16, "noisy_copies": 3})
-    config.pretrain.update({"sequence_length": 256, "steps": 2000, "schedule": "constant"})
+    config.pretrain.update({"sequence_length": 256, "steps": 300, "schedule": "constant"})
     config.pretrain.mixture.update(scenes_base.MIXTURE)
     config.sft.update(config.pretrain)
-    config.sft.update({"steps": 4500, "schedule": "linear"})
+    config.sft.update({"steps": 900, "schedule": "linear"})
     config.sft.update({"groups": (), "freeze": cheers_quick.HELD_AT_LAST})
     config.sft.mixture.update(scenes_base.SFT_MIXTURE)
-    config.evaluation.update(scenes.evaluation)
+    config.evaluation.update({"prompts": 32, "pictures": 128, "questions": 64, "edits": 64})
     return config
