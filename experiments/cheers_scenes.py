@@ -33,7 +33,7 @@ def get_config() -> ConfigDict:
     config.pretrain.update({"sequence_length": 256, "steps": 300, "schedule": "constant"})
     config.pretrain.mixture.update(scenes_base.MIXTURE)
     config.sft.update(config.pretrain)
-    config.sft.update({"steps": 900, "schedule": "linear"})
+    config.sft.update({"steps": 500, "schedule": "linear"})
     config.sft.update({"groups": (), "freeze": cheers_quick.HELD_AT_LAST})
     config.sft.mixture.update(scenes_base.SFT_MIXTURE)
     config.evaluation.update({"prompts": 32, "pictures": 128, "questions": 64, "edits": 64})
