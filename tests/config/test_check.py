@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -217,6 +218,44 @@ def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
     check_on_mesh("codec", config, {"context": 4})  # pictures are not split
     with pytest.raises(ConfigError, match="pretrain.sequence_length=90 .* over context=4 of the"):
         check_on_mesh("pretrain", config, {"context": 4})
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("transformer.widht=64", "did you mean transformer.width=...?"),
+        ("fold=2", "is not a size of the unified model"),
+        ("transformer.head_dim=16", "is not a size of the unified model"),
+        ("transformer.width=small", "give the size as a number above 0, transformer.width=64"),
+        ("transformer.width", "give the size as a number above 0, transformer.width=64"),
+        ("transformer.width=0", "give the size as a number above 0, transformer.width=64"),
+        ("transformer.width=64", "set tied_head=False"),
+        ("transformer.kv_heads=3", "has transformer.heads=2 and transformer.kv_heads=3,"),
+    ],
+)
+def test_sizes_of_the_tuned_model_are_checked(entry, message):
+    tied = "kv_heads" not in entry
+    config = tiny_config(unified__tuned_at=(entry,), unified__transformer__tied_head=tied)
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        check_settings(config, ("pretrain",))
+    assert "unified.tuned_at" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "muon"}, "the rule for longer training is known for adamw only"),
+        ({"steps": 8}, "1 - b1 would become 1.25; a run can be less than 10 times shorter"),
+        ({"tuned_steps": 0, "lora": {"rank": 4}}, "set pretrain.lora.rank=0 or unified.tuned_at"),
+    ],
+)
+def test_what_no_rule_of_rescaling_covers_is_refused_at_the_start(changes, message):
+    config = tiny_config(
+        unified__tuned_at=("transformer.width=64",), unified__transformer__tied_head=False
+    )
+    config.pretrain.update({"steps": 400, "tuned_steps": 100, "optimizer": "adamw", **changes})
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_settings(config, ("pretrain",))
 
 
 @pytest.mark.parametrize("read", ["latents", "channel_concat", "sequence_concat"])

@@ -13,6 +13,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import BASE, Lora, adapters
 from unicom_jax.core.module import Specs, iter_specs
+from unicom_jax.core.transfer import Path
 from unicom_jax.runs.stages import noise_fold, spec_of
 from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
@@ -20,6 +21,7 @@ from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
 from unicom_jax.training.state import check_freeze, split
 from unicom_jax.training.step import Stage, Trainer
+from unicom_jax.training.transfer import Factors, factors, for_duration
 
 
 def make_trainer(
@@ -62,7 +64,9 @@ def make_trainer(
         )
     _check_nothing_is_idle(spec.name, groups, trained, held)
     updates = settings.steps * stage.inner_steps
-    optimizer, schedule = make_optimizer(settings, trained, updates, groups)
+    optimizer, schedule = make_optimizer(
+        for_duration(settings), trained, updates, groups, _transfer(stage, settings, trained)
+    )
     return Trainer(
         stage,
         optimizer,
@@ -97,6 +101,13 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
                 f"{name}.groups: {group.label!r} matches only weights that freeze, lora or the "
                 "pathway keep frozen; leave the group out"
             )
+
+
+def _transfer(stage: Stage, settings: ConfigDict, trained: Specs) -> dict[Path, Factors]:
+    """Factors of the trained weights of a model that grew from a smaller one; {} for others."""
+    if not (tuned := getattr(stage.module, "tuned", None)):
+        return {}
+    return factors(settings.optimizer, trained, tuned.specs(), stage.module.grown())
 
 
 def _with_adapters(stage: Stage, settings: ConfigDict, key: str) -> Stage:
