@@ -10,7 +10,7 @@ docstring describes the stages and the paper's ablations: the copy of the decode
 
 Result: neither drawing nor editing is learned in this length. On two cores of an AMD EPYC that
 other jobs shared, seed 0 and a fresh workdir took 12.6 minutes of CPU time including compilation
-(two for the encoder, two and a half for the autoencoder, four for each unified stage), and the
+(two for the encoder, three for the autoencoder, four for each unified stage), and the
 evaluation 1.1. The run was stopped once, after `pretrain`, to shorten `sft` from 900 steps to 500.
 
     score                                     value, 95% interval   chance  n
@@ -37,13 +37,14 @@ evaluation 1.1. The run was stopped once, after `pretrain`, to shorten `sft` fro
       remove                                  0% (0-23)             0%      13
       replace                                 0% (0-23)             0%      13
 
-What limits it: the autoencoder draws two colours. Of 64 reconstructions of single objects, the
-judge finds 88% in the right shape and 28% in the right colour; red and yellow become orange, cyan
-becomes blue. With the same settings the four colours of `cheers_quick` are all read correctly. In
-the latents the colours are nearly points on a line (one axis has 87% of the variance between them),
-red and yellow 5.3 noise deviations apart, cyan and blue 4.7. With latent_noise .4 instead of 1.2
-and as many steps (2.3 minutes of CPU time), all shapes and 78% of the colours are right; the
-unified stages were not trained with it.
+Two things limit it. First, the autoencoder draws two colours. Of 64 reconstructions of single
+objects, the judge finds 88% in the right shape and 28% in the right colour; red and yellow become
+orange, cyan becomes blue. With the same settings the four colours of `cheers_quick` are all read
+correctly. In the latents the colours are nearly points on a line (one axis has 87% of the variance
+between them), red and yellow 5.3 noise deviations apart, cyan and blue 4.7. With latent_noise .4
+instead of 1.2 and as many steps (2.3 minutes of CPU time), all shapes and 78% of the colours are
+right; the unified stages were not trained with it. Second, 800 steps of two rows are few: single
+objects, whose prompts name no colour, are at chance, too.
 """
 
 from __future__ import annotations
