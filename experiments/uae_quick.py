@@ -29,8 +29,7 @@ docs/rl.md has all scores, what is lost, and what did not work. The controls:
 
 is supervised training on the same scenes, and
 
-    --config.u4g.rewards.correct=1e-9 --config.u4g.rewards.own=1
-    --config.u4g.own_reward=experiments.uae_quick.random_reward
+    --config.u4g.rewards.correct=1e-9 --config.u4g.rewards.random=1
 
 is a random reward (the real one is only reported), which has not been measured for this stage. The
 captioner's stage instead of the drawer's:
@@ -40,13 +39,9 @@ captioner's stage instead of the drawer's:
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments import quickstart
-from unicom_jax.core.module import Params
-from unicom_jax.rl.samples import Originals, Samples
 
 BASE = "runs/quickstart:pretrain"
 
@@ -97,9 +92,3 @@ def get_config() -> ConfigDict:
     config.sft.update(config.pretrain)
     config.sft.update({"steps": 1900, "learning_rate": 5e-3, "eval_every": 0})
     return config
-
-
-def random_reward(frozen: Params, originals: Originals, samples: Samples) -> jax.Array:
-    """From 0 to 1, and nothing about the drawing: late digits of the mean of its pixels."""
-    del frozen, originals
-    return jnp.mod(jnp.mean(jnp.abs(samples.patches), axis=(1, 2)) * 1e4, 1.0)

@@ -33,6 +33,7 @@ from unicom_jax.runs.stages import START
 Config = Mapping[str, Any]
 ENCODER = "vision"  # the tree of the frozen encoder
 OF_WORDS = ("long_caption", "answers", "ended", "length")  # rewards that look at no drawing
+WITHOUT_DRAWING = (*OF_WORDS, "random")
 
 
 def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captioner:
@@ -45,7 +46,7 @@ def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captione
         objective=TextObjective(
             Clip(settings["clip_low"], settings["clip_high"]), settings["length"]
         ),
-        draws=bool(wanted - set(OF_WORDS)),
+        draws=bool(wanted - set(WITHOUT_DRAWING)),
     )
 
 
@@ -244,6 +245,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "scenes": lambda name, config, *how: rewards.ScenesJudge(config["data"]["patch"]),
     "correct": _correct,
     "own": _own,
+    "random": lambda *how: rewards.by_chance,
     "long_caption": _long_caption,
     "answers": _answers,
     "ended": lambda *how: rewards.ended,

@@ -84,6 +84,12 @@ def _mean_square(difference: jax.Array, real: jax.Array) -> jax.Array:
     return jnp.sum(jnp.where(real, squares, 0.0), axis=1) / jnp.maximum(real.sum(axis=1), 1)
 
 
+def by_chance(frozen: Params, originals: Originals, samples: Samples) -> Float32[Array, " B"]:
+    """A random number in [0, 1): the control whose advantages say nothing about the samples."""
+    del frozen, originals
+    return samples.chance
+
+
 # ---- on the host ------------------------------------------------------------------------------
 
 

@@ -24,6 +24,12 @@ PICTURE_REWARDS = {
     "latents": _weight(0.0, "Minus the mean squared difference of latents."),
     "scenes": _weight(0.0, "Share of facts that the judge of Scenes finds in both pictures."),
     "own": _weight(0.0, "Your own function, named by own_reward."),
+    "random": Key(
+        0.0,
+        "A random number from 0 to 1: a control, which teaches nothing.",
+        least=0,
+        before=0.0,
+    ),
 }
 DRAWING_REWARDS = {
     "correct": Key(
