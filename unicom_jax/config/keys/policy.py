@@ -42,6 +42,12 @@ DRAWING_REWARDS = {
 }
 CAPTION_REWARDS = {
     "long_caption": _weight(0.0, "Share of correct facts in a long caption of Scenes."),
+    "caption": Key(
+        0.0,
+        "Share of correct facts in a caption of Scenes: objects and background.",
+        least=0,
+        before=0.0,
+    ),
     "answers": _weight(0.0, "1 if a question is answered correctly from the caption alone."),
     "ended": _weight(0.0, "1 if the caption has words and ends by itself."),
     "length": _weight(0.0, "1 if the caption has least_tokens to most_tokens tokens."),
