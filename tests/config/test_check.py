@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -220,6 +221,25 @@ def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
 
 
 @pytest.mark.parametrize("read", ["latents", "channel_concat", "sequence_concat"])
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("transformer.widht=64", "did you mean transformer.width=...?"),
+        ("fold=2", "is not a size of the unified model"),
+        ("transformer.head_dim=16", "is not a size of the unified model"),
+        ("transformer.width=small", "give the size as a number above 0, transformer.width=64"),
+        ("transformer.width", "give the size as a number above 0, transformer.width=64"),
+        ("transformer.width=0", "give the size as a number above 0, transformer.width=64"),
+        ("transformer.width=64", "set tied_head=False"),
+    ],
+)
+def test_sizes_of_the_tuned_model_are_checked(entry, message):
+    config = tiny_config(unified__tuned_at=(entry,))
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        check_settings(config, ("pretrain",))
+    assert "unified.tuned_at" in str(error.value) and "\n" not in str(error.value)
+
+
 def test_redrawing_a_picture_whose_latents_are_read_is_refused(read):
     config = tiny_config(unified__understanding=read)
     with pytest.raises(ConfigError, match=f"reca has the task redraw with .*understanding={read}"):

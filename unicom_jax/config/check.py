@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.check_data import check_data, check_stage_sources
+from unicom_jax.config.check_tuned import check_tuned
 from unicom_jax.config.key import NEUTRAL, ConfigError, Key, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.unified import CHEERS
@@ -187,6 +188,7 @@ def _check_unified(config: Config) -> None:
             "codec.pool=1 or another understanding"
         )
     check_idle_options(config)
+    check_tuned(config)
     if check := OF_FAMILY.get(unified["pathway"]):
         check(config)
 

@@ -11,6 +11,7 @@ from unicom_jax.families.family import Family, Subtree
 from unicom_jax.families.images import FlowTime, ImageModel, Prediction
 from unicom_jax.families.latents import ImageEmbedding
 from unicom_jax.families.painters import build_decoder
+from unicom_jax.families.tuned import tuned_config
 from unicom_jax.families.uae import make_uae
 from unicom_jax.families.unicom import UnicomImages
 from unicom_jax.families.unicom_query import QueryImages
@@ -161,7 +162,9 @@ def build_unified(config: Config) -> UnifiedModel:
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **sizes)
     _check_codec(config, family.codec(config))
     _check_positions(unified, family)
+    tuned = build_unified(tuned_config(config)) if unified["tuned_at"] else None
     return UnifiedModel(
+        tuned=tuned,
         transformer=transformer,
         images=family.images(config, transformer),
         text_chunk=unified["text_chunk"],

@@ -22,6 +22,7 @@ from unicom_jax.core.losses import LossTerms, text_terms
 from unicom_jax.core.module import Module, Params, Specs
 from unicom_jax.core.parts import membership
 from unicom_jax.core.scopes import in_module
+from unicom_jax.core.transfer import Growth, Path, growth, rescaled
 from unicom_jax.families.images import Context, ImageModel, Noised
 from unicom_jax.families.slots import (
     draw_parts,
@@ -68,6 +69,7 @@ class UnifiedModel(Module):
         `ImageModel.looked_at_and_drawn`.
       text_chunk, z_loss: see `core.losses.text_terms`.
       parts: number of parts of a mixture with losses of their own.
+      tuned: the smaller model whose settings this one takes over; see `core.transfer`.
     """
 
     transformer: Transformer
@@ -77,9 +79,18 @@ class UnifiedModel(Module):
     z_loss: float = 0.0
     parts: int = 0
     compute_dtype: str = "float32"
+    tuned: Module | None = None
 
     def specs(self) -> Specs:
+        specs = self._own_specs()
+        return rescaled(specs, self.grown()) if self.tuned else specs
+
+    def _own_specs(self) -> Specs:
         return {"transformer": self.transformer.specs(), **self.images.specs()}
+
+    def grown(self) -> dict[Path, Growth]:
+        """How each weight grew from that of `tuned`."""
+        return growth(self._own_specs(), self.tuned.specs())
 
     def frozen(self, *, draws: bool) -> tuple[str, ...]:
         """Patterns of weights that a stage does not train. `draws`: whether it has a flow loss."""

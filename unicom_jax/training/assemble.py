@@ -13,6 +13,7 @@ from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import BASE, Lora, adapters
 from unicom_jax.core.module import Specs, iter_specs
+from unicom_jax.core.transfer import Path
 from unicom_jax.runs.stages import noise_fold, spec_of
 from unicom_jax.training.groups import Groups, read_groups
 from unicom_jax.training.optimizers import make_optimizer
@@ -20,6 +21,7 @@ from unicom_jax.training.settings import check_on_mesh
 from unicom_jax.training.stages import LOSSES
 from unicom_jax.training.state import check_freeze, split
 from unicom_jax.training.step import Stage, Trainer
+from unicom_jax.training.transfer import Factors, factors, for_duration
 
 
 def make_trainer(
@@ -62,7 +64,11 @@ def make_trainer(
         )
     _check_nothing_is_idle(spec.name, groups, trained, held)
     updates = settings.steps * stage.inner_steps
-    optimizer, schedule = make_optimizer(settings, trained, updates, groups)
+    try:
+        transfer, scaled = _transfer(stage, settings, trained), for_duration(settings)
+    except ValueError as error:
+        raise ConfigError(f"{spec.name}: {error}") from None
+    optimizer, schedule = make_optimizer(scaled, trained, updates, groups, transfer)
     return Trainer(
         stage,
         optimizer,
@@ -97,6 +103,19 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
                 f"{name}.groups: {group.label!r} matches only weights that freeze, lora or the "
                 "pathway keep frozen; leave the group out"
             )
+
+
+def _transfer(stage: Stage, settings: ConfigDict, trained: Specs) -> dict[Path, Factors]:
+    """Factors of the trained weights of a model that grew from a smaller one; {} for others."""
+    model = stage.module.base if isinstance(stage.module, Lora) else stage.module
+    if not (tuned := getattr(model, "tuned", None)):
+        return {}
+    if model is not stage.module:
+        raise ValueError(
+            "lora adapts some matrices and unified.tuned_at rescales whole ones; set lora.rank=0 "
+            "or unified.tuned_at=()"
+        )
+    return factors(settings.optimizer, trained, tuned.specs(), model.grown())
 
 
 def _with_adapters(stage: Stage, settings: ConfigDict, key: str) -> Stage:

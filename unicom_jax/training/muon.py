@@ -73,6 +73,11 @@ def is_kernel(spec: ParamSpec) -> bool:
     return len(_sides(spec)) == 2 and "vocab" not in spec.axes
 
 
+def longer_side(spec: ParamSpec) -> int:
+    """The larger dimension of a kernel; the size of its updates grows with the square root."""
+    return max(spec.shape[side] for side in _sides(spec))
+
+
 def _sides(spec: ParamSpec) -> list[int]:
     return [i for i, axis in enumerate(spec.axes) if axis != "layers"]
 
@@ -118,7 +123,7 @@ def _scale_by_size(specs: Specs) -> optax.GradientTransformation:
 
     def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
         spec = known[tuple(key.key for key in path)]
-        return math.sqrt(max(spec.shape[side] for side in _sides(spec))) * update
+        return math.sqrt(longer_side(spec)) * update
 
     return optax.stateless(lambda updates, _: jax.tree.map_with_path(scale, updates))
 

@@ -11,6 +11,9 @@ import optax
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
 from unicom_jax.training.groups import Group, Groups
 from unicom_jax.training.muon import muon
+from unicom_jax.training.transfer import Factors
+
+Path = tuple[str, ...]
 
 NEVER_GIVE_UP = 2**31 - 1  # the loop, not optax, decides when too many steps were skipped
 MOMENT_DTYPES = ("float32", "bfloat16")
@@ -48,7 +51,11 @@ def _is_matrix(spec: ParamSpec) -> bool:
 
 
 def make_optimizer(
-    config: Mapping[str, Any], specs: Specs, steps: int, groups: Groups | None = None
+    config: Mapping[str, Any],
+    specs: Specs,
+    steps: int,
+    groups: Groups | None = None,
+    transfer: Mapping[Path, Factors] | None = None,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     """Clipping, then AdamW or Muon, all skipped when a gradient is not finite.
 
@@ -59,11 +66,15 @@ def make_optimizer(
       steps: length of the run.
       groups: factors of the learning rate and weight decay of some weights. They do not change the
         optimiser's state. Clipping uses the norm of all gradients together.
+      transfer: factors of the learning rate, weight decay and epsilon of weights of a model larger
+        than the one that `config` was tuned on. Moments are those of gradients over the factor of
+        epsilon.
 
     Returns:
       The transformation and its schedule.
     """
-    groups, schedule = groups or Groups(), make_schedule(config, steps)
+    groups, transfer = groups or Groups(), transfer or {}
+    schedule = make_schedule(config, steps)
     if config["mu_dtype"] not in MOMENT_DTYPES:
         raise ValueError(
             f"mu_dtype={config['mu_dtype']!r} is not one of {', '.join(MOMENT_DTYPES)}"
@@ -71,55 +82,69 @@ def make_optimizer(
     numbers = {name: config[name] for name in ("b1", "b2", "eps", "mu_dtype")}
 
     decay, decayed = config["weight_decay"], map_specs(_is_matrix, specs)
+    whole = Group(""), Factors()  # of a weight without factors of its own
+
+    def decay_of(path: Path) -> float:
+        group, own = groups.of(path) or whole[0], transfer.get(path, whole[1])
+        return group.weight_decay * own.weight_decay
+
+    def rate_of(path: Path) -> float:
+        group, own = groups.of(path) or whole[0], transfer.get(path, whole[1])
+        return group.learning_rate * own.learning_rate
 
     def adamw() -> optax.GradientTransformation:
         return optax.chain(
             optax.scale_by_adam(**numbers),
-            _decay_by_group(optax.add_decayed_weights(decay, decayed), groups),
+            _decay_by_weight(optax.add_decayed_weights(decay, decayed), decay_of),
             optax.scale_by_learning_rate(schedule),
         )
 
     def muon_with_decay() -> optax.GradientTransformation:
         shrink = optax.add_decayed_weights(lambda n: -decay * schedule(n), decayed)
-        return optax.chain(muon(schedule, specs, **numbers), _decay_by_group(shrink, groups))
+        return optax.chain(muon(schedule, specs, **numbers), _decay_by_weight(shrink, decay_of))
 
     makers = {"adamw": adamw, "muon": muon_with_decay}
     if config["optimizer"] not in makers:
         raise ValueError(f"optimizer={config['optimizer']!r} is not one of {', '.join(makers)}")
-    rule = _rate_by_group(makers[config["optimizer"]](), groups)
-    chain = optax.chain(optax.clip_by_global_norm(config["clip_norm"]), rule)
+    rule = _rate_by_weight(makers[config["optimizer"]](), rate_of)
+    clip = optax.clip_by_global_norm(config["clip_norm"])
+    # Adam of g / f with epsilon e is Adam of g with epsilon f · e.
+    eps = optax.stateless(
+        lambda grads, _: _scaled(grads, lambda path: 1 / transfer.get(path, whole[1]).eps)
+    )
+    chain = optax.chain(clip, eps, rule) if transfer else optax.chain(clip, rule)
     return optax.apply_if_finite(chain, NEVER_GIVE_UP), schedule
 
 
-def _scaled(tree: Any, groups: Groups, factor: Callable[[Group], float]) -> Any:
-    """A tree with the paths of all trained weights, each leaf times the factor of its group."""
+def _scaled(tree: Any, factor_of: Callable[[Path], float]) -> Any:
+    """A tree with the paths of all trained weights, each leaf times its factor."""
 
     def scale(path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        group = groups.of(tuple(key.key for key in path))
-        return leaf * factor(group) if group else leaf
+        factor = factor_of(tuple(key.key for key in path))
+        return leaf if factor == 1 else leaf * factor
 
     return jax.tree.map_with_path(scale, tree)
 
 
-def _decay_by_group(
-    decay: optax.GradientTransformation, groups: Groups
+def _decay_by_weight(
+    decay: optax.GradientTransformation, factor_of: Callable[[Path], float]
 ) -> optax.GradientTransformation:
-    """`decay`, which adds a multiple of the weights, times the weight-decay factor of the group."""
+    """`decay`, which adds a multiple of the weights, times the factor of each weight."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return decay.update(updates, state, _scaled(params, groups, lambda own: own.weight_decay))
+        return decay.update(updates, state, _scaled(params, factor_of))
 
     return optax.GradientTransformation(decay.init, update)
 
 
-def _rate_by_group(
-    rule: optax.GradientTransformation, groups: Groups
+def _rate_by_weight(
+    rule: optax.GradientTransformation, factor_of: Callable[[Path], float]
 ) -> optax.GradientTransformation:
-    """`rule` with its updates, including decay, times the learning-rate factor of the group."""
+    """`rule` with its updates, including decay, times the factor of each weight."""
     rule = optax.with_extra_args_support(rule)
 
     def update(grads: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         updates, state = rule.update(grads, state, params, **extra)
-        return _scaled(updates, groups, lambda own: own.learning_rate), state
+        return _scaled(updates, factor_of), state
 
     return optax.GradientTransformationExtraArgs(rule.init, update)

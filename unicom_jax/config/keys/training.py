@@ -41,6 +41,14 @@ OPTIMIZER = {
         before=0.2,
     ),
     "warmup_steps": Key(50, "Steps over which the rate rises.", least=0, resume=RECORDED),
+    "tuned_steps": Key(
+        0,
+        "Length of the run for which learning_rate, weight_decay, eps, b1 and b2 were tuned; they "
+        "are rescaled for this one (adamw). 0: they are used as they are.",
+        least=0,
+        resume=RECORDED,
+        before=0,
+    ),
     "optimizer": Key("adamw", "The optimiser; see docs/optimizer.md.", choices=("adamw", "muon")),
     "b1": Key(0.9, "Decay of the first moment.", least=0, below=1, resume=RECORDED),
     "b2": Key(0.95, "Decay of the second moment.", least=0, below=1, resume=RECORDED),

@@ -275,6 +275,14 @@ UNIFIED = Group(
             least=0,
             resume=RECORDED,
         ),
+        "tuned_at": Key(
+            (),
+            "Sizes of the smaller model for which learning rates, weight decay and eps were tuned, "
+            'e.g. ("transformer.width=64", "transformer.heads=2"); initial weights and updates are '
+            "rescaled for this one. (): nothing is rescaled. See docs/optimizer.md.",
+            item=str,
+            before=(),
+        ),
         "z_loss": Key(
             0.0,
             "Weight of log² Z in the text loss, which keeps logits near 0, e.g. 1e-4; 0: none.",

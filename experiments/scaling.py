@@ -1,0 +1,118 @@
+"""Fits scaling laws to the runs of `experiments/sweeps/isoflop.py` and predicts its held-out run.
+
+    python -m experiments.scaling --workdir=runs/isoflop
+
+Prints, for the text loss and the flow loss apart: the best size of each budget, the exponents a
+and b of N* ∝ C^a and D* ∝ C^b with 95% intervals of a bootstrap over runs, the surface
+L = E + A / N^α + B / D^β, and the loss that it predicts for `held_out` beside the measured one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+from absl import app, flags
+
+from experiments.sweeps import isoflop
+from unicom_jax.core.module import iter_specs
+from unicom_jax.families.build import build_unified
+from unicom_jax.sweeps.laws import Run, bootstrap, fit_surface, iso_flop
+
+_WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
+LOSSES = {"text": isoflop.TEXT, "drawing": isoflop.FLOW}
+WITHIN = 0.02  # a prediction should be this close
+RESAMPLES = 200
+ONE_START = [(0.5, 0.5)]  # of the surface's exponents; resampled runs have similar ones
+
+
+@functools.cache
+def weights_of(width: int) -> int:
+    """Trained weights of a model of the sweep, without tables of words."""
+    config = isoflop.get_config()
+    config.unified.transformer.update(isoflop.sizes(width))
+    specs = iter_specs(build_unified(config).specs())
+    return sum(spec.size for _, spec in specs if "vocab" not in spec.axes)
+
+
+def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
+    """The runs of the grid and the held-out ones, with a loss at their end."""
+    stage, metric = score.split(":")
+    last: dict[tuple[str, int], dict] = {}
+    for row in rows:
+        if (row["stage"], row["metric"]) == (stage, metric):
+            key = (row["variant"], row["seed"])
+            last[key] = max(last.get(key, row), row, key=lambda one: one["step"])
+    grid, held_out = [], []
+    for (variant, _), row in last.items():
+        if variant == "held_out":
+            budget, width, found = isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, held_out
+        else:
+            name, _, size = variant.partition("_w")
+            budget, width, found = float(name), int(size), grid
+        found.append(Run(budget, weights_of(width), row["tokens"], row["value"]))
+    return grid, held_out
+
+
+def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str]:
+    """The fits of one loss, in Markdown."""
+    found, surface = iso_flop(grid), fit_surface(grid)
+    lines = [f"### {name}", "", "| operations | best weights | their tokens | loss |"]
+    lines.append("|---|---|---|---|")
+    lines += [
+        f"| {one.budget:.1e} | {one.weights:,.0f} | {one.tokens:,.0f} | {one.loss:.4f} |"
+        for one in found.optima
+    ]
+    if found.without:
+        budgets = ", ".join(f"{budget:.1e}" for budget in found.without)
+        lines += ["", f"Without a minimum among the sizes that were tried: {budgets}"]
+    a = bootstrap(grid, lambda runs: iso_flop(runs).a, resamples=RESAMPLES)
+    of_surface = bootstrap(grid, lambda runs: fit_surface(runs, ONE_START).a, resamples=RESAMPLES)
+    lines += [
+        "",
+        f"a = {a.value:.2f} [{a.low:.2f}, {a.high:.2f}] from parabolas, {of_surface.value:.2f} "
+        f"[{of_surface.low:.2f}, {of_surface.high:.2f}] from the surface; b = {found.b:.2f}",
+        f"L = {surface.floor:.3f} + {surface.size:.3g} / N^{surface.alpha:.2f} + "
+        f"{surface.data:.3g} / D^{surface.beta:.2f}",
+    ]
+    if held_out:
+        lines.append(_prediction(grid, held_out))
+    return [*lines, ""]
+
+
+def _prediction(grid: Sequence[Run], held_out: Sequence[Run]) -> str:
+    one, measured = held_out[0], float(np.mean([run.loss for run in held_out]))
+    told = bootstrap(
+        grid,
+        lambda runs: fit_surface(runs, ONE_START)(one.weights, one.tokens),
+        resamples=RESAMPLES,
+    )
+    error = told.value / measured - 1
+    return (
+        f"held-out run of {one.budget:.1e} operations: predicted {told.value:.4f} [{told.low:.4f}, "
+        f"{told.high:.4f}], measured {measured:.4f} ({len(held_out)} seeds): {error:+.1%}, "
+        f"{'within' if abs(error) <= WITHIN else 'NOT within'} {WITHIN:.0%}"
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    del argv
+    table = Path(_WORKDIR.value) / "results.parquet"
+    if not table.is_file():
+        raise app.UsageError(
+            f"{table} does not exist; run: unicom sweep run experiments/sweeps/isoflop.py "
+            f"--workdir={_WORKDIR.value}"
+        )
+    rows = pyarrow.parquet.read_table(table).to_pylist()
+    for name, score in LOSSES.items():
+        grid, held_out = runs_of(rows, score)
+        if not grid:
+            raise app.UsageError(f"{table} has no {score} yet; let the sweep end")
+        print("\n".join(summary(name, grid, held_out)))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,100 @@
+"""How the best size of a model grows with its cost, for text and for drawing apart.
+
+    unicom sweep run experiments/sweeps/isoflop.py --jobs=2 --workdir=runs/isoflop
+    python -m experiments.scaling --workdir=runs/isoflop
+
+Four budgets of operations, five widths each, three seeds: every model is trained for as many steps
+as its budget pays for, and its held-out losses of text and of drawing make two parabolas from the
+same runs. Learning rate, decay and epsilon are those of width 48 after 1000 steps, rescaled for
+each width and length (`unified.tuned_at`, `tuned_steps`); else badly tuned large models would tilt
+the parabolas. All seeds and sizes are evaluated on the same rows, flow times and noise. The variant
+`held_out` has four times the largest budget and is left out of the fits, which predict it.
+
+arXiv 2603.03276 reports N* growing as C^.47 for language and C^.37 for vision, from 6e18 operations
+on; here are eight orders of magnitude less.
+
+This sweep has not been run. --dry-run predicts 2 hours 7 minutes of CPU time, on two cores of an
+AMD EPYC.
+"""
+
+from __future__ import annotations
+
+import functools
+
+from experiments.sweeps import transfer
+from experiments.sweeps.transfer import sizes
+from unicom_jax.sweeps.predict import flops_per_step
+from unicom_jax.sweeps.sweep import Sweep
+
+WIDTHS = {
+    2e11: (16, 32, 48, 64, 96),
+    4e11: (16, 32, 48, 80, 128),
+    8e11: (32, 48, 80, 112, 160),
+    1.6e12: (32, 48, 80, 128, 192),
+}
+HELD_OUT, HELD_OUT_WIDTH = 4 * max(WIDTHS), 128
+TUNED_WIDTH, TUNED_STEPS = 48, 1000
+TEXT, FLOW = "pretrain:eval/text", "pretrain:eval/flow"
+
+
+def variant_name(budget: float, width: int) -> str:
+    """A name that `experiments.scaling` reads."""
+    return f"{budget:.1e}_w{width}"
+
+
+def variant(budget: float, width: int) -> dict[str, object]:
+    """A model of that width, trained for as many steps as the budget pays for."""
+    own = {f"unified.transformer.{name}": size for name, size in sizes(width).items()}
+    steps = round(budget / _cost(width))
+    return {
+        **own,
+        "unified.tuned_at": transfer.tuned_at(TUNED_WIDTH),
+        "pretrain.tuned_steps": TUNED_STEPS,
+        "pretrain.steps": steps,
+        "pretrain.warmup_steps": steps // 10,
+        "pretrain.eval_every": steps,
+    }
+
+
+@functools.cache
+def _cost(width: int) -> float:
+    """Operations of a training step."""
+    config = get_config()
+    config.unified.transformer.update(sizes(width))
+    return flops_per_step(config, "pretrain")
+
+
+def get_sweep() -> Sweep:
+    grid = [(budget, width) for budget, widths in WIDTHS.items() for width in widths]
+    variants = {variant_name(*point): variant(*point) for point in grid}
+    variants["held_out"] = variant(HELD_OUT, HELD_OUT_WIDTH)
+    return Sweep(
+        claim="The best size of a model grows more slowly with its cost for drawing than for text.",
+        config=get_config(),
+        variants=variants,
+        seeds=(0, 1, 2),
+        scores=(TEXT, FLOW),
+        contrasts=(),
+        minutes=180,
+        split="development",
+    )
+
+
+def get_config():
+    """Half of the documents are captions alone, half drawings of 48 px."""
+    config = transfer.get_config()
+    config.data.image_size = 48
+    config.data.scenes.sizes = ((48, 48),)
+    config.data.scenes.object_weights = (1.0, 1.0, 1.0)
+    config.encoder.steps, config.codec.steps = 200, 200
+    config.pretrain.update(
+        {
+            "batch_size": 2,
+            "window_rows": 2,
+            "sequence_length": 192,
+            "images_per_row": 4,
+            "eval_batches": 32,
+        }
+    )
+    config.pretrain.mixture.update({"text": 0.5, "text_to_image": 0.5, "visual_qa": 0.0})
+    return config

@@ -1,0 +1,74 @@
+"""Does the best learning rate of a narrow model suit one four times as wide?
+
+    unicom sweep run experiments/sweeps/transfer.py --jobs=2
+
+With `unified.tuned_at` the settings of width 64 are rescaled for width 256 (docs/optimizer.md), and
+its best learning rate should be that of width 64, within one step of the grid, a factor of the
+square root of 2. Without the key, one learning rate serves matrices of any width, and the best one
+should fall.
+"""
+
+from __future__ import annotations
+
+from experiments.sweeps import smoke
+from unicom_jax.sweeps.sweep import Contrast, Sweep
+
+HEAD_DIM, DEPTH = 16, 2
+GRID = tuple(0.004 * 2 ** (step / 2) for step in range(7))  # .004 to .032
+LOSS = "pretrain:eval/loss"
+
+
+def sizes(width: int) -> dict[str, int]:
+    """Sizes of a transformer of that width."""
+    return {"width": width, "heads": width // HEAD_DIM, "kv_heads": width // HEAD_DIM,
+            "mlp_dim": 2 * width, "depth": DEPTH}  # fmt: skip
+
+
+def tuned_at(width: int) -> tuple[str, ...]:
+    """`unified.tuned_at` for settings that were tuned at that width."""
+    return tuple(f"transformer.{name}={size}" for name, size in sizes(width).items())
+
+
+def variant(width: int, rate: float, *, rescaled: bool) -> dict[str, object]:
+    own = {f"unified.transformer.{name}": size for name, size in sizes(width).items()}
+    own["unified.tuned_at"] = tuned_at(64) if rescaled else ()
+    return {**own, "pretrain.learning_rate": rate}
+
+
+def get_sweep() -> Sweep:
+    grids = {
+        "narrow": (64, GRID, True),
+        "wide": (256, GRID, True),
+        "wide_plain": (256, tuple(rate / 4 for rate in GRID), False),
+    }
+    variants = {
+        f"{name}_{rate:.4f}": variant(width, rate, rescaled=rescaled)
+        for name, (width, rates, rescaled) in grids.items()
+        for rate in rates
+    }
+    return Sweep(
+        claim="A learning rate tuned at width 64 is the best one at width 256 as well.",
+        config=get_config(),
+        variants=variants,
+        seeds=(0,),
+        scores=(LOSS,),
+        contrasts=(Contrast(LOSS, better=f"wide_{GRID[2]:.4f}", worse=f"wide_{GRID[-1]:.4f}"),),
+        minutes=30,
+        split="development",
+    )
+
+
+def get_config():
+    """Pictures of 32 px with one object, and a transformer whose size the variants choose."""
+    config = smoke.get_config()
+    config.data.source.size = 4096
+    config.encoder.steps, config.codec.steps = 150, 150
+    for stage in ("encoder", "codec"):
+        config[stage].batch_size = 16
+    config.unified.transformer.update({"tied_head": False, "head_dim": HEAD_DIM, "qk_norm": True})
+    config.unified.transformer.update({"qkv_bias": False, "embedding_std": 1.0})
+    config.pretrain.update({"steps": 200, "batch_size": 4, "sequence_length": 128})
+    config.pretrain.update({"optimizer": "adamw", "schedule": "linear", "warmup_steps": 20})
+    config.pretrain.update({"weight_decay": 0.1, "eps": 1e-8, "flow_weight": 1.0})
+    config.pretrain.update({"save_every": 0, "eval_every": 200, "eval_batches": 16})
+    return config

@@ -1,0 +1,61 @@
+"""The command that fits scaling laws, on a table whose law is known."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from experiments import scaling
+from experiments.sweeps import isoflop
+from unicom_jax.sweeps.laws import Surface
+
+TRUE = Surface(floor=1.0, size=40.0, data=300.0, alpha=0.5, beta=0.5)
+
+
+@pytest.fixture(autouse=True)
+def sizes(monkeypatch):
+    monkeypatch.setattr(scaling, "weights_of", lambda width: 30 * width**2)
+
+
+def table(score, law=TRUE):
+    """Rows of the sweep's grid and its held-out run, two evaluations and two seeds each."""
+    stage, metric = score.split(":")
+    grid = [(b, w, isoflop.variant_name(b, w)) for b, ws in isoflop.WIDTHS.items() for w in ws]
+    grid.append((isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, "held_out"))
+    for budget, width, name in grid:
+        weights = 30 * width**2
+        for seed in (0, 1):
+            for step, share in ((50, 0.5), (100, 1.0)):
+                tokens = share * budget / 6 / weights
+                yield {
+                    "variant": name,
+                    "seed": seed,
+                    "stage": stage,
+                    "metric": metric,
+                    "step": step,
+                    "tokens": tokens,
+                    "value": law(weights, tokens) * (1 + 1e-5 * seed),
+                }
+
+
+def test_the_last_evaluation_of_every_run_is_read():
+    grid, held_out = scaling.runs_of(list(table(isoflop.TEXT)), isoflop.TEXT)
+    assert len(grid) == 2 * 20 and len(held_out) == 2
+    assert {run.budget for run in grid} == set(isoflop.WIDTHS)
+    assert all(run.weights * run.tokens * 6 == pytest.approx(run.budget) for run in grid)
+
+
+def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkeypatch):
+    monkeypatch.setattr(scaling, "RESAMPLES", 20)
+    grid, held_out = scaling.runs_of(list(table(isoflop.FLOW)), isoflop.FLOW)
+    text = "\n".join(scaling.summary("drawing", grid, held_out))
+    assert text.startswith("### drawing\n\n| operations | best weights")
+    # Sizes that are not evenly spread around the best one shift the vertex of a parabola.
+    assert re.search(r"a = 0\.(4|5)\d \[.*\] from parabolas, 0\.50 \[0\.50, 0\.50\]", text)
+    assert f"held-out run of {isoflop.HELD_OUT:.1e} operations" in text
+    assert "+0.0%, within 2%" in text or "-0.0%, within 2%" in text
+
+
+def test_losses_of_one_kind_are_not_taken_for_the_other():
+    assert scaling.runs_of(list(table(isoflop.TEXT)), isoflop.FLOW) == ([], [])

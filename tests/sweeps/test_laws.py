@@ -1,0 +1,90 @@
+"""Fits of scaling laws, on losses whose law is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop
+
+TRUE = Surface(floor=1.5, size=8.0, data=60.0, alpha=0.3, beta=0.4)
+BUDGETS = (1e12, 3e12, 1e13, 3e13)
+
+
+def best_size(budget, law=TRUE):
+    """N that minimises L(N, C / 6N)."""
+    ratio = law.alpha * law.size / (law.beta * law.data)
+    return (ratio * (budget / 6) ** law.beta) ** (1 / (law.alpha + law.beta))
+
+
+def grid(noise=0.0, seeds=1, offsets=(-1.0, -0.5, 0.0, 0.5, 1.0), budgets=BUDGETS):
+    """Runs around the best size of each budget, `offsets` in log N."""
+    rng, runs = np.random.default_rng(0), []
+    for budget in budgets:
+        for offset in offsets:
+            weights = best_size(budget) * np.exp(offset)
+            tokens = budget / 6 / weights
+            for _ in range(seeds):
+                loss = TRUE(weights, tokens) * np.exp(noise * rng.standard_normal())
+                runs.append(Run(budget, weights, tokens, loss))
+    return runs
+
+
+def test_vertices_and_exponents_of_exact_losses_are_found():
+    found = iso_flop(grid())
+    assert found.without == () and len(found.optima) == len(BUDGETS)
+    for one in found.optima:
+        assert one.weights == pytest.approx(best_size(one.budget), rel=0.05)
+        assert one.loss == pytest.approx(TRUE(one.weights, one.tokens), rel=1e-3)
+    assert found.a == pytest.approx(0.4 / 0.7, abs=1e-6)
+    assert found.b == pytest.approx(0.3 / 0.7, abs=1e-6)
+
+
+def test_a_budget_whose_best_size_was_not_tried_is_named_and_left_out():
+    edge = grid(offsets=(0.5, 1.0, 1.5), budgets=(1e14,))
+    found = iso_flop([*grid(), *edge])
+    assert found.without == (1e14,) and len(found.optima) == len(BUDGETS)
+
+
+def test_two_sizes_make_no_parabola():
+    with pytest.raises(ValueError, match=r"budget 1e\+12 has 2 sizes; a parabola needs at least"):
+        iso_flop(grid(offsets=(0.0, 1.0)))
+
+
+def test_the_surface_of_exact_losses_is_found_and_predicts_a_larger_run():
+    found = fit_surface(grid())
+    assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(TRUE), rel=0.02)
+    assert found.a == pytest.approx(0.4 / 0.7, abs=0.01)
+    weights = best_size(1.2e14)
+    tokens = 1.2e14 / 6 / weights
+    assert found(weights, tokens) == pytest.approx(TRUE(weights, tokens), rel=1e-3)
+
+
+def test_the_surface_does_not_follow_a_run_that_diverged():
+    runs = grid()
+    runs[7] = dataclasses.replace(runs[7], loss=3 * runs[7].loss)
+    assert fit_surface(runs)(1e6, 1e8) == pytest.approx(TRUE(1e6, 1e8), rel=0.01)
+
+
+def test_a_surface_needs_more_runs_than_parameters():
+    with pytest.raises(ValueError, match="5 runs do not determine five parameters"):
+        fit_surface(grid(budgets=BUDGETS[:1]))
+
+
+def test_the_interval_of_an_exponent_contains_it_and_widens_with_noise():
+    quiet, loud = (
+        bootstrap(grid(noise, seeds=3), lambda runs: iso_flop(runs).a, resamples=200)
+        for noise in (5e-4, 3e-3)
+    )
+    assert quiet.low < 0.4 / 0.7 < quiet.high
+    assert loud.high - loud.low > 2 * (quiet.high - quiet.low)
+
+
+def test_runs_that_determine_nothing_are_refused():
+    def nothing(runs):
+        raise ValueError
+
+    with pytest.raises(ValueError, match="only 0 of 20 draws of runs have an estimate"):
+        bootstrap(grid(), nothing, resamples=20)

@@ -1,0 +1,213 @@
+"""Scaling laws: how loss falls with weights, tokens and operations, and what a larger run reaches.
+
+Two ways of Hoffmann et al. 2022 (arXiv 2203.15556, §3.2 and §3.3):
+
+    IsoFLOP    for each budget C, a parabola of the loss in log N, with the best size N*(C) at its
+               vertex; N* ∝ C^a and, with D* = the tokens that C allows, D* ∝ C^b
+    surface    L(N, D) = E + A / N^α + B / D^β, fitted to all runs by Huber's loss on log L;
+               N* ∝ C^(β / (α + β))
+
+Intervals are percentiles of a bootstrap over runs within each budget. A vertex outside the sizes
+that were tried, or a parabola that opens downwards, has no optimum and is left out and named:
+exponents from such budgets would be extrapolated.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from unicom_jax.evaluation.intervals import Interval
+
+RESAMPLES = 500
+LEVEL = 0.95
+HUBER = 1e-3  # width of the quadratic part, in log L
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One trained model.
+
+    Attributes:
+      budget: what it cost, in operations; runs of a budget make one parabola.
+      weights: N, trained weights without tables of words.
+      tokens: D, tokens that it has read.
+      loss: at its end, on held-out data.
+    """
+
+    budget: float
+    weights: float
+    tokens: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The vertex of a budget's parabola: the best size, its tokens, and the loss there."""
+
+    budget: float
+    weights: float
+    tokens: float
+    loss: float
+
+
+@dataclasses.dataclass(frozen=True)
+class IsoFlop:
+    """The optima of all budgets that have one, and how they grow.
+
+    Attributes:
+      a, b: exponents of N* and D* in C; NaN with fewer than two optima.
+      without: budgets without an optimum inside the sizes that were tried.
+    """
+
+    optima: tuple[Optimum, ...]
+    a: float
+    b: float
+    without: tuple[float, ...]
+
+
+def iso_flop(runs: Sequence[Run]) -> IsoFlop:
+    """Parabolas of all budgets.
+
+    Raises:
+      ValueError: a budget with fewer than three sizes.
+    """
+    budgets = sorted({run.budget for run in runs})
+    found = {c: _optimum([run for run in runs if run.budget == c]) for c in budgets}
+    optima = tuple(one for one in found.values() if one)
+    a, b = np.nan, np.nan
+    if len(optima) > 1:
+        costs = [one.budget for one in optima]
+        a = _exponent(costs, [one.weights for one in optima])
+        b = _exponent(costs, [one.tokens for one in optima])
+    return IsoFlop(optima, a, b, tuple(c for c, one in found.items() if one is None))
+
+
+def _optimum(runs: Sequence[Run]) -> Optimum | None:
+    sizes = np.log([run.weights for run in runs])
+    if len(np.unique(sizes)) < 3:
+        raise ValueError(
+            f"the budget {runs[0].budget:.3g} has {len(np.unique(sizes))} sizes; a parabola needs "
+            "at least three"
+        )
+    centre = sizes.mean()  # conditions the fit
+    bend, slope, low = np.polyfit(sizes - centre, [run.loss for run in runs], 2)
+    vertex = -slope / (2 * bend) + centre
+    if bend <= 0 or not sizes.min() <= vertex <= sizes.max():
+        return None
+    # Tokens of a run of the budget that has N weights, between those that were trained.
+    tokens = np.polyval(np.polyfit(sizes, np.log([run.tokens for run in runs]), 1), vertex)
+    loss = low - slope**2 / (4 * bend)
+    return Optimum(runs[0].budget, float(np.exp(vertex)), float(np.exp(tokens)), float(loss))
+
+
+def _exponent(x: Sequence[float], y: Sequence[float]) -> float:
+    return float(np.polyfit(np.log(x), np.log(y), 1)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Surface:
+    """L(N, D) = E + A / N^α + B / D^β."""
+
+    floor: float
+    size: float
+    data: float
+    alpha: float
+    beta: float
+
+    def __call__(self, weights: float, tokens: float) -> float:
+        """The loss of a model of N weights after D tokens."""
+        return self.floor + self.size / weights**self.alpha + self.data / tokens**self.beta
+
+    @property
+    def a(self) -> float:
+        """Exponent of the best N in C, for a cost proportional to N · D."""
+        return self.beta / (self.alpha + self.beta)
+
+
+# Starts of the search, as exponents and logs of the coefficients.
+STARTS = [(a, b) for a in (0.2, 0.5, 1.0) for b in (0.2, 0.5, 1.0)]
+
+
+def fit_surface(runs: Sequence[Run], starts: Sequence[tuple[float, float]] = STARTS) -> Surface:
+    """The surface with the smallest Huber loss of log L.
+
+    Raises:
+      ValueError: fewer runs than the surface has parameters.
+    """
+    if len(runs) < 6:
+        raise ValueError(f"{len(runs)} runs do not determine five parameters; train at least six")
+    n, d = (np.log([getattr(run, name) for run in runs]) for name in ("weights", "tokens"))
+    loss = np.log([run.loss for run in runs])
+    n0, d0 = n.mean(), d.mean()  # coefficients refer to the middle of the grid
+
+    def terms(x: np.ndarray) -> np.ndarray:
+        log_floor, log_size, log_data, alpha, beta = x
+        floor = np.full_like(n, log_floor)
+        return np.stack([floor, log_size - alpha * (n - n0), log_data - beta * (d - d0)])
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        parts = terms(x)
+        total = scipy.special.logsumexp(parts, axis=0)
+        error = (total - loss) / HUBER
+        shares = np.exp(parts - total)
+        pull = np.clip(error, -1, 1)
+        by_part = shares * pull
+        slopes = np.array([
+            *by_part.sum(1), -(by_part[1] * (n - n0)).sum(), -(by_part[2] * (d - d0)).sum()
+        ])  # fmt: skip
+        return float(HUBER * scipy.special.huber(1.0, error).sum()), slopes
+
+    third = loss.mean() - np.log(3)
+    found = [
+        scipy.optimize.minimize(
+            objective,
+            np.array([third, third, third, a, b]),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(None, None)] * 3 + [(0.01, 3.0)] * 2,
+            options={"maxiter": 2000, "ftol": 1e-14, "gtol": 1e-10},
+        )
+        for a, b in starts
+    ]
+    log_floor, log_size, log_data, alpha, beta = min(found, key=lambda one: one.fun).x
+    size, data = np.exp(log_size + alpha * n0), np.exp(log_data + beta * d0)
+    return Surface(*map(float, (np.exp(log_floor), size, data, alpha, beta)))
+
+
+def bootstrap(
+    runs: Sequence[Run],
+    estimate: Callable[[Sequence[Run]], float],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval:
+    """The estimate from all runs, and percentiles of those from runs drawn with replacement.
+
+    Runs are drawn within each budget. Draws for which there is no estimate (ValueError or NaN) are
+    left out.
+
+    Raises:
+      ValueError: more than half of the draws have no estimate.
+    """
+    rng = np.random.default_rng(seed)
+    groups = [[r for r in runs if r.budget == c] for c in sorted({r.budget for r in runs})]
+    found = []
+    for _ in range(resamples):
+        drawn = [group[i] for group in groups for i in rng.integers(len(group), size=len(group))]
+        try:
+            found.append(estimate(drawn))
+        except ValueError:
+            continue
+    found = [value for value in found if np.isfinite(value)]
+    if len(found) < resamples / 2:
+        raise ValueError(
+            f"only {len(found)} of {resamples} draws of runs have an estimate; train more sizes or "
+            "seeds"
+        )
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Interval(float(estimate(runs)), float(low), float(high))
