@@ -62,7 +62,8 @@ SOURCE_KEYS: dict[str, tuple[tuple[str, ...], Any]] = {
     "image": (("datasets", "parquet", "tf_example", "tfds"), "image"),
     "captions": (("datasets", "parquet", "text", "tf_example", "tfds"), ""),
     "questions": (("datasets", "parquet"), ""),
-    "images": (("conversations", "jsonl"), ""),
+    "images": (("conversations", "interleaved", "jsonl"), ""),
+    "draw": (("interleaved",), False),
     "piece": (("text",), 0),
 }
 LISTED_KEYS = {"size": (("scenes",), 20_000)}  # the same, but only for an item of data.sources
@@ -102,6 +103,10 @@ def source_options(
             ("conversations", "jsonl"),
             lambda: {"paths": source["path"], "images": source["images"]},
         ),
+        "interleaved": lambda: {
+            "paths": source["path"],
+            **{key: source[key] for key in ("images", "draw")},
+        },
         "parquet": lambda: {
             "paths": source["path"],
             **{key: source[key] for key in ("image", "captions", "questions")},

@@ -119,8 +119,9 @@ def read_file(path: str | os.PathLike) -> bytes:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A path for messages and record keys: bytes that are not UTF-8 become U+FFFD."""
-    return os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    """A path for messages and record keys, in one line: bytes that are not UTF-8 become U+FFFD."""
+    text = os.fspath(path).encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return text.replace("\n", "\\n")
 
 
 def to_srgb(picture: PilImage.Image) -> PilImage.Image:

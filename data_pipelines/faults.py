@@ -37,6 +37,7 @@ _CURES = {
     errno.EMFILE: "raise the limit of this shell (ulimit -n 65536)",
     errno.ENFILE: "close other programs, or raise the limit of this machine (fs.file-max)",
     errno.ENOMEM: "lower --config.data.workers, prefetch or cache_mb",
+    errno.ENOPKG: "install it, then run the same command again",
 }
 _CURE = "check the disk or the network, then run the same command again"
 
@@ -88,8 +89,12 @@ def patiently(read: Callable[[], Value], where: str) -> Value:
             if code is None:
                 raise
             if pause is None:
-                cure = _CURES.get(code, _CURE)
                 reason = reason_of(error) if isinstance(error, OSError) else os.strerror(code)
-                raise SourceError(f"{where}: cannot be read ({reason}): {cure}") from None
+                raise unreadable(where, reason, code) from None
         time.sleep(pause)
     raise AssertionError("the last attempt returns or raises")
+
+
+def unreadable(where: str, reason: str, code: int | None) -> SourceError:
+    """The error of a source that the machine cannot read; `code` is the errno."""
+    return SourceError(f"{where}: cannot be read ({reason}): {_CURES.get(code, _CURE)}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -35,6 +36,7 @@ from data_pipelines.sources.cache import Looking
 from data_pipelines.sources.chosen import records_with
 from data_pipelines.sources.traits import may_lack, traits_of_source
 
+LOG = logging.getLogger(__name__)
 BLOCK = 1000
 FURTHER = 7_919  # added to the seed for the order of further documents
 ATTEMPTS = 100  # consecutive bad examples after which the source itself is at fault
@@ -94,7 +96,7 @@ class Mixture(Schedule):
             if count == 0:
                 raise ValueError(
                     f"{entry} gets less than 1 in {BLOCK} of the mixture's documents; raise its "
-                    "weight, or set it to 0"
+                    f"weight, or {'leave it out' if entry.origin else 'set it to 0'}"
                 )
         parts = sorted((entry.origin, entry.task) for entry in self.entries)
         self._parts = [parts.index((entry.origin, entry.task)) for entry in self.entries]
@@ -188,22 +190,36 @@ def entries_of(
             records = source.source if isinstance(source, Looking) else source
             if id(records) not in known:
                 known[id(records)] = traits_of_source(records)
-            source = _serving(task, source, known[id(records)])
+            source = _serving(task, source, known[id(records)], origin)
         entries.append(Entry(task, weight, source, origin))
     return entries
 
 
-def _serving(task: str, source: Sequence[Content], traits: np.ndarray | None) -> Sequence[Content]:
+def _serving(
+    task: str, source: Sequence[Content], traits: np.ndarray | None, origin: str
+) -> Sequence[Content]:
     """The records of a source that can serve a task."""
     needs, takes = TASKS[task].needs, TASKS[task].takes
     fit = source if traits is None else records_with(source, needs, traits, takes)
+    wanted = " or ".join(needs) or " and ".join(takes)
     if len(source) and not len(fit):
-        wanted = " or ".join(needs) or " and ".join(takes)
+        cure = "name other tasks for the source" if origin else "set its weight in the mixture to 0"
         raise ValueError(
-            f"no record of {source!r} has {wanted}, which the task {task!r} needs: add "
-            "some, or set its weight in the mixture to 0"
+            f"no record of {f'source {origin!r}, ' * bool(origin)}{source!r} has {wanted}, which "
+            f"the task {task!r} needs: add some, or {cure}"
+        )
+    if len(fit) < len(source) and not needs:
+        _warn(
+            f"{source!r}: {len(fit)} of {len(source)} records have {wanted}, which the task "
+            f"{task!r} needs; it does not read the others"
         )
     return fit
+
+
+@functools.lru_cache(maxsize=1024)
+def _warn(message: str) -> None:
+    """Logs a message once in this process."""
+    LOG.warning(message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,11 +277,13 @@ class DocumentStream:
         segments = TASKS[entry.task].function(examples, rng)
         how = self.tokenizer, self.sequence, rng, examples[0].key
         document = build_training(segments, *how)
-        while document.size[0] > self.packing.slots and is_long_text(segments):
+        while len(document) > self.packing.slots and is_long_text(segments):
             segments = [half_of(segments[0], rng)]
             document = build_training(segments, *how)
+        # First the part, since a copy would not know the size that is computed for the check.
+        document = dataclasses.replace(document, part=self.mixture.part(pick.entry))
         check_fits(document, self.packing)
-        return dataclasses.replace(document, part=self.mixture.part(pick.entry))
+        return document
 
 
 def _check(entry: Entry) -> None:

@@ -220,8 +220,10 @@ def _write(documents: Sequence[Document], row: MixedBatch) -> None:
         here = slice(start, start + len(document))
         for name in PER_SLOT:
             getattr(row, name)[here] = getattr(document, name)
-        first = np.select([document.roles == Role.NOISY, document.roles > Role.TEXT], [draw, image])
-        row.image_index[here] = document.image_index + first
+        if document.grids:
+            read = np.where(document.roles > Role.TEXT, image, 0)
+            first = np.where(document.roles == Role.NOISY, draw, read)
+            row.image_index[here] = document.image_index + first
         row.parts[here] = document.part
         drawn = slice(draw, draw + len(document.draws))
         row.draws[drawn] = np.array(document.draws, np.int32) + image

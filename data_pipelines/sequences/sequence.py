@@ -77,9 +77,11 @@ class Document:
 
         A view is a draw, or an image that is read from the row itself.
         """
-        read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
         draws = len(self.draws)
-        return len(self.tokens), len(self.grids), draws, draws + len(np.unique(read))
+        if not self.grids:
+            return len(self.tokens), 0, draws, draws
+        read = self.image_index[(self.roles == Role.UNDERSTAND) | (self.roles == Role.CLEAN)]
+        return len(self.tokens), len(self.grids), draws, draws + len(set(read.tolist()))
 
     @property
     def predicted(self) -> int:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
 
 from data_pipelines.examples import Example
+from data_pipelines.sources.index import mapped, shared
 from data_pipelines.sources.joined import Joined
 from data_pipelines.sources.traits import LACKS, NEEDS, may_lack, traits_of_source
 
+LARGE = 2**17  # bytes; smaller masks are sent to worker processes as they are
 BLOCK = 1024  # numbers whose rank is counted together; a multiple of 8
 
 
 class Ascending:
     """The indices at which a mask is true, in order, in one bit per index instead of eight bytes.
 
-    For 100 million records this is 12.5 MB, which is what each worker process is sent.
+    For 100 million records this is 12.5 MB. Worker processes map them from a file (`index.shared`).
 
     Args:
       mask: (N,) bool.
@@ -27,6 +30,17 @@ class Ascending:
         starts = np.arange(0, len(mask), BLOCK)
         counts = np.add.reduceat(mask, starts, dtype=np.int64) if len(mask) else starts
         self._ranks = np.cumsum(counts)  # true values up to the end of each block
+
+    def __getstate__(self) -> dict:
+        state = dict(self.__dict__)
+        if len(self._bits) >= LARGE and (file := shared(self._bits)):
+            state["_bits"] = file
+        return state
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if isinstance(self._bits, pathlib.Path):
+            self._bits = mapped(self._bits)
 
     def __len__(self) -> int:
         return int(self._ranks[-1]) if len(self._ranks) else 0

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.decoding import load_image, shown
+from data_pipelines.decoding import load_image
 from data_pipelines.faults import RecordError
 from data_pipelines.segments import FinishedDocument, Image, Segment, Text
 from data_pipelines.sources.checks import check_segments
-from data_pipelines.sources.files import Paths
+from data_pipelines.sources.files import Paths, described
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.rows import (
     IMAGE_MARK,
@@ -61,7 +61,7 @@ class ConversationsSource(JsonlSource):
         return np.broadcast_to(np.uint8(DOCUMENT), len(self))
 
     def __repr__(self) -> str:
-        return f"ConversationsSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("ConversationsSource", self.paths)
 
 
 def _segments(row: Mapping[str, Any], where: str, read: ReadImage) -> Iterator[Segment]:

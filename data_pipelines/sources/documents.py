@@ -52,7 +52,7 @@ class DocumentsSource(FolderSource):
 
     def traits(self) -> np.ndarray:
         """(N,) uint8: every record is a document."""
-        return np.full(len(self), DOCUMENT, np.uint8)
+        return np.broadcast_to(np.uint8(DOCUMENT), len(self))
 
     def __repr__(self) -> str:
         return f"DocumentsSource({shown(self.list)})"

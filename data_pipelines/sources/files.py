@@ -48,6 +48,12 @@ def find_files(paths: Paths, suffixes: Sequence[str], cure: str) -> list[str]:
     return found
 
 
+def described(kind: str, paths: Sequence[str]) -> str:
+    """A source and its files, for messages."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return f"{kind}({shown(paths[0])}{more})"
+
+
 def fix_of(path: str, otherwise: str) -> str:
     """How to fix a file that cannot be read as the expected kind."""
     return "a pointer of Git LFS, run git lfs pull" if is_pointer(path) else otherwise

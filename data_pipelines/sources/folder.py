@@ -16,11 +16,13 @@ import numpy as np
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import SourceError, patiently
+from data_pipelines.sources.index import Kept
 from data_pipelines.sources.lines import check_start
 from data_pipelines.sources.rows import IMAGE_KEYS, example_of, parse_row, read_named
 from data_pipelines.sources.traits import TRAITS
 from unicom_jax.core.paths import as_path, is_remote, open_binary, read_range
 
+KIND = "lines-1"  # the version of what `_lines` finds
 LISTS = ("captions.jsonl", "metadata.jsonl")  # looked for in this order
 _HAS_TRAITS = re.compile(b'"(%s)"' % "|".join(TRAITS).encode())
 
@@ -32,7 +34,8 @@ class FolderSource:
     layout of `sources.rows`, each with a picture and a caption. Other columns are ignored, since
     such files often have more than texts.
 
-    Only line offsets are kept in memory; a line is read, and its errors are found, on access.
+    The offsets of lines are stored and memory-mapped (`sources.index`); a line is read, and its
+    errors are found, on access.
 
     Args:
       path: the folder; "~" is the home directory.
@@ -50,19 +53,19 @@ class FolderSource:
     ) -> None:
         self.path, self._read = as_path(path).expanduser(), read
         self.list = self._find_list()
-        self._lines, self._offsets = _line_offsets(self.list)
+        self._lines = Kept(str(self.list), KIND, lambda: _lines(self.list))
         if not len(self):
             raise SourceError(
                 f"{shown(self.list)}: no line with a picture: add one JSON object a line"
             )
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return len(self._lines.array) // 2
 
     def __getitem__(self, index: int) -> Example:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
-        where = f"{shown(self.list)} line {self._lines[index]}"
+        where = f"{shown(self.list)} line {int(self._lines.array[len(self) + index])}"
         row = parse_row(patiently(lambda: self.line(index), where), where)
         return self._content(row, where)
 
@@ -88,10 +91,12 @@ class FolderSource:
 
     def line(self, index: int) -> bytes:
         """The line of a row, as stored in the list."""
+        start = int(self._lines.array[index])
         if is_remote(self.list):
-            return read_range(self.list, *map(int, self._offsets[index : index + 2]))
+            stop = self._lines.array[index + 1] if index + 1 < len(self) else self._lines.array[-1]
+            return read_range(self.list, start, int(stop))
         with open_binary(self.list) as file:
-            file.seek(self._offsets[index])
+            file.seek(start)
             return file.readline()
 
     def _content(self, row: Mapping[str, Any], where: str) -> Example:
@@ -128,9 +133,10 @@ def find_list(path: pathlib.Path, names: Sequence[str], line: str) -> pathlib.Pa
     )
 
 
-def _line_offsets(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers (from 1) and byte offsets of the lines that are not blank, and the file's size."""
-    numbers, offsets, offset = array("q"), array("q"), 0
+def _lines(path: pathlib.Path) -> np.ndarray:
+    """(2 n + 1,) uint64: byte offsets of the n lines that are not blank, their numbers from 1, and
+    the file's size."""
+    numbers, offsets, offset = array("Q"), array("Q"), 0
     with open_binary(path) as file:
         for number, line in enumerate(file, 1):
             if number == 1:
@@ -139,5 +145,5 @@ def _line_offsets(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
                 numbers.append(number)
                 offsets.append(offset)
             offset += len(line)
-    offsets.append(offset)
-    return np.asarray(numbers, np.int64), np.asarray(offsets, np.int64)
+    parts = (np.frombuffer(part, np.uint64) for part in (offsets, numbers))
+    return np.append(np.concatenate([*parts]), np.uint64(offset))

@@ -126,12 +126,45 @@ class Index:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         if self._file is not None:
-            self._entries = _mapped(self._file)
+            self._entries = mapped(self._file)
 
 
-def kept(path: str, kind: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array that `make()` returns for a file, memory-mapped if it is already stored."""
-    return _kept(path, kind, _stamp(path), make)[0]
+def shared(array: np.ndarray) -> pathlib.Path | None:
+    """A file in the cache folder from which other processes can map an array, (N,) uint8, instead
+    of being sent it; None: the folder is not writable. Equal arrays have the same file.
+    """
+    file = cache_folder() / f"shared-{hashlib.sha256(array).hexdigest()[:32]}.npy"
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        if len(mapped(file)) == len(array):
+            return file
+    return file if _store(file, len(array), [array]) else None
+
+
+class Kept:
+    """An array of numbers that is computed from a file once, stored, and memory-mapped. Is pickled
+    without its content.
+
+    Args:
+      path, kind: as of `Index`.
+      make: computes it, uint64 and not empty; the last number is not 0.
+    """
+
+    def __init__(self, path: str, kind: str, make: Callable[[], np.ndarray]) -> None:
+        self.array, self._file = _kept(path, kind, _stamp(path), make)
+
+    def __getstate__(self) -> dict:
+        return {"_file": self._file} if self._file else dict(self.__dict__)
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        if self._file is not None:
+            self.array = mapped(self._file)
+
+
+def kept(path: str, kind: str, length: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The (length,) array that `make()` returns for a file, memory-mapped if it is stored."""
+    found = _kept(path, kind, _stamp(path), make)[0]
+    return found if len(found) == length else make()  # the stored one is damaged
 
 
 def cache_folder() -> pathlib.Path:
@@ -157,7 +190,9 @@ def _open(
     joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
     counts = joined.with_suffix(".counts.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):
-        return _mapped(joined), np.cumsum(np.load(counts)), joined
+        found, stops = mapped(joined), np.cumsum(np.load(counts))
+        if len(stops) == len(paths) and len(found) == int(stops[-1]) + len(paths):
+            return found, stops, joined
     with ThreadPoolExecutor(SCANNERS) as pool:
         sizes = list(pool.map(lambda number: len(entries(number)[0]) - 1, range(len(paths))))
     stops, parts = np.cumsum(sizes), lambda: (entries(number)[0] for number in range(len(paths)))
@@ -165,7 +200,7 @@ def _open(
     if not (_store(counts, len(sizes), [np.array(sizes)]) and _store(joined, length, parts())):
         return np.concatenate(list(parts())), stops, None
     _remove(joined.parent, f"{name}-*.npy", (joined, counts))
-    return _mapped(joined), stops, joined
+    return mapped(joined), stops, joined
 
 
 def _pack(found: Scan, path: str) -> np.ndarray:
@@ -185,13 +220,13 @@ def _kept(
         return _kept_in_store(path, beside, cached, make)
     for file in (beside, cached):
         with contextlib.suppress(OSError, ValueError, EOFError):
-            return _mapped(file), file
+            return mapped(file), file
     LOG.info("%s: reading it once to learn where its records are", shown(path))
     made = make()
     for file in (beside, cached):
         if _store(file, len(made), [made]):
             _remove(file.parent, f"{glob.escape(file.name[: -len(stamp + '.npy')])}*.npy", (file,))
-            return _mapped(file), file
+            return mapped(file), file
     LOG.warning("%s: its index cannot be stored; every start reads the file again", shown(path))
     return made, None
 
@@ -202,17 +237,17 @@ def _kept_in_store(
     """The index of a file in a store. It is mapped from the cache folder, and also kept beside the
     file if the store is writable, so that other machines need not scan the file."""
     with contextlib.suppress(OSError, ValueError, EOFError):
-        return _mapped(cached), cached
+        return mapped(cached), cached
     with contextlib.suppress(OSError, ValueError, EOFError):
         copy_file(beside, cached)
-        return _mapped(cached), cached
+        return mapped(cached), cached
     LOG.info("%s: reading it once to learn where its records are", shown(path))
     made = make()
     if not _store(cached, len(made), [made]):
         return made, None
     with contextlib.suppress(OSError, NotImplementedError):  # the store is read-only
         copy_file(cached, beside)
-    return _mapped(cached), cached
+    return mapped(cached), cached
 
 
 def _stamp(path: str) -> str:
@@ -241,9 +276,19 @@ def short_hash(*parts: str) -> str:
     return hashlib.sha256(joined).hexdigest()[:16]
 
 
-def _mapped(file: pathlib.Path) -> np.ndarray:
-    """A plain view of a mapped array: slices of `np.memmap` itself are slow."""
-    return np.asarray(np.load(file, mmap_mode="r"))
+def mapped(file: pathlib.Path) -> np.ndarray:
+    """A plain view of a mapped array: slices of `np.memmap` itself are slow.
+
+    Raises:
+      ValueError: the file is damaged: it is no array such as `_store` writes, or all zeros, which a
+        crash of the machine can leave in place of the content.
+    """
+    found = np.asarray(np.load(file, mmap_mode="r"))
+    if found.ndim != 1 or not len(found) or found.dtype not in (np.uint64, np.uint8):
+        raise ValueError(f"{shown(file)}: not an index")
+    if found.dtype == np.uint64 and len(found) > 1 and not found[-1] & PLACE:
+        raise ValueError(f"{shown(file)}: an index without places")
+    return found
 
 
 def _store(file: pathlib.Path, length: int, parts: Iterable[np.ndarray]) -> bool:

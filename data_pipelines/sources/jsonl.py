@@ -11,12 +11,12 @@ import numpy as np
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
-from data_pipelines.sources.files import Paths
+from data_pipelines.sources.files import Paths, described
 from data_pipelines.sources.index import Scan
 from data_pipelines.sources.lines import Lines, scan_lines
 from data_pipelines.sources.rows import ReadImage, example_of, parse_row, read_named, traits_of_row
 from data_pipelines.sources.traits import TRAITS
-from unicom_jax.core.paths import as_path
+from unicom_jax.core.paths import Path, as_path
 
 KIND = "rows-2"  # the version of what `_scan` finds
 # A line with a picture, a caption and nothing else need not be parsed to know its traits.
@@ -41,9 +41,7 @@ class JsonlSource:
     def __init__(
         self, paths: Paths, images: str | os.PathLike = "", read: ReadImage = load_image
     ) -> None:
-        self.images = as_path(images).expanduser() if images else None
-        if self.images is not None and not self.images.is_dir():
-            raise SourceError(f"{shown(self.images)}: no such folder: check data.source.images")
+        self.images = picture_folder(images)
         self._lines, self._read = Lines(paths, (".jsonl",), KIND, _scan), read
         self.paths = self._lines.paths
 
@@ -61,7 +59,19 @@ class JsonlSource:
         return self._lines.traits()
 
     def __repr__(self) -> str:
-        return f"JsonlSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("JsonlSource", self.paths)
+
+
+def picture_folder(images: str | os.PathLike) -> Path | None:
+    """The folder that names of pictures are relative to; None: that of the file with the names.
+
+    Raises:
+      SourceError: there is no such folder.
+    """
+    folder = as_path(images).expanduser() if images else None
+    if folder is not None and not folder.is_dir():
+        raise SourceError(f"{shown(folder)}: no such folder: check data.source.images")
+    return folder
 
 
 def _scan(path: str) -> Scan:

@@ -26,7 +26,7 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, find_files, fix_of, local_only
+from data_pipelines.sources.files import Paths, described, find_files, fix_of, local_only
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
@@ -97,21 +97,26 @@ class ParquetSource:
         if not 0 <= index < len(self):
             raise IndexError(f"{self!r}: index {index} is not in [0, {len(self)})")
         row, where, folder = self._table.row(index)
-        return example_of(plain(row, where), where, functools.partial(self._image, folder))
-
-    def _image(self, folder: pathlib.Path, value: Any) -> np.ndarray | bytes:
-        if isinstance(value, Mapping):
-            value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            return self._read(value)
-        return read_named(folder, self._read, value)
+        read = functools.partial(picture_of, folder, self._read)
+        return example_of(plain(row, where), where, read)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits; columns of pictures and captions count as filled."""
         return self._table.traits()
 
     def __repr__(self) -> str:
-        return f"ParquetSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("ParquetSource", self.paths)
+
+
+def picture_of(folder: pathlib.Path, read: ReadImage, value: Any) -> Any:
+    """What `read` makes of a picture in a table: bytes, {"bytes", "path"}, or a name in a folder.
+
+    Raises:
+      ValueError: as `ReadImage`.
+    """
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path")
+    return read(value) if isinstance(value, bytes) else read_named(folder, read, value)
 
 
 class ParquetTable:
@@ -175,10 +180,13 @@ class ParquetTable:
             return np.broadcast_to(np.uint8(bare), len(self))
         kind = f"{KIND}-traits-{short_hash(*names)}"
         every = [
-            kept(path, kind, functools.partial(self._scan_traits, number))
+            kept(path, kind, self._rows(number), functools.partial(self._scan_traits, number))
             for number, path in enumerate(self.paths)
         ]
         return np.concatenate(every) | np.uint8(bare)
+
+    def _rows(self, file: int) -> int:
+        return int(self._index.places(file)[-1])
 
     def _scan_traits(self, file: int) -> np.ndarray:
         names = trait_columns(self._columns)

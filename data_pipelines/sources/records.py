@@ -33,7 +33,7 @@ from data_pipelines.decoding import encode_png, load_image, shown
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.files import Paths, find_files, local_only
+from data_pipelines.sources.files import Paths, described, find_files, local_only
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, read_image
 from data_pipelines.sources.traits import (
@@ -259,7 +259,7 @@ class ArrayRecordSource(Generic[Content]):
         return found
 
     def __repr__(self) -> str:
-        return f"ArrayRecordSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("ArrayRecordSource", self.paths)
 
 
 def _raw_traits(data: bytes) -> int:

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from data_pipelines.decoding import load_image, shown
 from data_pipelines.examples import Example
-from data_pipelines.faults import SourceError
+from data_pipelines.faults import SourceError, reason_of, unreadable
 from data_pipelines.scenes.scene import SceneConfig
 from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.segments import FinishedDocument
@@ -27,6 +27,7 @@ from data_pipelines.sources.conversations import ConversationsSource
 from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.files import Paths, local_only
 from data_pipelines.sources.folder import FolderSource
+from data_pipelines.sources.interleaved import InterleavedSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import DatasetsSource, ParquetSource
 from data_pipelines.sources.pictures import PicturesSource
@@ -78,7 +79,11 @@ def open_source(config: Mapping[str, Any]) -> Source:
     for name, argument in arguments.items():
         if argument.default is argument.empty and name not in options:
             raise SourceError(f"data source {kind!r} lacks {name!r}: give it in the config")
-    source = KINDS[kind](**options)
+    try:
+        source = KINDS[kind](**options)
+    except OSError as error:  # of a step of opening that is not retried
+        given = next((options[name] for name in ("path", "paths", "name") if name in options), kind)
+        raise unreadable(_shown(given), reason_of(error), error.errno) from error
     source = split_source(source, **how) if how else source
     return SkipBroken(source) if skip else source
 
@@ -125,16 +130,22 @@ KINDS: dict[str, Callable[..., Source]] = {
     "openmoji": _open_openmoji,
     "documents": DocumentsSource,
     "conversations": ConversationsSource,
+    "interleaved": InterleavedSource,
     "datasets": DatasetsSource,
 }
-DOCUMENT_KINDS = ("conversations", "documents")  # their records are finished documents
+# Their records are finished documents.
+DOCUMENT_KINDS = ("conversations", "documents", "interleaved")
 WITHOUT_PICTURES = (*DOCUMENT_KINDS, "text")
 WITHOUT_CAPTIONS = (*WITHOUT_PICTURES, "pictures")
 # Kinds without their own splits, which also accept "split" and "held_out" (`split_source`).
 UNSPLIT = (
-    *("array_record", "conversations", "datasets", "documents", "folder", "jsonl", "parquet"),
-    *("pictures", "text", "tf_example", "webdataset"),
+    *("array_record", "conversations", "datasets", "documents", "folder", "interleaved", "jsonl"),
+    *("parquet", "pictures", "text", "tf_example", "webdataset"),
 )
+
+
+def _shown(paths: Paths) -> str:
+    return ", ".join(map(shown, [paths] if isinstance(paths, str | os.PathLike) else paths))
 
 
 def _check_keys(given: Mapping[str, Any], known: Any, owner: str) -> None:

@@ -9,11 +9,10 @@ import functools
 
 import numpy as np
 
-from data_pipelines.decoding import shown
 from data_pipelines.examples import Example
 from data_pipelines.faults import RecordError, SourceError
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.files import Paths
+from data_pipelines.sources.files import Paths, described
 from data_pipelines.sources.index import Scan, short_hash
 from data_pipelines.sources.lines import Lines, scan_lines
 from data_pipelines.sources.rows import parse_row
@@ -60,7 +59,7 @@ class TextSource:
         return np.broadcast_to(np.uint8(LACKS["image"]), len(self))
 
     def __repr__(self) -> str:
-        return f"TextSource({shown(self.paths[0])} and {len(self.paths) - 1} more)"
+        return described("TextSource", self.paths)
 
 
 def cut(text: str, most: int) -> list[str]:

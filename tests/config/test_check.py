@@ -220,7 +220,6 @@ def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
         check_on_mesh("pretrain", config, {"context": 4})
 
 
-@pytest.mark.parametrize("read", ["latents", "channel_concat", "sequence_concat"])
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -231,15 +230,35 @@ def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
         ("transformer.width", "give the size as a number above 0, transformer.width=64"),
         ("transformer.width=0", "give the size as a number above 0, transformer.width=64"),
         ("transformer.width=64", "set tied_head=False"),
+        ("transformer.kv_heads=3", "has transformer.heads=2 and transformer.kv_heads=3,"),
     ],
 )
 def test_sizes_of_the_tuned_model_are_checked(entry, message):
-    config = tiny_config(unified__tuned_at=(entry,))
+    tied = "kv_heads" not in entry
+    config = tiny_config(unified__tuned_at=(entry,), unified__transformer__tied_head=tied)
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         check_settings(config, ("pretrain",))
     assert "unified.tuned_at" in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": "muon"}, "the rule for longer training is known for adamw only"),
+        ({"steps": 8}, "1 - b1 would become 1.25; a run can be less than 10 times shorter"),
+        ({"tuned_steps": 0, "lora": {"rank": 4}}, "set pretrain.lora.rank=0 or unified.tuned_at"),
+    ],
+)
+def test_what_no_rule_of_rescaling_covers_is_refused_at_the_start(changes, message):
+    config = tiny_config(
+        unified__tuned_at=("transformer.width=64",), unified__transformer__tied_head=False
+    )
+    config.pretrain.update({"steps": 400, "tuned_steps": 100, "optimizer": "adamw", **changes})
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        check_settings(config, ("pretrain",))
+
+
+@pytest.mark.parametrize("read", ["latents", "channel_concat", "sequence_concat"])
 def test_redrawing_a_picture_whose_latents_are_read_is_refused(read):
     config = tiny_config(unified__understanding=read)
     with pytest.raises(ConfigError, match=f"reca has the task redraw with .*understanding={read}"):

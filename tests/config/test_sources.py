@@ -188,6 +188,7 @@ def test_sources_with_tasks_need_no_mixture_and_others_take_that_of_the_stage():
     check_settings(mixed(PHOTOS, WORDS), STAGES)
     check_settings(config_of(WORDS, {"kind": "scenes"}), STAGES)
     check_settings(mixed(PHOTOS, WORDS, pretrain__eval_by_source=True), STAGES)
+    check_settings(mixed(PHOTOS, {**PHOTOS, "name": "twice", "weight": 2.0}), STAGES)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +225,14 @@ def test_sources_with_tasks_need_no_mixture_and_others_take_that_of_the_stage():
         (
             lambda: tiny_config(pretrain__eval_by_source=True),
             "pretrain.eval_by_source=True needs data.sources",
+        ),
+        (
+            lambda: mixed(PHOTOS, {**PHOTOS, "name": "b", "held_out": 0.2}),
+            r"data.sources\[1\].held_out=0.2, but data.sources\[0\] reads the same data with 0.05",
+        ),
+        (
+            lambda: mixed(WORDS, {**WORDS, "name": "b", "kind": "text", "piece": 9}),
+            r"data.sources\[1\].piece=9, but data.sources\[0\] reads the same data with 0, so one",
         ),
         (
             lambda: mixed({**PHOTOS, "kind": "scenes"}, data__scenes__shapes=()),

@@ -25,7 +25,7 @@ from data_pipelines.segments import Image
 from tests.data.mixed import entries, mixed_config, write_sources
 from tests.data.samples import tokenizer
 from unicom_jax.cli import main
-from unicom_jax.runs.data_bench import Rate, _ratio
+from unicom_jax.runs.data_bench import Rate, _in_turn, _ratio
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +72,24 @@ def test_the_ratio_is_to_the_faster_of_the_others():
     found["webdataset", 2] = Rate((20.0, 22.0, 20.0))
     assert _ratio(found, 2) == "workers=2: 1.65 times webdataset (1.50-1.80 over 3 rounds)"
     assert "no other loader" in _ratio({("unicom_jax", 1): Rate((1.0,))}, 1)
+
+
+def test_loaders_in_one_process_make_a_batch_each_in_turn(monkeypatch):
+    now, made = [0.0], []
+    monkeypatch.setattr("time.process_time", lambda: now[0])
+
+    def batches(name, seconds, documents):
+        try:
+            while True:
+                made.append(name)
+                now[0] += seconds
+                yield documents
+        finally:
+            made.append(f"{name} is closed")
+
+    found = _in_turn({"a": batches("a", 0.5, 4), "b": batches("b", 1.0, 4)}, 1.0)
+    assert found == {"a": 8.0, "b": 4.0}
+    assert made == ["a", "b"] * 3 + ["b is closed", "a is closed"]  # the first are not counted
 
 
 def test_others_cut_resize_tokenise_and_pack_the_same_pictures_and_words():

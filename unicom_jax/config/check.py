@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from unicom_jax.config.check_data import check_data, check_stage_sources
-from unicom_jax.config.check_tuned import check_tuned
+from unicom_jax.config.check_tuned import check_tuned, check_tuned_stage
 from unicom_jax.config.key import NEUTRAL, ConfigError, Key, checked
 from unicom_jax.config.keys.autoencoder import AUTOENCODER
 from unicom_jax.config.keys.unified import CHEERS
@@ -51,6 +51,7 @@ def check_settings(config: Config, stages: Iterable[str]) -> None:
         )
     for stage in stages:
         _check_stage(stage, config[stage])
+        check_tuned_stage(stage, config)
         check_stage_sources(stage, config)
         if stage in ROW_STAGES:
             _check_rows(stage, config[stage])

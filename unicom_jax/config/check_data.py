@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from unicom_jax.config.key import ConfigError
@@ -106,6 +106,22 @@ def _check_sources(data: Config) -> None:
                 raise ConfigError(
                     f"data.sources[{index}].stages: {stage!r} is unknown; stages are "
                     f"{', '.join(STAGES)}"
+                )
+    _check_splits(data["sources"])
+
+
+def _check_splits(sources: Sequence[Config]) -> None:
+    """Refuses two sources of the same data that hold out different records of them."""
+    first: dict[tuple, int] = {}
+    for index, source in enumerate(sources):
+        data = tuple(source[key] for key in ("path", "split", "subset", "revision"))
+        other = first.setdefault(data, index)
+        for key in ("held_out", "eval_split", "piece"):
+            if source["path"] and source[key] != (before := sources[other][key]):
+                raise ConfigError(
+                    f"data.sources[{index}].{key}={source[key]!r}, but data.sources[{other}] reads "
+                    f"the same data with {before!r}, so one would train on what the other "
+                    "evaluates on; give both the same value"
                 )
 
 

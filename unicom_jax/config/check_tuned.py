@@ -1,4 +1,4 @@
-"""`unified.tuned_at`: the sizes of the smaller model whose settings a larger one takes over."""
+"""`unified.tuned_at` and `STAGE.tuned_steps`: settings tuned on a smaller or shorter run."""
 
 from __future__ import annotations
 
@@ -40,3 +40,43 @@ def check_tuned(config: Mapping[str, Any]) -> None:
             "unified.tuned_at rescales the output layer, which unified.transformer.tied_head=True "
             "shares with the embedding; set tied_head=False"
         )
+    sizes = dict(entry.split("=") for entry in given)
+    heads, kv_heads = (
+        int(sizes.get(f"transformer.{name}", config["unified"]["transformer"][name]))
+        for name in ("heads", "kv_heads")
+    )
+    if heads % kv_heads:
+        raise ConfigError(
+            f"unified.tuned_at: the tuned model has transformer.heads={heads} and "
+            f"transformer.kv_heads={kv_heads}, which does not divide them; give both"
+        )
+
+
+def check_tuned_stage(stage: str, config: Mapping[str, Any]) -> None:
+    """Refuses a stage whose optimiser or adapters no rule of rescaling covers.
+
+    Raises:
+      ConfigError: names the stage's key and what to change.
+    """
+    settings = config[stage]
+    if settings.get("lora", {}).get("rank") and config["unified"]["tuned_at"]:
+        raise ConfigError(
+            f"{stage}.lora adapts some matrices and unified.tuned_at rescales whole ones; set "
+            f"{stage}.lora.rank=0 or unified.tuned_at=()"
+        )
+    if not (tuned := settings["tuned_steps"]):
+        return
+    key = f"{stage}.tuned_steps={tuned}"
+    if settings["optimizer"] == "muon":
+        raise ConfigError(
+            f"{key} with {stage}.optimizer=muon: the rule for longer training is known for adamw "
+            "only; set tuned_steps=0 or optimizer=adamw"
+        )
+    shorter = tuned / settings["steps"]
+    for name in ("b1", "b2"):
+        if (forgets := (1 - settings[name]) * shorter) >= 1:
+            raise ConfigError(
+                f"{key} with {stage}.steps={settings['steps']}: 1 - {name} would become "
+                f"{forgets:.3g}; a run can be less than {1 / (1 - settings[name]):.3g} times "
+                "shorter than the tuned one"
+            )

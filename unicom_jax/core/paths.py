@@ -95,9 +95,11 @@ def asking(address: PathLike) -> Iterator[None]:
     credentials) into an OSError that names the address."""
     try:
         yield
-    except (OSError, ValueError, NotImplementedError):
+    except (ValueError, NotImplementedError):
         raise
-    except Exception as error:  # botocore's, aiohttp's, google's
+    except Exception as error:  # botocore's, aiohttp's, google's, huggingface_hub's
+        if isinstance(error, OSError) and (error.errno or type(error).__module__ == "builtins"):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise OSError(errno.EREMOTEIO, reason, os.fspath(address)) from error
 

@@ -11,8 +11,9 @@ import os
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -139,10 +140,12 @@ def _race(
     loaders |= _others(config, work, args, folder, console)
     rounds: dict[tuple[str, int], list[float]] = {}
     for _, workers in itertools.product(range(args.rounds), range(HERE, args.workers + 1)):
-        clock = time.process_time if workers == HERE else time.perf_counter
-        for name, start in loaders.items():
-            measured = _timed(start(workers), args.seconds, clock)
-            rounds.setdefault((name, workers), []).append(measured)
+        if workers == HERE:
+            measured = _in_turn({n: start(HERE) for n, start in loaders.items()}, args.seconds)
+        else:
+            measured = {n: _timed(start(workers), args.seconds) for n, start in loaders.items()}
+        for name, rate in measured.items():
+            rounds.setdefault((name, workers), []).append(rate)
     found = {key: Rate(tuple(each)) for key, each in rounds.items()}
     return found, filled[0] / max(filled[1], 1)
 
@@ -188,14 +191,30 @@ def _others(
     }
 
 
-def _timed(documents: Documents, seconds: float, clock: Callable[[], float]) -> float:
+def _timed(documents: Documents, seconds: float) -> float:
     """Documents per second, counted from the first batch on."""
     with closing(documents):
         next(documents)
-        start, count = clock(), 0
-        while (taken := clock() - start) < seconds:
+        start, count = time.perf_counter(), 0
+        while (taken := time.perf_counter() - start) < seconds:
             count += next(documents)
         return count / taken
+
+
+def _in_turn(loaders: Mapping[str, Documents], seconds: float) -> dict[str, float]:
+    """Documents per second of processor time, counted from the first batch on. The loaders make a
+    batch each in turn, so that other work on the machine slows all of them alike.
+    """
+    taken, counts = dict.fromkeys(loaders, 0.0), Counter()
+    with ExitStack() as stack:
+        for documents in loaders.values():
+            next(stack.enter_context(closing(documents)))
+        while min(taken.values()) < seconds:
+            for name, documents in loaders.items():
+                start = time.process_time()
+                counts[name] += next(documents)
+                taken[name] += time.process_time() - start
+    return {name: counts[name] / taken[name] for name in loaders}
 
 
 def _race_table(found: Mapping[tuple[str, int], Rate], counts: Sequence[int]) -> Table:

@@ -64,11 +64,9 @@ def make_trainer(
         )
     _check_nothing_is_idle(spec.name, groups, trained, held)
     updates = settings.steps * stage.inner_steps
-    try:
-        transfer, scaled = _transfer(stage, settings, trained), for_duration(settings)
-    except ValueError as error:
-        raise ConfigError(f"{spec.name}: {error}") from None
-    optimizer, schedule = make_optimizer(scaled, trained, updates, groups, transfer)
+    optimizer, schedule = make_optimizer(
+        for_duration(settings), trained, updates, groups, _transfer(stage, settings, trained)
+    )
     return Trainer(
         stage,
         optimizer,
@@ -107,15 +105,9 @@ def _check_nothing_is_idle(name: str, groups: Groups, trained: Specs, held: Spec
 
 def _transfer(stage: Stage, settings: ConfigDict, trained: Specs) -> dict[Path, Factors]:
     """Factors of the trained weights of a model that grew from a smaller one; {} for others."""
-    model = stage.module.base if isinstance(stage.module, Lora) else stage.module
-    if not (tuned := getattr(model, "tuned", None)):
+    if not (tuned := getattr(stage.module, "tuned", None)):
         return {}
-    if model is not stage.module:
-        raise ValueError(
-            "lora adapts some matrices and unified.tuned_at rescales whole ones; set lora.rank=0 "
-            "or unified.tuned_at=()"
-        )
-    return factors(settings.optimizer, trained, tuned.specs(), model.grown())
+    return factors(settings.optimizer, trained, tuned.specs(), stage.module.grown())
 
 
 def _with_adapters(stage: Stage, settings: ConfigDict, key: str) -> Stage:

@@ -83,27 +83,13 @@ def _muon(grown: Growth, longer: float) -> Factors:
 def for_duration(settings: Mapping[str, Any]) -> dict[str, Any]:
     """`settings` of a stage for its `steps` instead of `tuned_steps`; as they are if that is 0.
 
-    Raises:
-      ValueError: Muon, for which no such rule is known, or a run so short that a moment would decay
-        by more than all of it.
+    `config.check_tuned` refuses settings for which there is no such rule.
     """
     settings = dict(settings)
     if not (tuned := settings["tuned_steps"]):
         return settings
-    if settings["optimizer"] == "muon":
-        raise ValueError(
-            f"tuned_steps={tuned} with optimizer=muon: the rule for longer training is known for "
-            "adamw only; set tuned_steps=0 or optimizer=adamw"
-        )
     longer = settings["steps"] / tuned
-    for name in ("b1", "b2"):
-        if (1 - settings[name]) / longer >= 1:
-            raise ValueError(
-                f"tuned_steps={tuned} with steps={settings['steps']}: 1 - {name} would become "
-                f"{(1 - settings[name]) / longer:.3g}; a run can be at most "
-                f"{1 / (1 - settings[name]):.3g} times shorter than the tuned one"
-            )
-        settings[name] = 1 - (1 - settings[name]) / longer
+    settings["b1"], settings["b2"] = (1 - (1 - settings[b]) / longer for b in ("b1", "b2"))
     settings["learning_rate"] /= math.sqrt(longer)
     settings["weight_decay"] /= math.sqrt(longer)
     settings["eps"] *= math.sqrt(longer)

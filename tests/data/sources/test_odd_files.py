@@ -21,9 +21,18 @@ from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.jsonl import JsonlSource
 from data_pipelines.sources.parquet import ParquetSource
+from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.text import TextSource
 from data_pipelines.sources.webdataset import WebDatasetSource
-from tests.data.sources.formats import gray, png, read_all, write_jsonl, write_parquet, write_tar
+from tests.data.sources.formats import (
+    gray,
+    png,
+    read_all,
+    write_jsonl,
+    write_parquet,
+    write_shards,
+    write_tar,
+)
 from tests.data.sources.test_jsonl import turns
 from tests.tiny import tiny_config
 from unicom_jax.core.paths import LFS
@@ -233,3 +242,11 @@ def test_a_file_that_git_lfs_has_not_fetched_is_named_as_such(tmp_path, name, so
         source(tmp_path)
     with pytest.raises(ValueError, match="it is a pointer of Git LFS; run git lfs pull"):
         load_image(tmp_path / name)
+
+
+def test_a_path_of_two_lines_is_named_in_one(tmp_path):
+    with pytest.raises(SourceError, match=r"a\\nb: no .tar file there") as caught:
+        open_source({"kind": "webdataset", "paths": str(tmp_path / "a\nb")})
+    assert "\n" not in str(caught.value)
+    write_shards(tmp_path, 1, 2)[0].rename(tmp_path / "c\nd.tar")
+    assert len(open_source({"kind": "webdataset", "paths": str(tmp_path / "c\nd.tar")})) == 2

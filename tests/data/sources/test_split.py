@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from PIL import Image
 
 from data_pipelines.build import evaluates_on_training_data, open_examples, source_options
 from data_pipelines.faults import SourceError
+from data_pipelines.sources import index as indices
+from data_pipelines.sources.chosen import Ascending
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.records import write_records
 from data_pipelines.sources.registry import open_source
@@ -189,3 +192,20 @@ def test_an_option_that_the_source_does_not_read_is_refused(kind, key, value):
     message = rf"data.source.{key}={value!r} does nothing for kind '{kind}', only for .*: set it to"
     with pytest.raises(SourceError, match=message):
         source_options(config, TRAIN, False)
+
+
+def test_workers_map_a_large_choice_instead_of_being_sent_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mask = np.random.default_rng(0).random(2_000_000) < 0.3
+    choice = Ascending(mask)
+    sent = pickle.dumps(choice)
+    assert pickle.dumps(choice) == sent and len(sent) < 20_000
+    assert len(list(tmp_path.rglob("shared-*.npy"))) == 1
+    arrived = pickle.loads(sent)
+    np.testing.assert_array_equal(arrived.mask(), mask)
+    assert [arrived[rank] for rank in (0, 7, len(arrived) - 1)] == [
+        choice[rank] for rank in (0, 7, len(choice) - 1)
+    ]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
+    monkeypatch.setattr(indices, "_store", lambda *_: False)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(choice)).mask(), mask)

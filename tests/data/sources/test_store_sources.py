@@ -45,6 +45,10 @@ def write_kind(kind, folder):
         case "conversations":
             write_jsonl(folder / "talk.jsonl", [{"image": "1.png", "conversations": TALK}] * 2)
             return "talk.jsonl"
+        case "interleaved":
+            page = {"texts": [None, "gray"], "images": ["1.png", None]}
+            write_jsonl(folder / "pages.jsonl", [page] * 2)
+            return "pages.jsonl"
         case "text":
             (folder / "words.txt").write_text("a first document\n\nand a second one\n")
             return "words.txt"
@@ -61,7 +65,7 @@ def write_kind(kind, folder):
 
 
 KINDS = (
-    *("webdataset", "parquet", "jsonl", "conversations"),
+    *("webdataset", "parquet", "jsonl", "conversations", "interleaved"),
     *("text", "folder", "documents", "pictures"),
 )
 
@@ -188,7 +192,29 @@ def test_a_store_whose_package_is_missing_names_it(monkeypatch):
     paths._filesystem.cache_clear()
     with pytest.raises(OSError, match=r"gs:// needs gcsfs .*pip install 'unicom_jax\[gcs\]'"):
         as_path("gs://bucket/x").exists()
+    monkeypatch.setattr("data_pipelines.faults.PAUSES", ())
+    with pytest.raises(SourceError, match=r"gs://bucket/x.tar: cannot be read .*: install it, th"):
+        open_source({"kind": "webdataset", "paths": "gs://bucket/x.tar"})
     paths._filesystem.cache_clear()
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch):
+    from huggingface_hub.errors import OfflineModeIsEnabled
+
+    class Offline:
+        def exists(self, path, **_):
+            raise OfflineModeIsEnabled("Cannot reach the Hub.\n\nUnset HF_HUB_OFFLINE.")
+
+        isfile = isdir = exists
+
+    monkeypatch.setattr(paths, "_filesystem", lambda *_: Offline())
+    monkeypatch.setattr("data_pipelines.faults.PAUSES", ())
+    address = "hf://datasets/o/n/a.parquet"
+    with pytest.raises(
+        SourceError, match=f"{address}: cannot be read .Cannot reach the Hub.*:"
+    ) as e:
+        open_source({"kind": "parquet", "paths": address})
+    assert "\n" not in str(e.value)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 
 from data_pipelines.build import data_identity, open_examples
 from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.sequences.mixture import entries_of
+from data_pipelines.sources.chosen import having
 from data_pipelines.sources.registry import open_source
 from tests.data.samples import example
-from tests.data.sources.formats import png, tf_example, write_tf_examples
+from tests.data.sources.formats import png, read_all, tf_example, write_tf_examples
 from tests.tiny import tiny_config
 
 
@@ -46,10 +48,25 @@ def test_a_feature_that_is_missing_is_named_with_those_that_are_there(tmp_path):
         tmp_path / "a.array_record", tf_example(image=[png(1)], photo=[b""], words=[b"w"])
     )
     there = "height, image, photo, words"
-    with pytest.raises(SourceError, match=rf"no feature 'captions' or .* one of {there}"):
-        opened(path)
     with pytest.raises(SourceError, match=rf"no feature 'x': .*image to one of {there}"):
         opened(path, image="x")
+
+
+def test_records_may_be_pictures_alone_or_texts_alone(tmp_path, caplog):
+    pictures = write_tf_examples(tmp_path / "a.array_record", tf_example(image=[png(7)]))
+    source = opened(pictures)
+    assert read_all(source) == [(7, ())]
+    assert len(having(source, ("image",))) == 1 and not len(having(source, ("image", "captions")))
+    assert "no feature 'captions' or " in caplog.text and "another of height, image" in caplog.text
+    texts = opened(write_tf_examples(tmp_path / "b.array_record", tf_example(text=[b"words"])))
+    assert read_all(texts) == [(None, ("words",))]
+    assert not len(having(texts, ("image",)))
+    assert [e.task for e in entries_of({"text": 1.0}, texts)] == ["text"]
+    with pytest.raises(ValueError, match="has image and captions, which the task 'text_to_image'"):
+        entries_of({"text_to_image": 1.0}, texts)
+    neither = write_tf_examples(tmp_path / "c.array_record", tf_example(words=[b"w"]))
+    with pytest.raises(SourceError, match=r"no feature 'image' or .* to some of height, wo"):
+        opened(neither)
 
 
 def test_records_that_are_no_examples_are_refused_when_the_source_opens(tmp_path):

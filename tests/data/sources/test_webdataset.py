@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.faults import RecordError, SourceError
+from data_pipelines.sequences.mixture import entries_of
 from data_pipelines.sources import index as indices
 from data_pipelines.sources import open_files, webdataset
 from data_pipelines.sources.broken import read_or_next
@@ -160,11 +161,67 @@ def test_where_no_index_can_be_kept_the_samples_are_read_all_the_same(
     assert "index cannot be stored" in caplog.text
 
 
-@pytest.mark.parametrize("junk", [b"", b"junk"])
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["a", "folder/ä", "b" * 95, "d" * 90 + "/" + "e" * 60, ".c"])
+def test_headers_of_plain_files_are_read_as_tarfile_reads_them(tmp_path, form, name, monkeypatch):
+    with tarfile.open(tmp_path / "s.tar", "w", format=form) as tar:
+        for ending, content in ((".txt", b"gray"), (".json", b"{}"), (".png", png(3) * 9)):
+            member = tarfile.TarInfo(name + ending)
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+        stop = tar.offset
+    data = (tmp_path / "s.tar").read_bytes()[:stop]
+    found = webdataset._sample(data, "here")
+    plain = webdataset._plain_files(data)
+    long = len(name) > 95 and form != tarfile.USTAR_FORMAT
+    assert (plain is None) == (long or ("ä" in name and form == tarfile.PAX_FORMAT))
+    monkeypatch.setattr(webdataset, "_plain_files", lambda _: None)
+    assert webdataset._sample(data, "here") == found
+    assert len(found[1]) == (0 if name == ".c" else 3)
+
+
+@pytest.mark.parametrize("at", [0, 124, 150, 156])
+def test_a_damaged_header_is_no_plain_file(at):
+    header = bytearray(tarfile.TarInfo("a.txt").tobuf(tarfile.USTAR_FORMAT))
+    assert webdataset._plain_files(bytes(header)) == [("a.txt", b"")]
+    header[at] ^= 0x17
+    assert webdataset._plain_files(bytes(header)) is None
+    assert webdataset._plain_files(bytes(100)) is None
+
+
+def test_samples_without_a_picture_are_counted_when_a_task_needs_one(tmp_path, caplog):
+    files = {f"{n}.txt": f"gray {n}" for n in range(6)} | {f"{n}.png": png(n) for n in (0, 1, 4)}
+    source = WebDatasetSource(write_tar(tmp_path / "a.tar", dict(sorted(files.items()))))
+    found = {entry.task: entry.source for entry in entries_of({"text_to_image": 1.0}, source)}
+    assert [level for level, _ in read_all(found["text_to_image"])] == [0, 1, 4]
+    assert "a.tar): 3 of 6 records have image and captions, which the task 'text_t" in caplog.text
+    caplog.clear()
+    assert len(entries_of({"text": 1.0}, source)[0].source) == 6 and not caplog.text
+
+
+def npy(array):
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [
+        lambda whole: b"",
+        lambda whole: b"junk",
+        lambda whole: whole[: len(whole) // 2],
+        lambda whole: whole[:-1],
+        lambda whole: npy(np.arange(3, dtype=np.float32)),
+        lambda whole: npy(np.zeros((3, 3), np.uint64)),
+        lambda whole: npy(np.zeros(5, np.uint64)),
+        lambda whole: npy(np.zeros(0, np.uint64)),
+    ],
+)
 def test_a_damaged_index_is_made_again(shards, tmp_path, junk, cache):
     WebDatasetSource(tmp_path)
     for kept in (*tmp_path.glob(".*.npy"), *cache.rglob("*.npy")):
-        kept.write_bytes(junk)
+        kept.write_bytes(junk(kept.read_bytes()))
     assert read_all(WebDatasetSource(tmp_path)) == EXPECTED
 
 

@@ -20,6 +20,7 @@ SOURCE = Group(
                 "datasets",
                 "documents",
                 "folder",
+                "interleaved",
                 "jsonl",
                 "parquet",
                 "pictures",
@@ -90,11 +91,17 @@ SOURCE = Group(
         ),
         "images": Key(
             "",
-            'The folder to which names of pictures are relative (jsonl); "": the folder of the '
-            "file.",
+            "The folder to which names of pictures are relative (conversations, interleaved, "
+            'jsonl); "": the folder of the file.',
             path=True,
             resume=NEUTRAL,
             before="",
+        ),
+        "draw": Key(
+            False,
+            "Whether pictures of interleaved pages are drawn, not only looked at (interleaved).",
+            resume=RECORDED,
+            before=False,
         ),
         "piece": Key(
             0,

@@ -180,7 +180,7 @@ MIXTURE = Group(
             "interleaved": Key(0.0, "Several turns with words and pictures."),
             "document": Key(
                 0.0,
-                "A finished document (sources of kind documents and conversations).",
+                "A finished document (sources of kind documents, conversations and interleaved).",
                 before=0.0,
             ),
         },
