@@ -30,9 +30,9 @@ is supervised training on the same scenes, and
 
     --config.u4g.rewards.correct=1e-9 --config.u4g.rewards.random=1
 
-is a random reward (the real one is only reported): 55% (51 - 60) after 25 steps, no guidance. Without
-training, `unicom evaluate --suite=generations --best-of=4` lets the judge choose among four drawings
-of the quickstart: 94% (90 - 95), no guidance. The captioner's stage instead of the drawer's:
+is a random reward (the real one is only reported): 55% (51 - 60) after 25 steps, no guidance.
+Without training, `unicom evaluate --suite=generations --best-of=4` lets the judge choose among four
+drawings: 94% (90 - 95) before, no guidance. The captioner's stage instead of the drawer's:
 
     --config.stages=g4u --config.u4g.init_from= --config.g4u.init_from=runs/quickstart:pretrain
 """
