@@ -35,6 +35,10 @@ Without training, `unicom evaluate --suite=generations --best-of=4` lets the jud
 drawings: 94% (90 - 95) before, no guidance. The captioner's stage instead of the drawer's:
 
     --config.stages=g4u --config.u4g.init_from= --config.g4u.init_from=runs/quickstart:pretrain
+
+After 40 steps (85 s) with the reward `caption`, which needs no drawings, greedy descriptions have
+99% of the facts of a picture instead of 84%, and unified/agreement, drawn without guidance, is 98%
+(96 - 99) instead of 89% (86 - 92).
 """
 
 from __future__ import annotations
@@ -77,17 +81,8 @@ def get_config() -> ConfigDict:
         }
     )
     config.u4g.rewards.update({"cosine": 0.0, "correct": 1.0})
-    # The drawer is frozen, so guidance only makes its drawings, and the reward, more exact.
-    config.g4u.update(
-        {
-            "batch_size": 8,
-            "steps": 60,
-            "learning_rate": 1e-3,
-            "kl_weight": 1e-3,
-            "guidance": 2.0,
-        }
-    )
-    config.g4u.rewards.update({"cosine": 1.0, "scenes": 1.0})
+    config.g4u.update({"batch_size": 8, "steps": 40, "learning_rate": 1e-3, "kl_weight": 1e-3})
+    config.g4u.rewards.update({"cosine": 0.0, "caption": 1.0})
     # The control: supervised training on the same scenes, as in pretraining and for as long.
     config.sft.update(config.pretrain)
     config.sft.update({"steps": 1100, "learning_rate": 5e-3, "eval_every": 0})
