@@ -116,5 +116,5 @@ def get_config() -> ConfigDict:
     config["continue"].update({"steps": 3500, "schedule": "linear", "text_weight": 2.0})
     config.sft.update({"steps": 2500, "schedule": "linear", "text_weight": 4.0})
     config.sft.update({"learning_rate": 6e-3, "mixture": SFT_MIXTURE})
-    config.evaluation.update({"prompts": 64, "pictures": 256, "edits": 128})
+    config.evaluation.update({"prompts": 64, "pictures": 256, "questions": 64, "edits": 128})
     return config

@@ -54,7 +54,7 @@ def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.stages = ("u4g",)
     config.data.scenes.object_weights = (1.0, 3.0)  # one object is drawn correctly already
-    config.evaluation.prompts = 64
+    config.evaluation.update({"prompts": 64, "questions": 64, "edits": 64})
     # Rollouts are drawn without guidance, and drawing without it is what improves most.
     config.sample.guidance = 1.0
     for stage in ("g4u", "u4g"):

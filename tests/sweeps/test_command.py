@@ -61,6 +61,14 @@ def test_runs_are_compared_with_the_keys_in_which_they_differ(capsys, tmp_path):
     assert "codec.steps: 4 | 9" in text and "better" in text and "1 seed × 120" in text
 
 
+def test_seeds_of_one_configuration_are_shown_with_their_range(capsys, tmp_path):
+    runs = [str(write_hand_made(tmp_path / f"{i}", seed=i, rate=0.4)) for i in range(2)]
+    assert "range over seeds" in printed(capsys, "compare", *runs)
+    text = printed(capsys, "compare", *runs, "--markdown")
+    (line,) = (line for line in text.splitlines() if line.startswith("| understanding/qa |"))
+    assert line.count("|") == 8 and line.endswith("| – | 40.0% | 120 |")
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [

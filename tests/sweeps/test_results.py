@@ -21,7 +21,8 @@ from tests.sweeps.fake import (
     write_hand_made,
     write_scored,
 )
-from unicom_jax.config import ConfigError
+from tests.tiny import tiny_config
+from unicom_jax.config import ConfigError, to_json
 from unicom_jax.evaluation.scores import read_scores
 from unicom_jax.sweeps.command import print_comparisons
 from unicom_jax.sweeps.compare import (
@@ -37,6 +38,7 @@ from unicom_jax.sweeps.hand import compare_groups, differing, group_runs
 from unicom_jax.sweeps.items import outcomes_of
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
+from unicom_jax.sweeps.spread import spread_rows, spreads
 from unicom_jax.sweeps.statistics import UNDECIDED
 
 
@@ -236,7 +238,6 @@ def test_keys_that_change_no_result_do_not_part_a_group(runs, tmp_path):
 @pytest.mark.parametrize(
     ("choose", "message"),
     [
-        (lambda runs, new: runs[:2], "differ in nothing but the seed"),
         (lambda runs, new: [runs[0], new(seed=0)], "the same configuration and seed 0"),
         (
             lambda runs, new: [runs[0], new(seed=0, split="development", codec__steps=9)],
@@ -249,6 +250,45 @@ def test_runs_that_cannot_be_compared_are_refused_in_one_line(runs, tmp_path, ch
     chosen = choose(runs, lambda **how: write_hand_made(tmp_path / "new", rate=0.4, **how))
     with pytest.raises(ConfigError, match=message):
         compare_groups(group_runs(chosen))
+
+
+def test_seeds_of_one_configuration_have_a_mean_a_range_and_an_interval_over_items(runs):
+    (group,) = group_runs(runs[:3])
+    found = {one.score: one for one in spreads(group)}
+    values = [read_scores(run / "scores.json")["understanding/qa"] for run in runs[:3]]
+    answers = found["understanding/qa"]
+    assert answers.mean == pytest.approx(sum(values) / 3) and min(values) < max(values)
+    assert (answers.least, answers.most) == (min(values), max(values))
+    assert answers.chance == 0.4 and answers.count == 120 and answers.untrained is None
+    assert found["reconstruction/kid"].interval is None  # no mean over items
+    row = next(row for row in spread_rows(list(found.values())) if row[0] == "understanding/qa")
+    assert re.fullmatch(r"[\d.]+% to [\d.]+%", row[2]) and row[4:] == ("–", "40.0%", "120")
+
+
+def test_the_interval_over_items_does_not_shrink_because_the_same_items_are_asked_again(tmp_path):
+    # the same outcomes with two seeds
+    for seed in (0, 1):
+        run = write_hand_made(tmp_path / f"{seed}", seed=0, rate=0.4)
+        run.joinpath("config.json").write_text(to_json(tiny_config(seed=seed)))
+    (both,) = group_runs([tmp_path / "0", tmp_path / "1"])
+    found = next(one for one in spreads(both) if one.score == "understanding/qa")
+    alone = read_scores(tmp_path / "0" / "scores.json")
+    ends = [alone[f"understanding/qa.{end}"] for end in ("low", "high")]
+    assert found.interval[1:] == pytest.approx(ends, abs=0.003)
+
+
+def test_seeds_that_were_scored_on_other_items_are_refused(runs, tmp_path):
+    other = write_hand_made(tmp_path / "other", seed=7, rate=0.4)
+    outcomes = other / "evaluation" / "outcomes.jsonl"
+    outcomes.write_text(outcomes.read_text().replace("picture/7", "picture/77"))
+    (group,) = group_runs([runs[0], other])
+    with pytest.raises(ConfigError, match="scored on other items"):
+        spreads(group)
+
+
+def test_a_single_run_is_not_compared_with_itself(runs):
+    with pytest.raises(ConfigError, match="is a single run; give others to compare it with"):
+        spreads(group_runs(runs[:1])[0])
 
 
 def test_a_run_that_was_not_scored_says_how_to_score_it(runs, tmp_path):

@@ -33,6 +33,7 @@ from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import rows_of, write_table
 from unicom_jax.sweeps.runner import Ended, Runner, reasons, spent
+from unicom_jax.sweeps.spread import SPREAD_HEADINGS, spread_rows, spreads
 from unicom_jax.sweeps.sweep import Sweep, load_sweep
 from unicom_jax.sweeps.work import DONE, FAILED, is_claimed, read_outcome
 from unicom_jax.training.stopping import stop_signals
@@ -255,10 +256,21 @@ def _print_rows(
     form: str | None,
 ) -> None:
     rows = [row_of(one, measured[one.contrast.score]) for one in found]
+    _print_cells(HEADINGS, rows, console, form, numbers=("difference", "p (Holm)", "n"))
+
+
+def _print_cells(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    console: Console,
+    form: str | None,
+    numbers: Sequence[str],
+) -> None:
+    """Prints a table in one of its three forms; `numbers` are the columns on the right."""
     if form is not None:
-        console.print({"markdown": markdown, "latex": latex}[form](HEADINGS, rows))
+        console.print({"markdown": markdown, "latex": latex}[form](headings, rows))
         return
-    table = _table(*HEADINGS, numbers=("difference", "p (Holm)", "n"))
+    table = _table(*headings, numbers=numbers)
     for row in rows:
         table.add_row(*row)
     _show(table, console)
@@ -275,11 +287,16 @@ def run_report(args: argparse.Namespace, console: Console) -> None:
 def run_compare(args: argparse.Namespace, console: Console) -> None:
     """`unicom compare`."""
     groups = group_runs([as_path(run) for run in args.runs])
-    found, measured = compare_groups(groups)
     if args.form is None:
         for group in groups:
             seeds = ", ".join(map(str, group.runs))
             console.print(f"{group.name}: {len(group.runs)} run(s), seed {seeds}")
+    if len(groups) == 1:
+        rows = spread_rows(spreads(groups[0]))
+        _print_cells(SPREAD_HEADINGS, rows, console, args.form, numbers=SPREAD_HEADINGS[1:])
+        return
+    found, measured = compare_groups(groups)
+    if args.form is None:
         for key, given in differing(groups).items():
             console.print(f"  {key}: {' | '.join(map(str, given))}")
     _print_rows(found, measured, console, args.form)

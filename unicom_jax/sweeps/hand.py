@@ -102,14 +102,7 @@ def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
 
 
 def compare_groups(groups: Sequence[Group]) -> tuple[list[Comparison], dict[str, Measured]]:
-    """Every further group against the first one, in all scores that all runs have.
-
-    Raises:
-      ConfigError: there is one group only.
-    """
-    if len(groups) < 2:
-        runs = ", ".join(str(run) for run in groups[0].runs.values())
-        raise ConfigError(f"{runs} differ in nothing but the seed; give runs to compare them with")
+    """Every further group against the first one, in all scores that all runs have."""
     runs = [run for group in groups for run in group.runs.values()]
     flat = [score_names(read_scores(run / SCORES_FILE)) for run in runs]
     names = [name for name in flat[0] if all(name in other for other in flat)]

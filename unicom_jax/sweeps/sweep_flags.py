@@ -41,15 +41,17 @@ over steps, operations and CPU time, what failed, and what each variant changes.
 
 example:
   unicom sweep report experiments/sweeps/smoke.py"""
-COMPARE = "Compare runs that were scored, in pairs of equal seeds and test items."
+COMPARE = "Compare runs that were scored, or show how seeds of one configuration differ."
 COMPARE_EXAMPLES = """\
 Runs whose configurations differ in nothing but the seed form a group. Every further group is
 compared with the first one, in all scores that they have in common. Differences are paired by seed
 and by test item; intervals are of 95%, p values are adjusted for the number of comparisons
-(Holm). With one seed the interval covers test items alone. See docs/sweeps.md.
+(Holm). With one seed the interval covers test items alone. Of a single group, each score's mean and
+range over its seeds are shown. See docs/sweeps.md.
 
 examples:
   unicom compare runs/a runs/b
+  unicom compare runs/a-0 runs/a-1 runs/a-2
   unicom compare runs/a-0 runs/a-1 runs/a-2 runs/b-0 runs/b-1 runs/b-2 --markdown"""
 ENGINES = ("local", "slurm")
 
