@@ -8,20 +8,19 @@
 The stage u4g draws captions of any detail eight times each, and the reward is 1 if the judge finds
 in the drawing all that the caption says, and nothing else. Scenes have one or two objects.
 
-On two cores of an AMD EPYC that other jobs shared, one seed, test split, with 95% intervals. Both
-stages took 7 minutes of CPU time, from weights of the quickstart's earlier settings (Scenes-GenEval
-50%), when prompts of counting asked for up to four objects. Not repeated with the present settings.
+On two cores of an AMD EPYC that other jobs shared, one run each from seed 0, test split, with 95%
+intervals. Both stages took the same CPU time: u4g 289 s, sft 295 s.
 
-                    before           sft, 1900 steps   u4g, 150 steps
+                    before           sft, 1100 steps   u4g, 81 steps
     Scenes-GenEval
-      no guidance   52% (48 - 56)    66% (61 - 70)     84% (80 - 86)
-      guidance 2    53% (49 - 57)    70% (65 - 74)     79% (75 - 82)
-    questions       77% (72 - 81)    84% (78 - 88)     77% (72 - 82)
-    captions        91% (84 - 95)    91% (84 - 95)     91% (85 - 95)
-    edits           33% (23 - 45)    47% (35 - 59)     28% (19 - 40)
+      no guidance   60% (55 - 64)    63% (58 - 67)     93% (90 - 95)
+      guidance 2    64% (59 - 68)    71% (67 - 75)     96% (93 - 97)
+    questions       87% (82 - 90)    95% (92 - 97)     87% (83 - 90)
+    captions        92% (86 - 96)    96% (91 - 98)     94% (88 - 97)
+    edits           58% (46 - 69)    56% (44 - 68)     44% (32 - 56)
 
-Paired by prompt, u4g is 17.4 points above sft without guidance (11.7 to 22.9). Its drawings of a
-prompt are much less varied.
+Paired by prompt and with guidance 2, u4g is 24.7 points above sft (20.6 to 29.2). Its drawings of a
+prompt are much less varied, and edits become worse.
 
 docs/rl.md has all scores, what is lost, and what did not work. The controls:
 
@@ -29,24 +28,24 @@ docs/rl.md has all scores, what is lost, and what did not work. The controls:
 
 is supervised training on the same scenes, and
 
-    --config.u4g.rewards.correct=1e-9 --config.u4g.rewards.own=1
-    --config.u4g.own_reward=experiments.uae_quick.random_reward
+    --config.u4g.rewards.correct=1e-9 --config.u4g.rewards.random=1
 
-is a random reward (the real one is only reported), which has not been measured for this stage. The
-captioner's stage instead of the drawer's:
+is a random reward (the real one is only reported): 55% (51 - 60) after 25 steps, no guidance.
+Without training, `unicom evaluate --suite=generations --best-of=4` lets the judge choose among four
+drawings: 94% (90 - 95) before, no guidance. The captioner's stage instead of the drawer's:
 
     --config.stages=g4u --config.u4g.init_from= --config.g4u.init_from=runs/quickstart:pretrain
+
+After 40 steps (85 s) with the reward `caption`, which needs no drawings, greedy descriptions have
+99% of the facts of a picture instead of 84%, and unified/agreement, drawn without guidance, is 98%
+(96 - 99) instead of 89% (86 - 92).
 """
 
 from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from experiments import quickstart
-from unicom_jax.core.module import Params
-from unicom_jax.rl.samples import Originals, Samples
 
 BASE = "runs/quickstart:pretrain"
 
@@ -76,30 +75,15 @@ def get_config() -> ConfigDict:
             "captions": "any",
             "batch_size": 16,
             "times": 2,
-            "steps": 150,
+            "steps": 81,  # after 70, all drawings of a batch were correct
             "learning_rate": 3e-4,
             "kl_weight": 1e-4,
         }
     )
     config.u4g.rewards.update({"cosine": 0.0, "correct": 1.0})
-    # The drawer is frozen, so guidance only makes its drawings, and the reward, more exact.
-    config.g4u.update(
-        {
-            "batch_size": 8,
-            "steps": 60,
-            "learning_rate": 1e-3,
-            "kl_weight": 1e-3,
-            "guidance": 2.0,
-        }
-    )
-    config.g4u.rewards.update({"cosine": 1.0, "scenes": 1.0})
+    config.g4u.update({"batch_size": 8, "steps": 40, "learning_rate": 1e-3, "kl_weight": 1e-3})
+    config.g4u.rewards.update({"cosine": 0.0, "caption": 1.0})
     # The control: supervised training on the same scenes, as in pretraining and for as long.
     config.sft.update(config.pretrain)
-    config.sft.update({"steps": 1900, "learning_rate": 5e-3, "eval_every": 0})
+    config.sft.update({"steps": 1100, "learning_rate": 5e-3, "eval_every": 0})
     return config
-
-
-def random_reward(frozen: Params, originals: Originals, samples: Samples) -> jax.Array:
-    """From 0 to 1, and nothing about the drawing: late digits of the mean of its pixels."""
-    del frozen, originals
-    return jnp.mod(jnp.mean(jnp.abs(samples.patches), axis=(1, 2)) * 1e4, 1.0)

@@ -57,7 +57,7 @@ def _train(args: argparse.Namespace) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from unicom_jax.evaluation.command import run_evaluate
 
-    names = ("step", "split", "baseline", "suites")
+    names = ("step", "split", "baseline", "suites", "best_of")
     choice = {name: getattr(args, name) for name in names}
     run_evaluate(as_path(args.workdir), _console(), **choice)
 

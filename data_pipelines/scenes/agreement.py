@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from data_pipelines.scenes.facts import Phrase
+from data_pipelines.scenes.facts import Description, Phrase
 from data_pipelines.scenes.judge import read_scene
 from data_pipelines.scenes.scene import SceneObject
 
@@ -60,6 +60,16 @@ def account_of(objects: Sequence[SceneObject], background: str) -> Account:
         Phrase(1, item.shape, item.letter, item.colour, item.size, item.place) for item in objects
     )
     return Account(tuple(phrases), background)
+
+
+def told_by(description: Description) -> Account:
+    """What a description claims of single objects and the ground; relations are left out."""
+    phrases = (
+        dataclasses.replace(phrase, count=1)
+        for phrase in description.phrases
+        for _ in range(phrase.count)
+    )
+    return Account(tuple(phrases), description.background)
 
 
 def seen_in(picture: np.ndarray) -> Account:

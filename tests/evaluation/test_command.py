@@ -206,10 +206,16 @@ def test_the_command_leaves_the_untrained_model_out(tmp_path, stand_in):
 @pytest.mark.parametrize(
     ("flags", "expected"),
     [
-        ([], {"step": "", "split": "test", "baseline": True, "suites": None}),
+        ([], {"step": "", "split": "test", "baseline": True, "suites": None, "best_of": 1}),
         (
-            ["--step=best", "--split=development", "--no-baseline"],
-            {"step": "best", "split": "development", "baseline": False, "suites": None},
+            ["--step=best", "--split=development", "--no-baseline", "--best-of=4"],
+            {
+                "step": "best",
+                "split": "development",
+                "baseline": False,
+                "suites": None,
+                "best_of": 4,
+            },
         ),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.images import patchify
-from data_pipelines.scenes.long_captions import long_caption
+from data_pipelines.scenes.long_captions import long_caption, score_long
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import Scene, SceneObject
 from unicom_jax.core.pixels import to_bytes, to_unit
@@ -71,10 +71,28 @@ def test_a_drawing_is_correct_if_it_has_all_that_its_caption_says_and_nothing_el
 
 def test_a_caption_is_scored_against_the_picture_by_the_judge():
     tokens = tokens_of(*(long_caption(scene) for scene in (PAIR, GREEN, ALONE)))
-    reward = rewards.LongCaption(decode, PATCH)
+    reward = rewards.CaptionFacts(decode, PATCH, score_long)
     found = jax.jit(reward)({}, ORIGINALS, Samples(tokens=tokens))
     # "exactly one object" of two is an invented fact too
     np.testing.assert_allclose(found, [1.0, 8 / 10, 5 / 10], rtol=1e-6)
+
+
+def test_a_short_caption_is_scored_by_its_facts_about_single_objects():
+    """9 facts: 4 of each object, and the ground."""
+
+    def found(text):
+        reward = jax.jit(rewards.CaptionFacts(decode, PATCH, rewards.score_short))
+        one = Originals(cut(PAIR), GRIDS[:1])
+        return float(reward({}, one, Samples(tokens=tokens_of(text)))[0])
+
+    red, blue = "a large red circle on the left", "a small blue star at the top right"
+    assert found(f"{red} and {blue} on a white background") == 1.0
+    assert found(f"{red} and {blue}") == pytest.approx(8 / 9)
+    assert found(red) == pytest.approx(4 / 9)
+    assert found("a red circle left of a blue star") == pytest.approx(4 / 9)
+    assert found(f"{red.replace('red', 'green')} and {blue}") == pytest.approx(7 / 10)
+    assert found("two red circles") == pytest.approx(2 / 11)
+    assert found("words") == found("") == 0.0
 
 
 def test_pixel_distance_is_0_for_the_same_picture_and_knows_no_padding():

@@ -296,3 +296,13 @@ def test_a_run_that_was_not_scored_says_how_to_score_it(runs, tmp_path):
     (run / "scores.json").unlink()
     with pytest.raises(ConfigError, match="run unicom evaluate --workdir="):
         group_runs([run])
+
+
+def test_the_best_of_several_drawings_is_not_compared_with_the_only_one(runs, tmp_path):
+    run = write_hand_made(tmp_path / "run", seed=0, rate=0.4, codec__steps=9)
+    path = run / "scores.json"
+    found = json.loads(path.read_text())
+    found["about"]["best_of"] = 8
+    path.write_text(json.dumps(found))
+    with pytest.raises(ConfigError, match=r"scored with best_of None, \S+ with 8; evaluate both"):
+        group_runs([runs[0], run])

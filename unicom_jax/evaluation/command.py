@@ -44,6 +44,7 @@ def run_evaluate(
     split: str = TEST,
     baseline: bool = True,
     suites: str | None = None,
+    best_of: int = 1,
 ) -> dict[str, float | int | None]:
     """Scores the weights of a run, then the same model untrained; prints the table.
 
@@ -55,6 +56,7 @@ def run_evaluate(
       baseline: also score the untrained model.
       suites: names of `evaluation.run.SUITES` separated by commas, or "all"; None: the default
         ones.
+      best_of: as of `EvaluationConfig`.
 
     Raises CheckpointError without a checkpoint, SourceError without the data, ConfigError for an
     unknown suite.
@@ -62,7 +64,10 @@ def run_evaluate(
     only = chosen_suites(suites)
     config, tokenizer = describe(workdir)
     used = steps_in_use(workdir, step)
-    settings, model = EvaluationConfig.of(config), Generator
+    if best_of < 1:
+        raise ConfigError(f"--best-of={best_of}: give at least 1")
+    settings = dataclasses.replace(EvaluationConfig.of(config), best_of=best_of)
+    model = Generator
     if autoencoder_alone(config, workdir):
         if only and "reconstructions" not in only:
             raise ConfigError(

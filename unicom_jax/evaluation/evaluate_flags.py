@@ -22,7 +22,8 @@ examples:
   while working     unicom evaluate --workdir=runs/quickstart --split=development
   to report         unicom evaluate --workdir=runs/quickstart
   an earlier step   unicom evaluate --workdir=runs/quickstart --step=best
-  Unified-Bench     unicom evaluate --workdir=runs/quickstart --suite=unified"""
+  Unified-Bench     unicom evaluate --workdir=runs/quickstart --suite=unified
+  best of 8         unicom evaluate --workdir=runs/quickstart --suite=generations --best-of=8"""
 
 
 def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,15 @@ def add_evaluate_flags(parser: argparse.ArgumentParser) -> None:
         "unified, or all. unified describes a picture, draws the description and compares; it runs "
         "only when it is named. The scores and samples replace those of an earlier evaluation. "
         "Default: all but unified",
+    )
+    parser.add_argument(
+        "--best-of",
+        type=int,
+        default=1,
+        metavar="G",
+        help="draw each prompt (generations) or description (unified) G times and score the "
+        "drawing that the judge likes best, or the encoder where there is no judge: what choosing "
+        "among samples gains without training. Default: 1",
     )
     parser.add_argument(
         "--no-baseline",

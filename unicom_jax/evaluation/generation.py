@@ -24,6 +24,7 @@ from unicom_jax.evaluation.suite import (
     silent,
 )
 
+TURN = 7_919  # between the seeds of the drawings of one prompt
 Verdict = tuple[bool, str]  # correct, and why not ("" when it is)
 
 
@@ -51,6 +52,7 @@ def evaluate_generation(
 
     The categories are GenEval's (Ghosh et al. 2023). Chance is a model that draws perfectly but
     ignores its prompt: each prompt is judged on the correct picture of its category's next prompt.
+    With `config.best_of` above 1, a prompt counts as correct if one of so many drawings is.
     """
     if not prompts:
         return SuiteResult([], [])
@@ -59,9 +61,9 @@ def evaluate_generation(
     outcomes: dict[str, list[bool]] = {prompt.category: [] for prompt in prompts}
     batches = in_batches_of_one_shape(prompts, shapes, config.batch_size, progress)
     for first, shape, batch in batches:
-        drawn = draw_all(model, [prompt.text for _, prompt in batch], shape, config, first)
-        for (index, prompt), image in zip(batch, drawn, strict=True):
-            correct, reason = prompt.judge(image)
+        drawn = draw_turns(model, [prompt.text for _, prompt in batch], shape, config, first)
+        for (index, prompt), images in zip(batch, zip(*drawn, strict=True), strict=True):
+            image, correct, reason = _best(prompt, images)
             outcomes[prompt.category].append(correct)
             key = f"prompt/{index}"
             records.append(Generation(key, prompt.category, prompt.text, image, correct, reason))
@@ -123,6 +125,12 @@ def evaluate_retrieval(
     return SuiteResult(scores, records)
 
 
+def _best(prompt: Prompt, images: Sequence[Picture]) -> tuple[Picture, bool, str]:
+    """The first correct one of several drawings, else the first one, with its verdict."""
+    judged = [(image, *prompt.judge(image)) for image in images]
+    return max(judged, key=lambda one: one[1])
+
+
 def _category(prompt: Prompt) -> str:
     return prompt.category
 
@@ -139,11 +147,25 @@ def draw_all(
     shape: tuple[int, int],
     config: EvaluationConfig,
     first: int,
+    turn: int = 0,
 ) -> list[Picture]:
-    """Draws pictures of one shape; `first` as for `UnifiedModel.draw`."""
-    options = {**config.drawing, "think": config.think, "seed": config.seed, "first": first}
+    """Draws pictures of one shape; `first` as for `UnifiedModel.draw`. Every `turn` has other
+    noise."""
+    seed = (config.seed + TURN * turn) % 2**31
+    options = {**config.drawing, "think": config.think, "seed": seed, "first": first}
     drawings = model.draw(prompts, size=shape, **options)
     return [np.asarray(drawing.image) for drawing in drawings]
+
+
+def draw_turns(
+    model: UnifiedModel,
+    prompts: Sequence[str],
+    shape: tuple[int, int],
+    config: EvaluationConfig,
+    first: int,
+) -> list[list[Picture]]:
+    """`draw_all`, `config.best_of` times."""
+    return [draw_all(model, prompts, shape, config, first, k) for k in range(config.best_of)]
 
 
 def _blind(prompts: Sequence[Prompt]) -> float | None:

@@ -234,6 +234,8 @@ def about_lines(about: Mapping[str, Any]) -> list[str]:
         "The flow times are those of Cheers' published code.": about.get("grid") == "released",
         f"Drawings are judged by {about['judge']}, answers compared by the rule "
         f"“{about['answer_rule']}”.": True,
+        f"Of {about.get('best_of')} drawings of each prompt and description, the best one counts, "
+        "chosen by the judge or, without one, by the encoder.": about.get("best_of"),
         f"Shapes of the pictures (height x width): {shown}{more}.": shapes,
         f"The image policy is {policy}, but the pictures are square: no other shape was scored.": (
             shapes and square and policy != "fixed"

@@ -93,6 +93,11 @@ def evaluate(
         raise ValueError(
             f"evaluation: no samples for {', '.join(only or ())}; raise the sample counts"
         )
+    if config.best_of > 1 and "generations" in suites and not data.prompts:
+        raise ValueError(
+            f"--best-of={config.best_of}: generations of this data have no exact judge that could "
+            "choose; add --suite=unified"
+        )
     if config.shown and "generations" in suites and model.without_details is not None:
         suites |= details_of(samples, data, config)
     results = _run("trained", suites, model, console)
@@ -246,4 +251,5 @@ def _shapes(model: UnifiedModel, examples: Sequence[Example], count: int) -> dic
 def _settings(config: EvaluationConfig) -> dict[str, Any]:
     """How the model sampled and how its answers were compared."""
     names = ("think", "seed", "answer_rule")
-    return {**config.editing, **{name: getattr(config, name) for name in names}}
+    chosen = {"best_of": config.best_of} if config.best_of > 1 else {}
+    return {**config.editing, **{name: getattr(config, name) for name in names}, **chosen}

@@ -35,6 +35,7 @@ class EvaluationConfig:
       edit_start: for editing.
       think: whether the model plans in words before it draws.
       max_tokens: the most tokens of an answer or caption.
+      best_of: drawings of each prompt or description, of which the judge chooses the best.
       answer_rule: how answers are compared with the true ones, a key of `answers.RULES`.
       seed: for sampling.
     """
@@ -54,11 +55,12 @@ class EvaluationConfig:
     edit_start: float = 0.0
     think: bool = False
     max_tokens: int = 64
+    best_of: int = 1
     answer_rule: str = "exact"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"image_size": 16, "batch_size": 1, "steps": 1, "max_tokens": 1}
+        least = {"image_size": 16, "batch_size": 1, "steps": 1, "max_tokens": 1, "best_of": 1}
         counts = ("pictures", "prompts", "questions", "edits", "shown")
         for name, low in (least | dict.fromkeys(counts, 0)).items():
             if getattr(self, name) < low:

@@ -6,6 +6,9 @@ agree. It is measured on three descriptions of the same pictures, drawn from the
     unified/NAME                  the model's own
     unified/NAME/true caption     the data's most detailed one: what drawing alone could reach
     chance, and unified/NAME/shuffled   the model's description of the next picture
+
+With `config.best_of` above 1, each description is drawn so many times, and the drawing that agrees
+best with the picture counts: by the judge, or by the cosine where there is none.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from data_pipelines.examples import Example
 from data_pipelines.scenes.agreement import Agreement
 from data_pipelines.sequences.tasks import IN_DETAIL
 from unicom_jax.core.picture import Picture
-from unicom_jax.evaluation.generation import draw_all, shape_of
+from unicom_jax.evaluation.generation import draw_turns, shape_of
 from unicom_jax.evaluation.intervals import mean_interval
 from unicom_jax.evaluation.protocol import Encoder, UnifiedModel
 from unicom_jax.evaluation.records import Log, Redrawing
@@ -72,8 +75,9 @@ def evaluate_unified(
         drawn, found = {}, {}
         for kind, texts in captions.items():
             asked = [texts[index] for index, _ in batch]
-            drawn[kind] = draw_all(model, asked, shape, config, first)
-            found[kind] = _marks(originals, drawn[kind], encoder, judge)
+            turns = draw_turns(model, asked, shape, config, first)
+            judged = [_marks(originals, one, encoder, judge) for one in turns]
+            drawn[kind], found[kind] = _best(turns, judged)
             for name, values in found[kind].items():
                 marks[kind].setdefault(name, []).extend(values)
         for row, (index, example) in enumerate(batch):
@@ -127,6 +131,16 @@ def _marks(
         found["kept"] = [one.completeness for one in told]
         found["invented"] = [one.wrong for one in told]
     return found
+
+
+def _best(
+    turns: Sequence[Sequence[Picture]], marks: Sequence[dict[str, list[float]]]
+) -> tuple[list[Picture], dict[str, list[float]]]:
+    """The best drawing of each picture and its marks, from the drawings and marks of each turn."""
+    by = "agreement" if "agreement" in marks[0] else "cosine"
+    chosen = np.argmax([one[by] for one in marks], axis=0)
+    best = {name: [marks[k][name][row] for row, k in enumerate(chosen)] for name in marks[0]}
+    return [turns[k][row] for row, k in enumerate(chosen)], best
 
 
 def _cosines(

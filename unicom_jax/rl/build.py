@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from data_pipelines.build import sequence_config
+from data_pipelines.scenes.long_captions import score_long
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
 from unicom_jax.core.flow_steps import SdeStep
@@ -32,7 +33,9 @@ from unicom_jax.runs.stages import START
 
 Config = Mapping[str, Any]
 ENCODER = "vision"  # the tree of the frozen encoder
-OF_WORDS = ("long_caption", "answers", "ended", "length")  # rewards that look at no drawing
+# Rewards that look at no drawing.
+OF_WORDS = ("long_caption", "caption", "answers", "ended", "length")
+WITHOUT_DRAWING = (*OF_WORDS, "random")
 
 
 def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captioner:
@@ -45,7 +48,7 @@ def build_captioner(name: str, config: Config, tokenizer: Tokenizer) -> Captione
         objective=TextObjective(
             Clip(settings["clip_low"], settings["clip_high"]), settings["length"]
         ),
-        draws=bool(wanted - set(OF_WORDS)),
+        draws=bool(wanted - set(WITHOUT_DRAWING)),
     )
 
 
@@ -233,7 +236,13 @@ def _correct(
 def _long_caption(
     name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
 ) -> Reward:
-    return rewards.LongCaption(tokenizer.decode, config["data"]["patch"])
+    return rewards.CaptionFacts(tokenizer.decode, config["data"]["patch"], score_long)
+
+
+def _caption(
+    name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
+) -> Reward:
+    return rewards.CaptionFacts(tokenizer.decode, config["data"]["patch"], rewards.score_short)
 
 
 # By name in the settings' `rewards`: (stage, configuration, models, template, tokenizer) -> reward.
@@ -244,7 +253,9 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "scenes": lambda name, config, *how: rewards.ScenesJudge(config["data"]["patch"]),
     "correct": _correct,
     "own": _own,
+    "random": lambda *how: rewards.by_chance,
     "long_caption": _long_caption,
+    "caption": _caption,
     "answers": _answers,
     "ended": lambda *how: rewards.ended,
     "length": _length,

@@ -18,6 +18,7 @@ from unicom_jax.core.module import Params
 from unicom_jax.inference.drawing import Drawing
 from unicom_jax.inference.engine import Models
 from unicom_jax.rl.rollouts import (
+    chance_of,
     draw,
     of_group,
     paint,
@@ -131,6 +132,7 @@ class Captioner:
         writing, drawing = jax.random.split(key)
         tokens, samples = self.write(params, rows, prepared, writing)
         originals = self.originals(batch)
+        samples = samples.replace(chance=chance_of(key, len(tokens)))
         if self.draws:
             drawn, painted = jax.random.split(drawing)
             grids, words = originals.grids, samples.tokens

@@ -28,6 +28,7 @@ from unicom_jax.rl.flow_objectives import FlowObjective, step_kl, window_start
 from unicom_jax.rl.rewards import caption_lengths
 from unicom_jax.rl.rollouts import (
     begin_drawing,
+    chance_of,
     draw,
     noise_of,
     of_group,
@@ -185,7 +186,8 @@ class Drawer:
         else:
             latents, passed = draw(model, params, read, latent_grids, self.drawing, drawing), None
         drawn = paint(self.models, frozen, latents, grids, painting, self.codec_steps)
-        samples = Samples(tokens=words, latents=latents, patches=drawn)
+        chance = chance_of(drawing, len(words))
+        samples = Samples(tokens=words, latents=latents, patches=drawn, chance=chance)
         originals = Originals(patches, grids)
         scores = self.scoring(frozen, originals, samples)
         return Rollout(originals, samples, scores), context, passed

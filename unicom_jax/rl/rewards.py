@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from data_pipelines.images import unpatchify
-from data_pipelines.scenes.agreement import Account, agreement, seen_in
+from data_pipelines.scenes.agreement import Account, Agreement, agreement, seen_in, told_by
 from data_pipelines.scenes.facts import check
 from data_pipelines.scenes.judge import read_scene
 from data_pipelines.scenes.language import CaptionError, parse
-from data_pipelines.scenes.long_captions import score_long
 from unicom_jax.core.activations import on_own_pictures
 from unicom_jax.core.grids import token_mask
 from unicom_jax.core.module import Params
@@ -82,6 +81,12 @@ class LatentDistance:
 def _mean_square(difference: jax.Array, real: jax.Array) -> jax.Array:
     squares = jnp.square(difference.astype(jnp.float32)).mean(-1)
     return jnp.sum(jnp.where(real, squares, 0.0), axis=1) / jnp.maximum(real.sum(axis=1), 1)
+
+
+def by_chance(frozen: Params, originals: Originals, samples: Samples) -> Float32[Array, " B"]:
+    """A random number in [0, 1): the control whose advantages say nothing about the samples."""
+    del frozen, originals
+    return samples.chance
 
 
 # ---- on the host ------------------------------------------------------------------------------
@@ -156,15 +161,17 @@ class CaptionDrawn:
 
 
 @dataclasses.dataclass(frozen=True)
-class LongCaption:
-    """How far a long caption of Scenes agrees with the judge's reading of the original.
+class CaptionFacts:
+    """How far a caption of Scenes agrees with the judge's reading of the original.
 
     Attributes:
       decode: token ids of a caption to its text.
+      score: of a text and the truth: `score_long` or `score_short`.
     """
 
     decode: Callable[[list[int]], str]
     patch: int
+    score: Callable[[str, Account], Agreement]
 
     def __call__(self, frozen: Params, originals: Originals, samples: Samples) -> jax.Array:
         del frozen
@@ -174,12 +181,21 @@ class LongCaption:
         rows = zip(originals, grids, tokens, strict=True)
         return np.array(
             [
-                score_long(
+                self.score(
                     self.decode(words[words >= 0].tolist()), read_account(true, grid, self.patch)
                 ).score
                 for true, grid, words in rows
             ]
         )
+
+
+def score_short(text: str, truth: Account) -> Agreement:
+    """`score_long` of a caption in the usual grammar of Scenes; outside of it all are lost."""
+    try:
+        claimed = told_by(parse(text))
+    except CaptionError:
+        claimed = Account(())
+    return agreement(truth, claimed)
 
 
 def read_account(patches: np.ndarray, grid: np.ndarray, patch: int) -> Account:

@@ -27,6 +27,8 @@ from unicom_jax.models.transformer import KVCache
 from unicom_jax.rl.rows import every_row, packed, text_rows
 from unicom_jax.rl.template import Template
 
+OF_CHANCE = 2**31 - 1  # folded into a key: no row has this number
+
 
 def of_group(tree: Any, group: int) -> Any:
     """Every row `group` times, side by side."""
@@ -168,6 +170,11 @@ def noise_of(
     """Unit Gaussian; a row's depends on its number and not on how many there are."""
     keys = row_keys(key, rows)
     return jax.vmap(lambda one: jax.random.normal(one, shape, jnp.float32))(keys)
+
+
+def chance_of(key: Key[Array, ""], rows: int) -> Float32[Array, " {rows}"]:
+    """`Samples.chance`. `key` may also be split, or folded with the numbers of rows."""
+    return jax.random.uniform(jax.random.fold_in(key, OF_CHANCE), (rows,), jnp.float32)
 
 
 def row_keys(key: Key[Array, ""], rows: int) -> Key[Array, " {rows}"]:

@@ -33,9 +33,11 @@ class Samples:
         have drawn, or was cut off.
       latents: of drawn pictures, normalised.
       patches: the same pictures, in [-1, 1].
+      chance: a random number in [0, 1) that says nothing about the sample.
     """
 
     tokens: Int[Array, "B T"] | None = None
     ended: Bool[Array, " B"] | None = None
     latents: Float[Array, "B n d"] | None = None
     patches: Float[Array, "B N C"] | None = None
+    chance: Float[Array, " B"] | None = None

@@ -19,7 +19,7 @@ from unicom_jax.sweeps.items import outcomes_of
 from unicom_jax.sweeps.sweep import Contrast
 
 # What has to be equal for scores to be comparable; how a model samples may be what is compared.
-PROTOCOL = ("split", "data", "judge", "answer_rule", "trained_on")
+PROTOCOL = ("split", "data", "judge", "answer_rule", "trained_on", "best_of")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,12 @@ PICTURE_REWARDS = {
     "latents": _weight(0.0, "Minus the mean squared difference of latents."),
     "scenes": _weight(0.0, "Share of facts that the judge of Scenes finds in both pictures."),
     "own": _weight(0.0, "Your own function, named by own_reward."),
+    "random": Key(
+        0.0,
+        "A random number from 0 to 1: a control, which teaches nothing.",
+        least=0,
+        before=0.0,
+    ),
 }
 DRAWING_REWARDS = {
     "correct": Key(
@@ -36,6 +42,12 @@ DRAWING_REWARDS = {
 }
 CAPTION_REWARDS = {
     "long_caption": _weight(0.0, "Share of correct facts in a long caption of Scenes."),
+    "caption": Key(
+        0.0,
+        "Share of correct facts in a caption of Scenes: objects and background.",
+        least=0,
+        before=0.0,
+    ),
     "answers": _weight(0.0, "1 if a question is answered correctly from the caption alone."),
     "ended": _weight(0.0, "1 if the caption has words and ends by itself."),
     "length": _weight(0.0, "1 if the caption has least_tokens to most_tokens tokens."),
