@@ -10,7 +10,7 @@ L = E + A / N^α + B / D^β, and the loss that it predicts for `held_out` beside
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,12 +69,11 @@ def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str
     if found.without:
         budgets = ", ".join(f"{budget:.1e}" for budget in found.without)
         lines += ["", f"Without a minimum among the sizes that were tried: {budgets}"]
-    a = bootstrap(grid, lambda runs: iso_flop(runs).a, resamples=RESAMPLES)
-    of_surface = bootstrap(grid, lambda runs: fit_surface(runs, ONE_START).a, resamples=RESAMPLES)
+    of_parabolas = _estimate(grid, lambda runs: iso_flop(runs).a)
+    of_surface = _estimate(grid, lambda runs: fit_surface(runs, ONE_START).a)
     lines += [
         "",
-        f"a = {a.value:.2f} [{a.low:.2f}, {a.high:.2f}] from parabolas, {of_surface.value:.2f} "
-        f"[{of_surface.low:.2f}, {of_surface.high:.2f}] from the surface; b = {found.b:.2f}",
+        f"a = {of_parabolas} from parabolas, {of_surface} from the surface; b = {found.b:.2f}",
         f"L = {surface.floor:.3f} + {surface.size:.3g} / N^{surface.alpha:.2f} + "
         f"{surface.data:.3g} / D^{surface.beta:.2f}",
     ]
@@ -83,17 +82,27 @@ def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str
     return [*lines, ""]
 
 
+def _estimate(grid: Sequence[Run], exponent: Callable[[Sequence[Run]], float]) -> str:
+    """An exponent and its interval, or that the runs do not determine it."""
+    try:
+        found = bootstrap(grid, exponent, resamples=RESAMPLES)
+    except ValueError as error:
+        return f"unknown ({error})"
+    return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+
+
 def _prediction(grid: Sequence[Run], held_out: Sequence[Run]) -> str:
     one, measured = held_out[0], float(np.mean([run.loss for run in held_out]))
-    told = bootstrap(
+    predicted = bootstrap(
         grid,
         lambda runs: fit_surface(runs, ONE_START)(one.weights, one.tokens),
         resamples=RESAMPLES,
     )
-    error = told.value / measured - 1
+    error = predicted.value / measured - 1
     return (
-        f"held-out run of {one.budget:.1e} operations: predicted {told.value:.4f} [{told.low:.4f}, "
-        f"{told.high:.4f}], measured {measured:.4f} ({len(held_out)} seeds): {error:+.1%}, "
+        f"held-out run of {one.budget:.1e} operations: predicted {predicted.value:.4f} "
+        f"[{predicted.low:.4f}, {predicted.high:.4f}], measured {measured:.4f} "
+        f"({len(held_out)} seeds): {error:+.1%}, "
         f"{'within' if abs(error) <= WITHIN else 'NOT within'} {WITHIN:.0%}"
     )
 
@@ -111,7 +120,10 @@ def main(argv: Sequence[str]) -> None:
         grid, held_out = runs_of(rows, score)
         if not grid:
             raise app.UsageError(f"{table} has no {score} yet; let the sweep end")
-        print("\n".join(summary(name, grid, held_out)))
+        try:
+            print("\n".join(summary(name, grid, held_out)))
+        except ValueError as error:  # too few runs
+            raise app.UsageError(f"{table}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from experiments import quickstart
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 OVERALL, ANSWERED = "generation/overall", "understanding/qa"
+# What the stage `align` takes over from `pretrain`.
 ROWS = ("batch_size", "window_rows", "images_per_row", "optimizer", "learning_rate", "schedule")
 
 

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import functools
 
+from ml_collections import ConfigDict
+
 from experiments.sweeps import transfer
 from experiments.sweeps.transfer import sizes
 from unicom_jax.sweeps.predict import flops_per_step
@@ -80,7 +82,7 @@ def get_sweep() -> Sweep:
     )
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """Half of the documents are captions alone, half drawings of 48 px."""
     config = transfer.get_config()
     config.data.image_size = 48

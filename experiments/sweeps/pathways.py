@@ -16,6 +16,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from experiments import quickstart
+from experiments.sweeps.align import ROWS
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
 OVERALL = "generation/overall"
@@ -48,8 +49,7 @@ def get_sweep() -> Sweep:
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
     config.stages = ("encoder", "codec", "align", "pretrain")
-    rows = ("batch_size", "window_rows", "images_per_row", "optimizer", "learning_rate", "schedule")
-    config.align.update({name: config.pretrain[name] for name in rows})
+    config.align.update({name: config.pretrain[name] for name in ROWS})
     config.align.update({"steps": 400, "flow_weight": 0.0})
     config.align.mixture.update({"image_to_text": 0.3, "conversation": 0.7})
     config.pretrain.steps = STEPS

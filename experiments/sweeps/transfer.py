@@ -10,6 +10,8 @@ should fall.
 
 from __future__ import annotations
 
+from ml_collections import ConfigDict
+
 from experiments.sweeps import smoke
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
@@ -58,7 +60,7 @@ def get_sweep() -> Sweep:
     )
 
 
-def get_config():
+def get_config() -> ConfigDict:
     """Pictures of 32 px with one object, and a transformer whose size the variants choose."""
     config = smoke.get_config()
     config.data.source.size = 4096

@@ -57,5 +57,15 @@ def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkey
     assert "+0.0%, within 2%" in text or "-0.0%, within 2%" in text
 
 
+def test_an_exponent_that_the_runs_do_not_determine_is_said_to_be_unknown(monkeypatch):
+    """The loss falls with size alone, so no budget has its best size among those tried."""
+    monkeypatch.setattr(scaling, "RESAMPLES", 20)
+    law = Surface(floor=1.0, size=40.0, data=1e-6, alpha=0.5, beta=0.5)
+    grid, held_out = scaling.runs_of(list(table(isoflop.TEXT, law)), isoflop.TEXT)
+    text = "\n".join(scaling.summary("text", grid, held_out))
+    assert "Without a minimum among the sizes that were tried: 2.0e+11, 4.0e+11" in text
+    assert "a = unknown (only 0 of 20 draws of runs have an estimate" in text and "b = nan" in text
+
+
 def test_losses_of_one_kind_are_not_taken_for_the_other():
     assert scaling.runs_of(list(table(isoflop.TEXT)), isoflop.FLOW) == ([], [])
