@@ -204,10 +204,11 @@ def _serving(
     wanted = " or ".join(needs) or " and ".join(takes)
     if len(source) and not len(fit):
         cure = "name other tasks for the source" if origin else "set its weight in the mixture to 0"
+        named = f"source {origin!r}, {source!r}" if origin else repr(source)
         raise ValueError(
-            f"no record of {f'source {origin!r}, ' * bool(origin)}{source!r} has {wanted}, which "
-            f"the task {task!r} needs: add some, or {cure}"
+            f"no record of {named} has {wanted}, which the task {task!r} needs: add some, or {cure}"
         )
+    # Few records have questions or edits, so only a missing picture or caption is worth a line.
     if len(fit) < len(source) and not needs:
         _warn(
             f"{source!r}: {len(fit)} of {len(source)} records have {wanted}, which the task "

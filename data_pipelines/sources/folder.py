@@ -146,4 +146,4 @@ def _lines(path: pathlib.Path) -> np.ndarray:
                 offsets.append(offset)
             offset += len(line)
     parts = (np.frombuffer(part, np.uint64) for part in (offsets, numbers))
-    return np.append(np.concatenate([*parts]), np.uint64(offset))
+    return np.append(np.concatenate(tuple(parts)), np.uint64(offset))

@@ -133,9 +133,10 @@ def shared(array: np.ndarray) -> pathlib.Path | None:
     """A file in the cache folder from which other processes can map an array, (N,) uint8, instead
     of being sent it; None: the folder is not writable. Equal arrays have the same file.
     """
-    file = cache_folder() / f"shared-{hashlib.sha256(array).hexdigest()[:32]}.npy"
+    digest = hashlib.sha256(array).digest()
+    file = cache_folder() / f"shared-{digest.hex()[:32]}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
-        if len(mapped(file)) == len(array):
+        if hashlib.sha256(mapped(file)).digest() == digest:
             return file
     return file if _store(file, len(array), [array]) else None
 

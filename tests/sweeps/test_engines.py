@@ -110,5 +110,5 @@ def test_settings_of_an_engine_are_numbers_or_words(monkeypatch):
     found = {"num_cpus": 8, "num_gpus": 0.5, "scheduling_strategy": "SPREAD"}
     assert engines._settings("UNICOM_RAY") == found
     monkeypatch.setenv("UNICOM_RAY", "num_cpus 8")
-    with pytest.raises(ConfigError, match="UNICOM_RAY: 'num_cpus' is no name=value"):
+    with pytest.raises(ConfigError, match="UNICOM_RAY: 'num_cpus' is not of the form name=value"):
         engines._settings("UNICOM_RAY")

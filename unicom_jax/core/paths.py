@@ -98,6 +98,7 @@ def asking(address: PathLike) -> Iterator[None]:
     except (ValueError, NotImplementedError):
         raise
     except Exception as error:  # botocore's, aiohttp's, google's, huggingface_hub's
+        # Those of huggingface_hub are OSErrors too, but without a number and of several lines.
         if isinstance(error, OSError) and (error.errno or type(error).__module__ == "builtins"):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]

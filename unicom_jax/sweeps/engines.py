@@ -124,16 +124,17 @@ def _in_process(workdir: str, id: str) -> str:
 
 @contextlib.contextmanager
 def ray_tasks() -> Iterator[Submit]:
-    """A Ray task a job, on the cluster of RAY_ADDRESS, else on a new one of this machine's cores.
-    UNICOM_RAY holds what a task asks for as Ray names it, such as "num_cpus=8 num_gpus=1"; without
-    it, one core.
+    """One Ray task per job, on the cluster of RAY_ADDRESS, else on a new one of this machine.
+
+    UNICOM_RAY holds options of `ray.remote`, such as "num_cpus=8 num_gpus=1"; by default a task
+    asks for one core.
 
     Raises:
       ConfigError: no cluster at RAY_ADDRESS, or UNICOM_RAY names no option of a task.
     """
     import ray
 
-    # Not tried again by Ray: the runner decides, and a job may resume elsewhere.
+    # Ray must not retry: the runner decides that.
     options = {"num_cpus": 1, "max_retries": 0, **_settings("UNICOM_RAY")}
     try:
         task = ray.remote(**options)(_in_process)
@@ -211,7 +212,9 @@ def _settings(variable: str) -> dict[str, int | float | str]:
     for one in os.environ.get(variable, "").split():
         name, equals, text = one.partition("=")
         if not (name and equals and text):
-            raise ConfigError(f"{variable}: {one!r} is no name=value; separate them by spaces")
+            raise ConfigError(
+                f"{variable}: {one!r} is not of the form name=value; separate several by spaces"
+            )
         try:
             number = float(text)
             found[name] = int(number) if text.isdecimal() else number

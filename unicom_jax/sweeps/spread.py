@@ -86,7 +86,8 @@ def _over_items(measured: Mapping[int, Outcomes]) -> Interval | None:
         raise ConfigError("the runs were scored on other items; evaluate all on the same data")
     if not runs[0].items:
         return None
-    # The items of a run add up to its score; rounding takes away the error of the weights.
+    # An item's value is its share of the score, so n times the value is its outcome; rounding turns
+    # 0.9999999 into 1.
     marks = [round(len(one.items) * value, 9) for one in runs for value in one.items.values()]
     clusters = [one.clusters.get(item, item) for one in runs for item in one.items]
     if set(marks) <= {0.0, 1.0}:

@@ -9,11 +9,10 @@ import jax
 import optax
 
 from unicom_jax.core.module import ParamSpec, Specs, map_specs
+from unicom_jax.core.transfer import Path
 from unicom_jax.training.groups import Group, Groups
 from unicom_jax.training.muon import muon
 from unicom_jax.training.transfer import Factors
-
-Path = tuple[str, ...]
 
 NEVER_GIVE_UP = 2**31 - 1  # the loop, not optax, decides when too many steps were skipped
 MOMENT_DTYPES = ("float32", "bfloat16")
@@ -82,14 +81,14 @@ def make_optimizer(
     numbers = {name: config[name] for name in ("b1", "b2", "eps", "mu_dtype")}
 
     decay, decayed = config["weight_decay"], map_specs(_is_matrix, specs)
-    whole = Group(""), Factors()  # of a weight without factors of its own
+    no_group, unchanged = Group(""), Factors()  # of weights without factors of their own
 
     def decay_of(path: Path) -> float:
-        group, own = groups.of(path) or whole[0], transfer.get(path, whole[1])
+        group, own = groups.of(path) or no_group, transfer.get(path, unchanged)
         return group.weight_decay * own.weight_decay
 
     def rate_of(path: Path) -> float:
-        group, own = groups.of(path) or whole[0], transfer.get(path, whole[1])
+        group, own = groups.of(path) or no_group, transfer.get(path, unchanged)
         return group.learning_rate * own.learning_rate
 
     def adamw() -> optax.GradientTransformation:
@@ -110,7 +109,7 @@ def make_optimizer(
     clip = optax.clip_by_global_norm(config["clip_norm"])
     # Adam of g / f with epsilon e is Adam of g with epsilon f · e.
     eps = optax.stateless(
-        lambda grads, _: _scaled(grads, lambda path: 1 / transfer.get(path, whole[1]).eps)
+        lambda grads, _: _scaled(grads, lambda path: 1 / transfer.get(path, unchanged).eps)
     )
     chain = optax.chain(clip, eps, rule) if transfer else optax.chain(clip, rule)
     return optax.apply_if_finite(chain, NEVER_GIVE_UP), schedule
