@@ -13,6 +13,7 @@ import numpy as np
 
 from data_pipelines.scenes.facts import Description, Phrase
 from data_pipelines.scenes.judge import read_scene
+from data_pipelines.scenes.language import CaptionError, parse
 from data_pipelines.scenes.scene import SceneObject
 
 
@@ -95,6 +96,16 @@ def agreement(truth: Account, told: Account) -> Agreement:
     )
     kept = int(matched) + ground
     return Agreement(kept, true_facts - kept, told_facts - kept)
+
+
+def score_caption(text: str, truth: Account) -> Agreement:
+    """How well a caption in the grammar of Scenes agrees with what a picture shows; of a text that
+    does not follow the grammar, all facts are lost."""
+    try:
+        claimed = told_by(parse(text))
+    except CaptionError:
+        claimed = Account(())
+    return agreement(truth, claimed)
 
 
 def _properties(phrase: Phrase) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.images import patchify
+from data_pipelines.scenes.agreement import score_caption
 from data_pipelines.scenes.long_captions import long_caption, score_long
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import Scene, SceneObject
@@ -81,7 +82,7 @@ def test_a_short_caption_is_scored_by_its_facts_about_single_objects():
     """9 facts: 4 of each object, and the ground."""
 
     def found(text):
-        reward = jax.jit(rewards.CaptionFacts(decode, PATCH, rewards.score_short))
+        reward = jax.jit(rewards.CaptionFacts(decode, PATCH, score_caption))
         one = Originals(cut(PAIR), GRIDS[:1])
         return float(reward({}, one, Samples(tokens=tokens_of(text)))[0])
 

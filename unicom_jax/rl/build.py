@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from data_pipelines.build import sequence_config
+from data_pipelines.scenes.agreement import score_caption
 from data_pipelines.scenes.long_captions import score_long
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.config import ConfigError
@@ -242,7 +243,7 @@ def _long_caption(
 def _caption(
     name: str, config: Config, models: Models, template: Template, tokenizer: Tokenizer
 ) -> Reward:
-    return rewards.CaptionFacts(tokenizer.decode, config["data"]["patch"], rewards.score_short)
+    return rewards.CaptionFacts(tokenizer.decode, config["data"]["patch"], score_caption)
 
 
 # By name in the settings' `rewards`: (stage, configuration, models, template, tokenizer) -> reward.

@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Int
 
 from data_pipelines.images import unpatchify
-from data_pipelines.scenes.agreement import Account, Agreement, agreement, seen_in, told_by
+from data_pipelines.scenes.agreement import Account, Agreement, agreement, seen_in
 from data_pipelines.scenes.facts import check
 from data_pipelines.scenes.judge import read_scene
 from data_pipelines.scenes.language import CaptionError, parse
@@ -166,7 +166,7 @@ class CaptionFacts:
 
     Attributes:
       decode: token ids of a caption to its text.
-      score: of a text and the truth: `score_long` or `score_short`.
+      score: of a text and the truth: `score_long` or `score_caption`.
     """
 
     decode: Callable[[list[int]], str]
@@ -187,15 +187,6 @@ class CaptionFacts:
                 for true, grid, words in rows
             ]
         )
-
-
-def score_short(text: str, truth: Account) -> Agreement:
-    """`score_long` of a caption in the usual grammar of Scenes; outside of it all are lost."""
-    try:
-        claimed = told_by(parse(text))
-    except CaptionError:
-        claimed = Account(())
-    return agreement(truth, claimed)
 
 
 def read_account(patches: np.ndarray, grid: np.ndarray, patch: int) -> Account:
