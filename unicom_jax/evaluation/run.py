@@ -93,11 +93,7 @@ def evaluate(
         raise ValueError(
             f"evaluation: no samples for {', '.join(only or ())}; raise the sample counts"
         )
-    if config.best_of > 1 and "generations" in suites and not data.prompts:
-        raise ValueError(
-            f"--best-of={config.best_of}: generations of this data have no exact judge that could "
-            "choose; add --suite=unified"
-        )
+    _check_best_of(config, suites, data)
     if config.shown and "generations" in suites and model.without_details is not None:
         suites |= details_of(samples, data, config)
     results = _run("trained", suites, model, console)
@@ -125,6 +121,23 @@ def choose_samples(data: EvaluationData, config: EvaluationConfig) -> Samples:
         questions=questions_of(data.examples, config.questions),
         edits=edits_of(data.examples, config.edits),
     )
+
+
+def _check_best_of(
+    config: EvaluationConfig, suites: Mapping[str, Suite], data: EvaluationData
+) -> None:
+    """Raises ValueError if there is nothing to choose from, or nobody who could choose."""
+    flag = f"--best-of={config.best_of}"
+    if config.best_of > 1 and not suites.keys() & {"generations", UNIFIED}:
+        raise ValueError(
+            f"{flag}: none of the suites draws several times; add --suite=generations or "
+            "--suite=unified, or leave the flag out"
+        )
+    if config.best_of > 1 and "generations" in suites and not data.prompts:
+        raise ValueError(
+            f"{flag}: generations of this data have no exact judge that could choose; add "
+            "--suite=unified"
+        )
 
 
 def suites_of(
