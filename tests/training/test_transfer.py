@@ -11,13 +11,14 @@ import pytest
 from experiments import base
 from tests.core.test_transfer import config as unified_config
 from unicom_jax.core.batch import MaskIntervals
-from unicom_jax.core.module import Module, ParamSpec, init_params, stack_specs
+from unicom_jax.core.module import Module, ParamSpec, init_params, map_specs, stack_specs
 from unicom_jax.core.positions import rope
 from unicom_jax.core.transfer import growth, rescaled
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.training.assemble import make_trainer
 from unicom_jax.training.optimizers import make_optimizer
+from unicom_jax.training.state import split
 from unicom_jax.training.transfer import factors, for_duration
 
 SETTINGS = base.training(learning_rate=0.03, warmup_steps=0, weight_decay=0.2, clip_norm=1e9)
@@ -220,5 +221,21 @@ def trainer_of(**settings):
 
 def test_a_stage_uses_both_keys():
     trainer = trainer_of(steps=400, tuned_steps=100, optimizer="adamw", learning_rate=0.03,
-                         schedule="constant", warmup_steps=0)  # fmt: skip
+                         schedule="constant", warmup_steps=0, weight_decay=0.0)  # fmt: skip
     assert float(trainer.schedule(10)) == pytest.approx(0.015)
+    specs, _ = split(trainer.stage.module.specs(), trainer.stage.freeze)
+
+    @jax.jit
+    def first_update():
+        ones = map_specs(lambda spec: jnp.ones(spec.shape), specs)
+        updates, _ = trainer.optimizer.update(ones, trainer.optimizer.init(ones), ones)
+        blocks = updates["transformer"]["blocks"]["attention"]
+        leaves = (
+            updates["transformer"]["norm"]["scale"],
+            *(blocks[name]["kernel"] for name in ("query", "out")),
+        )
+        return [jnp.max(-leaf) for leaf in leaves]
+
+    rate = 0.015
+    expected = [rate, rate / 4, rate / 4 / 3]  # width times 4, depth times 3
+    assert [float(one) for one in first_update()] == pytest.approx(expected, rel=1e-3)
