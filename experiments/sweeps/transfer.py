@@ -15,7 +15,7 @@ EPYC that other jobs shared):
     width 256                          .942   .932   .934   .966   .935
     … not rescaled       .955   .958   .978         1.020
 
-The best rate of width 256 is one step below that of width 64, and at width 64's own rate its loss is
+The best rate of width 256 is one step below that of width 64, whose own rate gives a loss that is
 .002 higher. Without rescaling, the best rate is at the lower end of the grid, an eighth of that of
 width 64 or less. Differences between neighbours are of the size of the noise (.0113 at width 256),
 and other seeds were not run.
