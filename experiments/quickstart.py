@@ -6,15 +6,15 @@ Scenes of one or two large objects of four shapes and four colours, at 48 px: ni
 picture, one for each place where an object can be.
 
 On a fresh clone `make quickstart` took 17.6 minutes of CPU time including installation, on two
-cores of an AMD EPYC while two other jobs ran; its training takes 12 to 14. Means of two seeds: PSNR
-31.6 dB, single objects 91% (of 32), Scenes-GenEval 71%, questions 89% (chance 37%), captions 94%,
-edits 71%. README.md has the table with ranges and intervals. The weakest rows are yes-or-no
-questions (65%, chance 54%) and removals (36%).
+cores of an AMD EPYC while two other jobs ran; its training takes 12 to 14. Means of three seeds:
+PSNR 31.8 dB, single objects 92% (of 32), Scenes-GenEval 67%, questions 88% (chance 37%), captions
+93%, edits 70%. README.md has the table with ranges and intervals. The weakest rows are yes-or-no
+questions (65%, chance 54%) and removals (35%).
 
-Pictures of one object are learned: 100% of their edits succeed, and 100% of the questions are
-answered correctly, yes or no aside. Of pictures of two objects, 52% of the edits succeed, because
+Pictures of one object are learned: 99% of their edits succeed, and 100% of the questions are
+answered correctly, yes or no aside. Of pictures of two objects, 51% of the edits succeed, because
 the model confuses the objects. In training, 7% of the edits are removals (which need two objects),
-and a sixth of the yes-or-no questions compare two objects; of those, 48% are answered correctly.
+and a sixth of the yes-or-no questions compare two objects; of those, 50% are answered correctly.
 
 The scores on the development split below are of a run trained stage by stage with an encoder of the
 earlier settings: Scenes-GenEval 65% (of 384), questions 90% (of 640), yes or no 73% (of 128, chance
