@@ -304,5 +304,5 @@ def test_the_best_of_several_drawings_is_not_compared_with_the_only_one(runs, tm
     found = json.loads(path.read_text())
     found["about"]["best_of"] = 8
     path.write_text(json.dumps(found))
-    with pytest.raises(ConfigError, match=r"scored with best_of None, \S+ with 8; evaluate both"):
+    with pytest.raises(ConfigError, match=r"scored with best_of 1, \S+ with 8; evaluate both"):
         group_runs([runs[0], run])

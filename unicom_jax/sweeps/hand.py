@@ -20,6 +20,7 @@ from unicom_jax.sweeps.sweep import Contrast
 
 # What has to be equal for scores to be comparable; how a model samples may be what is compared.
 PROTOCOL = ("split", "data", "judge", "answer_rule", "trained_on", "best_of")
+USUAL = {"best_of": 1}  # what scores without the entry were made with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,7 @@ def _check_protocol(about: Mapping[Path, Mapping[str, Any]]) -> None:
     first = next(iter(about))
     for workdir, facts in about.items():
         for name in PROTOCOL:
-            here, there = facts.get(name), about[first].get(name)
+            here, there = (one.get(name, USUAL.get(name)) for one in (facts, about[first]))
             if here != there:
                 raise ConfigError(
                     f"{first} was scored with {name} {there!r}, {workdir} with {here!r}; evaluate "

@@ -1,4 +1,8 @@
-"""How jobs ended, as files. Imports nothing heavy: a process that only starts jobs stays small."""
+"""How jobs ended, as files.
+
+Imports neither JAX nor training code, so that a process which only starts a job, such as a Ray
+task, needs little memory.
+"""
 
 from __future__ import annotations
 
