@@ -55,6 +55,19 @@ def test_each_block_ends_two_branches(model):
     assert ends == {("attention", "out"), ("mlp", "down")}
 
 
+def test_branches_of_connectors_and_flow_decoders_end_too():
+    made = config()
+    made.unified.pathway = "query"
+    grown = build_unified(made).grown()
+    ends = {"/".join(path[:-1]) for path, own in grown.items() if own.ends_branch}
+    assert {path for path in ends if not path.startswith("transformer/")} == {
+        "connector/attention/out",
+        "connector/mlp/down",
+        "flow_decoder/blocks/output",
+        "flow_decoder/blocks/mlp/down",
+    }
+
+
 def test_initial_sizes_follow_the_table(model):
     def sizes(made):
         params = init_params(made.specs()["transformer"], jax.random.key(0))

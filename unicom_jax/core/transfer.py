@@ -28,8 +28,9 @@ import jax
 from unicom_jax.core.module import Initializer, ParamSpec, Specs, fill_specs, iter_specs
 
 Path = tuple[str, ...]
-# The last layers of residual branches, in stacks of blocks.
-BRANCH_END = re.compile(r"(.*/)?blocks/(attention/out|mlp/down)/(kernel|bias)")
+# The last layers of residual branches, among the weights of stacks of blocks. "output" is that of
+# attention in flow decoders and in the MM-DiT.
+BRANCH_END = re.compile(r"(.*/)?(attention/out|output|mlp/down)/(kernel|bias)")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ arXiv 2505.01618, Table 1; the last row is its branch multiplier as a part of th
 Muon's updates have spectral norms of about the learning rate times sqrt(max(in, out)), which makes
 their entries as large as Adam's (`training/muon.py`). The norm should grow with sqrt(out / in)
 (arXiv 2512.05620), so their factor is sqrt(m_out / m_in) over the growth of that longer side; the
-decay per step stays here too.
+decay per step stays here too. Its epsilon is added to the norm of a whole gradient, not to its
+entries, so that the factor is sqrt(m_in / m_out) / m_L.
 
 Longer training (Complete(d)P: Mlodozeniec et al. 2025, arXiv 2512.22382), for AdamW: with n times
 the tuned number of steps, learning rate and weight decay times 1 / sqrt(n), epsilon times sqrt(n),
