@@ -69,11 +69,11 @@ def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str
     if found.without:
         budgets = ", ".join(f"{budget:.1e}" for budget in found.without)
         lines += ["", f"Without a minimum among the sizes that were tried: {budgets}"]
-    of_parabolas = _estimate(grid, lambda runs: iso_flop(runs).a)
+    a, b = (_estimate(grid, lambda runs, of=of: getattr(iso_flop(runs), of)) for of in "ab")
     of_surface = _estimate(grid, lambda runs: fit_surface(runs, ONE_START).a)
     lines += [
         "",
-        f"a = {of_parabolas} from parabolas, {of_surface} from the surface; b = {found.b:.2f}",
+        f"a = {a} from parabolas, {of_surface} from the surface; b = {b} from parabolas",
         f"L = {surface.floor:.3f} + {surface.size:.3g} / N^{surface.alpha:.2f} + "
         f"{surface.data:.3g} / D^{surface.beta:.2f}",
     ]
