@@ -83,5 +83,7 @@ def test_drawings_that_nobody_can_judge_are_refused(tmp_path):
     data, quiet = EvaluationData(examples()), rich.console.Console(file=io.StringIO())
     with pytest.raises(ValueError, match="--best-of=2: generations of this data have no exact"):
         evaluate(PerfectModel, None, best_of(2), tmp_path, data=data, console=quiet)
+    with pytest.raises(ValueError, match="--best-of=2 does nothing for captions, which draw no"):
+        evaluate(PerfectModel, None, best_of(2), tmp_path, data=data, only=("captions",))
     with pytest.raises(ValueError, match="evaluation.best_of is 0; give at least 1"):
         best_of(0)

@@ -93,6 +93,11 @@ def evaluate(
         raise ValueError(
             f"evaluation: no samples for {', '.join(only or ())}; raise the sample counts"
         )
+    if config.best_of > 1 and not {"generations", UNIFIED} & suites.keys():
+        raise ValueError(
+            f"--best-of={config.best_of} does nothing for {', '.join(suites)}, which draw no "
+            "prompts; leave it out, or add --suite=generations"
+        )
     if config.best_of > 1 and "generations" in suites and not data.prompts:
         raise ValueError(
             f"--best-of={config.best_of}: generations of this data have no exact judge that could "
