@@ -10,10 +10,12 @@ L = E + A / N^α + B / D^β, and the loss that it predicts for `held_out` beside
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pyarrow.parquet
 from absl import app, flags
 
@@ -26,6 +28,11 @@ _WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep."
 LOSSES = {"text": isoflop.TEXT, "drawing": isoflop.FLOW}
 WITHIN = 0.02  # a prediction should be this close
 RESAMPLES = 200
+GRID = {
+    isoflop.variant_name(budget, width): (budget, width)
+    for budget, widths in isoflop.WIDTHS.items()
+    for width in widths
+}
 ONE_START = [(0.5, 0.5)]  # of the surface's exponents; resampled runs have similar ones
 
 
@@ -39,20 +46,31 @@ def weights_of(width: int) -> int:
 
 
 def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
-    """The runs of the grid and the held-out ones, with a loss at their end."""
+    """The runs of the grid and the held-out ones, with a loss at their end.
+
+    Raises:
+      ValueError: a run of another sweep, or one without a finite loss.
+    """
     stage, metric = score.split(":")
     last: dict[tuple[str, int], dict] = {}
     for row in rows:
         if (row["stage"], row["metric"]) == (stage, metric):
             key = (row["variant"], row["seed"])
+            if not 0 < (row["value"] or 0) < math.inf or not row["tokens"]:
+                raise ValueError(
+                    f"{row['variant']}, seed {row['seed']}, has {score}={row['value']} after "
+                    f"{row['tokens']} tokens at step {row['step']}: train it again, or leave it "
+                    "out of the sweep"
+                )
             last[key] = max(last.get(key, row), row, key=lambda one: one["step"])
     grid, held_out = [], []
     for (variant, _), row in last.items():
         if variant == "held_out":
             budget, width, found = isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, held_out
         else:
-            name, _, size = variant.partition("_w")
-            budget, width, found = float(name), int(size), grid
+            if variant not in GRID:
+                raise ValueError(f"{variant} is no variant of experiments/sweeps/isoflop.py")
+            (budget, width), found = GRID[variant], grid
         found.append(Run(budget, weights_of(width), row["tokens"], row["value"]))
     return grid, held_out
 
@@ -111,19 +129,22 @@ def main(argv: Sequence[str]) -> None:
     del argv
     table = Path(_WORKDIR.value) / "results.parquet"
     if not table.is_file():
-        raise app.UsageError(
+        raise SystemExit(
             f"{table} does not exist; run: unicom sweep run experiments/sweeps/isoflop.py "
             f"--workdir={_WORKDIR.value}"
         )
-    rows = pyarrow.parquet.read_table(table).to_pylist()
+    try:
+        rows = pyarrow.parquet.read_table(table).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise SystemExit(f"{table}: {error}; write it again with unicom sweep table") from error
     for name, score in LOSSES.items():
-        grid, held_out = runs_of(rows, score)
-        if not grid:
-            raise app.UsageError(f"{table} has no {score} yet; let the sweep end")
         try:
+            grid, held_out = runs_of(rows, score)
+            if not grid:
+                raise ValueError(f"no {score} yet; let the sweep end")
             print("\n".join(summary(name, grid, held_out)))
-        except ValueError as error:  # too few runs
-            raise app.UsageError(f"{table}: {error}") from error
+        except ValueError as error:
+            raise SystemExit(f"{table}: {name}: {error}") from error
 
 
 if __name__ == "__main__":

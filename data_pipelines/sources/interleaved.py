@@ -38,6 +38,7 @@ from unicom_jax.core.paths import as_path
 
 SUFFIXES = (".jsonl", ".parquet")
 KIND = "pages-1"  # the version of what `_scan` finds
+EMPTY = (None, "")  # a place of the other list
 Part = tuple[bool, Any]  # whether it is a picture, and the text or the picture
 
 
@@ -95,6 +96,11 @@ class InterleavedSource:
         parts = list(_parts(row, where))
         while parts and self._role == UNDERSTOOD and parts[-1][0]:
             parts.pop()
+        if not parts:
+            raise RecordError(
+                f"{where}: the page has no text: remove it, or draw its pictures, if it has any "
+                "(draw=True of the source)"
+            )
         for is_picture, group in itertools.groupby(parts, key=lambda part: part[0]):
             values = [value for _, value in group]
             if is_picture:
@@ -122,7 +128,7 @@ class _Objects:
     def row(self, index: int) -> tuple[Mapping[str, Any], str, Any]:
         path, line, _, where = self._lines[index]
         row = parse_row(line, where)
-        if "texts" in row or "images" in row:
+        if "text_list" not in row:
             row = {"captions": row.get("texts"), "image": row.get("images")}
         return row, where, as_path(path).parent
 
@@ -162,12 +168,14 @@ def _of_pairs(row: Mapping[str, Any], where: str) -> Iterator[Part]:
             "image_info"
         )
     for number, (text, picture) in enumerate(zip(texts, pictures, strict=True), 1):
-        if text and picture:
+        if text not in EMPTY and picture not in EMPTY:
             raise RecordError(
                 f"{where}: its place {number} has both a text and a picture: leave one null"
             )
-        if text or picture:
-            yield bool(picture), picture or text
+        if picture not in EMPTY:
+            yield True, picture
+        elif text not in EMPTY:
+            yield False, text
 
 
 def _of_sentences(row: Mapping[str, Any], where: str) -> Iterator[Part]:

@@ -49,7 +49,7 @@ def parse_row(line: bytes, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RecordError(f"{where}: not JSON ({error}): write one object a line") from None
     if not isinstance(row, dict):
-        raise RecordError(f"{where}: not a JSON object: write {{...}} with file_name and text")
+        raise RecordError(f"{where}: not a JSON object: write one, {{...}}, a line")
     return row
 
 

@@ -11,6 +11,9 @@ from experiments import base
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError, apply_overrides
 from unicom_jax.config.check import check_settings
+from unicom_jax.config.check_tuned import check_tuned
+from unicom_jax.config.key import parse
+from unicom_jax.config.schema import KEYS
 from unicom_jax.families.build import build_codec, build_encoder
 from unicom_jax.training.settings import check_on_mesh
 
@@ -231,6 +234,9 @@ def test_rows_that_do_not_divide_over_the_context_axis_are_refused():
         ("transformer.width=0", "give the size as a number above 0, transformer.width=64"),
         ("transformer.width=64", "set tied_head=False"),
         ("transformer.kv_heads=3", "has transformer.heads=2 and transformer.kv_heads=3,"),
+        ("flow_decoder.depth=2", "which has no unified.flow_decoder; leave it out"),
+        ("uae.vision.width=8", "does nothing with unified.pathway=transfusion"),
+        ("head.depth=2", "does nothing with unified.head.kind=linear; leave it out"),
     ],
 )
 def test_sizes_of_the_tuned_model_are_checked(entry, message):
@@ -239,6 +245,43 @@ def test_sizes_of_the_tuned_model_are_checked(entry, message):
     with pytest.raises(ConfigError, match=re.escape(message)) as error:
         check_settings(config, ("pretrain",))
     assert "unified.tuned_at" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("pathway", "sizes", "message"),
+    [
+        ("query", {"flow_decoder.width": 16}, "flow_decoder.width=16 and flow_decoder.heads=2"),
+        ("query", {"transformer.heads": 1}, "transformer.width=32 and transformer.heads=1"),
+        ("cheers", {"transformer.width": 16}, "transformer.width=16 and cheers.semantics.heads=2"),
+        ("query", {"flow_decoder.width": 16, "flow_decoder.heads": 1}, ""),
+        ("cheers", {"transformer.width": 16, "cheers.semantics.heads": 1}, ""),
+        ("transfusion", {"transformer.width": 16}, ""),  # its heads have a key of their own
+    ],
+)
+def test_heads_of_the_tuned_model_have_as_many_channels(pathway, sizes, message):
+    given = tuple(f"{name}={size}" for name, size in sizes.items())
+    config = tiny_config(unified__pathway=pathway, unified__tuned_at=given)
+    config.unified.transformer.tied_head = False
+    if not message:
+        check_tuned(config)
+        return
+    with pytest.raises(ConfigError, match=f"{message}, so a head has other channels"):
+        check_tuned(config)
+
+
+def test_a_size_of_the_tuned_model_is_given_once():
+    sizes = ("transformer.width=8", "transformer.width=16")
+    with pytest.raises(ConfigError, match=r"tuned_at gives transformer.width twice; leave one"):
+        check_tuned(tiny_config(unified__tuned_at=sizes))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["transformer.width=8,transformer.depth=1", "('transformer.width=8', 'transformer.depth=1')"],
+)
+def test_commas_separate_sizes_on_the_command_line(text):
+    found = parse("unified.tuned_at", KEYS["unified.tuned_at"], text)
+    assert found == ("transformer.width=8", "transformer.depth=1")
 
 
 @pytest.mark.parametrize(

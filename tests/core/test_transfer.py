@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import quickstart
+from tests.tiny import tiny_config
 from unicom_jax.core.module import ParamSpec, init_params, iter_specs
 from unicom_jax.core.transfer import Growth, growth, rescaled
 from unicom_jax.families.build import build_unified
@@ -55,17 +56,43 @@ def test_each_block_ends_two_branches(model):
     assert ends == {("attention", "out"), ("mlp", "down")}
 
 
-def test_branches_of_connectors_and_flow_decoders_end_too():
-    made = config()
-    made.unified.pathway = "query"
+STACKS = {
+    "transfusion": {"head.depth": "head/blocks/mlp"},
+    "query": {
+        "connector.depth": "connector/attention connector/mlp",
+        "flow_decoder.depth": "flow_decoder/blocks flow_decoder/blocks/mlp",
+    },
+    "cheers": {
+        "cheers.semantics.depth": "head/semantics/blocks/attention head/semantics/blocks/mlp",
+        "cheers.details.depth": "head/details/blocks/attention head/details/blocks/mlp",
+    },
+    "uae": {
+        "uae.decoder.depth": "decoder/transformer/joint/image decoder/transformer/joint/image/mlp "
+        "decoder/transformer/joint/context decoder/transformer/joint/context/mlp",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("pathway", "name", "branches"),
+    [(pathway, *each) for pathway, stacks in STACKS.items() for each in stacks.items()],
+)
+def test_branches_of_every_stack_end_where_they_are_added(pathway, name, branches):
+    made = tiny_config(unified__pathway=pathway, unified__head__kind="adaln")
+    made.unified.transformer.tied_head = False
+    if pathway == "uae":
+        made.unified.image_positions = "mrope"
+        made.unified.transformer.rope_sections = (2, 3, 3)
+    made.unified.tuned_at = (f"{name}=5",)
     grown = build_unified(made).grown()
-    ends = {"/".join(path[:-1]) for path, own in grown.items() if own.ends_branch}
-    assert {path for path in ends if not path.startswith("transformer/")} == {
-        "connector/attention/out",
-        "connector/mlp/down",
-        "flow_decoder/blocks/output",
-        "flow_decoder/blocks/mlp/down",
-    }
+    ends = {"/".join(path[:-2]) for path, own in grown.items() if own.branch != 1}
+    assert ends == set(branches.split())
+
+
+def test_a_tuned_model_that_cannot_be_built_is_named():
+    made = tiny_config(unified__pathway="query", unified__tuned_at=("transformer.width=33",))
+    with pytest.raises(ValueError, match=r"^unified.tuned_at=transformer.width=33: of the tuned"):
+        build_unified(made)
 
 
 def test_initial_sizes_follow_the_table(model):

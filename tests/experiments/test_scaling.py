@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from types import SimpleNamespace
 
+import pyarrow.parquet
 import pytest
 
 from experiments import scaling
@@ -21,7 +24,7 @@ def sizes(monkeypatch):
 def table(score, law=TRUE):
     """Rows of the sweep's grid and its held-out run, two evaluations and two seeds each."""
     stage, metric = score.split(":")
-    grid = [(b, w, isoflop.variant_name(b, w)) for b, ws in isoflop.WIDTHS.items() for w in ws]
+    grid = [(budget, width, name) for name, (budget, width) in scaling.GRID.items()]
     grid.append((isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, "held_out"))
     for budget, width, name in grid:
         weights = 30 * width**2
@@ -73,3 +76,42 @@ def test_an_exponent_that_the_runs_do_not_determine_is_said_to_be_unknown(monkey
 
 def test_losses_of_one_kind_are_not_taken_for_the_other():
     assert scaling.runs_of(list(table(isoflop.TEXT)), isoflop.FLOW) == ([], [])
+
+
+SMALL, *_ = isoflop.WIDTHS
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda row: None, "no pretrain:eval/text yet; let the sweep end"),
+        (lambda row: {**row, "variant": "align"}, "align is no variant of experiments/sweeps/iso"),
+        (lambda row: {**row, "value": math.nan}, "seed 0, has pretrain:eval/text=nan after"),
+        (lambda row: {**row, "tokens": None}, "after None tokens at step 50: train it again"),
+        (
+            lambda row: row if row["variant"] == isoflop.variant_name(SMALL, 16) else None,
+            "the budget 2e+11 has 1 sizes; a parabola needs at least three",
+        ),
+    ],
+)
+def test_a_table_that_determines_no_law_ends_in_one_line(tmp_path, monkeypatch, change, message):
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
+    rows = [changed for row in table(isoflop.TEXT) if (changed := change(row))]
+    found = pyarrow.Table.from_pylist(rows or [{"stage": "codec", "metric": "flow"}])
+    pyarrow.parquet.write_table(found, tmp_path / "results.parquet")
+    said = ending(tmp_path, monkeypatch)
+    assert said.startswith(f"{tmp_path}/results.parquet: text: ") and message in said
+
+
+def test_a_folder_without_a_table_ends_in_one_line(tmp_path, monkeypatch):
+    assert "results.parquet does not exist; run: unicom sweep" in ending(tmp_path, monkeypatch)
+    (tmp_path / "results.parquet").write_text("x")
+    assert "write it again with unicom sweep table" in ending(tmp_path, monkeypatch)
+
+
+def ending(folder, monkeypatch):
+    monkeypatch.setattr(scaling, "_WORKDIR", SimpleNamespace(value=str(folder)))
+    with pytest.raises(SystemExit) as ended:
+        scaling.main([])
+    assert "\n" not in str(ended.value.code)
+    return ended.value.code

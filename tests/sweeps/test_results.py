@@ -34,7 +34,7 @@ from unicom_jax.sweeps.compare import (
     measured_of,
     row_of,
 )
-from unicom_jax.sweeps.hand import compare_groups, differing, group_runs
+from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_apart
 from unicom_jax.sweeps.items import outcomes_of
 from unicom_jax.sweeps.report import write_report
 from unicom_jax.sweeps.results import COLUMNS, rows_of, write_table
@@ -284,6 +284,17 @@ def test_seeds_that_were_scored_on_other_items_are_refused(runs, tmp_path):
     (group,) = group_runs([runs[0], other])
     with pytest.raises(ConfigError, match="scored on other items"):
         spreads(group)
+
+
+def test_seeds_that_were_scored_after_other_steps_are_shown(tmp_path):
+    for seed, step in ((0, 4), (1, 2)):
+        path = write_hand_made(tmp_path / f"{seed}", seed=seed, rate=0.4) / "scores.json"
+        found = json.loads(path.read_text())
+        found["about"]["checkpoints"] = {"codec": "codec 1", "unified": f"pretrain {step}"}
+        path.write_text(json.dumps(found))
+    (group,) = group_runs([tmp_path / "0", tmp_path / "1"])
+    assert steps_apart(group) == "seed 0 at codec 1, pretrain 4; seed 1 at codec 1, pretrain 2"
+    assert steps_apart(group_runs([tmp_path / "0"])[0]) == ""
 
 
 def test_a_single_run_is_not_compared_with_itself(runs):

@@ -49,6 +49,7 @@ class Key:
         are numbers.
       length: of a tuple; None: any.
       item: type of the items of a tuple; None: that of the default's first one.
+      commas: of a tuple of texts: commas separate them on the command line, and are part of none.
       path: a file or folder, on this machine (`~` is the home directory) or in an object store.
       local: of a path: on this machine alone.
       resume: NEUTRAL, RECORDED or STRUCTURAL.
@@ -70,6 +71,7 @@ class Key:
     choices: Collection[Any] = ()
     length: int | None = None
     item: type | None = None
+    commas: bool = False
     path: bool = False
     local: bool = False
     resume: str = STRUCTURAL
@@ -142,7 +144,7 @@ def parse(name: str, key: Key, text: str) -> Any:
         return value if isinstance(value, str) else text
     value = _literal(text)
     if key.kind in (tuple, dict) and isinstance(value, str):
-        separate = key.choices and "," in value
+        separate = (key.choices or key.commas) and "," in value
         return tuple(part.strip() for part in value.split(",")) if separate else (value,)
     if key.kind is float and value in ("inf", "nan", "-inf"):
         return float(value)

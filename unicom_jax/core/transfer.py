@@ -28,9 +28,8 @@ import jax
 from unicom_jax.core.module import Initializer, ParamSpec, Specs, fill_specs, iter_specs
 
 Path = tuple[str, ...]
-# The last layers of residual branches, among the weights of stacks of blocks. "output" is that of
-# attention in flow decoders and in the MM-DiT.
-BRANCH_END = re.compile(r"(.*/)?(attention/out|output|mlp/down)/(kernel|bias)")
+# The last layers of residual branches, in stacks of blocks: of attention and of its MLP.
+BRANCH_END = re.compile(r".*/(attention/out|output|mlp/down)/(kernel|bias)")
 
 
 @dataclasses.dataclass(frozen=True)

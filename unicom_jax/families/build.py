@@ -3,6 +3,7 @@ the table of families."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -162,15 +163,29 @@ def build_unified(config: Config) -> UnifiedModel:
     transformer = Transformer(vocab_size=config["data"]["vocab_size"], **sizes)
     _check_codec(config, family.codec(config))
     _check_positions(unified, family)
-    tuned = build_unified(tuned_config(config)) if unified["tuned_at"] else None
-    return UnifiedModel(
-        tuned=tuned,
+    model = UnifiedModel(
         transformer=transformer,
         images=family.images(config, transformer),
         text_chunk=unified["text_chunk"],
         z_loss=unified["z_loss"],
         compute_dtype=config["compute_dtype"],
     )
+    return _grown(model, config) if unified["tuned_at"] else model
+
+
+def _grown(model: UnifiedModel, config: Config) -> UnifiedModel:
+    """`model` as one that grew from that of `unified.tuned_at`.
+
+    Raises:
+      ValueError: there is no such smaller model, or it has other weights.
+    """
+    try:
+        model = dataclasses.replace(model, tuned=build_unified(tuned_config(config)))
+        model.grown()
+    except ValueError as error:
+        sizes = ",".join(config["unified"]["tuned_at"])
+        raise ValueError(f"unified.tuned_at={sizes}: of the tuned model, {error}") from error
+    return model
 
 
 def _check_positions(unified: Mapping[str, Any], family: Family) -> None:

@@ -27,7 +27,7 @@ from unicom_jax.sweeps.compare import (
     row_of,
 )
 from unicom_jax.sweeps.engines import ENGINES, PACKAGES
-from unicom_jax.sweeps.hand import compare_groups, differing, group_runs
+from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_apart
 from unicom_jax.sweeps.outcomes import DONE, FAILED, read_outcome
 from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
@@ -292,6 +292,8 @@ def run_compare(args: argparse.Namespace, console: Console) -> None:
         for group in groups:
             seeds = ", ".join(map(str, group.runs))
             console.print(f"{group.name}: {len(group.runs)} run(s), seed {seeds}")
+            if steps := steps_apart(group):
+                console.print(f"! {group.name} was scored after other steps: {steps}")
     if len(groups) == 1:
         rows = spread_rows(spreads(groups[0]))
         _print_cells(SPREAD_HEADINGS, rows, console, args.form, numbers=SPREAD_HEADINGS[1:])

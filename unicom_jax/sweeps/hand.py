@@ -92,6 +92,17 @@ def _named_apart(groups: list[Group]) -> list[Group]:
     ]
 
 
+def steps_apart(group: Group) -> str:
+    """Which checkpoint each seed was scored at, if not all at those of the same steps; else ""."""
+    used = {
+        seed: ", ".join((read_about(run / SCORES_FILE).get("checkpoints") or {}).values())
+        for seed, run in group.runs.items()
+    }
+    if len(set(used.values())) == 1:
+        return ""
+    return "; ".join(f"seed {seed} at {steps}" for seed, steps in used.items())
+
+
 def differing(groups: Sequence[Group]) -> dict[str, list[Any]]:
     """Keys in which groups differ, with the value of each group."""
     first = groups[0].settings

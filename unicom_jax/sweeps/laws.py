@@ -206,8 +206,8 @@ def bootstrap(
     found = [value for value in found if np.isfinite(value)]
     if len(found) < resamples / 2:
         raise ValueError(
-            f"only {len(found)} of {resamples} draws of runs have an estimate; train more sizes or "
-            "seeds"
+            f"only {len(found)} of {resamples} draws of runs have an estimate; train more budgets, "
+            "sizes or seeds"
         )
     low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(estimate(runs)), float(low), float(high))

@@ -94,7 +94,12 @@ def test_names_of_pictures_may_be_relative_to_another_folder(tmp_path):
         ({"texts": ["a"], "images": []}, "two lists of the same length"),
         ({"texts": ["a"], "images": ["0.png"]}, "its place 1 has both a text and a picture"),
         ({"texts": [3, None], "images": [None, "0.png"]}, "a text is 3: give a text"),
-        ({"texts": [None], "images": ["0.png"]}, "ends without a response"),
+        ({"texts": [None], "images": ["0.png"]}, "the page has no text: remove it, or draw its"),
+        ({"text_list": [], "image_info": []}, "the page has no text"),
+        ({"texts": [0, "a"], "images": [None, None]}, "a text is 0: give a text"),
+        ({"texts": [None, "a"], "images": [False, None]}, "False is not a file name"),
+        ({"captions": ["a"], "image": [None]}, "give texts and images"),
+        ([1, 2], "not a JSON object: write one, {...}, a line"),
         ({"texts": [None, "a"], "images": ["https://x.y/a.png", None]}, "not fetched from the web"),
         ({"texts": [None, "a"], "images": [{"path": None}, None]}, "None is not a file name"),
         ({"text_list": "a"}, "text_list and image_info must be lists"),
@@ -109,6 +114,11 @@ def test_a_broken_page_is_named_with_its_fault(tmp_path, row, message):
     with pytest.raises(RecordError) as caught:
         InterleavedSource(write_jsonl(tmp_path / "a.jsonl", [row]))[0]
     assert message in str(caught.value) and "a.jsonl record 1" in str(caught.value)
+
+
+def test_a_page_of_sentences_may_have_other_columns(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [{**MMC4, "images": 2, "texts": "x"}])
+    assert parts(InterleavedSource(path)[0]) == PAGE
 
 
 def test_files_without_pages_are_refused(tmp_path):

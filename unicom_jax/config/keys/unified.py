@@ -281,6 +281,7 @@ UNIFIED = Group(
             'e.g. ("transformer.width=64", "transformer.heads=2"); initial weights and updates are '
             "rescaled for this one. (): nothing is rescaled. See docs/optimizer.md.",
             item=str,
+            commas=True,
             before=(),
         ),
         "z_loss": Key(
