@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from unicom_jax.sweeps.sweep_flags import ENGINES
 
 NEEDS = {"local": "sys", "ray": "ray", "slurm": "submitit"}
 RAY = pytest.param("ray", marks=pytest.mark.slow)
-STARTS = {**engines.ENGINES, "slurm": partial(engines.slurm, cluster="local")}
 
 
 def wait(handle) -> str:
@@ -34,8 +32,17 @@ def submit(request):
     pytest.importorskip(NEEDS[request.param])
     if request.param == "ray":
         request.getfixturevalue("ray_cluster")
-    with STARTS[request.param]() as engine:
-        yield engine
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNICOM_SLURM", "cluster=local")
+        with engines.ENGINES[request.param]() as engine:
+            yield engine
+
+
+def test_without_slurm_its_engine_does_no_job_on_this_machine(monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setattr(engines.shutil, "which", lambda name: None)
+    with pytest.raises(ConfigError, match="srun is not on this"), engines.slurm():
+        pass
 
 
 def test_every_engine_has_a_flag():

@@ -95,9 +95,9 @@ def test_a_run_takes_no_space_for_what_it_shares(alone):
 
 @pytest.mark.parametrize("engine", ["local", "ray", "slurm"])
 def test_a_killed_sweep_that_two_runners_resume_has_the_table_of_one_that_was_left_alone(
-    engine, alone, tmp_path, request
+    engine, alone, tmp_path, request, monkeypatch
 ):
-    """Without sbatch on this machine, submitit's own executor does the jobs of SLURM."""
+    monkeypatch.setenv("UNICOM_SLURM", "cluster=local")  # submitit's own executor does the jobs
     if engine == "ray":
         request.getfixturevalue("ray_cluster")
     file, reference = alone

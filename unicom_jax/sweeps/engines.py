@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,16 +184,24 @@ def _work(workdir: str, id: str) -> str:
 
 
 @contextlib.contextmanager
-def slurm(cluster: str | None = None) -> Iterator[Submit]:
+def slurm() -> Iterator[Submit]:
     """A SLURM job a job, through submitit. UNICOM_SLURM holds its parameters as submitit names
-    them, such as "slurm_partition=gpu gpus_per_node=1 timeout_min=120".
+    them, such as "slurm_partition=gpu gpus_per_node=1 timeout_min=120", and with "cluster=local"
+    submitit starts processes of this machine instead.
 
-    Args:
-      cluster: of `submitit.AutoExecutor`; "local" starts processes of this machine.
+    Raises:
+      ConfigError: this machine cannot submit SLURM jobs.
     """
     import submitit
 
     parameters = _settings("UNICOM_SLURM")
+    cluster = parameters.pop("cluster", "slurm")
+    # submitit itself would do the jobs on this machine without a word.
+    if cluster == "slurm" and shutil.which("srun") is None:
+        raise ConfigError(
+            "--engine=slurm: srun is not on this machine's PATH; run the command on a login node, "
+            "or use --engine=local"
+        )
 
     def submit(workdir: Path, id: str) -> _Submitted:
         executor = submitit.AutoExecutor(folder=workdir / "logs" / "slurm", cluster=cluster)
