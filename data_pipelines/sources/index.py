@@ -18,6 +18,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -277,6 +278,12 @@ def short_hash(*parts: str) -> str:
     return hashlib.sha256(joined).hexdigest()[:16]
 
 
+# NumPy parses a file's header as Python code. Before 3.11.8 and 3.12.2, Python counts the depth of
+# that for all threads together and fails now and then where two of them parse at once
+# (python/cpython#106905).
+_HEADERS = threading.Lock()
+
+
 def mapped(file: pathlib.Path) -> np.ndarray:
     """A plain view of a mapped array: slices of `np.memmap` itself are slow.
 
@@ -284,7 +291,8 @@ def mapped(file: pathlib.Path) -> np.ndarray:
       ValueError: the file is damaged: it is no array such as `_store` writes, or all zeros, which a
         crash of the machine can leave in place of the content.
     """
-    found = np.asarray(np.load(file, mmap_mode="r"))
+    with _HEADERS:
+        found = np.asarray(np.load(file, mmap_mode="r"))
     if found.ndim != 1 or not len(found) or found.dtype not in (np.uint64, np.uint8):
         raise ValueError(f"{shown(file)}: not an index")
     if found.dtype == np.uint64 and len(found) > 1 and not found[-1] & PLACE:

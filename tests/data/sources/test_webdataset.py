@@ -7,6 +7,8 @@ import io
 import os
 import pickle
 import tarfile
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -222,6 +224,25 @@ def test_a_damaged_index_is_made_again(shards, tmp_path, junk, cache):
     WebDatasetSource(tmp_path)
     for kept in (*tmp_path.glob(".*.npy"), *cache.rglob("*.npy")):
         kept.write_bytes(junk(kept.read_bytes()))
+    assert read_all(WebDatasetSource(tmp_path)) == EXPECTED
+
+
+def test_headers_of_kept_indices_are_parsed_one_at_a_time(shards, tmp_path, cache, monkeypatch):
+    """Python 3.11.7 fails now and then where two threads parse at once."""
+    WebDatasetSource(tmp_path)
+    for joined in cache.rglob("*.npy"):
+        joined.unlink()  # so that those of all shards are read again, by several threads
+    load, alone = np.load, threading.Lock()
+
+    def checked(*args, **kwargs):
+        assert alone.acquire(blocking=False)
+        time.sleep(0.02)
+        try:
+            return load(*args, **kwargs)
+        finally:
+            alone.release()
+
+    monkeypatch.setattr(indices.np, "load", checked)
     assert read_all(WebDatasetSource(tmp_path)) == EXPECTED
 
 
