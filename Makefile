@@ -28,7 +28,7 @@ quickstart: $(VENV)/.runtime ## train, sample, evaluate, report and export a sma
 	$(BIN)/unicom report --workdir=$(WORKDIR)
 	$(BIN)/unicom export --checkpoint=$(WORKDIR) --to=pytorch --overwrite $(VERIFY) $(WORKDIR)/export
 
-test: lint ## check style and run the tests (18 minutes of CPU time: about 10 on two cores)
+test: lint ## check style and run the tests (20 minutes of CPU time: about 11 on two cores)
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not tpu_aot" $(ARGS)
 
 test-slow: $(VENV)/.test ## run the tests that take longer than 20 seconds each
