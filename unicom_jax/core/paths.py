@@ -9,6 +9,7 @@ renamed or locked.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -30,6 +31,7 @@ PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hu
 COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hf": "hf download"}
 LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
+COPIES_AT_ONCE = 8  # files
 Function = TypeVar("Function", bound=Callable[..., Any])
 Path = pathlib.Path | epath.Path
 PathLike = str | os.PathLike
@@ -138,6 +140,10 @@ class Stat:
         return self.st_size
 
     @property
+    def st_mtime_ns(self) -> int:
+        return int(self.st_mtime * 1e9)
+
+    @property
     def mtime(self) -> int:
         return int(self.st_mtime)
 
@@ -204,6 +210,23 @@ class StorePath(gpath.PosixGPath):
             found = filesystem(self).modified(str(self)) if about["type"] == "file" else None
         return Stat(about.get("size") or 0, found.timestamp() if found else 0.0, found is None)
 
+    def stamps(self) -> dict[str, str]:
+        """The names of the files in this folder, each with a text that changes when it does."""
+        with contextlib.suppress(FileNotFoundError), asking(self):
+            found = filesystem(self).ls(str(self), detail=True)
+            return {
+                about["name"].rpartition("/")[2]: str(about)
+                for about in found
+                if about["type"] == "file"
+            }
+        return {}
+
+    def size(self) -> int:
+        """Bytes of all files below this folder."""
+        with asking(self):
+            found = filesystem(self).find(str(self), detail=True)
+        return sum(about["size"] or 0 for about in found.values())
+
     def files(self) -> list[str]:
         """The names of all files below this folder, relative to it, sorted."""
         with asking(self):
@@ -231,6 +254,12 @@ def joined(folder: PathLike, name: str) -> Path:
     if is_remote(name) or not is_remote(folder):
         return as_path(name) if is_remote(name) else pathlib.Path(folder) / name
     return as_path(f"{os.fspath(folder)}/{name}")
+
+
+def cache_folder(kind: str) -> pathlib.Path:
+    """The folder of this user and machine for what can be made or fetched again."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(base, "unicom_jax", kind)
 
 
 def absolute(path: PathLike) -> str:
@@ -267,8 +296,13 @@ def upload(folder: pathlib.Path, address: PathLike, last: tuple[str, ...] = ()) 
 
 
 def copy_file(source: PathLike, target: PathLike) -> None:
-    """Copies one file between file systems and stores; the copy is complete or does not exist."""
+    """Copies one file between file systems and stores; the copy is complete or does not exist.
+    Within a store no byte passes through this machine."""
     source, target = as_path(source), as_path(target)
+    if _is_one_store(source, target):
+        with contextlib.suppress(NotImplementedError), asking(source):  # zonal buckets of GCS
+            filesystem(source).cp_file(str(source), str(target))
+            return
     if not is_remote(target):
         half = target.with_name(f"{target.name}.part")
         half.parent.mkdir(parents=True, exist_ok=True)
@@ -280,15 +314,29 @@ def copy_file(source: PathLike, target: PathLike) -> None:
         shutil.copyfileobj(data, file, COPIED_AT_ONCE)
 
 
-def copy_tree(source: PathLike, target: PathLike) -> None:
-    """Copies a folder between file systems and stores, file by file."""
+def _is_one_store(source: Path, target: Path) -> bool:
+    schemes = {str(path).split("://", 1)[0] if is_remote(path) else "" for path in (source, target)}
+    return len(schemes) == 1 and schemes <= {"gs", "s3"}
+
+
+def copy_tree(source: PathLike, target: PathLike, last: tuple[str, ...] = ()) -> None:
+    """Copies a folder between file systems and stores. Files named as in `last` come after all
+    others, those of subfolders first."""
     source, target = as_path(source), as_path(target)
     if is_remote(source):
         names = source.files()
     else:
         names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
-    for name in names:
+    marks = [name for name in names if name.rpartition("/")[2] in last]
+
+    def copy(name: str) -> None:
         copy_file(f"{source}/{name}", f"{target}/{name}")
+
+    with concurrent.futures.ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
+        for _ in pool.map(copy, [name for name in names if name not in set(marks)]):
+            pass
+    for name in sorted(marks, key=lambda name: (-name.count("/"), name)):
+        copy(name)
 
 
 @contextlib.contextmanager

@@ -117,7 +117,7 @@ def test_the_index_of_a_shard_is_kept_beside_it_for_other_machines(bucket, tmp_p
     address = put(tmp_path / "data", f"{bucket}/indexed")
     source = {"kind": "webdataset", "paths": f"{address}/s-000.tar"}
     expected = contents(open_source(source))
-    shutil.rmtree(index.cache_folder())  # another machine has none of it
+    shutil.rmtree(index.cache_folder(index.INDICES))  # another machine has none of it
 
     def scan(path):
         raise AssertionError("the shard is read again")
