@@ -242,9 +242,8 @@ def open_rows(
     begin = f"{directory / stage}: the rows were made with"
     check_facts({**facts, "tokenizer": tokenizer}, manifest["facts"], begin)
     about = manifest["splits"][split]
-    files = sorted(
-        map(str, (directory / stage).glob(f"{split}-*-of-{about['shards']:05d}{SUFFIX}"))
-    )
+    name = f"{split}-*-of-{about['shards']:05d}{SUFFIX}"
+    files = sorted(map(str, (directory / stage).glob(name)))
     if len(files) != about["shards"]:
         raise SourceError(
             f"{directory / stage}: holds {len(files)} of {about['shards']} {split} files: copy the "

@@ -28,7 +28,6 @@ from etils.epath import backend, gpath
 ADDRESS = re.compile(r"(gs|s3|hf)://")
 READ_ONLY = "hf"
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hub", "")}
-COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hf": "hf download"}
 LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
 COPIES_AT_ONCE = 8  # files
@@ -53,18 +52,6 @@ def is_pointer(path: PathLike) -> bool:
     """Whether a file is only a Git LFS pointer, because its content was not fetched."""
     with open_binary(path) as file:
         return file.read(len(LFS)) == LFS.encode()
-
-
-def copy_command(address: PathLike) -> str:
-    """The command that copies a folder or file of a store to this machine."""
-    text = os.fspath(address)
-    scheme, rest = text.split("://", 1)
-    if scheme == READ_ONLY:
-        kind, *names = rest.split("/")
-        if kind not in ("datasets", "spaces"):
-            return f"{COPY[scheme]} {'/'.join([kind, *names][:2])}"
-        return f"{COPY[scheme]} --repo-type={kind.removesuffix('s')} {'/'.join(names[:2])}"
-    return f"{COPY[scheme]} {text} FOLDER"
 
 
 @functools.cache
@@ -210,29 +197,24 @@ class StorePath(gpath.PosixGPath):
             found = filesystem(self).modified(str(self)) if about["type"] == "file" else None
         return Stat(about.get("size") or 0, found.timestamp() if found else 0.0, found is None)
 
-    def stamps(self) -> dict[str, str]:
-        """The names of the files in this folder, each with a text that changes when it does."""
-        with contextlib.suppress(FileNotFoundError), asking(self):
-            found = filesystem(self).ls(str(self), detail=True)
-            return {
-                about["name"].rpartition("/")[2]: str(about)
-                for about in found
-                if about["type"] == "file"
-            }
-        return {}
-
-    def size(self) -> int:
-        """Bytes of all files below this folder."""
+    def details(self, *, below: bool = False) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of the files in this folder, and with `below` in all folders below it:
+        "size" in bytes and the store's own entries, by name relative to this folder, sorted."""
         with asking(self):
-            found = filesystem(self).find(str(self), detail=True)
-        return sum(about["size"] or 0 for about in found.values())
+            if below:
+                found = filesystem(self).find(str(self), detail=True)
+            else:
+                found = {}
+                with contextlib.suppress(FileNotFoundError):
+                    listed = filesystem(self).ls(str(self), detail=True)
+                    found = {about["name"]: about for about in listed if about["type"] == "file"}
+        start = len(str(self).split("://", 1)[1].rstrip("/")) + 1
+        named = {name[start:]: about for name, about in sorted(found.items())}
+        return {name: about for name, about in named.items() if name and name[-1] != "/"}
 
     def files(self) -> list[str]:
         """The names of all files below this folder, relative to it, sorted."""
-        with asking(self):
-            found = filesystem(self).find(str(self))
-        start = len(str(self).split("://", 1)[1].rstrip("/")) + 1
-        return sorted(name[start:] for name in found)
+        return list(self.details(below=True))
 
 
 def open_binary(path: PathLike, buffering: int = -1) -> IO[bytes]:

@@ -126,6 +126,6 @@ def _filled_in(job: Job, givers: list[Path]) -> Any:
 def used_bytes(folder: Path) -> int:
     """Of the files of a folder that no other folder links to."""
     if is_remote(folder):
-        return folder.size()
+        return sum(about["size"] for about in folder.details(below=True).values())
     files = (path.lstat() for path in folder.rglob("*") if path.is_file())
     return sum(found.st_size for found in files if found.st_nlink == 1)

@@ -43,7 +43,7 @@ def read_outcomes(workdir: Path, ids: Iterable[str] | None = None) -> dict[str, 
     files that did not change since the last time are not read again."""
     folder = workdir / FOLDER
     if is_remote(workdir):
-        stamps = folder.stamps()
+        stamps = {name: str(about) for name, about in folder.details().items()}
         ids = [name.removesuffix(".json") for name in stamps] if ids is None else ids
         names = {id: f"{id}.json" for id in ids}
         return {
