@@ -63,6 +63,7 @@ def test_a_file_that_changes_makes_another_copy_and_the_unused_one_goes(address,
 
 
 def test_a_copy_that_was_interrupted_is_continued(address, monkeypatch):
+    monkeypatch.setattr(copies, "COPIES_AT_ONCE", 1)  # one after the other
     fetch, fetched = copies._fetch_file, []
 
     def killed(where, about, target):
@@ -77,7 +78,8 @@ def test_a_copy_that_was_interrupted_is_continued(address, monkeypatch):
         copies, "_fetch_file", lambda *given: fetched.append(given[0]) or fetch(*given)
     )
     assert len(ArrayRecordSource(address)) == 4
-    assert all("x-00001" in where for where in fetched) and fetched
+    assert f"{address}/x-00001-of-00002.array_record" in fetched
+    assert f"{address}/x-00000-of-00002.array_record" not in fetched
 
 
 def test_a_damaged_copy_is_refused_and_none_is_left(address, monkeypatch):
@@ -93,9 +95,7 @@ def test_a_damaged_copy_is_refused_and_none_is_left(address, monkeypatch):
 def test_a_copy_for_which_the_disk_has_no_space_is_refused_before_it_begins(address, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(copies.RESERVE + 1))
-    message = (
-        r"a copy on this machine needs .* MiB, and the disk of .*: delete copies there, or set"
-    )
+    message = r"a copy on this machine needs .* MiB, and the disk of .*: delete copies there"
     with pytest.raises(SourceError, match=message):
         ArrayRecordSource(address)
 
@@ -114,7 +114,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused():
 
 
 def test_a_data_set_of_tfds_in_a_store_is_read(bucket, tmp_path):
-    directory = tiny_tfds(tmp_path / "tfds", coco_features, COCO)
+    directory = tiny_tfds(tmp_path / "tfds", coco_features, COCO[:1])
     expected = read_all(TfdsSource(directory))
     address = put(directory, f"{bucket}/coco/1.0.0")
     assert read_all(TfdsSource(address)) == expected and record_files(address)
