@@ -187,7 +187,9 @@ def _open(
 
     def entries(number: int) -> tuple[np.ndarray, pathlib.Path | None]:
         path = paths[number]
-        return _kept(path, kind, stamps[number], lambda: _pack(scan(path), path))
+        found, file = _kept(path, kind, stamps[number], lambda: _pack(scan(path), path))
+        # The end of a file without records may be 0, which in the last place means damage.
+        return (found, file) if len(found) > 1 else (np.array([PLACE]), None)
 
     if len(paths) == 1:
         found, file = entries(0)

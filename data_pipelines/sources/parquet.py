@@ -337,6 +337,8 @@ def scan_parquet(path: str) -> Scan:
             shown(path),
             largest // 2**20,
         )
+    if not metadata.num_rows:
+        groups = []
     rows = itertools.accumulate((group.num_rows for group in groups), initial=0)
     return Scan(np.array(list(rows), np.uint64), np.zeros(len(groups), np.uint8))
 

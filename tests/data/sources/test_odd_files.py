@@ -40,6 +40,30 @@ from unicom_jax.core.paths import LFS
 ONE = {"image": [png(1)], "text": ["one"]}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "jsonl", "text"])
+@pytest.mark.parametrize("name", ["0", "z"])  # first and last
+def test_a_file_without_records_among_others_adds_none(tmp_path, kind, name):
+    ending = {"parquet": "parquet", "webdataset": "tar", "jsonl": "jsonl", "text": "txt"}[kind]
+    (tmp_path / "a.png").write_bytes(png(1))
+    for stem, count in (("a", 2), (name, 0)):
+        path = tmp_path / f"{stem}.{ending}"
+        match kind:
+            case "parquet":
+                write_parquet(path, {key: value * count for key, value in ONE.items()})
+            case "webdataset":
+                write_tar(path, {f"{number}.png": png(1) for number in range(count)})
+            case "jsonl":
+                write_jsonl(path, [{"image": "a.png", "text": "one"}] * count)
+            case "text":
+                path.write_text("a line\n" * count)
+    options = {"piece": 64} if kind == "text" else {}
+    for _ in range(2):  # the second time from the kept index
+        source = open_source({"kind": kind, "paths": str(tmp_path), **options})
+        assert len(source) == 2 and source[1]
+    with pytest.raises(SourceError, match="no records: check the path"):
+        open_source({"kind": kind, "paths": str(tmp_path / f"{name}.{ending}"), **options})
+
+
 # ---- tar ---------------------------------------------------------------------------------------
 
 
