@@ -112,6 +112,8 @@ def _fetch(address: str, about: About, folder: pathlib.Path) -> None:
         "%s: copying %d files, %s MiB, to %s, once for this machine",
         *(shown(address), len(about), f"{nbytes / 2**20:,.1f}", folder),
     )
+    for path in folder.rglob(f".*{PART}"):  # of a process that was killed
+        path.unlink(missing_ok=True)
 
     def fetch(name: str) -> None:
         where = f"{address}/{name}"

@@ -60,12 +60,11 @@ def test_a_job_that_a_living_process_has_claimed_in_a_store_is_busy(bucket, monk
     workdir = as_path(f"{bucket}/busy")
     claim(workdir, "root", ELSEWHERE)
     assert is_locked(claim_of(workdir, "root")) and not is_locked(claim_of(workdir, "left"))
-    assert work(workdir, "root") == BUSY and engines.lost(workdir, "root", "killed") == BUSY
+    assert work(workdir, "root") == BUSY
     monkeypatch.setattr(store_lock, "STALE", -1.0)  # it has given no sign of life since
     assert not is_locked(claim_of(workdir, "root"))
     write_outcome(workdir, "root", status=DONE)
     assert work(workdir, "root") == DONE
-    assert engines.lost(workdir, "left", "killed") == FAILED
 
 
 def test_a_slow_process_does_not_take_over_what_a_faster_one_has_taken_over(bucket, monkeypatch):
@@ -196,6 +195,18 @@ def test_an_engine_brings_back_how_a_job_in_a_store_ends(bucket, engine, tmp_pat
     assert "damaged.json is not JSON" in read_outcome(workdir, "damaged")["reason"]
     if engine == "local":
         assert "is not JSON" in (workdir / "logs" / "damaged.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True, scope="module")
+def test_a_ray_task_brings_back_how_a_job_in_a_store_ends(bucket, request):
+    request.getfixturevalue("ray_cluster")  # with the variables of the environment for the store
+    workdir = as_path(f"{bucket}/ray")
+    (workdir / "jobs" / "damaged.json").write_text("{")
+    with engines.ENGINES["ray"]() as submit:
+        assert wait(submit(workdir, "damaged")) == FAILED
+    assert "damaged.json is not JSON" in read_outcome(workdir, "damaged")["reason"]
+    assert "is not JSON" in (workdir / "logs" / "damaged.log").read_text()
 
 
 # ---- results ----------------------------------------------------------------------------------

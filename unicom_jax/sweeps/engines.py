@@ -18,13 +18,10 @@ from typing import Any, Protocol
 
 from unicom_jax.config import ConfigError
 from unicom_jax.core.paths import as_path, is_remote
-from unicom_jax.runs.lock import is_locked
 from unicom_jax.sweeps.outcomes import (
-    BUSY,
     FAILED,
     STATUSES,
     STOPPED,
-    claim_of,
     read_outcome,
     write_outcome,
 )
@@ -47,10 +44,7 @@ Submit = Callable[[Path, str], Handle]  # the sweep's folder, a job's id
 
 
 def lost(workdir: Path, id: str, how: str) -> str:
-    """The status of a job whose process ended without saying how. Another process may have taken it
-    over, in an object store."""
-    if is_locked(claim_of(workdir, id)):
-        return BUSY
+    """The status of a job whose process ended without saying how."""
     before = read_outcome(workdir, id)
     spent = {name: before.get(name, 0.0) for name in ("cpu_seconds", "seconds")}
     write_outcome(workdir, id, status=FAILED, reason=how, **spent)

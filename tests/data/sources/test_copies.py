@@ -74,10 +74,13 @@ def test_a_copy_that_was_interrupted_is_continued(address, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(copies, "_fetch_file", killed)
         ArrayRecordSource(address)
+    (folder,) = copies._HELD
+    (folder / ".x.1.part").write_bytes(b"half")  # left by a kill
     monkeypatch.setattr(
         copies, "_fetch_file", lambda *given: fetched.append(given[0]) or fetch(*given)
     )
     assert len(ArrayRecordSource(address)) == 4
+    assert not (folder / ".x.1.part").exists()
     assert f"{address}/x-00001-of-00002.array_record" in fetched
     assert f"{address}/x-00000-of-00002.array_record" not in fetched
 
