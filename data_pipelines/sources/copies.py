@@ -1,11 +1,12 @@
 """Copies on this machine of files in object stores, for libraries that read only local files.
 
-    ~/.cache/unicom_jax/copies/NAME-HASH/VERSION/...      ($XDG_CACHE_HOME in place of ~/.cache)
+    ~/.cache/unicom_jax/copies/FOLDER/VERSION/...      ($XDG_CACHE_HOME in place of ~/.cache)
 
-NAME-HASH stands for the folder in the store, VERSION for the state of the files there, so a copy is
-never changed while it is read: a changed file makes another version. Files are copied once and
-shared by all runs and workers of the machine. Each gets its name when it is complete, so a copy
-that was interrupted is continued. The copy can be deleted at any time that no run reads it.
+FOLDER stands for the folder in the store, VERSION for some files there and their state, so a copy
+is never changed while it is read: a changed file makes another version, with hard links to the
+files that are the same. Files are copied once and shared by all runs and workers of the machine.
+Each gets its name when it is complete, so a copy that was interrupted is continued. A copy can be
+deleted at any time that no run reads it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import contextlib
 import datetime
 import errno
 import fcntl
+import fnmatch
 import hashlib
+import json
 import logging
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,15 +42,19 @@ from unicom_jax.core.paths import (
 
 COPIES = "copies"  # in the cache folder
 RESERVE = 2**30  # bytes of the disk that stay free
-IN_USE, LOCK, PART = ".in_use", ".lock", ".part"
+IN_USE, LOCK, PART, STAMPS = ".in_use", ".lock", ".part", ".stamps.json"
 LOG = logging.getLogger(__name__)
 _HELD: dict[pathlib.Path, int] = {}  # copies that this process reads, with their lock's handle
 
 About = Mapping[str, Mapping[str, Any]]  # by name in the folder: what fsspec knows of a file
 
 
-def local_folder(path: str | os.PathLike) -> str:
+def local_folder(path: str | os.PathLike, needs: str = "") -> str:
     """The folder itself, or a copy of all that is in it if it is in a store.
+
+    Args:
+      needs: pattern of names of which a folder in a store must have one, so that a wrong one is not
+        copied.
 
     Raises:
       SourceError: there is no such folder, or its copy has no space on the disk.
@@ -57,7 +65,9 @@ def local_folder(path: str | os.PathLike) -> str:
     about = patiently(lambda: folder.details(below=True), shown(path))
     if not about:
         raise SourceError(f"{shown(path)}: no such folder: check the path")
-    return str(_copied(str(folder), about, str(folder)))
+    if needs and not fnmatch.filter(about, needs):
+        raise SourceError(f"{shown(path)}: holds no {needs}: check data.source.kind and the path")
+    return str(_copied(str(folder), about, about))
 
 
 def local_files(files: Sequence[str], beside: Callable[[str], str] | None = None) -> list[str]:
@@ -77,26 +87,52 @@ def local_files(files: Sequence[str], beside: Callable[[str], str] | None = None
             raise SourceError(f"{folder}/{missing[0]}: no such file: check the path")
         more = [other for name in names if beside and (other := beside(name)) in there]
         about = {name: there[name] for name in (*names, *more)}
-        copy = _copied(folder, about, f"{folder} {sorted(names)}")
+        copy = _copied(folder, about, there)
         found |= {f"{folder}/{name}": str(copy / name) for name in names}
     return [found[file if not is_remote(file) else str(as_path(file))] for file in files]
 
 
-def _copied(address: str, about: About, identity: str) -> pathlib.Path:
-    """The folder with copies of some files of a folder in a store."""
+def _copied(address: str, about: About, there: About) -> pathlib.Path:
+    """The folder with copies of some files of a folder in a store, where `there` are all files."""
     if strange := [name for name in about if ".." in name.split("/")]:
         raise SourceError(f"{address}/{strange[0]}: no name for a file: rename it")
-    top = cache_folder(COPIES) / f"{address.rpartition('/')[2]}-{short_hash(identity)}"
-    folder = top / short_hash(*(f"{name} {_stamp(about[name])}" for name in sorted(about)))
+    words = re.sub(r"\W+", "_", address)[-40:]
+    top = cache_folder(COPIES) / f"{words}-{short_hash(address)}"
+    stamps = {name: _stamp(about[name]) for name in sorted(about)}
+    folder = top / short_hash(*(f"{name} {stamp}" for name, stamp in stamps.items()))
     top.mkdir(parents=True, exist_ok=True)
     with _alone(top / LOCK):
         folder.mkdir(exist_ok=True)
         _hold(folder)
         missing = [name for name in about if _size(folder / name) != about[name]["size"]]
         if missing:
+            (folder / STAMPS).write_text(json.dumps(stamps), encoding="utf-8")
+            missing = [name for name in missing if not _linked(name, stamps[name], folder)]
+        if missing:
             _fetch(address, {name: about[name] for name in missing}, folder)
-        _remove_unused(top, folder)
+        _remove_outdated(top, {name: _stamp(one) for name, one in there.items()})
     return folder
+
+
+def _linked(name: str, stamp: str, folder: pathlib.Path) -> bool:
+    """Takes a file from another version in which it is the same."""
+    for other in folder.parent.iterdir():
+        if other != folder and other.is_dir() and _stamps(other).get(name) == stamp:
+            with contextlib.suppress(OSError):  # not copied there yet, or no links
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).unlink(missing_ok=True)
+                os.link(other / name, folder / name)
+                return True
+    return False
+
+
+def _stamps(folder: pathlib.Path) -> dict[str, str]:
+    """The stamps of the files of a version; {}: it is damaged."""
+    try:
+        found = json.loads((folder / STAMPS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _fetch(address: str, about: About, folder: pathlib.Path) -> None:
@@ -109,8 +145,8 @@ def _fetch(address: str, about: About, folder: pathlib.Path) -> None:
             "there, or set XDG_CACHE_HOME to a folder on a larger disk"
         )
     LOG.warning(
-        "%s: copying %d files, %s MiB, to %s, once for this machine",
-        *(shown(address), len(about), f"{nbytes / 2**20:,.1f}", folder),
+        "%s: copying %d file%s, %s MiB, to %s, once for this machine",
+        *(shown(address), len(about), "s" * (len(about) > 1), f"{nbytes / 2**20:,.1f}", folder),
     )
     for path in folder.rglob(f".*{PART}"):  # of a process that was killed
         path.unlink(missing_ok=True)
@@ -191,10 +227,12 @@ def _hold(folder: pathlib.Path) -> None:
             fcntl.flock(_HELD[folder], fcntl.LOCK_SH)
 
 
-def _remove_unused(top: pathlib.Path, kept: pathlib.Path) -> None:
-    """Removes other versions that no process reads."""
+def _remove_outdated(top: pathlib.Path, now: Mapping[str, str]) -> None:
+    """Removes versions that no process reads and in which a file is not as it is now."""
     for folder in top.iterdir():
-        if folder == kept or not folder.is_dir():
+        if not folder.is_dir():
+            continue
+        if all(now.get(name, stamp) == stamp for name, stamp in _stamps(folder).items()):
             continue
         handle = os.open(folder / IN_USE, os.O_RDWR | os.O_CREAT, 0o644)
         try:

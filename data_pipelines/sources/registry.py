@@ -103,7 +103,7 @@ def _open_scenes(
 
 
 def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
-    path = local_folder(path)
+    path = local_folder(path, needs=f"{split}-*{SUFFIX}")
     files = sorted(pathlib.Path(path).expanduser().glob(f"{split}-*{SUFFIX}"))
     if not files:
         raise SourceError(

@@ -14,6 +14,7 @@ from data_pipelines.sources import copies
 from data_pipelines.sources.copies import local_files, local_folder
 from data_pipelines.sources.parquet import ParquetSource
 from data_pipelines.sources.records import ArrayRecordSource, write_records
+from data_pipelines.sources.registry import open_source
 from data_pipelines.sources.tfds import TfdsSource, record_files
 from tests.data.loading.test_rows import batches, small
 from tests.data.packed import pack
@@ -22,7 +23,7 @@ from tests.data.sources.formats import png, read_all
 from tests.data.sources.test_sources import COCO, coco_features, tiny_tfds
 from tests.stores import bucket_of_module, put, running_servers  # noqa: F401 - fixtures
 from unicom_jax.core import paths
-from unicom_jax.core.paths import cache_folder
+from unicom_jax.core.paths import as_path, cache_folder
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,33 @@ def test_a_copy_for_which_the_disk_has_no_space_is_refused_before_it_begins(addr
         ArrayRecordSource(address)
 
 
+def test_only_new_files_are_copied_and_other_choices_of_files_stay(address, monkeypatch):
+    """Another pattern, and a folder to which a file is added."""
+    fetch, fetched = copies._fetch_file, []
+    monkeypatch.setattr(
+        copies, "_fetch_file", lambda *given: fetched.append(given[0]) or fetch(*given)
+    )
+    whole = ArrayRecordSource(address)
+    one = ArrayRecordSource(f"{address}/x-00000*")
+    assert len(fetched) == 4 and one.paths[0] != whole.paths[0]
+    files = as_path(address)
+    (files / "more.array_record").write_bytes(
+        (files / "x-00000-of-00002.array_record").read_bytes()
+    )
+    assert len(ArrayRecordSource(address)) == 6 and len(fetched) == 5
+    for folder in list(copies._HELD):
+        copies.os.close(copies._HELD.pop(folder))
+    ArrayRecordSource(f"{address}/more*")
+    assert len(ArrayRecordSource(whole.paths)) == 4 and len(ArrayRecordSource(one.paths)) == 2
+
+
+def test_a_folder_of_another_kind_is_not_copied(address):
+    for source in ({"kind": "tfds", "name": address}, {"kind": "openmoji", "path": address}):
+        with pytest.raises(SourceError, match="holds no .*: check data.source.kind and the path"):
+            open_source(source)
+    assert not cache_folder("copies").exists()
+
+
 def test_a_folder_or_file_that_does_not_exist_in_a_store_is_named(bucket):
     with pytest.raises(SourceError, match="nothing: no such folder: check the path"):
         local_folder(f"{bucket}/nothing")
@@ -113,7 +141,7 @@ def test_a_folder_or_file_that_does_not_exist_in_a_store_is_named(bucket):
 def test_a_name_that_leads_out_of_the_folder_is_refused():
     about = {"../x": {"size": 1}}
     with pytest.raises(SourceError, match=r"\.\./x: no name for a file"):
-        copies._copied("s3://bucket/data", about, "identity")
+        copies._copied("s3://bucket/data", about, about)
 
 
 def test_a_data_set_of_tfds_in_a_store_is_read(bucket, tmp_path):
