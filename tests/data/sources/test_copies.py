@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import chex
 import pytest
@@ -147,7 +148,7 @@ def test_a_name_that_leads_out_of_the_folder_is_refused():
 def test_a_data_set_of_tfds_in_a_store_is_read(bucket, tmp_path):
     directory = tiny_tfds(tmp_path / "tfds", coco_features, COCO[:1])
     expected = read_all(TfdsSource(directory))
-    address = put(directory, f"{bucket}/coco/1.0.0")
+    address = put(Path(directory), f"{bucket}/coco/1.0.0")
     assert read_all(TfdsSource(address)) == expected and record_files(address)
 
 
