@@ -182,7 +182,7 @@ def test_a_copy_within_a_store_does_not_pass_through_this_machine(bucket, monkey
 
 
 @BOTH
-@pytest.mark.parametrize("engine", ["local", "slurm"])
+@pytest.mark.parametrize("engine", ["local", pytest.param("slurm", marks=pytest.mark.slow)])
 def test_an_engine_brings_back_how_a_job_in_a_store_ends(bucket, engine, tmp_path, monkeypatch):
     """That of one whose description is damaged."""
     pytest.importorskip("submitit")
