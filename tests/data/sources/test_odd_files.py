@@ -100,6 +100,16 @@ def test_a_name_with_a_dot_too_many_is_explained(tmp_path):
         WebDatasetSource(tmp_path)[0]
 
 
+def test_which_of_several_pictures_of_a_sample_is_used_is_said(tmp_path, caplog):
+    write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.webp": png(2), "a.txt": "one"})
+    source = WebDatasetSource(tmp_path)
+    assert "has several pictures (.png, .webp): .png is used" in caplog.text
+    assert read_all(source) == [(1, ("one",))]
+    caplog.clear()
+    write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.mask.png": png(2), "a.txt": "one"})
+    assert read_all(WebDatasetSource(tmp_path)) == [(1, ("one",))] and not caplog.text
+
+
 def test_a_byte_order_mark_is_no_part_of_a_caption_or_a_text(tmp_path):
     write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.txt": "\ufeffone"})
     (tmp_path / "t.txt").write_text("\ufeffone\n", encoding="utf-8")
