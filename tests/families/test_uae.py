@@ -13,7 +13,7 @@ from data_pipelines.sequences.sequence import VISION_START, build_prefix, drawin
 from tests.data.samples import picture, tokenizer
 from tests.families.documents import documents, lively, pack
 from tests.models.torch_weights import assert_close
-from tests.tiny import tiny_config
+from tests.tiny import UAE, tiny_config
 from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ConfigError
 from unicom_jax.core.batch import Role
@@ -21,21 +21,11 @@ from unicom_jax.families.build import build_unified
 from unicom_jax.families.uae import UaeImages
 from unicom_jax.models.qwen_vl import QwenVL
 
-PATCH, SIDE, FOLD = 8, 4, 2  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
-CHOSEN = {
-    "unified__pathway": "uae",
-    "unified__fold": FOLD,
-    "unified__image_positions": "mrope",
-    "unified__transformer__rope_sections": (2, 3, 3),
-    "unified__uae__vision__patch_size": PATCH,
-    "unified__uae__vision__window_size": 16,
-    "data__patch": PATCH,
-    "data__image_size": PATCH * SIDE,
-}
+SIDE, FOLD = 4, 2  # tokens along a picture, and along a slot
 
 
 def configured(**overrides):
-    return tiny_config(**{**CHOSEN, "data__vocab_size": tokenizer().vocab_size, **overrides})
+    return tiny_config(**{**UAE, "data__vocab_size": tokenizer().vocab_size, **overrides})
 
 
 CONFIG = configured()

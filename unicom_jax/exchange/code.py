@@ -30,7 +30,12 @@ OWN_CODE = {
         "modeling_unicom_sd3",
         "modeling_unicom_pathway",
     ),
-    "modeling_unicom_cheers": (),
+    "modeling_unicom_cheers": ("modeling_unicom_autoencoded",),
+    "modeling_unicom_uae": (
+        "modeling_unicom_autoencoded",
+        "modeling_unicom_qwen_vision",
+        "modeling_unicom_sd3",
+    ),
 }
 
 

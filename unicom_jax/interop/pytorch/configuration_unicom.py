@@ -72,6 +72,16 @@ class UnicomConfig(PretrainedConfig):
         self.run = run or {}
 
 
+class UnicomUaeConfig(UnicomConfig):
+    """That of `UnicomUaeModel`."""
+
+    model_type = "unicom_uae"
+
+    # See `UnicomCheersConfig`.
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
 class UnicomCheersConfig(UnicomConfig):
     """That of `UnicomCheersModel`; transformers remembers one model for each class."""
 

@@ -154,7 +154,7 @@ class Generation(Standard):
         zeros = torch.zeros_like(context.lengths)
         start, stop = zeros + context.start, zeros + context.start + index + 1
         intervals = torch.stack([zeros, context.lengths, start, stop], dim=-1)[:, None]
-        positions = (context.next_positions + index)[:, None, None].expand(-1, 1, 2)
+        positions = (context.next_positions + index)[:, None, None].expand(-1, 1, self.axes)
         mask = interval_mask(intervals, context.start + index + 1)
         embedded = self.language_model.embed(token[:, None])
         return self.language_model(embedded, positions, mask, context.cache)[:, 0]
@@ -284,7 +284,7 @@ class Generation(Standard):
     def slots_behind(self, context: Context, grid: Grid) -> Callable[[Tensor], Tensor]:
         """vectors (B, s, W) -> hidden states, of a picture of `grid` slots behind each prefix."""
         count, lengths, device = grid[0] * grid[1], context.lengths, context.lengths.device
-        offsets = torch.tensor(image_positions(0, *grid, self._position_kind), device=device)
+        offsets = torch.tensor(image_positions(0, *grid, self.format.positions), device=device)
         positions = context.next_positions[:, None, None] + offsets
         zeros = torch.zeros_like(lengths)
         ends = [zeros, lengths, zeros + context.start, zeros + context.start + count]

@@ -174,7 +174,8 @@ class UnicomProcessor(ProcessorMixin):
         Raises:
           ValueError: words with tokens that mark turns or pictures.
         """
-        prefix, form, previous = Prefix(), self.format, None
+        form, previous = self.format, None
+        prefix = Prefix(form.positions)
         for segment in form.in_order(segments):
             if not segment.response and previous is not False:  # a prompt opens a turn
                 if previous:
@@ -188,7 +189,7 @@ class UnicomProcessor(ProcessorMixin):
                 prefix.add_words(self.ids_of(VISION_START))
                 pixels = self.image_processor.prepare(segment.pixels)
                 grid = self.image_processor.grid(pixels)
-                prefix.add_image(pixels, form.grids(grid, segment.use), form.positions)
+                prefix.add_image(pixels, form.grids(grid, segment.use))
                 prefix.add_words(self.ids_of(VISION_END))
             previous = segment.response
         if previous is False:
