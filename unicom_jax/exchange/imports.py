@@ -45,10 +45,7 @@ from unicom_jax.runs.imported import (
     on_this_host,
     transfer_progress,
 )
-from unicom_jax.runs.initial import (
-    Source,
-    sources_of,
-)
+from unicom_jax.runs.released import Source, sources_of
 from unicom_jax.runs.stages import PARTS, STAGES, UNIFIED, in_model, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
