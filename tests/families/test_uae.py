@@ -9,7 +9,8 @@ import pytest
 
 from data_pipelines.build import sequence_config
 from data_pipelines.segments import DRAWN, UNDERSTOOD, Image, Text
-from data_pipelines.sequences.sequence import VISION_START, build_prefix, drawing_slots
+from data_pipelines.sequences.document import drawing_slots
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture, tokenizer
 from tests.families.documents import documents, lively, pack
 from tests.models.torch_weights import assert_close
