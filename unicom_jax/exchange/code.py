@@ -19,6 +19,7 @@ CODE = (
     "modeling_unicom_language",
     "modeling_unicom_reading",
     "modeling_unicom_standard",
+    "modeling_unicom_writing",
     "modeling_unicom_generation",
     "image_processing_unicom",
     "processing_unicom",
