@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    Qwen2_5_VLForConditionalGeneration,
+)
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import (
     Qwen2_5_VisionTransformerPretrainedModel,
@@ -106,6 +112,24 @@ def test_the_folder_has_the_code_and_the_card_of_the_family(exported):
     card = " ".join((exported / "README.md").read_text().split())
     assert "Qwen2.5-VL family reads words" in card and "| MM-DiT |" in card
     assert "the model keeps the autoencoder in float32" in card
+
+
+def test_the_reader_alone_is_a_qwen_vl_of_transformers(run, model, tmp_path):
+    folder = export(run, tmp_path / "reader", Options(to="qwen2.5-vl"))
+    reader = Qwen2_5_VLForConditionalGeneration.from_pretrained(folder)
+    images = AutoImageProcessor.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pixels = images([picture(5, 32, 32)], return_tensors="pt")
+    assert pixels["image_grid_thw"].tolist() == [[1, 4, 4]]
+    inputs = model.processor(images=[picture(5, 32, 32)], text="why?", return_tensors="pt")
+    ids = inputs["input_ids"]
+    assert tokenizer.convert_tokens_to_ids("<|image_pad|>") == reader.config.image_token_id
+    kinds = (ids == reader.config.image_token_id).int()
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        found = reader(input_ids=ids, mm_token_type_ids=kinds, **pixels).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not list(tmp_path.rglob("*.py"))  # it is a class of transformers
 
 
 # ---- parts --------------------------------------------------------------------------------------

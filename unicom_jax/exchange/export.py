@@ -23,11 +23,13 @@ from unicom_jax.exchange.parts import PARTS, Part
 from unicom_jax.families.build import build_autoencoder
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import fill_folder
-from unicom_jax.interop.layouts import exported, siglip
+from unicom_jax.interop.layouts import exported, qwen_vl, siglip
 from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
+from unicom_jax.interop.layouts.unicom import describe_sequence
 from unicom_jax.interop.pytorch.sequence_unicom import Format
 from unicom_jax.interop.transfer import store_weights
 from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.models.qwen_vl import QwenVL
 from unicom_jax.models.transformer import Transformer
 from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
@@ -122,12 +124,13 @@ def export(
     config, tokenizer = weights.describe(workdir)
     modules = weights.modules_in_use(config, workdir)
     part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
+    keys: tuple[str, ...] = ()
     trained = options.to == AUTOENCODER and has_trained(config, workdir)
     only = (AUTOENCODER,) * trained or ("unified",) * apart
     if part and not trained:
         if isinstance(found := part.find(modules), str):
             raise ConfigError(f"{workdir} has no part {options.to!r}: {found}")
-        only = found.path
+        only, keys = found.path, found.keys
     whole = None if part else exported.of_run(config)
     if options.choice.step and only and only[0] != "unified":
         raise ConfigError(
@@ -146,7 +149,13 @@ def export(
     if not only:
         check_format(config)
     params = weights.restore(
-        workdir, config, options.choice, on_host=True, only=only, keep_adapters=apart
+        workdir,
+        config,
+        options.choice,
+        on_host=True,
+        only=only,
+        keys=keys,
+        keep_adapters=apart,
     )
     run = Run(workdir, options.choice, config, tokenizer, params, modules)
     with new_folder(target, replace=options.overwrite) as folder:
@@ -318,10 +327,19 @@ def _write_json(path: Path, value: Mapping[str, Any]) -> None:
 # ---- parts alone ------------------------------------------------------------------------------
 
 
-def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:
+def _fill(
+    folder: Path,
+    layout: Layout,
+    module: Module,
+    params: Params,
+    options: Options,
+    about: Mapping[str, Any] | None = None,
+) -> None:
+    """`about`: further entries of config.json."""
     dtype, torch_dtype = DTYPES[options.dtype]
-    # transformers reads the type here; diffusers refuses keys that are not arguments of its class.
-    about = {} if layout.stem == DIFFUSERS else {"dtype": torch_dtype}
+    about = dict(about or {})
+    if layout.stem != DIFFUSERS:  # whose classes refuse keys that are not their arguments
+        about["dtype"] = torch_dtype
     fill_folder(
         folder,
         layout,
@@ -335,10 +353,14 @@ def _fill(folder: Path, layout: Layout, module: Module, params: Params, options:
 
 def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
     """Writes one part in a form that transformers or diffusers loads."""
-    (module, path), params = part.find(run.modules), run.params
+    (module, path, _), params = part.find(run.modules), run.params
     for name in path:
         params = params[name]
-    _fill(folder, LAYOUTS[part.layout], module, params, options)
+    about = {}
+    if isinstance(module, QwenVL):
+        module = dataclasses.replace(module, picture_token=run.tokenizer.image_pad)
+        about = _write_reader_files(run, module, folder)
+    _fill(folder, LAYOUTS[part.layout], module, params, options, about)
     if isinstance(module, Transformer):
         run.tokenizer.save(folder)
         _write_json(folder / "generation_config.json", _describe_stops(run))
@@ -347,3 +369,17 @@ def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
         most = image_policy(run.config).max_patches(data["patch"], grid_unit(run.config))
         images = siglip.describe_images(module, most)
         _write_json(folder / "preprocessor_config.json", images)
+
+
+def _write_reader_files(run: Run, module: QwenVL, folder: Path) -> dict[str, int]:
+    """What a Qwen2.5-VL needs besides its weights. Returns entries of its config.json.
+
+    Pictures of the sizes that the run was trained with keep them; others get about as many pixels.
+    """
+    _write_tokenizer(run, describe_sequence(run.config), folder)
+    _write_json(folder / "generation_config.json", _describe_stops(run))
+    patches = (run.config["data"]["image_size"] // run.config["data"]["patch"]) ** 2
+    images = qwen_vl.describe_images(module.vision, patches)
+    _write_json(folder / "preprocessor_config.json", images)
+    marks = run.tokenizer.vision_start, run.tokenizer.vision_end
+    return dict(zip(("vision_start_token_id", "vision_end_token_id"), marks, strict=True))
