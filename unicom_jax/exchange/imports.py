@@ -25,7 +25,7 @@ from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.config.check import check_idle_options
 from unicom_jax.core.module import Module
 from unicom_jax.core.paths import as_path, remove_tree
-from unicom_jax.exchange.export import GIVEN_TEMPLATE
+from unicom_jax.exchange.written import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
 from unicom_jax.interop.layouts import exported
