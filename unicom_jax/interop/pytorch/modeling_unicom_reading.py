@@ -48,7 +48,7 @@ class Placed:
 
 
 class Reading:
-    """The half of `UnicomModel` that takes in."""
+    """The part of a model that reads pictures and words."""
 
     _processor: UnicomProcessor | None = None
 
@@ -79,7 +79,7 @@ class Reading:
 
     @property
     def work_device(self) -> torch.device:
-        """Where computing starts; with offloaded weights that is not where they are kept."""
+        """The device on which computing starts, also if weights are offloaded from it."""
         embedding = self.get_input_embeddings()
         hook = getattr(embedding, "_hf_hook", None)  # of accelerate, or a sequence of them
         for one in getattr(hook, "hooks", (hook,)):
@@ -95,7 +95,7 @@ class Reading:
 
     @torch.no_grad()
     def read(self, prefixes: Sequence[Prefix]) -> Context:
-        """Reads prefixes, one a row, into a cache."""
+        """Reads prefixes, one per row, into a cache."""
         rows, start = len(prefixes), max(map(len, prefixes))
         device = self.work_device
         tokens = torch.zeros(rows, start, dtype=torch.long, device=device)
@@ -132,7 +132,7 @@ class Reading:
     def place_pictures(self, hidden: Tensor, pictures: Sequence[Placed]) -> None:
         """Writes the vectors of pictures into their slots of hidden (B, S, W).
 
-        Pictures of one grid go through the encoder together.
+        Pictures of the same grid are encoded together.
         """
         for grid in sorted({picture.grid for picture in pictures}):
             some = [picture for picture in pictures if picture.grid == grid]
@@ -145,9 +145,9 @@ class Reading:
                     hidden[picture.row, block.start : stop] = vectors.to(hidden)
 
     def seen(self, patches: Tensor, grid: Grid) -> tuple[Tensor, ...]:
-        """What the model makes of patches (B, N, P * P * 3) of a grid, one row a picture."""
+        """The model's outputs for patches (B, N, P * P * 3) of pictures of one grid."""
         raise NotImplementedError(f"{type(self).__name__} reads no pictures")
 
     def image_vectors(self, *seen: Tensor, role: Role, grid: Grid) -> Tensor:
-        """(n, W) for the slots of one picture under a role, of its rows of `seen`."""
+        """(n, W) for the slots of one picture under a role, from its rows of `seen`."""
         raise NotImplementedError(f"{type(self).__name__} reads no pictures")

@@ -1,4 +1,4 @@
-"""What transformers asks of a model that reads pictures and writes words: `forward`, `generate`."""
+"""What transformers requires of a model of pictures and words: `forward` and `generate`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .sequence_unicom import (
 
 
 class Standard(Reading):
-    """`forward` and `generate` as of every causal language model, with pictures among the words.
+    """`forward` and `generate` of a causal language model, with pictures among the words.
 
-    Pictures are given as `UnicomProcessor` makes them: `pixel_values`, `image_grids`, and in
+    Pictures are given as `UnicomProcessor` prepares them: `pixel_values`, `image_grids`, and in
     `input_ids` one `<|image_pad|>` for each of their slots.
     """
 
@@ -53,13 +53,13 @@ class Standard(Reading):
           position_ids: rotary positions, (B, S) of words or (coordinates, B, S); None: those of
             `rotary_positions`, for which pictures of earlier calls are unknown.
           past_key_values: keys and values of earlier calls; the new ones are added.
-          labels: (B, S) the tokens themselves, -100 where none is scored: gives `loss`, the mean
-            cross-entropy of each token by those before it. Mask pictures with -100.
+          labels: (B, S) the tokens themselves, and -100 where there is no loss, as at pictures;
+            `loss` is the mean cross-entropy of each token, predicted from those before it.
           pixel_values, image_grids: the pictures in `input_ids`, see `UnicomProcessor`.
-          logits_to_keep: score the last so many slots only; 0: all.
+          logits_to_keep: compute logits of this many last slots only; 0: all.
 
         Raises:
-          ValueError: inputs that do not go together, or attentions, which are not kept.
+          ValueError: inputs that do not fit together; attention weights are asked for.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")

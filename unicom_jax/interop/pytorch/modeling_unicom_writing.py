@@ -1,4 +1,4 @@
-"""Writing words: token after token behind a prefix that was read once into a key-value cache."""
+"""Writing words, token by token, after a prefix that was read once into a key-value cache."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Writing(Standard):
     ) -> list[str]:
         """The words that follow each conversation, up to the end of the turn or a picture.
 
-        temperature 0 takes the likeliest token; top_p keeps the smallest set of tokens that holds
-        this much probability.
+        temperature 0 takes the likeliest token; top_p keeps the smallest set of tokens with at
+        least this much probability.
         """
         limit = self.defaults.max_new_tokens if max_tokens is None else max_tokens
         texts: list[str] = []
@@ -46,7 +46,7 @@ class Writing(Standard):
     def continue_tokens(
         self, context: Context, max_tokens: int, choose: Callable[[Tensor], Tensor]
     ) -> list[list[int]]:
-        """Token ids behind each prefix, the stop token included."""
+        """Token ids after each prefix, including the stop token."""
         hidden, rows = context.hidden, len(context.hidden)
         stops = torch.tensor(self.processor.stops, device=hidden.device)
         done = torch.zeros(rows, dtype=torch.bool, device=hidden.device)
@@ -64,7 +64,8 @@ class Writing(Standard):
         return written
 
     def _feed(self, context: Context, token: Tensor, index: int) -> Tensor:
-        """Adds one token a row to the cache, at slot start + index: the hidden states (B, W)."""
+        """Adds one token per row to the cache, at slot start + index; returns the hidden states
+        (B, W)."""
         zeros = torch.zeros_like(context.lengths)
         start, stop = zeros + context.start, zeros + context.start + index + 1
         intervals = torch.stack([zeros, context.lengths, start, stop], dim=-1)[:, None]
@@ -77,7 +78,7 @@ class Writing(Standard):
 def _chooser(
     temperature: float, top_p: float, generator: torch.Generator | None
 ) -> Callable[[Tensor], Tensor]:
-    """logits (B, V) -> one token a row."""
+    """A function: logits (B, V) -> one token per row."""
     if temperature == 0.0:
         return lambda logits: logits.argmax(dim=-1)
 
