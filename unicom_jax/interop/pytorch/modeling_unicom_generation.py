@@ -145,7 +145,7 @@ class Generation(Writing):
         check_guidance(flow["guidance"], flow["interval"])
         if flow["times"] not in self.time_grids:
             raise ValueError(
-                f"grid {flow['times']!r}: this model has {' and '.join(self.time_grids)} alone"
+                f"grid {flow['times']!r}: this model supports only {' and '.join(self.time_grids)}"
             )
         start = float(defaults.edit_start if edit_start is None else edit_start)
         sources = [self._source(said) if start else None for said in conversations]
@@ -201,7 +201,7 @@ class Generation(Writing):
         source: Tensor | None = None,
         start: float = 0.0,
     ) -> Tensor:
-        """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation.
+        """Normalised latents (B, n, d) of a picture of `grid` tokens after each conversation.
 
         source: latents with which they begin if `start` is later than 0.
         """
@@ -223,7 +223,8 @@ class Generation(Writing):
         return integrate(velocity, noise, steps, sampler, shift, start=start, grid=times)
 
     def slots_behind(self, context: Context, grid: Grid) -> Callable[[Tensor], Tensor]:
-        """vectors (B, s, W) -> hidden states, of a picture of `grid` slots behind each prefix."""
+        """A function: vectors (B, s, W) -> hidden states, of a picture of `grid` slots after each
+        prefix."""
         count, lengths, device = grid[0] * grid[1], context.lengths, context.lengths.device
         offsets = torch.tensor(image_positions(0, *grid, self.format.positions), device=device)
         positions = context.next_positions[:, None, None] + offsets

@@ -80,7 +80,7 @@ class SelfAttention(Attention):
         return self.o_proj(self.mix(q, k, v, mask))
 
     def _with_cached(self, k: Tensor, v: Tensor, cache: Cache, keep: bool) -> tuple[Tensor, Tensor]:
-        """All keys and values (B, T, K, D); the new ones stay in the cache where `keep` says so."""
+        """All keys and values (B, T, K, D); the new ones are added to the cache if `keep`."""
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # as transformers' caches have them
         if keep:
             k, v = cache.update(k, v, self.layer)
@@ -186,10 +186,10 @@ class LanguageModel(nn.Module):
 
         Args:
           hidden: (B, S, W) embeddings. positions: (B, S, coordinates), see `rope`.
-          mask: (B, S, T) bool over the slots of the cache and the S new ones behind them.
+          mask: (B, S, T) bool over the slots of the cache, then the S new ones.
           cache: keys and values of earlier calls, each layer's on the device of that layer. The new
-            ones are added to it, or, where `keep` is false, seen in this call only.
-          states: a list to which the input of each layer is added.
+            ones are added to it or, if `keep` is false, used in this call only.
+          states: a list to which the input of each layer is appended.
 
         Returns:
           (B, S, W) after the final norm.
