@@ -71,9 +71,7 @@ Data: {data}. Weights: {weights}.
 - It knows what its data shows and little else; read the scores with their intervals.
 - It was not trained to refuse, and nothing filters what it writes or draws.
 - It draws pictures {pictures} only, and answers in a few words unless its data had longer ones.
-{exact}
-- The text tower of the encoder's contrastive training stays behind: this model scores no picture
-  against a text.
+{about_weights}
 - `trust_remote_code=True` runs the Python files of this folder. Read them first: they import torch,
   transformers, numpy and Pillow{diffusers}.
 
@@ -105,13 +103,18 @@ def model_card(
     scores = _scores(workdir / "scores.json", steps, choice)
     twin = twin_of(config)
     about = f"{twin.about} Trained with unicom_jax and exported to PyTorch."
-    exact = (
-        f"- Loaded in a half precision, the model keeps {twin.exact} in float32, as in training. "
+    about_weights = [
+        f"Loaded in a half precision, the model keeps {twin.exact} in float32, as in training. "
         "Converting the loaded model as a whole (`model.half()`) rounds these weights too."
-    )
+    ]
+    if "vision encoder" in module.parts:
+        about_weights.append(
+            "The text tower of the encoder's contrastive training is not part of the folder: this "
+            "model scores no picture against a text."
+        )
     return CARD.format(
         about=textwrap.fill(about, 100),
-        exact=textwrap.fill(exact, 100, subsequent_indent="  "),
+        about_weights="\n".join(map(_item, about_weights)),
         metadata=_metadata(name, config, {} if isinstance(scores, str) else scores),
         name=name,
         sizes=_sizes(module),
@@ -125,6 +128,11 @@ def model_card(
         if "KL autoencoder" not in module.parts
         else ", and diffusers for the autoencoder",
     )
+
+
+def _item(text: str) -> str:
+    """An item of a list in Markdown."""
+    return textwrap.fill(f"- {text}", 100, subsequent_indent="  ")
 
 
 def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
