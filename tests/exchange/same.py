@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import accelerate
 import numpy as np
 from safetensors.numpy import load_file
 from transformers import AutoModel
 
+from tests.data.samples import picture
 from unicom_jax.config import from_json
 from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.pytorch.verify_unicom import differences
@@ -40,3 +42,18 @@ def assert_same_weights(exported, other):
     assert one.keys() == two.keys()
     for name, value in one.items():
         np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+def assert_same_offloaded(exported, model, buffers: bool):
+    """The model writes and draws the same with its weights, and `buffers`, offloaded."""
+    away = accelerate.cpu_offload(load(exported), execution_device="cpu", offload_buffers=buffers)
+    assert away.device.type == "meta"
+    images = [picture(1, 32, 32)]
+    assert away.caption(images) == model.caption(images)
+    words = ["a red dot", "two stars"]
+    for one, other in (
+        (away.draw(words), model.draw(words)),
+        (away.reconstruct(images), model.reconstruct(images)),
+    ):
+        for ours, theirs in zip(one, other, strict=True):
+            np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))

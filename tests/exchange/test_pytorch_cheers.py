@@ -15,7 +15,13 @@ from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
 from tests.exchange.log_probs import both_log_probs
 from tests.exchange.own_types import theirs
-from tests.exchange.same import assert_same_outputs, assert_same_run, assert_same_weights, load
+from tests.exchange.same import (
+    assert_same_offloaded,
+    assert_same_outputs,
+    assert_same_run,
+    assert_same_weights,
+    load,
+)
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
@@ -231,6 +237,10 @@ def test_gradients_reach_the_trained_parts_and_not_the_autoencoder(model):
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     assert reached == {"decoder", "vision_model", "projector", "language_model"}
+
+
+def test_weights_and_statistics_that_are_offloaded_by_accelerate_are_fetched(exported, model):
+    assert_same_offloaded(exported, model, buffers=True)
 
 
 def test_bfloat16_keeps_the_autoencoder_and_the_head_and_stays_near(exported, model):

@@ -26,7 +26,13 @@ from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
 from tests.exchange.log_probs import both_log_probs
 from tests.exchange.own_types import theirs
-from tests.exchange.same import assert_same_outputs, assert_same_run, assert_same_weights, load
+from tests.exchange.same import (
+    assert_same_offloaded,
+    assert_same_outputs,
+    assert_same_run,
+    assert_same_weights,
+    load,
+)
 from tests.runs.workdirs import begin_run
 from tests.tiny import UAE, tiny_config
 from unicom_jax.cli import main
@@ -228,6 +234,11 @@ def test_gradients_of_words_reach_the_tower_and_not_the_drawer(model):
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     assert reached == {"visual", "language_model"}
+
+
+@pytest.mark.parametrize("buffers", [False, True])
+def test_weights_that_are_offloaded_by_accelerate_are_fetched(exported, model, buffers):
+    assert_same_offloaded(exported, model, buffers)
 
 
 def test_bfloat16_keeps_the_autoencoder_alone_and_draws(exported, model):

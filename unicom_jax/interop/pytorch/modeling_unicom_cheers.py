@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .configuration_unicom import UnicomCheersConfig
 from .modeling_unicom_autoencoded import InLatents, patches_of
 from .modeling_unicom_base import UnicomBase
-from .modeling_unicom_codec import make_autoencoder, unpack
+from .modeling_unicom_codec import make_autoencoder, measured, unpack
 from .modeling_unicom_flow import GRIDS, data_to_velocity
 from .modeling_unicom_language import LanguageModel
 from .modeling_unicom_layers import (
@@ -72,8 +72,8 @@ class LatentDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Packed normalised latents (B, N, C) -> images (B, 3, H, W), clipped nowhere."""
-        deviation = (self.bn.running_var.float() + self.eps).sqrt()
-        latents = unpack(tokens * deviation + self.bn.running_mean.float(), grid, self.side)
+        mean, variance = measured(self.bn)
+        latents = unpack(tokens * (variance + self.eps).sqrt() + mean, grid, self.side)
         latents = in_type_of(self.decoder.conv_in, latents)
         if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)

@@ -49,22 +49,28 @@ def from_windows(x: Tensor, grid: Grid, side: int) -> Tensor:
     return whole[:, : grid[0], : grid[1]].flatten(1, 2)
 
 
-class PatchEmbedding(nn.Module):
-    """A linear layer over patches (B, N, P * P * 3), each flattened as (row, column, channel).
-
-    Its weight is that of a convolution over `frames` pictures; a still picture is repeated.
-    """
+class PatchConv(nn.Conv3d):
+    """A convolution over `frames` pictures of whole patches (B, N, P * P * 3), each flattened as
+    (row, column, channel). A still picture is repeated."""
 
     def __init__(self, width: int, patch: int, frames: int) -> None:
-        super().__init__()
         size = (frames, patch, patch)
-        self.patch, self.frames = patch, frames
-        self.proj = nn.Conv3d(3, width, kernel_size=size, stride=size, bias=False)
+        super().__init__(3, width, kernel_size=size, stride=size, bias=False)
 
     def forward(self, patches: Tensor) -> Tensor:
-        colours = patches.unflatten(-1, (self.patch, self.patch, 3)).movedim(-1, -3)
-        moving = colours.unsqueeze(-3).expand(*colours.shape[:-2], self.frames, -1, -1)
-        return F.linear(moving.flatten(-4), self.proj.weight.flatten(1))
+        frames, patch, _ = self.kernel_size
+        colours = patches.unflatten(-1, (patch, patch, 3)).movedim(-1, -3)
+        moving = colours.unsqueeze(-3).expand(*colours.shape[:-2], frames, -1, -1)
+        return F.linear(moving.flatten(-4), self.weight.flatten(1))
+
+
+class PatchEmbedding(nn.Module):
+    def __init__(self, width: int, patch: int, frames: int) -> None:
+        super().__init__()
+        self.proj = PatchConv(width, patch, frames)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        return self.proj(in_type_of(self.proj, patches))
 
 
 class TowerAttention(Attention):
@@ -157,7 +163,7 @@ class QwenVision(nn.Module):
         """(B, N / merge^2, out_dim) of patches (B, N, P * P * 3) in 0..255, in raster order."""
         mean, deviation = (torch.tensor(one, device=patches.device) for one in (MEAN, DEVIATION))
         colours = (patches.float().unflatten(-1, (-1, 3)) / 255.0 - mean) / deviation
-        x = self.patch_embed(in_type_of(self.patch_embed.proj, colours.flatten(-2)))
+        x = self.patch_embed(colours.flatten(-2))
         half = rope_frequencies(self.head_dim // 2, 10_000.0)[0]
         places = grid_places(*grid, device=x.device)[None]
         angles = rope(places, torch.cat([half, half]), (len(half), len(half)))
