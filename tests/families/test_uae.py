@@ -19,7 +19,8 @@ from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ConfigError
 from unicom_jax.core.batch import Role
 from unicom_jax.families.build import build_unified
-from unicom_jax.families.uae import UaeImages
+from unicom_jax.families.images import Noised
+from unicom_jax.families.uae import UaeImages, Words
 from unicom_jax.models.qwen_vl import QwenVL
 
 SIDE, FOLD = 4, 2  # tokens along a picture, and along a slot
@@ -119,6 +120,20 @@ def test_packed_words_give_the_context_that_they_give_when_sampled(conditions):
         noisy = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         speed = MODEL.velocity(PARAMS, context, noisy, np.array([0.3]))
         assert speed.shape == noisy.shape and np.all(np.isfinite(speed))
+
+
+def test_compiled_programs_name_the_drawers_work():
+    """`unicom plan` divides a step's time by these names."""
+    images = MODEL.images
+    words = jnp.zeros((1, 1, 3, images.decoder.transformer.context_dim))
+    latents = jnp.zeros((1, 1, SIDE**2, images.codec.latent_dim))
+    noised = Noised(latents, jnp.zeros((1, 1)), jnp.array([[[SIDE, SIDE]]]))
+
+    @jax.jit
+    def speed(params):
+        return images.velocity(params, Words(words, jnp.array([[3]])), noised, None)
+
+    assert "module.flow_decoder" in speed.lower(PARAMS).as_text(debug_info=True)
 
 
 # ---- what is trained ----------------------------------------------------------------------
