@@ -30,8 +30,8 @@ import numpy as np
 
 from data_pipelines.faults import RecordError, SourceError, one_line
 from data_pipelines.loading.loader import LoaderConfig
+from data_pipelines.sequences.document import MASK_FIELDS
 from data_pipelines.sequences.packing import stack_rows
-from data_pipelines.sequences.sequence import MASK_FIELDS
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.records import SUFFIX, ArrayRecordSource
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role

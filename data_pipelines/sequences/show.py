@@ -15,7 +15,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from data_pipelines.images import unpatchify
 from data_pipelines.marks import SPECIAL_TOKENS
-from data_pipelines.sequences.sequence import MASK_FIELDS
+from data_pipelines.sequences.document import MASK_FIELDS
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.core.paths import Path, as_path
