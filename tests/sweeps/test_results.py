@@ -251,6 +251,16 @@ def test_keys_that_change_no_result_do_not_part_a_group(runs, tmp_path):
     assert len(group_runs([runs[0], other])) == 1
 
 
+def test_settings_of_stages_that_are_not_trained_do_not_part_a_group(runs, tmp_path):
+    alike = {"stages": ("encoder", "codec", "pretrain"), "seed": 7, "rate": 0.4}
+    other = write_hand_made(tmp_path / "other", sft__learning_rate=0.5, **alike)
+    first = write_hand_made(tmp_path / "first", **(alike | {"seed": 0}))
+    assert len(group_runs([first, other])) == 1
+    for name, key in (("trained", "pretrain__learning_rate"), ("part", "unified__z_loss")):
+        changed = write_hand_made(tmp_path / name, **{key: 0.5}, **alike)
+        assert len(group_runs([first, changed])) == 2
+
+
 def test_runs_that_start_from_runs_of_their_seeds_are_one_group(runs, tmp_path):
     def started(name: str, origin: Path, seed: int) -> Path:
         start = {"sft__init_from": f"{origin}:pretrain", "stages": ("sft",)}

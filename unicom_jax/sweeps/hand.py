@@ -13,7 +13,7 @@ from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.run import SCORES_FILE
 from unicom_jax.evaluation.scores import read_about, read_scores, score_names
 from unicom_jax.runs.configuration import read_config
-from unicom_jax.runs.stages import names_a_run
+from unicom_jax.runs.stages import PARTS, STAGES, names_a_run, occurrences
 from unicom_jax.runs.workdir import CONFIG
 from unicom_jax.sweeps.addresses import digest, is_free
 from unicom_jax.sweeps.compare import Comparison, Measured, compare
@@ -73,14 +73,19 @@ def group_runs(workdirs: Sequence[Path]) -> list[Group]:
 def settings_of(workdir: Path) -> tuple[dict[str, Any], int]:
     """The keys on which the results of a run depend, and its seed.
 
-    An `init_from` that names a run stands for the settings of that run, so that runs of several
-    seeds that start from runs of these seeds are one group. If the folder is gone, it stands for
-    its path.
+    Settings of stages that the run does not train are left out, unless they describe a part. An
+    `init_from` that names a run stands for the settings of that run, so that runs of several seeds
+    that start from runs of these seeds are one group; if the folder is gone, for its path.
     """
     config = dict(values(read_config(workdir)))
-    free = [name for name in config if is_free(name) or KEYS[name].filled_in]
-    settings = {name: value for name, value in config.items() if name not in (*free, "seed")}
-    for name, value in settings.items():
+    trained = {one.name for one in occurrences(config["stages"])}
+    unused = STAGES.keys() - PARTS.keys() - trained
+    settings = {}
+    for name, value in config.items():
+        group = name.partition(".")[0]
+        if name == "seed" or group in unused or is_free(name) or KEYS[name].filled_in:
+            continue
+        settings[name] = value
         if name.endswith(".init_from") and names_a_run(value):
             folder, _, label = value.rpartition(":")
             if (as_path(folder) / CONFIG).is_file():
