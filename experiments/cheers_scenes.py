@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
     config.pretrain.update({"sequence_length": 256, "steps": 300, "schedule": "constant"})
     config.pretrain.mixture.update(scenes_base.MIXTURE)
     config.sft.update(config.pretrain)
-    config.sft.update({"steps": 1700, "schedule": "linear", "warmup_steps": 20})
+    config.sft.update({"steps": 2200, "schedule": "linear", "warmup_steps": 20})
     config.sft.update({"groups": (), "freeze": cheers_quick.HELD_AT_LAST})
     config.evaluation.update({"prompts": 32, "pictures": 128, "questions": 64, "edits": 64})
     return config
