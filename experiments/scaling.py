@@ -19,12 +19,14 @@ import pyarrow
 import pyarrow.parquet
 from absl import app, flags
 
+from experiments import scaling_figure
 from experiments.sweeps import isoflop
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
-from unicom_jax.sweeps.laws import Run, bootstrap, fit_surface, iso_flop
+from unicom_jax.sweeps.laws import Run, bootstrap, fit_surface, iso_flop, level_seeds
 
 _WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
+_FIGURE = flags.DEFINE_string("figure", "", "Also draw the laws into this file, such as laws.png.")
 LOSSES = {"text": isoflop.TEXT, "drawing": isoflop.FLOW}
 WITHIN = 0.02  # a prediction should be this close
 RESAMPLES = 200
@@ -63,15 +65,18 @@ def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
                     "out of the sweep"
                 )
             last[key] = max(last.get(key, row), row, key=lambda one: one["step"])
+    if not last:
+        return [], []
+    levelled = level_seeds({key: row["value"] for key, row in last.items()})
     grid, held_out = [], []
-    for (variant, _), row in last.items():
-        if variant == "held_out":
+    for key, row in last.items():
+        if row["variant"] == "held_out":
             budget, width, found = isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, held_out
         else:
-            if variant not in GRID:
-                raise ValueError(f"{variant} is no variant of experiments/sweeps/isoflop.py")
-            (budget, width), found = GRID[variant], grid
-        found.append(Run(budget, weights_of(width), row["tokens"], row["value"]))
+            if row["variant"] not in GRID:
+                raise ValueError(f"{row['variant']} is no variant of experiments/sweeps/isoflop.py")
+            (budget, width), found = GRID[row["variant"]], grid
+        found.append(Run(budget, weights_of(width), row["tokens"], levelled[key]))
     return grid, held_out
 
 
@@ -137,14 +142,20 @@ def main(argv: Sequence[str]) -> None:
         rows = pyarrow.parquet.read_table(table).to_pylist()
     except pyarrow.ArrowInvalid as error:
         raise SystemExit(f"{table}: {error}; write it again with unicom sweep table") from error
+    found = {}
     for name, score in LOSSES.items():
         try:
-            grid, held_out = runs_of(rows, score)
+            found[name] = grid, held_out = runs_of(rows, score)
             if not grid:
                 raise ValueError(f"no {score} yet; let the sweep end")
             print("\n".join(summary(name, grid, held_out)))
         except ValueError as error:
             raise SystemExit(f"{table}: {name}: {error}") from error
+    if _FIGURE.value:
+        try:
+            scaling_figure.draw(found, Path(_FIGURE.value))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--figure={_FIGURE.value}: {error}") from error
 
 
 if __name__ == "__main__":

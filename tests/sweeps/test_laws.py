@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop
+from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop, level_seeds
 
 TRUE = Surface(floor=1.5, size=8.0, data=60.0, alpha=0.3, beta=0.4)
 BUDGETS = (1e12, 3e12, 1e13, 3e13)
@@ -51,6 +51,27 @@ def test_a_budget_whose_best_size_was_not_tried_is_named_and_left_out():
 def test_two_sizes_make_no_parabola():
     with pytest.raises(ValueError, match=r"budget 1e\+12 has 2 sizes; a parabola needs at least"):
         iso_flop(grid(offsets=(0.0, 1.0)))
+
+
+def test_the_parabola_of_a_budget_has_its_optimum_at_its_vertex():
+    found = iso_flop(grid())
+    for one in found.optima:
+        parabola = found.parabolas[one.budget]
+        assert parabola(one.weights) == pytest.approx(one.loss)
+        assert min(parabola(one.weights * factor) for factor in (0.9, 1.1)) > one.loss
+
+
+def test_seeds_whose_losses_differ_by_a_factor_agree_after_levelling():
+    plain = {"a": 2.0, "b": 3.0, "c": 4.0}
+    losses = {(v, s): loss * factor for v, loss in plain.items() for s, factor in ((0, 1), (1, 4))}
+    del losses["c", 1]
+    found = level_seeds(losses)
+    assert found == pytest.approx({key: 2 * plain[key[0]] for key in losses})
+
+
+def test_seeds_without_a_common_variant_are_refused():
+    with pytest.raises(ValueError, match="no variant was trained with all seeds"):
+        level_seeds({("a", 0): 1.0, ("b", 1): 1.0})
 
 
 def test_the_surface_of_exact_losses_is_found_and_predicts_a_larger_run():
