@@ -10,16 +10,14 @@ L = E + A / N^α + B / D^β, and the loss that it predicts for `held_out` beside
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
 from absl import app, flags
 
 from experiments import scaling_figure
+from experiments.sweep_rows import ending, read_table
 from experiments.sweeps import isoflop
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
@@ -53,18 +51,7 @@ def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
     Raises:
       ValueError: a run of another sweep, or one without a finite loss.
     """
-    stage, metric = score.split(":")
-    last: dict[tuple[str, int], dict] = {}
-    for row in rows:
-        if (row["stage"], row["metric"]) == (stage, metric):
-            key = (row["variant"], row["seed"])
-            if not 0 < (row["value"] or 0) < math.inf or not row["tokens"]:
-                raise ValueError(
-                    f"{row['variant']}, seed {row['seed']}, has {score}={row['value']} after "
-                    f"{row['tokens']} tokens at step {row['step']}: train it again, or leave it "
-                    "out of the sweep"
-                )
-            last[key] = max(last.get(key, row), row, key=lambda one: one["step"])
+    last = ending(rows, score)
     if not last:
         return [], []
     levelled = level_seeds({key: row["value"] for key, row in last.items()})
@@ -132,16 +119,7 @@ def _prediction(grid: Sequence[Run], held_out: Sequence[Run]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    table = Path(_WORKDIR.value) / "results.parquet"
-    if not table.is_file():
-        raise SystemExit(
-            f"{table} does not exist; run: unicom sweep run experiments/sweeps/isoflop.py "
-            f"--workdir={_WORKDIR.value}"
-        )
-    try:
-        rows = pyarrow.parquet.read_table(table).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise SystemExit(f"{table}: {error}; write it again with unicom sweep table") from error
+    table, rows = read_table(Path(_WORKDIR.value), "isoflop")
     found = {}
     for name, score in LOSSES.items():
         try:

@@ -40,7 +40,7 @@ def draw(found: Mapping[str, Runs], path: Path) -> None:
         _draw_growth(axes[1], laws)
         _draw_prediction(axes[2], grid, held_out)
         for ax in axes:
-            _style(ax)
+            style(ax)
     figure.savefig(path, dpi=130)
 
 
@@ -103,7 +103,8 @@ def _draw_prediction(ax: Axes, grid: Sequence[Run], held_out: Sequence[Run]) -> 
     ax.legend(fontsize=SMALL, frameon=False)
 
 
-def _style(ax: Axes) -> None:
+def style(ax: Axes) -> None:
+    """What all panels have in common."""
     ax.tick_params(labelsize=SMALL, color=FAINT)
     for which in ("x", "y"):
         axis = getattr(ax, f"{which}axis")

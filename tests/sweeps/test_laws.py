@@ -7,7 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop, level_seeds
+from unicom_jax.sweeps.laws import (
+    PowerLaw,
+    Run,
+    Surface,
+    bootstrap,
+    fit_power,
+    fit_surface,
+    iso_flop,
+    level_seeds,
+)
 
 TRUE = Surface(floor=1.5, size=8.0, data=60.0, alpha=0.3, beta=0.4)
 BUDGETS = (1e12, 3e12, 1e13, 3e13)
@@ -109,3 +118,19 @@ def test_runs_that_determine_nothing_are_refused():
 
     with pytest.raises(ValueError, match="only 0 of 20 draws of runs have an estimate"):
         bootstrap(grid(), nothing, resamples=20)
+
+
+def test_the_power_law_of_exact_points_is_found_with_its_interval():
+    law = PowerLaw(floor=0.4, factor=0.2, exponent=0.7)
+    points = [(x, law(x)) for x in (0.1, 0.25, 0.5, 0.9)]
+    assert fit_power(points) == pytest.approx(law, rel=1e-3)
+    noisy = [(x, y * factor) for x, y in points for factor in (0.99, 1.0, 1.01)]
+    found = bootstrap(
+        noisy, lambda drawn: fit_power(drawn).exponent, within=lambda point: point[0], resamples=40
+    )
+    assert found.low < 0.7 < found.high
+
+
+def test_three_values_determine_no_power_law():
+    with pytest.raises(ValueError, match="3 values of x do not determine a power law"):
+        fit_power([(x, 1.0) for x in (1.0, 2.0, 3.0, 3.0)])

@@ -15,7 +15,9 @@ exponents from such budgets would be extrapolated.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import scipy.optimize
@@ -23,6 +25,7 @@ import scipy.special
 
 from unicom_jax.evaluation.intervals import Interval
 
+T = TypeVar("T")
 RESAMPLES = 500
 LEVEL = 0.95
 HUBER = 1e-3  # width of the quadratic part, in log L
@@ -211,6 +214,40 @@ def fit_surface(runs: Sequence[Run], starts: Sequence[tuple[float, float]] = STA
     return Surface(*map(float, (np.exp(log_floor), size, data, alpha, beta)))
 
 
+class PowerLaw(NamedTuple):
+    """y = floor + factor / x^exponent."""
+
+    floor: float
+    factor: float
+    exponent: float
+
+    def __call__(self, x: float) -> float:
+        return self.floor + self.factor / x**self.exponent
+
+
+def fit_power(points: Sequence[tuple[float, float]]) -> PowerLaw:
+    """The power law of least squares through some (x, y); floor and factor are not negative.
+
+    For each exponent, the other two follow from a linear fit, so the search has one dimension.
+
+    Raises:
+      ValueError: fewer than four different x.
+    """
+    x, y = np.array(points, float).T
+    if len(np.unique(x)) < 4:
+        raise ValueError(f"{len(np.unique(x))} values of x do not determine a power law; use four")
+
+    def coefficients(exponent: float) -> tuple[np.ndarray, float]:
+        columns = np.stack([np.ones_like(x), (x / x.max()) ** -exponent], axis=1)
+        return scipy.optimize.nnls(columns, y)
+
+    best = scipy.optimize.minimize_scalar(
+        lambda exponent: coefficients(exponent)[1], bounds=(0.01, 3.0), method="bounded"
+    ).x
+    (floor, factor), _ = coefficients(best)
+    return PowerLaw(float(floor), float(factor * x.max() ** best), float(best))
+
+
 def level_seeds(losses: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
     """Losses by (variant, seed), without the factor by which all losses of a seed differ from those
     of the others.
@@ -231,22 +268,26 @@ def level_seeds(losses: Mapping[tuple[str, int], float]) -> dict[tuple[str, int]
 
 
 def bootstrap(
-    runs: Sequence[Run],
-    estimate: Callable[[Sequence[Run]], float],
+    runs: Sequence[T],
+    estimate: Callable[[Sequence[T]], float],
     *,
+    within: Callable[[T], float] = operator.attrgetter("budget"),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """The estimate from all runs, and percentiles of those from runs drawn with replacement.
 
-    Runs are drawn within each budget. Draws for which there is no estimate (ValueError or NaN) are
-    left out.
+    Draws for which there is no estimate (ValueError or NaN) are left out.
+
+    Args:
+      within: gives the group of a run; runs are drawn within each group.
 
     Raises:
       ValueError: more than half of the draws have no estimate.
     """
     rng = np.random.default_rng(seed)
-    groups = [[run for run in runs if run.budget == c] for c in budgets_of(runs)]
+    keys = sorted({within(run) for run in runs})
+    groups = [[run for run in runs if within(run) == key] for key in keys]
     found = []
     for _ in range(resamples):
         drawn = [group[i] for group in groups for i in rng.integers(len(group), size=len(group))]
