@@ -13,16 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags
+from absl import app
 from matplotlib.figure import Figure
 
 from experiments.scaling_figure import FAINT, INK, SMALL, style
-from experiments.sweep_rows import ending, read_table
+from experiments.sweep_rows import FIGURE, WORKDIR, ending, read_table
 from experiments.sweeps import mixture
 from unicom_jax.sweeps.laws import bootstrap, fit_power, level_seeds
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
-_FIGURE = flags.DEFINE_string("figure", "", "Also draw the fits into this file.")
 LOSSES = {"text": mixture.ONLY_TEXT, "drawing": mixture.ONLY_FLOW}
 SHARE_OF = {mixture.variant_name(share): share for share in mixture.SHARES}
 
@@ -74,13 +72,13 @@ def draw(found: Mapping[str, Points], path: Path) -> None:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    table, rows = read_table(Path(_WORKDIR.value), "mixture")
+    table, rows = read_table(Path(WORKDIR.value), "mixture")
     try:
         found = {name: points_of(rows, name) for name in LOSSES}
         for name, points in found.items():
             print("\n".join(summary(name, points)))
-        if _FIGURE.value:
-            draw(found, Path(_FIGURE.value))
+        if FIGURE.value:
+            draw(found, Path(FIGURE.value))
     except (OSError, ValueError) as error:
         raise SystemExit(f"{table}: {error}") from error
 

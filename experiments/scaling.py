@@ -5,6 +5,7 @@
 Prints, for the text loss and the flow loss apart: the best size of each budget, the exponents a
 and b of N* ∝ C^a and D* ∝ C^b with 95% intervals of a bootstrap over runs, the surface
 L = E + A / N^α + B / D^β, and the loss that it predicts for `held_out` beside the measured one.
+Then the difference of the two exponents a, for which text and drawing are resampled together.
 """
 
 from __future__ import annotations
@@ -12,19 +13,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-from absl import app, flags
+from absl import app
 
 from experiments import scaling_figure
-from experiments.sweep_rows import ending, read_table
+from experiments.sweep_rows import FIGURE, WORKDIR, ending, read_table
 from experiments.sweeps import isoflop
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
-from unicom_jax.sweeps.laws import Run, bootstrap, fit_surface, iso_flop, level_seeds
+from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop, level_seeds
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
-_FIGURE = flags.DEFINE_string("figure", "", "Also draw the laws into this file, such as laws.png.")
+T = TypeVar("T")
 LOSSES = {"text": isoflop.TEXT, "drawing": isoflop.FLOW}
 WITHIN = 0.02  # a prediction should be this close
 RESAMPLES = 200
@@ -87,15 +88,42 @@ def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str
         f"L = {surface.floor:.3f} + {surface.size:.3g} / N^{surface.alpha:.2f} + "
         f"{surface.data:.3g} / D^{surface.beta:.2f}",
     ]
+    lines.append(_spread(grid, surface))
     if held_out:
         lines.append(_prediction(grid, held_out))
     return [*lines, ""]
 
 
-def _estimate(grid: Sequence[Run], exponent: Callable[[Sequence[Run]], float]) -> str:
+def difference(text: Sequence[Run], drawing: Sequence[Run]) -> str:
+    """How much faster the best size grows for drawing than for text, whose losses are of the same
+    models in the same order."""
+    pairs = list(zip(text, drawing, strict=True))
+
+    def gap(pairs: Sequence[tuple[Run, Run]]) -> float:
+        a = [iso_flop([pair[which] for pair in pairs]).a for which in (0, 1)]
+        return a[1] - a[0]
+
+    found = _estimate(pairs, gap, within=lambda pair: pair[0].budget)
+    return f"a of drawing - a of text = {found} from parabolas"
+
+
+def _spread(grid: Sequence[Run], surface: Surface) -> str:
+    """Root mean squares of how far runs are from the surface, and from other seeds' runs."""
+    away = [run.loss / surface(run.weights, run.tokens) - 1 for run in grid]
+    found = f"Runs differ from the surface by {np.sqrt(np.mean(np.square(away))):.1%}"
+    alike: dict[tuple[float, float], list[float]] = {}
+    for run in grid:
+        alike.setdefault((run.budget, run.weights), []).append(np.log(run.loss))
+    variances = [np.var(losses, ddof=1) for losses in alike.values() if len(losses) > 1]
+    if variances:
+        found += f", and seeds from the mean of theirs by {np.sqrt(np.mean(variances)):.1%}"
+    return f"{found} (root mean square)."
+
+
+def _estimate(runs: Sequence[T], exponent: Callable[[Sequence[T]], float], **options: Any) -> str:
     """An exponent and its interval, or that the runs do not determine it."""
     try:
-        found = bootstrap(grid, exponent, resamples=RESAMPLES)
+        found = bootstrap(runs, exponent, resamples=RESAMPLES, **options)
     except ValueError as error:
         return f"unknown ({error})"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
@@ -119,7 +147,7 @@ def _prediction(grid: Sequence[Run], held_out: Sequence[Run]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    table, rows = read_table(Path(_WORKDIR.value), "isoflop")
+    table, rows = read_table(Path(WORKDIR.value), "isoflop")
     found = {}
     for name, score in LOSSES.items():
         try:
@@ -129,11 +157,12 @@ def main(argv: Sequence[str]) -> None:
             print("\n".join(summary(name, grid, held_out)))
         except ValueError as error:
             raise SystemExit(f"{table}: {name}: {error}") from error
-    if _FIGURE.value:
+    print(difference(*(grid for grid, _ in found.values())))
+    if FIGURE.value:
         try:
-            scaling_figure.draw(found, Path(_FIGURE.value))
+            scaling_figure.draw(found, Path(FIGURE.value))
         except (OSError, ValueError) as error:
-            raise SystemExit(f"--figure={_FIGURE.value}: {error}") from error
+            raise SystemExit(f"--figure={FIGURE.value}: {error}") from error
 
 
 if __name__ == "__main__":

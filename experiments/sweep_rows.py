@@ -1,4 +1,4 @@
-"""The last evaluations of a sweep's runs, for the commands that fit laws to them."""
+"""The flags of the commands that fit laws to a sweep, and how they read its table."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
+from absl import flags
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
+FIGURE = flags.DEFINE_string("figure", "", "Also draw the laws into this file, such as laws.png.")
 
 
 def read_table(workdir: Path, sweep: str) -> tuple[Path, list[dict]]:

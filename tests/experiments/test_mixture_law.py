@@ -37,8 +37,8 @@ def table():
 
 def run(tmp_path, monkeypatch, rows, figure=""):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "results.parquet")
-    monkeypatch.setattr(mixture_law, "_WORKDIR", SimpleNamespace(value=str(tmp_path)))
-    monkeypatch.setattr(mixture_law, "_FIGURE", SimpleNamespace(value=figure))
+    monkeypatch.setattr(mixture_law, "WORKDIR", SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(mixture_law, "FIGURE", SimpleNamespace(value=figure))
     mixture_law.main([])
 
 
