@@ -129,11 +129,15 @@ def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
         assert float(terms["clip_share"][0]) == 0.0
 
 
-@pytest.mark.parametrize(("prediction", "floor"), [("velocity", 0.0), ("data", 0.3)])
-def test_distances_are_bounded_by_the_floor_of_the_flow_loss(prediction, floor):
+@pytest.mark.parametrize(
+    ("pathway", "prediction", "floor"),
+    [("transfusion", "velocity", 0.0), ("transfusion", "data", 0.3), ("query", "data", 0.3)],
+)
+def test_distances_are_bounded_by_the_floor_of_the_flow_loss(pathway, prediction, floor):
     """Traced, not run."""
     config = tiny_config(
         data__vocab_size=tokenizer().vocab_size,
+        unified__pathway=pathway,
         unified__prediction=prediction,
         unified__time_floor=0.3,
         u4g__rewards__latents=1.0,

@@ -20,7 +20,7 @@ from unicom_jax.core.layers import place_embedding
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params, ParamSpec, Specs, normal
 from unicom_jax.core.scopes import in_module
-from unicom_jax.families.images import Noised
+from unicom_jax.families.images import Noised, Prediction
 from unicom_jax.families.latents import LatentImages
 from unicom_jax.families.slots import picture_rows
 from unicom_jax.models.encoder_stack import EncoderStack
@@ -36,6 +36,11 @@ class QueryImages(LatentImages):
     flow_decoder: PixelDecoder
 
     reads_noise = False
+
+    @property
+    def prediction(self) -> Prediction:
+        """That of the flow decoder."""
+        return Prediction(self.flow_decoder.prediction, self.flow_decoder.time_floor)
 
     def specs(self) -> Specs:
         width = self.embedding.width
