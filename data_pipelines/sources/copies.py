@@ -107,18 +107,19 @@ def _copied(address: str, about: About, there: About) -> pathlib.Path:
         missing = [name for name in about if _size(folder / name) != about[name]["size"]]
         if missing:
             (folder / STAMPS).write_text(json.dumps(stamps), encoding="utf-8")
-            missing = [name for name in missing if not _linked(name, stamps[name], folder)]
+            missing = [name for name in missing if not _linked(name, about, folder)]
         if missing:
             _fetch(address, {name: about[name] for name in missing}, folder)
         _remove_outdated(top, {name: _stamp(one) for name, one in there.items()})
     return folder
 
 
-def _linked(name: str, stamp: str, folder: pathlib.Path) -> bool:
-    """Takes a file from another version in which it is the same."""
+def _linked(name: str, about: About, folder: pathlib.Path) -> bool:
+    """Takes a file from another version in which it is the same and complete."""
+    size, stamp = about[name]["size"], _stamp(about[name])
     for other in folder.parent.iterdir():
-        if other != folder and other.is_dir() and _stamps(other).get(name) == stamp:
-            with contextlib.suppress(OSError):  # not copied there yet, or no links
+        if other != folder and _size(other / name) == size and _stamps(other).get(name) == stamp:
+            with contextlib.suppress(OSError):  # a file system without links
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder / name).unlink(missing_ok=True)
                 os.link(other / name, folder / name)

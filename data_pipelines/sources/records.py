@@ -293,7 +293,7 @@ def find_records(paths: Paths) -> list[str]:
     files = {}
     for path in given or [given]:
         found = find_files(path, (SUFFIX,), "check the path, or prepare the data")
-        if as_path(path).expanduser().is_dir():
+        if patiently(as_path(path).expanduser().is_dir, shown(path)):
             check_complete(found)
         files |= dict.fromkeys(found)
     return local_files(list(files), beside=lambda name: sidecar(name).name)

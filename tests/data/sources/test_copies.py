@@ -97,6 +97,19 @@ def test_a_damaged_copy_is_refused_and_none_is_left(address, monkeypatch):
     assert not [path for path in cache_folder("copies").rglob("*x-*") if path.is_file()]
 
 
+def test_a_copy_that_was_cut_short_later_is_replaced(address):
+    """Also where other copies have hard links to the same file."""
+    first = Path(ArrayRecordSource(address).paths[0])
+    more = as_path(address) / "more.array_record"
+    more.write_bytes(first.read_bytes())
+    second = Path(ArrayRecordSource(address).paths[1])
+    assert second.samefile(first)
+    whole = first.read_bytes()
+    second.write_bytes(b"short")
+    assert len(ArrayRecordSource(address)) == 6 and second.read_bytes() == whole
+    assert len(ArrayRecordSource(f"{address}/x-*")) == 4 and first.read_bytes() == whole
+
+
 def test_a_copy_for_which_the_disk_has_no_space_is_refused_before_it_begins(address, monkeypatch):
     usage = namedtuple("usage", "free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(copies.RESERVE + 1))
