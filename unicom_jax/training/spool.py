@@ -27,7 +27,7 @@ class Spool:
     def __init__(self, directory: Path, names: tuple[str, ...]) -> None:
         """`names`: the files in `directory` that are continued; other files start empty."""
         self.folder, self._target, self._held = directory, directory, None
-        self._sizes: dict[str, tuple[int, int]] = {}
+        self._states: dict[str, tuple[int, int]] = {}
         self._last = time.monotonic()
         if not is_remote(directory):
             return
@@ -36,6 +36,7 @@ class Spool:
         for name in names:
             if (directory / name).is_file():
                 copy_file(directory / name, self.folder / name)
+                self._states[name] = _state(self.folder / name)
 
     def push(self, *, now: bool = False) -> None:
         """Uploads what changed, if it is time."""
@@ -45,13 +46,12 @@ class Spool:
         for path in sorted(self.folder.rglob("*")):
             if not path.is_file():
                 continue
-            name, about = str(path.relative_to(self.folder)), path.stat()
-            state = about.st_size, about.st_mtime_ns
-            if self._sizes.get(name) == state:
+            name, state = str(path.relative_to(self.folder)), _state(path)
+            if self._states.get(name) == state:
                 continue
             try:
                 copy_file(path, self._target / name)
-                self._sizes[name] = state
+                self._states[name] = state
             except OSError as error:
                 logger.warning("%s: not uploaded (%s)", self._target / name, error)
 
@@ -59,3 +59,9 @@ class Spool:
         self.push(now=True)
         if self._held is not None:
             self._held.cleanup()
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Changes when the file does."""
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns
