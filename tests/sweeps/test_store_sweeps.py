@@ -84,8 +84,11 @@ def test_a_process_whose_lock_was_taken_over_hears_of_it(bucket, monkeypatch):
     monkeypatch.setattr(store_lock, "TOUCH", 0.05)
     heard, folder = threading.Event(), as_path(f"{bucket}/lost")
     with workdir_lock(folder, lost=heard.set):
-        (folder / ".lock").write_bytes(json.dumps(ELSEWHERE).encode())
-        assert heard.wait(30.0)
+        for _ in range(100):  # its heartbeat may overwrite the first ones
+            (folder / ".lock").write_bytes(json.dumps(ELSEWHERE).encode())
+            if heard.wait(0.3):
+                break
+    assert heard.is_set()
     assert json.loads((folder / ".lock").read_bytes()) == ELSEWHERE
 
 

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import shutil
+import threading
 
 import chex
 import numpy as np
@@ -17,7 +18,7 @@ from tests.data.sources.formats import write_shards
 from tests.stores import bucket_of_module, put, running_servers  # noqa: F401 - fixtures
 from tests.training.conftest import config
 from unicom_jax import cli
-from unicom_jax.core.paths import as_path
+from unicom_jax.core.paths import StorePath, as_path
 from unicom_jax.families.build import build_unified
 from unicom_jax.interop.atomic import new_folder, write_text
 from unicom_jax.runs import checkpoint as files
@@ -209,6 +210,66 @@ def test_a_lock_without_a_sign_of_life_is_taken_over(bucket, monkeypatch):
         pass
 
 
+def test_a_lock_that_was_just_released_is_not_removed(bucket, monkeypatch):
+    """It may be another process's by then."""
+    path, create, removed = as_path(f"{bucket}/released") / ".lock", StorePath.create, []
+
+    def exists(self, data):
+        monkeypatch.setattr(StorePath, "create", create)
+        raise FileExistsError(str(self))
+
+    monkeypatch.setattr(StorePath, "create", exists)
+    monkeypatch.setattr(StorePath, "unlink", lambda self, **how: removed.append(self.name))
+    with workdir_lock(path.parent):
+        assert ".lock" not in removed
+    assert ".lock" in removed
+
+
+def test_a_lock_is_released_after_its_last_heartbeat(bucket, monkeypatch):
+    monkeypatch.setattr("unicom_jax.runs.store_lock.TOUCH", 0.01)
+    path, begun, removed = as_path(f"{bucket}/beating") / ".lock", threading.Event(), []
+    write, unlink, early = StorePath.write_bytes, StorePath.unlink, threading.Event()
+
+    def slow(self, data):
+        begun.set()
+        early.wait(0.5)
+        write(self, data)
+        removed.append(False)
+
+    def remove(self, missing_ok=False):
+        unlink(self, missing_ok=missing_ok)
+        removed.append(True)
+        early.set()
+
+    with workdir_lock(path.parent):
+        monkeypatch.setattr(StorePath, "write_bytes", slow)
+        monkeypatch.setattr(StorePath, "unlink", remove)
+        assert begun.wait(30.0)
+    assert removed[-1] and False in removed and not path.exists()
+
+
+def test_a_heartbeat_does_not_replace_the_lock_of_another_process(bucket, monkeypatch):
+    """That took over just after the heartbeat had found no lock at all."""
+    monkeypatch.setattr("unicom_jax.runs.store_lock.TOUCH", 0.01)
+    path, heard = as_path(f"{bucket}/overtaken") / ".lock", threading.Event()
+    write, create = StorePath.write_bytes, StorePath.create
+    other = json.dumps({"host": "another", "process": 1, "id": "other"}).encode()
+
+    def removed(self, data):
+        monkeypatch.setattr(StorePath, "write_bytes", write)
+        self.unlink()
+
+    def overtaken(self, data):
+        write(self, other)
+        create(self, data)
+
+    with workdir_lock(path.parent, lost=heard.set):
+        monkeypatch.setattr(StorePath, "create", overtaken)
+        monkeypatch.setattr(StorePath, "write_bytes", removed)
+        assert heard.wait(30.0)
+    assert path.read_bytes() == other
+
+
 # ---- files ------------------------------------------------------------------------------------
 
 
@@ -234,6 +295,15 @@ def test_a_text_file_of_a_store_is_replaced(bucket):
     for text in ("one", "two\ud800"):
         write_text(f"{bucket}/a file.txt", text)
     assert as_path(f"{bucket}/a file.txt").read_text() == "two?"
+
+
+def test_a_file_that_did_not_grow_does_not_replace_a_newer_one(bucket):
+    directory = as_path(f"{bucket}/read")
+    (directory / "log").write_text("a\n")
+    spool = Spool(directory, ("log",))
+    (directory / "log").write_text("a\nb\n")  # by another process
+    spool.close()
+    assert (directory / "log").read_text() == "a\nb\n"
 
 
 def test_files_that_grow_are_uploaded_now_and_then_and_at_the_end(bucket):

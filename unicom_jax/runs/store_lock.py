@@ -45,11 +45,13 @@ def store_lock(
     mine = _about()
     _take(path, mine, refuse)
     stop = threading.Event()
-    threading.Thread(target=_touch, args=(path, mine, stop, lost), daemon=True).start()
+    heartbeat = threading.Thread(target=_touch, args=(path, mine, stop, lost), daemon=True)
+    heartbeat.start()
     try:
         yield
     finally:
         stop.set()
+        heartbeat.join()  # else it could write the file again after it was removed
         with contextlib.suppress(OSError):
             if _read(path) == mine:
                 path.unlink(missing_ok=True)
@@ -78,7 +80,9 @@ def _take(path: Any, mine: Mapping[str, Any], refuse: Callable[..., Exception]) 
         with contextlib.suppress(FileExistsError):
             path.create(json.dumps(mine).encode())
             return
-        holder = _read(path)
+        if (found := _read(path)) is None:  # released just now
+            continue
+        holder = found
         if not _gone(holder, mine) and _age(path) < STALE:
             break
         _evict(path, holder)
@@ -115,10 +119,13 @@ def _gone(holder: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
     return False
 
 
-def _read(path: Any) -> dict[str, Any]:
+def _read(path: Any) -> dict[str, Any] | None:
+    """The holder; {}: the file does not say; None: there is no file."""
     try:
         found = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except FileNotFoundError:
+        return None
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -148,6 +155,10 @@ def _touch(
                 )
                 lost()
                 return
-            path.write_bytes(json.dumps(mine).encode())
+            if found is None:  # removed: another process may be creating its own
+                with contextlib.suppress(FileExistsError):
+                    path.create(json.dumps(mine).encode())
+            else:
+                path.write_bytes(json.dumps(mine).encode())
         except OSError as error:  # the next attempt may succeed
             logger.warning("%s: %s", path, error)

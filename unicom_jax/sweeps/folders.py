@@ -2,7 +2,7 @@
 
 A finished stage is given on as hard links to its checkpoints, which are never changed in place, and
 as copies of its small files; in an object store, which has no links, it is copied within the store.
-So each folder is whole by itself: `unicom sample`, `evaluate`, `report` and `export` read it, and
+So each folder is complete: `unicom sample`, `evaluate`, `report` and `export` read it, and
 it stays usable when the others are removed.
 """
 
