@@ -32,6 +32,7 @@ from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange import export as exporting
+from unicom_jax.exchange import written
 from unicom_jax.exchange.code import code_of
 from unicom_jax.exchange.export import Options, export, read_size
 from unicom_jax.exchange.imports import import_model
@@ -451,7 +452,7 @@ def test_a_full_disk_is_reported_with_the_folder_and_the_fix(run, tmp_path, monk
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(exporting, "store_weights", full)
+    monkeypatch.setattr(written, "store_weights", full)
     line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", tmp_path / "out")
     assert "out was not written, its disk is full" in line
     assert not list(tmp_path.iterdir())
@@ -468,7 +469,7 @@ def test_a_failure_on_the_way_leaves_what_was_there(
     def fail(*args, **options):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(exporting, "store_weights", fail)
+    monkeypatch.setattr(written, "store_weights", fail)
     with pytest.raises(OSError, match="no space"):
         export(run, target, Options(overwrite=overwrite))
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if overwrite else [])
