@@ -5,26 +5,27 @@
 Prints, for the text loss and the flow loss apart: the best size of each budget, the exponents a
 and b of N* ∝ C^a and D* ∝ C^b with 95% intervals of a bootstrap over runs, the surface
 L = E + A / N^α + B / D^β, and the loss that it predicts for `held_out` beside the measured one.
+Then the difference of the two exponents a, for which text and drawing are resampled together.
 """
 
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
-import pyarrow
-import pyarrow.parquet
-from absl import app, flags
+from absl import app
 
+from experiments import scaling_figure
+from experiments.sweep_rows import FIGURE, WORKDIR, ending, read_table
 from experiments.sweeps import isoflop
 from unicom_jax.core.module import iter_specs
 from unicom_jax.families.build import build_unified
-from unicom_jax.sweeps.laws import Run, bootstrap, fit_surface, iso_flop
+from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop, level_seeds
 
-_WORKDIR = flags.DEFINE_string("workdir", "runs/isoflop", "Folder of the sweep.")
+T = TypeVar("T")
 LOSSES = {"text": isoflop.TEXT, "drawing": isoflop.FLOW}
 WITHIN = 0.02  # a prediction should be this close
 RESAMPLES = 200
@@ -51,27 +52,19 @@ def runs_of(rows: Sequence[dict], score: str) -> tuple[list[Run], list[Run]]:
     Raises:
       ValueError: a run of another sweep, or one without a finite loss.
     """
-    stage, metric = score.split(":")
-    last: dict[tuple[str, int], dict] = {}
-    for row in rows:
-        if (row["stage"], row["metric"]) == (stage, metric):
-            key = (row["variant"], row["seed"])
-            if not 0 < (row["value"] or 0) < math.inf or not row["tokens"]:
-                raise ValueError(
-                    f"{row['variant']}, seed {row['seed']}, has {score}={row['value']} after "
-                    f"{row['tokens']} tokens at step {row['step']}: train it again, or leave it "
-                    "out of the sweep"
-                )
-            last[key] = max(last.get(key, row), row, key=lambda one: one["step"])
+    last = ending(rows, score)
+    if not last:
+        return [], []
+    levelled = level_seeds({key: row["value"] for key, row in last.items()})
     grid, held_out = [], []
-    for (variant, _), row in last.items():
-        if variant == "held_out":
+    for key, row in last.items():
+        if row["variant"] == "held_out":
             budget, width, found = isoflop.HELD_OUT, isoflop.HELD_OUT_WIDTH, held_out
         else:
-            if variant not in GRID:
-                raise ValueError(f"{variant} is no variant of experiments/sweeps/isoflop.py")
-            (budget, width), found = GRID[variant], grid
-        found.append(Run(budget, weights_of(width), row["tokens"], row["value"]))
+            if row["variant"] not in GRID:
+                raise ValueError(f"{row['variant']} is no variant of experiments/sweeps/isoflop.py")
+            (budget, width), found = GRID[row["variant"]], grid
+        found.append(Run(budget, weights_of(width), row["tokens"], levelled[key]))
     return grid, held_out
 
 
@@ -95,15 +88,42 @@ def summary(name: str, grid: Sequence[Run], held_out: Sequence[Run]) -> list[str
         f"L = {surface.floor:.3f} + {surface.size:.3g} / N^{surface.alpha:.2f} + "
         f"{surface.data:.3g} / D^{surface.beta:.2f}",
     ]
+    lines.append(_spread(grid, surface))
     if held_out:
         lines.append(_prediction(grid, held_out))
     return [*lines, ""]
 
 
-def _estimate(grid: Sequence[Run], exponent: Callable[[Sequence[Run]], float]) -> str:
+def difference(text: Sequence[Run], drawing: Sequence[Run]) -> str:
+    """How much faster the best size grows for drawing than for text, whose losses are of the same
+    models in the same order."""
+    pairs = list(zip(text, drawing, strict=True))
+
+    def gap(pairs: Sequence[tuple[Run, Run]]) -> float:
+        a = [iso_flop([pair[which] for pair in pairs]).a for which in (0, 1)]
+        return a[1] - a[0]
+
+    found = _estimate(pairs, gap, within=lambda pair: pair[0].budget)
+    return f"a of drawing - a of text = {found} from parabolas"
+
+
+def _spread(grid: Sequence[Run], surface: Surface) -> str:
+    """Root mean squares of how far runs are from the surface, and from other seeds' runs."""
+    away = [run.loss / surface(run.weights, run.tokens) - 1 for run in grid]
+    found = f"Runs differ from the surface by {np.sqrt(np.mean(np.square(away))):.1%}"
+    alike: dict[tuple[float, float], list[float]] = {}
+    for run in grid:
+        alike.setdefault((run.budget, run.weights), []).append(np.log(run.loss))
+    variances = [np.var(losses, ddof=1) for losses in alike.values() if len(losses) > 1]
+    if variances:
+        found += f", and seeds from the mean of theirs by {np.sqrt(np.mean(variances)):.1%}"
+    return f"{found} (root mean square)."
+
+
+def _estimate(runs: Sequence[T], exponent: Callable[[Sequence[T]], float], **options: Any) -> str:
     """An exponent and its interval, or that the runs do not determine it."""
     try:
-        found = bootstrap(grid, exponent, resamples=RESAMPLES)
+        found = bootstrap(runs, exponent, resamples=RESAMPLES, **options)
     except ValueError as error:
         return f"unknown ({error})"
     return f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
@@ -127,24 +147,22 @@ def _prediction(grid: Sequence[Run], held_out: Sequence[Run]) -> str:
 
 def main(argv: Sequence[str]) -> None:
     del argv
-    table = Path(_WORKDIR.value) / "results.parquet"
-    if not table.is_file():
-        raise SystemExit(
-            f"{table} does not exist; run: unicom sweep run experiments/sweeps/isoflop.py "
-            f"--workdir={_WORKDIR.value}"
-        )
-    try:
-        rows = pyarrow.parquet.read_table(table).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise SystemExit(f"{table}: {error}; write it again with unicom sweep table") from error
+    table, rows = read_table(Path(WORKDIR.value), "isoflop")
+    found = {}
     for name, score in LOSSES.items():
         try:
-            grid, held_out = runs_of(rows, score)
+            found[name] = grid, held_out = runs_of(rows, score)
             if not grid:
                 raise ValueError(f"no {score} yet; let the sweep end")
             print("\n".join(summary(name, grid, held_out)))
         except ValueError as error:
             raise SystemExit(f"{table}: {name}: {error}") from error
+    print(difference(*(grid for grid, _ in found.values())))
+    if FIGURE.value:
+        try:
+            scaling_figure.draw(found, Path(FIGURE.value))
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--figure={FIGURE.value}: {error}") from error
 
 
 if __name__ == "__main__":

@@ -31,13 +31,13 @@ from unicom_jax.sweeps.predict import flops_per_step
 from unicom_jax.sweeps.sweep import Sweep
 
 WIDTHS = {
+    5e10: (16, 32, 48, 64, 80),
+    1e11: (16, 32, 48, 64, 96),
     2e11: (16, 32, 48, 64, 96),
-    4e11: (16, 32, 48, 80, 128),
-    8e11: (32, 48, 80, 112, 160),
-    1.6e12: (32, 48, 80, 128, 192),
+    4e11: (16, 32, 48, 64, 96),
 }
-HELD_OUT, HELD_OUT_WIDTH = 4 * max(WIDTHS), 128
-TUNED_WIDTH, TUNED_STEPS = 48, 1000
+HELD_OUT, HELD_OUT_WIDTH = 4 * max(WIDTHS), 96
+TUNED_WIDTH, TUNED_STEPS = 48, 400
 TEXT, FLOW = "pretrain:eval/text", "pretrain:eval/flow"
 
 
@@ -48,8 +48,12 @@ def variant_name(budget: float, width: int) -> str:
 
 def variant(budget: float, width: int) -> dict[str, object]:
     """A model of that width, trained for as many steps as the budget pays for."""
+    return trained(width, round(budget / _cost(width)))
+
+
+def trained(width: int, steps: int) -> dict[str, object]:
+    """A model of that width with rescaled settings, evaluated once, at its end."""
     own = {f"unified.transformer.{name}": size for name, size in sizes(width).items()}
-    steps = round(budget / _cost(width))
     return {
         **own,
         "unified.tuned_at": transfer.tuned_at(TUNED_WIDTH),
@@ -88,16 +92,20 @@ def get_config() -> ConfigDict:
     """Half of the documents are captions alone, half drawings of 48 px."""
     config = transfer.get_config()
     config.data.image_size = 48
+    config.data.source.size = 65_536
     config.data.scenes.sizes = ((48, 48),)
     config.data.scenes.object_weights = (1.0, 1.0, 1.0)
-    config.encoder.steps, config.codec.steps = 200, 200
+    for stage in ("encoder", "codec"):
+        config[stage].update({"steps": 200, "save_every": 0, "log_every": 50})
     config.pretrain.update(
         {
+            "learning_rate": 0.016,
             "batch_size": 2,
             "window_rows": 2,
             "sequence_length": 192,
             "images_per_row": 4,
-            "eval_batches": 32,
+            "eval_batches": 64,
+            "log_every": 100,
         }
     )
     config.pretrain.mixture.update({"text": 0.5, "text_to_image": 0.5, "visual_qa": 0.0})

@@ -6,12 +6,13 @@ import math
 import re
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 
 from experiments import scaling
 from experiments.sweeps import isoflop
-from unicom_jax.sweeps.laws import Surface
+from unicom_jax.sweeps.laws import Surface, iso_flop
 
 TRUE = Surface(floor=1.0, size=40.0, data=300.0, alpha=0.5, beta=0.5)
 
@@ -49,8 +50,17 @@ def test_the_last_evaluation_of_every_run_is_read():
     assert all(run.weights * run.tokens * 6 == pytest.approx(run.budget) for run in grid)
 
 
+def test_a_seed_with_other_latents_does_not_move_the_fits():
+    rows = list(table(isoflop.FLOW))
+    other = [{**row, "value": row["value"] * (1 + 0.2 * row["seed"])} for row in rows]
+    plain, shifted = (
+        [run.loss for run in scaling.runs_of(one, isoflop.FLOW)[0]] for one in (rows, other)
+    )
+    assert np.ptp(np.divide(shifted, plain)) < 1e-6
+
+
 def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkeypatch):
-    monkeypatch.setattr(scaling, "RESAMPLES", 20)
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
     grid, held_out = scaling.runs_of(list(table(isoflop.FLOW)), isoflop.FLOW)
     text = "\n".join(scaling.summary("drawing", grid, held_out))
     assert text.startswith("### drawing\n\n| operations | best weights")
@@ -63,15 +73,28 @@ def test_the_summary_has_exponents_and_the_prediction_of_the_held_out_run(monkey
 
 
 def test_an_exponent_that_the_runs_do_not_determine_is_said_to_be_unknown(monkeypatch):
-    """The loss falls with size alone, so no budget has its best size among those tried."""
-    monkeypatch.setattr(scaling, "RESAMPLES", 20)
-    law = Surface(floor=1.0, size=40.0, data=1e-6, alpha=0.5, beta=0.5)
+    """Size matters so much that no budget has its best one among those tried."""
+    monkeypatch.setattr(scaling, "RESAMPLES", 2)
+    law = Surface(floor=1.0, size=40.0, data=1.0, alpha=0.5, beta=0.5)
     grid, held_out = scaling.runs_of(list(table(isoflop.TEXT, law)), isoflop.TEXT)
     text = "\n".join(scaling.summary("text", grid, held_out))
-    assert "Without a minimum among the sizes that were tried: 2.0e+11, 4.0e+11" in text
+    without = ", ".join(f"{budget:.1e}" for budget in isoflop.WIDTHS)
+    assert f"Without a minimum among the sizes that were tried: {without}" in text
     assert (
-        "a = unknown (only 0 of 20 draws of runs have an estimate" in text and "b = unknown" in text
+        "a = unknown (only 0 of 2 draws of runs have an estimate" in text and "b = unknown" in text
     )
+
+
+def test_the_difference_of_exponents_is_drawing_minus_text(monkeypatch):
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
+    steep = Surface(floor=1.0, size=40.0, data=300.0, alpha=0.4, beta=0.5)
+    text, drawing = (
+        scaling.runs_of(list(table(isoflop.TEXT, law)), isoflop.TEXT)[0] for law in (TRUE, steep)
+    )
+    expected = iso_flop(drawing).a - iso_flop(text).a
+    assert expected > 0.02
+    found = re.search(r"a of drawing - a of text = (\S+) \[", scaling.difference(text, drawing))
+    assert float(found[1]) == pytest.approx(expected, abs=0.006)
 
 
 def test_losses_of_one_kind_are_not_taken_for_the_other():
@@ -90,7 +113,7 @@ SMALL, *_ = isoflop.WIDTHS
         (lambda row: {**row, "tokens": None}, "after None tokens at step 50: train it again"),
         (
             lambda row: row if row["variant"] == isoflop.variant_name(SMALL, 16) else None,
-            "the budget 2e+11 has 1 sizes; a parabola needs at least three",
+            f"the budget {SMALL:.3g} has 1 sizes; a parabola needs at least three",
         ),
     ],
 )
@@ -110,8 +133,24 @@ def test_a_folder_without_a_table_ends_in_one_line(tmp_path, monkeypatch):
 
 
 def ending(folder, monkeypatch):
-    monkeypatch.setattr(scaling, "_WORKDIR", SimpleNamespace(value=str(folder)))
+    monkeypatch.setattr(scaling, "WORKDIR", SimpleNamespace(value=str(folder)))
+    monkeypatch.setattr(scaling, "FIGURE", SimpleNamespace(value=""))
     with pytest.raises(SystemExit) as ended:
         scaling.main([])
     assert "\n" not in str(ended.value.code)
     return ended.value.code
+
+
+def test_the_laws_are_drawn_into_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(scaling, "RESAMPLES", 4)
+    rows = [row for score in scaling.LOSSES.values() for row in table(score)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "results.parquet")
+    monkeypatch.setattr(scaling, "WORKDIR", SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(scaling, "FIGURE", SimpleNamespace(value=str(tmp_path / "laws.svg")))
+    scaling.main([])
+    assert "### drawing" in capsys.readouterr().out
+    drawn = (tmp_path / "laws.svg").read_text()
+    assert drawn.count('<g id="axes_') == 6
+    monkeypatch.setattr(scaling, "FIGURE", SimpleNamespace(value=str(tmp_path / "laws.mpx")))
+    with pytest.raises(SystemExit, match="--figure=.*laws.mpx: .*mpx"):
+        scaling.main([])

@@ -7,7 +7,16 @@ import dataclasses
 import numpy as np
 import pytest
 
-from unicom_jax.sweeps.laws import Run, Surface, bootstrap, fit_surface, iso_flop
+from unicom_jax.sweeps.laws import (
+    PowerLaw,
+    Run,
+    Surface,
+    bootstrap,
+    fit_power,
+    fit_surface,
+    iso_flop,
+    level_seeds,
+)
 
 TRUE = Surface(floor=1.5, size=8.0, data=60.0, alpha=0.3, beta=0.4)
 BUDGETS = (1e12, 3e12, 1e13, 3e13)
@@ -53,6 +62,27 @@ def test_two_sizes_make_no_parabola():
         iso_flop(grid(offsets=(0.0, 1.0)))
 
 
+def test_the_parabola_of_a_budget_has_its_optimum_at_its_vertex():
+    found = iso_flop(grid())
+    for one in found.optima:
+        parabola = found.parabolas[one.budget]
+        assert parabola(one.weights) == pytest.approx(one.loss)
+        assert min(parabola(one.weights * factor) for factor in (0.9, 1.1)) > one.loss
+
+
+def test_seeds_whose_losses_differ_by_a_factor_agree_after_levelling():
+    plain = {"a": 2.0, "b": 3.0, "c": 4.0}
+    losses = {(v, s): loss * factor for v, loss in plain.items() for s, factor in ((0, 1), (1, 4))}
+    del losses["c", 1]
+    found = level_seeds(losses)
+    assert found == pytest.approx({key: 2 * plain[key[0]] for key in losses})
+
+
+def test_seeds_without_a_common_variant_are_refused():
+    with pytest.raises(ValueError, match="no variant was trained with all seeds"):
+        level_seeds({("a", 0): 1.0, ("b", 1): 1.0})
+
+
 def test_the_surface_of_exact_losses_is_found_and_predicts_a_larger_run():
     found = fit_surface(grid())
     assert dataclasses.astuple(found) == pytest.approx(dataclasses.astuple(TRUE), rel=0.02)
@@ -88,3 +118,19 @@ def test_runs_that_determine_nothing_are_refused():
 
     with pytest.raises(ValueError, match="only 0 of 20 draws of runs have an estimate"):
         bootstrap(grid(), nothing, resamples=20)
+
+
+def test_the_power_law_of_exact_points_is_found_with_its_interval():
+    law = PowerLaw(floor=0.4, factor=0.2, exponent=0.7)
+    points = [(x, law(x)) for x in (0.1, 0.25, 0.5, 0.9)]
+    assert fit_power(points) == pytest.approx(law, rel=1e-3)
+    noisy = [(x, y * factor) for x, y in points for factor in (0.99, 1.0, 1.01)]
+    found = bootstrap(
+        noisy, lambda drawn: fit_power(drawn).exponent, within=lambda point: point[0], resamples=40
+    )
+    assert found.low < 0.7 < found.high
+
+
+def test_three_values_determine_no_power_law():
+    with pytest.raises(ValueError, match="3 values of x do not determine a power law"):
+        fit_power([(x, 1.0) for x in (1.0, 2.0, 3.0, 3.0)])

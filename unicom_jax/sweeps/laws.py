@@ -15,7 +15,9 @@ exponents from such budgets would be extrapolated.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import scipy.optimize
@@ -23,6 +25,7 @@ import scipy.special
 
 from unicom_jax.evaluation.intervals import Interval
 
+T = TypeVar("T")
 RESAMPLES = 500
 LEVEL = 0.95
 HUBER = 1e-3  # width of the quadratic part, in log L
@@ -56,15 +59,36 @@ class Optimum:
 
 
 @dataclasses.dataclass(frozen=True)
+class Parabola:
+    """Loss = low + slope (log N - centre) + bend (log N - centre)^2 of one budget."""
+
+    centre: float
+    bend: float
+    slope: float
+    low: float
+
+    def __call__(self, weights: float) -> float:
+        """The loss of a model of N weights."""
+        return float(np.polyval((self.bend, self.slope, self.low), np.log(weights) - self.centre))
+
+    @property
+    def vertex(self) -> float:
+        """log N at the extremum."""
+        return self.centre - self.slope / (2 * self.bend)
+
+
+@dataclasses.dataclass(frozen=True)
 class IsoFlop:
     """The optima of all budgets that have one, and how they grow.
 
     Attributes:
+      parabolas: of every budget.
       a, b: exponents of N* and D* in C; NaN with fewer than two optima.
       without: budgets without an optimum inside the sizes that were tried.
     """
 
     optima: tuple[Optimum, ...]
+    parabolas: Mapping[float, Parabola]
     a: float
     b: float
     without: tuple[float, ...]
@@ -76,18 +100,24 @@ def iso_flop(runs: Sequence[Run]) -> IsoFlop:
     Raises:
       ValueError: a budget with fewer than three sizes.
     """
-    budgets = sorted({run.budget for run in runs})
-    found = {c: _optimum([run for run in runs if run.budget == c]) for c in budgets}
+    groups = {c: [run for run in runs if run.budget == c] for c in budgets_of(runs)}
+    parabolas = {c: _parabola(group) for c, group in groups.items()}
+    found = {c: _optimum(group, parabolas[c]) for c, group in groups.items()}
     optima = tuple(one for one in found.values() if one)
     a, b = np.nan, np.nan
     if len(optima) > 1:
         costs = [one.budget for one in optima]
         a = _exponent(costs, [one.weights for one in optima])
         b = _exponent(costs, [one.tokens for one in optima])
-    return IsoFlop(optima, a, b, tuple(c for c, one in found.items() if one is None))
+    return IsoFlop(optima, parabolas, a, b, tuple(c for c, one in found.items() if one is None))
 
 
-def _optimum(runs: Sequence[Run]) -> Optimum | None:
+def budgets_of(runs: Sequence[Run]) -> list[float]:
+    """The budgets of some runs, from the smallest on."""
+    return sorted({run.budget for run in runs})
+
+
+def _parabola(runs: Sequence[Run]) -> Parabola:
     sizes = np.log([run.weights for run in runs])
     if len(np.unique(sizes)) < 3:
         raise ValueError(
@@ -95,14 +125,19 @@ def _optimum(runs: Sequence[Run]) -> Optimum | None:
             "at least three"
         )
     centre = sizes.mean()  # conditions the fit
-    bend, slope, low = np.polyfit(sizes - centre, [run.loss for run in runs], 2)
-    vertex = -slope / (2 * bend) + centre
-    if bend <= 0 or not sizes.min() <= vertex <= sizes.max():
+    fit = np.polyfit(sizes - centre, [run.loss for run in runs], 2)
+    return Parabola(float(centre), *map(float, fit))
+
+
+def _optimum(runs: Sequence[Run], parabola: Parabola) -> Optimum | None:
+    sizes = np.log([run.weights for run in runs])
+    if parabola.bend <= 0 or not sizes.min() <= parabola.vertex <= sizes.max():
         return None
+    weights = float(np.exp(parabola.vertex))
     # Tokens of a run of the budget that has N weights, between those that were trained.
-    tokens = np.polyval(np.polyfit(sizes, np.log([run.tokens for run in runs]), 1), vertex)
-    loss = low - slope**2 / (4 * bend)
-    return Optimum(runs[0].budget, float(np.exp(vertex)), float(np.exp(tokens)), float(loss))
+    fit = np.polyfit(sizes, np.log([run.tokens for run in runs]), 1)
+    tokens = float(np.exp(np.polyval(fit, parabola.vertex)))
+    return Optimum(runs[0].budget, weights, tokens, parabola(weights))
 
 
 def _exponent(x: Sequence[float], y: Sequence[float]) -> float:
@@ -179,23 +214,80 @@ def fit_surface(runs: Sequence[Run], starts: Sequence[tuple[float, float]] = STA
     return Surface(*map(float, (np.exp(log_floor), size, data, alpha, beta)))
 
 
+class PowerLaw(NamedTuple):
+    """y = floor + factor / x^exponent."""
+
+    floor: float
+    factor: float
+    exponent: float
+
+    def __call__(self, x: float) -> float:
+        return self.floor + self.factor / x**self.exponent
+
+
+def fit_power(points: Sequence[tuple[float, float]]) -> PowerLaw:
+    """The power law of least squares through some (x, y); floor and factor are not negative.
+
+    For each exponent, the other two follow from a linear fit, so the search has one dimension.
+
+    Raises:
+      ValueError: fewer than four different x.
+    """
+    x, y = np.array(points, float).T
+    if len(np.unique(x)) < 4:
+        raise ValueError(f"{len(np.unique(x))} values of x do not determine a power law; use four")
+
+    def coefficients(exponent: float) -> tuple[np.ndarray, float]:
+        columns = np.stack([np.ones_like(x), (x / x.max()) ** -exponent], axis=1)
+        return scipy.optimize.nnls(columns, y)
+
+    best = scipy.optimize.minimize_scalar(
+        lambda exponent: coefficients(exponent)[1], bounds=(0.01, 3.0), method="bounded"
+    ).x
+    (floor, factor), _ = coefficients(best)
+    return PowerLaw(float(floor), float(factor * x.max() ** best), float(best))
+
+
+def level_seeds(losses: Mapping[tuple[str, int], float]) -> dict[tuple[str, int], float]:
+    """Losses by (variant, seed), without the factor by which all losses of a seed differ from those
+    of the others.
+
+    Seeds can have encoders of their own, and so latents that are easier or harder to predict. The
+    factors come from the variants that all seeds have.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    seeds = {seed for _, seed in losses}
+    common = [one for one in {v for v, _ in losses} if all((one, s) in losses for s in seeds)]
+    if not common:
+        raise ValueError("no variant was trained with all seeds, so they cannot be compared")
+    levels = {seed: np.mean([np.log(losses[v, seed]) for v in common]) for seed in seeds}
+    mean = np.mean(list(levels.values()))
+    return {key: float(loss * np.exp(mean - levels[key[1]])) for key, loss in losses.items()}
+
+
 def bootstrap(
-    runs: Sequence[Run],
-    estimate: Callable[[Sequence[Run]], float],
+    runs: Sequence[T],
+    estimate: Callable[[Sequence[T]], float],
     *,
+    within: Callable[[T], float] = operator.attrgetter("budget"),
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> Interval:
     """The estimate from all runs, and percentiles of those from runs drawn with replacement.
 
-    Runs are drawn within each budget. Draws for which there is no estimate (ValueError or NaN) are
-    left out.
+    Draws for which there is no estimate (ValueError or NaN) are left out.
+
+    Args:
+      within: gives the group of a run; runs are drawn within each group.
 
     Raises:
       ValueError: more than half of the draws have no estimate.
     """
     rng = np.random.default_rng(seed)
-    groups = [[r for r in runs if r.budget == c] for c in sorted({r.budget for r in runs})]
+    keys = sorted({within(run) for run in runs})
+    groups = [[run for run in runs if within(run) == key] for key in keys]
     found = []
     for _ in range(resamples):
         drawn = [group[i] for group in groups for i in rng.integers(len(group), size=len(group))]

@@ -1,0 +1,115 @@
+"""Plots of the scaling laws of `experiments.scaling`, one row for each loss.
+
+loss against weights, a parabola for each budget, with its minimum
+the best weights and their tokens against operations
+the loss of every run beside what the surface predicts, the held-out run included
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
+
+from unicom_jax.sweeps.laws import IsoFlop, Run, budgets_of, fit_surface, iso_flop
+
+INK, FAINT, HELD_OUT = "#1f2933", "#9aa5b1", "#c81e5b"
+SMALL = 8  # points
+MARGIN = 1.15  # how far fits are drawn beyond what was measured
+
+Runs = tuple[Sequence[Run], Sequence[Run]]  # of the grid, and held out
+
+
+def draw(found: Mapping[str, Runs], path: Path) -> None:
+    """Writes a figure in the format of the path's ending.
+
+    Args:
+      found: the runs of the grid and the held-out ones, by the name of their loss.
+    """
+    figure = Figure(figsize=(11, 3.4 * len(found)), facecolor="white", layout="constrained")
+    rows = figure.subplots(len(found), 3, squeeze=False)
+    for axes, (name, (grid, held_out)) in zip(rows, found.items(), strict=True):
+        laws = iso_flop(grid)
+        _draw_parabolas(axes[0], grid, laws)
+        axes[0].set_ylabel(f"loss of {name}")
+        _draw_growth(axes[1], laws)
+        _draw_prediction(axes[2], grid, held_out)
+        for ax in axes:
+            style(ax)
+    figure.savefig(path, dpi=130)
+
+
+def _colours(budgets: Sequence[float]) -> dict[float, tuple[float, ...]]:
+    shades = colormaps["viridis"](np.linspace(0, 0.85, len(budgets)))
+    return dict(zip(budgets, map(tuple, shades), strict=True))
+
+
+def _draw_parabolas(ax: Axes, runs: Sequence[Run], laws: IsoFlop) -> None:
+    for budget, colour in _colours(budgets_of(runs)).items():
+        own = [run for run in runs if run.budget == budget]
+        sizes = [run.weights for run in own]
+        ax.plot(sizes, [run.loss for run in own], ".", color=colour, markersize=4)
+        xs = np.geomspace(min(sizes) / MARGIN, max(sizes) * MARGIN, 60)
+        ys = [laws.parabolas[budget](x) for x in xs]
+        ax.plot(xs, ys, color=colour, linewidth=1, label=f"{budget:.0e}".replace("e+", "e"))
+    for one in laws.optima:
+        ax.plot(one.weights, one.loss, "*", color=HELD_OUT, markersize=9)
+    ax.set_xscale("log")
+    ax.set_xlabel("weights N")
+    ax.legend(title="operations", fontsize=SMALL, title_fontsize=SMALL, frameon=False)
+
+
+def _draw_growth(ax: Axes, laws: IsoFlop) -> None:
+    for name, of, exponent, marker in (("N*", "weights", "a", "o"), ("D*", "tokens", "b", "s")):
+        costs = np.array([one.budget for one in laws.optima])
+        best = np.array([getattr(one, of) for one in laws.optima])
+        ax.plot(costs, best, marker, color=INK, markersize=5)
+        if len(costs) > 1:
+            slope = getattr(laws, exponent)
+            level = np.mean(np.log(best) - slope * np.log(costs))
+            xs = np.geomspace(costs.min() / MARGIN, costs.max() * MARGIN, 2)
+            ax.plot(xs, np.exp(level) * xs**slope, color=FAINT, linewidth=1)
+            label = f"{name} ∝ C^{slope:.2f}"
+        else:
+            label = name
+        if len(costs):
+            offset = {"xytext": (0, 14), "textcoords": "offset points", "fontsize": SMALL}
+            ax.annotate(label, (costs[0], best[0]), **offset)
+    ax.set_xscale("log")
+    ax.set_yscale("log")
+    ax.set_xlabel("operations C")
+    ax.set_ylabel("best weights N*, their tokens D*")
+
+
+def _draw_prediction(ax: Axes, grid: Sequence[Run], held_out: Sequence[Run]) -> None:
+    surface = fit_surface(grid)
+    for budget, colour in _colours(budgets_of(grid)).items():
+        own = [run for run in grid if run.budget == budget]
+        fitted = [surface(run.weights, run.tokens) for run in own]
+        ax.plot(fitted, [run.loss for run in own], ".", color=colour, markersize=4)
+    predicted = [surface(run.weights, run.tokens) for run in held_out]
+    measured = [run.loss for run in held_out]
+    ax.plot(predicted, measured, "D", color=HELD_OUT, markersize=5, label="held out")
+    every = [*predicted, *measured, *(run.loss for run in grid)]
+    ends = [min(every), max(every)]
+    ax.plot(ends, ends, color=FAINT, linewidth=1, zorder=0, label="exact")
+    ax.set_xlabel("loss that the surface predicts")
+    ax.set_ylabel("measured loss")
+    ax.legend(fontsize=SMALL, frameon=False)
+
+
+def style(ax: Axes) -> None:
+    """What all panels have in common."""
+    ax.tick_params(labelsize=SMALL, color=FAINT)
+    for which in ("x", "y"):
+        axis = getattr(ax, f"{which}axis")
+        if axis.get_scale() == "log":
+            axis.set_major_formatter(LogFormatterSciNotation())
+            axis.set_minor_formatter(NullFormatter())
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)

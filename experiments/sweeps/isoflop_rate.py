@@ -1,0 +1,33 @@
+"""The learning rate of `isoflop` at the width and number of steps from which it is rescaled.
+
+unicom sweep run experiments/sweeps/isoflop_rate.py --workdir=runs/isoflop
+"""
+
+from __future__ import annotations
+
+from experiments.sweeps import isoflop
+from unicom_jax.sweeps.sweep import Sweep
+
+RATES = (0.004, 0.008, 0.016, 0.032)
+LONGER = 4  # times as many steps, with rates rescaled for them
+
+
+def variant(rate: float, steps: int) -> dict[str, object]:
+    own = isoflop.trained(isoflop.TUNED_WIDTH, steps)
+    return {**own, "pretrain.learning_rate": rate}
+
+
+def get_sweep() -> Sweep:
+    steps = isoflop.TUNED_STEPS
+    variants = {f"short_{rate}": variant(rate, steps) for rate in RATES}
+    variants |= {f"long_{rate}": variant(rate, LONGER * steps) for rate in RATES[:3]}
+    return Sweep(
+        claim="A learning rate tuned for 400 steps is the best one for four times as many.",
+        config=isoflop.get_config(),
+        variants=variants,
+        seeds=(0,),
+        scores=(isoflop.TEXT, isoflop.FLOW),
+        contrasts=(),
+        minutes=15,
+        split="development",
+    )

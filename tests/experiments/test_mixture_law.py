@@ -1,0 +1,56 @@
+"""The command that fits losses to shares of documents, on a table whose law is known."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pyarrow.parquet
+import pytest
+
+from experiments import mixture_law
+from experiments.sweeps import mixture
+from unicom_jax.sweeps.laws import PowerLaw
+
+TEXT = PowerLaw(floor=0.8, factor=0.05, exponent=0.5)
+DRAWING = PowerLaw(floor=0.3, factor=0.1, exponent=0.8)
+
+
+def table():
+    """Losses that fall with the share of captions (text) or of drawings; seeds differ by 10%."""
+    for share in mixture.SHARES:
+        for score, value in (
+            (mixture.ONLY_TEXT, TEXT(1 - share)),
+            (mixture.ONLY_FLOW, DRAWING(share)),
+        ):
+            stage, metric = score.split(":")
+            for seed in (0, 1):
+                yield {
+                    "variant": mixture.variant_name(share),
+                    "seed": seed,
+                    "stage": stage,
+                    "metric": metric,
+                    "step": 400,
+                    "tokens": 1000,
+                    "value": value * (1 + 0.1 * seed),
+                }
+
+
+def run(tmp_path, monkeypatch, rows, figure=""):
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "results.parquet")
+    monkeypatch.setattr(mixture_law, "WORKDIR", SimpleNamespace(value=str(tmp_path)))
+    monkeypatch.setattr(mixture_law, "FIGURE", SimpleNamespace(value=figure))
+    mixture_law.main([])
+
+
+def test_each_loss_is_fitted_to_the_share_of_its_own_documents(tmp_path, monkeypatch, capsys):
+    run(tmp_path, monkeypatch, list(table()), figure=str(tmp_path / "mixture.svg"))
+    said = capsys.readouterr().out
+    assert "### text" in said and "share^0.50; γ in [0.50, 0.50]" in said
+    assert "### drawing" in said and "share^0.80; γ in [0.80, 0.80]" in said
+    assert (tmp_path / "mixture.svg").read_text().count('<g id="axes_') == 2
+
+
+def test_a_table_without_these_losses_ends_in_one_line(tmp_path, monkeypatch):
+    rows = [{**row, "metric": "eval/loss"} for row in table()]
+    with pytest.raises(SystemExit, match="no pretrain:eval/text/text yet; let the sweep end"):
+        run(tmp_path, monkeypatch, rows)
