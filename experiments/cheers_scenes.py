@@ -14,9 +14,9 @@ encoder, 3.4 for the autoencoder, 3.5 for pretrain and 12.1 for sft, including c
 last two without a cache; the evaluation took 1.0. The encoder is that of an earlier run with the
 same settings and seed, and the other stages were trained by separate commands.
 
-The number of objects depends on the prompt (of 42 drawings for two objects, 16 have two and 20 one;
-three of three for four objects have four), but shapes and colours do not visibly. Of 24 drawings
-for one object, 8 are empty. In sft the flow loss below t = .25, where the prompt matters,
+The number of objects depends on the prompt (of 42 saved drawings for two objects, 16 have two and
+20 one; three of three for four objects have four), but shapes and colours do not visibly. Of 24
+drawings for one object, 8 are empty. In sft the flow loss below t = .25, where the prompt matters,
 falls from .70 (steps 200 to 400) to .63 (the last 600). So 2500 steps of two rows are too few;
 `scenes_base` has 8500 of four. Questions about shapes are at chance, too.
 
