@@ -45,6 +45,7 @@ from data_pipelines.sources.configured import (
 from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.undecoded import ONE_PICTURE
+from unicom_jax.core.paths import as_path
 
 NEEDS_EDITS = ("edit", "interleaved")
 TOKEN_PROBES = 128  # documents of a source and task whose slots are counted
@@ -192,7 +193,7 @@ def unified_loader(
     loading = _loader_config(config, config[stage]["batch_size"], share)
     if packed := config["data"]["packed"]:
         rows = open_rows(
-            Path(packed).expanduser(),
+            as_path(packed).expanduser(),
             folder or stage,
             split,
             row_facts(config, stage, seed=seed),

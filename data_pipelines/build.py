@@ -30,6 +30,7 @@ from data_pipelines.sources.configured import (
     configured_sources,
     picture_sources,
 )
+from data_pipelines.sources.copies import local_folder
 from data_pipelines.sources.documents import DocumentsSource
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.identity import (
@@ -45,6 +46,7 @@ from data_pipelines.sources.rows import ReadImage
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from data_pipelines.sources.tfds import record_files
 from data_pipelines.sources.undecoded import PictureFile
+from unicom_jax.core.paths import joined
 
 Config = Mapping[str, Any]
 
@@ -300,7 +302,7 @@ def load_or_train_tokenizer(config: Config, directory: Path | None) -> Tokenizer
     if directory is not None and (directory / "tokenizer.json").is_file():
         return load_tokenizer(directory)
     packed = config["data"]["packed"]
-    given = config["data"]["tokenizer"] or (packed and Path(packed) / "tokenizer")
+    given = config["data"]["tokenizer"] or (packed and joined(packed, "tokenizer"))
     if given:
         tokenizer = load_tokenizer(given, add_missing=True)
     else:
@@ -368,8 +370,10 @@ def _identity(config: Config, one: ConfiguredSource) -> tuple[Identity, FolderSo
         case "documents":
             folder = DocumentsSource(path)
             found = folder_identity(folder)
-        case "array_record" | "openmoji" | "tf_example":
+        case "array_record" | "tf_example":
             found = records_identity(find_records(path))
+        case "openmoji":
+            found = records_identity(find_records(local_folder(path)))
         case "tfds":
             found = records_identity(record_files(path))
         case "scenes":

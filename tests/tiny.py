@@ -8,6 +8,19 @@ from experiments import base
 from unicom_jax.config import UNIFIED_STAGES
 from unicom_jax.config.schema import POLICY_STAGES, ROW_STAGES
 
+# Makes it one of the family UAE: pictures of 32 pixels are 4 x 4 tokens, which are read as 2 x 2
+# slots.
+UAE = {
+    "unified__pathway": "uae",
+    "unified__fold": 2,
+    "unified__image_positions": "mrope",
+    "unified__transformer__rope_sections": (2, 3, 3),
+    "unified__uae__vision__patch_size": 8,
+    "unified__uae__vision__window_size": 16,
+    "data__patch": 8,
+    "data__image_size": 32,
+}
+
 
 def tiny_config(**overrides) -> ConfigDict:
     """`overrides` are dotted keys with `__` for dots, e.g. `codec__steps=3`."""

@@ -210,7 +210,7 @@ def _clean(args: argparse.Namespace) -> None:
     given = vars(args)
     for name in PATH_FLAGS & given.keys():
         flag, value = f"--{name}", given[name]
-        check = partial(checked_path, flag, empty=False, stores=_stores(args.command, name))
+        check = partial(checked_path, flag, empty=False, stores=_stores(args, name))
         if isinstance(value, list):
             given[name] = list(map(check, value))
         elif value is not None:
@@ -225,9 +225,10 @@ def _clean(args: argparse.Namespace) -> None:
             given[name] = list(map(_readable, value))
 
 
-def _stores(command: str, flag: str) -> tuple[str, ...]:
+def _stores(args: argparse.Namespace, flag: str) -> tuple[str, ...]:
     """Which object stores a flag may name."""
-    if flag in LOCAL_FLAGS or (command == "data" and flag == "out"):  # ArrayRecord's files
+    prepares = "dataset" in args  # writes ArrayRecord files
+    if flag in LOCAL_FLAGS or (prepares and flag == "out"):
         return ()
     return STORES if flag in WRITTEN_FLAGS else READABLE
 

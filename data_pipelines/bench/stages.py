@@ -23,10 +23,11 @@ from data_pipelines.batches import document_stream
 from data_pipelines.build import picture_reader
 from data_pipelines.decoding import encode_png, read_file
 from data_pipelines.segments import Image, Segment, Text
+from data_pipelines.sequences.document import Document
 from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.mixture import DocumentStream
 from data_pipelines.sequences.packing import assign, pack_rows
-from data_pipelines.sequences.sequence import Document, encode_words
+from data_pipelines.sequences.sequence import encode_words
 from data_pipelines.sequences.tasks import TASKS, BrokenExample, check_content
 from data_pipelines.sequences.tokenizer import Tokenizer
 

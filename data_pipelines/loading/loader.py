@@ -23,6 +23,7 @@ import grain
 from absl import flags
 
 from data_pipelines.loading import workers
+from data_pipelines.sequences.document import Document
 from data_pipelines.sequences.filling import further_documents
 from data_pipelines.sequences.mixture import DocumentStream
 from data_pipelines.sequences.packing import (
@@ -32,7 +33,6 @@ from data_pipelines.sequences.packing import (
     less,
     pack_rows,
 )
-from data_pipelines.sequences.sequence import Document
 from unicom_jax.core.batch import MixedBatch
 
 Batch = TypeVar("Batch")

@@ -30,8 +30,8 @@ import numpy as np
 
 from data_pipelines.faults import RecordError, SourceError, one_line
 from data_pipelines.loading.loader import LoaderConfig
+from data_pipelines.sequences.document import MASK_FIELDS
 from data_pipelines.sequences.packing import stack_rows
-from data_pipelines.sequences.sequence import MASK_FIELDS
 from data_pipelines.sources.broken import read_or_next
 from data_pipelines.sources.records import SUFFIX, ArrayRecordSource
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
@@ -242,9 +242,8 @@ def open_rows(
     begin = f"{directory / stage}: the rows were made with"
     check_facts({**facts, "tokenizer": tokenizer}, manifest["facts"], begin)
     about = manifest["splits"][split]
-    files = sorted(
-        map(str, (directory / stage).glob(f"{split}-*-of-{about['shards']:05d}{SUFFIX}"))
-    )
+    name = f"{split}-*-of-{about['shards']:05d}{SUFFIX}"
+    files = sorted(map(str, (directory / stage).glob(name)))
     if len(files) != about["shards"]:
         raise SourceError(
             f"{directory / stage}: holds {len(files)} of {about['shards']} {split} files: copy the "

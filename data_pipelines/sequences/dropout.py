@@ -10,8 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from data_pipelines.segments import Segment
+from data_pipelines.sequences.document import Document
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.sequence import Document, build_document, build_prefix
+from data_pipelines.sequences.sequence import build_document, build_prefix
 from data_pipelines.sequences.tasks import WORDS, choose_dropped, drop, unconditional_segments
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import Role

@@ -14,9 +14,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from data_pipelines.sequences.document import Document, first_slots
 from data_pipelines.sequences.mixture import BLOCK, DocumentStream
 from data_pipelines.sequences.packing import Size, less, tightest
-from data_pipelines.sequences.sequence import Document, first_slots
 
 LEAST = 16  # free slots needed to add a text
 MISSES = 3  # documents that fit nowhere before only texts are tried

@@ -18,10 +18,10 @@ from typing import NamedTuple
 import grain
 import numpy as np
 
+from data_pipelines.sequences.document import Document
 from data_pipelines.sequences.dropout import build_training
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import OverlongDocument, PackingConfig, check_fits
-from data_pipelines.sequences.sequence import Document
 from data_pipelines.sequences.tasks import (
     TASKS,
     BrokenExample,

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.sequences.document import MASK_FIELDS, Document
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.sequence import MASK_FIELDS, Document
 from unicom_jax.core.batch import MaskIntervals, MixedBatch, Role
 
 Size = tuple[int, int, int, int]  # slots, images, draws and views of a document or a row

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import os
-from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,9 +15,10 @@ from matplotlib.patches import Patch, Rectangle
 
 from data_pipelines.images import unpatchify
 from data_pipelines.marks import SPECIAL_TOKENS
-from data_pipelines.sequences.sequence import MASK_FIELDS
+from data_pipelines.sequences.document import MASK_FIELDS
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.batch import MixedBatch, Role
+from unicom_jax.core.paths import Path, as_path
 
 LINE = 32  # slots a line
 MOST_SLOTS = 512  # further slots are cut off: they would not be legible
@@ -60,10 +61,14 @@ class _Row:
         return int((self.roles != Role.PAD).sum())
 
 
+def _ending(path: str | os.PathLike) -> str:
+    return as_path(path).suffix.removeprefix(".").lower()
+
+
 def check_ending(path: str | os.PathLike) -> None:
     """Raises ValueError for a file whose ending is not that of a picture format."""
     known = FigureCanvasBase.get_supported_filetypes()
-    if (ending := Path(path).suffix.removeprefix(".").lower()) not in known:
+    if (ending := _ending(path)) not in known:
         raise ValueError(
             f"--out={path}: {ending or 'no ending'!r} is no format; end the name in .png"
         )
@@ -118,9 +123,10 @@ def show_batch(
         ha="left",
     )
     _legend(figure)
-    path = Path(path)
+    path, drawn = as_path(path), io.BytesIO()
+    figure.savefig(drawn, dpi=130, format=_ending(path))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    path.write_bytes(drawn.getvalue())
     return path
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError, patiently
-from unicom_jax.core.paths import as_path, asking, copy_command, filesystem, is_pointer, is_remote
+from unicom_jax.core.paths import as_path, asking, filesystem, is_pointer, is_remote
 
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 _BRACES = re.compile(r"\{([^{}]*(?:,|\.\.)[^{}]*)\}")
@@ -57,19 +57,6 @@ def described(kind: str, paths: Sequence[str]) -> str:
 def fix_of(path: str, otherwise: str) -> str:
     """How to fix a file that cannot be read as the expected kind."""
     return "a pointer of Git LFS, run git lfs pull" if is_pointer(path) else otherwise
-
-
-def local_only(path: str | os.PathLike, what: str) -> None:
-    """Refuses an object store's address for data read by a library that supports no such store.
-
-    Raises:
-      SourceError: the message gives the command that copies the data to this machine.
-    """
-    if is_remote(path):
-        raise SourceError(
-            f"{shown(path)}: {what} can be read only from a file system: copy it to this machine "
-            f"({copy_command(path)}), or mount it, and give that path"
-        )
 
 
 def _exists(name: str) -> bool:

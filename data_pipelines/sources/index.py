@@ -28,12 +28,22 @@ import numpy as np
 
 from data_pipelines.decoding import shown
 from data_pipelines.faults import SourceError, patiently
-from unicom_jax.core.paths import Path, absolute, as_path, asking, copy_file, filesystem, is_remote
+from unicom_jax.core.paths import (
+    Path,
+    absolute,
+    as_path,
+    asking,
+    cache_folder,
+    copy_file,
+    filesystem,
+    is_remote,
+)
 
 LOG = logging.getLogger(__name__)
 SCANNERS = 8  # files that are scanned at once
 TRAIT_BITS = np.uint64(56)
 PLACE = np.uint64(2**56 - 1)
+INDICES = "indices"  # in the cache folder: those that cannot be kept beside their files
 CHUNK = 2**22  # entries processed at once
 
 
@@ -135,7 +145,7 @@ def shared(array: np.ndarray) -> pathlib.Path | None:
     of being sent it; None: the folder is not writable. Equal arrays have the same file.
     """
     digest = hashlib.sha256(array).digest()
-    file = cache_folder() / f"shared-{digest.hex()[:32]}.npy"
+    file = cache_folder(INDICES) / f"shared-{digest.hex()[:32]}.npy"
     with contextlib.suppress(OSError, ValueError, EOFError):
         if hashlib.sha256(mapped(file)).digest() == digest:
             return file
@@ -169,12 +179,6 @@ def kept(path: str, kind: str, length: int, make: Callable[[], np.ndarray]) -> n
     return found if len(found) == length else make()  # the stored one is damaged
 
 
-def cache_folder() -> pathlib.Path:
-    """The folder for indices that cannot be kept beside their files."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return pathlib.Path(base, "unicom_jax", "indices")
-
-
 def _open(
     paths: list[str], kind: str, scan: Callable[[str], Scan]
 ) -> tuple[np.ndarray, np.ndarray, pathlib.Path | None]:
@@ -183,13 +187,15 @@ def _open(
 
     def entries(number: int) -> tuple[np.ndarray, pathlib.Path | None]:
         path = paths[number]
-        return _kept(path, kind, stamps[number], lambda: _pack(scan(path), path))
+        found, file = _kept(path, kind, stamps[number], lambda: _pack(scan(path), path))
+        # The end of a file without records may be 0, which in the last place means damage.
+        return (found, file) if len(found) > 1 else (np.array([PLACE]), None)
 
     if len(paths) == 1:
         found, file = entries(0)
         return found, np.array([len(found) - 1]), file
     name = short_hash(kind, *map(absolute, paths))
-    joined = cache_folder() / f"{name}-{short_hash(*stamps)}.npy"
+    joined = cache_folder(INDICES) / f"{name}-{short_hash(*stamps)}.npy"
     counts = joined.with_suffix(".counts.npy")
     with contextlib.suppress(OSError, ValueError, EOFError):
         found, stops = mapped(joined), np.cumsum(np.load(counts))
@@ -217,7 +223,7 @@ def _kept(
     path: str, kind: str, stamp: str, make: Callable[[], np.ndarray]
 ) -> tuple[np.ndarray, pathlib.Path | None]:
     beside = as_path(path).with_name(f".{as_path(path).name}.{kind}-{stamp}.npy")
-    cached = cache_folder() / f"{short_hash(absolute(path))}.{kind}-{stamp}.npy"
+    cached = cache_folder(INDICES) / f"{short_hash(absolute(path))}.{kind}-{stamp}.npy"
     if is_remote(path):
         return _kept_in_store(path, beside, cached, make)
     for file in (beside, cached):

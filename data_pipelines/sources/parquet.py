@@ -7,6 +7,7 @@ import itertools
 import logging
 import os
 import pathlib
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -26,7 +27,8 @@ from data_pipelines.sources.columns import (
     plain,
     trait_columns,
 )
-from data_pipelines.sources.files import Paths, described, find_files, fix_of, local_only
+from data_pipelines.sources.copies import local_folder
+from data_pipelines.sources.files import Paths, described, find_files, fix_of
 from data_pipelines.sources.index import Index, Scan, kept, short_hash
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, example_of, read_named
@@ -230,8 +232,7 @@ class DatasetsSource(ParquetSource):
         questions: str = "",
         read: ReadImage = load_image,
     ) -> None:
-        local_only(path, "what `datasets` loads, which is memory-mapped,")
-        name = shown(os.path.expanduser(path))
+        name, path = shown(os.path.expanduser(path)), _hub_name(path) or local_folder(path)
         data = _by_datasets(
             f"{name}, split {part!r}",
             "check data.source.path, subset, split and revision, and the connection to the Hub",
@@ -307,9 +308,13 @@ def saved_folder(paths: Paths) -> str:
             f"{shown(folder / (inside or ['train'])[0])}"
         )
     whole = (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
-    if whole:
-        local_only(folder, "what `datasets` saved, which is memory-mapped,")
-    return str(folder) if whole else ""
+    return local_folder(folder) if whole else ""
+
+
+def _hub_name(path: str) -> str:
+    """OWNER/NAME of hf://datasets/OWNER/NAME, else ""."""
+    found = re.fullmatch(r"hf://datasets/([^/@]+/[^/@]+)/?", path)
+    return found[1] if found else ""
 
 
 def scan_parquet(path: str) -> Scan:
@@ -332,6 +337,8 @@ def scan_parquet(path: str) -> Scan:
             shown(path),
             largest // 2**20,
         )
+    if not metadata.num_rows:
+        groups = []
     rows = itertools.accumulate((group.num_rows for group in groups), initial=0)
     return Scan(np.array(list(rows), np.uint64), np.zeros(len(groups), np.uint8))
 

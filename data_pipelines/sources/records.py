@@ -33,7 +33,8 @@ from data_pipelines.decoding import encode_png, load_image, shown
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.files import Paths, described, find_files, local_only
+from data_pipelines.sources.copies import local_files
+from data_pipelines.sources.files import Paths, described, find_files
 from data_pipelines.sources.open_files import OpenFiles
 from data_pipelines.sources.rows import ReadImage, read_image
 from data_pipelines.sources.traits import (
@@ -44,6 +45,7 @@ from data_pipelines.sources.traits import (
     store_traits,
     traits_of,
 )
+from unicom_jax.core.paths import as_path
 
 Content = TypeVar("Content")
 FORMAT = "example/1"
@@ -285,17 +287,16 @@ def read_records(paths: str | os.PathLike | Sequence[str | os.PathLike]) -> Iter
 
 
 def find_records(paths: Paths) -> list[str]:
-    """ArrayRecord files: what `find_files` finds; those of a folder must be complete sets."""
+    """ArrayRecord files: what `find_files` finds, and for files in a store their copies; those of a
+    folder must be complete sets."""
     given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
     files = {}
-    for path in given:
-        local_only(path, "ArrayRecord files")
     for path in given or [given]:
         found = find_files(path, (SUFFIX,), "check the path, or prepare the data")
-        if os.path.isdir(os.path.expanduser(os.fspath(path))):
+        if as_path(path).expanduser().is_dir():
             check_complete(found)
         files |= dict.fromkeys(found)
-    return list(files)
+    return local_files(list(files), beside=lambda name: sidecar(name).name)
 
 
 def check_complete(paths: Iterable[str]) -> None:

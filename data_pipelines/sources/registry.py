@@ -24,8 +24,9 @@ from data_pipelines.scenes.source import ScenesSource
 from data_pipelines.segments import FinishedDocument
 from data_pipelines.sources.broken import SkipBroken
 from data_pipelines.sources.conversations import ConversationsSource
+from data_pipelines.sources.copies import local_folder
 from data_pipelines.sources.documents import DocumentsSource
-from data_pipelines.sources.files import Paths, local_only
+from data_pipelines.sources.files import Paths
 from data_pipelines.sources.folder import FolderSource
 from data_pipelines.sources.interleaved import InterleavedSource
 from data_pipelines.sources.jsonl import JsonlSource
@@ -102,7 +103,7 @@ def _open_scenes(
 
 
 def _open_openmoji(path: str | os.PathLike, split: str = TRAIN) -> ArrayRecordSource:
-    local_only(path, "ArrayRecord files")
+    path = local_folder(path, needs=f"{split}-*{SUFFIX}")
     files = sorted(pathlib.Path(path).expanduser().glob(f"{split}-*{SUFFIX}"))
     if not files:
         raise SourceError(

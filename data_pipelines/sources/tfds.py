@@ -13,9 +13,10 @@ from data_pipelines.decoding import load_image, shown, to_srgb
 from data_pipelines.examples import Edit, Example, Question
 from data_pipelines.faults import RecordError, SourceError, one_line, patiently
 from data_pipelines.sources.checks import check_texts
-from data_pipelines.sources.files import local_only
+from data_pipelines.sources.copies import local_folder
 from data_pipelines.sources.rows import ReadImage, read_image
 
+INFO = "dataset_info.json"  # in the directory of a prepared data set
 # Where known data sets keep their texts: coco_captions; flickr30k; single captions.
 CAPTION_FEATURES = ("captions/text", "captions", "caption", "text")
 # A data set with all of these holds complete examples, like that of `scenes/tfds_builder.py`.
@@ -56,7 +57,7 @@ class TfdsSource:
         captions: str | None = None,
         read: ReadImage = load_image,
     ) -> None:
-        local_only(name, "ArrayRecord files")
+        name = local_folder(name, needs=INFO)
         self.name, self.split = os.path.expanduser(os.fspath(name)), split
         self._read = read
         self._data = _open(self.name, split, data_dir)
@@ -141,8 +142,7 @@ def record_files(name: str | os.PathLike) -> list[str]:
     Raises:
       SourceError: there are none.
     """
-    local_only(name, "ArrayRecord files")
-    folder = os.path.expanduser(os.fspath(name))
+    folder = os.path.expanduser(local_folder(name, needs=INFO))
     if not os.path.isdir(folder):
         folder = str(_builder(folder).data_path)
     found = [os.path.join(folder, file) for file in os.listdir(folder) if ".array_record" in file]

@@ -11,7 +11,9 @@ captions come before that of the txt file. The target of an edit is the rest of 
 
 from __future__ import annotations
 
+import contextlib
 import io
+import logging
 import os
 import tarfile
 from collections.abc import Iterator
@@ -36,6 +38,7 @@ from data_pipelines.sources.rows import (
 from data_pipelines.sources.traits import LACKS
 from unicom_jax.core.paths import open_binary
 
+LOG = logging.getLogger(__name__)
 KIND = "tar-2"  # the version of what `scan_tar` finds
 BLOCK = 512  # bytes; the size of a tar file is a multiple
 _SIZE, _CHECK, _FOLDER = slice(124, 136), slice(148, 156), slice(345, 500)  # of a tar header
@@ -63,14 +66,23 @@ class WebDatasetSource:
         self.paths = find_files(paths, (".tar",), "check the path")
         self._index = Index(self.paths, KIND, scan_tar)
         self._files, self._read = ByteFiles(self.paths), read
+        with contextlib.suppress(RecordError):  # reported when it is read
+            self._warn_of_several(self._members(0)[2])
+
+    def _warn_of_several(self, members: Members) -> None:
+        """Says which picture is used where the first sample has several, such as a depth map."""
+        found = [extension for extension in EXTENSIONS if extension in members]
+        if len(found) > 1:
+            LOG.warning(
+                "%s: its first sample has several pictures (.%s): .%s is used, as in all others",
+                *(shown(self.paths[0]), ", .".join(found), found[0]),
+            )
 
     def __len__(self) -> int:
         return len(self._index)
 
     def __getitem__(self, index: int) -> Example:
-        file, local, start, stop = self._index[index]
-        where = f"{shown(self.paths[file])} sample {local}"
-        key, members = _sample(self._files.read(file, start, stop, where), where)
+        file, key, members = self._members(index)
         where = f"{shown(self.paths[file])} {key}"
 
         def read(name: Any) -> np.ndarray | bytes:
@@ -86,6 +98,12 @@ class WebDatasetSource:
                 f".{', .'.join(members)}: the name of a sample ends at its first dot"
             )
         return example_of(row, where, read)
+
+    def _members(self, index: int) -> tuple[int, str, Members]:
+        """(number of the shard, key, files) of a sample."""
+        file, local, start, stop = self._index[index]
+        where = f"{shown(self.paths[file])} sample {local}"
+        return file, *_sample(self._files.read(file, start, stop, where), where)
 
     def traits(self) -> np.ndarray:
         """(N,) uint8 traits, as they were when the shards were scanned."""

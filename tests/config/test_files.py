@@ -97,7 +97,6 @@ def test_a_tilde_in_a_path_is_the_home_directory(monkeypatch):
         ("compute_dtype=bf16", ("choose float32 or bfloat16",)),
         ("data.scenes.colours=('mauve',)", ("mauve", "choose red, orange")),
         ("data.source.path=az://bucket/photos", ("only paths on file systems and in gs://",)),
-        ("data.packed=s3://bucket/rows", ("only paths on file systems alone",)),
         ("data.scenes.sizes=(64,64)", ("((64, 64),)",)),
     ],
 )

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.scenes.agreement import Agreement
-from tests.evaluation.helpers import PerfectModel, colour_of, examples
+from data_pipelines.scenes.scene import SceneConfig
+from tests.evaluation.helpers import COLOURS, PerfectModel, colour_of, examples
 from tests.evaluation.test_suites import CONFIG, chances, values
 from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.command import chosen_suites
@@ -33,6 +34,13 @@ class Describing(PerfectModel):
 def same_colour(one, other) -> Agreement:
     same = colour_of(one) == colour_of(other)
     return Agreement(kept=int(same), lost=int(not same), invented=int(not same))
+
+
+def facts_in(text: str, example) -> Agreement:
+    """The colour alone; a text without one keeps and invents nothing."""
+    claimed = [word for word in text.split() if word in COLOURS]
+    same = colour_of(example.image) in claimed
+    return Agreement(kept=int(same), lost=int(not same), invented=len(claimed) - same)
 
 
 def run(model, **how):
@@ -64,6 +72,34 @@ def test_a_model_that_reads_nothing_is_at_chance_whatever_it_draws():
     assert values(result)["unified/agreement"] == pytest.approx(1 / 3)
     assert chances(result)["unified/agreement"] == pytest.approx(1 / 3)
     assert values(result)["unified/agreement/true caption"] == 1.0
+
+
+class Blind(Describing):
+    def draw(self, prompts, **how):
+        return super().draw(["a red square"] * len(prompts), **how)
+
+
+def test_facts_of_a_description_are_counted_whatever_is_drawn_from_it():
+    scores = values(run(Blind(), judge=same_colour, judge_words=facts_in))
+    assert scores["unified/agreement"] == pytest.approx(1 / 3)
+    for kind, kept in (("", 1.0), ("/true caption", 1.0), ("/shuffled", 0.0)):
+        assert scores[f"unified/caption_kept{kind}"] == kept
+        assert scores[f"unified/caption_invented{kind}"] == 1.0 - kept
+
+
+def test_the_outcome_of_every_description_is_recorded():
+    class Fixed(Describing):
+        wrong = "a red square"
+
+    result = run(Fixed(), judge_words=facts_in)
+    red = [colour_of(one.image) == "red" for one in EXAMPLES]
+    assert [row.caption_kept for row in result.records] == red
+    assert [row.caption_invented for row in result.records] == [not one for one in red]
+    assert chances(result)["unified/caption_kept"] == pytest.approx(1 / 3)
+    vague = Blind()
+    vague.wrong = "a square"
+    scores = values(run(vague, judge_words=facts_in))
+    assert scores["unified/caption_kept"] == scores["unified/caption_invented"] == 0.0
 
 
 def test_what_nobody_can_measure_is_left_out():
@@ -117,6 +153,19 @@ def test_the_judge_of_scenes_finds_a_picture_in_itself_and_not_in_another():
     assert data.judge_drawing(one, other).wrong > 0
 
 
+@pytest.mark.parametrize("long", [False, True])
+def test_the_judge_of_scenes_counts_the_facts_of_a_description(long):
+    scenes = SceneConfig(long_captions=long)
+    data = scenes_data(dataclasses.replace(CONFIG, image_size=64, pictures=8), scenes)
+    for index in range(8):
+        example, other = data.examples[index], data.examples[(index + 1) % 8]
+        told = data.judge_facts(example.captions[-1], example)
+        assert told.kept > 0 and told.invented == 0
+        assert told.completeness == 1.0 or not long
+        assert data.judge_facts(other.captions[-1], example).wrong > 0
+        assert data.judge_facts("nothing of the kind", example).kept == 0
+
+
 def test_suites_are_chosen_by_name():
     assert chosen_suites(None) is None
     assert chosen_suites("unified,captions") == ("unified", "captions")
@@ -128,4 +177,5 @@ def test_suites_are_chosen_by_name():
 def test_parts_of_a_score_are_shown_as_the_score_is():
     assert style_of("unified/invented/shuffled") is style_of("unified/invented")
     assert not style_of("unified/invented").higher_is_better
+    assert not style_of("unified/caption_invented/true caption").higher_is_better
     assert style_of("understanding/qa/colour").unit == "%"

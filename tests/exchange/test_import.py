@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 from safetensors.numpy import load_file, save_file
 
 from data_pipelines.sequences.tokenizer import train_tokenizer
@@ -20,7 +21,7 @@ from tests.models.diffusers_folder import write_folder
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
-from unicom_jax.config import from_json
+from unicom_jax.config import ConfigError, from_json
 from unicom_jax.exchange import imports
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_encoder, build_unified
@@ -162,6 +163,12 @@ def test_an_import_that_fails_midway_leaves_nothing(given, tmp_path, monkeypatch
 def test_what_cannot_be_imported_is_answered_with_the_fix(given, tmp_path, capsys, flags, message):
     assert message in error_of(capsys, run("import", given, tmp_path / "run", *flags))
     assert not (tmp_path / "run").exists()
+
+
+def test_two_flags_for_one_folder_are_refused(tmp_path):
+    config, both = tiny_config(unified__pathway="cheers"), {"autoencoder": "y", "cheers": "x"}
+    with pytest.raises(ConfigError, match="--cheers gives autoencoder.init_from, as another flag"):
+        imports.import_parts(config, both, tmp_path / "run", Console(), dry_run=True)
 
 
 # ---- autoencoders -----------------------------------------------------------------------------
@@ -336,11 +343,11 @@ def test_uae_as_published_is_checked_at_full_size_by_shapes(tmp_path, capsys, mo
     monkeypatch.setenv("COLUMNS", "200")  # for the whole table
     autoencoder = AutoencoderKL(16, (128, 256, 512, 512), resnets=2, scale=1.5305, shift=0.0609)
     released = {
-        "unified": ("qwen_vl", QWEN_VL_SIZES["qwen2.5-vl-3b"]()),
-        "unified.uae.decoder": ("sd3", MMDIT_SIZES["sd3.5-large"]()),
+        "language": ("qwen_vl", QWEN_VL_SIZES["qwen2.5-vl-3b"]()),
+        "decoder": ("sd3", MMDIT_SIZES["sd3.5-large"]()),
         "autoencoder": ("autoencoder", autoencoder),
     }
-    flags = {part: f"config.{part}.init_from" for part in released}
+    flags = {part: part for part in released}
     shown = dry_import(tmp_path, capsys, "experiments/uae_3b.py", flags, released)
     for count in ("3,085,938,688", "668,684,288", "8,146,280,768", "83,819,683"):
         assert count in shown

@@ -28,7 +28,7 @@ from unicom_jax.interop.transfer import store_weights
 from unicom_jax.parallel.mesh import make_mesh
 from unicom_jax.runs.checkpoint import read_config, restore_params
 from unicom_jax.runs.imported import check_stages, import_frozen_parts
-from unicom_jax.runs.initial import sources_of
+from unicom_jax.runs.released import sources_of
 from unicom_jax.runs.stages import Occurrence
 from unicom_jax.runs.workdir import stage_steps
 from unicom_jax.training.run import _initial_params

@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
-from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from data_pipelines.segments import SOURCE, UNDERSTOOD, Image, Text
 from data_pipelines.sequences.dropout import build_unconditional
@@ -16,18 +15,22 @@ from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture
 from tests.exchange.log_probs import both_log_probs
 from tests.exchange.own_types import theirs
+from tests.exchange.same import (
+    assert_same_offloaded,
+    assert_same_outputs,
+    assert_same_run,
+    assert_same_weights,
+    load,
+)
 from tests.runs.workdirs import begin_run, write_run
 from tests.tiny import tiny_config
 from unicom_jax.cli import main
-from unicom_jax.config import from_json
 from unicom_jax.core.batch import Role
 from unicom_jax.exchange.export import Options, export
 from unicom_jax.families.build import build_autoencoder, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator
-from unicom_jax.inference.verify import LIMITS, reference_of
-from unicom_jax.interop.pytorch.verify_unicom import differences
-from unicom_jax.runs.checkpoint import read_config
+from unicom_jax.inference.verify import LIMITS
 
 SHARED = {
     "data__patch": 4,
@@ -62,8 +65,6 @@ CONFIGURATIONS = {
         "sample__edit_start": 0.3,
     },
 }
-# What a frozen encoder gives, which this family does not have.
-OF_ENCODERS = {"features", "pooled features"}
 
 
 def written(workdir, name, **overrides):
@@ -74,10 +75,6 @@ def written(workdir, name, **overrides):
     own = {**SHARED, **CONFIGURATIONS[name], **overrides}
     config = tiny_config(evaluation__batch_size=2, **own)
     return begin_run(config, workdir, modules)
-
-
-def load(folder, kind=AutoModel, **options):
-    return kind.from_pretrained(folder, trust_remote_code=True, **options)
 
 
 @pytest.fixture(scope="module")
@@ -98,13 +95,6 @@ def model(exported):
 @pytest.fixture(scope="module")
 def generator(run):
     return Generator.load(run)
-
-
-def assert_same_outputs(generator, model):
-    reference = reference_of(generator)
-    found = differences(model, {key: np.asarray(value) for key, value in reference.items()})
-    assert found.keys() == LIMITS.keys() - OF_ENCODERS
-    assert not {name: value for name, value in found.items() if not value <= LIMITS[name][0]}
 
 
 def test_every_output_is_that_of_jax(generator, model):
@@ -178,14 +168,8 @@ def test_the_papers_ablations_are_exported_too(tmp_path):
 def test_an_export_comes_back_bit_for_bit_as_a_run(run, exported, tmp_path):
     workdir = tmp_path / "again"
     assert main(["import", f"--model={exported}", f"--workdir={workdir}"]) == 0
-    before, after = (from_json(read_config(path)) for path in (run, workdir))
-    before.stages = after.stages
-    assert before == after
-    folder = export(workdir, tmp_path / "exported", Options())
-    one, other = (load_file(path / "model.safetensors") for path in (exported, folder))
-    assert one.keys() == other.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, other[name], err_msg=name)
+    assert_same_run(run, workdir)
+    assert_same_weights(exported, export(workdir, tmp_path / "exported", Options()))
 
 
 def test_the_folder_names_its_own_model_and_has_its_code_alone(exported):
@@ -253,6 +237,10 @@ def test_gradients_reach_the_trained_parts_and_not_the_autoencoder(model):
     reached = {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     assert reached == {"decoder", "vision_model", "projector", "language_model"}
+
+
+def test_weights_and_statistics_that_are_offloaded_by_accelerate_are_fetched(exported, model):
+    assert_same_offloaded(exported, model, buffers=True)
 
 
 def test_bfloat16_keeps_the_autoencoder_and_the_head_and_stays_near(exported, model):

@@ -16,9 +16,10 @@ import pytest
 
 from data_pipelines.build import sequence_config
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Segment, Text
+from data_pipelines.sequences.document import Document
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_rows
-from data_pipelines.sequences.sequence import Document, build_document
+from data_pipelines.sequences.sequence import build_document
 from tests.data.samples import picture, tokenizer
 from tests.tiny import tiny_config
 from unicom_jax.core.batch import MixedBatch

@@ -36,8 +36,8 @@ from unicom_jax.runs import checkpoint, weights
 from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.imported import import_stage
-from unicom_jax.runs.initial import sources_of
 from unicom_jax.runs.origin import take_weights
+from unicom_jax.runs.released import sources_of
 
 PICTURES = [picture(0, 64, 64), picture(1, 64, 64)]
 FEW = {"pictures": 3, "prompts": 1, "questions": 1, "edits": 1, "shown": 1}

@@ -9,33 +9,25 @@ import pytest
 
 from data_pipelines.build import sequence_config
 from data_pipelines.segments import DRAWN, UNDERSTOOD, Image, Text
-from data_pipelines.sequences.sequence import VISION_START, build_prefix, drawing_slots
+from data_pipelines.sequences.document import drawing_slots
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from tests.data.samples import picture, tokenizer
 from tests.families.documents import documents, lively, pack
 from tests.models.torch_weights import assert_close
-from tests.tiny import tiny_config
+from tests.tiny import UAE, tiny_config
 from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ConfigError
 from unicom_jax.core.batch import Role
 from unicom_jax.families.build import build_unified
-from unicom_jax.families.uae import UaeImages
+from unicom_jax.families.images import Noised
+from unicom_jax.families.uae import UaeImages, Words
 from unicom_jax.models.qwen_vl import QwenVL
 
-PATCH, SIDE, FOLD = 8, 4, 2  # 32 pixels, 4 x 4 tokens, 2 x 2 slots
-CHOSEN = {
-    "unified__pathway": "uae",
-    "unified__fold": FOLD,
-    "unified__image_positions": "mrope",
-    "unified__transformer__rope_sections": (2, 3, 3),
-    "unified__uae__vision__patch_size": PATCH,
-    "unified__uae__vision__window_size": 16,
-    "data__patch": PATCH,
-    "data__image_size": PATCH * SIDE,
-}
+SIDE, FOLD = 4, 2  # tokens along a picture, and along a slot
 
 
 def configured(**overrides):
-    return tiny_config(**{**CHOSEN, "data__vocab_size": tokenizer().vocab_size, **overrides})
+    return tiny_config(**{**UAE, "data__vocab_size": tokenizer().vocab_size, **overrides})
 
 
 CONFIG = configured()
@@ -128,6 +120,20 @@ def test_packed_words_give_the_context_that_they_give_when_sampled(conditions):
         noisy = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
         speed = MODEL.velocity(PARAMS, context, noisy, np.array([0.3]))
         assert speed.shape == noisy.shape and np.all(np.isfinite(speed))
+
+
+def test_compiled_programs_name_the_drawers_work():
+    """`unicom plan` divides a step's time by these names."""
+    images = MODEL.images
+    words = jnp.zeros((1, 1, 3, images.decoder.transformer.context_dim))
+    latents = jnp.zeros((1, 1, SIDE**2, images.codec.latent_dim))
+    noised = Noised(latents, jnp.zeros((1, 1)), jnp.array([[[SIDE, SIDE]]]))
+
+    @jax.jit
+    def speed(params):
+        return images.velocity(params, Words(words, jnp.array([[3]])), noised, None)
+
+    assert "module.flow_decoder" in speed.lower(PARAMS).as_text(debug_info=True)
 
 
 # ---- what is trained ----------------------------------------------------------------------

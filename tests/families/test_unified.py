@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data_pipelines.sequences.sequence import drawing_slots
+from data_pipelines.sequences.document import drawing_slots
 from tests.families.documents import (
     ALL,
     DRAW,

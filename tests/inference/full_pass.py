@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.sequences.document import Document, drawing_slots
 from data_pipelines.sequences.packing import PackingConfig, pack_rows
-from data_pipelines.sequences.sequence import Document, drawing_slots
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.families.images import Noised
 from unicom_jax.families.slots import place_images

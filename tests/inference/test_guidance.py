@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from data_pipelines.segments import DRAWN, SOURCE, Text
+from data_pipelines.sequences.document import MASK_FIELDS, drawing_slots
 from data_pipelines.sequences.dropout import build_training
-from data_pipelines.sequences.sequence import MASK_FIELDS, drawing_slots
 from data_pipelines.sequences.tokenizer import with_token
 from tests.families.documents import image
 from unicom_jax.core.batch import Role

@@ -19,7 +19,7 @@ from unicom_jax.planning.plan import GIB, plan_stage
 from unicom_jax.planning.program import abstract_batch, assume_flux, make_program
 from unicom_jax.planning.search import changed, grid, nearest_fit, search
 from unicom_jax.planning.table import exchange_table, parameter_line, plan_table, search_table
-from unicom_jax.runs.initial import build_stage
+from unicom_jax.runs.released import build_stage
 from unicom_jax.runs.stages import PARTS, Occurrence
 from unicom_jax.training import run
 from unicom_jax.training.flops import computed, step_flops

@@ -11,7 +11,14 @@ import pytest
 
 from unicom_jax.core.flow_steps import SdeStep
 from unicom_jax.core.losses import mean
-from unicom_jax.rl.flow_objectives import Awm, FlowGrpo, Nft, step_kl, window_start
+from unicom_jax.rl.flow_objectives import (
+    Awm,
+    FlowGrpo,
+    Nft,
+    step_kl,
+    velocity_distance,
+    window_start,
+)
 from unicom_jax.rl.policy import Clip, k3
 
 SHAPE = (3, 2, 4, 5)  # pictures, times, tokens, channels
@@ -144,6 +151,23 @@ def test_the_kl_of_a_step_is_that_of_its_gaussians_and_the_mean_of_k3():
     distances = np.asarray(k3(log_prob, step.log_prob(old, z, after, *times)))
     error = distances.std() / np.sqrt(len(distances))
     assert abs(distances.mean() - float(kl[0])) < 5 * error
+
+
+@pytest.mark.parametrize("objective", [Nft(), Awm()])
+def test_the_distance_from_the_first_weights_is_bounded_where_data_are_predicted(objective):
+    """(x̂ - x̂_ref) / max(1 - t, floor), by hand; without a floor it is that of velocities."""
+    clean, before = NEW, OLD  # predictions of the data
+    time = TIME.at[0, 0].set(1 - 1e-4)
+    left = np.asarray(1.0 - time)[..., None, None]
+    now, then = ((x - NOISY) / left for x in (clean, before))
+    kl = partial(objective.terms, now, then, TARGET, time, jnp.ones(3), then)
+    difference = np.asarray(clean - before, np.float64)
+    bounded = np.square(difference / np.maximum(left, 0.5)).mean()
+    assert float(mean(kl(floor=0.5)["kl"])) == pytest.approx(bounded, rel=1e-3)
+    free = np.square(difference / left).mean()
+    assert float(mean(kl()["kl"])) == pytest.approx(free, rel=1e-3)
+    assert free > 1000 * bounded
+    assert float(mean(velocity_distance(now, then, time))) == float(mean(kl()["kl"]))
 
 
 def test_a_window_moves_after_the_updates_it_is_held_and_begins_again():

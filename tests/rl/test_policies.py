@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,7 @@ from unicom_jax.families.family import Subtree
 from unicom_jax.models.mmdit import POSITIONS
 from unicom_jax.planning.program import abstract_batch
 from unicom_jax.rl import captioner as captioners
+from unicom_jax.rl.flow_objectives import Nft
 from unicom_jax.rl.rows import caption_log_probs, picture_rows
 from unicom_jax.runs.stages import PARTS, START
 from unicom_jax.training.stages.policy import captioner_stage, drawer_stage, joint_stage
@@ -126,6 +129,28 @@ def test_the_drawer_begins_at_the_policy_that_drew(made, objective):
         assert float(terms["clip_share"][0]) == 0.0
 
 
+@pytest.mark.parametrize(("prediction", "floor"), [("velocity", 0.0), ("data", 0.3)])
+def test_distances_are_bounded_by_the_floor_of_the_flow_loss(prediction, floor):
+    """Traced, not run."""
+    config = tiny_config(
+        data__vocab_size=tokenizer().vocab_size,
+        unified__prediction=prediction,
+        unified__time_floor=0.3,
+        u4g__rewards__latents=1.0,
+    )
+    floors = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Noting(Nft):
+        def terms(self, *given, floor):
+            floors.append(floor)
+            return super().terms(*given, floor=floor)
+
+    policy = drawer_stage("u4g", config, tokenizer()).loss.__self__
+    traced(dataclasses.replace(policy, objective=Noting()), config, "u4g")
+    assert floors == [floor]
+
+
 @pytest.mark.parametrize("pathway", ["transfusion", "query", "cheers"])
 @pytest.mark.parametrize(
     ("build", "stage"),
@@ -140,20 +165,24 @@ def test_every_family_has_rollouts_and_losses(pathway, build, stage):
     config = tiny_config(
         unified__pathway=pathway, data__vocab_size=tokenizer().vocab_size, **changes
     )
-    made = build(stage, config, tokenizer())
-    family = family_of(config)
-    needed = {**family.in_model, START: Subtree("unified")}
+    samples, terms = traced(build(stage, config, tokenizer()), config, stage)
+    rows = config[stage].batch_size * config[stage].group_size
+    drawings = config[stage].get("drawings", 1)
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(samples)} == {rows, rows * drawings}
+    assert {"policy", "kl", "clip_share", "length", "reward", "collapsed"} <= terms.keys()
+
+
+def traced(policy, config, stage):
+    """Samples and terms of a stage, or of the policy that makes them, as shapes alone."""
+    needed = {**family_of(config).in_model, START: Subtree("unified")}
     abstract = {part: PARTS[part].build(config).abstract() for part in PARTS}
     frozen = {name: of.of(abstract[of.part]) for name, of in needed.items()}
     batch = abstract_batch(config, stage)
     key = jax.eval_shape(lambda: jax.random.key(0))
-    samples = jax.eval_shape(made.prepare, abstract["unified"], frozen, batch, key)
+    samples = jax.eval_shape(policy.prepare, abstract["unified"], frozen, batch, key)
     rows = config[stage].batch_size * config[stage].group_size
-    drawings = config[stage].get("drawings", 1)
-    assert {leaf.shape[0] for leaf in jax.tree.leaves(samples)} == {rows, rows * drawings}
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
-    terms = jax.eval_shape(made.loss, abstract["unified"], frozen, samples, keys)
-    assert {"policy", "kl", "clip_share", "length", "reward", "collapsed"} <= terms.keys()
+    return samples, jax.eval_shape(policy.loss, abstract["unified"], frozen, samples, keys)
 
 
 @pytest.mark.parametrize(

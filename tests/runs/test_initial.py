@@ -24,7 +24,8 @@ from unicom_jax.families.build import (
 )
 from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.layout import LAYOUTS
-from unicom_jax.runs.initial import build_stage, initial_params, sources_of
+from unicom_jax.runs.initial import initial_params
+from unicom_jax.runs.released import build_stage, sources_of
 
 SEED = 3
 

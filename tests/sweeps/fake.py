@@ -17,6 +17,9 @@ from unicom_jax.sweeps.outcomes import DONE, FAILED, write_outcome
 from unicom_jax.sweeps.plan import Plan, make_plan
 from unicom_jax.sweeps.sweep import Contrast, Sweep
 
+FILE = """\
+from tests.sweeps.fake import fake_sweep as get_sweep
+"""
 KINDS = ("colour", "count")
 CATEGORIES = {"single": 4, "two": 8}
 SCORES = ("understanding/qa", "generation/overall", "reconstruction/kid", "pretrain:eval/loss")

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sweeps.fake import write_fake_sweep, write_hand_made
+from tests.sweeps.fake import FILE, write_fake_sweep, write_hand_made
 from unicom_jax.cli import main
 from unicom_jax.sweeps import command
 from unicom_jax.sweeps.plan import write_jobs
-
-FILE = """\
-from tests.sweeps.fake import fake_sweep as get_sweep
-"""
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +87,7 @@ def test_a_wrong_flag_ends_with_status_2(capsys, flags, words):
     [
         (["sweep", "run", "missing.py"], "missing.py: no such file"),
         (["sweep", "table", "FILE", "--workdir=nowhere"], "nowhere holds no sweep"),
-        (["sweep", "run", "FILE", "--workdir=gs://bucket/x"], "is in an object store"),
+        (["sweep", "run", "FILE", "--workdir=hf://datasets/a/b"], "--workdir=hf://datasets/a/b"),
         (["compare", "nowhere"], "nowhere holds no run"),
     ],
 )

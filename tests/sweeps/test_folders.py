@@ -16,10 +16,8 @@ from unicom_jax.sweeps.folders import prepare, used_bytes
 from unicom_jax.sweeps.plan import make_plan, write_jobs
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def write_trained(workdir):
     """A sweep whose stages are done, as far as its folders say."""
-    workdir = tmp_path_factory.mktemp("sweep")
     whole = write_run(workdir / "whole")
     plan = make_plan(sweep())
     write_jobs(plan, workdir)
@@ -32,7 +30,13 @@ def trained(tmp_path_factory):
         shutil.copytree(whole / "tokenizer", folder / "tokenizer")
         shutil.copy2(whole / "config.json", folder)
         (folder / "data.json").write_text(json.dumps({"windows": {job.label: {"documents": 8}}}))
-    return plan, workdir
+    return plan
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("sweep")
+    return write_trained(workdir), workdir
 
 
 def inodes(folder):

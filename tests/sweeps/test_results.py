@@ -8,6 +8,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
@@ -23,7 +24,9 @@ from tests.sweeps.fake import (
 )
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError, to_json
-from unicom_jax.evaluation.scores import read_scores
+from unicom_jax.evaluation.intervals import mean_interval
+from unicom_jax.evaluation.records import Redrawing, write_records
+from unicom_jax.evaluation.scores import Score, flatten, read_scores, write_scores
 from unicom_jax.sweeps.command import print_comparisons
 from unicom_jax.sweeps.compare import (
     HEADINGS,
@@ -60,6 +63,19 @@ def test_a_score_is_the_sum_of_what_its_items_contribute(tmp_path, score):
     found = outcomes_of(tmp_path, score)
     assert found.value == read_scores(tmp_path / "scores.json")[score]
     assert sum(found.items.values()) == pytest.approx(found.value) and len(found.items) > 3
+
+
+@pytest.mark.parametrize("name", ["cosine", "agreement", "caption_kept", "caption_invented"])
+def test_a_score_of_redrawings_is_a_mean_over_pictures(tmp_path, name):
+    marks = [0.25, 0.5, 1.0, 0.75]
+    rows = [
+        Redrawing(f"p/{i}", None, "a", None, "b", None, m, m, m, m) for i, m in enumerate(marks)
+    ]
+    write_records(tmp_path / "evaluation", {"unified": rows})
+    score = Score(f"unified/{name}", mean_interval(marks), len(marks))
+    write_scores(tmp_path / "scores.json", flatten([score]))
+    found = outcomes_of(tmp_path, score.name)
+    assert sum(found.items.values()) == pytest.approx(found.value) and len(found.items) == 4
 
 
 def test_questions_about_one_picture_are_one_cluster(tmp_path):
@@ -233,6 +249,30 @@ def test_two_single_runs_are_compared_over_their_items(runs):
 def test_keys_that_change_no_result_do_not_part_a_group(runs, tmp_path):
     other = write_hand_made(tmp_path / "other", seed=7, rate=0.4, data__threads=5)
     assert len(group_runs([runs[0], other])) == 1
+
+
+def test_settings_of_stages_that_are_not_trained_do_not_part_a_group(runs, tmp_path):
+    alike = {"stages": ("encoder", "codec", "pretrain"), "seed": 7, "rate": 0.4}
+    other = write_hand_made(tmp_path / "other", sft__learning_rate=0.5, **alike)
+    first = write_hand_made(tmp_path / "first", **(alike | {"seed": 0}))
+    assert len(group_runs([first, other])) == 1
+    for name, key in (("trained", "pretrain__learning_rate"), ("part", "unified__z_loss")):
+        changed = write_hand_made(tmp_path / name, **{key: 0.5}, **alike)
+        assert len(group_runs([first, changed])) == 2
+
+
+def test_runs_that_start_from_runs_of_their_seeds_are_one_group(runs, tmp_path):
+    def started(name: str, origin: Path, seed: int) -> Path:
+        start = {"sft__init_from": f"{origin}:pretrain", "stages": ("sft",)}
+        return write_hand_made(tmp_path / name, seed=seed, rate=0.4, **start)
+
+    first, second = (started(f"s{seed}", runs[seed], seed) for seed in (0, 1))
+    (group,) = group_runs([first, second])
+    assert sorted(group.runs) == [0, 1]
+    other = started("other", runs[4], 1)  # a run of seed 1, too, but with more steps
+    assert [group.name for group in group_runs([first, other])] == ["s0", "other"]
+    gone = started("gone", tmp_path / "nowhere", 1)
+    assert len(group_runs([first, gone])) == 2
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ import pytest
 from rich.console import Console
 
 from unicom_jax.sweeps import runner
-from unicom_jax.sweeps.outcomes import BUSY, DONE, FAILED, STOPPED, read_outcome, write_outcome
+from unicom_jax.sweeps.outcomes import (
+    BUSY,
+    DONE,
+    FAILED,
+    STOPPED,
+    read_outcome,
+    read_outcomes,
+    write_outcome,
+)
 from unicom_jax.sweeps.plan import Job, Plan, Run
 from unicom_jax.sweeps.predict import predict
 from unicom_jax.sweeps.runner import Runner, reasons, spent
@@ -141,7 +149,7 @@ def test_a_job_that_another_runner_is_at_waits_while_others_run(tmp_path):
 def test_no_stage_is_started_after_the_cpu_time_is_used_up(tmp_path):
     plan, jobs = plan_of(TWO), Jobs(seconds=40.0)
     ended = run(plan, tmp_path, jobs, minutes=1.0)
-    assert len(jobs.started) == 2 and spent(plan, tmp_path) == 80.0
+    assert len(jobs.started) == 2 and spent(read_outcomes(tmp_path)) == 80.0
     assert set(ended.unstarted) == {"left", "right", "a", "b"} - set(jobs.started)
 
 
@@ -194,10 +202,10 @@ def test_a_prediction_is_what_a_job_of_another_seed_took():
 def test_no_process_is_started_for_a_job_that_another_one_is_seen_at(tmp_path, monkeypatch):
     jobs, seen = Jobs(), []
 
-    def claimed(workdir, id):
-        seen.append(id)
-        return id == "left" and seen.count("left") < 3
+    def claimed(claim):
+        seen.append(claim.name)
+        return claim.name == "left" and seen.count("left") < 3
 
-    monkeypatch.setattr(runner, "is_claimed", claimed)
+    monkeypatch.setattr(runner, "is_locked", claimed)
     run(plan_of(TWO), tmp_path, jobs)
     assert seen.count("left") == 3 and jobs.started.count("left") == 1

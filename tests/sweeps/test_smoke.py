@@ -12,7 +12,9 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from unicom_jax.sweeps.outcomes import DONE, read_outcome
+from tests.stores import bucket_of_module, running_servers  # noqa: F401 - fixtures
+from unicom_jax.core.paths import as_path
+from unicom_jax.sweeps.outcomes import DONE, read_outcome, read_outcomes
 from unicom_jax.sweeps.results import SPENT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,13 +50,9 @@ def start(file: Path, workdir: Path, *flags: str) -> subprocess.Popen:
 
 def table(workdir: Path) -> list[dict]:
     """The results, but for what differs between two equal sweeps."""
-    rows = pyarrow.parquet.read_table(workdir / "results.parquet").to_pylist()
+    content = pyarrow.BufferReader((workdir / "results.parquet").read_bytes())
+    rows = pyarrow.parquet.read_table(content).to_pylist()
     return [{key: value for key, value in row.items() if key not in SPENT} for row in rows]
-
-
-def outcomes(workdir: Path) -> dict[str, dict]:
-    ids = (path.stem for path in (workdir / "outcomes").glob("*.json"))
-    return {id: read_outcome(workdir, id) for id in ids}
 
 
 @pytest.fixture(scope="module")
@@ -100,20 +98,27 @@ def test_a_killed_sweep_that_two_runners_resume_has_the_table_of_one_that_was_le
     monkeypatch.setenv("UNICOM_SLURM", "cluster=local")  # submitit's own executor does the jobs
     if engine == "ray":
         request.getfixturevalue("ray_cluster")
+    check_killed_and_resumed(alone, tmp_path, f"--engine={engine}")
+
+
+def test_a_killed_sweep_in_a_store_that_is_resumed_there_has_the_same_table(alone, bucket):
+    check_killed_and_resumed(alone, as_path(f"{bucket}/sweep"))
+
+
+def check_killed_and_resumed(alone: tuple[Path, Path], workdir: Path, *flags: str) -> None:
     file, reference = alone
-    flags = (f"--engine={engine}",)
-    killed = start(file, tmp_path, *flags, "--jobs=2")
-    while len(outcomes(tmp_path)) < 2:
+    killed = start(file, workdir, *flags, "--jobs=2")
+    while len(read_outcomes(workdir)) < 2:
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.1)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    kept = outcomes(tmp_path)
-    both = [start(file, tmp_path, *flags) for _ in range(2)]
+    kept = read_outcomes(workdir)
+    both = [start(file, workdir, *flags) for _ in range(2)]
     printed = [one.communicate()[0] for one in both]
     assert [one.returncode for one in both] == [1, 1], printed  # a variant has no result
-    found = outcomes(tmp_path)
+    found = read_outcomes(workdir)
     done = {id: one for id, one in found.items() if one["status"] == DONE}
     assert len(done) == 12  # encoder, codec, two stages and two runs, of two seeds
     assert all(found[id] == one for id, one in kept.items())  # what was done is not done again
-    assert table(tmp_path) == table(reference)
+    assert table(workdir) == table(reference)

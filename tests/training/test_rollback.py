@@ -129,6 +129,8 @@ def test_more_steps_of_a_finished_cosine_say_that_the_learning_rate_rises_again(
     longer = Run(tmp_path, steps=8, trainer={**cosine, "steps": 8})
     line = "! toy: the learning rate of step 4 was 0 when the checkpoint was saved and is 0.005 now"
     assert line in longer.said
+    (said,) = (text for text in longer.said.splitlines() if text.startswith(line))
+    assert "tuned_steps" in said and "b1, b2, eps and weight_decay changed too" in said
     assert longer.lines[4]["learning_rate"] == pytest.approx(0.005)
 
 

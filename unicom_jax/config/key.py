@@ -51,7 +51,6 @@ class Key:
       item: type of the items of a tuple; None: that of the default's first one.
       commas: of a tuple of texts: commas separate them on the command line, and are part of none.
       path: a file or folder, on this machine (`~` is the home directory) or in an object store.
-      local: of a path: on this machine alone.
       resume: NEUTRAL, RECORDED or STRUCTURAL.
       switch: turning it on or off (between 0 and another value) is structural all the same,
         because a checkpoint holds other things then.
@@ -73,7 +72,6 @@ class Key:
     item: type | None = None
     commas: bool = False
     path: bool = False
-    local: bool = False
     resume: str = STRUCTURAL
     switch: bool = False
     filled_in: bool = False
@@ -171,7 +169,7 @@ def checked(name: str, key: Key, value: Any) -> Any:
     if key.kind is tuple:
         return _checked_tuple(name, key, value)
     if key.kind is str and key.path:
-        value = checked_path(name, value, stores=() if key.local else READABLE)
+        value = checked_path(name, value, stores=READABLE)
     return _checked_item(name, key, key.kind, value, value)
 
 

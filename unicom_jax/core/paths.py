@@ -9,6 +9,7 @@ renamed or locked.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import errno
@@ -27,9 +28,9 @@ from etils.epath import backend, gpath
 ADDRESS = re.compile(r"(gs|s3|hf)://")
 READ_ONLY = "hf"
 PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3"), "hf": ("huggingface_hub", "")}
-COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hf": "hf download"}
 LFS = "version https://git-lfs"  # the first words of a file that Git LFS has not fetched
 COPIED_AT_ONCE = 8 * 2**20  # bytes
+COPIES_AT_ONCE = 8  # files
 Function = TypeVar("Function", bound=Callable[..., Any])
 Path = pathlib.Path | epath.Path
 PathLike = str | os.PathLike
@@ -51,18 +52,6 @@ def is_pointer(path: PathLike) -> bool:
     """Whether a file is only a Git LFS pointer, because its content was not fetched."""
     with open_binary(path) as file:
         return file.read(len(LFS)) == LFS.encode()
-
-
-def copy_command(address: PathLike) -> str:
-    """The command that copies a folder or file of a store to this machine."""
-    text = os.fspath(address)
-    scheme, rest = text.split("://", 1)
-    if scheme == READ_ONLY:
-        kind, *names = rest.split("/")
-        if kind not in ("datasets", "spaces"):
-            return f"{COPY[scheme]} {'/'.join([kind, *names][:2])}"
-        return f"{COPY[scheme]} --repo-type={kind.removesuffix('s')} {'/'.join(names[:2])}"
-    return f"{COPY[scheme]} {text} FOLDER"
 
 
 @functools.cache
@@ -138,6 +127,10 @@ class Stat:
         return self.st_size
 
     @property
+    def st_mtime_ns(self) -> int:
+        return int(self.st_mtime * 1e9)
+
+    @property
     def mtime(self) -> int:
         return int(self.st_mtime)
 
@@ -204,12 +197,24 @@ class StorePath(gpath.PosixGPath):
             found = filesystem(self).modified(str(self)) if about["type"] == "file" else None
         return Stat(about.get("size") or 0, found.timestamp() if found else 0.0, found is None)
 
+    def details(self, *, below: bool = False) -> dict[str, dict[str, Any]]:
+        """What fsspec knows of the files in this folder, and with `below` in all folders below it:
+        "size" in bytes and the store's own entries, by name relative to this folder, sorted."""
+        with asking(self):
+            if below:
+                found = filesystem(self).find(str(self), detail=True)
+            else:
+                found = {}
+                with contextlib.suppress(FileNotFoundError):
+                    listed = filesystem(self).ls(str(self), detail=True)
+                    found = {about["name"]: about for about in listed if about["type"] == "file"}
+        start = len(str(self).split("://", 1)[1].rstrip("/")) + 1
+        named = {name[start:]: about for name, about in sorted(found.items())}
+        return {name: about for name, about in named.items() if name and name[-1] != "/"}
+
     def files(self) -> list[str]:
         """The names of all files below this folder, relative to it, sorted."""
-        with asking(self):
-            found = filesystem(self).find(str(self))
-        start = len(str(self).split("://", 1)[1].rstrip("/")) + 1
-        return sorted(name[start:] for name in found)
+        return list(self.details(below=True))
 
 
 def open_binary(path: PathLike, buffering: int = -1) -> IO[bytes]:
@@ -231,6 +236,12 @@ def joined(folder: PathLike, name: str) -> Path:
     if is_remote(name) or not is_remote(folder):
         return as_path(name) if is_remote(name) else pathlib.Path(folder) / name
     return as_path(f"{os.fspath(folder)}/{name}")
+
+
+def cache_folder(kind: str) -> pathlib.Path:
+    """The folder of this user and machine for what can be made or fetched again."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return pathlib.Path(base, "unicom_jax", kind)
 
 
 def absolute(path: PathLike) -> str:
@@ -267,8 +278,13 @@ def upload(folder: pathlib.Path, address: PathLike, last: tuple[str, ...] = ()) 
 
 
 def copy_file(source: PathLike, target: PathLike) -> None:
-    """Copies one file between file systems and stores; the copy is complete or does not exist."""
+    """Copies one file between file systems and stores; the copy is complete or does not exist.
+    Within a store no byte passes through this machine."""
     source, target = as_path(source), as_path(target)
+    if _is_one_store(source, target):
+        with contextlib.suppress(NotImplementedError), asking(source):  # zonal buckets of GCS
+            filesystem(source).cp_file(str(source), str(target))
+            return
     if not is_remote(target):
         half = target.with_name(f"{target.name}.part")
         half.parent.mkdir(parents=True, exist_ok=True)
@@ -280,15 +296,29 @@ def copy_file(source: PathLike, target: PathLike) -> None:
         shutil.copyfileobj(data, file, COPIED_AT_ONCE)
 
 
-def copy_tree(source: PathLike, target: PathLike) -> None:
-    """Copies a folder between file systems and stores, file by file."""
+def _is_one_store(source: Path, target: Path) -> bool:
+    schemes = {str(path).split("://", 1)[0] if is_remote(path) else "" for path in (source, target)}
+    return len(schemes) == 1 and schemes <= {"gs", "s3"}
+
+
+def copy_tree(source: PathLike, target: PathLike, last: tuple[str, ...] = ()) -> None:
+    """Copies a folder between file systems and stores. Files named as in `last` come after all
+    others, those of subfolders first."""
     source, target = as_path(source), as_path(target)
     if is_remote(source):
         names = source.files()
     else:
         names = [str(path.relative_to(source)) for path in source.rglob("*") if path.is_file()]
-    for name in names:
+    marks = [name for name in names if name.rpartition("/")[2] in last]
+
+    def copy(name: str) -> None:
         copy_file(f"{source}/{name}", f"{target}/{name}")
+
+    with concurrent.futures.ThreadPoolExecutor(COPIES_AT_ONCE) as pool:
+        for _ in pool.map(copy, [name for name in names if name not in set(marks)]):
+            pass
+    for name in sorted(marks, key=lambda name: (-name.count("/"), name)):
+        copy(name)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from unicom_jax.evaluation.editing import EditJudge, judge_pixels
 from unicom_jax.evaluation.generation import Prompt
 from unicom_jax.evaluation.suite import balanced, first_of_each
 from unicom_jax.evaluation.understanding import CaptionJudge
-from unicom_jax.evaluation.unified import PictureJudge
+from unicom_jax.evaluation.unified import FactsJudge, PictureJudge
 
 DEVELOPMENT, TEST = "development", "test"
 SPLITS = (DEVELOPMENT, TEST)
@@ -34,6 +34,7 @@ class EvaluationData:
       judge_edit: decides whether an edit succeeded; by default from the pixels of the true target.
       judge_caption: decides whether a caption in other words is true; None: only stored ones count.
       judge_drawing: decides which facts of a picture another one keeps; None: this is not judged.
+      judge_facts: decides which facts of an example's picture a text has; None: this is not judged.
     """
 
     examples: Sequence[Example]
@@ -41,6 +42,7 @@ class EvaluationData:
     judge_edit: EditJudge = judge_pixels
     judge_caption: CaptionJudge | None = None
     judge_drawing: PictureJudge | None = None
+    judge_facts: FactsJudge | None = None
 
 
 def complete(source: Sequence[Example]) -> Sequence[Example]:

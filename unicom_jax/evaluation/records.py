@@ -110,6 +110,8 @@ class Caption:
 class Redrawing:
     """A picture, the model's description of it and its drawing of that, and its drawing of the true
     description. `cosine`, `agreement`: of picture and first drawing; None if not measured.
+    `caption_kept`: share of the picture's facts that the model's description has;
+    `caption_invented`: share of the facts of the description that are wrong; None if not judged.
     """
 
     key: str
@@ -120,6 +122,8 @@ class Redrawing:
     true_drawing: Picture | None
     cosine: float | None
     agreement: float | None
+    caption_kept: float | None = None
+    caption_invented: float | None = None
 
 
 Record = Reconstruction | Generation | Details | Editing | Answer | Caption | Redrawing

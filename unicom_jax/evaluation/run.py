@@ -179,9 +179,14 @@ def suites_of(
     retrieved = samples.pictures if config.prompts and encoder else 0
 
     def redraw(model: UnifiedModel, progress: Progress) -> SuiteResult:
-        judge = data.judge_drawing
         return evaluate_unified(
-            model, data.examples, config, encoder=encoder, judge=judge, progress=progress
+            model,
+            data.examples,
+            config,
+            encoder=encoder,
+            judge=data.judge_drawing,
+            judge_words=data.judge_facts,
+            progress=progress,
         )
 
     planned = {

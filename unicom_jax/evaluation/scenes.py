@@ -8,7 +8,8 @@ from functools import partial
 
 from data_pipelines.examples import Edit, Example
 from data_pipelines.scenes import geneval
-from data_pipelines.scenes.agreement import agreement, seen_in
+from data_pipelines.scenes.agreement import Agreement, agreement, score_caption, seen_in
+from data_pipelines.scenes.long_captions import score_long, truth_of
 from data_pipelines.scenes.render import render
 from data_pipelines.scenes.scene import Scene, SceneConfig
 from data_pipelines.scenes.source import ScenesSource
@@ -50,6 +51,12 @@ def scenes_data(
     def judge_caption(text: str, example: Example) -> bool:
         return geneval.caption_verdict(text, source.scene(_place(example))).correct
 
+    # A description should be like the data's most detailed caption: the long one, if there is one.
+    score = score_long if scenes.long_captions else score_caption
+
+    def judge_facts(text: str, example: Example) -> Agreement:
+        return score(text, truth_of(source.scene(_place(example))))
+
     prompts = [
         _prompt(prompt, scene)
         for category in geneval.CATEGORIES
@@ -61,6 +68,7 @@ def scenes_data(
         judge_edit=judge_edit,
         judge_caption=judge_caption,
         judge_drawing=lambda picture, drawn: agreement(seen_in(picture), seen_in(drawn)),
+        judge_facts=judge_facts,
     )
 
 

@@ -68,6 +68,7 @@ STYLES = {
     "generation/kid": Style("", False, ".3g", 0.0, None),
     "unified/cosine": Style("", True, ".3f", 0.0, 1.0),
     "unified/invented": Style("%", False, ".1f", 0.0, 1.0),
+    "unified/caption_invented": Style("%", False, ".1f", 0.0, 1.0),
     "understanding/caption_f1": Style("", True, ".3f", 0.0, 1.0),
 }
 

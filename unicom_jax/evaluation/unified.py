@@ -7,6 +7,9 @@ agree. It is measured on three descriptions of the same pictures, drawn from the
     unified/NAME/true caption     the data's most detailed one: what drawing alone could reach
     chance, and unified/NAME/shuffled   the model's description of the next picture
 
+Where a judge can read descriptions, `caption_kept` and `caption_invented` also compare each of them
+with the facts of the picture, without drawing it.
+
 With `config.best_of` above 1, each description is drawn so many times, and the drawing that agrees
 best with the picture counts: by the judge, or by the cosine where there is none.
 """
@@ -38,7 +41,10 @@ from unicom_jax.evaluation.suite import (
 
 # Facts of the first picture that the second one kept or lost, and those that it invented.
 PictureJudge = Callable[[Picture, Picture], Agreement]
+# The same of a text and the picture of an example.
+FactsJudge = Callable[[str, Example], Agreement]
 OWN, TRUE, SHUFFLED = "", "true caption", "shuffled"
+RECORDED = ("cosine", "agreement", "caption_kept", "caption_invented")  # fields of `Redrawing`
 
 
 def evaluate_unified(
@@ -48,13 +54,15 @@ def evaluate_unified(
     *,
     encoder: Encoder | None = None,
     judge: PictureJudge | None = None,
+    judge_words: FactsJudge | None = None,
     progress: Progress = silent,
 ) -> SuiteResult:
     """Scores the first `config.pictures` examples.
 
     cosine: that of the encoder's pooled features of both pictures (`encoder` as in
     `evaluate_reconstruction`). With a `judge` also agreement: facts kept over all that were kept,
-    lost or invented; kept: over the true ones; invented: over those of the drawing.
+    lost or invented; kept: over the true ones; invented: over those of the drawing. With
+    `judge_words` also caption_kept and caption_invented: the same two of the descriptions.
     """
     count = min(config.pictures, len(examples))
     if not count or (encoder is None and judge is None):
@@ -78,6 +86,7 @@ def evaluate_unified(
             turns = draw_turns(model, asked, shape, config, first)
             judged = [_marks(originals, one, encoder, judge) for one in turns]
             drawn[kind], found[kind] = _best(turns, judged)
+            found[kind] |= _marks_of_words(asked, [one for _, one in batch], judge_words)
             for name, values in found[kind].items():
                 marks[kind].setdefault(name, []).extend(values)
         for row, (index, example) in enumerate(batch):
@@ -90,8 +99,7 @@ def evaluate_unified(
                     drawing=drawn[OWN][row],
                     true_caption=captions[TRUE][index],
                     true_drawing=drawn[TRUE][row],
-                    cosine=own.get("cosine"),
-                    agreement=own.get("agreement"),
+                    **{name: own.get(name) for name in RECORDED},
                 )
             )
     return SuiteResult(_scores(marks), records)
@@ -131,6 +139,19 @@ def _marks(
         found["kept"] = [one.completeness for one in told]
         found["invented"] = [one.wrong for one in told]
     return found
+
+
+def _marks_of_words(
+    texts: Sequence[str], examples: Sequence[Example], judge: FactsJudge | None
+) -> dict[str, list[float]]:
+    """As `_marks`, for descriptions of the examples' pictures."""
+    if judge is None:
+        return {}
+    found = [judge(text, example) for text, example in zip(texts, examples, strict=True)]
+    return {
+        "caption_kept": [one.completeness for one in found],
+        "caption_invented": [one.wrong for one in found],
+    }
 
 
 def _best(

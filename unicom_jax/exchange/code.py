@@ -19,6 +19,7 @@ CODE = (
     "modeling_unicom_language",
     "modeling_unicom_reading",
     "modeling_unicom_standard",
+    "modeling_unicom_writing",
     "modeling_unicom_generation",
     "image_processing_unicom",
     "processing_unicom",
@@ -30,7 +31,12 @@ OWN_CODE = {
         "modeling_unicom_sd3",
         "modeling_unicom_pathway",
     ),
-    "modeling_unicom_cheers": (),
+    "modeling_unicom_cheers": ("modeling_unicom_autoencoded",),
+    "modeling_unicom_uae": (
+        "modeling_unicom_autoencoded",
+        "modeling_unicom_qwen_vision",
+        "modeling_unicom_sd3",
+    ),
 }
 
 

@@ -2,91 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import re
-import shutil
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
-from flax import traverse_util
-
-from data_pipelines.build import grid_unit, image_policy
 from data_pipelines.sequences.tokenizer import Tokenizer
-from unicom_jax.config import KEYS, ConfigError, values
-from unicom_jax.core.module import Module, Params
+from unicom_jax.config import ConfigError, values
 from unicom_jax.exchange import peft
-from unicom_jax.exchange.code import SOURCES, code_of
-from unicom_jax.exchange.model_card import model_card
-from unicom_jax.exchange.parts import PARTS, Part
+from unicom_jax.exchange.parts import PARTS
+from unicom_jax.exchange.written import DTYPES, Options, Run, fill, write_model, write_part
 from unicom_jax.families.build import build_autoencoder
 from unicom_jax.interop.atomic import new_folder
-from unicom_jax.interop.folders import fill_folder
-from unicom_jax.interop.layouts import exported, siglip
-from unicom_jax.interop.layouts.layout import DIFFUSERS, LAYOUTS, Layout
-from unicom_jax.interop.pytorch.sequence_unicom import Format
-from unicom_jax.interop.transfer import store_weights
+from unicom_jax.interop.layouts import exported
+from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.models.paint_space import AUTOENCODER
-from unicom_jax.models.transformer import Transformer
-from unicom_jax.models.vision_encoder import VisionEncoder
 from unicom_jax.runs import weights
 from unicom_jax.runs.autoencoder import has_trained, load_trained
 
-AUTO_MODELS = (
-    "AutoModel",
-    "AutoModelForCausalLM",
-    "AutoModelForImageTextToText",
-    "AutoModelForMultimodalLM",
-)
-PROCESSOR = {"AutoProcessor": "processing_unicom.UnicomProcessor"}
-# Where transformers keeps chat templates other than the default one.
-GIVEN_TEMPLATE = Path("additional_chat_templates", "original.jinja")
 # The ways in which the exported code can resize pictures.
 FORMAT = {
     "data.policy": ("fixed", "naflex", "bucket", "bucket_walk"),
     "data.understood_policy": ("same",),
 }
-# safetensors' name, torch's
-DTYPES = {"fp32": ("F32", "float32"), "bf16": ("BF16", "bfloat16"), "fp16": ("F16", "float16")}
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """How a model is written.
-
-    Attributes:
-      to: "pytorch" (the whole model), "peft" (adapters), or a part in its native layout: a key of
-        `PARTS`.
-      dtype: a key of `DTYPES`.
-      shard_bytes: the most bytes per file of weights.
-      choice: which weights; by default those that the run itself uses.
-      overwrite: replace an earlier export.
-    """
-
-    to: str = "pytorch"
-    dtype: str = "fp32"
-    shard_bytes: int = 5 * 10**9
-    choice: weights.Choice = weights.IN_USE
-    overwrite: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A training run to be exported: its folder, configuration, weights, and modules by tree."""
-
-    workdir: Path
-    choice: weights.Choice
-    config: Mapping[str, Any]
-    tokenizer: Tokenizer
-    params: Mapping[str, Params]
-    modules: Mapping[str, Module]
-
-    @property
-    def steps(self) -> dict[str, tuple[str, int]]:
-        """The stage that each tree of weights comes from, and its steps."""
-        return weights.steps_in_use(self.workdir, self.choice.step)
 
 
 def read_size(text: str) -> int:
@@ -120,44 +59,64 @@ def export(
     """
     _check_target(workdir, target, options.overwrite)
     config, tokenizer = weights.describe(workdir)
+    if options.to == AUTOENCODER and has_trained(config, workdir):
+        write = _trained_autoencoder(workdir, config, options)
+    else:
+        write = _weights_in_use(workdir, config, tokenizer, options)
+    with new_folder(target, replace=options.overwrite) as folder:
+        write(folder)
+        check(folder)
+    return target
+
+
+def _trained_autoencoder(
+    workdir: Path, config: Mapping[str, Any], options: Options
+) -> Callable[[Path], None]:
+    """Fills a folder with the autoencoder that the run itself trained."""
+    _check_step(options, AUTOENCODER)
+    if options.choice.kind == "base":
+        raise ConfigError(f"{workdir}: its autoencoder has no adapters; leave --weights out")
+    raw = options.choice.kind == "raw"
+    params = load_trained(config, workdir, raw=raw, on_host=True)
+    return lambda folder: fill(
+        folder, LAYOUTS[AUTOENCODER], build_autoencoder(config), params, options
+    )
+
+
+def _weights_in_use(
+    workdir: Path, config: Mapping[str, Any], tokenizer: Tokenizer, options: Options
+) -> Callable[[Path], None]:
+    """Fills a folder with the whole model, its adapters, or a part of it."""
     modules = weights.modules_in_use(config, workdir)
-    part, apart = PARTS.get(options.to), options.to == peft.TARGET  # neither: the whole model
-    trained = options.to == AUTOENCODER and has_trained(config, workdir)
-    only = (AUTOENCODER,) * trained or ("unified",) * apart
-    if part and not trained:
+    part, apart = PARTS.get(options.to), options.to == peft.TARGET
+    only, keys, whole = ("unified",) * apart, (), None
+    if part:
         if isinstance(found := part.find(modules), str):
             raise ConfigError(f"{workdir} has no part {options.to!r}: {found}")
-        only = found.path
-    whole = None if part else exported.of_run(config)
-    if options.choice.step and only and only[0] != "unified":
+        only, keys = found.path, found.keys
+    else:
+        whole = exported.of_run(config)
+        if not apart:
+            check_format(config)
+    _check_step(options, only[0] if only else "unified")
+    params = weights.restore(
+        workdir, config, options.choice, on_host=True, only=only, keys=keys, keep_adapters=apart
+    )
+    run = Run(workdir, options.choice, config, tokenizer, params, modules)
+    if part:
+        return lambda folder: write_part(run, part, folder, options)
+    if apart:
+        return lambda folder: peft.write_adapters(folder, whole, params, DTYPES[options.dtype][0])
+    return lambda folder: write_model(run, whole, folder, options)
+
+
+def _check_step(options: Options, tree: str) -> None:
+    """Refuses a --step that would choose nothing of `tree`, a tree of weights."""
+    if options.choice.step and tree != "unified":
         raise ConfigError(
             f"--step={options.choice.step} chooses a checkpoint of the unified model, which "
             f"--to={options.to} does not write; leave it out"
         )
-    if trained:
-        if options.choice.kind == "base":
-            raise ConfigError(f"{workdir}: its autoencoder has no adapters; leave --weights out")
-        raw = options.choice.kind == "raw"
-        own = build_autoencoder(config), load_trained(config, workdir, raw=raw, on_host=True)
-        with new_folder(target, replace=options.overwrite) as folder:
-            _fill(folder, LAYOUTS[AUTOENCODER], *own, options)
-            check(folder)
-        return target
-    if not only:
-        check_format(config)
-    params = weights.restore(
-        workdir, config, options.choice, on_host=True, only=only, keep_adapters=apart
-    )
-    run = Run(workdir, options.choice, config, tokenizer, params, modules)
-    with new_folder(target, replace=options.overwrite) as folder:
-        if part:
-            _write_part(run, part, folder, options)
-        elif apart:
-            peft.write_adapters(folder, whole, params, DTYPES[options.dtype][0])
-        else:
-            write_model(run, whole, folder, options)
-        check(folder)
-    return target
 
 
 def check_format(config: Mapping[str, Any]) -> None:
@@ -188,162 +147,3 @@ def _check_target(workdir: Path, target: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{target} is not an earlier export, so it is not overwritten; name a new folder"
         )
-
-
-# ---- the whole model --------------------------------------------------------------------------
-
-
-def write_model(run: Run, module: exported.Model, folder: Path, options: Options) -> None:
-    """Everything that `AutoModel.from_pretrained(folder, trust_remote_code=True)` needs."""
-    table, twin = exported.table(module), exported.twin_of(run.config)
-    description = _describe(run, module, options)
-    _write_json(folder / "config.json", description)
-    _write_json(folder / "preprocessor_config.json", _describe_images(run.config))
-    sequence = description["sequence"]
-    _write_json(folder / "processor_config.json", _describe_processor(sequence))
-    _write_json(folder / "generation_config.json", _describe_generation(run, module))
-    _write_tokenizer(run, sequence, folder)
-    for name in code_of(twin):
-        shutil.copyfile(SOURCES / name, folder / name)
-    card = model_card(run.workdir, run.config, module, run.steps, options.choice)
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    store_weights(
-        folder,
-        table,
-        module.specs(),
-        run.params,
-        dtype=DTYPES[options.dtype][0],
-        kept=exported.kept_in_fp32(module),
-        shard_bytes=options.shard_bytes,
-    )
-
-
-def _describe(run: Run, module: exported.Model, options: Options) -> dict[str, Any]:
-    dtype, twin = DTYPES[options.dtype][1], exported.twin_of(run.config)
-    return {
-        "architectures": [twin.name],
-        "model_type": twin.model_type,
-        "auto_map": {
-            "AutoConfig": f"configuration_unicom.{twin.config}",
-            **dict.fromkeys(AUTO_MODELS, f"{twin.file}.{twin.name}"),
-            **PROCESSOR,
-        },
-        "hidden_size": module.unified.transformer.width,
-        "vocab_size": module.unified.transformer.vocab_size,
-        "image_token_id": run.tokenizer.image_pad,
-        "dtype": dtype,
-        "torch_dtype": dtype,  # used by transformers 4
-        **exported.describe(module, run.config),
-        "run": {"config": without_places(run.config), "steps": run.steps},
-    }
-
-
-def without_places(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A run's configuration with its file and folder names, but without their locations."""
-    flat = traverse_util.flatten_dict(
-        json.loads(json.dumps(config)), sep=".", keep_empty_nodes=True
-    )
-    for key, value in flat.items():
-        declared = KEYS.get(key)
-        if isinstance(value, str) and declared is not None and declared.path:
-            flat[key] = PurePath(value).name
-    return traverse_util.unflatten_dict(flat, sep=".")
-
-
-def _describe_processor(sequence: Mapping[str, Any]) -> dict[str, Any]:
-    return {"processor_class": "UnicomProcessor", "auto_map": PROCESSOR, "sequence": sequence}
-
-
-def _write_tokenizer(run: Run, sequence: Mapping[str, Any], folder: Path) -> None:
-    """The tokenizer with the chat template of the format that the model was trained with.
-
-    A template that was given to the run is kept beside it under the name "original".
-    """
-    details = {k: v for k, v in run.tokenizer.details.items() if k != "chat_template"}
-    details["padding_side"] = "left"  # `generate` continues all rows at their end
-    dataclasses.replace(run.tokenizer, details=details).save(folder)
-    template = Format(**sequence).chat_template()
-    (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
-    if isinstance(given := run.tokenizer.details.get("chat_template"), str):
-        path = folder / GIVEN_TEMPLATE
-        path.parent.mkdir()
-        path.write_text(given, encoding="utf-8")
-
-
-def _describe_images(config: Mapping[str, Any]) -> dict[str, Any]:
-    policy = image_policy(config)
-    return {
-        "image_processor_type": "UnicomImageProcessor",
-        "auto_map": {"AutoImageProcessor": "image_processing_unicom.UnicomImageProcessor"},
-        "policy": policy.kind,
-        "size": policy.size,
-        "patch": config["data"]["patch"],
-        "pool": grid_unit(config),
-        "max_tokens": policy.max_tokens,
-        "step": policy.step,
-        "max_ratio": policy.max_ratio,
-    }
-
-
-def _describe_generation(run: Run, module: exported.Model) -> dict[str, Any]:
-    sample = run.config["sample"]
-    return {
-        **_describe_stops(run),
-        "flow_steps": sample["steps"],
-        "guidance": sample["guidance"],
-        "guidance_interval": list(sample["guidance_interval"]),
-        "sampler": sample["sampler"],
-        "flow_grid": sample["grid"],
-        "edit_start": sample["edit_start"],
-        "flow_shift": module.unified.images.flow_time.shift,
-        "codec_steps": run.config["codec"]["sample_steps"],
-        "image_size": run.config["data"]["image_size"],
-    }
-
-
-def _describe_stops(run: Run) -> dict[str, Any]:
-    """Where generated text ends, which is all that a language model alone needs."""
-    tokenizer = run.tokenizer
-    return {
-        "max_new_tokens": run.config["sample"]["max_tokens"],
-        "eos_token_id": [tokenizer.end_of_document, tokenizer.turn_end, tokenizer.vision_start],
-        "pad_token_id": tokenizer.end_of_document,
-    }
-
-
-def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-# ---- parts alone ------------------------------------------------------------------------------
-
-
-def _fill(folder: Path, layout: Layout, module: Module, params: Params, options: Options) -> None:
-    dtype, torch_dtype = DTYPES[options.dtype]
-    # transformers reads the type here; diffusers refuses keys that are not arguments of its class.
-    about = {} if layout.stem == DIFFUSERS else {"dtype": torch_dtype}
-    fill_folder(
-        folder,
-        layout,
-        module,
-        params,
-        dtype=dtype,
-        shard_bytes=options.shard_bytes,
-        about=about,
-    )
-
-
-def _write_part(run: Run, part: Part, folder: Path, options: Options) -> None:
-    """Writes one part in a form that transformers or diffusers loads."""
-    (module, path), params = part.find(run.modules), run.params
-    for name in path:
-        params = params[name]
-    _fill(folder, LAYOUTS[part.layout], module, params, options)
-    if isinstance(module, Transformer):
-        run.tokenizer.save(folder)
-        _write_json(folder / "generation_config.json", _describe_stops(run))
-    if isinstance(module, VisionEncoder):
-        data = run.config["data"]
-        most = image_policy(run.config).max_patches(data["patch"], grid_unit(run.config))
-        images = siglip.describe_images(module, most)
-        _write_json(folder / "preprocessor_config.json", images)

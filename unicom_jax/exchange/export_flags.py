@@ -19,7 +19,10 @@ examples:
   unicom export --checkpoint=RUN --to=pytorch --weights=base exports/base  # without adapters
   unicom export --checkpoint=RUN --to=peft exports/adapters
   unicom export --checkpoint=RUN --to=siglip2 exports/encoder      # a class of transformers"""
-TARGETS = ("pytorch", "peft", "siglip2", "qwen2", "qwen3", "flux", "sd3", "autoencoder")
+TARGETS = (
+    *("pytorch", "peft"),
+    *("siglip2", "qwen2", "qwen3", "qwen2.5-vl", "flux", "sd3", "autoencoder"),
+)
 
 
 def add_export_flags(parser: argparse.ArgumentParser) -> None:

@@ -20,6 +20,9 @@ examples:
       --language=Qwen2.5-7B-Instruct --dry-run      # checks all names and shapes, writes nothing
   unicom import --config=experiments/cheers_1_5b.py --workdir=runs/cheers --cheers=Cheers \\
       --config.unified.cheers.positions=released
+  unicom import --config=experiments/uae_3b.py --workdir=runs/uae \\
+      --language=Qwen2.5-VL-3B-Instruct --decoder=stable-diffusion-3.5-large/transformer \\
+      --autoencoder=stable-diffusion-3.5-large/vae
   unicom import --model=exports/quickstart --workdir=runs/again    # an earlier export"""
 
 
@@ -30,16 +33,18 @@ def add_import_flags(parser: argparse.ArgumentParser) -> None:
     )
     parts = parser.add_argument_group("parts: folders as on the Hub, with config.json")
     parts.add_argument("--encoder", metavar="DIR", help="SigLIP or SigLIP 2 (transformers)")
-    parts.add_argument("--language", metavar="DIR", help="Qwen2, Qwen2.5 or Qwen3 (transformers)")
+    parts.add_argument(
+        "--language",
+        metavar="DIR",
+        help="Qwen2, Qwen2.5 or Qwen3 (transformers); for a UAE, Qwen2.5-VL with its image tower",
+    )
     parts.add_argument(
         "--compressor",
         metavar="DIR",
         help="compressor/ and decompressor/ in it, in UniTok's layout",
     )
     parts.add_argument("--decoder", metavar="DIR", help="FLUX or SD3 transformer (diffusers)")
-    parts.add_argument(
-        "--autoencoder", metavar="DIR", help="KL autoencoder of the codec (diffusers)"
-    )
+    parts.add_argument("--autoencoder", metavar="DIR", help="KL autoencoder (diffusers)")
     parts.add_argument(
         "--cheers", metavar="DIR", help="Cheers as released: model and autoencoder together"
     )

@@ -25,7 +25,7 @@ from unicom_jax.config import ConfigError, complete, from_json, to_json
 from unicom_jax.config.check import check_idle_options
 from unicom_jax.core.module import Module
 from unicom_jax.core.paths import as_path, remove_tree
-from unicom_jax.exchange.export import GIVEN_TEMPLATE
+from unicom_jax.exchange.written import GIVEN_TEMPLATE
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.interop.folders import check_model, module_in, write_model
 from unicom_jax.interop.layouts import exported
@@ -45,25 +45,28 @@ from unicom_jax.runs.imported import (
     on_this_host,
     transfer_progress,
 )
-from unicom_jax.runs.initial import (
-    Source,
-    sources_of,
-)
+from unicom_jax.runs.released import Source, sources_of
 from unicom_jax.runs.stages import PARTS, STAGES, UNIFIED, in_model, parse
 from unicom_jax.runs.start import start_run, use_tokenizer
 from unicom_jax.runs.trained import first_of
 from unicom_jax.runs.workdir import stage_steps
 
+CODECS_OWN = "codec.autoencoder.path"  # a codec's autoencoder stays where it is
 # The configuration keys for the folders that flags can give.
 FLAGS = {
     "encoder": ("encoder.init_from",),
     "language": ("unified.init_from",),
     "compressor": ("codec.init_from",),
     "decoder": ("codec.decoder.init_from",),
-    "autoencoder": ("codec.autoencoder.path",),
+    "autoencoder": (CODECS_OWN,),
     "cheers": ("unified.init_from", "autoencoder.init_from"),
 }
-
+# The same, where it differs for a family that draws in the latents of the stage `autoencoder`.
+IN_LATENTS = {"autoencoder": ("autoencoder.init_from",)}
+FLAGS_OF = {
+    "cheers": IN_LATENTS,
+    "uae": {**IN_LATENTS, "decoder": ("unified.uae.decoder.init_from",)},
+}
 
 # Not in its config.json: the code beside it appends marks to Qwen2.5's vocabulary.
 MARKS = (
@@ -113,23 +116,23 @@ def import_parts(
       WeightsError: a folder is damaged.
       FileExistsError: a stage already has a checkpoint.
     """
-    if AUTOENCODER in folders:
-        config.codec.autoencoder.path = folders[AUTOENCODER]
+    named = _named(folders, config.unified.pathway)
+    if CODECS_OWN in named:
+        config.codec.autoencoder.path = named[CODECS_OWN]
     stored = workdir / "tokenizer"
     tokenizer = load_tokenizer(stored) if stored.is_dir() else load_or_train_tokenizer(config, None)
     asked = config.data.vocab_size
     use_tokenizer(config, tokenizer, workdir)
     adopt_autoencoder(config, workdir, copy=False)
     given = from_json(config.to_dict())
-    named = {key: folder for flag, folder in folders.items() for key in FLAGS[flag]}
     given.update_from_flattened_dict(named)
     check_idle_options(given)
     check_stages(given)
     plan = _plan(given, workdir)
     parts = [(stage, source) for stage, sources in plan.items() for source in sources]
     rows = [(s.name, stage, s.module, s.folder, s.check()) for stage, s in parts]
-    if AUTOENCODER in folders:
-        folder, layout = as_path(folders["autoencoder"]), LAYOUTS["autoencoder"]
+    if CODECS_OWN in named:
+        folder, layout = as_path(named[CODECS_OWN]), LAYOUTS["autoencoder"]
         module = module_in(folder, layout)
         rows.append(("autoencoder", "", module, folder, check_model(folder, layout, module)))
     if not rows:
@@ -146,6 +149,21 @@ def import_parts(
         start_run(config, workdir)
         for stage, sources in plan.items():
             import_stage(given, stage, sources, workdir, console)
+
+
+def _named(folders: Mapping[str, str], pathway: str) -> dict[str, str]:
+    """The folders that flags give, by configuration key.
+
+    Raises:
+      ConfigError: two flags give the same key.
+    """
+    named: dict[str, str] = {}
+    for flag, folder in folders.items():
+        for key in (FLAGS | FLAGS_OF.get(pathway, {}))[flag]:
+            if key in named:
+                raise ConfigError(f"--{flag} gives {key}, as another flag does; leave one out")
+            named[key] = folder
+    return named
 
 
 def _plan(config: ConfigDict, workdir: Path) -> dict[str, list[Source]]:

@@ -71,10 +71,7 @@ Data: {data}. Weights: {weights}.
 - It knows what its data shows and little else; read the scores with their intervals.
 - It was not trained to refuse, and nothing filters what it writes or draws.
 - It draws pictures {pictures} only, and answers in a few words unless its data had longer ones.
-- The codec and the flow head stay in float32 when the model is loaded in a half precision, as in
-  training. Converting the loaded model as a whole (`model.half()`) rounds them too.
-- The text tower of the encoder's contrastive training stays behind: this model scores no picture
-  against a text.
+{about_weights}
 - `trust_remote_code=True` runs the Python files of this folder. Read them first: they import torch,
   transformers, numpy and Pillow{diffusers}.
 
@@ -104,9 +101,20 @@ def model_card(
     stages = [stage.label for stage in in_order(config, filter(None, used))]
     name = workdir.resolve().name
     scores = _scores(workdir / "scores.json", steps, choice)
-    about = f"{twin_of(config).about} Trained with unicom_jax and exported to PyTorch."
+    twin = twin_of(config)
+    about = f"{twin.about} Trained with unicom_jax and exported to PyTorch."
+    about_weights = [
+        f"Loaded in a half precision, the model keeps {twin.exact} in float32, as in training. "
+        "Converting the loaded model as a whole (`model.half()`) rounds these weights too."
+    ]
+    if "vision encoder" in module.parts:
+        about_weights.append(
+            "The text tower of the encoder's contrastive training is not part of the folder: this "
+            "model scores no picture against a text."
+        )
     return CARD.format(
         about=textwrap.fill(about, 100),
+        about_weights="\n".join(map(_item, about_weights)),
         metadata=_metadata(name, config, {} if isinstance(scores, str) else scores),
         name=name,
         sizes=_sizes(module),
@@ -122,6 +130,11 @@ def model_card(
     )
 
 
+def _item(text: str) -> str:
+    """An item of a list in Markdown."""
+    return textwrap.fill(f"- {text}", 100, subsequent_indent="  ")
+
+
 def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -> str:
     """The card's YAML header, which the Hub reads.
 
@@ -130,7 +143,8 @@ def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -
     """
     source = "+".join(source_kinds(config))
     given = (config[part]["init_from"] for part in ("encoder", "unified"))
-    decoder = config["codec"]["decoder"]["init_from"]
+    unified, codec = config["unified"], config["codec"]
+    decoders = (part["decoder"]["init_from"] for part in (codec, unified["uae"]))
     results = [
         EvalResult(
             task_type="any-to-any",
@@ -149,7 +163,7 @@ def _metadata(name: str, config: Mapping[str, Any], scores: Mapping[str, Any]) -
         license_name="to-be-stated",
         license_link="README.md#licence",
         tags=["unicom", "image-to-text", "text-to-image", "image-editing"],
-        base_model=[Path(one).name for one in (*given, decoder) if one] or None,
+        base_model=[Path(one).name for one in (*given, *decoders) if one] or None,
         model_name=name if results else None,
         eval_results=results or None,
     ).to_yaml()

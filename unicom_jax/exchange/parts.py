@@ -9,18 +9,24 @@ from typing import NamedTuple
 from unicom_jax.core.module import Module
 from unicom_jax.families.painters import RELEASED
 from unicom_jax.families.uae import UaeImages
+from unicom_jax.interop.layouts import qwen_vl
 from unicom_jax.models.codec import Codec
 from unicom_jax.models.paint_space import AUTOENCODER
+from unicom_jax.models.qwen_vl import QwenVL
 from unicom_jax.models.transformer import Transformer
 
 Modules = Mapping[str, Module]
 
 
 class Found(NamedTuple):
-    """A part of a model, and the path of its weights in a run."""
+    """A part of a model, the path of its weights in a run, and which keys there belong to it.
+
+    `keys` (): all.
+    """
 
     module: Module
     path: tuple[str, ...]
+    keys: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +59,19 @@ def _language(kind: str) -> Callable[[Modules], Found | str]:
     return find
 
 
+def _reader(model: Modules) -> Found | str:
+    """Image tower and language model; the run's tokenizer gives the token of a picture's slots."""
+    images, language = model["unified"].images, model["unified"].transformer
+    if not isinstance(images, UaeImages):
+        return "its pictures are not read by a Qwen2.5-VL; use --to=qwen2 or --to=qwen3"
+    reader = QwenVL(images.vision, language, picture_token=0)
+    try:
+        qwen_vl.describe(reader)
+    except ValueError as error:
+        return str(error)
+    return Found(reader, ("unified",), ("vision", "transformer"))
+
+
 def _painter(kind: str) -> Callable[[Modules], Found | str]:
     """The decoder's transformer; its layout has no place for the projector of the context."""
 
@@ -78,6 +97,7 @@ PARTS: dict[str, Part] = {
     "siglip2": Part("siglip", _tree("vision", "no encoder was trained or imported")),
     "qwen2": Part("qwen", _language("qwen2")),
     "qwen3": Part("qwen", _language("qwen3")),
+    "qwen2.5-vl": Part("qwen_vl", _reader),
     **{kind: Part(kind, _painter(kind)) for kind in RELEASED.values()},
     AUTOENCODER: Part(AUTOENCODER, _tree(AUTOENCODER, "it paints pixels and has no autoencoder")),
 }

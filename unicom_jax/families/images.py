@@ -78,6 +78,11 @@ class Prediction:
                 f"unified.prediction={self.kind!r} is not one of {', '.join(PREDICTIONS)}"
             )
 
+    @property
+    def loss_floor(self) -> float:
+        """Lower bound of 1 - t where errors of velocities are weighed; 0: they need none."""
+        return 0.0 if self.kind == "velocity" else self.time_floor
+
     def velocity(self, given: Float32[Array, "B draws n d"], noised: Noised) -> jax.Array:
         """dz/dt from a head's output, for the integrator."""
         if self.kind == "velocity":
@@ -157,9 +162,11 @@ class ImageModel(Module):
       time_grids: the kinds of `core.flow.time_grid` that sampling may use.
       takes_features: whether `prepare` accepts batches with features of the frozen encoder instead
         of pictures.
+      prediction: what the head predicts.
     """
 
     flow_time: FlowTime = FlowTime()
+    prediction = Prediction()
     reads_noise = True
     reads_context = False
     slot_patches = 1

@@ -6,12 +6,12 @@
     velocity   z_t ─ MM-DiT of Stable Diffusion 3, with that context
 
 To draw, the language model reads a text from its beginning, without the picture that the text
-describes: hidden states are those of the drawing's own document. The slots of a drawn picture hold
-nothing, are seen by nobody, and their hidden states are not used.
+describes, so no hidden state that reaches the MM-DiT depends on that picture. The slots of a drawn
+picture hold zeros, no other slot attends to them, and their hidden states are not used.
 
-A stage with a flow loss trains connector and MM-DiT and holds the reader (decoder pre-training); a
-stage without one trains the language model. The image tower is never trained: doing so made
-captions collapse in the paper.
+A stage with a flow loss trains the connector and the MM-DiT and keeps the reader frozen (decoder
+pre-training); a stage without one trains the language model. The image tower is never trained,
+because in the paper captions collapsed when it was.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ PATHWAY = "uae"
 
 @flax.struct.dataclass
 class Seen:
-    """Pictures as they are, and their latents. `grids`: rows and columns of patches."""
+    """Patches of pixels, for the tower, and latents. `grids`: rows and columns of patches."""
 
     patches: UInt8[Array, "B M N C"]
     grids: Int[Array, "B M 2"]
@@ -62,7 +62,7 @@ class UaeImages(ImageModel):
     """The image side of UAE.
 
     Attributes:
-      vision: the image tower; `merge` patches along a side are a slot.
+      vision: the image tower; a slot holds `merge` patches along each side.
       codec: of the frozen autoencoder; run by `prepare` alone.
       decoder: connector and MM-DiT; takes hidden states.
       compute_dtype: of the tower; norms, times, modulation and velocities are fp32.
@@ -114,7 +114,7 @@ class UaeImages(ImageModel):
         return seen, seen
 
     def _resized(self, patches: UInt8[Array, "B N C"]) -> UInt8[Array, "B N c"]:
-        """Patches of the tower's size: the picture, scaled to as many of them."""
+        """Patches of the tower's size, from whole pictures that are scaled to as many of them."""
         space, side = self.codec.space, self.vision.patch_size
         if space.patch == side:
             return patches
@@ -125,7 +125,7 @@ class UaeImages(ImageModel):
         return patches_of(scaled, side)
 
     def drawn(self, params: Params, noised: Noised) -> tuple[Float[Array, "B draws s W"], None]:
-        """Zeros: nobody reads the slots of a drawn picture."""
+        """Zeros, since no slot attends to those of a drawn picture."""
         del params
         slots = noised.noisy.shape[2] // self.slot_patches**2
         return jnp.zeros((*noised.time.shape, slots, self.vision.out_dim), self.compute_dtype), None

@@ -12,13 +12,10 @@ from jaxtyping import Int32
 
 from data_pipelines.build import sequence_config
 from data_pipelines.segments import SOURCE, Image, Segment
+from data_pipelines.sequences.document import Document
 from data_pipelines.sequences.dropout import build_unconditional
 from data_pipelines.sequences.format import SequenceConfig
-from data_pipelines.sequences.sequence import (
-    VISION_START,
-    Document,
-    build_prefix,
-)
+from data_pipelines.sequences.sequence import VISION_START, build_prefix
 from data_pipelines.sequences.tasks import without_pictures
 from data_pipelines.sequences.tokenizer import Tokenizer
 from unicom_jax.core.module import Params

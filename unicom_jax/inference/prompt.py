@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from data_pipelines.sequences.document import Document, Slots, drawing_slots
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_rows
-from data_pipelines.sequences.sequence import Document, Slots, drawing_slots
 from unicom_jax.core.batch import MaskIntervals, MixedBatch
 
 LEAST_SLOTS = 32  # of a bucket

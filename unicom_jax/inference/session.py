@@ -17,9 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from data_pipelines.segments import DRAWN, Image, Segment, Text
+from data_pipelines.sequences.document import MASK_FIELDS, Document
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_rows
-from data_pipelines.sequences.sequence import MASK_FIELDS, Document, build_prefix
+from data_pipelines.sequences.sequence import build_prefix
 from unicom_jax.core.batch import MixedBatch, Role
 from unicom_jax.inference import engine
 from unicom_jax.inference.arrays import derived_seed

@@ -54,7 +54,6 @@ class ContextDecoder(FlowDecoder):
     def specs(self) -> Specs:
         return {"projector": self.projector.specs(), "transformer": self.transformer.specs()}
 
-    @in_module("flow_decoder")
     def __call__(
         self,
         params: Params,
@@ -71,6 +70,7 @@ class ContextDecoder(FlowDecoder):
         """Context tokens."""
         return self.projector(params["projector"], condition.astype(self.compute_dtype))
 
+    @in_module("flow_decoder")
     def speed(
         self,
         params: Params,

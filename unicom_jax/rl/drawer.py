@@ -147,8 +147,9 @@ class Drawer:
         if self.objective.needs_trajectory:
             terms = self._step_terms(found, batch, gained)
         else:
+            floor = self.models.unified.images.prediction.loss_floor
             terms = self.objective.terms(
-                found, batch.old, batch.target, times, gained, batch.reference
+                found, batch.old, batch.target, times, gained, batch.reference, floor=floor
             )
         lengths = caption_lengths(batch.words).astype(jnp.float32)
         length = jnp.sum(lengths), jnp.float32(len(lengths))

@@ -148,14 +148,16 @@ class Nft:
         time: Float[Array, "B K"],
         advantages: Float[Array, " B"],
         reference: Float[Array, "B K *shape"],
+        *,
+        floor: float = 0.0,
     ) -> LossTerms:
-        """Terms `policy` and `kl` (see `velocity_distance`), and `clip_share`, of the pictures
-        whose advantage is beyond ±`most`, which is only reported."""
+        """Terms `policy` and `kl` (see `velocity_distance` also for `floor`), and `clip_share`, of
+        the pictures whose advantage is beyond ±`most`, which is only reported."""
         losses = self.losses(velocity, old, target, time, self.share(advantages))
         beyond = (jnp.abs(advantages) > self.most).astype(jnp.float32)
         return {
             "policy": (jnp.sum(losses), float(losses.size)),
-            "kl": velocity_distance(velocity, reference),
+            "kl": velocity_distance(velocity, reference, time, floor),
             "clip_share": (jnp.sum(beyond), float(beyond.size)),
         }
 
@@ -202,20 +204,34 @@ class Awm:
         time: Float[Array, "B K"],
         advantages: Float[Array, " B"],
         reference: Float[Array, "B K *shape"],
+        *,
+        floor: float = 0.0,
     ) -> LossTerms:
         """As of `Nft`; here `clip_share` is of clipped ratios."""
         weights = jnp.clip(advantages, -self.most, self.most) / self.most
         logs = (self.log_probs(v, target, time) for v in (velocity, old))
         terms = surrogate_terms(*logs, weights[:, None], self.clip)
-        return {**terms, "kl": velocity_distance(velocity, reference)}
+        return {**terms, "kl": velocity_distance(velocity, reference, time, floor)}
 
 
 def velocity_distance(
-    velocity: Float[Array, "B K *shape"], reference: Float[Array, "B K *shape"]
+    velocity: Float[Array, "B K *shape"],
+    reference: Float[Array, "B K *shape"],
+    time: Float[Array, "B K"],
+    floor: float = 0.0,
 ) -> tuple[Float32[Array, ""], float]:
-    """The term mean ‖v - v_ref‖²: what stands for a KL where there is no likelihood."""
+    """The term mean ‖v - v_ref‖²: what stands for a KL where there is no likelihood.
+
+    A network that predicts data has v = (x̂ - z) / (1 - t), whose difference has no bound near
+    t = 1: without a `floor`, single draws there would make up the whole term. With one, velocities
+    are compared as the flow loss of such a network does, by (x̂ - x̂_ref) / max(1 - t, floor).
+    """
     difference = velocity - jax.lax.stop_gradient(reference)
     squares = jnp.square(difference.astype(jnp.float32))
+    if floor:
+        left = 1.0 - time
+        share = jnp.square(left / jnp.maximum(left, floor))
+        squares *= share.reshape(share.shape + (1,) * (squares.ndim - share.ndim))
     return jnp.sum(squares), float(squares.size)
 
 

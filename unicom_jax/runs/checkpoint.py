@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from etils import epath
 from flax import traverse_util
 
 from unicom_jax.config import ConfigError
@@ -29,6 +28,7 @@ from unicom_jax.core import lora
 from unicom_jax.core.module import Params
 from unicom_jax.core.paths import as_path, copy_file, copy_tree, is_remote, remove_tree
 from unicom_jax.runs import configuration
+from unicom_jax.runs.items import CheckpointError, damaged, metadata, read_part
 from unicom_jax.runs.retention import held_out_loss, preservation
 from unicom_jax.runs.storage import S3, remove_half_written, take_folders_literally, teach_s3
 from unicom_jax.runs.workdir import COMMITTED, CONFIG, read_json, stage_steps
@@ -38,12 +38,7 @@ KNOWS_S3 = teach_s3()
 
 PARAMS, TRAIN, POSITION = "params", "train", "position"
 RAW = "raw"  # in `train`: the trained weights themselves, if `params` holds their averages
-READ_AT_ONCE = 256 * 2**20  # bytes of weights
 CHUNK_BYTES = 64 * 2**20  # pieces of a weight that are compressed and written separately
-
-
-class CheckpointError(Exception):
-    """A checkpoint that is missing or damaged. One line that names the path and the fix."""
 
 
 class OtherRunError(CheckpointError):
@@ -163,7 +158,7 @@ def is_import(directory: Path, step: int) -> bool:
 def stored_keys(workdir: Path, stage: str) -> tuple[str, ...]:
     """The top-level keys of a stage's newest weights; imported ones may lack some."""
     step = chosen_step(workdir, stage)
-    return tuple(_metadata(workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS))
+    return tuple(metadata(workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS))
 
 
 def copy_step(source: Path, target: Path, item: str) -> None:
@@ -201,33 +196,7 @@ def restore(manager: ocp.CheckpointManager, step: int, item: str, abstract: Any)
     try:
         return manager.restore(step, args=ocp.args.Composite(**{item: argument}))[item]
     except Exception as error:  # Orbax raises many types here, which mean the same to a user
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> CheckpointError:
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
-    return CheckpointError(
-        f"checkpoint {path} cannot be read ({type(error).__name__}: {reason}); delete the "
-        f"folder {path.parent} to fall back to the step before, or restore it from a copy"
-    )
-
-
-def _reader() -> contextlib.closing[ocp.PyTreeCheckpointHandler]:
-    """Reads one item without writing anything: the folder may be somebody else's.
-
-    Orbax's managers and checkpointers expect a whole step and would warn about the other items.
-    This is the only handler that can read a part of an item.
-    """
-    return contextlib.closing(ocp.PyTreeCheckpointHandler())
-
-
-def _metadata(path: Path) -> Params:
-    """Shapes of all that an item holds."""
-    try:
-        with _reader() as reader:
-            return reader.metadata(epath.Path(path)).tree
-    except Exception as error:  # as in `restore`
-        raise _damaged(path, error) from error
+        raise damaged(path, error) from error
 
 
 def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = None) -> None:
@@ -236,7 +205,7 @@ def _check_sizes(path: Path, abstract: Params, parts: Collection[str] | None = N
     Called before Orbax reads: with wrong shapes its readers fail noisily, on threads of their own.
     A checkpoint may lack top-level keys other than `parts` entirely, as imported ones do.
     """
-    tree = _metadata(path)
+    tree = metadata(path)
     if parts is not None:
         abstract = {key: node for key, node in abstract.items() if key in parts or key in tree}
     if missing := sorted(abstract.keys() - tree.keys()):
@@ -320,12 +289,12 @@ def restore_params(
     abstract = _with_adapters(path / PARAMS, abstract)
     _check_sizes(path / PARAMS, abstract, parts)
     wanted = {key: abstract[key] for key in (abstract if parts is None else parts)}
-    params = _read_part(path / PARAMS, wanted, on_host)
+    params = read_part(path / PARAMS, wanted, on_host)
     if raw and has_average(workdir, stage, found):
         flat = traverse_util.flatten_dict(wanted)
-        trained = traverse_util.flatten_dict(_metadata(path / TRAIN)[RAW])
+        trained = traverse_util.flatten_dict(metadata(path / TRAIN)[RAW])
         request = {name: leaf for name, leaf in flat.items() if name in trained}
-        read = _read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
+        read = read_part(path / TRAIN, {RAW: traverse_util.unflatten_dict(request)}, on_host)[RAW]
         flat = traverse_util.flatten_dict(params) | traverse_util.flatten_dict(read)
         params = traverse_util.unflatten_dict(flat)
     flat = traverse_util.flatten_dict(adapters(params), keep_empty_nodes=True)
@@ -339,7 +308,7 @@ def _with_adapters(path: Path, abstract: Params) -> Params:
     """`abstract` with the stored adapters, replicated on the devices of their kernels. Both are
     read in fp32, so that their sum is rounded once."""
     flat = traverse_util.flatten_dict(abstract, keep_empty_nodes=True)
-    for layer, adapter in lora.adapters(_metadata(path)).items():
+    for layer, adapter in lora.adapters(metadata(path)).items():
         if (kernel := flat.get((*layer, "kernel"))) is None:
             continue  # from another model, as `_check_sizes` will report
         flat[(*layer, "kernel")] = kernel.update(dtype=np.float32)
@@ -355,59 +324,13 @@ def _with_adapters(path: Path, abstract: Params) -> Params:
 def has_adapters(workdir: Path, stage: str, step: int) -> bool:
     """Whether a stage's weights at this step include adapters."""
     path = workdir.absolute() / stage / "checkpoints" / str(step) / PARAMS
-    return bool(lora.adapters(_metadata(path)))
+    return bool(lora.adapters(metadata(path)))
 
 
 def has_average(workdir: Path, stage: str, step: int) -> bool:
     """Whether the weights for inference at this step are averages, with the raw ones stored too."""
     path = workdir.absolute() / stage / "checkpoints" / str(step) / TRAIN
-    return path.is_dir() and RAW in _metadata(path)
-
-
-def _read_part(path: Path, wanted: Params, on_host: bool = False) -> Params:
-    """Reads what `wanted` names of one item, to its shardings, the first device, or the host.
-
-    Orbax reads into host memory and copies from there. Large weights are read one by one and before
-    the small ones, while memory holds both copies: the peak is about the model's size.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    flat = traverse_util.flatten_dict(wanted)
-    read: dict[tuple[str, ...], jax.Array] = {}
-    for group in _groups(flat):
-        located = {}
-        for name in group:
-            leaf = flat[name]
-            place = leaf.sharding if leaf.sharding is not None else device
-            located[name] = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
-        tree = traverse_util.unflatten_dict(located)
-        how = (
-            jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-            if on_host
-            else ocp.checkpoint_utils.construct_restore_args(tree)
-        )
-        request = ocp.args.PyTreeRestore(tree, restore_args=how, partial_restore=True)
-        try:
-            with _reader() as reader:
-                part = jax.block_until_ready(reader.restore(epath.Path(path), args=request))
-        except Exception as error:  # as in `restore`
-            raise _damaged(path, error) from error
-        read |= traverse_util.flatten_dict(part)
-    return jax.tree_util.tree_map_with_path(
-        lambda name, _: read[tuple(key.key for key in name)], wanted
-    )
-
-
-def _groups(leaves: Mapping[tuple[str, ...], jax.ShapeDtypeStruct]) -> list[list[tuple[str, ...]]]:
-    """Names in groups of at most `READ_AT_ONCE` bytes, or of one weight, the largest first."""
-    sizes = {name: math.prod(leaf.shape) * leaf.dtype.itemsize for name, leaf in leaves.items()}
-    groups, filled = [], READ_AT_ONCE
-    for name in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        if filled + sizes[name] > READ_AT_ONCE:
-            groups.append([])
-            filled = 0
-        groups[-1].append(name)
-        filled += sizes[name]
-    return groups
+    return path.is_dir() and RAW in metadata(path)
 
 
 def read_config(workdir: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from unicom_jax.core.memory import computes_on_cpu
+from unicom_jax.core.paths import as_path
 from unicom_jax.parallel.xla_flags import set_flags
 
 COMPILED = "compiled"  # folder in a workdir
@@ -38,7 +39,7 @@ def prepare_compiler(
 
 def _cache_folder(workdir: Path, cache: str | None) -> str:
     if cache:
-        return str(Path(cache).expanduser().absolute())
+        return str(as_path(cache).expanduser().absolute())
     if os.environ.get("JAX_COMPILATION_CACHE_DIR") or computes_on_cpu():
         return ""
     return str((workdir / COMPILED).absolute())

@@ -17,15 +17,15 @@ from unicom_jax.families.build import VISION
 from unicom_jax.interop.atomic import new_folder
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.checkpoint import is_import, save_import
-from unicom_jax.runs.initial import (
+from unicom_jax.runs.initial import initial_params
+from unicom_jax.runs.origin import given_parts, link_tree, take_weights
+from unicom_jax.runs.released import (
     Source,
     build_stage,
     describe_sources,
     given_folders,
-    initial_params,
     sources_of,
 )
-from unicom_jax.runs.origin import given_parts, link_tree, take_weights
 from unicom_jax.runs.stages import PARTS, STAGES, START, Config, occurrences, parse, spec_of
 from unicom_jax.runs.trained import first_of, furthest
 from unicom_jax.runs.workdir import stage_steps

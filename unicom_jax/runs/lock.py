@@ -17,12 +17,12 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from unicom_jax.core.paths import is_remote
-from unicom_jax.runs.store_lock import store_lock
+from unicom_jax.runs.store_lock import is_held, store_lock
 
 NAME = ".lock"
 TOUCH = 20.0  # seconds between two heartbeats
@@ -36,17 +36,22 @@ class LockedError(Exception):
 
 
 @contextlib.contextmanager
-def workdir_lock(workdir: Path) -> Iterator[None]:
+def workdir_lock(workdir: Path, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds the lock of `workdir`, which is created if it does not exist.
 
     A read-only folder has no lock, as nobody can write there. A folder that was created here and is
     left empty by an error is removed again.
 
+    Args:
+      lost: called, on a thread, if the workdir is in a store and another process has taken the lock
+        over, because this one gave no sign of life.
+
     Raises:
       LockedError: another process holds the lock.
     """
     if is_remote(workdir):
-        with store_lock(workdir / NAME, lambda holder: LockedError(_message(workdir, holder))):
+        path, refuse = workdir / NAME, lambda holder: LockedError(_message(workdir, holder))
+        with store_lock(path, refuse, lost):
             yield
         return
     made = not workdir.exists()
@@ -66,6 +71,19 @@ def workdir_lock(workdir: Path) -> Iterator[None]:
                 if made and not any(workdir.iterdir()):
                     workdir.rmdir()
             os.close(handle)
+
+
+def is_locked(workdir: Path) -> bool:
+    """Whether a process holds the lock of `workdir`, as far as can be seen."""
+    if is_remote(workdir):
+        return is_held(workdir / NAME)
+    if not workdir.is_dir():
+        return False
+    try:
+        with workdir_lock(workdir):
+            return False
+    except LockedError:
+        return True
 
 
 def _take(path: Path) -> int | None:

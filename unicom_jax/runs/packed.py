@@ -23,6 +23,7 @@ from data_pipelines.preparation.prepare_files import Engine
 from data_pipelines.sources.records import SUFFIX
 from data_pipelines.sources.split import EVALUATION, TRAIN
 from unicom_jax.config import ConfigError, resolve
+from unicom_jax.core.paths import open_binary
 from unicom_jax.interop.atomic import write_bytes
 from unicom_jax.runs.features import FeatureMaker
 from unicom_jax.runs.lock import workdir_lock
@@ -180,7 +181,7 @@ def read_probe(directory: Path, stage: str) -> tuple[np.ndarray, np.ndarray] | N
     path = directory / stage / PROBE
     if not path.is_file():
         return None
-    with np.load(path) as probe:
+    with open_binary(path) as file, np.load(file) as probe:
         return probe["patches"], probe["grids"]
 
 
@@ -194,7 +195,7 @@ def check_probe(directory: Path, stage: str, found: np.ndarray) -> None:
 
 
 def _compare(path: Path, found: np.ndarray, whose: str) -> None:
-    with np.load(path) as probe:
+    with open_binary(path) as file, np.load(file) as probe:
         stored = probe["features"]
     begin = f"{path.parent}: the rows were made with"
     check_facts({"features": list(found.shape)}, {"features": list(stored.shape)}, begin)

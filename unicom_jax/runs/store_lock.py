@@ -27,12 +27,17 @@ logger = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def store_lock(path: Any, refuse: Callable[[Mapping[str, Any]], Exception]) -> Iterator[None]:
+def store_lock(
+    path: Any,
+    refuse: Callable[[Mapping[str, Any]], Exception],
+    lost: Callable[[], None] = lambda: None,
+) -> Iterator[None]:
     """Holds the lock whose file in a store is `path`.
 
     Args:
       path: a `core.paths.StorePath`.
       refuse: content of the file -> the error that names the holder.
+      lost: called, on a thread, when another process has taken the lock over.
 
     Raises:
       Exception: the error of `refuse`, if another process holds the lock.
@@ -40,7 +45,7 @@ def store_lock(path: Any, refuse: Callable[[Mapping[str, Any]], Exception]) -> I
     mine = _about()
     _take(path, mine, refuse)
     stop = threading.Event()
-    threading.Thread(target=_touch, args=(path, mine, stop), daemon=True).start()
+    threading.Thread(target=_touch, args=(path, mine, stop, lost), daemon=True).start()
     try:
         yield
     finally:
@@ -48,6 +53,12 @@ def store_lock(path: Any, refuse: Callable[[Mapping[str, Any]], Exception]) -> I
         with contextlib.suppress(OSError):
             if _read(path) == mine:
                 path.unlink(missing_ok=True)
+
+
+def is_held(path: Any) -> bool:
+    """Whether a process that gives signs of life holds the lock."""
+    holder = _read(path)
+    return bool(holder) and not _gone(holder, _about()) and _age(path) < STALE
 
 
 def _about() -> dict[str, Any]:
@@ -70,9 +81,25 @@ def _take(path: Any, mine: Mapping[str, Any], refuse: Callable[..., Exception]) 
         holder = _read(path)
         if not _gone(holder, mine) and _age(path) < STALE:
             break
-        if _read(path) == holder:  # nobody else has taken it over in the meantime
-            path.unlink(missing_ok=True)
+        _evict(path, holder)
     raise refuse(holder)
+
+
+def _evict(path: Any, holder: Mapping[str, Any]) -> None:
+    """Removes the lock of a dead holder, unless another process has taken it over meanwhile.
+
+    Several may see a dead holder at once, and a slow one must not remove the lock of the one that
+    was faster. So a lock is removed only by the process that has created the mark beside it.
+    """
+    mark = path.with_name(f"{path.name}-evicted")
+    try:
+        mark.create(b"")
+    except FileExistsError:
+        if _age(mark) < STALE:
+            return
+    if _read(path) == holder:
+        path.unlink(missing_ok=True)
+    mark.unlink(missing_ok=True)
 
 
 def _gone(holder: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
@@ -108,7 +135,9 @@ def _age(path: Any) -> float:
         now.unlink(missing_ok=True)
 
 
-def _touch(path: Any, mine: Mapping[str, Any], stop: threading.Event) -> None:
+def _touch(
+    path: Any, mine: Mapping[str, Any], stop: threading.Event, lost: Callable[[], None]
+) -> None:
     while not stop.wait(TOUCH):
         try:
             if (found := _read(path)) and found != mine:
@@ -117,6 +146,7 @@ def _touch(path: Any, mine: Mapping[str, Any], stop: threading.Event) -> None:
                     "life for %d seconds; stop one of them",
                     *(path.parent, found.get("process"), found.get("host"), STALE),
                 )
+                lost()
                 return
             path.write_bytes(json.dumps(mine).encode())
         except OSError as error:  # the next attempt may succeed

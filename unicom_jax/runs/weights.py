@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -174,6 +174,7 @@ def restore(
     *,
     on_host: bool = False,
     only: Sequence[str] = (),
+    keys: Collection[str] = (),
     keep_adapters: bool = False,
     mesh: Mesh | None = None,
     for_use: bool = False,
@@ -185,6 +186,7 @@ def restore(
       for_use: use the dtypes of inference, see `abstract_weights`.
       on_host: return NumPy arrays, see `restore_params`.
       only: path of the only part to read, e.g. ("unified", "transformer"); (): all.
+      keys: of that part, if it is a whole tree, the only top-level keys to read; (): all.
       keep_adapters: return the adapters of a LoRA stage with the weights, not merged.
 
     Raises:
@@ -219,7 +221,7 @@ def restore(
         abstract = abstract_weights(
             PARTS[of.part].build(config), name, config if for_use else None, mesh
         )
-        parts = of.read(abstract) or only[1:2] or None
+        parts = of.read(abstract) or only[1:2] or keys or None
         params[tree] = of.of(
             restore_params(workdir, stage, abstract, parts=parts, step=step, **options)
         )

@@ -16,6 +16,7 @@ from rich.console import Console
 from unicom_jax.config import ConfigError
 from unicom_jax.core.paths import as_path, is_remote
 from unicom_jax.evaluation.report import duration
+from unicom_jax.runs.lock import is_locked
 from unicom_jax.sweeps.compare import (
     HEADINGS,
     Comparison,
@@ -28,7 +29,8 @@ from unicom_jax.sweeps.compare import (
 )
 from unicom_jax.sweeps.engines import ENGINES, PACKAGES
 from unicom_jax.sweeps.hand import compare_groups, differing, group_runs, steps_apart
-from unicom_jax.sweeps.outcomes import DONE, FAILED, read_outcome
+from unicom_jax.sweeps.here import results_here
+from unicom_jax.sweeps.outcomes import DONE, FAILED, claim_of, read_outcomes
 from unicom_jax.sweeps.plan import RUN, Job, Plan, make_plan, read_job
 from unicom_jax.sweeps.predict import Cost, predict
 from unicom_jax.sweeps.report import write_report
@@ -36,7 +38,6 @@ from unicom_jax.sweeps.results import rows_of, write_table
 from unicom_jax.sweeps.runner import Ended, Runner, reasons, spent
 from unicom_jax.sweeps.spread import SPREAD_HEADINGS, spread_rows, spreads
 from unicom_jax.sweeps.sweep import Sweep, load_sweep
-from unicom_jax.sweeps.work import is_claimed
 from unicom_jax.training.stopping import stop_signals
 
 
@@ -70,21 +71,30 @@ def run_sweep(args: argparse.Namespace, console: Console) -> None:
         ended = Runner(
             plan, workdir, submit, args.jobs, console, minutes=sweep.minutes, asked_to_stop=stop
         ).run()
-    _finish(sweep, make_plan(sweep), plan, workdir, console, ended)
+    whole = make_plan(sweep)
+    with results_here(whole, workdir) as results:
+        _finish(sweep, whole, plan, workdir, results, console, ended)
 
 
 def _finish(
-    sweep: Sweep, whole: Plan, own: Plan, workdir: Path, console: Console, ended: Ended
+    sweep: Sweep,
+    whole: Plan,
+    own: Plan,
+    workdir: Path,
+    results: Path,
+    console: Console,
+    ended: Ended,
 ) -> None:
     """The table and the report of the whole sweep, as far as it is done."""
-    write_table(rows_of(whole, workdir), workdir)
-    print_comparisons(compare_sweep(sweep, whole, workdir), sweep, whole, workdir, console)
-    console.print(f"report: {write_report(sweep, whole, workdir)}")
-    without = [run for run in own.runs if read_outcome(workdir, run.job.id).get("status") != DONE]
+    write_table(rows_of(whole, results), workdir)
+    print_comparisons(compare_sweep(sweep, whole, results), sweep, whole, results, console)
+    console.print(f"report: {write_report(sweep, whole, workdir, results)}")
+    outcomes = read_outcomes(results, own.jobs)
+    without = [run for run in own.runs if outcomes[run.job.id].get("status") != DONE]
     what = f"{len(without)} of {len(own.runs)} runs have no result"
     if ended.unstarted:
         raise SweepError(
-            f"{what}: {spent(own, workdir) / 60:.1f} CPU minutes were used, more than "
+            f"{what}: {spent(outcomes) / 60:.1f} CPU minutes were used, more than "
             f"minutes={sweep.minutes:g}; raise it to continue"
         )
     if without:
@@ -94,18 +104,8 @@ def _finish(
 
 
 def workdir_of(args: argparse.Namespace) -> Path:
-    """The folder of a sweep.
-
-    Raises:
-      ConfigError: in an object store, which has neither links nor locks of processes.
-    """
-    given = args.workdir or f"runs/sweeps/{Path(args.file).stem}"
-    if is_remote(given):
-        raise ConfigError(
-            f"--workdir={given} is in an object store; a sweep needs a file system that its "
-            "processes share"
-        )
-    return Path(given)
+    """The folder of a sweep."""
+    return as_path(args.workdir or f"runs/sweeps/{Path(args.file).stem}")
 
 
 # ---- plan and status -------------------------------------------------------------------------
@@ -159,22 +159,30 @@ def print_plan(sweep: Sweep, plan: Plan, workdir: Path, console: Console) -> Non
         f"{most} runs"
     )
     total = [costs[job.id] for job in left]
+    used = spent({id: outcomes[id] for id in plan.jobs if id in outcomes})
     measured = sum(cost.measured for cost in total)
     console.print(
         f"left: {_time(total)} of CPU time ({measured} of {len(left)} jobs from measured ones, the "
-        f"others estimated by their operations); used {duration(spent(plan, workdir))} of "
+        f"others estimated by their operations); used {duration(used)} of "
         f"{sweep.minutes:g} min"
     )
+    nbytes = sum(cost.nbytes for cost in total)
+    if is_remote(workdir):
+        copies = sum(costs[id].nbytes for job in left for id in job.inputs.values())
+        console.print(
+            f"store: {(nbytes + copies) / 2**20:,.0f} MiB of checkpoints, "
+            f"{copies / 2**20:,.0f} MiB of them copies of shared stages"
+        )
+        return
     existing = next(path for path in (workdir, *workdir.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
-    nbytes = sum(cost.nbytes for cost in total)
     console.print(f"disk: {nbytes / 2**20:,.0f} MiB of checkpoints, {free / 2**20:,.0f} MiB free")
 
 
 def _known(workdir: Path) -> tuple[dict[str, Mapping[str, Any]], dict[str, Job]]:
     """Outcomes and descriptions of all jobs in a folder, those of other plans too."""
-    ids = [path.stem for path in (workdir / "outcomes").glob("*.json")]
-    return {id: read_outcome(workdir, id) for id in ids}, {id: read_job(workdir, id) for id in ids}
+    outcomes = read_outcomes(workdir)
+    return outcomes, {id: read_job(workdir, id) for id in outcomes}
 
 
 def _labels(jobs: Sequence[Job]) -> str:
@@ -195,8 +203,9 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
     shared = plan.shared()
     table = _table("job", "state", "runs", "CPU time", "reason", numbers=("runs", "CPU time"))
     states = []
+    outcomes = read_outcomes(workdir, plan.jobs)
     for id, job in plan.jobs.items():
-        outcome = read_outcome(workdir, id)
+        outcome = outcomes[id]
         states.append(_state(workdir, id, outcome))
         seconds = outcome.get("cpu_seconds")
         table.add_row(
@@ -208,12 +217,12 @@ def print_status(args: argparse.Namespace, console: Console) -> None:
         )
     _show(table, console)
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
-    console.print(f"{counts}; {duration(spent(plan, workdir))} of CPU time used")
+    console.print(f"{counts}; {duration(spent(outcomes))} of CPU time used")
 
 
 def _state(workdir: Path, id: str, outcome: Mapping[str, Any]) -> str:
     status = outcome.get("status", "waiting")
-    return "running" if status != DONE and is_claimed(workdir, id) else status
+    return "running" if status != DONE and is_locked(claim_of(workdir, id)) else status
 
 
 # ---- results ---------------------------------------------------------------------------------
@@ -225,9 +234,10 @@ def print_table(args: argparse.Namespace, console: Console) -> None:
     plan = make_plan(sweep)
     if not workdir.is_dir():
         raise ConfigError(f"{workdir} holds no sweep; start it with unicom sweep run {args.file}")
-    files = write_table(rows_of(plan, workdir), workdir)
-    found = compare_sweep(sweep, plan, workdir)
-    print_comparisons(found, sweep, plan, workdir, console, args.form)
+    with results_here(plan, workdir) as results:
+        files = write_table(rows_of(plan, results), workdir)
+        found = compare_sweep(sweep, plan, results)
+        print_comparisons(found, sweep, plan, results, console, args.form)
     if args.form is None:
         console.print(f"table: {files[0]}, {files[1]}")
 
@@ -282,7 +292,9 @@ def run_report(args: argparse.Namespace, console: Console) -> None:
     sweep, workdir = load_sweep(args.file), workdir_of(args)
     if not workdir.is_dir():
         raise ConfigError(f"{workdir} holds no sweep; start it with unicom sweep run {args.file}")
-    console.print(f"report: {write_report(sweep, make_plan(sweep), workdir)}")
+    plan = make_plan(sweep)
+    with results_here(plan, workdir) as results:
+        console.print(f"report: {write_report(sweep, plan, workdir, results)}")
 
 
 def run_compare(args: argparse.Namespace, console: Console) -> None:

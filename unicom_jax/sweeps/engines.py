@@ -1,6 +1,6 @@
 """Where jobs are done. An engine starts `work.work` somewhere and says how it ended, no more.
 
-All of them need the sweep's folder on a file system that they share.
+All of them need the sweep's folder on a file system that they share, or in an object store.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from unicom_jax.config import ConfigError
-from unicom_jax.sweeps.outcomes import FAILED, STATUSES, STOPPED, read_outcome, write_outcome
+from unicom_jax.core.paths import as_path, is_remote
+from unicom_jax.sweeps.outcomes import (
+    FAILED,
+    STATUSES,
+    STOPPED,
+    read_outcome,
+    write_outcome,
+)
+from unicom_jax.training.spool import Spool
 
 LOOK = 0.2  # seconds between two looks at what runs
 
@@ -51,14 +59,17 @@ class _Process:
         self._of, self._stopped, self._began = (workdir, id), False, time.time()
         self._log = workdir / "logs" / f"{id}.log"
         self._log.parent.mkdir(exist_ok=True)
+        self._logs = Spool(self._log.parent, (self._log.name,))
         command = [sys.executable, "-m", "unicom_jax.sweeps.work", str(workdir), id]
-        with self._log.open("ab") as log:
+        with (self._logs.folder / self._log.name).open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
 
     def poll(self) -> str | None:
         code = self._process.poll()
         if code is None:
+            self._logs.push()
             return None
+        self._logs.close()
         if code == -signal.SIGINT or (self._stopped and code == -signal.SIGTERM):
             return STOPPED  # a run that is scored cannot save: it begins again
         status = STATUSES.get(code)
@@ -111,7 +122,7 @@ class _Task:
 
 def _in_process(workdir: str, id: str) -> str:
     """A job in a process of its own, as on this machine; a task that is cancelled lets it save."""
-    process, stopped = _Process(Path(workdir), id), False
+    process, stopped = _Process(as_path(workdir), id), False
     while True:
         try:
             while (status := process.poll()) is None:
@@ -180,14 +191,15 @@ class _Submitted:
 def _work(workdir: str, id: str) -> str:
     from unicom_jax.sweeps.work import work  # heavy, and needed where the job runs alone
 
-    return work(Path(workdir), id)
+    return work(as_path(workdir), id)
 
 
 @contextlib.contextmanager
 def slurm() -> Iterator[Submit]:
     """A SLURM job a job, through submitit. UNICOM_SLURM holds its parameters as submitit names
     them, such as "slurm_partition=gpu gpus_per_node=1 timeout_min=120", and with "cluster=local"
-    submitit starts processes of this machine instead.
+    submitit starts processes of this machine instead. Submitit's own files need a folder that all
+    nodes see: logs/slurm of the sweep, and of one in an object store runs/sweeps/NAME.
 
     Raises:
       ConfigError: this machine cannot submit SLURM jobs.
@@ -204,7 +216,8 @@ def slurm() -> Iterator[Submit]:
         )
 
     def submit(workdir: Path, id: str) -> _Submitted:
-        executor = submitit.AutoExecutor(folder=workdir / "logs" / "slurm", cluster=cluster)
+        folder = Path("runs", "sweeps", workdir.name) if is_remote(workdir) else workdir
+        executor = submitit.AutoExecutor(folder=folder / "logs" / "slurm", cluster=cluster)
         executor.update_parameters(**{"name": id, "timeout_min": 24 * 60, **parameters})
         return _Submitted(executor, workdir, id)
 

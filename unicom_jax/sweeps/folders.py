@@ -1,8 +1,9 @@
 """The folders of jobs: workdirs that begin with stages which other jobs have trained.
 
 A finished stage is given on as hard links to its checkpoints, which are never changed in place, and
-as copies of its small files. So each folder is whole by itself: `unicom sample`, `evaluate`,
-`report` and `export` read it, and it stays usable when the others are removed.
+as copies of its small files; in an object store, which has no links, it is copied within the store.
+So each folder is whole by itself: `unicom sample`, `evaluate`, `report` and `export` read it, and
+it stays usable when the others are removed.
 """
 
 from __future__ import annotations
@@ -15,15 +16,17 @@ from typing import Any
 
 from unicom_jax.config import KEYS, ConfigError, to_json, values
 from unicom_jax.config.files import set_values
+from unicom_jax.core.paths import copy_file, copy_tree, is_remote, remove_tree
 from unicom_jax.interop.atomic import new_folder, write_text
 from unicom_jax.models.paint_space import AUTOENCODER
 from unicom_jax.runs.configuration import read_config
 from unicom_jax.runs.data import DATA
 from unicom_jax.runs.origin import link_tree
-from unicom_jax.runs.workdir import CONFIG, read_json, stage_steps
+from unicom_jax.runs.workdir import COMMITTED, CONFIG, read_json, stage_steps
 from unicom_jax.sweeps.plan import Job, read_job
 
 CHECKPOINTS, TOKENIZER = "checkpoints", "tokenizer"
+MARKS = (COMMITTED, "_CHECKPOINT_METADATA")  # without them a step in a store is not complete
 
 
 def prepare(workdir: Path, job: Job) -> Path:
@@ -42,8 +45,7 @@ def prepare(workdir: Path, job: Job) -> Path:
         return folder
     givers = {label: read_job(workdir, id).folder(workdir) for label, id in job.inputs.items()}
     for label, giver in givers.items():
-        if not (folder / label).exists():
-            _give_stage(giver / label, folder / label)
+        _give_stage(giver / label, folder / label)
     if givers:
         _give_tokenizer(givers, folder)
         _give_data(givers, folder)
@@ -52,15 +54,31 @@ def prepare(workdir: Path, job: Job) -> Path:
 
 
 def _give_stage(source: Path, target: Path) -> None:
-    if not stage_steps(source.parent, source.name):
+    steps = stage_steps(source.parent, source.name)
+    if not steps:
         raise ConfigError(f"{source} has no checkpoint; run the sweep again")
+    if is_remote(target):
+        if stage_steps(target.parent, target.name) != steps:  # new, or a copy was interrupted
+            remove_tree(target)
+            _copy_stage(source, target)
+        return
+    if target.exists():
+        return
     with new_folder(target, replace=True) as part:
         (part / CHECKPOINTS).mkdir()
-        for step in stage_steps(source.parent, source.name):
+        for step in steps:
             link_tree(source / CHECKPOINTS / str(step), part / CHECKPOINTS / str(step))
         for path in source.iterdir():
             if path.is_file():
                 shutil.copy2(path, part / path.name)
+
+
+def _copy_stage(source: Path, target: Path) -> None:
+    """Within a store. Its steps are complete last."""
+    for path in source.iterdir():
+        if path.is_file():
+            copy_file(path, target / path.name)
+    copy_tree(source / CHECKPOINTS, target / CHECKPOINTS, last=MARKS)
 
 
 def _give_tokenizer(givers: Mapping[str, Path], folder: Path) -> None:
@@ -71,12 +89,17 @@ def _give_tokenizer(givers: Mapping[str, Path], folder: Path) -> None:
             "data.tokenizer"
         )
     giver = list(givers.values())[-1]
-    with new_folder(folder / TOKENIZER, replace=True) as part:
-        shutil.copytree(giver / TOKENIZER, part, dirs_exist_ok=True)
+    if is_remote(folder):
+        copy_tree(giver / TOKENIZER, folder / TOKENIZER)
+    else:
+        with new_folder(folder / TOKENIZER, replace=True) as part:
+            shutil.copytree(giver / TOKENIZER, part, dirs_exist_ok=True)
     for giver in givers.values():
         there = giver / AUTOENCODER
-        if there.is_dir() and not (folder / AUTOENCODER).exists():
+        again = is_remote(folder)  # an interrupted copy there is not complete
+        if there.is_dir() and (again or not (folder / AUTOENCODER).exists()):
             link_tree(there, folder / AUTOENCODER)
+            break
 
 
 def _give_data(givers: Mapping[str, Path], folder: Path) -> None:
@@ -102,5 +125,7 @@ def _filled_in(job: Job, givers: list[Path]) -> Any:
 
 def used_bytes(folder: Path) -> int:
     """Of the files of a folder that no other folder links to."""
+    if is_remote(folder):
+        return sum(about["size"] for about in folder.details(below=True).values())
     files = (path.lstat() for path in folder.rglob("*") if path.is_file())
     return sum(found.st_size for found in files if found.st_nlink == 1)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import KEYS, ConfigError, values
+from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.run import SCORES_FILE
 from unicom_jax.evaluation.scores import read_about, read_scores, score_names
 from unicom_jax.runs.configuration import read_config
+from unicom_jax.runs.stages import PARTS, STAGES, names_a_run, occurrences
 from unicom_jax.runs.workdir import CONFIG
-from unicom_jax.sweeps.addresses import is_free
+from unicom_jax.sweeps.addresses import digest, is_free
 from unicom_jax.sweeps.compare import Comparison, Measured, compare
 from unicom_jax.sweeps.items import outcomes_of
 from unicom_jax.sweeps.sweep import Contrast
@@ -38,7 +40,8 @@ class Group:
 
 
 def group_runs(workdirs: Sequence[Path]) -> list[Group]:
-    """The runs whose configurations differ in nothing but the seed, in the order given.
+    """The runs whose configurations differ in nothing but the seed, in the order given (see
+    `settings_of`).
 
     Raises:
       ConfigError: a folder that is no run or has no scores, two runs of one configuration and seed,
@@ -54,10 +57,8 @@ def group_runs(workdirs: Sequence[Path]) -> list[Group]:
                 f"{workdir} was not scored; run unicom evaluate --workdir={workdir} first"
             )
         about[workdir] = read_about(workdir / SCORES_FILE)
-        config = dict(values(read_config(workdir)))
-        free = [name for name in config if is_free(name) or KEYS[name].filled_in]
-        settings = {name: value for name, value in config.items() if name not in (*free, "seed")}
-        key, seed = json.dumps(settings, sort_keys=True, default=list), config["seed"]
+        settings, seed = settings_of(workdir)
+        key = json.dumps(settings, sort_keys=True, default=list)
         group = groups.setdefault(key, Group(workdir.resolve().name, settings, {}))
         if seed in group.runs:
             raise ConfigError(
@@ -67,6 +68,30 @@ def group_runs(workdirs: Sequence[Path]) -> list[Group]:
         groups[key] = dataclasses.replace(group, runs={**group.runs, seed: workdir})
     _check_protocol(about)
     return _named_apart(list(groups.values()))
+
+
+def settings_of(workdir: Path) -> tuple[dict[str, Any], int]:
+    """The keys on which the results of a run depend, and its seed.
+
+    Settings of stages that the run does not train are left out, unless they describe a part. An
+    `init_from` that names a run stands for the settings of that run, so that runs of several seeds
+    that start from runs of these seeds are one group; if the folder is gone, for its path.
+    """
+    config = dict(values(read_config(workdir)))
+    trained = {one.name for one in occurrences(config["stages"])}
+    unused = STAGES.keys() - PARTS.keys() - trained
+    settings = {}
+    for name, value in config.items():
+        group = name.partition(".")[0]
+        if name == "seed" or group in unused or is_free(name) or KEYS[name].filled_in:
+            continue
+        settings[name] = value
+        if name.endswith(".init_from") and names_a_run(value):
+            folder, _, label = value.rpartition(":")
+            if (as_path(folder) / CONFIG).is_file():
+                theirs, _ = settings_of(as_path(folder))
+                settings[name] = f"settings {digest(theirs)}:{label}"
+    return settings, config["seed"]
 
 
 def _check_protocol(about: Mapping[Path, Mapping[str, Any]]) -> None:

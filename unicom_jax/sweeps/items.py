@@ -29,6 +29,7 @@ FIELDS: tuple[tuple[str, str, str, str], ...] = (
     (r"understanding/caption_f1", "captions", "overlap", ""),
     (r"editing/(success|reached|unchanged)", "edits", r"\1", ""),
     (r"editing/success/(.+)", "edits", "success", "kind"),
+    (r"unified/(cosine|agreement|caption_kept|caption_invented)", "unified", r"\1", ""),
 )
 ASKED = ("question", "instruction", "prompt")  # tell the samples of one picture apart
 

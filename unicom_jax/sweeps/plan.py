@@ -191,10 +191,11 @@ def write_jobs(plan: Plan, workdir: Path) -> None:
     """Writes `WORKDIR/jobs/ID.json` of every job that has none."""
     folder = workdir / "jobs"
     folder.mkdir(parents=True, exist_ok=True)
+    there = {path.name for path in folder.iterdir()}
     for job in plan.jobs.values():
-        path = folder / f"{job.id}.json"
-        if not path.is_file():
-            write_text(path, json.dumps(dataclasses.asdict(job), indent=1))
+        name = f"{job.id}.json"
+        if name not in there:
+            write_text(folder / name, json.dumps(dataclasses.asdict(job), indent=1))
 
 
 def read_job(workdir: Path, id: str) -> Job:

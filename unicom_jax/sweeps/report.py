@@ -25,7 +25,7 @@ from unicom_jax.sweeps.compare import (
     row_of,
     show,
 )
-from unicom_jax.sweeps.outcomes import DONE, read_outcome
+from unicom_jax.sweeps.outcomes import DONE, read_outcomes
 from unicom_jax.sweeps.plan import Plan
 from unicom_jax.sweeps.results import Rows, rows_of
 from unicom_jax.sweeps.runner import reasons, spent
@@ -48,11 +48,15 @@ class Line:
     marks: Mapping[str, float]
 
 
-def write_report(sweep: Sweep, plan: Plan, workdir: Path) -> Path:
-    """Writes `WORKDIR/report.html` from what is done so far, and returns its path."""
-    page = (
-        environment(TEMPLATES).get_template("sweep.html.j2").render(**_view(sweep, plan, workdir))
-    )
+def write_report(sweep: Sweep, plan: Plan, workdir: Path, results: Path | None = None) -> Path:
+    """Writes `WORKDIR/report.html` from what is done so far, and returns its path.
+
+    Args:
+      results: the folder with the results, as of `results_here`; None: the workdir.
+    """
+    view = _view(sweep, plan, workdir if results is None else results)
+    view["name"] = workdir.resolve().name
+    page = environment(TEMPLATES).get_template("sweep.html.j2").render(**view)
     path = workdir / REPORT_FILE
     write_text(path, page)
     return path
@@ -63,19 +67,18 @@ def _view(sweep: Sweep, plan: Plan, workdir: Path) -> dict[str, Any]:
     variants = list(dict.fromkeys(run.variant for run in plan.runs))
     curves = _curves(rows_of(plan, workdir), variants)
     found = compare_sweep(sweep, plan, workdir)
-    outcomes = [read_outcome(workdir, id) for id in plan.jobs]
-    done = sum(read_outcome(workdir, run.job.id).get("status") == DONE for run in plan.runs)
+    outcomes = read_outcomes(workdir, plan.jobs)
+    done = sum(outcomes[run.job.id].get("status") == DONE for run in plan.runs)
     return {
-        "name": workdir.resolve().name,
         "sweep": sweep,
         "variants": [(name, number % HUES) for number, name in enumerate(variants)],
         "changes": {run.variant: run.changes for run in plan.runs},
         "done": done,
         "runs": len(plan.runs),
-        "seconds": spent(plan, workdir),
+        "seconds": spent(outcomes),
         "stages": sum(not job.split and bool(job.label) for job in plan.jobs.values()),
         "stages_alone": sum(len(run.job.inputs) for run in plan.runs),
-        "commits": sorted({one["commit"] for one in outcomes if one.get("commit")}),
+        "commits": sorted({one["commit"] for one in outcomes.values() if one.get("commit")}),
         "lines": _lines(found, measured),
         "tested": sum(not math.isnan(one.p) for one in found),
         "papers": any(contrast.paper for contrast in sweep.contrasts),

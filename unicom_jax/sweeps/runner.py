@@ -14,13 +14,24 @@ from typing import Any
 
 from rich.console import Console
 
+from unicom_jax.core.paths import is_remote
+from unicom_jax.runs.lock import is_locked
 from unicom_jax.sweeps.engines import LOOK, Handle, Submit
-from unicom_jax.sweeps.outcomes import BUSY, DONE, FAILED, STOPPED, read_outcome
+from unicom_jax.sweeps.outcomes import (
+    BUSY,
+    DONE,
+    FAILED,
+    STOPPED,
+    claim_of,
+    read_outcome,
+    read_outcomes,
+)
 from unicom_jax.sweeps.plan import Job, Plan, write_jobs
-from unicom_jax.sweeps.work import is_claimed
 from unicom_jax.training.stopping import Stopped
 
 AGAIN = 3.0  # seconds after which a job is tried again that another runner was at
+# The same in an object store, where each look is a request.
+STORE_LOOK, STORE_AGAIN = 2.0, 15.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +66,8 @@ class Runner:
 
     def __post_init__(self) -> None:
         self.began = time.time()
+        remote = is_remote(self.workdir)
+        self.look, self.again = (STORE_LOOK, STORE_AGAIN) if remote else (LOOK, AGAIN)
         self.running: dict[str, Handle] = {}
         self.waits: dict[str, float] = {}  # until when a busy job is left alone
         self.done: set[str] = set()
@@ -72,8 +85,9 @@ class Runner:
         write_jobs(self.plan, self.workdir)
         stopping = False
         while True:
-            self._look_at_outcomes()
             self._collect()
+            outcomes = read_outcomes(self.workdir, self.plan.jobs)
+            self._look_at(outcomes)
             if self.asked_to_stop() and not stopping:
                 stopping = True
                 for handle in self.running.values():
@@ -83,22 +97,22 @@ class Runner:
                 raise Stopped("stopped; run the same command to resume the sweep")
             if not left and not self.running:
                 return Ended(self.failed, ())
-            over = spent(self.plan, self.workdir) > 60 * self.minutes
+            over = spent(outcomes) > 60 * self.minutes
             if over and not self.running:
                 return Ended(self.failed, tuple(job.id for job in left))
             if not (stopping or over):
                 self._start(left)
-            time.sleep(LOOK)
+            time.sleep(self.look)
 
     def _ended(self, id: str) -> bool:
         return id in self.done or id in self.failed
 
-    def _look_at_outcomes(self) -> None:
+    def _look_at(self, outcomes: Mapping[str, Mapping[str, Any]]) -> None:
         """Notes what ended, here or in another runner, and what can no more be done."""
         for id, job in self.plan.jobs.items():
             if self._ended(id) or id in self.running:
                 continue
-            outcome = read_outcome(self.workdir, id)
+            outcome = outcomes[id]
             if outcome.get("status") == DONE:
                 self.done.add(id)
             elif outcome.get("status") == FAILED and outcome["at"] >= self.began:
@@ -122,7 +136,7 @@ class Runner:
                 continue
             del self.running[id]
             if status == BUSY:
-                self.waits[id] = time.monotonic() + AGAIN
+                self.waits[id] = time.monotonic() + self.again
             elif status == DONE:
                 self.done.add(id)
                 outcome = read_outcome(self.workdir, id)
@@ -134,7 +148,7 @@ class Runner:
             elif status == FAILED:
                 self._fail(self.plan.jobs[id], read_outcome(self.workdir, id)["reason"])
             elif status == STOPPED and not self.asked_to_stop():
-                self.waits[id] = time.monotonic() + AGAIN  # another one stopped it: resume
+                self.waits[id] = time.monotonic() + self.again  # another one stopped it: resume
 
     def _start(self, left: list[Job]) -> None:
         now = time.monotonic()
@@ -144,23 +158,24 @@ class Runner:
             ready = all(id in self.done for id in job.inputs.values())
             if not ready or job.id in self.running or self.waits.get(job.id, 0.0) > now:
                 continue
-            if is_claimed(self.workdir, job.id):  # saves a process that would find it so
-                self.waits[job.id] = now + AGAIN
+            if is_locked(claim_of(self.workdir, job.id)):  # saves a process that would find it so
+                self.waits[job.id] = now + self.again
             else:
                 self.running[job.id] = self.submit(self.workdir, job.id)
 
 
-def spent(plan: Plan, workdir: Path) -> float:
-    """CPU seconds of the jobs of a plan, as far as they ended."""
-    return sum(read_outcome(workdir, id).get("cpu_seconds", 0.0) for id in plan.jobs)
+def spent(outcomes: Mapping[str, Mapping[str, Any]]) -> float:
+    """CPU seconds of jobs, as far as they ended."""
+    return sum(outcome.get("cpu_seconds", 0.0) for outcome in outcomes.values())
 
 
 def reasons(plan: Plan, workdir: Path) -> dict[str, str]:
     """Why runs have no result, by the id of their job: what failed, in them or before them."""
+    outcomes = read_outcomes(workdir, plan.jobs)
     found: dict[str, Any] = {}
     for run in plan.runs:
         for job in (*plan.needed(run), run.job):
-            outcome = read_outcome(workdir, job.id)
+            outcome = outcomes[job.id]
             if outcome.get("status") == FAILED:
                 before = "" if job.id == run.job.id else f"stage {job.id}: "
                 found.setdefault(run.job.id, before + outcome["reason"])

@@ -5,7 +5,9 @@
     WORKDIR/stages|runs/ID/    the folder that it fills, a workdir like any other
     WORKDIR/outcomes/ID.json   how it ended
 
-A job whose lock another process holds is "busy", so that any number of runners share one sweep.
+A job whose lock another process holds is "busy", so that any number of runners share one sweep. In
+an object store, where locks age, a process that has lost its lock ends at once, like after a
+`kill -9`.
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from typing import Any
 
 import rich.console
 
+from unicom_jax.core.memory import computes_on_cpu
+from unicom_jax.core.paths import as_path, cache_folder, is_remote
 from unicom_jax.evaluation.command import run_evaluate
 from unicom_jax.evaluation.while_training import make_observer
-from unicom_jax.runs.compiler import prepare_compiler
+from unicom_jax.runs.compiler import COMPILED, prepare_compiler
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.lock import LockedError, workdir_lock
 from unicom_jax.runs.stages import spec_of
@@ -36,6 +40,7 @@ from unicom_jax.sweeps.outcomes import (
     FAILED,
     STATUSES,
     STOPPED,
+    claim_of,
     read_outcome,
     write_outcome,
 )
@@ -43,18 +48,6 @@ from unicom_jax.sweeps.plan import STAGE, Job, read_job
 from unicom_jax.sweeps.predict import flops_per_step
 from unicom_jax.training.run import run_stages
 from unicom_jax.training.stopping import Stopped, stop_signals
-
-
-def is_claimed(workdir: Path, id: str) -> bool:
-    """Whether a process is at a job, as far as can be seen without starting one."""
-    claim = workdir / "claims" / id
-    if not claim.is_dir():
-        return False
-    try:
-        with workdir_lock(claim):
-            return False
-    except LockedError:
-        return True
 
 
 def work(
@@ -71,12 +64,17 @@ def work(
     """
     spent = _cpu_seconds() if spent is None else spent
     try:
-        with workdir_lock(workdir / "claims" / id):
+        with workdir_lock(claim_of(workdir, id), lost=_leave):
             if read_outcome(workdir, id).get("status") == DONE:
                 return DONE
             return _attempt(workdir, id, asked_to_stop, spent)
     except LockedError:
         return BUSY
+
+
+def _leave() -> None:
+    """Ends this process, which must not write any more: another one does its job."""
+    os._exit(next(code for code, status in STATUSES.items() if status == BUSY))
 
 
 def _attempt(workdir: Path, id: str, asked_to_stop: Callable[[], bool], spent: float) -> str:
@@ -145,7 +143,9 @@ def _cache(workdir: Path) -> str | None:
     of processor they suit. None: JAX_COMPILATION_CACHE_DIR says where."""
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
-    return str(workdir / "compiled" / os.uname().nodename)
+    if not is_remote(workdir):
+        return str(workdir / COMPILED / os.uname().nodename)
+    return str(cache_folder(COMPILED) if computes_on_cpu() else workdir / COMPILED)
 
 
 def _cpu_seconds() -> float:
@@ -180,7 +180,7 @@ def main(arguments: list[str]) -> int:
     after SIGTERM when the process that started it is gone."""
     workdir, id = arguments
     parent = os.getppid()
-    found = work(Path(workdir), id, asked_to_stop=lambda: os.getppid() != parent, spent=0.0)
+    found = work(as_path(workdir), id, asked_to_stop=lambda: os.getppid() != parent, spent=0.0)
     return next(code for code, status in STATUSES.items() if status == found)
 
 

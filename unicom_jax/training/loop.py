@@ -353,14 +353,16 @@ def _tell_changed_rate(
     """Warns if the current settings give another learning rate than those of the checkpoint.
 
     The schedule is always that of the current settings, over all of `steps`. With twice the steps,
-    a cosine that had reached 0 starts again from half its peak.
+    a cosine that had reached 0 starts again from half its peak. `transfer.for_duration` changes the
+    rate together with settings that a position does not record.
     """
     step, before, now = position.next_step, position.learning_rate, trainer.next_rate(state)
     if before is not None and not np.isclose(before, now, rtol=1e-4, atol=0.0):
         warn(
             f"{trainer.stage.name}: the learning rate of step {step} was {before:.3g} when the "
-            f"checkpoint was saved and is {now:.3g} now, because steps, learning_rate, schedule or "
-            "warmup_steps changed; training follows the new schedule"
+            f"checkpoint was saved and is {now:.3g} now, because steps, learning_rate, schedule, "
+            "warmup_steps or tuned_steps changed; training follows the new settings. If "
+            "tuned_steps is or was set, b1, b2, eps and weight_decay changed too"
         )
 
 

@@ -39,12 +39,12 @@ from unicom_jax.runs.imported import (
     keep_starts,
     parts_to_import,
 )
-from unicom_jax.runs.initial import (
+from unicom_jax.runs.initial import initial_params
+from unicom_jax.runs.released import (
     Source,
     build_stage,
     describe_sources,
     given_folders,
-    initial_params,
     sources_of,
 )
 from unicom_jax.runs.stages import PARTS, START, Occurrence, select

@@ -10,10 +10,10 @@ import pytest
 
 from data_pipelines.examples import Example
 from data_pipelines.loading.loader import LoaderConfig, choose_window_documents, make_loader
+from data_pipelines.sequences.document import MASK_FIELDS, first_slots
 from data_pipelines.sequences.filling import LEAST, further_documents
 from data_pipelines.sequences.mixture import DocumentStream, mixture_of
 from data_pipelines.sequences.packing import PackingConfig
-from data_pipelines.sequences.sequence import MASK_FIELDS, first_slots
 from tests.data.samples import SMALL, Dots, tokenizer
 from unicom_jax.core.batch import Role
 

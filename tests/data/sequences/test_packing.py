@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from data_pipelines.images import ImagePolicy
 from data_pipelines.segments import DRAWN, SOURCE, UNDERSTOOD, Image, Text
+from data_pipelines.sequences.document import MASK_FIELDS
 from data_pipelines.sequences.packing import (
     OverlongDocument,
     PackingConfig,
@@ -23,7 +24,7 @@ from data_pipelines.sequences.packing import (
     pack_rows,
     stack_rows,
 )
-from data_pipelines.sequences.sequence import MASK_FIELDS, build_document
+from data_pipelines.sequences.sequence import build_document
 from tests.data.samples import SMALL, picture, tokenizer
 from unicom_jax.core.batch import Role
 

@@ -9,14 +9,10 @@ import pytest
 
 from data_pipelines.images import ImagePolicy, patchify, prepare
 from data_pipelines.segments import DRAWN, SOURCE, Image, Text
+from data_pipelines.sequences.document import drawing_slots
 from data_pipelines.sequences.format import SequenceConfig
 from data_pipelines.sequences.packing import PackingConfig, pack_row
-from data_pipelines.sequences.sequence import (
-    VISION_START,
-    build_document,
-    build_prefix,
-    drawing_slots,
-)
+from data_pipelines.sequences.sequence import VISION_START, build_document, build_prefix
 from data_pipelines.sequences.tasks import BrokenExample, unconditional_segments
 from tests.data.samples import SMALL, picture, tokenizer
 from unicom_jax.core.batch import Role

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from data_pipelines.sequences.packing import PackingConfig, pack_rows
 from data_pipelines.sequences.sequence import build_document
 from data_pipelines.sequences.show import show_batch
 from tests.data.samples import SMALL, picture, tokenizer
+from tests.stores import bucket_of_module, running_servers  # noqa: F401 - fixtures
 
 DRAWING = [Text("a red dot"), Image(picture(1), DRAWN), Text("how many?"), Text("one", True)]
 WORDS = [Text("a red dot", True)]
@@ -62,3 +64,10 @@ def test_a_long_row_is_cut_to_what_is_legible(tmp_path):
 def test_a_row_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match="the batch has no row 2; choose one from 0 to 1"):
         show_batch(batch([WORDS], [WORDS]), tokenizer(), tmp_path / "row.png", row=2)
+
+
+@pytest.mark.parametrize("bucket", ["s3"], indirect=True, scope="module")
+def test_a_row_is_drawn_into_a_store(bucket):
+    path = show_batch(batch([WORDS]), tokenizer(), f"{bucket}/drawn/row.png")
+    with PilImage.open(io.BytesIO(path.read_bytes())) as drawn:
+        assert drawn.size[0] > 1000

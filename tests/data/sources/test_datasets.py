@@ -116,9 +116,21 @@ def test_a_name_without_the_package_is_refused_in_one_line(monkeypatch):
         DatasetsSource("org/name")
 
 
-def test_a_store_is_refused():
-    with pytest.raises(SourceError, match="copy it to this machine"):
-        DatasetsSource("s3://bucket/data")
+@pytest.mark.parametrize("path", ["org/name", "hf://datasets/org/name"])
+def test_a_name_is_looked_up_on_the_hub_with_its_subset_split_and_revision(
+    datasets, monkeypatch, path
+):
+    asked = []
+
+    def load(name, subset, **how):
+        asked.append((name, subset, how))
+        return datasets.Dataset.from_dict({"image": [png(7)], "caption": ["gray 7"]})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    options = {"path": path, "subset": "small", "revision": "v1", "part": "train[:5%]"}
+    source = open_source({"kind": "datasets", **options})
+    assert read_all(source) == [(7, ("gray 7",))]
+    assert asked == [("org/name", "small", {"split": "train[:5%]", "revision": "v1"})]
 
 
 def test_the_options_of_a_name_do_nothing_for_other_kinds():

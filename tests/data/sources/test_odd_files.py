@@ -40,6 +40,30 @@ from unicom_jax.core.paths import LFS
 ONE = {"image": [png(1)], "text": ["one"]}
 
 
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "jsonl", "text"])
+@pytest.mark.parametrize("name", ["0", "z"])  # first and last
+def test_a_file_without_records_among_others_adds_none(tmp_path, kind, name):
+    ending = {"parquet": "parquet", "webdataset": "tar", "jsonl": "jsonl", "text": "txt"}[kind]
+    (tmp_path / "a.png").write_bytes(png(1))
+    for stem, count in (("a", 2), (name, 0)):
+        path = tmp_path / f"{stem}.{ending}"
+        match kind:
+            case "parquet":
+                write_parquet(path, {key: value * count for key, value in ONE.items()})
+            case "webdataset":
+                write_tar(path, {f"{number}.png": png(1) for number in range(count)})
+            case "jsonl":
+                write_jsonl(path, [{"image": "a.png", "text": "one"}] * count)
+            case "text":
+                path.write_text("a line\n" * count)
+    options = {"piece": 64} if kind == "text" else {}
+    for _ in range(2):  # the second time from the kept index
+        source = open_source({"kind": kind, "paths": str(tmp_path), **options})
+        assert len(source) == 2 and source[1]
+    with pytest.raises(SourceError, match="no records: check the path"):
+        open_source({"kind": kind, "paths": str(tmp_path / f"{name}.{ending}"), **options})
+
+
 # ---- tar ---------------------------------------------------------------------------------------
 
 
@@ -74,6 +98,16 @@ def test_a_name_with_a_dot_too_many_is_explained(tmp_path):
     write_tar(tmp_path / "a.tar", {"v1.0_a.png": png(1), "v1.0_a.txt": "one"})
     with pytest.raises(RecordError, match=r"among its files, \.0_a\.png.*first dot"):
         WebDatasetSource(tmp_path)[0]
+
+
+def test_which_of_several_pictures_of_a_sample_is_used_is_said(tmp_path, caplog):
+    write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.webp": png(2), "a.txt": "one"})
+    source = WebDatasetSource(tmp_path)
+    assert "has several pictures (.png, .webp): .png is used" in caplog.text
+    assert read_all(source) == [(1, ("one",))]
+    caplog.clear()
+    write_tar(tmp_path / "a.tar", {"a.png": png(1), "a.mask.png": png(2), "a.txt": "one"})
+    assert read_all(WebDatasetSource(tmp_path)) == [(1, ("one",))] and not caplog.text
 
 
 def test_a_byte_order_mark_is_no_part_of_a_caption_or_a_text(tmp_path):

@@ -288,7 +288,6 @@ LOADING = each(
             "",
             'Folder written by `unicom data prepare packed`; "": rows are packed during training.',
             path=True,
-            local=True,
             before="",
         ),
         "cache_mb": Key(

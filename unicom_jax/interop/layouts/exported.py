@@ -13,20 +13,21 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from unicom_jax.config import ConfigError
-from unicom_jax.interop.layouts import qwen, unicom, unicom_cheers
+from unicom_jax.interop.layouts import qwen, unicom, unicom_cheers, unicom_uae
 from unicom_jax.interop.layouts.unicom import Unicom
 from unicom_jax.interop.layouts.unicom_cheers import UnicomCheers
+from unicom_jax.interop.layouts.unicom_uae import UnicomUae
 from unicom_jax.interop.mapping import Table
 
-Model = Unicom | UnicomCheers
+Model = Unicom | UnicomCheers | UnicomUae
 
 
 class Twin(NamedTuple):
     """How a family is exported: its layout, and the PyTorch model's file, class and configuration.
 
     A family has its own configuration class and `model_type`: transformers remembers the model of a
-    configuration class, and would otherwise load another family's model. `about` is the model
-    card's first sentence about the model.
+    configuration class, and would otherwise load another family's model. For the model card,
+    `about` is the first sentence about the model, and `exact` names the parts that stay in float32.
     """
 
     layout: ModuleType
@@ -35,6 +36,7 @@ class Twin(NamedTuple):
     config: str
     model_type: str
     about: str
+    exact: str
 
 
 UNICOM = Twin(
@@ -46,6 +48,7 @@ UNICOM = Twin(
     "A unified multimodal model of the UniCom family: one transformer reads words and pictures, "
     "writes words by next-token prediction, and draws by rectified flow on compressed continuous "
     "latents of a SigLIP-style image encoder.",
+    "the codec and the flow head",
 )
 TWINS: dict[str, Twin] = {
     "transfusion": UNICOM,
@@ -59,6 +62,18 @@ TWINS: dict[str, Twin] = {
         "A unified multimodal model of the Cheers family (arXiv:2603.12793): one transformer reads "
         "words and pictures, writes words by next-token prediction, and draws by rectified flow on "
         "an autoencoder's latents, first from semantics, then with gated details.",
+        "the autoencoder, the decoder and the flow head",
+    ),
+    "uae": Twin(
+        unicom_uae,
+        "modeling_unicom_uae",
+        "UnicomUaeModel",
+        "UnicomUaeConfig",
+        "unicom_uae",
+        "A unified multimodal model of the UAE family (arXiv:2509.09666): a language model of the "
+        "Qwen2.5-VL family reads words and pictures and writes words, and an MM-DiT of the Stable "
+        "Diffusion 3 family draws an autoencoder's latents from its hidden states of the words.",
+        "the autoencoder",
     ),
 }
 
@@ -86,8 +101,11 @@ def of_run(config: Mapping[str, Any]) -> Model:
     return twin_of(config).layout.of_run(config)
 
 
+LAYOUT_OF = {Unicom: unicom, UnicomCheers: unicom_cheers, UnicomUae: unicom_uae}
+
+
 def _layout(module: Model) -> ModuleType:
-    return unicom_cheers if isinstance(module, UnicomCheers) else unicom
+    return LAYOUT_OF[type(module)]
 
 
 # ---- names ------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from unicom_jax.config import ConfigError
 from unicom_jax.interop.layouts import qwen
 from unicom_jax.interop.layouts.description import check_fixed, read_fields
 from unicom_jax.interop.mapping import Rule, Table, linear, norm, prefixed
-from unicom_jax.models.qwen_vision import QwenVision
+from unicom_jax.models.qwen_vision import DEVIATION, MEAN, QwenVision
 from unicom_jax.models.qwen_vl import QwenVL
 from unicom_jax.models.transformer import Transformer
 
@@ -167,6 +167,25 @@ def describe(module: QwenVL) -> dict[str, Any]:
             "hidden_act": "silu",
             "in_channels": 3,
         },
+    }
+
+
+def describe_images(module: QwenVision, patches: int) -> dict[str, Any]:
+    """The preprocessor_config.json of `module`, for pictures of about so many patches."""
+    pixels = patches * module.patch_size**2
+    steps = ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")
+    return {
+        "image_processor_type": "Qwen2VLImageProcessor",
+        "processor_class": "Qwen2_5_VLProcessor",
+        **dict.fromkeys(steps, True),
+        "patch_size": module.patch_size,
+        "temporal_patch_size": module.frames,
+        "merge_size": module.merge,
+        "size": {"shortest_edge": pixels, "longest_edge": pixels},
+        "resample": 3,  # PIL's number for BICUBIC
+        "rescale_factor": 1 / 255,
+        "image_mean": MEAN.tolist(),
+        "image_std": DEVIATION.tolist(),
     }
 
 

@@ -30,6 +30,7 @@ from unicom_jax.models.codec import Codec
 from unicom_jax.models.flow_decoder import FlowDecoder
 from unicom_jax.models.flow_head import AdaLnHead, LinearHead, MlpHead
 from unicom_jax.models.flux_decoder import FluxDecoder
+from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.mmdit_decoder import MMDiTDecoder
 from unicom_jax.models.paint_space import LatentSpace
 from unicom_jax.models.pixel_decoder import PixelDecoder
@@ -67,6 +68,28 @@ class Unicom(Module):
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class InLatents(Module):
+    """All modules that a trained model uses which draws in the latents of an autoencoder."""
+
+    codec: AutoencoderCodec
+    unified: UnifiedModel
+
+    autoencoder = None  # for a codec that needs one; here the codec is one itself
+
+    def specs(self) -> Specs:
+        return {"codec": self.codec.specs(), "unified": self.unified.specs()}
+
+    @property
+    def images(self) -> ImageModel:
+        return self.unified.images
+
+    @property
+    def parts(self) -> dict[str, tuple[Module, ...]]:
+        """The parts, by name, whose sizes are reported."""
+        return {"language model": (self.unified.transformer,), "KL autoencoder": (self.codec,)}
+
+
 def of_run(config: Mapping[str, Any]) -> Unicom:
     """The modules of a run's configuration."""
     unified = build_unified(config)
@@ -89,7 +112,7 @@ def table(module: Unicom) -> Table:
         prefixed(siglip.table(module.vision), "vision/", "vision_model."),
         prefixed(projection.table(codec.compressor), "codec/compressor/", "compressor."),
         prefixed(projection.table(codec.decompressor), "codec/decompressor/", "decompressor."),
-        prefixed(_decoder(codec.pixel_decoder), "codec/pixel_decoder/", "pixel_decoder."),
+        prefixed(decoder_table(codec.pixel_decoder), "codec/pixel_decoder/", "pixel_decoder."),
         (
             Rule("codec/statistics/mean", "statistics.mean"),
             Rule("codec/statistics/std", "statistics.std"),
@@ -118,7 +141,7 @@ def _pathway(module: ImageModel) -> Table:
             *embedding,
             Rule("queries", "queries.weight"),
             *siglip.blocks("connector", "connector.layers.{layer}"),
-            *prefixed(_decoder(module.flow_decoder), "flow_decoder/", "flow_decoder."),
+            *prefixed(decoder_table(module.flow_decoder), "flow_decoder/", "flow_decoder."),
         )
     return (*embedding, *prefixed(_head(module.head), "head/", "head."))
 
@@ -154,8 +177,8 @@ FOREIGN: dict[type[FlowDecoder], Foreign] = {
 }
 
 
-def _decoder(module: FlowDecoder) -> Table:
-    """Rules for the decoder that paints tokens or, in Pathway II, draws latents."""
+def decoder_table(module: FlowDecoder) -> Table:
+    """Rules for a decoder that paints tokens or draws latents."""
     if (foreign := FOREIGN.get(type(module))) is not None:
         inner = foreign.layout.table(module.transformer)
         return (*mlp("projector", "projector"), *prefixed(inner, "transformer/", "transformer."))
@@ -206,7 +229,7 @@ def describe(module: Unicom, config: Mapping[str, Any]) -> dict[str, Any]:
             "heads": getattr(codec.compressor, "heads", 0),
             "window": codec.compressor.window,
         },
-        "pixel_decoder": _describe_painter(codec.pixel_decoder),
+        "pixel_decoder": describe_decoder(codec.pixel_decoder),
         "autoencoder": None if own is None else autoencoder.describe(own),
         "pathway": _describe_pathway(module.unified.images),
         "sequence": describe_sequence(config),
@@ -220,8 +243,9 @@ def describe_language(module: Transformer) -> dict[str, Any]:
         **fields_of(module, "vocab_size", "head_dim", "mlp_dim"),
         **fields_of(module, "rope_theta", "norm_eps"),
         **fields_of(module, "qkv_bias", "qk_norm", "tied_head"),
-        # Only if there is one: older exports lack the key.
+        # Only if there are any: older exports lack the keys.
         **({"logit_softcap": cap} if (cap := module.logit_softcap) else {}),
+        **({"rope_sections": sections} if (sections := module.rope_sections) else {}),
         **_describe_scaling(module),
     }
 
@@ -270,9 +294,10 @@ def describe_vision(module: VisionEncoder) -> dict[str, Any]:
     }
 
 
-def _describe_painter(module: FlowDecoder) -> dict[str, Any]:
+def describe_decoder(module: FlowDecoder) -> dict[str, Any]:
+    """The kind and the arguments of a decoder."""
     if (foreign := FOREIGN.get(type(module))) is None:
-        return {"kind": "dit", **_describe_decoder(module)}
+        return {"kind": "dit", **_describe_dit(module)}
     return {
         "kind": foreign.kind,
         **fields_of(module, *foreign.fields),
@@ -281,7 +306,7 @@ def _describe_painter(module: FlowDecoder) -> dict[str, Any]:
     }
 
 
-def _describe_decoder(module: PixelDecoder) -> dict[str, Any]:
+def _describe_dit(module: PixelDecoder) -> dict[str, Any]:
     sizes = fields_of(module, "channels", "feature_dim", "width", "depth", "heads", "mlp_dim")
     return {**sizes, **fields_of(module, "rope_theta", "prediction")}
 
@@ -292,7 +317,7 @@ def _describe_pathway(module: ImageModel) -> dict[str, Any]:
             "kind": "query",
             "queries": module.queries,
             "connector_depth": module.connector.depth,
-            "flow_decoder": _describe_decoder(module.flow_decoder),
+            "flow_decoder": _describe_dit(module.flow_decoder),
         }
     kinds = {LinearHead: ("linear",), MlpHead: ("mlp", "hidden_dim")}
     kinds[AdaLnHead] = ("adaln", "hidden_dim", "depth")

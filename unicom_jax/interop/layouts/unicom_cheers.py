@@ -11,16 +11,15 @@ unified/transformer         language_model            as Qwen2ForCausalLM
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from unicom_jax.core.module import Module, Specs
+from unicom_jax.core.module import Module
 from unicom_jax.families.build import build_latents, build_unified
 from unicom_jax.families.cheers import CheersImages
-from unicom_jax.families.unified import UnifiedModel
 from unicom_jax.interop.layouts import autoencoder, qwen, siglip
 from unicom_jax.interop.layouts.unicom import (
+    InLatents,
     describe_language,
     describe_sequence,
     describe_vision,
@@ -28,38 +27,20 @@ from unicom_jax.interop.layouts.unicom import (
     mlp,
 )
 from unicom_jax.interop.mapping import Table, linear, norm, prefixed
-from unicom_jax.models.latent_codec import AutoencoderCodec
 from unicom_jax.models.latent_decoder import LatentDecoder
 
 
-@dataclasses.dataclass(frozen=True)
-class UnicomCheers(Module):
-    """All modules that a trained model uses."""
-
-    codec: AutoencoderCodec
-    unified: UnifiedModel
-
-    autoencoder = None  # for a codec that needs one; here the codec is one itself
-
-    def specs(self) -> Specs:
-        return {"codec": self.codec.specs(), "unified": self.unified.specs()}
-
-    @property
-    def images(self) -> CheersImages:
-        return self.unified.images
+class UnicomCheers(InLatents):
+    """All modules that a trained model of Cheers uses."""
 
     @property
     def parts(self) -> dict[str, tuple[Module, ...]]:
-        """The parts, by name, whose sizes are reported."""
-        tokenizer = self.images.tokenizer
-        found = {
-            "vision encoder": (tokenizer.vision,),
-            "language model": (self.unified.transformer,),
-            "flow head": (self.images.head,),
-            "KL autoencoder": (self.codec,),
-        }
-        painter = tokenizer.painter
-        return found | ({"decoder": (painter,)} if isinstance(painter, LatentDecoder) else {})
+        images: CheersImages = self.images
+        own = {"vision encoder": (images.tokenizer.vision,), "flow head": (images.head,)}
+        painter = images.tokenizer.painter
+        if isinstance(painter, LatentDecoder):
+            own["decoder"] = (painter,)
+        return super().parts | own
 
 
 def of_run(config: Mapping[str, Any]) -> UnicomCheers:

@@ -80,3 +80,20 @@ class UnicomCheersConfig(UnicomConfig):
     # Without it, transformers 5 would make one that does not call UnicomConfig's.
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+
+
+class UnicomUaeConfig(UnicomConfig):
+    """That of `UnicomUaeModel`.
+
+    Attributes:
+      vision: arguments of `QwenVision`.
+      codec: latent_dim, the value `darkest` of black for the autoencoder, and the pixels on a side
+        of a patch.
+      pathway: `decoder` has the arguments of `SD3Decoder`.
+    """
+
+    model_type = "unicom_uae"
+
+    # See `UnicomCheersConfig`.
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)

@@ -59,7 +59,7 @@ class UnicomImageProcessor(BaseImageProcessor):
 
         Returns:
           `pixel_values` (B, N, patch * patch * 3) in -1..1, a picture's patches in raster order and
-          zeros behind them, and `image_grids` (B, 1, 2), its rows and columns of patches.
+          then zeros, and `image_grids` (B, 1, 2), its rows and columns of patches.
         """
         listed = images if isinstance(images, list | tuple) else [images]
         prepared = [self.prepare(image) for image in listed]
@@ -258,7 +258,7 @@ def to_unit(pixels: np.ndarray) -> np.ndarray:
 
 
 def pad_patches(rows: Sequence[np.ndarray]) -> np.ndarray:
-    """Patches (N_i, C) of several rows as one array (B, max N_i, C), zeros behind them."""
+    """Patches (N_i, C) of several rows as one array (B, max N_i, C), padded with zeros."""
     joined = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), np.float32)
     for place, row in zip(joined, rows, strict=True):
         place[: len(row)] = row

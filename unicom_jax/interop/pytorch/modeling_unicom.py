@@ -52,8 +52,8 @@ class UnicomOutput(ModelOutput):
 
     Attributes:
       logits: (B, S, vocab_size) fp32 scores of the next word.
-      velocity: (B, S, latent_dim) fp32, to be read at slots that hold noisy latents; None where
-        the pathway draws with a decoder of its own.
+      velocity: (B, S, latent_dim) fp32, valid at slots that hold noisy latents; None if the pathway
+        draws with a separate decoder.
       hidden_states: (B, S, W) after the final norm.
     """
 
@@ -89,7 +89,7 @@ class UnicomModel(UnicomBase):
         )
         if pathway["kind"] == "transfusion":
             self.head = make_head(width=width, latent_dim=codec["latent_dim"], **pathway["head"])
-        else:  # the frozen language model reads, a decoder of its own draws
+        else:  # the frozen language model reads, and a separate decoder draws
             self.head = None
             self.queries = nn.Embedding(pathway["queries"], width)
             sizes = width, config.language["heads"], 4 * width

@@ -1,4 +1,4 @@
-"""What transformers asks of every model, whatever it is made of."""
+"""What transformers requires of every model, whichever parts it has."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from .modeling_unicom_generation import Generation
 from .modeling_unicom_layers import Attention
 from .processing_unicom import UnicomProcessor
 
-# What says where a model comes from, to be passed on for the files beside its weights.
+# Options of `from_pretrained` that locate a model; they apply to the files beside its weights too.
 SOURCE_OPTIONS = (
     "cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token",
 )  # fmt: skip
 
 
 class UnicomBase(Generation, PreTrainedModel, GenerationMixin):
-    """Base of the models. `Generation` has what one does with one, `Standard` what tools ask for.
+    """Base of the models. `Generation` has a user's methods, `Standard` those of transformers.
 
-    A model has a `language_model`, sets its parts in `__init__` and ends that with `finish`.
+    A model has a `language_model`, creates its parts in `__init__`, and then calls `finish`.
     """
 
     config_class = UnicomConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
     input_modalities = ("image", "text")
-    # How many batches an autoencoder's statistics are of; nothing reads it.
+    # The number of batches behind an autoencoder's statistics; it is not used.
     _keys_to_ignore_on_load_missing = (r"\.num_batches_tracked$",)
     _skip_keys_device_placement = ("past_key_values", "cache")
     _tied_weights_keys = {
@@ -41,7 +41,7 @@ class UnicomBase(Generation, PreTrainedModel, GenerationMixin):
     supports_gradient_checkpointing = True
 
     def finish(self) -> None:
-        """What is done when all parts are there."""
+        """Called once all parts exist."""
         self.loss_type = "ForCausalLM"
         for module in self.modules():
             if isinstance(module, Attention):
@@ -63,7 +63,7 @@ class UnicomBase(Generation, PreTrainedModel, GenerationMixin):
     def _read_processor(
         self, name: str | os.PathLike | None, source: dict[str, Any]
     ) -> UnicomProcessor | None:
-        """The processor from where the model came from; None where only weights are there."""
+        """The processor from the model's own folder; None if that holds only weights."""
         files = ("tokenizer_config.json", "preprocessor_config.json")
         if name is None or not all(has_file(name, file, **source) for file in files):
             return None
@@ -74,8 +74,8 @@ class UnicomBase(Generation, PreTrainedModel, GenerationMixin):
         )
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **options: Any):
-        """As in transformers, with the processor: a complete folder. A model that came
-        from no folder has none; its weights are saved alone."""
+        """As in transformers, but with the processor, so that the folder is complete. A model
+        that was not loaded from a folder has none; only its weights are saved."""
         super().save_pretrained(save_directory, *args, **options)
         if self._processor and options.get("is_main_process", args[0] if args else True):
             self.processor.save_pretrained(save_directory)
@@ -85,7 +85,7 @@ class UnicomBase(Generation, PreTrainedModel, GenerationMixin):
         return self.language_model.model.embed_tokens
 
     def set_input_embeddings(self, value: nn.Embedding) -> None:
-        """A tied head scores words with it, too."""
+        """A tied head uses the new weights, too."""
         self.language_model.model.embed_tokens = value
         if self.config.tie_word_embeddings:
             self.language_model.lm_head.weight = value.weight

@@ -18,14 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image as PilImage
 from torch import Tensor, nn
 
 from .configuration_unicom import UnicomCheersConfig
+from .modeling_unicom_autoencoded import InLatents, patches_of
 from .modeling_unicom_base import UnicomBase
-from .modeling_unicom_codec import AutoencoderSpace, make_autoencoder, unpack
+from .modeling_unicom_codec import make_autoencoder, measured, unpack
 from .modeling_unicom_flow import GRIDS, data_to_velocity
-from .modeling_unicom_generation import to_bytes
 from .modeling_unicom_language import LanguageModel
 from .modeling_unicom_layers import (
     Attention,
@@ -36,41 +35,22 @@ from .modeling_unicom_layers import (
     TimeEmbedding,
     apply_rope,
     in_type_of,
+    join_windows,
     modulation,
     rope,
     rope_frequencies,
 )
 from .modeling_unicom_reading import Context
 from .modeling_unicom_vision import VisionTransformer
-from .sequence_unicom import Role
 
 Grid = tuple[int, int]
 RELEASED_PERIOD = 512  # the published weights count 0 ... 511 and start again
 
 
-def join_windows(x: Tensor, grid: Grid, side: int) -> Tensor:
-    """(B, N, C) -> (B, N / side^2, side^2 C): the tokens of each window as (row, column, C)."""
-    squares = x.unflatten(1, (grid[0] // side, side, grid[1] // side, side))
-    return squares.transpose(2, 3).flatten(3).flatten(1, 2)
-
-
 def split_windows(x: Tensor, grid: Grid, side: int) -> Tensor:
-    """Inverse of `join_windows`; `grid` is that of the many tokens."""
+    """Inverse of `join_windows`; `grid` is that of the larger number of tokens."""
     squares = x.unflatten(2, (side, side, -1)).unflatten(1, (grid[0] // side, grid[1] // side))
     return squares.transpose(2, 3).flatten(1, 4)
-
-
-def patches_of(images: Tensor, side: int) -> Tensor:
-    """Images (B, 3, H, W) -> (B, N, P * P * 3), each patch flattened as (row, column, channel)."""
-    rows, cols = (size // side for size in images.shape[2:])
-    squares = images.unflatten(3, (cols, side)).unflatten(2, (rows, side))
-    return squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-
-
-def images_of(patches: Tensor, grid: Grid, side: int) -> Tensor:
-    """Inverse of `patches_of`."""
-    squares = patches.unflatten(2, (side, side, 3)).unflatten(1, grid)
-    return squares.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
 # ---- the tokenizer ----------------------------------------------------------------------------
@@ -92,8 +72,8 @@ class LatentDecoder(nn.Module):
 
     def forward(self, tokens: Tensor, grid: Grid) -> Tensor:
         """Packed normalised latents (B, N, C) -> images (B, 3, H, W), clipped nowhere."""
-        deviation = (self.bn.running_var.float() + self.eps).sqrt()
-        latents = unpack(tokens * deviation + self.bn.running_mean.float(), grid, self.side)
+        mean, variance = measured(self.bn)
+        latents = unpack(tokens * (variance + self.eps).sqrt() + mean, grid, self.side)
         latents = in_type_of(self.decoder.conv_in, latents)
         if self.post_quant_conv is not None:
             latents = self.post_quant_conv(latents)
@@ -211,7 +191,7 @@ class CascadedHead(nn.Module):
 # ---- the model --------------------------------------------------------------------------------
 
 
-class UnicomCheersModel(UnicomBase):
+class UnicomCheersModel(InLatents, UnicomBase):
     """All parts of a model of the family Cheers.
 
     The autoencoder, the decoder and the flow head stay in fp32 whatever type the model is loaded
@@ -242,35 +222,20 @@ class UnicomCheersModel(UnicomBase):
 
     # ---- pictures and latents -----------------------------------------------------------------
 
-    pixel_channels = 0  # the autoencoder paints without noise
+    @property
+    def patch(self) -> int:
+        return self.config.vision["patch"]
 
     @property
     def time_grids(self) -> tuple[str, ...]:
         return GRIDS if self.config.pathway["prediction"] == "velocity" else GRIDS[:1]
-
-    @property
-    def space(self) -> AutoencoderSpace:
-        return AutoencoderSpace(self.autoencoder, self.config.vision["patch"])
-
-    @torch.no_grad()
-    def latents_of(self, patches: Tensor, grid: Grid) -> Tensor:
-        """Normalised latents (B, N, d) fp32 of patches (B, N, P * P * 3) in -1..1: no part of what
-        is trained."""
-        dark = self.config.codec["darkest"]
-        images = images_of(patches.float(), grid, self.config.vision["patch"])
-        return self.space.encode(dark + (1.0 - dark) * (images + 1.0) / 2.0)
-
-    def painted(self, latents: Tensor, grid: Grid, noise: Tensor) -> list[PilImage.Image]:
-        dark = self.config.codec["darkest"]
-        images = 2.0 * (self.space.decode(latents, grid) - dark) / (1.0 - dark) - 1.0
-        return [PilImage.fromarray(image) for image in to_bytes(images.permute(0, 2, 3, 1))]
 
     def tokens(self, latents: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         """Vectors of slots (B, n, W) and embedded patches (B, N, V) of latents, noisy or clean."""
         if self.decoder is None:
             patches = self.latent_in(in_type_of(self.latent_in, latents))
         else:
-            patches = patches_of(self.decoder(latents, grid), self.config.vision["patch"])
+            patches = patches_of(self.decoder(latents, grid), self.patch)
         vision = self.vision_model
         embedded = vision.embeddings(patches.to(self.dtype), grid)
         features = vision.post_layernorm(vision.encoder(embedded))
@@ -287,10 +252,6 @@ class UnicomCheersModel(UnicomBase):
 
     def seen(self, patches: Tensor, grid: Grid) -> tuple[Tensor]:
         return (self.tokens(self.latents_of(patches, grid), grid)[0],)
-
-    def image_vectors(self, vectors: Tensor, *, role: Role, grid: Grid) -> Tensor:
-        """They are the same under every role."""
-        return vectors
 
     def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
         fold = self.config.pathway["fold"]

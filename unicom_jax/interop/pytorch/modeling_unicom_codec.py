@@ -269,6 +269,17 @@ def make_autoencoder(description: dict) -> nn.Module:
     return kind.from_config(description)
 
 
+def measured(statistics: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel in fp32, fetched if accelerate has offloaded them."""
+    hook = getattr(statistics, "_hf_hook", None)
+    if hook is not None:
+        hook.pre_forward(statistics)
+    found = statistics.running_mean.float(), statistics.running_var.float()
+    if hook is not None:
+        hook.post_forward(statistics, None)
+    return found
+
+
 class AutoencoderSpace:
     """Tokens of an autoencoder's latents, packed and normalised: (z - shift) * scale.
 
@@ -280,8 +291,8 @@ class AutoencoderSpace:
         if (statistics := getattr(autoencoder, "bn", None)) is None:
             self.scale, self.shift = config.scaling_factor, config.shift_factor or 0.0
         else:
-            self.scale = (statistics.running_var.float() + config.batch_norm_eps).rsqrt()
-            self.shift = statistics.running_mean.float()
+            self.shift, variance = measured(statistics)
+            self.scale = (variance + config.batch_norm_eps).rsqrt()
         self.side = patch // 2 ** (len(config.block_out_channels) - 1)
 
     def encode(self, images: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def time_grid(steps: int, shift: float = 1.0, *, start: float = 0.0, grid: str =
 
     Args:
       grid: "even": so many equal steps. "released": as in Cheers' published code, (1 - start) ·
-        steps times up to 1 and one step more of 1 / steps, which asks for the velocity at 1.
+        steps times up to 1 and one more step of 1 / steps, which needs the velocity at 1.
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}; an integration needs at least 1")

@@ -1,7 +1,7 @@
-"""What one does with a model: describe, answer, draw, edit, reconstruct, converse.
+"""A user's methods: describe, answer, draw, edit, reconstruct, converse.
 
-The prefix of an answer is read once into a key-value cache. A word then costs one slot, a flow step
-the slots of the picture; the conditional and the unconditional branch run as one batch.
+The prefix of a picture is read once into a key-value cache. A flow step then computes only the
+slots of the picture; the conditional and the unconditional branch run as one batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .image_processing_unicom import Picture
 from .modeling_unicom_flow import begin_from, check_guidance, guide, integrate, latent_shift
 from .modeling_unicom_language import interval_mask
 from .modeling_unicom_reading import Context
-from .modeling_unicom_standard import Standard
+from .modeling_unicom_writing import Writing
 from .sequence_unicom import (
     SOURCE,
     VISION_START,
@@ -30,22 +30,22 @@ from .sequence_unicom import (
 )
 
 Grid = tuple[int, int]
-# Latent noise (n, d) and pixel noise (N, C) of every picture: two arrays or lists, by picture.
+# Latent noise (n, d) and pixel noise (N, C): two arrays or lists, with an entry for each picture.
 Noise = tuple[Sequence[Any], Sequence[Any]]
 Pictures = Picture | Sequence[Picture]
 Texts = str | Sequence[str]
 DESCRIBE = "Describe briefly."
-LATENTS, PIXELS = 0, 1  # streams of noise that one picture takes
+LATENTS, PIXELS = 0, 1  # the noise streams of a picture
 
 
-class Generation(Standard):
+class Generation(Writing):
     """Methods of `UnicomModel`; pictures are PIL images or (H, W, 3) uint8 arrays.
 
-    Pictures and texts are lists of one length. A picture alone is a list of one, and so is a text
-    alone; beside several pictures it stands for all of them.
+    Pictures and texts are lists of the same length. A single picture or text is a list of one; a
+    single text with several pictures is used for each of them.
     """
 
-    # ---- what one asks for --------------------------------------------------------------------
+    # ---- requests -----------------------------------------------------------------------------
 
     def caption(self, images: Pictures, prompt: str = DESCRIBE, **options: Any) -> list[str]:
         """Describes each picture; options as for `write`."""
@@ -57,7 +57,7 @@ class Generation(Standard):
         return self.write([[Image(image), Words(text)] for image, text in pairs], **options)
 
     def draw(self, prompts: Texts, *, think: bool = False, **options: Any) -> list[PilImage.Image]:
-        """Draws each prompt; options as for `paint`. `think`: write a plan first, draw by it."""
+        """Draws each prompt; options as for `paint`. `think`: write a plan first and follow it."""
         prompts = [prompts] if isinstance(prompts, str) else prompts
         segments: list[list[Segment]] = [[Words(prompt)] for prompt in prompts]
         if think:
@@ -70,7 +70,7 @@ class Generation(Standard):
         return self.paint(segments, **options)
 
     def edit(self, images: Pictures, instructions: Texts, **options: Any) -> list[PilImage.Image]:
-        """Changes picture i as instruction i says; options as for `paint`."""
+        """Edits picture i by instruction i; options as for `paint`."""
         pairs = _pairs(images, instructions, "instructions")
         return self.paint([[Image(image, SOURCE), Words(text)] for image, text in pairs], **options)
 
@@ -84,9 +84,9 @@ class Generation(Standard):
         generator: torch.Generator | None = None,
         batch_size: int = 16,
     ) -> list[PilImage.Image]:
-        """Each picture through encoder, codec and pixel decoder, at the size the model sees.
+        """Encodes and decodes each picture, at the size that the model sees.
 
-        `noise`: pixel noise (N, C) by picture.
+        `noise`: pixel noise (N, C) of each picture.
         """
         processor = self.processor.image_processor
         prepared = [processor.prepare(image) for image in _listed(images)]
@@ -99,65 +99,6 @@ class Generation(Standard):
             return self.painted(latents, grid, drawn)
 
         return _by_key(run, grids, batch_size)
-
-    # ---- words ----------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def write(
-        self,
-        conversations: Sequence[Sequence[Segment]],
-        *,
-        opening: str = "",
-        max_tokens: int | None = None,
-        temperature: float = 0.0,
-        top_p: float = 1.0,
-        generator: torch.Generator | None = None,
-        batch_size: int = 16,
-    ) -> list[str]:
-        """The words that follow each conversation, up to the end of the turn or a picture.
-
-        temperature 0 takes the likeliest token; top_p keeps the smallest set of tokens that holds
-        this much probability.
-        """
-        limit = self.defaults.max_new_tokens if max_tokens is None else max_tokens
-        texts: list[str] = []
-        for first in range(0, len(conversations), batch_size):
-            some = conversations[first : first + batch_size]
-            context = self.read([self.processor.prefix(c, opening) for c in some])
-            choose = _chooser(temperature, top_p, generator)
-            written = self.continue_tokens(context, limit, choose)
-            texts += [self.processor.words_of(row) for row in written]
-        return texts
-
-    def continue_tokens(
-        self, context: Context, max_tokens: int, choose: Callable[[Tensor], Tensor]
-    ) -> list[list[int]]:
-        """Token ids behind each prefix, the stop token included."""
-        hidden, rows = context.hidden, len(context.hidden)
-        stops = torch.tensor(self.processor.stops, device=hidden.device)
-        done = torch.zeros(rows, dtype=torch.bool, device=hidden.device)
-        written: list[list[int]] = [[] for _ in range(rows)]
-        for index in range(max_tokens):
-            token = choose(self.language_model.logits(hidden)).to(done.device)
-            ids, ended = token.tolist(), done.tolist()
-            for row in range(rows):
-                if not ended[row]:
-                    written[row].append(ids[row])
-            done |= torch.isin(token, stops)
-            if done.all() or index + 1 == max_tokens:
-                break
-            hidden = self._feed(context, token, index)
-        return written
-
-    def _feed(self, context: Context, token: Tensor, index: int) -> Tensor:
-        """Adds one token a row to the cache, at slot start + index: the hidden states (B, W)."""
-        zeros = torch.zeros_like(context.lengths)
-        start, stop = zeros + context.start, zeros + context.start + index + 1
-        intervals = torch.stack([zeros, context.lengths, start, stop], dim=-1)[:, None]
-        positions = (context.next_positions + index)[:, None, None].expand(-1, 1, 2)
-        mask = interval_mask(intervals, context.start + index + 1)
-        embedded = self.language_model.embed(token[:, None])
-        return self.language_model(embedded, positions, mask, context.cache)[:, 0]
 
     # ---- pictures -------------------------------------------------------------------------------
 
@@ -182,14 +123,14 @@ class Generation(Standard):
 
         Args:
           size: (height, width) in pixels; the source's or the training size when None.
-          steps, guidance, guidance_interval, sampler: None takes the model's; guidance 1 follows
-            the words as they are, more exaggerates them at twice the work, between the flow times
-            of the interval; sampler is "euler" or "heun".
+          steps, guidance, guidance_interval, sampler: None: the model's own. Guidance 1 draws
+            without it; a larger scale follows the words more closely, at twice the cost, at flow
+            times inside the interval. sampler is "euler" or "heun".
           grid: the flow times, see `modeling_unicom_flow.time_grid`.
-          edit_start: flow time, before its shift, at which an edit begins, with so much of its
-            source; 0: with noise alone.
-          noise: latent and pixel noise by picture. Without it the noise follows from `seed` and the
-            picture's place in the list, as in JAX, or from a `generator`.
+          edit_start: flow time, before its shift, at which an edit begins, as a mixture of noise
+            and this share of its source; 0: with noise alone.
+          noise: latent and pixel noise of each picture. By default the noise follows from `seed`
+            and the picture's place in the list, as in JAX, or from a `generator`.
         """
         defaults = self.defaults
         flow = {
@@ -204,7 +145,7 @@ class Generation(Standard):
         check_guidance(flow["guidance"], flow["interval"])
         if flow["times"] not in self.time_grids:
             raise ValueError(
-                f"grid {flow['times']!r}: this model has {' and '.join(self.time_grids)} alone"
+                f"grid {flow['times']!r}: this model supports only {' and '.join(self.time_grids)}"
             )
         start = float(defaults.edit_start if edit_start is None else edit_start)
         sources = [self._source(said) if start else None for said in conversations]
@@ -240,7 +181,7 @@ class Generation(Standard):
         return _by_key(run, keys, batch_size)
 
     def _source(self, segments: Sequence[Segment]) -> np.ndarray | None:
-        """The prepared picture that the next one changes: the last, where it is there for that."""
+        """The prepared picture to edit: the last one, if that is a source."""
         images = [segment for segment in segments if isinstance(segment, Image)]
         if not images or images[-1].use != SOURCE:
             return None
@@ -260,9 +201,9 @@ class Generation(Standard):
         source: Tensor | None = None,
         start: float = 0.0,
     ) -> Tensor:
-        """Normalised latents (B, n, d) of a picture of `grid` tokens behind each conversation.
+        """Normalised latents (B, n, d) of a picture of `grid` tokens after each conversation.
 
-        source: the latents that they begin with at a `start` later than 0.
+        source: latents with which they begin if `start` is later than 0.
         """
         makers = [self.processor.prefix]
         if guidance != 1.0:
@@ -282,9 +223,10 @@ class Generation(Standard):
         return integrate(velocity, noise, steps, sampler, shift, start=start, grid=times)
 
     def slots_behind(self, context: Context, grid: Grid) -> Callable[[Tensor], Tensor]:
-        """vectors (B, s, W) -> hidden states, of a picture of `grid` slots behind each prefix."""
+        """A function: vectors (B, s, W) -> hidden states, of a picture of `grid` slots after each
+        prefix."""
         count, lengths, device = grid[0] * grid[1], context.lengths, context.lengths.device
-        offsets = torch.tensor(image_positions(0, *grid, self._position_kind), device=device)
+        offsets = torch.tensor(image_positions(0, *grid, self.format.positions), device=device)
         positions = context.next_positions[:, None, None] + offsets
         zeros = torch.zeros_like(lengths)
         ends = [zeros, lengths, zeros + context.start, zeros + context.start + count]
@@ -297,9 +239,9 @@ class Generation(Standard):
 
         return run
 
-    # ---- what a family of models says -----------------------------------------------------------
+    # ---- defined by each family -----------------------------------------------------------------
 
-    time_grids: tuple[str, ...] = ("even",)  # the others ask for the velocity at t = 1
+    time_grids: tuple[str, ...] = ("even",)  # others need the velocity at t = 1
 
     @property
     def latent_dim(self) -> int:
@@ -308,26 +250,28 @@ class Generation(Standard):
 
     @property
     def pixel_channels(self) -> int:
-        """Channels of the noise that latents are painted from; 0: they need none."""
+        """Channels of the noise from which latents are painted; 0: no noise is needed."""
         raise NotImplementedError(f"{type(self).__name__} paints nothing")
 
     def encode(self, images: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """What is read of prepared pictures of one size, and their normalised latents (B, n, d)."""
+        """What the model reads of prepared pictures of one size, and their normalised latents
+        (B, n, d)."""
         raise NotImplementedError(f"{type(self).__name__} reads no pictures")
 
     def begin_drawing(self, context: Context, grid: Grid) -> Callable[[Tensor, Tensor], Tensor]:
-        """(noisy latents (B, n, d), time (B,)) -> velocity, of a picture of `grid` latents behind
-        each prefix."""
+        """A function (noisy latents (B, n, d), time (B,)) -> velocity, of a picture of `grid`
+        latents after each prefix."""
         raise NotImplementedError(f"{type(self).__name__} draws nothing")
 
     def painted(self, latents: Tensor, grid: Grid, noise: Tensor) -> list[PilImage.Image]:
-        """Pictures of latents (B, n, d) and a grid of patches, from pixel noise (B, N, C)."""
+        """Pictures from latents (B, n, d) and pixel noise (B, N, C), of a grid of patches."""
         raise NotImplementedError(f"{type(self).__name__} paints nothing")
 
     # ---- shapes and noise -----------------------------------------------------------------------
 
     def _drawn_grid(self, segments: Sequence[Segment], size: tuple[int, int] | None) -> Grid:
-        """Patches of the picture to draw: as asked, as the source's, or the usual."""
+        """Patches of the picture to draw: by `size`, else as many as the source has, else as in
+        training."""
         images = self.processor.image_processor
         usual = (self.defaults.image_size,) * 2
         if size is None:
@@ -352,7 +296,7 @@ class Generation(Standard):
         seed: int,
         generator: torch.Generator | None,
     ) -> Tensor:
-        """(B, *shape) fp32 of the pictures at `places` of the request."""
+        """(B, *shape) fp32, of the pictures at `places` of the request."""
         if given is not None:
             stacked = torch.stack([torch.as_tensor(given[i]) for i in places])
             return stacked.float().to(self.work_device)
@@ -404,21 +348,3 @@ def _by_key(
 def _chunks(items: list[int], size: int) -> Iterator[list[int]]:
     for first in range(0, len(items), size):
         yield items[first : first + size]
-
-
-def _chooser(
-    temperature: float, top_p: float, generator: torch.Generator | None
-) -> Callable[[Tensor], Tensor]:
-    """logits (B, V) -> one token a row."""
-    if temperature == 0.0:
-        return lambda logits: logits.argmax(dim=-1)
-
-    def choose(logits: Tensor) -> Tensor:
-        share, order = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
-        outside = share.cumsum(dim=-1) - share >= top_p
-        outside[..., 0] = False  # the likeliest is always kept
-        kept = share.masked_fill(outside, 0.0)
-        drawn = torch.multinomial(kept, 1, generator=generator)
-        return order.gather(-1, drawn)[:, 0]
-
-    return choose

@@ -1,10 +1,13 @@
-"""A decoder of the Qwen2.5 / Qwen3 family with 2-D rotary positions and a mask of two intervals.
+"""A decoder of the Qwen2.5 / Qwen3 family with rotary positions in two or three dimensions and a
+mask of two intervals.
 
 Weights are named as in transformers' `Qwen2ForCausalLM` (`qkv_bias`) and `Qwen3ForCausalLM`
 (`qk_norm`), of which this is the same function on pure text.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +80,7 @@ class SelfAttention(Attention):
         return self.o_proj(self.mix(q, k, v, mask))
 
     def _with_cached(self, k: Tensor, v: Tensor, cache: Cache, keep: bool) -> tuple[Tensor, Tensor]:
-        """All keys and values (B, T, K, D); the new ones stay in the cache where `keep` says so."""
+        """All keys and values (B, T, K, D); the new ones are added to the cache if `keep`."""
         k, v = k.transpose(1, 2), v.transpose(1, 2)  # as transformers' caches have them
         if keep:
             k, v = cache.update(k, v, self.layer)
@@ -148,9 +151,10 @@ class LanguageModel(nn.Module):
         rope_factor: float = 1.0,
         rope_length: int = 0,
         logit_softcap: float = 0.0,
+        rope_sections: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        self.logit_softcap = logit_softcap
+        self.logit_softcap, self.rope_sections = logit_softcap, rope_sections
         self.rope = head_dim, rope_theta, rope_scaling, rope_factor, rope_length
         self.model = Decoder(
             vocab_size, width, depth, norm_eps,
@@ -181,17 +185,18 @@ class LanguageModel(nn.Module):
         """Runs all layers.
 
         Args:
-          hidden: (B, S, W) embeddings. positions: (B, S, 2) (y, x).
-          mask: (B, S, T) bool over the slots of the cache and the S new ones behind them.
+          hidden: (B, S, W) embeddings. positions: (B, S, coordinates), see `rope`.
+          mask: (B, S, T) bool over the slots of the cache, then the S new ones.
           cache: keys and values of earlier calls, each layer's on the device of that layer. The new
-            ones are added to it, or, where `keep` is false, seen in this call only.
-          states: a list to which the input of each layer is added.
+            ones are added to it or, if `keep` is false, used in this call only.
+          states: a list to which the input of each layer is appended.
 
         Returns:
           (B, S, W) after the final norm.
         """
         frequencies, magnitude = rope_frequencies(*self.rope)
-        angles = tuple(magnitude * part for part in rope(positions, frequencies))
+        turns = rope(positions, frequencies, self.rope_sections)
+        angles = tuple(magnitude * part for part in turns)
         for layer in self.model.layers:
             if states is not None:
                 states.append(hidden)

@@ -7,6 +7,7 @@ kept in another type than what comes in, `in_type_of` casts at its entry.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +65,13 @@ class Mlp(nn.Module):
 
 
 class SwiGlu(nn.Module):
-    """down(silu(gate(x)) * up(x)) without biases (Shazeer 2020)."""
+    """down(silu(gate(x)) * up(x)), usually without biases (Shazeer 2020)."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, bias: bool = False) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, hidden, bias=False)
-        self.up_proj = nn.Linear(width, hidden, bias=False)
-        self.down_proj = nn.Linear(hidden, width, bias=False)
+        self.gate_proj = nn.Linear(width, hidden, bias=bias)
+        self.up_proj = nn.Linear(width, hidden, bias=bias)
+        self.down_proj = nn.Linear(hidden, width, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
@@ -113,6 +114,12 @@ def place_embedding(places: Tensor, width: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
 
 
+def join_windows(x: Tensor, grid: tuple[int, int], side: int) -> Tensor:
+    """(B, N, C) -> (B, N / side^2, side^2 C): the tokens of each window as (row, column, C)."""
+    squares = x.unflatten(1, (grid[0] // side, side, grid[1] // side, side))
+    return squares.transpose(2, 3).flatten(3).flatten(1, 2)
+
+
 def grid_places(rows: int, cols: int, device: torch.device | None = None) -> Tensor:
     """(rows * cols, 2) row and column of the tokens of an image in raster order."""
     index = torch.arange(rows * cols, device=device)
@@ -142,15 +149,22 @@ def rope_frequencies(
     return frequencies.float(), 0.1 * math.log(factor) + 1.0
 
 
-def rope(positions: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
-    """(cos, sin), each (..., head_dim / 2) fp32, of positions (..., 2) = (y, x).
+def rope(
+    positions: Tensor, frequencies: Tensor, sections: Sequence[int] = ()
+) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each (..., head_dim / 2) fp32, of positions (..., coordinates).
 
-    Even frequencies turn with y and odd ones with x: RoPE (Su et al. 2021) where y = x.
+    Without `sections` these are (y, x): even frequencies turn with y and odd ones with x, which is
+    RoPE (Su et al. 2021) where y = x. Otherwise each coordinate turns so many successive
+    frequencies (M-RoPE: Wang et al. 2024).
     """
-    frequencies = frequencies.to(positions.device)
-    turns_with_x = (torch.arange(len(frequencies), device=positions.device) % 2).bool()
-    y, x = positions[..., :1].float(), positions[..., 1:].float()
-    angles = torch.where(turns_with_x, x, y) * frequencies
+    frequencies, positions = frequencies.to(positions.device), positions.float()
+    if sections:
+        parts = zip(positions.split(1, dim=-1), frequencies.split(list(sections)), strict=True)
+        angles = torch.cat([place * part for place, part in parts], dim=-1)
+    else:
+        turns_with_x = (torch.arange(len(frequencies), device=positions.device) % 2).bool()
+        angles = torch.where(turns_with_x, positions[..., 1:], positions[..., :1]) * frequencies
     return angles.cos(), angles.sin()
 
 

@@ -13,7 +13,7 @@ from transformers import Cache, DynamicCache, GenerationConfig
 from .image_processing_unicom import patchify, to_unit
 from .modeling_unicom_language import interval_mask
 from .processing_unicom import UnicomProcessor
-from .sequence_unicom import Block, Prefix, Role
+from .sequence_unicom import Block, Format, Prefix, Role, position_axes
 
 Grid = tuple[int, int]
 
@@ -23,10 +23,13 @@ class Context:
     """Prefixes in a cache.
 
     Attributes:
-      hidden: (B, W) state of each prefix's last slot. start: slots in the cache, padding included.
+      states: (B, S, W) after the final norm, of all slots; any values at padding.
+      hidden: (B, W) that of each prefix's last slot.
+      start: S, the slots in the cache, padding included.
       lengths, next_positions: (B,) slots in use, and the rotary index of what follows.
     """
 
+    states: Tensor
     hidden: Tensor
     cache: Cache
     start: int
@@ -45,7 +48,7 @@ class Placed:
 
 
 class Reading:
-    """The half of `UnicomModel` that takes in."""
+    """The part of a model that reads pictures and words."""
 
     _processor: UnicomProcessor | None = None
 
@@ -65,8 +68,18 @@ class Reading:
         return self.generation_config
 
     @property
+    def format(self) -> Format:
+        """How the model writes words and pictures."""
+        return Format(**self.config.sequence)
+
+    @property
+    def axes(self) -> int:
+        """Coordinates of a rotary position."""
+        return position_axes(self.format.positions)
+
+    @property
     def work_device(self) -> torch.device:
-        """Where computing starts; with offloaded weights that is not where they are kept."""
+        """The device on which computing starts, also if weights are offloaded from it."""
         embedding = self.get_input_embeddings()
         hook = getattr(embedding, "_hf_hook", None)  # of accelerate, or a sequence of them
         for one in getattr(hook, "hooks", (hook,)):
@@ -82,11 +95,11 @@ class Reading:
 
     @torch.no_grad()
     def read(self, prefixes: Sequence[Prefix]) -> Context:
-        """Reads prefixes, one a row, into a cache."""
+        """Reads prefixes, one per row, into a cache."""
         rows, start = len(prefixes), max(map(len, prefixes))
         device = self.work_device
         tokens = torch.zeros(rows, start, dtype=torch.long, device=device)
-        positions = torch.zeros(rows, start, 2, dtype=torch.long, device=device)
+        positions = torch.zeros(rows, start, self.axes, dtype=torch.long, device=device)
         intervals = torch.zeros(rows, start, 4, dtype=torch.long, device=device)
         for row, prefix in enumerate(prefixes):
             length = len(prefix)
@@ -96,12 +109,12 @@ class Reading:
         hidden = self.language_model.embed(tokens)
         self.place_pictures(hidden, self._pictures(prefixes))
         cache = DynamicCache()
-        hidden = self.language_model(hidden, positions, interval_mask(intervals, start), cache)
+        states = self.language_model(hidden, positions, interval_mask(intervals, start), cache)
         lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
         following = torch.tensor([prefix.next_position for prefix in prefixes], device=device)
-        last = lengths.to(hidden.device) - 1
-        chosen = hidden[torch.arange(rows, device=hidden.device), last].to(device)
-        return Context(chosen, cache, start, lengths, following)
+        last = lengths.to(states.device) - 1
+        chosen = states[torch.arange(rows, device=states.device), last].to(device)
+        return Context(states, chosen, cache, start, lengths, following)
 
     def _pictures(self, prefixes: Sequence[Prefix]) -> list[Placed]:
         processor = self.processor.image_processor
@@ -119,7 +132,7 @@ class Reading:
     def place_pictures(self, hidden: Tensor, pictures: Sequence[Placed]) -> None:
         """Writes the vectors of pictures into their slots of hidden (B, S, W).
 
-        Pictures of one grid go through the encoder together.
+        Pictures of the same grid are encoded together.
         """
         for grid in sorted({picture.grid for picture in pictures}):
             some = [picture for picture in pictures if picture.grid == grid]
@@ -132,9 +145,9 @@ class Reading:
                     hidden[picture.row, block.start : stop] = vectors.to(hidden)
 
     def seen(self, patches: Tensor, grid: Grid) -> tuple[Tensor, ...]:
-        """What the model makes of patches (B, N, P * P * 3) of a grid, one row a picture."""
+        """The model's outputs for patches (B, N, P * P * 3) of pictures of one grid."""
         raise NotImplementedError(f"{type(self).__name__} reads no pictures")
 
     def image_vectors(self, *seen: Tensor, role: Role, grid: Grid) -> Tensor:
-        """(n, W) for the slots of one picture under a role, of its rows of `seen`."""
+        """(n, W) for the slots of one picture under a role, from its rows of `seen`."""
         raise NotImplementedError(f"{type(self).__name__} reads no pictures")

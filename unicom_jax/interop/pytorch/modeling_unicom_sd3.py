@@ -1,4 +1,6 @@
-"""Stable Diffusion 3 as the pixel decoder: features of the picture take the place of the text."""
+"""Stable Diffusion 3, conditioned on features of a picture or the states of a language model
+instead of text embeddings.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ class SD3Decoder(nn.Module):
     Args:
       transformer: the configuration of an `SD3Transformer2DModel`.
       channels: numbers in a token, a square of its patch size.
-      hidden_dim: of the two-layer projector from features to context tokens.
+      feature_dim, hidden_dim: the width of the features and that of the hidden layer of the
+        projector from them to context tokens.
 
     Raises:
       ImportError: diffusers is not installed.
@@ -40,9 +43,19 @@ class SD3Decoder(nn.Module):
         self.transformer = SD3Transformer2DModel.from_config(transformer)
 
     def velocity(self, noisy: Tensor, time: Tensor, condition: Tensor, grid: Grid) -> Tensor:
-        """dx/dt (B, N, channels) fp32; it counts 1000 (1 - t) and gives noise - data."""
+        """dx/dt (B, N, channels) fp32, from features (B, N, feature_dim)."""
+        return self.speed(noisy, time, self.connect(condition), grid)
+
+    def connect(self, condition: Tensor) -> Tensor:
+        """Context tokens (B, T, W) of features or states (B, T, feature_dim)."""
+        return self.projector(in_type_of(self.projector.fc1, condition))
+
+    def speed(self, noisy: Tensor, time: Tensor, context: Tensor, grid: Grid) -> Tensor:
+        """dx/dt (B, N, channels) fp32, from context tokens, all of which are seen.
+
+        The network counts 1000 (1 - t) and gives noise - data.
+        """
         network = self.transformer
-        context = self.projector(in_type_of(self.projector.fc1, condition))
         pooled = torch.zeros(len(noisy), network.config.pooled_projection_dim, device=noisy.device)
         out = network(
             hidden_states=unpack(noisy, grid, network.config.patch_size).to(network.dtype),

@@ -1,4 +1,4 @@
-"""What transformers asks of a model that reads pictures and writes words: `forward`, `generate`."""
+"""What transformers requires of a model of pictures and words: `forward` and `generate`."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from transformers import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from .modeling_unicom_reading import Grid, Placed, Reading
-from .sequence_unicom import Block, Format, image_positions
+from .sequence_unicom import (
+    Block,
+    image_positions,
+    pictures_are_causal,
+    position_axes,
+    position_count,
+)
 
 
 class Standard(Reading):
-    """`forward` and `generate` as of every causal language model, with pictures among the words.
+    """`forward` and `generate` of a causal language model, with pictures among the words.
 
-    Pictures are given as `UnicomProcessor` makes them: `pixel_values`, `image_grids`, and in
+    Pictures are given as `UnicomProcessor` prepares them: `pixel_values`, `image_grids`, and in
     `input_ids` one `<|image_pad|>` for each of their slots.
     """
 
@@ -44,16 +50,16 @@ class Standard(Reading):
           input_ids: (B, S), or inputs_embeds (B, S, W) in its place.
           attention_mask: (B, T) over the slots of the cache and the new ones, 0 where a slot is
             padding, on either side.
-          position_ids: rotary positions, (B, S) of words or (2, B, S) (y, x); None: those of
+          position_ids: rotary positions, (B, S) of words or (coordinates, B, S); None: those of
             `rotary_positions`, for which pictures of earlier calls are unknown.
           past_key_values: keys and values of earlier calls; the new ones are added.
-          labels: (B, S) the tokens themselves, -100 where none is scored: gives `loss`, the mean
-            cross-entropy of each token by those before it. Mask pictures with -100.
+          labels: (B, S) the tokens themselves, and -100 where there is no loss, as at pictures;
+            `loss` is the mean cross-entropy of each token, predicted from those before it.
           pixel_values, image_grids: the pictures in `input_ids`, see `UnicomProcessor`.
-          logits_to_keep: score the last so many slots only; 0: all.
+          logits_to_keep: compute logits of this many last slots only; 0: all.
 
         Raises:
-          ValueError: inputs that do not go together, or attentions, which are not kept.
+          ValueError: inputs that do not fit together; attention weights are asked for.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("give either input_ids or inputs_embeds")
@@ -73,11 +79,11 @@ class Standard(Reading):
         if position_ids is None:
             position_ids = self._positions(hidden, pictures, attention_mask, seen)
         if position_ids.ndim == 2:
-            position_ids = position_ids.expand(2, -1, -1)
+            position_ids = position_ids.expand(self.axes, -1, -1)
         states = [] if output_hidden_states else None
         hidden = self.language_model(
             hidden,
-            position_ids.movedim(0, -1).expand(*hidden.shape[:2], 2),
+            position_ids.movedim(0, -1).expand(*hidden.shape[:2], self.axes),
             self._mask(hidden, pictures, attention_mask, seen),
             cache,
             states=states,
@@ -110,7 +116,7 @@ class Standard(Reading):
 
     def _blocks(self, input_ids: Tensor, grids: Tensor) -> Iterator[list[tuple[Grid, list[Block]]]]:
         """Each row's pictures: their grid of patches and their blocks of slots."""
-        form = Format(**self.config.sequence)
+        form = self.format
         for row, (ids, row_grids) in enumerate(zip(input_ids, grids.tolist(), strict=True)):
             slots = (ids == self.config.image_token_id).nonzero()[:, 0].tolist()
             pictures = [tuple(grid) for grid in row_grids if grid[0]]
@@ -132,35 +138,33 @@ class Standard(Reading):
     def rotary_positions(
         self, input_ids: Tensor, attention_mask: Tensor | None, image_grids: Tensor | None
     ) -> Tensor:
-        """(2, B, S): (y, x) of each slot. Words count up; of pictures see `Format`."""
+        """(coordinates, B, S) of each slot. Words count up; of pictures see `Format`."""
         blocks = []
         if image_grids is not None:
             for row, pictures in enumerate(self._blocks(input_ids, image_grids)):
                 blocks += [(row, some) for _, some in pictures]
-        return _count_up(input_ids, blocks, attention_mask, self._position_kind)
-
-    @property
-    def _position_kind(self) -> str:
-        return Format(**self.config.sequence).positions
+        return _count_up(input_ids, blocks, attention_mask, self.format.positions)
 
     def _positions(
         self, hidden: Tensor, pictures: list[Placed], attention_mask: Tensor | None, seen: int
     ) -> Tensor:
         blocks = [(picture.row, list(picture.blocks)) for picture in pictures]
+        kind = self.format.positions
         if attention_mask is None:
-            return _count_up(hidden[..., 0], blocks, None, self._position_kind) + seen
+            return _count_up(hidden[..., 0], blocks, None, kind) + seen
         before = attention_mask[:, :seen].sum(dim=1)
         new = attention_mask[:, seen : seen + hidden.shape[1]]
-        positions = _count_up(hidden[..., 0], blocks, new, self._position_kind)
+        positions = _count_up(hidden[..., 0], blocks, new, kind)
         return positions + before[None, :, None].to(hidden.device)
 
     def _mask(
         self, hidden: Tensor, pictures: list[Placed], attention_mask: Tensor | None, seen: int
     ) -> Tensor:
-        """(B, S, seen + S) bool: words see what is before them, a picture's slots all of it."""
+        """(B, S, seen + S) bool: words see what is before them, and a picture's slots all of it
+        unless pictures are causal."""
         rows, slots = hidden.shape[:2]
         sees = (torch.arange(slots, device=hidden.device) + 1).repeat(rows, 1)
-        for picture in pictures:
+        for picture in () if pictures_are_causal(self.format.positions) else pictures:
             last = picture.blocks[-1]
             start, stop = picture.blocks[0].start, last.start + last.grid[0] * last.grid[1]
             sees[picture.row, start:stop] = stop
@@ -193,7 +197,7 @@ def _count_up(
     attention_mask: Tensor | None,
     kind: str,
 ) -> Tensor:
-    """(2, B, S) positions of rows like `slots` (B, S), of pictures of a kind: see `Format`."""
+    """(coordinates, B, S) of rows like `slots` (B, S), of pictures of a kind: see `Format`."""
     rows, length = slots.shape
     step = torch.ones(rows, length, dtype=torch.long, device=slots.device)
     if attention_mask is not None:
@@ -201,9 +205,9 @@ def _count_up(
     for row, blocks in pictures:
         stop = blocks[-1].start + blocks[-1].grid[0] * blocks[-1].grid[1]
         step[row, blocks[0].start : stop] = 0
-        step[row, stop - 1] = max(block.grid[0] * block.grid[1] for block in blocks)
+        step[row, stop - 1] = max(position_count(*block.grid, kind) for block in blocks)
     start = step.cumsum(dim=1) - step
-    positions = start.repeat(2, 1, 1)
+    positions = start.repeat(position_axes(kind), 1, 1)
     for row, blocks in pictures:
         first = start[row, blocks[0].start].clone()
         for block in blocks:

@@ -1,4 +1,4 @@
-"""The processor of a UniCom model: words and pictures to what `UnicomModel` takes."""
+"""The processor of a UniCom model: from words and pictures to the model's inputs."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class UnicomProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "pixel_values", "image_grids"]
 
-    # ---- what transformers asks of every processor ---------------------------------------------
+    # ---- required by transformers ---------------------------------------------------------------
 
     def __call__(
         self,
@@ -81,10 +81,10 @@ class UnicomProcessor(ProcessorMixin):
 
         Args:
           images: pictures in the order of their marks `<|image_pad|>` in `text`, in one list or in
-            one a text. Texts without any mark are taken as what a user says about their picture:
-            each becomes a turn that begins with its pictures.
+            one list per text. If no text has a mark, each becomes a user's turn that begins with
+            its pictures.
           text: one text or several, as `apply_chat_template` writes them.
-          options: of the tokenizer: padding, truncation, ... Padding is on the left by default, as
+          options: of the tokenizer: padding, truncation, ... By default padding is on the left, as
             `generate` needs it.
 
         Returns:
@@ -174,7 +174,8 @@ class UnicomProcessor(ProcessorMixin):
         Raises:
           ValueError: words with tokens that mark turns or pictures.
         """
-        prefix, form, previous = Prefix(), self.format, None
+        form, previous = self.format, None
+        prefix = Prefix(form.positions)
         for segment in form.in_order(segments):
             if not segment.response and previous is not False:  # a prompt opens a turn
                 if previous:
@@ -188,7 +189,7 @@ class UnicomProcessor(ProcessorMixin):
                 prefix.add_words(self.ids_of(VISION_START))
                 pixels = self.image_processor.prepare(segment.pixels)
                 grid = self.image_processor.grid(pixels)
-                prefix.add_image(pixels, form.grids(grid, segment.use), form.positions)
+                prefix.add_image(pixels, form.grids(grid, segment.use))
                 prefix.add_words(self.ids_of(VISION_END))
             previous = segment.response
         if previous is False:
@@ -218,7 +219,7 @@ class UnicomProcessor(ProcessorMixin):
         return self.tokenizer.encode(text, add_special_tokens=False) if text else []
 
     def words_of(self, tokens: Sequence[int]) -> str:
-        """Words of tokens; of special tokens only those around a thought are spelt."""
+        """The words of tokens. Of the special tokens, only those around a thought are spelt."""
         think = {self.tokenizer.convert_tokens_to_ids(spelling): spelling for spelling in THINK}
         pieces, run = [], []
         for token in tokens:

@@ -1,7 +1,8 @@
 """The sequence that a UniCom model reads: words and pictures, slot by slot.
 
 One turn is prompt_open, prompt, prompt_close, response, response_close; a picture is between
-`<|vision_start|>` and `<|vision_end|>`. Words are causal, the tokens of a picture see each other.
+`<|vision_start|>` and `<|vision_end|>`. Words are causal, the tokens of a picture see each other
+(in the Qwen2.5-VL family they are causal too).
 """
 
 from __future__ import annotations
@@ -105,14 +106,16 @@ class Prefix:
     """All that precedes an answer, slot by slot.
 
     Attributes:
-      tokens: ids, 0 at the slots of pictures. positions: rotary (y, x) of each slot.
+      kind: of the positions, see `Format`.
+      tokens: ids, 0 at the slots of pictures. positions: rotary coordinates of each slot.
       sees: each slot sees the slots before this one.
       blocks: where pictures are. images: the pictures, resized.
       next_position: the rotary index of what follows.
     """
 
+    kind: str = "grid"
     tokens: list[int] = dataclasses.field(default_factory=list)
-    positions: list[tuple[int, int]] = dataclasses.field(default_factory=list)
+    positions: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
     sees: list[int] = dataclasses.field(default_factory=list)
     blocks: list[Block] = dataclasses.field(default_factory=list)
     images: list[np.ndarray] = dataclasses.field(default_factory=list)
@@ -124,34 +127,49 @@ class Prefix:
     def add_words(self, ids: Sequence[int]) -> None:
         for token in ids:
             self.tokens.append(token)
-            self.positions.append((self.next_position,) * 2)
+            self.positions.append((self.next_position,) * position_axes(self.kind))
             self.sees.append(len(self.tokens))
             self.next_position += 1
 
-    def add_image(
-        self, image: np.ndarray, grids: Sequence[tuple[Role, Grid]], kind: str = "grid"
-    ) -> None:
-        """One picture under several roles: one block in which all see all, at one place.
-
-        kind: of its positions, see `Format`.
-        """
+    def add_image(self, image: np.ndarray, grids: Sequence[tuple[Role, Grid]]) -> None:
+        """One picture under several roles: one block at one place, in which all see all unless
+        pictures are causal."""
         stop = len(self) + sum(rows * cols for _, (rows, cols) in grids)
         for role, grid in grids:
-            self.blocks.append(Block(len(self.images), role, len(self), grid))
-            self.tokens += [0] * (grid[0] * grid[1])
-            self.positions += image_positions(self.next_position, *grid, kind)
-            self.sees += [stop] * (grid[0] * grid[1])
+            start, count = len(self), grid[0] * grid[1]
+            self.blocks.append(Block(len(self.images), role, start, grid))
+            self.tokens += [0] * count
+            self.positions += image_positions(self.next_position, *grid, self.kind)
+            own = range(start + 1, start + count + 1)
+            self.sees += own if pictures_are_causal(self.kind) else [stop] * count
         self.images.append(image)
-        self.next_position += max(rows * cols for _, (rows, cols) in grids)
+        self.next_position += max(position_count(*grid, self.kind) for _, grid in grids)
 
 
-def image_positions(start: int, rows: int, cols: int, kind: str = "grid") -> list[tuple[int, int]]:
-    """Rotary (y, x) of an image from text index `start`: around the diagonal ("grid"), or one slot
-    after the other on it, as words have them ("plain")."""
+def image_positions(start: int, rows: int, cols: int, kind: str = "grid") -> list[tuple[int, ...]]:
+    """Rotary coordinates of an image from text index `start`, of a kind of `Format`."""
+    places = [(row, col) for row in range(rows) for col in range(cols)]
+    if kind == "mrope":
+        return [(start, start + row, start + col) for row, col in places]
     if kind == "plain":
-        return [(start + place,) * 2 for place in range(rows * cols)]
+        return [(start + place,) * 2 for place in range(len(places))]
     y, x = (start + (rows * cols - size) // 2 for size in (rows, cols))
-    return [(y + row, x + col) for row in range(rows) for col in range(cols)]
+    return [(y + row, x + col) for row, col in places]
+
+
+def position_count(rows: int, cols: int, kind: str = "grid") -> int:
+    """How many rotary indices an image takes up."""
+    return max(rows, cols) if kind == "mrope" else rows * cols
+
+
+def position_axes(kind: str) -> int:
+    """Coordinates of a position."""
+    return 3 if kind == "mrope" else 2
+
+
+def pictures_are_causal(kind: str) -> bool:
+    """Whether a slot of a picture sees only the slots up to itself, as Qwen2.5-VL reads them."""
+    return kind == "mrope"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +181,9 @@ class Format:
         edited. pool: patches on a side of a latent token.
       prompt_open, prompt_close, response_close: the marks of a turn.
       fold: latents on a side of a slot.
-      positions: of a picture's slots: "grid" or "plain", see `image_positions`.
+      positions: of a picture's slots. "grid": (y, x) around the diagonal point that its middle
+        would have as text; "plain": one slot after the other on the diagonal, as words have them;
+        "mrope": (time, y, x), which start at the picture's text index (Qwen2-VL, arXiv 2409.12191).
       unconditional: how a context without its words is written: "empty" turns, or its words
         "masked" by `<no_mean>`.
       edit_words: where the words of an edit are, "after" or "before" the picture to edit.

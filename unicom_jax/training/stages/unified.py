@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +18,7 @@ from unicom_jax.core.batch import MixedBatch
 from unicom_jax.core.losses import LossTerms
 from unicom_jax.core.module import Params
 from unicom_jax.core.parts import named_parts
+from unicom_jax.core.paths import as_path
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.parallel.sharding import fetch
 from unicom_jax.runs.features import encode
@@ -60,7 +60,7 @@ def check_packed_features(config: Mapping[str, Any], name: str, frozen: Params) 
       SourceError: the features are another encoder's.
       ConfigError: the family reads only pictures.
     """
-    directory = Path(config["data"]["packed"])
+    directory = as_path(config["data"]["packed"]).expanduser()
     if (probe := read_probe(directory, name)) is None:
         return
     if not build_unified(config).images.takes_features:
