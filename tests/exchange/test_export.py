@@ -34,13 +34,14 @@ from unicom_jax.config import ConfigError
 from unicom_jax.exchange import export as exporting
 from unicom_jax.exchange import written
 from unicom_jax.exchange.code import code_of
-from unicom_jax.exchange.export import Options, export, read_size
+from unicom_jax.exchange.export import export, read_size
 from unicom_jax.exchange.imports import import_model
+from unicom_jax.exchange.written import Options
 from unicom_jax.inference import verify
 from unicom_jax.interop.layouts.exported import OLD_NAMES, TWINS, UNICOM
 from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
 from unicom_jax.runs import weights
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.weights import Choice, load, stages_in_use
 
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
@@ -504,7 +505,8 @@ def test_an_export_needs_no_torch(run, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from unicom_jax.exchange.export import Options, export\n"
+        "from unicom_jax.exchange.export import export\n"
+        "from unicom_jax.exchange.written import Options\n"
         f"export(Path({str(run)!r}), Path({str(tmp_path / 'out')!r}), Options())"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CODE_FOLDER.parents[2])
