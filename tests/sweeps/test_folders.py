@@ -12,6 +12,7 @@ from tests.sweeps.test_plan import sweep
 from unicom_jax.config import ConfigError
 from unicom_jax.runs import weights
 from unicom_jax.runs.configuration import open_run, read_config
+from unicom_jax.sweeps import folders
 from unicom_jax.sweeps.folders import prepare, used_bytes
 from unicom_jax.sweeps.plan import make_plan, write_jobs
 
@@ -80,6 +81,37 @@ def test_preparing_a_folder_again_changes_nothing_and_finishes_what_was_begun(tr
     shutil.rmtree(folder / "pretrain")
     prepare(workdir, job)
     assert (folder / "pretrain/checkpoints/7").is_dir() and (folder / "config.json").is_file()
+
+
+def with_autoencoder(trained, folder):
+    """A copy of the sweep whose first stage has the files of an autoencoder; the run and stages."""
+    plan, workdir = trained
+    shutil.copytree(workdir, folder)
+    run = plan.runs[0].job
+    shutil.rmtree(run.folder(folder), ignore_errors=True)
+    givers = {job.label: job.folder(folder) for job in plan.needed(plan.runs[0])}
+    first = next(iter(givers.values())) / "autoencoder"
+    first.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (first / name).write_text(name)
+    return run, givers
+
+
+def test_a_given_autoencoder_is_complete_after_an_interruption(trained, tmp_path):
+    run, _ = with_autoencoder(trained, tmp_path / "copy")
+    own = run.folder(tmp_path / "copy") / "autoencoder"
+    own.mkdir(parents=True)
+    (own / "config.json").write_text("config.json")
+    prepare(tmp_path / "copy", run)
+    assert sorted(path.name for path in own.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_the_stage_of_an_autoencoder_is_not_given_twice(trained, tmp_path):
+    run, givers = with_autoencoder(trained, tmp_path / "copy")
+    folder = run.folder(tmp_path / "copy")
+    (folder / "autoencoder" / "checkpoints").mkdir(parents=True)
+    folders._give_tokenizer({**givers, "autoencoder": next(iter(givers.values()))}, folder)
+    assert [path.name for path in (folder / "autoencoder").iterdir()] == ["checkpoints"]
 
 
 def test_a_first_stage_begins_with_its_configuration_alone(trained, tmp_path):

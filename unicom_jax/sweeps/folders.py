@@ -2,8 +2,8 @@
 
 A finished stage is given on as hard links to its checkpoints, which are never changed in place, and
 as copies of its small files; in an object store, which has no links, it is copied within the store.
-So each folder is complete: `unicom sample`, `evaluate`, `report` and `export` read it, and
-it stays usable when the others are removed.
+So each folder is complete: `unicom sample`, `evaluate`, `report` and `export` read it, and it stays
+usable when the others are removed.
 """
 
 from __future__ import annotations
@@ -94,11 +94,12 @@ def _give_tokenizer(givers: Mapping[str, Path], folder: Path) -> None:
     else:
         with new_folder(folder / TOKENIZER, replace=True) as part:
             shutil.copytree(giver / TOKENIZER, part, dirs_exist_ok=True)
+    if AUTOENCODER in givers:  # is the stage of that name, which is already there
+        return
     for giver in givers.values():
-        there = giver / AUTOENCODER
-        again = is_remote(folder)  # an interrupted copy there is not complete
-        if there.is_dir() and (again or not (folder / AUTOENCODER).exists()):
-            link_tree(there, folder / AUTOENCODER)
+        if (giver / AUTOENCODER).is_dir():
+            remove_tree(folder / AUTOENCODER)  # incomplete if an earlier attempt was interrupted
+            link_tree(giver / AUTOENCODER, folder / AUTOENCODER)
             break
 
 
