@@ -237,6 +237,31 @@ def test_the_table_and_the_report_of_a_store_are_those_of_a_disk(scored, name, c
 
 
 @BOTH
+def test_a_damaged_result_in_a_store_is_named_by_its_address(scored, capsys):
+    """And not by that of the copy which the command has made and removed."""
+    file, _, there = scored
+    name = next(name for name in there.files() if name.endswith("scores.json"))
+    whole = (there / name).read_bytes()
+    for change, message in (
+        (lambda path: path.write_bytes(b"{"), "is not JSON"),
+        (lambda path: path.unlink(), f"is missing, although the run is done; remove {there}"),
+    ):
+        change(there / name)
+        assert cli.main(["sweep", "table", file, f"--workdir={there}"]) == 1
+        assert f"{there / name} {message}" in capsys.readouterr().err
+    (there / name).write_bytes(whole)
+
+
+@BOTH
+def test_a_bucket_that_does_not_exist_is_named(scored, capsys):
+    file, _, there = scored
+    scheme = str(there).partition("://")[0]
+    assert cli.main(["sweep", "run", file, f"--workdir={scheme}://no-such-bucket/x"]) == 1
+    said = capsys.readouterr().err
+    assert f"{scheme}://no-such-bucket/x/jobs/" in said and said.count("\n") == 1
+
+
+@BOTH
 def test_status_and_dry_run_read_a_store(scored, capsys):
     file, _, there = scored
     assert cli.main(["sweep", "status", file, f"--workdir={there}"]) == 0
