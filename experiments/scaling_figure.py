@@ -78,8 +78,8 @@ def _draw_growth(ax: Axes, laws: IsoFlop) -> None:
         else:
             label = name
         if len(costs):
-            offset = {"xytext": (0, 14), "textcoords": "offset points", "fontsize": SMALL}
-            ax.annotate(label, (costs[0], best[0]), **offset)
+            below = {"xytext": (0, -20), "textcoords": "offset points", "ha": "right", "va": "top"}
+            ax.annotate(label, (costs[-1], best[-1]), fontsize=SMALL, **below)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlabel("operations C")

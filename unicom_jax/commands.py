@@ -70,7 +70,8 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from unicom_jax.exchange.export import Options, export, read_size
+    from unicom_jax.exchange.export import export, read_size
+    from unicom_jax.exchange.written import Options
     from unicom_jax.inference.verify import check_torch, verify
     from unicom_jax.runs.weights import Choice
 

@@ -5,18 +5,14 @@
 
 Four budgets of operations, five widths each, three seeds: every model is trained for as many steps
 as its budget pays for, and its held-out losses of text and of drawing make two parabolas from the
-same runs. Learning rate, decay and epsilon are taken as those of width 48 after 1000 steps, and
-rescaled for each width and length (`unified.tuned_at`, `tuned_steps`); else badly tuned large
-models would tilt the parabolas. So far they are defaults, with a learning rate of .001: tune it at
-width 48 before the sweep is run. At width 64 and 200 steps, the best one of `transfer` is .008. All
-seeds and sizes are evaluated on the same rows, flow times and noise. The variant `held_out` has
-four times the largest budget and is left out of the fits, which predict it.
+same runs. Learning rate, decay and epsilon were tuned at width 48 and 400 steps (`isoflop_rate`)
+and are rescaled for each width and length (`unified.tuned_at`, `tuned_steps`); else badly tuned
+large models would tilt the parabolas. All runs of a seed are evaluated on the same rows, flow times
+and noise. The variant `held_out` has four times the largest budget and is left out of the fits,
+which predict it.
 
 arXiv 2603.03276 reports N* growing as C^.47 for language and C^.37 for vision, from 6e18 operations
-on; the budgets here are four to thirty million times smaller.
-
-This sweep has not been run. --dry-run predicts 2 hours 7 minutes of CPU time, on two cores of an
-AMD EPYC.
+on, more than ten million times the budgets here. What was run and found is in docs/scaling.md.
 """
 
 from __future__ import annotations

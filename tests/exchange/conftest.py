@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.runs.workdirs import write_run
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 
 
 @pytest.fixture(scope="session")

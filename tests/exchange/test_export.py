@@ -32,14 +32,16 @@ from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import ConfigError
 from unicom_jax.exchange import export as exporting
+from unicom_jax.exchange import written
 from unicom_jax.exchange.code import code_of
-from unicom_jax.exchange.export import Options, export, read_size
+from unicom_jax.exchange.export import export, read_size
 from unicom_jax.exchange.imports import import_model
+from unicom_jax.exchange.written import Options
 from unicom_jax.inference import verify
 from unicom_jax.interop.layouts.exported import OLD_NAMES, TWINS, UNICOM
 from unicom_jax.interop.tensors import WeightsError, open_tensors, write_tensors
 from unicom_jax.runs import weights
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.weights import Choice, load, stages_in_use
 
 CODE_FOLDER = Path(unicom_jax.interop.pytorch.__file__).parent
@@ -451,7 +453,7 @@ def test_a_full_disk_is_reported_with_the_folder_and_the_fix(run, tmp_path, monk
     def full(*args, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(exporting, "store_weights", full)
+    monkeypatch.setattr(written, "store_weights", full)
     line = error_line(capsys, f"--checkpoint={run}", "--to=pytorch", tmp_path / "out")
     assert "out was not written, its disk is full" in line
     assert not list(tmp_path.iterdir())
@@ -468,7 +470,7 @@ def test_a_failure_on_the_way_leaves_what_was_there(
     def fail(*args, **options):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(exporting, "store_weights", fail)
+    monkeypatch.setattr(written, "store_weights", fail)
     with pytest.raises(OSError, match="no space"):
         export(run, target, Options(overwrite=overwrite))
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if overwrite else [])
@@ -503,7 +505,8 @@ def test_an_export_needs_no_torch(run, tmp_path):
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from pathlib import Path\n"
-        "from unicom_jax.exchange.export import Options, export\n"
+        "from unicom_jax.exchange.export import export\n"
+        "from unicom_jax.exchange.written import Options\n"
         f"export(Path({str(run)!r}), Path({str(tmp_path / 'out')!r}), Options())"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=CODE_FOLDER.parents[2])

@@ -23,7 +23,8 @@ from tests.tiny import tiny_config
 from unicom_jax.cli import main
 from unicom_jax.config import ConfigError, from_json
 from unicom_jax.exchange import imports
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.interop.folders import write_model
 from unicom_jax.interop.layouts.description import DESCRIPTION

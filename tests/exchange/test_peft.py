@@ -14,10 +14,11 @@ from safetensors.numpy import load_file
 from tests.families.documents import lively
 from unicom_jax.config import ConfigError
 from unicom_jax.core.lora import Lora
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_unified
 from unicom_jax.runs import checkpoint as files
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.weights import Choice
 
 TARGETS = ("transformer/blocks/attention/(query|value)", "head/output")

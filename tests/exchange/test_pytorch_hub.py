@@ -11,7 +11,8 @@ from data_pipelines.build import image_policy
 from data_pipelines.images import prepare
 from tests.data.samples import picture
 from tests.runs.workdirs import write_run
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.interop.pytorch.image_processing_unicom import UnicomImageProcessor, patchify
 from unicom_jax.runs.weights import describe
 

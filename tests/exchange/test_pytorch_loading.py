@@ -14,7 +14,8 @@ from transformers import AutoModel
 
 from tests.data.samples import picture
 from tests.runs.workdirs import write_run
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 
 IMAGE = picture(1, 40, 40)
 

@@ -18,7 +18,8 @@ from tests.exchange.own_types import theirs
 from tests.families.documents import ALL, PACKED, documents, give_noise, inputs
 from tests.runs.workdirs import write_run
 from unicom_jax.core.batch import Role
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.inference.generator import Generator
 from unicom_jax.inference.verify import LIMITS, reference_of
 from unicom_jax.interop.layouts import unicom

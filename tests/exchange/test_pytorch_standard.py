@@ -20,7 +20,8 @@ from transformers import (
 
 from tests.data.samples import picture
 from tests.runs.workdirs import write_run
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 
 MARK = "<|vision_start|><|image_pad|><|vision_end|>"
 GREEDY = {"do_sample": False, "max_new_tokens": 4}

@@ -37,7 +37,8 @@ from tests.runs.workdirs import begin_run
 from tests.tiny import UAE, tiny_config
 from unicom_jax.cli import main
 from unicom_jax.core.batch import Role
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_autoencoder, build_unified
 from unicom_jax.inference import engine
 from unicom_jax.inference.generator import Generator

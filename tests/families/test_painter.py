@@ -24,7 +24,8 @@ from unicom_jax.config import ConfigError, from_json
 from unicom_jax.config.check import check_settings
 from unicom_jax.core.pixels import to_unit
 from unicom_jax.evaluation.command import run_evaluate
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_encoder, build_unified
 from unicom_jax.inference.arrays import to_patches, to_pictures
 from unicom_jax.inference.generator import Generator
@@ -33,9 +34,9 @@ from unicom_jax.interop.layouts.layout import LAYOUTS
 from unicom_jax.parallel.plan.topology import parse_topology
 from unicom_jax.planning.sampling import plan_sampling
 from unicom_jax.runs import checkpoint, weights
-from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.configuration import open_run
 from unicom_jax.runs.imported import import_stage
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.origin import take_weights
 from unicom_jax.runs.released import sources_of
 

@@ -17,7 +17,8 @@ from tests.parallel.programs import on_eight_devices
 from tests.runs.workdirs import begin_run
 from tests.tiny import UAE, tiny_config
 from unicom_jax.core.module import iter_specs
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_autoencoder, build_unified
 from unicom_jax.inference.generator import Generator
 from unicom_jax.interop.folders import module_in, read_model, write_model

@@ -14,9 +14,10 @@ from unicom_jax.config import KEYS, ConfigError, load_config, to_json, values
 from unicom_jax.config.check import check_settings
 from unicom_jax.config.key import ALWAYS, NEUTRAL
 from unicom_jax.interop.layouts.unicom import of_run
-from unicom_jax.runs.checkpoint import CheckpointError, read_config
+from unicom_jax.runs.checkpoint import read_config
 from unicom_jax.runs.configuration import data_start, open_run, store
 from unicom_jax.runs.data import source_changes
+from unicom_jax.runs.items import CheckpointError
 
 QUICKSTART = "experiments/quickstart.py"
 OTHERS = ("align", "continue", "sft")  # have the same keys as pretrain

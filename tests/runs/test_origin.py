@@ -16,7 +16,8 @@ from tests.models.diffusers_folder import write_folder
 from tests.runs.workdirs import write_run
 from tests.tiny import tiny_config
 from unicom_jax.config import ConfigError
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import build_autoencoder
 from unicom_jax.runs import weights
 from unicom_jax.runs.imported import check_stages, import_frozen_parts

@@ -22,7 +22,8 @@ from tests.tiny import tiny_config
 from tests.training.conftest import config, go
 from unicom_jax.config import ConfigError
 from unicom_jax.evaluation.command import run_evaluate
-from unicom_jax.exchange.export import Options, export
+from unicom_jax.exchange.export import export
+from unicom_jax.exchange.written import Options
 from unicom_jax.families.build import (
     build_autoencoder,
     build_encoder,

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tiny import tiny_config
 from tests.training.conftest import go
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import select
 from unicom_jax.runs.trained import check_order
 

@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from data_pipelines.sources.configured import source_kinds
 from unicom_jax.interop.layouts.exported import Model, twin_of
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import in_order, parse, settings_of
 from unicom_jax.runs.weights import Choice
 from unicom_jax.runs.workdir import read_json

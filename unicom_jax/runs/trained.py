@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unicom_jax.config import ConfigError
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import STAGES, Occurrence, in_order, parse
 from unicom_jax.runs.workdir import stage_steps
 

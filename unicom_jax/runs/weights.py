@@ -30,13 +30,13 @@ from unicom_jax.models.paint_space import AUTOENCODER, LatentSpace
 from unicom_jax.parallel.sharding import param_sharding, param_shardings
 from unicom_jax.runs.autoencoder import load_autoencoder
 from unicom_jax.runs.checkpoint import (
-    CheckpointError,
     chosen_step,
     has_adapters,
     has_average,
     read_config,
     restore_params,
 )
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import PARTS, UNIFIED, in_model
 from unicom_jax.runs.trained import furthest, source_label
 from unicom_jax.runs.workdir import stage_steps
