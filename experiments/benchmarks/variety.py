@@ -28,7 +28,7 @@ from unicom_jax.core.paths import as_path
 from unicom_jax.core.picture import Picture
 from unicom_jax.inference.generator import Generator
 from unicom_jax.runs import weights
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 
 PROMPTS = (
     "a circle and a cross",

@@ -27,7 +27,7 @@ from unicom_jax.config import ConfigError, to_json
 from unicom_jax.evaluation.intervals import mean_interval
 from unicom_jax.evaluation.records import Redrawing, write_records
 from unicom_jax.evaluation.scores import Score, flatten, read_scores, write_scores
-from unicom_jax.runs.checkpoint import CheckpointError
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.sweeps.command import print_comparisons
 from unicom_jax.sweeps.compare import (
     HEADINGS,

@@ -12,8 +12,8 @@ from unicom_jax.config import KEYS, ConfigError, values
 from unicom_jax.core.paths import as_path
 from unicom_jax.evaluation.run import SCORES_FILE
 from unicom_jax.evaluation.scores import read_about, read_scores, score_names
-from unicom_jax.runs.checkpoint import CheckpointError
 from unicom_jax.runs.configuration import read_config
+from unicom_jax.runs.items import CheckpointError
 from unicom_jax.runs.stages import PARTS, STAGES, names_a_run, occurrences
 from unicom_jax.runs.workdir import CONFIG
 from unicom_jax.sweeps.addresses import digest, is_free
