@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 
 import pytest
@@ -65,6 +66,17 @@ def test_a_job_that_a_living_process_has_claimed_in_a_store_is_busy(bucket, monk
     assert not is_locked(claim_of(workdir, "root"))
     write_outcome(workdir, "root", status=DONE)
     assert work(workdir, "root") == DONE
+
+
+def test_a_process_of_another_container_is_not_taken_for_one_that_has_ended(monkeypatch):
+    """Its number may be free here, and both may have the name of the machine."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = store_lock._about()
+    theirs = {**here, "process": ended.pid}
+    assert store_lock._gone(theirs, here)
+    monkeypatch.setattr(store_lock.os, "readlink", lambda path: "pid:[1]")
+    assert not store_lock._gone(theirs, store_lock._about())
 
 
 def test_a_slow_process_does_not_take_over_what_a_faster_one_has_taken_over(bucket, monkeypatch):
